@@ -1,0 +1,79 @@
+//! The wall-clock seam. Monotonic time is passed in by callers; only this module reads the wall clock.
+//!
+//! A Raspberry Pi has no clock battery: until NTP has set it, the wall clock is a guess. Every stored row keeps a
+//! [`Stamp`] so that it can be re-stamped later.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+/// When something happened, as well as this device can tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamp {
+    /// Wall clock, milliseconds since 1970 UTC. A guess unless `synced`.
+    pub wall_unix_ms: i64,
+    /// Whether the kernel says that the wall clock is disciplined by NTP.
+    pub synced: bool,
+    /// Kernel boot id: monotonic times of different boots do not compare.
+    pub boot_id: Arc<str>,
+    /// `CLOCK_BOOTTIME` in nanoseconds.
+    pub monotonic_ns: i64,
+}
+
+/// Where time comes from: the system, or a value that a test sets.
+#[derive(Debug, Clone)]
+pub enum Clock {
+    System,
+    /// A hand-driven clock for tests: milliseconds since 1970 UTC.
+    Fixed(Arc<AtomicI64>),
+}
+
+impl Clock {
+    pub fn stamp(&self) -> Stamp {
+        let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        Stamp {
+            wall_unix_ms: self.now_unix_ms(),
+            synced: match self {
+                Self::System => wall_clock_synced(),
+                Self::Fixed(_) => true,
+            },
+            boot_id: boot_id(),
+            monotonic_ns: boot.tv_sec.saturating_mul(1_000_000_000).saturating_add(boot.tv_nsec),
+        }
+    }
+
+    /// Wall clock in milliseconds since 1970 UTC.
+    pub fn now_unix_ms(&self) -> i64 {
+        match self {
+            Self::System => {
+                let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+                now.tv_sec.saturating_mul(1000).saturating_add(now.tv_nsec / 1_000_000)
+            }
+            Self::Fixed(ms) => ms.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// systemd-timesyncd leaves this file behind once it has set the clock; other NTP daemons clear the kernel's
+/// unsynchronised bit, which `adjtimex` reports.
+fn wall_clock_synced() -> bool {
+    const TIMESYNCD_MARK: &str = "/run/systemd/timesync/synchronized";
+    if std::path::Path::new(TIMESYNCD_MARK).exists() {
+        return true;
+    }
+    #[expect(unsafe_code, reason = "no safe wrapper of adjtimex in our crates")]
+    // SAFETY: `modes` = 0 makes adjtimex a pure read into a zeroed struct that lives for the whole call.
+    let state = unsafe {
+        let mut timex: libc::timex = std::mem::zeroed();
+        libc::adjtimex(&raw mut timex)
+    };
+    state >= 0 && state != libc::TIME_ERROR
+}
+
+fn boot_id() -> Arc<str> {
+    static ID: OnceLock<Arc<str>> = OnceLock::new();
+    ID.get_or_init(|| {
+        std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .map_or_else(|_| "unknown".into(), |id| id.trim().into())
+    })
+    .clone()
+}

@@ -1,0 +1,129 @@
+//! What the device says while it works: the lines of `jarvisd listen` and the payloads of the MQTT event topic.
+
+use serde::Serialize;
+
+use crate::units::FramePos;
+
+/// The states of the device, shown everywhere under these names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    Starting,
+    Idle,
+    Listening,
+    Verifying,
+    Thinking,
+    Speaking,
+    FollowUp,
+    Muted,
+    Degraded,
+    Error,
+}
+
+impl State {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Idle => "idle",
+            Self::Listening => "listening",
+            Self::Verifying => "verifying",
+            Self::Thinking => "thinking",
+            Self::Speaking => "speaking",
+            Self::FollowUp => "follow_up",
+            Self::Muted => "muted",
+            Self::Degraded => "degraded",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// One event of the pipeline. `at_ms` is on the audio clock of the source; `took_ms` is real time spent on the step.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Event {
+    pub at_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub took_ms: Option<f64>,
+    #[serde(flatten)]
+    pub what: What,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum What {
+    /// The pipeline reads sound; `source` is the device or file.
+    Ready {
+        source: String,
+    },
+    Wake {
+        word: String,
+        score: f32,
+    },
+    SpeechStart,
+    /// The words so far, of a speaker not yet verified: shown on the local terminal only, never published or stored.
+    Partial {
+        text: String,
+    },
+    SpeechEnd {
+        speech_s: f32,
+        truncated: bool,
+    },
+    Verified {
+        user: String,
+        confidence: f32,
+        score: f32,
+        net_speech_s: f32,
+    },
+    Rejected {
+        reason: Reason,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        confidence: Option<f32>,
+    },
+    Transcript {
+        text: String,
+        engine: String,
+    },
+    Reply {
+        text: String,
+    },
+    Stored {
+        conversation_id: String,
+        message_ids: Vec<String>,
+    },
+    Error {
+        stage: String,
+        message: String,
+    },
+    /// The source ended (recordings only).
+    End,
+}
+
+/// Why an utterance is not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// Nobody enrolled matches.
+    Rejected,
+    /// Someone enrolled is likely, but not likely enough.
+    Uncertain,
+    TooShort,
+    Ambiguous,
+    MultipleSpeakers,
+    NotEnrolled,
+    /// The wake word was said, and nothing after it.
+    NoSpeech,
+    /// Speech in which the recogniser found no words.
+    NoWords,
+    /// Too many failures in a row; the device pauses.
+    Paused,
+}
+
+impl Event {
+    pub fn at(pos: FramePos, what: What) -> Self {
+        Self { at_ms: pos.at_ms(), took_ms: None, what }
+    }
+
+    pub fn took(mut self, elapsed: std::time::Duration) -> Self {
+        self.took_ms = Some((elapsed.as_secs_f64() * 10_000.0).round() / 10.0);
+        self
+    }
+}

@@ -1,0 +1,16 @@
+//! Where unit tests find real recordings and reference vectors that are not part of the repository.
+
+use std::path::{Path, PathBuf};
+
+/// A file or folder of the shared test data: below `JARVIS_TEST_DATA`, else below `../shared` beside the repository.
+/// Prints a line and returns `None` where it is not there, so that the test can say that it skips.
+pub fn shared(relative: &str) -> Option<PathBuf> {
+    let base = std::env::var_os("JARVIS_TEST_DATA")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"), PathBuf::from);
+    let path = base.join(relative);
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!("skipped: test data {relative} is not on this machine");
+    None
+}
