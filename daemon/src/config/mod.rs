@@ -1,1 +1,282 @@
+//! Configuration: files as written → checked [`Settings`].
+//!
+//! ```text
+//!  jarvis.toml ─▶ conf.d/*.toml ─▶ JARVIS__SECTION__KEY     the later wins, key by key   (source.rs)
+//!        └──────────────┴──────────────────┴──▶ Layers ──▶ sections, each value checked   (settings.rs, value.rs)
+//!                                                  └──▶ what contradicts what             (below)
+//! ```
+//!
+//! A fault never stops the reading: all of them are reported at once, each with its place and its key. What a section
+//! holds is declared once (`settings.rs`); the structs, the checks and `docs/configuration.md` come from that.
 
+mod fault;
+mod paths;
+mod reference;
+mod schema;
+mod settings;
+mod source;
+mod suggest;
+mod url;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+pub use fault::{Fault, Origin};
+pub use paths::Paths;
+pub use reference::reference_page;
+pub use schema::Key;
+pub use settings::{Audio, Backup, Device, Dialogue, Endpoint, Http, Mqtt, Speech, Store, Stt, Voice, Wake};
+pub use source::{ENV_PREFIX, Effective};
+pub use url::{BrokerUrl, PostgresUrl, Secret};
+pub use value::{CommandLine, Engine, WakeModel, WakeModels};
+
+use schema::Section;
+use source::{KnownKeys, Layers};
+
+/// Where to look for the configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Folder that stands for `/`: the configuration and all data lie below it.
+    pub root: Option<PathBuf>,
+    /// File to read instead of `etc/jarvis/jarvis.toml`; it must exist.
+    pub config_file: Option<PathBuf>,
+    /// The environment of the process.
+    pub env: Vec<(OsString, OsString)>,
+}
+
+/// The checked configuration.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub device: Device,
+    pub audio: Audio,
+    pub wake: Wake,
+    pub endpoint: Endpoint,
+    pub voice: Voice,
+    pub stt: Stt,
+    pub dialogue: Dialogue,
+    pub speech: Speech,
+    pub store: Store,
+    pub mqtt: Mqtt,
+    pub http: Http,
+    pub backup: Backup,
+    pub paths: Paths,
+    /// What is no fault but not what was meant either, a sentence each.
+    pub warnings: Vec<String>,
+    /// Every key with the value in force, secrets masked, in the order of the reference page.
+    pub effective: Vec<Effective>,
+    /// Files that were read, in their order.
+    pub files: Vec<PathBuf>,
+}
+
+/// The sections in the order of the reference page: name, what it is for, its keys.
+fn sections() -> Vec<(&'static str, String, Vec<Key>)> {
+    fn one<S: Section>() -> (&'static str, String, Vec<Key>) {
+        (S::NAME, schema::unwrap_lines(S::DOC), S::keys())
+    }
+    vec![
+        one::<Device>(),
+        one::<Audio>(),
+        one::<Wake>(),
+        one::<Endpoint>(),
+        one::<Voice>(),
+        one::<Stt>(),
+        one::<Dialogue>(),
+        one::<Speech>(),
+        one::<Store>(),
+        one::<Mqtt>(),
+        one::<Http>(),
+        one::<Backup>(),
+    ]
+}
+
+/// Reads and checks the configuration.
+///
+/// # Errors
+/// Every fault of every file and variable, in the order of reading; never an empty list.
+pub fn load(options: &Options) -> Result<Settings, Vec<Fault>> {
+    let root = match &options.root {
+        Some(root) => std::path::absolute(root).unwrap_or_else(|_| root.clone()),
+        None => PathBuf::from("/"),
+    };
+    let named = options.config_file.as_ref();
+    let named = named.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()));
+    let mut paths = Paths::new(&root, named.as_deref(), &options.env);
+
+    let mut faults = Vec::new();
+    if options.root.is_some() && !root.is_dir() {
+        let place: std::sync::Arc<Path> = root.as_path().into();
+        faults.push(Fault::new(Origin::file(&place, 0), None, "--root names no folder; create it first"));
+    }
+    let known: KnownKeys =
+        sections().into_iter().map(|(name, _, keys)| (name, keys.iter().map(|k| k.name).collect())).collect();
+    let mut layers = Layers::new(known);
+    layers.read_file(&paths.config_file, named.is_some(), &mut faults);
+    layers.read_folder(&paths.config_dir, &mut faults);
+    layers.read_env(&options.env, &mut faults);
+
+    let settings = Settings {
+        device: Device::take(&mut layers, &mut faults),
+        audio: Audio::take(&mut layers, &mut faults),
+        wake: Wake::take(&mut layers, &mut faults),
+        endpoint: Endpoint::take(&mut layers, &mut faults),
+        voice: Voice::take(&mut layers, &mut faults),
+        stt: Stt::take(&mut layers, &mut faults),
+        dialogue: Dialogue::take(&mut layers, &mut faults),
+        speech: Speech::take(&mut layers, &mut faults),
+        store: Store::take(&mut layers, &mut faults),
+        mqtt: Mqtt::take(&mut layers, &mut faults),
+        http: Http::take(&mut layers, &mut faults),
+        backup: Backup::take(&mut layers, &mut faults),
+        warnings: Vec::new(),
+        effective: Vec::new(),
+        files: std::mem::take(&mut layers.files),
+        paths: {
+            paths.models.dedup();
+            paths
+        },
+    };
+    faults.extend(settings.contradictions(&layers));
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    let warnings = settings.unused_or_unwise(&layers);
+    let backups = settings.backup.dir.clone().unwrap_or_else(|| settings.paths.backups.clone());
+    Ok(Settings {
+        warnings,
+        effective: layers.effective,
+        paths: Paths { backups, ..settings.paths },
+        ..settings
+    })
+}
+
+impl Settings {
+    /// Values that are right each by itself and wrong together.
+    fn contradictions(&self, layers: &Layers) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let mut fault = |key: &str, sentence: String| {
+            faults.push(Fault::new(layers.origin(key), Some(key.to_owned()), sentence));
+        };
+        let endpoint = &self.endpoint;
+        if endpoint.end_silence_ms >= endpoint.max_utterance_ms {
+            let longest = endpoint.max_utterance_ms;
+            fault(
+                "endpoint.end_silence_ms",
+                format!("must be shorter than endpoint.max_utterance_ms, which is {longest}"),
+            );
+        }
+        if self.voice.pause_s > self.voice.pause_max_s {
+            let longest = self.voice.pause_max_s;
+            fault("voice.pause_s", format!("must not be longer than voice.pause_max_s, which is {longest}"));
+        }
+        let mqtt = &self.mqtt;
+        if let Some(url) = &mqtt.url {
+            if mqtt.ca_file.is_some() && !url.tls {
+                fault("mqtt.ca_file", "is of use only with TLS: write mqtt.url with mqtts://".to_owned());
+            }
+            if url.password.is_some() && mqtt.password_file.is_some() {
+                fault(
+                    "mqtt.password_file",
+                    "contradicts mqtt.url, which holds a password too: remove one".to_owned(),
+                );
+            }
+            if url.username.is_some() && mqtt.username.is_some() {
+                fault("mqtt.username", "contradicts mqtt.url, which holds a name too: remove one".to_owned());
+            }
+            if mqtt.password_file.is_some() && mqtt.username.is_none() && url.username.is_none() {
+                fault("mqtt.password_file", "needs a user: set mqtt.username".to_owned());
+            }
+        }
+        faults
+    }
+
+    fn unused_or_unwise(&self, layers: &Layers) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let not_yet = [
+            ("store.postgres_url", "memory stays on this device"),
+            ("http.listen", "there is no web page"),
+            ("backup.dir", "no backups are made"),
+        ];
+        for (key, instead) in not_yet {
+            let origin = layers.origin(key);
+            if origin != Origin::Default {
+                warnings.push(format!("{key} ({origin}) is not used by this version yet: {instead}"));
+            }
+        }
+        if self.mqtt.url.is_none() {
+            for key in ["mqtt.username", "mqtt.password_file", "mqtt.ca_file"] {
+                if layers.origin(key) != Origin::Default {
+                    warnings.push(format!("{key} is set, but mqtt.url is not: nothing is published"));
+                }
+            }
+        }
+        if self.mqtt.url.as_ref().is_some_and(|url| url.password.is_some()) {
+            let place = layers.origin("mqtt.url");
+            warnings.push(format!(
+                "mqtt.url ({place}) holds a password in the open: put it in a file and name that as mqtt.password_file"
+            ));
+        }
+        if !self.voice.enabled {
+            warnings.push("voice.enabled is false: anyone within earshot is answered".to_owned());
+        }
+        warnings
+    }
+
+    /// Faults of the files that keys point to, for `check-config` and for the start of the daemon.
+    pub fn faults_of_files(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        if let Err(fault) = self.mqtt_password() {
+            faults.push(fault);
+        }
+        if let Some(path) = &self.mqtt.ca_file
+            && let Err(e) = File::open(path)
+        {
+            faults.push(self.fault_of("mqtt.ca_file", format!("{} cannot be opened: {e}", path.display())));
+        }
+        faults
+    }
+
+    /// The broker's password: from the URL, the password file or the systemd credential `mqtt-password`.
+    ///
+    /// # Errors
+    /// A fault if the file cannot be read, is empty, or is no text.
+    pub fn mqtt_password(&self) -> Result<Option<Secret>, Fault> {
+        if let Some(password) = self.mqtt.url.as_ref().and_then(|url| url.password.clone()) {
+            return Ok(Some(password));
+        }
+        let credential = self.paths.credentials.as_ref().map(|folder| folder.join("mqtt-password"));
+        let Some(path) = self.mqtt.password_file.clone().or(credential.filter(|path| path.exists())) else {
+            return Ok(None);
+        };
+        read_secret(&path)
+            .map(Some)
+            .map_err(|sentence| self.fault_of("mqtt.password_file", format!("{} {sentence}", path.display())))
+    }
+
+    fn fault_of(&self, key: &str, sentence: String) -> Fault {
+        let found = self.effective.iter().find(|e| e.key == key);
+        let origin = found.map_or(Origin::Default, |e| e.origin.clone());
+        Fault::new(origin, Some(key.to_owned()), sentence)
+    }
+}
+
+/// A secret is one line; the newline that an editor adds is no part of it.
+fn read_secret(path: &Path) -> Result<Secret, String> {
+    const MAX_BYTES: u64 = 4096;
+    let file = File::open(path).map_err(|e| format!("cannot be opened: {e}"))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|e| format!("cannot be read: {e}"))?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(format!("is longer than {MAX_BYTES} bytes, so it is not a password"));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| "is not UTF-8 text".to_owned())?;
+    match text.trim_end_matches(['\r', '\n']) {
+        "" => Err("is empty".to_owned()),
+        secret => Ok(Secret::new(secret)),
+    }
+}

@@ -1,0 +1,187 @@
+//! What one declaration of a section yields: the struct, its defaults, the checks and the reference page.
+
+use std::path::Path;
+
+use super::fault::Fault;
+use super::source::Layers;
+use super::value::Value;
+
+/// A limit on a value beyond its type, in code and in words.
+pub struct Rule<T> {
+    /// Completes "it may be …"; empty if the type says it all.
+    pub allowed: String,
+    /// What the reference page says about the default when the value alone would not explain it.
+    pub default_words: Option<&'static str>,
+    check: Box<dyn Fn(&T) -> bool>,
+}
+
+impl<T> std::fmt::Debug for Rule<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rule").field("allowed", &self.allowed).finish_non_exhaustive()
+    }
+}
+
+impl<T> Rule<T> {
+    /// Whatever the type takes.
+    pub(super) fn any() -> Self {
+        Self { allowed: String::new(), default_words: None, check: Box::new(|_| true) }
+    }
+
+    pub(super) fn when(allowed: &str, check: impl Fn(&T) -> bool + 'static) -> Self {
+        Self { allowed: allowed.to_owned(), default_words: None, check: Box::new(check) }
+    }
+
+    pub(super) fn default_is(mut self, words: &'static str) -> Self {
+        self.default_words = Some(words);
+        self
+    }
+
+    pub(super) fn holds(&self, value: &T) -> bool {
+        (self.check)(value)
+    }
+}
+
+impl<T: PartialOrd + Copy + Value + 'static> Rule<T> {
+    /// From `low` to `high`, both included.
+    pub(super) fn between(low: T, high: T) -> Self {
+        let words = [low, high].map(|x| x.show().unwrap_or_default());
+        Self::when(&words.join(" to "), move |x| (low..=high).contains(x))
+    }
+}
+
+impl<T: 'static> Rule<Option<T>> {
+    pub(super) fn if_set(inner: Rule<T>) -> Self {
+        let Rule { allowed, default_words, check } = inner;
+        Self { allowed, default_words, check: Box::new(move |x| x.as_ref().is_none_or(&check)) }
+    }
+}
+
+/// One key, as the reference page describes it.
+#[derive(Debug, Clone)]
+pub struct Key {
+    pub name: &'static str,
+    pub type_words: &'static str,
+    /// As TOML, or in words; `None` if not set by default.
+    pub default: Option<String>,
+    /// The default in words rather than as a value.
+    pub default_in_words: bool,
+    /// Limits beyond the type, completing "it may be …".
+    pub allowed: String,
+    pub doc: String,
+}
+
+impl Key {
+    pub(super) fn new<T: Value>(name: &'static str, doc: &str, default: &T, rule: &Rule<T>) -> Self {
+        Self {
+            name,
+            type_words: T::TYPE,
+            default: rule.default_words.map(str::to_owned).or_else(|| default.show()),
+            default_in_words: rule.default_words.is_some(),
+            allowed: rule.allowed.clone(),
+            doc: unwrap_lines(doc),
+        }
+    }
+
+    /// The unit that the name ends in.
+    pub fn unit(&self) -> Option<&'static str> {
+        const UNITS: [(&str, &str); 5] =
+            [("_ms", "milliseconds"), ("_s", "seconds"), ("_min", "minutes"), ("_db", "dB"), ("_hz", "Hz")];
+        UNITS.iter().find(|(suffix, _)| self.name.ends_with(suffix)).map(|(_, unit)| *unit)
+    }
+}
+
+/// Doc comment lines as one paragraph.
+pub(super) fn unwrap_lines(doc: &str) -> String {
+    doc.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// A section of the configuration.
+pub(super) trait Section: Sized {
+    const NAME: &'static str;
+    const DOC: &'static str;
+
+    fn keys() -> Vec<Key>;
+
+    /// Takes this section's values out of the layers; a value that is refused becomes a fault and its default.
+    fn take(layers: &mut Layers, faults: &mut Vec<Fault>) -> Self;
+}
+
+/// Reads one value, or gives its default.
+pub(super) fn take_value<T: Value>(
+    (section, key): (&'static str, &'static str),
+    default: T,
+    rule: &Rule<T>,
+    layers: &mut Layers,
+    faults: &mut Vec<Fault>,
+) -> T {
+    let name = format!("{section}.{key}");
+    let Some(entry) = layers.take(section, key) else {
+        layers.note(name, default.show(), super::Origin::Default);
+        return default;
+    };
+    let base = entry.origin.base().or_else(|| std::env::current_dir().ok());
+    let base = base.as_deref().unwrap_or(Path::new("/"));
+    // In the environment quotes are optional, so what is no value of the right type may still be meant as text.
+    let read = T::read(&entry.raw, base).or_else(|sentence| match &entry.bare {
+        Some(bare) => T::read(bare, base).map_err(|_| sentence),
+        None => Err(sentence),
+    });
+    let checked = read.and_then(|value| {
+        if rule.holds(&value) {
+            return Ok(value);
+        }
+        let shown = value.show().unwrap_or_default();
+        Err(format!("{shown} is not allowed; it may be {}", rule.allowed))
+    });
+    match checked {
+        Ok(value) => {
+            layers.note(name, value.show(), entry.origin);
+            value
+        }
+        Err(sentence) => {
+            faults.push(Fault::new(entry.origin, Some(name), sentence));
+            default
+        }
+    }
+}
+
+/// Declares a section once: doc comments become the reference page, fields the keys.
+macro_rules! section {
+    ($(#[doc = $section_doc:literal])+ $name:ident = $toml:literal {
+        $($(#[doc = $doc:literal])+ $field:ident: $type:ty = $default:expr, $rule:expr;)+
+    }) => {
+        $(#[doc = $section_doc])+
+        #[derive(Debug, Clone, PartialEq)]
+        pub struct $name {
+            $($(#[doc = $doc])+ pub $field: $type,)+
+        }
+
+        impl $crate::config::schema::Section for $name {
+            const NAME: &'static str = $toml;
+            const DOC: &'static str = concat!($($section_doc, "\n"),+);
+
+            fn keys() -> Vec<$crate::config::schema::Key> {
+                use $crate::config::schema::{Key, Rule};
+                vec![$({
+                    let default: $type = $default;
+                    let rule: Rule<$type> = $rule;
+                    Key::new(stringify!($field), concat!($($doc, "\n"),+), &default, &rule)
+                }),+]
+            }
+
+            fn take(
+                layers: &mut $crate::config::source::Layers,
+                faults: &mut Vec<$crate::config::Fault>,
+            ) -> Self {
+                use $crate::config::schema::{Rule, take_value};
+                Self {
+                    $($field: {
+                        let rule: Rule<$type> = $rule;
+                        take_value(($toml, stringify!($field)), $default, &rule, layers, faults)
+                    },)+
+                }
+            }
+        }
+    };
+}
+pub(super) use section;

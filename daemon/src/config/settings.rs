@@ -1,0 +1,195 @@
+//! The sections and keys. Their comments are the reference page (`docs/configuration.md`).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::schema::section;
+use super::url::{BrokerUrl, PostgresUrl};
+use super::value::{CommandLine, Engine, WakeModels};
+use crate::audio::Channel;
+
+section! {
+    /// What this device is called.
+    Device = "device" {
+        /// Identifier of this device in MQTT topics and in stored rows. Keep it once the device is in use: another
+        /// identifier is another device.
+        id: String = host_id(), Rule::when("1 to 64 lower-case letters, digits, \"-\" and \"_\"", id_is_plain)
+            .default_is("the host name, in lower case");
+        /// Name that people read.
+        name: String = "Jarvis".to_owned(), Rule::when("at most 64 characters", |s: &String| s.chars().count() <= 64);
+    }
+}
+
+section! {
+    /// Sound in and out. `jarvisd doctor` tells whether the devices open and how loud the microphone is; `arecord -L`
+    /// and `aplay -L` list the names.
+    Audio = "audio" {
+        /// ALSA name of the microphone.
+        device: String = "default".to_owned(), Rule::any();
+        /// Which channel of the microphone is heard: the mean of all, one side, or a channel by its number.
+        channel: Channel = Channel::Mean, Rule::any();
+        /// Sample rate asked of the microphone. Without it 48000 is tried first, then what the device prefers.
+        rate_hz: Option<u32> = None, Rule::if_set(Rule::between(8_000, 96_000));
+        /// Length of one read from the device. Longer periods cost less, shorter ones answer sooner.
+        period_ms: u32 = 10, Rule::between(10, 20);
+        /// ALSA name of the loudspeaker. Without a working one answers are text only.
+        playback_device: String = "default".to_owned(), Rule::any();
+        /// Ask for real-time priority of the capture thread. Where that is refused the device warns once and goes on.
+        realtime_priority: bool = true, Rule::any();
+    }
+}
+
+section! {
+    /// The wake word.
+    Wake = "wake" {
+        /// What to listen for: models of `jarvisd models list` by name, `.onnx` files of openWakeWord heads by path, or
+        /// a list of both. With `"none"` every utterance is taken as a command.
+        model: WakeModels = WakeModels::default(), Rule::any();
+        /// Score from which a wake word counts as said. Lower wakes more easily, also by mistake.
+        threshold: f32 = 0.5, Rule::between(0.01, 0.99);
+    }
+}
+
+section! {
+    /// Where a command begins and ends.
+    Endpoint = "endpoint" {
+        /// Sound kept from before the first speech, so that no first consonant is lost.
+        pre_roll_ms: u32 = 300, Rule::between(0, 2_000);
+        /// Silence that ends a command.
+        end_silence_ms: u32 = 700, Rule::between(200, 5_000);
+        /// Longest command; one that goes on is cut there and answered.
+        max_utterance_ms: u32 = 15_000, Rule::between(1_000, 60_000);
+        /// How long after the wake word a command may begin.
+        no_speech_timeout_ms: u32 = 5_000, Rule::between(500, 60_000);
+    }
+}
+
+section! {
+    /// Who is speaking.
+    Voice = "voice" {
+        /// Answer enrolled voices only. Switched off, whoever speaks is taken for the one user there is; with several
+        /// users nobody can be told apart.
+        enabled: bool = true, Rule::any();
+        /// Probability from which a speaker counts as verified.
+        threshold: f32 = 0.85, Rule::between(0.5, 0.999);
+        /// Failures in a row after which the device pauses.
+        pause_after: u32 = 5, Rule::between(1, 100);
+        /// First pause; each further failure doubles it.
+        pause_s: u32 = 30, Rule::between(1, 3_600);
+        /// Longest pause.
+        pause_max_s: u32 = 600, Rule::between(1, 86_400);
+    }
+}
+
+section! {
+    /// Speech to text, on the device.
+    Stt = "stt" {
+        /// Which recogniser: Vosk, Whisper (English), none, or Vosk where a model of it is installed and Whisper otherwise.
+        engine: Engine = Engine::Auto, Rule::any();
+        /// Folder of a Vosk model.
+        vosk_model: Option<PathBuf> = None, Rule::any().default_is("the first Vosk model among the models");
+        /// The Vosk library, for `jarvisd doctor`; the program itself looks for `libvosk.so` beside itself and in
+        /// `../lib/jarvis`.
+        libvosk: Option<PathBuf> = None, Rule::any();
+        /// Language spoken, as in `en` or `ko`; Whisper as shipped knows English.
+        language: String = "en".to_owned(), Rule::when("a code of two or three letters such as \"en\"", language_is_code);
+    }
+}
+
+section! {
+    /// Conversations.
+    Dialogue = "dialogue" {
+        /// How long after an answer the same person can go on without the wake word; 0 switches it off.
+        follow_up_s: u32 = 8, Rule::between(0, 60);
+        /// Silence after which a new conversation is begun instead of continuing the last.
+        continue_conversation_min: u32 = 30, Rule::between(1, 10_080);
+    }
+}
+
+section! {
+    /// Answers out loud.
+    Speech = "speech" {
+        /// Speak the answers.
+        enabled: bool = true, Rule::any();
+        /// Program that turns text into speech: it gets the text as its last argument, or in place of an argument
+        /// `{text}`, and writes WAV to its standard output.
+        command: CommandLine = CommandLine::default(), Rule::any()
+            .default_is("`espeak-ng` or `flite`, whichever is installed");
+        /// How long the program may take for one answer.
+        timeout_s: u32 = 20, Rule::between(1, 300);
+    }
+}
+
+section! {
+    /// Where memory is kept. This version keeps it in SQLite on the device.
+    Store = "store" {
+        /// Address of a Postgres database.
+        postgres_url: Option<PostgresUrl> = None, Rule::any();
+    }
+}
+
+section! {
+    /// State and events for a home automation system.
+    Mqtt = "mqtt" {
+        /// Address of the broker, as in `"mqtt://broker.local:1883"`, or `mqtts://` for TLS. Without it nothing is published.
+        url: Option<BrokerUrl> = None, Rule::any();
+        /// User name at the broker.
+        username: Option<String> = None, Rule::any();
+        /// File that holds the password and nothing else. Without it the systemd credential `mqtt-password` is used,
+        /// where there is one.
+        password_file: Option<PathBuf> = None, Rule::any();
+        /// Certificate authority of the broker, PEM; needs `mqtts://`.
+        ca_file: Option<PathBuf> = None, Rule::any().default_is("the authorities of the system");
+        /// First part of every topic.
+        base_topic: String = "jarvis".to_owned(), Rule::when("a topic without \"#\", \"+\" or an empty level", topic_is_plain);
+    }
+}
+
+section! {
+    /// The web page.
+    Http = "http" {
+        /// Address and port to listen on.
+        listen: Option<SocketAddr> = None, Rule::any();
+    }
+}
+
+section! {
+    /// Backups of the memory.
+    Backup = "backup" {
+        /// Folder for backups.
+        dir: Option<PathBuf> = None, Rule::any().default_is("`/var/backups/jarvis`");
+    }
+}
+
+impl Default for WakeModels {
+    fn default() -> Self {
+        Self(vec![super::value::WakeModel::Named("hey_jarvis".to_owned())])
+    }
+}
+
+/// The host name as an identifier, `jarvis` where it yields none.
+fn host_id() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
+    let host = host.split('.').next().unwrap_or_default();
+    let id: String = host.chars().filter(|c| is_id_char(*c)).take(64).collect();
+    if id.is_empty() { "jarvis".to_owned() } else { id }
+}
+
+fn is_id_char(c: char) -> bool {
+    c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_')
+}
+
+#[expect(clippy::ptr_arg, reason = "the rule of a String key checks a &String")]
+fn id_is_plain(id: &String) -> bool {
+    (1..=64).contains(&id.len()) && id.chars().all(is_id_char)
+}
+
+#[expect(clippy::ptr_arg, reason = "the rule of a String key checks a &String")]
+fn language_is_code(code: &String) -> bool {
+    (2..=3).contains(&code.len()) && code.chars().all(|c| c.is_ascii_lowercase())
+}
+
+#[expect(clippy::ptr_arg, reason = "the rule of a String key checks a &String")]
+fn topic_is_plain(topic: &String) -> bool {
+    topic.len() <= 128 && topic.split('/').all(|level| !level.is_empty() && !level.contains(['#', '+', '$']))
+}

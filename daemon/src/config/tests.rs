@@ -1,0 +1,344 @@
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::*;
+
+/// A root folder with the given files below `etc/jarvis`.
+fn root(files: &[(&str, &[u8])]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, content) in files {
+        let path = dir.path().join("etc/jarvis").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+    dir
+}
+
+fn load_with(files: &[(&str, &[u8])], env: &[(&str, &str)]) -> Result<Settings, Vec<String>> {
+    let dir = root(files);
+    let env = env.iter().map(|(k, v)| (OsString::from(k), OsString::from(v))).collect();
+    let options = Options { root: Some(dir.path().to_owned()), config_file: None, env };
+    let short =
+        |fault: &Fault| fault.to_string().replace(&format!("{}/etc/jarvis/", dir.path().display()), "");
+    load(&options).map_err(|faults| faults.iter().map(short).collect())
+}
+
+fn load_text(text: &str) -> Result<Settings, Vec<String>> {
+    load_with(&[("jarvis.toml", text.as_bytes())], &[])
+}
+
+#[track_caller]
+fn faults(text: &str) -> Vec<String> {
+    load_text(text).expect_err("the configuration should be refused")
+}
+
+#[test]
+fn an_empty_configuration_has_every_default() {
+    let settings = load_with(&[], &[]).unwrap();
+    assert_eq!(settings.audio.device, "default");
+    assert_eq!(settings.audio.channel, crate::audio::Channel::Mean);
+    assert_eq!(settings.wake.model, WakeModels(vec![WakeModel::Named("hey_jarvis".into())]));
+    assert_eq!(settings.voice.threshold, 0.85);
+    assert_eq!(settings.stt.engine, Engine::Auto);
+    assert!(settings.mqtt.url.is_none());
+    assert!(settings.warnings.is_empty(), "{:?}", settings.warnings);
+    assert!(settings.files.is_empty());
+}
+
+#[test]
+fn the_root_moves_every_path() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { root: Some(dir.path().to_owned()), ..Options::default() };
+    let paths = load(&options).unwrap().paths;
+    assert_eq!(paths.db, dir.path().join("var/lib/jarvis/jarvis.db"));
+    assert_eq!(paths.runtime, dir.path().join("run/jarvis"));
+    assert_eq!(paths.backups, dir.path().join("var/backups/jarvis"));
+    assert_eq!(paths.models[0], dir.path().join("var/lib/jarvis/models"));
+    assert_eq!(paths.models[1], dir.path().join("usr/share/jarvis/models"));
+}
+
+#[test]
+fn a_root_that_is_not_there_is_a_fault() {
+    let options = Options { root: Some("/no/such/folder".into()), ..Options::default() };
+    assert!(load(&options).unwrap_err()[0].to_string().contains("--root names no folder"));
+}
+
+#[test]
+fn a_models_folder_in_the_environment_is_searched_first() {
+    let settings = load_with(&[], &[("JARVIS_MODELS_DIR", "/elsewhere")]).unwrap();
+    assert_eq!(settings.paths.models[0], Path::new("/elsewhere"));
+}
+
+#[test]
+fn a_source_tree_that_the_current_folder_stands_in_lends_its_models() {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/manifest.toml");
+    if !models.exists() {
+        eprintln!("skipped: this tree has no models");
+        return;
+    }
+    let settings = load_with(&[], &[]).unwrap();
+    let found = settings.paths.models.iter().any(|dir| dir.join("manifest.toml").is_file());
+    assert!(found, "{:?}", settings.paths.models);
+}
+
+#[test]
+fn later_layers_win_key_by_key() {
+    let settings = load_with(
+        &[
+            ("jarvis.toml", b"[audio]\ndevice = \"a\"\nchannel = \"left\"\nperiod_ms = 12\n"),
+            ("conf.d/20-b.toml", b"[audio]\nchannel = 3\n"),
+            ("conf.d/10-a.toml", b"[audio]\nchannel = \"right\"\ndevice = \"b\"\n"),
+            ("conf.d/ignored.txt", b"[nonsense"),
+            ("conf.d/.hidden.toml", b"[nonsense"),
+        ],
+        &[("JARVIS__AUDIO__PERIOD_MS", "20"), ("JARVIS_OTHER", "x")],
+    )
+    .unwrap();
+    assert_eq!(settings.audio.device, "b");
+    assert_eq!(settings.audio.channel, crate::audio::Channel::Nth(3));
+    assert_eq!(settings.audio.period_ms, 20);
+    assert_eq!(settings.files.len(), 3);
+}
+
+#[test]
+fn the_environment_takes_bare_texts_and_toml_values() {
+    let settings = load_with(
+        &[],
+        &[
+            ("JARVIS__WAKE__MODEL", "[\"alexa\", \"/m/custom.onnx\"]"),
+            ("JARVIS__WAKE__THRESHOLD", "0.7"),
+            ("JARVIS__VOICE__ENABLED", "false"),
+            ("JARVIS__AUDIO__DEVICE", "plughw:CARD=mic,DEV=0"),
+            ("JARVIS__AUDIO__CHANNEL", "left"),
+            ("JARVIS__DEVICE__NAME", "1234"),
+            ("JARVIS__SPEECH__COMMAND", "flite -voice slt"),
+        ],
+    )
+    .unwrap();
+    let models = [WakeModel::Named("alexa".into()), WakeModel::File("/m/custom.onnx".into())];
+    assert_eq!(settings.wake.model.0, models);
+    assert_eq!(settings.wake.threshold, 0.7);
+    assert_eq!(settings.audio.device, "plughw:CARD=mic,DEV=0");
+    assert_eq!(settings.device.name, "1234");
+    assert_eq!(settings.speech.command.0, ["flite", "-voice", "slt"]);
+    assert!(!settings.voice.enabled);
+}
+
+#[test]
+fn every_fault_is_reported_at_once_with_file_line_and_key() {
+    let found = load_with(
+        &[
+            ("jarvis.toml", b"[audio]\ndevcie = \"x\"\nperiod_ms = 500\n\n[vioce]\nenabled = true\n[wake]\nthreshold = \"high\"\n"),
+            ("conf.d/a.toml", b"device = \"y\"\n[stt]\nengine = \"wisper\"\n"),
+        ],
+        &[("JARVIS__AUDIO__CHANEL", "left"), ("JARVIS__VOICE__THRESHOLD", "7")],
+    )
+    .unwrap_err();
+    let expected = [
+        "jarvis.toml:2: audio.devcie: no such key; did you mean audio.device?",
+        "jarvis.toml:5: vioce: no such section; did you mean [voice]?",
+        "conf.d/a.toml:1: device: is a section: write [device] on a line of its own and its keys below",
+        "JARVIS__AUDIO__CHANEL: no such key; did you mean audio.channel?",
+        "jarvis.toml:3: audio.period_ms: 500 is not allowed; it may be 10 to 20",
+        "jarvis.toml:8: wake.threshold: needs a number, not the text \"high\"",
+        "JARVIS__VOICE__THRESHOLD: voice.threshold: 7.0 is not allowed; it may be 0.5 to 0.999",
+        "conf.d/a.toml:3: stt.engine: \"wisper\" is none of \"auto\", \"vosk\", \"whisper\" or \"off\"; did you mean \"whisper\"?",
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_key_in_the_wrong_place_is_shown_its_place() {
+    assert_eq!(
+        faults("vosk_model = \"/m\"\n[voice]\nvosk_model = \"/m\"\n"),
+        [
+            "jarvis.toml:1: vosk_model: stands before the first section; it belongs below [stt]",
+            "jarvis.toml:3: voice.vosk_model: no such key; did you mean stt.vosk_model?",
+        ]
+    );
+    assert!(faults("[[audio]]\ndevice = \"x\"\n")[0].contains("not as a list"));
+    assert!(faults("[audio.device]\nname = \"x\"\n")[0].contains("needs a text, not a table"));
+}
+
+#[test]
+fn text_that_is_not_toml_is_reported_with_the_rest() {
+    let found = faults("[audio]\ndevice = \nperiod_ms = 11\nperiod_ms = 12\n[wake]\nthreshold = 9\n");
+    assert!(found.iter().any(|f| f.starts_with("jarvis.toml:2: is not TOML")), "{found:?}");
+    assert!(found.iter().any(|f| f.starts_with("jarvis.toml:4: is not TOML: duplicate key")), "{found:?}");
+    assert!(found.iter().any(|f| f.starts_with("jarvis.toml:6: wake.threshold")), "{found:?}");
+    assert_eq!(found.len(), 3, "{found:?}");
+}
+
+#[test]
+fn hostile_files_are_refused_with_a_sentence() {
+    let deep = format!("[audio]\ndevice = {}", "[".repeat(100_000));
+    let dotted = format!("{}x = 1", "a.".repeat(100_000));
+    let wide: String = (0..20_000).map(|n| format!("[section{n}]\n")).collect();
+    let huge = vec![b'#'; 2 << 20];
+    let cases: [(&str, &[u8]); 12] = [
+        ("UTF-8", b"[audio]\n# caf\xe9\n"),
+        ("is not TOML", b"\0\0\0\0"),
+        ("is not TOML", b"[audio]\ndevice = \"a\0b\"\n"),
+        ("control characters", b"[audio]\ndevice = \"a\\u0000b\"\n"),
+        ("longer than", &huge),
+        ("is not TOML", deep.as_bytes()),
+        ("is not TOML", dotted.as_bytes()),
+        ("more faults", wide.as_bytes()),
+        ("UTF-8", b"\x1f\x8b\x08"),
+        ("64 bits", b"[endpoint]\npre_roll_ms = 99999999999999999999999\n"),
+        ("out of range", b"[endpoint]\npre_roll_ms = -1\n"),
+        ("finite", b"[wake]\nthreshold = nan\n"),
+    ];
+    for (expected, content) in cases {
+        let found = load_with(&[("jarvis.toml", content)], &[]).unwrap_err();
+        let all = found.join("\n");
+        let name = String::from_utf8_lossy(&content[..content.len().min(40)]);
+        assert!(all.contains(expected), "{name}: {all}");
+        assert!(!all.contains('\0') && all.len() < 40_000, "{name}");
+    }
+}
+
+#[test]
+fn folders_and_missing_files_are_refused_where_a_file_is_needed() {
+    let dir = root(&[("jarvis.toml/x", b"")]);
+    let options = |config_file| Options { root: Some(dir.path().to_owned()), config_file, env: Vec::new() };
+    assert!(load(&options(None)).unwrap_err()[0].to_string().contains("is a folder, not a file"));
+    let found = load(&options(Some(PathBuf::from("/no/such.toml")))).unwrap_err();
+    assert_eq!(found[0].to_string(), "/no/such.toml: the file does not exist");
+}
+
+#[test]
+fn a_named_pipe_in_conf_d_does_not_stop_the_start() {
+    let dir = root(&[("conf.d/a.toml", b"")]);
+    let pipe = dir.path().join("etc/jarvis/conf.d/pipe.toml");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    if !made.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: no mkfifo");
+        return;
+    }
+    let options = Options { root: Some(dir.path().to_owned()), ..Options::default() };
+    assert!(load(&options).unwrap_err()[0].to_string().contains("not a regular file"));
+}
+
+#[test]
+fn an_environment_that_is_not_utf8_is_a_fault() {
+    use std::os::unix::ffi::OsStringExt;
+    let env = vec![(OsString::from("JARVIS__DEVICE__NAME"), OsString::from_vec(vec![0xff]))];
+    let found = load(&Options { env, ..Options::default() }).unwrap_err();
+    assert_eq!(found[0].to_string(), "JARVIS__DEVICE__NAME: is not UTF-8 text");
+}
+
+#[test]
+fn values_that_contradict_each_other_are_faults() {
+    let found = faults(
+        "[endpoint]\nend_silence_ms = 3000\nmax_utterance_ms = 2000\n[voice]\npause_s = 900\n\
+         [mqtt]\nurl = \"mqtt://u:p@h\"\npassword_file = \"/p\"\nca_file = \"/ca\"\nusername = \"v\"\n",
+    );
+    for key in
+        ["endpoint.end_silence_ms", "voice.pause_s", "mqtt.ca_file", "mqtt.password_file", "mqtt.username"]
+    {
+        assert!(found.iter().any(|fault| fault.contains(key)), "{key}: {found:?}");
+    }
+    assert!(faults("[wake]\nmodel = [\"none\", \"alexa\"]\n")[0].contains("contradicts itself"));
+}
+
+#[test]
+fn keys_that_nothing_uses_yet_are_checked_and_warned_about() {
+    let settings = load_text(
+        "[store]\npostgres_url = \"postgres://u:hunter2@h/db\"\n[http]\nlisten = \"127.0.0.1:80\"\n[backup]\ndir = \"/b\"\n",
+    )
+    .unwrap();
+    assert_eq!(settings.warnings.len(), 3);
+    assert!(settings.warnings.iter().all(|w| w.contains("not used by this version yet")));
+    assert_eq!(settings.paths.backups, Path::new("/b"));
+    let found = faults("[store]\npostgres_url = \"mysql://h\"\n[http]\nlisten = \"8080\"\n");
+    assert_eq!(found.len(), 2, "{found:?}");
+}
+
+#[test]
+fn relative_paths_start_from_the_file_that_names_them() {
+    let dir =
+        root(&[("jarvis.toml", b"[stt]\nvosk_model = \"models/vosk\"\n[wake]\nmodel = \"./mine.onnx\"\n")]);
+    let options = Options { root: Some(dir.path().to_owned()), ..Options::default() };
+    let settings = load(&options).unwrap();
+    assert_eq!(settings.stt.vosk_model, Some(dir.path().join("etc/jarvis/models/vosk")));
+    assert_eq!(settings.wake.model.0, [WakeModel::File(dir.path().join("etc/jarvis/./mine.onnx"))]);
+}
+
+#[test]
+fn an_empty_text_takes_back_what_an_earlier_file_set() {
+    let settings = load_with(
+        &[("jarvis.toml", b"[mqtt]\nurl = \"mqtt://h\"\n"), ("conf.d/off.toml", b"[mqtt]\nurl = \"\"\n")],
+        &[],
+    );
+    assert!(settings.unwrap().mqtt.url.is_none());
+}
+
+#[test]
+fn the_password_comes_from_its_file_or_the_credential_and_is_never_printed() {
+    let dir = root(&[
+        ("jarvis.toml", b"[mqtt]\nurl = \"mqtt://h\"\nusername = \"u\"\npassword_file = \"secret\"\n"),
+        ("secret", b"hunter2\n"),
+        ("credentials/mqtt-password", b"hunter3"),
+    ]);
+    let etc = dir.path().join("etc/jarvis");
+    let env = vec![("CREDENTIALS_DIRECTORY".into(), etc.join("credentials").into_os_string())];
+    let options = Options { root: Some(dir.path().to_owned()), config_file: None, env };
+    let settings = load(&options).unwrap();
+    assert_eq!(settings.mqtt_password().unwrap().unwrap().reveal(), "hunter2");
+    assert!(!format!("{settings:?}{}", settings.print()).contains("hunter"));
+
+    fs::write(etc.join("jarvis.toml"), "[mqtt]\nurl = \"mqtt://h\"\nusername = \"u\"\n").unwrap();
+    let settings = load(&options).unwrap();
+    assert_eq!(settings.mqtt_password().unwrap().unwrap().reveal(), "hunter3");
+}
+
+#[test]
+fn a_password_file_that_cannot_be_used_is_a_fault_of_its_key() {
+    let dir = root(&[(
+        "jarvis.toml",
+        b"[mqtt]\nurl = \"mqtts://h\"\nusername = \"u\"\npassword_file = \"none\"\nca_file = \"ca\"\n",
+    )]);
+    let options = Options { root: Some(dir.path().to_owned()), ..Options::default() };
+    let found = load(&options).unwrap().faults_of_files();
+    assert_eq!(found.len(), 2);
+    assert!(found[0].to_string().contains("jarvis.toml:4: mqtt.password_file: "), "{}", found[0]);
+}
+
+#[test]
+fn what_is_printed_can_be_read_back() {
+    let text = "[audio]\ndevice = \"hw:\\\"x\\\"\"\nchannel = 5\n[wake]\nmodel = [\"a\", \"/b.onnx\"]\n[mqtt]\nurl = \"mqtt://h:1\"\n";
+    let first = load_text(text).unwrap();
+    let second = load_text(&first.print()).unwrap();
+    assert_eq!(first.audio, second.audio);
+    assert_eq!(first.wake, second.wake);
+    assert_eq!(first.mqtt, second.mqtt);
+    assert_eq!(first.endpoint, second.endpoint);
+}
+
+#[test]
+fn every_default_is_allowed_by_its_own_rule() {
+    let printed = load_with(&[], &[]).unwrap().print();
+    load_text(&printed).unwrap();
+}
+
+/// Set `JARVIS_BLESS=1` to write the page anew.
+#[test]
+fn the_reference_page_agrees_with_the_code() {
+    const BEGIN: &str = "<!-- keys: begin -->\n";
+    const END: &str = "<!-- keys: end -->";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
+    let page = fs::read_to_string(&path).expect("docs/configuration.md");
+    let (head, rest) = page.split_once(BEGIN).expect("the begin mark");
+    let (keys, tail) = rest.split_once(END).expect("the end mark");
+    let wanted = reference_page();
+    if std::env::var_os("JARVIS_BLESS").is_some() {
+        fs::write(&path, format!("{head}{BEGIN}{wanted}{END}{tail}")).unwrap();
+        return;
+    }
+    assert!(
+        keys == wanted,
+        "docs/configuration.md is behind the code; JARVIS_BLESS=1 cargo test config writes it"
+    );
+}

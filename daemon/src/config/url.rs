@@ -1,0 +1,240 @@
+//! Addresses of the broker and of Postgres. A password inside one is kept, and never shown.
+
+use std::fmt;
+use std::path::Path;
+
+use super::fault::quote;
+use super::value::{Raw, Value, toml_text};
+
+/// A text that must not reach a log, a page or a terminal.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself, for whoever has to send it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// `scheme://[user[:password]@]host[:port][/rest]`, the part of RFC 3986 that both addresses use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Parts {
+    scheme: String,
+    username: Option<String>,
+    password: Option<Secret>,
+    host: String,
+    port: Option<u16>,
+    /// From the first `/` or `?` on.
+    rest: String,
+}
+
+impl Parts {
+    /// `example` is shown when `raw` is no such address; `raw` itself is not repeated, it may hold a password.
+    fn read(raw: &Raw, schemes: &[&str], example: &str) -> Result<Self, String> {
+        let Raw::Text(text) = raw else { return Err(format!("needs an address such as \"{example}\"")) };
+        let wrong = |what: &str| format!("{what}; it needs an address such as \"{example}\"");
+        if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            return Err(wrong("the address holds spaces or control characters"));
+        }
+        let (scheme, rest) = text.split_once("://").ok_or_else(|| wrong("the address has no scheme"))?;
+        if !schemes.contains(&scheme) {
+            let known = schemes.join("://, ");
+            return Err(format!("the scheme \"{}://\" is not known; it may be {known}://", quote(scheme)));
+        }
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, rest) = rest.split_at_checked(end).unwrap_or((rest, ""));
+        let (user, place) = match authority.rsplit_once('@') {
+            Some((user, place)) => (Some(user), place),
+            None => (None, authority),
+        };
+        let (username, password) = match user.map(|user| user.split_once(':').unwrap_or((user, ""))) {
+            None | Some(("", "")) => (None, None),
+            Some((name, "")) => (Some(name), None),
+            Some((name, password)) => (Some(name), Some(password)),
+        };
+        let decode =
+            |text: &str| percent_decode(text).ok_or_else(|| wrong("the address has a broken % escape"));
+        // An IPv6 address stands in brackets, so its colons do not count.
+        let (host, port) = match place.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+            _ => (place, None),
+        };
+        let port = match port {
+            None => None,
+            Some(port) => match port.parse() {
+                Ok(port) if port > 0 => Some(port),
+                _ => return Err(wrong("the port is not a number from 1 to 65535")),
+            },
+        };
+        Ok(Self {
+            scheme: scheme.to_owned(),
+            username: username.map(decode).transpose()?,
+            password: password.map(decode).transpose()?.map(Secret::new),
+            host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+            port,
+            rest: rest.to_owned(),
+        })
+    }
+
+    fn masked(&self) -> String {
+        let user = match (&self.username, &self.password) {
+            (None, None) => String::new(),
+            (name, None) => format!("{}@", name.as_deref().unwrap_or_default()),
+            (name, Some(_)) => format!("{}:***@", name.as_deref().unwrap_or_default()),
+        };
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let port = self.port.map_or(String::new(), |port| format!(":{port}"));
+        // Postgres takes a password among the parameters as well.
+        let rest: Vec<String> = self
+            .rest
+            .split('&')
+            .map(|piece| match piece.split_once('=') {
+                Some((name, _)) if name.contains("password") => format!("{name}=***"),
+                _ => piece.to_owned(),
+            })
+            .collect();
+        format!("{}://{user}{host}{port}{}", self.scheme, rest.join("&"))
+    }
+}
+
+fn percent_decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let hex = [rest.next()?, rest.next()?];
+            bytes.push(u8::from_str_radix(std::str::from_utf8(&hex).ok()?, 16).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// Address of an MQTT broker: `mqtt://host[:1883]` or `mqtts://host[:8883]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokerUrl {
+    pub tls: bool,
+    pub host: String,
+    pub port: u16,
+    pub username: Option<String>,
+    pub password: Option<Secret>,
+    shown: String,
+}
+
+impl Value for BrokerUrl {
+    const TYPE: &'static str = "address";
+
+    fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
+        const EXAMPLE: &str = "mqtt://broker.local:1883";
+        let parts = Parts::read(raw, &["mqtt", "mqtts"], EXAMPLE)?;
+        if parts.host.is_empty() {
+            return Err(format!("the address has no host; it needs an address such as \"{EXAMPLE}\""));
+        }
+        if !matches!(parts.rest.as_str(), "" | "/") {
+            return Err(format!("the address ends after the port; \"{}\" is too much", quote(&parts.rest)));
+        }
+        let tls = parts.scheme == "mqtts";
+        let shown = parts.masked();
+        let port = parts.port.unwrap_or(if tls { 8883 } else { 1883 });
+        Ok(Self { tls, host: parts.host, port, username: parts.username, password: parts.password, shown })
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(toml_text(&self.shown))
+    }
+}
+
+impl fmt::Display for BrokerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+/// Address of a Postgres database, kept whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PostgresUrl {
+    pub url: Secret,
+    shown: String,
+}
+
+impl Value for PostgresUrl {
+    const TYPE: &'static str = "address";
+
+    fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
+        let example = "postgres://jarvis@database.local/jarvis";
+        let parts = Parts::read(raw, &["postgres", "postgresql"], example)?;
+        let Raw::Text(text) = raw else { return Err(format!("needs an address such as \"{example}\"")) };
+        Ok(Self { shown: parts.masked(), url: Secret::new(text.as_str()) })
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(toml_text(&self.shown))
+    }
+}
+
+impl fmt::Display for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn broker(text: &str) -> Result<BrokerUrl, String> {
+        BrokerUrl::read(&Raw::Text(text.to_owned()), Path::new("/"))
+    }
+
+    #[test]
+    fn a_broker_address_is_taken_apart() {
+        let url = broker("mqtts://me:p%40ss@[fe80::1]").unwrap();
+        assert!(url.tls);
+        assert_eq!((url.host.as_str(), url.port), ("fe80::1", 8883));
+        assert_eq!(url.username.as_deref(), Some("me"));
+        assert_eq!(url.password.as_ref().map(Secret::reveal), Some("p@ss"));
+        assert_eq!(broker("mqtt://host/").unwrap().port, 1883);
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        let url = broker("mqtt://me:hunter2@host:1").unwrap();
+        assert_eq!(url.show().unwrap(), "\"mqtt://me:***@host:1\"");
+        assert!(!format!("{url:?} {url}").contains("hunter2"));
+        let raw = Raw::Text("postgres://u:hunter2@h/db?sslmode=require&password=hunter2".to_owned());
+        let url = PostgresUrl::read(&raw, Path::new("/")).unwrap();
+        assert_eq!(url.to_string(), "postgres://u:***@h/db?sslmode=require&password=***");
+        assert!(!format!("{url:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_wrong_address_is_refused_without_repeating_its_password() {
+        for text in
+            ["http://u:hunter2@h", "u:hunter2@h", "mqtt://u:hunter2@h:0", "mqtt://u:hunter2@h:x", "mqtt://"]
+        {
+            let sentence = broker(text).unwrap_err();
+            assert!(!sentence.contains("hunter2"), "{sentence}");
+            assert!(sentence.contains("mqtt://"), "{sentence}");
+        }
+        assert!(broker("mqtt://h/topic").unwrap_err().contains("/topic"));
+        assert!(broker("mqtt://a%zz@h").unwrap_err().contains("% escape"));
+    }
+}

@@ -1,0 +1,352 @@
+//! The types a key can have: how each is read from TOML, checked, and shown again.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use toml::de::DeValue;
+
+use super::fault::quote;
+use crate::audio::Channel;
+
+/// A TOML value without its place.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Raw {
+    Text(String),
+    /// `None`: too large for 64 bits.
+    Int(Option<i64>),
+    Float(f64),
+    Bool(bool),
+    Date,
+    List(Vec<Raw>),
+    Table,
+}
+
+impl Raw {
+    pub(super) fn of(value: &DeValue<'_>) -> Self {
+        match value {
+            DeValue::String(text) => Self::Text(text.to_string()),
+            DeValue::Integer(n) => Self::Int(i64::from_str_radix(n.as_str(), n.radix()).ok()),
+            DeValue::Float(x) => Self::Float(x.as_str().parse().unwrap_or(f64::NAN)),
+            DeValue::Boolean(b) => Self::Bool(*b),
+            DeValue::Datetime(_) => Self::Date,
+            DeValue::Array(items) => Self::List(items.iter().map(|i| Self::of(i.get_ref())).collect()),
+            DeValue::Table(_) => Self::Table,
+        }
+    }
+
+    fn describe(&self) -> String {
+        match self {
+            Self::Text(text) => format!("the text \"{}\"", quote(text)),
+            Self::Int(Some(n)) => format!("the number {n}"),
+            Self::Int(None) => "a number of more than 64 bits".to_owned(),
+            Self::Float(x) => format!("the number {x}"),
+            Self::Bool(b) => format!("{b}"),
+            Self::Date => "a date".to_owned(),
+            Self::List(_) => "a list".to_owned(),
+            Self::Table => "a table".to_owned(),
+        }
+    }
+
+    fn instead_of(&self, wanted: &str) -> String {
+        format!("needs {wanted}, not {}", self.describe())
+    }
+}
+
+/// A value of a key: read from TOML with a sentence on failure, shown as TOML with secrets masked.
+pub trait Value: Sized {
+    /// The type in the words of the reference page.
+    const TYPE: &'static str;
+
+    /// `base` is the folder that relative paths start from.
+    fn read(raw: &Raw, base: &Path) -> Result<Self, String>;
+
+    /// The value as TOML; `None` if it is not set.
+    fn show(&self) -> Option<String>;
+}
+
+/// A basic TOML string.
+pub(super) fn toml_text(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+/// Text that is not empty and fits on a line; C libraries get it as it is, so no NUL either.
+fn line(raw: &Raw, wanted: &str) -> Result<String, String> {
+    match raw {
+        Raw::Text(text) if text.trim().is_empty() => Err(format!("is empty; it needs {wanted}")),
+        Raw::Text(text) if text.chars().any(char::is_control) => {
+            Err(format!("\"{}\" holds control characters; it needs {wanted} on one line", quote(text)))
+        }
+        Raw::Text(text) if text.len() > 4096 => {
+            Err(format!("is {} bytes long; at most 4096 fit", text.len()))
+        }
+        Raw::Text(text) => Ok(text.clone()),
+        other => Err(other.instead_of(wanted)),
+    }
+}
+
+impl Value for String {
+    const TYPE: &'static str = "text";
+
+    fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
+        line(raw, "a text")
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(toml_text(self))
+    }
+}
+
+impl Value for bool {
+    const TYPE: &'static str = "true or false";
+
+    fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
+        match raw {
+            Raw::Bool(b) => Ok(*b),
+            other => Err(other.instead_of("true or false")),
+        }
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(self.to_string())
+    }
+}
+
+impl Value for u32 {
+    const TYPE: &'static str = "whole number";
+
+    fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
+        match raw {
+            Raw::Int(Some(n)) => Self::try_from(*n).map_err(|_| format!("{n} is out of range")),
+            Raw::Int(None) => Err("the number is out of range".to_owned()),
+            other => Err(other.instead_of("a whole number")),
+        }
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(self.to_string())
+    }
+}
+
+impl Value for f32 {
+    const TYPE: &'static str = "number";
+
+    fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
+        let x = match raw {
+            Raw::Int(Some(n)) => *n as f64,
+            Raw::Float(x) => *x,
+            other => return Err(other.instead_of("a number")),
+        };
+        #[expect(clippy::cast_possible_truncation, reason = "checked to be finite after the conversion")]
+        let x = x as Self;
+        if x.is_finite() { Ok(x) } else { Err("needs a finite number".to_owned()) }
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(format!("{self:?}"))
+    }
+}
+
+impl Value for PathBuf {
+    const TYPE: &'static str = "path";
+
+    fn read(raw: &Raw, base: &Path) -> Result<Self, String> {
+        line(raw, "a path in quotes").map(|path| base.join(path))
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(toml_text(&self.to_string_lossy()))
+    }
+}
+
+impl<T: Value> Value for Option<T> {
+    const TYPE: &'static str = T::TYPE;
+
+    /// The empty text takes back what an earlier file has set.
+    fn read(raw: &Raw, base: &Path) -> Result<Self, String> {
+        match raw {
+            Raw::Text(text) if text.is_empty() => Ok(None),
+            raw => T::read(raw, base).map(Some),
+        }
+    }
+
+    fn show(&self) -> Option<String> {
+        self.as_ref().and_then(T::show)
+    }
+}
+
+impl Value for SocketAddr {
+    const TYPE: &'static str = "address and port";
+
+    fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
+        let text = line(raw, "an address and port such as \"127.0.0.1:8080\"")?;
+        text.parse().map_err(|_| {
+            format!(
+                "\"{}\" is not an address and port such as \"127.0.0.1:8080\" or \"[::]:8080\"",
+                quote(&text)
+            )
+        })
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(toml_text(&self.to_string()))
+    }
+}
+
+/// Highest channel number of any sound card that ALSA describes.
+const MAX_CHANNEL: i64 = 63;
+
+impl Value for Channel {
+    const TYPE: &'static str = "\"mean\", \"left\", \"right\" or a number from 0";
+
+    fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
+        let number = match raw {
+            Raw::Text(text) => match text.as_str() {
+                "mean" => return Ok(Self::Mean),
+                "left" => return Ok(Self::Nth(0)),
+                "right" => return Ok(Self::Nth(1)),
+                _ => None,
+            },
+            Raw::Int(Some(n)) if (0..=MAX_CHANNEL).contains(n) => u16::try_from(*n).ok(),
+            _ => None,
+        };
+        number.map(Self::Nth).ok_or_else(|| {
+            raw.instead_of(&format!(
+                "\"mean\", \"left\", \"right\" or a channel number from 0 to {MAX_CHANNEL}"
+            ))
+        })
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(match self {
+            Self::Mean => toml_text("mean"),
+            Self::Nth(0) => toml_text("left"),
+            Self::Nth(1) => toml_text("right"),
+            Self::Nth(n) => n.to_string(),
+        })
+    }
+}
+
+/// One wake word: a model of the manifest, or a file of the owner's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WakeModel {
+    /// A name in `models/manifest.toml`.
+    Named(String),
+    /// An openWakeWord head in ONNX form.
+    File(PathBuf),
+}
+
+/// The wake words that are listened for; none at all means that every utterance is a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WakeModels(pub Vec<WakeModel>);
+
+impl WakeModels {
+    /// Most models that are evaluated side by side.
+    const MAX: usize = 16;
+    const WANTED: &'static str =
+        "\"none\", the name of a model, the path of an .onnx file, or a list of these";
+
+    fn one(text: &str, base: &Path) -> WakeModel {
+        if text.contains('/') || Path::new(text).extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx")) {
+            WakeModel::File(base.join(text))
+        } else {
+            WakeModel::Named(text.to_owned())
+        }
+    }
+}
+
+impl Value for WakeModels {
+    const TYPE: &'static str = "name, path, list of these, or \"none\"";
+
+    fn read(raw: &Raw, base: &Path) -> Result<Self, String> {
+        let texts = match raw {
+            Raw::List(items) => {
+                items.iter().map(|item| line(item, Self::WANTED)).collect::<Result<Vec<_>, _>>()?
+            }
+            Raw::Text(_) => vec![line(raw, Self::WANTED)?],
+            other => return Err(other.instead_of(Self::WANTED)),
+        };
+        if texts.len() > Self::MAX {
+            return Err(format!("names {} models; at most {} can listen at once", texts.len(), Self::MAX));
+        }
+        match texts.as_slice() {
+            [none] if none == "none" => Ok(Self(Vec::new())),
+            texts if texts.iter().any(|t| t == "none") => {
+                Err("contradicts itself: \"none\" cannot stand beside other models".to_owned())
+            }
+            [] => Err(format!("is an empty list; it needs {}", Self::WANTED)),
+            texts => Ok(Self(texts.iter().map(|text| Self::one(text, base)).collect())),
+        }
+    }
+
+    fn show(&self) -> Option<String> {
+        let one = |model: &WakeModel| match model {
+            WakeModel::Named(name) => toml_text(name),
+            WakeModel::File(path) => toml_text(&path.to_string_lossy()),
+        };
+        Some(match self.0.as_slice() {
+            [] => toml_text("none"),
+            [model] => one(model),
+            models => format!("[{}]", models.iter().map(one).collect::<Vec<_>>().join(", ")),
+        })
+    }
+}
+
+/// Which recogniser turns speech into text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// Vosk where a model of it is installed, else Whisper.
+    Auto,
+    Vosk,
+    Whisper,
+    Off,
+}
+
+impl Engine {
+    const ALL: [(Self, &'static str); 4] =
+        [(Self::Auto, "auto"), (Self::Vosk, "vosk"), (Self::Whisper, "whisper"), (Self::Off, "off")];
+
+    pub fn as_str(self) -> &'static str {
+        Self::ALL.iter().find(|(engine, _)| *engine == self).map_or("auto", |(_, name)| name)
+    }
+}
+
+impl Value for Engine {
+    const TYPE: &'static str = "\"auto\", \"vosk\", \"whisper\" or \"off\"";
+
+    fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
+        let Raw::Text(text) = raw else { return Err(raw.instead_of(Self::TYPE)) };
+        let found = Self::ALL.iter().find(|(_, name)| name == text);
+        found.map(|(engine, _)| *engine).ok_or_else(|| {
+            let hint = super::suggest::closest(text, Self::ALL.iter().map(|(_, name)| *name));
+            let hint = hint.map_or(String::new(), |name| format!("; did you mean \"{name}\"?"));
+            format!("\"{}\" is none of {}{hint}", quote(text), Self::TYPE)
+        })
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(toml_text(self.as_str()))
+    }
+}
+
+/// A program and its arguments; empty means "the first of the usual ones that is installed".
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CommandLine(pub Vec<String>);
+
+impl Value for CommandLine {
+    const TYPE: &'static str = "list of program and arguments, or one text split at spaces";
+
+    fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
+        const WANTED: &str = "a program and its arguments, such as [\"espeak-ng\", \"--stdout\"]";
+        match raw {
+            Raw::Text(text) if text.is_empty() => Ok(Self::default()),
+            Raw::Text(_) => Ok(Self(line(raw, WANTED)?.split_whitespace().map(str::to_owned).collect())),
+            Raw::List(items) => items.iter().map(|i| line(i, WANTED)).collect::<Result<_, _>>().map(Self),
+            other => Err(other.instead_of(WANTED)),
+        }
+    }
+
+    fn show(&self) -> Option<String> {
+        let words: Vec<String> = self.0.iter().map(|word| toml_text(word)).collect();
+        Some(format!("[{}]", words.join(", ")))
+    }
+}
