@@ -60,7 +60,8 @@ impl HearingControl {
 /// A detection on its way to the turn task.
 #[derive(Debug)]
 pub struct Heard {
-    pub detection: Detection,
+    /// `None`: nothing but the question whether everything before is done.
+    pub detection: Option<Detection>,
     /// Present for a recording: dropping it lets the thread read on.
     pub turn_over: Option<SyncSender<()>>,
 }
@@ -70,7 +71,7 @@ pub enum HearingError {
     #[error("the front end failed on a period")]
     FrontEnd(#[source] crate::dsp::DspError),
     #[error("the detector failed on a frame")]
-    Detector(#[source] crate::detect::DetectError),
+    Detector(#[source] crate::inference::ModelError),
 }
 
 /// Everything the thread owns.
@@ -110,6 +111,9 @@ impl Hearing<'_> {
                         let mut found = Vec::new();
                         self.detector.finish(&mut found).map_err(HearingError::Detector)?;
                         self.tell(found);
+                        if self.lockstep {
+                            self.wait_for_turns(None);
+                        }
                     }
                     return Ok(());
                 }
@@ -141,23 +145,29 @@ impl Hearing<'_> {
         Ok(true)
     }
 
+    /// Whether the turn task still listens.
     fn tell(&self, found: Vec<Detection>) -> bool {
         for detection in found {
-            let ends_utterance = matches!(detection, Detection::SpeechEnd { .. });
-            let (turn_over, wait) = if self.lockstep && ends_utterance {
-                let (sender, receiver) = sync_channel(1);
-                (Some(sender), Some(receiver))
+            let told = if self.lockstep && matches!(detection, Detection::SpeechEnd { .. }) {
+                self.wait_for_turns(Some(detection))
             } else {
-                (None, None)
+                self.out.blocking_send(Heard { detection: Some(detection), turn_over: None }).is_ok()
             };
-            if self.out.blocking_send(Heard { detection, turn_over }).is_err() {
+            if !told {
                 return false;
             }
-            if let Some(wait) = wait {
-                // The other side drops its end when the turn is over: an error here is the expected answer.
-                let _ = wait.recv();
-            }
         }
+        true
+    }
+
+    /// Hands over `detection` and waits until it and everything before it has been worked off.
+    fn wait_for_turns(&self, detection: Option<Detection>) -> bool {
+        let (turn_over, wait) = sync_channel(1);
+        if self.out.blocking_send(Heard { detection, turn_over: Some(turn_over) }).is_err() {
+            return false;
+        }
+        // The other side drops its end when the turn is over: an error here is the expected answer.
+        let _ = wait.recv();
         true
     }
 }

@@ -85,7 +85,9 @@ impl Turns {
                 },
                 next = heard.recv() => {
                     let Some(heard) = next else { return Ok(()) };
-                    self.hear(heard.detection, &mut gate, &stop).await;
+                    if let Some(detection) = heard.detection {
+                        self.hear(detection, &mut gate, &stop).await;
+                    }
                     drop(heard.turn_over);
                 }
             }
