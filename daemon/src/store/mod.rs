@@ -1,1 +1,70 @@
+//! SQLite, the journal of this device: one file, one writer, a few readers.
+//!
+//! Invariants, each with a test:
+//!
+//! 1. A write transaction is `BEGIN IMMEDIATE … COMMIT` on the one writer connection; it is on the disk when
+//!    [`Tx::commit`] returns (`synchronous=FULL`, WAL: one fsync).
+//! 2. A row and its queue entry are one transaction.
+//! 3. A transaction that was not committed leaves nothing behind: its connection is closed, whatever went wrong.
+//! 4. A file of another program, of a newer schema, or damaged is refused with a sentence, never written to.
+//! 5. Two processes may have the file open at once: each waits for the other up to [`BUSY_TIMEOUT`].
+//!
+//! `docs/design/store.md` says why.
 
+pub mod queue;
+mod schema;
+pub(crate) mod sql;
+mod sqlite;
+
+use std::path::PathBuf;
+
+pub use schema::VERSION;
+pub use sqlite::{BUSY_TIMEOUT, Store, StoreOptions, Tx};
+
+/// Why the store cannot do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error(
+        "the disk that holds {} is full: nothing was stored and nothing already stored was touched; free some space",
+        path.display()
+    )]
+    DiskFull { path: PathBuf },
+    #[error("the database {} is in use by another process: try again", path.display())]
+    Busy { path: PathBuf },
+    #[error(
+        "the database {} is damaged ({detail}): stop jarvisd, move the file aside and restore the latest backup",
+        path.display()
+    )]
+    Damaged { path: PathBuf, detail: String },
+    #[error("{} is not a Jarvis database ({detail}): move it away or choose another data folder", path.display())]
+    NotOurs { path: PathBuf, detail: String },
+    #[error(
+        "the database {} has schema version {found}, this program knows up to {known}: install the newer jarvisd",
+        path.display()
+    )]
+    Newer { path: PathBuf, found: i64, known: i64 },
+    #[error("the database {} cannot be written: check its owner and permissions", path.display())]
+    ReadOnly { path: PathBuf },
+    #[error("the database {} cannot be opened: check the folder, its owner and permissions", path.display())]
+    Open {
+        path: PathBuf,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("the disk that holds {} failed", path.display())]
+    Disk {
+        path: PathBuf,
+        #[source]
+        source: sqlx::Error,
+    },
+    /// A constraint refused a row; callers that expect one turn it into their own error.
+    #[error("a rule of the database refused the row")]
+    Constraint {
+        unique: bool,
+        #[source]
+        source: sqlx::Error,
+    },
+    /// A statement failed in a way that no user can cause.
+    #[error("the database refused a statement")]
+    Sql(#[source] sqlx::Error),
+}

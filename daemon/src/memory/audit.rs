@@ -1,0 +1,104 @@
+//! The audit log: who was heard, let in, enrolled, deleted. Never text, never sound.
+
+use serde::Serialize;
+use sqlx::sqlite::SqliteRow;
+
+use super::{AuditId, Memory, Result, UserId, get};
+use crate::store::StoreError;
+use crate::store::queue::{Op, enqueue};
+
+/// A row to be written.
+#[derive(Debug, Clone)]
+pub struct NewAudit {
+    /// Whom it is about, if that is known.
+    pub user: Option<UserId>,
+    /// `verify`, `enrol`, `voiceprint_delete`, `user_delete`, …
+    pub action: &'static str,
+    /// `verified`, `rejected`, `done`, …
+    pub outcome: &'static str,
+    /// Figures only.
+    pub detail: Option<serde_json::Value>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AuditEntry {
+    pub id: AuditId,
+    pub user_id: Option<UserId>,
+    pub user_name: Option<String>,
+    pub action: String,
+    pub outcome: String,
+    pub detail: Option<serde_json::Value>,
+    pub wall_unix_ms: i64,
+    pub clock_synced: bool,
+    /// Pass to [`Memory::list_audit`] to go on.
+    pub cursor: i64,
+}
+
+crate::store::sql::statements! {
+    APPEND = "INSERT INTO audit (id, owner, action, outcome, detail, wall_unix_ms, clock_synced, monotonic_ns, boot, device)
+        VALUES (?1, (SELECT rid FROM users WHERE id = ?2), ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+    LIST = "SELECT a.rid, a.id AS id, u.id AS user_id, u.name AS user_name, a.action, a.outcome, a.detail, a.wall_unix_ms,
+            a.clock_synced
+        FROM audit a LEFT JOIN users u ON u.rid = a.owner
+        WHERE a.rid < ?1 ORDER BY a.rid DESC LIMIT ?2";
+    LIST_OF_USER = "SELECT a.rid, a.id AS id, u.id AS user_id, u.name AS user_name, a.action, a.outcome, a.detail,
+            a.wall_unix_ms, a.clock_synced
+        FROM audit a JOIN users u ON u.rid = a.owner
+        WHERE u.id = ?3 AND a.rid < ?1 ORDER BY a.rid DESC LIMIT ?2";
+}
+
+impl Memory {
+    pub async fn append_audit(&self, entry: &NewAudit) -> Result<AuditId> {
+        let (mut tx, stamp) = self.begin().await?;
+        let id = AuditId::new();
+        let append = sqlx::query(APPEND)
+            .bind(id.bytes())
+            .bind(entry.user.as_ref().map(UserId::bytes))
+            .bind(entry.action)
+            .bind(entry.outcome)
+            .bind(entry.detail.as_ref().map(serde_json::Value::to_string))
+            .bind(stamp.wall_unix_ms)
+            .bind(stamp.synced)
+            .bind(stamp.monotonic_ns)
+            .bind(self.device.boot)
+            .bind(self.device.device);
+        tx.execute(append).await?;
+        enqueue(&mut tx, Op::AppendAudit, id.0, entry.user.map(|user| user.0), stamp.wall_unix_ms).await?;
+        tx.commit().await?;
+        Ok(id)
+    }
+
+    /// Newest first, of one person or (for whoever runs the device) of all; `before` is the cursor of the last row of the
+    /// page before.
+    pub async fn list_audit(
+        &self,
+        user: Option<UserId>,
+        before: Option<i64>,
+        limit: u32,
+    ) -> Result<Vec<AuditEntry>> {
+        let before = before.unwrap_or(i64::MAX);
+        let rows = match user {
+            None => self.read_all(sqlx::query(LIST).bind(before).bind(limit)).await?,
+            Some(user) => {
+                self.read_all(sqlx::query(LIST_OF_USER).bind(before).bind(limit).bind(user.bytes())).await?
+            }
+        };
+        rows.iter().map(|row| Ok(entry_of(row)?)).collect()
+    }
+}
+
+fn entry_of(row: &SqliteRow) -> Result<AuditEntry, StoreError> {
+    let known: Option<Vec<u8>> = get(row, "user_id")?;
+    let detail: Option<String> = get(row, "detail")?;
+    Ok(AuditEntry {
+        id: AuditId::read(row, "id")?,
+        user_id: known.map(|_| UserId::read(row, "user_id")).transpose()?,
+        user_name: get(row, "user_name")?,
+        action: get(row, "action")?,
+        outcome: get(row, "outcome")?,
+        detail: detail.and_then(|detail| serde_json::from_str(&detail).ok()),
+        wall_unix_ms: get(row, "wall_unix_ms")?,
+        clock_synced: get(row, "clock_synced")?,
+        cursor: get(row, "rid")?,
+    })
+}

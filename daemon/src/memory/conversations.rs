@@ -1,0 +1,199 @@
+//! Conversations: several a person, the latest continues.
+
+use serde::Serialize;
+use sqlx::sqlite::SqliteRow;
+
+use super::users::owner_rid;
+use super::{ConversationId, Memory, MemoryError, Result, UserId, get};
+use crate::clock::Stamp;
+use crate::store::queue::{Op, enqueue};
+use crate::store::{StoreError, Tx};
+
+/// Longest title, in characters; longer ones are cut.
+const MAX_TITLE_CHARS: usize = 80;
+/// Words of the first message that make an automatic title.
+const TITLE_WORDS: usize = 8;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Conversation {
+    pub id: ConversationId,
+    /// First words of what was said, or what the person called it; may be empty.
+    pub title: String,
+    /// Messages in it now (two a turn).
+    pub messages: i64,
+    pub created_unix_ms: i64,
+    pub updated_unix_ms: i64,
+    #[serde(skip)]
+    cursor: i64,
+}
+
+/// Where the next page of a listing begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Cursor(pub i64);
+
+/// One page of a listing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    /// Pass it on for the next page; `None` at the end.
+    pub next: Option<Cursor>,
+}
+
+crate::store::sql::statements! {
+    CREATE = "INSERT INTO conversations (id, owner, title, title_by_user, activity, created_unix_ms, created_synced,
+            updated_unix_ms, updated_synced, updated_monotonic_ns, boot)
+        VALUES (?1, ?2, ?3, ?4, (SELECT coalesce(max(activity), 0) + 1 FROM conversations WHERE owner = ?2), ?5, ?6, ?5,
+            ?6, ?7, ?8)";
+    LIST = "SELECT id, title, messages, created_unix_ms, updated_unix_ms, activity FROM conversations
+        WHERE owner = (SELECT rid FROM users WHERE id = ?1) AND activity < ?2 ORDER BY activity DESC LIMIT ?3";
+    FIND = "SELECT id, title, messages, created_unix_ms, updated_unix_ms, activity FROM conversations
+        WHERE id = ?2 AND owner = (SELECT rid FROM users WHERE id = ?1)";
+    LATEST = "SELECT c.id, c.updated_unix_ms, c.updated_synced, c.updated_monotonic_ns, b.boot_id
+        FROM conversations c JOIN boots b ON b.rid = c.boot
+        WHERE c.owner = (SELECT rid FROM users WHERE id = ?1) ORDER BY c.activity DESC LIMIT 1";
+    RENAME = "UPDATE conversations SET title = ?3, title_by_user = 1 WHERE id = ?2 AND owner = ?1";
+    RID = "SELECT rid FROM conversations WHERE id = ?2 AND owner = ?1";
+    MESSAGE_IDS = "SELECT id FROM messages WHERE conversation = ?1 AND owner = ?2";
+    DELETE_MESSAGES = "DELETE FROM messages WHERE conversation = ?1 AND owner = ?2";
+    DELETE = "DELETE FROM conversations WHERE rid = ?1 AND owner = ?2";
+    FORGET_PENDING = "DELETE FROM queue WHERE entity_id = ?1";
+    FORGET_DEAD = "DELETE FROM dead_letter WHERE entity_id = ?1";
+}
+
+impl Memory {
+    /// Starts an empty conversation, which is then the one to continue. `title` is optional.
+    pub async fn new_conversation(&self, user: UserId, title: Option<&str>) -> Result<ConversationId> {
+        let (mut tx, stamp) = self.begin().await?;
+        let owner = owner_rid(&mut tx, user).await?;
+        let id = self.create_conversation(&mut tx, user, owner, title, &stamp).await?;
+        tx.commit().await?;
+        Ok(id)
+    }
+
+    /// One page of the conversations of `user`, latest first.
+    pub async fn list_conversations(
+        &self,
+        user: UserId,
+        from: Option<Cursor>,
+        limit: u32,
+    ) -> Result<Page<Conversation>> {
+        let before = from.map_or(i64::MAX, |cursor| cursor.0);
+        // One more than asked for tells whether there is another page.
+        let query = sqlx::query(LIST).bind(user.bytes()).bind(before).bind(i64::from(limit) + 1);
+        let rows = self.read_all(query).await?;
+        let mut items = rows.iter().map(conversation_of).collect::<Result<Vec<_>, _>>()?;
+        let more = items.len() > limit as usize;
+        items.truncate(limit as usize);
+        let next = items.last().filter(|_| more).map(|last| Cursor(last.cursor));
+        Ok(Page { items, next })
+    }
+
+    pub async fn conversation(&self, user: UserId, id: ConversationId) -> Result<Conversation> {
+        let row = self.read_optional(sqlx::query(FIND).bind(user.bytes()).bind(id.bytes())).await?;
+        Ok(conversation_of(&row.ok_or_else(|| MemoryError::not_found("conversation", id))?)?)
+    }
+
+    /// The latest conversation of `user` if its last turn is at most `within_ms` before `now`.
+    ///
+    /// Within one boot the monotonic clock decides; across boots the wall clock, if it was synced both times. When
+    /// nobody can know how long it was, the conversation continues: a restart must not cut it.
+    pub async fn current_conversation(
+        &self,
+        user: UserId,
+        within_ms: i64,
+        now: &Stamp,
+    ) -> Result<Option<ConversationId>> {
+        let Some(row) = self.read_optional(sqlx::query(LATEST).bind(user.bytes())).await? else {
+            return Ok(None);
+        };
+        let (wall, synced): (i64, bool) = (get(&row, "updated_unix_ms")?, get(&row, "updated_synced")?);
+        let (monotonic, boot): (i64, String) = (get(&row, "updated_monotonic_ns")?, get(&row, "boot_id")?);
+        let fixed = matches!(self.clock, crate::clock::Clock::Fixed(_));
+        let since_ms = if boot == *now.boot_id && !fixed {
+            now.monotonic_ns.saturating_sub(monotonic) / 1_000_000
+        } else if synced && now.synced {
+            now.wall_unix_ms.saturating_sub(wall)
+        } else {
+            0
+        };
+        Ok(if since_ms <= within_ms { Some(ConversationId::read(&row, "id")?) } else { None })
+    }
+
+    pub async fn rename_conversation(&self, user: UserId, id: ConversationId, title: &str) -> Result<()> {
+        let (mut tx, stamp) = self.begin().await?;
+        let owner = owner_rid(&mut tx, user).await?;
+        let rename = sqlx::query(RENAME).bind(owner).bind(id.bytes()).bind(tidy_title(title));
+        if tx.execute(rename).await? == 0 {
+            return Err(MemoryError::not_found("conversation", id));
+        }
+        enqueue(&mut tx, Op::UpsertConversation, id.0, Some(user.0), stamp.wall_unix_ms).await?;
+        tx.commit().await?;
+        self.scrub().await; // the old title may be words that are to go
+        Ok(())
+    }
+
+    /// Deletes the conversation with its messages, their words in the index and their queue entries.
+    pub async fn delete_conversation(&self, user: UserId, id: ConversationId) -> Result<()> {
+        let (mut tx, stamp) = self.begin().await?;
+        let owner = owner_rid(&mut tx, user).await?;
+        let row = tx.optional(sqlx::query(RID).bind(owner).bind(id.bytes())).await?;
+        let row = row.ok_or_else(|| MemoryError::not_found("conversation", id))?;
+        let rid: i64 = get(&row, "rid")?;
+        for message in tx.all(sqlx::query(MESSAGE_IDS).bind(rid).bind(owner)).await? {
+            let message: &[u8] = get(&message, "id")?;
+            tx.execute(sqlx::query(FORGET_PENDING).bind(message)).await?;
+            tx.execute(sqlx::query(FORGET_DEAD).bind(message)).await?;
+        }
+        tx.execute(sqlx::query(DELETE_MESSAGES).bind(rid).bind(owner)).await?;
+        tx.execute(sqlx::query(DELETE).bind(rid).bind(owner)).await?;
+        enqueue(&mut tx, Op::DeleteConversation, id.0, Some(user.0), stamp.wall_unix_ms).await?;
+        tx.commit().await?;
+        self.scrub().await;
+        Ok(())
+    }
+
+    pub(super) async fn create_conversation(
+        &self,
+        tx: &mut Tx<'_>,
+        user: UserId,
+        owner: i64,
+        title: Option<&str>,
+        stamp: &Stamp,
+    ) -> Result<ConversationId> {
+        let id = ConversationId::new();
+        let create = sqlx::query(CREATE)
+            .bind(id.bytes())
+            .bind(owner)
+            .bind(title.map(tidy_title).unwrap_or_default())
+            .bind(title.is_some())
+            .bind(stamp.wall_unix_ms)
+            .bind(stamp.synced)
+            .bind(stamp.monotonic_ns)
+            .bind(self.device.boot);
+        tx.execute(create).await?;
+        enqueue(tx, Op::UpsertConversation, id.0, Some(user.0), stamp.wall_unix_ms).await?;
+        Ok(id)
+    }
+}
+
+/// First words of a message, as a title.
+pub(super) fn title_from(text: &str) -> String {
+    tidy_title(&text.split_whitespace().take(TITLE_WORDS).collect::<Vec<_>>().join(" "))
+}
+
+fn tidy_title(title: &str) -> String {
+    let spoken: String = title.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    spoken.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(MAX_TITLE_CHARS).collect()
+}
+
+fn conversation_of(row: &SqliteRow) -> Result<Conversation, StoreError> {
+    Ok(Conversation {
+        id: ConversationId::read(row, "id")?,
+        title: get(row, "title")?,
+        messages: get(row, "messages")?,
+        created_unix_ms: get(row, "created_unix_ms")?,
+        updated_unix_ms: get(row, "updated_unix_ms")?,
+        cursor: get(row, "activity")?,
+    })
+}

@@ -1,0 +1,46 @@
+//! What can go wrong when memory is asked for something.
+
+use crate::error::Exit;
+use crate::store::StoreError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// It does not exist, or belongs to someone else: the two are not told apart on purpose.
+    #[error("there is no {what} {which}")]
+    NotFound { what: &'static str, which: String },
+    #[error("the name {name:?} is taken: choose another (upper and lower case make no difference)")]
+    NameTaken { name: String },
+    #[error("{name:?} cannot be a name: {reason}")]
+    InvalidName { name: String, reason: &'static str },
+    #[error("the text has {bytes} bytes, at most {max} can be stored: make it shorter")]
+    TooLong { bytes: usize, max: usize },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl MemoryError {
+    pub(crate) fn not_found(what: &'static str, which: impl ToString) -> Self {
+        Self::NotFound { what, which: which.to_string() }
+    }
+
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, Self::Store(StoreError::DiskFull { .. }))
+    }
+
+    pub fn is_damaged(&self) -> bool {
+        matches!(self, Self::Store(StoreError::Damaged { .. }))
+    }
+
+    /// How a command that fails with this ends.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::InvalidName { .. } | Self::TooLong { .. } => Exit::Data,
+            Self::Store(StoreError::Busy { .. } | StoreError::DiskFull { .. }) => Exit::TryAgain,
+            Self::Store(StoreError::Newer { .. } | StoreError::NotOurs { .. }) => Exit::Config,
+            Self::Store(StoreError::Open { .. } | StoreError::ReadOnly { .. } | StoreError::Disk { .. }) => {
+                Exit::Unavailable
+            }
+            Self::NotFound { .. } | Self::NameTaken { .. } | Self::Store(_) => Exit::Failed,
+        }
+    }
+}

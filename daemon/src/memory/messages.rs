@@ -1,0 +1,255 @@
+//! Messages: reading them, and forgetting them for good.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+use sqlx::sqlite::SqliteRow;
+
+use super::conversations::title_from;
+use super::users::owner_rid;
+use super::{ConversationId, Memory, MemoryError, MessageId, Result, UserId, get};
+use crate::clock::Stamp;
+use crate::store::queue::{Op, enqueue};
+use crate::store::{StoreError, Tx};
+
+/// Longest message, in bytes of UTF-8: hours of speech.
+pub const MAX_MESSAGE_BYTES: usize = 256 * 1024;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    User,
+    Assistant,
+}
+
+impl Role {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Assistant => "assistant",
+        }
+    }
+}
+
+/// What a message is to the memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Plain talk: it can be recalled.
+    Say,
+    /// The person asked to remember it: recalled first.
+    Note,
+    /// A question or an order to the memory: never recalled itself.
+    Ask,
+}
+
+impl Kind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Say => "say",
+            Self::Note => "note",
+            Self::Ask => "ask",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Message {
+    pub id: MessageId,
+    pub conversation_id: ConversationId,
+    /// Order within the conversation, from 1.
+    pub seq: i64,
+    pub role: Role,
+    pub kind: Kind,
+    pub text: String,
+    pub wall_unix_ms: i64,
+    pub clock_synced: bool,
+    /// Confidence of the speaker check and recogniser (user), or the responder (assistant).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub meta: Option<serde_json::Value>,
+}
+
+crate::store::sql::statements! {
+    HISTORY = "SELECT m.id AS id, c.id AS conversation_id, m.seq, m.role, m.kind, m.text, m.wall_unix_ms, m.clock_synced, m.meta
+        FROM messages m JOIN conversations c ON c.rid = m.conversation
+        WHERE c.id = ?2 AND m.owner = (SELECT rid FROM users WHERE id = ?1) AND m.seq < ?3
+        ORDER BY m.seq DESC LIMIT ?4";
+    NOTES = "SELECT m.id AS id, c.id AS conversation_id, m.seq, m.role, m.kind, m.text, m.wall_unix_ms, m.clock_synced, m.meta
+        FROM messages m JOIN conversations c ON c.rid = m.conversation
+        WHERE m.owner = (SELECT rid FROM users WHERE id = ?1) AND m.kind = 'note' ORDER BY m.rid DESC LIMIT ?2";
+    SOURCES = "SELECT source.id AS id FROM messages answer
+        JOIN message_sources s ON s.message = answer.rid JOIN messages source ON source.rid = s.source
+        WHERE answer.id = ?2 AND answer.owner = (SELECT rid FROM users WHERE id = ?1)";
+    PLACE = "SELECT rid, id, conversation, seq, role FROM messages WHERE id = ?2 AND owner = ?1";
+    ANSWER_OF = "SELECT rid, id, conversation, seq, role FROM messages
+        WHERE conversation = ?2 AND seq = ?3 + 1 AND role = 'assistant' AND owner = ?1";
+    QUESTION_OF = "SELECT rid, id, conversation, seq, role FROM messages
+        WHERE conversation = ?2 AND seq = ?3 - 1 AND role = 'user' AND owner = ?1";
+    MADE_FROM = "SELECT m.rid, m.id, m.conversation, m.seq, m.role FROM message_sources s
+        JOIN messages m ON m.rid = s.message WHERE s.source = ?2 AND m.owner = ?1";
+    DELETE = "DELETE FROM messages WHERE rid = ?2 AND owner = ?1";
+    COUNT_DOWN = "UPDATE conversations SET messages = messages - ?3 WHERE rid = ?2 AND owner = ?1";
+    AUTOMATIC_TITLE = "SELECT id, title FROM conversations WHERE rid = ?2 AND owner = ?1 AND title_by_user = 0";
+    FIRST_WORDS = "SELECT text FROM messages
+        WHERE conversation = ?2 AND owner = ?1 AND role = 'user' AND kind <> 'ask' ORDER BY seq LIMIT 1";
+    SET_TITLE = "UPDATE conversations SET title = ?3 WHERE rid = ?2 AND owner = ?1";
+}
+
+impl Memory {
+    /// The last `limit` messages of a conversation before `before_seq` (or its end), oldest first.
+    ///
+    /// # Errors
+    /// `NotFound` if `user` has no such conversation.
+    pub async fn history(
+        &self,
+        user: UserId,
+        conversation: ConversationId,
+        before_seq: Option<i64>,
+        limit: u32,
+    ) -> Result<Vec<Message>> {
+        let query = sqlx::query(HISTORY)
+            .bind(user.bytes())
+            .bind(conversation.bytes())
+            .bind(before_seq.unwrap_or(i64::MAX))
+            .bind(limit);
+        let rows = self.read_all(query).await?;
+        if rows.is_empty() {
+            self.conversation(user, conversation).await?;
+        }
+        Ok(rows.iter().rev().map(message_of).collect::<Result<_, _>>()?)
+    }
+
+    /// What `user` asked to remember, newest first.
+    pub async fn notes(&self, user: UserId, limit: u32) -> Result<Vec<Message>> {
+        let rows = self.read_all(sqlx::query(NOTES).bind(user.bytes()).bind(limit)).await?;
+        Ok(rows.iter().map(message_of).collect::<Result<_, _>>()?)
+    }
+
+    /// The messages that an answer was made from.
+    pub async fn sources(&self, user: UserId, answer: MessageId) -> Result<Vec<MessageId>> {
+        let rows = self.read_all(sqlx::query(SOURCES).bind(user.bytes()).bind(answer.bytes())).await?;
+        Ok(rows.iter().map(|row| MessageId::read(row, "id")).collect::<Result<_, _>>()?)
+    }
+
+    /// Forgets messages of `user` for good: see [invariant 4](super). Ids that are not theirs are left alone.
+    /// Returns how many messages went.
+    pub async fn forget(&self, user: UserId, messages: &[MessageId]) -> Result<usize> {
+        let (mut tx, stamp) = self.begin().await?;
+        let owner = owner_rid(&mut tx, user).await?;
+        let gone = forget_in(&mut tx, user, owner, messages, &stamp).await?;
+        tx.commit().await?;
+        if gone > 0 {
+            self.scrub().await;
+        }
+        Ok(gone)
+    }
+}
+
+/// Where a message stands.
+struct Place {
+    id: MessageId,
+    conversation: i64,
+    seq: i64,
+    is_answer: bool,
+}
+
+/// Deletes `messages` of `owner`, the other half of their turns, and every turn whose answer was made from any of them.
+pub(super) async fn forget_in(
+    tx: &mut Tx<'_>,
+    user: UserId,
+    owner: i64,
+    messages: &[MessageId],
+    stamp: &Stamp,
+) -> Result<usize> {
+    let mut gone = BTreeMap::new();
+    let mut found = Vec::new();
+    for message in messages {
+        found.extend(tx.all(sqlx::query(PLACE).bind(owner).bind(message.bytes())).await?);
+    }
+    while let Some(row) = found.pop() {
+        let (rid, place) = place_of(&row)?;
+        let mate = if place.is_answer { QUESTION_OF } else { ANSWER_OF };
+        let mate = sqlx::query(mate).bind(owner).bind(place.conversation).bind(place.seq);
+        if gone.insert(rid, place).is_some() {
+            continue;
+        }
+        found.extend(tx.all(mate).await?);
+        found.extend(tx.all(sqlx::query(MADE_FROM).bind(owner).bind(rid)).await?);
+    }
+    let mut touched = BTreeMap::<i64, i64>::new();
+    for (rid, place) in &gone {
+        tx.execute(sqlx::query(DELETE).bind(owner).bind(rid)).await?;
+        enqueue(tx, Op::DeleteMessage, place.id.0, Some(user.0), stamp.wall_unix_ms).await?;
+        *touched.entry(place.conversation).or_default() += 1;
+    }
+    for (conversation, count) in &touched {
+        tx.execute(sqlx::query(COUNT_DOWN).bind(owner).bind(conversation).bind(count)).await?;
+    }
+    retitle(tx, user, owner, touched.into_keys().collect(), stamp).await?;
+    Ok(gone.len())
+}
+
+/// An automatic title is made of words that may just have been forgotten: it is made anew from what is left.
+async fn retitle(
+    tx: &mut Tx<'_>,
+    user: UserId,
+    owner: i64,
+    conversations: BTreeSet<i64>,
+    stamp: &Stamp,
+) -> Result<()> {
+    for conversation in conversations {
+        let row = tx.optional(sqlx::query(AUTOMATIC_TITLE).bind(owner).bind(conversation)).await?;
+        let Some(row) = row else { continue };
+        let (id, title) = (ConversationId::read(&row, "id")?, get::<String>(&row, "title")?);
+        let first = tx.optional(sqlx::query(FIRST_WORDS).bind(owner).bind(conversation)).await?;
+        let first = first.map(|row| get::<String>(&row, "text")).transpose()?;
+        let new = first.as_deref().map(title_from).unwrap_or_default();
+        if new != title {
+            tx.execute(sqlx::query(SET_TITLE).bind(owner).bind(conversation).bind(new)).await?;
+            enqueue(tx, Op::UpsertConversation, id.0, Some(user.0), stamp.wall_unix_ms).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Text as it is stored.
+///
+/// # Errors
+/// `TooLong` above [`MAX_MESSAGE_BYTES`].
+pub(super) fn checked_text(text: &str) -> Result<String> {
+    if text.len() > MAX_MESSAGE_BYTES {
+        return Err(MemoryError::TooLong { bytes: text.len(), max: MAX_MESSAGE_BYTES });
+    }
+    // Postgres cannot hold NUL in text; replacing it here keeps both stores equal.
+    Ok(text.replace('\0', "\u{fffd}"))
+}
+
+fn place_of(row: &SqliteRow) -> Result<(i64, Place), StoreError> {
+    let place = Place {
+        id: MessageId::read(row, "id")?,
+        conversation: get(row, "conversation")?,
+        seq: get(row, "seq")?,
+        is_answer: get::<String>(row, "role")? == Role::Assistant.as_str(),
+    };
+    Ok((get(row, "rid")?, place))
+}
+
+pub(super) fn message_of(row: &SqliteRow) -> Result<Message, StoreError> {
+    let (role, kind): (String, String) = (get(row, "role")?, get(row, "kind")?);
+    let meta: Option<String> = get(row, "meta")?;
+    Ok(Message {
+        id: MessageId::read(row, "id")?,
+        conversation_id: ConversationId::read(row, "conversation_id")?,
+        seq: get(row, "seq")?,
+        role: if role == Role::Assistant.as_str() { Role::Assistant } else { Role::User },
+        kind: match kind.as_str() {
+            "note" => Kind::Note,
+            "ask" => Kind::Ask,
+            _ => Kind::Say,
+        },
+        text: get(row, "text")?,
+        wall_unix_ms: get(row, "wall_unix_ms")?,
+        clock_synced: get(row, "clock_synced")?,
+        meta: meta.and_then(|meta| serde_json::from_str(&meta).ok()),
+    })
+}

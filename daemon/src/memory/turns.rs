@@ -1,0 +1,175 @@
+//! Writing a turn: the words and the answer, in one transaction with all that belongs to them.
+
+use serde_json::json;
+
+use super::conversations::title_from;
+use super::messages::{checked_text, forget_in};
+use super::users::owner_rid;
+use super::{
+    ADD_DEVICE, ConversationId, FIND_DEVICE, Kind, Memory, MemoryError, MessageId, Result, Role, UserId, get,
+};
+use crate::clock::Stamp;
+use crate::store::queue::{Op, enqueue};
+use crate::store::{StoreError, Tx};
+
+/// What is known about how the words came in.
+#[derive(Debug, Clone, Default)]
+pub struct TurnMeta {
+    /// Confidence of the speaker check, 0…1.
+    pub confidence: Option<f32>,
+    /// Recogniser that made the words; `None` for typed text.
+    pub engine: Option<String>,
+    /// When the words were said; now, if it is not given.
+    pub at: Option<Stamp>,
+    /// Device that heard them; this one, if it is not given.
+    pub device: Option<String>,
+}
+
+/// Where a turn goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// A conversation that is created in the same transaction.
+    New,
+    Existing(ConversationId),
+}
+
+/// A turn to be written.
+#[derive(Debug, Clone)]
+pub struct NewTurn<'a> {
+    /// The person's words, as they are to be stored.
+    pub text: &'a str,
+    pub kind: Kind,
+    pub reply: &'a str,
+    /// Who answered: `builtin`, or the name of a language model.
+    pub responder: &'a str,
+    /// Messages of this person that the answer repeats.
+    pub sources: &'a [MessageId],
+    /// Messages to forget in the same transaction.
+    pub forget: &'a [MessageId],
+    pub meta: &'a TurnMeta,
+}
+
+/// A turn that is on the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Appended {
+    pub conversation_id: ConversationId,
+    pub user_message_id: MessageId,
+    pub assistant_message_id: MessageId,
+    /// `seq` of the person's words; the answer has the next one.
+    pub seq: i64,
+    /// Messages that were forgotten.
+    pub forgotten: usize,
+}
+
+crate::store::sql::statements! {
+    OPEN = "SELECT rid, next_seq, title = '' AND title_by_user = 0 AS untitled FROM conversations
+        WHERE id = ?2 AND owner = ?1";
+    INSERT = "INSERT INTO messages (id, conversation, owner, seq, role, kind, text, meta, wall_unix_ms, clock_synced,
+            monotonic_ns, boot, device)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
+    TITLE = "UPDATE conversations SET title = ?3 WHERE rid = ?2 AND owner = ?1";
+    ADVANCE = "UPDATE conversations SET next_seq = next_seq + 2, messages = messages + 2,
+            activity = (SELECT max(activity) + 1 FROM conversations WHERE owner = ?1),
+            updated_unix_ms = ?3, updated_synced = ?4, updated_monotonic_ns = ?5, boot = ?6
+        WHERE rid = ?2 AND owner = ?1";
+    ADD_SOURCE = "INSERT INTO message_sources (source, message)
+        SELECT source.rid, answer.rid FROM messages source, messages answer
+        WHERE source.id = ?2 AND source.owner = ?1 AND answer.id = ?3 AND answer.owner = ?1
+        ON CONFLICT DO NOTHING";
+}
+
+impl Memory {
+    /// Writes a turn of `user`: both messages, their place in the conversation, what is to be forgotten, the queue
+    /// entries. When this returns `Ok`, all of it is on the disk; otherwise none of it is.
+    ///
+    /// # Errors
+    /// `NotFound` (no such conversation of this person), `TooLong`, and what the disk has to say.
+    pub async fn append_turn(&self, user: UserId, target: Target, turn: &NewTurn<'_>) -> Result<Appended> {
+        let (text, reply) = (checked_text(turn.text)?, checked_text(turn.reply)?);
+        let (mut tx, now) = self.begin().await?;
+        let owner = owner_rid(&mut tx, user).await?;
+        let forgotten = forget_in(&mut tx, user, owner, turn.forget, &now).await?;
+        let conversation_id = match target {
+            Target::New => self.create_conversation(&mut tx, user, owner, None, &now).await?,
+            Target::Existing(id) => id,
+        };
+        let row = tx.optional(sqlx::query(OPEN).bind(owner).bind(conversation_id.bytes())).await?;
+        let row = row.ok_or_else(|| MemoryError::not_found("conversation", conversation_id))?;
+        let (conversation, seq): (i64, i64) = (get(&row, "rid")?, get(&row, "next_seq")?);
+        if get::<bool>(&row, "untitled")? && turn.kind != Kind::Ask {
+            tx.execute(sqlx::query(TITLE).bind(owner).bind(conversation).bind(title_from(&text))).await?;
+            if matches!(target, Target::Existing(_)) {
+                enqueue(&mut tx, Op::UpsertConversation, conversation_id.0, Some(user.0), now.wall_unix_ms)
+                    .await?;
+            }
+        }
+        let device = self.device_rid(&mut tx, turn.meta.device.as_deref(), &now).await?;
+        let heard = json!({ "confidence": turn.meta.confidence, "engine": turn.meta.engine });
+        let (user_message_id, assistant_message_id) = (MessageId::new(), MessageId::new());
+        let said_at = turn.meta.at.as_ref().unwrap_or(&now);
+        let halves = [
+            (user_message_id, seq, Role::User, turn.kind, &text, heard, said_at),
+            (
+                assistant_message_id,
+                seq + 1,
+                Role::Assistant,
+                Kind::Say,
+                &reply,
+                json!({ "engine": turn.responder }),
+                &now,
+            ),
+        ];
+        for (id, seq, role, kind, text, meta, stamp) in halves {
+            let insert = sqlx::query(INSERT)
+                .bind(id.bytes())
+                .bind(conversation)
+                .bind(owner)
+                .bind(seq)
+                .bind(role.as_str())
+                .bind(kind.as_str())
+                .bind(text)
+                .bind(without_nulls(meta))
+                .bind(stamp.wall_unix_ms)
+                .bind(stamp.synced)
+                .bind(stamp.monotonic_ns)
+                .bind(self.device.boot)
+                .bind(device);
+            tx.execute(insert).await?;
+            enqueue(&mut tx, Op::InsertMessage, id.0, Some(user.0), now.wall_unix_ms).await?;
+        }
+        for source in turn.sources {
+            let add =
+                sqlx::query(ADD_SOURCE).bind(owner).bind(source.bytes()).bind(assistant_message_id.bytes());
+            tx.execute(add).await?;
+        }
+        let advance = sqlx::query(ADVANCE)
+            .bind(owner)
+            .bind(conversation)
+            .bind(now.wall_unix_ms)
+            .bind(now.synced)
+            .bind(now.monotonic_ns)
+            .bind(self.device.boot);
+        tx.execute(advance).await?;
+        tx.commit().await?;
+        if forgotten > 0 {
+            self.scrub().await;
+        }
+        Ok(Appended { conversation_id, user_message_id, assistant_message_id, seq, forgotten })
+    }
+
+    async fn device_rid(&self, tx: &mut Tx<'_>, device: Option<&str>, now: &Stamp) -> Result<i64> {
+        let Some(device) = device.filter(|device| *device != self.device.id) else {
+            return Ok(self.device.device);
+        };
+        tx.execute(sqlx::query(ADD_DEVICE).bind(device).bind(now.wall_unix_ms)).await?;
+        let row = tx.optional(sqlx::query(FIND_DEVICE).bind(device)).await?;
+        Ok(get(&row.ok_or(StoreError::Sql(sqlx::Error::RowNotFound))?, "rid")?)
+    }
+}
+
+/// JSON without the keys that say nothing; `None` if none is left.
+fn without_nulls(meta: serde_json::Value) -> Option<String> {
+    let serde_json::Value::Object(mut map) = meta else { return None };
+    map.retain(|_, value| !value.is_null());
+    (!map.is_empty()).then(|| serde_json::Value::Object(map).to_string())
+}

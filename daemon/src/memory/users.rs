@@ -1,0 +1,159 @@
+//! People: names, consent, deletion of everything that is theirs.
+
+use serde::Serialize;
+use sqlx::sqlite::SqliteRow;
+
+use super::{Memory, MemoryError, Result, UserId, get};
+use crate::store::queue::{Op, enqueue};
+use crate::store::{StoreError, Tx};
+
+/// Longest name, in characters.
+pub const MAX_NAME_CHARS: usize = 64;
+
+/// A person the device knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct User {
+    pub id: UserId,
+    pub name: String,
+    /// When the person agreed to a stored voiceprint.
+    pub consent_unix_ms: Option<i64>,
+    pub created_unix_ms: i64,
+}
+
+crate::store::sql::statements! {
+    ADD = "INSERT INTO users (id, name, name_key, created_unix_ms, created_synced) VALUES (?1, ?2, ?3, ?4, ?5)";
+    LIST = "SELECT id, name, consent_unix_ms, created_unix_ms FROM users ORDER BY name_key";
+    BY_ID = "SELECT id, name, consent_unix_ms, created_unix_ms FROM users WHERE id = ?1";
+    BY_NAME = "SELECT id, name, consent_unix_ms, created_unix_ms FROM users WHERE name_key = ?1";
+    RENAME = "UPDATE users SET name = ?2, name_key = ?3 WHERE id = ?1";
+    CONSENT = "UPDATE users SET consent_unix_ms = ?2 WHERE id = ?1";
+    RID = "SELECT rid FROM users WHERE id = ?1";
+    DELETE_MESSAGES = "DELETE FROM messages WHERE owner = ?1
+        AND conversation IN (SELECT rid FROM conversations WHERE owner = ?1)";
+    DELETE_CONVERSATIONS = "DELETE FROM conversations WHERE owner = ?1";
+    DELETE_VOICEPRINT = "DELETE FROM voiceprints WHERE owner = ?1";
+    DELETE = "DELETE FROM users WHERE rid = ?1";
+    // What is still to be sent about a deleted person is nothing but the deletion; the audit rows stay, without a person.
+    FORGET_PENDING = "DELETE FROM queue WHERE user_id = ?1 AND op <> 'append_audit'";
+    FORGET_DEAD = "DELETE FROM dead_letter WHERE user_id = ?1";
+    FORGET_TOMBSTONES = "DELETE FROM tombstones WHERE user_id = ?1";
+    ANONYMISE_AUDIT = "UPDATE queue SET user_id = NULL WHERE user_id = ?1 AND op = 'append_audit'";
+}
+
+impl Memory {
+    /// # Errors
+    /// `InvalidName` (empty, longer than [`MAX_NAME_CHARS`], control characters), `NameTaken`.
+    pub async fn add_user(&self, name: &str) -> Result<User> {
+        let name = checked_name(name)?;
+        let (mut tx, stamp) = self.begin().await?;
+        let id = UserId::new();
+        let add = sqlx::query(ADD)
+            .bind(id.bytes())
+            .bind(&name)
+            .bind(name_key(&name))
+            .bind(stamp.wall_unix_ms)
+            .bind(stamp.synced);
+        tx.execute(add).await.map_err(|e| taken(e, &name))?;
+        enqueue(&mut tx, Op::UpsertUser, id.0, Some(id.0), stamp.wall_unix_ms).await?;
+        tx.commit().await?;
+        Ok(User { id, name, consent_unix_ms: None, created_unix_ms: stamp.wall_unix_ms })
+    }
+
+    /// Everyone, by name.
+    pub async fn list_users(&self) -> Result<Vec<User>> {
+        self.read_all(sqlx::query(LIST)).await?.iter().map(|row| Ok(user_of(row)?)).collect()
+    }
+
+    pub async fn user(&self, id: UserId) -> Result<User> {
+        let row = self.read_optional(sqlx::query(BY_ID).bind(id.bytes())).await?;
+        Ok(user_of(&row.ok_or_else(|| MemoryError::not_found("user", id))?)?)
+    }
+
+    /// The person with this name; upper and lower case make no difference.
+    pub async fn user_by_name(&self, name: &str) -> Result<User> {
+        let row = self.read_optional(sqlx::query(BY_NAME).bind(name_key(name))).await?;
+        Ok(user_of(&row.ok_or_else(|| MemoryError::not_found("user named", format!("{name:?}")))?)?)
+    }
+
+    pub async fn rename_user(&self, id: UserId, name: &str) -> Result<()> {
+        let name = checked_name(name)?;
+        let (mut tx, stamp) = self.begin().await?;
+        let rename = sqlx::query(RENAME).bind(id.bytes()).bind(&name).bind(name_key(&name));
+        if tx.execute(rename).await.map_err(|e| taken(e, &name))? == 0 {
+            return Err(MemoryError::not_found("user", id));
+        }
+        enqueue(&mut tx, Op::UpsertUser, id.0, Some(id.0), stamp.wall_unix_ms).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Notes that the person agreed, now, to a stored voiceprint.
+    pub async fn record_consent(&self, id: UserId) -> Result<()> {
+        let (mut tx, stamp) = self.begin().await?;
+        if tx.execute(sqlx::query(CONSENT).bind(id.bytes()).bind(stamp.wall_unix_ms)).await? == 0 {
+            return Err(MemoryError::not_found("user", id));
+        }
+        enqueue(&mut tx, Op::UpsertUser, id.0, Some(id.0), stamp.wall_unix_ms).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Deletes a person with everything that is theirs: conversations, messages, index, voiceprint, queue entries. The
+    /// audit log keeps its rows without the person. What remains to be sent is one deletion.
+    pub async fn delete_user(&self, id: UserId) -> Result<()> {
+        let (mut tx, stamp) = self.begin().await?;
+        let owner = owner_rid(&mut tx, id).await?;
+        for sql in [DELETE_MESSAGES, DELETE_CONVERSATIONS, DELETE_VOICEPRINT, DELETE] {
+            tx.execute(sqlx::query(sql).bind(owner)).await?;
+        }
+        for sql in [FORGET_PENDING, FORGET_DEAD, FORGET_TOMBSTONES, ANONYMISE_AUDIT] {
+            tx.execute(sqlx::query(sql).bind(id.bytes())).await?;
+        }
+        enqueue(&mut tx, Op::DeleteUser, id.0, Some(id.0), stamp.wall_unix_ms).await?;
+        tx.commit().await?;
+        self.scrub().await;
+        Ok(())
+    }
+}
+
+/// The local row number of `user` within a transaction.
+pub(super) async fn owner_rid(tx: &mut Tx<'_>, user: UserId) -> Result<i64> {
+    let row = tx.optional(sqlx::query(RID).bind(user.bytes())).await?;
+    Ok(get(&row.ok_or_else(|| MemoryError::not_found("user", user))?, "rid")?)
+}
+
+fn user_of(row: &SqliteRow) -> Result<User, StoreError> {
+    Ok(User {
+        id: UserId::read(row, "id")?,
+        name: get(row, "name")?,
+        consent_unix_ms: get(row, "consent_unix_ms")?,
+        created_unix_ms: get(row, "created_unix_ms")?,
+    })
+}
+
+fn taken(error: StoreError, name: &str) -> MemoryError {
+    match error {
+        StoreError::Constraint { unique: true, .. } => MemoryError::NameTaken { name: name.into() },
+        other => other.into(),
+    }
+}
+
+/// A name with single spaces, or why it cannot be one.
+fn checked_name(name: &str) -> Result<String> {
+    let refuse = |reason| {
+        let shown = name.chars().take(MAX_NAME_CHARS).collect();
+        Err(MemoryError::InvalidName { name: shown, reason })
+    };
+    if name.chars().any(char::is_control) {
+        return refuse("it contains a control character");
+    }
+    let tidy = name.split_whitespace().collect::<Vec<_>>().join(" ");
+    match tidy.chars().count() {
+        0 => refuse("it is empty"),
+        1..=MAX_NAME_CHARS => Ok(tidy),
+        _ => refuse("it has more than 64 characters"),
+    }
+}
+
+/// What names are compared by.
+fn name_key(name: &str) -> String {
+    name.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
+}

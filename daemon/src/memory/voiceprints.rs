@@ -1,0 +1,136 @@
+//! Sealed voiceprints: opaque columns, at most one a person. Sealing and opening is `speaker::vault`'s.
+
+use serde::Serialize;
+use sqlx::sqlite::SqliteRow;
+
+use super::users::owner_rid;
+use super::{Memory, MemoryError, Result, UserId, VoiceprintId, get};
+use crate::store::StoreError;
+use crate::store::queue::{Op, enqueue};
+
+/// A voiceprint to be stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewVoiceprint {
+    pub wrapped_key: Vec<u8>,
+    pub blob: Vec<u8>,
+    /// 64 hex digits.
+    pub model_sha256: String,
+    /// 64 hex digits.
+    pub front_end_sha256: String,
+    /// Accepted enrolment samples and their net speech.
+    pub samples: u32,
+    pub net_speech_s: f64,
+    /// Figures per sample, nothing of the template.
+    pub quality: serde_json::Value,
+}
+
+/// What may be shown of a voiceprint.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct VoiceprintInfo {
+    pub id: VoiceprintId,
+    pub user_id: UserId,
+    pub user_name: String,
+    pub model_sha256: String,
+    pub front_end_sha256: String,
+    pub samples: u32,
+    pub net_speech_s: f64,
+    pub quality: serde_json::Value,
+    pub created_unix_ms: i64,
+}
+
+/// A stored voiceprint, still sealed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Voiceprint {
+    pub info: VoiceprintInfo,
+    pub wrapped_key: Vec<u8>,
+    pub blob: Vec<u8>,
+}
+
+crate::store::sql::statements! {
+    FIND = "SELECT id FROM voiceprints WHERE owner = ?1";
+    PUT = "INSERT INTO voiceprints (owner, id, wrapped_key, blob, model_sha256, front_end_sha256, samples, net_speech_s,
+            quality, created_unix_ms, created_synced)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+    SELECT = "SELECT v.id AS id, u.id AS user_id, u.name AS user_name, v.wrapped_key, v.blob, v.model_sha256,
+            v.front_end_sha256, v.samples, v.net_speech_s, v.quality, v.created_unix_ms
+        FROM voiceprints v JOIN users u ON u.rid = v.owner WHERE u.id = ?1";
+    LIST = "SELECT v.id AS id, u.id AS user_id, u.name AS user_name, v.wrapped_key, v.blob, v.model_sha256,
+            v.front_end_sha256, v.samples, v.net_speech_s, v.quality, v.created_unix_ms
+        FROM voiceprints v JOIN users u ON u.rid = v.owner ORDER BY u.name_key";
+    DELETE = "DELETE FROM voiceprints WHERE owner = ?1";
+}
+
+impl Memory {
+    /// Stores the voiceprint of `user` in place of an earlier one.
+    pub async fn put_voiceprint(&self, user: UserId, new: &NewVoiceprint) -> Result<VoiceprintId> {
+        let (mut tx, stamp) = self.begin().await?;
+        let owner = owner_rid(&mut tx, user).await?;
+        let replaced = tx.optional(sqlx::query(FIND).bind(owner)).await?;
+        if let Some(row) = &replaced {
+            let old = VoiceprintId::read(row, "id")?;
+            tx.execute(sqlx::query(DELETE).bind(owner)).await?;
+            enqueue(&mut tx, Op::DeleteVoiceprint, old.0, Some(user.0), stamp.wall_unix_ms).await?;
+        }
+        let id = VoiceprintId::new();
+        let put = sqlx::query(PUT)
+            .bind(owner)
+            .bind(id.bytes())
+            .bind(&new.wrapped_key)
+            .bind(&new.blob)
+            .bind(&new.model_sha256)
+            .bind(&new.front_end_sha256)
+            .bind(new.samples)
+            .bind(new.net_speech_s)
+            .bind(new.quality.to_string())
+            .bind(stamp.wall_unix_ms)
+            .bind(stamp.synced);
+        tx.execute(put).await?;
+        enqueue(&mut tx, Op::UpsertVoiceprint, id.0, Some(user.0), stamp.wall_unix_ms).await?;
+        tx.commit().await?;
+        if replaced.is_some() {
+            self.scrub().await;
+        }
+        Ok(id)
+    }
+
+    pub async fn voiceprint(&self, user: UserId) -> Result<Option<Voiceprint>> {
+        let row = self.read_optional(sqlx::query(SELECT).bind(user.bytes())).await?;
+        Ok(row.as_ref().map(voiceprint_of).transpose()?)
+    }
+
+    /// Everyone's voiceprint, by name. The one call that crosses people: telling them apart needs all of them.
+    pub async fn list_voiceprints(&self) -> Result<Vec<Voiceprint>> {
+        self.read_all(sqlx::query(LIST)).await?.iter().map(|row| Ok(voiceprint_of(row)?)).collect()
+    }
+
+    /// # Errors
+    /// `NotFound` if `user` has none.
+    pub async fn delete_voiceprint(&self, user: UserId) -> Result<()> {
+        let (mut tx, stamp) = self.begin().await?;
+        let owner = owner_rid(&mut tx, user).await?;
+        let row = tx.optional(sqlx::query(FIND).bind(owner)).await?;
+        let row = row.ok_or_else(|| MemoryError::not_found("voiceprint of user", user))?;
+        let id = VoiceprintId::read(&row, "id")?;
+        tx.execute(sqlx::query(DELETE).bind(owner)).await?;
+        enqueue(&mut tx, Op::DeleteVoiceprint, id.0, Some(user.0), stamp.wall_unix_ms).await?;
+        tx.commit().await?;
+        self.scrub().await;
+        Ok(())
+    }
+}
+
+fn voiceprint_of(row: &SqliteRow) -> Result<Voiceprint, StoreError> {
+    let quality: String = get(row, "quality")?;
+    let info = VoiceprintInfo {
+        id: VoiceprintId::read(row, "id")?,
+        user_id: UserId::read(row, "user_id")?,
+        user_name: get(row, "user_name")?,
+        model_sha256: get(row, "model_sha256")?,
+        front_end_sha256: get(row, "front_end_sha256")?,
+        samples: get(row, "samples")?,
+        net_speech_s: get(row, "net_speech_s")?,
+        quality: serde_json::from_str(&quality).unwrap_or_default(),
+        created_unix_ms: get(row, "created_unix_ms")?,
+    };
+    Ok(Voiceprint { info, wrapped_key: get(row, "wrapped_key")?, blob: get(row, "blob")? })
+}

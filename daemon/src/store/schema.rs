@@ -1,0 +1,78 @@
+//! Migrations: numbered SQL documents, compiled in, applied forward only.
+
+use std::path::Path;
+
+use sqlx::{Row as _, SqliteConnection};
+
+use super::StoreError;
+use super::sqlite::classify;
+
+/// One document per version, in order: document n takes a database from version n − 1 to n and ends by setting
+/// `PRAGMA user_version = n`.
+const MIGRATIONS: &[&str] =
+    &[include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/sqlite/0001_initial.sql"))];
+
+/// Schema version of this program.
+pub const VERSION: i64 = MIGRATIONS.len() as i64;
+
+/// `PRAGMA application_id`: "JRVS".
+const APPLICATION_ID: i64 = 0x4A52_5653;
+
+super::sql::statements! {
+    READ_IDENTITY = "SELECT (SELECT user_version FROM pragma_user_version) AS version,
+        (SELECT application_id FROM pragma_application_id) AS application,
+        (SELECT count(*) FROM sqlite_schema) AS objects";
+}
+
+/// What a file says it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Identity {
+    Empty,
+    Ours { version: i64 },
+}
+
+async fn identify(conn: &mut SqliteConnection, path: &Path) -> Result<Identity, StoreError> {
+    let row = sqlx::query(READ_IDENTITY).fetch_one(conn).await.map_err(|e| classify(e, path))?;
+    let get = |column: &str| row.try_get::<i64, _>(column).map_err(StoreError::Sql);
+    let (version, application, objects) = (get("version")?, get("application")?, get("objects")?);
+    if application == APPLICATION_ID {
+        if version > VERSION {
+            return Err(StoreError::Newer { path: path.into(), found: version, known: VERSION });
+        }
+        return Ok(Identity::Ours { version });
+    }
+    if application == 0 && version == 0 && objects == 0 {
+        return Ok(Identity::Empty);
+    }
+    let detail =
+        format!("application id {application}, schema version {version}, {objects} tables and indexes");
+    Err(StoreError::NotOurs { path: path.into(), detail })
+}
+
+/// Checks that the file is one of ours without changing it.
+pub(super) async fn check(conn: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
+    identify(conn, path).await.map(|_| ())
+}
+
+/// Brings the schema to [`VERSION`], all missing versions in one transaction. Two processes may do this at once:
+/// the second finds nothing left to do.
+pub(super) async fn migrate(conn: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
+    let identity = identify(conn, path).await?;
+    if identity == (Identity::Ours { version: VERSION }) {
+        return Ok(());
+    }
+    let sql = |e| classify(e, path);
+    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *conn).await.map_err(sql)?;
+    let done = match identify(conn, path).await? {
+        Identity::Empty => 0,
+        Identity::Ours { version } => version,
+    };
+    for (document, version) in MIGRATIONS.iter().copied().zip(1_i64..) {
+        if version > done {
+            log::info!("bringing the database {} to schema version {version}", path.display());
+            sqlx::raw_sql(document).execute(&mut *conn).await.map_err(sql)?;
+        }
+    }
+    sqlx::raw_sql("COMMIT").execute(&mut *conn).await.map_err(sql)?;
+    Ok(())
+}
