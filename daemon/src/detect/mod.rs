@@ -1,6 +1,67 @@
-//! From frames to utterances: voice activity, wake word, endpointing.
+//! From frames to utterances: gate, voice activity, wake word, endpointing.
+//!
+//! ```text
+//!  Frame ──▶ gate (RNNoise probability, hangover) ──closed──▶ nothing runs; frames count as silence
+//!              │ open
+//!              ├──▶ Vad (Silero, 32 ms) ── probability per frame ──▶ Endpointer ──▶ SpeechStart, Speech…, SpeechEnd
+//!              └──▶ WakeChain (80 ms grids) ── scores ──▶ Trigger ──▶ Wake ──────────▲
+//! ```
+//!
+//! Invariants: one thread, no waiting, bounded memory; a closed gate runs no network; positions never go back within one
+//! source. The wake phrase's own verdict comes first: `Wake`, then what follows it.
 
-use crate::units::FramePos;
+mod endpoint;
+mod sound;
+mod trigger;
+pub mod vad;
+pub mod wake;
+
+use crate::dsp::Frame;
+use crate::inference::{ModelError, ModelStore, Role};
+use crate::units::{FramePos, frames_in_ms};
+
+use endpoint::{Endpointer, Limits};
+use sound::Sound;
+use trigger::Trigger;
+use vad::Vad;
+use wake::WakeChain;
+pub use wake::WakeWord;
+
+/// How the detector is set. Every default is measured in `docs/design/detection.md`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DetectSettings {
+    /// Any of these wakes the device. None: every stretch of speech is a command.
+    pub wake: Vec<WakeWord>,
+    /// Silero probability from which a frame is speech, 0 to 1.
+    pub vad_threshold: f32,
+    /// Sound kept in front of the first speech of a command.
+    pub pre_roll_ms: u32,
+    /// Silence that ends a command.
+    pub end_silence_ms: u32,
+    /// A command is cut off at this length.
+    pub max_utterance_ms: u32,
+    /// How long the device waits for a command after the wake word.
+    pub no_speech_timeout_ms: u32,
+    /// Usual length of a follow-up window; 0 for none. For whoever calls [`Detector::open_follow_up`].
+    pub follow_up_ms: u32,
+    /// Speech shorter than this is a noise.
+    pub min_speech_ms: u32,
+}
+
+impl Default for DetectSettings {
+    fn default() -> Self {
+        Self {
+            wake: vec![WakeWord { model: "hey-jarvis".into(), threshold: 0.5 }],
+            vad_threshold: 0.5,
+            pre_roll_ms: 300,
+            end_silence_ms: 700,
+            max_utterance_ms: 15_000,
+            no_speech_timeout_ms: 5_000,
+            follow_up_ms: 0,
+            min_speech_ms: 160,
+        }
+    }
+}
 
 /// What the detector found in the sound.
 #[derive(Debug, Clone)]
@@ -45,4 +106,299 @@ pub struct Utterance {
     pub command_start: usize,
     /// Cut off at the maximum length.
     pub truncated: bool,
+}
+
+/// Work done so far, for health and for budgets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Work {
+    pub frames: u64,
+    /// Frames during which the gate was open.
+    pub listened: u64,
+    /// Runs of the VAD network.
+    pub vad_runs: u64,
+    /// Runs of the wake chain (mel, embedding and heads, once each).
+    pub wake_runs: u64,
+}
+
+/// RNNoise probability that opens the gate.
+const GATE_OPENS_AT: f32 = 0.3;
+/// How long the gate stays open after that: 1 s.
+const GATE_HANGOVER: u64 = 100;
+/// Frames that the networks hear from before the gate opened.
+const LOOK_BACK: u64 = 50;
+/// Lost sound up to this long is heard as silence; a longer hole ends what is open: 0.5 s.
+const BRIDGED: u64 = 50;
+
+/// Finds wake words and commands in a stream of frames.
+#[derive(Debug)]
+pub struct Detector {
+    vad: Vad,
+    wake: Option<(WakeChain, Vec<Trigger>)>,
+    endpointer: Endpointer,
+    sound: Sound,
+    /// The gate is open up to here.
+    open_until: FramePos,
+    open: bool,
+    /// The wake chain has heard everything up to here; `None`: it must start afresh.
+    wake_heard: Option<FramePos>,
+    held: bool,
+    started: bool,
+    work: Work,
+}
+
+impl Detector {
+    /// Loads the models that `settings` need.
+    pub fn new(store: &ModelStore, settings: &DetectSettings) -> Result<Self, ModelError> {
+        let frames = |ms: u32| frames_in_ms(ms) as u64;
+        let limits = Limits {
+            threshold: settings.vad_threshold,
+            pre_roll: frames(settings.pre_roll_ms),
+            end_silence: frames(settings.end_silence_ms).max(1),
+            max_utterance: frames(settings.max_utterance_ms).max(frames(settings.min_speech_ms) + 50),
+            no_speech_timeout: frames(settings.no_speech_timeout_ms),
+            min_speech: frames(settings.min_speech_ms).max(1),
+            always: settings.wake.is_empty(),
+        };
+        let wake = if settings.wake.is_empty() {
+            None
+        } else {
+            let triggers =
+                settings.wake.iter().map(|w| Trigger::new(w.name(), w.threshold, wake::PHASES)).collect();
+            Some((WakeChain::new(store, &settings.wake, wake::PHASES)?, triggers))
+        };
+        Ok(Self {
+            vad: Vad::new(store)?,
+            wake,
+            endpointer: Endpointer::new(limits),
+            sound: Sound::default(),
+            open_until: FramePos(0),
+            open: false,
+            wake_heard: None,
+            held: false,
+            started: false,
+            work: Work::default(),
+        })
+    }
+
+    /// Takes the next frame and appends what was found to `out`.
+    pub fn push(&mut self, frame: &Frame, out: &mut Vec<Detection>) -> Result<(), ModelError> {
+        self.work.frames += 1;
+        if self.held {
+            return Ok(());
+        }
+        let frame = &sane(frame);
+        self.continue_at(frame, out)?;
+        self.sound.push(frame);
+        let now = self.sound.end();
+        if frame.speech_probability >= GATE_OPENS_AT {
+            self.open_until = FramePos(now.0 + GATE_HANGOVER);
+        }
+        if now < self.open_until || self.endpointer.is_open() {
+            self.work.listened += 1;
+            self.listen(out)?;
+        } else {
+            self.rest(out)?;
+        }
+        self.sound.forget_before(self.endpointer.needed_from(self.sound.decided()));
+        Ok(())
+    }
+
+    /// While held (the device speaks, or is muted) nothing is detected; what was open is dropped without a word.
+    pub fn set_held(&mut self, held: bool) {
+        if held != self.held {
+            self.held = held;
+            self.endpointer.reset();
+            self.started = false;
+        }
+    }
+
+    /// A command may come without a wake word during the next `ms`; `NoSpeech` says that none came.
+    pub fn open_follow_up(&mut self, ms: u32) {
+        if ms > 0 && !self.held {
+            self.endpointer.follow_up(self.sound.end(), frames_in_ms(ms) as u64);
+        }
+    }
+
+    /// Whether a command is open or awaited.
+    pub fn is_attending(&self) -> bool {
+        self.endpointer.is_open() || self.endpointer.is_armed()
+    }
+
+    /// The source ended: ends what is open.
+    pub fn finish(&mut self, out: &mut Vec<Detection>) -> Result<(), ModelError> {
+        if !self.held && self.started {
+            self.settle(out)?;
+            self.endpointer.cut(self.sound.end(), false, &self.sound, out);
+        }
+        self.endpointer.restart();
+        self.started = false;
+        Ok(())
+    }
+
+    pub fn work(&self) -> Work {
+        Work {
+            vad_runs: self.vad.runs(),
+            wake_runs: self.wake.as_ref().map_or(0, |(chain, _)| chain.runs()),
+            ..self.work
+        }
+    }
+
+    /// Joins the frame to what came before, or starts afresh where that cannot be done.
+    fn continue_at(&mut self, frame: &Frame, out: &mut Vec<Detection>) -> Result<(), ModelError> {
+        let expected = self.sound.end();
+        if self.started && frame.pos >= expected && frame.pos.since(expected) <= BRIDGED {
+            let hole = frame.pos.since(expected);
+            if hole > 0 {
+                self.settle(out)?;
+                self.sound.push_silence(hole);
+                self.decide_all(0.0, out);
+            }
+            if hole > 0 || frame.discontinuity {
+                self.settle(out)?;
+                self.vad.reset();
+                self.wake_heard = None;
+            }
+            return Ok(());
+        }
+        if self.started {
+            self.settle(out)?;
+            self.endpointer.cut(expected, true, &self.sound, out);
+            if frame.pos < expected {
+                self.endpointer.restart();
+            }
+        }
+        self.sound.restart(frame.pos);
+        self.vad.reset();
+        self.wake_heard = None;
+        self.open = false;
+        self.open_until = FramePos(0);
+        self.started = true;
+        Ok(())
+    }
+
+    /// The gate is open: the networks hear the last frame.
+    fn listen(&mut self, out: &mut Vec<Detection>) -> Result<(), ModelError> {
+        let now = self.sound.end();
+        let last = FramePos(now.0.saturating_sub(1));
+        if !self.open {
+            self.open = true;
+            self.vad.reset();
+            let mut pos = FramePos(last.0.saturating_sub(LOOK_BACK)).max(self.sound.start());
+            let mut decided = pos;
+            while pos < last {
+                let Some((raw, _)) = self.sound.frame(pos) else { break };
+                if let Some(verdict) = self.vad.push(raw)? {
+                    for _ in 0..verdict.frames {
+                        self.sound.revise(decided, verdict.probability);
+                        decided = FramePos(decided.0 + 1);
+                    }
+                }
+                pos = FramePos(pos.0 + 1);
+            }
+            // What the network has heard and not judged was already counted as silence.
+            self.vad.skip_open();
+        }
+        if let Some((raw, _)) = self.sound.frame(last)
+            && let Some(verdict) = self.vad.push(raw)?
+        {
+            self.decide(verdict.frames, verdict.probability, out);
+        }
+        self.listen_for_wake(out)
+    }
+
+    fn listen_for_wake(&mut self, out: &mut Vec<Detection>) -> Result<(), ModelError> {
+        let now = self.sound.end();
+        let Some((chain, triggers)) = &mut self.wake else { return Ok(()) };
+        if !self.endpointer.wants_wake(now) {
+            self.wake_heard = None;
+            return Ok(());
+        }
+        let mut pos = match self.wake_heard {
+            Some(pos) => pos,
+            None => {
+                chain.reset();
+                triggers.iter_mut().for_each(Trigger::reset);
+                FramePos(now.0.saturating_sub(LOOK_BACK + 1)).max(self.sound.start())
+            }
+        };
+        let mut heard = None;
+        while pos < now {
+            let Some((raw, _)) = self.sound.frame(pos) else { break };
+            pos = FramePos(pos.0 + 1);
+            if let Some(scores) = chain.push(raw)? {
+                for (trigger, score) in triggers.iter_mut().zip(scores) {
+                    if let Some(hit) = trigger.step(pos, *score) {
+                        heard = Some((trigger.word().to_owned(), hit));
+                    }
+                }
+            }
+        }
+        self.wake_heard = Some(pos);
+        if let Some((word, hit)) = heard {
+            let at = out.len();
+            if self.endpointer.wake(hit.end, &self.sound, out) {
+                out.insert(at, Detection::Wake { word, score: hit.score, pos: hit.end });
+            }
+        }
+        Ok(())
+    }
+
+    /// The gate is closed: nothing runs, the frame is silence.
+    fn rest(&mut self, out: &mut Vec<Detection>) -> Result<(), ModelError> {
+        if self.open {
+            self.open = false;
+            self.settle(out)?;
+            self.wake_heard = None;
+        }
+        self.decide_all(0.0, out);
+        Ok(())
+    }
+
+    /// Decides every frame that the VAD has heard.
+    fn settle(&mut self, out: &mut Vec<Detection>) -> Result<(), ModelError> {
+        if self.sound.open() > 0 {
+            let probability = self.vad.flush()?.map_or(0.0, |v| v.probability);
+            self.decide_all(probability, out);
+        }
+        Ok(())
+    }
+
+    fn decide_all(&mut self, probability: f32, out: &mut Vec<Detection>) {
+        let open = usize::try_from(self.sound.open()).unwrap_or(0);
+        self.decide(open, probability, out);
+    }
+
+    fn decide(&mut self, frames: usize, probability: f32, out: &mut Vec<Detection>) {
+        for _ in 0..frames {
+            if self.sound.open() == 0 {
+                break;
+            }
+            let pos = self.sound.decide(probability);
+            self.endpointer.frame(pos, &self.sound, out);
+        }
+    }
+}
+
+/// The model of a role that has exactly one.
+fn model_of(store: &ModelStore, role: Role) -> Result<String, ModelError> {
+    store.entries().iter().find(|m| m.role == role).map(|m| m.name.clone()).ok_or_else(|| {
+        ModelError::Unknown {
+            name: role.to_string(),
+            known: store.entries().iter().map(|m| m.name.as_str()).collect::<Vec<_>>().join(", "),
+        }
+    })
+}
+
+/// A sample that a network can take: what is not a number is silence.
+fn finite(sample: f32) -> f32 {
+    if sample.is_finite() { sample.clamp(-1.0, 1.0) } else { 0.0 }
+}
+
+fn sane(frame: &Frame) -> Frame {
+    Frame {
+        raw: frame.raw.map(finite),
+        clean: frame.clean.map(finite),
+        speech_probability: finite(frame.speech_probability),
+        ..frame.clone()
+    }
 }

@@ -180,10 +180,9 @@ fn compare(store: &ModelStore, name: &str, reference: &str, input: &str, output:
 }
 
 #[test]
-fn the_wake_word_models_equal_their_reference_vectors() {
-    let store = store();
-    assert!(compare(&store, "oww-melspectrogram", "oww_melspectrogram", "input", "output") < 1e-3);
-    assert!(compare(&store, "oww-embedding", "oww_embedding", "input_1", "conv2d_19") < 1e-2);
+fn the_mel_spectrogram_equals_its_reference_vectors() {
+    let worst = compare(&store(), "oww-melspectrogram", "oww_melspectrogram", "input", "output");
+    assert!(worst < 1e-3, "{worst}");
 }
 
 #[test]

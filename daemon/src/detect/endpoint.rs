@@ -1,0 +1,285 @@
+//! Endpointing: where a command begins and ends. A state machine over decided frames, without sound or models in it.
+//!
+//! ```text
+//!              wake word                      min_speech of speech
+//!   Waiting ───────────────▶ Armed ───────────────────────────────────▶ Open ── end_silence, or max_utterance ──▶ Waiting
+//!    │  ▲                    │ │ ▲                                      │ │                                         (SpeechEnd)
+//!    │  └─ no_speech_timeout ┘ │ └── wake word near the command's start ┘ │
+//!    │         (NoSpeech)      └ wake word again: armed anew              └ sound lost for long: ends, truncated
+//!    ├── open_follow_up ──▶ Armed, for as long as the window lasts
+//!    └── no wake word configured: min_speech of speech ──▶ Open
+//! ```
+//!
+//! Invariants: utterances do not overlap and come in order; a command is at most `max_utterance` long; every piece of sound
+//! handed out lies in the utterance that ends it; frames are looked at once, in order, except that arming looks again at
+//! those after the wake phrase, so that nothing of "hey jarvis what time is it" is lost.
+
+use crate::units::{FRAME_SAMPLES, FramePos};
+
+use super::sound::Sound;
+use super::{Detection, Utterance};
+
+/// All in frames, except the threshold.
+#[derive(Debug, Clone)]
+pub(super) struct Limits {
+    pub threshold: f32,
+    pub pre_roll: u64,
+    pub end_silence: u64,
+    pub max_utterance: u64,
+    pub no_speech_timeout: u64,
+    pub min_speech: u64,
+    /// Every stretch of speech is a command.
+    pub always: bool,
+}
+
+/// Speech that has begun goes on down to this much below the threshold.
+const HYSTERESIS: f32 = 0.15;
+/// Silence that does not end a beginning of speech: the closure of a stop consonant, a hesitation.
+const GAP: u64 = 20;
+/// The wake phrase is at most this long and stands in front of the utterance: 1.5 s.
+const WAKE_LEAD: u64 = 150;
+/// Speech needed, beyond `min_speech`, when it follows the wake phrase without a gap: the phrase's own last sound, or a
+/// late verdict on it, is not a command.
+const WAKE_TAIL: u64 = 12;
+/// A wake word that ends within this time of the command's start restarts it; later it is a part of what is said: 2 s.
+const RESTART_WITHIN: u64 = 200;
+/// A piece of the command that is handed out holds this many frames at least: 100 ms.
+const PIECE: u64 = 10;
+
+#[derive(Debug, Clone)]
+enum State {
+    Waiting { run: Run },
+    Armed { earliest: FramePos, deadline: FramePos, lead: FramePos, wake: bool, run: Run },
+    Open { start: FramePos, command: FramePos, last_speech: FramePos, sent: FramePos },
+}
+
+/// A beginning of speech that is not yet long enough.
+#[derive(Debug, Clone, Copy, Default)]
+struct Run {
+    first: Option<FramePos>,
+    speech: u64,
+    silence: u64,
+}
+
+impl Run {
+    fn step(&mut self, pos: FramePos, speech: bool) {
+        if speech {
+            self.first.get_or_insert(pos);
+            self.speech += 1;
+            self.silence = 0;
+        } else {
+            self.silence += 1;
+            if self.silence > GAP {
+                *self = Self::default();
+            }
+        }
+    }
+}
+
+/// Where an utterance, its command and the speech in it begin.
+#[derive(Debug, Clone, Copy)]
+struct Begin {
+    start: FramePos,
+    command: FramePos,
+    first: FramePos,
+}
+
+#[derive(Debug)]
+pub(super) struct Endpointer {
+    limits: Limits,
+    state: State,
+    /// End of the last utterance.
+    free: FramePos,
+}
+
+impl Endpointer {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { limits, state: State::Waiting { run: Run::default() }, free: FramePos(0) }
+    }
+
+    /// Back to waiting; an open command is dropped without a word.
+    pub(super) fn reset(&mut self) {
+        self.state = State::Waiting { run: Run::default() };
+    }
+
+    /// As [`Self::reset`], for a clock that may start again.
+    pub(super) fn restart(&mut self) {
+        self.reset();
+        self.free = FramePos(0);
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.state, State::Open { .. })
+    }
+
+    pub(super) fn is_armed(&self) -> bool {
+        matches!(self.state, State::Armed { .. })
+    }
+
+    /// Whether a wake word heard up to `now` would change anything.
+    pub(super) fn wants_wake(&self, now: FramePos) -> bool {
+        match self.state {
+            State::Open { command, .. } => now.since(command) <= RESTART_WITHIN + 100,
+            State::Waiting { .. } | State::Armed { .. } => true,
+        }
+    }
+
+    /// The first frame that may still be needed.
+    pub(super) fn needed_from(&self, now: FramePos) -> FramePos {
+        let recent = now.0.saturating_sub(WAKE_LEAD + self.limits.pre_roll + 100);
+        match self.state {
+            State::Waiting { .. } => FramePos(recent),
+            State::Armed { lead, .. } => FramePos(recent.min(lead.0)),
+            State::Open { start, .. } => FramePos(recent.min(start.0)),
+        }
+    }
+
+    /// Opens a window in which a command needs no wake word; does nothing while a command is open.
+    pub(super) fn follow_up(&mut self, now: FramePos, frames: u64) {
+        if !self.is_open() {
+            let deadline = FramePos(now.0 + frames);
+            self.state =
+                State::Armed { earliest: now, deadline, lead: now, wake: false, run: Run::default() };
+        }
+    }
+
+    /// A wake phrase was heard that ended at `end`. `false` if it is a part of what is being said.
+    pub(super) fn wake(&mut self, end: FramePos, sound: &Sound, out: &mut Vec<Detection>) -> bool {
+        if let State::Open { command, .. } = self.state
+            && end.since(command) > RESTART_WITHIN
+        {
+            return false;
+        }
+        let end = end.max(self.free);
+        let lead = self.lead_of(end, sound);
+        self.state = State::Armed {
+            earliest: end,
+            deadline: FramePos(end.0 + self.limits.no_speech_timeout),
+            lead,
+            wake: true,
+            run: Run::default(),
+        };
+        let mut pos = end.max(sound.start());
+        while pos < sound.decided() {
+            self.frame(pos, sound, out);
+            pos = FramePos(pos.0 + 1);
+        }
+        true
+    }
+
+    /// Where the speech that ended with the wake phrase at `end` began, with the pre-roll.
+    fn lead_of(&self, end: FramePos, sound: &Sound) -> FramePos {
+        let limit = FramePos(end.0.saturating_sub(WAKE_LEAD)).max(sound.start()).max(self.free);
+        let mut first = end;
+        let mut pos = end;
+        while pos > limit && first.since(pos) <= GAP {
+            pos = FramePos(pos.0 - 1);
+            if sound.probability(pos) >= self.limits.threshold - HYSTERESIS {
+                first = pos;
+            }
+        }
+        FramePos(first.0.saturating_sub(self.limits.pre_roll)).max(limit)
+    }
+
+    /// Looks at the decided frame at `pos`.
+    pub(super) fn frame(&mut self, pos: FramePos, sound: &Sound, out: &mut Vec<Detection>) {
+        let probability = sound.probability(pos);
+        let speech = probability >= self.limits.threshold;
+        match &mut self.state {
+            State::Waiting { run } => {
+                if self.limits.always {
+                    run.step(pos, speech);
+                    if let Some(first) = run.first
+                        && run.speech >= self.limits.min_speech
+                    {
+                        let start = self.before(first, sound);
+                        self.open(Begin { start, command: start, first }, pos, sound, out);
+                    }
+                }
+            }
+            State::Armed { earliest, deadline, lead, wake, run } => {
+                if pos < *earliest {
+                    return;
+                }
+                run.step(pos, speech);
+                let (earliest, deadline, lead, wake, run) = (*earliest, *deadline, *lead, *wake, *run);
+                let tail = if wake && run.first == Some(earliest) { WAKE_TAIL } else { 0 };
+                if let Some(first) = run.first
+                    && run.speech >= self.limits.min_speech + tail
+                {
+                    let mut command = self.before(first, sound);
+                    if wake {
+                        command = command.max(earliest);
+                    }
+                    let start = if wake { lead.min(command) } else { command };
+                    self.open(Begin { start, command, first }, pos, sound, out);
+                } else if run.first.is_none() && pos >= deadline {
+                    self.reset();
+                    out.push(Detection::NoSpeech { pos });
+                }
+            }
+            State::Open { command, last_speech, sent, .. } => {
+                if probability >= self.limits.threshold - HYSTERESIS {
+                    *last_speech = pos;
+                }
+                let next = FramePos(pos.0 + 1);
+                let silent = next.since(*last_speech) > self.limits.end_silence;
+                let full = next.since(*command) >= self.limits.max_utterance;
+                if silent || full {
+                    self.close(next, !silent, sound, out);
+                } else if next.since(*sent) >= PIECE {
+                    let (raw, clean) = sound.samples(*sent, next);
+                    out.push(Detection::Speech { raw: raw.to_vec(), clean: clean.to_vec() });
+                    *sent = next;
+                }
+            }
+        }
+    }
+
+    /// Ends what is open at `end`: the source ended, or sound was lost for longer than a command survives.
+    pub(super) fn cut(&mut self, end: FramePos, lost: bool, sound: &Sound, out: &mut Vec<Detection>) {
+        match self.state {
+            State::Open { .. } => self.close(end, lost, sound, out),
+            State::Armed { .. } if !lost => {
+                out.push(Detection::NoSpeech { pos: end });
+                self.reset();
+            }
+            State::Armed { .. } | State::Waiting { .. } => {}
+        }
+    }
+
+    /// The start of a command whose first speech is at `first`.
+    fn before(&self, first: FramePos, sound: &Sound) -> FramePos {
+        FramePos(first.0.saturating_sub(self.limits.pre_roll)).max(self.free).max(sound.start()).min(first)
+    }
+
+    fn open(&mut self, begin: Begin, now: FramePos, sound: &Sound, out: &mut Vec<Detection>) {
+        let Begin { start, command, first } = begin;
+        let next = FramePos(now.0 + 1);
+        out.push(Detection::SpeechStart { pos: first });
+        let (raw, clean) = sound.samples(command, next);
+        out.push(Detection::Speech { raw: raw.to_vec(), clean: clean.to_vec() });
+        self.state = State::Open { start, command, last_speech: now, sent: next };
+    }
+
+    fn close(&mut self, end: FramePos, truncated: bool, sound: &Sound, out: &mut Vec<Detection>) {
+        let State::Open { start, command, sent, .. } = self.state else { return };
+        let (raw, clean) = sound.samples(sent, end);
+        if !raw.is_empty() {
+            out.push(Detection::Speech { raw: raw.to_vec(), clean: clean.to_vec() });
+        }
+        let (raw, clean) = sound.samples(start, end);
+        let utterance = Utterance {
+            start,
+            end,
+            raw: raw.to_vec(),
+            clean: clean.to_vec(),
+            speech: sound.speech(start, end).to_vec(),
+            command_start: usize::try_from(command.since(start)).unwrap_or(0) * FRAME_SAMPLES,
+            truncated,
+        };
+        self.free = end;
+        self.reset();
+        out.push(Detection::SpeechEnd { utterance });
+    }
+}
