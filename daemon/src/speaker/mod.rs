@@ -1,1 +1,55 @@
+//! Who is speaking: features, embedding, calibrated confidence, enrolment, verdict, sealed voiceprints.
+//!
+//! ```text
+//!  sound + VAD ─▶ net speech ─▶ fbank ─▶ CAM++ ─▶ embedding ─┬─▶ enrolment ─▶ Template ─▶ vault ─▶ sealed voiceprint
+//!    (raw, not      speech.rs                                │                   │
+//!     denoised)                                              └─▶ verification ◀──┘   cohort + constants: calibration
+//!                                                                 └─▶ Verdict (+ FailureGate)
+//! ```
+//!
+//! Invariants:
+//! * Embeddings are compared only if model hash and front-end hash are equal; anything else is an error, not a low score.
+//! * A verdict is a function of the sound, the templates and the shipped constants: the same input gives the same verdict.
+//! * Templates leave memory only sealed. Nothing here logs or prints an embedding.
+//! * Nothing is learnt from verdicts.
+//! * Both enrolment and verification hear the **raw** 16 kHz sound, and all of it, wake phrase included.
 
+pub mod calibration;
+pub mod embedding;
+pub mod enrolment;
+pub mod fbank;
+pub mod gate;
+pub mod metrics;
+pub mod speech;
+pub mod template;
+pub mod vault;
+pub mod verification;
+
+#[cfg(test)]
+mod testing;
+
+pub use calibration::{Calibration, CalibrationError};
+pub use embedding::{Embedding, ModelIdentity, SpeakerModel};
+pub use enrolment::{Enrolment, Refusal, SampleReport};
+pub use gate::FailureGate;
+pub use speech::{NetSpeech, Quality};
+pub use template::{Template, TemplateError};
+pub use vault::{SealedVoiceprint, Vault, VaultError};
+pub use verification::{EnrolledVoice, Verdict, Verifier};
+
+use crate::inference::ModelError;
+
+/// Why a voice cannot be compared.
+#[derive(Debug, thiserror::Error)]
+pub enum SpeakerError {
+    #[error("the model manifest has no speaker model \"campplus\"; reinstall the package")]
+    NotInManifest,
+    #[error("the speaker model")]
+    Model(#[source] ModelError),
+    #[error("there is no speech to take a voice from")]
+    NoSpeech,
+    #[error("the calibration was made for another speaker model; install the calibration files of this version")]
+    OtherCalibration,
+    #[error("the voice of {user} was enrolled with another speaker model; enrol it again with `jarvisd voice enroll`")]
+    OtherModel { user: String },
+}

@@ -1,0 +1,265 @@
+//! From net speech to 192 numbers that point in the direction of a voice.
+//!
+//! ```text
+//!  samples ─▶ fbank [T, 80] ─▶ − mean ─▶ wrap to the next plan length (T ≤ longest)      ─▶ CAM++ ─▶ L2 = 1
+//!                                        windows of the longest, half overlapping (T > …) ─▶ CAM++ ─▶ L2, sum ─▶ L2 = 1
+//! ```
+//!
+//! CAM++ (Wang et al., "CAM++: A Fast and Efficient Network for Speaker Verification Using Context-Aware Masking", 2023)
+//! takes any number of frames, but tract runs a symbolic axis several times slower, so each length has its own plan.
+//! Wrapping around keeps the pooled statistics; why these lengths and not others is measured in `docs/design/speaker.md`.
+
+use std::fmt::Write as _;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use sha2::{Digest, Sha256};
+
+use super::SpeakerError;
+use super::fbank::{BINS, DESCRIPTION, Fbank};
+use super::speech::NetSpeech;
+use crate::inference::{Input, InputFact, ModelStore, Plan, Session};
+use crate::units::SAMPLE_RATE_HZ;
+
+/// Numbers in an embedding.
+pub const DIMENSIONS: usize = 192;
+/// Name of the model in `models/manifest.toml`.
+pub const MODEL_NAME: &str = "campplus";
+/// Lengths for which plans are made, in 10 ms frames, rising.
+pub const PLAN_FRAMES: [usize; 2] = [200, 400];
+
+/// Windows a long stretch of speech is cut into at most; more speech than that says nothing new about a voice and would
+/// make the cost of a long recording unbounded.
+const MOST_WINDOWS: usize = 8;
+/// Speech beyond this is not looked at.
+const LONGEST_S: usize = 60;
+
+/// A voice as a direction: 192 numbers with Euclidean length 1.
+#[derive(Clone, PartialEq)]
+pub struct Embedding([f32; DIMENSIONS]);
+
+impl std::fmt::Debug for Embedding {
+    /// Biometric: never printed.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Embedding(..)")
+    }
+}
+
+impl Embedding {
+    /// Scales `values` to length 1. `None` if they are not 192 finite numbers with a length.
+    pub fn normalised(values: &[f32]) -> Option<Self> {
+        let mut out: [f32; DIMENSIONS] = values.try_into().ok()?;
+        let length = out.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt();
+        if !length.is_finite() || length < 1e-6 {
+            return None;
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "the ratio is at most 1")]
+        for v in &mut out {
+            *v = (f64::from(*v) / length) as f32;
+        }
+        Some(Self(out))
+    }
+
+    /// Takes `values` as they are. `None` if they are not 192 finite numbers; the caller checks their length.
+    pub(super) fn exact(values: &[f32]) -> Option<Self> {
+        let values: [f32; DIMENSIONS] = values.try_into().ok()?;
+        values.iter().all(|v| v.is_finite()).then_some(Self(values))
+    }
+
+    /// The direction of the sum: the mean voice of several embeddings. `None` for none, or if they cancel out.
+    pub fn mean<'a>(embeddings: impl IntoIterator<Item = &'a Self>) -> Option<Self> {
+        let mut sum = [0f32; DIMENSIONS];
+        for embedding in embeddings {
+            for (sum, value) in sum.iter_mut().zip(&embedding.0) {
+                *sum += value;
+            }
+        }
+        Self::normalised(&sum)
+    }
+
+    /// Cosine of the angle between two voices, -1 to 1.
+    pub fn cosine(&self, other: &Self) -> f32 {
+        self.0.iter().zip(&other.0).map(|(a, b)| a * b).sum()
+    }
+
+    pub fn values(&self) -> &[f32; DIMENSIONS] {
+        &self.0
+    }
+}
+
+/// Which model and front end an embedding comes from. Embeddings of different identities do not compare.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelIdentity {
+    /// SHA-256 of the model file, lower-case hexadecimal.
+    pub model_sha256: String,
+    /// SHA-256 of the front end's description, lower-case hexadecimal.
+    pub front_end_sha256: String,
+}
+
+/// CAM++ with its front end, ready for any length of speech. Shared between threads.
+#[derive(Debug)]
+pub struct SpeakerModel {
+    fbank: Fbank,
+    plans: Vec<(usize, Plan, Mutex<Session>)>,
+    identity: ModelIdentity,
+}
+
+impl SpeakerModel {
+    /// Checks the model's hash and prepares its plans, side by side.
+    pub fn load(store: &ModelStore) -> Result<Self, SpeakerError> {
+        Self::load_with(store, &PLAN_FRAMES)
+    }
+
+    /// [`SpeakerModel::load`] with other plan lengths (rising): for measurements only, the calibration fits one choice.
+    pub fn load_with(store: &ModelStore, plan_frames: &[usize]) -> Result<Self, SpeakerError> {
+        let entry = store.entry(MODEL_NAME).ok_or(SpeakerError::NotInManifest)?;
+        let prepare = |frames: usize| -> Result<_, SpeakerError> {
+            let plan = store
+                .load(MODEL_NAME, &[(0, InputFact::f32(&[1, frames, BINS]))])
+                .map_err(SpeakerError::Model)?;
+            plan.expect_shapes(&[&[1, frames, BINS]], &[&[1, DIMENSIONS]]).map_err(SpeakerError::Model)?;
+            let session = Mutex::new(plan.session().map_err(SpeakerError::Model)?);
+            Ok((frames, plan, session))
+        };
+        // Each plan takes about half a second to optimise and they share nothing.
+        let plans = thread::scope(|scope| {
+            let threads: Vec<_> =
+                plan_frames.iter().map(|&frames| scope.spawn(move || prepare(frames))).collect();
+            threads
+                .into_iter()
+                .map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .collect::<Result<Vec<_>, _>>()
+        })?;
+        let identity = ModelIdentity {
+            model_sha256: entry.sha256.clone(),
+            front_end_sha256: front_end_sha256(plan_frames),
+        };
+        Ok(Self { fbank: Fbank::new(), plans, identity })
+    }
+
+    pub fn identity(&self) -> &ModelIdentity {
+        &self.identity
+    }
+
+    /// The embedding of net speech (see [`NetSpeech`]), 16 kHz mono in [-1, 1], not denoised. A function of the samples
+    /// alone. Speech beyond 60 s is not looked at.
+    ///
+    /// # Errors
+    /// [`SpeakerError::NoSpeech`] below one analysis window (25 ms); [`SpeakerError::Model`] if the model fails.
+    pub fn embed(&self, samples: &[f32]) -> Result<Embedding, SpeakerError> {
+        let samples = samples.get(..LONGEST_S * SAMPLE_RATE_HZ as usize).unwrap_or(samples);
+        let mut features = self.fbank.compute(samples);
+        let frames = features.frames();
+        if frames == 0 {
+            return Err(SpeakerError::NoSpeech);
+        }
+        features.subtract_mean();
+        let Some((length, _, session)) =
+            self.plans.iter().find(|(length, ..)| frames <= *length).or(self.plans.last())
+        else {
+            return Err(SpeakerError::NoSpeech);
+        };
+        let mut parts = Vec::new();
+        for start in window_starts(frames, *length) {
+            let input = features.wrapped(start, *length);
+            // A panic of another thread while it ran the model leaves no half-made state: each run fills all of it.
+            let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
+            let output = session.run(&[Input::F32(&input)]).map_err(SpeakerError::Model)?;
+            let values = output.f32(0).map_err(SpeakerError::Model)?;
+            parts.push(Embedding::normalised(values).ok_or(SpeakerError::NoSpeech)?);
+        }
+        Embedding::mean(&parts).ok_or(SpeakerError::NoSpeech)
+    }
+
+    /// [`SpeakerModel::embed`] of the speech in a stretch of sound.
+    pub fn embed_net(&self, speech: &NetSpeech) -> Result<Embedding, SpeakerError> {
+        self.embed(&speech.samples)
+    }
+}
+
+/// Where windows of `length` frames begin in `frames` frames: one if they fit in it, else evenly spread and overlapping
+/// by half or more, at most [`MOST_WINDOWS`].
+fn window_starts(frames: usize, length: usize) -> Vec<usize> {
+    let rest = frames.saturating_sub(length);
+    let gaps = rest.div_ceil((length / 2).max(1)).min(MOST_WINDOWS - 1);
+    (0..=gaps).map(|i| if gaps == 0 { 0 } else { rest * i / gaps }).collect()
+}
+
+/// The front end's identity: its parameters and the plan lengths, hashed.
+fn front_end_sha256(plan_frames: &[usize]) -> String {
+    let text = format!("{DESCRIPTION}; wrap to {plan_frames:?}, windows of the longest, half overlapping, at most {MOST_WINDOWS}");
+    hex(&Sha256::digest(text))
+}
+
+/// Lower-case hexadecimal.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inference::npy;
+    use crate::speaker::testing;
+    use crate::testdata::shared;
+
+    #[test]
+    fn the_model_in_tract_equals_the_reference_vectors() {
+        let Some(dir) = shared("models/ref") else { return };
+        let store = testing::store();
+        for n in 0..3 {
+            let (shape, feats) = npy::read(&dir.join(format!("campplus_dynT_f16w.{n}.in.feats.npy")));
+            let (_, expected) = npy::read(&dir.join(format!("campplus_dynT_f16w.{n}.out.embedding.npy")));
+            let plan = store.load(MODEL_NAME, &[(0, InputFact::f32(&shape))]).unwrap();
+            let output = plan.session().unwrap().run(&[Input::F32(&feats)]).unwrap();
+            let got = Embedding::normalised(output.f32(0).unwrap()).unwrap();
+            assert!(got.cosine(&Embedding::normalised(&expected).unwrap()) > 0.999_99, "vector {n}");
+        }
+    }
+
+    #[test]
+    fn windows_cover_everything_and_stay_few() {
+        assert_eq!(window_starts(120, 400), [0]);
+        assert_eq!(window_starts(400, 400), [0]);
+        assert_eq!(window_starts(401, 400), [0, 1]);
+        assert_eq!(window_starts(800, 400), [0, 200, 400]);
+        let long = window_starts(6_000, 400);
+        assert_eq!((long.len(), long[0], long[7]), (MOST_WINDOWS, 0, 5_600));
+    }
+
+    #[test]
+    fn an_embedding_has_length_one_and_is_never_printed() {
+        let e = Embedding::normalised(&[0.5; DIMENSIONS]).unwrap();
+        assert!((e.cosine(&e) - 1.0).abs() < 1e-5);
+        assert_eq!(format!("{e:?}"), "Embedding(..)");
+        assert!(Embedding::normalised(&[0.0; DIMENSIONS]).is_none());
+        assert!(Embedding::normalised(&[f32::NAN; DIMENSIONS]).is_none());
+        assert!(Embedding::normalised(&[1.0; 5]).is_none());
+    }
+
+    #[test]
+    fn the_same_voice_is_near_at_every_length_and_another_is_far() {
+        let Some((a, b)) = testing::two_speakers() else { return };
+        let model = testing::model();
+        let whole = model.embed(&a).unwrap();
+        for seconds in [2, 3, 5, 9] {
+            let part = model.embed(&a[..(seconds * 16_000).min(a.len())]).unwrap();
+            assert!(whole.cosine(&part) > 0.6, "{seconds} s: {}", whole.cosine(&part));
+        }
+        assert!(whole.cosine(&model.embed(&b).unwrap()) < 0.4);
+        assert_eq!(model.embed(&a).unwrap(), whole, "the same sound gives the same numbers");
+    }
+
+    #[test]
+    fn loudness_does_not_change_a_voice_and_no_sound_is_an_error() {
+        let Some((a, _)) = testing::two_speakers() else { return };
+        let model = testing::model();
+        let quiet: Vec<f32> = a.iter().map(|s| s * 0.05).collect();
+        assert!(model.embed(&a).unwrap().cosine(&model.embed(&quiet).unwrap()) > 0.97);
+        assert!(matches!(model.embed(&[0.1; 399]), Err(SpeakerError::NoSpeech)));
+    }
+}

@@ -1,0 +1,146 @@
+//! Enrolling a voice: several samples, each checked, until there is enough to be sure.
+//!
+//! ```text
+//!  sample ─▶ checks ─ refused: says what to do, nothing changes
+//!                   └ kept ─▶ progress ─▶ ≥ 3 samples and ≥ 10 s net ─▶ Template
+//! ```
+//!
+//! The sound itself is dropped as soon as its embedding is made.
+
+use std::sync::Arc;
+
+use super::SpeakerError;
+use super::embedding::{Embedding, SpeakerModel};
+use super::speech::{NetSpeech, Quality};
+use super::template::{MOST_PROTOTYPES, Prototype, Template};
+
+/// Fewest samples: less would hold one way of speaking only.
+pub const LEAST_SAMPLES: usize = 3;
+/// Net speech of all samples together.
+pub const LEAST_TOTAL_S: f32 = 10.0;
+/// Net speech of each sample.
+pub const LEAST_SAMPLE_S: f32 = 1.5;
+/// Speech that is quieter drowns in the converter's own noise.
+const LEAST_LEVEL_DB: f32 = -50.0;
+const LEAST_SNR_DB: f32 = 10.0;
+/// Share of samples at the end of the scale: more is heard as distortion.
+const MOST_CLIPPED: f32 = 0.01;
+/// Least cosine of a sample to the mean of those before: between the same person in another session (0.5 and more at 1.5 s,
+/// 0.7 and more from 3 s) and another person (0.43 at most, 0.09 on average, from 1.5 s).
+const LEAST_COHESION: f32 = 0.45;
+
+/// What became of a sample that was kept.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SampleReport {
+    pub quality: Quality,
+    /// Cosine to the mean of the samples before; `None` for the first.
+    pub likeness: Option<f32>,
+    /// Samples kept so far.
+    pub samples: usize,
+    /// 0 to 1.
+    pub progress: f32,
+}
+
+/// Why a sample, or the enrolment as it stands, is not good enough, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    #[error("only {net_speech_s:.1} s of speech were heard; say a whole sentence of at least {LEAST_SAMPLE_S} s")]
+    TooShort { net_speech_s: f32 },
+    #[error("the recording is overdriven; move away from the microphone or lower its gain, and say it again")]
+    Clipped { share: f32 },
+    #[error("the voice is too quiet ({level_db:.0} dB); come closer to the microphone or raise its gain, and say it again")]
+    TooQuiet { level_db: f32 },
+    #[error("there is too much noise (the voice is {snr_db:.0} dB above it, {LEAST_SNR_DB:.0} dB are needed); make it quieter, and say it again")]
+    TooNoisy { snr_db: f32 },
+    #[error("this does not sound like the person of the samples before; let one person alone speak, and say it again")]
+    AnotherVoice { likeness: f32 },
+    #[error("there are {MOST_PROTOTYPES} samples already; finish the enrolment")]
+    Full,
+    #[error("{samples} of at least {LEAST_SAMPLES} samples and {net_speech_s:.1} of at least {LEAST_TOTAL_S:.0} s of speech; add more sentences")]
+    NotEnough { samples: usize, net_speech_s: f32 },
+    #[error("the sample could not be compared")]
+    Model(#[source] SpeakerError),
+}
+
+/// An enrolment in progress.
+#[derive(Debug)]
+pub struct Enrolment {
+    model: Arc<SpeakerModel>,
+    prototypes: Vec<Prototype>,
+}
+
+impl Enrolment {
+    pub fn new(model: Arc<SpeakerModel>) -> Self {
+        Self { model, prototypes: Vec::new() }
+    }
+
+    /// Goes on from an enrolled voice: samples are added to those it was made of.
+    ///
+    /// # Errors
+    /// [`SpeakerError::OtherModel`] if it was enrolled with another model.
+    pub fn extend(model: Arc<SpeakerModel>, template: &Template) -> Result<Self, SpeakerError> {
+        if template.identity() != model.identity() {
+            return Err(SpeakerError::OtherModel { user: "this person".into() });
+        }
+        Ok(Self { model, prototypes: template.prototypes().to_vec() })
+    }
+
+    /// Checks one sample (16 kHz mono in [-1, 1], raw, with a VAD probability per 10 ms frame) and keeps it if it is good.
+    /// A refused sample changes nothing.
+    pub fn add(&mut self, samples: &[f32], speech: &[f32]) -> Result<SampleReport, Refusal> {
+        if self.prototypes.len() == MOST_PROTOTYPES {
+            return Err(Refusal::Full);
+        }
+        let net = NetSpeech::of(samples, speech);
+        let quality = net.quality;
+        check(quality)?;
+        let embedding = self.model.embed_net(&net).map_err(Refusal::Model)?;
+        let before = Embedding::mean(self.prototypes.iter().map(|p| &p.embedding));
+        let likeness = before.map(|mean| mean.cosine(&embedding));
+        if let Some(likeness) = likeness.filter(|l| *l < LEAST_COHESION) {
+            return Err(Refusal::AnotherVoice { likeness });
+        }
+        self.prototypes.push(Prototype { embedding, quality });
+        Ok(SampleReport { quality, likeness, samples: self.prototypes.len(), progress: self.progress() })
+    }
+
+    /// How far the enrolment is, 0 to 1: the lesser of samples and net speech.
+    pub fn progress(&self) -> f32 {
+        let samples = self.prototypes.len() as f32 / LEAST_SAMPLES as f32;
+        samples.min(self.net_speech_s() / LEAST_TOTAL_S).min(1.0)
+    }
+
+    /// Net speech so far, in seconds.
+    pub fn net_speech_s(&self) -> f32 {
+        self.prototypes.iter().map(|p| p.quality.net_speech_s).sum()
+    }
+
+    /// The template, once there is enough.
+    pub fn finish(self) -> Result<Template, Refusal> {
+        let (samples, net_speech_s) = (self.prototypes.len(), self.net_speech_s());
+        let enough = samples >= LEAST_SAMPLES && net_speech_s >= LEAST_TOTAL_S;
+        let template = enough.then(|| Template::new(self.model.identity().clone(), self.prototypes)).flatten();
+        template.ok_or(Refusal::NotEnough { samples, net_speech_s })
+    }
+}
+
+/// The checks that need no model, the most helpful first.
+fn check(quality: Quality) -> Result<(), Refusal> {
+    let Quality { net_speech_s, level_db, snr_db, clipped } = quality;
+    if net_speech_s < 0.1 {
+        return Err(Refusal::TooShort { net_speech_s });
+    }
+    if clipped > MOST_CLIPPED {
+        return Err(Refusal::Clipped { share: clipped });
+    }
+    if level_db < LEAST_LEVEL_DB {
+        return Err(Refusal::TooQuiet { level_db });
+    }
+    if snr_db < LEAST_SNR_DB {
+        return Err(Refusal::TooNoisy { snr_db });
+    }
+    if net_speech_s < LEAST_SAMPLE_S {
+        return Err(Refusal::TooShort { net_speech_s });
+    }
+    Ok(())
+}
