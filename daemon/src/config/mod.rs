@@ -170,10 +170,6 @@ impl Settings {
                 format!("must be shorter than endpoint.max_utterance_ms, which is {longest}"),
             );
         }
-        if self.voice.pause_s > self.voice.pause_max_s {
-            let longest = self.voice.pause_max_s;
-            fault("voice.pause_s", format!("must not be longer than voice.pause_max_s, which is {longest}"));
-        }
         let mqtt = &self.mqtt;
         if let Some(url) = &mqtt.url {
             if mqtt.ca_file.is_some() && !url.tls {

@@ -72,12 +72,9 @@ section! {
         enabled: bool = true, Rule::any();
         /// Probability from which a speaker counts as verified.
         threshold: f32 = 0.85, Rule::between(0.5, 0.999);
-        /// Failures in a row after which the device pauses.
-        pause_after: u32 = 5, Rule::between(1, 100);
-        /// First pause; each further failure doubles it.
-        pause_s: u32 = 30, Rule::between(1, 3_600);
-        /// Longest pause.
-        pause_max_s: u32 = 600, Rule::between(1, 86_400);
+        /// Pause after 5 failed attempts in a row, so that guessing is slow: 30 s, doubled by each further failure up to
+        /// 15 minutes. A verified voice ends it.
+        pause: bool = true, Rule::any();
     }
 }
 
@@ -163,7 +160,7 @@ section! {
 
 impl Default for WakeModels {
     fn default() -> Self {
-        Self(vec![super::value::WakeModel::Named("hey_jarvis".to_owned())])
+        Self(vec![super::value::WakeModel::Named("hey-jarvis".to_owned())])
     }
 }
 
