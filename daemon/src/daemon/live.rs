@@ -11,7 +11,6 @@ use crate::config::Settings;
 pub struct Live {
     pub verify: bool,
     pub threshold: f32,
-    pub continue_for_ms: i64,
     pub follow_up_ms: u32,
     pub speak: bool,
 }
@@ -23,7 +22,6 @@ impl Live {
         Self {
             verify: settings.voice.enabled,
             threshold: settings.voice.threshold,
-            continue_for_ms: i64::from(settings.dialogue.continue_conversation_min) * 60_000,
             follow_up_ms: settings.dialogue.follow_up_s * 1000,
             speak: settings.speech.enabled,
         }

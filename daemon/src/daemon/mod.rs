@@ -41,7 +41,11 @@ const DRAIN: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// What keeps it from starting, or the part that ended although nothing had asked it to.
-pub async fn run(settings: Settings, options: Options, lines: Option<mpsc::Sender<Arc<Event>>>) -> Result<(), Failure> {
+pub async fn run(
+    settings: Settings,
+    options: Options,
+    lines: Option<mpsc::Sender<Arc<Event>>>,
+) -> Result<(), Failure> {
     for warning in &settings.warnings {
         log::warn!("{warning}");
     }
@@ -92,10 +96,13 @@ pub async fn run(settings: Settings, options: Options, lines: Option<mpsc::Sende
             };
             hearing.run(&hearing_stop)
         })?;
-        let (for_capture, capture_stop, realtime) = (stats.clone(), stop.clone(), settings.audio.realtime_priority);
+        let (for_capture, capture_stop, realtime) =
+            (stats.clone(), stop.clone(), settings.audio.realtime_priority);
         supervisor.thread("capture", move || {
             if realtime && let Err(error) = crate::audio::realtime::raise_priority() {
-                log::warn!("no real-time priority for the capture thread ({error}); sound may be lost under load");
+                log::warn!(
+                    "no real-time priority for the capture thread ({error}); sound may be lost under load"
+                );
             }
             capture::run(Box::new(source), ring_in, reader, for_capture, capture_stop)
         })?;
@@ -132,7 +139,8 @@ pub async fn run(settings: Settings, options: Options, lines: Option<mpsc::Sende
             events: events.clone(),
         };
         supervisor.task("soundwatch", watch.run(stop.clone()))?;
-        supervisor.task("reload", reload::run(hang_up, options, settings.clone(), live.clone(), stop.clone()))?;
+        supervisor
+            .task("reload", reload::run(hang_up, options, settings.clone(), live.clone(), stop.clone()))?;
         supervisor.job("signals", until_told(terminate, interrupt, stop.clone()))?;
         if let Some(broker) = broker {
             let feeds = Feeds {
@@ -166,7 +174,10 @@ pub async fn run(settings: Settings, options: Options, lines: Option<mpsc::Sende
             Err(Failure::new(Exit::Failed, message))
         }
         None if drained.late.is_empty() => Ok(()),
-        None => Err(Failure::new(Exit::Failed, format!("not everything stopped in time: {}", drained.late.join(", ")))),
+        None => Err(Failure::new(
+            Exit::Failed,
+            format!("not everything stopped in time: {}", drained.late.join(", ")),
+        )),
     }
 }
 

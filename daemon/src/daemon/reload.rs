@@ -27,14 +27,20 @@ pub async fn run(
                 let changes = Live::of(&new);
                 let changed = changes != **live.load();
                 live.store(changes.into());
-                log::info!("the configuration was read again; {}", if changed { "changes are in force" } else { "nothing changed that can change now" });
+                log::info!(
+                    "the configuration was read again; {}",
+                    if changed { "changes are in force" } else { "nothing changed that can change now" }
+                );
                 for key in restart_needed(&settings, &new) {
                     log::warn!("{key} has changed: restart the service to apply it");
                 }
                 settings = new;
             }
             Err(faults) => {
-                log::error!("the configuration has {} fault(s); the running one stays in force", faults.len());
+                log::error!(
+                    "the configuration has {} fault(s); the running one stays in force",
+                    faults.len()
+                );
                 for fault in &faults {
                     log::error!("{fault}");
                 }
@@ -46,8 +52,7 @@ pub async fn run(
 
 /// Keys whose value has changed and that only a start reads.
 fn restart_needed(old: &Settings, new: &Settings) -> Vec<String> {
-    const LIVE: [&str; 5] =
-        ["voice.enabled", "voice.threshold", "dialogue.continue_conversation_min", "dialogue.follow_up_s", "speech.enabled"];
+    const LIVE: [&str; 4] = ["voice.enabled", "voice.threshold", "dialogue.follow_up_s", "speech.enabled"];
     old.effective
         .iter()
         .zip(&new.effective)

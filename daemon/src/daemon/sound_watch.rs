@@ -94,7 +94,10 @@ impl SoundWatch {
                 }
                 Err(silence) if !starving => {
                     starving = true;
-                    log::error!("{}; unless that changes the service manager will restart the device", silence.words());
+                    log::error!(
+                        "{}; unless that changes the service manager will restart the device",
+                        silence.words()
+                    );
                 }
                 Err(_) => {}
             }
@@ -139,7 +142,8 @@ impl SoundWatch {
             CaptureStatus::Running => Condition::Ok,
             CaptureStatus::Starting if waited < Duration::from_secs(1) => return,
             CaptureStatus::Starting | CaptureStatus::Recovering => {
-                let why = self.stats.last_error().map_or_else(|| "no sound yet".to_owned(), |e| e.to_string());
+                let why =
+                    self.stats.last_error().map_or_else(|| "no sound yet".to_owned(), |e| e.to_string());
                 Condition::away(format!(
                     "the microphone {:?} is away ({why}) and is being tried again; typed and remembered things still work",
                     self.device

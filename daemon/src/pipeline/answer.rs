@@ -41,14 +41,17 @@ impl Answer {
         let sound = match rendered {
             Ok(sound) => sound,
             Err(error) => {
-                self.health.set(COMPONENT, Condition::degraded(format!("answers are text only: {}", chain(&error))));
+                self.health
+                    .set(COMPONENT, Condition::degraded(format!("answers are text only: {}", chain(&error))));
                 return;
             }
         };
         control.set_held(true);
         let (device, token) = (self.device.clone(), stop.clone());
-        let played =
-            tokio::task::spawn_blocking(move || playback::play(&device, &sound.samples, sound.rate_hz, &token)).await;
+        let played = tokio::task::spawn_blocking(move || {
+            playback::play(&device, &sound.samples, sound.rate_hz, &token)
+        })
+        .await;
         tokio::time::sleep(ECHO_TAIL).await;
         control.set_held(false);
         match played {
@@ -65,10 +68,12 @@ impl Answer {
     fn text_only(&self, error: &PlaybackError) {
         if error.is_no_device() {
             if !self.told.swap(true, Ordering::Relaxed) {
-                self.health.set(COMPONENT, Condition::off(format!("answers are text only: {}", chain(error))));
+                self.health
+                    .set(COMPONENT, Condition::off(format!("answers are text only: {}", chain(error))));
             }
         } else {
-            self.health.set(COMPONENT, Condition::degraded(format!("an answer was not spoken: {}", chain(error))));
+            self.health
+                .set(COMPONENT, Condition::degraded(format!("an answer was not spoken: {}", chain(error))));
         }
     }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::clock::Clock;
 use crate::config::{Settings, WakeModel};
 use crate::detect::{DetectSettings, Detector, WakeWord};
-use crate::dialogue::Dialogue;
 use crate::dialogue::speech::{Speech, SpeechSettings};
+use crate::dialogue::{Builtin, Dialogue, DialogueSettings, Responder};
 use crate::error::{Exit, Failure};
 use crate::health::{Condition, Health};
 use crate::inference::ModelStore;
@@ -41,7 +41,8 @@ impl Parts {
         let (for_detector, for_speaker, for_stt) = (models.clone(), models.clone(), models);
         let calibration_dirs = settings.paths.models.clone();
         let detector = tokio::task::spawn_blocking(move || {
-            Detector::new(&for_detector, &detect).map_err(|e| Failure::because(Exit::Failed, "the detector cannot start", e))
+            Detector::new(&for_detector, &detect)
+                .map_err(|e| Failure::because(Exit::Failed, "the detector cannot start", e))
         });
         let verifier = tokio::task::spawn_blocking(move || load_verifier(&for_speaker, &calibration_dirs));
         let recognizer = tokio::task::spawn_blocking(move || stt::open(&stt, &for_stt));
@@ -60,10 +61,13 @@ impl Parts {
                 None
             }
             Ok(Err(error)) if error.is_missing() => {
-                health.set("stt", Condition::failed(format!("voices are recognised, words are not: {error}")));
+                health
+                    .set("stt", Condition::failed(format!("voices are recognised, words are not: {error}")));
                 None
             }
-            Ok(Err(error)) => return Err(Failure::because(Exit::Failed, "speech to text cannot start", error)),
+            Ok(Err(error)) => {
+                return Err(Failure::because(Exit::Failed, "speech to text cannot start", error));
+            }
             Err(error) => return Err(Failure::because(Exit::Failed, "speech to text cannot start", error)),
         };
         let vault = open_vault(settings, &verifier)?;
@@ -74,14 +78,16 @@ impl Parts {
             log::warn!("voice verification is switched off: the device answers every voice");
         }
         let voices = Voices { memory: memory.clone(), vault: Arc::new(vault), verifier };
-        let dialogue = Dialogue::new(memory.clone(), dialogue_settings(settings));
+        let dialogue = open_dialogue(settings, memory.clone());
         let answer = open_answer(settings, health);
         Ok(Self { detector, voices, recognizer, memory, dialogue, answer })
     }
 }
 
 fn joined<T>(result: Result<Result<T, Failure>, tokio::task::JoinError>) -> Result<T, Failure> {
-    result.unwrap_or_else(|error| Err(Failure::because(Exit::Failed, "loading the models was interrupted", error)))
+    result.unwrap_or_else(|error| {
+        Err(Failure::because(Exit::Failed, "loading the models was interrupted", error))
+    })
 }
 
 /// The models named by the manifest.
@@ -119,9 +125,9 @@ pub async fn open_memory(settings: &Settings) -> Result<Memory, Failure> {
         })?;
     }
     let device = Device { id: settings.device.id.clone() };
-    Memory::open(db, &device, Clock::System)
-        .await
-        .map_err(|e| Failure::because(Exit::Failed, format!("the database {} cannot be used", db.display()), e))
+    Memory::open(db, &device, Clock::System).await.map_err(|e| {
+        Failure::because(Exit::Failed, format!("the database {} cannot be used", db.display()), e)
+    })
 }
 
 /// The vault that seals voiceprints of this speaker model.
@@ -135,6 +141,15 @@ pub fn open_vault(settings: &Settings, verifier: &Verifier) -> Result<Vault, Fai
     };
     Vault::open(&sources, verifier.model().identity().clone())
         .map_err(|e| Failure::because(Exit::Failed, "the key of the voiceprints cannot be used", e))
+}
+
+/// The dialogue of this device, as the daemon and `jarvisd ask` hold it.
+pub fn open_dialogue(settings: &Settings, memory: Memory) -> Dialogue {
+    let dialogue = DialogueSettings {
+        continue_within_ms: i64::from(settings.dialogue.continue_conversation_min) * 60_000,
+        ..DialogueSettings::default()
+    };
+    Dialogue::new(memory, Responder::Builtin(Builtin::default()), dialogue)
 }
 
 fn detect_settings(settings: &Settings) -> DetectSettings {

@@ -158,7 +158,12 @@ impl Turns {
     }
 
     /// Who speaks and what is said, at the same time; `None` unless both are known.
-    async fn understand(&mut self, utterance: Utterance, live: &Live, gate: &mut FailureGate) -> Option<(Speaker, Transcript)> {
+    async fn understand(
+        &mut self,
+        utterance: Utterance,
+        live: &Live,
+        gate: &mut FailureGate,
+    ) -> Option<(Speaker, Transcript)> {
         let pos = utterance.end;
         let started = Instant::now();
         let verify = async {
@@ -187,7 +192,8 @@ impl Turns {
                 None
             }
             Ok(transcript) => {
-                let what = What::Transcript { text: transcript.text.clone(), engine: transcript.engine.to_owned() };
+                let what =
+                    What::Transcript { text: transcript.text.clone(), engine: transcript.engine.to_owned() };
                 self.events.emit(Event::at(pos, what).took(took)).await;
                 Some((speaker, transcript))
             }
@@ -229,8 +235,12 @@ impl Turns {
                     gate.succeeded();
                     self.save_gate(gate).await;
                 }
-                self.audit("verified", Some(&user), Some(json!({ "confidence": confidence, "score": score, "net_speech_s": net_speech_s })))
-                    .await;
+                self.audit(
+                    "verified",
+                    Some(&user),
+                    Some(json!({ "confidence": confidence, "score": score, "net_speech_s": net_speech_s })),
+                )
+                .await;
                 let what = What::Verified { user: user.name.clone(), confidence, score, net_speech_s };
                 self.events.emit(Event::at(pos, what).took(took)).await;
                 return Some(Speaker { user, confidence: Some(confidence) });
@@ -245,7 +255,11 @@ impl Turns {
             let pause_ms = gate.failed(self.memory.clock().now_unix_ms());
             self.save_gate(gate).await;
             if pause_ms > 0 {
-                log::warn!("{} voices in a row were not verified; the device pauses for {} s", gate.failures, pause_ms / 1000);
+                log::warn!(
+                    "{} voices in a row were not verified; the device pauses for {} s",
+                    gate.failures,
+                    pause_ms / 1000
+                );
             }
         }
         self.audit(reason_name(reason), None, confidence.map(|c| json!({ "confidence": c }))).await;
@@ -253,7 +267,14 @@ impl Turns {
         None
     }
 
-    async fn turn(&self, pos: FramePos, speaker: Speaker, transcript: Transcript, live: &Live, stop: &CancellationToken) {
+    async fn turn(
+        &self,
+        pos: FramePos,
+        speaker: Speaker,
+        transcript: Transcript,
+        live: &Live,
+        stop: &CancellationToken,
+    ) {
         self.health.set_stage(State::Thinking);
         let started = Instant::now();
         let meta = TurnMeta {
@@ -261,13 +282,14 @@ impl Turns {
             engine: Some(transcript.engine.to_owned()),
             ..TurnMeta::default()
         };
-        let outcome = match self.dialogue.turn(&speaker.user, Select::Continue, &transcript.text, meta).await {
+        let outcome = match self.dialogue.turn(&speaker.user, Select::Continue, &transcript.text, meta).await
+        {
             Ok(outcome) => {
                 self.health.set("store", Condition::Ok);
                 outcome
             }
             Err(error) => {
-                self.not_stored(pos, &error).await;
+                self.not_stored(pos, error, live, stop).await;
                 return;
             }
         };
@@ -293,10 +315,18 @@ impl Turns {
         answer.speak(text, &self.control, stop).await;
     }
 
-    async fn not_stored(&self, pos: FramePos, error: &DialogueError) {
-        let sentence = format!("what was said could not be stored ({}); free some space or check the disk", chain(error));
+    /// The disk is full or damaged: answered all the same, and not as if it were stored.
+    async fn not_stored(&self, pos: FramePos, error: DialogueError, live: &Live, stop: &CancellationToken) {
+        let sentence =
+            format!("what is said cannot be stored ({}); free some space or check the disk", chain(&error));
         self.health.set("store", Condition::degraded(sentence));
-        self.trouble(pos, "store", error).await;
+        self.trouble(pos, "store", &error).await;
+        let DialogueError::NotStored { reply, .. } = error else { return };
+        let text = format!("I cannot store anything at the moment, so this will be forgotten. {reply}");
+        self.events.at(pos, What::Reply { text: text.clone() }).await;
+        if live.speak {
+            self.speak(&text, stop).await;
+        }
     }
 
     async fn anonymous(&self, pos: FramePos) -> Option<User> {
@@ -315,11 +345,12 @@ impl Turns {
 
     async fn reject(&self, pos: FramePos, reason: Reason, confidence: Option<f32>, took: Option<Duration>) {
         let event = Event::at(pos, What::Rejected { reason, confidence });
-        self.events.emit(match took {
-            Some(took) => event.took(took),
-            None => event,
-        })
-        .await;
+        self.events
+            .emit(match took {
+                Some(took) => event.took(took),
+                None => event,
+            })
+            .await;
     }
 
     async fn trouble(&self, pos: FramePos, stage: &str, error: &(dyn std::error::Error + 'static)) {

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use crate::memory::{Memory, MemoryError};
-use crate::speaker::{EnrolledVoice, SealedVoiceprint, SpeakerError, Template, Vault, VaultError, Verdict, Verifier};
+use crate::speaker::{
+    EnrolledVoice, SealedVoiceprint, SpeakerError, Template, Vault, VaultError, Verdict, Verifier,
+};
 
 /// Everything that a comparison needs.
 #[derive(Debug, Clone)]
@@ -39,7 +41,9 @@ impl Voices {
             let user_id = voiceprint.info.user_id.to_string();
             let user = voiceprint.info.user_name.clone();
             match self.open(&user_id, voiceprint) {
-                Ok(template) => voices.push(EnrolledVoice { user_id, user_name: user, template, threshold: None }),
+                Ok(template) => {
+                    voices.push(EnrolledVoice { user_id, user_name: user, template, threshold: None })
+                }
                 Err(source) => {
                     let error = VoicesError::Sealed { user, source };
                     log::error!(user_id = user_id.as_str(); "{}; enrol again with `jarvisd voice enroll`", crate::error::chain(&error));
@@ -67,7 +71,12 @@ impl Voices {
     ///
     /// # Errors
     /// See [`VoicesError`]; an error never verifies anyone.
-    pub async fn verify(&self, raw: Arc<Vec<f32>>, speech: Arc<Vec<f32>>, threshold: f32) -> Result<Verdict, VoicesError> {
+    pub async fn verify(
+        &self,
+        raw: Arc<Vec<f32>>,
+        speech: Arc<Vec<f32>>,
+        threshold: f32,
+    ) -> Result<Verdict, VoicesError> {
         let enrolled = self.enrolled().await?;
         let verifier = self.verifier.clone();
         tokio::task::spawn_blocking(move || verifier.verify(&raw, &speech, &enrolled, threshold))

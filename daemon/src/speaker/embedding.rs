@@ -187,7 +187,9 @@ fn window_starts(frames: usize, length: usize) -> Vec<usize> {
 
 /// The front end's identity: its parameters and the plan lengths, hashed.
 fn front_end_sha256(plan_frames: &[usize]) -> String {
-    let text = format!("{DESCRIPTION}; wrap to {plan_frames:?}, windows of the longest, half overlapping, at most {MOST_WINDOWS}");
+    let text = format!(
+        "{DESCRIPTION}; wrap to {plan_frames:?}, windows of the longest, half overlapping, at most {MOST_WINDOWS}"
+    );
     hex(&Sha256::digest(text))
 }
 
