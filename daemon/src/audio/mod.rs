@@ -2,9 +2,38 @@
 //!
 //! [`Source`] is a seam because a microphone and a recording differ in everything but what they yield: periods of mono
 //! sound at the source's own rate. The capture thread copies each period into a bounded ring; the front end takes it out.
+//!
+//! ```text
+//!  alsa::AlsaSource ─┐                      rtrb ring of periods
+//!                    ├─▶ capture::run ─▶ [P][P][P][P][ ][ ][ ] ─▶ dsp::FrontEnd
+//!  file::FileSource ─┘   thread `capture`                         thread `frontend`
+//! ```
+//!
+//! Invariant: sound that is lost (overrun, full ring, unplugged device) is never lost silently. It is counted in
+//! [`CaptureStats`] and travels with the next sound as [`Period::lost`], so the audio clock stays true.
+
+pub mod alsa;
+pub mod capture;
+mod decode;
+pub mod file;
+mod flac;
+pub mod playback;
+pub mod realtime;
+mod sample;
+mod stats;
+pub mod wav;
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::error::Exit;
+
+pub use stats::{CaptureStats, CaptureStatus, monotonic_ms};
 
 /// Most samples one period can hold: 20 ms at 96 kHz.
 pub const MAX_PERIOD_SAMPLES: usize = 1_920;
+/// Most channels that a device or a recording may have.
+pub const MAX_CHANNELS: u16 = 8;
 
 /// One period of mono sound as it left the device, after channel selection. Plain data, so the ring never allocates.
 ///
@@ -25,10 +54,99 @@ impl Default for Period {
     }
 }
 
+impl Period {
+    /// The samples that hold sound.
+    pub fn sound(&self) -> &[f32] {
+        self.samples.get(..self.len).unwrap_or(&self.samples)
+    }
+}
+
 /// Which of a device's channels are heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Channel {
     Mean,
     /// Zero-based.
     Nth(u16),
+}
+
+impl Channel {
+    pub const LEFT: Self = Self::Nth(0);
+    pub const RIGHT: Self = Self::Nth(1);
+
+    /// Whether a device with `channels` channels has this one.
+    pub fn fits(self, channels: u16) -> bool {
+        match self {
+            Self::Mean => channels > 0,
+            Self::Nth(n) => n < channels,
+        }
+    }
+}
+
+/// What one call of [`Source::read`] brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Read {
+    /// The period holds new sound.
+    Period,
+    /// Nothing yet (no data within the poll time-out, device away): look whether to stop, then call again.
+    Nothing,
+    /// The recording is over.
+    End,
+}
+
+/// A microphone or a recording.
+pub trait Source: Send {
+    /// What is heard, for people: the device name or the file.
+    fn describe(&self) -> String;
+
+    /// Real time: sound that finds the ring full is dropped and counted. Otherwise the source waits for room.
+    fn paced(&self) -> bool;
+
+    /// Fills `period`. Returns after 100 ms at most, so that the caller can stop.
+    ///
+    /// # Errors
+    /// Only what waiting cannot mend: an unusable file, a device that lacks the configured channel or rate.
+    /// A device that is away is not an error but [`Read::Nothing`].
+    fn read(&mut self, period: &mut Period) -> Result<Read, SourceError>;
+}
+
+/// Why a source cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    #[error("{} cannot be read", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{} is not a recording that can be read ({what}); give a WAV or FLAC file", path.display())]
+    NotAudio { path: PathBuf, what: String },
+    #[error("{} holds no sound; record it again", path.display())]
+    Empty { path: PathBuf },
+    #[error("{} is {format}, which is not supported; convert it to PCM WAV or FLAC, for instance with `sox`", path.display())]
+    Unsupported { path: PathBuf, format: String },
+    #[error("{} is damaged: {what}", path.display())]
+    Damaged { path: PathBuf, what: String },
+    #[error("{} is longer than the {max_s} seconds that are allowed here; cut it into pieces", path.display())]
+    TooLong { path: PathBuf, max_s: u32 },
+    #[error("{} has {channels} channel(s), so there is no channel {}; choose another or the mean", path.display(), wanted + 1)]
+    NoSuchChannel { path: PathBuf, wanted: u16, channels: u16 },
+    #[error(
+        "audio device {device} has {channels} channel(s), so there is no channel {}; set audio.channel to \"mean\" or another number",
+        wanted + 1
+    )]
+    NoSuchDeviceChannel { device: String, wanted: u16, channels: u16 },
+    #[error(
+        "audio device {device} offers no {what}; set audio.device to another one (`arecord -L` lists them)"
+    )]
+    UnusableDevice { device: String, what: String },
+    #[error("audio.device {device:?} is not a device name")]
+    BadDeviceName { device: String },
+}
+
+impl SourceError {
+    /// How a command ends that meets this error.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::NoSuchDeviceChannel { .. } | Self::UnusableDevice { .. } | Self::BadDeviceName { .. } => {
+                Exit::Config
+            }
+            _ => Exit::Data,
+        }
+    }
 }

@@ -1,6 +1,36 @@
 //! The front end: periods at any rate in, 10 ms frames of 16 kHz mono sound out, raw and denoised side by side.
+//!
+//! ```text
+//!                    ┌────────────────────(16 kHz source)─────────────────┐
+//!  period ──▶ to 48 kHz ──┬───────────────────────────▶ 48 → 16 kHz ──────┴─▶ raw  ┐
+//!             (rubato)    └──▶ RNNoise, 480 samples ──▶ 48 → 16 kHz ────────▶ clean ┴─▶ Frame
+//! ```
+//!
+//! Every step keeps its output on the time line of its input: the delay of each filter is cut off its start. So sample
+//! `n` of `raw` and of `clean` are the same instant, `FramePos` is true source time, and what the steps cost is
+//! look-ahead, i.e. how much later than its end a frame comes out.
 
-use crate::units::{FRAME_SAMPLES, FramePos};
+mod denoise;
+pub mod resample;
+
+use std::collections::VecDeque;
+
+use rubato::WindowFunction;
+
+use crate::audio::Period;
+use crate::units::{FRAME_SAMPLES, FRAMES_PER_S, FramePos, SAMPLE_RATE_HZ};
+
+pub use denoise::{DENOISE_FRAME, Denoiser};
+use resample::{ResampleError, Resampler};
+
+/// Rate at which RNNoise works, in Hz.
+const DENOISE_RATE_HZ: u32 = 48_000;
+const FRAME_NS: u128 = 1_000_000_000 / FRAMES_PER_S as u128;
+/// Block and filter length of the step to 48 kHz, in output samples.
+const UP_BLOCK: usize = 480;
+/// Block and filter length of the step to 16 kHz, in output samples.
+const DOWN_BLOCK: usize = FRAME_SAMPLES;
+const WINDOW: WindowFunction = WindowFunction::Blackman2;
 
 /// 10 ms of sound at 16 kHz. `raw` and `clean` cover the same instant.
 #[derive(Debug, Clone)]
@@ -15,3 +45,225 @@ pub struct Frame {
     /// Sound was lost just before this frame; streaming models must start afresh.
     pub discontinuity: bool,
 }
+
+/// The front end failed; only a fault in this program can cause it.
+#[derive(Debug, thiserror::Error)]
+pub enum DspError {
+    #[error("changing the sample rate of the sound")]
+    Resample(#[from] ResampleError),
+}
+
+/// Turns periods into frames. One per source; it lives on one thread.
+#[derive(Debug)]
+pub struct FrontEnd {
+    chain: Option<Chain>,
+    /// Source time at which the running stretch of uninterrupted sound began, in ns. Never later than its first sample.
+    origin_ns: u128,
+    /// Position of the next frame.
+    next: FramePos,
+    discontinuity: bool,
+}
+
+impl Default for FrontEnd {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl FrontEnd {
+    pub fn new() -> Self {
+        Self { chain: None, origin_ns: 0, next: FramePos(0), discontinuity: false }
+    }
+
+    /// Takes a period and emits the frames that it completes.
+    ///
+    /// Where sound was lost, what came before is emitted to its end (the rest of its last frame is silence), all
+    /// filters start afresh, and the next frame is marked and stands at its true time. It begins on the next frame
+    /// boundary, so up to 10 ms after a gap are left out.
+    ///
+    /// # Errors
+    /// Only after a fault in this program.
+    pub fn push(&mut self, period: &Period, emit: &mut dyn FnMut(&Frame)) -> Result<(), DspError> {
+        let changed = self.chain.as_ref().is_some_and(|chain| chain.rate_hz != period.rate_hz);
+        if period.rate_hz == 0 {
+            return Ok(());
+        }
+        if period.lost > 0 || changed {
+            self.flush(emit)?;
+            self.discontinuity = true;
+            self.origin_ns += samples_to_ns(u64::from(period.lost), period.rate_hz);
+            if changed {
+                self.chain = None;
+            }
+        }
+        let chain = match &mut self.chain {
+            Some(chain) => chain,
+            None => self.chain.insert(Chain::new(period.rate_hz)?),
+        };
+        if chain.received == 0 {
+            self.next = FramePos(frame_from(self.origin_ns).max(self.next.0));
+            let late_ns = (u128::from(self.next.0) * FRAME_NS).saturating_sub(self.origin_ns);
+            chain.to_skip = ns_to_samples(late_ns, period.rate_hz);
+        }
+        chain.push(period.sound())?;
+        Self::drain(chain, &mut self.next, &mut self.discontinuity, u64::MAX, emit);
+        Ok(())
+    }
+
+    /// Emits what is still inside, to the end of the sound. Afterwards the front end is ready for more: what comes next
+    /// is taken to follow without a gap, but through fresh filters.
+    ///
+    /// # Errors
+    /// Only after a fault in this program.
+    pub fn flush(&mut self, emit: &mut dyn FnMut(&Frame)) -> Result<(), DspError> {
+        let Some(chain) = &mut self.chain else { return Ok(()) };
+        let received = chain.received;
+        if received == 0 {
+            return Ok(());
+        }
+        let heard = received.saturating_sub(chain.skipped);
+        let frames = (u128::from(heard) * u128::from(FRAMES_PER_S)).div_ceil(u128::from(chain.rate_hz));
+        let frames = u64::try_from(frames).unwrap_or(u64::MAX);
+        let silence = [0.0; 1_024];
+        while chain.emitted < frames {
+            chain.push(&silence)?;
+            Self::drain(chain, &mut self.next, &mut self.discontinuity, frames, emit);
+        }
+        self.origin_ns += samples_to_ns(received, chain.rate_hz);
+        chain.reset();
+        Ok(())
+    }
+
+    fn drain(
+        chain: &mut Chain,
+        next: &mut FramePos,
+        discontinuity: &mut bool,
+        until: u64,
+        emit: &mut dyn FnMut(&Frame),
+    ) {
+        while chain.emitted < until
+            && let Some(mut frame) = chain.pop()
+        {
+            frame.pos = *next;
+            frame.discontinuity = std::mem::take(discontinuity);
+            next.0 += 1;
+            emit(&frame);
+        }
+    }
+}
+
+/// The filters for one source rate, and what waits between them.
+#[derive(Debug)]
+struct Chain {
+    rate_hz: u32,
+    /// `None` where the source has 48 kHz.
+    up: Option<Resampler>,
+    /// `None` where the source has 16 kHz: it passes untouched.
+    raw_down: Option<Resampler>,
+    denoiser: Denoiser,
+    clean_down: Resampler,
+    /// 48 kHz, less than a frame after every push.
+    wide: Vec<f32>,
+    /// 16 kHz.
+    raw: Vec<f32>,
+    clean: Vec<f32>,
+    /// One per frame of `clean`, and ahead of it by the look-ahead of `clean_down`.
+    speech: VecDeque<f32>,
+    /// Source samples to leave out, so that the first frame begins on its boundary.
+    to_skip: u64,
+    skipped: u64,
+    /// Source samples since the stretch began, skipped ones included.
+    received: u64,
+    /// Frames since the stretch began.
+    emitted: u64,
+}
+
+impl Chain {
+    fn new(rate_hz: u32) -> Result<Self, ResampleError> {
+        let down = || Resampler::new(DENOISE_RATE_HZ, SAMPLE_RATE_HZ, DOWN_BLOCK, WINDOW);
+        let up = || Resampler::new(rate_hz, DENOISE_RATE_HZ, UP_BLOCK, WINDOW);
+        Ok(Self {
+            rate_hz,
+            up: (rate_hz != DENOISE_RATE_HZ).then(up).transpose()?,
+            raw_down: (rate_hz != SAMPLE_RATE_HZ).then(down).transpose()?,
+            denoiser: Denoiser::default(),
+            clean_down: down()?,
+            wide: Vec::new(),
+            raw: Vec::new(),
+            clean: Vec::new(),
+            speech: VecDeque::new(),
+            to_skip: 0,
+            skipped: 0,
+            received: 0,
+            emitted: 0,
+        })
+    }
+
+    fn push(&mut self, sound: &[f32]) -> Result<(), ResampleError> {
+        self.received += sound.len() as u64;
+        let skip = usize::try_from(self.to_skip - self.skipped).unwrap_or(usize::MAX).min(sound.len());
+        self.skipped += skip as u64;
+        let sound = sound.get(skip..).unwrap_or_default();
+
+        let before = self.wide.len();
+        match &mut self.up {
+            Some(up) => up.push(sound, &mut self.wide)?,
+            None => self.wide.extend_from_slice(sound),
+        }
+        match &mut self.raw_down {
+            Some(down) => down.push(self.wide.get(before..).unwrap_or_default(), &mut self.raw)?,
+            None => self.raw.extend_from_slice(sound),
+        }
+        let (frames, _) = self.wide.as_chunks::<DENOISE_FRAME>();
+        let used = frames.len() * DENOISE_FRAME;
+        for frame in frames {
+            if let Some((clean, speech)) = self.denoiser.push(frame) {
+                self.clean_down.push(clean, &mut self.clean)?;
+                self.speech.push_back(speech);
+            }
+        }
+        self.wide.drain(..used);
+        Ok(())
+    }
+
+    /// The next frame, if it is complete; its place on the time line is for the caller to fill in.
+    fn pop(&mut self) -> Option<Frame> {
+        let raw = *self.raw.first_chunk::<FRAME_SAMPLES>()?;
+        let clean = *self.clean.first_chunk::<FRAME_SAMPLES>()?;
+        let speech_probability = self.speech.pop_front()?;
+        self.raw.drain(..FRAME_SAMPLES);
+        self.clean.drain(..FRAME_SAMPLES);
+        self.emitted += 1;
+        Some(Frame { pos: FramePos(0), raw, clean, speech_probability, discontinuity: false })
+    }
+
+    fn reset(&mut self) {
+        for resampler in self.up.iter_mut().chain(&mut self.raw_down) {
+            resampler.reset();
+        }
+        self.clean_down.reset();
+        self.denoiser.reset();
+        self.wide.clear();
+        self.raw.clear();
+        self.clean.clear();
+        self.speech.clear();
+        (self.to_skip, self.skipped, self.received, self.emitted) = (0, 0, 0, 0);
+    }
+}
+
+fn samples_to_ns(samples: u64, rate_hz: u32) -> u128 {
+    u128::from(samples) * 1_000_000_000 / u128::from(rate_hz.max(1))
+}
+
+fn ns_to_samples(ns: u128, rate_hz: u32) -> u64 {
+    let samples = (ns * u128::from(rate_hz) + 500_000_000) / 1_000_000_000;
+    u64::try_from(samples).unwrap_or(u64::MAX)
+}
+
+/// The first frame that begins at `ns` or later.
+fn frame_from(ns: u128) -> u64 {
+    u64::try_from(ns.div_ceil(FRAME_NS)).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,178 @@
+//! Recordings: WAV (8, 16, 24, 32-bit PCM, 32 and 64-bit float) and FLAC, 4 to 384 kHz, 1 to 8 channels.
+//!
+//! A recording is streamed: a file of ten hours takes no more memory than one of ten seconds. One that ends before the
+//! length in its header is read to where it ends, with a warning, because streaming writers cannot know the length; one
+//! without any sound is refused.
+
+use std::fs::File;
+use std::io::{BufReader, Cursor, Read as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::decode::{Decoder, Fault, Input};
+use super::{Channel, MAX_PERIOD_SAMPLES, Period, Read, Source, SourceError};
+
+/// Periods a second: 20 ms, the longest that DESIGN allows. At more than 96 kHz they are shorter to fit a [`Period`].
+const PERIODS_PER_S: u32 = 50;
+/// Longest single wait when pacing, so that the capture thread sees a stop in time.
+const MAX_WAIT: Duration = Duration::from_millis(100);
+
+/// A recording as a [`Source`].
+#[derive(Debug)]
+pub struct FileSource {
+    path: PathBuf,
+    decoder: Decoder,
+    channel: Channel,
+    rate_hz: u32,
+    period_samples: usize,
+    /// The first period, decoded at open to be sure that there is sound.
+    first: Option<Box<Period>>,
+    pace: Option<Pace>,
+    warned: bool,
+}
+
+/// Hands sound out no sooner than a microphone would.
+#[derive(Debug)]
+struct Pace {
+    started: Option<Instant>,
+    samples: u64,
+}
+
+impl FileSource {
+    /// Opens a recording. With `realtime` it is read at the speed at which it was recorded.
+    ///
+    /// # Errors
+    /// A file that cannot be read, is no WAV or FLAC, has an unsupported codec, rate or number of channels, is damaged
+    /// in its header, or holds no sound. All of them are [`Exit::Data`](crate::error::Exit::Data).
+    pub fn open(path: &Path, channel: Channel, realtime: bool) -> Result<Self, SourceError> {
+        let file = File::open(path).map_err(|e| Fault::Io(e).of(path))?;
+        Self::from_input(Box::new(BufReader::with_capacity(1 << 16, file)), path, channel, realtime)
+    }
+
+    fn from_input(input: Input, path: &Path, channel: Channel, realtime: bool) -> Result<Self, SourceError> {
+        let decoder = Decoder::new(input).map_err(|fault| fault.of(path))?;
+        if let Channel::Nth(wanted) = channel
+            && !channel.fits(decoder.channels())
+        {
+            let channels = decoder.channels();
+            return Err(SourceError::NoSuchChannel { path: path.to_owned(), wanted, channels });
+        }
+        let rate_hz = decoder.rate_hz();
+        let mut source = Self {
+            path: path.to_owned(),
+            decoder,
+            channel,
+            rate_hz,
+            period_samples: MAX_PERIOD_SAMPLES.min((rate_hz / PERIODS_PER_S) as usize),
+            first: None,
+            pace: realtime.then_some(Pace { started: None, samples: 0 }),
+            warned: false,
+        };
+        let mut first = Box::new(Period::default());
+        if !source.decode(&mut first)? {
+            let fault = if source.decoder.ended_early() {
+                Fault::Damaged("it ends right after its header".into())
+            } else {
+                Fault::Empty
+            };
+            return Err(fault.of(path));
+        }
+        source.first = Some(first);
+        Ok(source)
+    }
+
+    /// Sample rate of the recording, in Hz.
+    pub fn rate_hz(&self) -> u32 {
+        self.rate_hz
+    }
+
+    /// Decodes the next period; false at the end.
+    fn decode(&mut self, period: &mut Period) -> Result<bool, SourceError> {
+        let room = period.samples.get_mut(..self.period_samples).unwrap_or_default();
+        let (len, lost) = self.decoder.next(room, self.channel).map_err(|fault| fault.of(&self.path))?;
+        period.rate_hz = self.rate_hz;
+        period.lost = lost;
+        period.len = len;
+        if lost > 0 {
+            log::warn!("{}: {lost} damaged samples are left out", self.path.display());
+        }
+        if len == 0 && self.decoder.ended_early() && !self.warned && self.first.is_none() {
+            self.warned = true;
+            log::warn!("{} ends earlier than its header says; what is there is used", self.path.display());
+        }
+        Ok(len > 0)
+    }
+}
+
+impl Source for FileSource {
+    fn describe(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn paced(&self) -> bool {
+        self.pace.is_some()
+    }
+
+    fn read(&mut self, period: &mut Period) -> Result<Read, SourceError> {
+        if let Some(pace) = &mut self.pace {
+            // A microphone delivers a period when it is over, not when it begins.
+            let due_samples = pace.samples + self.period_samples as u64;
+            let due = Duration::from_secs_f64(due_samples as f64 / f64::from(self.rate_hz));
+            let wait = due.saturating_sub(pace.started.get_or_insert_with(Instant::now).elapsed());
+            std::thread::sleep(wait.min(MAX_WAIT));
+            if wait > MAX_WAIT {
+                return Ok(Read::Nothing);
+            }
+        }
+        let more = match self.first.take() {
+            Some(first) => {
+                *period = *first;
+                true
+            }
+            None => self.decode(period)?,
+        };
+        if let Some(pace) = &mut self.pace {
+            pace.samples += period.len as u64 + u64::from(period.lost);
+        }
+        Ok(if more { Read::Period } else { Read::End })
+    }
+}
+
+/// A whole recording in memory: mono samples in [-1, 1] and the rate in Hz. For enrolment and speech output.
+///
+/// # Errors
+/// As [`FileSource::open`], and [`SourceError::TooLong`] beyond `max_s` seconds (nothing more is read then).
+pub fn read_all(path: &Path, channel: Channel, max_s: u32) -> Result<(Vec<f32>, u32), SourceError> {
+    collect(FileSource::open(path, channel, false)?, max_s)
+}
+
+/// As [`read_all`], for a recording that is already in memory; `name` stands for it in errors.
+///
+/// # Errors
+/// As [`read_all`].
+pub fn read_bytes(
+    bytes: Vec<u8>,
+    name: &str,
+    channel: Channel,
+    max_s: u32,
+) -> Result<(Vec<f32>, u32), SourceError> {
+    let length = bytes.len() as u64;
+    let input = Box::new(Cursor::new(bytes).take(length));
+    collect(FileSource::from_input(input, Path::new(name), channel, false)?, max_s)
+}
+
+fn collect(mut source: FileSource, max_s: u32) -> Result<(Vec<f32>, u32), SourceError> {
+    let most = u64::from(max_s) * u64::from(source.rate_hz);
+    let mut samples = Vec::new();
+    let mut period = Period::default();
+    while source.read(&mut period)? == Read::Period {
+        // A hole in a damaged recording is silence here, so that what follows keeps its place.
+        let hole = usize::try_from(period.lost).unwrap_or(usize::MAX);
+        if (samples.len() as u64) + (hole as u64) + (period.len as u64) > most {
+            return Err(SourceError::TooLong { path: source.path, max_s });
+        }
+        samples.resize(samples.len() + hole, 0.0);
+        samples.extend_from_slice(period.sound());
+    }
+    Ok((samples, source.rate_hz))
+}

@@ -1,0 +1,56 @@
+//! RNNoise (crate nnnoiseless): noise suppression and a cheap speech probability, 10 ms at 48 kHz at a time.
+
+use nnnoiseless::DenoiseState;
+
+/// Samples per frame at 48 kHz: 10 ms.
+pub const DENOISE_FRAME: usize = DenoiseState::FRAME_SIZE;
+
+/// RNNoise was trained on 16-bit samples and expects their scale.
+const SCALE: f32 = 32_768.0;
+
+/// Frames in, frames out: output `k` is the sound of input `k`, one call later.
+///
+/// RNNoise works on windows of 20 ms that overlap by half, so what a call returns is the sound of the call before;
+/// the first output is only a fade-in and is dropped here. The speech probability belongs to the frame that comes out.
+pub struct Denoiser {
+    state: Box<DenoiseState<'static>>,
+    scaled: [f32; DENOISE_FRAME],
+    out: [f32; DENOISE_FRAME],
+    primed: bool,
+}
+
+impl std::fmt::Debug for Denoiser {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Denoiser").field("primed", &self.primed).finish_non_exhaustive()
+    }
+}
+
+impl Default for Denoiser {
+    fn default() -> Self {
+        Self {
+            state: DenoiseState::new(),
+            scaled: [0.0; DENOISE_FRAME],
+            out: [0.0; DENOISE_FRAME],
+            primed: false,
+        }
+    }
+}
+
+impl Denoiser {
+    /// Takes a frame in [-1, 1] and returns the denoised previous one and its speech probability.
+    pub fn push(&mut self, frame: &[f32; DENOISE_FRAME]) -> Option<(&[f32; DENOISE_FRAME], f32)> {
+        for (to, from) in self.scaled.iter_mut().zip(frame) {
+            *to = from * SCALE;
+        }
+        let speech = self.state.process_frame(&mut self.out, &self.scaled);
+        for sample in &mut self.out {
+            *sample /= SCALE;
+        }
+        std::mem::replace(&mut self.primed, true).then_some((&self.out, speech))
+    }
+
+    /// Forgets all sound.
+    pub fn reset(&mut self) {
+        *self = Self::default();
+    }
+}
