@@ -11,7 +11,7 @@ use crate::audio::file::FileSource;
 use crate::audio::{CaptureStats, Channel, Period, SourceError, capture};
 use crate::config::Settings;
 use crate::daemon::live::Live;
-use crate::daemon::{HEARD_DEPTH, RING_PERIODS};
+use crate::daemon::{HEARD_DEPTH, RING_PERIODS, STT_BLOCKS};
 use crate::detect::Detector;
 use crate::dsp::FrontEnd;
 use crate::error::{Exit, Failure, chain};
@@ -57,8 +57,12 @@ pub async fn listen(settings: Settings, recordings: &[PathBuf], realtime: bool) 
     let (_, commands) = mqtt::command_channel();
     let handle = match parts.recognizer {
         Some(recognizer) => {
-            let (handle, work) = stt::worker::channel();
-            session.supervisor.job_thread("stt", move || stt::worker::run(recognizer, work)).map_err(cannot_start)?;
+            let (handle, jobs) = stt::worker::channel(STT_BLOCKS);
+            let work = move || {
+                stt::worker::run(recognizer, jobs);
+                Ok::<_, std::convert::Infallible>(())
+            };
+            session.supervisor.job_thread("stt", work).map_err(cannot_start)?;
             Some(handle)
         }
         None => None,

@@ -34,6 +34,8 @@ use sound_watch::SoundWatch;
 pub const RING_PERIODS: usize = 200;
 /// Detections that wait for the turn task: more than the longest command in pieces of 100 ms.
 pub const HEARD_DEPTH: usize = 256;
+/// Pieces of sound that wait for the recogniser: more than the longest command.
+pub const STT_BLOCKS: usize = 1024;
 /// How long everything may take to stop.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -108,8 +110,11 @@ pub async fn run(
         })?;
         let stt_handle = match parts.recognizer {
             Some(recognizer) => {
-                let (handle, work) = stt::worker::channel();
-                supervisor.thread("stt", move || stt::worker::run(recognizer, work))?;
+                let (handle, jobs) = stt::worker::channel(STT_BLOCKS);
+                supervisor.thread("stt", move || {
+                    stt::worker::run(recognizer, jobs);
+                    Ok::<_, std::convert::Infallible>(())
+                })?;
                 Some(handle)
             }
             None => None,
@@ -131,6 +136,12 @@ pub async fn run(
             memory.maintain(maintain_stop).await;
             Ok::<_, std::convert::Infallible>(())
         })?;
+        let (for_watchdog, frames) = (stats.clone(), control.clone());
+        let progress = move || sound_watch::progress(&for_watchdog, &frames);
+        supervisor.task(
+            "watchdog",
+            notify::feed_watchdog(progress, sound_watch::RECOVERY_PATIENCE, stop.clone()),
+        )?;
         let watch = SoundWatch {
             device: settings.audio.device.clone(),
             stats: stats.clone(),
@@ -140,7 +151,7 @@ pub async fn run(
         };
         supervisor.task("soundwatch", watch.run(stop.clone()))?;
         supervisor
-            .task("reload", reload::run(hang_up, options, settings.clone(), live.clone(), stop.clone()))?;
+            .task("reload", reload::run(hang_up, options, settings.clone(), live.clone(), health.clone(), stop.clone()))?;
         supervisor.job("signals", until_told(terminate, interrupt, stop.clone()))?;
         if let Some(broker) = broker {
             let feeds = Feeds {

@@ -5,6 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::live::{Live, LiveSettings};
 use crate::config::{self, Options, Settings};
+use crate::health::Health;
 use crate::notify;
 
 /// Runs until `stop`. A faulty configuration changes nothing and is named in the log, every fault of it.
@@ -13,6 +14,7 @@ pub async fn run(
     options: Options,
     mut settings: Settings,
     live: LiveSettings,
+    health: Health,
     stop: CancellationToken,
 ) -> Result<(), std::convert::Infallible> {
     loop {
@@ -46,7 +48,7 @@ pub async fn run(
                 }
             }
         }
-        notify::ready();
+        notify::ready(&health.status().words());
     }
 }
 

@@ -1,5 +1,5 @@
 //! Watches the sound from outside the audio threads: logs what the capture thread may not log, tells the service
-//! manager when sound runs, and feeds its watchdog only while sound moves.
+//! manager when sound runs, and measures how far it has come for the watchdog.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -8,10 +8,10 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::audio::{CaptureStats, CaptureStatus, monotonic_ms};
+use crate::audio::{CaptureStats, CaptureStatus};
 use crate::events::{Event, State, What};
 use crate::health::{Condition, Health};
-use crate::notify::{self, Progress, Watchdog};
+use crate::notify::{self, Progress};
 use crate::pipeline::events::Events;
 use crate::pipeline::hearing::HearingControl;
 use crate::units::FramePos;
@@ -23,8 +23,18 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// A microphone that is not there is no reason to keep the service in `activating`: after this long it is reported as
 /// away, the service counts as started, and everything that needs no microphone works.
 const GIVE_UP_WAITING: Duration = Duration::from_secs(5);
-/// Longer than the longest pause between two attempts to re-open the device.
-const RECOVERY_PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than the longest pause between two looks of the capture thread at a device that is away.
+pub const RECOVERY_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How far the sound has come: what [`notify::feed_watchdog`] feeds on.
+pub fn progress(stats: &CaptureStats, control: &HearingControl) -> Progress {
+    Progress {
+        capture_ms: stats.last_progress_ms.load(Relaxed),
+        front_end: control.frames(),
+        recovering: stats.status() != CaptureStatus::Running,
+        attempts: stats.reads.load(Relaxed),
+    }
+}
 
 pub struct SoundWatch {
     pub device: String,
@@ -48,10 +58,6 @@ impl SoundWatch {
     pub async fn run(self, stop: CancellationToken) -> Result<(), std::convert::Infallible> {
         let mut ticks = interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut watchdog = Watchdog::new(RECOVERY_PATIENCE, monotonic_ms());
-        let ping_every = notify::watchdog_interval();
-        let mut last_ping = Instant::now();
-        let mut starving = false;
         let mut status = self.health.watch();
         let mut seen = Counters::default();
         let (mut told_ready, mut heard_anything) = (false, false);
@@ -79,37 +85,8 @@ impl SoundWatch {
                 if !heard_anything {
                     self.health.set_stage(State::Idle);
                 }
-                notify::ready();
-                notify::status(&self.health.status().words());
+                notify::ready(&self.health.status().words());
             }
-            let Some(every) = ping_every else { continue };
-            if last_ping.elapsed() < every {
-                continue;
-            }
-            match watchdog.look(monotonic_ms(), self.progress(capture)) {
-                Ok(()) => {
-                    notify::watchdog();
-                    last_ping = Instant::now();
-                    starving = false;
-                }
-                Err(silence) if !starving => {
-                    starving = true;
-                    log::error!(
-                        "{}; unless that changes the service manager will restart the device",
-                        silence.words()
-                    );
-                }
-                Err(_) => {}
-            }
-        }
-    }
-
-    fn progress(&self, capture: CaptureStatus) -> Progress {
-        Progress {
-            capture_ms: self.stats.last_progress_ms.load(Relaxed),
-            front_end: self.control.frames(),
-            recovering: capture != CaptureStatus::Running,
-            attempts: self.stats.reads.load(Relaxed),
         }
     }
 

@@ -121,13 +121,15 @@ impl Turns {
             Detection::SpeechStart { pos } => {
                 self.health.set_stage(State::Listening);
                 if let Some(stt) = &self.stt {
-                    stt.reset().await;
+                    stt.reset();
                 }
                 self.events.at(pos, What::SpeechStart).await;
             }
             Detection::Speech { raw, .. } => {
-                if let Some(stt) = &self.stt {
-                    stt.accept(raw).await;
+                if let Some(stt) = &self.stt
+                    && !stt.accept(raw)
+                {
+                    log::warn!("the recogniser is too slow: a piece of the command is missing from its text");
                 }
             }
             Detection::SpeechEnd { utterance } => {
