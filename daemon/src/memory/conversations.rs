@@ -109,6 +109,7 @@ impl Memory {
         };
         let (wall, synced): (i64, bool) = (get(&row, "updated_unix_ms")?, get(&row, "updated_synced")?);
         let (monotonic, boot): (i64, String) = (get(&row, "updated_monotonic_ns")?, get(&row, "boot_id")?);
+        // A hand-driven clock moves only the wall.
         let fixed = matches!(self.clock, crate::clock::Clock::Fixed(_));
         let since_ms = if boot == *now.boot_id && !fixed {
             now.monotonic_ns.saturating_sub(monotonic) / 1_000_000

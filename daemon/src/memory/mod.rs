@@ -193,6 +193,22 @@ impl Memory {
     }
 }
 
+/// Every statement of this module, for the test that prepares them.
+#[cfg(test)]
+pub(crate) fn statements() -> Vec<&'static [(&'static str, &'static str)]> {
+    vec![
+        STATEMENTS,
+        audit::STATEMENTS,
+        conversations::STATEMENTS,
+        messages::STATEMENTS,
+        search::STATEMENTS,
+        settings::STATEMENTS,
+        turns::STATEMENTS,
+        users::STATEMENTS,
+        voiceprints::STATEMENTS,
+    ]
+}
+
 /// Reads a column of a row; a mismatch is a bug in a statement.
 fn get<'r, T>(row: &'r sqlx::sqlite::SqliteRow, column: &str) -> Result<T, StoreError>
 where

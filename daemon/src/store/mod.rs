@@ -16,6 +16,9 @@ mod schema;
 pub(crate) mod sql;
 mod sqlite;
 
+#[cfg(test)]
+mod tests;
+
 use std::path::PathBuf;
 
 pub use schema::VERSION;

@@ -1,0 +1,212 @@
+//! The responder that needs no network: time, date, remembering, recalling, forgetting.
+
+mod clock;
+mod intent;
+mod recall;
+mod rephrase;
+mod words;
+
+use jiff::tz::TimeZone;
+
+use self::intent::{Intent, understand};
+use self::rephrase::{inside_a_sentence, second_person};
+use super::{Reply, TurnContext};
+use crate::memory::{Kind, MemoryError, Message, MessageId, Role};
+
+/// Name under which answers are stored.
+const NAME: &str = "builtin";
+/// Statements in one spoken answer: more than a few nobody can follow.
+const MAX_STATEMENTS: usize = 3;
+/// Between two statements of one answer.
+const ALSO: &str = " You also ";
+
+/// The built-in responder.
+#[derive(Debug, Clone, Default)]
+pub struct Builtin {
+    /// Where the clock on the wall hangs; the zone of the system by default, looked up at every question so that a
+    /// change of the system's zone is followed.
+    pub time_zone: Option<TimeZone>,
+}
+
+impl Builtin {
+    /// Answers one turn. Nothing is written here.
+    pub async fn respond(&self, context: &TurnContext<'_>) -> Result<Reply, MemoryError> {
+        Ok(match understand(context.text) {
+            Intent::Nothing => ask("I did not hear any words."),
+            Intent::Remember { statement, clause } => note(format!(
+                "I will remember {}{}.",
+                if clause { "that " } else { "" },
+                second_person(&inside_a_sentence(&statement))
+            )),
+            Intent::Remind(what) => note(format!(
+                "I will remember that you want to {}. I cannot remind you by myself yet, but you can ask me.",
+                second_person(&inside_a_sentence(&what))
+            )),
+            Intent::Recall(topic) => match tell_about(context, &topic).await? {
+                Some(reply) => reply,
+                None if recall::terms(&topic).is_empty() => tell_notes(context).await?,
+                None => ask(format!(
+                    "You have not told me anything about {} that I remember.",
+                    second_person(&inside_a_sentence(&without_question_mark(&topic)))
+                )),
+            },
+            Intent::RecallAll => tell_notes(context).await?,
+            Intent::TalkedAbout => tell_talk(context).await?,
+            Intent::WhoAmI => ask(format!("You are {}.", context.user.name)),
+            Intent::ForgetThat => forget_last(context).await?,
+            Intent::ForgetAbout(topic) => forget_about(context, &topic).await?,
+            Intent::ForgetEverything => ask(
+                "That would delete everything you ever told me, so a voice is not enough. \
+                 Whoever looks after me can do it with the command jarvisd user delete.",
+            ),
+            Intent::NewConversation => Reply { new_conversation: true, ..ask("All right, a new conversation.") },
+            Intent::Time => self.tell_clock(context, |now| format!("It is {}.", clock::time_of_day(now))),
+            Intent::Date => self.tell_clock(context, |now| format!("It is {}.", clock::date(now))),
+            Intent::TimeAndDate => self.tell_clock(context, |now| {
+                format!("It is {} on {}.", clock::time_of_day(now), clock::date(now))
+            }),
+            Intent::Greeting => ask(format!("Hello {}.", context.user.name)),
+            Intent::HowAreYou => ask("I am well, thank you. What can I do for you?"),
+            Intent::Thanks => ask("You are welcome."),
+            Intent::Goodbye => ask(format!("Goodbye {}.", context.user.name)),
+            Intent::Help => ask(
+                "You can say: remember that the key is under the pot. Then ask: what do you remember about the key. \
+                 I also tell the time and the date, what we talked about, and I forget what you ask me to forget.",
+            ),
+            Intent::Cancel => ask("All right."),
+            Intent::Question(topic) => match tell_about(context, &topic).await? {
+                Some(reply) => reply,
+                None => ask("I do not know that. If you tell me to remember it, I will."),
+            },
+            Intent::Other => Reply { kind: Kind::Say, ..ask("I heard you. Say help to hear what I can do.") },
+        })
+    }
+
+    fn tell_clock(&self, context: &TurnContext<'_>, say: impl Fn(&jiff::Zoned) -> String) -> Reply {
+        let zone = self.time_zone.clone().unwrap_or_else(TimeZone::system);
+        match clock::local(context.now, &zone) {
+            Some(now) => ask(say(&now)),
+            None => ask("I do not know the time yet: my clock has not been set."),
+        }
+    }
+}
+
+/// A reply to words that are nothing to remember.
+fn ask(text: impl Into<String>) -> Reply {
+    Reply {
+        text: text.into(),
+        kind: Kind::Ask,
+        responder: NAME,
+        sources: Vec::new(),
+        forget: Vec::new(),
+        new_conversation: false,
+        store_as: None,
+    }
+}
+
+/// A reply to words that are to be remembered.
+fn note(text: String) -> Reply {
+    Reply { kind: Kind::Note, ..ask(text) }
+}
+
+fn without_question_mark(topic: &str) -> String {
+    topic.trim_end_matches(['?', '!', ' ']).to_owned()
+}
+
+/// What the person said about `topic`; `None` if they said nothing about it.
+async fn tell_about(context: &TurnContext<'_>, topic: &str) -> Result<Option<Reply>, MemoryError> {
+    let found = recall::find(context.memory, topic).await?;
+    Ok((!found.is_empty()).then(|| tell(&found)))
+}
+
+async fn tell_notes(context: &TurnContext<'_>) -> Result<Reply, MemoryError> {
+    let notes = context.memory.notes(20).await?;
+    Ok(if notes.is_empty() { ask("You have not asked me to remember anything.") } else { tell(&notes) })
+}
+
+/// Tells the first few of `messages`, each statement once.
+fn tell(messages: &[Message]) -> Reply {
+    let mut said: Vec<String> = Vec::new();
+    let mut sources: Vec<MessageId> = Vec::new();
+    let mut more = 0;
+    for message in messages {
+        let sentence = recall::tell(message);
+        if said.iter().any(|earlier| earlier.eq_ignore_ascii_case(&sentence)) {
+            // The same words again: forgetting the answer's sources must take both.
+            sources.push(message.id);
+        } else if said.len() < MAX_STATEMENTS {
+            said.push(sentence);
+            sources.push(message.id);
+        } else {
+            more += 1;
+        }
+    }
+    let mut text = String::new();
+    for (i, sentence) in said.iter().enumerate() {
+        match (i, sentence.strip_prefix("You ")) {
+            (0, _) | (_, None) => text.push_str(sentence),
+            (_, Some(rest)) => text.push_str(&format!("{ALSO}{rest}")),
+        }
+    }
+    match more {
+        0 => {}
+        1 => text.push_str(" There is one more."),
+        n => text.push_str(&format!(" There are {n} more.")),
+    }
+    Reply { sources, ..ask(text) }
+}
+
+/// What this conversation was about; when it has just begun, the one before.
+async fn tell_talk(context: &TurnContext<'_>) -> Result<Reply, MemoryError> {
+    let told = |messages: &[Message]| -> Vec<Message> {
+        let mine = messages.iter().rev().filter(|m| m.role == Role::User && m.kind != Kind::Ask);
+        mine.cloned().collect()
+    };
+    let mut talk = told(context.recent);
+    if talk.is_empty() {
+        for earlier in context.memory.earlier(5, 40).await? {
+            talk = told(&earlier);
+            if !talk.is_empty() {
+                break;
+            }
+        }
+    }
+    Ok(if talk.is_empty() { ask("We have not talked about anything yet.") } else { tell(&talk) })
+}
+
+/// Forgets the latest turn that said or recalled something; recalling it means the statement itself.
+async fn forget_last(context: &TurnContext<'_>) -> Result<Reply, MemoryError> {
+    let mut last = None;
+    for answer in context.recent.iter().rev().filter(|m| m.role == Role::Assistant) {
+        let question = context.recent.iter().find(|m| m.seq == answer.seq - 1 && m.role == Role::User);
+        let sources = context.memory.sources(answer.id).await?;
+        let telling = !sources.is_empty() || question.is_some_and(|question| question.kind != Kind::Ask);
+        if telling && sources.len() > 1 && answer.text.contains(ALSO) {
+            return Ok(ask("I said several things. Say forget everything about, and then which one."));
+        }
+        if telling {
+            last = Some((answer.id, sources));
+            break;
+        }
+    }
+    Ok(match last {
+        None => ask("There is nothing in this conversation to forget."),
+        Some((answer, mut forget)) => {
+            forget.push(answer);
+            Reply { forget, ..ask("I have forgotten it.") }
+        }
+    })
+}
+
+/// Forgets every message with all words of `topic`. The order itself is stored without the topic: it would be the last
+/// trace of it.
+async fn forget_about(context: &TurnContext<'_>, topic: &str) -> Result<Reply, MemoryError> {
+    let terms = recall::terms(topic).join(" ");
+    let forget = context.memory.matching(&terms).await?;
+    let text = match forget.len() {
+        0 if terms.is_empty() => "Please say what I should forget.",
+        0 => "I remember nothing about that.",
+        _ => "I have forgotten everything about that.",
+    };
+    Ok(Reply { forget, store_as: Some("forget everything about …".into()), ..ask(text) })
+}

@@ -1,0 +1,112 @@
+//! Finding what a person said about something, also when it was heard a little differently.
+
+use strsim::osa_distance;
+
+use super::intent::{Intent, understand};
+use super::rephrase::{inside_a_sentence, second_person};
+use super::words::words_of;
+use crate::dialogue::OwnMemory;
+use crate::memory::{Kind, MemoryError, Message, Words};
+
+/// Words that say nothing about a topic.
+const EMPTY_WORDS: &[&str] = &[
+    "the", "a", "an", "my", "your", "our", "his", "her", "their", "is", "are", "was", "were", "am", "be", "been", "do", "did",
+    "does", "of", "about", "in", "on", "at", "to", "for", "with", "from", "by", "i", "you", "me", "we", "us", "it", "he", "she",
+    "they", "that", "this", "these", "those", "there", "and", "or", "what", "where", "when", "who", "whose", "how", "which",
+    "why", "please", "any", "some", "tell", "told", "say", "said", "remember", "know", "have", "has", "had", "can", "could",
+    "will", "would", "should", "anything", "something", "everything", "again", "now", "put", "if", "as",
+];
+
+/// Half of a topic's words must be in a statement that is given as an answer.
+const ENOUGH: f64 = 0.5;
+
+/// The words of `topic` that say what it is about.
+pub fn terms(topic: &str) -> Vec<String> {
+    let words = words_of(topic).into_iter().map(|word| word.norm);
+    words.filter(|word| !EMPTY_WORDS.contains(&word.as_str())).collect()
+}
+
+/// What the person said about `topic`: exact matches, or else the statements that share most words with it. What was to
+/// be remembered comes first, then the newest.
+pub async fn find(memory: OwnMemory<'_>, topic: &str) -> Result<Vec<Message>, MemoryError> {
+    let terms = terms(topic);
+    if terms.is_empty() {
+        return Ok(Vec::new());
+    }
+    let words = terms.join(" ");
+    let exact = memory.recall(&words, Words::All, 20).await?;
+    if !exact.is_empty() {
+        return Ok(exact);
+    }
+    let mut candidates = memory.recall(&words, Words::Any, 50).await?;
+    // A word that was misheard is in no index: compare with what was to be remembered, word by word.
+    for note in memory.notes(200).await? {
+        if !candidates.contains(&note) {
+            candidates.push(note);
+        }
+    }
+    let mut scored: Vec<(f64, Message)> = candidates
+        .into_iter()
+        .map(|message| (coverage(&terms, &message.text), message))
+        .filter(|(coverage, _)| *coverage >= ENOUGH)
+        .collect();
+    scored.sort_by(|(a, first), (b, second)| {
+        b.total_cmp(a).then((second.kind == Kind::Note).cmp(&(first.kind == Kind::Note)))
+    });
+    Ok(scored.into_iter().map(|(_, message)| message).collect())
+}
+
+/// Which part of `terms` is in `text`, 0…1.
+fn coverage(terms: &[String], text: &str) -> f64 {
+    let words = words_of(text);
+    let found = terms.iter().filter(|term| words.iter().any(|word| close(&word.norm, term))).count();
+    #[expect(clippy::cast_precision_loss, reason = "a handful of words")]
+    let part = found as f64 / terms.len().max(1) as f64;
+    part
+}
+
+/// Equal, another form of the same word, or one letter apart.
+fn close(word: &str, term: &str) -> bool {
+    let stem = |w: &str| {
+        ["ing", "ed", "es", "s"].iter().find_map(|end| w.strip_suffix(end).filter(|w| w.chars().count() >= 3)).unwrap_or(w).to_owned()
+    };
+    word == term || stem(word) == stem(term) || (term.chars().count() >= 5 && osa_distance(word, term) <= 1)
+}
+
+/// Tells the person what they said: "You told me that your key is under the pot."
+pub fn tell(message: &Message) -> String {
+    match understand(&message.text) {
+        Intent::Remember { statement, clause: true } => told(&statement),
+        Intent::Remember { statement, clause: false } => asked(&statement),
+        Intent::Remind(what) => asked(&format!("to {what}")),
+        _ => told(&message.text),
+    }
+}
+
+fn told(statement: &str) -> String {
+    format!("You told me that {}.", second_person(&inside_a_sentence(statement)))
+}
+
+fn asked(what: &str) -> String {
+    format!("You asked me to remember {}.", second_person(&inside_a_sentence(what)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_is_its_telling_words() {
+        assert_eq!(terms("where the spare key is"), ["spare", "key"]);
+        assert_eq!(terms("my dentist"), ["dentist"]);
+        assert!(terms("it").is_empty());
+    }
+
+    #[test]
+    fn words_that_sound_alike_cover_a_topic() {
+        let note = "remember that the spare keys are under the blue pot";
+        assert!(coverage(&terms("the spare key"), note) > 0.99);
+        assert!(coverage(&terms("spear key"), note) > 0.49, "{}", coverage(&terms("spear key"), note));
+        assert!(coverage(&terms("the car insurance"), note) < ENOUGH);
+    }
+}

@@ -1,0 +1,107 @@
+//! Saying a person's words back to them: "my key" is "your key".
+
+/// `statement` of the person, told to the person.
+pub fn second_person(statement: &str) -> String {
+    let tokens: Vec<&str> = statement.split_whitespace().collect();
+    let mut out: Vec<String> = Vec::with_capacity(tokens.len());
+    // Set by a pronoun whose verb has to follow it ("I am" → "you are").
+    let mut verb: Option<(&str, &str)> = None;
+    for (i, token) in tokens.iter().enumerate() {
+        let (before, core, after) = split_punctuation(token);
+        let lower = core.to_lowercase().replace('\u{2019}', "'");
+        let next = tokens.get(i + 1).map(|next| split_punctuation(next).1.to_lowercase()).unwrap_or_default();
+        let expected = verb.take();
+        let turned = match lower.as_str() {
+            word if expected.is_some_and(|(from, _)| from == word) => expected.map(|(_, to)| to).unwrap_or_default(),
+            "i" | "we" => {
+                verb = match next.as_str() {
+                    "am" => Some(("am", "are")),
+                    "was" => Some(("was", "were")),
+                    _ => None,
+                };
+                "you"
+            }
+            "me" | "us" => "you",
+            "my" | "our" => "your",
+            "mine" | "ours" => "yours",
+            "myself" => "yourself",
+            "ourselves" => "yourselves",
+            "i'm" | "we're" => "you are",
+            "i've" | "we've" => "you have",
+            "i'll" | "we'll" => "you will",
+            "i'd" | "we'd" => "you would",
+            "your" => "my",
+            "yours" => "mine",
+            "yourself" => "myself",
+            "you're" => "I am",
+            "you've" => "I have",
+            "you'll" => "I will",
+            "you'd" => "I would",
+            "you" => {
+                verb = match next.as_str() {
+                    "are" => Some(("are", "am")),
+                    "were" => Some(("were", "was")),
+                    _ => None,
+                };
+                const FOLLOWS_A_SUBJECT: &[&str] = &[
+                    "are", "were", "can", "could", "will", "would", "should", "must", "may", "have", "had", "do", "did",
+                    "need", "like", "know",
+                ];
+                if FOLLOWS_A_SUBJECT.contains(&next.as_str()) { "I" } else { "me" }
+            }
+            _ => core,
+        };
+        out.push(format!("{before}{turned}{after}"));
+    }
+    out.join(" ")
+}
+
+/// `statement` as the middle of a sentence: no capital at its beginning unless it is a name, no full stop at its end.
+pub fn inside_a_sentence(statement: &str) -> String {
+    const COMMON: &[&str] = &[
+        "the", "a", "an", "my", "our", "your", "his", "her", "their", "its", "it", "it's", "he", "she", "they", "we", "you",
+        "this", "that", "these", "those", "there", "in", "on", "at", "to", "if", "when", "every", "some", "all", "yours",
+    ];
+    let statement = statement.trim().trim_end_matches(['.', '!', ',', ';', ' ']);
+    let (first, rest) = statement.split_once(' ').unwrap_or((statement, ""));
+    let lower = first.to_lowercase();
+    if COMMON.contains(&lower.as_str()) { format!("{lower} {rest}").trim_end().to_owned() } else { statement.to_owned() }
+}
+
+fn split_punctuation(token: &str) -> (&str, &str, &str) {
+    let core = token.trim_start_matches(|c: char| !c.is_alphanumeric());
+    let before = token.strip_suffix(core).unwrap_or_default();
+    let trimmed = core.trim_end_matches(|c: char| !c.is_alphanumeric());
+    let after = core.strip_prefix(trimmed).unwrap_or_default();
+    (before, trimmed, after)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_person_becomes_you_and_the_device_becomes_i() {
+        for (said, told) in [
+            ("the spare key is under the blue pot", "the spare key is under the blue pot"),
+            ("my spare key is under my blue pot", "your spare key is under your blue pot"),
+            ("I am allergic to nuts", "you are allergic to nuts"),
+            ("I was born in May, and I like it", "you were born in May, and you like it"),
+            ("i'm at home and i’ve eaten", "you are at home and you have eaten"),
+            ("Bob gave me mine (my ring)", "Bob gave you yours (your ring)"),
+            ("you are called Jarvis", "I am called Jarvis"),
+            ("I gave you your name", "you gave me my name"),
+            ("we are going to our cabin", "you are going to your cabin"),
+            ("", ""),
+        ] {
+            assert_eq!(second_person(said), told);
+        }
+    }
+
+    #[test]
+    fn a_statement_fits_into_a_sentence() {
+        assert_eq!(inside_a_sentence("The key is here."), "the key is here");
+        assert_eq!(inside_a_sentence("Anna lives in Rome!"), "Anna lives in Rome");
+        assert_eq!(inside_a_sentence("My"), "my");
+    }
+}

@@ -1,0 +1,80 @@
+//! What a responder gets, and what it gives back.
+
+use crate::clock::Stamp;
+use crate::memory::{ConversationId, Kind, Memory, MemoryError, Message, MessageId, User, UserId, Words};
+
+/// One turn as a responder sees it.
+#[derive(Debug)]
+pub struct TurnContext<'a> {
+    pub user: &'a User,
+    /// The words as they were recognised or typed.
+    pub text: &'a str,
+    pub now: &'a Stamp,
+    /// The conversation that continues; `None` for a new one.
+    pub conversation: Option<ConversationId>,
+    /// Its last messages, oldest first.
+    pub recent: &'a [Message],
+    pub memory: OwnMemory<'a>,
+}
+
+/// The memory of one person. A responder gets nothing else, so no prompt or phrase can reach another's rows.
+#[derive(Debug, Clone, Copy)]
+pub struct OwnMemory<'a> {
+    memory: &'a Memory,
+    user: UserId,
+}
+
+impl<'a> OwnMemory<'a> {
+    pub(super) fn new(memory: &'a Memory, user: UserId) -> Self {
+        Self { memory, user }
+    }
+
+    /// See [`Memory::recall`].
+    pub async fn recall(&self, text: &str, words: Words, limit: u32) -> Result<Vec<Message>, MemoryError> {
+        self.memory.recall(self.user, text, words, limit).await
+    }
+
+    /// See [`Memory::notes`].
+    pub async fn notes(&self, limit: u32) -> Result<Vec<Message>, MemoryError> {
+        self.memory.notes(self.user, limit).await
+    }
+
+    /// See [`Memory::matching`].
+    pub async fn matching(&self, text: &str) -> Result<Vec<MessageId>, MemoryError> {
+        self.memory.matching(self.user, text).await
+    }
+
+    /// See [`Memory::sources`].
+    pub async fn sources(&self, answer: MessageId) -> Result<Vec<MessageId>, MemoryError> {
+        self.memory.sources(self.user, answer).await
+    }
+
+    /// The last messages of the conversations before this one, latest conversation first.
+    pub async fn earlier(&self, conversations: u32, messages: u32) -> Result<Vec<Vec<Message>>, MemoryError> {
+        let page = self.memory.list_conversations(self.user, None, conversations).await?;
+        let mut earlier = Vec::with_capacity(page.items.len());
+        for conversation in page.items {
+            earlier.push(self.memory.history(self.user, conversation.id, None, messages).await?);
+        }
+        Ok(earlier)
+    }
+}
+
+/// An answer, and what is to be done with it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reply {
+    /// To be spoken: no markup.
+    pub text: String,
+    /// What the person's words are to the memory.
+    pub kind: Kind,
+    /// Name of the responder.
+    pub responder: &'static str,
+    /// Messages that the answer repeats.
+    pub sources: Vec<MessageId>,
+    /// Messages to forget in the transaction that stores this turn.
+    pub forget: Vec<MessageId>,
+    /// This turn begins a new conversation.
+    pub new_conversation: bool,
+    /// What to store instead of the words, when the words themselves are to be forgotten.
+    pub store_as: Option<String>,
+}
