@@ -30,7 +30,7 @@ const FRAME_NS: u128 = 1_000_000_000 / FRAMES_PER_S as u128;
 const UP_BLOCK: usize = 480;
 /// Block and filter length of the step to 16 kHz, in output samples.
 const DOWN_BLOCK: usize = FRAME_SAMPLES;
-const WINDOW: WindowFunction = WindowFunction::Blackman2;
+const WINDOW: WindowFunction = WindowFunction::Hann2;
 
 /// 10 ms of sound at 16 kHz. `raw` and `clean` cover the same instant.
 #[derive(Debug, Clone)]

@@ -176,3 +176,6 @@ fn collect(mut source: FileSource, max_s: u32) -> Result<(Vec<f32>, u32), Source
     }
     Ok((samples, source.rate_hz))
 }
+
+#[cfg(test)]
+mod tests;
