@@ -1,0 +1,602 @@
+//! Fits the constants of `jarvisd::speaker::calibration` and measures them: `scripts/calibrate.sh` runs it.
+//!
+//! ```text
+//!  AUDIO/*.flac (one speaker a file) ─ same front end, VAD, net speech and model as the device ─▶ embeddings
+//!     speakers by order of file name, i % 10:   0–3 cohort     4–6 fit     7–9 held out (never fitted on)
+//!     of each file: first 7 s enrol (three samples), the rest tests
+//! ```
+//!
+//! Same-speaker pairs come from one session of one utterance, which makes them more alike than two days in two rooms.
+//! To take some of that back, tests also come with noise and through a simulated other room and microphone; all of it is
+//! made by formulas here, so no noise recording's licence matters.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use jarvisd::audio::file::read_all;
+use jarvisd::audio::{Channel, Period};
+use jarvisd::detect::vad::Vad;
+use jarvisd::dsp::FrontEnd;
+use jarvisd::inference::ModelStore;
+use jarvisd::speaker::calibration::{
+    Calibration, CalibrationFile, Cohort, Constants, Score, normalise, sigmoid,
+};
+use jarvisd::speaker::embedding::Embedding;
+use jarvisd::speaker::metrics::{Trial, cllr, ece, eer, error_rates, min_dcf};
+use jarvisd::speaker::{EnrolledVoice, Enrolment, NetSpeech, SpeakerModel, Verifier};
+use sha2::{Digest, Sha256};
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+const RATE_HZ: usize = 16_000;
+const ENROL_S: f32 = 7.0;
+const LENGTHS_S: [f32; 5] = [1.0, 1.5, 2.0, 3.0, 5.0];
+const THRESHOLD: f32 = 0.85;
+/// Files whose speech is shorter than this in either part are left out of fit and held-out parts.
+const LEAST_PART_S: f32 = 3.0;
+const CONDITIONS: [&str; 4] = ["clean", "noise 20 dB", "noise 10 dB", "other room"];
+
+fn main() -> Result<(), Failure> {
+    let mut options = BTreeMap::new();
+    let mut arguments = std::env::args().skip(1);
+    while let Some(key) = arguments.next() {
+        let value = arguments.next().ok_or("usage: calibrate --audio DIR --models DIR [--voices DIR] [--measure-only yes]")?;
+        options.insert(key, value);
+    }
+    let models = PathBuf::from(options.get("--models").ok_or("--models DIR is missing")?);
+    let store = ModelStore::open(std::slice::from_ref(&models))?;
+    if let Some(audio) = options.get("--audio") {
+        fit(Path::new(audio), &models, &store, options.contains_key("--measure-only"))?;
+    }
+    if let Some(voices) = options.get("--voices") {
+        check_voices(Path::new(voices), &models, &store)?;
+    }
+    Ok(())
+}
+
+fn say(line: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")?;
+    Ok(out.flush()?)
+}
+
+// ── sound ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// The device's own front end: mono sound at `rate_hz` to (raw, denoised) at 16 kHz.
+fn front_end(samples: &[f32], rate_hz: u32) -> Result<(Vec<f32>, Vec<f32>), Failure> {
+    let (mut raw, mut clean) = (Vec::new(), Vec::new());
+    let mut emit = |frame: &jarvisd::dsp::Frame| {
+        raw.extend_from_slice(&frame.raw);
+        clean.extend_from_slice(&frame.clean);
+    };
+    let mut front_end = FrontEnd::new();
+    let mut period = Period { rate_hz, ..Period::default() };
+    for block in samples.chunks(rate_hz as usize / 100) {
+        period.len = block.len();
+        for (to, from) in period.samples.iter_mut().zip(block) {
+            *to = *from;
+        }
+        front_end.push(&period, &mut emit)?;
+    }
+    front_end.flush(&mut emit)?;
+    Ok((raw, clean))
+}
+
+/// Deterministic noise, uniform in [-1, 1].
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> f32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 40) as f32 / (1u64 << 24) as f32) * 2.0 - 1.0
+    }
+
+    /// Pink-ish noise (Kellet's economy filter): like rooms, most of it is low.
+    fn pink(&mut self, count: usize) -> Vec<f32> {
+        let (mut b0, mut b1, mut b2) = (0.0f32, 0.0f32, 0.0f32);
+        (0..count)
+            .map(|_| {
+                let white = self.next();
+                b0 = 0.997_65 * b0 + white * 0.099_046;
+                b1 = 0.963 * b1 + white * 0.296_516_4;
+                b2 = 0.57 * b2 + white * 1.052_691_3;
+                b0 + b1 + b2 + white * 0.184_8
+            })
+            .collect()
+    }
+}
+
+fn power(samples: &[f32]) -> f32 {
+    samples.iter().map(|s| s * s).sum::<f32>() / samples.len().max(1) as f32
+}
+
+fn with_noise(samples: &[f32], snr_db: f32, seed: u64) -> Vec<f32> {
+    let noise = Noise(seed).pink(samples.len());
+    let gain = (power(samples) / power(&noise) / 10f32.powf(snr_db / 10.0)).sqrt();
+    samples.iter().zip(noise).map(|(s, n)| (s + gain * n).clamp(-1.0, 1.0)).collect()
+}
+
+/// A simulated other room and microphone: exponentially decaying reflections (RT60 0.25–0.55 s, direct sound 6 dB above
+/// them), a first-order tilt of the spectrum, half the level, noise at 20 dB.
+fn other_room(samples: &[f32], seed: u64) -> Vec<f32> {
+    let mut noise = Noise(seed);
+    let rt60_s = 0.4 + 0.15 * noise.next();
+    let taps: Vec<(usize, f32)> = (0..400)
+        .map(|_| {
+            let at = (noise.next().abs() * rt60_s * RATE_HZ as f32) as usize + 30;
+            let decay = (-6.9 * at as f32 / (rt60_s * RATE_HZ as f32)).exp();
+            (at, decay * noise.next())
+        })
+        .collect();
+    let energy: f32 = taps.iter().map(|(_, g)| g * g).sum();
+    let scale = (0.25 / energy).sqrt();
+    let mut wet = samples.to_vec();
+    for (delay, gain) in taps {
+        for (out, dry) in wet.iter_mut().skip(delay).zip(samples) {
+            *out += scale * gain * dry;
+        }
+    }
+    let tilt = 0.5 * noise.next();
+    let mut previous = 0.0;
+    for s in &mut wet {
+        let now = *s;
+        *s = 0.5 * (now - tilt * previous);
+        previous = now;
+    }
+    with_noise(&wet, 20.0, seed ^ 0x5eed)
+}
+
+// ── embeddings ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+struct Test {
+    condition: usize,
+    length: usize,
+    net_s: f32,
+    raw: Embedding,
+    clean: Embedding,
+}
+
+struct Speaker {
+    /// Means of the three enrolment samples.
+    raw: Embedding,
+    clean: Embedding,
+    tests: Vec<Test>,
+}
+
+enum Material {
+    Cohort(Box<(Embedding, Embedding)>),
+    Speaker(Box<Speaker>),
+    TooShort,
+}
+
+struct Tools {
+    model: SpeakerModel,
+    vad: Vad,
+}
+
+impl Tools {
+    /// Net speech of the raw and of the denoised sound, by the voice activity of the raw sound, as on the device.
+    fn net(&mut self, samples: &[f32]) -> Result<(Vec<f32>, Vec<f32>), Failure> {
+        let (raw, clean) = front_end(samples, RATE_HZ as u32)?;
+        let speech = self.vad.speech_of(&raw)?;
+        Ok((NetSpeech::of(&raw, &speech).samples, NetSpeech::of(&clean, &speech).samples))
+    }
+
+    fn material(&mut self, path: &Path, index: usize) -> Result<Material, Failure> {
+        let (samples, rate_hz) = read_all(path, Channel::Mean, 60)?;
+        if rate_hz as usize != RATE_HZ {
+            return Err(format!("{} is not 16 kHz", path.display()).into());
+        }
+        if index % 10 < 4 {
+            let (raw, clean) = self.net(&samples)?;
+            return Ok(Material::Cohort(Box::new((self.model.embed(&raw)?, self.model.embed(&clean)?))));
+        }
+        let cut = ((ENROL_S * RATE_HZ as f32) as usize).min(samples.len());
+        let (enrol, rest) = samples.split_at(cut);
+        // 200 ms between the parts, so that no sound of one is in the other.
+        let rest = rest.get(RATE_HZ / 5..).unwrap_or_default();
+        let (raw, clean) = self.net(enrol)?;
+        let least = (LEAST_PART_S * RATE_HZ as f32) as usize;
+        if raw.len() < least || rest.len() < least {
+            return Ok(Material::TooShort);
+        }
+        let mean = |net: &[f32]| -> Result<Embedding, Failure> {
+            let parts = net.chunks_exact(net.len() / 3).take(3);
+            let parts = parts.map(|p| self.model.embed(p)).collect::<Result<Vec<_>, _>>()?;
+            Embedding::mean(&parts).ok_or_else(|| "no voice".into())
+        };
+        let (enrol_raw, enrol_clean) = (mean(&raw)?, mean(&clean)?);
+        let mut tests = Vec::new();
+        for condition in 0..CONDITIONS.len() {
+            let seed = index as u64 * 10 + condition as u64;
+            let sound = match condition {
+                1 => with_noise(rest, 20.0, seed),
+                2 => with_noise(rest, 10.0, seed),
+                3 => other_room(rest, seed),
+                _ => rest.to_vec(),
+            };
+            let (raw, clean) = self.net(&sound)?;
+            for (length, seconds) in LENGTHS_S.into_iter().enumerate() {
+                let count = if condition == 0 && seconds < 2.5 { 2 } else { 1 };
+                let samples = (seconds * RATE_HZ as f32) as usize;
+                for (raw, clean) in raw.chunks_exact(samples).zip(clean.chunks_exact(samples)).take(count) {
+                    let (raw, clean) = (self.model.embed(raw)?, self.model.embed(clean)?);
+                    tests.push(Test { condition, length, net_s: seconds, raw, clean });
+                }
+            }
+        }
+        Ok(Material::Speaker(Box::new(Speaker { raw: enrol_raw, clean: enrol_clean, tests })))
+    }
+}
+
+/// All files, on as many threads as there are cores, in file order.
+fn embed_all(files: &[PathBuf], store: &ModelStore) -> Result<Vec<Material>, Failure> {
+    let next = AtomicUsize::new(0);
+    let threads = thread::available_parallelism()?.get();
+    let mut done: Vec<(usize, Material)> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads)
+            .map(|_| {
+                scope.spawn(|| -> Result<Vec<(usize, Material)>, Failure> {
+                    let mut tools = Tools { model: SpeakerModel::load(store)?, vad: Vad::new(store)? };
+                    let mut done = Vec::new();
+                    loop {
+                        let index = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(path) = files.get(index) else { return Ok(done) };
+                        done.push((index, tools.material(path, index)?));
+                        if index % 25 == 0 {
+                            let mut err = std::io::stderr().lock();
+                            writeln!(err, "{index} of {} files", files.len())?;
+                        }
+                    }
+                })
+            })
+            .collect();
+        let parts = workers.into_iter().map(|w| w.join().map_err(|_| Failure::from("a worker panicked"))?);
+        Ok::<_, Failure>(parts.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+    })?;
+    done.sort_by_key(|(index, _)| *index);
+    Ok(done.into_iter().map(|(_, material)| material).collect())
+}
+
+// ── scores and fit ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+#[derive(Clone, Copy)]
+struct Scored {
+    same: bool,
+    condition: usize,
+    length: usize,
+    net_s: f32,
+    score: Score,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Sound {
+    Raw,
+    Denoised,
+    RawEnrolDenoisedTest,
+}
+
+/// Every test of every speaker against every speaker's enrolment.
+fn compare(speakers: &[&Speaker], cohort: &Cohort, top: usize, sound: Sound) -> Vec<Scored> {
+    let enrolled: Vec<_> = speakers
+        .iter()
+        .map(|s| {
+            let e = if sound == Sound::Denoised { &s.clean } else { &s.raw };
+            (e, cohort.impostors(e, top))
+        })
+        .collect();
+    let mut scored = Vec::new();
+    for (i, speaker) in speakers.iter().enumerate() {
+        for test in &speaker.tests {
+            let e = if sound == Sound::Raw { &test.raw } else { &test.clean };
+            let impostors = cohort.impostors(e, top);
+            for (j, (template, own)) in enrolled.iter().enumerate() {
+                let cosine = e.cosine(template);
+                let score = Score { cosine, normalised: normalise(cosine, impostors, *own) };
+                let Test { condition, length, net_s, .. } = *test;
+                scored.push(Scored { same: i == j, condition, length, net_s, score });
+            }
+        }
+    }
+    scored
+}
+
+/// Logistic regression by Newton's method on the features `used` of [`Constants::features`]. Each (class, condition,
+/// length) cell weighs the same, so neither the many impostors nor the many short pieces decide alone; the small ridge
+/// keeps separable data from certainty without bound.
+fn fit_constants(trials: &[Scored], used: [bool; 4]) -> Constants {
+    const RIDGE: f64 = 1e-3;
+    let mut cells: BTreeMap<(bool, usize, usize), f64> = BTreeMap::new();
+    for t in trials {
+        *cells.entry((t.same, t.condition, t.length)).or_default() += 1.0;
+    }
+    let classes = cells.len() as f64;
+    let mut w = [0f64; 4];
+    for _ in 0..60 {
+        let mut gradient = [0f64; 4];
+        let mut hessian = [[0f64; 4]; 4];
+        for t in trials {
+            let x = features(t, used);
+            let p = f64::from(sigmoid(dot(&w, &x)));
+            let weight = 1.0 / (classes * cells.get(&(t.same, t.condition, t.length)).copied().unwrap_or(1.0));
+            let error = p - if t.same { 1.0 } else { 0.0 };
+            for i in 0..4 {
+                gradient[i] += weight * error * x[i];
+                for j in 0..4 {
+                    hessian[i][j] += weight * p * (1.0 - p) * x[i] * x[j];
+                }
+            }
+        }
+        for i in 0..4 {
+            gradient[i] += RIDGE * SCALES[i] * w[i];
+            hessian[i][i] += RIDGE * SCALES[i] + 1e-12;
+        }
+        let step = solve(hessian, gradient);
+        let mut moved = 0.0f64;
+        for i in 0..4 {
+            // Damped: the first steps on nearly separable data are otherwise too long.
+            let d = step[i].clamp(-2.0, 2.0);
+            w[i] -= d;
+            moved = moved.max(d.abs());
+        }
+        if moved < 1e-7 {
+            break;
+        }
+    }
+    let [a, b, c, d] = w;
+    Constants { a, b, c, d }
+}
+
+/// Ridge per feature: none on the constant; the cosine's range is some ten times smaller than the normalised score's.
+const SCALES: [f64; 4] = [1.0, 0.0, 0.1, 0.01];
+
+fn features(t: &Scored, used: [bool; 4]) -> [f64; 4] {
+    let mut x = Constants::features(t.score, t.net_s);
+    for (x, used) in x.iter_mut().zip(used) {
+        if !used {
+            *x = 0.0;
+        }
+    }
+    x
+}
+
+fn dot(a: &[f64; 4], b: &[f64; 4]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// Gaussian elimination with pivoting.
+fn solve(mut m: [[f64; 4]; 4], mut v: [f64; 4]) -> [f64; 4] {
+    for column in 0..4 {
+        let pivot = (column..4).max_by(|&i, &j| m[i][column].abs().total_cmp(&m[j][column].abs())).unwrap_or(column);
+        m.swap(column, pivot);
+        v.swap(column, pivot);
+        for row in column + 1..4 {
+            let factor = m[row][column] / m[column][column];
+            for k in column..4 {
+                m[row][k] -= factor * m[column][k];
+            }
+            v[row] -= factor * v[column];
+        }
+    }
+    for row in (0..4).rev() {
+        for k in row + 1..4 {
+            v[row] -= m[row][k] * v[k];
+        }
+        v[row] /= m[row][row];
+    }
+    v
+}
+
+fn trials(scored: &[Scored], constants: &Constants, keep: impl Fn(&Scored) -> bool) -> Vec<Trial> {
+    let kept = scored.iter().filter(|t| keep(t));
+    kept.map(|t| {
+        let log_odds = constants.log_odds(t.score, t.net_s);
+        #[expect(clippy::cast_possible_truncation, reason = "only its order matters")]
+        Trial { same: t.same, score: log_odds as f32, confidence: sigmoid(log_odds) }
+    })
+    .collect()
+}
+
+fn row(label: &str, t: &[Trial]) -> String {
+    let (far, frr) = error_rates(t, THRESHOLD);
+    format!(
+        "| {label} | {} / {} | {:.2} % | {:.2} % | {:.2} % | {:.3} | {:.3} | {:.3} |",
+        t.iter().filter(|t| t.same).count(),
+        t.iter().filter(|t| !t.same).count(),
+        100.0 * eer(t),
+        100.0 * far,
+        100.0 * frr,
+        cllr(t),
+        ece(t),
+        min_dcf(t, 0.01),
+    )
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn fit(audio: &Path, models: &Path, store: &ModelStore, measure_only: bool) -> Result<(), Failure> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(audio)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
+    files.retain(|f| f.extension().is_some_and(|e| e == "flac" || e == "wav"));
+    files.sort();
+    let materials = embed_all(&files, store)?;
+    let (mut raw, mut clean) = (Vec::new(), Vec::new());
+    let (mut fitted, mut held) = (Vec::new(), Vec::new());
+    let mut short = 0;
+    for (index, material) in materials.iter().enumerate() {
+        match material {
+            Material::Cohort(pair) => {
+                raw.push(pair.0.clone());
+                clean.push(pair.1.clone());
+            }
+            Material::Speaker(speaker) if index % 10 < 7 => fitted.push(speaker.as_ref()),
+            Material::Speaker(speaker) => held.push(speaker.as_ref()),
+            Material::TooShort => short += 1,
+        }
+    }
+    say(&format!("speakers: {} cohort, {} fit, {} held out, {short} left out (too little speech)\n", raw.len(), fitted.len(), held.len()))?;
+    const ALL: [bool; 4] = [true, true, true, true];
+    const HEAD: &str = "| | same / different | EER | FAR | FRR | Cllr | ECE | minDCF(0.01) |\n|---|---|---|---|---|---|---|---|";
+    let clean_only = |t: &Scored| t.condition == 0;
+
+    say(&format!("### Sound heard (held out, all conditions)\n\n{HEAD}"))?;
+    for (label, sound) in [("raw", Sound::Raw), ("denoised", Sound::Denoised), ("enrol raw, test denoised", Sound::RawEnrolDenoisedTest)] {
+        let cohort = Cohort::new(if sound == Sound::Denoised { clean.clone() } else { raw.clone() });
+        let k = fit_constants(&compare(&fitted, &cohort, 50, sound), ALL);
+        let scored = compare(&held, &cohort, 50, sound);
+        say(&row(label, &trials(&scored, &k, |_| true)))?;
+        for (c, name) in CONDITIONS.iter().enumerate() {
+            say(&row(&format!("{label}, {name}"), &trials(&scored, &k, |t| t.condition == c)))?;
+        }
+    }
+
+    say(&format!("\n### Cohort size and voices used (held out, all conditions)\n\n{HEAD}"))?;
+    for size in [25, 50, raw.len()] {
+        for top in [10, 25, 50, 100] {
+            if top <= size {
+                let cohort = Cohort::new(raw.iter().take(size).cloned().collect());
+                let k = fit_constants(&compare(&fitted, &cohort, top, Sound::Raw), ALL);
+                let scored = compare(&held, &cohort, top, Sound::Raw);
+                say(&row(&format!("{size} voices, nearest {top}"), &trials(&scored, &k, |_| true)))?;
+            }
+        }
+    }
+
+    let cohort = Cohort::new(raw);
+    let fit_scored = compare(&fitted, &cohort, TOP, Sound::Raw);
+    let scored = compare(&held, &cohort, TOP, Sound::Raw);
+    say(&format!("\n### Features (held out, all conditions)\n\n{HEAD}"))?;
+    for (label, used) in [
+        ("cosine", [false, true, false, true]),
+        ("cosine, ln net", [false, true, true, true]),
+        ("normalised", [true, true, false, false]),
+        ("normalised, ln net", [true, true, true, false]),
+        ("normalised, cosine", [true, true, false, true]),
+        ("normalised, ln net, cosine", ALL),
+    ] {
+        let k = fit_constants(&fit_scored, used);
+        say(&row(&format!("{label} (a {:.3} b {:.3} c {:.3} d {:.3})", k.a, k.b, k.c, k.d), &trials(&scored, &k, |_| true)))?;
+    }
+
+    let constants = fit_constants(&fit_scored, USED);
+    say(&format!("\n### Chosen: {constants:?}\n\nHeld out, clean\n\n{HEAD}"))?;
+    let mut held_out = toml::Table::new();
+    for (condition, name) in CONDITIONS.iter().enumerate() {
+        if condition > 0 {
+            say(&format!("\nHeld out, {name}\n\n{HEAD}"))?;
+        }
+        for (length, seconds) in LENGTHS_S.into_iter().enumerate() {
+            let t = trials(&scored, &constants, |t| t.condition == condition && t.length == length);
+            say(&row(&format!("{seconds} s"), &t))?;
+        }
+        let t = trials(&scored, &constants, |t| t.condition == condition);
+        say(&row("all", &t))?;
+        held_out.insert((*name).into(), row(name, &t).into());
+    }
+    let highest = |same: bool| {
+        scored.iter().filter(|t| clean_only(t) && t.same == same).map(|t| t.score.cosine).fold((1.0f32, -1.0f32), |(l, h), c| (l.min(c), h.max(c)))
+    };
+    say(&format!("\ncosines, clean: same {:?}, different {:?}", highest(true), highest(false)))?;
+    if measure_only {
+        return Ok(());
+    }
+
+    let dir = models.join("calibration");
+    std::fs::create_dir_all(&dir)?;
+    let bytes = cohort.to_bytes();
+    std::fs::write(dir.join("campplus.cohort.bin"), &bytes)?;
+    let mut about = toml::Table::new();
+    about.insert("with".into(), "scripts/calibrate.sh".into());
+    about.insert("data".into(), "LibriSpeech train-clean-100, one utterance of each of 251 speakers (Panayotov et al., 2015)".into());
+    about.insert("data_licence".into(), "CC BY 4.0; only embeddings and constants derived from it are here, no sound".into());
+    about.insert("bias".into(), "same-speaker pairs are disjoint pieces of one utterance of one session, so real error rates across days and rooms are higher than these; noise and other rooms are simulated".into());
+    about.insert("cohort_speakers".into(), i64::try_from(cohort.len())?.into());
+    about.insert("fit_speakers".into(), i64::try_from(fitted.len())?.into());
+    about.insert("held_out_speakers".into(), i64::try_from(held.len())?.into());
+    about.insert("columns".into(), "condition, same / different trials, EER, FAR and FRR at 0.85, Cllr, ECE, minDCF(0.01)".into());
+    about.insert("held_out".into(), held_out.into());
+    let identity = SpeakerModel::load(store)?.identity().clone();
+    let file = CalibrationFile {
+        version: 1,
+        model_sha256: identity.model_sha256,
+        front_end_sha256: identity.front_end_sha256,
+        cohort_file: "campplus.cohort.bin".into(),
+        cohort_sha256: hex(&Sha256::digest(&bytes)),
+        cohort_top: TOP,
+        constants,
+        fitted: about,
+    };
+    let text = format!("# Made by scripts/calibrate.sh. Fitted to one model and one front end; see docs/design/speaker.md.\n\n{}", toml::to_string(&file)?);
+    std::fs::write(dir.join("campplus.toml"), text)?;
+    Ok(())
+}
+
+/// Nearest cohort voices that a score is normalised against, and the features used: chosen by the tables above.
+const TOP: usize = 50;
+const USED: [bool; 4] = [true, true, true, true];
+
+// ── synthetic voices ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// `DIR/VOICE/enrol-*.wav` and `DIR/VOICE/test-*.wav`: enrols each voice and tries every test of every voice on it.
+fn check_voices(dir: &Path, models: &Path, store: &ModelStore) -> Result<(), Failure> {
+    let model = Arc::new(SpeakerModel::load(store)?);
+    let verifier = Verifier::new(model.clone(), Calibration::load(&[models.to_path_buf()])?)?;
+    let mut vad = Vad::new(store)?;
+    let mut heard = |path: &Path| -> Result<(Vec<f32>, Vec<f32>), Failure> {
+        let (samples, rate_hz) = read_all(path, Channel::Mean, 60)?;
+        let (raw, _) = front_end(&samples, rate_hz)?;
+        let speech = vad.speech_of(&raw)?;
+        Ok((raw, speech))
+    };
+    let list = |dir: &Path, prefix: &str| -> Result<Vec<PathBuf>, Failure> {
+        let mut paths: Vec<PathBuf> = std::fs::read_dir(dir)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
+        paths.retain(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(prefix)));
+        paths.sort();
+        Ok(paths)
+    };
+    let mut enrolled = Vec::new();
+    let mut tests = Vec::new();
+    for voice in list(dir, "")? {
+        let name = voice.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut enrolment = Enrolment::new(model.clone());
+        for path in list(&voice, "enrol-")? {
+            let (samples, speech) = heard(&path)?;
+            match enrolment.add(&samples, &speech) {
+                Ok(report) => say(&format!("{name} {}: {report:?}", path.file_name().unwrap_or_default().to_string_lossy()))?,
+                Err(refusal) => say(&format!("{name}: {refusal}"))?,
+            }
+        }
+        let template = enrolment.finish()?;
+        enrolled.push(EnrolledVoice { user_id: name.clone(), user_name: name.clone(), template, threshold: None });
+        for path in list(&voice, "test-")? {
+            tests.push((name.clone(), path.clone(), heard(&path)?));
+        }
+    }
+    say("\n| test | net | confidence for each enrolled voice |\n|---|---|---|")?;
+    let (mut own, mut own_refused, mut other, mut other_accepted) = (0, 0, 0, 0);
+    for (name, path, (samples, speech)) in &tests {
+        let mut cells = Vec::new();
+        for voice in &enrolled {
+            let verdict = verifier.verify(samples, speech, std::slice::from_ref(voice), THRESHOLD)?;
+            let accepted = verdict.name() == "verified";
+            if voice.user_name == *name {
+                own += 1;
+                own_refused += usize::from(!accepted);
+            } else {
+                other += 1;
+                other_accepted += usize::from(accepted);
+            }
+            cells.push(format!("{} {:.3} {}", voice.user_name, verdict.confidence().unwrap_or(f32::NAN), if accepted { "✓" } else { verdict.name() }));
+        }
+        let net_s = NetSpeech::of(samples, speech).quality.net_speech_s;
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        say(&format!("| {name} {file} | {net_s:.2} s | {} |", cells.join(", ")))?;
+    }
+    say(&format!("\nown voice refused: {own_refused} of {own}; other voice accepted: {other_accepted} of {other}"))
+}
