@@ -1,1 +1,261 @@
+//! How well each part of the device works, and the one state that is shown for all of it.
+//!
+//! Parts call [`Health::set`]; the pipeline calls [`Health::set_stage`]; whoever shows the state (MQTT, `STATUS=`, the
+//! page) watches. Rules of the state shown:
+//!
+//! 1. A turn in progress is shown as what it is (`listening` … `follow_up`), and so are `starting` and `muted`: a person
+//!    who muted the device must be able to trust the word.
+//! 2. Else, with a required part that has failed for good, `error`.
+//! 3. Else, with a required part that is degraded or away, `degraded`.
+//! 4. Else `idle`. Optional parts (the broker, the loudspeaker) never change the state; they show in the list.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::events::State;
+
+/// Condition of one part. The sentence says what is wrong, what still works and what to do, without a final full stop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "condition", rename_all = "snake_case")]
+pub enum Condition {
+    Ok,
+    /// Not configured, or switched off: nothing to worry about.
+    Off {
+        sentence: String,
+    },
+    /// Not there yet, for the first time.
+    Starting,
+    /// Works with limits.
+    Degraded {
+        sentence: String,
+    },
+    /// Does not work now and is being retried.
+    Away {
+        sentence: String,
+    },
+    /// Does not work until somebody does something.
+    Failed {
+        sentence: String,
+    },
+}
+
+impl Condition {
+    pub fn off(sentence: impl Into<String>) -> Self {
+        Self::Off { sentence: sentence.into() }
+    }
+
+    pub fn degraded(sentence: impl Into<String>) -> Self {
+        Self::Degraded { sentence: sentence.into() }
+    }
+
+    pub fn away(sentence: impl Into<String>) -> Self {
+        Self::Away { sentence: sentence.into() }
+    }
+
+    pub fn failed(sentence: impl Into<String>) -> Self {
+        Self::Failed { sentence: sentence.into() }
+    }
+
+    pub fn sentence(&self) -> Option<&str> {
+        match self {
+            Self::Ok | Self::Starting => None,
+            Self::Off { sentence }
+            | Self::Degraded { sentence }
+            | Self::Away { sentence }
+            | Self::Failed { sentence } => Some(sentence),
+        }
+    }
+
+    /// 0 = as it should be; higher is worse.
+    fn severity(&self) -> u8 {
+        match self {
+            Self::Ok | Self::Off { .. } | Self::Starting => 0,
+            Self::Degraded { .. } => 1,
+            Self::Away { .. } => 2,
+            Self::Failed { .. } => 3,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Off { .. } => "off",
+            Self::Starting => "starting",
+            Self::Degraded { .. } => "degraded",
+            Self::Away { .. } => "away",
+            Self::Failed { .. } => "failed",
+        }
+    }
+}
+
+/// Whether the device can do its main job without this part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Need {
+    Required,
+    Optional,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Component {
+    pub need: Need,
+    #[serde(flatten)]
+    pub condition: Condition,
+    /// When the kind of condition last changed.
+    #[serde(skip)]
+    since: Instant,
+}
+
+/// The state shown and what it is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// The state to show, after the rules at the top of this module.
+    pub state: State,
+    pub components: BTreeMap<&'static str, Component>,
+    /// What the pipeline does, before the rules.
+    #[serde(skip)]
+    stage: State,
+}
+
+impl Status {
+    fn new() -> Self {
+        Self { state: State::Starting, components: BTreeMap::new(), stage: State::Starting }
+    }
+
+    fn judge(&mut self) {
+        let worst = self
+            .components
+            .values()
+            .filter(|c| c.need == Need::Required)
+            .map(|c| c.condition.severity())
+            .max()
+            .unwrap_or(0);
+        self.state = match (self.stage, worst) {
+            (State::Idle, 3) => State::Error,
+            (State::Idle, 1 | 2) => State::Degraded,
+            (stage, _) => stage,
+        };
+    }
+
+    /// The parts that are not as they should be, the worst first, required ones before optional ones.
+    pub fn problems(&self) -> Vec<(&'static str, &Component)> {
+        let mut list: Vec<_> = self
+            .components
+            .iter()
+            .filter(|(_, c)| c.condition.severity() > 0)
+            .map(|(n, c)| (*n, c))
+            .collect();
+        list.sort_by_key(|(_, c)| (c.need == Need::Optional, std::cmp::Reverse(c.condition.severity())));
+        list
+    }
+
+    /// One line for a person: what the device does, then what is wrong.
+    pub fn words(&self) -> String {
+        let mut line = match self.state {
+            State::Starting => "starting",
+            State::Idle => "waiting for the wake word",
+            State::Listening => "listening",
+            State::Verifying => "checking who speaks",
+            State::Thinking => "thinking",
+            State::Speaking => "speaking",
+            State::FollowUp => "listening for a follow-up",
+            State::Muted => "muted",
+            State::Degraded => "working with limits",
+            State::Error => "not working",
+        }
+        .to_owned();
+        for (name, component) in self.problems() {
+            line.push_str("; ");
+            line.push_str(component.condition.sentence().unwrap_or(name));
+        }
+        line
+    }
+}
+
+/// The registry. Clones share it. Not for the capture thread: it takes a lock.
+#[derive(Debug, Clone)]
+pub struct Health {
+    status: Arc<watch::Sender<Status>>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Health {
+    pub fn new() -> Self {
+        Self { status: Arc::new(watch::Sender::new(Status::new())) }
+    }
+
+    /// Names a part before it has said how it is, so that it shows from the start.
+    pub fn register(&self, name: &'static str, need: Need) {
+        self.status.send_if_modified(|status| {
+            let component = Component { need, condition: Condition::Starting, since: Instant::now() };
+            status.components.insert(name, component);
+            status.judge();
+            true
+        });
+    }
+
+    /// Says how a part is. A change of kind is logged once; a change of the sentence alone only shows. A part that nobody
+    /// registered is optional.
+    pub fn set(&self, name: &'static str, condition: Condition) {
+        let mut change = None;
+        self.status.send_if_modified(|status| {
+            let now = Instant::now();
+            let component = status.components.entry(name).or_insert_with(|| Component {
+                need: Need::Optional,
+                condition: Condition::Starting,
+                since: now,
+            });
+            if component.condition == condition {
+                return false;
+            }
+            if component.condition.name() != condition.name() {
+                change = Some((component.condition.severity(), now.duration_since(component.since)));
+                component.since = now;
+            }
+            component.condition = condition.clone();
+            status.judge();
+            true
+        });
+        let Some((before, lasted)) = change else { return };
+        let kind = condition.name();
+        match (&condition, condition.sentence()) {
+            (Condition::Off { sentence }, _) => {
+                log::info!(component = name, condition = kind; "{name}: {sentence}")
+            }
+            (_, Some(sentence)) => log::warn!(component = name, condition = kind; "{name}: {sentence}"),
+            (_, None) if before > 0 => {
+                log::info!(component = name, condition = kind; "{name} works again after {} s", lasted.as_secs());
+            }
+            (_, None) => log::debug!(component = name, condition = kind; "{name} works"),
+        }
+    }
+
+    /// Says what the pipeline does now.
+    pub fn set_stage(&self, stage: State) {
+        self.status.send_if_modified(|status| {
+            if status.stage == stage {
+                return false;
+            }
+            status.stage = stage;
+            status.judge();
+            true
+        });
+    }
+
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    pub fn watch(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+}

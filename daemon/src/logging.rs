@@ -1,1 +1,171 @@
+//! Where log lines go: the systemd journal when standard error is connected to it, plain lines on standard error otherwise.
+//!
+//! `JARVIS_LOG` (else `RUST_LOG`) says what is logged: `debug`, or `info,jarvisd::mqtt=debug,rumqttc=off`. What a person
+//! needs stands in the message; key-values become fields of the journal and `key=value` at the end of a plain line.
 
+use std::io::Write;
+
+use log::kv::{Key, Value, VisitSource};
+use log::{LevelFilter, Log, Metadata, Record};
+
+use crate::clock::Clock;
+
+/// Libraries that say more at `info` than an owner wants to read.
+const QUIET: [(&str, LevelFilter); 5] = [
+    ("rumqttc", LevelFilter::Warn),
+    ("rustls", LevelFilter::Warn),
+    ("sqlx", LevelFilter::Warn),
+    ("symphonia", LevelFilter::Warn),
+    ("tract", LevelFilter::Warn),
+];
+
+/// Which records are logged: the longest matching target prefix decides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filter {
+    default: LevelFilter,
+    /// Sorted by length of the prefix, the longest first.
+    rules: Vec<(String, LevelFilter)>,
+}
+
+impl Filter {
+    /// Reads `level` and `target=level` parts separated by commas. Parts that cannot be read are handed back.
+    pub fn parse(text: &str) -> (Self, Vec<String>) {
+        let mut default = LevelFilter::Info;
+        let mut rules: Vec<(String, LevelFilter)> =
+            QUIET.iter().map(|(target, level)| ((*target).to_owned(), *level)).collect();
+        let mut unread = Vec::new();
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            match part.split_once('=') {
+                None => match part.parse() {
+                    Ok(level) => default = level,
+                    Err(_) => unread.push(part.to_owned()),
+                },
+                Some((target, level)) => match level.trim().parse() {
+                    Ok(level) => {
+                        let target = target.trim();
+                        rules.retain(|(known, _)| known != target);
+                        rules.push((target.to_owned(), level));
+                    }
+                    Err(_) => unread.push(part.to_owned()),
+                },
+            }
+        }
+        rules.sort_by_key(|(target, _)| std::cmp::Reverse(target.len()));
+        (Self { default, rules }, unread)
+    }
+
+    /// Most that any target may log; lets the `log` macros skip the rest cheaply.
+    fn most(&self) -> LevelFilter {
+        self.rules.iter().map(|(_, level)| *level).fold(self.default, Ord::max)
+    }
+
+    fn allows(&self, metadata: &Metadata<'_>) -> bool {
+        let target = metadata.target();
+        let level = self
+            .rules
+            .iter()
+            .find(|(prefix, _)| {
+                // `tract` covers `tract_core` and `tract::x`, but `sqlx` must not cover a module called `sqlxyz`.
+                target
+                    .strip_prefix(prefix.as_str())
+                    .is_some_and(|rest| matches!(rest.bytes().next(), None | Some(b':' | b'_')))
+            })
+            .map_or(self.default, |(_, level)| *level);
+        metadata.level() <= level
+    }
+}
+
+enum Sink {
+    Journal(systemd_journal_logger::JournalLog),
+    Stderr,
+}
+
+struct Logger {
+    filter: Filter,
+    sink: Sink,
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.filter.allows(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.filter.allows(record.metadata()) {
+            return;
+        }
+        match &self.sink {
+            Sink::Journal(journal) => journal.log(record),
+            Sink::Stderr => {
+                let line = plain_line(record, Clock::System.now_unix_ms());
+                // One write a line, so that threads do not mix; a closed standard error is nobody's fault.
+                let _ = std::io::stderr().lock().write_all(line.as_bytes());
+            }
+        }
+    }
+
+    fn flush(&self) {
+        if let Sink::Stderr = self.sink {
+            let _ = std::io::stderr().lock().flush();
+        }
+    }
+}
+
+/// `2026-01-31T12:00:00.123Z WARN  jarvisd::mqtt: message key=value`
+fn plain_line(record: &Record<'_>, unix_ms: i64) -> String {
+    struct Pairs(String);
+    impl<'kvs> VisitSource<'kvs> for Pairs {
+        fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
+            self.0.push_str(&format!(" {key}={value}"));
+            Ok(())
+        }
+    }
+    let mut pairs = Pairs(String::new());
+    // Only our own visitor could fail, and it does not.
+    let _ = record.key_values().visit(&mut pairs);
+    let time = jiff::Timestamp::from_millisecond(unix_ms).unwrap_or_default();
+    let text = format!("{time:.3} {:5} {}: {}{}", record.level(), record.target(), record.args(), pairs.0);
+    let mut line = String::with_capacity(text.len() + 1);
+    for c in text.chars() {
+        match c {
+            '\n' => line.push_str("\n    "),
+            // Text from outside (a broker, a device name) must not drive the terminal.
+            c if c.is_control() => line.extend(c.escape_default()),
+            c => line.push(c),
+        }
+    }
+    line.push('\n');
+    line
+}
+
+/// Installs the logger of this process. A second call changes nothing, so tests may call it.
+pub fn init() {
+    let (name, text) = ["JARVIS_LOG", "RUST_LOG"]
+        .into_iter()
+        .find_map(|name| std::env::var(name).ok().map(|text| (name, text)))
+        .unwrap_or(("JARVIS_LOG", String::new()));
+    let (filter, unread) = Filter::parse(&text);
+    let most = filter.most();
+    let (sink, journal_error) = if systemd_journal_logger::connected_to_journal() {
+        match systemd_journal_logger::JournalLog::empty() {
+            Ok(journal) => (Sink::Journal(journal.with_syslog_identifier("jarvisd".to_owned())), None),
+            Err(error) => (Sink::Stderr, Some(error)),
+        }
+    } else {
+        (Sink::Stderr, None)
+    };
+    if log::set_boxed_logger(Box::new(Logger { filter, sink })).is_err() {
+        return;
+    }
+    log::set_max_level(most);
+    if let Some(error) = journal_error {
+        log::warn!("cannot reach the journal, so log lines go to standard error: {error}");
+    }
+    if !unread.is_empty() {
+        log::warn!(
+            "{name} has parts that are neither a level nor target=level and are ignored: {}; levels are off, error, \
+             warn, info, debug, trace",
+            unread.join(", ")
+        );
+    }
+}

@@ -1,1 +1,259 @@
+//! The broker: what the device says and what it can be told, over MQTT 5.
+//!
+//! ```text
+//!  events ──┐                    ┌ latest value of each retained topic ┐
+//!  status ──┼─▶ content (what ──▶│                                     ├─▶ session ──▶ broker
+//!           │   may be said)     └ bounded queue of events, in flight ─┘      │
+//!           └──────────────────────────────────────── commands ◀──────────────┘
+//! ```
+//!
+//! Invariants:
+//!
+//! * Nothing in the daemon waits for the broker. Events come from a broadcast channel that overwrites its oldest entry,
+//!   states from a watch channel; commands are handed out with `try_send`.
+//! * A message is delivered when its PubAck arrives, not when `publish` returns. Events that are not acknowledged are sent
+//!   again on the next connection (so at least once, in order); retained topics are always sent anew.
+//! * Every connection gets its own client and event loop with a clean start: what rumqttc keeps from the last session,
+//!   and drops when the broker says `session_present = false`, never matters.
+//! * Text of speech that was not verified never leaves [`content`].
+//!
+//! MQTT 5 rather than 3.1.1, because the broker then says what it otherwise hides: that an ACL refused a publish, that
+//! another client took our id, why it closes; and because it keeps messages larger than our maximum away from us instead
+//! of making us drop the connection. Mosquitto has spoken it since 1.6 (2019).
 
+mod address;
+mod command;
+mod content;
+mod outbox;
+mod session;
+mod tls;
+mod topics;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+pub use address::Broker;
+pub use command::Command;
+pub use topics::Topics;
+
+use crate::error::chain;
+use crate::events::Event;
+use crate::health::{Condition, Health, Status};
+use content::Content;
+use outbox::Outbox;
+
+/// Name of the broker in [`Health`].
+pub const COMPONENT: &str = "mqtt";
+
+/// Commands that wait for the pipeline; more are ignored and counted.
+pub const COMMAND_QUEUE: usize = 8;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A connection that held this long starts the back-off anew.
+const STABLE: Duration = Duration::from_secs(20);
+
+/// Section `[mqtt]`, with the device's id and name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MqttSettings {
+    /// `mqtt://host[:1883]` or `mqtts://host[:8883]`, without user name and password.
+    pub url: String,
+    pub username: Option<String>,
+    /// File whose first line is the password; read anew for every connection.
+    pub password_file: Option<PathBuf>,
+    /// PEM file with the authorities that may have signed the broker's certificate; the system's where there is none.
+    pub ca_file: Option<PathBuf>,
+    /// First part of every topic.
+    pub base_topic: String,
+    /// Second part of every topic; unique among the devices of one broker.
+    pub device_id: String,
+    /// What people call the device.
+    pub device_name: String,
+    /// Whether what was said and answered is in the events and in the last turn, or only that it was.
+    pub publish_text: bool,
+    /// Whether text needs a `verified` event before it; false only where voice verification is switched off.
+    pub text_needs_verified: bool,
+    /// Whether the broker keeps the last turn for whoever subscribes later.
+    pub retain_last_turn: bool,
+    /// Whether the device can be muted and made to listen over MQTT.
+    pub accept_commands: bool,
+}
+
+impl MqttSettings {
+    pub fn new(url: impl Into<String>, device_id: impl Into<String>) -> Self {
+        let device_id = device_id.into();
+        Self {
+            url: url.into(),
+            username: None,
+            password_file: None,
+            ca_file: None,
+            base_topic: "jarvis".to_owned(),
+            device_name: device_id.clone(),
+            device_id,
+            publish_text: true,
+            text_needs_verified: true,
+            retain_last_turn: false,
+            accept_commands: true,
+        }
+    }
+}
+
+/// A setting that cannot work, whatever the broker does.
+#[derive(Debug, thiserror::Error)]
+pub enum MqttError {
+    #[error(
+        "the address of the broker is not usable: {0}; it looks like mqtt://host:1883 or mqtts://host:8883"
+    )]
+    Address(&'static str),
+    #[error("{what} {value:?} cannot be part of a topic: it must not be empty or longer than 64 bytes, and have no + # or control characters{}", if *.slash { "" } else { " and no /" })]
+    Topic { what: &'static str, value: String, slash: bool },
+    #[error("a password for the broker is of no use without a user name")]
+    PasswordWithoutUser,
+    #[error("cannot read the {what} {}", path.display())]
+    File { what: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("the {what} {} is empty", path.display())]
+    Empty { what: &'static str, path: PathBuf },
+    #[error("no certificate of an authority is usable in {from}; set a file in PEM format as ca_file")]
+    NoAuthority { from: String },
+    #[error("cannot set up TLS")]
+    Tls(#[source] rustls::Error),
+}
+
+/// Everything that [`run`] reads from and writes to.
+#[derive(Debug)]
+pub struct Feeds {
+    pub events: broadcast::Receiver<Arc<Event>>,
+    pub status: watch::Receiver<Status>,
+    pub health: Health,
+    /// Made by [`command_channel`].
+    pub commands: mpsc::Sender<Command>,
+}
+
+/// The bounded channel on which commands from the broker are handed out.
+pub fn command_channel() -> (mpsc::Sender<Command>, mpsc::Receiver<Command>) {
+    mpsc::channel(COMMAND_QUEUE)
+}
+
+/// Checks everything that can be checked without the broker: address, topics, files.
+pub fn check(settings: &MqttSettings) -> Result<(), MqttError> {
+    let broker = Broker::parse(&settings.url)?;
+    Topics::new(&settings.base_topic, &settings.device_id)?;
+    session::password(settings)?;
+    if broker.tls {
+        tls::client_config(settings.ca_file.as_deref())?;
+    }
+    Ok(())
+}
+
+/// Keeps the broker informed until `stop`, through any number of connections.
+///
+/// Returns an error only for settings that can never work; a broker that is away, refuses, or talks nonsense shows in
+/// [`Health`] and is tried again for ever.
+pub async fn run(settings: MqttSettings, feeds: Feeds, stop: CancellationToken) -> Result<(), MqttError> {
+    let broker = Broker::parse(&settings.url)?;
+    let topics = Topics::new(&settings.base_topic, &settings.device_id)?;
+    let mut work = Work {
+        content: Content::new(&settings, topics),
+        outbox: Outbox::new(),
+        commands: command::Intake::new(feeds.commands),
+        events: Some(feeds.events),
+        status: feeds.status,
+        health: feeds.health,
+        settings,
+        broker,
+    };
+    work.keep_status();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let started = Instant::now();
+        let Err(ended) = session::run_once(&mut work, &stop).await else {
+            work.report_losses();
+            return Ok(());
+        };
+        work.outbox.connection_lost();
+        if started.elapsed() > STABLE {
+            pause = FIRST_PAUSE;
+        }
+        log::debug!("connection to {} ended: {}", work.broker, chain(&ended));
+        work.health.set(COMPONENT, Condition::away(ended.sentence(&work.broker)));
+        // What happens meanwhile goes into the bounded queue.
+        let until = Instant::now() + jittered(pause);
+        pause = (pause * 2).min(LONGEST_PAUSE);
+        while !stop.is_cancelled() {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep_until(until) => break,
+                () = work.next_input() => {}
+            }
+        }
+        if stop.is_cancelled() {
+            work.report_losses();
+            return Ok(());
+        }
+    }
+}
+
+/// What lives through all connections.
+struct Work {
+    settings: MqttSettings,
+    broker: Broker,
+    content: Content,
+    outbox: Outbox,
+    commands: command::Intake,
+    /// `None` once the pipeline is gone.
+    events: Option<broadcast::Receiver<Arc<Event>>>,
+    status: watch::Receiver<Status>,
+    health: Health,
+}
+
+impl Work {
+    /// Waits for the next event or status and puts it into the outbox. Cancel safe.
+    async fn next_input(&mut self) {
+        let events = async {
+            match &mut self.events {
+                Some(events) => events.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            event = events => match event {
+                Ok(event) => self.content.event(&event, &mut self.outbox),
+                Err(broadcast::error::RecvError::Lagged(missed)) => self.outbox.missed(missed),
+                Err(broadcast::error::RecvError::Closed) => self.events = None,
+            },
+            changed = self.status.changed() => match changed {
+                Ok(()) => self.keep_status(),
+                // The registry lives as long as the daemon; a test may drop it.
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
+
+    fn keep_status(&mut self) {
+        let status = self.status.borrow_and_update();
+        self.content.status(&status, &mut self.outbox);
+    }
+
+    fn report_losses(&self) {
+        let (dropped, ignored) = (self.outbox.dropped(), self.commands.ignored());
+        if dropped > 0 || ignored > 0 {
+            log::info!(
+                "MQTT: {dropped} events were not delivered and {ignored} messages to the device were ignored since start"
+            );
+        }
+    }
+}
+
+/// `pause` ± 25 %, so that the devices of a house do not all knock at a restarted broker at once.
+fn jittered(pause: Duration) -> Duration {
+    let mut random = [0_u8; 1];
+    // Without randomness the pause is merely not spread.
+    let _ = getrandom::fill(&mut random);
+    pause.mul_f64(0.75 + f64::from(random[0]) / 510.0)
+}

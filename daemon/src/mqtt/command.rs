@@ -1,0 +1,129 @@
+//! What the device can be told over MQTT. Anything else that arrives is ignored and counted, never answered.
+
+use tokio::sync::mpsc;
+
+use super::Topics;
+
+/// Something a person asked for at a distance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// Stop listening until told otherwise.
+    Mute,
+    Unmute,
+    /// Open the listening window as if the wake word had been said.
+    Listen,
+}
+
+/// Longest payload that is looked at.
+const MAX_PAYLOAD: usize = 16;
+
+/// Reads messages and hands commands out without ever waiting.
+#[derive(Debug)]
+pub(super) struct Intake {
+    commands: mpsc::Sender<Command>,
+    ignored: u64,
+}
+
+impl Intake {
+    pub(super) fn new(commands: mpsc::Sender<Command>) -> Self {
+        Self { commands, ignored: 0 }
+    }
+
+    /// Messages that were no command, or came faster than commands are carried out.
+    pub(super) fn ignored(&self) -> u64 {
+        self.ignored
+    }
+
+    /// `retained` messages are old: a kept `PRESS` would open the microphone at every reconnect.
+    pub(super) fn message(&mut self, topics: &Topics, topic: &[u8], payload: &[u8], retained: bool) {
+        let command = if retained { None } else { parse(topics, topic, payload) };
+        let done = match command {
+            Some(command) => self.commands.try_send(command).is_ok(),
+            None => false,
+        };
+        if done {
+            log::info!("told over MQTT: {command:?}");
+        } else {
+            self.ignored = self.ignored.saturating_add(1);
+            // The count grows without limit, the journal must not.
+            if self.ignored.is_power_of_two() {
+                log::warn!(
+                    "ignored a message on {} of {} bytes{}; {} ignored since start",
+                    String::from_utf8_lossy(topic.get(..topic.len().min(100)).unwrap_or_default()),
+                    payload.len(),
+                    if retained { ", retained (publish commands without the retain flag)" } else { "" },
+                    self.ignored
+                );
+            }
+        }
+    }
+}
+
+fn parse(topics: &Topics, topic: &[u8], payload: &[u8]) -> Option<Command> {
+    if payload.len() > MAX_PAYLOAD {
+        return None;
+    }
+    let word = std::str::from_utf8(payload).ok()?.trim();
+    if topic == topics.mute_set.as_bytes() {
+        match word {
+            "ON" => Some(Command::Mute),
+            "OFF" => Some(Command::Unmute),
+            _ => None,
+        }
+    } else if topic == topics.listen.as_bytes() && word == "PRESS" {
+        Some(Command::Listen)
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn intake() -> (Intake, mpsc::Receiver<Command>, Topics) {
+        let (sender, receiver) = mpsc::channel(2);
+        (Intake::new(sender), receiver, Topics::new("jarvis", "k").unwrap())
+    }
+
+    #[test]
+    fn the_three_commands_are_understood() {
+        let (mut intake, mut commands, topics) = intake();
+        intake.message(&topics, b"jarvis/k/mute/set", b"ON", false);
+        intake.message(&topics, b"jarvis/k/mute/set", b"OFF\n", false);
+        assert_eq!((commands.try_recv(), commands.try_recv()), (Ok(Command::Mute), Ok(Command::Unmute)));
+        intake.message(&topics, b"jarvis/k/listen", b"PRESS", false);
+        assert_eq!(commands.try_recv(), Ok(Command::Listen));
+        assert_eq!(intake.ignored(), 0);
+    }
+
+    #[test]
+    fn anything_else_is_ignored_and_counted() {
+        let (mut intake, mut commands, topics) = intake();
+        let long = vec![b'O'; 100_000];
+        let cases: [(&[u8], &[u8], bool); 8] = [
+            (b"jarvis/k/mute/set", b"", false),
+            (b"jarvis/k/mute/set", b"on", false),
+            (b"jarvis/k/mute/set", b"\xff\xfe", false),
+            (b"jarvis/k/mute/set", &long, false),
+            (b"jarvis/k/mute", b"ON", false),
+            (b"\xff", b"ON", false),
+            (b"jarvis/k/listen", b"PRESS", true),
+            (b"jarvis/k/listen", b"ON", false),
+        ];
+        for (topic, payload, retained) in cases {
+            intake.message(&topics, topic, payload, retained);
+        }
+        assert!(commands.try_recv().is_err());
+        assert_eq!(intake.ignored(), 8);
+    }
+
+    #[test]
+    fn commands_that_nobody_takes_are_dropped() {
+        let (mut intake, _commands, topics) = intake();
+        for _ in 0..5 {
+            intake.message(&topics, b"jarvis/k/listen", b"PRESS", false);
+        }
+        assert_eq!(intake.ignored(), 3);
+    }
+}

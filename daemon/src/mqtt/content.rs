@@ -1,0 +1,173 @@
+//! What may be said over MQTT, and in which form.
+//!
+//! Three rules, all here so that they can be read in one place:
+//!
+//! * `partial` is never published: it is the speech of somebody not yet verified.
+//! * `transcript` and `reply` are published only behind a `verified` event of the same utterance. The pipeline promises
+//!   that order; this is the second lock. A new utterance or a rejection closes it again.
+//! * With `publish_text` off they are published without the text.
+
+use serde_json::{Map, Value, json};
+
+use super::outbox::Outbox;
+use super::{MqttSettings, Topics};
+use crate::events::{Event, State, What};
+use crate::health::Status;
+
+/// Turns events and states into messages.
+#[derive(Debug)]
+pub(super) struct Content {
+    pub(super) topics: Topics,
+    publish_text: bool,
+    text_needs_verified: bool,
+    retain_last_turn: bool,
+    info: String,
+    /// Whether the utterance at hand is of a verified speaker.
+    verified: bool,
+    turn: LastTurn,
+}
+
+impl Content {
+    pub(super) fn new(settings: &MqttSettings, topics: Topics) -> Self {
+        let info = json!({
+            "id": settings.device_id,
+            "name": settings.device_name,
+            "version": env!("CARGO_PKG_VERSION"),
+            "commands": settings.accept_commands,
+        });
+        Self {
+            topics,
+            publish_text: settings.publish_text,
+            text_needs_verified: settings.text_needs_verified,
+            retain_last_turn: settings.retain_last_turn,
+            info: info.to_string(),
+            verified: false,
+            turn: LastTurn::default(),
+        }
+    }
+
+    pub(super) fn online(&self, outbox: &mut Outbox) {
+        outbox.keep(&self.topics.availability, "online");
+        outbox.keep(&self.topics.info, &self.info);
+    }
+
+    pub(super) fn offline(&self, outbox: &mut Outbox) {
+        outbox.keep(&self.topics.availability, "offline");
+    }
+
+    pub(super) fn status(&self, status: &Status, outbox: &mut Outbox) {
+        outbox.keep(&self.topics.state, status.state.as_str());
+        outbox.keep(&self.topics.mute, if status.state == State::Muted { "ON" } else { "OFF" });
+        match serde_json::to_string(status) {
+            Ok(json) => outbox.keep(&self.topics.health, &json),
+            Err(error) => log::debug!("cannot write the health as JSON: {error}"),
+        }
+    }
+
+    pub(super) fn event(&mut self, event: &Event, outbox: &mut Outbox) {
+        match &event.what {
+            What::Verified { .. } => self.verified = true,
+            What::Wake { .. } | What::SpeechEnd { .. } | What::Rejected { .. } => self.verified = false,
+            _ => {}
+        }
+        let has_text = match &event.what {
+            What::Partial { .. } => return,
+            What::Transcript { .. } | What::Reply { .. } => true,
+            _ => false,
+        };
+        if has_text && self.text_needs_verified && !self.verified {
+            log::warn!("text without a verified speaker was not published");
+            return;
+        }
+        let mut body = match serde_json::to_value(event) {
+            Ok(Value::Object(body)) => body,
+            // NaN becomes null and keys are fixed, so this is only a change of the type.
+            other => return log::debug!("cannot write an event as JSON: {other:?}"),
+        };
+        if has_text && !self.publish_text {
+            body.remove("text");
+        }
+        if let Some(turn) = self.turn.take_note(&event.what, &body) {
+            outbox.push(&self.topics.event, body, false);
+            outbox.push(&self.topics.last_turn, turn, self.retain_last_turn);
+        } else {
+            outbox.push(&self.topics.event, body, false);
+        }
+    }
+}
+
+/// Gathers the events of one turn into one object, published when the turn ends.
+#[derive(Debug, Default)]
+struct LastTurn {
+    body: Map<String, Value>,
+    took_ms: Map<String, Value>,
+    replied: bool,
+    stored: bool,
+}
+
+impl LastTurn {
+    /// Adds an event, as it is published; returns the turn when this event ends it.
+    fn take_note(&mut self, what: &What, event: &Map<String, Value>) -> Option<Map<String, Value>> {
+        let copy = |turn: &mut Self, from: &str, to: &str| {
+            if let Some(value) = event.get(from) {
+                turn.body.insert(to.to_owned(), value.clone());
+            }
+        };
+        if matches!(what, What::Wake { .. }) || (matches!(what, What::SpeechEnd { .. }) && self.replied) {
+            *self = Self::default();
+        }
+        if let (Some(Value::String(name)), Some(took)) = (event.get("event"), event.get("took_ms")) {
+            self.took_ms.insert(name.clone(), took.clone());
+        }
+        match what {
+            What::Wake { .. } => copy(self, "word", "wake_word"),
+            What::SpeechEnd { .. } => copy(self, "speech_s", "speech_s"),
+            What::Verified { .. } => {
+                for key in ["user", "confidence", "score", "net_speech_s"] {
+                    copy(self, key, key);
+                }
+            }
+            What::Transcript { .. } => {
+                copy(self, "text", "transcript");
+                copy(self, "engine", "engine");
+            }
+            What::Reply { .. } => {
+                copy(self, "text", "reply");
+                self.replied = true;
+                return self.finish_if_answered();
+            }
+            What::Stored { .. } => {
+                copy(self, "conversation_id", "conversation_id");
+                self.stored = true;
+                return self.finish_if_answered();
+            }
+            What::Rejected { .. } => {
+                copy(self, "reason", "reason");
+                copy(self, "confidence", "confidence");
+                return Some(self.finish("rejected", event));
+            }
+            What::Error { .. } if !self.body.is_empty() => {
+                copy(self, "stage", "stage");
+                copy(self, "message", "message");
+                return Some(self.finish("failed", event));
+            }
+            _ => {}
+        }
+        None
+    }
+
+    /// Spoken and stored may come in either order.
+    fn finish_if_answered(&mut self) -> Option<Map<String, Value>> {
+        (self.replied && self.stored).then(|| self.finish("answered", &Map::new()))
+    }
+
+    fn finish(&mut self, outcome: &str, event: &Map<String, Value>) -> Map<String, Value> {
+        let mut turn = std::mem::take(self);
+        turn.body.insert("outcome".to_owned(), outcome.into());
+        if let Some(at) = event.get("at_ms") {
+            turn.body.insert("at_ms".to_owned(), at.clone());
+        }
+        turn.body.insert("took_ms".to_owned(), turn.took_ms.into());
+        turn.body
+    }
+}

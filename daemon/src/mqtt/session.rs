@@ -1,0 +1,417 @@
+//! One connection to the broker, from CONNECT to its end.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::{
+    ConnectProperties, ConnectReturnCode, DisconnectReasonCode, Filter, LastWill, Packet, PubAckReason,
+    RetainForwardRule, SubscribeReasonCode,
+};
+use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, StateError};
+use rumqttc::{NetworkOptions, Outgoing, TlsConfiguration, Transport};
+use tokio::sync::broadcast::error::TryRecvError;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
+
+use super::outbox::WINDOW;
+use super::{Broker, COMPONENT, MqttError, MqttSettings, Work, tls};
+use crate::health::Condition;
+
+const CONNECT_TIMEOUT_S: u64 = 10;
+/// A dead device is reported by its last will after 1.5 times this.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// Without any packet for this long the connection is dead, whatever TCP thinks.
+const SILENCE: Duration = Duration::from_secs(50);
+/// Without a PubAck for this long the broker does not work, although it answers pings.
+const ACK_TIMEOUT: Duration = Duration::from_secs(30);
+/// Largest packet the broker may send us; it keeps larger ones to itself.
+const MAX_INCOMING: u32 = 4_096;
+/// Room in the client's channel: the window, the offline message, the subscription, the disconnect.
+const REQUESTS: usize = WINDOW + 8;
+/// For events that wait when the device stops, then for the word `offline`, then for the goodbye.
+const CLOSE_EVENTS: Duration = Duration::from_millis(700);
+const CLOSE_OFFLINE: Duration = Duration::from_millis(700);
+const CLOSE_GOODBYE: Duration = Duration::from_millis(300);
+/// Longest password file.
+const MAX_PASSWORD_BYTES: u64 = 4_096;
+
+/// Why a connection ended although nobody wanted it to.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Broken {
+    #[error("cannot set up the connection")]
+    Setup(#[source] MqttError),
+    #[error("the connection failed")]
+    Connection(#[source] Box<ConnectionError>),
+    #[error("nothing arrived for {} s", SILENCE.as_secs())]
+    Silent,
+    #[error("no message was acknowledged for {} s", ACK_TIMEOUT.as_secs())]
+    NotAcknowledged,
+}
+
+impl Broken {
+    /// What is wrong and what to do, for the owner.
+    pub(super) fn sentence(&self, broker: &Broker) -> String {
+        let what = match self {
+            Self::Setup(error) => crate::error::chain(error),
+            Self::Silent => format!("the broker at {broker} went silent"),
+            Self::NotAcknowledged => {
+                format!("the broker at {broker} takes messages without acknowledging them")
+            }
+            Self::Connection(error) => connection_sentence(error, broker),
+        };
+        format!("{what}; trying again, everything else goes on")
+    }
+}
+
+fn connection_sentence(error: &ConnectionError, broker: &Broker) -> String {
+    use ConnectionError as E;
+    let not_mqtt =
+        || format!("what answers at {broker} does not speak MQTT 5 (Mosquitto does since version 1.6)");
+    match error {
+        E::ConnectionRefused(code) => match code {
+            ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized => {
+                format!(
+                    "the broker at {broker} refused the user name or the password; see username and password_file"
+                )
+            }
+            ConnectReturnCode::UnsupportedProtocolVersion | ConnectReturnCode::RefusedProtocolVersion => {
+                not_mqtt()
+            }
+            ConnectReturnCode::ServerBusy
+            | ConnectReturnCode::ServerUnavailable
+            | ConnectReturnCode::ServiceUnavailable => {
+                format!("the broker at {broker} is too busy to take us")
+            }
+            other => format!("the broker at {broker} refused the connection ({other:?})"),
+        },
+        E::Tls(error) => {
+            let why = match error {
+                rumqttc::v5::TlsError::Io(error) => error.to_string(),
+                other => other.to_string(),
+            };
+            format!(
+                "no trusted connection to the broker at {broker} ({why}); see ca_file, and whether the certificate names \
+                 this host"
+            )
+        }
+        E::Io(error) => format!("cannot reach the broker at {broker} ({error})"),
+        E::Timeout(_) => format!("the broker at {broker} does not answer"),
+        E::NotConnAck(_) => not_mqtt(),
+        E::MqttState(state) => match state {
+            StateError::ServerDisconnect { reason_code: DisconnectReasonCode::SessionTakenOver, .. } => {
+                format!(
+                    "another client of the broker at {broker} uses the id of this device; give each device its own [device] id"
+                )
+            }
+            StateError::ServerDisconnect {
+                reason_code: DisconnectReasonCode::ServerShuttingDown, ..
+            } => {
+                format!("the broker at {broker} shut down")
+            }
+            StateError::ServerDisconnect { reason_code, .. } => {
+                format!("the broker at {broker} ended the connection ({reason_code:?})")
+            }
+            StateError::Deserialization(rumqttc::v5::mqttbytes::Error::Io(error)) | StateError::Io(error) => {
+                format!("the connection to the broker at {broker} broke ({error})")
+            }
+            StateError::Deserialization(_) | StateError::WrongPacket => not_mqtt(),
+            StateError::ConnectionAborted => format!("the broker at {broker} closed the connection"),
+            StateError::AwaitPingResp => format!("the broker at {broker} went silent"),
+            other => format!("the connection to the broker at {broker} broke ({other})"),
+        },
+        other => format!("the connection to the broker at {broker} broke ({other})"),
+    }
+}
+
+/// The password of the settings' file: its first line.
+pub(super) fn password(settings: &MqttSettings) -> Result<Option<Zeroizing<String>>, MqttError> {
+    use std::io::Read;
+    const WHAT: &str = "password file of the broker";
+    let Some(path) = &settings.password_file else { return Ok(None) };
+    if settings.username.is_none() {
+        return Err(MqttError::PasswordWithoutUser);
+    }
+    let mut text = Zeroizing::new(String::new());
+    std::fs::File::open(path)
+        .and_then(|file| file.take(MAX_PASSWORD_BYTES).read_to_string(&mut text))
+        .map_err(|source| MqttError::File { what: WHAT, path: path.clone(), source })?;
+    match text.lines().next() {
+        Some(line) if !line.is_empty() => Ok(Some(Zeroizing::new(line.to_owned()))),
+        _ => Err(MqttError::Empty { what: WHAT, path: path.clone() }),
+    }
+}
+
+fn options(work: &Work) -> Result<MqttOptions, MqttError> {
+    let settings = &work.settings;
+    let mut options =
+        MqttOptions::new(format!("jarvis-{}", settings.device_id), &work.broker.host, work.broker.port);
+    if work.broker.tls {
+        let config = tls::client_config(settings.ca_file.as_deref())?;
+        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(config)));
+    }
+    if let Some(username) = &settings.username {
+        let password = password(settings)?.unwrap_or_default();
+        options.set_credentials(username, password.as_str());
+    }
+    let mut network = NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+    options
+        .set_keep_alive(KEEP_ALIVE)
+        .set_clean_start(true)
+        .set_connection_timeout(CONNECT_TIMEOUT_S)
+        .set_connect_properties(ConnectProperties {
+            max_packet_size: Some(MAX_INCOMING),
+            ..ConnectProperties::new()
+        })
+        .set_network_options(network)
+        // More than the window, so that a packet id is never reused while it waits.
+        .set_outgoing_inflight_upper_limit(100)
+        .set_last_will(LastWill::new(
+            &work.content.topics.availability,
+            "offline",
+            QoS::AtLeastOnce,
+            true,
+            None,
+        ));
+    Ok(options)
+}
+
+/// How far a wanted end has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Closing {
+    No,
+    /// Events and values that wait are sent.
+    Events(Instant),
+    /// The word `offline` is on its way.
+    Offline(Instant),
+    Goodbye(Instant),
+}
+
+impl Closing {
+    fn deadline(self) -> Option<Instant> {
+        match self {
+            Self::No => None,
+            Self::Events(at) | Self::Offline(at) | Self::Goodbye(at) => Some(at),
+        }
+    }
+}
+
+struct Session {
+    client: AsyncClient,
+    connected: bool,
+    closing: Closing,
+    last_packet: Instant,
+    /// Largest packet the broker takes.
+    max_packet: usize,
+    /// What the broker did not allow, as a sentence.
+    refused: Option<String>,
+}
+
+/// Connects and works until the connection breaks (`Err`) or `stop` ended it properly (`Ok`).
+pub(super) async fn run_once(work: &mut Work, stop: &CancellationToken) -> Result<(), Broken> {
+    let options = options(work).map_err(Broken::Setup)?;
+    let (client, mut event_loop) = AsyncClient::new(options, REQUESTS);
+    let mut session = Session {
+        client,
+        connected: false,
+        closing: Closing::No,
+        last_packet: Instant::now(),
+        max_packet: usize::MAX,
+        refused: None,
+    };
+    loop {
+        if session.closing != Closing::No && session.close_further(work) {
+            return Ok(());
+        }
+        let event = match session.next(work, &mut event_loop, stop).await? {
+            Step::Event(event) => event,
+            Step::Stopped => return Ok(()),
+        };
+        match event {
+            // The broker may hang up first, as soon as it has our goodbye.
+            Err(_) if matches!(session.closing, Closing::Goodbye(_)) => return Ok(()),
+            Err(error) => return Err(Broken::Connection(Box::new(error))),
+            Ok(Event::Outgoing(outgoing)) => match outgoing {
+                Outgoing::Publish(packet_id) => work.outbox.numbered(packet_id),
+                Outgoing::Disconnect => return Ok(()),
+                _ => {}
+            },
+            Ok(Event::Incoming(packet)) => {
+                session.last_packet = Instant::now();
+                session.packet(packet, work);
+            }
+        }
+        session.fill(work);
+    }
+}
+
+enum Step {
+    Event(Result<Event, ConnectionError>),
+    /// Stopped before there was a connection.
+    Stopped,
+}
+
+impl Session {
+    /// Polls the event loop; takes inputs in while it waits. The poll is never cancelled while the connection is to live
+    /// on: it may hold a half-written packet.
+    async fn next(
+        &mut self,
+        work: &mut Work,
+        event_loop: &mut EventLoop,
+        stop: &CancellationToken,
+    ) -> Result<Step, Broken> {
+        let mut poll = pin!(event_loop.poll());
+        loop {
+            let (until, verdict) = self.patience(work);
+            tokio::select! {
+                biased;
+                () = stop.cancelled(), if self.closing == Closing::No => {
+                    if !self.connected {
+                        return Ok(Step::Stopped);
+                    }
+                    take_waiting(work);
+                    self.closing = Closing::Events(Instant::now() + CLOSE_EVENTS);
+                    self.fill(work);
+                    if self.close_further(work) {
+                        return Ok(Step::Stopped);
+                    }
+                }
+                event = &mut poll => return Ok(Step::Event(event)),
+                () = tokio::time::sleep_until(until) => match self.closing {
+                    Closing::No => return Err(verdict),
+                    // Giving up on the goodbye drops the connection, and then the last will says it for us.
+                    Closing::Goodbye(_) => return Ok(Step::Stopped),
+                    _ => if self.close_further(work) { return Ok(Step::Stopped) },
+                },
+                () = work.next_input(), if self.closing == Closing::No => self.fill(work),
+            }
+        }
+    }
+
+    /// Until when to wait at most, and what it means if nothing happens until then.
+    fn patience(&self, work: &Work) -> (Instant, Broken) {
+        if let Some(at) = self.closing.deadline() {
+            return (at, Broken::Silent);
+        }
+        let silent = self.last_packet + SILENCE;
+        match work.outbox.oldest().map(|at| at + ACK_TIMEOUT) {
+            Some(at) if at < silent => (at, Broken::NotAcknowledged),
+            _ => (silent, Broken::Silent),
+        }
+    }
+
+    /// Moves from one step of closing to the next when it is done or its time is up. `true` = leave now.
+    fn close_further(&mut self, work: &mut Work) -> bool {
+        let now = Instant::now();
+        match self.closing {
+            Closing::Events(until) if work.outbox.is_idle() || now >= until => {
+                work.content.offline(&mut work.outbox);
+                self.closing = Closing::Offline(now + CLOSE_OFFLINE);
+                self.fill(work);
+                false
+            }
+            Closing::Offline(_) if work.outbox.outstanding() == 0 => {
+                self.closing = Closing::Goodbye(now + CLOSE_GOODBYE);
+                self.client.try_disconnect().is_err()
+            }
+            // Not acknowledged: leave without a goodbye, then the last will says it.
+            Closing::Offline(until) => now >= until,
+            Closing::Goodbye(until) => now >= until,
+            Closing::No | Closing::Events(_) => false,
+        }
+    }
+
+    fn fill(&mut self, work: &mut Work) {
+        if !self.connected || matches!(self.closing, Closing::Goodbye(_)) {
+            return;
+        }
+        // The last value of all must not wait behind events that are not acknowledged.
+        let window = if matches!(self.closing, Closing::Offline(_)) { WINDOW + 2 } else { WINDOW };
+        let now = Instant::now();
+        while let Some(message) = work.outbox.next(now, window, self.max_packet) {
+            let sent =
+                self.client.try_publish(message.topic, QoS::AtLeastOnce, message.retain, message.payload);
+            if let Err(error) = sent {
+                // The channel has more room than the window; what is submitted comes back with the next connection.
+                return log::debug!("cannot hand a message to the MQTT client: {error}");
+            }
+        }
+    }
+
+    fn packet(&mut self, packet: Packet, work: &mut Work) {
+        let topics = &work.content.topics;
+        match packet {
+            Packet::ConnAck(ack) => {
+                self.connected = true;
+                let limit = ack.properties.and_then(|properties| properties.max_packet_size);
+                self.max_packet = limit.map_or(usize::MAX, |bytes| bytes as usize);
+                let mut filters = vec![Filter::new(&topics.availability, QoS::AtLeastOnce)];
+                if work.settings.accept_commands {
+                    for topic in [&topics.mute_set, &topics.listen] {
+                        let mut filter = Filter::new(topic, QoS::AtLeastOnce);
+                        filter.retain_forward_rule = RetainForwardRule::Never;
+                        filters.push(filter);
+                    }
+                }
+                if let Err(error) = self.client.try_subscribe_many(filters) {
+                    log::debug!("cannot hand the subscription to the MQTT client: {error}");
+                }
+                work.content.online(&mut work.outbox);
+                log::info!("connected to the broker at {}", work.broker);
+            }
+            Packet::PubAck(ack) => {
+                let Some(topic) = work.outbox.acked(ack.pkid) else { return };
+                if !matches!(ack.reason, PubAckReason::Success | PubAckReason::NoMatchingSubscribers) {
+                    self.refuse(format!(
+                        "the broker at {} does not let the device publish on {topic} ({:?}); see its access list",
+                        work.broker, ack.reason
+                    ));
+                }
+                // The word online has passed, or will not: either way the connection is as good as it gets.
+                let condition = self.refused.as_ref().map_or(Condition::Ok, Condition::degraded);
+                work.health.set(COMPONENT, condition);
+            }
+            Packet::SubAck(ack) => {
+                let denied = |code: &SubscribeReasonCode| !matches!(code, SubscribeReasonCode::Success(_));
+                if work.settings.accept_commands && ack.return_codes.iter().skip(1).any(denied) {
+                    self.refuse(format!(
+                        "the broker at {} does not let the device subscribe to its commands, so it cannot be muted over \
+                         MQTT; see its access list",
+                        work.broker
+                    ));
+                }
+            }
+            Packet::Publish(publish) => {
+                if publish.topic == topics.availability.as_bytes() {
+                    // A last will of an earlier connection came late and would leave us offline for ever.
+                    if !publish.retain && &publish.payload[..] == b"offline" && self.closing == Closing::No {
+                        work.outbox.keep_again(&topics.availability);
+                    }
+                } else {
+                    work.commands.message(topics, &publish.topic, &publish.payload, publish.retain);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn refuse(&mut self, sentence: String) {
+        if self.refused.is_none() {
+            self.refused = Some(sentence);
+        }
+    }
+}
+
+/// Takes everything in that the pipeline said before the stop.
+fn take_waiting(work: &mut Work) {
+    while let Some(events) = &mut work.events {
+        match events.try_recv() {
+            Ok(event) => work.content.event(&event, &mut work.outbox),
+            Err(TryRecvError::Lagged(missed)) => work.outbox.missed(missed),
+            Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+        }
+    }
+    work.keep_status();
+}
