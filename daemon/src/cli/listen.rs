@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 
-use super::lines;
+use super::{Common, lines, pipeline_runtime};
 use crate::audio::file::FileSource;
 use crate::audio::{CaptureStats, Channel, Period, SourceError, capture};
 use crate::config::Settings;
@@ -26,11 +26,35 @@ use crate::stt;
 use crate::supervisor::Supervisor;
 use crate::units::FramePos;
 
+/// Plays recordings through the pipeline of the daemon and prints its events, one JSON object a line.
+///
+/// Who is verified is answered, and what is said is remembered, as by the daemon; answers are printed, not spoken.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// WAV or FLAC files, heard one after the other.
+    #[arg(required = true, value_name = "WAV")]
+    pub files: Vec<PathBuf>,
+    /// Take as long as the recording lasts, as a microphone would.
+    #[arg(long)]
+    pub realtime: bool,
+    /// Database to use instead of the device's own.
+    #[arg(long, value_name = "FILE")]
+    pub user_db: Option<PathBuf>,
+}
+
+pub fn run(args: Args, common: &Common) -> Result<(), Failure> {
+    let mut settings = common.settings()?;
+    if let Some(db) = args.user_db {
+        settings.paths.db = db;
+    }
+    pipeline_runtime()?.block_on(listen(settings, &args.files, args.realtime))
+}
+
 /// Hears `recordings` one after the other. With `realtime` they take as long as they last.
 ///
 /// # Errors
 /// What keeps the pipeline from starting; exit 65 when a recording cannot be used (the others are heard all the same).
-pub async fn listen(settings: Settings, recordings: &[PathBuf], realtime: bool) -> Result<(), Failure> {
+async fn listen(settings: Settings, recordings: &[PathBuf], realtime: bool) -> Result<(), Failure> {
     let mut parts = Parts::load(&settings, &Health::new()).await?;
     // A recording is a trial at a desk: answers are printed, not spoken.
     parts.answer = None;
@@ -67,6 +91,7 @@ pub async fn listen(settings: Settings, recordings: &[PathBuf], realtime: bool) 
         }
         None => None,
     };
+    let memory = parts.memory.clone();
     let turns = Turns {
         memory: parts.memory,
         voices: parts.voices,
@@ -97,6 +122,7 @@ pub async fn listen(settings: Settings, recordings: &[PathBuf], realtime: bool) 
     drop(session);
     // The turn task ends with its channel and lets go of the last sender of lines.
     let _ = printed.await;
+    memory.close().await;
     match refused {
         None => Ok(()),
         Some(error) => Err(Failure::because(error.exit(), "a recording cannot be used", error)),

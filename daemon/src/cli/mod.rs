@@ -1,1 +1,213 @@
+//! The command line: one file a subcommand. Errors go to standard error as one sentence with the way out; results to
+//! standard output, as JSON where `--json` asks for it.
 
+mod ask;
+mod check_config;
+mod conversation;
+mod doctor;
+mod lines;
+mod listen;
+mod models;
+mod output;
+mod recording;
+mod run;
+mod user;
+mod voice;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::clock::Clock;
+use crate::config::{self, Fault, Options, Settings};
+use crate::error::{Exit, Failure, chain};
+use crate::memory::{Device, Memory, MemoryError, User};
+
+const AFTER_HELP: &str = "\
+Examples:
+  jarvisd check-config                              is the configuration right?
+  jarvisd doctor                                    do microphone, models and the rest work?
+  jarvisd voice enroll --user Anna a.wav b.wav c.wav
+  jarvisd listen evening.wav                        what the device would hear, one event a line
+  jarvisd run                                       the daemon, as systemd starts it
+
+Exit codes: 0 done, 1 failed, 2 usage, 65 bad input data, 69 a service is unavailable, 75 try again, 78 configuration.";
+
+/// A voice appliance for the home: it wakes on its word, checks who speaks, answers, and remembers.
+#[derive(Debug, Parser)]
+#[command(name = "jarvisd", version, after_help = AFTER_HELP, max_term_width = 100)]
+struct CommandLine {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every subcommand takes.
+#[derive(Debug, clap::Args)]
+pub struct Common {
+    /// Folder that stands for /: configuration, data and models below it, for trials and tests.
+    #[arg(long, global = true, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Configuration file to read instead of /etc/jarvis/jarvis.toml.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon: listen, answer, remember.
+    Run(run::Args),
+    /// Play recordings through the pipeline of the daemon and print its events, one JSON object a line.
+    Listen(listen::Args),
+    /// Check the configuration and report every fault at once.
+    CheckConfig(check_config::Args),
+    /// Check microphone, loudspeaker, models, database, broker, disk and clock.
+    Doctor(doctor::Args),
+    /// The people this device knows.
+    #[command(subcommand)]
+    User(user::Command),
+    /// Their voices: enrol one, try one.
+    #[command(subcommand)]
+    Voice(voice::Command),
+    /// One turn in writing: through dialogue and memory, without sound.
+    Ask(ask::Args),
+    /// What was said.
+    #[command(subcommand)]
+    Conversation(conversation::Command),
+    /// The model files.
+    #[command(subcommand)]
+    Models(models::Command),
+}
+
+/// Runs one command line to its end: parse, log, dispatch, report.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let line = match CommandLine::try_parse_from(args) {
+        Ok(line) => line,
+        Err(usage) => {
+            // `--help` comes this way too; a reader that went away is no failure.
+            let _ = usage.print();
+            return ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(Exit::Usage as u8));
+        }
+    };
+    crate::logging::init();
+    if !matches!(line.command, Command::Run(_)) && std::env::var_os("JARVIS_LOG").is_none() {
+        log::set_max_level(log::LevelFilter::Warn);
+    }
+    match dispatch(line.command, &line.common) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let _ = writeln!(std::io::stderr(), "jarvisd: {}", chain(&failure));
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
+
+fn dispatch(command: Command, common: &Common) -> Result<(), Failure> {
+    match command {
+        Command::Run(args) => run::run(args, common),
+        Command::Listen(args) => listen::run(args, common),
+        Command::CheckConfig(args) => check_config::run(&args, common),
+        Command::Doctor(args) => doctor::run(&args, common),
+        Command::User(command) => user::run(command, common),
+        Command::Voice(command) => voice::run(command, common),
+        Command::Ask(args) => ask::run(&args, common),
+        Command::Conversation(command) => conversation::run(command, common),
+        Command::Models(command) => models::run(&command, common),
+    }
+}
+
+impl Common {
+    /// Where the configuration of this command line is.
+    pub fn options(&self) -> Options {
+        Options { root: self.root.clone(), config_file: self.config.clone(), env: std::env::vars_os().collect() }
+    }
+
+    /// The checked configuration; its warnings go to the log.
+    pub fn settings(&self) -> Result<Settings, Failure> {
+        let settings = config::load(&self.options()).map_err(|faults| config_failure(&faults))?;
+        for warning in &settings.warnings {
+            log::info!("{warning}");
+        }
+        Ok(settings)
+    }
+}
+
+/// All faults as one failure, a line each.
+pub fn config_failure(faults: &[Fault]) -> Failure {
+    let message = match faults {
+        [one] => one.to_string(),
+        many => {
+            let lines: Vec<String> = many.iter().map(|fault| format!("\n  {fault}")).collect();
+            format!("the configuration has {} faults:{}", many.len(), lines.concat())
+        }
+    };
+    Failure::new(Exit::Config, message)
+}
+
+impl From<MemoryError> for Failure {
+    fn from(error: MemoryError) -> Self {
+        let mut failure = Self::new(error.exit(), chain(&error));
+        if let MemoryError::NotFound { what: "user named", .. } = error {
+            failure.message.push_str("; `jarvisd user list` shows who there is");
+        }
+        failure
+    }
+}
+
+/// Runs the asynchronous part of a command.
+fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|e| Failure::because(Exit::TryAgain, "the asynchronous runtime did not start", e))?.block_on(work)
+}
+
+/// The runtime of `run` and `listen`: the audio and model work has threads of its own, so two workers are enough.
+fn pipeline_runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("tasks")
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::because(Exit::TryAgain, "the asynchronous runtime did not start", e))
+}
+
+/// Opens the memory, lets `work` use it, and closes it, so that nothing stays behind in the write-ahead log.
+fn with_memory<T>(
+    settings: &Settings,
+    work: impl AsyncFnOnce(&Memory) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    block_on(async {
+        let data = &settings.paths.data;
+        std::fs::create_dir_all(data).map_err(|e| {
+            let message = format!("the data folder {} cannot be made; run this as its owner", data.display());
+            Failure::because(Exit::Unavailable, message, e)
+        })?;
+        let device = Device { id: settings.device.id.clone() };
+        let memory = Memory::open(&settings.paths.db, &device, Clock::System).await?;
+        let done = work(&memory).await;
+        memory.close().await;
+        done
+    })
+}
+
+/// The person called `name`.
+async fn user_named(memory: &Memory, name: &str) -> Result<User, Failure> {
+    Ok(memory.user_by_name(name).await?)
+}
+
+/// Asks on a terminal whether to go on; a script has decided already.
+fn confirmed(question: &str, yes: bool) -> Result<bool, Failure> {
+    use std::io::IsTerminal;
+    if yes || !std::io::stdin().is_terminal() {
+        return Ok(true);
+    }
+    let mut answer = String::new();
+    let asked = write!(std::io::stderr(), "{question} [y/N] ");
+    asked
+        .and_then(|()| std::io::stdin().read_line(&mut answer))
+        .map_err(|e| Failure::because(Exit::Failed, "the answer could not be read; say --yes", e))?;
+    Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+}

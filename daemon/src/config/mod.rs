@@ -36,6 +36,8 @@ pub use source::{ENV_PREFIX, Effective};
 pub use url::{BrokerUrl, PostgresUrl, Secret};
 pub use value::{CommandLine, Engine, WakeModel, WakeModels};
 
+use zeroize::Zeroizing;
+
 use schema::Section;
 use source::{KnownKeys, Layers};
 
@@ -175,16 +177,7 @@ impl Settings {
             if mqtt.ca_file.is_some() && !url.tls {
                 fault("mqtt.ca_file", "is of use only with TLS: write mqtt.url with mqtts://".to_owned());
             }
-            if url.password.is_some() && mqtt.password_file.is_some() {
-                fault(
-                    "mqtt.password_file",
-                    "contradicts mqtt.url, which holds a password too: remove one".to_owned(),
-                );
-            }
-            if url.username.is_some() && mqtt.username.is_some() {
-                fault("mqtt.username", "contradicts mqtt.url, which holds a name too: remove one".to_owned());
-            }
-            if mqtt.password_file.is_some() && mqtt.username.is_none() && url.username.is_none() {
+            if mqtt.password_file.is_some() && mqtt.username.is_none() {
                 fault("mqtt.password_file", "needs a user: set mqtt.username".to_owned());
             }
         }
@@ -197,6 +190,7 @@ impl Settings {
             ("store.postgres_url", "memory stays on this device"),
             ("http.listen", "there is no web page"),
             ("backup.dir", "no backups are made"),
+            ("stt.libvosk", "libvosk.so is looked for beside the program and in ../lib/jarvis"),
         ];
         for (key, instead) in not_yet {
             let origin = layers.origin(key);
@@ -211,12 +205,6 @@ impl Settings {
                 }
             }
         }
-        if self.mqtt.url.as_ref().is_some_and(|url| url.password.is_some()) {
-            let place = layers.origin("mqtt.url");
-            warnings.push(format!(
-                "mqtt.url ({place}) holds a password in the open: put it in a file and name that as mqtt.password_file"
-            ));
-        }
         if !self.voice.enabled {
             warnings.push("voice.enabled is false: anyone within earshot is answered".to_owned());
         }
@@ -226,8 +214,10 @@ impl Settings {
     /// Faults of the files that keys point to, for `check-config` and for the start of the daemon.
     pub fn faults_of_files(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
-        if let Err(fault) = self.mqtt_password() {
-            faults.push(fault);
+        if let Some(path) = self.mqtt_password_file()
+            && let Err(sentence) = check_secret(&path)
+        {
+            faults.push(self.fault_of("mqtt.password_file", format!("{} {sentence}", path.display())));
         }
         if let Some(path) = &self.mqtt.ca_file
             && let Err(e) = File::open(path)
@@ -237,21 +227,10 @@ impl Settings {
         faults
     }
 
-    /// The broker's password: from the URL, the password file or the systemd credential `mqtt-password`.
-    ///
-    /// # Errors
-    /// A fault if the file cannot be read, is empty, or is no text.
-    pub fn mqtt_password(&self) -> Result<Option<Secret>, Fault> {
-        if let Some(password) = self.mqtt.url.as_ref().and_then(|url| url.password.clone()) {
-            return Ok(Some(password));
-        }
+    /// The file with the broker's password: `mqtt.password_file`, else the systemd credential `mqtt-password`.
+    pub fn mqtt_password_file(&self) -> Option<PathBuf> {
         let credential = self.paths.credentials.as_ref().map(|folder| folder.join("mqtt-password"));
-        let Some(path) = self.mqtt.password_file.clone().or(credential.filter(|path| path.exists())) else {
-            return Ok(None);
-        };
-        read_secret(&path)
-            .map(Some)
-            .map_err(|sentence| self.fault_of("mqtt.password_file", format!("{} {sentence}", path.display())))
+        self.mqtt.password_file.clone().or(credential.filter(|path| path.exists()))
     }
 
     fn fault_of(&self, key: &str, sentence: String) -> Fault {
@@ -261,18 +240,18 @@ impl Settings {
     }
 }
 
-/// A secret is one line; the newline that an editor adds is no part of it.
-fn read_secret(path: &Path) -> Result<Secret, String> {
+/// Whether `path` holds a password on its first line; the password itself is not kept.
+fn check_secret(path: &Path) -> Result<(), String> {
     const MAX_BYTES: u64 = 4096;
     let file = File::open(path).map_err(|e| format!("cannot be opened: {e}"))?;
-    let mut bytes = Vec::new();
+    let mut bytes = Zeroizing::new(Vec::new());
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|e| format!("cannot be read: {e}"))?;
     if bytes.len() as u64 > MAX_BYTES {
         return Err(format!("is longer than {MAX_BYTES} bytes, so it is not a password"));
     }
-    let text = String::from_utf8(bytes).map_err(|_| "is not UTF-8 text".to_owned())?;
-    match text.trim_end_matches(['\r', '\n']) {
-        "" => Err("is empty".to_owned()),
-        secret => Ok(Secret::new(secret)),
+    let text = std::str::from_utf8(&bytes).map_err(|_| "is not UTF-8 text".to_owned())?;
+    match text.lines().next() {
+        None | Some("") => Err("has no password on its first line".to_owned()),
+        Some(_) => Ok(()),
     }
 }

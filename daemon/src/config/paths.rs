@@ -38,7 +38,7 @@ impl Paths {
             config_dir: config_file.parent().unwrap_or(Path::new("")).join("conf.d"),
             config_file,
             db: data.join("jarvis.db"),
-            key: data.join("master.key"),
+            key: data.join("voiceprint.key"),
             models,
             runtime: root.join("run/jarvis"),
             backups: root.join("var/backups/jarvis"),

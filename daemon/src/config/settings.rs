@@ -85,8 +85,7 @@ section! {
         engine: Engine = Engine::Auto, Rule::any();
         /// Folder of a Vosk model.
         vosk_model: Option<PathBuf> = None, Rule::any().default_is("the first Vosk model among the models");
-        /// The Vosk library, for `jarvisd doctor`; the program itself looks for `libvosk.so` beside itself and in
-        /// `../lib/jarvis`.
+        /// The Vosk library. The program is linked with it and finds it beside itself or in `../lib/jarvis`.
         libvosk: Option<PathBuf> = None, Rule::any();
         /// Language spoken, as in `en` or `ko`; Whisper as shipped knows English.
         language: String = "en".to_owned(), Rule::when("a code of two or three letters such as \"en\"", language_is_code);
@@ -99,7 +98,7 @@ section! {
         /// How long after an answer the same person can go on without the wake word; 0 switches it off.
         follow_up_s: u32 = 8, Rule::between(0, 60);
         /// Silence after which a new conversation is begun instead of continuing the last.
-        continue_conversation_min: u32 = 30, Rule::between(1, 10_080);
+        continue_conversation_min: u32 = 240, Rule::between(1, 10_080);
     }
 }
 
@@ -132,11 +131,17 @@ section! {
         url: Option<BrokerUrl> = None, Rule::any();
         /// User name at the broker.
         username: Option<String> = None, Rule::any();
-        /// File that holds the password and nothing else. Without it the systemd credential `mqtt-password` is used,
-        /// where there is one.
+        /// File whose first line is the password. Without it the systemd credential `mqtt-password` is used, where there
+        /// is one.
         password_file: Option<PathBuf> = None, Rule::any();
         /// Certificate authority of the broker, PEM; needs `mqtts://`.
         ca_file: Option<PathBuf> = None, Rule::any().default_is("the authorities of the system");
+        /// Publish what was said and answered, of verified speakers only; switched off, only that something was.
+        publish_text: bool = true, Rule::any();
+        /// Let the broker keep the last turn for whoever subscribes later.
+        retain_last_turn: bool = false, Rule::any();
+        /// Take commands (mute, listen) over MQTT.
+        accept_commands: bool = true, Rule::any();
         /// First part of every topic.
         base_topic: String = "jarvis".to_owned(), Rule::when("a topic without \"#\", \"+\" or an empty level", topic_is_plain);
     }

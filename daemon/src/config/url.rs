@@ -128,15 +128,14 @@ fn percent_decode(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// Address of an MQTT broker: `mqtt://host[:1883]` or `mqtts://host[:8883]`.
+/// Address of an MQTT broker: `mqtt://host[:1883]` or `mqtts://host[:8883]`, without user and password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokerUrl {
     pub tls: bool,
+    /// A name or an address; IPv6 without brackets.
     pub host: String,
     pub port: u16,
-    pub username: Option<String>,
-    pub password: Option<Secret>,
-    shown: String,
+    text: String,
 }
 
 impl Value for BrokerUrl {
@@ -151,20 +150,24 @@ impl Value for BrokerUrl {
         if !matches!(parts.rest.as_str(), "" | "/") {
             return Err(format!("the address ends after the port; \"{}\" is too much", quote(&parts.rest)));
         }
+        if parts.username.is_some() || parts.password.is_some() {
+            return Err("holds a user: set mqtt.username, and mqtt.password_file to a file that holds the password"
+                .to_owned());
+        }
         let tls = parts.scheme == "mqtts";
-        let shown = parts.masked();
+        let text = parts.masked();
         let port = parts.port.unwrap_or(if tls { 8883 } else { 1883 });
-        Ok(Self { tls, host: parts.host, port, username: parts.username, password: parts.password, shown })
+        Ok(Self { tls, host: parts.host, port, text })
     }
 
     fn show(&self) -> Option<String> {
-        Some(toml_text(&self.shown))
+        Some(toml_text(&self.text))
     }
 }
 
 impl fmt::Display for BrokerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.shown)
+        f.write_str(&self.text)
     }
 }
 
@@ -206,19 +209,23 @@ mod tests {
 
     #[test]
     fn a_broker_address_is_taken_apart() {
-        let url = broker("mqtts://me:p%40ss@[fe80::1]").unwrap();
+        let url = broker("mqtts://[fe80::1]").unwrap();
         assert!(url.tls);
         assert_eq!((url.host.as_str(), url.port), ("fe80::1", 8883));
-        assert_eq!(url.username.as_deref(), Some("me"));
-        assert_eq!(url.password.as_ref().map(Secret::reveal), Some("p@ss"));
+        assert_eq!(url.to_string(), "mqtts://[fe80::1]");
         assert_eq!(broker("mqtt://host/").unwrap().port, 1883);
+        assert_eq!(broker("mqtt://host:1/").unwrap().port, 1);
+    }
+
+    #[test]
+    fn a_broker_address_holds_no_secrets() {
+        let sentence = broker("mqtt://me:hunter2@host").unwrap_err();
+        assert!(sentence.contains("mqtt.password_file") && !sentence.contains("hunter2"), "{sentence}");
+        assert!(broker("mqtt://me@host").is_err());
     }
 
     #[test]
     fn a_password_is_never_shown() {
-        let url = broker("mqtt://me:hunter2@host:1").unwrap();
-        assert_eq!(url.show().unwrap(), "\"mqtt://me:***@host:1\"");
-        assert!(!format!("{url:?} {url}").contains("hunter2"));
         let raw = Raw::Text("postgres://u:hunter2@h/db?sslmode=require&password=hunter2".to_owned());
         let url = PostgresUrl::read(&raw, Path::new("/")).unwrap();
         assert_eq!(url.to_string(), "postgres://u:***@h/db?sslmode=require&password=***");

@@ -48,9 +48,6 @@ pub async fn run(
     options: Options,
     lines: Option<mpsc::Sender<Arc<Event>>>,
 ) -> Result<(), Failure> {
-    for warning in &settings.warnings {
-        log::warn!("{warning}");
-    }
     let health = Health::new();
     for (part, need) in [
         (sound_watch::COMPONENT, Need::Required),
@@ -80,6 +77,8 @@ pub async fn run(
     let (ring_in, ring_out) = rtrb::RingBuffer::<Period>::new(RING_PERIODS);
     let (heard_in, heard_out) = mpsc::channel::<Heard>(HEARD_DEPTH);
     let (command_in, command_out) = mqtt::command_channel();
+
+    let memory = parts.memory.clone();
 
     // Start, in data-flow order, so that the drain goes the same way.
     let mut supervisor = Supervisor::new();
@@ -174,6 +173,8 @@ pub async fn run(
     notify::stopping("stopping");
     health.set_stage(State::Starting);
     let drained = supervisor.drain(DRAIN).await;
+    // The write-ahead log goes back into the database, so that a backup of the file alone is whole.
+    memory.close().await;
     let fault = match ended {
         Ended::Fault(fault) => Some(fault),
         Ended::Asked | Ended::AllDone => drained.faults.into_iter().next(),

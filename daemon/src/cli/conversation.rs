@@ -1,0 +1,229 @@
+//! `jarvisd conversation`: what one person and the device said to each other.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::{Common, confirmed, output, user_named, with_memory};
+use crate::error::Failure;
+use crate::memory::{Conversation, ConversationId, ExportedConversation, Hit, Memory, Message, Role, User};
+
+/// Messages fetched at a time.
+const PAGE: u32 = 500;
+
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// List a person's conversations, latest first.
+    List(List),
+    /// Show the messages of a conversation.
+    Show(One),
+    /// Give a conversation a title.
+    Rename(Rename),
+    /// Delete a conversation with its messages for good.
+    Delete(Delete),
+    /// Find messages that hold the given words.
+    Search(Search),
+    /// Write one conversation, or all of a person's, as JSON.
+    Export(Export),
+}
+
+/// Whose conversations: nobody else's are ever read.
+#[derive(Debug, clap::Args)]
+pub struct Owner {
+    /// Whose conversations.
+    #[arg(long, value_name = "NAME")]
+    user: String,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct List {
+    #[command(flatten)]
+    owner: Owner,
+    /// At most this many.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    limit: u32,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct One {
+    #[command(flatten)]
+    owner: Owner,
+    /// Id, from `conversation list`.
+    id: ConversationId,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Rename {
+    #[command(flatten)]
+    owner: Owner,
+    /// Id, from `conversation list`.
+    id: ConversationId,
+    /// The new title.
+    title: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Delete {
+    #[command(flatten)]
+    owner: Owner,
+    /// Id, from `conversation list`.
+    id: ConversationId,
+    /// Do not ask.
+    #[arg(long, short)]
+    yes: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Search {
+    #[command(flatten)]
+    owner: Owner,
+    /// Words to look for; messages with all of them come first.
+    #[arg(required = true)]
+    words: Vec<String>,
+    /// At most this many.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    limit: u32,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Export {
+    #[command(flatten)]
+    owner: Owner,
+    /// Id of one conversation; all of the person's without it.
+    id: Option<ConversationId>,
+    /// File to write; standard output without it.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+/// A conversation with its messages, oldest first.
+#[derive(Debug, Serialize)]
+struct Whole {
+    #[serde(flatten)]
+    conversation: Conversation,
+    messages: Vec<Message>,
+}
+
+#[derive(Debug, Serialize)]
+struct Deleted {
+    deleted: ConversationId,
+}
+
+pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
+    let settings = common.settings()?;
+    with_memory(&settings, async |memory| match command {
+        Command::List(args) => list(memory, &args).await,
+        Command::Show(args) => show(memory, &args).await,
+        Command::Rename(args) => {
+            let user = user_named(memory, &args.owner.user).await?;
+            memory.rename_conversation(user.id, args.id, &args.title).await?;
+            let renamed = memory.conversation(user.id, args.id).await?;
+            if args.owner.json {
+                return output::json(&renamed);
+            }
+            output::line(format!("The conversation is now called \"{}\".", output::plain(&renamed.title)))
+        }
+        Command::Delete(args) => delete(memory, &args).await,
+        Command::Search(args) => search(memory, &args).await,
+        Command::Export(args) => export(memory, &args).await,
+    })
+}
+
+async fn list(memory: &Memory, args: &List) -> Result<(), Failure> {
+    let user = user_named(memory, &args.owner.user).await?;
+    let page = memory.list_conversations(user.id, None, args.limit).await?;
+    if args.owner.json {
+        return output::json(&page.items);
+    }
+    if page.items.is_empty() {
+        return output::line(format!("{} has no conversations yet.", output::plain(&user.name)));
+    }
+    let row = |c: &Conversation| {
+        [c.id.to_string(), output::time(c.updated_unix_ms), c.messages.to_string(), c.title.clone()]
+    };
+    let rows: Vec<_> = page.items.iter().map(row).collect();
+    output::table(["ID", "LAST", "MESSAGES", "TITLE"], &rows)?;
+    match page.next {
+        Some(_) => output::line(format!("There are more; --limit shows more than {}.", args.limit)),
+        None => Ok(()),
+    }
+}
+
+async fn whole(memory: &Memory, user: &User, id: ConversationId) -> Result<Whole, Failure> {
+    let conversation = memory.conversation(user.id, id).await?;
+    let mut messages: Vec<Message> = Vec::new();
+    loop {
+        let before = messages.first().map(|first| first.seq);
+        let mut earlier = memory.history(user.id, id, before, PAGE).await?;
+        if earlier.is_empty() {
+            return Ok(Whole { conversation, messages });
+        }
+        earlier.append(&mut messages);
+        messages = earlier;
+    }
+}
+
+async fn show(memory: &Memory, args: &One) -> Result<(), Failure> {
+    let user = user_named(memory, &args.owner.user).await?;
+    let whole = whole(memory, &user, args.id).await?;
+    if args.owner.json {
+        return output::json(&whole);
+    }
+    for message in &whole.messages {
+        let who = match message.role {
+            Role::User => user.name.as_str(),
+            _ => "Jarvis",
+        };
+        let time = output::time(message.wall_unix_ms);
+        output::line(format!("{time}  {}: {}", output::plain(who), output::plain(&message.text)))?;
+    }
+    Ok(())
+}
+
+async fn delete(memory: &Memory, args: &Delete) -> Result<(), Failure> {
+    let user = user_named(memory, &args.owner.user).await?;
+    let conversation = memory.conversation(user.id, args.id).await?;
+    let question = format!(
+        "Delete \"{}\" with its {} messages for good?",
+        output::plain(&conversation.title),
+        conversation.messages
+    );
+    if !confirmed(&question, args.yes)? {
+        return output::line("Nothing was deleted.");
+    }
+    memory.delete_conversation(user.id, args.id).await?;
+    if args.owner.json {
+        return output::json(&Deleted { deleted: args.id });
+    }
+    output::line(format!("Deleted the conversation and its {} messages.", conversation.messages))
+}
+
+async fn search(memory: &Memory, args: &Search) -> Result<(), Failure> {
+    let user = user_named(memory, &args.owner.user).await?;
+    let hits = memory.search(user.id, &args.words.join(" "), None, args.limit).await?;
+    if args.owner.json {
+        return output::json(&hits);
+    }
+    if hits.is_empty() {
+        return output::line("Nothing found.");
+    }
+    let row = |hit: &Hit| {
+        let message = &hit.message;
+        [message.conversation_id.to_string(), output::time(message.wall_unix_ms), message.text.clone()]
+    };
+    output::table(["CONVERSATION", "TIME", "TEXT"], &hits.iter().map(row).collect::<Vec<_>>())
+}
+
+async fn export(memory: &Memory, args: &Export) -> Result<(), Failure> {
+    let user = user_named(memory, &args.owner.user).await?;
+    match args.id {
+        Some(id) => output::json_to(args.out.as_deref(), &whole(memory, &user, id).await?),
+        None => {
+            let all: Vec<ExportedConversation> = memory.export_user(user.id).await?.conversations;
+            output::json_to(args.out.as_deref(), &all)
+        }
+    }
+}
