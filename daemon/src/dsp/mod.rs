@@ -23,6 +23,15 @@ use crate::units::{FRAME_SAMPLES, FRAMES_PER_S, FramePos, SAMPLE_RATE_HZ};
 pub use denoise::{DENOISE_FRAME, Denoiser};
 use resample::{ResampleError, Resampler};
 
+/// How long after its end a frame comes out when the source has 48 kHz: 10 ms in RNNoise, 5 ms in the filter to 16 kHz,
+/// rounded up to whole frames.
+pub const LOOK_AHEAD_48K_MS: u32 = 20;
+/// The same at the other usual rates (8, 16, 32, 44.1, 96 kHz …): 5 ms more in the filter to 48 kHz.
+pub const LOOK_AHEAD_MS: u32 = 30;
+/// The same at any rate from 8 kHz: the blocks of unusual rates (11.025, 22.05 kHz) and the interpolator for odd ones are
+/// longer.
+pub const LOOK_AHEAD_MAX_MS: u32 = 50;
+
 /// Rate at which RNNoise works, in Hz.
 const DENOISE_RATE_HZ: u32 = 48_000;
 const FRAME_NS: u128 = 1_000_000_000 / FRAMES_PER_S as u128;
@@ -266,4 +275,9 @@ fn frame_from(ns: u128) -> u64 {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "test signals are computed in f64 and in numbers that fit"
+)]
 mod tests;

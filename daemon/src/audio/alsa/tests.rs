@@ -186,8 +186,8 @@ fn sound_arrives_bit_for_bit_from_a_voicehat() {
 #[ignore = "needs a process of its own"]
 fn every_format_arrives_bit_for_bit() {
     // Each device hears the same bytes in its own format; the frame number is the sample, modulo what fits.
-    type Expected = fn(i64) -> f64;
-    let cases: [(&str, Channel, usize, Expected, fn(i64) -> Vec<u8>); 5] = [
+    type Case = (&'static str, Channel, usize, fn(i64) -> f64, fn(i64) -> Vec<u8>);
+    let cases: [Case; 5] = [
         (
             "mic",
             Channel::Mean,
