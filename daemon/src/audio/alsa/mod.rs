@@ -292,7 +292,6 @@ fn ns_to_samples(ns: u64, rate_hz: u32) -> u32 {
 #[cfg(test)]
 #[expect(
     clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
     reason = "test signals are computed in f64 and in numbers that fit"
 )]
 mod tests;
