@@ -69,14 +69,14 @@ const PATTERNS: &[(&str, Want)] = &[
     ("never mind|mine", Is(|| Intent::Cancel)),
     ("nevermind|cancel|stop|nothing|quiet|silence", Is(|| Intent::Cancel)),
     ("forget it", Is(|| Intent::ForgetThat)),
-    ("good morning|afternoon|evening|day jarvis?", Is(|| Intent::Greeting)),
-    ("hello|hi|hey|greetings|howdy there? jarvis?", Is(|| Intent::Greeting)),
+    ("good morning|afternoon|evening|day", Is(|| Intent::Greeting)),
+    ("hello|hi|hey|greetings|howdy there?", Is(|| Intent::Greeting)),
     ("hello|hi|hey? how are you doing? today?", Is(|| Intent::HowAreYou)),
-    ("thanks|thank you? very|so? much? jarvis?", Is(|| Intent::Thanks)),
+    ("thanks|thank you? very|so? much?", Is(|| Intent::Thanks)),
     ("many|much thanks", Is(|| Intent::Thanks)),
     ("cheers", Is(|| Intent::Thanks)),
     ("goodbye|bye|goodnight bye?", Is(|| Intent::Goodbye)),
-    ("good night|bye jarvis?", Is(|| Intent::Goodbye)),
+    ("good night|bye", Is(|| Intent::Goodbye)),
     ("see you later|soon|tomorrow?", Is(|| Intent::Goodbye)),
     ("help me?", Is(|| Intent::Help)),
     ("what can|could i ask|say to? you?", Is(|| Intent::Help)),
@@ -122,6 +122,33 @@ const PATTERNS: &[(&str, Want)] = &[
     ("forget|delete|erase about *", Takes(Intent::ForgetAbout)),
     ("forget|delete|erase that *", Takes(Intent::ForgetAbout)),
     ("forget|delete|erase *", Takes(Intent::ForgetAbout)),
+    // Time and date; before recall, which takes any question.
+    ("tell? me? the? time and date", Is(|| Intent::TimeAndDate)),
+    ("what is|are the? date|time and the? date|time today|now?", Is(|| Intent::TimeAndDate)),
+    ("@ what|which time is it now|today|here|currently?", Is(|| Intent::Time)),
+    ("@ what time it is", Is(|| Intent::Time)),
+    ("@ what is|was the? current? time is? it? now|today|here|currently?", Is(|| Intent::Time)),
+    ("@ what is|was the? current? time right? now", Is(|| Intent::Time)),
+    ("what time is it right? now", Is(|| Intent::Time)),
+    ("what time", Is(|| Intent::Time)),
+    ("how late is it", Is(|| Intent::Time)),
+    ("do you know|have the|what time? it? is?", Is(|| Intent::Time)),
+    ("do you know|have the time", Is(|| Intent::Time)),
+    ("tell|give|the me? the? time now|please?", Is(|| Intent::Time)),
+    ("time", Is(|| Intent::Time)),
+    ("tell me what time it is now?", Is(|| Intent::Time)),
+    ("@ what|which day|date|year|month|weekday is it|this|today now|today?", Is(|| Intent::Date)),
+    (
+        "@ what|which day|date|year|month|weekday of? the? week|month|year? is it|this|today now|today?",
+        Is(|| Intent::Date),
+    ),
+    ("@ what is|was|are the? current? date|day|year|month|weekday today|now|today's?", Is(|| Intent::Date)),
+    ("what is|are today's|todays|today date|day?", Is(|| Intent::Date)),
+    ("what is today", Is(|| Intent::Date)),
+    ("tell|give me? today's|the? date|day today?", Is(|| Intent::Date)),
+    ("tell me what|which day|date it|today is today?", Is(|| Intent::Date)),
+    ("the? date today?", Is(|| Intent::Date)),
+    ("today's|todays date", Is(|| Intent::Date)),
     // What we talked about.
     (
         "@ what did|do|have we just? talk|talked|speak|spoke|spoken|discuss|discussed|chat|chatted about? *",
@@ -181,33 +208,6 @@ const PATTERNS: &[(&str, Want)] = &[
     ("note|write|keep down|in? mind? that *", Takes(that)),
     ("remember|member|memorise|memorize to *", Takes(Intent::Remind)),
     ("remember|member|memorise|memorize *", Takes(something)),
-    // Time and date.
-    ("tell? me? the? time and date", Is(|| Intent::TimeAndDate)),
-    ("what is|are the? date|time and the? date|time today|now?", Is(|| Intent::TimeAndDate)),
-    ("@ what|which time is it now|today|here|currently?", Is(|| Intent::Time)),
-    ("@ what time it is", Is(|| Intent::Time)),
-    ("@ what is|was the? current? time is? it? now|today|here|currently?", Is(|| Intent::Time)),
-    ("@ what is|was the? current? time right? now", Is(|| Intent::Time)),
-    ("what time is it right? now", Is(|| Intent::Time)),
-    ("what time", Is(|| Intent::Time)),
-    ("how late is it", Is(|| Intent::Time)),
-    ("do you know|have the|what time? it? is?", Is(|| Intent::Time)),
-    ("do you know|have the time", Is(|| Intent::Time)),
-    ("tell|give|the me? the? time now|please?", Is(|| Intent::Time)),
-    ("time", Is(|| Intent::Time)),
-    ("tell me what time it is now?", Is(|| Intent::Time)),
-    ("@ what|which day|date|year|month|weekday is it|this|today now|today?", Is(|| Intent::Date)),
-    (
-        "@ what|which day|date|year|month|weekday of? the? week|month|year? is it|this|today now|today?",
-        Is(|| Intent::Date),
-    ),
-    ("@ what is|was|are the? current? date|day|year|month|weekday today|now|today's?", Is(|| Intent::Date)),
-    ("what is|are today's|todays|today date|day?", Is(|| Intent::Date)),
-    ("what is today", Is(|| Intent::Date)),
-    ("tell|give me? today's|the? date|day today?", Is(|| Intent::Date)),
-    ("tell me what|which day|date it|today is today?", Is(|| Intent::Date)),
-    ("the? date today?", Is(|| Intent::Date)),
-    ("today's|todays date", Is(|| Intent::Date)),
 ];
 
 /// Words that make a sentence out of what follows, so it is no noise: "I remember that …", "did she remember that …".
@@ -226,12 +226,21 @@ pub fn understand(text: &str) -> Intent {
     if words.is_empty() {
         return Intent::Nothing;
     }
+    // A name said at the end belongs to no order, but may belong to a statement.
+    let unnamed = match words.split_last() {
+        Some((last, rest)) if last.norm == "jarvis" && !rest.is_empty() => rest,
+        _ => words.as_slice(),
+    };
     for (pattern, want) in PATTERNS {
+        let words = match want {
+            Is(_) => unnamed,
+            Takes(_) => words.as_slice(),
+        };
         let (pattern, noise) = match pattern.strip_prefix("@ ") {
             Some(pattern) => (pattern, 2),
             None => (*pattern, 0),
         };
-        if let Some(taken) = after_noise(&words, noise).find_map(|words| matches(words, pattern)) {
+        if let Some(taken) = after_noise(words, noise).find_map(|words| matches(words, pattern)) {
             match want {
                 Is(intent) => return intent(),
                 Takes(intent) => {

@@ -46,7 +46,7 @@ const OPENERS: &[&[&str]] = &[
     &["let", "me", "know"],
 ];
 const CLOSERS: &[&[&str]] =
-    &[&["please"], &["jarvis"], &["thanks"], &["thank", "you"], &["for", "me"], &["okay"], &["ok"]];
+    &[&["please"], &["thanks"], &["thank", "you"], &["for", "me"], &["okay"], &["ok"]];
 
 /// Words of `text`, hesitations left out, contractions opened ("what's" is "what is").
 pub fn words_of(text: &str) -> Vec<Word> {
@@ -104,6 +104,7 @@ pub fn original(text: &str, words: &[Word]) -> String {
     for (start, end) in spans(text).into_iter().filter(|span| span.0 >= first.start && span.1 <= last.end) {
         let raw = text.get(start..end).unwrap_or_default();
         if HESITATIONS.contains(&raw.to_lowercase().as_str()) {
+            out.push_str(text.get(at.min(start)..start).unwrap_or_default());
             at = end
                 + text
                     .get(end..)
