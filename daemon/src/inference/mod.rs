@@ -19,6 +19,7 @@ mod store;
 mod tests;
 
 pub use manifest::{Manifest, ModelEntry, Role};
+pub(crate) use plan::fold_large_casts;
 pub use plan::{Buffer, ElementType, Input, InputFact, Outputs, Plan, Session};
 pub use store::{ModelState, ModelStatus, ModelStore};
 

@@ -215,7 +215,7 @@ fn name_nodes_apart(model: &mut InferenceModel) {
 /// Makes f32 constants of large f16 weights once.
 ///
 /// tract folds a cast of a constant only while the result stays under 4 MiB; a larger one would be cast in every run.
-fn fold_large_casts(model: &mut TypedModel) -> TractResult<()> {
+pub(crate) fn fold_large_casts(model: &mut TypedModel) -> TractResult<()> {
     /// Elements; anything up to 4 MiB of f32 is folded by tract itself.
     const FOLDED_BY_TRACT: usize = 1 << 20;
     let mut casts = Vec::new();

@@ -1,1 +1,237 @@
+//! Speech to text: one utterance of 16 kHz sound in, its words out.
+//!
+//! ```text
+//!            accept(samples) … ┌──────────────┐ partial words (Vosk)
+//!  utterance ────────────────▶ │ Recognizer   │ ───────────────▶ local terminal
+//!            finish()          │ Vosk │ Whisper│ ───────────────▶ Transcript → turn
+//!                              └──────────────┘ thread `stt`, see [`worker`]
+//! ```
+//!
+//! [`Recognizer`] is a seam because there are two engines that have nothing in common: Vosk decodes while the person
+//! speaks, Whisper (run by tract) takes the finished utterance. The wake word is cut off before the sound comes here.
+//!
+//! Invariants: the text of an utterance depends on its samples alone, not on how they were cut into blocks nor on what
+//! was heard before; what is not speech gives an empty text, never an invented one where that can be helped.
 
+pub mod text;
+#[cfg(feature = "vosk")]
+mod vosk;
+mod vosk_model;
+pub mod whisper;
+pub mod worker;
+
+#[cfg(test)]
+mod testing;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::chain;
+use crate::inference::{ModelError, ModelStore};
+
+#[cfg(feature = "vosk")]
+pub use vosk::VoskRecognizer;
+pub use vosk_model::{VoskModelDir, installed as installed_vosk_models};
+pub use whisper::WhisperRecognizer;
+
+/// What to do where no engine can be opened.
+pub const NO_ENGINE: &str = "speech to text is off: no model is installed; run `scripts/fetch-models.sh` for English \
+                             (Whisper tiny.en) or `scripts/fetch-models.sh --vosk-model en-us-small` for Vosk";
+
+/// Which engine transcribes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Engine {
+    /// An installed Vosk model, else Whisper, else none.
+    #[default]
+    Auto,
+    Vosk,
+    Whisper,
+    Off,
+}
+
+/// The `[stt]` section of the configuration, with the folders in which models are looked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SttSettings {
+    pub engine: Engine,
+    /// A Vosk model directory; without it the first `vosk*` folder in `model_dirs` is taken.
+    pub vosk_model: Option<PathBuf>,
+    pub model_dirs: Vec<PathBuf>,
+}
+
+/// The words of one utterance, as the engine writes them (Whisper: capitals and punctuation; Vosk: neither).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Transcript {
+    /// Empty if no words were recognised.
+    pub text: String,
+    pub engine: &'static str,
+    /// Mean probability of the tokens, 0 to 1. Vosk gives none: its word confidence is always 1.
+    pub confidence: Option<f32>,
+}
+
+/// Turns the sound of one utterance after the other into text.
+pub trait Recognizer: Send {
+    /// The engine's name as events carry it.
+    fn engine(&self) -> &'static str;
+
+    /// Takes the next samples of the utterance: 16 kHz mono, −1 to 1; anything not finite counts as silence. Returns the
+    /// words so far if they changed (engines that cannot say return `None`).
+    fn accept(&mut self, samples: &[f32]) -> Result<Option<String>, SttError>;
+
+    /// Ends the utterance and returns its words. Afterwards, also after an error, the next utterance can begin.
+    fn finish(&mut self) -> Result<Transcript, SttError>;
+
+    /// Drops the utterance so far.
+    fn reset(&mut self);
+}
+
+/// Why an utterance cannot be transcribed or an engine cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum SttError {
+    #[error("loading Whisper tiny.en")]
+    Model(#[source] ModelError),
+    #[error("loading Whisper tiny.en: {what}; run `scripts/fetch-models.sh`")]
+    Whisper { what: String },
+    #[error("{step}")]
+    Tract { step: &'static str, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("{step} gave a value that is not a number")]
+    NotFinite { step: &'static str },
+    #[error(
+        "there is no Vosk model in {}; run `scripts/fetch-models.sh --vosk-model en-us-small` or set [stt] vosk_model",
+        list(.dirs)
+    )]
+    NoVoskModel { dirs: Vec<PathBuf> },
+    #[error(
+        "{} cannot be used as a Vosk model: {fault}; run `scripts/fetch-models.sh --vosk-model en-us-small` \
+         or set [stt] vosk_model to another folder",
+        .path.display()
+    )]
+    VoskModel { path: PathBuf, fault: String },
+    #[error("Vosk failed while {step}")]
+    Vosk { step: &'static str },
+    #[error(
+        "this program was built without Vosk; set [stt] engine = \"whisper\", or build with the feature `vosk`"
+    )]
+    BuiltWithoutVosk,
+    #[error("the speech-to-text thread has ended")]
+    WorkerGone,
+}
+
+fn list(dirs: &[PathBuf]) -> String {
+    dirs.iter().map(|d| d.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// Opens the engine that `settings` asks for; `None` if it is off, or if `auto` finds no model (the log then says
+/// [`NO_ENGINE`], and everything that needs no words goes on).
+///
+/// An engine or model that was named and cannot be used is an error; one that `auto` merely found is passed over with a
+/// warning. A Whisper file with a wrong hash is always an error.
+pub fn open(settings: &SttSettings, store: &ModelStore) -> Result<Option<Box<dyn Recognizer>>, SttError> {
+    match settings.engine {
+        Engine::Off => Ok(None),
+        Engine::Whisper => Ok(Some(Box::new(WhisperRecognizer::load(store)?))),
+        Engine::Vosk => {
+            let found = match &settings.vosk_model {
+                Some(path) => path.clone(),
+                None => installed_vosk_models(&settings.model_dirs)
+                    .into_iter()
+                    .next()
+                    .ok_or_else(|| SttError::NoVoskModel { dirs: settings.model_dirs.clone() })?,
+            };
+            open_vosk(&found).map(Some)
+        }
+        Engine::Auto => open_best(settings, store),
+    }
+}
+
+fn open_best(settings: &SttSettings, store: &ModelStore) -> Result<Option<Box<dyn Recognizer>>, SttError> {
+    if let Some(path) = &settings.vosk_model {
+        return open_vosk(path).map(Some);
+    }
+    let installed = installed_vosk_models(&settings.model_dirs);
+    if installed.len() > 1 && cfg!(feature = "vosk") {
+        log::warn!(
+            "several Vosk models are installed ({}): set [stt] vosk_model to choose",
+            list(&installed)
+        );
+    }
+    for path in installed {
+        match open_vosk(&path) {
+            Ok(recognizer) => return Ok(Some(recognizer)),
+            Err(error) => log::warn!("not using the Vosk model {}: {}", path.display(), chain(&error)),
+        }
+    }
+    match WhisperRecognizer::load(store) {
+        Ok(recognizer) => Ok(Some(Box::new(recognizer))),
+        Err(SttError::Model(error @ (ModelError::Missing { .. } | ModelError::Unknown { .. }))) => {
+            log::warn!("{NO_ENGINE} ({})", chain(&error));
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(feature = "vosk")]
+fn open_vosk(path: &Path) -> Result<Box<dyn Recognizer>, SttError> {
+    Ok(Box::new(VoskRecognizer::load(path)?))
+}
+
+#[cfg(not(feature = "vosk"))]
+fn open_vosk(_path: &Path) -> Result<Box<dyn Recognizer>, SttError> {
+    Err(SttError::BuiltWithoutVosk)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn empty_store(dir: &Path) -> ModelStore {
+        std::fs::write(dir.join("manifest.toml"), "").unwrap();
+        ModelStore::open(&[dir.to_path_buf()]).unwrap()
+    }
+
+    fn settings(engine: Engine, dir: &Path) -> SttSettings {
+        SttSettings { engine, vosk_model: None, model_dirs: vec![dir.to_path_buf()] }
+    }
+
+    #[test]
+    fn with_nothing_installed_auto_and_off_give_no_engine_and_no_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = empty_store(dir.path());
+        assert!(open(&settings(Engine::Off, dir.path()), &store).unwrap().is_none());
+        assert!(open(&settings(Engine::Auto, dir.path()), &store).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_named_engine_without_its_model_is_an_error_that_names_the_command() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = empty_store(dir.path());
+        let Err(error) = open(&settings(Engine::Vosk, dir.path()), &store) else { panic!("opened nothing") };
+        assert!(error.to_string().contains("fetch-models.sh --vosk-model"), "{error}");
+        assert!(open(&settings(Engine::Whisper, dir.path()), &store).is_err());
+    }
+
+    #[test]
+    fn auto_passes_over_a_broken_model_it_found_but_not_one_it_was_told_to_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = empty_store(dir.path());
+        let broken = dir.path().join("vosk-broken");
+        std::fs::create_dir_all(broken.join("am")).unwrap();
+        assert!(open(&settings(Engine::Auto, dir.path()), &store).unwrap().is_none());
+        let told = SttSettings { vosk_model: Some(broken), ..settings(Engine::Auto, dir.path()) };
+        assert!(open(&told, &store).is_err());
+    }
+
+    #[test]
+    fn engines_are_written_in_lower_case() {
+        for (text, engine) in [
+            ("\"auto\"", Engine::Auto),
+            ("\"vosk\"", Engine::Vosk),
+            ("\"whisper\"", Engine::Whisper),
+            ("\"off\"", Engine::Off),
+        ] {
+            assert_eq!(serde_json::from_str::<Engine>(text).unwrap(), engine);
+        }
+    }
+}

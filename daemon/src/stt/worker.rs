@@ -1,0 +1,290 @@
+//! The thread `stt`: a recogniser behind a bounded queue.
+//!
+//! ```text
+//!  front end ──accept──▶ [ queue of blocks ] ──▶ run(recognizer, jobs) ──▶ partial words (watch)
+//!  turn ─────finish────▶ [   same queue    ] ──▶                      ──▶ reply: Transcript or error
+//!  any  ─────reset─────▶ epoch + 1, at once: blocks of an older epoch are skipped, not decoded
+//! ```
+//!
+//! When the queue is full, [`SttHandle::accept`] drops the newest block and counts it: the front end never waits for a
+//! recogniser. Recordings may wait instead ([`SttHandle::blocking_accept`]). An error of the recogniser ends one
+//! utterance; its `finish` returns it and the next utterance starts afresh.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{Recognizer, SttError, Transcript};
+use crate::error::chain;
+
+/// One piece of work for the thread `stt`, with the epoch in which it was asked for.
+#[derive(Debug)]
+pub struct SttJob {
+    epoch: u64,
+    work: Work,
+}
+
+#[derive(Debug)]
+enum Work {
+    /// 16 kHz mono, −1 to 1.
+    Audio(Vec<f32>),
+    Finish(oneshot::Sender<Result<Transcript, SttError>>),
+    /// Wakes the worker so that it drops the utterance now.
+    Reset,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    epoch: AtomicU64,
+    dropped_samples: AtomicU64,
+}
+
+/// The side of the queue that others hold. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct SttHandle {
+    jobs: mpsc::Sender<SttJob>,
+    partial: watch::Receiver<String>,
+    shared: Arc<Shared>,
+}
+
+/// The side of the queue that the thread `stt` holds.
+#[derive(Debug)]
+pub struct SttJobs {
+    jobs: mpsc::Receiver<SttJob>,
+    partial: watch::Sender<String>,
+    shared: Arc<Shared>,
+}
+
+/// A queue for `blocks` blocks of sound. An engine slower than real time needs room for a whole utterance: blocks of
+/// 100 ms × 512 are 51 s and at most 3.3 MB.
+pub fn channel(blocks: usize) -> (SttHandle, SttJobs) {
+    let (sender, receiver) = mpsc::channel(blocks.max(1));
+    let (partial_sender, partial) = watch::channel(String::new());
+    let shared = Arc::new(Shared::default());
+    let handle = SttHandle { jobs: sender, partial, shared: Arc::clone(&shared) };
+    (handle, SttJobs { jobs: receiver, partial: partial_sender, shared })
+}
+
+impl SttHandle {
+    fn job(&self, work: Work) -> SttJob {
+        SttJob { epoch: self.shared.epoch.load(Ordering::Acquire), work }
+    }
+
+    /// Hands over the next block of the utterance without waiting. `false`: the queue is full and the block is lost
+    /// (counted in [`Self::dropped_samples`]), or the worker has ended.
+    pub fn accept(&self, samples: Vec<f32>) -> bool {
+        let count = samples.len() as u64;
+        let taken = self.jobs.try_send(self.job(Work::Audio(samples))).is_ok();
+        if !taken {
+            self.shared.dropped_samples.fetch_add(count, Ordering::Relaxed);
+        }
+        taken
+    }
+
+    /// Hands over the next block, waiting for room. Not to be called from a task.
+    pub fn blocking_accept(&self, samples: Vec<f32>) -> Result<(), SttError> {
+        self.jobs.blocking_send(self.job(Work::Audio(samples))).map_err(|_| SttError::WorkerGone)
+    }
+
+    /// Ends the utterance and waits for its words.
+    pub async fn finish(&self) -> Result<Transcript, SttError> {
+        let (reply, answer) = oneshot::channel();
+        self.jobs.send(self.job(Work::Finish(reply))).await.map_err(|_| SttError::WorkerGone)?;
+        answer.await.map_err(|_| SttError::WorkerGone)?
+    }
+
+    /// [`Self::finish`] for a thread. Not to be called from a task.
+    pub fn blocking_finish(&self) -> Result<Transcript, SttError> {
+        let (reply, answer) = oneshot::channel();
+        self.jobs.blocking_send(self.job(Work::Finish(reply))).map_err(|_| SttError::WorkerGone)?;
+        answer.blocking_recv().map_err(|_| SttError::WorkerGone)?
+    }
+
+    /// Drops the utterance so far. Takes effect at once, even when the queue is full: what is queued is not decoded, and
+    /// a `finish` that is queued gives an empty text.
+    pub fn reset(&self) {
+        self.shared.epoch.fetch_add(1, Ordering::AcqRel);
+        // A full queue wakes the worker anyway.
+        let _ = self.jobs.try_send(self.job(Work::Reset));
+    }
+
+    /// The words so far of the utterance that is being decoded; empty between utterances.
+    pub fn partials(&self) -> watch::Receiver<String> {
+        self.partial.clone()
+    }
+
+    /// Samples lost since the start because the queue was full.
+    pub fn dropped_samples(&self) -> u64 {
+        self.shared.dropped_samples.load(Ordering::Relaxed)
+    }
+}
+
+/// The body of the thread `stt`: returns when every [`SttHandle`] is gone.
+pub fn run(mut recognizer: Box<dyn Recognizer>, mut jobs: SttJobs) {
+    let mut epoch = 0;
+    // The first error of this utterance: what follows is not decoded any more.
+    let mut failed: Option<SttError> = None;
+    let mut dropped = 0;
+    while let Some(job) = jobs.jobs.blocking_recv() {
+        let current = jobs.shared.epoch.load(Ordering::Acquire);
+        if current != epoch {
+            epoch = current;
+            recognizer.reset();
+            failed = None;
+            jobs.partial.send_replace(String::new());
+        }
+        let stale = job.epoch != epoch;
+        match job.work {
+            Work::Reset => {}
+            Work::Audio(_) if stale || failed.is_some() => {}
+            Work::Audio(samples) => match recognizer.accept(&samples) {
+                Ok(Some(words)) => {
+                    jobs.partial.send_replace(words);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    log::warn!("{}: this utterance is not transcribed", chain(&error));
+                    failed = Some(error);
+                }
+            },
+            Work::Finish(reply) => {
+                let lost = jobs.shared.dropped_samples.load(Ordering::Relaxed);
+                if lost != dropped {
+                    log::warn!(
+                        "speech to text cannot keep up: {} ms of sound were lost",
+                        (lost - dropped) / 16
+                    );
+                    dropped = lost;
+                }
+                let result = match failed.take() {
+                    _ if stale => {
+                        Ok(Transcript { text: String::new(), engine: recognizer.engine(), confidence: None })
+                    }
+                    Some(error) => {
+                        recognizer.reset();
+                        Err(error)
+                    }
+                    None => recognizer.finish(),
+                };
+                jobs.partial.send_replace(String::new());
+                // Nobody waits any more: the words are dropped, as they must be.
+                let _ = reply.send(result);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc as std_mpsc;
+
+    use super::*;
+
+    /// Counts samples; waits for a permit before each block where told to; fails on a block that starts with 9.
+    struct Counter {
+        samples: usize,
+        permits: Option<std_mpsc::Receiver<()>>,
+    }
+
+    impl Recognizer for Counter {
+        fn engine(&self) -> &'static str {
+            "counter"
+        }
+        fn accept(&mut self, samples: &[f32]) -> Result<Option<String>, SttError> {
+            if let Some(permits) = &self.permits {
+                permits.recv().unwrap();
+            }
+            if samples.first() == Some(&9.0) {
+                return Err(SttError::Vosk { step: "decoding" });
+            }
+            self.samples += samples.len();
+            Ok(Some(self.samples.to_string()))
+        }
+        fn finish(&mut self) -> Result<Transcript, SttError> {
+            let text = self.samples.to_string();
+            self.reset();
+            Ok(Transcript { text, engine: "counter", confidence: None })
+        }
+        fn reset(&mut self) {
+            self.samples = 0;
+        }
+    }
+
+    fn start(
+        blocks: usize,
+        permits: Option<std_mpsc::Receiver<()>>,
+    ) -> (SttHandle, std::thread::JoinHandle<()>) {
+        let (handle, jobs) = channel(blocks);
+        let counter = Box::new(Counter { samples: 0, permits });
+        let thread = std::thread::Builder::new().spawn(move || run(counter, jobs)).unwrap();
+        (handle, thread)
+    }
+
+    #[test]
+    fn utterances_are_transcribed_one_after_the_other_and_the_thread_ends_with_its_handles() {
+        let (handle, thread) = start(8, None);
+        for n in 1..4 {
+            for _ in 0..n {
+                handle.blocking_accept(vec![0.0; 10]).unwrap();
+            }
+            assert_eq!(handle.blocking_finish().unwrap().text, (10 * n).to_string());
+        }
+        assert_eq!(*handle.partials().borrow(), "");
+        drop(handle);
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_full_queue_drops_the_newest_block_and_counts_it() {
+        let (permit, permits) = std_mpsc::sync_channel(16);
+        let (handle, _thread) = start(2, Some(permits));
+        handle.blocking_accept(vec![0.0; 1]).unwrap();
+        handle.blocking_accept(vec![0.0; 1]).unwrap();
+        handle.blocking_accept(vec![0.0; 1]).unwrap();
+        // One is being decoded, two are queued.
+        while handle.accept(vec![0.0; 100]) {}
+        assert_eq!(handle.dropped_samples(), 100);
+        for _ in 0..8 {
+            permit.send(()).unwrap();
+        }
+        let said: usize = handle.blocking_finish().unwrap().text.parse().unwrap();
+        assert!(said == 3 || said == 103, "{said}");
+    }
+
+    #[test]
+    fn a_reset_takes_effect_though_the_queue_is_full() {
+        let (permit, permits) = std_mpsc::sync_channel(16);
+        let (handle, _thread) = start(2, Some(permits));
+        handle.blocking_accept(vec![0.0; 7]).unwrap();
+        handle.blocking_accept(vec![0.0; 7]).unwrap();
+        handle.blocking_accept(vec![0.0; 7]).unwrap();
+        handle.reset();
+        for _ in 0..8 {
+            permit.send(()).unwrap();
+        }
+        handle.blocking_accept(vec![0.0; 5]).unwrap();
+        assert_eq!(handle.blocking_finish().unwrap().text, "5");
+    }
+
+    #[test]
+    fn an_error_ends_one_utterance_and_not_the_thread() {
+        let (handle, _thread) = start(8, None);
+        handle.blocking_accept(vec![0.0; 3]).unwrap();
+        handle.blocking_accept(vec![9.0]).unwrap();
+        handle.blocking_accept(vec![0.0; 3]).unwrap();
+        assert!(matches!(handle.blocking_finish(), Err(SttError::Vosk { .. })));
+        handle.blocking_accept(vec![0.0; 4]).unwrap();
+        assert_eq!(handle.blocking_finish().unwrap().text, "4");
+    }
+
+    #[tokio::test]
+    async fn words_so_far_are_seen_while_the_person_speaks() {
+        let (handle, _thread) = start(8, None);
+        let mut partials = handle.partials();
+        assert!(handle.accept(vec![0.0; 3]));
+        partials.wait_for(|p| p == "3").await.unwrap();
+        assert_eq!(handle.finish().await.unwrap().text, "3");
+        partials.wait_for(String::is_empty).await.unwrap();
+    }
+}
