@@ -259,3 +259,78 @@ impl Health {
         self.status.subscribe()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn idle() -> Health {
+        let health = Health::new();
+        health.register("microphone", Need::Required);
+        health.register("mqtt", Need::Optional);
+        health.set("microphone", Condition::Ok);
+        health.set_stage(State::Idle);
+        health
+    }
+
+    #[test]
+    fn a_required_part_that_is_away_makes_an_idle_device_degraded() {
+        let health = idle();
+        assert_eq!(health.status().state, State::Idle);
+        health.set("microphone", Condition::away("the microphone is unplugged"));
+        assert_eq!(health.status().state, State::Degraded);
+        health.set("microphone", Condition::failed("the model is damaged"));
+        assert_eq!(health.status().state, State::Error);
+        health.set("microphone", Condition::Ok);
+        assert_eq!(health.status().state, State::Idle);
+    }
+
+    #[test]
+    fn an_optional_part_only_shows_in_the_list() {
+        let health = idle();
+        health.set("mqtt", Condition::away("the broker is away"));
+        health.set("unheard of", Condition::degraded("odd"));
+        let status = health.status();
+        assert_eq!(status.state, State::Idle);
+        assert_eq!(status.words(), "waiting for the wake word; the broker is away; odd");
+    }
+
+    #[test]
+    fn a_turn_in_progress_and_muted_are_shown_as_they_are() {
+        let health = idle();
+        health.set("microphone", Condition::away("gone"));
+        for stage in [State::Starting, State::Listening, State::Speaking, State::FollowUp, State::Muted] {
+            health.set_stage(stage);
+            assert_eq!(health.status().state, stage);
+        }
+    }
+
+    #[tokio::test]
+    async fn watchers_wake_for_changes_and_for_nothing_else() {
+        let health = idle();
+        let mut watch = health.watch();
+        watch.mark_unchanged();
+        health.set("microphone", Condition::Ok);
+        health.set_stage(State::Idle);
+        assert!(!watch.has_changed().unwrap());
+        health.clone().set("microphone", Condition::degraded("noisy"));
+        assert!(watch.has_changed().unwrap());
+    }
+
+    #[test]
+    fn the_json_has_the_state_and_every_part_with_its_sentence() {
+        let health = idle();
+        health.set("mqtt", Condition::away("no broker"));
+        let json = serde_json::to_value(health.status()).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({
+                "state": "idle",
+                "components": {
+                    "microphone": { "need": "required", "condition": "ok" },
+                    "mqtt": { "need": "optional", "condition": "away", "sentence": "no broker" },
+                }
+            })
+        );
+    }
+}

@@ -169,3 +169,60 @@ pub fn init() {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use log::Level;
+
+    use super::*;
+
+    fn allows(filter: &Filter, target: &str, level: Level) -> bool {
+        filter.allows(&Metadata::builder().target(target).level(level).build())
+    }
+
+    #[test]
+    fn the_longest_matching_target_decides() {
+        let (filter, unread) = Filter::parse("warn, jarvisd=info,jarvisd::mqtt=trace,tract=off");
+        assert!(unread.is_empty());
+        assert!(allows(&filter, "jarvisd::audio", Level::Info));
+        assert!(!allows(&filter, "jarvisd::audio", Level::Debug));
+        assert!(allows(&filter, "jarvisd::mqtt::session", Level::Trace));
+        assert!(!allows(&filter, "other", Level::Info));
+        assert!(!allows(&filter, "tract_core::plan", Level::Error));
+        assert!(allows(&filter, "tractor", Level::Warn), "a target that only begins alike");
+    }
+
+    #[test]
+    fn without_a_setting_the_libraries_are_quiet() {
+        let (filter, _) = Filter::parse("");
+        assert!(allows(&filter, "jarvisd::daemon", Level::Info));
+        assert!(!allows(&filter, "rumqttc::v5::state", Level::Info));
+        assert!(allows(&filter, "rumqttc::v5::state", Level::Warn));
+        assert_eq!(filter.most(), LevelFilter::Info);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_handed_back() {
+        let (filter, unread) = Filter::parse("loud,jarvisd=debug,a=b");
+        assert_eq!(unread, ["loud", "a=b"]);
+        assert!(allows(&filter, "jarvisd", Level::Debug));
+    }
+
+    #[test]
+    fn a_plain_line_has_time_level_target_message_and_pairs_and_is_safe_to_print() {
+        let pairs: &[(&str, &str)] = &[("user", "anna"), ("n", "3")];
+        let line = plain_line(
+            &Record::builder()
+                .args(format_args!("two\nlines \x1b[31m"))
+                .level(Level::Warn)
+                .target("jarvisd::x")
+                .key_values(&pairs)
+                .build(),
+            1_700_000_000_123,
+        );
+        assert_eq!(
+            line,
+            "2023-11-14T22:13:20.123Z WARN  jarvisd::x: two\n    lines \\u{1b}[31m user=anna n=3\n"
+        );
+    }
+}

@@ -80,8 +80,9 @@ pub struct Progress {
     pub front_end: u64,
     /// The source is known to be away, and this was reported.
     pub recovering: bool,
-    /// Attempts to re-open the source so far, or any counter that grows with them.
-    pub attempts: u64,
+    /// A counter that grows while the source tries to come back; `None` where the source cannot tell, and then it is
+    /// believed.
+    pub attempts: Option<u64>,
 }
 
 /// Why the watchdog is not fed.
@@ -111,7 +112,7 @@ pub struct Watchdog {
     at_last_ping: Progress,
     /// Last time at which `attempts` was seen to have changed, and its value then.
     attempt_ms: u64,
-    attempts: u64,
+    attempts: Option<u64>,
     /// Longest pause between two attempts to re-open that is still normal.
     patience_ms: u64,
 }
@@ -122,14 +123,14 @@ impl Watchdog {
         Self {
             at_last_ping: Progress::default(),
             attempt_ms: now_ms,
-            attempts: 0,
+            attempts: None,
             patience_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
         }
     }
 
     /// `Ok` = ping now.
     pub fn look(&mut self, now_ms: u64, now: Progress) -> Result<(), Silence> {
-        if now.attempts != self.attempts || !now.recovering {
+        if now.attempts != self.attempts || now.attempts.is_none() || !now.recovering {
             self.attempts = now.attempts;
             self.attempt_ms = now_ms;
         }
@@ -192,5 +193,167 @@ pub async fn feed_watchdog(
                 silent = Some(why);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+    use std::process::{Child, Command};
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn progress(capture_ms: u64, front_end: u64) -> Progress {
+        Progress { capture_ms, front_end, ..Progress::default() }
+    }
+
+    fn away(attempts: u64) -> Progress {
+        Progress { capture_ms: 100, front_end: 5, recovering: true, attempts: Some(attempts) }
+    }
+
+    #[test]
+    fn sound_that_moves_feeds_the_watchdog() {
+        let mut watchdog = Watchdog::new(PATIENCE, 0);
+        assert_eq!(watchdog.look(100, progress(95, 5)), Ok(()));
+        assert_eq!(watchdog.look(200, progress(195, 15)), Ok(()));
+    }
+
+    #[test]
+    fn a_clock_that_freezes_without_an_error_silences_it() {
+        let mut watchdog = Watchdog::new(PATIENCE, 0);
+        assert_eq!(watchdog.look(100, progress(0, 0)), Err(Silence::Capture), "before the first period");
+        assert_eq!(watchdog.look(200, progress(195, 15)), Ok(()));
+        assert_eq!(watchdog.look(300, progress(195, 16)), Err(Silence::Capture));
+        assert_eq!(watchdog.look(9_000, progress(195, 16)), Err(Silence::Capture));
+        assert_eq!(watchdog.look(9_100, progress(9_095, 17)), Ok(()), "and it may come back");
+    }
+
+    #[test]
+    fn a_front_end_that_hangs_silences_it() {
+        let mut watchdog = Watchdog::new(PATIENCE, 0);
+        assert_eq!(watchdog.look(100, progress(95, 5)), Ok(()));
+        assert_eq!(watchdog.look(200, progress(195, 5)), Err(Silence::FrontEnd));
+    }
+
+    #[test]
+    fn a_microphone_that_is_away_and_retried_feeds_it_for_ever() {
+        let mut watchdog = Watchdog::new(PATIENCE, 0);
+        for minute in 0..1_000 {
+            assert_eq!(watchdog.look(minute * 50_000, away(minute)), Ok(()), "{minute}");
+        }
+        let cannot_tell = Progress { attempts: None, ..away(0) };
+        assert_eq!(watchdog.look(u64::MAX, cannot_tell), Ok(()));
+    }
+
+    #[test]
+    fn a_re_open_that_hangs_silences_it() {
+        let mut watchdog = Watchdog::new(PATIENCE, 0);
+        assert_eq!(watchdog.look(1_000, away(3)), Ok(()));
+        assert_eq!(watchdog.look(60_000, away(3)), Ok(()), "a long back-off");
+        assert_eq!(watchdog.look(61_001, away(3)), Err(Silence::Recovery));
+        assert_eq!(watchdog.look(61_100, away(4)), Ok(()));
+    }
+
+    #[test]
+    fn a_status_is_one_line_whatever_it_holds() {
+        assert_eq!(one_line("idle\nREADY=1"), "idle READY=1");
+        assert_eq!(one_line(&"x".repeat(1_000)).len(), MAX_STATUS_CHARS);
+    }
+
+    /// Runs the ignored test `name` of this binary as a service whose manager we are.
+    fn service(name: &str, watchdog_usec: Option<u64>) -> (Child, UnixDatagram, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args([name, "--exact", "--ignored", "--nocapture"])
+            .env("NOTIFY_SOCKET", &path)
+            .env("JARVIS_TEST_CHILD", "1");
+        if let Some(usec) = watchdog_usec {
+            command.env("WATCHDOG_USEC", usec.to_string());
+        }
+        (command.spawn().unwrap(), socket, folder)
+    }
+
+    fn receive(socket: &UnixDatagram) -> Option<String> {
+        let mut buffer = [0; 4_096];
+        let length = socket.recv(&mut buffer).ok()?;
+        Some(String::from_utf8(buffer[..length].to_vec()).unwrap())
+    }
+
+    #[test]
+    #[ignore = "the service half of the next test"]
+    fn service_talks() {
+        if std::env::var_os("JARVIS_TEST_CHILD").is_none() {
+            return;
+        }
+        ready("waiting\nfor the wake word");
+        status("listening");
+        extend_timeout(Duration::from_secs(5));
+        reloading();
+        stopping("good bye");
+    }
+
+    #[test]
+    fn the_service_manager_hears_what_it_expects() {
+        let (mut child, socket, _folder) = service("notify::tests::service_talks", None);
+        assert_eq!(receive(&socket).unwrap(), "READY=1\nSTATUS=waiting for the wake word\n");
+        assert_eq!(receive(&socket).unwrap(), "STATUS=listening\n");
+        assert_eq!(receive(&socket).unwrap(), "EXTEND_TIMEOUT_USEC=5000000\n");
+        let reload = receive(&socket).unwrap();
+        let usec: u64 = reload.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap().trim().parse().unwrap();
+        assert!(usec / 1000 <= monotonic_ms() && monotonic_ms() - usec / 1000 < 60_000, "{usec}");
+        assert_eq!(receive(&socket).unwrap(), "STOPPING=1\nSTATUS=good bye\n");
+        assert!(child.wait().unwrap().success());
+    }
+
+    /// Sound moves for half a second, then freezes without an error.
+    #[tokio::test]
+    #[ignore = "the service half of the next test"]
+    async fn service_freezes() {
+        if std::env::var_os("JARVIS_TEST_CHILD").is_none() {
+            return;
+        }
+        let started = monotonic_ms();
+        let frames = AtomicU64::new(0);
+        let stop = CancellationToken::new();
+        let sound = || {
+            let at = monotonic_ms().min(started + 500);
+            Progress {
+                capture_ms: at,
+                front_end: frames.fetch_add(1, Ordering::Relaxed),
+                ..Progress::default()
+            }
+        };
+        let end = stop.clone();
+        let work = feed_watchdog(sound, PATIENCE, stop);
+        tokio::select! {
+            done = work => done.unwrap(),
+            () = tokio::time::sleep(Duration::from_millis(1_500)) => end.cancel(),
+        }
+        status("over");
+    }
+
+    #[test]
+    fn the_watchdog_goes_silent_when_the_sound_freezes() {
+        let (mut child, socket, _folder) = service("notify::tests::service_freezes", Some(200_000));
+        let mut pings = Vec::new();
+        let begin = std::time::Instant::now();
+        while let Some(message) = receive(&socket) {
+            if message == "STATUS=over\n" {
+                break;
+            }
+            assert_eq!(message, "WATCHDOG=1\n");
+            pings.push(begin.elapsed());
+        }
+        let silent = begin.elapsed() - *pings.last().unwrap();
+        assert!(pings.len() >= 4, "{pings:?}");
+        assert!(silent > Duration::from_millis(600), "{silent:?}");
+        assert!(child.wait().unwrap().success());
     }
 }

@@ -10,6 +10,8 @@
 
 pub mod builtin;
 mod context;
+pub mod speech;
+mod wav;
 
 #[cfg(test)]
 mod tests;

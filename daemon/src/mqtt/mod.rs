@@ -29,6 +29,9 @@ mod session;
 mod tls;
 mod topics;
 
+#[cfg(test)]
+mod tests;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,0 +1,667 @@
+//! Against a real Mosquitto, seen by its own command-line clients; a broker that misbehaves is a socket of ours.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command as Process, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant as Std;
+
+use super::*;
+use crate::events::{Reason, State, What};
+use crate::health::Need;
+use crate::units::FramePos;
+
+/// Mosquitto with its own folder and port.
+struct Mosquitto {
+    folder: tempfile::TempDir,
+    port: u16,
+    child: Option<Child>,
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let begin = Std::now();
+    while !done() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "timed out: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+impl Mosquitto {
+    /// `None`, with a line, where Mosquitto is not installed.
+    fn start(config: &str) -> Option<Self> {
+        if Process::new("mosquitto").arg("-h").output().is_err() {
+            eprintln!("skipped: mosquitto is not installed");
+            return None;
+        }
+        let mut broker = Self { folder: tempfile::tempdir().unwrap(), port: free_port(), child: None };
+        let config = config
+            .replace("PORT", &broker.port.to_string())
+            .replace("FOLDER", &broker.folder.path().display().to_string());
+        // As root it would change to a user who cannot read the folder.
+        std::fs::write(broker.path("m.conf"), format!("user root\n{config}\n")).unwrap();
+        broker.up();
+        Some(broker)
+    }
+
+    fn open() -> Option<Self> {
+        Self::start("listener PORT 127.0.0.1\nallow_anonymous true\nretain_available true")
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn up(&mut self) {
+        let log = std::fs::File::create(self.path("log")).unwrap();
+        let child = Process::new("mosquitto")
+            .args(["-v", "-c"])
+            .arg(self.path("m.conf"))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+        wait_for("broker is up", || TcpStream::connect(("127.0.0.1", self.port)).is_ok());
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("mqtt://127.0.0.1:{}", self.port)
+    }
+
+    fn client(&self, program: &str, arguments: &[&str]) -> Process {
+        let mut process = Process::new(program);
+        process.args(["-h", "127.0.0.1", "-p", &self.port.to_string()]).args(arguments);
+        process
+    }
+
+    fn publish(&self, arguments: &[&str]) {
+        assert!(self.client("mosquitto_pub", arguments).status().unwrap().success());
+    }
+
+    /// What a client that comes now gets as the retained value.
+    fn retained(&self, topic: &str) -> Option<String> {
+        let output = self
+            .client("mosquitto_sub", &["-t", topic, "-C", "1", "-W", "1", "--retained-only"])
+            .stderr(Stdio::null())
+            .output()
+            .unwrap();
+        Some(String::from_utf8(output.stdout).unwrap().trim().to_owned()).filter(|text| !text.is_empty())
+    }
+
+    fn wait_retained(&self, topic: &str, value: &str) {
+        wait_for(&format!("{topic} = {value}"), || self.retained(topic).as_deref() == Some(value));
+    }
+
+    fn watch(&self, topic: &str) -> Watch {
+        Watch::new(self.client("mosquitto_sub", &["-t", topic, "-F", "%r %t %p"]), || {
+            std::fs::read_to_string(self.path("log")).unwrap().matches("Sending SUBACK").count()
+        })
+    }
+}
+
+impl Drop for Mosquitto {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A `mosquitto_sub` and the lines it printed so far.
+struct Watch {
+    child: Child,
+    lines: std::sync::mpsc::Receiver<String>,
+}
+
+impl Watch {
+    fn new(mut process: Process, subscriptions: impl Fn() -> usize) -> Self {
+        let before = subscriptions();
+        let mut child = process.stdout(Stdio::piped()).spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = std::sync::mpsc::sync_channel(10_000);
+        std::thread::Builder::new()
+            .spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)))
+            .unwrap();
+        wait_for("subscribed", || subscriptions() > before);
+        Self { child, lines }
+    }
+
+    fn until(&self, last: &str) -> Vec<String> {
+        let mut seen = Vec::new();
+        loop {
+            match self.lines.recv_timeout(Duration::from_secs(20)) {
+                Ok(line) => seen.push(line),
+                Err(_) => panic!("{last:?} did not come; seen: {seen:#?}"),
+            }
+            if seen.last().unwrap().contains(last) {
+                return seen;
+            }
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The device side: [`run`] on its own thread and runtime.
+struct Device {
+    events: broadcast::Sender<Arc<Event>>,
+    health: Health,
+    commands: mpsc::Receiver<Command>,
+    stop: CancellationToken,
+    /// Drops the runtime, and with it the connection, without a goodbye.
+    die: CancellationToken,
+    thread: Option<std::thread::JoinHandle<Option<Result<(), MqttError>>>>,
+}
+
+impl Device {
+    fn start(settings: MqttSettings) -> Self {
+        crate::logging::init();
+        let health = Health::new();
+        health.register(COMPONENT, Need::Optional);
+        health.set_stage(State::Idle);
+        let (events, receiver) = broadcast::channel(64);
+        let (sender, commands) = command_channel();
+        let feeds =
+            Feeds { events: receiver, status: health.watch(), health: health.clone(), commands: sender };
+        let (stop, die) = (CancellationToken::new(), CancellationToken::new());
+        let (stopped, dead) = (stop.clone(), die.clone());
+        let thread = std::thread::Builder::new()
+            .spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async {
+                    tokio::select! {
+                        result = run(settings, feeds, stopped) => Some(result),
+                        () = dead.cancelled() => None,
+                    }
+                })
+            })
+            .unwrap();
+        Self { events, health, commands, stop, die, thread: Some(thread) }
+    }
+
+    fn say(&self, what: What) {
+        self.events.send(Arc::new(Event::at(FramePos(100), what))).unwrap();
+    }
+
+    fn condition(&self) -> Condition {
+        self.health.status().components[COMPONENT].condition.clone()
+    }
+
+    fn wait_condition(&self, part: &str) {
+        wait_for(part, || {
+            let condition = self.condition();
+            condition.sentence().unwrap_or(if condition == Condition::Ok { "ok" } else { "" }).contains(part)
+        });
+    }
+
+    fn command(&mut self) -> Command {
+        let mut got = None;
+        wait_for("command", || {
+            got = self.commands.try_recv().ok();
+            got.is_some()
+        });
+        got.unwrap()
+    }
+
+    fn stop(&mut self) -> Duration {
+        let begin = Std::now();
+        self.stop.cancel();
+        self.thread.take().unwrap().join().unwrap().unwrap().unwrap();
+        begin.elapsed()
+    }
+
+    fn kill(&mut self) {
+        self.die.cancel();
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        self.die.cancel();
+    }
+}
+
+fn verified() -> What {
+    What::Verified { user: "anna".into(), confidence: 0.97, score: 3.1, net_speech_s: 2.5 }
+}
+
+fn transcript(text: &str) -> What {
+    What::Transcript { text: text.into(), engine: "vosk".into() }
+}
+
+fn wake() -> What {
+    What::Wake { word: "hey jarvis".into(), score: 0.9 }
+}
+
+fn speech_end() -> What {
+    What::SpeechEnd { speech_s: 2.0, truncated: false }
+}
+
+fn stored() -> What {
+    What::Stored { conversation_id: "c1".into(), message_ids: vec!["m1".into(), "m2".into()] }
+}
+
+fn whole_turn(device: &Device, text: &str) {
+    for what in [
+        wake(),
+        What::SpeechStart,
+        What::Partial { text: "partial words".into() },
+        speech_end(),
+        verified(),
+        transcript(text),
+        stored(),
+        What::Reply { text: format!("answer to {text}") },
+    ] {
+        device.say(what);
+    }
+}
+
+#[test]
+fn state_and_availability_are_retained_and_follow_the_device() {
+    let Some(broker) = Mosquitto::open() else { return };
+    let mut device = Device::start(MqttSettings::new(broker.url(), "k1"));
+    broker.wait_retained("jarvis/k1/availability", "online");
+    broker.wait_retained("jarvis/k1/state", "idle");
+    assert_eq!(broker.retained("jarvis/k1/mute").as_deref(), Some("OFF"));
+    let info: serde_json::Value = serde_json::from_str(&broker.retained("jarvis/k1/info").unwrap()).unwrap();
+    assert_eq!(
+        (info["id"].as_str(), info["version"].as_str()),
+        (Some("k1"), Some(env!("CARGO_PKG_VERSION")))
+    );
+    device.wait_condition("ok");
+    device.health.set_stage(State::Muted);
+    broker.wait_retained("jarvis/k1/state", "muted");
+    broker.wait_retained("jarvis/k1/mute", "ON");
+    device.health.register("microphone", Need::Required);
+    device.health.set("microphone", Condition::away("unplugged"));
+    wait_for("health", || broker.retained("jarvis/k1/health").unwrap().contains(r#""sentence":"unplugged""#));
+
+    let took = device.stop();
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert_eq!(broker.retained("jarvis/k1/availability").as_deref(), Some("offline"));
+    let log = std::fs::read_to_string(broker.path("log")).unwrap();
+    assert!(log.contains("Received DISCONNECT from jarvis-k1"), "a clean goodbye");
+}
+
+#[test]
+fn a_turn_is_published_as_events_and_as_one_last_turn_and_nothing_of_it_is_retained() {
+    let Some(broker) = Mosquitto::open() else { return };
+    let device = Device::start(MqttSettings::new(broker.url(), "k2"));
+    device.wait_condition("ok");
+    let watch = broker.watch("jarvis/k2/+");
+    whole_turn(&device, "remember the key");
+    let lines = watch.until("last_turn");
+    let events: Vec<_> = lines.iter().filter_map(|line| line.strip_prefix("0 jarvis/k2/event ")).collect();
+    let names: Vec<String> = events
+        .iter()
+        .map(|e| serde_json::from_str::<serde_json::Value>(e).unwrap()["event"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(names, ["wake", "speech_start", "speech_end", "verified", "transcript", "stored", "reply"]);
+    assert!(!lines.iter().any(|line| line.contains("partial words")));
+    let turn = lines.last().unwrap().strip_prefix("0 jarvis/k2/last_turn ").unwrap();
+    let turn: serde_json::Value = serde_json::from_str(turn).unwrap();
+    assert_eq!(turn["outcome"], "answered");
+    assert_eq!(turn["user"], "anna");
+    assert_eq!(turn["transcript"], "remember the key");
+    assert_eq!(turn["reply"], "answer to remember the key");
+    assert_eq!(turn["conversation_id"], "c1");
+    assert_eq!(broker.retained("jarvis/k2/last_turn"), None);
+    assert_eq!(broker.retained("jarvis/k2/event"), None);
+}
+
+#[test]
+fn text_of_a_speaker_who_is_not_verified_never_leaves_the_device() {
+    let Some(broker) = Mosquitto::open() else { return };
+    let device = Device::start(MqttSettings::new(broker.url(), "k3"));
+    device.wait_condition("ok");
+    let watch = broker.watch("jarvis/k3/#");
+    for what in [
+        verified(),
+        transcript("fine"),
+        What::Reply { text: "fine too".into() },
+        // The next speaker is somebody else; the pipeline has a bug and says what it must not.
+        wake(),
+        What::Partial { text: "secret 1".into() },
+        transcript("secret 2"),
+        speech_end(),
+        transcript("secret 3"),
+        What::Rejected { reason: Reason::Rejected, confidence: Some(0.02) },
+        transcript("secret 4"),
+        What::Reply { text: "secret 5".into() },
+        What::End,
+    ] {
+        device.say(what);
+    }
+    let lines = watch.until(r#""event":"end""#).join("\n");
+    assert!(lines.contains("fine too") && !lines.contains("secret"), "{lines}");
+    assert!(lines.contains(r#""outcome":"rejected""#) && lines.contains(r#""reason":"rejected""#), "{lines}");
+}
+
+#[test]
+fn with_publish_text_off_events_carry_no_text() {
+    let Some(broker) = Mosquitto::open() else { return };
+    let settings = MqttSettings { publish_text: false, ..MqttSettings::new(broker.url(), "k4") };
+    let device = Device::start(settings);
+    device.wait_condition("ok");
+    let watch = broker.watch("jarvis/k4/+");
+    whole_turn(&device, "private words");
+    let lines = watch.until("last_turn").join("\n");
+    assert!(!lines.contains("private words") && lines.contains(r#""event":"transcript""#), "{lines}");
+}
+
+#[test]
+fn after_a_broker_restart_everything_is_there_again_and_events_in_between_arrive() {
+    let Some(mut broker) = Mosquitto::open() else { return };
+    let mut device = Device::start(MqttSettings::new(broker.url(), "k5"));
+    device.wait_condition("ok");
+    broker.kill();
+    device.wait_condition("trying again");
+    device.health.set_stage(State::Thinking);
+    device.say(wake());
+    whole_turn(&device, "while it was away");
+    std::thread::sleep(Duration::from_millis(1_200));
+    broker.up();
+    // The broker kept nothing: all retained topics come from the device.
+    let watch = broker.watch("jarvis/k5/#");
+    let lines = watch.until("last_turn");
+    assert!(
+        lines.iter().any(|line| line.contains("while it was away") && line.contains("delay_ms")),
+        "{lines:#?}"
+    );
+    broker.wait_retained("jarvis/k5/availability", "online");
+    broker.wait_retained("jarvis/k5/state", "thinking");
+    device.wait_condition("ok");
+    // And a second time, with the commands still subscribed.
+    broker.kill();
+    device.wait_condition("trying again");
+    broker.up();
+    broker.wait_retained("jarvis/k5/availability", "online");
+    broker.publish(&["-t", "jarvis/k5/listen", "-m", "PRESS"]);
+    assert_eq!(device.command(), Command::Listen);
+}
+
+#[test]
+fn a_device_that_dies_is_reported_by_its_last_will() {
+    let Some(broker) = Mosquitto::open() else { return };
+    let mut device = Device::start(MqttSettings::new(broker.url(), "k6"));
+    broker.wait_retained("jarvis/k6/availability", "online");
+    device.kill();
+    broker.wait_retained("jarvis/k6/availability", "offline");
+}
+
+#[test]
+fn a_last_will_that_comes_late_does_not_leave_the_device_offline() {
+    let Some(broker) = Mosquitto::open() else { return };
+    let device = Device::start(MqttSettings::new(broker.url(), "k7"));
+    broker.wait_retained("jarvis/k7/availability", "online");
+    device.wait_condition("ok");
+    broker.publish(&["-t", "jarvis/k7/availability", "-m", "offline", "-r", "-q", "1"]);
+    broker.wait_retained("jarvis/k7/availability", "online");
+}
+
+#[test]
+fn commands_arrive_and_nonsense_is_ignored() {
+    let Some(broker) = Mosquitto::open() else { return };
+    // Retained commands from before the start must not be carried out.
+    broker.publish(&["-t", "jarvis/k8/listen", "-m", "PRESS", "-r", "-q", "1"]);
+    let mut device = Device::start(MqttSettings::new(broker.url(), "k8"));
+    device.wait_condition("ok");
+    let huge = broker.path("huge");
+    std::fs::write(&huge, vec![0xff; 300_000]).unwrap();
+    let huge = huge.display().to_string();
+    broker.publish(&["-t", "jarvis/k8/mute/set", "-f", &huge, "-q", "1"]);
+    broker.publish(&["-t", "jarvis/k8/mute/set", "-m", "maybe"]);
+    broker.publish(&["-t", "jarvis/k8/listen", "-n"]);
+    broker.publish(&["-t", "jarvis/k8/mute/set", "-m", "ON", "-q", "2"]);
+    broker.publish(&["-t", "jarvis/k8/mute/set", "-m", "OFF"]);
+    assert_eq!((device.command(), device.command()), (Command::Mute, Command::Unmute));
+    assert!(device.commands.try_recv().is_err());
+    let log = std::fs::read_to_string(broker.path("log")).unwrap();
+    assert_eq!(log.matches("as jarvis-k8").count(), 1, "still the first connection");
+}
+
+#[test]
+fn with_commands_off_nothing_is_subscribed() {
+    let Some(broker) = Mosquitto::open() else { return };
+    let settings = MqttSettings { accept_commands: false, ..MqttSettings::new(broker.url(), "k9") };
+    let mut device = Device::start(settings);
+    device.wait_condition("ok");
+    broker.publish(&["-t", "jarvis/k9/mute/set", "-m", "ON", "-q", "1"]);
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(device.commands.try_recv().is_err());
+}
+
+#[test]
+fn a_wrong_password_is_named_and_a_corrected_file_is_used_without_a_restart() {
+    let Some(mut broker) = Mosquitto::open() else { return };
+    let made = Process::new("mosquitto_passwd")
+        .args(["-b", "-c"])
+        .arg(broker.path("pw"))
+        .args(["jarvis", "right"])
+        .status();
+    assert!(made.unwrap().success());
+    std::fs::write(
+        broker.path("acl"),
+        "user jarvis\ntopic readwrite jarvis/k10/availability\ntopic write jarvis/k10/state\n",
+    )
+    .unwrap();
+    let config = std::fs::read_to_string(broker.path("m.conf")).unwrap().replace("allow_anonymous true", "");
+    let folder = broker.folder.path().display();
+    let config = format!("{config}\npassword_file {folder}/pw\nacl_file {folder}/acl\n");
+    std::fs::write(broker.path("m.conf"), config).unwrap();
+    broker.kill();
+    broker.up();
+
+    std::fs::write(broker.path("secret"), "wrong\n").unwrap();
+    let settings = MqttSettings {
+        username: Some("jarvis".into()),
+        password_file: Some(broker.path("secret")),
+        ..MqttSettings::new(broker.url(), "k10")
+    };
+    let mut device = Device::start(settings);
+    device.wait_condition("refused the user name or the password");
+    assert!(!format!("{:?}", device.health.status()).contains("wrong"));
+    std::fs::remove_file(broker.path("secret")).unwrap();
+    device.wait_condition("cannot read the password file");
+    std::fs::write(broker.path("secret"), "right\nsecond line\n").unwrap();
+    // The access list lets some topics through and not others: the device works and says so.
+    device.wait_condition("does not let the device publish on jarvis/k10/");
+    assert!(matches!(device.condition(), Condition::Degraded { .. }));
+    let took = device.stop();
+    assert!(took < Duration::from_secs(3), "{took:?}");
+}
+
+/// What [`nobody`] does with a connection.
+#[derive(Clone, Copy)]
+enum Manner {
+    Garbage,
+    Hangs,
+    Closes,
+    /// Says HTTP.
+    Web,
+    /// A good CONNACK, then random bytes.
+    GoodThenGarbage,
+    /// A good CONNACK, then never anything.
+    GoodThenSilent,
+}
+
+/// A server that is no broker. Counts connections until `end`.
+fn nobody(manner: Manner, end: &Arc<AtomicBool>) -> (u16, Arc<std::sync::atomic::AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let count = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let (counter, end) = (Arc::clone(&count), Arc::clone(end));
+    std::thread::Builder::new()
+        .spawn(move || {
+            let mut open = Vec::new();
+            let mut seed = 1_u32;
+            for stream in listener.incoming() {
+                if end.load(Ordering::Relaxed) {
+                    return;
+                }
+                counter.fetch_add(1, Ordering::Relaxed);
+                let mut stream = stream.unwrap();
+                let garbage: Vec<u8> = std::iter::repeat_with(|| {
+                    seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    (seed >> 24) as u8
+                })
+                .take(10_000)
+                .collect();
+                let mut buffer = [0; 512];
+                let _ = match manner {
+                    Manner::Garbage => stream.write_all(&garbage),
+                    Manner::Hangs => Ok(()),
+                    Manner::Closes => continue,
+                    Manner::Web => stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+                    Manner::GoodThenGarbage => {
+                        let _ = stream.read(&mut buffer);
+                        stream.write_all(&[0x20, 3, 0, 0, 0]).and_then(|()| stream.write_all(&garbage))
+                    }
+                    Manner::GoodThenSilent => {
+                        let _ = stream.read(&mut buffer);
+                        stream.write_all(&[0x20, 3, 0, 0, 0])
+                    }
+                };
+                open.push(stream);
+            }
+        })
+        .unwrap();
+    (port, count)
+}
+
+#[test]
+fn whatever_answers_at_the_address_the_device_goes_on_and_stops_quickly() {
+    let end = Arc::new(AtomicBool::new(false));
+    let cases = [
+        (Manner::Garbage, "trying again"),
+        (Manner::Closes, "trying again"),
+        (Manner::Web, "trying again"),
+        (Manner::GoodThenGarbage, "trying again"),
+        (Manner::Hangs, ""),
+        (Manner::GoodThenSilent, ""),
+    ];
+    for (manner, sentence) in cases {
+        let (port, count) = nobody(manner, &end);
+        let mut device = Device::start(MqttSettings::new(format!("mqtt://127.0.0.1:{port}"), "k11"));
+        for n in 0..600 {
+            device.say(transcript(&format!("event {n}")));
+            if n % 50 == 0 {
+                device.health.set_stage(if n % 100 == 0 { State::Idle } else { State::Listening });
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        if sentence.is_empty() {
+            std::thread::sleep(Duration::from_millis(500));
+            assert_eq!(count.load(Ordering::Relaxed), 1);
+        } else {
+            device.wait_condition(sentence);
+            wait_for("another attempt", || count.load(Ordering::Relaxed) >= 3);
+        }
+        let took = device.stop();
+        assert!(took < Duration::from_millis(2_500), "{took:?}");
+    }
+    end.store(true, Ordering::Relaxed);
+}
+
+#[test]
+fn a_broker_that_is_not_there_is_reported_and_a_stop_does_not_wait_for_it() {
+    let mut device = Device::start(MqttSettings::new(format!("mqtt://127.0.0.1:{}", free_port()), "k12"));
+    device.wait_condition("cannot reach the broker at mqtt://127.0.0.1:");
+    let took = device.stop();
+    assert!(took < Duration::from_millis(200), "{took:?}");
+}
+
+#[test]
+fn two_devices_with_one_id_are_told_so() {
+    let Some(broker) = Mosquitto::open() else { return };
+    let first = Device::start(MqttSettings::new(broker.url(), "k13"));
+    first.wait_condition("ok");
+    let _second = Device::start(MqttSettings::new(broker.url(), "k13"));
+    first.wait_condition("another client");
+}
+
+fn openssl(folder: &Path, arguments: &str) {
+    let output =
+        Process::new("openssl").args(arguments.split_whitespace()).current_dir(folder).output().unwrap();
+    assert!(output.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn tls_works_with_the_right_authority_and_only_with_it() {
+    if Process::new("openssl").arg("version").output().is_err() {
+        eprintln!("skipped: openssl is not installed");
+        return;
+    }
+    let keys = tempfile::tempdir().unwrap();
+    let dir = keys.path();
+    for name in ["ca", "other"] {
+        openssl(
+            dir,
+            &format!(
+                "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={name} -keyout {name}.key -out {name}.pem"
+            ),
+        );
+    }
+    openssl(dir, "req -newkey rsa:2048 -nodes -subj /CN=broker -keyout broker.key -out broker.csr");
+    std::fs::write(dir.join("ext"), "subjectAltName=DNS:localhost\n").unwrap();
+    openssl(
+        dir,
+        "x509 -req -in broker.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out broker.pem",
+    );
+    let at = dir.display();
+    let Some(broker) = Mosquitto::start(&format!(
+        "listener PORT\nallow_anonymous true\ncafile {at}/ca.pem\ncertfile {at}/broker.pem\nkeyfile {at}/broker.key"
+    )) else {
+        return;
+    };
+    let url = format!("mqtts://localhost:{}", broker.port);
+    let settings = |url: &str, ca: Option<&str>| MqttSettings {
+        ca_file: ca.map(|name| dir.join(name)),
+        ..MqttSettings::new(url, "k14")
+    };
+    assert!(check(&settings(&url, Some("ca.pem"))).is_ok());
+    let mut device = Device::start(settings(&url, Some("ca.pem")));
+    device.wait_condition("ok");
+    device.stop();
+    let mut device = Device::start(settings(&url, Some("other.pem")));
+    device.wait_condition("no trusted connection");
+    device.stop();
+    // The certificate names localhost only.
+    let mut device = Device::start(settings(&format!("mqtts://127.0.0.1:{}", broker.port), Some("ca.pem")));
+    device.wait_condition("no trusted connection");
+    device.stop();
+    let mut device = Device::start(settings(&format!("mqtt://localhost:{}", broker.port), None));
+    device.wait_condition("trying again");
+    device.stop();
+    assert!(matches!(check(&settings(&url, Some("ext"))), Err(MqttError::NoAuthority { .. })));
+    assert!(matches!(check(&settings(&url, Some("absent"))), Err(MqttError::File { .. })));
+}
+
+#[test]
+fn settings_that_can_never_work_are_refused() {
+    let with = |change: fn(&mut MqttSettings)| {
+        let mut settings = MqttSettings::new("mqtt://b", "id");
+        change(&mut settings);
+        check(&settings)
+    };
+    assert!(with(|_| {}).is_ok());
+    assert!(matches!(with(|s| s.url = "b".into()), Err(MqttError::Address(_))));
+    assert!(matches!(with(|s| s.device_id = "a/b".into()), Err(MqttError::Topic { .. })));
+    assert!(matches!(with(|s| s.password_file = Some("/x".into())), Err(MqttError::PasswordWithoutUser)));
+}
