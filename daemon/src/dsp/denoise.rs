@@ -5,8 +5,9 @@ use nnnoiseless::DenoiseState;
 /// Samples per frame at 48 kHz: 10 ms.
 pub const DENOISE_FRAME: usize = DenoiseState::FRAME_SIZE;
 
-/// Frames of digital silence after which nothing is left inside RNNoise: its pitch buffer holds 36 ms.
-const SILENT_FRAMES: u32 = 8;
+/// Frames of digital silence after which nothing is left inside RNNoise: its pitch buffer holds 36 ms, and its high-pass
+/// filter forgets with a time constant of about 10 ms.
+const SILENT_FRAMES: u32 = 25;
 /// RNNoise was trained on 16-bit samples and expects their scale.
 const SCALE: f32 = 32_768.0;
 

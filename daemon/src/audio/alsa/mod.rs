@@ -290,4 +290,8 @@ fn ns_to_samples(ns: u64, rate_hz: u32) -> u32 {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "test signals are computed in f64 and in numbers that fit"
+)]
 mod tests;
