@@ -26,7 +26,7 @@ use jarvisd::inference::ModelStore;
 use jarvisd::speaker::calibration::{
     Calibration, CalibrationFile, Cohort, Constants, Score, normalise, sigmoid,
 };
-use jarvisd::speaker::embedding::Embedding;
+use jarvisd::speaker::embedding::{Embedding, PLAN_FRAMES, Padding};
 use jarvisd::speaker::metrics::{Trial, cllr, ece, eer, error_rates, min_dcf};
 use jarvisd::speaker::{EnrolledVoice, Enrolment, NetSpeech, SpeakerModel, Verifier};
 use sha2::{Digest, Sha256};
@@ -41,17 +41,43 @@ const THRESHOLD: f32 = 0.85;
 const LEAST_PART_S: f32 = 3.0;
 const CONDITIONS: [&str; 4] = ["clean", "noise 20 dB", "noise 10 dB", "other room"];
 
+const USAGE: &str = "usage: calibrate --models DIR [--audio DIR] [--voices DIR] \
+                     [--denoised yes] [--plans 200,300] [--padding mean|wrap]";
+
+/// What differs from the shipped choice; with anything here the result is only shown, not written.
+struct Choice {
+    denoised: bool,
+    plans: Vec<usize>,
+    padding: Padding,
+}
+
+impl Choice {
+    fn model(&self, store: &ModelStore) -> Result<SpeakerModel, Failure> {
+        Ok(SpeakerModel::load_with(store, &self.plans, self.padding)?)
+    }
+
+    fn shipped(&self) -> bool {
+        self.plans == PLAN_FRAMES && self.padding == Padding::Mean
+    }
+}
+
 fn main() -> Result<(), Failure> {
     let mut options = BTreeMap::new();
     let mut arguments = std::env::args().skip(1);
     while let Some(key) = arguments.next() {
-        let value = arguments.next().ok_or("usage: calibrate --audio DIR --models DIR [--voices DIR] [--measure-only yes]")?;
+        let value = arguments.next().ok_or(USAGE)?;
         options.insert(key, value);
     }
     let models = PathBuf::from(options.get("--models").ok_or("--models DIR is missing")?);
     let store = ModelStore::open(std::slice::from_ref(&models))?;
+    let plans = options.get("--plans").map(|l| l.split(',').map(str::parse).collect::<Result<_, _>>()).transpose()?;
+    let choice = Choice {
+        denoised: options.contains_key("--denoised"),
+        plans: plans.unwrap_or_else(|| PLAN_FRAMES.to_vec()),
+        padding: if options.get("--padding").is_some_and(|p| p == "wrap") { Padding::Wrap } else { Padding::Mean },
+    };
     if let Some(audio) = options.get("--audio") {
-        fit(Path::new(audio), &models, &store, options.contains_key("--measure-only"))?;
+        fit(Path::new(audio), &models, &store, &choice)?;
     }
     if let Some(voices) = options.get("--voices") {
         check_voices(Path::new(voices), &models, &store)?;
@@ -158,6 +184,7 @@ struct Test {
     length: usize,
     net_s: f32,
     raw: Embedding,
+    /// Of the denoised sound; that of the raw sound again if this is not measured.
     clean: Embedding,
 }
 
@@ -175,6 +202,7 @@ enum Material {
 }
 
 struct Tools {
+    denoised: bool,
     model: SpeakerModel,
     vad: Vad,
 }
@@ -187,6 +215,12 @@ impl Tools {
         Ok((NetSpeech::of(&raw, &speech).samples, NetSpeech::of(&clean, &speech).samples))
     }
 
+    fn both(&self, raw: &[f32], clean: &[f32]) -> Result<(Embedding, Embedding), Failure> {
+        let raw = self.model.embed(raw)?;
+        let clean = if self.denoised { self.model.embed(clean)? } else { raw.clone() };
+        Ok((raw, clean))
+    }
+
     fn material(&mut self, path: &Path, index: usize) -> Result<Material, Failure> {
         let (samples, rate_hz) = read_all(path, Channel::Mean, 60)?;
         if rate_hz as usize != RATE_HZ {
@@ -194,7 +228,7 @@ impl Tools {
         }
         if index % 10 < 4 {
             let (raw, clean) = self.net(&samples)?;
-            return Ok(Material::Cohort(Box::new((self.model.embed(&raw)?, self.model.embed(&clean)?))));
+            return Ok(Material::Cohort(Box::new(self.both(&raw, &clean)?)));
         }
         let cut = ((ENROL_S * RATE_HZ as f32) as usize).min(samples.len());
         let (enrol, rest) = samples.split_at(cut);
@@ -210,7 +244,8 @@ impl Tools {
             let parts = parts.map(|p| self.model.embed(p)).collect::<Result<Vec<_>, _>>()?;
             Embedding::mean(&parts).ok_or_else(|| "no voice".into())
         };
-        let (enrol_raw, enrol_clean) = (mean(&raw)?, mean(&clean)?);
+        let enrol_raw = mean(&raw)?;
+        let enrol_clean = if self.denoised { mean(&clean)? } else { enrol_raw.clone() };
         let mut tests = Vec::new();
         for condition in 0..CONDITIONS.len() {
             let seed = index as u64 * 10 + condition as u64;
@@ -225,7 +260,7 @@ impl Tools {
                 let count = if condition == 0 && seconds < 2.5 { 2 } else { 1 };
                 let samples = (seconds * RATE_HZ as f32) as usize;
                 for (raw, clean) in raw.chunks_exact(samples).zip(clean.chunks_exact(samples)).take(count) {
-                    let (raw, clean) = (self.model.embed(raw)?, self.model.embed(clean)?);
+                    let (raw, clean) = self.both(raw, clean)?;
                     tests.push(Test { condition, length, net_s: seconds, raw, clean });
                 }
             }
@@ -235,14 +270,15 @@ impl Tools {
 }
 
 /// All files, on as many threads as there are cores, in file order.
-fn embed_all(files: &[PathBuf], store: &ModelStore) -> Result<Vec<Material>, Failure> {
+fn embed_all(files: &[PathBuf], store: &ModelStore, choice: &Choice) -> Result<Vec<Material>, Failure> {
     let next = AtomicUsize::new(0);
     let threads = thread::available_parallelism()?.get();
     let mut done: Vec<(usize, Material)> = thread::scope(|scope| {
         let workers: Vec<_> = (0..threads)
             .map(|_| {
                 scope.spawn(|| -> Result<Vec<(usize, Material)>, Failure> {
-                    let mut tools = Tools { model: SpeakerModel::load(store)?, vad: Vad::new(store)? };
+                    let mut tools =
+                        Tools { denoised: choice.denoised, model: choice.model(store)?, vad: Vad::new(store)? };
                     let mut done = Vec::new();
                     loop {
                         let index = next.fetch_add(1, Ordering::Relaxed);
@@ -421,11 +457,11 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-fn fit(audio: &Path, models: &Path, store: &ModelStore, measure_only: bool) -> Result<(), Failure> {
+fn fit(audio: &Path, models: &Path, store: &ModelStore, choice: &Choice) -> Result<(), Failure> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(audio)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
     files.retain(|f| f.extension().is_some_and(|e| e == "flac" || e == "wav"));
     files.sort();
-    let materials = embed_all(&files, store)?;
+    let materials = embed_all(&files, store, choice)?;
     let (mut raw, mut clean) = (Vec::new(), Vec::new());
     let (mut fitted, mut held) = (Vec::new(), Vec::new());
     let mut short = 0;
@@ -447,6 +483,9 @@ fn fit(audio: &Path, models: &Path, store: &ModelStore, measure_only: bool) -> R
 
     say(&format!("### Sound heard (held out, all conditions)\n\n{HEAD}"))?;
     for (label, sound) in [("raw", Sound::Raw), ("denoised", Sound::Denoised), ("enrol raw, test denoised", Sound::RawEnrolDenoisedTest)] {
+        if sound != Sound::Raw && !choice.denoised {
+            continue;
+        }
         let cohort = Cohort::new(if sound == Sound::Denoised { clean.clone() } else { raw.clone() });
         let k = fit_constants(&compare(&fitted, &cohort, 50, sound), ALL);
         let scored = compare(&held, &cohort, 50, sound);
@@ -503,7 +542,7 @@ fn fit(audio: &Path, models: &Path, store: &ModelStore, measure_only: bool) -> R
         scored.iter().filter(|t| clean_only(t) && t.same == same).map(|t| t.score.cosine).fold((1.0f32, -1.0f32), |(l, h), c| (l.min(c), h.max(c)))
     };
     say(&format!("\ncosines, clean: same {:?}, different {:?}", highest(true), highest(false)))?;
-    if measure_only {
+    if !choice.shipped() {
         return Ok(());
     }
 

@@ -252,3 +252,88 @@ pub fn sigmoid(log_odds: f64) -> f32 {
 fn list(dirs: &[PathBuf]) -> String {
     dirs.iter().map(|d| d.display().to_string()).collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::speaker::testing;
+    use crate::speaker::template::tests::sample;
+
+    #[test]
+    fn the_shipped_calibration_belongs_to_the_shipped_model() {
+        let calibration = testing::calibration();
+        assert_eq!(calibration.identity(), testing::model().identity());
+    }
+
+    #[test]
+    fn likeness_and_only_likeness_makes_a_person_more_likely() {
+        let calibration = testing::calibration();
+        for net in [1.0, 2.0, 5.0, 30.0] {
+            let mut before = 0.0;
+            for step in 0..20 {
+                let cosine = step as f32 * 0.05;
+                let (p, log_odds) = calibration.confidence(Score { cosine, normalised: cosine * 15.0 }, net);
+                assert!((0.0..=1.0).contains(&p) && p >= before && log_odds.is_finite());
+                before = p;
+            }
+            assert!(before > 0.99);
+        }
+    }
+
+    #[test]
+    fn length_outside_what_was_fitted_makes_nothing_more_certain() {
+        let calibration = testing::calibration();
+        let score = Score { cosine: 0.5, normalised: 5.0 };
+        assert_eq!(calibration.confidence(score, 5.0), calibration.confidence(score, 500.0));
+        assert_eq!(calibration.confidence(score, 1.0), calibration.confidence(score, 0.0));
+    }
+
+    #[test]
+    fn a_cohort_survives_its_bytes_and_every_cut_is_refused() {
+        let embeddings: Vec<_> = sample(3, 5).prototypes().iter().map(|p| p.embedding.clone()).collect();
+        let bytes = Cohort::new(embeddings).to_bytes();
+        assert_eq!(Cohort::from_bytes(&bytes).unwrap().len(), 5);
+        for cut in 0..bytes.len() {
+            assert!(Cohort::from_bytes(&bytes[..cut]).is_err(), "{cut}");
+        }
+        let mut huge = bytes.clone();
+        huge[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert!(Cohort::from_bytes(&huge).is_err());
+        let mut not_a_number = bytes;
+        not_a_number[8..12].copy_from_slice(&f32::NAN.to_le_bytes());
+        assert!(Cohort::from_bytes(&not_a_number).is_err());
+    }
+
+    #[test]
+    fn missing_changed_and_nonsensical_files_are_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let load = || Calibration::load(&[dir.path().to_path_buf()]);
+        assert!(matches!(load(), Err(CalibrationError::Missing { .. })));
+        let shipped = testing::model_dirs()[0].join("calibration");
+        std::fs::create_dir(dir.path().join("calibration")).unwrap();
+        for name in ["campplus.toml", "campplus.cohort.bin"] {
+            std::fs::copy(shipped.join(name), dir.path().join("calibration").join(name)).unwrap();
+        }
+        load().unwrap();
+        let constants = dir.path().join(FILE);
+        let good = std::fs::read_to_string(&constants).unwrap();
+        let with = |from: &str, to: &str| {
+            assert!(good.contains(from), "{from}");
+            std::fs::write(&constants, good.replace(from, to)).unwrap();
+            load()
+        };
+        assert!(matches!(with("\na = ", "\na = -"), Err(CalibrationError::Value { .. })));
+        assert!(matches!(with("\na = ", "\nz = "), Err(CalibrationError::Constants { .. })));
+        assert!(matches!(with("version = 1", "version = 2"), Err(CalibrationError::Value { .. })));
+        assert!(matches!(
+            with("\"campplus.cohort.bin\"", "\"../calibration/campplus.cohort.bin\""),
+            Err(CalibrationError::Value { .. })
+        ));
+        std::fs::write(&constants, &good).unwrap();
+        let cohort = dir.path().join("calibration/campplus.cohort.bin");
+        let mut bytes = std::fs::read(&cohort).unwrap();
+        bytes[100] ^= 1;
+        std::fs::write(&cohort, bytes).unwrap();
+        assert!(matches!(load(), Err(CalibrationError::CohortHash { .. })));
+    }
+}

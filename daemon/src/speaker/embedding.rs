@@ -1,13 +1,14 @@
 //! From net speech to 192 numbers that point in the direction of a voice.
 //!
 //! ```text
-//!  samples ─▶ fbank [T, 80] ─▶ − mean ─▶ wrap to the next plan length (T ≤ longest)      ─▶ CAM++ ─▶ L2 = 1
-//!                                        evenly spread windows of the longest (T > …) ─▶ CAM++ ─▶ L2, sum ─▶ L2 = 1
+//!  samples ─▶ fbank [T, 80] ─▶ − mean ─▶ mean frames up to the next plan length (T ≤ longest) ─▶ CAM++ ─▶ L2 = 1
+//!                                        evenly spread windows of the longest (T > longest)   ─▶ CAM++ ─▶ L2, mean ─▶ L2 = 1
 //! ```
 //!
 //! CAM++ (Wang et al., "CAM++: A Fast and Efficient Network for Speaker Verification Using Context-Aware Masking", 2023)
-//! takes any number of frames, but tract runs a symbolic axis several times slower, so each length has its own plan.
-//! Wrapping around keeps the pooled statistics; why these lengths and not others is measured in `docs/design/speaker.md`.
+//! takes any number of frames, but tract runs a symbolic axis several times slower, so each length has its own plan. Why
+//! these lengths, and padding with the mean frame rather than repeating the speech, is measured in
+//! `docs/design/speaker.md`.
 
 use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
@@ -27,6 +28,15 @@ pub const DIMENSIONS: usize = 192;
 pub const MODEL_NAME: &str = "campplus";
 /// Lengths for which plans are made, in 10 ms frames, rising.
 pub const PLAN_FRAMES: [usize; 2] = [200, 300];
+
+/// How speech shorter than a plan is brought to its length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Padding {
+    /// With the mean frame (zeros after mean normalisation).
+    Mean,
+    /// By repeating the speech.
+    Wrap,
+}
 
 /// Windows a long stretch of speech is cut into at most; more speech than that says nothing new about a voice and would
 /// make the cost of a long recording unbounded.
@@ -100,6 +110,7 @@ pub struct ModelIdentity {
 #[derive(Debug)]
 pub struct SpeakerModel {
     fbank: Fbank,
+    padding: Padding,
     plans: Vec<(usize, Plan, Mutex<Session>)>,
     identity: ModelIdentity,
 }
@@ -107,11 +118,16 @@ pub struct SpeakerModel {
 impl SpeakerModel {
     /// Checks the model's hash and prepares its plans, side by side.
     pub fn load(store: &ModelStore) -> Result<Self, SpeakerError> {
-        Self::load_with(store, &PLAN_FRAMES)
+        Self::load_with(store, &PLAN_FRAMES, Padding::Mean)
     }
 
-    /// [`SpeakerModel::load`] with other plan lengths (rising): for measurements only, the calibration fits one choice.
-    pub fn load_with(store: &ModelStore, plan_frames: &[usize]) -> Result<Self, SpeakerError> {
+    /// [`SpeakerModel::load`] with other plan lengths (rising) or padding: for measurements, as the calibration fits one
+    /// choice only.
+    pub fn load_with(
+        store: &ModelStore,
+        plan_frames: &[usize],
+        padding: Padding,
+    ) -> Result<Self, SpeakerError> {
         let entry = store.entry(MODEL_NAME).ok_or(SpeakerError::NotInManifest)?;
         let prepare = |frames: usize| -> Result<_, SpeakerError> {
             let plan = store
@@ -132,9 +148,9 @@ impl SpeakerModel {
         })?;
         let identity = ModelIdentity {
             model_sha256: entry.sha256.clone(),
-            front_end_sha256: front_end_sha256(plan_frames),
+            front_end_sha256: front_end_sha256(plan_frames, padding),
         };
-        Ok(Self { fbank: Fbank::new(), plans, identity })
+        Ok(Self { fbank: Fbank::new(), padding, plans, identity })
     }
 
     pub fn identity(&self) -> &ModelIdentity {
@@ -161,7 +177,10 @@ impl SpeakerModel {
         };
         let mut parts = Vec::new();
         for start in window_starts(frames, *length) {
-            let input = features.wrapped(start, *length);
+            let input = match self.padding {
+                Padding::Mean => features.padded(start, *length),
+                Padding::Wrap => features.wrapped(start, *length),
+            };
             // A panic of another thread while it ran the model leaves no half-made state: each run fills all of it.
             let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
             let output = session.run(&[Input::F32(&input)]).map_err(SpeakerError::Model)?;
@@ -185,9 +204,12 @@ fn window_starts(frames: usize, length: usize) -> Vec<usize> {
     (0..=gaps).map(|i| if gaps == 0 { 0 } else { rest * i / gaps }).collect()
 }
 
-/// The front end's identity: its parameters and the plan lengths, hashed.
-fn front_end_sha256(plan_frames: &[usize]) -> String {
-    let text = format!("{DESCRIPTION}; wrap to {plan_frames:?}, evenly spread windows of the longest that cover all, at most {MOST_WINDOWS}");
+/// The front end's identity: its parameters, the plan lengths and the padding, hashed.
+fn front_end_sha256(plan_frames: &[usize], padding: Padding) -> String {
+    let text = format!(
+        "{DESCRIPTION}; plans {plan_frames:?}, padding {padding:?}, \
+         evenly spread windows of the longest that cover all, at most {MOST_WINDOWS}"
+    );
     hex(&Sha256::digest(text))
 }
 

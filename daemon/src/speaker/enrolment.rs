@@ -144,3 +144,85 @@ fn check(quality: Quality) -> Result<(), Refusal> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::speaker::testing;
+
+    const READER: &str = "audio/librispeech_train_clean_1each/103-1240-0000.flac";
+    const OTHER: &str = "audio/librispeech_train_clean_1each/1034-121119-0000.flac";
+
+    /// `count` pieces of `seconds` of a reading.
+    fn pieces(name: &str, seconds: usize) -> Option<Vec<(Vec<f32>, Vec<f32>)>> {
+        let (samples, speech) = testing::recording(name)?;
+        let cut = samples.chunks_exact(seconds * 16_000).zip(speech.chunks_exact(seconds * 100));
+        Some(cut.map(|(a, b)| (a.to_vec(), b.to_vec())).collect())
+    }
+
+    #[test]
+    fn four_sentences_of_one_person_make_a_template() {
+        let Some(pieces) = pieces(READER, 3) else { return };
+        let mut enrolment = Enrolment::new(testing::model());
+        let mut progress = 0.0;
+        for (samples, speech) in &pieces {
+            let report = enrolment.add(samples, speech).unwrap();
+            assert!(report.progress > progress);
+            progress = report.progress;
+        }
+        assert_eq!(progress, 1.0);
+        let template = enrolment.finish().unwrap();
+        assert!(template.prototypes().len() == pieces.len() && template.net_speech_s() >= LEAST_TOTAL_S);
+        assert!(template.cohesion() > 0.6, "{}", template.cohesion());
+        assert_eq!(template.identity(), testing::model().identity());
+        let more = Enrolment::extend(testing::model(), &template).unwrap();
+        assert_eq!(more.progress(), 1.0);
+    }
+
+    #[test]
+    fn too_little_speech_is_not_finished() {
+        let Some(pieces) = pieces(READER, 3) else { return };
+        let mut enrolment = Enrolment::new(testing::model());
+        for (samples, speech) in &pieces[..3] {
+            enrolment.add(samples, speech).unwrap();
+        }
+        let refusal = enrolment.finish().unwrap_err();
+        assert!(matches!(refusal, Refusal::NotEnough { samples: 3, .. }), "{refusal}");
+        assert!(refusal.to_string().contains("add more sentences"));
+    }
+
+    #[test]
+    fn a_bad_sample_is_refused_with_what_to_do_and_changes_nothing() {
+        let Some(own) = pieces(READER, 3) else { return };
+        let Some(other) = pieces(OTHER, 3) else { return };
+        let mut enrolment = Enrolment::new(testing::model());
+        let (samples, speech) = &own[0];
+        enrolment.add(samples, speech).unwrap();
+        let before = enrolment.progress();
+        let scaled = |gain: f32| -> Vec<f32> { samples.iter().map(|s| (s * gain).clamp(-1.0, 1.0)).collect() };
+        // Noise everywhere, half as strong as the speech.
+        let mut state = 1u32;
+        let noisy: Vec<f32> = samples
+            .iter()
+            .map(|s| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                s + ((state >> 8) as f32 / (1u32 << 24) as f32 - 0.5) * 0.15
+            })
+            .collect();
+        type Check = fn(&Refusal) -> bool;
+        let cases: [(&str, &[f32], &[f32], Check, &str); 6] = [
+            ("silent", samples, &[0.0; 300], |r| matches!(r, Refusal::TooShort { .. }), "whole sentence"),
+            ("short", &samples[..16_000], &speech[..100], |r| matches!(r, Refusal::TooShort { .. }), "whole sentence"),
+            ("clipped", &scaled(40.0), speech, |r| matches!(r, Refusal::Clipped { .. }), "move away"),
+            ("quiet", &scaled(0.003), speech, |r| matches!(r, Refusal::TooQuiet { .. }), "come closer"),
+            ("noisy", &noisy, speech, |r| matches!(r, Refusal::TooNoisy { .. }), "quieter"),
+            ("other", &other[0].0, &other[0].1, |r| matches!(r, Refusal::AnotherVoice { .. }), "one person"),
+        ];
+        for (name, samples, speech, expected, advice) in cases {
+            let refusal = enrolment.add(samples, speech).unwrap_err();
+            assert!(expected(&refusal), "{name}: {refusal:?}");
+            assert!(refusal.to_string().contains(advice), "{name}: {refusal}");
+            assert_eq!(enrolment.progress(), before, "{name}");
+        }
+    }
+}

@@ -54,9 +54,15 @@ impl Features {
         &self.values
     }
 
-    /// Row-major values of `count` frames from frame `start` on, taken around the end as often as needed.
-    ///
-    /// Repeating speech leaves the statistics that the model pools over time nearly as they are; zeros would not.
+    /// Row-major values of `count` frames from frame `start` on; beyond the last frame zeros, which after
+    /// [`Features::subtract_mean`] are the mean frame.
+    pub fn padded(&self, start: usize, count: usize) -> Vec<f32> {
+        let mut values: Vec<f32> = self.values.iter().skip(start * BINS).take(count * BINS).copied().collect();
+        values.resize(count * BINS, 0.0);
+        values
+    }
+
+    /// As [`Features::padded`], but taken around the end as often as needed.
     pub fn wrapped(&self, start: usize, count: usize) -> Vec<f32> {
         self.values.chunks_exact(BINS).cycle().skip(start).take(count).flatten().copied().collect()
     }
@@ -276,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn mean_normalised_features_have_no_mean_and_wrap_around() {
+    fn mean_normalised_features_have_no_mean_and_are_padded_or_wrapped() {
         let mut features = Fbank::new().compute(&signal("chirp_noise", 8_000));
         features.subtract_mean();
         let frames = features.frames();
@@ -285,6 +291,9 @@ mod tests {
                 features.values().iter().skip(bin).step_by(BINS).sum::<f32>() / frames as f32;
             assert!(mean.abs() < 1e-4);
         }
+        let padded = features.padded(3, frames);
+        assert_eq!(padded[..(frames - 3) * BINS], features.values()[3 * BINS..]);
+        assert!(padded.len() == frames * BINS && padded[(frames - 3) * BINS..].iter().all(|v| *v == 0.0));
         let wrapped = features.wrapped(3, frames + 5);
         assert_eq!(wrapped.len(), (frames + 5) * BINS);
         assert_eq!(wrapped[..BINS], features.values()[3 * BINS..4 * BINS]);
