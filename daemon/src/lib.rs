@@ -45,5 +45,5 @@ mod testdata;
 
 /// Runs the command line of this process to its end.
 pub fn run() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    cli::main(std::env::args_os())
 }

@@ -1,0 +1,337 @@
+//! The single checks. Each returns what it found; none fails as a whole.
+
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use alsa::Direction;
+use alsa::pcm::PCM;
+
+use super::Finding;
+use crate::audio::alsa::{AlsaSettings, AlsaSource};
+use crate::audio::{CaptureStats, Period, Read, Source};
+use crate::clock::Clock;
+use crate::config::{Engine, Settings, WakeModel};
+use crate::error::chain;
+use crate::inference::{ModelEntry, ModelState, ModelStore, Role};
+use crate::memory::{Device, Memory};
+
+pub fn configuration(settings: &Settings) -> Vec<Finding> {
+    let files: Vec<String> = settings.files.iter().map(|file| file.display().to_string()).collect();
+    let what = if files.is_empty() { "no file, every key has its default".to_owned() } else { files.join(", ") };
+    let mut findings = vec![Finding::ok("configuration", what)];
+    for warning in &settings.warnings {
+        findings.push(Finding::warn("configuration", warning, "remove the key, or leave it for a later version"));
+    }
+    for fault in settings.faults_of_files() {
+        findings.push(Finding::fail("configuration", fault.to_string(), "mend the file, or take the key out"));
+    }
+    findings
+}
+
+/// The models that this configuration needs.
+pub fn models(settings: &Settings) -> Vec<Finding> {
+    const CHECK: &str = "models";
+    let store = match ModelStore::open(&settings.paths.models) {
+        Ok(store) => store,
+        Err(e) => return vec![Finding::fail(CHECK, chain(&e), "install the models with scripts/fetch-models.sh")],
+    };
+    let heads: Vec<&str> = settings
+        .wake
+        .model
+        .0
+        .iter()
+        .filter_map(|model| match model {
+            WakeModel::Named(name) => Some(name.as_str()),
+            WakeModel::File(_) => None,
+        })
+        .collect();
+    let listens = !settings.wake.model.0.is_empty();
+    let needed = |entry: &ModelEntry| match entry.role {
+        Role::Vad => true,
+        Role::WakeMel | Role::WakeEmbedding => listens,
+        Role::WakeHead => heads.iter().any(|name| store.entry(name).is_some_and(|known| known.name == entry.name)),
+        Role::Speaker => settings.voice.enabled,
+        _ => false,
+    };
+    let mut findings = Vec::new();
+    let mut sound = Vec::new();
+    for status in store.status() {
+        let name = &status.entry.name;
+        match &status.state {
+            ModelState::Verified => sound.push(name.clone()),
+            ModelState::Missing if !needed(&status.entry) => {}
+            ModelState::Missing => {
+                findings.push(Finding::fail(CHECK, format!("{name} is missing"), status.fix));
+            }
+            ModelState::Damaged { found } => {
+                let message = format!("{name} is damaged: sha256 {found}, expected {}", status.entry.sha256);
+                findings.push(Finding::fail(CHECK, message, status.fix));
+            }
+            ModelState::Unreadable { reason } => {
+                findings.push(Finding::fail(CHECK, format!("{name} cannot be read: {reason}"), status.fix));
+            }
+        }
+    }
+    for name in heads {
+        if store.entry(name).is_none() {
+            let fix = "name a model of `jarvisd models list`, or give the path of an .onnx file";
+            findings.push(Finding::fail(CHECK, format!("wake.model names \"{name}\", which no model is called"), fix));
+        }
+    }
+    for model in &settings.wake.model.0 {
+        if let WakeModel::File(path) = model
+            && !path.is_file()
+        {
+            let message = format!("wake.model names {}, which is no file", path.display());
+            findings.push(Finding::fail(CHECK, message, "correct the path"));
+        }
+    }
+    if !sound.is_empty() {
+        findings.insert(0, Finding::ok(CHECK, format!("verified: {}", sound.join(", "))));
+    }
+    findings
+}
+
+pub fn speech_to_text(settings: &Settings) -> Finding {
+    const CHECK: &str = "speech to text";
+    const FETCH: &str = "run scripts/fetch-models.sh";
+    let vosk = settings.stt.vosk_model.clone().or_else(|| installed_vosk_model(&settings.paths.models));
+    let vosk = vosk.filter(|folder| folder.join("am").is_dir() || folder.join("conf").is_dir());
+    let whisper = || {
+        let store = ModelStore::open(&settings.paths.models).ok()?;
+        let roles = [Role::SttEncoder, Role::SttDecoder];
+        roles.iter().all(|role| store.entries().iter().any(|e| e.role == *role && store.file(&e.name).is_ok())).then_some(())
+    };
+    let built = cfg!(feature = "vosk");
+    match (settings.stt.engine, vosk) {
+        (Engine::Off, _) => Finding::ok(CHECK, "switched off"),
+        (Engine::Vosk, _) if !built => {
+            Finding::fail(CHECK, "this jarvisd was built without Vosk", "set stt.engine to \"whisper\", or install a build with Vosk")
+        }
+        (Engine::Auto | Engine::Vosk, Some(model)) if built => Finding::ok(CHECK, format!("Vosk, {}", model.display())),
+        (Engine::Vosk, _) => Finding::fail(
+            CHECK,
+            "no Vosk model is installed",
+            "run scripts/fetch-models.sh --vosk-model en-us-small, or set stt.vosk_model",
+        ),
+        (Engine::Auto | Engine::Whisper, _) if whisper().is_some() => {
+            if settings.stt.language == "en" {
+                Finding::ok(CHECK, "Whisper tiny.en")
+            } else {
+                Finding::warn(CHECK, "Whisper tiny.en knows English only", "install a Vosk model of the language")
+            }
+        }
+        (Engine::Auto | Engine::Whisper, _) => Finding::fail(CHECK, "no recogniser is installed", FETCH),
+    }
+}
+
+/// The first folder among the models that looks like a Vosk model.
+fn installed_vosk_model(folders: &[PathBuf]) -> Option<PathBuf> {
+    let mut found: Vec<PathBuf> = folders
+        .iter()
+        .filter_map(|folder| std::fs::read_dir(folder).ok())
+        .flat_map(|entries| entries.flatten().map(|entry| entry.path()))
+        .filter(|path| path.is_dir())
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vosk")))
+        .collect();
+    found.sort();
+    found.into_iter().next()
+}
+
+/// How long the microphone is heard.
+const LISTEN: Duration = Duration::from_millis(1_500);
+
+pub fn microphone(settings: &Settings) -> Finding {
+    const CHECK: &str = "microphone";
+    const NAMES: &str = "`arecord -L` lists the names for audio.device; the user of the daemon must be in group audio";
+    let audio = &settings.audio;
+    let stats = Arc::new(CaptureStats::default());
+    let wanted = AlsaSettings {
+        device: audio.device.clone(),
+        channel: audio.channel,
+        period_ms: audio.period_ms,
+        rate_hz: audio.rate_hz,
+    };
+    let mut source = match AlsaSource::new(wanted, stats.clone()) {
+        Ok(source) => source,
+        Err(e) => return Finding::fail(CHECK, chain(&e), NAMES),
+    };
+    let mut period = Period::default();
+    let (mut samples, mut power, mut peak) = (0_u64, 0.0_f64, 0.0_f32);
+    let end = Instant::now() + LISTEN;
+    while Instant::now() < end {
+        match source.read(&mut period) {
+            Ok(Read::Period) => {
+                for sample in period.sound() {
+                    power += f64::from(*sample) * f64::from(*sample);
+                    peak = peak.max(sample.abs());
+                }
+                samples += period.sound().len() as u64;
+            }
+            Ok(Read::Nothing) => {}
+            Ok(Read::End) => break,
+            Err(e) => return Finding::fail(CHECK, chain(&e), NAMES),
+        }
+    }
+    if samples == 0 {
+        let why = stats.last_error().map_or_else(|| "no sound came".to_owned(), |e| e.to_string());
+        let busy = "; stop the daemon first if it is using the microphone";
+        return Finding::fail(CHECK, format!("\"{}\" gives no sound: {why}", audio.device), format!("{NAMES}{busy}"));
+    }
+    let level_db = 10.0 * (power / samples as f64).max(1e-12).log10();
+    let heard = format!("\"{}\", {} Hz, {level_db:.0} dB", audio.device, period.rate_hz);
+    if peak == 0.0 {
+        let fix = "choose another audio.channel, switch the microphone on in `alsamixer`, or check its wiring";
+        Finding::warn(CHECK, format!("{heard}: digital silence"), fix)
+    } else if peak >= 0.99 {
+        Finding::warn(CHECK, format!("{heard}: overdriven"), "lower the gain in `alsamixer`, or say nothing during the check")
+    } else {
+        Finding::ok(CHECK, heard)
+    }
+}
+
+pub fn loudspeaker(settings: &Settings) -> Finding {
+    const CHECK: &str = "loudspeaker";
+    let device = &settings.audio.playback_device;
+    if !settings.speech.enabled {
+        return Finding::ok(CHECK, "not needed: speech.enabled is false");
+    }
+    // alsa-lib would print its own lines about a device that does not open.
+    let _ = alsa::Output::local_error_handler();
+    match PCM::new(device, Direction::Playback, true) {
+        Ok(_) => Finding::ok(CHECK, format!("\"{device}\" opens")),
+        Err(e) => Finding::warn(
+            CHECK,
+            format!("\"{device}\" does not open ({e}); answers are text only"),
+            "`aplay -L` lists the names for audio.playback_device",
+        ),
+    }
+}
+
+pub fn voice_output(settings: &Settings) -> Finding {
+    const CHECK: &str = "voice";
+    if !settings.speech.enabled {
+        return Finding::ok(CHECK, "switched off");
+    }
+    let wanted: Vec<&str> = match settings.speech.command.0.first() {
+        Some(program) => vec![program],
+        None => vec!["espeak-ng", "flite"],
+    };
+    match wanted.iter().find_map(|program| find_program(program)) {
+        Some(path) => Finding::ok(CHECK, path.display().to_string()),
+        None => Finding::warn(
+            CHECK,
+            format!("{} is not installed; answers are text only", wanted.join(" or ")),
+            "apt-get install espeak-ng, or set speech.command",
+        ),
+    }
+}
+
+fn find_program(name: &str) -> Option<PathBuf> {
+    let runs = |path: &Path| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+    if name.contains('/') {
+        return Some(PathBuf::from(name)).filter(|path| runs(path));
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| runs(path))
+}
+
+/// Opens the database and reads all of it. One that does not exist yet is not made.
+pub async fn database(settings: &Settings) -> Finding {
+    const CHECK: &str = "database";
+    let path = &settings.paths.db;
+    if !path.exists() {
+        let folder = existing_part(path);
+        return if writable(&folder) {
+            Finding::ok(CHECK, format!("{} will be made at the first start", path.display()))
+        } else {
+            let fix = "run this as the user of the daemon, or give that user the folder";
+            Finding::fail(CHECK, format!("{} cannot be made: {} is not writable", path.display(), folder.display()), fix)
+        };
+    }
+    let device = Device { id: settings.device.id.clone() };
+    let fix = "the message says what to do; docs/install.md tells where the file lies";
+    let memory = match Memory::open(path, &device, Clock::System).await {
+        Ok(memory) => memory,
+        Err(e) => return Finding::fail(CHECK, chain(&e), fix),
+    };
+    let checked = memory.check().await;
+    let users = memory.list_users().await.map(|users| users.len());
+    memory.close().await;
+    match checked.and(users) {
+        Ok(users) => Finding::ok(CHECK, format!("{} is sound, {users} people", path.display())),
+        Err(e) => Finding::fail(CHECK, chain(&e), fix),
+    }
+}
+
+/// The nearest folder above `path` that exists.
+fn existing_part(path: &Path) -> PathBuf {
+    path.ancestors().skip(1).find(|folder| folder.is_dir()).unwrap_or(Path::new("/")).to_owned()
+}
+
+fn writable(folder: &Path) -> bool {
+    rustix::fs::access(folder, rustix::fs::Access::WRITE_OK).is_ok()
+}
+
+pub fn disk(settings: &Settings) -> Finding {
+    const CHECK: &str = "disk";
+    const LEAST_BYTES: u64 = 100 << 20;
+    const COMFORTABLE_BYTES: u64 = 1 << 30;
+    let folder = existing_part(&settings.paths.db);
+    let free = match rustix::fs::statvfs(&folder) {
+        Ok(stat) => stat.f_bavail.saturating_mul(stat.f_frsize),
+        Err(e) => return Finding::warn(CHECK, format!("{}: {e}", folder.display()), "check the disk"),
+    };
+    let message = format!("{:.1} GB free in {}", free as f64 / 1e9, folder.display());
+    match free {
+        free if free < LEAST_BYTES => Finding::fail(CHECK, message, "free some space, or turns cannot be stored"),
+        free if free < COMFORTABLE_BYTES => Finding::warn(CHECK, message, "free some space before it is full"),
+        _ => Finding::ok(CHECK, message),
+    }
+}
+
+pub fn broker(settings: &Settings) -> Finding {
+    const CHECK: &str = "MQTT broker";
+    const PATIENCE: Duration = Duration::from_secs(3);
+    let Some(url) = &settings.mqtt.url else { return Finding::ok(CHECK, "none is set: nothing is published") };
+    let fix = "check mqtt.url and the broker; the device works without it and goes on trying";
+    let addresses: Vec<_> = match (url.host.as_str(), url.port).to_socket_addrs() {
+        Ok(addresses) => addresses.collect(),
+        Err(e) => return Finding::warn(CHECK, format!("{url}: the host is not found: {e}"), fix),
+    };
+    let mut last = "the host has no address".to_owned();
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, PATIENCE) {
+            Ok(_) => return Finding::ok(CHECK, format!("{url} answers at {address}")),
+            Err(e) => last = e.to_string(),
+        }
+    }
+    Finding::warn(CHECK, format!("{url} does not answer: {last}"), fix)
+}
+
+pub fn clock() -> Finding {
+    const CHECK: &str = "clock";
+    if Clock::System.stamp().synced {
+        return Finding::ok(CHECK, "set by the network");
+    }
+    let fix = "check the network and `timedatectl`; turns are stored all the same and dated again later";
+    Finding::warn(CHECK, "not set by the network yet", fix)
+}
+
+pub fn priority(settings: &Settings) -> Finding {
+    const CHECK: &str = "priority";
+    if !settings.audio.realtime_priority {
+        return Finding::ok(CHECK, "audio.realtime_priority is false");
+    }
+    match crate::audio::realtime::raise_priority() {
+        Ok(()) => Finding::ok(CHECK, "real-time priority is granted"),
+        Err(e) => Finding::warn(
+            CHECK,
+            format!("no real-time priority ({e}); sound may be lost while the machine is busy"),
+            "the service unit grants it with LimitRTPRIO; for trials by hand it is not needed",
+        ),
+    }
+}
