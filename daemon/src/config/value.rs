@@ -7,6 +7,7 @@ use toml::de::DeValue;
 
 use super::fault::quote;
 use crate::audio::Channel;
+use crate::stt::Engine;
 
 /// A TOML value without its place.
 #[derive(Debug, Clone, PartialEq)]
@@ -291,40 +292,24 @@ impl Value for WakeModels {
     }
 }
 
-/// Which recogniser turns speech into text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Engine {
-    /// Vosk where a model of it is installed, else Whisper.
-    Auto,
-    Vosk,
-    Whisper,
-    Off,
-}
-
-impl Engine {
-    const ALL: [(Self, &'static str); 4] =
-        [(Self::Auto, "auto"), (Self::Vosk, "vosk"), (Self::Whisper, "whisper"), (Self::Off, "off")];
-
-    pub fn as_str(self) -> &'static str {
-        Self::ALL.iter().find(|(engine, _)| *engine == self).map_or("auto", |(_, name)| name)
-    }
-}
+const ENGINES: [(Engine, &str); 4] =
+    [(Engine::Auto, "auto"), (Engine::Vosk, "vosk"), (Engine::Whisper, "whisper"), (Engine::Off, "off")];
 
 impl Value for Engine {
     const TYPE: &'static str = "\"auto\", \"vosk\", \"whisper\" or \"off\"";
 
     fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
         let Raw::Text(text) = raw else { return Err(raw.instead_of(Self::TYPE)) };
-        let found = Self::ALL.iter().find(|(_, name)| name == text);
+        let found = ENGINES.iter().find(|(_, name)| name == text);
         found.map(|(engine, _)| *engine).ok_or_else(|| {
-            let hint = super::suggest::closest(text, Self::ALL.iter().map(|(_, name)| *name));
+            let hint = super::suggest::closest(text, ENGINES.iter().map(|(_, name)| *name));
             let hint = hint.map_or(String::new(), |name| format!("; did you mean \"{name}\"?"));
             format!("\"{}\" is none of {}{hint}", quote(text), Self::TYPE)
         })
     }
 
     fn show(&self) -> Option<String> {
-        Some(toml_text(self.as_str()))
+        ENGINES.iter().find(|(engine, _)| engine == self).map(|(_, name)| toml_text(name))
     }
 }
 
