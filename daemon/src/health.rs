@@ -229,7 +229,7 @@ impl Health {
         let kind = condition.name();
         match (&condition, condition.sentence()) {
             (Condition::Off { sentence }, _) => {
-                log::info!(component = name, condition = kind; "{name}: {sentence}")
+                log::info!(component = name, condition = kind; "{name}: {sentence}");
             }
             (_, Some(sentence)) => log::warn!(component = name, condition = kind; "{name}: {sentence}"),
             (_, None) if before > 0 => {

@@ -50,6 +50,7 @@ fn pump(
     // Samples dropped since the last push, at the rate of the dropped periods.
     let mut dropped: u32 = 0;
     while !stop.is_cancelled() && !ring.is_abandoned() {
+        CaptureStats::count(&stats.reads, 1);
         match source.read(&mut period)? {
             Read::End => break,
             Read::Nothing => continue,

@@ -18,6 +18,8 @@ pub enum CaptureStatus {
 /// Counters of one capture thread. They only grow; whoever watches them logs the differences.
 #[derive(Debug, Default)]
 pub struct CaptureStats {
+    /// Calls of the source, with or without sound: they go on while a device is away, and stop if a call hangs.
+    pub reads: AtomicU64,
     /// Periods read from the source.
     pub periods: AtomicU64,
     /// Overruns reported by the device (EPIPE).

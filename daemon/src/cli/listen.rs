@@ -1,11 +1,34 @@
-//! `jarvisd listen`: recordings through the very pipeline of the daemon.
+//! `jarvisd listen`: recordings through the pipeline of the daemon, one JSON event a line on standard output.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::Common;
-use crate::error::{Exit, Failure};
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Common, lines, pipeline_runtime};
+use crate::audio::file::FileSource;
+use crate::audio::{CaptureStats, Channel, Period, SourceError, capture};
+use crate::config::Settings;
+use crate::daemon::live::Live;
+use crate::daemon::{HEARD_DEPTH, RING_PERIODS, STT_BLOCKS};
+use crate::detect::Detector;
+use crate::dsp::FrontEnd;
+use crate::error::{Exit, Failure, chain};
+use crate::events::{Event, What};
+use crate::health::Health;
+use crate::mqtt;
+use crate::pipeline::events::Events;
+use crate::pipeline::hearing::{Heard, Hearing, HearingControl};
+use crate::pipeline::parts::Parts;
+use crate::pipeline::turns::Turns;
+use crate::stt;
+use crate::supervisor::Supervisor;
+use crate::units::FramePos;
 
 /// Plays recordings through the pipeline of the daemon and prints its events, one JSON object a line.
+///
+/// Who is verified is answered, and what is said is remembered, as by the daemon; answers are printed, not spoken.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// WAV or FLAC files, heard one after the other.
@@ -19,7 +42,153 @@ pub struct Args {
     pub user_db: Option<PathBuf>,
 }
 
-pub fn run(_args: Args, common: &Common) -> Result<(), Failure> {
-    common.settings()?;
-    Err(Failure::new(Exit::Failed, "the pipeline is not part of this build"))
+pub fn run(args: Args, common: &Common) -> Result<(), Failure> {
+    let mut settings = common.settings()?;
+    if let Some(db) = args.user_db {
+        settings.paths.db = db;
+    }
+    pipeline_runtime()?.block_on(listen(settings, &args.files, args.realtime))
+}
+
+/// Hears `recordings` one after the other. With `realtime` they take as long as they last.
+///
+/// # Errors
+/// What keeps the pipeline from starting; exit 65 when a recording cannot be used (the others are heard all the same).
+async fn listen(settings: Settings, recordings: &[PathBuf], realtime: bool) -> Result<(), Failure> {
+    let mut parts = Parts::load(&settings, &Health::new()).await?;
+    // A recording is a trial at a desk: answers are printed, not spoken.
+    parts.answer = None;
+    let mut supervisor = Supervisor::new();
+    let (lines_in, lines_out) = mpsc::channel(64);
+    let cannot_start = |e| Failure::because(Exit::Failed, "the pipeline cannot start its threads", e);
+    let (printed_in, printed) = oneshot::channel();
+    supervisor
+        .job("lines", async move {
+            let result = lines::print(lines_out).await;
+            let _ = printed_in.send(());
+            result
+        })
+        .map_err(cannot_start)?;
+
+    let mut session = Session {
+        control: Arc::default(),
+        events: Events::new(Some(lines_in)),
+        channel: settings.audio.channel,
+        realtime,
+        supervisor: &mut supervisor,
+    };
+    let (heard_in, heard_out) = mpsc::channel::<Heard>(HEARD_DEPTH);
+    let (_, commands) = mqtt::command_channel();
+    let handle = match parts.recognizer {
+        Some(recognizer) => {
+            let (handle, jobs) = stt::worker::channel(STT_BLOCKS);
+            let work = move || {
+                stt::worker::run(recognizer, jobs);
+                Ok::<_, std::convert::Infallible>(())
+            };
+            session.supervisor.job_thread("stt", work).map_err(cannot_start)?;
+            Some(handle)
+        }
+        None => None,
+    };
+    let memory = parts.memory.clone();
+    let turns = Turns {
+        memory: parts.memory,
+        voices: parts.voices,
+        stt: handle,
+        dialogue: parts.dialogue,
+        answer: None,
+        events: session.events.clone(),
+        health: Health::new(),
+        control: session.control.clone(),
+        live: Arc::new(ArcSwap::from_pointee(Live::of(&settings))),
+    };
+    let stop = session.supervisor.token();
+    session.supervisor.job("turns", turns.run(heard_out, commands, stop)).map_err(cannot_start)?;
+
+    let mut detector = parts.detector;
+    let mut refused: Option<SourceError> = None;
+    for recording in recordings {
+        match FileSource::open(recording, session.channel, realtime) {
+            Ok(source) => detector = session.hear(recording, source, detector, heard_in.clone()).await?,
+            Err(error) => {
+                let what = What::Error { stage: "audio".to_owned(), message: chain(&error) };
+                session.events.emit(Event::at(FramePos(0), what)).await;
+                refused.get_or_insert(error);
+            }
+        }
+    }
+    drop(heard_in);
+    drop(session);
+    // The turn task ends with its channel and lets go of the last sender of lines.
+    let _ = printed.await;
+    memory.close().await;
+    match refused {
+        None => Ok(()),
+        Some(error) => Err(Failure::because(error.exit(), "a recording cannot be used", error)),
+    }
+}
+
+struct Session<'a> {
+    control: Arc<HearingControl>,
+    events: Events,
+    channel: Channel,
+    realtime: bool,
+    supervisor: &'a mut Supervisor,
+}
+
+impl Session<'_> {
+    /// One recording to its end; gives the detector back.
+    async fn hear(
+        &mut self,
+        recording: &Path,
+        source: FileSource,
+        mut detector: Detector,
+        heard: mpsc::Sender<Heard>,
+    ) -> Result<Detector, Failure> {
+        let cannot_start = |e| Failure::because(Exit::Failed, "the pipeline cannot start its threads", e);
+        let ready = What::Ready { source: recording.display().to_string() };
+        self.events.emit(Event::at(FramePos(0), ready)).await;
+        let (ring_in, ring_out) = rtrb::RingBuffer::<Period>::new(RING_PERIODS);
+        let stop = self.supervisor.token();
+        let (done_in, done) = oneshot::channel();
+        let (control, hearing_stop) = (self.control.clone(), stop.clone());
+        let frames_before = control.frames();
+        let reader = self
+            .supervisor
+            .job_thread("frontend", move || {
+                let hearing = Hearing {
+                    ring: ring_out,
+                    front: FrontEnd::new(),
+                    detector: &mut detector,
+                    control: &control,
+                    out: heard,
+                    lockstep: true,
+                };
+                let result = hearing.run(&hearing_stop);
+                let _ = done_in.send((detector, result));
+                Ok::<_, std::convert::Infallible>(())
+            })
+            .map_err(cannot_start)?;
+        let (captured_in, captured) = oneshot::channel();
+        self.supervisor
+            .job_thread("capture", move || {
+                let stats = Arc::new(CaptureStats::default());
+                let _ = captured_in.send(capture::run(Box::new(source), ring_in, reader, stats, stop));
+                Ok::<_, std::convert::Infallible>(())
+            })
+            .map_err(cannot_start)?;
+        let gone = || Failure::new(Exit::Failed, "a part of the pipeline ended early");
+        let (detector, result) = done.await.map_err(|_| gone())?;
+        result.map_err(|e| Failure::because(Exit::Failed, "the recording could not be examined", e))?;
+        let read = captured.await.map_err(|_| gone())?;
+        let end = FramePos(self.control.frames() - frames_before);
+        if let Err(error) = read {
+            let what = What::Error { stage: "audio".to_owned(), message: chain(&error) };
+            self.events.emit(Event::at(end, what)).await;
+            return Err(Failure::because(error.exit(), "a recording cannot be used", error));
+        }
+        self.events.emit(Event::at(end, What::End)).await;
+        Ok(detector)
+    }
 }

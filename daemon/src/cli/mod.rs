@@ -5,6 +5,7 @@ mod ask;
 mod check_config;
 mod conversation;
 mod doctor;
+mod lines;
 mod listen;
 mod models;
 mod output;
@@ -161,6 +162,16 @@ impl From<MemoryError> for Failure {
 fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|e| Failure::because(Exit::TryAgain, "the asynchronous runtime did not start", e))?.block_on(work)
+}
+
+/// The runtime of `run` and `listen`: the audio and model work has threads of its own, so two workers are enough.
+fn pipeline_runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("tasks")
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::because(Exit::TryAgain, "the asynchronous runtime did not start", e))
 }
 
 /// Opens the memory, lets `work` use it, and closes it, so that nothing stays behind in the write-ahead log.

@@ -107,7 +107,9 @@ impl fmt::Debug for DialogueError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Memory(source) => f.debug_tuple("Memory").field(source).finish(),
-            Self::NotStored { source, .. } => f.debug_struct("NotStored").field("source", source).finish_non_exhaustive(),
+            Self::NotStored { source, .. } => {
+                f.debug_struct("NotStored").field("source", source).finish_non_exhaustive()
+            }
         }
     }
 }
@@ -188,7 +190,9 @@ impl Dialogue {
         };
         let mut appended = self.memory.append_turn(user.id, target, &turn).await;
         // Another process deleted the conversation in the meantime: nobody asked for that one by name, so start anew.
-        if select == Select::Continue && matches!(appended, Err(MemoryError::NotFound { what: "conversation", .. })) {
+        if select == Select::Continue
+            && matches!(appended, Err(MemoryError::NotFound { what: "conversation", .. }))
+        {
             appended = self.memory.append_turn(user.id, Target::New, &turn).await;
         }
         match appended {

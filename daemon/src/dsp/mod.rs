@@ -10,7 +10,7 @@
 //! `n` of `raw` and of `clean` are the same instant, `FramePos` is true source time, and what the steps cost is
 //! look-ahead, i.e. how much later than its end a frame comes out.
 //!
-//! | step | look-ahead | CPU a second of sound (one 2023 PC core) |
+//! | step | look-ahead | CPU a second of sound (one x86-64 core) |
 //! |---|---|---|
 //! | to 48 kHz (not for 48 kHz sources) | 5 ms filter + 10 ms block | 0.4 ms |
 //! | RNNoise | 10 ms | 5.1 ms; 0.1 ms in digital silence |

@@ -129,9 +129,7 @@ impl Memory {
             return Err(MemoryError::not_found("conversation", id));
         }
         enqueue(&mut tx, Op::UpsertConversation, id.0, Some(user.0), stamp.wall_unix_ms).await?;
-        tx.commit().await?;
-        self.scrub().await; // the old title may be words that are to go
-        Ok(())
+        Ok(tx.commit().await?)
     }
 
     /// Deletes the conversation with its messages, their words in the index and their queue entries.
@@ -149,6 +147,7 @@ impl Memory {
         tx.execute(sqlx::query(DELETE_MESSAGES).bind(rid).bind(owner)).await?;
         tx.execute(sqlx::query(DELETE).bind(rid).bind(owner)).await?;
         enqueue(&mut tx, Op::DeleteConversation, id.0, Some(user.0), stamp.wall_unix_ms).await?;
+        self.want_scrub(&mut tx, &stamp).await?;
         tx.commit().await?;
         self.scrub().await;
         Ok(())

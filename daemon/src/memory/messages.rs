@@ -137,6 +137,9 @@ impl Memory {
         let (mut tx, stamp) = self.begin().await?;
         let owner = owner_rid(&mut tx, user).await?;
         let gone = forget_in(&mut tx, user, owner, messages, &stamp).await?;
+        if gone > 0 {
+            self.want_scrub(&mut tx, &stamp).await?;
+        }
         tx.commit().await?;
         if gone > 0 {
             self.scrub().await;

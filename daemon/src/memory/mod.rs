@@ -8,7 +8,7 @@
 //!    [`Memory::append_turn`] returns, it is on the disk.
 //! 3. `seq` of a conversation grows without gaps while nothing is forgotten and is never used twice.
 //! 4. Forgetting removes the message, the answer to it, every answer made from it, their words in the index and their
-//!    queue entries, and then empties the WAL.
+//!    queue entries; then the file is written anew, so that no byte stays.
 
 mod audit;
 mod conversations;
@@ -27,9 +27,11 @@ mod tests;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::Row as _;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Stamp};
@@ -60,6 +62,14 @@ pub struct Memory {
     store: Store,
     clock: Clock,
     device: Arc<Local>,
+    scrubber: Arc<Scrubber>,
+}
+
+/// Who takes deleted text out of the file: [`Memory::maintain`] while it runs, else the call that deleted.
+#[derive(Debug, Default)]
+struct Scrubber {
+    maintained: AtomicBool,
+    wanted: Notify,
 }
 
 /// Rows that every written row refers to.
@@ -75,6 +85,11 @@ crate::store::sql::statements! {
     ADD_BOOT = "INSERT INTO boots (boot_id) VALUES (?1) ON CONFLICT DO NOTHING";
     FIND_DEVICE = "SELECT rid FROM devices WHERE id = ?1";
     ADD_DEVICE = "INSERT INTO devices (id, created_unix_ms) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+    // Set in the transaction that deletes, cleared once no byte is left: a crash in between loses nothing.
+    WANT_SCRUB = "INSERT INTO settings (key, value, updated_unix_ms) VALUES ('scrub', 'true', ?1)
+        ON CONFLICT (key) DO UPDATE SET updated_unix_ms = excluded.updated_unix_ms";
+    SCRUB_WANTED = "SELECT 1 FROM settings WHERE key = 'scrub'";
+    SCRUBBED = "DELETE FROM settings WHERE key = 'scrub'";
 }
 
 impl Memory {
@@ -121,7 +136,7 @@ impl Memory {
             }
         };
         let device = Local { id: device.id.clone(), device: local, boot };
-        Ok(Self { store, clock, device: Arc::new(device) })
+        Ok(Self { store, clock, device: Arc::new(device), scrubber: Arc::default() })
     }
 
     pub fn clock(&self) -> &Clock {
@@ -132,22 +147,30 @@ impl Memory {
         &self.store
     }
 
-    /// Keeps the WAL short, between turns. Ends when `stop` is cancelled; errors are logged, the next round tries again.
+    /// Keeps the file tidy between turns: shortens the WAL, takes deleted text out of the file. Ends when `stop` is
+    /// cancelled; errors are logged, the next round tries again.
     pub async fn maintain(&self, stop: CancellationToken) {
         const EVERY: Duration = Duration::from_secs(30);
-        loop {
+        self.scrubber.maintained.store(true, Ordering::Release);
+        while !stop.is_cancelled() {
+            if let Err(e) = self.maintain_once().await {
+                log::warn!("the database was not tidied up, trying again: {}", crate::error::chain(&e));
+            }
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => {}
+                () = self.scrubber.wanted.notified() => {}
                 () = tokio::time::sleep(EVERY) => {}
             }
-            if let Err(e) = self.store.checkpoint().await {
-                log::warn!(
-                    "the write-ahead log of the database was not shortened: {}",
-                    crate::error::chain(&e)
-                );
-            }
         }
+        self.scrubber.maintained.store(false, Ordering::Release);
+    }
+
+    async fn maintain_once(&self) -> Result<()> {
+        if self.read_optional(sqlx::query(SCRUB_WANTED)).await?.is_some() {
+            self.scrub_now().await?;
+        }
+        Ok(self.store.checkpoint().await?)
     }
 
     /// Reads the whole database file and says whether its structure is sound.
@@ -165,15 +188,27 @@ impl Memory {
         Ok((tx, self.clock.stamp()))
     }
 
-    /// After text was deleted: takes it out of the WAL as well.
+    /// Within a transaction that deletes text: see to it that no byte of it stays.
+    async fn want_scrub(&self, tx: &mut Tx<'_>, now: &Stamp) -> Result<()> {
+        tx.execute(sqlx::query(WANT_SCRUB).bind(now.wall_unix_ms)).await?;
+        Ok(())
+    }
+
+    /// After a commit that deleted text. The deletion itself is done, so a failure here is no error of the caller:
+    /// the wish is in the file and the next [`Memory::maintain`] grants it.
     async fn scrub(&self) {
-        match self.store.checkpoint_truncate().await {
-            Ok(true) => {}
-            Ok(false) => log::debug!("deleted text leaves the write-ahead log with the next checkpoint"),
-            Err(e) => {
-                log::warn!("deleted text may still be in the write-ahead log: {}", crate::error::chain(&e))
-            }
+        if self.scrubber.maintained.load(Ordering::Acquire) {
+            self.scrubber.wanted.notify_one();
+        } else if let Err(e) = self.scrub_now().await {
+            log::warn!("deleted text is still in unused parts of the database: {}", crate::error::chain(&e));
         }
+    }
+
+    async fn scrub_now(&self) -> Result<()> {
+        self.store.vacuum().await?;
+        let mut tx = self.store.begin().await?;
+        tx.execute(sqlx::query(SCRUBBED)).await?;
+        Ok(tx.commit().await?)
     }
 
     async fn read_all(

@@ -89,6 +89,9 @@ impl Memory {
         let (mut tx, now) = self.begin().await?;
         let owner = owner_rid(&mut tx, user).await?;
         let forgotten = forget_in(&mut tx, user, owner, turn.forget, &now).await?;
+        if forgotten > 0 {
+            self.want_scrub(&mut tx, &now).await?;
+        }
         let conversation_id = match target {
             Target::New => self.create_conversation(&mut tx, user, owner, None, &now).await?,
             Target::Existing(id) => id,

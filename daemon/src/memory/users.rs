@@ -108,6 +108,7 @@ impl Memory {
             tx.execute(sqlx::query(sql).bind(id.bytes())).await?;
         }
         enqueue(&mut tx, Op::DeleteUser, id.0, Some(id.0), stamp.wall_unix_ms).await?;
+        self.want_scrub(&mut tx, &stamp).await?;
         tx.commit().await?;
         self.scrub().await;
         Ok(())

@@ -70,6 +70,7 @@ impl Memory {
             let old = VoiceprintId::read(row, "id")?;
             tx.execute(sqlx::query(DELETE).bind(owner)).await?;
             enqueue(&mut tx, Op::DeleteVoiceprint, old.0, Some(user.0), stamp.wall_unix_ms).await?;
+            self.want_scrub(&mut tx, &stamp).await?;
         }
         let id = VoiceprintId::new();
         let put = sqlx::query(PUT)
@@ -113,6 +114,7 @@ impl Memory {
         let id = VoiceprintId::read(&row, "id")?;
         tx.execute(sqlx::query(DELETE).bind(owner)).await?;
         enqueue(&mut tx, Op::DeleteVoiceprint, id.0, Some(user.0), stamp.wall_unix_ms).await?;
+        self.want_scrub(&mut tx, &stamp).await?;
         tx.commit().await?;
         self.scrub().await;
         Ok(())

@@ -17,9 +17,9 @@
 //!   and drops when the broker says `session_present = false`, never matters.
 //! * Text of speech that was not verified never leaves [`content`].
 //!
-//! MQTT 5 rather than 3.1.1, because the broker then says what it otherwise hides: that an ACL refused a publish, that
-//! another client took our id, why it closes; and because it keeps messages larger than our maximum away from us instead
-//! of making us drop the connection. Mosquitto has spoken it since 1.6 (2019).
+//! MQTT 5 rather than 3.1.1, because the broker then says that an access list refused a publish or a subscription (before,
+//! it acknowledged and dropped), keeps messages larger than our maximum to itself instead of making us drop the
+//! connection, and does not send retained commands. Mosquitto has spoken it since 1.6 (2019).
 
 mod address;
 mod command;

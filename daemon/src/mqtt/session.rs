@@ -117,7 +117,11 @@ fn connection_sentence(error: &ConnectionError, broker: &Broker) -> String {
                 format!("the connection to the broker at {broker} broke ({error})")
             }
             StateError::Deserialization(_) | StateError::WrongPacket => not_mqtt(),
-            StateError::ConnectionAborted => format!("the broker at {broker} closed the connection"),
+            // Mosquitto says why in a DISCONNECT without properties, which rumqttc 0.25 does not read.
+            StateError::ConnectionAborted => format!(
+                "the broker at {broker} closed the connection; if this goes on, another client uses the id of this \
+                 device, or the broker's log says why"
+            ),
             StateError::AwaitPingResp => format!("the broker at {broker} went silent"),
             other => format!("the connection to the broker at {broker} broke ({other})"),
         },
@@ -226,7 +230,7 @@ pub(super) async fn run_once(work: &mut Work, stop: &CancellationToken) -> Resul
             return Ok(());
         }
         let event = match session.next(work, &mut event_loop, stop).await? {
-            Step::Event(event) => event,
+            Step::Event(event) => *event,
             Step::Stopped => return Ok(()),
         };
         match event {
@@ -248,7 +252,7 @@ pub(super) async fn run_once(work: &mut Work, stop: &CancellationToken) -> Resul
 }
 
 enum Step {
-    Event(Result<Event, ConnectionError>),
+    Event(Box<Result<Event, ConnectionError>>),
     /// Stopped before there was a connection.
     Stopped,
 }
@@ -278,7 +282,7 @@ impl Session {
                         return Ok(Step::Stopped);
                     }
                 }
-                event = &mut poll => return Ok(Step::Event(event)),
+                event = &mut poll => return Ok(Step::Event(Box::new(event))),
                 () = tokio::time::sleep_until(until) => match self.closing {
                     Closing::No => return Err(verdict),
                     // Giving up on the goodbye drops the connection, and then the last will says it for us.

@@ -203,7 +203,11 @@ impl Calibration {
             .map_err(|source| CalibrationError::Read { path: cohort_path.clone(), source })?;
         let found = hex(&Sha256::digest(&bytes));
         if found != file.cohort_sha256 {
-            return Err(CalibrationError::CohortHash { path: cohort_path, expected: file.cohort_sha256, found });
+            return Err(CalibrationError::CohortHash {
+                path: cohort_path,
+                expected: file.cohort_sha256,
+                found,
+            });
         }
         let cohort = Cohort::from_bytes(&bytes)
             .map_err(|what| CalibrationError::Cohort { path: cohort_path, what })?;

@@ -44,19 +44,29 @@ pub struct SampleReport {
 /// Why a sample, or the enrolment as it stands, is not good enough, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    #[error("only {net_speech_s:.1} s of speech were heard; say a whole sentence of at least {LEAST_SAMPLE_S} s")]
+    #[error(
+        "only {net_speech_s:.1} s of speech were heard; say a whole sentence of at least {LEAST_SAMPLE_S} s"
+    )]
     TooShort { net_speech_s: f32 },
     #[error("the recording is overdriven; move away from the microphone or lower its gain, and say it again")]
     Clipped { share: f32 },
-    #[error("the voice is too quiet ({level_db:.0} dB); come closer to the microphone or raise its gain, and say it again")]
+    #[error(
+        "the voice is too quiet ({level_db:.0} dB); come closer to the microphone or raise its gain, and say it again"
+    )]
     TooQuiet { level_db: f32 },
-    #[error("there is too much noise (the voice is {snr_db:.0} dB above it, {LEAST_SNR_DB:.0} dB are needed); make it quieter, and say it again")]
+    #[error(
+        "there is too much noise (the voice is {snr_db:.0} dB above it, {LEAST_SNR_DB:.0} dB are needed); make it quieter, and say it again"
+    )]
     TooNoisy { snr_db: f32 },
-    #[error("this does not sound like the person of the samples before; let one person alone speak, and say it again")]
+    #[error(
+        "this does not sound like the person of the samples before; let one person alone speak, and say it again"
+    )]
     AnotherVoice { likeness: f32 },
     #[error("there are {MOST_PROTOTYPES} samples already; finish the enrolment")]
     Full,
-    #[error("{samples} of at least {LEAST_SAMPLES} samples and {net_speech_s:.1} of at least {LEAST_TOTAL_S:.0} s of speech; add more sentences")]
+    #[error(
+        "{samples} of at least {LEAST_SAMPLES} samples and {net_speech_s:.1} of at least {LEAST_TOTAL_S:.0} s of speech; add more sentences"
+    )]
     NotEnough { samples: usize, net_speech_s: f32 },
     #[error("the sample could not be compared")]
     Model(#[source] SpeakerError),
@@ -119,7 +129,8 @@ impl Enrolment {
     pub fn finish(self) -> Result<Template, Refusal> {
         let (samples, net_speech_s) = (self.prototypes.len(), self.net_speech_s());
         let enough = samples >= LEAST_SAMPLES && net_speech_s >= LEAST_TOTAL_S;
-        let template = enough.then(|| Template::new(self.model.identity().clone(), self.prototypes)).flatten();
+        let template =
+            enough.then(|| Template::new(self.model.identity().clone(), self.prototypes)).flatten();
         template.ok_or(Refusal::NotEnough { samples, net_speech_s })
     }
 }

@@ -287,8 +287,7 @@ mod tests {
         features.subtract_mean();
         let frames = features.frames();
         for bin in 0..BINS {
-            let mean: f32 =
-                features.values().iter().skip(bin).step_by(BINS).sum::<f32>() / frames as f32;
+            let mean: f32 = features.values().iter().skip(bin).step_by(BINS).sum::<f32>() / frames as f32;
             assert!(mean.abs() < 1e-4);
         }
         let padded = features.padded(3, frames);

@@ -40,13 +40,33 @@ pub struct EnrolledVoice {
 /// (standard deviations above impostors).
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
-    Verified { user_id: String, user_name: String, confidence: f32, score: f32, net_speech_s: f32 },
+    Verified {
+        user_id: String,
+        user_name: String,
+        confidence: f32,
+        score: f32,
+        net_speech_s: f32,
+    },
     /// More likely than not the named user, but not enough.
-    Uncertain { user_name: String, confidence: f32, score: f32, net_speech_s: f32 },
-    Rejected { confidence: f32, score: f32, net_speech_s: f32 },
-    TooShort { net_speech_s: f32 },
+    Uncertain {
+        user_name: String,
+        confidence: f32,
+        score: f32,
+        net_speech_s: f32,
+    },
+    Rejected {
+        confidence: f32,
+        score: f32,
+        net_speech_s: f32,
+    },
+    TooShort {
+        net_speech_s: f32,
+    },
     /// Two users' voices are too close to tell which it is.
-    Ambiguous { confidence: f32, net_speech_s: f32 },
+    Ambiguous {
+        confidence: f32,
+        net_speech_s: f32,
+    },
     NotEnrolled,
 }
 

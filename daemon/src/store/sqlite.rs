@@ -32,13 +32,17 @@ const JOURNAL_SIZE_LIMIT_BYTES: &str = "8388608";
 const CHECK_AT_OPEN_BYTES: u64 = 16 << 20;
 
 super::sql::statements! {
-    QUICK_CHECK = "SELECT quick_check AS problem FROM pragma_quick_check(5)";
+    QUICK_CHECK = "PRAGMA quick_check(1)";
     JOURNAL_MODE = "SELECT journal_mode FROM pragma_journal_mode";
     USE_WAL = "PRAGMA journal_mode = WAL";
     CHECKPOINT_PASSIVE = "PRAGMA wal_checkpoint(PASSIVE)";
     CHECKPOINT_TRUNCATE = "PRAGMA wal_checkpoint(TRUNCATE)";
     BEGIN = "BEGIN IMMEDIATE";
     COMMIT = "COMMIT";
+    // The copy that VACUUM makes is as large as the database: not in memory, though everything else temporary is.
+    TEMP_IN_FILES = "PRAGMA temp_store = FILE";
+    TEMP_IN_MEMORY = "PRAGMA temp_store = MEMORY";
+    VACUUM = "VACUUM";
 }
 
 /// What differs between the daemon and tests.
@@ -131,10 +135,26 @@ impl Store {
         }
     }
 
+    /// Writes the whole database anew and empties the WAL.
+    ///
+    /// `secure_delete` zeroes what is deleted, but when SQLite splits or merges pages it leaves old copies of rows in the
+    /// unused middle of pages, and these outlive the row. Only a new copy of the file is free of them.
+    pub async fn vacuum(&self) -> Result<(), StoreError> {
+        for statement in [TEMP_IN_FILES, VACUUM, TEMP_IN_MEMORY] {
+            self.on_writer(statement).await?;
+        }
+        self.checkpoint_truncate().await.map(|_| ())
+    }
+
     /// Reads the whole file and returns [`StoreError::Damaged`] if its structure is broken.
     pub async fn check(&self) -> Result<(), StoreError> {
-        let mut conn = self.reader().await?;
-        quick_check(&mut conn, &self.inner.path).await
+        // A connection of its own: FTS5 checks the index against a structure that it has cached, and on a connection that
+        // is in use the cache may be older than the file, which it then reports as damage (seen with SQLite 3.51.3).
+        let options = self.inner.options.clone().read_only(true).create_if_missing(false);
+        let mut conn = options.connect().await.map_err(|e| self.classify(e))?;
+        let checked = quick_check(&mut conn, &self.inner.path).await;
+        let closed = conn.close().await.map_err(|e| self.classify(e));
+        checked.and(closed)
     }
 
     /// Closes the connections; the last process to do so also empties the WAL.

@@ -59,7 +59,8 @@ mod tests {
 
     #[test]
     fn a_clock_that_was_never_set_is_not_believed() {
-        let stamp = |wall_unix_ms, synced| Stamp { wall_unix_ms, synced, boot_id: "b".into(), monotonic_ns: 0 };
+        let stamp =
+            |wall_unix_ms, synced| Stamp { wall_unix_ms, synced, boot_id: "b".into(), monotonic_ns: 0 };
         let in_1970 = 3_600_000;
         let in_2026 = 1_790_000_000_000;
         assert!(local(&stamp(in_1970, false), &TimeZone::UTC).is_none());

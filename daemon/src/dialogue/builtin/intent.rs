@@ -53,10 +53,11 @@ fn that(statement: String) -> Intent {
 
 fn something(statement: String) -> Intent {
     const VERBS: &[&str] = &[
-        "is", "are", "was", "were", "am", "has", "have", "had", "will", "can", "could", "should", "must", "do", "does",
-        "did", "likes", "like", "lives", "live", "goes", "go", "needs", "need", "wants", "want", "works", "comes", "costs",
-        "starts", "ends", "belongs", "put", "left", "lost", "bought", "gave", "took", "loves", "love", "hates", "hate",
-        "isn't", "aren't", "don't", "doesn't", "can't", "won't", "said", "told", "it's", "he's", "she's", "i'm",
+        "is", "are", "was", "were", "am", "has", "have", "had", "will", "can", "could", "should", "must",
+        "do", "does", "did", "likes", "like", "lives", "live", "goes", "go", "needs", "need", "wants",
+        "want", "works", "comes", "costs", "starts", "ends", "belongs", "put", "left", "lost", "bought",
+        "gave", "took", "loves", "love", "hates", "hate", "isn't", "aren't", "don't", "doesn't", "can't",
+        "won't", "said", "told", "it's", "he's", "she's", "i'm",
     ];
     let clause = statement.split_whitespace().any(|word| VERBS.contains(&word.to_lowercase().as_str()));
     Intent::Remember { statement, clause }
@@ -68,14 +69,14 @@ const PATTERNS: &[(&str, Want)] = &[
     ("never mind|mine", Is(|| Intent::Cancel)),
     ("nevermind|cancel|stop|nothing|quiet|silence", Is(|| Intent::Cancel)),
     ("forget it", Is(|| Intent::ForgetThat)),
-    ("good morning|afternoon|evening|day jarvis?", Is(|| Intent::Greeting)),
-    ("hello|hi|hey|greetings|howdy there? jarvis?", Is(|| Intent::Greeting)),
+    ("good morning|afternoon|evening|day", Is(|| Intent::Greeting)),
+    ("hello|hi|hey|greetings|howdy there?", Is(|| Intent::Greeting)),
     ("hello|hi|hey? how are you doing? today?", Is(|| Intent::HowAreYou)),
-    ("thanks|thank you? very|so? much? jarvis?", Is(|| Intent::Thanks)),
+    ("thanks|thank you? very|so? much?", Is(|| Intent::Thanks)),
     ("many|much thanks", Is(|| Intent::Thanks)),
     ("cheers", Is(|| Intent::Thanks)),
     ("goodbye|bye|goodnight bye?", Is(|| Intent::Goodbye)),
-    ("good night|bye jarvis?", Is(|| Intent::Goodbye)),
+    ("good night|bye", Is(|| Intent::Goodbye)),
     ("see you later|soon|tomorrow?", Is(|| Intent::Goodbye)),
     ("help me?", Is(|| Intent::Help)),
     ("what can|could i ask|say to? you?", Is(|| Intent::Help)),
@@ -83,7 +84,10 @@ const PATTERNS: &[(&str, Want)] = &[
     ("what can|could you do for? me?", Is(|| Intent::Help)),
     ("how do you work", Is(|| Intent::Help)),
     // New conversation.
-    ("@ start|begin|open|make|create|have a? new|fresh|knew conversation|chat|topic|subject|session", Is(|| Intent::NewConversation)),
+    (
+        "@ start|begin|open|make|create|have a? new|fresh|knew conversation|chat|topic|subject|session",
+        Is(|| Intent::NewConversation),
+    ),
     ("@ a? new|fresh|knew conversation|chat|topic|subject|session", Is(|| Intent::NewConversation)),
     ("let us? start over|again|afresh", Is(|| Intent::NewConversation)),
     ("let's? start over|again|afresh", Is(|| Intent::NewConversation)),
@@ -92,12 +96,24 @@ const PATTERNS: &[(&str, Want)] = &[
     ("@ forget|delete|erase everything|all you know|remember about me", Is(|| Intent::ForgetEverything)),
     ("@ forget|delete|erase everything|all about me", Is(|| Intent::ForgetEverything)),
     ("@ forget|delete|erase everything|all", Is(|| Intent::ForgetEverything)),
-    ("@ forget|delete|erase everything|all i|you ever? told|said|know|remember you?", Is(|| Intent::ForgetEverything)),
-    ("@ forget|delete|erase|remove everything|all|anything|whatever that? i|you have? ever? told|said|know|remember you? about|of|on *", Takes(Intent::ForgetAbout)),
+    (
+        "@ forget|delete|erase everything|all i|you ever? told|said|know|remember you?",
+        Is(|| Intent::ForgetEverything),
+    ),
+    (
+        "@ forget|delete|erase|remove everything|all|anything|whatever that? i|you have? ever? told|said|know|remember you? about|of|on *",
+        Takes(Intent::ForgetAbout),
+    ),
     ("@ forget|delete|erase|remove what i have? told|said to? you? about *", Takes(Intent::ForgetAbout)),
-    ("@ forget|delete|erase|remove everything|all|anything|whatever about|of|on|regarding *", Takes(Intent::ForgetAbout)),
+    (
+        "@ forget|delete|erase|remove everything|all|anything|whatever about|of|on|regarding *",
+        Takes(Intent::ForgetAbout),
+    ),
     ("@ forget|delete|erase|remove what i have? just? said|told you? just? now?", Is(|| Intent::ForgetThat)),
-    ("@ forget|delete|erase|remove the last thing|turn|message|sentence|one|bit i? said?", Is(|| Intent::ForgetThat)),
+    (
+        "@ forget|delete|erase|remove the last thing|turn|message|sentence|one|bit i? said?",
+        Is(|| Intent::ForgetThat),
+    ),
     ("forget|delete|erase|scratch|remove about? that|this|it again|now?", Is(|| Intent::ForgetThat)),
     ("don't|not remember that|this|it", Is(|| Intent::ForgetThat)),
     ("don't|not forget|forgot that *", Takes(that)),
@@ -106,51 +122,7 @@ const PATTERNS: &[(&str, Want)] = &[
     ("forget|delete|erase about *", Takes(Intent::ForgetAbout)),
     ("forget|delete|erase that *", Takes(Intent::ForgetAbout)),
     ("forget|delete|erase *", Takes(Intent::ForgetAbout)),
-    // What we talked about.
-    ("@ what did|do|have we just? talk|talked|speak|spoke|spoken|discuss|discussed|chat|chatted about? *", Is(|| Intent::TalkedAbout)),
-    ("@ what did|do|have we just? talk|talked|speak|spoke|spoken|discuss|discussed|chat|chatted about?", Is(|| Intent::TalkedAbout)),
-    ("@ what were|was|are we just? talking|speaking|discussing|saying about?", Is(|| Intent::TalkedAbout)),
-    ("@ what was|is our|the last|previous? conversation|chat about", Is(|| Intent::TalkedAbout)),
-    ("where were we", Is(|| Intent::TalkedAbout)),
-    // Who is speaking.
-    ("@ who am i", Is(|| Intent::WhoAmI)),
-    ("@ what is|was my name", Is(|| Intent::WhoAmI)),
-    ("do you know|recognise|recognize me", Is(|| Intent::WhoAmI)),
-    ("do you know|recognise|recognize|remember who i am", Is(|| Intent::WhoAmI)),
-    ("do you know|remember my name", Is(|| Intent::WhoAmI)),
-    ("tell me? who i am", Is(|| Intent::WhoAmI)),
-    ("who is this|speaking|talking now?", Is(|| Intent::WhoAmI)),
-    // Recall, before "remember", which it contains.
-    ("@ what do|did|to|can|to? you still? remember|know|recall about|of|on|regarding|bout *", Takes(Intent::Recall)),
-    ("@ what you still? remember|know|recall about|of|on|regarding *", Takes(Intent::Recall)),
-    ("@ what do|did|to? i tell|told|say|said to? you? about|of|on|regarding|bout *", Takes(Intent::Recall)),
-    ("@ what have|had i told|said|tell to? you? about|of|on|regarding|bout *", Takes(Intent::Recall)),
-    ("@ what i told|said|tell to? you? about|of|on|regarding *", Takes(Intent::Recall)),
-    ("@ what did|have i ask|asked|want|tell|told you to remember|recall about|of *", Takes(Intent::Recall)),
-    ("@ what did|have i ask|asked|want|tell|told you to remember|recall", Is(|| Intent::RecallAll)),
-    ("@ what do|did|to|can? you still? remember|recall", Is(|| Intent::RecallAll)),
-    ("@ what do|did|to|can? you know|remember about me", Is(|| Intent::RecallAll)),
-    ("@ what did|have i tell|told|say|said to? you?", Is(|| Intent::RecallAll)),
-    ("tell me everything|all|what you remember|know|recall", Is(|| Intent::RecallAll)),
-    ("tell me everything|all|what that? you still? remember|know|recall about|of|on *", Takes(Intent::Recall)),
-    ("tell me again? about|where|what|when|who|which|how *", Takes(Intent::Question)),
-    ("remember|recall what i told|said|tell to? you? about|of|on *", Takes(Intent::Recall)),
-    ("remember when|what|where|who|which|how *", Takes(Intent::Recall)),
-    ("remind me of? what i told|said|tell to? you? about|of|on *", Takes(Intent::Recall)),
-    ("remind me to *", Takes(Intent::Remind)),
-    ("remind me about|of|what|where|when|who|which|how *", Takes(Intent::Recall)),
-    ("@ do|did|to? you still? remember|recall *", Takes(Intent::Recall)),
-    ("do|did you still? know|no anything|something? about|where|what|when|who|which|how|if *", Takes(Intent::Question)),
-    ("@ have i|you told|said|ever you|me? anything|something? about *", Takes(Intent::Recall)),
-    ("@ did i tell|say|mention to? you? anything|something? about *", Takes(Intent::Recall)),
-    ("@ where|what|when|who did i say|tell|put|leave|park|hide|lend you? that? *", Takes(Intent::Recall)),
-    // Remember.
-    ("@ remember|member|memorise|memorize|rememb down? that *", Takes(that)),
-    ("@ make|take|write a? note|notes that|of *", Takes(something)),
-    ("note|write|keep down|in? mind? that *", Takes(that)),
-    ("remember|member|memorise|memorize to *", Takes(Intent::Remind)),
-    ("remember|member|memorise|memorize *", Takes(something)),
-    // Time and date.
+    // Time and date; before recall, which takes any question.
     ("tell? me? the? time and date", Is(|| Intent::TimeAndDate)),
     ("what is|are the? date|time and the? date|time today|now?", Is(|| Intent::TimeAndDate)),
     ("@ what|which time is it now|today|here|currently?", Is(|| Intent::Time)),
@@ -166,7 +138,10 @@ const PATTERNS: &[(&str, Want)] = &[
     ("time", Is(|| Intent::Time)),
     ("tell me what time it is now?", Is(|| Intent::Time)),
     ("@ what|which day|date|year|month|weekday is it|this|today now|today?", Is(|| Intent::Date)),
-    ("@ what|which day|date|year|month|weekday of? the? week|month|year? is it|this|today now|today?", Is(|| Intent::Date)),
+    (
+        "@ what|which day|date|year|month|weekday of? the? week|month|year? is it|this|today now|today?",
+        Is(|| Intent::Date),
+    ),
     ("@ what is|was|are the? current? date|day|year|month|weekday today|now|today's?", Is(|| Intent::Date)),
     ("what is|are today's|todays|today date|day?", Is(|| Intent::Date)),
     ("what is today", Is(|| Intent::Date)),
@@ -174,15 +149,75 @@ const PATTERNS: &[(&str, Want)] = &[
     ("tell me what|which day|date it|today is today?", Is(|| Intent::Date)),
     ("the? date today?", Is(|| Intent::Date)),
     ("today's|todays date", Is(|| Intent::Date)),
+    // What we talked about.
+    (
+        "@ what did|do|have we just? talk|talked|speak|spoke|spoken|discuss|discussed|chat|chatted about? *",
+        Is(|| Intent::TalkedAbout),
+    ),
+    (
+        "@ what did|do|have we just? talk|talked|speak|spoke|spoken|discuss|discussed|chat|chatted about?",
+        Is(|| Intent::TalkedAbout),
+    ),
+    ("@ what were|was|are we just? talking|speaking|discussing|saying about?", Is(|| Intent::TalkedAbout)),
+    ("@ what was|is our|the last|previous? conversation|chat about", Is(|| Intent::TalkedAbout)),
+    ("where were we", Is(|| Intent::TalkedAbout)),
+    // Who is speaking.
+    ("@ who am i", Is(|| Intent::WhoAmI)),
+    ("@ what is|was my name", Is(|| Intent::WhoAmI)),
+    ("do you know|recognise|recognize me", Is(|| Intent::WhoAmI)),
+    ("do you know|recognise|recognize|remember who i am", Is(|| Intent::WhoAmI)),
+    ("do you know|remember my name", Is(|| Intent::WhoAmI)),
+    ("tell me? who i am", Is(|| Intent::WhoAmI)),
+    ("who is this|speaking|talking now?", Is(|| Intent::WhoAmI)),
+    // Recall, before "remember", which it contains.
+    (
+        "@ what do|did|to|can|to? you still? remember|know|recall about|of|on|regarding|bout *",
+        Takes(Intent::Recall),
+    ),
+    ("@ what you still? remember|know|recall about|of|on|regarding *", Takes(Intent::Recall)),
+    ("@ what do|did|to? i tell|told|say|said to? you? about|of|on|regarding|bout *", Takes(Intent::Recall)),
+    ("@ what have|had i told|said|tell to? you? about|of|on|regarding|bout *", Takes(Intent::Recall)),
+    ("@ what i told|said|tell to? you? about|of|on|regarding *", Takes(Intent::Recall)),
+    ("@ what did|have i ask|asked|want|tell|told you to remember|recall about|of *", Takes(Intent::Recall)),
+    ("@ what did|have i ask|asked|want|tell|told you to remember|recall", Is(|| Intent::RecallAll)),
+    ("@ what do|did|to|can? you still? remember|recall", Is(|| Intent::RecallAll)),
+    ("@ what do|did|to|can? you know|remember about me", Is(|| Intent::RecallAll)),
+    ("@ what did|have i tell|told|say|said to? you?", Is(|| Intent::RecallAll)),
+    ("tell me everything|all|what you remember|know|recall", Is(|| Intent::RecallAll)),
+    (
+        "tell me everything|all|what that? you still? remember|know|recall about|of|on *",
+        Takes(Intent::Recall),
+    ),
+    ("tell me again? about|where|what|when|who|which|how *", Takes(Intent::Question)),
+    ("remember|recall what i told|said|tell to? you? about|of|on *", Takes(Intent::Recall)),
+    ("remember when|what|where|who|which|how *", Takes(Intent::Recall)),
+    ("remind me of? what i told|said|tell to? you? about|of|on *", Takes(Intent::Recall)),
+    ("remind me to *", Takes(Intent::Remind)),
+    ("remind me about|of|what|where|when|who|which|how *", Takes(Intent::Recall)),
+    ("@ do|did|to? you still? remember|recall *", Takes(Intent::Recall)),
+    (
+        "do|did you still? know|no anything|something? about|where|what|when|who|which|how|if *",
+        Takes(Intent::Question),
+    ),
+    ("@ have i|you told|said|ever you|me? anything|something? about *", Takes(Intent::Recall)),
+    ("@ did i tell|say|mention to? you? anything|something? about *", Takes(Intent::Recall)),
+    ("@ where|what|when|who did i say|tell|put|leave|park|hide|lend you? that? *", Takes(Intent::Recall)),
+    // Remember.
+    ("@ remember|member|memorise|memorize|rememb down? that *", Takes(that)),
+    ("@ make|take|write a? note|notes that|of *", Takes(something)),
+    ("note|write|keep down|in? mind? that *", Takes(that)),
+    ("remember|member|memorise|memorize to *", Takes(Intent::Remind)),
+    ("remember|member|memorise|memorize *", Takes(something)),
 ];
 
 /// Words that make a sentence out of what follows, so it is no noise: "I remember that …", "did she remember that …".
 const NOT_NOISE: &[&str] = &[
-    "i", "you", "we", "he", "she", "they", "it", "who", "what", "when", "where", "why", "how", "which", "don't", "not",
-    "never", "can't", "cannot", "couldn't", "won't", "didn't", "to", "do", "did", "does", "if", "that", "this", "the", "a",
-    "my", "our", "your", "his", "her", "their", "is", "was", "are", "were", "will", "would", "always", "must", "should",
-    "have", "has", "had", "people", "everyone", "nobody", "for", "of", "in", "on", "at", "but", "or", "because", "still",
-    "tell", "told", "forget", "remember", "remind", "with", "about", "note", "write", "make", "let", "some", "no",
+    "i", "you", "we", "he", "she", "they", "it", "who", "what", "when", "where", "why", "how", "which",
+    "don't", "not", "never", "can't", "cannot", "couldn't", "won't", "didn't", "to", "do", "did", "does",
+    "if", "that", "this", "the", "a", "my", "our", "your", "his", "her", "their", "is", "was", "are", "were",
+    "will", "would", "always", "must", "should", "have", "has", "had", "people", "everyone", "nobody", "for",
+    "of", "in", "on", "at", "but", "or", "because", "still", "tell", "told", "forget", "remember", "remind",
+    "with", "about", "note", "write", "make", "let", "some", "no",
 ];
 
 /// Understands `text`.
@@ -191,12 +226,21 @@ pub fn understand(text: &str) -> Intent {
     if words.is_empty() {
         return Intent::Nothing;
     }
+    // A name said at the end belongs to no order, but may belong to a statement.
+    let unnamed = match words.split_last() {
+        Some((last, rest)) if last.norm == "jarvis" && !rest.is_empty() => rest,
+        _ => words.as_slice(),
+    };
     for (pattern, want) in PATTERNS {
+        let words = match want {
+            Is(_) => unnamed,
+            Takes(_) => words.as_slice(),
+        };
         let (pattern, noise) = match pattern.strip_prefix("@ ") {
             Some(pattern) => (pattern, 2),
             None => (*pattern, 0),
         };
-        if let Some(taken) = after_noise(&words, noise).find_map(|words| matches(words, pattern)) {
+        if let Some(taken) = after_noise(words, noise).find_map(|words| matches(words, pattern)) {
             match want {
                 Is(intent) => return intent(),
                 Takes(intent) => {
@@ -220,8 +264,8 @@ fn after_noise(words: &[Word], noise: usize) -> impl Iterator<Item = &[Word]> {
 
 fn is_question(words: &[Word], text: &str) -> bool {
     const ASKING: &[&str] = &[
-        "what", "where", "when", "who", "whose", "why", "how", "which", "is", "are", "was", "were", "do", "does", "did",
-        "can", "could", "will", "would", "should", "am", "have", "has",
+        "what", "where", "when", "who", "whose", "why", "how", "which", "is", "are", "was", "were", "do",
+        "does", "did", "can", "could", "will", "would", "should", "am", "have", "has",
     ];
     text.trim_end().ends_with('?') || words.first().is_some_and(|word| ASKING.contains(&word.norm.as_str()))
 }

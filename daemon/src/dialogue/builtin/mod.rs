@@ -55,11 +55,13 @@ impl Builtin {
             Intent::WhoAmI => ask(format!("You are {}.", context.user.name)),
             Intent::ForgetThat => forget_last(context).await?,
             Intent::ForgetAbout(topic) => forget_about(context, &topic).await?,
-            Intent::ForgetEverything => ask(
-                "That would delete everything you ever told me, so a voice is not enough. \
-                 Whoever looks after me can do it with the command jarvisd user delete.",
-            ),
-            Intent::NewConversation => Reply { new_conversation: true, ..ask("All right, a new conversation.") },
+            Intent::ForgetEverything => {
+                ask("That would delete everything you ever told me, so a voice is not enough. \
+                 Whoever looks after me can do it with the command jarvisd user delete.")
+            }
+            Intent::NewConversation => {
+                Reply { new_conversation: true, ..ask("All right, a new conversation.") }
+            }
             Intent::Time => self.tell_clock(context, |now| format!("It is {}.", clock::time_of_day(now))),
             Intent::Date => self.tell_clock(context, |now| format!("It is {}.", clock::date(now))),
             Intent::TimeAndDate => self.tell_clock(context, |now| {

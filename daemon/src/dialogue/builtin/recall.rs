@@ -10,11 +10,84 @@ use crate::memory::{Kind, MemoryError, Message, Words};
 
 /// Words that say nothing about a topic.
 const EMPTY_WORDS: &[&str] = &[
-    "the", "a", "an", "my", "your", "our", "his", "her", "their", "is", "are", "was", "were", "am", "be", "been", "do", "did",
-    "does", "of", "about", "in", "on", "at", "to", "for", "with", "from", "by", "i", "you", "me", "we", "us", "it", "he", "she",
-    "they", "that", "this", "these", "those", "there", "and", "or", "what", "where", "when", "who", "whose", "how", "which",
-    "why", "please", "any", "some", "tell", "told", "say", "said", "remember", "know", "have", "has", "had", "can", "could",
-    "will", "would", "should", "anything", "something", "everything", "again", "now", "put", "if", "as",
+    "the",
+    "a",
+    "an",
+    "my",
+    "your",
+    "our",
+    "his",
+    "her",
+    "their",
+    "is",
+    "are",
+    "was",
+    "were",
+    "am",
+    "be",
+    "been",
+    "do",
+    "did",
+    "does",
+    "of",
+    "about",
+    "in",
+    "on",
+    "at",
+    "to",
+    "for",
+    "with",
+    "from",
+    "by",
+    "i",
+    "you",
+    "me",
+    "we",
+    "us",
+    "it",
+    "he",
+    "she",
+    "they",
+    "that",
+    "this",
+    "these",
+    "those",
+    "there",
+    "and",
+    "or",
+    "what",
+    "where",
+    "when",
+    "who",
+    "whose",
+    "how",
+    "which",
+    "why",
+    "please",
+    "any",
+    "some",
+    "tell",
+    "told",
+    "say",
+    "said",
+    "remember",
+    "know",
+    "have",
+    "has",
+    "had",
+    "can",
+    "could",
+    "will",
+    "would",
+    "should",
+    "anything",
+    "something",
+    "everything",
+    "again",
+    "now",
+    "put",
+    "if",
+    "as",
 ];
 
 /// Half of a topic's words must be in a statement that is given as an answer.
@@ -68,7 +141,11 @@ fn coverage(terms: &[String], text: &str) -> f64 {
 /// Equal, another form of the same word, or one letter apart.
 fn close(word: &str, term: &str) -> bool {
     let stem = |w: &str| {
-        ["ing", "ed", "es", "s"].iter().find_map(|end| w.strip_suffix(end).filter(|w| w.chars().count() >= 3)).unwrap_or(w).to_owned()
+        ["ing", "ed", "es", "s"]
+            .iter()
+            .find_map(|end| w.strip_suffix(end).filter(|w| w.chars().count() >= 3))
+            .unwrap_or(w)
+            .to_owned()
     };
     word == term || stem(word) == stem(term) || (term.chars().count() >= 5 && osa_distance(word, term) <= 1)
 }

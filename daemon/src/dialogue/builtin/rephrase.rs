@@ -12,7 +12,9 @@ pub fn second_person(statement: &str) -> String {
         let next = tokens.get(i + 1).map(|next| split_punctuation(next).1.to_lowercase()).unwrap_or_default();
         let expected = verb.take();
         let turned = match lower.as_str() {
-            word if expected.is_some_and(|(from, _)| from == word) => expected.map(|(_, to)| to).unwrap_or_default(),
+            word if expected.is_some_and(|(from, _)| from == word) => {
+                expected.map(|(_, to)| to).unwrap_or_default()
+            }
             "i" | "we" => {
                 verb = match next.as_str() {
                     "am" => Some(("am", "are")),
@@ -44,8 +46,8 @@ pub fn second_person(statement: &str) -> String {
                     _ => None,
                 };
                 const FOLLOWS_A_SUBJECT: &[&str] = &[
-                    "are", "were", "can", "could", "will", "would", "should", "must", "may", "have", "had", "do", "did",
-                    "need", "like", "know",
+                    "are", "were", "can", "could", "will", "would", "should", "must", "may", "have", "had",
+                    "do", "did", "need", "like", "know",
                 ];
                 if FOLLOWS_A_SUBJECT.contains(&next.as_str()) { "I" } else { "me" }
             }
@@ -59,13 +61,18 @@ pub fn second_person(statement: &str) -> String {
 /// `statement` as the middle of a sentence: no capital at its beginning unless it is a name, no full stop at its end.
 pub fn inside_a_sentence(statement: &str) -> String {
     const COMMON: &[&str] = &[
-        "the", "a", "an", "my", "our", "your", "his", "her", "their", "its", "it", "it's", "he", "she", "they", "we", "you",
-        "this", "that", "these", "those", "there", "in", "on", "at", "to", "if", "when", "every", "some", "all", "yours",
+        "the", "a", "an", "my", "our", "your", "his", "her", "their", "its", "it", "it's", "he", "she",
+        "they", "we", "you", "this", "that", "these", "those", "there", "in", "on", "at", "to", "if", "when",
+        "every", "some", "all", "yours",
     ];
     let statement = statement.trim().trim_end_matches(['.', '!', ',', ';', ' ']);
     let (first, rest) = statement.split_once(' ').unwrap_or((statement, ""));
     let lower = first.to_lowercase();
-    if COMMON.contains(&lower.as_str()) { format!("{lower} {rest}").trim_end().to_owned() } else { statement.to_owned() }
+    if COMMON.contains(&lower.as_str()) {
+        format!("{lower} {rest}").trim_end().to_owned()
+    } else {
+        statement.to_owned()
+    }
 }
 
 fn split_punctuation(token: &str) -> (&str, &str, &str) {

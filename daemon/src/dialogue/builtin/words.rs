@@ -45,7 +45,8 @@ const OPENERS: &[&[&str]] = &[
     &["i", "need", "you", "to"],
     &["let", "me", "know"],
 ];
-const CLOSERS: &[&[&str]] = &[&["please"], &["jarvis"], &["thanks"], &["thank", "you"], &["for", "me"], &["okay"], &["ok"]];
+const CLOSERS: &[&[&str]] =
+    &[&["please"], &["thanks"], &["thank", "you"], &["for", "me"], &["okay"], &["ok"]];
 
 /// Words of `text`, hesitations left out, contractions opened ("what's" is "what is").
 pub fn words_of(text: &str) -> Vec<Word> {
@@ -72,9 +73,9 @@ pub fn command_of(text: &str) -> Vec<Word> {
     while let Some(rest) = strip_any(words, OPENERS, |words, n| words.split_at_checked(n)) {
         words = rest.1;
     }
-    while let Some(rest) =
-        strip_any(words, CLOSERS, |words, n| words.len().checked_sub(n).map(|at| words.split_at(at)).map(|(a, b)| (b, a)))
-    {
+    while let Some(rest) = strip_any(words, CLOSERS, |words, n| {
+        words.len().checked_sub(n).map(|at| words.split_at(at)).map(|(a, b)| (b, a))
+    }) {
         words = rest.1;
     }
     words.to_vec()
@@ -103,7 +104,11 @@ pub fn original(text: &str, words: &[Word]) -> String {
     for (start, end) in spans(text).into_iter().filter(|span| span.0 >= first.start && span.1 <= last.end) {
         let raw = text.get(start..end).unwrap_or_default();
         if HESITATIONS.contains(&raw.to_lowercase().as_str()) {
-            at = end + text.get(end..).map_or(0, |rest| rest.len() - rest.trim_start_matches([',', ' ', '.']).len());
+            out.push_str(text.get(at.min(start)..start).unwrap_or_default());
+            at = end
+                + text
+                    .get(end..)
+                    .map_or(0, |rest| rest.len() - rest.trim_start_matches([',', ' ', '.']).len());
             continue;
         }
         out.push_str(text.get(at.min(start)..start).unwrap_or_default());
@@ -215,7 +220,10 @@ mod tests {
             assert_eq!(norms(&command_of(text)), ["remember", "that", "it", "rains"], "{text}");
         }
         assert_eq!(norms(&command_of("thank you")), ["thank", "you"]);
-        assert_eq!(norms(&command_of("What’s the time? It's 7:30.")), ["what", "is", "the", "time", "it", "is", "7:30"]);
+        assert_eq!(
+            norms(&command_of("What’s the time? It's 7:30.")),
+            ["what", "is", "the", "time", "it", "is", "7:30"]
+        );
         assert!(command_of(" ,.!? 🙂 ").is_empty());
     }
 
@@ -229,7 +237,10 @@ mod tests {
     #[test]
     fn a_pattern_takes_alternatives_options_and_the_rest() {
         let words = words_of("what do you still remember about the key");
-        assert_eq!(norms(matches(&words, "what do|did you still? remember about *").unwrap()), ["the", "key"]);
+        assert_eq!(
+            norms(matches(&words, "what do|did you still? remember about *").unwrap()),
+            ["the", "key"]
+        );
         assert!(matches(&words, "what do|did you remember about *").is_none());
         assert!(matches(&words_of("remember"), "remember *").is_none());
         assert!(matches(&words_of("rember it"), "remember it").is_some());

@@ -1,0 +1,23 @@
+//! Events as JSON lines on standard output.
+
+use std::io::Write as _;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::events::Event;
+
+/// Prints until the last sender is gone. Each line is flushed: whoever reads them acts on them.
+///
+/// # Errors
+/// When standard output is closed.
+pub async fn print(mut events: mpsc::Receiver<Arc<Event>>) -> std::io::Result<()> {
+    while let Some(event) = events.recv().await {
+        let mut line = serde_json::to_vec(&*event)?;
+        line.push(b'\n');
+        let mut out = std::io::stdout().lock();
+        out.write_all(&line)?;
+        out.flush()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,240 @@
+//! `jarvisd run`: start-up and shutdown, top to bottom.
+
+pub mod live;
+pub mod reload;
+pub mod sound_watch;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::audio::alsa::{AlsaSettings, AlsaSource};
+use crate::audio::{CaptureStats, Period, capture};
+use crate::config::{Options, Settings};
+use crate::dsp::FrontEnd;
+use crate::error::{Exit, Failure, chain};
+use crate::events::{Event, State};
+use crate::health::{Condition, Health, Need};
+use crate::mqtt::{self, Feeds, MqttSettings};
+use crate::notify;
+use crate::pipeline::events::Events;
+use crate::pipeline::hearing::{Heard, Hearing, HearingControl};
+use crate::pipeline::parts::Parts;
+use crate::pipeline::turns::Turns;
+use crate::stt;
+use crate::supervisor::{Ended, SpawnError, Supervisor};
+use live::Live;
+use sound_watch::SoundWatch;
+
+/// Periods that wait for the front end: 2 s at the usual 10 ms.
+pub const RING_PERIODS: usize = 200;
+/// Detections that wait for the turn task: more than the longest command in pieces of 100 ms.
+pub const HEARD_DEPTH: usize = 256;
+/// Pieces of sound that wait for the recogniser: more than the longest command.
+pub const STT_BLOCKS: usize = 1024;
+/// How long everything may take to stop.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Runs the daemon until it is told to stop. `lines` receives every event (`run --events`).
+///
+/// # Errors
+/// What keeps it from starting, or the part that ended although nothing had asked it to.
+pub async fn run(
+    settings: Settings,
+    options: Options,
+    lines: Option<mpsc::Sender<Arc<Event>>>,
+) -> Result<(), Failure> {
+    let health = Health::new();
+    for (part, need) in [
+        (sound_watch::COMPONENT, Need::Required),
+        ("voice", Need::Required),
+        ("stt", Need::Required),
+        ("store", Need::Required),
+    ] {
+        health.register(part, need);
+    }
+    notify::status("starting");
+
+    // Build: everything that can be refused is refused here.
+    let parts = Parts::load(&settings, &health).await?;
+    let stats = Arc::new(CaptureStats::default());
+    let source = open_microphone(&settings, &stats)?;
+    let broker = mqtt_settings(&settings);
+    if let Some(broker) = &broker {
+        mqtt::check(broker).map_err(|e| Failure::because(Exit::Config, "the broker cannot be used", e))?;
+    }
+    let (terminate, hang_up) = (listen_for(SignalKind::terminate())?, listen_for(SignalKind::hangup())?);
+    let interrupt = listen_for(SignalKind::interrupt())?;
+
+    // Bind: the queues, each bounded.
+    let events = Events::new(lines);
+    let control = Arc::new(HearingControl::default());
+    let live = Arc::new(ArcSwap::from_pointee(Live::of(&settings)));
+    let (ring_in, ring_out) = rtrb::RingBuffer::<Period>::new(RING_PERIODS);
+    let (heard_in, heard_out) = mpsc::channel::<Heard>(HEARD_DEPTH);
+    let (command_in, command_out) = mqtt::command_channel();
+
+    let memory = parts.memory.clone();
+
+    // Start, in data-flow order, so that the drain goes the same way.
+    let mut supervisor = Supervisor::new();
+    let stop = supervisor.token();
+    let mut start = || -> Result<(), SpawnError> {
+        let mut detector = parts.detector;
+        let (for_hearing, hearing_stop) = (control.clone(), stop.clone());
+        let reader = supervisor.thread("frontend", move || {
+            let hearing = Hearing {
+                ring: ring_out,
+                front: FrontEnd::new(),
+                detector: &mut detector,
+                control: &for_hearing,
+                out: heard_in,
+                lockstep: false,
+            };
+            hearing.run(&hearing_stop)
+        })?;
+        let (for_capture, capture_stop, realtime) =
+            (stats.clone(), stop.clone(), settings.audio.realtime_priority);
+        supervisor.thread("capture", move || {
+            if realtime && let Err(error) = crate::audio::realtime::raise_priority() {
+                log::warn!(
+                    "no real-time priority for the capture thread ({error}); sound may be lost under load"
+                );
+            }
+            capture::run(Box::new(source), ring_in, reader, for_capture, capture_stop)
+        })?;
+        let stt_handle = match parts.recognizer {
+            Some(recognizer) => {
+                let (handle, jobs) = stt::worker::channel(STT_BLOCKS);
+                supervisor.thread("stt", move || {
+                    stt::worker::run(recognizer, jobs);
+                    Ok::<_, std::convert::Infallible>(())
+                })?;
+                Some(handle)
+            }
+            None => None,
+        };
+        let turns = Turns {
+            memory: parts.memory.clone(),
+            voices: parts.voices,
+            stt: stt_handle,
+            dialogue: parts.dialogue,
+            answer: parts.answer,
+            events: events.clone(),
+            health: health.clone(),
+            control: control.clone(),
+            live: live.clone(),
+        };
+        supervisor.task("turns", turns.run(heard_out, command_out, stop.clone()))?;
+        let (memory, maintain_stop) = (parts.memory.clone(), stop.clone());
+        supervisor.job("maintain", async move {
+            memory.maintain(maintain_stop).await;
+            Ok::<_, std::convert::Infallible>(())
+        })?;
+        let (for_watchdog, frames) = (stats.clone(), control.clone());
+        let progress = move || sound_watch::progress(&for_watchdog, &frames);
+        supervisor.task(
+            "watchdog",
+            notify::feed_watchdog(progress, sound_watch::RECOVERY_PATIENCE, stop.clone()),
+        )?;
+        let watch = SoundWatch {
+            device: settings.audio.device.clone(),
+            stats: stats.clone(),
+            control: control.clone(),
+            health: health.clone(),
+            events: events.clone(),
+        };
+        supervisor.task("soundwatch", watch.run(stop.clone()))?;
+        supervisor
+            .task("reload", reload::run(hang_up, options, settings.clone(), live.clone(), health.clone(), stop.clone()))?;
+        supervisor.job("signals", until_told(terminate, interrupt, stop.clone()))?;
+        if let Some(broker) = broker {
+            let feeds = Feeds {
+                events: events.subscribe(),
+                status: health.watch(),
+                health: health.clone(),
+                commands: command_in,
+            };
+            let last_words = supervisor.last_words();
+            supervisor.reporter("mqtt", async move { mqtt::run(broker, feeds, last_words).await })?;
+        } else {
+            health.set(mqtt::COMPONENT, Condition::off("no broker is configured"));
+        }
+        Ok(())
+    };
+    start().map_err(|e| Failure::because(Exit::Failed, "the daemon cannot start its threads", e))?;
+
+    // Work until told to stop.
+    let ended = supervisor.wait().await;
+    notify::stopping("stopping");
+    health.set_stage(State::Starting);
+    let drained = supervisor.drain(DRAIN).await;
+    // The write-ahead log goes back into the database, so that a backup of the file alone is whole.
+    memory.close().await;
+    let fault = match ended {
+        Ended::Fault(fault) => Some(fault),
+        Ended::Asked | Ended::AllDone => drained.faults.into_iter().next(),
+    };
+    match fault {
+        Some(fault) => {
+            let message = format!("a part of the daemon ended: {}", chain(&fault));
+            log::error!("{message}");
+            Err(Failure::new(Exit::Failed, message))
+        }
+        None if drained.late.is_empty() => Ok(()),
+        None => Err(Failure::new(
+            Exit::Failed,
+            format!("not everything stopped in time: {}", drained.late.join(", ")),
+        )),
+    }
+}
+
+fn open_microphone(settings: &Settings, stats: &Arc<CaptureStats>) -> Result<AlsaSource, Failure> {
+    let audio = &settings.audio;
+    let alsa = AlsaSettings {
+        device: audio.device.clone(),
+        channel: audio.channel,
+        period_ms: audio.period_ms,
+        rate_hz: audio.rate_hz,
+    };
+    AlsaSource::new(alsa, stats.clone())
+        .map_err(|e| Failure::because(e.exit(), "the microphone cannot be used", e))
+}
+
+fn mqtt_settings(settings: &Settings) -> Option<MqttSettings> {
+    let mqtt = &settings.mqtt;
+    let url = mqtt.url.as_ref()?;
+    let mut broker = MqttSettings::new(url.to_string(), settings.device.id.clone());
+    broker.username = mqtt.username.clone();
+    broker.password_file = mqtt.password_file.clone().or_else(|| {
+        let credential = settings.paths.credentials.as_ref()?.join("mqtt-password");
+        credential.exists().then_some(credential)
+    });
+    broker.ca_file = mqtt.ca_file.clone();
+    broker.base_topic = mqtt.base_topic.clone();
+    broker.device_name = settings.device.name.clone();
+    broker.text_needs_verified = settings.voice.enabled;
+    Some(broker)
+}
+
+fn listen_for(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
+    signal(kind).map_err(|e| Failure::because(Exit::Failed, "the signal handlers cannot be set up", e))
+}
+
+async fn until_told(
+    mut terminate: tokio::signal::unix::Signal,
+    mut interrupt: tokio::signal::unix::Signal,
+    stop: CancellationToken,
+) -> Result<(), std::convert::Infallible> {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        _ = terminate.recv() => log::info!("told to stop by SIGTERM"),
+        _ = interrupt.recv() => log::info!("told to stop by SIGINT"),
+    }
+    stop.cancel();
+    Ok(())
+}

@@ -1,0 +1,171 @@
+//! What is forgotten is gone: rows, index, queue, titles, and the bytes of the files.
+
+use super::isolation::Random;
+use super::*;
+
+/// Whether any file of the database holds `word`, in any case.
+fn on_disk(home: &Home, word: &str) -> Option<String> {
+    for entry in std::fs::read_dir(home.folder.path()).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap().to_ascii_lowercase();
+        if String::from_utf8_lossy(&bytes).contains(word) {
+            return Some(path.display().to_string());
+        }
+    }
+    None
+}
+
+#[tokio::test]
+async fn forgetting_a_message_takes_its_answer_and_every_answer_made_from_it() {
+    let home = Home::new().await;
+    let memory = &home.memory;
+    let anna = memory.add_user("Anna").await.unwrap().id;
+    let note =
+        say_as(memory, anna, Target::New, Kind::Note, "remember the qwvault code", "I will: qwvault", &[])
+            .await
+            .unwrap();
+    let here = Target::Existing(note.conversation_id);
+    let other = say_as(memory, anna, here, Kind::Note, "remember the milk", "I will", &[]).await.unwrap();
+    let both = [note.user_message_id, other.user_message_id];
+    say_as(memory, anna, here, Kind::Ask, "what do you remember", "qwvault and milk", &both).await.unwrap();
+    say_as(memory, anna, Target::New, Kind::Ask, "the code", "qwvault", &[note.user_message_id])
+        .await
+        .unwrap();
+    assert!(on_disk(&home, "qwvault").is_some());
+    assert_eq!(
+        memory.conversation(anna, note.conversation_id).await.unwrap().title,
+        "remember the qwvault code"
+    );
+
+    assert_eq!(memory.forget(anna, &[note.user_message_id]).await.unwrap(), 6);
+
+    let left = memory.history(anna, note.conversation_id, None, 50).await.unwrap();
+    assert_eq!(left.iter().map(|m| m.text.as_str()).collect::<Vec<_>>(), ["remember the milk", "I will"]);
+    assert_eq!(memory.conversation(anna, note.conversation_id).await.unwrap().title, "remember the milk");
+    assert!(memory.search(anna, "qwvault", None, 10).await.unwrap().is_empty());
+    assert_eq!(on_disk(&home, "qwvault"), None);
+    let pending = queued(memory).await;
+    assert!(
+        pending.contains(&("insert_message".into(), 2)) && pending.contains(&("delete_message".into(), 6)),
+        "{pending:?}"
+    );
+    assert_eq!(count(memory, "SELECT count(*) AS n FROM tombstones WHERE kind = 'message'").await, 6);
+    // The next turn does not take the number of a forgotten one.
+    assert_eq!(say(memory, anna, here, "next", "ok").await.unwrap().seq, 7);
+}
+
+#[tokio::test]
+async fn deleting_a_conversation_leaves_a_tombstone_and_no_pending_message() {
+    let home = Home::new().await;
+    let memory = &home.memory;
+    let anna = memory.add_user("Anna").await.unwrap().id;
+    let turn = say(memory, anna, Target::New, "qwsecret one", "qwsecret two").await.unwrap();
+    memory.rename_conversation(anna, turn.conversation_id, "qwsecret title").await.unwrap();
+    memory.delete_conversation(anna, turn.conversation_id).await.unwrap();
+    assert!(matches!(
+        memory.conversation(anna, turn.conversation_id).await,
+        Err(MemoryError::NotFound { .. })
+    ));
+    assert_eq!(queued(memory).await, [("delete_conversation".into(), 1), ("upsert_user".into(), 1)]);
+    assert_eq!(
+        count(memory, "SELECT count(*) AS n FROM messages_fts WHERE messages_fts MATCH 'qwsecret'").await,
+        0
+    );
+    assert_eq!(on_disk(&home, "qwsecret"), None);
+    assert!(matches!(
+        memory.delete_conversation(anna, turn.conversation_id).await,
+        Err(MemoryError::NotFound { .. })
+    ));
+}
+
+#[tokio::test]
+async fn deleting_a_person_leaves_one_deletion_and_an_audit_log_without_them() {
+    let home = Home::new().await;
+    let memory = &home.memory;
+    let anna = memory.add_user("Qwanna").await.unwrap().id;
+    let bob = memory.add_user("Bob").await.unwrap().id;
+    for n in 0..20 {
+        say(memory, anna, Target::New, &format!("qwanna says {n}"), "yes qwanna").await.unwrap();
+        say(memory, bob, Target::New, &format!("bob says {n}"), "yes bob").await.unwrap();
+    }
+    memory
+        .append_audit(&NewAudit { user: Some(anna), action: "verify", outcome: "verified", detail: None })
+        .await
+        .unwrap();
+    memory.delete_user(anna).await.unwrap();
+    assert!(matches!(memory.user(anna).await, Err(MemoryError::NotFound { .. })));
+    assert!(matches!(memory.delete_user(anna).await, Err(MemoryError::NotFound { .. })));
+    assert_eq!(on_disk(&home, "qwanna"), None);
+    let about = sqlx::query("SELECT op FROM queue WHERE user_id = ?1").bind(anna.bytes());
+    let about = memory.read_all(about).await.unwrap();
+    assert_eq!(
+        about.iter().map(|row| get::<String>(row, "op").unwrap()).collect::<Vec<_>>(),
+        ["delete_user"]
+    );
+    assert_eq!(memory.list_audit(None, None, 10).await.unwrap()[0].user_id, None);
+    assert_eq!(memory.list_conversations(bob, None, 100).await.unwrap().items.len(), 20);
+    memory.add_user("qwanna").await.unwrap();
+}
+
+/// Pages are split, merged and reused by everything around it; no copy of a forgotten word may stay in any of them.
+#[tokio::test]
+async fn no_byte_of_forgotten_text_stays_whatever_happened_around_it() {
+    for seed in [7, 99] {
+        let mut random = Random(seed);
+        let home = Home::new().await;
+        let memory = &home.memory;
+        let anna = memory.add_user("Anna").await.unwrap().id;
+        let mut live: Vec<(String, Appended)> = Vec::new();
+        let mut dead: Vec<String> = Vec::new();
+        for step in 0..600 {
+            if live.len() < 30 || random.below(5) < 3 {
+                let word = format!("qw{seed}x{step}z");
+                let padding = "lorem ipsum dolor ".repeat(random.below(60));
+                let target = match live.len() {
+                    0 => Target::New,
+                    n if random.below(4) > 0 => Target::Existing(live[random.below(n)].1.conversation_id),
+                    _ => Target::New,
+                };
+                let turn = say(memory, anna, target, &format!("{word} {padding}"), &word).await.unwrap();
+                live.push((word, turn));
+            } else {
+                let (word, turn) = live.swap_remove(random.below(live.len()));
+                if memory.forget(anna, &[turn.assistant_message_id]).await.unwrap() > 0 {
+                    dead.push(word);
+                }
+            }
+        }
+        memory.store().checkpoint_truncate().await.unwrap();
+        let left: Vec<_> =
+            dead.iter().filter_map(|word| on_disk(&home, word).map(|file| (word, file))).collect();
+        assert!(
+            left.is_empty(),
+            "seed {seed}: {} of {} forgotten words left: {left:?}",
+            left.len(),
+            dead.len()
+        );
+        assert!(on_disk(&home, &live[0].0).is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_running_daemon_takes_forgotten_text_out_of_the_file_by_itself() {
+    let home = Home::new().await;
+    let memory = &home.memory;
+    let anna = memory.add_user("Anna").await.unwrap().id;
+    let stop = CancellationToken::new();
+    let forget = async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let turn = say(memory, anna, Target::New, "qwgone", "qwgone").await.unwrap();
+        memory.forget(anna, &[turn.user_message_id]).await.unwrap();
+        for _ in 0..500 {
+            if count(memory, "SELECT count(*) AS n FROM settings WHERE key = 'scrub'").await == 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(on_disk(&home, "qwgone"), None);
+        stop.cancel();
+    };
+    tokio::join!(memory.maintain(stop.clone()), forget);
+}

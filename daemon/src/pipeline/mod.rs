@@ -1,0 +1,17 @@
+//! The joints of the data path: what stands between the stages and who waits for whom.
+//!
+//! ```text
+//!  ring ──▶ hearing (thread `frontend`) ──Heard──▶ turns (task) ──▶ voices ┐
+//!                 ▲                                   │  └──────▶ stt ─────┴▶ dialogue ──▶ answer
+//!                 └──────── HearingControl ◀──────────┘
+//! ```
+//!
+//! The ring drops the newest sound when it is full and counts it; everything behind it waits instead, so there is one
+//! place where sound can be lost and none where an utterance can.
+
+pub mod answer;
+pub mod events;
+pub mod hearing;
+pub mod parts;
+pub mod turns;
+pub mod voices;

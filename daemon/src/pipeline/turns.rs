@@ -1,0 +1,410 @@
+//! The turn task: from an utterance to a stored and spoken answer.
+//!
+//! ```text
+//!  idle ─wake─▶ listening ─end of speech─▶ verifying ─┬─ not verified: audit, said so ──────────────▶ idle
+//!                                                     └─ verified ─▶ thinking ─ stored ─▶ speaking ─▶ (follow_up) ─▶ idle
+//! ```
+//!
+//! Invariants:
+//!
+//! * Words of a voice that is not verified are dropped with the verdict: they reach neither the disk nor an event.
+//! * A reply is shown, published or spoken only after its turn is on the disk.
+//! * One turn at a time. What is heard meanwhile waits in the bounded channel and after that in the ring.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::answer::Answer;
+use super::events::Events;
+use super::hearing::{Heard, HearingControl};
+use super::voices::{Voices, VoicesError};
+use crate::daemon::live::{Live, LiveSettings};
+use crate::detect::{Detection, Utterance};
+use crate::dialogue::{Dialogue, DialogueError, Select};
+use crate::error::chain;
+use crate::events::{Event, Reason, State, What};
+use crate::health::{Condition, Health};
+use crate::memory::{Memory, MemoryError, NewAudit, TurnMeta, User};
+use crate::mqtt::Command;
+use crate::speaker::{FailureGate, Verdict};
+use crate::stt::{SttError, SttHandle, Transcript};
+use crate::units::FramePos;
+
+/// Name of the failure gate among the settings that survive a restart.
+const GATE: &str = "failure_gate";
+/// Who speaks while verification is switched off.
+pub const ANONYMOUS: &str = "anonymous";
+/// How long a window opened at a distance (push to talk) stays open.
+const PUSH_TO_TALK_MS: u32 = 5_000;
+
+/// Everything a turn needs.
+pub struct Turns {
+    pub memory: Memory,
+    pub voices: Voices,
+    /// `None`: speech to text is switched off or no engine is installed; voices are still told apart.
+    pub stt: Option<SttHandle>,
+    pub dialogue: Dialogue,
+    /// `None`: answers are text only.
+    pub answer: Option<Answer>,
+    pub events: Events,
+    pub health: Health,
+    pub control: Arc<HearingControl>,
+    pub live: LiveSettings,
+}
+
+/// Who is speaking, as far as the settings ask for it.
+struct Speaker {
+    user: User,
+    confidence: Option<f32>,
+}
+
+impl Turns {
+    /// Runs until the frontend is gone or `stop`; a turn that has begun is brought to its end first.
+    ///
+    /// # Errors
+    /// Never: what goes wrong in a turn is reported and the next one is heard.
+    pub async fn run(
+        mut self,
+        mut heard: mpsc::Receiver<Heard>,
+        mut commands: mpsc::Receiver<Command>,
+        stop: CancellationToken,
+    ) -> Result<(), std::convert::Infallible> {
+        let mut gate = self.load_gate().await;
+        let mut commanded = true;
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                command = commands.recv(), if commanded => match command {
+                    Some(command) => self.obey(command),
+                    None => commanded = false,
+                },
+                next = heard.recv() => {
+                    let Some(heard) = next else { return Ok(()) };
+                    if let Some(detection) = heard.detection {
+                        self.hear(detection, &mut gate, &stop).await;
+                    }
+                    drop(heard.turn_over);
+                }
+            }
+        }
+    }
+
+    fn obey(&self, command: Command) {
+        match command {
+            Command::Mute => {
+                self.control.set_muted(true);
+                self.health.set_stage(State::Muted);
+            }
+            Command::Unmute => {
+                self.control.set_muted(false);
+                self.health.set_stage(State::Idle);
+            }
+            Command::Listen => self.control.open_window(PUSH_TO_TALK_MS),
+        }
+    }
+
+    fn rest(&self) {
+        self.health.set_stage(if self.control.is_muted() { State::Muted } else { State::Idle });
+    }
+
+    async fn hear(&mut self, detection: Detection, gate: &mut FailureGate, stop: &CancellationToken) {
+        match detection {
+            Detection::Wake { word, score, pos } => {
+                self.health.set_stage(State::Listening);
+                self.events.at(pos, What::Wake { word, score }).await;
+            }
+            Detection::SpeechStart { pos } => {
+                self.health.set_stage(State::Listening);
+                if let Some(stt) = &self.stt {
+                    stt.reset();
+                }
+                self.events.at(pos, What::SpeechStart).await;
+            }
+            Detection::Speech { raw, .. } => {
+                if let Some(stt) = &self.stt
+                    && !stt.accept(raw)
+                {
+                    log::warn!("the recogniser is too slow: a piece of the command is missing from its text");
+                }
+            }
+            Detection::SpeechEnd { utterance } => {
+                self.utterance(utterance, gate, stop).await;
+            }
+            Detection::NoSpeech { pos } => {
+                self.events.at(pos, What::Rejected { reason: Reason::NoSpeech, confidence: None }).await;
+                self.rest();
+            }
+        }
+    }
+
+    async fn utterance(&mut self, utterance: Utterance, gate: &mut FailureGate, stop: &CancellationToken) {
+        let pos = utterance.end;
+        let live = self.live.load_full();
+        self.health.set_stage(State::Verifying);
+        let speech_s = seconds(utterance.raw.len() - utterance.command_start.min(utterance.raw.len()));
+        self.events.at(pos, What::SpeechEnd { speech_s, truncated: utterance.truncated }).await;
+
+        if live.verify && gate.remaining_ms(self.memory.clock().now_unix_ms()) > 0 {
+            // Before any model runs: an attempt during the pause must not tell the voice's score to whoever tries.
+            self.audit("paused", None, None).await;
+            self.reject(pos, Reason::Paused, None, None).await;
+        } else if let Some((speaker, transcript)) = self.understand(utterance, &live, gate).await {
+            self.turn(pos, speaker, transcript, &live, stop).await;
+        }
+        self.rest();
+    }
+
+    /// Who speaks and what is said, at the same time; `None` unless both are known.
+    async fn understand(
+        &mut self,
+        utterance: Utterance,
+        live: &Live,
+        gate: &mut FailureGate,
+    ) -> Option<(Speaker, Transcript)> {
+        let pos = utterance.end;
+        let started = Instant::now();
+        let verify = async {
+            if !live.verify {
+                return None;
+            }
+            let (raw, speech) = (Arc::new(utterance.raw), Arc::new(utterance.speech));
+            let verdict = self.voices.verify(raw, speech, live.threshold).await;
+            Some((verdict, started.elapsed()))
+        };
+        let transcribe = async {
+            let stt = self.stt.as_ref()?;
+            let transcript = stt.finish().await;
+            Some((transcript, started.elapsed()))
+        };
+        let (verdict, words) = tokio::join!(verify, transcribe);
+
+        let speaker = match verdict {
+            Some((verdict, took)) => self.judge(pos, verdict, took, gate).await?,
+            None => Speaker { user: self.anonymous(pos).await?, confidence: None },
+        };
+        let (transcript, took) = words?;
+        match transcript {
+            Ok(transcript) if transcript.text.trim().is_empty() => {
+                self.reject(pos, Reason::NoWords, None, Some(took)).await;
+                None
+            }
+            Ok(transcript) => {
+                let what =
+                    What::Transcript { text: transcript.text.clone(), engine: transcript.engine.to_owned() };
+                self.events.emit(Event::at(pos, what).took(took)).await;
+                Some((speaker, transcript))
+            }
+            Err(error) => {
+                self.trouble(pos, "stt", &error).await;
+                None
+            }
+        }
+    }
+
+    /// Reports a verdict; `Some` only for a verified speaker.
+    async fn judge(
+        &self,
+        pos: FramePos,
+        verdict: Result<Verdict, VoicesError>,
+        took: Duration,
+        gate: &mut FailureGate,
+    ) -> Option<Speaker> {
+        let verdict = match verdict {
+            Ok(verdict) => verdict,
+            Err(error) => {
+                self.audit("failed", None, None).await;
+                self.trouble(pos, "voice", &error).await;
+                return None;
+            }
+        };
+        let confidence = verdict.confidence();
+        let reason = match verdict {
+            Verdict::Verified { user_id, user_name, confidence, score, net_speech_s } => {
+                let user = match self.memory.user_by_name(&user_name).await {
+                    Ok(user) if user.id.to_string() == user_id => user,
+                    Ok(_) => return None,
+                    Err(error) => {
+                        self.trouble(pos, "store", &error).await;
+                        return None;
+                    }
+                };
+                if gate.failures > 0 {
+                    gate.succeeded();
+                    self.save_gate(gate).await;
+                }
+                self.audit(
+                    "verified",
+                    Some(&user),
+                    Some(json!({ "confidence": confidence, "score": score, "net_speech_s": net_speech_s })),
+                )
+                .await;
+                let what = What::Verified { user: user.name.clone(), confidence, score, net_speech_s };
+                self.events.emit(Event::at(pos, what).took(took)).await;
+                return Some(Speaker { user, confidence: Some(confidence) });
+            }
+            Verdict::Uncertain { .. } => Reason::Uncertain,
+            Verdict::Rejected { .. } => Reason::Rejected,
+            Verdict::TooShort { .. } => Reason::TooShort,
+            Verdict::Ambiguous { .. } => Reason::Ambiguous,
+            Verdict::NotEnrolled => Reason::NotEnrolled,
+        };
+        if verdict_counts(reason) {
+            let pause_ms = gate.failed(self.memory.clock().now_unix_ms());
+            self.save_gate(gate).await;
+            if pause_ms > 0 {
+                log::warn!(
+                    "{} voices in a row were not verified; the device pauses for {} s",
+                    gate.failures,
+                    pause_ms / 1000
+                );
+            }
+        }
+        self.audit(reason_name(reason), None, confidence.map(|c| json!({ "confidence": c }))).await;
+        self.reject(pos, reason, confidence, Some(took)).await;
+        None
+    }
+
+    async fn turn(
+        &self,
+        pos: FramePos,
+        speaker: Speaker,
+        transcript: Transcript,
+        live: &Live,
+        stop: &CancellationToken,
+    ) {
+        self.health.set_stage(State::Thinking);
+        let started = Instant::now();
+        let meta = TurnMeta {
+            confidence: speaker.confidence,
+            engine: Some(transcript.engine.to_owned()),
+            ..TurnMeta::default()
+        };
+        let outcome = match self.dialogue.turn(&speaker.user, Select::Continue, &transcript.text, meta).await
+        {
+            Ok(outcome) => {
+                self.health.set("store", Condition::Ok);
+                outcome
+            }
+            Err(error) => {
+                self.not_stored(pos, error, live, stop).await;
+                return;
+            }
+        };
+        let took = started.elapsed();
+        self.events.emit(Event::at(pos, What::Reply { text: outcome.reply.clone() }).took(took)).await;
+        let what = What::Stored {
+            conversation_id: outcome.conversation_id.to_string(),
+            message_ids: vec![outcome.user_message_id.to_string(), outcome.assistant_message_id.to_string()],
+        };
+        self.events.emit(Event::at(pos, what).took(took)).await;
+        if live.speak {
+            self.speak(&outcome.reply, stop).await;
+        }
+        if live.follow_up_ms > 0 && !stop.is_cancelled() {
+            self.control.open_window(live.follow_up_ms);
+        }
+    }
+
+    /// Detection is held while the device speaks: it would hear itself.
+    async fn speak(&self, text: &str, stop: &CancellationToken) {
+        let Some(answer) = &self.answer else { return };
+        self.health.set_stage(State::Speaking);
+        answer.speak(text, &self.control, stop).await;
+    }
+
+    /// The disk is full or damaged: answered all the same, and not as if it were stored.
+    async fn not_stored(&self, pos: FramePos, error: DialogueError, live: &Live, stop: &CancellationToken) {
+        let sentence =
+            format!("what is said cannot be stored ({}); free some space or check the disk", chain(&error));
+        self.health.set("store", Condition::degraded(sentence));
+        self.trouble(pos, "store", &error).await;
+        let DialogueError::NotStored { reply, .. } = error else { return };
+        let text = format!("I cannot store anything at the moment, so this will be forgotten. {reply}");
+        self.events.at(pos, What::Reply { text: text.clone() }).await;
+        if live.speak {
+            self.speak(&text, stop).await;
+        }
+    }
+
+    async fn anonymous(&self, pos: FramePos) -> Option<User> {
+        let found = match self.memory.user_by_name(ANONYMOUS).await {
+            Err(MemoryError::NotFound { .. }) => self.memory.add_user(ANONYMOUS).await,
+            other => other,
+        };
+        match found {
+            Ok(user) => Some(user),
+            Err(error) => {
+                self.trouble(pos, "store", &error).await;
+                None
+            }
+        }
+    }
+
+    async fn reject(&self, pos: FramePos, reason: Reason, confidence: Option<f32>, took: Option<Duration>) {
+        let event = Event::at(pos, What::Rejected { reason, confidence });
+        self.events
+            .emit(match took {
+                Some(took) => event.took(took),
+                None => event,
+            })
+            .await;
+    }
+
+    async fn trouble(&self, pos: FramePos, stage: &str, error: &(dyn std::error::Error + 'static)) {
+        let message = chain(error);
+        log::error!(stage = stage; "{stage}: {message}");
+        self.events.at(pos, What::Error { stage: stage.to_owned(), message }).await;
+    }
+
+    async fn audit(&self, outcome: &'static str, user: Option<&User>, detail: Option<serde_json::Value>) {
+        let entry = NewAudit { user: user.map(|u| u.id), action: "verify", outcome, detail };
+        if let Err(error) = self.memory.append_audit(&entry).await {
+            log::error!("an attempt is missing from the audit log: {}", chain(&error));
+        }
+    }
+
+    async fn load_gate(&self) -> FailureGate {
+        match self.memory.setting(GATE).await {
+            Ok(gate) => gate.unwrap_or_default(),
+            Err(error) => {
+                log::error!("the count of failed attempts cannot be read: {}", chain(&error));
+                FailureGate::default()
+            }
+        }
+    }
+
+    async fn save_gate(&self, gate: &FailureGate) {
+        if let Err(error) = self.memory.set_setting(GATE, gate).await {
+            log::error!("the count of failed attempts cannot be stored: {}", chain(&error));
+        }
+    }
+}
+
+/// Whether it is a failure that makes guessing with many voices slow.
+fn verdict_counts(reason: Reason) -> bool {
+    matches!(reason, Reason::Rejected | Reason::Uncertain)
+}
+
+fn reason_name(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Rejected => "rejected",
+        Reason::Uncertain => "uncertain",
+        Reason::TooShort => "too_short",
+        Reason::Ambiguous => "ambiguous",
+        Reason::MultipleSpeakers => "multiple_speakers",
+        Reason::NotEnrolled => "not_enrolled",
+        Reason::NoSpeech => "no_speech",
+        Reason::NoWords => "no_words",
+        Reason::Paused => "paused",
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "an utterance has at most a million samples")]
+fn seconds(samples: usize) -> f32 {
+    samples as f32 / crate::units::SAMPLE_RATE_HZ as f32
+}

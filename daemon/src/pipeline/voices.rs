@@ -1,0 +1,87 @@
+//! The enrolled voices, unsealed for the length of one comparison.
+
+use std::sync::Arc;
+
+use crate::memory::{Memory, MemoryError};
+use crate::speaker::{
+    EnrolledVoice, SealedVoiceprint, SpeakerError, Template, Vault, VaultError, Verdict, Verifier,
+};
+
+/// Everything that a comparison needs.
+#[derive(Debug, Clone)]
+pub struct Voices {
+    pub memory: Memory,
+    pub vault: Arc<Vault>,
+    pub verifier: Verifier,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum VoicesError {
+    #[error("reading the enrolled voices")]
+    Memory(#[source] MemoryError),
+    #[error("the voiceprint of {user} cannot be opened")]
+    Sealed { user: String, source: VaultError },
+    #[error("comparing voices")]
+    Compare(#[source] SpeakerError),
+    #[error("the comparison was interrupted")]
+    Interrupted(#[source] tokio::task::JoinError),
+}
+
+impl Voices {
+    /// Every voice that can be opened. One that cannot is named in the log and left out: a damaged voiceprint of one
+    /// person must not silence the others.
+    ///
+    /// # Errors
+    /// When memory cannot be read, or when there are voiceprints and none of them opens (a wrong key).
+    pub async fn enrolled(&self) -> Result<Vec<EnrolledVoice>, VoicesError> {
+        let sealed = self.memory.list_voiceprints().await.map_err(VoicesError::Memory)?;
+        let mut voices = Vec::with_capacity(sealed.len());
+        let mut refused = None;
+        for voiceprint in sealed {
+            let user_id = voiceprint.info.user_id.to_string();
+            let user = voiceprint.info.user_name.clone();
+            match self.open(&user_id, voiceprint) {
+                Ok(template) => {
+                    voices.push(EnrolledVoice { user_id, user_name: user, template, threshold: None })
+                }
+                Err(source) => {
+                    let error = VoicesError::Sealed { user, source };
+                    log::error!(user_id = user_id.as_str(); "{}; enrol again with `jarvisd voice enroll`", crate::error::chain(&error));
+                    refused = Some(error);
+                }
+            }
+        }
+        match refused {
+            Some(error) if voices.is_empty() => Err(error),
+            _ => Ok(voices),
+        }
+    }
+
+    fn open(&self, user_id: &str, voiceprint: crate::memory::Voiceprint) -> Result<Template, VaultError> {
+        let sealed = SealedVoiceprint {
+            wrapped_key: voiceprint.wrapped_key,
+            blob: voiceprint.blob,
+            model_sha256: voiceprint.info.model_sha256,
+            front_end_sha256: voiceprint.info.front_end_sha256,
+        };
+        self.vault.open_sealed(user_id, &sealed)
+    }
+
+    /// Whose voice `raw` is: 16 kHz mono in [-1, 1], not denoised, with a speech probability per 10 ms frame.
+    ///
+    /// # Errors
+    /// See [`VoicesError`]; an error never verifies anyone.
+    pub async fn verify(
+        &self,
+        raw: Arc<Vec<f32>>,
+        speech: Arc<Vec<f32>>,
+        threshold: f32,
+    ) -> Result<Verdict, VoicesError> {
+        let enrolled = self.enrolled().await?;
+        let verifier = self.verifier.clone();
+        tokio::task::spawn_blocking(move || verifier.verify(&raw, &speech, &enrolled, threshold))
+            .await
+            .map_err(VoicesError::Interrupted)?
+            .map_err(VoicesError::Compare)
+    }
+}

@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Installs what the tests need and passes every check and test of the project. Re-runnable; needs no other step.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "$0")/lib.sh"
+
+usage() {
+    cat <<'TEXT'
+Usage: scripts/test.sh [--quick]
+
+Checks the format, the lints, the docs and the scripts, then runs every test against a real SQLite, Mosquitto, systemd
+notification socket and ALSA device (a test plugin). --quick leaves out the checks and runs the tests alone.
+TEXT
+}
+quick=no
+case "${1:-}" in
+--quick) quick=yes ;;
+--help | -h) usage; exit 0 ;;
+"") ;;
+*) usage >&2; exit 2 ;;
+esac
+cd "$repository"
+started=$SECONDS
+
+step "Packages"
+apt_install "${build_packages[@]}" "${model_packages[@]}" git shellcheck \
+    mosquitto mosquitto-clients openssl sqlite3 procps sox espeak-ng flite festival festvox-kdlpc16k festlex-cmu festlex-poslex
+install_rust rustfmt-web rust-web-clippy
+
+step "Models and libvosk"
+scripts/fetch-models.sh --libvosk
+
+if [ "$quick" = no ]; then
+    step "Format, scripts, lints"
+    cargo fmt --check
+    shellcheck scripts/*.sh .ci/run
+    cargo clippy --all-targets -- -D warnings
+    cargo clippy --all-targets --no-default-features -- -D warnings
+
+    step "Licences and sources of the dependencies"
+    PATH=$cache/tools/bin:$PATH
+    if ! command -v cargo-deny >/dev/null; then
+        note "building cargo-deny (once)"
+        CARGO_TARGET_DIR=$cache/tools/target cargo install --quiet --locked --root "$cache/tools" cargo-deny ||
+            note "cargo-deny cannot be built here; this check is left out"
+        rm -rf "$cache/tools/target"
+    fi
+    if command -v cargo-deny >/dev/null; then
+        # The advisory database lives outside the package index; where it cannot be fetched the other checks still hold.
+        cargo deny --offline check licenses bans sources
+        cargo deny check advisories || note "advisories were not checked: see the lines above"
+    fi
+
+    step "Documentation"
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
+fi
+
+step "Tests"
+cargo test
+
+note "all of it passed in $((SECONDS - started)) s"

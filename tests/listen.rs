@@ -1,0 +1,130 @@
+//! Recordings through the whole pipeline: is the right person answered, is everybody else refused, is it remembered?
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use support::{Root, Voice, join, kinds, of};
+
+const REMEMBER: &str = "hey jarvis, remember that the spare key is under the blue pot";
+const RECALL: &str = "hey jarvis, what do you remember about the spare key";
+
+#[test]
+fn the_owner_is_remembered_across_runs_and_a_stranger_is_refused() {
+    let root = Root::new();
+    root.enrol("anna", Voice::Rms);
+
+    let first = root.listen(&[&Voice::Rms.says(REMEMBER)]);
+    assert_eq!(
+        kinds(&first).into_iter().filter(|k| *k != "partial").collect::<Vec<_>>(),
+        ["ready", "wake", "speech_start", "speech_end", "verified", "transcript", "reply", "stored", "end"],
+        "{first:#?}"
+    );
+    let verified = of(&first, "verified")[0];
+    assert_eq!(verified["user"], "anna");
+    assert!(verified["confidence"].as_f64().unwrap() >= 0.85);
+    assert!(of(&first, "transcript")[0]["text"].as_str().unwrap().to_lowercase().contains("blue pot"));
+
+    let stranger = root.listen(&[&Voice::Slt.says(RECALL)]);
+    assert_eq!(of(&stranger, "verified").len(), 0, "{stranger:#?}");
+    assert_eq!(of(&stranger, "rejected").len(), 1, "{stranger:#?}");
+    for kind in ["transcript", "reply", "stored"] {
+        assert_eq!(of(&stranger, kind).len(), 0, "a stranger caused {kind}: {stranger:#?}");
+    }
+
+    let second = root.listen(&[&Voice::Rms.says(RECALL)]);
+    let reply = of(&second, "reply")[0]["text"].as_str().unwrap();
+    assert!(reply.contains("blue pot"), "{reply}");
+    let conversation = |events: &[serde_json::Value]| of(events, "stored")[0]["conversation_id"].clone();
+    assert_eq!(conversation(&first), conversation(&second), "the conversation goes on after a restart");
+
+    let listed = root.json(&["conversation", "list", "--user", "anna"]);
+    assert_eq!(listed.as_array().unwrap().len(), 1, "{listed:#}");
+}
+
+#[test]
+fn events_stand_in_the_order_of_the_audio_clock_and_carry_their_times() {
+    let root = Root::new();
+    root.enrol("anna", Voice::Rms);
+    let tape = root.path().join("tape.wav");
+    join(&[&Voice::Rms.says("hey jarvis, who am i"), &Voice::Rms.says("hey jarvis, what time is it")], 2.0, &tape);
+    let events = root.listen(&[&tape]);
+    let times: Vec<u64> = events.iter().map(|e| e["at_ms"].as_u64().unwrap()).collect();
+    assert!(times.is_sorted(), "{events:#?}");
+    assert_eq!(of(&events, "stored").len(), 2, "{events:#?}");
+    for kind in ["verified", "transcript", "reply", "stored"] {
+        for event in of(&events, kind) {
+            assert!(event["took_ms"].as_f64().unwrap() >= 0.0, "{event}");
+        }
+    }
+    assert!(of(&events, "reply")[0]["text"].as_str().unwrap().contains("anna"), "{events:#?}");
+}
+
+#[test]
+fn speech_without_the_wake_word_does_nothing() {
+    let root = Root::new();
+    root.enrol("anna", Voice::Rms);
+    let events = root.listen(&[&Voice::Rms.says("remember that the garage door is open")]);
+    assert_eq!(kinds(&events), ["ready", "end"], "{events:#?}");
+}
+
+#[test]
+fn without_a_wake_word_in_the_settings_every_sentence_is_a_command() {
+    let mut root = Root::new();
+    root.env("JARVIS__WAKE__MODEL", "none");
+    root.enrol("anna", Voice::Rms);
+    let events = root.listen(&[&Voice::Rms.says("remember that the garage door is open")]);
+    assert_eq!(of(&events, "wake").len(), 0);
+    assert_eq!(of(&events, "stored").len(), 1, "{events:#?}");
+}
+
+#[test]
+fn nobody_is_answered_before_someone_is_enrolled() {
+    let root = Root::new();
+    let events = root.listen(&[&Voice::Rms.says(REMEMBER)]);
+    assert_eq!(of(&events, "rejected")[0]["reason"], "not_enrolled", "{events:#?}");
+    assert_eq!(of(&events, "stored").len(), 0);
+}
+
+#[test]
+fn with_verification_off_everyone_is_answered_as_anonymous() {
+    let root = Root::with_config("[voice]\nenabled = false\n");
+    let events = root.listen(&[&Voice::Slt.says("hey jarvis, who am i")]);
+    assert_eq!(of(&events, "stored").len(), 1, "{events:#?}");
+    assert_eq!(of(&events, "verified").len(), 0, "nothing was verified, so nothing says so");
+}
+
+#[test]
+fn speech_of_a_stranger_is_found_nowhere_on_the_disk() {
+    let root = Root::new();
+    root.enrol("anna", Voice::Rms);
+    // Seven strangers' attempts, with a word that is said nowhere else.
+    let strange = Voice::Awb.says("hey jarvis, the password is pineapple");
+    root.listen(&[&strange, &strange]);
+    let audit = root.json(&["audit", "list"]);
+    assert!(audit.as_array().unwrap().len() >= 2, "each attempt leaves a row: {audit:#}");
+    let mut stack = vec![root.path().to_path_buf()];
+    while let Some(dir) = stack.pop() {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                stack.push(path);
+            } else {
+                let bytes = std::fs::read(&path).unwrap().to_ascii_lowercase();
+                let found = bytes.windows(9).any(|w| w == b"pineapple");
+                assert!(!found, "{} holds what a stranger said", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn five_failures_in_a_row_make_the_device_pause() {
+    let root = Root::new();
+    root.enrol("anna", Voice::Rms);
+    let strange = Voice::Awb.says(RECALL);
+    let events = root.listen(&[&strange; 7]);
+    let reasons: Vec<&str> = of(&events, "rejected").iter().map(|e| e["reason"].as_str().unwrap()).collect();
+    assert_eq!(reasons.len(), 7, "{events:#?}");
+    assert!(reasons[..5].iter().all(|r| *r != "paused"), "{reasons:?}");
+    assert_eq!(reasons[5..], ["paused", "paused"], "{reasons:?}");
+}

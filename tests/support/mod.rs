@@ -1,0 +1,441 @@
+//! What the black-box tests share: a private root folder, synthetic voices, a microphone made of a file, a broker.
+//!
+//! Everything is real: the built binary, ALSA with a test plugin, Mosquitto, speech synthesisers. Nothing listens on a
+//! fixed port and everything is stopped when its value is dropped.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot set up must fail loudly")]
+#![expect(dead_code, reason = "each test binary uses its own part")]
+#![expect(clippy::print_stderr, reason = "skipped tests say so")]
+
+pub mod mic;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write as _};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long anything may take before a test gives up on it; never an assertion about speed.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A private installation: configuration, data and sockets below one temporary folder.
+pub struct Root {
+    dir: TempDir,
+    env: Vec<(String, String)>,
+}
+
+impl Root {
+    pub fn new() -> Self {
+        Self::with_config("")
+    }
+
+    /// A root whose `jarvis.toml` has this text.
+    pub fn with_config(toml: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Self { dir, env: Vec::new() };
+        root.write_config(toml);
+        root
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn write_config(&self, toml: &str) {
+        let etc = self.path().join("etc/jarvis");
+        fs::create_dir_all(&etc).unwrap();
+        fs::write(etc.join("jarvis.toml"), toml).unwrap();
+    }
+
+    /// Sets a variable for every command run from here on.
+    pub fn env(&mut self, key: &str, value: impl AsRef<std::ffi::OsStr>) {
+        self.env.push((key.into(), value.as_ref().to_str().unwrap().into()));
+    }
+
+    /// The binary with `--root` set, output captured.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_jarvisd"));
+        command.args(["--root", self.path().to_str().unwrap()]).args(args);
+        command.envs(self.env.iter().cloned());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    pub fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// Runs a command that must succeed and returns its standard output.
+    pub fn ok(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(
+            output.status.success(),
+            "jarvisd {args:?} failed with {}:\n{}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs a command with `--json` that must succeed and parses what it prints.
+    pub fn json(&self, args: &[&str]) -> Value {
+        let mut all = args.to_vec();
+        all.push("--json");
+        serde_json::from_str(&self.ok(&all)).unwrap()
+    }
+
+    /// Adds a user and enrols the synthetic voice with phrases long enough for the rules.
+    pub fn enrol(&self, user: &str, voice: Voice) {
+        self.ok(&["user", "add", user]);
+        let samples: Vec<PathBuf> = ENROLMENT.iter().map(|phrase| voice.says(phrase)).collect();
+        let mut args = vec!["voice", "enroll", "--user", user];
+        args.extend(samples.iter().map(|p| p.to_str().unwrap()));
+        self.ok(&args);
+    }
+
+    /// `listen` over these recordings, to its end.
+    pub fn listen(&self, recordings: &[&Path]) -> Vec<Value> {
+        let mut args = vec!["listen"];
+        args.extend(recordings.iter().map(|p| p.to_str().unwrap()));
+        events_of(&self.ok(&args))
+    }
+
+    /// The daemon in the background, its events on standard output.
+    pub fn daemon(&self) -> Daemon {
+        Daemon::start(self.command(&["run", "--events"]))
+    }
+}
+
+/// Three sentences of about four seconds each, the kind an owner reads out when enrolling.
+pub const ENROLMENT: [&str; 3] = [
+    "the quick brown fox jumps over the lazy dog while the old cat sleeps beside the warm kitchen fire",
+    "please remember to water the plants in the living room every monday and thursday before the evening news",
+    "my favourite season is autumn when the leaves turn red and gold and the air smells of apples and rain",
+];
+
+pub fn events_of(lines: &str) -> Vec<Value> {
+    lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("not one JSON event: {line:?}: {e}")))
+        .collect()
+}
+
+pub fn kinds(events: &[Value]) -> Vec<&str> {
+    events.iter().map(|e| e["event"].as_str().unwrap()).collect()
+}
+
+/// All events of one kind.
+pub fn of<'a>(events: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    events.iter().filter(|e| e["event"] == kind).collect()
+}
+
+/// A running daemon, killed when dropped.
+pub struct Daemon {
+    pub child: Child,
+    events: Receiver<Value>,
+    pub seen: Vec<Value>,
+    stderr: PathBuf,
+    _scratch: TempDir,
+}
+
+impl Daemon {
+    pub fn start(mut command: Command) -> Self {
+        let scratch = tempfile::tempdir().unwrap();
+        let stderr = scratch.path().join("stderr");
+        command.stderr(fs::File::create(&stderr).unwrap());
+        let mut child = command.spawn().unwrap();
+        let events = read_lines(child.stdout.take().unwrap());
+        Self { child, events, seen: Vec::new(), stderr, _scratch: scratch }
+    }
+
+    /// Waits for the next event that satisfies `wanted`; what comes before is kept in `seen`.
+    pub fn wait_for(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.events.recv_timeout(left) {
+                Ok(event) => {
+                    self.seen.push(event.clone());
+                    if wanted(&event) {
+                        return event;
+                    }
+                }
+                Err(e) => panic!("no {what} ({e}); events so far: {:#?}\nlog:\n{}", self.seen, self.log()),
+            }
+        }
+    }
+
+    pub fn wait_event(&mut self, kind: &str) -> Value {
+        self.wait_for(kind, |e| e["event"] == kind)
+    }
+
+    /// Takes what has arrived without waiting.
+    pub fn drain(&mut self) {
+        while let Ok(event) = self.events.try_recv() {
+            self.seen.push(event);
+        }
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.stderr).unwrap_or_default()
+    }
+
+    /// Waits until the log has this text.
+    pub fn wait_log(&self, text: &str) {
+        wait_until(&format!("{text:?} in the log"), || self.log().contains(text));
+    }
+
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        assert!(status.unwrap().success());
+    }
+
+    /// SIGTERM, then the exit code.
+    pub fn stop(&mut self) -> Option<i32> {
+        self.signal("TERM");
+        self.exit_code()
+    }
+
+    pub fn exit_code(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("the daemon did not end; log:\n{}", self.log());
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "tests have no supervisor")]
+fn read_lines(stdout: ChildStdout) -> Receiver<Value> {
+    let (sender, receiver) = sync_channel(10_000);
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines() {
+            let Ok(line) = line else { break };
+            let event = serde_json::from_str(&line).unwrap_or_else(|_| Value::String(line));
+            if sender.send(event).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
+}
+
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The synthetic speakers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Voice {
+    /// flite's rms, the owner of most tests: Whisper gets its sentences right.
+    Rms,
+    Slt,
+    Awb,
+    Kal,
+    /// festival's ked.
+    Ked,
+}
+
+impl Voice {
+    /// A 16 kHz mono recording of `text` with half a second of silence around it, made once and kept.
+    pub fn says(self, text: &str) -> PathBuf {
+        let dir = scratch().join("voices");
+        fs::create_dir_all(&dir).unwrap();
+        let name: String = text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).take(80).collect();
+        let wav = dir.join(format!("{self:?}-{name}-{}.wav", text.len()));
+        if wav.exists() {
+            return wav;
+        }
+        let work = tempfile::tempdir_in(&dir).unwrap();
+        let raw = work.path().join("raw.wav");
+        let done = match self {
+            Self::Ked => {
+                let mut child = Command::new("text2wave")
+                    .args(["-eval", "(voice_ked_diphone)", "-o", raw.to_str().unwrap()])
+                    .stdin(Stdio::piped())
+                    .spawn()
+                    .expect("festival is installed");
+                child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+                child.wait().unwrap()
+            }
+            other => {
+                let name = match other {
+                    Self::Rms => "rms",
+                    Self::Slt => "slt",
+                    Self::Awb => "awb",
+                    _ => "kal16",
+                };
+                Command::new("flite")
+                    .args(["-voice", name, "-t", text, "-o", raw.to_str().unwrap()])
+                    .status()
+                    .expect("flite is installed")
+            }
+        };
+        assert!(done.success(), "{self:?} could not say {text:?}");
+        let ready = work.path().join("ready.wav");
+        sox(&[raw.to_str().unwrap(), "-r", "16000", "-c", "1", "-b", "16", ready.to_str().unwrap(), "gain", "-n", "-3", "pad", "0.5", "1.2"]);
+        fs::rename(ready, &wav).unwrap();
+        wav
+    }
+}
+
+/// Runs sox reproducibly.
+pub fn sox(args: &[&str]) {
+    let status = Command::new("sox").arg("-R").args(args).status().expect("sox is installed");
+    assert!(status.success(), "sox {args:?}");
+}
+
+/// Joins recordings of one format, with `gap_s` seconds of silence between them.
+pub fn join(parts: &[&Path], gap_s: f32, to: &Path) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut args: Vec<String> = Vec::new();
+    for (i, part) in parts.iter().enumerate() {
+        let padded = dir.path().join(format!("{i}.wav"));
+        sox(&[part.to_str().unwrap(), padded.to_str().unwrap(), "pad", "0", &gap_s.to_string()]);
+        args.push(padded.to_str().unwrap().into());
+    }
+    args.push(to.to_str().unwrap().into());
+    sox(&args.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+/// A folder for what tests may share between runs of the same build.
+pub fn scratch() -> PathBuf {
+    PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+}
+
+/// Real recordings that are not part of the repository; `None` (with a line) where they are not on this machine.
+pub fn shared(relative: &str) -> Option<PathBuf> {
+    let base = std::env::var_os("JARVIS_TEST_DATA")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"), PathBuf::from);
+    let path = base.join(relative);
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!("skipped: test data {relative} is not on this machine");
+    None
+}
+
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A private Mosquitto on a free port.
+pub struct Broker {
+    child: Child,
+    pub port: u16,
+    dir: TempDir,
+}
+
+impl Broker {
+    pub fn start() -> Self {
+        Self::start_on(free_port())
+    }
+
+    pub fn start_on(port: u16) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("mosquitto.conf");
+        let text = format!("listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n");
+        fs::write(&config, text).unwrap();
+        let program = ["/usr/sbin/mosquitto", "mosquitto"].into_iter().find(|p| !p.starts_with('/') || Path::new(p).exists());
+        let child = Command::new(program.unwrap())
+            .args(["-c", config.to_str().unwrap()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("mosquitto is installed");
+        wait_until("the broker", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        Self { child, port, dir }
+    }
+
+    pub fn url(&self) -> String {
+        format!("mqtt://127.0.0.1:{}", self.port)
+    }
+
+    /// An independent client that collects `topic message` lines.
+    pub fn subscribe(&self, topic: &str) -> Subscriber {
+        let mut child = Command::new("mosquitto_sub")
+            .args(["-p", &self.port.to_string(), "-v", "-t", topic])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("mosquitto_sub is installed");
+        let stdout = child.stdout.take().unwrap();
+        Subscriber { child, lines: text_lines(stdout), seen: Vec::new() }
+    }
+
+    pub fn publish(&self, topic: &str, payload: &str) {
+        let status = Command::new("mosquitto_pub")
+            .args(["-p", &self.port.to_string(), "-t", topic, "-m", payload])
+            .status();
+        assert!(status.unwrap().success());
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub struct Subscriber {
+    child: Child,
+    lines: Receiver<String>,
+    pub seen: Vec<String>,
+}
+
+impl Subscriber {
+    /// Waits for a line (`topic payload`) that satisfies `wanted`.
+    pub fn wait_for(&mut self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    self.seen.push(line.clone());
+                    if wanted(&line) {
+                        return line;
+                    }
+                }
+                Err(e) => panic!("no {what} over MQTT ({e}); so far: {:#?}", self.seen),
+            }
+        }
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "tests have no supervisor")]
+fn text_lines(stdout: ChildStdout) -> Receiver<String> {
+    let (sender, receiver) = sync_channel(10_000);
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
+}
