@@ -82,7 +82,7 @@ pub fn run(args: &Args, common: &Common) -> Result<(), Failure> {
     found(checks::speech_to_text(&settings))?;
     found(checks::microphone(&settings))?;
     found(checks::loudspeaker(&settings))?;
-    found(checks::voice_output(&settings))?;
+    found(block_on(async { Ok(checks::voice_output(&settings).await) })?)?;
     found(block_on(async { Ok(checks::database(&settings).await) })?)?;
     found(checks::disk(&settings))?;
     found(checks::broker(&settings))?;

@@ -34,7 +34,7 @@ pub use schema::Key;
 pub use settings::{Audio, Backup, Device, Dialogue, Endpoint, Http, Mqtt, Speech, Store, Stt, Voice, Wake};
 pub use source::{ENV_PREFIX, Effective};
 pub use url::{BrokerUrl, PostgresUrl, Secret};
-pub use value::{CommandLine, Engine, WakeModel, WakeModels};
+pub use value::{CommandLine, WakeModel, WakeModels};
 
 use zeroize::Zeroizing;
 

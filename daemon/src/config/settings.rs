@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use super::schema::section;
 use super::url::{BrokerUrl, PostgresUrl};
-use super::value::{CommandLine, Engine, WakeModels};
+use super::value::{CommandLine, WakeModels};
 use crate::audio::Channel;
+use crate::stt::Engine;
 
 section! {
     /// What this device is called.
@@ -107,8 +108,8 @@ section! {
     Speech = "speech" {
         /// Speak the answers.
         enabled: bool = true, Rule::any();
-        /// Program that turns text into speech: it gets the text as its last argument, or in place of an argument
-        /// `{text}`, and writes WAV to its standard output.
+        /// Program that turns text into speech: it reads the text from standard input, or gets it in place of `{text}` in
+        /// an argument, and writes WAV to standard output.
         command: CommandLine = CommandLine::default(), Rule::any()
             .default_is("`espeak-ng` or `flite`, whichever is installed");
         /// How long the program may take for one answer.

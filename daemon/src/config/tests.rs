@@ -3,6 +3,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::stt::Engine;
 
 /// A root folder with the given files below `etc/jarvis`.
 fn root(files: &[(&str, &[u8])]) -> tempfile::TempDir {

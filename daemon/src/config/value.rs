@@ -7,7 +7,7 @@ use toml::de::DeValue;
 
 use super::fault::quote;
 use crate::audio::Channel;
-pub use crate::stt::Engine;
+use crate::stt::Engine;
 
 /// A TOML value without its place.
 #[derive(Debug, Clone, PartialEq)]

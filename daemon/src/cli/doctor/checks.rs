@@ -1,7 +1,6 @@
 //! The single checks. Each returns what it found; none fails as a whole.
 
 use std::net::{TcpStream, ToSocketAddrs};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,10 +12,14 @@ use super::Finding;
 use crate::audio::alsa::{AlsaSettings, AlsaSource};
 use crate::audio::{CaptureStats, Period, Read, Source};
 use crate::clock::Clock;
-use crate::config::{Engine, Settings, WakeModel};
+use crate::config::{Settings, WakeModel};
+use crate::dialogue::speech::{Speech, SpeechSettings};
 use crate::error::chain;
 use crate::inference::{ModelEntry, ModelState, ModelStore, Role};
 use crate::memory::{Device, Memory};
+use crate::stt::{self, Engine, SttSettings};
+
+const FETCH: &str = "install the models: scripts/fetch-models.sh";
 
 pub fn configuration(settings: &Settings) -> Vec<Finding> {
     let files: Vec<String> = settings.files.iter().map(|file| file.display().to_string()).collect();
@@ -36,7 +39,7 @@ pub fn models(settings: &Settings) -> Vec<Finding> {
     const CHECK: &str = "models";
     let store = match ModelStore::open(&settings.paths.models) {
         Ok(store) => store,
-        Err(e) => return vec![Finding::fail(CHECK, chain(&e), "install the models with scripts/fetch-models.sh")],
+        Err(e) => return vec![Finding::fail(CHECK, chain(&e), FETCH)],
     };
     let heads: Vec<&str> = settings
         .wake
@@ -95,50 +98,29 @@ pub fn models(settings: &Settings) -> Vec<Finding> {
     findings
 }
 
+/// Opens the recogniser as the daemon does.
 pub fn speech_to_text(settings: &Settings) -> Finding {
     const CHECK: &str = "speech to text";
-    const FETCH: &str = "run scripts/fetch-models.sh";
-    let vosk = settings.stt.vosk_model.clone().or_else(|| installed_vosk_model(&settings.paths.models));
-    let vosk = vosk.filter(|folder| folder.join("am").is_dir() || folder.join("conf").is_dir());
-    let whisper = || {
-        let store = ModelStore::open(&settings.paths.models).ok()?;
-        let roles = [Role::SttEncoder, Role::SttDecoder];
-        roles.iter().all(|role| store.entries().iter().any(|e| e.role == *role && store.file(&e.name).is_ok())).then_some(())
-    };
-    let built = cfg!(feature = "vosk");
-    match (settings.stt.engine, vosk) {
-        (Engine::Off, _) => Finding::ok(CHECK, "switched off"),
-        (Engine::Vosk, _) if !built => {
-            Finding::fail(CHECK, "this jarvisd was built without Vosk", "set stt.engine to \"whisper\", or install a build with Vosk")
-        }
-        (Engine::Auto | Engine::Vosk, Some(model)) if built => Finding::ok(CHECK, format!("Vosk, {}", model.display())),
-        (Engine::Vosk, _) => Finding::fail(
-            CHECK,
-            "no Vosk model is installed",
-            "run scripts/fetch-models.sh --vosk-model en-us-small, or set stt.vosk_model",
-        ),
-        (Engine::Auto | Engine::Whisper, _) if whisper().is_some() => {
-            if settings.stt.language == "en" {
-                Finding::ok(CHECK, "Whisper tiny.en")
-            } else {
-                Finding::warn(CHECK, "Whisper tiny.en knows English only", "install a Vosk model of the language")
-            }
-        }
-        (Engine::Auto | Engine::Whisper, _) => Finding::fail(CHECK, "no recogniser is installed", FETCH),
+    if settings.stt.engine == Engine::Off {
+        return Finding::ok(CHECK, "switched off");
     }
-}
-
-/// The first folder among the models that looks like a Vosk model.
-fn installed_vosk_model(folders: &[PathBuf]) -> Option<PathBuf> {
-    let mut found: Vec<PathBuf> = folders
-        .iter()
-        .filter_map(|folder| std::fs::read_dir(folder).ok())
-        .flat_map(|entries| entries.flatten().map(|entry| entry.path()))
-        .filter(|path| path.is_dir())
-        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vosk")))
-        .collect();
-    found.sort();
-    found.into_iter().next()
+    let wanted = SttSettings {
+        engine: settings.stt.engine,
+        vosk_model: settings.stt.vosk_model.clone(),
+        model_dirs: settings.paths.models.clone(),
+    };
+    let store = match ModelStore::open(&settings.paths.models) {
+        Ok(store) => store,
+        Err(e) => return Finding::fail(CHECK, chain(&e), FETCH),
+    };
+    match stt::open(&wanted, &store) {
+        Ok(Some(engine)) if engine.engine() == "whisper" && settings.stt.language != "en" => {
+            Finding::warn(CHECK, "Whisper tiny.en knows English only", "install a Vosk model of the language")
+        }
+        Ok(Some(engine)) => Finding::ok(CHECK, format!("{} is ready", engine.engine())),
+        Ok(None) => Finding::fail(CHECK, "no recogniser is installed", FETCH),
+        Err(e) => Finding::fail(CHECK, chain(&e), FETCH),
+    }
 }
 
 /// How long the microphone is heard.
@@ -211,32 +193,25 @@ pub fn loudspeaker(settings: &Settings) -> Finding {
     }
 }
 
-pub fn voice_output(settings: &Settings) -> Finding {
+pub async fn voice_output(settings: &Settings) -> Finding {
     const CHECK: &str = "voice";
     if !settings.speech.enabled {
         return Finding::ok(CHECK, "switched off");
     }
-    let wanted: Vec<&str> = match settings.speech.command.0.first() {
-        Some(program) => vec![program],
-        None => vec!["espeak-ng", "flite"],
-    };
-    match wanted.iter().find_map(|program| find_program(program)) {
-        Some(path) => Finding::ok(CHECK, path.display().to_string()),
-        None => Finding::warn(
-            CHECK,
-            format!("{} is not installed; answers are text only", wanted.join(" or ")),
-            "apt-get install espeak-ng, or set speech.command",
-        ),
+    let speech = Speech::new(SpeechSettings {
+        enabled: true,
+        command: settings.speech.command.0.clone(),
+        playback_device: settings.audio.playback_device.clone(),
+        timeout_s: settings.speech.timeout_s,
+    });
+    const FIX: &str = "apt-get install espeak-ng, or set speech.command";
+    if let Some(why) = speech.silent() {
+        return Finding::warn(CHECK, why, FIX);
     }
-}
-
-fn find_program(name: &str) -> Option<PathBuf> {
-    let runs = |path: &Path| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
-    if name.contains('/') {
-        return Some(PathBuf::from(name)).filter(|path| runs(path));
+    match speech.render("This is a test.").await {
+        Ok(sound) => Finding::ok(CHECK, format!("the speech command speaks, {} Hz", sound.rate_hz)),
+        Err(e) => Finding::warn(CHECK, format!("{}; answers are text only", chain(&e)), FIX),
     }
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| runs(path))
 }
 
 /// Opens the database and reads all of it. One that does not exist yet is not made.
