@@ -9,7 +9,7 @@ use support::{Broker, Root, Voice, free_port, of};
 
 fn household(url: &str) -> (Root, Mic) {
     let mut root = Root::with_config(&format!(
-        "[device]\nid = \"kitchen\"\n[audio]\ndevice = \"mic\"\nplayback_device = \"spk\"\n[mqtt]\nurl = \"{url}\"\n"
+        "[device]\nid = \"kitchen\"\n[audio]\ndevice = \"room\"\nplayback_device = \"room\"\n[mqtt]\nurl = \"{url}\"\n"
     ));
     let mic = Mic::plug_into(&mut root);
     root.enrol("anna", Voice::Rms);

@@ -36,7 +36,9 @@ impl Root {
     /// A root whose `jarvis.toml` has this text.
     pub fn with_config(toml: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let root = Self { dir, env: Vec::new() };
+        // Tests speak English; a Vosk model of another language may be installed on this machine.
+        let mut root = Self { dir, env: Vec::new() };
+        root.env("JARVIS__STT__ENGINE", "whisper");
         root.write_config(toml);
         root
     }
@@ -99,9 +101,9 @@ impl Root {
     }
 
     /// `listen` over these recordings, to its end.
-    pub fn listen(&self, recordings: &[&Path]) -> Vec<Value> {
+    pub fn listen(&self, recordings: &[impl AsRef<Path>]) -> Vec<Value> {
         let mut args = vec!["listen"];
-        args.extend(recordings.iter().map(|p| p.to_str().unwrap()));
+        args.extend(recordings.iter().map(|p| p.as_ref().to_str().unwrap()));
         events_of(&self.ok(&args))
     }
 

@@ -2,6 +2,7 @@
 //! standard output, as JSON where `--json` asks for it.
 
 mod ask;
+mod audit;
 mod check_config;
 mod conversation;
 mod doctor;
@@ -78,6 +79,9 @@ enum Command {
     /// What was said.
     #[command(subcommand)]
     Conversation(conversation::Command),
+    /// Who was heard, let in, enrolled, deleted.
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// The model files.
     #[command(subcommand)]
     Models(models::Command),
@@ -116,6 +120,7 @@ fn dispatch(command: Command, common: &Common) -> Result<(), Failure> {
         Command::Voice(command) => voice::run(command, common),
         Command::Ask(args) => ask::run(&args, common),
         Command::Conversation(command) => conversation::run(command, common),
+        Command::Audit(command) => audit::run(command, common),
         Command::Models(command) => models::run(&command, common),
     }
 }

@@ -96,8 +96,8 @@ section! {
 section! {
     /// Conversations.
     Dialogue = "dialogue" {
-        /// How long after an answer the same person can go on without the wake word; 0 switches it off.
-        follow_up_s: u32 = 8, Rule::between(0, 60);
+        /// How long after an answer a command needs no wake word; 0 switches it off. Voices are verified all the same.
+        follow_up_s: u32 = 0, Rule::between(0, 60);
         /// Silence after which a new conversation is begun instead of continuing the last.
         continue_conversation_min: u32 = 240, Rule::between(1, 10_080);
     }

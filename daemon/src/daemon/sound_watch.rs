@@ -27,11 +27,14 @@ const GIVE_UP_WAITING: Duration = Duration::from_secs(5);
 pub const RECOVERY_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How far the sound has come: what [`notify::feed_watchdog`] feeds on.
+///
+/// A device that is open and yields nothing is not away: re-opening it was tried, so what is left is a restart.
 pub fn progress(stats: &CaptureStats, control: &HearingControl) -> Progress {
+    let stalled = stats.last_error().is_some_and(|e| e.kind() == std::io::ErrorKind::TimedOut);
     Progress {
         capture_ms: stats.last_progress_ms.load(Relaxed),
         front_end: control.frames(),
-        recovering: stats.status() != CaptureStatus::Running,
+        recovering: stats.status() != CaptureStatus::Running && !stalled,
         attempts: Some(stats.reads.load(Relaxed)),
     }
 }

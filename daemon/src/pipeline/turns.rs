@@ -55,6 +55,8 @@ pub struct Turns {
     pub health: Health,
     pub control: Arc<HearingControl>,
     pub live: LiveSettings,
+    /// A wake word was said and no command has followed yet.
+    pub woken: bool,
 }
 
 /// Who is speaking, as far as the settings ask for it.
@@ -116,6 +118,7 @@ impl Turns {
     async fn hear(&mut self, detection: Detection, gate: &mut FailureGate, stop: &CancellationToken) {
         match detection {
             Detection::Wake { word, score, pos } => {
+                self.woken = true;
                 self.health.set_stage(State::Listening);
                 self.events.at(pos, What::Wake { word, score }).await;
             }
@@ -134,10 +137,14 @@ impl Turns {
                 }
             }
             Detection::SpeechEnd { utterance } => {
+                self.woken = false;
                 self.utterance(utterance, gate, stop).await;
             }
             Detection::NoSpeech { pos } => {
-                self.events.at(pos, What::Rejected { reason: Reason::NoSpeech, confidence: None }).await;
+                // A follow-up window that nobody used is no attempt.
+                if self.woken {
+                    self.events.at(pos, What::Rejected { reason: Reason::NoSpeech, confidence: None }).await;
+                }
                 self.rest();
             }
         }
