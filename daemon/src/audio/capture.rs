@@ -1,6 +1,6 @@
 //! The body of thread `capture`: source → ring.
 //!
-//! While a microphone runs this allocates nothing, takes no lock and writes no log line. When the ring is full a
+//! While a microphone runs this allocates nothing, waits for no lock and writes no log line. When the ring is full a
 //! microphone drops its newest period, counts it and adds its length to the next period's `lost`; a recording waits.
 
 use std::sync::Arc;
@@ -29,6 +29,9 @@ pub fn run(
     stats: Arc<CaptureStats>,
     stop: CancellationToken,
 ) -> Result<(), SourceError> {
+    // Looking at a token takes the lock of its node. A child has a node of its own, which nobody else locks before the
+    // moment of cancellation, so the capture thread never waits for one.
+    let stop = stop.child_token();
     let outcome = pump(source.as_mut(), ring, &reader, &stats, &stop);
     reader.unpark();
     outcome

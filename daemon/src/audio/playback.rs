@@ -149,7 +149,7 @@ impl<'a> Speaker<'a> {
                 match self.format {
                     Format::S16LE => bytes.extend_from_slice(&to_i16(sample).to_le_bytes()),
                     Format::S32LE => {
-                        bytes.extend_from_slice(&(i32::from(to_i16(sample)) << 16).to_le_bytes())
+                        bytes.extend_from_slice(&(i32::from(to_i16(sample)) << 16).to_le_bytes());
                     }
                     _ => bytes.extend_from_slice(&sample.clamp(-1.0, 1.0).to_le_bytes()),
                 }

@@ -5,6 +5,9 @@ use nnnoiseless::DenoiseState;
 /// Samples per frame at 48 kHz: 10 ms.
 pub const DENOISE_FRAME: usize = DenoiseState::FRAME_SIZE;
 
+/// Frames of digital silence after which nothing is left inside RNNoise: its pitch buffer holds 36 ms, and its high-pass
+/// filter forgets with a time constant of about 10 ms.
+const SILENT_FRAMES: u32 = 25;
 /// RNNoise was trained on 16-bit samples and expects their scale.
 const SCALE: f32 = 32_768.0;
 
@@ -17,6 +20,8 @@ pub struct Denoiser {
     scaled: [f32; DENOISE_FRAME],
     out: [f32; DENOISE_FRAME],
     primed: bool,
+    /// Frames of digital silence in a row.
+    silent: u32,
 }
 
 impl std::fmt::Debug for Denoiser {
@@ -32,6 +37,7 @@ impl Default for Denoiser {
             scaled: [0.0; DENOISE_FRAME],
             out: [0.0; DENOISE_FRAME],
             primed: false,
+            silent: 0,
         }
     }
 }
@@ -39,6 +45,12 @@ impl Default for Denoiser {
 impl Denoiser {
     /// Takes a frame in [-1, 1] and returns the denoised previous one and its speech probability.
     pub fn push(&mut self, frame: &[f32; DENOISE_FRAME]) -> Option<(&[f32; DENOISE_FRAME], f32)> {
+        // A muted microphone costs nothing: silence in is silence out.
+        self.silent = if frame.iter().all(|s| *s == 0.0) { self.silent.saturating_add(1) } else { 0 };
+        if self.silent > SILENT_FRAMES {
+            self.out.fill(0.0);
+            return std::mem::replace(&mut self.primed, true).then_some((&self.out, 0.0));
+        }
         for (to, from) in self.scaled.iter_mut().zip(frame) {
             *to = from * SCALE;
         }

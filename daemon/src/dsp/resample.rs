@@ -1,16 +1,16 @@
 //! Rate changes by rubato, as a stream whose output stands on the time line of its input.
 //!
 //! Two kinds are used. Where the two rates have a small common multiple (all rates that devices and recordings really
-//! have), the FFT resampler: it is exact, and cheap. For odd rates, whose FFT block would be a second long, the windowed
-//! sinc interpolator.
+//! have), the FFT resampler: it is exact, and cheap. For odd rates, whose FFT block would be up to a second long, the
+//! windowed sinc interpolator.
 
 use rubato::audioadapter_buffers::direct::SequentialSlice;
 use rubato::{
     Async, Fft, FixedAsync, FixedSync, SincInterpolationParameters, SincInterpolationType, WindowFunction,
 };
 
-/// Longest FFT block, in samples of the faster side, before the sinc interpolator is taken instead.
-const MAX_BLOCK: usize = 4_000;
+/// How much longer than wished an FFT block may be before the sinc interpolator is taken instead.
+const MAX_STRETCH: usize = 2;
 
 /// A rate change failed; only a fault in this program can cause it.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +55,7 @@ impl Resampler {
         let common = greatest_common_divisor(from_hz, to_hz).max(1);
         let (unit_in, unit_out) = ((from_hz / common) as usize, (to_hz / common) as usize);
         let units = block_out.div_ceil(unit_out.max(1)).max(1);
-        let inner: Box<dyn rubato::Resampler<f32>> = if units * unit_in.max(unit_out) <= MAX_BLOCK {
+        let inner: Box<dyn rubato::Resampler<f32>> = if units * unit_out <= block_out * MAX_STRETCH {
             let fft = Fft::<f32>::new_custom(
                 from_hz as usize,
                 to_hz as usize,

@@ -158,7 +158,7 @@ impl AlsaSource {
     fn resume(&mut self) {
         let State::Open { device, .. } = &self.state else { return };
         match device.pcm.resume().map_err(|e| device::errno(&e)) {
-            Ok(()) => self.interrupted = true,
+            Ok(()) => {}
             Err(libc::EAGAIN) => std::thread::sleep(RESUME_WAIT),
             Err(_) => self.restart(libc::ESTRPIPE),
         }
@@ -213,6 +213,7 @@ impl Source for AlsaSource {
                 if !self.interrupted {
                     CaptureStats::count(&self.stats.suspends, 1);
                 }
+                self.interrupted = true;
                 self.stats.set_errno(libc::ESTRPIPE);
                 self.stats.set_status(CaptureStatus::Recovering);
                 self.resume();
@@ -237,7 +238,10 @@ impl Device {
             Err(error) => return self.step_of(device::errno(&error), Flags::ERR),
         };
         if flags.is_empty() {
-            return Step::Nothing;
+            return self.fault_by_state().unwrap_or_else(|| {
+                std::thread::sleep(FALSE_WAKE);
+                Step::Nothing
+            });
         }
         match self.pcm.io_bytes().readi(&mut self.buffer) {
             Ok(0) => Step::Nothing,
@@ -286,4 +290,8 @@ fn ns_to_samples(ns: u64, rate_hz: u32) -> u32 {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "test signals are computed in f64 and in numbers that fit"
+)]
 mod tests;

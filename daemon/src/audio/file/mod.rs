@@ -176,3 +176,11 @@ fn collect(mut source: FileSource, max_s: u32) -> Result<(Vec<f32>, u32), Source
     }
     Ok((samples, source.rate_hz))
 }
+
+#[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "test signals are computed in f64 and in numbers that fit"
+)]
+mod tests;
