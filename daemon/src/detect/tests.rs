@@ -79,8 +79,11 @@ fn noise(samples: usize, peak: f32) -> Vec<f32> {
     (0..samples).map(|_| next()).collect()
 }
 
-/// A sentence by a flite voice with 1 s of silence before and after it, and where each of its sounds ends, in seconds.
-fn say(voice: &str, text: &str) -> Option<(Vec<f32>, Vec<(String, f64)>)> {
+/// A speech sound and where it ends, in seconds.
+type Phone = (String, f64);
+
+/// A sentence by a flite voice with 1 s of silence before and after it, and its sounds.
+fn say(voice: &str, text: &str) -> Option<(Vec<f32>, Vec<Phone>)> {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a.wav");
     let made = Command::new("flite").args(["-voice", voice, "-psdur", "-t", text, "-o"]).arg(&file).output();
