@@ -49,8 +49,8 @@ const PIECE: u64 = 10;
 /// A pause between wake phrase and command begins at most this long after the phrase's estimated end, which is up to
 /// 0.18 s early: 200 ms.
 const PAUSE_BEGINS_WITHIN: u64 = 20;
-/// It lasts longer than the closure of a stop consonant: 100 ms.
-const PAUSE: u64 = 10;
+/// It lasts longer than the closure of a stop consonant: 150 ms.
+const PAUSE: u64 = 15;
 /// And is this much quieter than the phrase: -20 dB, as a ratio of energies.
 const PAUSE_ENERGY: f32 = 0.01;
 

@@ -18,10 +18,16 @@
 //! source. The wake phrase's own verdict comes first: `Wake`, then what follows it.
 
 mod endpoint;
+#[cfg(test)]
+mod endpoint_tests;
 mod sound;
+#[cfg(test)]
+mod tests;
 mod trigger;
 pub mod vad;
 pub mod wake;
+#[cfg(test)]
+mod wake_tests;
 
 use crate::dsp::Frame;
 use crate::inference::{ModelError, ModelStore, Role};
