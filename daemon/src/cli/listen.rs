@@ -74,7 +74,6 @@ async fn listen(settings: Settings, recordings: &[PathBuf], realtime: bool) -> R
         control: Arc::default(),
         events: Events::new(Some(lines_in)),
         channel: settings.audio.channel,
-        realtime,
         supervisor: &mut supervisor,
     };
     let (heard_in, heard_out) = mpsc::channel::<Heard>(HEARD_DEPTH);
@@ -133,7 +132,6 @@ struct Session<'a> {
     control: Arc<HearingControl>,
     events: Events,
     channel: Channel,
-    realtime: bool,
     supervisor: &'a mut Supervisor,
 }
 

@@ -83,7 +83,7 @@ pub async fn run(
     // Start, in data-flow order, so that the drain goes the same way.
     let mut supervisor = Supervisor::new();
     let stop = supervisor.token();
-    let mut start = || -> Result<(), SpawnError> {
+    let start = || -> Result<(), SpawnError> {
         let mut detector = parts.detector;
         let (for_hearing, hearing_stop) = (control.clone(), stop.clone());
         let reader = supervisor.thread("frontend", move || {

@@ -32,7 +32,7 @@ pub fn progress(stats: &CaptureStats, control: &HearingControl) -> Progress {
         capture_ms: stats.last_progress_ms.load(Relaxed),
         front_end: control.frames(),
         recovering: stats.status() != CaptureStatus::Running,
-        attempts: stats.reads.load(Relaxed),
+        attempts: Some(stats.reads.load(Relaxed)),
     }
 }
 

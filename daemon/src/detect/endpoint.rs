@@ -40,11 +40,32 @@ const GAP: u64 = 20;
 const WAKE_LEAD: u64 = 150;
 /// Speech needed, beyond `min_speech`, when it follows the wake phrase without a gap: the phrase's own last sound, or a
 /// late verdict on it, is not a command.
-const WAKE_TAIL: u64 = 12;
+const WAKE_TAIL: u64 = 16;
 /// A wake word that ends within this time of the command's start restarts it; later it is a part of what is said: 2 s.
 const RESTART_WITHIN: u64 = 200;
 /// A piece of the command that is handed out holds this many frames at least: 100 ms.
 const PIECE: u64 = 10;
+
+/// A pause between wake phrase and command begins at most this long after the phrase's estimated end, which is up to
+/// 0.18 s early: 200 ms.
+const PAUSE_BEGINS_WITHIN: u64 = 20;
+/// It lasts longer than the closure of a stop consonant: 100 ms.
+const PAUSE: u64 = 10;
+/// And is this much quieter than the phrase: -20 dB, as a ratio of energies.
+const PAUSE_ENERGY: f32 = 0.01;
+
+/// Where the pause after a wake phrase begins that was estimated to end at `end`, if there is one.
+fn pause_after(end: FramePos, sound: &Sound) -> Option<FramePos> {
+    let energy = |pos: FramePos| {
+        let (raw, _) = sound.frame(pos)?;
+        Some(raw.iter().map(|x| x * x).sum::<f32>())
+    };
+    let loudest = (1..=60).filter_map(|back| energy(FramePos(end.0.checked_sub(back)?))).fold(0.0, f32::max);
+    let quiet = |pos: FramePos| energy(pos).is_some_and(|e| e < loudest * PAUSE_ENERGY);
+    (0..=PAUSE_BEGINS_WITHIN)
+        .map(|after| FramePos(end.0 + after))
+        .find(|from| (0..PAUSE).all(|n| quiet(FramePos(from.0 + n))))
+}
 
 #[derive(Debug, Clone)]
 enum State {
@@ -209,7 +230,7 @@ impl Endpointer {
                 {
                     let mut command = self.before(first, sound);
                     if wake {
-                        command = command.max(earliest);
+                        command = command.max(pause_after(earliest, sound).unwrap_or(earliest)).min(pos);
                     }
                     let start = if wake { lead.min(command) } else { command };
                     self.open(Begin { start, command, first }, pos, sound, out);

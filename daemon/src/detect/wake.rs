@@ -15,7 +15,7 @@ use crate::inference::{Buffer, Input, InputFact, ModelError, ModelStore, Plan, R
 use crate::units::FRAME_SAMPLES;
 
 /// Grids on which the chain is evaluated.
-pub const PHASES: usize = 2;
+pub const PHASES: usize = 4;
 /// Mel frames of one embedding step: 80 ms.
 const STEP_FRAMES: usize = 8;
 const BINS: usize = 32;

@@ -69,6 +69,8 @@ pub struct MqttSettings {
     pub username: Option<String>,
     /// File whose first line is the password; read anew for every connection.
     pub password_file: Option<PathBuf>,
+    /// The password itself, where there is no file.
+    pub password: Option<Password>,
     /// PEM file with the authorities that may have signed the broker's certificate; the system's where there is none.
     pub ca_file: Option<PathBuf>,
     /// First part of every topic.
@@ -94,6 +96,7 @@ impl MqttSettings {
             url: url.into(),
             username: None,
             password_file: None,
+            password: None,
             ca_file: None,
             base_topic: "jarvis".to_owned(),
             device_name: device_id.clone(),
@@ -103,6 +106,22 @@ impl MqttSettings {
             retain_last_turn: false,
             accept_commands: true,
         }
+    }
+}
+
+/// A password in memory: wiped when dropped, never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(zeroize::Zeroizing<String>);
+
+impl Password {
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(zeroize::Zeroizing::new(text.into()))
+    }
+}
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
     }
 }
 

@@ -129,14 +129,16 @@ fn connection_sentence(error: &ConnectionError, broker: &Broker) -> String {
     }
 }
 
-/// The password of the settings' file: its first line.
+/// The password: the first line of the file, or what the settings hold.
 pub(super) fn password(settings: &MqttSettings) -> Result<Option<Zeroizing<String>>, MqttError> {
     use std::io::Read;
     const WHAT: &str = "password file of the broker";
-    let Some(path) = &settings.password_file else { return Ok(None) };
-    if settings.username.is_none() {
+    if settings.username.is_none() && (settings.password_file.is_some() || settings.password.is_some()) {
         return Err(MqttError::PasswordWithoutUser);
     }
+    let Some(path) = &settings.password_file else {
+        return Ok(settings.password.as_ref().map(|password| password.0.clone()));
+    };
     let mut text = Zeroizing::new(String::new());
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_PASSWORD_BYTES).read_to_string(&mut text))

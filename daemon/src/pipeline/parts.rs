@@ -57,12 +57,11 @@ impl Parts {
                 Some(recognizer)
             }
             Ok(Ok(None)) => {
-                health.set("stt", Condition::off("speech to text is switched off"));
-                None
-            }
-            Ok(Err(error)) if error.is_missing() => {
-                health
-                    .set("stt", Condition::failed(format!("voices are recognised, words are not: {error}")));
+                let condition = match settings.stt.engine {
+                    stt::Engine::Off => Condition::off("speech to text is switched off"),
+                    _ => Condition::failed(stt::NO_ENGINE),
+                };
+                health.set("stt", condition);
                 None
             }
             Ok(Err(error)) => {

@@ -31,7 +31,8 @@ use crate::health::{Condition, Health};
 use crate::memory::{Memory, MemoryError, NewAudit, TurnMeta, User};
 use crate::mqtt::Command;
 use crate::speaker::{FailureGate, Verdict};
-use crate::stt::{SttError, SttHandle, Transcript};
+use crate::stt::Transcript;
+use crate::stt::worker::SttHandle;
 use crate::units::FramePos;
 
 /// Name of the failure gate among the settings that survive a restart.
@@ -200,7 +201,7 @@ impl Turns {
                 Some((speaker, transcript))
             }
             Err(error) => {
-                self.trouble(pos, "stt", &error).await;
+                self.trouble(pos, "stt", chain(&error)).await;
                 None
             }
         }
@@ -218,7 +219,7 @@ impl Turns {
             Ok(verdict) => verdict,
             Err(error) => {
                 self.audit("failed", None, None).await;
-                self.trouble(pos, "voice", &error).await;
+                self.trouble(pos, "voice", chain(&error)).await;
                 return None;
             }
         };
@@ -229,7 +230,7 @@ impl Turns {
                     Ok(user) if user.id.to_string() == user_id => user,
                     Ok(_) => return None,
                     Err(error) => {
-                        self.trouble(pos, "store", &error).await;
+                        self.trouble(pos, "store", chain(&error)).await;
                         return None;
                     }
                 };
@@ -322,7 +323,7 @@ impl Turns {
         let sentence =
             format!("what is said cannot be stored ({}); free some space or check the disk", chain(&error));
         self.health.set("store", Condition::degraded(sentence));
-        self.trouble(pos, "store", &error).await;
+        self.trouble(pos, "store", chain(&error)).await;
         let DialogueError::NotStored { reply, .. } = error else { return };
         let text = format!("I cannot store anything at the moment, so this will be forgotten. {reply}");
         self.events.at(pos, What::Reply { text: text.clone() }).await;
@@ -339,7 +340,7 @@ impl Turns {
         match found {
             Ok(user) => Some(user),
             Err(error) => {
-                self.trouble(pos, "store", &error).await;
+                self.trouble(pos, "store", chain(&error)).await;
                 None
             }
         }
@@ -355,8 +356,7 @@ impl Turns {
             .await;
     }
 
-    async fn trouble(&self, pos: FramePos, stage: &str, error: &(dyn std::error::Error + 'static)) {
-        let message = chain(error);
+    async fn trouble(&self, pos: FramePos, stage: &str, message: String) {
         log::error!(stage = stage; "{stage}: {message}");
         self.events.at(pos, What::Error { stage: stage.to_owned(), message }).await;
     }

@@ -21,7 +21,11 @@ pub mod whisper;
 pub mod worker;
 
 #[cfg(test)]
+mod measure;
+#[cfg(test)]
 mod testing;
+#[cfg(all(test, feature = "vosk"))]
+mod vosk_tests;
 
 use std::path::{Path, PathBuf};
 
@@ -38,6 +42,9 @@ pub use whisper::WhisperRecognizer;
 /// What to do where no engine can be opened.
 pub const NO_ENGINE: &str = "speech to text is off: no model is installed; run `scripts/fetch-models.sh` for English \
                              (Whisper tiny.en) or `scripts/fetch-models.sh --vosk-model en-us-small` for Vosk";
+
+/// Sound that stays below this (−66 dBFS) is silence, which both engines would fill with invented words.
+const SILENCE_PEAK: f32 = 5e-4;
 
 /// Which engine transcribes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

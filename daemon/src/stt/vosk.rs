@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use vosk::{DecodingState, LogLevel, Model, Recognizer as Decoder};
 
-use super::{Recognizer, SttError, Transcript, VoskModelDir};
+use super::{Recognizer, SILENCE_PEAK, SttError, Transcript, VoskModelDir};
 use crate::units::SAMPLE_RATE_HZ;
 
 /// Samples fed at once: 100 ms.
@@ -29,6 +29,8 @@ pub struct VoskRecognizer {
     said: Vec<String>,
     /// The words last reported.
     partial: String,
+    /// Something louder than silence was heard: on digital silence models invent short words.
+    heard: bool,
 }
 
 impl fmt::Debug for VoskRecognizer {
@@ -62,6 +64,7 @@ impl VoskRecognizer {
             waiting: Vec::new(),
             said: Vec::new(),
             partial: String::new(),
+            heard: false,
         };
         // Not before the first utterance: a model that gives no decoder is a fault of the start.
         loaded.decoder = Some(loaded.new_decoder()?);
@@ -70,7 +73,6 @@ impl VoskRecognizer {
     }
 
     fn new_decoder(&self) -> Result<Decoder, SttError> {
-        #[expect(clippy::cast_precision_loss, reason = "16000 is exact")]
         let rate = SAMPLE_RATE_HZ as f32;
         Decoder::new(&self.model, rate).ok_or(SttError::Vosk { step: "making a decoder" })
     }
@@ -97,8 +99,8 @@ impl VoskRecognizer {
     fn decode_block(&mut self, block: &[i16]) -> Result<(), SttError> {
         let (ended, words) =
             self.with_decoder("decoding", |decoder| match decoder.accept_waveform(block) {
-                Ok(DecodingState::Running) => Some((false, decoder.partial_result().partial.to_owned())),
-                Ok(DecodingState::Finalized) => Some((true, decoder.result().single()?.text.to_owned())),
+                Ok(DecodingState::Running) => Some((false, spoken(decoder.partial_result().partial))),
+                Ok(DecodingState::Finalized) => Some((true, spoken(decoder.result().single()?.text))),
                 Ok(DecodingState::Failed) | Err(_) => None,
             })?;
         self.partial = self.joined(&words);
@@ -115,6 +117,11 @@ impl VoskRecognizer {
     }
 }
 
+/// `text` without the marks of what is no word: `[unk]`, `[noise]`, `<eps>`.
+fn spoken(text: &str) -> String {
+    text.split_whitespace().filter(|w| !w.starts_with(['[', '<'])).collect::<Vec<_>>().join(" ")
+}
+
 #[expect(clippy::cast_possible_truncation, reason = "clamped to the range of i16; a cast of NaN is 0")]
 fn to_pcm(sample: f32) -> i16 {
     (sample * 32_768.0).round().clamp(-32_768.0, 32_767.0) as i16
@@ -127,6 +134,7 @@ impl Recognizer for VoskRecognizer {
 
     fn accept(&mut self, samples: &[f32]) -> Result<Option<String>, SttError> {
         let before = self.partial.clone();
+        self.heard = self.heard || samples.iter().any(|x| x.is_finite() && x.abs() >= SILENCE_PEAK);
         for &sample in samples {
             self.waiting.push(if sample.is_finite() { to_pcm(sample) } else { 0 });
             if self.waiting.len() == BLOCK {
@@ -136,7 +144,7 @@ impl Recognizer for VoskRecognizer {
                 self.waiting.clear();
             }
         }
-        Ok((self.partial != before).then(|| self.partial.clone()))
+        Ok((self.heard && self.partial != before).then(|| self.partial.clone()))
     }
 
     fn finish(&mut self) -> Result<Transcript, SttError> {
@@ -146,9 +154,9 @@ impl Recognizer for VoskRecognizer {
                 self.decode_block(&rest)?;
             }
             // After an endpoint this is an extra, empty result.
-            self.with_decoder("ending an utterance", |d| Some(d.final_result().single()?.text.to_owned()))
+            self.with_decoder("ending an utterance", |d| Some(spoken(d.final_result().single()?.text)))
         })();
-        let text = last.map(|words| self.joined(&words));
+        let text = last.map(|words| if self.heard { self.joined(&words) } else { String::new() });
         self.reset();
         Ok(Transcript { text: text?, engine: self.engine(), confidence: None })
     }
@@ -158,5 +166,6 @@ impl Recognizer for VoskRecognizer {
         self.waiting.clear();
         self.said.clear();
         self.partial.clear();
+        self.heard = false;
     }
 }

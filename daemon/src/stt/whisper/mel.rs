@@ -147,3 +147,48 @@ impl LogMel {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The features of [`signal`] by faster-whisper's extractor; models/export/whisper/log_mel_reference.py writes them.
+    const REFERENCE: &[u8] = include_bytes!("log_mel.reference.f32");
+
+    /// 1 s: a rising tone, a burst of noise, silence.
+    fn signal() -> Vec<f32> {
+        let mut state = 1u32;
+        (0..16_000)
+            .map(|i| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let noise = f64::from(state >> 8) / f64::from(1 << 23) - 1.0;
+                let t = f64::from(i) / 16_000.0;
+                let tone = 0.5 * (2.0 * std::f64::consts::PI * (200.0 * t + 1500.0 * t * t)).sin();
+                let burst = if (0.5..0.6).contains(&t) { 0.2 * noise } else { 0.0 };
+                if t < 0.8 { single(tone + burst) } else { 0.0 }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn features_equal_those_of_an_independent_implementation() {
+        let expected: Vec<f32> =
+            REFERENCE.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        let found = LogMel::new().compute(&signal(), 100);
+        assert_eq!(found.len(), expected.len());
+        let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 1e-3, "largest difference {worst}");
+    }
+
+    #[test]
+    fn frames_beyond_the_sound_are_zero_and_sound_beyond_the_frames_is_cut_off() {
+        let (mut mel, samples) = (LogMel::new(), signal());
+        let wide = mel.compute(&samples, 150);
+        assert!(wide.chunks_exact(150).all(|row| row[100..].iter().all(|x| *x == 0.0)));
+        assert_eq!(mel.compute(&samples, 50).len(), 50 * BANDS);
+        for (samples, frames) in [(&[][..], 10), (&samples[..1], 10), (&samples, 0), (&samples[..159], 1)] {
+            let features = mel.compute(samples, frames);
+            assert!(features.len() == frames * BANDS && features.iter().all(|x| *x == 0.0));
+        }
+    }
+}

@@ -22,7 +22,7 @@ use self::decode::{Hypothesis, greedy};
 use self::graph::Networks;
 use self::mel::LogMel;
 use self::vocabulary::Vocabulary;
-use super::{Recognizer, SttError, Transcript, text};
+use super::{Recognizer, SILENCE_PEAK, SttError, Transcript, text};
 use crate::inference::ModelStore;
 use crate::units::SAMPLE_RATE_HZ;
 
@@ -38,8 +38,6 @@ const LONG_SAMPLES: usize = RATE * 29;
 const MOST_SAMPLES: usize = RATE * 240;
 /// Shorter sound holds no word.
 const LEAST_SAMPLES: usize = RATE / 10;
-/// Sound that stays below this (−66 dBFS) is silence, which Whisper would fill with invented words.
-const SILENCE_PEAK: f32 = 5e-4;
 
 struct Context {
     frames: usize,

