@@ -379,6 +379,7 @@ impl Compared {
 
 fn compare(settings: &Settings, name: Option<&str>, file: &std::path::Path, json: bool) -> Result<(), Failure> {
     let mut voices = Voices::open(settings)?;
+    let recording = recording::read(file, Channel::Mean, &mut voices.vad)?;
     let calibration = Calibration::load(&settings.paths.models).map_err(|e| Failure::new(Exit::Config, chain(&e)))?;
     let verifier = Verifier::new(voices.model.clone(), calibration).map_err(speaker_failure)?;
     let threshold = settings.voice.threshold;
@@ -403,7 +404,6 @@ fn compare(settings: &Settings, name: Option<&str>, file: &std::path::Path, json
                 threshold: None,
             });
         }
-        let recording = recording::read(file, Channel::Mean, &mut voices.vad)?;
         let verdict = verifier
             .verify(&recording.raw, &recording.speech, &enrolled, threshold)
             .map_err(speaker_failure)?;

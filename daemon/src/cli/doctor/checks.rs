@@ -17,6 +17,7 @@ use crate::dialogue::speech::{Speech, SpeechSettings};
 use crate::error::chain;
 use crate::inference::{ModelEntry, ModelState, ModelStore, Role};
 use crate::memory::{Device, Memory};
+use crate::speaker::Calibration;
 use crate::stt::{self, Engine, SttSettings};
 
 const FETCH: &str = "install the models: scripts/fetch-models.sh";
@@ -91,6 +92,11 @@ pub fn models(settings: &Settings) -> Vec<Finding> {
             let message = format!("wake.model names {}, which is no file", path.display());
             findings.push(Finding::fail(CHECK, message, "correct the path"));
         }
+    }
+    if settings.voice.enabled
+        && let Err(e) = Calibration::load(&settings.paths.models)
+    {
+        findings.push(Finding::fail(CHECK, chain(&e), "reinstall the models that come with the program"));
     }
     if !sound.is_empty() {
         findings.insert(0, Finding::ok(CHECK, format!("verified: {}", sound.join(", "))));
