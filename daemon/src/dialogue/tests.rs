@@ -378,3 +378,22 @@ async fn questions_to_the_memory_are_stored_as_such() {
             .is_err()
     );
 }
+
+#[tokio::test]
+async fn turns_and_memory_can_run_in_tasks_of_the_supervisor() {
+    fn can_be_spawned<F: Future + Send>(future: F) -> F {
+        future
+    }
+    let home = Home::new().await;
+    let memory = home.dialogue.memory();
+    let stop = tokio_util::sync::CancellationToken::new();
+    stop.cancel();
+    can_be_spawned(memory.maintain(stop)).await;
+    can_be_spawned(memory.export_user(home.anna.id)).await.unwrap();
+    can_be_spawned(memory.delete_voiceprint(home.anna.id)).await.unwrap_err();
+    can_be_spawned(home.dialogue.turn(&home.anna, Select::Continue, "hello", TurnMeta::default()))
+        .await
+        .unwrap();
+    let other = home.folder.path().join("other.db");
+    can_be_spawned(Memory::open(&other, &Device { id: "k".into() }, clock())).await.unwrap();
+}

@@ -17,18 +17,25 @@ pub struct Hit {
 }
 
 crate::store::sql::statements! {
+    // The inner query sorts row numbers; only the rows that are returned are read in full.
     SEARCH = "SELECT m.id AS id, c.id AS conversation_id, m.seq, m.role, m.kind, m.text, m.wall_unix_ms, m.clock_synced,
-            m.meta, bm25(messages_fts) AS rank
-        FROM messages_fts JOIN messages m ON m.rid = messages_fts.rowid JOIN conversations c ON c.rid = m.conversation
-        WHERE messages_fts MATCH ?2 AND m.owner = (SELECT rid FROM users WHERE id = ?1)
-            AND (?3 IS NULL OR m.role = ?3)
-        ORDER BY rank, m.rid DESC LIMIT ?4";
+            m.meta, hit.rank AS rank
+        FROM (SELECT own.rid AS rid, bm25(messages_fts) AS rank
+            FROM messages_fts JOIN messages own ON own.rid = messages_fts.rowid
+            WHERE messages_fts MATCH ?2 AND own.owner = (SELECT rid FROM users WHERE id = ?1)
+                AND (?3 IS NULL OR own.role = ?3)
+            ORDER BY rank, own.rid DESC LIMIT ?4) hit
+        JOIN messages m ON m.rid = hit.rid JOIN conversations c ON c.rid = m.conversation
+        ORDER BY hit.rank, m.rid DESC";
     RECALL = "SELECT m.id AS id, c.id AS conversation_id, m.seq, m.role, m.kind, m.text, m.wall_unix_ms, m.clock_synced,
             m.meta
-        FROM messages_fts JOIN messages m ON m.rid = messages_fts.rowid JOIN conversations c ON c.rid = m.conversation
-        WHERE messages_fts MATCH ?2 AND m.owner = (SELECT rid FROM users WHERE id = ?1) AND m.role = 'user'
-            AND m.kind <> 'ask'
-        ORDER BY m.kind = 'note' DESC, m.rid DESC LIMIT ?3";
+        FROM (SELECT own.rid AS rid, own.kind = 'note' AS note
+            FROM messages_fts JOIN messages own ON own.rid = messages_fts.rowid
+            WHERE messages_fts MATCH ?2 AND own.owner = (SELECT rid FROM users WHERE id = ?1) AND own.role = 'user'
+                AND own.kind <> 'ask'
+            ORDER BY note DESC, own.rid DESC LIMIT ?3) hit
+        JOIN messages m ON m.rid = hit.rid JOIN conversations c ON c.rid = m.conversation
+        ORDER BY hit.note DESC, m.rid DESC";
     MATCHING = "SELECT m.id AS id FROM messages_fts JOIN messages m ON m.rid = messages_fts.rowid
         WHERE messages_fts MATCH ?2 AND m.owner = (SELECT rid FROM users WHERE id = ?1)";
 }
