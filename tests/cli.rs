@@ -62,7 +62,10 @@ fn the_settings_in_force_are_printed_with_their_place_and_without_secrets() {
     let printed = root.ok(&["check-config", "--print"]);
     assert!(printed.contains("channel = \"left\"  # JARVIS__AUDIO__CHANNEL"), "{printed}");
     assert!(printed.contains("postgres_url = \"postgres://jarvis:***@db/jarvis\""), "{printed}");
-    assert!(printed.contains("store.postgres_url") && printed.contains("not used by this version yet"), "{printed}");
+    assert!(
+        printed.contains("store.postgres_url") && printed.contains("not used by this version yet"),
+        "{printed}"
+    );
     assert!(!printed.contains("hunter2"), "{printed}");
 }
 
@@ -82,10 +85,21 @@ fn a_configuration_that_is_no_file_of_text_is_refused_with_a_sentence() {
 #[test]
 fn wrong_usage_ends_with_2_and_help_with_0() {
     let root = Root::new();
-    for args in [&["nonsense"][..], &["ask"], &["listen"], &["voice", "verify"], &["conversation", "show", "--user", "a", "x"]] {
+    for args in [
+        &["nonsense"][..],
+        &["ask"],
+        &["listen"],
+        &["voice", "verify"],
+        &["conversation", "show", "--user", "a", "x"],
+    ] {
         fails(&root, 2, args);
     }
-    for args in [&["--help"][..], &["--version"], &["voice", "enroll", "--help"], &["conversation", "search", "--help"]] {
+    for args in [
+        &["--help"][..],
+        &["--version"],
+        &["voice", "enroll", "--help"],
+        &["conversation", "search", "--help"],
+    ] {
         assert!(!root.ok(args).is_empty(), "{args:?}");
     }
 }
@@ -109,7 +123,10 @@ fn people_are_added_listed_renamed_exported_and_deleted() {
     assert!(fails(&root, 1, &["user", "add", "ANNA"]).contains("taken"));
     root.ok(&["user", "rename", "anna", "Anne"]);
     let shown = root.json(&["user", "show", "anne"]);
-    assert_eq!((&shown["id"], &shown["voice"], &shown["conversations"]), (&anna["id"], &false.into(), &0.into()));
+    assert_eq!(
+        (&shown["id"], &shown["voice"], &shown["conversations"]),
+        (&anna["id"], &false.into(), &0.into())
+    );
 
     let file = root.path().join("anne.json");
     root.ok(&["user", "export", "anne", "--out", file.to_str().unwrap()]);
@@ -136,8 +153,12 @@ fn what_is_asked_is_remembered_across_runs_and_belongs_to_one_person() {
     root.ok(&["user", "add", "Ben"]);
     let turn = root.json(&["ask", "--user", "anna", "remember that the spare key is under the blue pot"]);
     let id = turn["conversation_id"].as_str().unwrap().to_owned();
-    assert!(root.ok(&["ask", "--user", "anna", "what do you remember about the spare key"]).contains("blue pot"));
-    assert!(!root.ok(&["ask", "--user", "ben", "what do you remember about the spare key"]).contains("blue pot"));
+    assert!(
+        root.ok(&["ask", "--user", "anna", "what do you remember about the spare key"]).contains("blue pot")
+    );
+    assert!(
+        !root.ok(&["ask", "--user", "ben", "what do you remember about the spare key"]).contains("blue pot")
+    );
 
     let list = root.json(&["conversation", "list", "--user", "anna"]);
     assert_eq!(list[0]["id"].as_str().unwrap(), id);
