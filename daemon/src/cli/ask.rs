@@ -44,7 +44,8 @@ pub fn run(args: &Args, common: &Common) -> Result<(), Failure> {
     with_memory(&settings, async |memory| {
         let user = user_named(memory, &args.user).await?;
         let minutes = i64::from(settings.dialogue.continue_conversation_min);
-        let dialogue = DialogueSettings { continue_within_ms: minutes * 60_000, ..DialogueSettings::default() };
+        let dialogue =
+            DialogueSettings { continue_within_ms: minutes * 60_000, ..DialogueSettings::default() };
         let dialogue = Dialogue::new(memory.clone(), Responder::Builtin(Builtin::default()), dialogue);
         match dialogue.turn(&user, select, &text, TurnMeta::default()).await {
             Ok(outcome) if args.json => output::json(&outcome),

@@ -82,10 +82,12 @@ fn text(settings: &Settings, print: bool) -> Result<(), Failure> {
         output::line(settings.print().trim_end())?;
     } else {
         let files: Vec<String> = settings.files.iter().map(|file| file.display().to_string()).collect();
-        match files.as_slice() {
-            [] => output::line("The configuration is right: there is no file, so every key has its default.")?,
-            files => output::line(format!("The configuration is right: {}", files.join(", ")))?,
-        }
+        let found = if files.is_empty() {
+            "there is no file, so every key has its default.".to_owned()
+        } else {
+            files.join(", ")
+        };
+        output::line(format!("The configuration is right: {found}"))?;
     }
     let mark = if print { "# warning" } else { "warning" };
     settings.warnings.iter().try_for_each(|warning| output::line(format!("{mark}: {warning}")))

@@ -128,7 +128,11 @@ fn dispatch(command: Command, common: &Common) -> Result<(), Failure> {
 impl Common {
     /// Where the configuration of this command line is.
     pub fn options(&self) -> Options {
-        Options { root: self.root.clone(), config_file: self.config.clone(), env: std::env::vars_os().collect() }
+        Options {
+            root: self.root.clone(),
+            config_file: self.config.clone(),
+            env: std::env::vars_os().collect(),
+        }
     }
 
     /// The checked configuration; its warnings go to the log.
@@ -166,7 +170,9 @@ impl From<MemoryError> for Failure {
 /// Runs the asynchronous part of a command.
 fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|e| Failure::because(Exit::TryAgain, "the asynchronous runtime did not start", e))?.block_on(work)
+    runtime
+        .map_err(|e| Failure::because(Exit::TryAgain, "the asynchronous runtime did not start", e))?
+        .block_on(work)
 }
 
 /// The runtime of `run` and `listen`: the audio and model work has threads of its own, so two workers are enough.

@@ -50,7 +50,10 @@ fn verify(store: &ModelStore, args: &Verify) -> Result<(), Failure> {
             Some(entry) => Ok(store.status_of(entry)),
             None => Err(Failure::new(
                 Exit::Usage,
-                format!("there is no model called \"{}\"; `jarvisd models list` shows all", output::plain(name)),
+                format!(
+                    "there is no model called \"{}\"; `jarvisd models list` shows all",
+                    output::plain(name)
+                ),
             )),
         };
         args.names.iter().map(status).collect::<Result<_, _>>()?
@@ -84,7 +87,8 @@ fn show(models: &[ModelStatus], json: bool) -> Result<(), Failure> {
             };
             let megabytes = format!("{:.1} MB", model.entry.bytes as f64 / 1e6);
             let entry = &model.entry;
-            let place = model.path.as_ref().map_or_else(|| model.fix.clone(), |path| path.display().to_string());
+            let place =
+                model.path.as_ref().map_or_else(|| model.fix.clone(), |path| path.display().to_string());
             [entry.name.clone(), entry.role.to_string(), state, megabytes, entry.licence.clone(), place]
         })
         .collect();

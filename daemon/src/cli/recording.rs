@@ -46,7 +46,8 @@ pub fn read(path: &Path, channel: Channel, vad: &mut Vad) -> Result<Recording, F
     };
     let mut length = 0;
     let mut period = Period::default();
-    let front_end_failed = |e| Failure::because(Exit::Failed, format!("{} could not be resampled", path.display()), e);
+    let front_end_failed =
+        |e| Failure::because(Exit::Failed, format!("{} could not be resampled", path.display()), e);
     while source.read(&mut period).map_err(damaged)? != Read::End {
         front_end.push(&period, &mut |frame| length = keep(frame)).map_err(front_end_failed)?;
         if length > MAX_S * SAMPLE_RATE_HZ as usize {

@@ -30,7 +30,8 @@ async fn with_events(settings: Settings, options: Options, events: bool) -> Resu
         return daemon::run(settings, options, None).await;
     }
     let (lines_in, lines_out) = mpsc::channel(64);
-    let (printed, ran) = tokio::join!(lines::print(lines_out), daemon::run(settings, options, Some(lines_in)));
+    let (printed, ran) =
+        tokio::join!(lines::print(lines_out), daemon::run(settings, options, Some(lines_in)));
     if let Err(error) = printed {
         log::warn!("events are no longer printed: {error}");
     }

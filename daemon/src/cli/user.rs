@@ -103,7 +103,11 @@ pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
             let user = user_named(memory, &args.name).await?;
             memory.rename_user(user.id, &args.new_name).await?;
             let renamed = memory.user(user.id).await?;
-            report(&renamed, args.json, format!("{} is now {}.", output::plain(&user.name), output::plain(&renamed.name)))
+            report(
+                &renamed,
+                args.json,
+                format!("{} is now {}.", output::plain(&user.name), output::plain(&renamed.name)),
+            )
         }
         Command::Export(args) => {
             let user = user_named(memory, &args.name).await?;

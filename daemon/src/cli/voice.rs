@@ -17,8 +17,8 @@ use crate::inference::ModelStore;
 use crate::memory::{Memory, MemoryError, NewAudit, NewVoiceprint, User, Voiceprint};
 use crate::speaker::vault::KeySources;
 use crate::speaker::{
-    Calibration, EnrolledVoice, Enrolment, SealedVoiceprint, SpeakerError, SpeakerModel, Template, Vault, VaultError,
-    Verdict, Verifier,
+    Calibration, EnrolledVoice, Enrolment, SealedVoiceprint, SpeakerError, SpeakerModel, Template, Vault,
+    VaultError, Verdict, Verifier,
 };
 
 #[derive(Debug, clap::Subcommand)]
@@ -123,8 +123,10 @@ impl Voices {
         let store = ModelStore::open(&settings.paths.models).map_err(models::failure)?;
         let model = Arc::new(SpeakerModel::load(&store).map_err(speaker_failure)?);
         let vad = Vad::new(&store).map_err(models::failure)?;
-        let sources =
-            KeySources { credentials_dir: settings.paths.credentials.clone(), key_file: settings.paths.key.clone() };
+        let sources = KeySources {
+            credentials_dir: settings.paths.credentials.clone(),
+            key_file: settings.paths.key.clone(),
+        };
         std::fs::create_dir_all(&settings.paths.data).map_err(|e| {
             let message = format!("the data folder {} cannot be made", settings.paths.data.display());
             Failure::because(Exit::Unavailable, message, e)
@@ -233,7 +235,12 @@ fn enroll(settings: &Settings, args: &Enroll) -> Result<(), Failure> {
     })
 }
 
-async fn begin(memory: &Memory, voices: &Voices, user: Option<&User>, add: bool) -> Result<Enrolment, Failure> {
+async fn begin(
+    memory: &Memory,
+    voices: &Voices,
+    user: Option<&User>,
+    add: bool,
+) -> Result<Enrolment, Failure> {
     let earlier = match user.filter(|_| add) {
         Some(user) => memory.voiceprint(user.id).await?,
         None => None,
@@ -354,7 +361,14 @@ impl Compared {
             }
             Verdict::NotEnrolled => (None, None, None),
         };
-        Self { outcome: verdict.name(), user, confidence: verdict.confidence(), score, net_speech_s, threshold }
+        Self {
+            outcome: verdict.name(),
+            user,
+            confidence: verdict.confidence(),
+            score,
+            net_speech_s,
+            threshold,
+        }
     }
 
     /// Why it is not this person, or nobody.
@@ -377,9 +391,16 @@ impl Compared {
     }
 }
 
-fn compare(settings: &Settings, name: Option<&str>, file: &std::path::Path, json: bool) -> Result<(), Failure> {
+fn compare(
+    settings: &Settings,
+    name: Option<&str>,
+    file: &std::path::Path,
+    json: bool,
+) -> Result<(), Failure> {
     let mut voices = Voices::open(settings)?;
-    let calibration = Calibration::load(&settings.paths.models).map_err(|e| Failure::new(Exit::Config, chain(&e)))?;
+    let recording = recording::read(file, Channel::Mean, &mut voices.vad)?;
+    let calibration =
+        Calibration::load(&settings.paths.models).map_err(|e| Failure::new(Exit::Config, chain(&e)))?;
     let verifier = Verifier::new(voices.model.clone(), calibration).map_err(speaker_failure)?;
     let threshold = settings.voice.threshold;
     with_memory(settings, async |memory| {
@@ -403,7 +424,6 @@ fn compare(settings: &Settings, name: Option<&str>, file: &std::path::Path, json
                 threshold: None,
             });
         }
-        let recording = recording::read(file, Channel::Mean, &mut voices.vad)?;
         let verdict = verifier
             .verify(&recording.raw, &recording.speech, &enrolled, threshold)
             .map_err(speaker_failure)?;
@@ -416,7 +436,8 @@ fn compare(settings: &Settings, name: Option<&str>, file: &std::path::Path, json
             Verdict::Verified { user_id, .. } => user_id.parse().ok(),
             _ => None,
         };
-        let entry = NewAudit { user: verified, action: "verify", outcome: verdict.name(), detail: Some(detail) };
+        let entry =
+            NewAudit { user: verified, action: "verify", outcome: verdict.name(), detail: Some(detail) };
         memory.append_audit(&entry).await?;
         if json {
             output::json(&compared)?;
@@ -442,7 +463,14 @@ async fn list(memory: &Memory, json: bool) -> Result<(), Failure> {
     }
     let rows: Vec<[String; 4]> = voices
         .into_iter()
-        .map(|v| [v.user_name, v.samples.to_string(), format!("{:.1} s", v.net_speech_s), output::time(v.created_unix_ms)])
+        .map(|v| {
+            [
+                v.user_name,
+                v.samples.to_string(),
+                format!("{:.1} s", v.net_speech_s),
+                output::time(v.created_unix_ms),
+            ]
+        })
         .collect();
     output::table(["NAME", "SAMPLES", "SPEECH", "ENROLLED"], &rows)
 }

@@ -33,6 +33,9 @@ impl Paths {
         let data = root.join("var/lib/jarvis");
         let mut models: Vec<PathBuf> = var("JARVIS_MODELS_DIR").into_iter().collect();
         models.extend([data.join("models"), root.join("usr/share/jarvis/models")]);
+        // Where scripts/fetch-models.sh puts them for one user of the machine.
+        let per_user = var("XDG_DATA_HOME").or_else(|| Some(var("HOME")?.join(".local/share")));
+        models.extend(per_user.map(|share| share.join("jarvis/models")));
         models.extend(models_nearby());
         Self {
             config_dir: config_file.parent().unwrap_or(Path::new("")).join("conf.d"),

@@ -66,16 +66,14 @@ section! {
 }
 
 section! {
-    /// Who is speaking.
+    /// Who is speaking. After 5 voices in a row that are not verified the device pauses for 30 s, and longer with each
+    /// further one, up to 15 minutes; a verified voice ends that.
     Voice = "voice" {
         /// Answer enrolled voices only. Switched off, whoever speaks is taken for the one user there is; with several
         /// users nobody can be told apart.
         enabled: bool = true, Rule::any();
         /// Probability from which a speaker counts as verified.
         threshold: f32 = 0.85, Rule::between(0.5, 0.999);
-        /// Pause after 5 failed attempts in a row, so that guessing is slow: 30 s, doubled by each further failure up to
-        /// 15 minutes. A verified voice ends it.
-        pause: bool = true, Rule::any();
     }
 }
 

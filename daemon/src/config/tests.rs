@@ -236,9 +236,7 @@ fn values_that_contradict_each_other_are_faults() {
         "[endpoint]\nend_silence_ms = 3000\nmax_utterance_ms = 2000\n\
          [mqtt]\nurl = \"mqtt://h\"\npassword_file = \"/p\"\nca_file = \"/ca\"\n",
     );
-    for key in
-        ["endpoint.end_silence_ms", "mqtt.ca_file", "mqtt.password_file"]
-    {
+    for key in ["endpoint.end_silence_ms", "mqtt.ca_file", "mqtt.password_file"] {
         assert!(found.iter().any(|fault| fault.contains(key)), "{key}: {found:?}");
     }
     assert!(faults("[wake]\nmodel = [\"none\", \"alexa\"]\n")[0].contains("contradicts itself"));

@@ -151,8 +151,10 @@ impl Value for BrokerUrl {
             return Err(format!("the address ends after the port; \"{}\" is too much", quote(&parts.rest)));
         }
         if parts.username.is_some() || parts.password.is_some() {
-            return Err("holds a user: set mqtt.username, and mqtt.password_file to a file that holds the password"
-                .to_owned());
+            return Err(
+                "holds a user: set mqtt.username, and mqtt.password_file to a file that holds the password"
+                    .to_owned(),
+            );
         }
         let tls = parts.scheme == "mqtts";
         let text = parts.masked();

@@ -211,13 +211,13 @@ fn mqtt_settings(settings: &Settings) -> Option<MqttSettings> {
     let url = mqtt.url.as_ref()?;
     let mut broker = MqttSettings::new(url.to_string(), settings.device.id.clone());
     broker.username = mqtt.username.clone();
-    broker.password_file = mqtt.password_file.clone().or_else(|| {
-        let credential = settings.paths.credentials.as_ref()?.join("mqtt-password");
-        credential.exists().then_some(credential)
-    });
+    broker.password_file = settings.mqtt_password_file();
     broker.ca_file = mqtt.ca_file.clone();
     broker.base_topic = mqtt.base_topic.clone();
     broker.device_name = settings.device.name.clone();
+    broker.publish_text = mqtt.publish_text;
+    broker.retain_last_turn = mqtt.retain_last_turn;
+    broker.accept_commands = mqtt.accept_commands;
     broker.text_needs_verified = settings.voice.enabled;
     Some(broker)
 }

@@ -17,19 +17,29 @@ use crate::dialogue::speech::{Speech, SpeechSettings};
 use crate::error::chain;
 use crate::inference::{ModelEntry, ModelState, ModelStore, Role};
 use crate::memory::{Device, Memory};
+use crate::speaker::Calibration;
 use crate::stt::{self, Engine, SttSettings};
 
 const FETCH: &str = "install the models: scripts/fetch-models.sh";
 
 pub fn configuration(settings: &Settings) -> Vec<Finding> {
     let files: Vec<String> = settings.files.iter().map(|file| file.display().to_string()).collect();
-    let what = if files.is_empty() { "no file, every key has its default".to_owned() } else { files.join(", ") };
+    let what =
+        if files.is_empty() { "no file, every key has its default".to_owned() } else { files.join(", ") };
     let mut findings = vec![Finding::ok("configuration", what)];
     for warning in &settings.warnings {
-        findings.push(Finding::warn("configuration", warning, "remove the key, or leave it for a later version"));
+        findings.push(Finding::warn(
+            "configuration",
+            warning,
+            "remove the key, or leave it for a later version",
+        ));
     }
     for fault in settings.faults_of_files() {
-        findings.push(Finding::fail("configuration", fault.to_string(), "mend the file, or take the key out"));
+        findings.push(Finding::fail(
+            "configuration",
+            fault.to_string(),
+            "mend the file, or take the key out",
+        ));
     }
     findings
 }
@@ -55,7 +65,9 @@ pub fn models(settings: &Settings) -> Vec<Finding> {
     let needed = |entry: &ModelEntry| match entry.role {
         Role::Vad => true,
         Role::WakeMel | Role::WakeEmbedding => listens,
-        Role::WakeHead => heads.iter().any(|name| store.entry(name).is_some_and(|known| known.name == entry.name)),
+        Role::WakeHead => {
+            heads.iter().any(|name| store.entry(name).is_some_and(|known| known.name == entry.name))
+        }
         Role::Speaker => settings.voice.enabled,
         _ => false,
     };
@@ -81,7 +93,11 @@ pub fn models(settings: &Settings) -> Vec<Finding> {
     for name in heads {
         if store.entry(name).is_none() {
             let fix = "name a model of `jarvisd models list`, or give the path of an .onnx file";
-            findings.push(Finding::fail(CHECK, format!("wake.model names \"{name}\", which no model is called"), fix));
+            findings.push(Finding::fail(
+                CHECK,
+                format!("wake.model names \"{name}\", which no model is called"),
+                fix,
+            ));
         }
     }
     for model in &settings.wake.model.0 {
@@ -91,6 +107,11 @@ pub fn models(settings: &Settings) -> Vec<Finding> {
             let message = format!("wake.model names {}, which is no file", path.display());
             findings.push(Finding::fail(CHECK, message, "correct the path"));
         }
+    }
+    if settings.voice.enabled
+        && let Err(e) = Calibration::load(&settings.paths.models)
+    {
+        findings.push(Finding::fail(CHECK, chain(&e), "reinstall the models that come with the program"));
     }
     if !sound.is_empty() {
         findings.insert(0, Finding::ok(CHECK, format!("verified: {}", sound.join(", "))));
@@ -128,7 +149,8 @@ const LISTEN: Duration = Duration::from_millis(1_500);
 
 pub fn microphone(settings: &Settings) -> Finding {
     const CHECK: &str = "microphone";
-    const NAMES: &str = "`arecord -L` lists the names for audio.device; the user of the daemon must be in group audio";
+    const NAMES: &str =
+        "`arecord -L` lists the names for audio.device; the user of the daemon must be in group audio";
     let audio = &settings.audio;
     let stats = Arc::new(CaptureStats::default());
     let wanted = AlsaSettings {
@@ -161,15 +183,24 @@ pub fn microphone(settings: &Settings) -> Finding {
     if samples == 0 {
         let why = stats.last_error().map_or_else(|| "no sound came".to_owned(), |e| e.to_string());
         let busy = "; stop the daemon first if it is using the microphone";
-        return Finding::fail(CHECK, format!("\"{}\" gives no sound: {why}", audio.device), format!("{NAMES}{busy}"));
+        return Finding::fail(
+            CHECK,
+            format!("\"{}\" gives no sound: {why}", audio.device),
+            format!("{NAMES}{busy}"),
+        );
     }
     let level_db = 10.0 * (power / samples as f64).max(1e-12).log10();
     let heard = format!("\"{}\", {} Hz, {level_db:.0} dB", audio.device, period.rate_hz);
     if peak == 0.0 {
-        let fix = "choose another audio.channel, switch the microphone on in `alsamixer`, or check its wiring";
+        let fix =
+            "choose another audio.channel, switch the microphone on in `alsamixer`, or check its wiring";
         Finding::warn(CHECK, format!("{heard}: digital silence"), fix)
     } else if peak >= 0.99 {
-        Finding::warn(CHECK, format!("{heard}: overdriven"), "lower the gain in `alsamixer`, or say nothing during the check")
+        Finding::warn(
+            CHECK,
+            format!("{heard}: overdriven"),
+            "lower the gain in `alsamixer`, or say nothing during the check",
+        )
     } else {
         Finding::ok(CHECK, heard)
     }
@@ -224,7 +255,11 @@ pub async fn database(settings: &Settings) -> Finding {
             Finding::ok(CHECK, format!("{} will be made at the first start", path.display()))
         } else {
             let fix = "run this as the user of the daemon, or give that user the folder";
-            Finding::fail(CHECK, format!("{} cannot be made: {} is not writable", path.display(), folder.display()), fix)
+            Finding::fail(
+                CHECK,
+                format!("{} cannot be made: {} is not writable", path.display(), folder.display()),
+                fix,
+            )
         };
     }
     let device = Device { id: settings.device.id.clone() };
@@ -262,8 +297,12 @@ pub fn disk(settings: &Settings) -> Finding {
     };
     let message = format!("{:.1} GB free in {}", free as f64 / 1e9, folder.display());
     match free {
-        free if free < LEAST_BYTES => Finding::fail(CHECK, message, "free some space, or turns cannot be stored"),
-        free if free < COMFORTABLE_BYTES => Finding::warn(CHECK, message, "free some space before it is full"),
+        free if free < LEAST_BYTES => {
+            Finding::fail(CHECK, message, "free some space, or turns cannot be stored")
+        }
+        free if free < COMFORTABLE_BYTES => {
+            Finding::warn(CHECK, message, "free some space before it is full")
+        }
         _ => Finding::ok(CHECK, message),
     }
 }
@@ -271,7 +310,9 @@ pub fn disk(settings: &Settings) -> Finding {
 pub fn broker(settings: &Settings) -> Finding {
     const CHECK: &str = "MQTT broker";
     const PATIENCE: Duration = Duration::from_secs(3);
-    let Some(url) = &settings.mqtt.url else { return Finding::ok(CHECK, "none is set: nothing is published") };
+    let Some(url) = &settings.mqtt.url else {
+        return Finding::ok(CHECK, "none is set: nothing is published");
+    };
     let fix = "check mqtt.url and the broker; the device works without it and goes on trying";
     let addresses: Vec<_> = match (url.host.as_str(), url.port).to_socket_addrs() {
         Ok(addresses) => addresses.collect(),

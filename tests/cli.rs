@@ -1,0 +1,313 @@
+//! The command line as people and scripts meet it: exit codes, one sentence on standard error, stable JSON.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Output;
+
+use serde_json::Value;
+use support::{ENROLMENT, Root, Voice};
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// Runs a command that must end with `code` and gives what it said on standard error.
+#[track_caller]
+fn fails(root: &Root, code: i32, args: &[&str]) -> String {
+    let output = root.run(args);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(code), "jarvisd {args:?}: {said}");
+    assert!(!said.contains("panicked"), "{said}");
+    said
+}
+
+// ---- configuration ----------------------------------------------------------------------------------------------------
+
+#[test]
+fn every_fault_of_the_configuration_is_named_at_once() {
+    let root = Root::with_config("[audio]\ndevcie = \"x\"\n[wake]\nthreshold = 7\n");
+    let said = fails(&root, 78, &["check-config"]);
+    assert!(said.contains("jarvis.toml:2: audio.devcie: no such key; did you mean audio.device?"), "{said}");
+    assert!(said.contains("jarvis.toml:4: wake.threshold: 7.0 is not allowed"), "{said}");
+}
+
+#[test]
+fn a_fault_of_the_configuration_stops_every_command_with_78() {
+    let root = Root::with_config("[nonsense]\n");
+    for args in [&["run"][..], &["doctor"], &["user", "list"], &["models", "list"], &["listen", "x.wav"]] {
+        let said = fails(&root, 78, args);
+        assert!(said.contains("nonsense"), "{args:?}: {said}");
+    }
+}
+
+#[test]
+fn faults_as_json_have_place_key_and_sentence() {
+    let root = Root::with_config("[audio]\nperiod_ms = 1\n");
+    let output = root.run(&["check-config", "--json"]);
+    assert_eq!(output.status.code(), Some(78));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["ok"], false);
+    assert_eq!(report["faults"][0]["key"], "audio.period_ms");
+    assert!(report["faults"][0]["place"].as_str().unwrap().ends_with("jarvis.toml:2"));
+    assert!(report["faults"][0]["sentence"].as_str().unwrap().contains("10 to 20"));
+}
+
+#[test]
+fn the_settings_in_force_are_printed_with_their_place_and_without_secrets() {
+    let mut root = Root::with_config("[store]\npostgres_url = \"postgres://jarvis:hunter2@db/jarvis\"\n");
+    root.env("JARVIS__AUDIO__CHANNEL", "left");
+    let printed = root.ok(&["check-config", "--print"]);
+    assert!(printed.contains("channel = \"left\"  # JARVIS__AUDIO__CHANNEL"), "{printed}");
+    assert!(printed.contains("postgres_url = \"postgres://jarvis:***@db/jarvis\""), "{printed}");
+    assert!(
+        printed.contains("store.postgres_url") && printed.contains("not used by this version yet"),
+        "{printed}"
+    );
+    assert!(!printed.contains("hunter2"), "{printed}");
+}
+
+#[test]
+fn a_configuration_that_is_no_file_of_text_is_refused_with_a_sentence() {
+    let root = Root::new();
+    let bad = root.path().join("bad.toml");
+    fs::write(&bad, b"\xff\xfe\0\0").unwrap();
+    assert!(fails(&root, 78, &["--config", bad.to_str().unwrap(), "check-config"]).contains("UTF-8"));
+    let folder = root.path().to_str().unwrap().to_owned();
+    assert!(fails(&root, 78, &["--config", &folder, "check-config"]).contains("is a folder"));
+    assert!(fails(&root, 78, &["--config", "/no/such/file.toml", "check-config"]).contains("does not exist"));
+}
+
+// ---- usage ------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn wrong_usage_ends_with_2_and_help_with_0() {
+    let root = Root::new();
+    for args in [
+        &["nonsense"][..],
+        &["ask"],
+        &["listen"],
+        &["voice", "verify"],
+        &["conversation", "show", "--user", "a", "x"],
+    ] {
+        fails(&root, 2, args);
+    }
+    for args in [
+        &["--help"][..],
+        &["--version"],
+        &["voice", "enroll", "--help"],
+        &["conversation", "search", "--help"],
+    ] {
+        assert!(!root.ok(args).is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn a_reader_that_went_away_is_no_failure() {
+    let root = Root::new();
+    let mut child = root.command(&["check-config", "--print"]).spawn().unwrap();
+    drop(child.stdout.take());
+    assert!(child.wait().unwrap().success());
+}
+
+// ---- people and conversations -----------------------------------------------------------------------------------------
+
+#[test]
+fn people_are_added_listed_renamed_exported_and_deleted() {
+    let root = Root::new();
+    assert_eq!(root.json(&["user", "list"]), serde_json::json!([]));
+    let anna = root.json(&["user", "add", "Anna"]);
+    assert_eq!(anna["name"], "Anna");
+    assert!(fails(&root, 1, &["user", "add", "ANNA"]).contains("taken"));
+    root.ok(&["user", "rename", "anna", "Anne"]);
+    let shown = root.json(&["user", "show", "anne"]);
+    assert_eq!(
+        (&shown["id"], &shown["voice"], &shown["conversations"]),
+        (&anna["id"], &false.into(), &0.into())
+    );
+
+    let file = root.path().join("anne.json");
+    root.ok(&["user", "export", "anne", "--out", file.to_str().unwrap()]);
+    let export: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    assert_eq!(export["user"]["name"], "Anne");
+    fails(&root, 1, &["user", "export", "anne", "--out", file.to_str().unwrap()]);
+
+    assert_eq!(root.json(&["user", "delete", "anne"])["deleted"]["name"], "Anne");
+    assert!(fails(&root, 1, &["user", "show", "anne"]).contains("user list"));
+}
+
+#[test]
+fn names_that_cannot_be_names_are_bad_data() {
+    let root = Root::new();
+    for name in ["", "  ", "a\nb", &"x".repeat(1_000)] {
+        fails(&root, 65, &["user", "add", name]);
+    }
+}
+
+#[test]
+fn what_is_asked_is_remembered_across_runs_and_belongs_to_one_person() {
+    let root = Root::new();
+    root.ok(&["user", "add", "Anna"]);
+    root.ok(&["user", "add", "Ben"]);
+    let turn = root.json(&["ask", "--user", "anna", "remember that the spare key is under the blue pot"]);
+    let id = turn["conversation_id"].as_str().unwrap().to_owned();
+    assert!(
+        root.ok(&["ask", "--user", "anna", "what do you remember about the spare key"]).contains("blue pot")
+    );
+    assert!(
+        !root.ok(&["ask", "--user", "ben", "what do you remember about the spare key"]).contains("blue pot")
+    );
+
+    let list = root.json(&["conversation", "list", "--user", "anna"]);
+    assert_eq!(list[0]["id"].as_str().unwrap(), id);
+    assert_eq!(list[0]["messages"], 4);
+    let whole = root.json(&["conversation", "show", "--user", "anna", &id]);
+    assert_eq!(whole["messages"].as_array().unwrap().len(), 4);
+    assert_eq!(whole["messages"][0]["role"], "user");
+    let hits = root.json(&["conversation", "search", "--user", "anna", "blue", "pot"]);
+    assert!(hits[0]["message"]["text"].as_str().unwrap().contains("blue pot"));
+    assert_eq!(root.json(&["conversation", "rename", "--user", "anna", &id, "Keys"])["title"], "Keys");
+    assert_eq!(root.json(&["conversation", "export", "--user", "anna"])[0]["title"], "Keys");
+
+    for command in ["show", "delete"] {
+        fails(&root, 1, &["conversation", command, "--user", "ben", &id]);
+    }
+    fails(&root, 1, &["ask", "--user", "ben", "--conversation", &id, "hello"]);
+    root.ok(&["conversation", "delete", "--user", "anna", &id]);
+    assert_eq!(root.json(&["conversation", "list", "--user", "anna"]), serde_json::json!([]));
+    assert_eq!(root.json(&["conversation", "search", "--user", "anna", "pot"]), serde_json::json!([]));
+}
+
+#[test]
+fn a_new_conversation_is_begun_when_asked_for() {
+    let root = Root::new();
+    root.ok(&["user", "add", "Anna"]);
+    let first = root.json(&["ask", "--user", "anna", "hello"]);
+    let same = root.json(&["ask", "--user", "anna", "hello"]);
+    let new = root.json(&["ask", "--user", "anna", "--new", "hello"]);
+    assert_eq!(first["conversation_id"], same["conversation_id"]);
+    assert_ne!(first["conversation_id"], new["conversation_id"]);
+    assert!(fails(&root, 2, &["ask", "--user", "anna", " "]).contains("nothing to ask"));
+    assert!(fails(&root, 1, &["ask", "--user", "nobody", "hello"]).contains("nobody"));
+}
+
+// ---- voices -----------------------------------------------------------------------------------------------------------
+
+fn paths(files: &[PathBuf]) -> Vec<&str> {
+    files.iter().map(|file| file.to_str().unwrap()).collect()
+}
+
+#[test]
+fn an_enrolled_voice_is_verified_and_another_is_not() {
+    let root = Root::new();
+    let samples: Vec<PathBuf> = ENROLMENT.iter().map(|phrase| Voice::Rms.says(phrase)).collect();
+    let mut args = vec!["voice", "enroll", "--user", "Anna"];
+    args.extend(paths(&samples));
+    let enrolled = root.json(&args);
+    assert_eq!((&enrolled["user"], &enrolled["enrolled"]), (&"Anna".into(), &true.into()));
+    assert_eq!(enrolled["samples"].as_array().unwrap().len(), 3);
+    assert_eq!(root.json(&["voice", "list"])[0]["user_name"], "Anna");
+    assert_eq!(root.json(&["user", "show", "anna"])["voice"], true);
+
+    let owner = Voice::Rms.says("hey jarvis, what do you remember about the spare key");
+    let owner = owner.to_str().unwrap();
+    let verdict = root.json(&["voice", "verify", "--user", "anna", owner]);
+    assert_eq!((&verdict["outcome"], &verdict["user"]), (&"verified".into(), &"Anna".into()));
+    assert!(verdict["confidence"].as_f64().unwrap() >= verdict["threshold"].as_f64().unwrap());
+    assert_eq!(root.json(&["voice", "identify", owner])["user"], "Anna");
+
+    let stranger = Voice::Slt.says("hey jarvis, what do you remember about the spare key");
+    let stranger = stranger.to_str().unwrap();
+    let output = root.run(&["voice", "verify", "--user", "anna", stranger, "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let verdict: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_ne!(verdict["outcome"], "verified");
+    fails(&root, 1, &["voice", "identify", stranger]);
+
+    root.ok(&["voice", "delete", "--user", "anna"]);
+    assert!(fails(&root, 1, &["voice", "identify", owner]).contains("no voice is enrolled"));
+    fails(&root, 1, &["voice", "delete", "--user", "anna"]);
+}
+
+#[test]
+fn recordings_that_cannot_be_enrolled_are_refused_with_what_to_do() {
+    let root = Root::new();
+    let one = Voice::Rms.says(ENROLMENT[0]);
+    let other = Voice::Slt.says(ENROLMENT[1]);
+    let (one, other) = (one.to_str().unwrap(), other.to_str().unwrap());
+
+    let said = fails(&root, 65, &["voice", "enroll", "--user", "Anna", one]);
+    assert!(said.contains("add more sentences"), "{said}");
+    let output = root.run(&["voice", "enroll", "--user", "Anna", one, other, "--json"]);
+    assert_eq!(output.status.code(), Some(65));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["enrolled"], false);
+    assert_eq!(report["samples"][1]["accepted"], false);
+    assert!(report["samples"][1]["reason"].as_str().unwrap().contains("does not sound like"));
+
+    let silent = root.path().join("silent.wav");
+    support::sox(&["-n", "-r", "16000", "-c", "1", "-b", "16", silent.to_str().unwrap(), "trim", "0", "5"]);
+    fails(&root, 65, &["voice", "enroll", "--user", "Anna", silent.to_str().unwrap()]);
+    let text = root.path().join("text.wav");
+    fs::write(&text, "this is not a recording").unwrap();
+    fails(&root, 65, &["voice", "enroll", "--user", "Anna", text.to_str().unwrap()]);
+    fails(&root, 65, &["voice", "enroll", "--user", "Anna", "/no/such/file.wav"]);
+    assert_eq!(root.json(&["user", "list"]), serde_json::json!([]), "nobody is added by a failed enrolment");
+}
+
+#[test]
+fn a_recording_that_is_far_too_long_is_refused() {
+    let root = Root::new();
+    let long = root.path().join("long.wav");
+    support::sox(&["-n", "-r", "8000", "-c", "1", "-b", "8", long.to_str().unwrap(), "trim", "0", "600"]);
+    let said = fails(&root, 65, &["voice", "identify", long.to_str().unwrap()]);
+    assert!(said.contains("longer than"), "{said}");
+}
+
+// ---- models and doctor ------------------------------------------------------------------------------------------------
+
+#[test]
+fn models_are_listed_and_a_damaged_one_is_named_with_the_way_out() {
+    let mut root = Root::new();
+    let list = root.json(&["models", "list"]);
+    let vad = list.as_array().unwrap().iter().find(|model| model["role"] == "vad").unwrap();
+    assert_eq!(vad["state"], "verified");
+    root.ok(&["models", "verify", "silero-vad"]);
+    fails(&root, 2, &["models", "verify", "no-such-model"]);
+
+    let folder = root.path().join("models");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join(vad["file"].as_str().unwrap()), b"not a model").unwrap();
+    root.env("JARVIS_MODELS_DIR", &folder);
+    let said = fails(&root, 78, &["models", "verify"]);
+    assert!(said.contains("silero-vad") && said.contains("git checkout"), "{said}");
+    assert!(fails(&root, 78, &["voice", "identify", "x.wav"]).contains("SHA-256"));
+}
+
+#[test]
+fn doctor_checks_everything_and_changes_nothing() {
+    let mut root = Root::new();
+    root.env("ALSA_CONFIG_PATH", "/dev/null");
+    let output = root.run(&["doctor", "--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let findings = report["findings"].as_array().unwrap();
+    let state = |check: &str| {
+        let found = findings.iter().find(|f| f["check"] == check);
+        found.map(|f| f["state"].as_str().unwrap().to_owned()).unwrap_or_default()
+    };
+    assert_eq!(state("microphone"), "fail");
+    assert_eq!(state("loudspeaker"), "warn");
+    assert_eq!(state("database"), "ok");
+    assert_eq!(state("models"), "ok");
+    assert!(!state("disk").is_empty() && !state("clock").is_empty() && !state("priority").is_empty());
+    for finding in findings {
+        let ok = finding["state"] == "ok";
+        assert!(ok || finding["fix"].is_string(), "a fault without what to do: {finding}");
+    }
+    assert_eq!(report["ok"], false);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("microphone"));
+    assert!(!root.path().join("var").exists(), "doctor makes nothing");
+}
