@@ -203,7 +203,11 @@ impl Calibration {
             .map_err(|source| CalibrationError::Read { path: cohort_path.clone(), source })?;
         let found = hex(&Sha256::digest(&bytes));
         if found != file.cohort_sha256 {
-            return Err(CalibrationError::CohortHash { path: cohort_path, expected: file.cohort_sha256, found });
+            return Err(CalibrationError::CohortHash {
+                path: cohort_path,
+                expected: file.cohort_sha256,
+                found,
+            });
         }
         let cohort = Cohort::from_bytes(&bytes)
             .map_err(|what| CalibrationError::Cohort { path: cohort_path, what })?;
@@ -256,8 +260,8 @@ fn list(dirs: &[PathBuf]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::speaker::testing;
     use crate::speaker::template::tests::sample;
+    use crate::speaker::testing;
 
     #[test]
     fn the_shipped_calibration_belongs_to_the_shipped_model() {

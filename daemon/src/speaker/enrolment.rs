@@ -44,19 +44,29 @@ pub struct SampleReport {
 /// Why a sample, or the enrolment as it stands, is not good enough, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    #[error("only {net_speech_s:.1} s of speech were heard; say a whole sentence of at least {LEAST_SAMPLE_S} s")]
+    #[error(
+        "only {net_speech_s:.1} s of speech were heard; say a whole sentence of at least {LEAST_SAMPLE_S} s"
+    )]
     TooShort { net_speech_s: f32 },
     #[error("the recording is overdriven; move away from the microphone or lower its gain, and say it again")]
     Clipped { share: f32 },
-    #[error("the voice is too quiet ({level_db:.0} dB); come closer to the microphone or raise its gain, and say it again")]
+    #[error(
+        "the voice is too quiet ({level_db:.0} dB); come closer to the microphone or raise its gain, and say it again"
+    )]
     TooQuiet { level_db: f32 },
-    #[error("there is too much noise (the voice is {snr_db:.0} dB above it, {LEAST_SNR_DB:.0} dB are needed); make it quieter, and say it again")]
+    #[error(
+        "there is too much noise (the voice is {snr_db:.0} dB above it, {LEAST_SNR_DB:.0} dB are needed); make it quieter, and say it again"
+    )]
     TooNoisy { snr_db: f32 },
-    #[error("this does not sound like the person of the samples before; let one person alone speak, and say it again")]
+    #[error(
+        "this does not sound like the person of the samples before; let one person alone speak, and say it again"
+    )]
     AnotherVoice { likeness: f32 },
     #[error("there are {MOST_PROTOTYPES} samples already; finish the enrolment")]
     Full,
-    #[error("{samples} of at least {LEAST_SAMPLES} samples and {net_speech_s:.1} of at least {LEAST_TOTAL_S:.0} s of speech; add more sentences")]
+    #[error(
+        "{samples} of at least {LEAST_SAMPLES} samples and {net_speech_s:.1} of at least {LEAST_TOTAL_S:.0} s of speech; add more sentences"
+    )]
     NotEnough { samples: usize, net_speech_s: f32 },
     #[error("the sample could not be compared")]
     Model(#[source] SpeakerError),
@@ -119,7 +129,8 @@ impl Enrolment {
     pub fn finish(self) -> Result<Template, Refusal> {
         let (samples, net_speech_s) = (self.prototypes.len(), self.net_speech_s());
         let enough = samples >= LEAST_SAMPLES && net_speech_s >= LEAST_TOTAL_S;
-        let template = enough.then(|| Template::new(self.model.identity().clone(), self.prototypes)).flatten();
+        let template =
+            enough.then(|| Template::new(self.model.identity().clone(), self.prototypes)).flatten();
         template.ok_or(Refusal::NotEnough { samples, net_speech_s })
     }
 }
@@ -151,7 +162,7 @@ mod tests {
     use crate::speaker::testing;
 
     const READER: &str = "audio/librispeech_train_clean_1each/103-1240-0000.flac";
-    const OTHER: &str = "audio/librispeech_train_clean_1each/1034-121119-0000.flac";
+    const OTHER: &str = "audio/librispeech_train_clean_1each/1040-133433-0000.flac";
 
     /// `count` pieces of `seconds` of a reading.
     fn pieces(name: &str, seconds: usize) -> Option<Vec<(Vec<f32>, Vec<f32>)>> {
@@ -199,7 +210,8 @@ mod tests {
         let (samples, speech) = &own[0];
         enrolment.add(samples, speech).unwrap();
         let before = enrolment.progress();
-        let scaled = |gain: f32| -> Vec<f32> { samples.iter().map(|s| (s * gain).clamp(-1.0, 1.0)).collect() };
+        let scaled =
+            |gain: f32| -> Vec<f32> { samples.iter().map(|s| (s * gain).clamp(-1.0, 1.0)).collect() };
         // Noise everywhere, half as strong as the speech.
         let mut state = 1u32;
         let noisy: Vec<f32> = samples
@@ -209,10 +221,16 @@ mod tests {
                 s + ((state >> 8) as f32 / (1u32 << 24) as f32 - 0.5) * 0.15
             })
             .collect();
-        type Check = fn(&Refusal) -> bool;
-        let cases: [(&str, &[f32], &[f32], Check, &str); 6] = [
+        type Case<'a> = (&'a str, &'a [f32], &'a [f32], fn(&Refusal) -> bool, &'a str);
+        let cases: [Case<'_>; 6] = [
             ("silent", samples, &[0.0; 300], |r| matches!(r, Refusal::TooShort { .. }), "whole sentence"),
-            ("short", &samples[..16_000], &speech[..100], |r| matches!(r, Refusal::TooShort { .. }), "whole sentence"),
+            (
+                "short",
+                &samples[..16_000],
+                &speech[..100],
+                |r| matches!(r, Refusal::TooShort { .. }),
+                "whole sentence",
+            ),
             ("clipped", &scaled(40.0), speech, |r| matches!(r, Refusal::Clipped { .. }), "move away"),
             ("quiet", &scaled(0.003), speech, |r| matches!(r, Refusal::TooQuiet { .. }), "come closer"),
             ("noisy", &noisy, speech, |r| matches!(r, Refusal::TooNoisy { .. }), "quieter"),

@@ -48,8 +48,12 @@ pub enum SpeakerError {
     Model(#[source] ModelError),
     #[error("there is no speech to take a voice from")]
     NoSpeech,
-    #[error("the calibration was made for another speaker model; install the calibration files of this version")]
+    #[error(
+        "the calibration was made for another speaker model; install the calibration files of this version"
+    )]
     OtherCalibration,
-    #[error("the voice of {user} was enrolled with another speaker model; enrol it again with `jarvisd voice enroll`")]
+    #[error(
+        "the voice of {user} was enrolled with another speaker model; enrol it again with `jarvisd voice enroll`"
+    )]
     OtherModel { user: String },
 }

@@ -43,7 +43,8 @@ impl NetSpeech {
         let mut rest_power = Mean::default();
         let mut clipped = 0usize;
         for (index, frame) in samples.chunks_exact(FRAME_SAMPLES).enumerate() {
-            let power = frame.iter().map(|&s| f64::from(s) * f64::from(s)).sum::<f64>() / FRAME_SAMPLES as f64;
+            let power =
+                frame.iter().map(|&s| f64::from(s) * f64::from(s)).sum::<f64>() / FRAME_SAMPLES as f64;
             if mask.get(index).copied().unwrap_or(false) {
                 // One bad sample would make every feature, and so every score, meaningless.
                 kept.extend(frame.iter().map(|&s| if s.is_finite() { s.clamp(-1.0, 1.0) } else { 0.0 }));
@@ -54,7 +55,8 @@ impl NetSpeech {
             }
         }
         let speech_db = decibel(speech_power.value());
-        let snr_db = if rest_power.count == 0 { SNR_CEILING_DB } else { speech_db - decibel(rest_power.value()) };
+        let snr_db =
+            if rest_power.count == 0 { SNR_CEILING_DB } else { speech_db - decibel(rest_power.value()) };
         let quality = Quality {
             net_speech_s: kept.len() as f32 / SAMPLE_RATE_HZ as f32,
             level_db: speech_db,
@@ -156,7 +158,9 @@ mod tests {
     #[test]
     fn damaged_and_empty_input_yields_finite_numbers() {
         let sound = vec![f32::NAN; 1_600];
-        for (sound, speech) in [(&sound[..], &[1.0; 10][..]), (&[][..], &[1.0; 10][..]), (&sound[..], &[f32::NAN; 3][..])] {
+        for (sound, speech) in
+            [(&sound[..], &[1.0; 10][..]), (&[][..], &[1.0; 10][..]), (&sound[..], &[f32::NAN; 3][..])]
+        {
             let net = NetSpeech::of(sound, speech);
             assert!(net.samples.iter().all(|s| s.is_finite()));
             let q = net.quality;

@@ -40,7 +40,9 @@ pub struct Template {
 pub enum TemplateError {
     #[error("the voiceprint is not one of this program")]
     NotATemplate,
-    #[error("the voiceprint has version {found}, this program reads version {VERSION}; enrol the voice again")]
+    #[error(
+        "the voiceprint has version {found}, this program reads version {VERSION}; enrol the voice again"
+    )]
     Version { found: u8 },
     #[error("the voiceprint is damaged: {what}; enrol the voice again")]
     Damaged { what: &'static str },
@@ -130,15 +132,12 @@ impl Template {
             front_end_sha256: hex(header.get(38..70).unwrap_or_default()),
         };
         let prototypes = body.chunks_exact(PROTOTYPE_BYTES).map(prototype).collect::<Option<Vec<_>>>();
-        prototypes
-            .and_then(|p| Self::new(identity, p))
-            .ok_or_else(|| damaged("numbers that no voice gives"))
+        prototypes.and_then(|p| Self::new(identity, p)).ok_or_else(|| damaged("numbers that no voice gives"))
     }
 }
 
 fn prototype(bytes: &[u8]) -> Option<Prototype> {
-    let mut numbers: Vec<f32> =
-        bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    let mut numbers: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
     let parsed = (|| {
         let (&[net_speech_s, snr_db, level_db, clipped], values) = numbers.split_first_chunk::<4>()?;
         let quality = Quality { net_speech_s, snr_db, level_db, clipped };

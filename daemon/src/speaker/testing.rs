@@ -52,15 +52,15 @@ fn decode(path: &Path) -> Vec<f32> {
     use symphonia::core::formats::{TrackType, probe::Hint};
     use symphonia::core::io::MediaSourceStream;
 
-    let stream =
-        MediaSourceStream::new(Box::new(std::fs::File::open(path).unwrap()), Default::default());
+    let stream = MediaSourceStream::new(Box::new(std::fs::File::open(path).unwrap()), Default::default());
     let mut format = symphonia::default::get_probe()
         .probe(&Hint::new(), stream, Default::default(), Default::default())
         .unwrap();
     let track = format.default_track(TrackType::Audio).unwrap();
     let params = track.codec_params.as_ref().unwrap().audio().unwrap().clone();
-    let mut decoder =
-        symphonia::default::get_codecs().make_audio_decoder(&params, &AudioDecoderOptions::default()).unwrap();
+    let mut decoder = symphonia::default::get_codecs()
+        .make_audio_decoder(&params, &AudioDecoderOptions::default())
+        .unwrap();
     let mut samples = Vec::new();
     let mut block = Vec::new();
     while let Ok(Some(packet)) = format.next_packet() {
