@@ -7,8 +7,16 @@
 //! ```
 //!
 //! Same-speaker pairs come from one session of one utterance, which makes them more alike than two days in two rooms.
-//! To take some of that back, tests also come with noise and through a simulated other room and microphone; all of it is
-//! made by formulas here, so no noise recording's licence matters.
+//! To take some of that back, tests also come with noise and through a simulated other room and microphone. Different
+//! speakers, on the other hand, come from different rooms, which makes them less alike than a household before one device:
+//! so there are also conditions in which everybody enrols and is tested through the same simulated room and microphone.
+//! All of it is made by formulas here, so no noise recording's licence matters.
+
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "an off-line tool: lengths and shares of recordings it has just checked"
+)]
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -39,7 +47,10 @@ const LENGTHS_S: [f32; 5] = [1.0, 1.5, 2.0, 3.0, 5.0];
 const THRESHOLD: f32 = 0.85;
 /// Files whose speech is shorter than this in either part are left out of fit and held-out parts.
 const LEAST_PART_S: f32 = 3.0;
-const CONDITIONS: [&str; 4] = ["clean", "noise 20 dB", "noise 10 dB", "other room"];
+const CONDITIONS: [&str; 6] =
+    ["clean", "noise 20 dB", "noise 10 dB", "other room", "one device A", "one device B"];
+/// Conditions from here on have an enrolment of their own: through the same room and microphone as the tests.
+const FIRST_DEVICE: usize = 4;
 
 const USAGE: &str = "usage: calibrate --models DIR [--audio DIR] [--voices DIR] \
                      [--denoised yes] [--plans 200,300] [--padding mean|wrap]";
@@ -70,11 +81,16 @@ fn main() -> Result<(), Failure> {
     }
     let models = PathBuf::from(options.get("--models").ok_or("--models DIR is missing")?);
     let store = ModelStore::open(std::slice::from_ref(&models))?;
-    let plans = options.get("--plans").map(|l| l.split(',').map(str::parse).collect::<Result<_, _>>()).transpose()?;
+    let plans =
+        options.get("--plans").map(|l| l.split(',').map(str::parse).collect::<Result<_, _>>()).transpose()?;
     let choice = Choice {
         denoised: options.contains_key("--denoised"),
         plans: plans.unwrap_or_else(|| PLAN_FRAMES.to_vec()),
-        padding: if options.get("--padding").is_some_and(|p| p == "wrap") { Padding::Wrap } else { Padding::Mean },
+        padding: if options.get("--padding").is_some_and(|p| p == "wrap") {
+            Padding::Wrap
+        } else {
+            Padding::Mean
+        },
     };
     if let Some(audio) = options.get("--audio") {
         fit(Path::new(audio), &models, &store, &choice)?;
@@ -148,8 +164,8 @@ fn with_noise(samples: &[f32], snr_db: f32, seed: u64) -> Vec<f32> {
 }
 
 /// A simulated other room and microphone: exponentially decaying reflections (RT60 0.25–0.55 s, direct sound 6 dB above
-/// them), a first-order tilt of the spectrum, half the level, noise at 20 dB.
-fn other_room(samples: &[f32], seed: u64) -> Vec<f32> {
+/// them), a first-order tilt of the spectrum, half the level, noise at 20 dB of its own seed.
+fn other_room(samples: &[f32], seed: u64, noise_seed: u64) -> Vec<f32> {
     let mut noise = Noise(seed);
     let rt60_s = 0.4 + 0.15 * noise.next();
     let taps: Vec<(usize, f32)> = (0..400)
@@ -174,7 +190,7 @@ fn other_room(samples: &[f32], seed: u64) -> Vec<f32> {
         *s = 0.5 * (now - tilt * previous);
         previous = now;
     }
-    with_noise(&wet, 20.0, seed ^ 0x5eed)
+    with_noise(&wet, 20.0, noise_seed)
 }
 
 // ── embeddings ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -189,11 +205,15 @@ struct Test {
 }
 
 struct Speaker {
-    /// Means of the three enrolment samples.
-    raw: Embedding,
-    clean: Embedding,
+    /// Means of the three enrolment samples: as they are, then through each device.
+    raw: Vec<Embedding>,
+    /// Of the denoised sound.
+    clean: Vec<Embedding>,
     tests: Vec<Test>,
 }
+
+/// Seeds of the simulated devices that everybody shares.
+const DEVICES: [u64; 2] = [900_001, 900_002];
 
 enum Material {
     Cohort(Box<(Embedding, Embedding)>),
@@ -234,25 +254,35 @@ impl Tools {
         let (enrol, rest) = samples.split_at(cut);
         // 200 ms between the parts, so that no sound of one is in the other.
         let rest = rest.get(RATE_HZ / 5..).unwrap_or_default();
-        let (raw, clean) = self.net(enrol)?;
         let least = (LEAST_PART_S * RATE_HZ as f32) as usize;
-        if raw.len() < least || rest.len() < least {
-            return Ok(Material::TooShort);
+        let (mut enrol_raw, mut enrol_clean) = (Vec::new(), Vec::new());
+        for device in [None, Some(0), Some(1)] {
+            let sound = match device {
+                None => enrol.to_vec(),
+                Some(n) => other_room(enrol, DEVICES[n], index as u64 + 77_000),
+            };
+            let (raw, clean) = self.net(&sound)?;
+            if raw.len() < least || rest.len() < least {
+                return Ok(Material::TooShort);
+            }
+            let mean = |net: &[f32]| -> Result<Embedding, Failure> {
+                let parts = net.chunks_exact(net.len() / 3).take(3);
+                let parts = parts.map(|p| self.model.embed(p)).collect::<Result<Vec<_>, _>>()?;
+                Embedding::mean(&parts).ok_or_else(|| "no voice".into())
+            };
+            let voice = mean(&raw)?;
+            enrol_clean.push(if self.denoised { mean(&clean)? } else { voice.clone() });
+            enrol_raw.push(voice);
         }
-        let mean = |net: &[f32]| -> Result<Embedding, Failure> {
-            let parts = net.chunks_exact(net.len() / 3).take(3);
-            let parts = parts.map(|p| self.model.embed(p)).collect::<Result<Vec<_>, _>>()?;
-            Embedding::mean(&parts).ok_or_else(|| "no voice".into())
-        };
-        let enrol_raw = mean(&raw)?;
-        let enrol_clean = if self.denoised { mean(&clean)? } else { enrol_raw.clone() };
         let mut tests = Vec::new();
         for condition in 0..CONDITIONS.len() {
             let seed = index as u64 * 10 + condition as u64;
             let sound = match condition {
                 1 => with_noise(rest, 20.0, seed),
                 2 => with_noise(rest, 10.0, seed),
-                3 => other_room(rest, seed),
+                3 => other_room(rest, seed, seed ^ 0x5eed),
+                4 => other_room(rest, DEVICES[0], seed),
+                5 => other_room(rest, DEVICES[1], seed),
                 _ => rest.to_vec(),
             };
             let (raw, clean) = self.net(&sound)?;
@@ -277,14 +307,17 @@ fn embed_all(files: &[PathBuf], store: &ModelStore, choice: &Choice) -> Result<V
         let workers: Vec<_> = (0..threads)
             .map(|_| {
                 scope.spawn(|| -> Result<Vec<(usize, Material)>, Failure> {
-                    let mut tools =
-                        Tools { denoised: choice.denoised, model: choice.model(store)?, vad: Vad::new(store)? };
+                    let mut tools = Tools {
+                        denoised: choice.denoised,
+                        model: choice.model(store)?,
+                        vad: Vad::new(store)?,
+                    };
                     let mut done = Vec::new();
                     loop {
                         let index = next.fetch_add(1, Ordering::Relaxed);
                         let Some(path) = files.get(index) else { return Ok(done) };
                         done.push((index, tools.material(path, index)?));
-                        if index % 25 == 0 {
+                        if index.is_multiple_of(25) {
                             let mut err = std::io::stderr().lock();
                             writeln!(err, "{index} of {} files", files.len())?;
                         }
@@ -322,8 +355,8 @@ fn compare(speakers: &[&Speaker], cohort: &Cohort, top: usize, sound: Sound) -> 
     let enrolled: Vec<_> = speakers
         .iter()
         .map(|s| {
-            let e = if sound == Sound::Denoised { &s.clean } else { &s.raw };
-            (e, cohort.impostors(e, top))
+            let voices = if sound == Sound::Denoised { &s.clean } else { &s.raw };
+            voices.iter().map(|e| (e, cohort.impostors(e, top))).collect::<Vec<_>>()
         })
         .collect();
     let mut scored = Vec::new();
@@ -331,7 +364,9 @@ fn compare(speakers: &[&Speaker], cohort: &Cohort, top: usize, sound: Sound) -> 
         for test in &speaker.tests {
             let e = if sound == Sound::Raw { &test.raw } else { &test.clean };
             let impostors = cohort.impostors(e, top);
-            for (j, (template, own)) in enrolled.iter().enumerate() {
+            let device = (test.condition + 1).saturating_sub(FIRST_DEVICE);
+            for (j, voices) in enrolled.iter().enumerate() {
+                let Some((template, own)) = voices.get(device) else { continue };
                 let cosine = e.cosine(template);
                 let score = Score { cosine, normalised: normalise(cosine, impostors, *own) };
                 let Test { condition, length, net_s, .. } = *test;
@@ -359,7 +394,8 @@ fn fit_constants(trials: &[Scored], used: [bool; 4]) -> Constants {
         for t in trials {
             let x = features(t, used);
             let p = f64::from(sigmoid(dot(&w, &x)));
-            let weight = 1.0 / (classes * cells.get(&(t.same, t.condition, t.length)).copied().unwrap_or(1.0));
+            let weight =
+                1.0 / (classes * cells.get(&(t.same, t.condition, t.length)).copied().unwrap_or(1.0));
             let error = p - if t.same { 1.0 } else { 0.0 };
             for i in 0..4 {
                 gradient[i] += weight * error * x[i];
@@ -408,13 +444,15 @@ fn dot(a: &[f64; 4], b: &[f64; 4]) -> f64 {
 /// Gaussian elimination with pivoting.
 fn solve(mut m: [[f64; 4]; 4], mut v: [f64; 4]) -> [f64; 4] {
     for column in 0..4 {
-        let pivot = (column..4).max_by(|&i, &j| m[i][column].abs().total_cmp(&m[j][column].abs())).unwrap_or(column);
+        let pivot =
+            (column..4).max_by(|&i, &j| m[i][column].abs().total_cmp(&m[j][column].abs())).unwrap_or(column);
         m.swap(column, pivot);
         v.swap(column, pivot);
         for row in column + 1..4 {
             let factor = m[row][column] / m[column][column];
-            for k in column..4 {
-                m[row][k] -= factor * m[column][k];
+            let above = m[column];
+            for (value, above) in m[row].iter_mut().zip(above).skip(column) {
+                *value -= factor * above;
             }
             v[row] -= factor * v[column];
         }
@@ -432,7 +470,6 @@ fn trials(scored: &[Scored], constants: &Constants, keep: impl Fn(&Scored) -> bo
     let kept = scored.iter().filter(|t| keep(t));
     kept.map(|t| {
         let log_odds = constants.log_odds(t.score, t.net_s);
-        #[expect(clippy::cast_possible_truncation, reason = "only its order matters")]
         Trial { same: t.same, score: log_odds as f32, confidence: sigmoid(log_odds) }
     })
     .collect()
@@ -458,7 +495,8 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn fit(audio: &Path, models: &Path, store: &ModelStore, choice: &Choice) -> Result<(), Failure> {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(audio)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(audio)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
     files.retain(|f| f.extension().is_some_and(|e| e == "flac" || e == "wav"));
     files.sort();
     let materials = embed_all(&files, store, choice)?;
@@ -476,13 +514,21 @@ fn fit(audio: &Path, models: &Path, store: &ModelStore, choice: &Choice) -> Resu
             Material::TooShort => short += 1,
         }
     }
-    say(&format!("speakers: {} cohort, {} fit, {} held out, {short} left out (too little speech)\n", raw.len(), fitted.len(), held.len()))?;
+    say(&format!(
+        "speakers: {} cohort, {} fit, {} held out, {short} left out (too little speech)\n",
+        raw.len(),
+        fitted.len(),
+        held.len()
+    ))?;
     const ALL: [bool; 4] = [true, true, true, true];
     const HEAD: &str = "| | same / different | EER | FAR | FRR | Cllr | ECE | minDCF(0.01) |\n|---|---|---|---|---|---|---|---|";
-    let clean_only = |t: &Scored| t.condition == 0;
 
     say(&format!("### Sound heard (held out, all conditions)\n\n{HEAD}"))?;
-    for (label, sound) in [("raw", Sound::Raw), ("denoised", Sound::Denoised), ("enrol raw, test denoised", Sound::RawEnrolDenoisedTest)] {
+    for (label, sound) in [
+        ("raw", Sound::Raw),
+        ("denoised", Sound::Denoised),
+        ("enrol raw, test denoised", Sound::RawEnrolDenoisedTest),
+    ] {
         if sound != Sound::Raw && !choice.denoised {
             continue;
         }
@@ -520,7 +566,10 @@ fn fit(audio: &Path, models: &Path, store: &ModelStore, choice: &Choice) -> Resu
         ("normalised, ln net, cosine", ALL),
     ] {
         let k = fit_constants(&fit_scored, used);
-        say(&row(&format!("{label} (a {:.3} b {:.3} c {:.3} d {:.3})", k.a, k.b, k.c, k.d), &trials(&scored, &k, |_| true)))?;
+        say(&row(
+            &format!("{label} (a {:.3} b {:.3} c {:.3} d {:.3})", k.a, k.b, k.c, k.d),
+            &trials(&scored, &k, |_| true),
+        ))?;
     }
 
     let constants = fit_constants(&fit_scored, USED);
@@ -538,10 +587,22 @@ fn fit(audio: &Path, models: &Path, store: &ModelStore, choice: &Choice) -> Resu
         say(&row("all", &t))?;
         held_out.insert((*name).into(), row(name, &t).into());
     }
-    let highest = |same: bool| {
-        scored.iter().filter(|t| clean_only(t) && t.same == same).map(|t| t.score.cosine).fold((1.0f32, -1.0f32), |(l, h), c| (l.min(c), h.max(c)))
-    };
-    say(&format!("\ncosines, clean: same {:?}, different {:?}", highest(true), highest(false)))?;
+    say("\n### Cosines (held out)\n\n| | same: lowest, 1 % | different: 99.9 %, highest |\n|---|---|---|")?;
+    for (condition, name) in CONDITIONS.iter().enumerate() {
+        for (length, seconds) in LENGTHS_S.into_iter().enumerate() {
+            let of = |same: bool, share: f32| {
+                let mut cosines: Vec<f32> = scored
+                    .iter()
+                    .filter(|t| t.condition == condition && t.length == length && t.same == same)
+                    .map(|t| t.score.cosine)
+                    .collect();
+                cosines.sort_by(f32::total_cmp);
+                cosines.get((share * (cosines.len().max(1) - 1) as f32) as usize).copied().unwrap_or(f32::NAN)
+            };
+            let (a, b, c, d) = (of(true, 0.0), of(true, 0.01), of(false, 0.999), of(false, 1.0));
+            say(&format!("| {name}, {seconds} s | {a:.2}, {b:.2} | {c:.2}, {d:.2} |"))?;
+        }
+    }
     if !choice.shipped() {
         return Ok(());
     }
@@ -552,13 +613,22 @@ fn fit(audio: &Path, models: &Path, store: &ModelStore, choice: &Choice) -> Resu
     std::fs::write(dir.join("campplus.cohort.bin"), &bytes)?;
     let mut about = toml::Table::new();
     about.insert("with".into(), "scripts/calibrate.sh".into());
-    about.insert("data".into(), "LibriSpeech train-clean-100, one utterance of each of 251 speakers (Panayotov et al., 2015)".into());
-    about.insert("data_licence".into(), "CC BY 4.0; only embeddings and constants derived from it are here, no sound".into());
-    about.insert("bias".into(), "same-speaker pairs are disjoint pieces of one utterance of one session, so real error rates across days and rooms are higher than these; noise and other rooms are simulated".into());
+    about.insert(
+        "data".into(),
+        "LibriSpeech train-clean-100, one utterance of each of 251 speakers (Panayotov et al., 2015)".into(),
+    );
+    about.insert(
+        "data_licence".into(),
+        "CC BY 4.0; only embeddings and constants derived from it are here, no sound".into(),
+    );
+    about.insert("bias".into(), "same-speaker pairs are disjoint pieces of one utterance of one session, so real error rates across days and rooms are higher than these; noise, other rooms and shared devices are simulated".into());
     about.insert("cohort_speakers".into(), i64::try_from(cohort.len())?.into());
     about.insert("fit_speakers".into(), i64::try_from(fitted.len())?.into());
     about.insert("held_out_speakers".into(), i64::try_from(held.len())?.into());
-    about.insert("columns".into(), "condition, same / different trials, EER, FAR and FRR at 0.85, Cllr, ECE, minDCF(0.01)".into());
+    about.insert(
+        "columns".into(),
+        "condition, same / different trials, EER, FAR and FRR at 0.85, Cllr, ECE, minDCF(0.01)".into(),
+    );
     about.insert("held_out".into(), held_out.into());
     let identity = SpeakerModel::load(store)?.identity().clone();
     let file = CalibrationFile {
@@ -571,7 +641,10 @@ fn fit(audio: &Path, models: &Path, store: &ModelStore, choice: &Choice) -> Resu
         constants,
         fitted: about,
     };
-    let text = format!("# Made by scripts/calibrate.sh. Fitted to one model and one front end; see docs/design/speaker.md.\n\n{}", toml::to_string(&file)?);
+    let text = format!(
+        "# Made by scripts/calibrate.sh. Fitted to one model and one front end; see docs/design/speaker.md.\n\n{}",
+        toml::to_string(&file)?
+    );
     std::fs::write(dir.join("campplus.toml"), text)?;
     Ok(())
 }
@@ -594,7 +667,8 @@ fn check_voices(dir: &Path, models: &Path, store: &ModelStore) -> Result<(), Fai
         Ok((raw, speech))
     };
     let list = |dir: &Path, prefix: &str| -> Result<Vec<PathBuf>, Failure> {
-        let mut paths: Vec<PathBuf> = std::fs::read_dir(dir)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
+        let mut paths: Vec<PathBuf> =
+            std::fs::read_dir(dir)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
         paths.retain(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(prefix)));
         paths.sort();
         Ok(paths)
@@ -607,12 +681,20 @@ fn check_voices(dir: &Path, models: &Path, store: &ModelStore) -> Result<(), Fai
         for path in list(&voice, "enrol-")? {
             let (samples, speech) = heard(&path)?;
             match enrolment.add(&samples, &speech) {
-                Ok(report) => say(&format!("{name} {}: {report:?}", path.file_name().unwrap_or_default().to_string_lossy()))?,
+                Ok(report) => say(&format!(
+                    "{name} {}: {report:?}",
+                    path.file_name().unwrap_or_default().to_string_lossy()
+                ))?,
                 Err(refusal) => say(&format!("{name}: {refusal}"))?,
             }
         }
         let template = enrolment.finish()?;
-        enrolled.push(EnrolledVoice { user_id: name.clone(), user_name: name.clone(), template, threshold: None });
+        enrolled.push(EnrolledVoice {
+            user_id: name.clone(),
+            user_name: name.clone(),
+            template,
+            threshold: None,
+        });
         for path in list(&voice, "test-")? {
             tests.push((name.clone(), path.clone(), heard(&path)?));
         }
@@ -631,11 +713,18 @@ fn check_voices(dir: &Path, models: &Path, store: &ModelStore) -> Result<(), Fai
                 other += 1;
                 other_accepted += usize::from(accepted);
             }
-            cells.push(format!("{} {:.3} {}", voice.user_name, verdict.confidence().unwrap_or(f32::NAN), if accepted { "✓" } else { verdict.name() }));
+            cells.push(format!(
+                "{} {:.3} {}",
+                voice.user_name,
+                verdict.confidence().unwrap_or(f32::NAN),
+                if accepted { "✓" } else { verdict.name() }
+            ));
         }
         let net_s = NetSpeech::of(samples, speech).quality.net_speech_s;
         let file = path.file_name().unwrap_or_default().to_string_lossy();
         say(&format!("| {name} {file} | {net_s:.2} s | {} |", cells.join(", ")))?;
     }
-    say(&format!("\nown voice refused: {own_refused} of {own}; other voice accepted: {other_accepted} of {other}"))
+    say(&format!(
+        "\nown voice refused: {own_refused} of {own}; other voice accepted: {other_accepted} of {other}"
+    ))
 }

@@ -260,8 +260,8 @@ fn list(dirs: &[PathBuf]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::speaker::testing;
     use crate::speaker::template::tests::sample;
+    use crate::speaker::testing;
 
     #[test]
     fn the_shipped_calibration_belongs_to_the_shipped_model() {

@@ -201,7 +201,7 @@ impl SpeakerModel {
 fn window_starts(frames: usize, length: usize) -> Vec<usize> {
     let rest = frames.saturating_sub(length);
     let gaps = rest.div_ceil(length.max(1)).min(MOST_WINDOWS - 1);
-    (0..=gaps).map(|i| if gaps == 0 { 0 } else { rest * i / gaps }).collect()
+    (0..=gaps).map(|i| (rest * i).checked_div(gaps).unwrap_or(0)).collect()
 }
 
 /// The front end's identity: its parameters, the plan lengths and the padding, hashed.

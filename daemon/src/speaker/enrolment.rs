@@ -162,7 +162,7 @@ mod tests {
     use crate::speaker::testing;
 
     const READER: &str = "audio/librispeech_train_clean_1each/103-1240-0000.flac";
-    const OTHER: &str = "audio/librispeech_train_clean_1each/1034-121119-0000.flac";
+    const OTHER: &str = "audio/librispeech_train_clean_1each/1040-133433-0000.flac";
 
     /// `count` pieces of `seconds` of a reading.
     fn pieces(name: &str, seconds: usize) -> Option<Vec<(Vec<f32>, Vec<f32>)>> {
@@ -210,7 +210,8 @@ mod tests {
         let (samples, speech) = &own[0];
         enrolment.add(samples, speech).unwrap();
         let before = enrolment.progress();
-        let scaled = |gain: f32| -> Vec<f32> { samples.iter().map(|s| (s * gain).clamp(-1.0, 1.0)).collect() };
+        let scaled =
+            |gain: f32| -> Vec<f32> { samples.iter().map(|s| (s * gain).clamp(-1.0, 1.0)).collect() };
         // Noise everywhere, half as strong as the speech.
         let mut state = 1u32;
         let noisy: Vec<f32> = samples
@@ -220,10 +221,16 @@ mod tests {
                 s + ((state >> 8) as f32 / (1u32 << 24) as f32 - 0.5) * 0.15
             })
             .collect();
-        type Check = fn(&Refusal) -> bool;
-        let cases: [(&str, &[f32], &[f32], Check, &str); 6] = [
+        type Case<'a> = (&'a str, &'a [f32], &'a [f32], fn(&Refusal) -> bool, &'a str);
+        let cases: [Case<'_>; 6] = [
             ("silent", samples, &[0.0; 300], |r| matches!(r, Refusal::TooShort { .. }), "whole sentence"),
-            ("short", &samples[..16_000], &speech[..100], |r| matches!(r, Refusal::TooShort { .. }), "whole sentence"),
+            (
+                "short",
+                &samples[..16_000],
+                &speech[..100],
+                |r| matches!(r, Refusal::TooShort { .. }),
+                "whole sentence",
+            ),
             ("clipped", &scaled(40.0), speech, |r| matches!(r, Refusal::Clipped { .. }), "move away"),
             ("quiet", &scaled(0.003), speech, |r| matches!(r, Refusal::TooQuiet { .. }), "come closer"),
             ("noisy", &noisy, speech, |r| matches!(r, Refusal::TooNoisy { .. }), "quieter"),

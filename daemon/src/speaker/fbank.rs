@@ -57,7 +57,8 @@ impl Features {
     /// Row-major values of `count` frames from frame `start` on; beyond the last frame zeros, which after
     /// [`Features::subtract_mean`] are the mean frame.
     pub fn padded(&self, start: usize, count: usize) -> Vec<f32> {
-        let mut values: Vec<f32> = self.values.iter().skip(start * BINS).take(count * BINS).copied().collect();
+        let mut values: Vec<f32> =
+            self.values.iter().skip(start * BINS).take(count * BINS).copied().collect();
         values.resize(count * BINS, 0.0);
         values
     }
@@ -247,7 +248,7 @@ mod tests {
                     "silence" => 0.0,
                     other => panic!("unknown signal {other}"),
                 };
-                ((value * 32_768.0).round() / 32_768.0) as f32
+                narrow((value * 32_768.0).round() / 32_768.0)
             })
             .collect()
     }

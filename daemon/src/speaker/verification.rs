@@ -229,9 +229,8 @@ mod tests {
         })
     }
 
-    fn verify(reader: usize, seconds: f32, enrolled: &[EnrolledVoice], threshold: f32) -> Option<Verdict> {
+    fn verify(reader: usize, frames: usize, enrolled: &[EnrolledVoice], threshold: f32) -> Option<Verdict> {
         let (samples, speech) = reading(reader)?;
-        let frames = (seconds * 100.0) as usize;
         let part = (&samples[70_400..70_400 + frames * 160], &speech[440..440 + frames]);
         Some(verifier().verify(part.0, part.1, enrolled, threshold).unwrap())
     }
@@ -240,12 +239,17 @@ mod tests {
     fn a_person_is_verified_among_several_and_a_stranger_is_rejected() {
         let (Some(ann), Some(ben)) = (enrolled(0, "ann"), enrolled(1, "ben")) else { return };
         for both in [[ann.clone(), ben.clone()], [ben, ann]] {
-            let verdict = verify(0, 3.0, &both, DEFAULT_THRESHOLD).unwrap();
-            let Verdict::Verified { user_id, user_name, confidence, .. } = &verdict else { panic!("{verdict:?}") };
+            let verdict = verify(0, 300, &both, DEFAULT_THRESHOLD).unwrap();
+            let Verdict::Verified { user_id, user_name, confidence, .. } = &verdict else {
+                panic!("{verdict:?}")
+            };
             assert_eq!((user_id.as_str(), user_name.as_str()), ("ann", "ANN"));
             assert!(*confidence > 0.95);
-            let verdict = verify(2, 3.0, &both, DEFAULT_THRESHOLD).unwrap();
-            assert!(matches!(verdict, Verdict::Rejected { confidence, .. } if confidence < 0.2), "{verdict:?}");
+            let verdict = verify(2, 300, &both, DEFAULT_THRESHOLD).unwrap();
+            assert!(
+                matches!(verdict, Verdict::Rejected { confidence, .. } if confidence < 0.2),
+                "{verdict:?}"
+            );
             assert!(verdict.is_failure());
         }
     }
@@ -253,17 +257,17 @@ mod tests {
     #[test]
     fn the_same_sound_gives_the_same_verdict_to_the_bit() {
         let Some(ann) = enrolled(0, "ann") else { return };
-        let one = verify(0, 3.0, std::slice::from_ref(&ann), DEFAULT_THRESHOLD);
-        assert_eq!(one, verify(0, 3.0, &[ann], DEFAULT_THRESHOLD));
+        let one = verify(0, 300, std::slice::from_ref(&ann), DEFAULT_THRESHOLD);
+        assert_eq!(one, verify(0, 300, &[ann], DEFAULT_THRESHOLD));
     }
 
     #[test]
     fn little_speech_and_nobody_enrolled_give_no_confidence() {
         let Some(ann) = enrolled(0, "ann") else { return };
-        let verdict = verify(0, 0.5, &[ann], DEFAULT_THRESHOLD).unwrap();
+        let verdict = verify(0, 50, &[ann], DEFAULT_THRESHOLD).unwrap();
         assert!(matches!(verdict, Verdict::TooShort { .. }), "{verdict:?}");
         assert!(verdict.confidence().is_none() && !verdict.is_failure());
-        assert_eq!(verify(0, 3.0, &[], DEFAULT_THRESHOLD), Some(Verdict::NotEnrolled));
+        assert_eq!(verify(0, 300, &[], DEFAULT_THRESHOLD), Some(Verdict::NotEnrolled));
     }
 
     #[test]
@@ -271,28 +275,33 @@ mod tests {
         let Some(ann) = enrolled(0, "ann") else { return };
         for (own, default) in [(Some(f32::NAN), 0.5), (Some(1.1), 0.5), (None, f32::NAN)] {
             let voice = EnrolledVoice { threshold: own, ..ann.clone() };
-            let verdict = verify(0, 3.0, &[voice], default).unwrap();
+            let verdict = verify(0, 300, &[voice], default).unwrap();
             assert!(matches!(verdict, Verdict::Uncertain { .. }), "{own:?} {default}: {verdict:?}");
         }
         let voice = EnrolledVoice { threshold: Some(0.9), ..ann };
-        assert!(matches!(verify(0, 3.0, &[voice], 1.1).unwrap(), Verdict::Verified { .. }));
+        assert!(matches!(verify(0, 300, &[voice], 1.1).unwrap(), Verdict::Verified { .. }));
     }
 
     #[test]
     fn one_voice_under_two_names_is_ambiguous() {
         let (Some(ann), Some(twin)) = (enrolled(0, "ann"), enrolled(0, "twin")) else { return };
-        let verdict = verify(0, 3.0, &[ann, twin], DEFAULT_THRESHOLD).unwrap();
+        let verdict = verify(0, 300, &[ann, twin], DEFAULT_THRESHOLD).unwrap();
         assert!(matches!(verdict, Verdict::Ambiguous { .. }), "{verdict:?}");
     }
 
     #[test]
     fn templates_and_constants_of_another_model_are_refused_not_compared() {
         let Some(ann) = enrolled(0, "ann") else { return };
-        let stale = EnrolledVoice { template: sample(1, 3), user_id: "old".into(), user_name: "Old".into(), threshold: None };
+        let stale = EnrolledVoice {
+            template: sample(1, 3),
+            user_id: "old".into(),
+            user_name: "Old".into(),
+            threshold: None,
+        };
         let (samples, speech) = reading(0).unwrap();
         let alone = verifier().verify(&samples, &speech, std::slice::from_ref(&stale), 0.0);
         assert!(matches!(alone, Err(SpeakerError::OtherModel { user }) if user == "Old"));
-        let both = verify(0, 3.0, &[stale, ann], DEFAULT_THRESHOLD).unwrap();
+        let both = verify(0, 300, &[stale, ann], DEFAULT_THRESHOLD).unwrap();
         assert!(matches!(both, Verdict::Verified { user_id, .. } if user_id == "ann"));
         let identity = sample(1, 1).identity().clone();
         let other = Calibration::new(
@@ -314,8 +323,11 @@ mod tests {
                 (state >> 8) as f32 / (1u32 << 24) as f32 - 0.5
             })
             .collect();
-        for sound in [noise, vec![0.0; 48_000], vec![f32::NAN; 48_000], vec![f32::INFINITY; 48_000], vec![1.0; 48_000]] {
-            let verdict = verifier().verify(&sound, &[1.0; 300], std::slice::from_ref(&ann), DEFAULT_THRESHOLD);
+        for sound in
+            [noise, vec![0.0; 48_000], vec![f32::NAN; 48_000], vec![f32::INFINITY; 48_000], vec![1.0; 48_000]]
+        {
+            let verdict =
+                verifier().verify(&sound, &[1.0; 300], std::slice::from_ref(&ann), DEFAULT_THRESHOLD);
             assert!(matches!(verdict, Ok(Verdict::Rejected { .. })), "{verdict:?}");
         }
     }
