@@ -35,7 +35,8 @@ Examples:
   jarvisd listen evening.wav                        what the device would hear, one event a line
   jarvisd run                                       the daemon, as systemd starts it
 
-Exit codes: 0 done, 1 failed, 2 usage, 65 bad input data, 69 a service is unavailable, 75 try again, 78 configuration.";
+Exit codes: 0 done, 1 failed, 2 usage, 65 bad input data, 69 a service is unavailable,
+75 try again, 78 configuration.";
 
 /// A voice appliance for the home: it wakes on its word, checks who speaks, answers, and remembers.
 #[derive(Debug, Parser)]

@@ -28,8 +28,9 @@ pub enum Command {
 Record a sentence:   arecord -f S16_LE -r 48000 -d 6 one.wav
 Then:                jarvisd voice enroll --user Anna one.wav two.wav three.wav
 
-Every sample is checked; one that is too short, too quiet, overdriven, noisy or of somebody else is refused with the
-reason. A person who is not known yet is added. The voice is kept as a sealed template, the recordings are not kept.")]
+Every sample is checked; one that is too short, too quiet, overdriven, noisy or of somebody else
+is refused with the reason. A person who is not known yet is added. The voice is kept as a sealed
+template; the recordings are not kept.")]
     Enroll(Enroll),
     /// Is this recording the voice of this person? Exit code 1 if not.
     Verify(Verify),

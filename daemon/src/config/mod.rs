@@ -111,9 +111,10 @@ pub fn load(options: &Options) -> Result<Settings, Vec<Fault>> {
     let mut paths = Paths::new(&root, named.as_deref(), &options.env);
 
     let mut faults = Vec::new();
-    if options.root.is_some() && !root.is_dir() {
+    // One that does not exist yet is an empty one: whoever writes first makes it.
+    if root.exists() && !root.is_dir() {
         let place: std::sync::Arc<Path> = root.as_path().into();
-        faults.push(Fault::new(Origin::file(&place, 0), None, "--root names no folder; create it first"));
+        faults.push(Fault::new(Origin::file(&place, 0), None, "--root names a file; it takes a folder"));
     }
     let known: KnownKeys =
         sections().into_iter().map(|(name, _, keys)| (name, keys.iter().map(|k| k.name).collect())).collect();

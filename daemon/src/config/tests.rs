@@ -60,9 +60,11 @@ fn the_root_moves_every_path() {
 }
 
 #[test]
-fn a_root_that_is_not_there_is_a_fault() {
+fn a_root_that_is_no_folder_is_a_fault_and_one_that_is_not_there_is_empty() {
     let options = Options { root: Some("/no/such/folder".into()), ..Options::default() };
-    assert!(load(&options).unwrap_err()[0].to_string().contains("--root names no folder"));
+    assert!(load(&options).is_ok());
+    let options = Options { root: Some("/dev/null".into()), ..Options::default() };
+    assert!(load(&options).unwrap_err()[0].to_string().contains("--root names a file"));
 }
 
 #[test]

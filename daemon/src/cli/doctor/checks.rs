@@ -272,7 +272,7 @@ pub async fn database(settings: &Settings) -> Finding {
     let users = memory.list_users().await.map(|users| users.len());
     memory.close().await;
     match checked.and(users) {
-        Ok(users) => Finding::ok(CHECK, format!("{} is sound, {users} people", path.display())),
+        Ok(users) => Finding::ok(CHECK, format!("{} is sound, people: {users}", path.display())),
         Err(e) => Finding::fail(CHECK, chain(&e), fix),
     }
 }
