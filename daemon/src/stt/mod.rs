@@ -24,7 +24,7 @@ pub mod worker;
 mod measure;
 #[cfg(test)]
 mod testing;
-#[cfg(all(test, feature = "vosk"))]
+#[cfg(test)]
 mod vosk_tests;
 
 use std::path::{Path, PathBuf};

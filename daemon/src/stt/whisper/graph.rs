@@ -1,14 +1,14 @@
 //! The two networks of Whisper in tract.
 //!
-//! Unlike the other models these keep symbolic axes: the cache grows by one token a step, and one decoder for every
-//! length of sound holds its weights once (a plan per length would hold 155 MB for each). Measured, the symbolic axes
-//! cost nothing here, because a step of the decoder is matrix times vector.
+//! Unlike the other models these keep symbolic axes: the decoder's cache grows by one token a step, and one plan for
+//! every length of sound holds its weights once. Measured (docs/design/stt.md), symbolic axes cost nothing here.
 
 use std::fmt;
 use std::io::Cursor;
 
 use tract_onnx::prelude::*;
 
+use super::embedding::{Embedding, WIDTH};
 use super::mel::BANDS;
 use crate::inference::{ModelStore, fold_large_casts};
 use crate::stt::SttError;
@@ -27,6 +27,7 @@ pub struct Encoded(TVec<TValue>);
 pub struct Networks {
     encoder: Graph,
     decoder: Graph,
+    embedding: Embedding,
 }
 
 impl fmt::Debug for Networks {
@@ -64,7 +65,7 @@ impl Networks {
             let state = |length: &TDim| {
                 f32::fact(&[1.to_dim(), HEADS.to_dim(), length.clone(), HEAD_WIDTH.to_dim()]).into()
             };
-            model.set_input_fact(0, i64::fact([1, 1]).into())?;
+            model.set_input_fact(0, f32::fact([1, 1, WIDTH]).into())?;
             model.set_input_fact(1, i64::fact([1, 1]).into())?;
             for i in 0..2 * LAYERS {
                 model.set_input_fact(2 + i, state(&past))?;
@@ -73,7 +74,7 @@ impl Networks {
             Ok(())
         })
         .map_err(fault("loading Whisper's decoder"))?;
-        Ok(Self { encoder, decoder })
+        Ok(Self { encoder, decoder, embedding: Embedding::load(store)? })
     }
 
     /// `mel` is `[BANDS, frames]`, frames even.
@@ -116,17 +117,19 @@ impl Decoding<'_> {
             }
         }
         self.position += 1;
-        let logits = outputs.first().map(values).unwrap_or_default();
-        if logits.len() == TOKENS && logits.iter().all(|x| x.is_finite()) {
-            Ok(logits)
+        let hidden = outputs.first().map(values).unwrap_or_default();
+        if hidden.len() == WIDTH && hidden.iter().all(|x| x.is_finite()) {
+            Ok(self.networks.embedding.scores(&hidden))
         } else {
             Err(SttError::NotFinite { step })
         }
     }
 
     fn run(&self, token: usize) -> TractResult<TVec<TValue>> {
-        let number = |n: usize| Tensor::from_shape(&[1, 1], &[n as i64]).map(Tensor::into_tvalue);
-        let mut inputs = tvec!(number(token)?, number(self.position)?);
+        let row = self.networks.embedding.row(token);
+        let position = Tensor::from_shape(&[1, 1], &[self.position as i64])?;
+        let mut inputs =
+            tvec!(Tensor::from_shape(&[1, 1, WIDTH], &row)?.into_tvalue(), position.into_tvalue());
         for heads in self.past.chunks_exact(HEADS) {
             let rows = heads.concat();
             inputs.push(Tensor::from_shape(&[1, HEADS, self.position, HEAD_WIDTH], &rows)?.into_tvalue());

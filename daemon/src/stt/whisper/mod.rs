@@ -10,6 +10,7 @@
 //! quietest places. Thresholds: see `decode.rs` and docs/design/stt.md.
 
 mod decode;
+mod embedding;
 mod graph;
 mod mel;
 #[cfg(test)]
