@@ -27,7 +27,7 @@ pub struct Quality {
     pub net_speech_s: f32,
     /// Mean power of the speech relative to full scale.
     pub level_db: f32,
-    /// Mean power of speech over that of the frames around it; at most 60 dB, and 60 dB where nothing is around it.
+    /// Mean power of the speech over that of the noise behind it; at most 60 dB.
     pub snr_db: f32,
     /// Share of speech samples at the end of the scale, 0 to 1.
     pub clipped: f32,
@@ -40,23 +40,24 @@ impl NetSpeech {
         let mask = speech_mask(speech);
         let mut kept = Vec::with_capacity(samples.len());
         let mut speech_power = Mean::default();
-        let mut rest_power = Mean::default();
+        let mut rest = Vec::new();
+        let mut all = Vec::new();
         let mut clipped = 0usize;
         for (index, frame) in samples.chunks_exact(FRAME_SAMPLES).enumerate() {
             let power =
                 frame.iter().map(|&s| f64::from(s) * f64::from(s)).sum::<f64>() / FRAME_SAMPLES as f64;
+            all.push(power);
             if mask.get(index).copied().unwrap_or(false) {
                 // One bad sample would make every feature, and so every score, meaningless.
                 kept.extend(frame.iter().map(|&s| if s.is_finite() { s.clamp(-1.0, 1.0) } else { 0.0 }));
                 speech_power.add(power);
                 clipped += frame.iter().filter(|s| s.abs() >= CLIPPED_LEVEL).count();
             } else {
-                rest_power.add(power);
+                rest.push(power);
             }
         }
         let speech_db = decibel(speech_power.value());
-        let snr_db =
-            if rest_power.count == 0 { SNR_CEILING_DB } else { speech_db - decibel(rest_power.value()) };
+        let snr_db = speech_db - decibel(noise_power(rest, all));
         let quality = Quality {
             net_speech_s: kept.len() as f32 / SAMPLE_RATE_HZ as f32,
             level_db: speech_db,
@@ -65,6 +66,16 @@ impl NetSpeech {
         };
         Self { samples: kept, quality }
     }
+}
+
+/// Power of the background: the quiet quarter of the frames that are not speech, because the rest of them may hold the
+/// ends of words that the VAD cut off; where there are too few of them, the quiet tenth of all frames.
+fn noise_power(rest: Vec<f64>, all: Vec<f64>) -> f64 {
+    const LEAST_FRAMES: usize = 10;
+    let (mut powers, part) = if rest.len() >= LEAST_FRAMES { (rest, 4) } else { (all, 10) };
+    powers.retain(|p| p.is_finite());
+    powers.sort_by(f64::total_cmp);
+    powers.get(powers.len() / part).copied().unwrap_or(0.0)
 }
 
 /// Which frames are speech: over the threshold, short pauses bridged, clicks removed.
@@ -146,6 +157,12 @@ mod tests {
         let quality = NetSpeech::of(&sound, &speech).quality;
         assert!((quality.level_db + 23.0).abs() < 0.2, "{quality:?}");
         assert!((quality.snr_db - 40.0).abs() < 0.5, "{quality:?}");
+    }
+
+    #[test]
+    fn steady_sound_is_noise_even_where_the_vad_hears_speech_throughout() {
+        let quality = NetSpeech::of(&tone(100, 0.1), &[1.0; 100]).quality;
+        assert!(quality.snr_db < 3.0, "{quality:?}");
     }
 
     #[test]
