@@ -24,11 +24,11 @@ const STALL: Duration = Duration::from_secs(3);
 #[derive(Debug, thiserror::Error)]
 pub enum PlaybackError {
     /// There is no loudspeaker: say so once and go on with text.
-    #[error("there is no playback device {device}; set speech.playback_device (`aplay -L` lists them)")]
+    #[error("there is no playback device {device}; set audio.playback_device (`aplay -L` lists them)")]
     NoDevice { device: String, source: alsa::Error },
     #[error("playback device {device} is in use by another program")]
     Busy { device: String, source: alsa::Error },
-    #[error("playback device {device} offers no {what}; set speech.playback_device to another one")]
+    #[error("playback device {device} offers no {what}; set audio.playback_device to another one")]
     Unusable { device: String, what: &'static str },
     #[error("playback on {device} failed")]
     Device { device: String, source: alsa::Error },
