@@ -4,8 +4,9 @@
 
 use std::time::Duration;
 
-use super::testing::{say, transcribe, whisper_store};
+use super::testing::{say, sox, transcribe, whisper_store};
 use super::{Recognizer, WhisperRecognizer};
+use crate::testdata::shared;
 
 /// CPU time of this thread.
 fn now() -> Duration {
@@ -69,4 +70,37 @@ fn vosk() {
         return;
     };
     report(|| Box::new(super::VoskRecognizer::load(&model).unwrap()), &[samples]);
+}
+
+/// How often something is heard where nothing was said, and nothing where something was said.
+#[test]
+#[ignore = "measures; see docs/design/stt.md"]
+fn whisper_rejection() {
+    let Some(store) = whisper_store() else { return };
+    let Some(audio) = shared("audio") else { return };
+    let mut whisper = WhisperRecognizer::load(&store).unwrap();
+    let files = |folder: &str, prefix: &str| {
+        let mut files: Vec<_> =
+            std::fs::read_dir(audio.join(folder)).unwrap().map(|e| e.unwrap().path()).collect();
+        files.retain(|f| f.file_name().unwrap().to_str().unwrap().starts_with(prefix));
+        files.sort();
+        files
+    };
+    let noises = [files("speechbrain", "noise"), files("deepfilternet", "noise_")].concat();
+    let speech: Vec<_> = files("librispeech_train_clean_1each", "").into_iter().step_by(8).collect();
+    for (what, files) in [("noise", noises), ("speech", speech)] {
+        let (mut words, mut count) = (0, 0);
+        for file in files {
+            let Some(samples) = sox(&[file.to_str().unwrap()]) else { return };
+            for piece in samples.chunks(3 * 16_000).filter(|p| p.len() >= 16_000) {
+                let text = transcribe(&mut whisper, piece, 1600).text;
+                if !text.is_empty() && what == "noise" {
+                    println!("{}: {text}", file.file_name().unwrap().display());
+                }
+                count += 1;
+                words += usize::from(!text.is_empty());
+            }
+        }
+        println!("{what}: {words} of {count} pieces of up to 3 s give words");
+    }
 }
