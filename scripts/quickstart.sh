@@ -29,7 +29,7 @@ apt_install "${build_packages[@]}" "${model_packages[@]}" sox espeak-ng \
 install_rust
 
 step "2/5 Models and libvosk"
-"$repository/scripts/fetch-models.sh" --libvosk
+"$repository/scripts/fetch-models.sh" --all
 
 step "3/5 Build (a few minutes the first time)"
 cargo build --release --manifest-path "$repository/Cargo.toml"
@@ -44,8 +44,9 @@ python3 "$repository/scripts/story.py" --jarvisd "$jarvisd" --work "$work"
 
 step "5/5 Now with your own voice"
 cat <<TEXT
-    Plug in a microphone, then:
+    Plug in a microphone, then, in this folder:
 
+      cd $repository
       $jarvisd --root ~/jarvis doctor                        # is everything there?
       $jarvisd --root ~/jarvis user add YOU
       for n in 1 2 3; do arecord -d 6 -f S16_LE -r 16000 me\$n.wav; done   # read a sentence each time

@@ -28,7 +28,7 @@ apt_install "${build_packages[@]}" "${model_packages[@]}" git shellcheck \
 install_rust rustfmt-web rust-web-clippy
 
 step "Models and libvosk"
-scripts/fetch-models.sh --libvosk
+scripts/fetch-models.sh --all
 
 if [ "$quick" = no ]; then
     step "Format, scripts, lints"
