@@ -75,7 +75,8 @@ fn files_that_are_no_recordings_are_refused_with_a_sentence() {
 fn a_recording_cut_off_in_the_middle_is_used_as_far_as_it_goes() {
     let root = Root::new();
     root.enrol("anna", Voice::Rms);
-    let whole = fs::read(Voice::Rms.says("hey jarvis, remember that the spare key is under the blue pot")).unwrap();
+    let whole =
+        fs::read(Voice::Rms.says("hey jarvis, remember that the spare key is under the blue pot")).unwrap();
     let path = root.path().join("cut.wav");
     fs::write(&path, &whole[..whole.len() * 2 / 3]).unwrap();
     let events = root.listen(&[&path]);
@@ -159,7 +160,11 @@ fn enrolment_refuses_bad_samples_and_says_what_to_do() {
     let mut args = vec!["voice", "enroll", "--user", "anna"];
     args.extend(mixed.iter().map(|p| p.to_str().unwrap()));
     assert_eq!(root.run(&args).status.code(), Some(65));
-    assert_eq!(root.json(&["voice", "list"]).as_array().unwrap().len(), 0, "a refused enrolment stores nothing");
+    assert_eq!(
+        root.json(&["voice", "list"]).as_array().unwrap().len(),
+        0,
+        "a refused enrolment stores nothing"
+    );
 }
 
 #[test]
@@ -167,7 +172,9 @@ fn a_database_newer_than_the_program_is_refused_with_both_versions() {
     let root = Root::new();
     root.ok(&["user", "add", "anna"]);
     let db = root.path().join("var/lib/jarvis/jarvis.db");
-    let status = std::process::Command::new("sqlite3").args([db.to_str().unwrap(), "PRAGMA user_version=999"]).status();
+    let status = std::process::Command::new("sqlite3")
+        .args([db.to_str().unwrap(), "PRAGMA user_version=999"])
+        .status();
     assert!(status.unwrap().success());
     let output = root.run(&["user", "list"]);
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();

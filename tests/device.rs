@@ -1,5 +1,5 @@
 //! The daemon on a sound device: ALSA with a test plugin that is paced in real time and can fail like hardware.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod support;
 
@@ -92,7 +92,10 @@ fn sigterm_in_the_middle_of_a_command_ends_cleanly_and_in_time() {
     let (root, mic) = household();
     let mut daemon = root.daemon();
     daemon.wait_event("ready");
-    mic.hears(&Voice::Rms.says("hey jarvis, remember that the bicycle is in the cellar and the pump is in the attic"));
+    mic.hears(
+        &Voice::Rms
+            .says("hey jarvis, remember that the bicycle is in the cellar and the pump is in the attic"),
+    );
     daemon.wait_event("wake");
     let asked = Instant::now();
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
@@ -169,7 +172,9 @@ fn the_watchdog_is_fed_by_sound_and_falls_silent_when_sound_freezes() {
     let manager = Manager::watch(&mut root);
     let mut daemon = root.daemon();
     manager.wait_for("READY=1");
-    let pings = |window_s| manager.during(Duration::from_secs(window_s)).iter().filter(|m| *m == "WATCHDOG=1").count();
+    let pings = |window_s| {
+        manager.during(Duration::from_secs(window_s)).iter().filter(|m| *m == "WATCHDOG=1").count()
+    };
     assert!(pings(4) >= 2, "sound moves, so the watchdog is fed");
     mic.freeze(true);
     std::thread::sleep(Duration::from_secs(2));

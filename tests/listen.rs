@@ -46,7 +46,11 @@ fn events_stand_in_the_order_of_the_audio_clock_and_carry_their_times() {
     let root = Root::new();
     root.enrol("anna", Voice::Rms);
     let tape = root.path().join("tape.wav");
-    join(&[&Voice::Rms.says("hey jarvis, who am i"), &Voice::Rms.says("hey jarvis, what time is it")], 2.0, &tape);
+    join(
+        &[&Voice::Rms.says("hey jarvis, who am i"), &Voice::Rms.says("hey jarvis, what time is it")],
+        2.0,
+        &tape,
+    );
     let events = root.listen(&[&tape]);
     let times: Vec<u64> = events.iter().map(|e| e["at_ms"].as_u64().unwrap()).collect();
     assert!(times.is_sorted(), "{events:#?}");
@@ -97,8 +101,8 @@ fn with_verification_off_everyone_is_answered_as_anonymous() {
 fn speech_of_a_stranger_is_found_nowhere_on_the_disk() {
     let root = Root::new();
     root.enrol("anna", Voice::Rms);
-    // Seven strangers' attempts, with a word that is said nowhere else.
-    let strange = Voice::Awb.says("hey jarvis, the password is pineapple");
+    // A stranger's attempts, with a word that is said nowhere else.
+    let strange = Voice::Kal.says("hey jarvis, the password is pineapple");
     root.listen(&[&strange, &strange]);
     let audit = root.json(&["audit", "list"]);
     assert!(audit.as_array().unwrap().len() >= 2, "each attempt leaves a row: {audit:#}");
@@ -121,7 +125,7 @@ fn speech_of_a_stranger_is_found_nowhere_on_the_disk() {
 fn five_failures_in_a_row_make_the_device_pause() {
     let root = Root::new();
     root.enrol("anna", Voice::Rms);
-    let strange = Voice::Awb.says(RECALL);
+    let strange = Voice::Kal.says(RECALL);
     let events = root.listen(&[&strange; 7]);
     let reasons: Vec<&str> = of(&events, "rejected").iter().map(|e| e["reason"].as_str().unwrap()).collect();
     assert_eq!(reasons.len(), 7, "{events:#?}");

@@ -3,7 +3,12 @@
 //! `cargo bench` prints one table. CPU times are of this thread (`CLOCK_THREAD_CPUTIME_ID`), the best of three rounds,
 //! so a busy machine disturbs them little; compare machines by running it on both. Needs the models
 //! (`scripts/fetch-models.sh`) and `flite`.
-#![expect(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, reason = "a bench prints and gives up loudly")]
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a bench prints and gives up loudly"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -93,7 +98,10 @@ fn main() {
     println!("\n| resource | |");
     println!("|---|---|");
     println!("| resident memory with every model loaded | {:.0} MB |", status_mb("VmRSS:"));
-    println!("| `jarvisd listen` of 1 s of silence, start to end, wall clock | {:.2} s |", start_s(work.path()));
+    println!(
+        "| `jarvisd listen` of 1 s of silence, start to end, wall clock | {:.2} s |",
+        start_s(work.path())
+    );
 }
 
 /// The fetched models and those of this checkout.
@@ -179,10 +187,10 @@ fn utterance(store: &ModelStore, wav: &Path, wake: Vec<jarvisd::detect::WakeWord
 }
 
 async fn turns(dir: &Path) -> f64 {
-    let memory = Memory::open(&dir.join("jarvis.db"), &Device { id: "bench".into() }, Clock::System).await.unwrap();
+    let memory =
+        Memory::open(&dir.join("jarvis.db"), &Device { id: "bench".into() }, Clock::System).await.unwrap();
     let user = memory.add_user("anna").await.unwrap();
-    let dialogue =
-        Dialogue::new(memory, Responder::Builtin(Builtin::default()), DialogueSettings::default());
+    let dialogue = Dialogue::new(memory, Responder::Builtin(Builtin::default()), DialogueSettings::default());
     let mut took: Vec<f64> = Vec::new();
     for n in 0..200 {
         let text = format!("remember that item {n} is on shelf {n}");

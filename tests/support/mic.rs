@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use super::{Root, scratch, sox, wait_until};
 
@@ -47,6 +48,19 @@ impl Mic {
         fs::read(self.dir.join("out.raw")).unwrap_or_default()
     }
 
+    /// Waits until more than `before` bytes were played and nothing more follows: the device listens again.
+    pub fn wait_until_answered(&self, before: usize) {
+        let mut last = before;
+        let mut quiet_since = Instant::now();
+        wait_until("the spoken answer to end", || {
+            let now = self.played().len();
+            if now != last {
+                (last, quiet_since) = (now, Instant::now());
+            }
+            now > before && quiet_since.elapsed() > Duration::from_secs(1)
+        });
+    }
+
     /// Switches a fault of `simmic.c` on or off.
     fn fault(&self, name: &str, on: bool) {
         let path = self.dir.join(name);
@@ -80,7 +94,8 @@ fn plugin() -> PathBuf {
     let source = source_dir().join("simmic.c");
     let text = fs::read(&source).unwrap();
     // FNV-1a: enough to tell one version of the source from another.
-    let mark = text.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
+    let mark =
+        text.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
     let dir = scratch().join("simmic");
     fs::create_dir_all(&dir).unwrap();
     let library = dir.join(format!("libasound_module_pcm_simmic-{mark:016x}.so"));
@@ -88,7 +103,15 @@ fn plugin() -> PathBuf {
         let work = tempfile::tempdir_in(&dir).unwrap();
         let fresh = work.path().join("plugin.so");
         let status = Command::new("gcc")
-            .args(["-O2", "-shared", "-fPIC", "-o", fresh.to_str().unwrap(), source.to_str().unwrap(), "-lasound"])
+            .args([
+                "-O2",
+                "-shared",
+                "-fPIC",
+                "-o",
+                fresh.to_str().unwrap(),
+                source.to_str().unwrap(),
+                "-lasound",
+            ])
             .status()
             .expect("gcc is installed");
         assert!(status.success(), "the ALSA test plug-in does not compile; is libasound2-dev installed?");

@@ -2,7 +2,12 @@
 //!
 //! Everything is real: the built binary, ALSA with a test plugin, Mosquitto, speech synthesisers. Nothing listens on a
 //! fixed port and everything is stopped when its value is dropped.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot set up must fail loudly")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot set up must fail loudly"
+)]
 #![expect(dead_code, reason = "each test binary uses its own part")]
 #![expect(clippy::print_stderr, reason = "skipped tests say so")]
 
@@ -123,7 +128,9 @@ pub const ENROLMENT: [&str; 3] = [
 pub fn events_of(lines: &str) -> Vec<Value> {
     lines
         .lines()
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("not one JSON event: {line:?}: {e}")))
+        .map(|line| {
+            serde_json::from_str(line).unwrap_or_else(|e| panic!("not one JSON event: {line:?}: {e}"))
+        })
         .collect()
 }
 
@@ -228,7 +235,7 @@ fn read_lines(stdout: ChildStdout) -> Receiver<Value> {
     std::thread::spawn(move || {
         for line in BufReader::new(stdout).lines() {
             let Ok(line) = line else { break };
-            let event = serde_json::from_str(&line).unwrap_or_else(|_| Value::String(line));
+            let event = serde_json::from_str(&line).unwrap_or(Value::String(line));
             if sender.send(event).is_err() {
                 break;
             }
@@ -262,7 +269,8 @@ impl Voice {
     pub fn says(self, text: &str) -> PathBuf {
         let dir = scratch().join("voices");
         fs::create_dir_all(&dir).unwrap();
-        let name: String = text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).take(80).collect();
+        let name: String =
+            text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).take(80).collect();
         let wav = dir.join(format!("{self:?}-{name}-{}.wav", text.len()));
         if wav.exists() {
             return wav;
@@ -294,7 +302,22 @@ impl Voice {
         };
         assert!(done.success(), "{self:?} could not say {text:?}");
         let ready = work.path().join("ready.wav");
-        sox(&[raw.to_str().unwrap(), "-r", "16000", "-c", "1", "-b", "16", ready.to_str().unwrap(), "gain", "-n", "-3", "pad", "0.5", "1.2"]);
+        sox(&[
+            raw.to_str().unwrap(),
+            "-r",
+            "16000",
+            "-c",
+            "1",
+            "-b",
+            "16",
+            ready.to_str().unwrap(),
+            "gain",
+            "-n",
+            "-3",
+            "pad",
+            "0.5",
+            "1.2",
+        ]);
         fs::rename(ready, &wav).unwrap();
         wav
     }
@@ -357,7 +380,9 @@ impl Broker {
         let config = dir.path().join("mosquitto.conf");
         let text = format!("listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n");
         fs::write(&config, text).unwrap();
-        let program = ["/usr/sbin/mosquitto", "mosquitto"].into_iter().find(|p| !p.starts_with('/') || Path::new(p).exists());
+        let program = ["/usr/sbin/mosquitto", "mosquitto"]
+            .into_iter()
+            .find(|p| !p.starts_with('/') || Path::new(p).exists());
         let child = Command::new(program.unwrap())
             .args(["-c", config.to_str().unwrap()])
             .stdout(Stdio::null())

@@ -150,8 +150,10 @@ pub async fn run(
             events: events.clone(),
         };
         supervisor.task("soundwatch", watch.run(stop.clone()))?;
-        supervisor
-            .task("reload", reload::run(hang_up, options, settings.clone(), live.clone(), health.clone(), stop.clone()))?;
+        supervisor.task(
+            "reload",
+            reload::run(hang_up, options, settings.clone(), live.clone(), health.clone(), stop.clone()),
+        )?;
         supervisor.job("signals", until_told(terminate, interrupt, stop.clone()))?;
         if let Some(broker) = broker {
             let feeds = Feeds {

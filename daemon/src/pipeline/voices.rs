@@ -42,7 +42,7 @@ impl Voices {
             let user = voiceprint.info.user_name.clone();
             match self.open(&user_id, voiceprint) {
                 Ok(template) => {
-                    voices.push(EnrolledVoice { user_id, user_name: user, template, threshold: None })
+                    voices.push(EnrolledVoice { user_id, user_name: user, template, threshold: None });
                 }
                 Err(source) => {
                     let error = VoicesError::Sealed { user, source };
