@@ -1,5 +1,4 @@
 //! Recordings through the whole pipeline: is the right person answered, is everybody else refused, is it remembered?
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod support;
 
