@@ -101,7 +101,6 @@ async fn listen(settings: Settings, recordings: &[PathBuf], realtime: bool) -> R
         health: Health::new(),
         control: session.control.clone(),
         live: Arc::new(ArcSwap::from_pointee(Live::of(&settings))),
-        woken: false,
     };
     let stop = session.supervisor.token();
     session.supervisor.job("turns", turns.run(heard_out, commands, stop)).map_err(cannot_start)?;

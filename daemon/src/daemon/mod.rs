@@ -128,7 +128,6 @@ pub async fn run(
             health: health.clone(),
             control: control.clone(),
             live: live.clone(),
-            woken: false,
         };
         supervisor.task("turns", turns.run(heard_out, command_out, stop.clone()))?;
         let (memory, maintain_stop) = (parts.memory.clone(), stop.clone());

@@ -37,6 +37,13 @@ impl Events {
         }
     }
 
+    /// To the local terminal alone: what a voice says before it is verified goes nowhere else.
+    pub async fn local(&self, event: Event) {
+        if let Some(lines) = &self.lines {
+            let _ = lines.send(Arc::new(event)).await;
+        }
+    }
+
     pub async fn at(&self, pos: FramePos, what: What) {
         self.emit(Event::at(pos, what)).await;
     }

@@ -33,7 +33,7 @@ use crate::mqtt::Command;
 use crate::speaker::{FailureGate, Verdict};
 use crate::stt::Transcript;
 use crate::stt::worker::SttHandle;
-use crate::units::FramePos;
+use crate::units::{FRAME_SAMPLES, FramePos};
 
 /// Name of the failure gate among the settings that survive a restart.
 const GATE: &str = "failure_gate";
@@ -55,8 +55,17 @@ pub struct Turns {
     pub health: Health,
     pub control: Arc<HearingControl>,
     pub live: LiveSettings,
+}
+
+/// What is known of the command that is being heard.
+#[derive(Debug, Default)]
+struct Hearing {
     /// A wake word was said and no command has followed yet.
-    pub woken: bool,
+    woken: bool,
+    /// Up to where the command was handed to the recogniser.
+    until: FramePos,
+    /// The words so far, as last shown.
+    partial: String,
 }
 
 /// Who is speaking, as far as the settings ask for it.
@@ -71,12 +80,13 @@ impl Turns {
     /// # Errors
     /// Never: what goes wrong in a turn is reported and the next one is heard.
     pub async fn run(
-        mut self,
+        self,
         mut heard: mpsc::Receiver<Heard>,
         mut commands: mpsc::Receiver<Command>,
         stop: CancellationToken,
     ) -> Result<(), std::convert::Infallible> {
         let mut gate = self.load_gate().await;
+        let mut hearing = Hearing::default();
         let mut commanded = true;
         loop {
             tokio::select! {
@@ -89,7 +99,7 @@ impl Turns {
                 next = heard.recv() => {
                     let Some(heard) = next else { return Ok(()) };
                     if let Some(detection) = heard.detection {
-                        self.hear(detection, &mut gate, &stop).await;
+                        self.hear(detection, &mut hearing, &mut gate, &stop).await;
                     }
                     drop(heard.turn_over);
                 }
@@ -115,34 +125,48 @@ impl Turns {
         self.health.set_stage(if self.control.is_muted() { State::Muted } else { State::Idle });
     }
 
-    async fn hear(&mut self, detection: Detection, gate: &mut FailureGate, stop: &CancellationToken) {
+    async fn hear(
+        &self,
+        detection: Detection,
+        hearing: &mut Hearing,
+        gate: &mut FailureGate,
+        stop: &CancellationToken,
+    ) {
         match detection {
             Detection::Wake { word, score, pos } => {
-                self.woken = true;
+                hearing.woken = true;
                 self.health.set_stage(State::Listening);
                 self.events.at(pos, What::Wake { word, score }).await;
             }
             Detection::SpeechStart { pos } => {
                 self.health.set_stage(State::Listening);
+                hearing.until = pos;
+                hearing.partial.clear();
                 if let Some(stt) = &self.stt {
                     stt.reset();
                 }
                 self.events.at(pos, What::SpeechStart).await;
             }
             Detection::Speech { raw, .. } => {
-                if let Some(stt) = &self.stt
-                    && !stt.accept(raw)
-                {
+                hearing.until.0 += (raw.len() / FRAME_SAMPLES) as u64;
+                let Some(stt) = &self.stt else { return };
+                if !stt.accept(raw) {
                     log::warn!("the recogniser is too slow: a piece of the command is missing from its text");
+                }
+                let words = stt.partials().borrow().clone();
+                if !words.is_empty() && words != hearing.partial {
+                    hearing.partial.clone_from(&words);
+                    self.events.local(Event::at(hearing.until, What::Partial { text: words })).await;
                 }
             }
             Detection::SpeechEnd { utterance } => {
-                self.woken = false;
+                hearing.woken = false;
                 self.utterance(utterance, gate, stop).await;
             }
             Detection::NoSpeech { pos } => {
                 // A follow-up window that nobody used is no attempt.
-                if self.woken {
+                if hearing.woken {
+                    hearing.woken = false;
                     self.events.at(pos, What::Rejected { reason: Reason::NoSpeech, confidence: None }).await;
                 }
                 self.rest();
@@ -150,7 +174,7 @@ impl Turns {
         }
     }
 
-    async fn utterance(&mut self, utterance: Utterance, gate: &mut FailureGate, stop: &CancellationToken) {
+    async fn utterance(&self, utterance: Utterance, gate: &mut FailureGate, stop: &CancellationToken) {
         let pos = utterance.end;
         let live = self.live.load_full();
         self.health.set_stage(State::Verifying);
@@ -169,7 +193,7 @@ impl Turns {
 
     /// Who speaks and what is said, at the same time; `None` unless both are known.
     async fn understand(
-        &mut self,
+        &self,
         utterance: Utterance,
         live: &Live,
         gate: &mut FailureGate,
