@@ -42,7 +42,7 @@ impl Parts {
         let calibration_dirs = settings.paths.models.clone();
         let detector = tokio::task::spawn_blocking(move || {
             Detector::new(&for_detector, &detect)
-                .map_err(|e| Failure::because(Exit::Failed, "the detector cannot start", e))
+                .map_err(|e| Failure::because(Exit::Config, "the detector cannot start", e))
         });
         let verifier = tokio::task::spawn_blocking(move || load_verifier(&for_speaker, &calibration_dirs));
         let recognizer = tokio::task::spawn_blocking(move || stt::open(&stt, &for_stt));
@@ -65,7 +65,7 @@ impl Parts {
                 None
             }
             Ok(Err(error)) => {
-                return Err(Failure::because(Exit::Failed, "speech to text cannot start", error));
+                return Err(Failure::because(Exit::Config, "speech to text cannot start", error));
             }
             Err(error) => return Err(Failure::because(Exit::Failed, "speech to text cannot start", error)),
         };
@@ -96,7 +96,7 @@ fn joined<T>(result: Result<Result<T, Failure>, tokio::task::JoinError>) -> Resu
 pub fn open_models(settings: &Settings) -> Result<Arc<ModelStore>, Failure> {
     ModelStore::open(&settings.paths.models)
         .map(Arc::new)
-        .map_err(|e| Failure::because(Exit::Failed, "the models cannot be used", e))
+        .map_err(|e| Failure::because(Exit::Config, "the models cannot be used", e))
 }
 
 /// Speaker model and calibration, which must belong together.
@@ -105,7 +105,7 @@ pub fn open_models(settings: &Settings) -> Result<Arc<ModelStore>, Failure> {
 /// A missing, wrong or mismatched model or calibration file.
 pub fn load_verifier(models: &ModelStore, calibration_dirs: &[PathBuf]) -> Result<Verifier, Failure> {
     let unusable = |e: Box<dyn std::error::Error + Send + Sync>| {
-        Failure::because(Exit::Failed, "voices cannot be told apart", e)
+        Failure::because(Exit::Config, "voices cannot be told apart", e)
     };
     let model = SpeakerModel::load(models).map_err(|e| unusable(e.into()))?;
     let calibration = Calibration::load(calibration_dirs).map_err(|e| unusable(e.into()))?;
