@@ -111,5 +111,6 @@ async fn a_turn_costs_one_fsync() {
         eprintln!("skipped: strace is not installed or may not trace");
         return;
     };
-    assert_eq!(many - few, 100, "{few} fsyncs for 20 turns, {many} for 120");
+    // Starting a fresh write-ahead log costs up to two more, once a process; a second fsync a turn would be 100 more.
+    assert!((many - few).abs_diff(100) <= 2, "{few} fsyncs for 20 turns, {many} for 120");
 }
