@@ -5,6 +5,7 @@ The microphone is an ALSA plugin that plays files in real time (tests/support/si
 exactly what it does with a sound card. Exits 0 only if everything the story claims has happened.
 """
 import argparse
+import atexit
 import json
 import os
 import queue
@@ -175,6 +176,7 @@ def main():
     parser.add_argument("--work", required=True, type=Path)
     args = parser.parse_args()
     story = Story(args.jarvisd.resolve(), args.work.resolve())
+    atexit.register(lambda: story.daemon and story.daemon.kill())
     began = time.monotonic()
 
     story.plug_microphone()
@@ -220,7 +222,7 @@ def main():
     for voice in OTHERS:
         wav = story.says(voice, question, f"other-{voice}")
         _, verdict = story.run("voice", "verify", "--user", "owner", wav)
-        if not verdict or verdict["verdict"] == "verified":
+        if not verdict or verdict["outcome"] == "verified":
             story.fail(f"the voice {voice} was taken for the owner: {verdict}")
         story.tell(f"{voice}: {verdict['verdict']} (confidence {verdict.get('confidence') or 0.0:.3f})")
 

@@ -192,12 +192,13 @@ fn sighup_applies_what_can_change_without_a_restart() {
     let (root, mic) = household();
     let mut daemon = root.daemon();
     daemon.wait_event("ready");
-    root.write_config(&format!("{CONFIG}[voice]\nenabled = false\n"));
+    root.write_config(&format!("{CONFIG}[speech]\nenabled = false\n"));
     daemon.signal("HUP");
     daemon.wait_log("read again");
-    mic.hears(&Voice::Slt.says("hey jarvis, who am i"));
+    mic.hears(&Voice::Rms.says("hey jarvis, what time is it"));
     daemon.wait_event("stored");
-    assert_eq!(of(&daemon.seen, "verified").len(), 0, "nobody is verified any more: {:#?}", daemon.seen);
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(mic.played().is_empty(), "answers are no longer spoken");
     root.write_config("[audio]\ndevice = 7\nnonsense = true\n");
     daemon.signal("HUP");
     daemon.wait_log("nonsense");

@@ -119,11 +119,13 @@ pub struct Status {
     /// What the pipeline does, before the rules.
     #[serde(skip)]
     stage: State,
+    #[serde(skip)]
+    muted: bool,
 }
 
 impl Status {
     fn new() -> Self {
-        Self { state: State::Starting, components: BTreeMap::new(), stage: State::Starting }
+        Self { state: State::Starting, components: BTreeMap::new(), stage: State::Starting, muted: false }
     }
 
     fn judge(&mut self) {
@@ -135,6 +137,7 @@ impl Status {
             .max()
             .unwrap_or(0);
         self.state = match (self.stage, worst) {
+            _ if self.muted => State::Muted,
             (State::Idle, 3) => State::Error,
             (State::Idle, 1 | 2) => State::Degraded,
             (stage, _) => stage,
@@ -248,6 +251,16 @@ impl Health {
             status.stage = stage;
             status.judge();
             true
+        });
+    }
+
+    /// Says whether the household muted the device: shown whatever else goes on, until it is unmuted.
+    pub fn set_muted(&self, muted: bool) {
+        self.status.send_if_modified(|status| {
+            let changed = status.muted != muted;
+            status.muted = muted;
+            status.judge();
+            changed
         });
     }
 

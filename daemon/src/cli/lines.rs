@@ -7,12 +7,12 @@ use tokio::sync::mpsc;
 
 use crate::events::Event;
 
-/// Prints until the last sender is gone. Each line is flushed: whoever reads them acts on them.
+/// Prints until the last sender is gone. Each line is flushed: whoever reads them acts on them. Blocks; for a thread.
 ///
 /// # Errors
 /// When standard output is closed.
-pub async fn print(mut events: mpsc::Receiver<Arc<Event>>) -> std::io::Result<()> {
-    while let Some(event) = events.recv().await {
+pub fn print(mut events: mpsc::Receiver<Arc<Event>>) -> std::io::Result<()> {
+    while let Some(event) = events.blocking_recv() {
         let mut line = serde_json::to_vec(&*event)?;
         line.push(b'\n');
         let mut out = std::io::stdout().lock();

@@ -18,7 +18,7 @@ use crate::error::{Exit, Failure, chain};
 use crate::events::{Event, What};
 use crate::health::Health;
 use crate::mqtt;
-use crate::pipeline::events::Events;
+use crate::pipeline::events::{Events, Lines};
 use crate::pipeline::hearing::{Heard, Hearing, HearingControl};
 use crate::pipeline::parts::Parts;
 use crate::pipeline::turns::Turns;
@@ -61,19 +61,13 @@ async fn listen(settings: Settings, recordings: &[PathBuf], realtime: bool) -> R
     let mut supervisor = Supervisor::new();
     let (lines_in, lines_out) = mpsc::channel(64);
     let cannot_start = |e| Failure::because(Exit::Failed, "the pipeline cannot start its threads", e);
-    let (printed_in, printed) = oneshot::channel();
-    supervisor
-        .job("lines", async move {
-            let result = lines::print(lines_out).await;
-            let _ = printed_in.send(());
-            result
-        })
-        .map_err(cannot_start)?;
+    let printer = tokio::task::spawn_blocking(move || lines::print(lines_out));
 
     let mut session = Session {
         control: Arc::default(),
-        events: Events::new(Some(lines_in)),
+        events: Events::new(Some(Lines { sender: lines_in, lossless: true, partials: true })),
         channel: settings.audio.channel,
+        realtime,
         supervisor: &mut supervisor,
     };
     let (heard_in, heard_out) = mpsc::channel::<Heard>(HEARD_DEPTH);
@@ -94,6 +88,7 @@ async fn listen(settings: Settings, recordings: &[PathBuf], realtime: bool) -> R
     let turns = Turns {
         memory: parts.memory,
         voices: parts.voices,
+        verify: settings.voice.enabled,
         stt: handle,
         dialogue: parts.dialogue,
         answer: None,
@@ -109,7 +104,13 @@ async fn listen(settings: Settings, recordings: &[PathBuf], realtime: bool) -> R
     let mut refused: Option<SourceError> = None;
     for recording in recordings {
         match FileSource::open(recording, session.channel, realtime) {
-            Ok(source) => detector = session.hear(recording, source, detector, heard_in.clone()).await?,
+            Ok(source) => {
+                let read;
+                (detector, read) = session.hear(recording, source, detector, heard_in.clone()).await?;
+                if let Err(error) = read {
+                    refused.get_or_insert(error);
+                }
+            }
             Err(error) => {
                 let what = What::Error { stage: "audio".to_owned(), message: chain(&error) };
                 session.events.emit(Event::at(FramePos(0), what)).await;
@@ -120,8 +121,15 @@ async fn listen(settings: Settings, recordings: &[PathBuf], realtime: bool) -> R
     drop(heard_in);
     drop(session);
     // The turn task ends with its channel and lets go of the last sender of lines.
-    let _ = printed.await;
+    let printed = printer.await;
     memory.close().await;
+    match printed {
+        Ok(Err(error)) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            return Err(Failure::because(Exit::Failed, "the events could not be printed", error));
+        }
+        Err(error) => return Err(Failure::because(Exit::Failed, "the events could not be printed", error)),
+        Ok(_) => {}
+    }
     match refused {
         None => Ok(()),
         Some(error) => Err(Failure::because(error.exit(), "a recording cannot be used", error)),
@@ -132,18 +140,19 @@ struct Session<'a> {
     control: Arc<HearingControl>,
     events: Events,
     channel: Channel,
+    realtime: bool,
     supervisor: &'a mut Supervisor,
 }
 
 impl Session<'_> {
-    /// One recording to its end; gives the detector back.
+    /// One recording to its end, and all of its turns; gives the detector back, with what ended the recording early.
     async fn hear(
         &mut self,
         recording: &Path,
         source: FileSource,
         mut detector: Detector,
         heard: mpsc::Sender<Heard>,
-    ) -> Result<Detector, Failure> {
+    ) -> Result<(Detector, Result<(), SourceError>), Failure> {
         let cannot_start = |e| Failure::because(Exit::Failed, "the pipeline cannot start its threads", e);
         let ready = What::Ready { source: recording.display().to_string() };
         self.events.emit(Event::at(FramePos(0), ready)).await;
@@ -152,6 +161,7 @@ impl Session<'_> {
         let (done_in, done) = oneshot::channel();
         let (control, hearing_stop) = (self.control.clone(), stop.clone());
         let frames_before = control.frames();
+        let lockstep = !self.realtime;
         let reader = self
             .supervisor
             .job_thread("frontend", move || {
@@ -161,7 +171,7 @@ impl Session<'_> {
                     detector: &mut detector,
                     control: &control,
                     out: heard,
-                    lockstep: true,
+                    lockstep,
                 };
                 let result = hearing.run(&hearing_stop);
                 let _ = done_in.send((detector, result));
@@ -181,12 +191,11 @@ impl Session<'_> {
         result.map_err(|e| Failure::because(Exit::Failed, "the recording could not be examined", e))?;
         let read = captured.await.map_err(|_| gone())?;
         let end = FramePos(self.control.frames() - frames_before);
-        if let Err(error) = read {
-            let what = What::Error { stage: "audio".to_owned(), message: chain(&error) };
+        if let Err(error) = &read {
+            let what = What::Error { stage: "audio".to_owned(), message: chain(error) };
             self.events.emit(Event::at(end, what)).await;
-            return Err(Failure::because(error.exit(), "a recording cannot be used", error));
         }
         self.events.emit(Event::at(end, What::End)).await;
-        Ok(detector)
+        Ok((detector, read))
     }
 }

@@ -99,6 +99,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     crate::logging::init();
+    crate::supervisor::install_panic_hook();
     if !matches!(line.command, Command::Run(_)) && std::env::var_os("JARVIS_LOG").is_none() {
         log::set_max_level(log::LevelFilter::Warn);
     }

@@ -1,24 +1,39 @@
 //! `jarvisd run`: the daemon.
 
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
 use tokio::sync::mpsc;
 
 use super::{Common, lines, pipeline_runtime};
 use crate::config::{Options, Settings};
 use crate::daemon;
 use crate::error::Failure;
+use crate::pipeline::events::Lines;
+
+/// Events that wait for whoever reads standard output; more are left out.
+const LINES_DEPTH: usize = 256;
 
 /// Runs the daemon until it is told to stop (SIGTERM, Ctrl-C); SIGHUP reads the configuration again.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  jarvisd run                                 as systemd starts it
+  jarvisd --root ~/jarvis run --events        a trial in a folder of its own, with what happens on the terminal")]
 pub struct Args {
-    /// Print what happens to standard output, one JSON object a line, as `jarvisd listen` does.
+    /// Print what happens to standard output, one JSON object a line, as `jarvisd listen` does. Words of a speaker who
+    /// is not verified yet are shown on a terminal only.
     #[arg(long)]
     events: bool,
 }
 
 pub fn run(args: Args, common: &Common) -> Result<(), Failure> {
-    crate::supervisor::install_panic_hook();
     let settings = common.settings()?;
-    pipeline_runtime()?.block_on(with_events(settings, common.options(), args.events))
+    let runtime = pipeline_runtime()?;
+    let ran = runtime.block_on(with_events(settings, common.options(), args.events));
+    // A playback or a reader of the events that hangs must not keep a stopped daemon alive.
+    runtime.shutdown_background();
+    ran
 }
 
 /// Runs the daemon; with `events` it prints what it does to standard output as `jarvisd listen` does.
@@ -29,11 +44,14 @@ async fn with_events(settings: Settings, options: Options, events: bool) -> Resu
     if !events {
         return daemon::run(settings, options, None).await;
     }
-    let (lines_in, lines_out) = mpsc::channel(64);
-    let (printed, ran) =
-        tokio::join!(lines::print(lines_out), daemon::run(settings, options, Some(lines_in)));
-    if let Err(error) = printed {
-        log::warn!("events are no longer printed: {error}");
+    let (sender, receiver) = mpsc::channel(LINES_DEPTH);
+    let printer = tokio::task::spawn_blocking(move || lines::print(receiver));
+    let lines = Lines { sender, lossless: false, partials: std::io::stdout().is_terminal() };
+    let ran = daemon::run(settings, options, Some(lines)).await;
+    match tokio::time::timeout(Duration::from_secs(1), printer).await {
+        Ok(Ok(Err(error))) => log::warn!("events are no longer printed: {error}"),
+        Ok(_) => {}
+        Err(_) => log::warn!("the last events were not printed: nobody reads standard output"),
     }
     ran
 }

@@ -9,7 +9,6 @@ use crate::config::Settings;
 /// What is read anew for every turn.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Live {
-    pub verify: bool,
     pub threshold: f32,
     pub follow_up_ms: u32,
     pub speak: bool,
@@ -20,7 +19,6 @@ pub type LiveSettings = Arc<ArcSwap<Live>>;
 impl Live {
     pub fn of(settings: &Settings) -> Self {
         Self {
-            verify: settings.voice.enabled,
             threshold: settings.voice.threshold,
             follow_up_ms: settings.dialogue.follow_up_s * 1000,
             speak: settings.speech.enabled,

@@ -4,6 +4,7 @@ pub mod live;
 pub mod reload;
 pub mod sound_watch;
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,15 +14,14 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::audio::alsa::{AlsaSettings, AlsaSource};
-use crate::audio::{CaptureStats, Period, capture};
+use crate::audio::{CaptureStats, Period, SourceError, capture};
 use crate::config::{Options, Settings};
 use crate::dsp::FrontEnd;
-use crate::error::{Exit, Failure, chain};
-use crate::events::{Event, State};
+use crate::error::{Exit, Failure};
 use crate::health::{Condition, Health, Need};
 use crate::mqtt::{self, Feeds, MqttSettings};
 use crate::notify;
-use crate::pipeline::events::Events;
+use crate::pipeline::events::{Events, Lines};
 use crate::pipeline::hearing::{Heard, Hearing, HearingControl};
 use crate::pipeline::parts::Parts;
 use crate::pipeline::turns::Turns;
@@ -32,8 +32,8 @@ use sound_watch::SoundWatch;
 
 /// Periods that wait for the front end: 2 s at the usual 10 ms.
 pub const RING_PERIODS: usize = 200;
-/// Detections that wait for the turn task: more than the longest command in pieces of 100 ms.
-pub const HEARD_DEPTH: usize = 256;
+/// Detections that wait for the turn task: more than the longest command that can be set, in pieces of 100 ms.
+pub const HEARD_DEPTH: usize = 1024;
 /// Pieces of sound that wait for the recogniser: more than the longest command.
 pub const STT_BLOCKS: usize = 1024;
 /// How long everything may take to stop.
@@ -43,11 +43,7 @@ const DRAIN: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// What keeps it from starting, or the part that ended although nothing had asked it to.
-pub async fn run(
-    settings: Settings,
-    options: Options,
-    lines: Option<mpsc::Sender<Arc<Event>>>,
-) -> Result<(), Failure> {
+pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> Result<(), Failure> {
     let health = Health::new();
     for (part, need) in [
         (sound_watch::COMPONENT, Need::Required),
@@ -58,6 +54,8 @@ pub async fn run(
         health.register(part, need);
     }
     notify::status("starting");
+    // An SD card takes its time over the models, and the checks of their hashes.
+    notify::extend_timeout(Duration::from_secs(60));
 
     // Build: everything that can be refused is refused here.
     let parts = Parts::load(&settings, &health).await?;
@@ -121,6 +119,7 @@ pub async fn run(
         let turns = Turns {
             memory: parts.memory.clone(),
             voices: parts.voices,
+            verify: settings.voice.enabled,
             stt: stt_handle,
             dialogue: parts.dialogue,
             answer: parts.answer,
@@ -173,25 +172,27 @@ pub async fn run(
     // Work until told to stop.
     let ended = supervisor.wait().await;
     notify::stopping("stopping");
-    health.set_stage(State::Starting);
     let drained = supervisor.drain(DRAIN).await;
     // The write-ahead log goes back into the database, so that a backup of the file alone is whole.
-    memory.close().await;
-    let fault = match ended {
-        Ended::Fault(fault) => Some(fault),
-        Ended::Asked | Ended::AllDone => drained.faults.into_iter().next(),
+    let _ = tokio::time::timeout(Duration::from_secs(1), memory.close()).await;
+    let mut faults = match ended {
+        Ended::Fault(fault) => vec![fault],
+        Ended::Asked | Ended::AllDone => Vec::new(),
     };
-    match fault {
+    faults.extend(drained.faults);
+    // A stage that failed also ends those behind it: the one with a cause is the one to name.
+    faults.sort_by_key(|fault| fault.source().is_none());
+    match faults.into_iter().next() {
         Some(fault) => {
-            let message = format!("a part of the daemon ended: {}", chain(&fault));
-            log::error!("{message}");
-            Err(Failure::new(Exit::Failed, message))
+            let source = fault.source().and_then(|cause| cause.downcast_ref::<SourceError>());
+            let exit = source.map_or(Exit::Failed, SourceError::exit);
+            Err(Failure::because(exit, "a part of the daemon ended", fault))
         }
         None if drained.late.is_empty() => Ok(()),
-        None => Err(Failure::new(
-            Exit::Failed,
-            format!("not everything stopped in time: {}", drained.late.join(", ")),
-        )),
+        None => {
+            let late = drained.late.join(", ");
+            Err(Failure::new(Exit::Failed, format!("not everything stopped in time: {late}")))
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::live::{Live, LiveSettings};
 use crate::config::{self, Options, Settings};
+use crate::events::State;
 use crate::health::Health;
 use crate::notify;
 
@@ -12,7 +13,7 @@ use crate::notify;
 pub async fn run(
     mut hang_up: Signal,
     options: Options,
-    mut settings: Settings,
+    started_with: Settings,
     live: LiveSettings,
     health: Health,
     stop: CancellationToken,
@@ -33,10 +34,9 @@ pub async fn run(
                     "the configuration was read again; {}",
                     if changed { "changes are in force" } else { "nothing changed that can change now" }
                 );
-                for key in restart_needed(&settings, &new) {
+                for key in restart_needed(&started_with, &new) {
                     log::warn!("{key} has changed: restart the service to apply it");
                 }
-                settings = new;
             }
             Err(faults) => {
                 log::error!(
@@ -48,13 +48,17 @@ pub async fn run(
                 }
             }
         }
+        // Before the first READY a reload must not give it.
+        if health.status().state == State::Starting {
+            continue;
+        }
         notify::ready(&health.status().words());
     }
 }
 
 /// Keys whose value has changed and that only a start reads.
 fn restart_needed(old: &Settings, new: &Settings) -> Vec<String> {
-    const LIVE: [&str; 4] = ["voice.enabled", "voice.threshold", "dialogue.follow_up_s", "speech.enabled"];
+    const LIVE: [&str; 3] = ["voice.threshold", "dialogue.follow_up_s", "speech.enabled"];
     old.effective
         .iter()
         .zip(&new.effective)

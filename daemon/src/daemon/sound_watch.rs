@@ -64,6 +64,7 @@ impl SoundWatch {
         let mut status = self.health.watch();
         let mut seen = Counters::default();
         let (mut told_ready, mut heard_anything) = (false, false);
+        let mut not_running = 0_u32;
         let started = Instant::now();
         loop {
             tokio::select! {
@@ -77,7 +78,11 @@ impl SoundWatch {
             }
             self.report_losses(&mut seen);
             let capture = self.stats.status();
-            self.report_condition(capture, started.elapsed());
+            // One overrun caught by one look is not a microphone that is away.
+            not_running = if capture == CaptureStatus::Running { 0 } else { not_running + 1 };
+            if not_running != 1 {
+                self.report_condition(capture, started.elapsed());
+            }
             if capture == CaptureStatus::Running && !heard_anything {
                 heard_anything = true;
                 self.health.set_stage(State::Idle);

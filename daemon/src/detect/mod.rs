@@ -100,6 +100,10 @@ pub enum Detection {
     NoSpeech {
         pos: FramePos,
     },
+    /// What was open or awaited is dropped because the device speaks or is muted. Said by whoever holds the detector.
+    Dropped {
+        pos: FramePos,
+    },
 }
 
 /// One command from its pre-roll to its end silence, with the wake phrase in front of it if there was one.

@@ -97,6 +97,8 @@ pub enum DialogueError {
     #[error("the answer was found but the turn could not be stored")]
     NotStored {
         reply: String,
+        /// The answer says that something was done (remembered, forgotten, begun), which it was not.
+        acts: bool,
         #[source]
         source: MemoryError,
     },
@@ -188,6 +190,8 @@ impl Dialogue {
             forget: &reply.forget,
             meta: &meta,
         };
+        let acts =
+            reply.kind == crate::memory::Kind::Note || !reply.forget.is_empty() || reply.new_conversation;
         let mut appended = self.memory.append_turn(user.id, target, &turn).await;
         // Another process deleted the conversation in the meantime: nobody asked for that one by name, so start anew.
         if select == Select::Continue
@@ -197,7 +201,7 @@ impl Dialogue {
         }
         match appended {
             Ok(appended) => Ok(outcome(appended, target, reply.text)),
-            Err(source) => Err(DialogueError::NotStored { reply: reply.text, source }),
+            Err(source) => Err(DialogueError::NotStored { reply: reply.text, acts, source }),
         }
     }
 }

@@ -327,7 +327,7 @@ async fn with_a_full_disk_the_answer_is_there_and_said_not_to_be_stored() {
             break e;
         }
     };
-    let DialogueError::NotStored { reply, source } = &error else { panic!("{error:?}") };
+    let DialogueError::NotStored { reply, source, .. } = &error else { panic!("{error:?}") };
     assert!(reply.starts_with("I will remember") && source.is_disk_full());
     assert!(!format!("{error:?} {error}").contains("wall"), "an error must not carry what was said");
     let read = dialogue.memory().notes(anna.id, 1).await.unwrap();

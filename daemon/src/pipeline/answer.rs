@@ -1,7 +1,6 @@
 //! Speaking an answer: text to sound by a command, sound to the loudspeaker by ALSA, detection held meanwhile.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -22,13 +21,11 @@ pub struct Answer {
     speech: Arc<Speech>,
     device: String,
     health: Health,
-    /// Whether it was said that there is no loudspeaker.
-    told: Arc<AtomicBool>,
 }
 
 impl Answer {
     pub fn new(speech: Speech, device: String, health: Health) -> Self {
-        Self { speech: Arc::new(speech), device, health, told: Arc::default() }
+        Self { speech: Arc::new(speech), device, health }
     }
 
     /// Speaks `text` to its end or until `stop`. What cannot be spoken stays text: the turn is stored already.
@@ -56,7 +53,6 @@ impl Answer {
         control.set_held(false);
         match played {
             Ok(Ok(())) => {
-                self.told.store(false, Ordering::Relaxed);
                 self.health.set(COMPONENT, Condition::Ok);
             }
             Ok(Err(error)) => self.text_only(&error),
@@ -64,16 +60,15 @@ impl Answer {
         }
     }
 
-    /// A device without a loudspeaker is no fault: it is said once.
+    /// A device without a loudspeaker is no fault. [`Health`] says a change once.
     fn text_only(&self, error: &PlaybackError) {
-        if error.is_no_device() {
-            if !self.told.swap(true, Ordering::Relaxed) {
-                self.health
-                    .set(COMPONENT, Condition::off(format!("answers are text only: {}", chain(error))));
-            }
-        } else {
-            self.health
-                .set(COMPONENT, Condition::degraded(format!("an answer was not spoken: {}", chain(error))));
-        }
+        self.health.set(
+            COMPONENT,
+            if error.is_no_device() {
+                Condition::off(format!("answers are text only: {}", chain(error)))
+            } else {
+                Condition::degraded(format!("an answer was not spoken: {}", chain(error)))
+            },
+        );
     }
 }

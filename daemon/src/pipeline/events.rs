@@ -14,12 +14,33 @@ const BUS_DEPTH: usize = 256;
 #[derive(Debug, Clone)]
 pub struct Events {
     bus: broadcast::Sender<Arc<Event>>,
-    lines: Option<mpsc::Sender<Arc<Event>>>,
+    lines: Option<Lines>,
+}
+
+/// Who reads every event, one line each.
+#[derive(Debug, Clone)]
+pub struct Lines {
+    pub sender: mpsc::Sender<Arc<Event>>,
+    /// The reader sets the pace (recordings). Otherwise what it does not take in time is left out: a device must not
+    /// stand still because nobody reads its output.
+    pub lossless: bool,
+    /// Whether words of a voice not yet verified are shown.
+    pub partials: bool,
+}
+
+impl Lines {
+    async fn send(&self, event: Arc<Event>) {
+        // The reader ends only with the program.
+        if self.lossless {
+            let _ = self.sender.send(event).await;
+        } else {
+            let _ = self.sender.try_send(event);
+        }
+    }
 }
 
 impl Events {
-    /// `lines` receives every event without loss: its reader sets the pace.
-    pub fn new(lines: Option<mpsc::Sender<Arc<Event>>>) -> Self {
+    pub fn new(lines: Option<Lines>) -> Self {
         Self { bus: broadcast::channel(BUS_DEPTH).0, lines }
     }
 
@@ -32,15 +53,14 @@ impl Events {
         // No subscriber is a normal state: nobody has configured a broker.
         let _ = self.bus.send(event.clone());
         if let Some(lines) = &self.lines {
-            // The reader of the lines ends only with the program.
-            let _ = lines.send(event).await;
+            lines.send(event).await;
         }
     }
 
     /// To the local terminal alone: what a voice says before it is verified goes nowhere else.
     pub async fn local(&self, event: Event) {
-        if let Some(lines) = &self.lines {
-            let _ = lines.send(Arc::new(event)).await;
+        if let Some(lines) = self.lines.as_ref().filter(|lines| lines.partials) {
+            lines.send(Arc::new(event)).await;
         }
     }
 

@@ -111,9 +111,7 @@ impl Hearing<'_> {
                         let mut found = Vec::new();
                         self.detector.finish(&mut found).map_err(HearingError::Detector)?;
                         self.tell(found);
-                        if self.lockstep {
-                            self.wait_for_turns(None);
-                        }
+                        self.wait_for_turns(None);
                     }
                     return Ok(());
                 }
@@ -131,6 +129,9 @@ impl Hearing<'_> {
         for frame in frames.drain(..) {
             let silenced =
                 self.control.held.load(Ordering::Acquire) || self.control.muted.load(Ordering::Acquire);
+            if silenced && self.detector.is_attending() {
+                found.push(Detection::Dropped { pos: frame.pos });
+            }
             self.detector.set_held(silenced);
             let window_ms = self.control.open_window_ms.swap(0, Ordering::AcqRel);
             if window_ms > 0 && !silenced {

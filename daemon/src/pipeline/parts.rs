@@ -78,7 +78,7 @@ impl Parts {
         }
         let voices = Voices { memory: memory.clone(), vault: Arc::new(vault), verifier };
         let dialogue = open_dialogue(settings, memory.clone());
-        let answer = open_answer(settings, health);
+        let answer = Some(open_answer(settings, health));
         Ok(Self { detector, voices, recognizer, memory, dialogue, answer })
     }
 }
@@ -179,15 +179,15 @@ fn stt_settings(settings: &Settings) -> SttSettings {
     }
 }
 
-fn open_answer(settings: &Settings, health: &Health) -> Option<Answer> {
+/// Made also while speech is switched off, so that a reload can switch it on.
+fn open_answer(settings: &Settings, health: &Health) -> Answer {
     if !settings.speech.enabled {
         health.set(answer::COMPONENT, Condition::off("answers are text only: speech is switched off"));
-        return None;
     }
     let speech = Speech::new(SpeechSettings {
         command: settings.speech.command.0.clone(),
         timeout_s: settings.speech.timeout_s,
         ..SpeechSettings::default()
     });
-    Some(Answer::new(speech, settings.audio.playback_device.clone(), health.clone()))
+    Answer::new(speech, settings.audio.playback_device.clone(), health.clone())
 }

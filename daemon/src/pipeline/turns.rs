@@ -46,6 +46,8 @@ const PUSH_TO_TALK_MS: u32 = 5_000;
 pub struct Turns {
     pub memory: Memory,
     pub voices: Voices,
+    /// Answer verified voices only; otherwise everyone, as [`ANONYMOUS`].
+    pub verify: bool,
     /// `None`: speech to text is switched off or no engine is installed; voices are still told apart.
     pub stt: Option<SttHandle>,
     pub dialogue: Dialogue,
@@ -91,38 +93,55 @@ impl Turns {
         loop {
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => break,
                 command = commands.recv(), if commanded => match command {
                     Some(command) => self.obey(command),
                     None => commanded = false,
                 },
                 next = heard.recv() => {
-                    let Some(heard) = next else { return Ok(()) };
-                    if let Some(detection) = heard.detection {
-                        self.hear(detection, &mut hearing, &mut gate, &stop).await;
+                    let Some(heard) = next else { break };
+                    let Some(detection) = heard.detection else { continue };
+                    let work = self.hear(detection, &mut hearing, &mut gate, &stop);
+                    tokio::pin!(work);
+                    // A turn takes seconds; who mutes the device meanwhile must not wait for its end.
+                    loop {
+                        tokio::select! {
+                            biased;
+                            () = &mut work => break,
+                            Some(command) = commands.recv(), if commanded => self.obey(command),
+                        }
                     }
-                    drop(heard.turn_over);
                 }
             }
         }
+        // What is queued for the recogniser is not worth decoding any more.
+        self.forget_sound();
+        Ok(())
     }
 
     fn obey(&self, command: Command) {
         match command {
             Command::Mute => {
                 self.control.set_muted(true);
-                self.health.set_stage(State::Muted);
+                self.health.set_muted(true);
             }
             Command::Unmute => {
                 self.control.set_muted(false);
-                self.health.set_stage(State::Idle);
+                self.health.set_muted(false);
             }
             Command::Listen => self.control.open_window(PUSH_TO_TALK_MS),
         }
     }
 
     fn rest(&self) {
-        self.health.set_stage(if self.control.is_muted() { State::Muted } else { State::Idle });
+        self.health.set_stage(State::Idle);
+    }
+
+    /// Drops what the recogniser holds of a command that will not be answered.
+    fn forget_sound(&self) {
+        if let Some(stt) = &self.stt {
+            stt.reset();
+        }
     }
 
     async fn hear(
@@ -132,6 +151,10 @@ impl Turns {
         gate: &mut FailureGate,
         stop: &CancellationToken,
     ) {
+        if self.control.is_muted() && !matches!(detection, Detection::Dropped { .. }) {
+            // Heard before the device was muted, and still in the queue.
+            return self.drop_command(hearing);
+        }
         match detection {
             Detection::Wake { word, score, pos } => {
                 hearing.woken = true;
@@ -142,18 +165,15 @@ impl Turns {
                 self.health.set_stage(State::Listening);
                 hearing.until = pos;
                 hearing.partial.clear();
-                if let Some(stt) = &self.stt {
-                    stt.reset();
-                }
+                self.forget_sound();
                 self.events.at(pos, What::SpeechStart).await;
             }
             Detection::Speech { raw, .. } => {
                 hearing.until.0 += (raw.len() / FRAME_SAMPLES) as u64;
                 let Some(stt) = &self.stt else { return };
-                if !stt.accept(raw) {
-                    log::warn!("the recogniser is too slow: a piece of the command is missing from its text");
-                }
-                let words = stt.partials().borrow().clone();
+                // A full queue is counted and reported by the worker.
+                stt.accept(raw);
+                let words = stt.partial();
                 if !words.is_empty() && words != hearing.partial {
                     hearing.partial.clone_from(&words);
                     self.events.local(Event::at(hearing.until, What::Partial { text: words })).await;
@@ -171,7 +191,14 @@ impl Turns {
                 }
                 self.rest();
             }
+            Detection::Dropped { .. } => self.drop_command(hearing),
         }
+    }
+
+    fn drop_command(&self, hearing: &mut Hearing) {
+        *hearing = Hearing::default();
+        self.forget_sound();
+        self.rest();
     }
 
     async fn utterance(&self, utterance: Utterance, gate: &mut FailureGate, stop: &CancellationToken) {
@@ -181,12 +208,17 @@ impl Turns {
         let speech_s = seconds(utterance.raw.len() - utterance.command_start.min(utterance.raw.len()));
         self.events.at(pos, What::SpeechEnd { speech_s, truncated: utterance.truncated }).await;
 
-        if live.verify && gate.remaining_ms(self.memory.clock().now_unix_ms()) > 0 {
+        if self.verify && gate.remaining_ms(self.memory.clock().now_unix_ms()) > 0 {
             // Before any model runs: an attempt during the pause must not tell the voice's score to whoever tries.
+            self.forget_sound();
             self.audit("paused", None, None).await;
             self.reject(pos, Reason::Paused, None, None).await;
-        } else if let Some((speaker, transcript)) = self.understand(utterance, &live, gate).await {
-            self.turn(pos, speaker, transcript, &live, stop).await;
+        } else if let Some((speaker, transcript)) = self.understand(utterance, &live, gate).await
+            && self.turn(pos, speaker, transcript, &live, stop).await
+        {
+            self.control.open_window(live.follow_up_ms);
+            self.health.set_stage(State::FollowUp);
+            return;
         }
         self.rest();
     }
@@ -201,7 +233,7 @@ impl Turns {
         let pos = utterance.end;
         let started = Instant::now();
         let verify = async {
-            if !live.verify {
+            if !self.verify {
                 return None;
             }
             let (raw, speech) = (Arc::new(utterance.raw), Arc::new(utterance.speech));
@@ -257,10 +289,14 @@ impl Turns {
         let confidence = verdict.confidence();
         let reason = match verdict {
             Verdict::Verified { user_id, user_name, confidence, score, net_speech_s } => {
-                let user = match self.memory.user_by_name(&user_name).await {
-                    Ok(user) if user.id.to_string() == user_id => user,
-                    Ok(_) => return None,
+                let known = match user_id.parse() {
+                    Ok(id) => self.memory.user(id).await,
+                    Err(_) => self.memory.user_by_name(&user_name).await,
+                };
+                let user = match known {
+                    Ok(user) => user,
                     Err(error) => {
+                        self.audit("failed", None, None).await;
                         self.trouble(pos, "store", chain(&error)).await;
                         return None;
                     }
@@ -301,6 +337,7 @@ impl Turns {
         None
     }
 
+    /// Answers and stores; whether a follow-up window is to be opened.
     async fn turn(
         &self,
         pos: FramePos,
@@ -308,7 +345,7 @@ impl Turns {
         transcript: Transcript,
         live: &Live,
         stop: &CancellationToken,
-    ) {
+    ) -> bool {
         self.health.set_stage(State::Thinking);
         let started = Instant::now();
         let meta = TurnMeta {
@@ -324,7 +361,7 @@ impl Turns {
             }
             Err(error) => {
                 self.not_stored(pos, error, live, stop).await;
-                return;
+                return false;
             }
         };
         let took = started.elapsed();
@@ -337,9 +374,7 @@ impl Turns {
         if live.speak {
             self.speak(&outcome.reply, stop).await;
         }
-        if live.follow_up_ms > 0 && !stop.is_cancelled() {
-            self.control.open_window(live.follow_up_ms);
-        }
+        live.follow_up_ms > 0 && !stop.is_cancelled()
     }
 
     /// Detection is held while the device speaks: it would hear itself.
@@ -351,13 +386,21 @@ impl Turns {
 
     /// The disk is full or damaged: answered all the same, and not as if it were stored.
     async fn not_stored(&self, pos: FramePos, error: DialogueError, live: &Live, stop: &CancellationToken) {
-        let sentence =
-            format!("what is said cannot be stored ({}); free some space or check the disk", chain(&error));
-        self.health.set("store", Condition::degraded(sentence));
-        self.trouble(pos, "store", chain(&error)).await;
-        let DialogueError::NotStored { reply, .. } = error else { return };
-        let text = format!("I cannot store anything at the moment, so this will be forgotten. {reply}");
+        let why = chain(&error);
+        let (DialogueError::Memory(source) | DialogueError::NotStored { source, .. }) = &error;
+        if matches!(source, MemoryError::Store(_)) {
+            let sentence =
+                format!("what is said cannot be stored ({why}); free some space or check the disk");
+            self.health.set("store", Condition::degraded(sentence));
+        }
+        let text = match error {
+            DialogueError::NotStored { reply, acts: false, .. } => {
+                format!("I cannot store anything at the moment, so this will be forgotten. {reply}")
+            }
+            _ => "I could not do that: nothing can be stored at the moment.".to_owned(),
+        };
         self.events.at(pos, What::Reply { text: text.clone() }).await;
+        self.events.at(pos, What::Error { stage: "store".to_owned(), message: why }).await;
         if live.speak {
             self.speak(&text, stop).await;
         }

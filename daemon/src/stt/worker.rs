@@ -44,7 +44,7 @@ struct Shared {
 #[derive(Debug, Clone)]
 pub struct SttHandle {
     jobs: mpsc::Sender<SttJob>,
-    partial: watch::Receiver<String>,
+    partial: watch::Receiver<(u64, String)>,
     shared: Arc<Shared>,
 }
 
@@ -52,7 +52,8 @@ pub struct SttHandle {
 #[derive(Debug)]
 pub struct SttJobs {
     jobs: mpsc::Receiver<SttJob>,
-    partial: watch::Sender<String>,
+    /// The words so far with the epoch of the sound they were said in.
+    partial: watch::Sender<(u64, String)>,
     shared: Arc<Shared>,
 }
 
@@ -60,7 +61,7 @@ pub struct SttJobs {
 /// 100 ms × 512 are 51 s and at most 3.3 MB.
 pub fn channel(blocks: usize) -> (SttHandle, SttJobs) {
     let (sender, receiver) = mpsc::channel(blocks.max(1));
-    let (partial_sender, partial) = watch::channel(String::new());
+    let (partial_sender, partial) = watch::channel((0, String::new()));
     let shared = Arc::new(Shared::default());
     let handle = SttHandle { jobs: sender, partial, shared: Arc::clone(&shared) };
     (handle, SttJobs { jobs: receiver, partial: partial_sender, shared })
@@ -109,9 +110,12 @@ impl SttHandle {
         let _ = self.jobs.try_send(self.job(Work::Reset));
     }
 
-    /// The words so far of the utterance that is being decoded; empty between utterances.
-    pub fn partials(&self) -> watch::Receiver<String> {
-        self.partial.clone()
+    /// The words so far of the utterance that is being decoded; empty between utterances and from a reset on, also while
+    /// the worker is still busy with what was said before it.
+    pub fn partial(&self) -> String {
+        let partial = self.partial.borrow();
+        let (epoch, words) = &*partial;
+        if *epoch == self.shared.epoch.load(Ordering::Acquire) { words.clone() } else { String::new() }
     }
 
     /// Samples lost since the start because the queue was full.
@@ -132,7 +136,7 @@ pub fn run(mut recognizer: Box<dyn Recognizer>, mut jobs: SttJobs) {
             epoch = current;
             recognizer.reset();
             failed = None;
-            jobs.partial.send_replace(String::new());
+            jobs.partial.send_replace((epoch, String::new()));
         }
         let stale = job.epoch != epoch;
         match job.work {
@@ -140,11 +144,11 @@ pub fn run(mut recognizer: Box<dyn Recognizer>, mut jobs: SttJobs) {
             Work::Audio(_) if stale || failed.is_some() => {}
             Work::Audio(samples) => match recognizer.accept(&samples) {
                 Ok(Some(words)) => {
-                    jobs.partial.send_replace(words);
+                    jobs.partial.send_replace((epoch, words));
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    log::warn!("{}: this utterance is not transcribed", chain(&error));
+                    log::debug!("{}: this utterance is not transcribed", chain(&error));
                     failed = Some(error);
                 }
             },
@@ -167,7 +171,7 @@ pub fn run(mut recognizer: Box<dyn Recognizer>, mut jobs: SttJobs) {
                     }
                     None => recognizer.finish(),
                 };
-                jobs.partial.send_replace(String::new());
+                jobs.partial.send_replace((epoch, String::new()));
                 // Nobody waits any more: the words are dropped, as they must be.
                 let _ = reply.send(result);
             }
@@ -230,7 +234,7 @@ mod tests {
             }
             assert_eq!(handle.blocking_finish().unwrap().text, (10 * n).to_string());
         }
-        assert_eq!(*handle.partials().borrow(), "");
+        assert_eq!(handle.partial(), "");
         drop(handle);
         thread.join().unwrap();
     }
@@ -281,10 +285,26 @@ mod tests {
     #[tokio::test]
     async fn words_so_far_are_seen_while_the_person_speaks() {
         let (handle, _thread) = start(8, None);
-        let mut partials = handle.partials();
+        let mut partials = handle.partial.clone();
         assert!(handle.accept(vec![0.0; 3]));
-        partials.wait_for(|p| p == "3").await.unwrap();
+        partials.wait_for(|(_, words)| words == "3").await.unwrap();
+        assert_eq!(handle.partial(), "3");
         assert_eq!(handle.finish().await.unwrap().text, "3");
-        partials.wait_for(String::is_empty).await.unwrap();
+        partials.wait_for(|(_, words)| words.is_empty()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn words_from_before_a_reset_are_never_shown_after_it() {
+        let (permit, permits) = std_mpsc::sync_channel(16);
+        let (handle, _thread) = start(4, Some(permits));
+        let mut partials = handle.partial.clone();
+        assert!(handle.accept(vec![0.0; 3]));
+        handle.reset();
+        permit.send(()).unwrap();
+        // The worker was inside `accept` and publishes its words only now.
+        let _ =
+            tokio::time::timeout(std::time::Duration::from_millis(300), partials.wait_for(|(_, w)| w == "3"))
+                .await;
+        assert_eq!(handle.partial(), "");
     }
 }
