@@ -48,9 +48,8 @@ cat <<TEXT
 
       cd $repository
       $jarvisd --root ~/jarvis doctor                        # is everything there?
-      $jarvisd --root ~/jarvis user add YOU
-      for n in 1 2 3; do arecord -d 6 -f S16_LE -r 16000 me\$n.wav; done   # read a sentence each time
-      $jarvisd --root ~/jarvis voice enroll --user YOU me1.wav me2.wav me3.wav
+      for n in 1 2 3; do arecord -f S16_LE -r 48000 -d 6 me\$n.wav; done   # read a sentence of five seconds each time
+      $jarvisd --root ~/jarvis voice enroll --user Anna me1.wav me2.wav me3.wav
       $jarvisd --root ~/jarvis run --events                  # say "hey jarvis, what time is it"
 
     docs/install.md tells how to make it a service. All of this took $((SECONDS - started)) s.

@@ -1,6 +1,7 @@
 //! Results on standard output: lines, tables, JSON. A reader that went away (`| head`) is no failure.
 
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -30,7 +31,8 @@ pub fn json_to(file: Option<&Path>, value: &impl Serialize) -> Result<(), Failur
     let Some(path) = file else { return json(value) };
     let text = to_json(value)?;
     let write = || {
-        let mut file = std::fs::File::create_new(path)?;
+        // Somebody's words: not for every account of the machine.
+        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         file.write_all(text.as_bytes())?;
         file.write_all(b"\n")?;
         file.sync_all()

@@ -57,16 +57,23 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
     // An SD card takes its time over the models, and the checks of their hashes.
     notify::extend_timeout(Duration::from_secs(60));
 
+    // Before anything that takes time: a signal without a handler would end the process by itself.
+    let (mut terminate, hang_up) = (listen_for(SignalKind::terminate())?, listen_for(SignalKind::hangup())?);
+    let mut interrupt = listen_for(SignalKind::interrupt())?;
+    let _lock = lock(&settings)?;
+
     // Build: everything that can be refused is refused here.
-    let parts = Parts::load(&settings, &health).await?;
+    let parts = tokio::select! {
+        parts = Parts::load(&settings, &health) => parts?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
     let stats = Arc::new(CaptureStats::default());
     let source = open_microphone(&settings, &stats)?;
     let broker = mqtt_settings(&settings);
     if let Some(broker) = &broker {
         mqtt::check(broker).map_err(|e| Failure::because(Exit::Config, "the broker cannot be used", e))?;
     }
-    let (terminate, hang_up) = (listen_for(SignalKind::terminate())?, listen_for(SignalKind::hangup())?);
-    let interrupt = listen_for(SignalKind::interrupt())?;
 
     // Bind: the queues, each bounded.
     let events = Events::new(lines);
@@ -193,6 +200,29 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
             let late = drained.late.join(", ");
             Err(Failure::new(Exit::Failed, format!("not everything stopped in time: {late}")))
         }
+    }
+}
+
+/// One daemon a data folder: two would hear the same words and count failed attempts apart. Held until the file is closed.
+fn lock(settings: &Settings) -> Result<std::fs::File, Failure> {
+    use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+    let path = settings.paths.data.join("daemon.lock");
+    let cannot = |e: std::io::Error| {
+        Failure::because(Exit::Unavailable, format!("the lock {} cannot be made", path.display()), e)
+    };
+    std::fs::DirBuilder::new().recursive(true).mode(0o750).create(&settings.paths.data).map_err(cannot)?;
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(cannot)?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(Failure::new(
+            Exit::TryAgain,
+            format!(
+                "another daemon uses {}; stop it first, or give this one a folder of its own with --root",
+                settings.paths.data.display()
+            ),
+        )),
+        Err(e) => Err(cannot(e.into())),
     }
 }
 

@@ -281,11 +281,14 @@ impl Turns {
         let verdict = match verdict {
             Ok(verdict) => verdict,
             Err(error) => {
+                let why = chain(&error);
+                self.health.set("voice", Condition::failed(format!("nobody can be verified: {why}")));
                 self.audit("failed", None, None).await;
-                self.trouble(pos, "voice", chain(&error)).await;
+                self.trouble(pos, "voice", why).await;
                 return None;
             }
         };
+        self.health.set("voice", Condition::Ok);
         let confidence = verdict.confidence();
         let reason = match verdict {
             Verdict::Verified { user_id, user_name, confidence, score, net_speech_s } => {

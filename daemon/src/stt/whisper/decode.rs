@@ -24,6 +24,17 @@ const HOPELESS: f64 = -1.4;
 const SILENT: f64 = 0.6;
 
 impl Hypothesis {
+    /// Figures for the log. Never the words: the speaker may not be verified.
+    pub fn log(&self, context: &str) {
+        log::debug!(
+            "{context} context: {} characters, log-probability {:.2}, no speech {:.2}, looped {}",
+            self.text.chars().count(),
+            self.log_probability,
+            self.no_speech,
+            self.looped
+        );
+    }
+
     /// Whether a longer context may do better.
     pub fn is_doubtful(&self) -> bool {
         self.looped || self.log_probability < DOUBTFUL

@@ -80,13 +80,13 @@ impl WhisperRecognizer {
     fn hypothesis(&mut self, samples: &[f32]) -> Result<Hypothesis, SttError> {
         if samples.len() <= SHORT_SAMPLES {
             let short = self.decode(samples, &SHORT)?;
-            log::debug!("10 s context: {short:?}");
+            short.log("10 s");
             if !short.is_doubtful() || short.no_speech > 0.9 {
                 return Ok(short);
             }
         }
         let long = self.decode(samples, &LONG)?;
-        log::debug!("30 s context: {long:?}");
+        long.log("30 s");
         Ok(long)
     }
 
