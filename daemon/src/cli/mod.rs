@@ -210,11 +210,14 @@ async fn user_named(memory: &Memory, name: &str) -> Result<User, Failure> {
     Ok(memory.user_by_name(name).await?)
 }
 
-/// Asks on a terminal whether to go on; a script has decided already.
+/// Asks on a terminal whether to go on; where nobody can be asked, only `--yes` is a yes.
 fn confirmed(question: &str, yes: bool) -> Result<bool, Failure> {
     use std::io::IsTerminal;
-    if yes || !std::io::stdin().is_terminal() {
+    if yes {
         return Ok(true);
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::new(Exit::Usage, "this deletes for good; say --yes"));
     }
     let mut answer = String::new();
     let asked = write!(std::io::stderr(), "{question} [y/N] ");

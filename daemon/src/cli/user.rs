@@ -67,7 +67,7 @@ pub struct Export {
 pub struct Delete {
     /// Name.
     name: String,
-    /// Do not ask.
+    /// Do not ask; needed where there is no terminal to ask on.
     #[arg(long, short)]
     yes: bool,
     /// Print the result as JSON.

@@ -93,7 +93,7 @@ pub struct Delete {
     /// Whose voice.
     #[arg(long, value_name = "NAME")]
     user: String,
-    /// Do not ask.
+    /// Do not ask; needed where there is no terminal to ask on.
     #[arg(long, short)]
     yes: bool,
     /// Print the result as JSON.
