@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Common, confirmed, output, user_named, with_memory};
 use crate::error::Failure;
-use crate::memory::{Memory, NewAudit, User};
+use crate::memory::{Memory, User};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
@@ -184,7 +184,5 @@ async fn delete(memory: &Memory, args: &Delete) -> Result<(), Failure> {
         return output::line("Nothing was deleted.");
     }
     memory.delete_user(user.id).await?;
-    let entry = NewAudit { user: None, action: "user_delete", outcome: "done", detail: None };
-    memory.append_audit(&entry).await?;
     report(&Deleted { deleted: &user }, args.json, format!("Deleted {name} and everything of theirs."))
 }

@@ -3,7 +3,8 @@
 use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
 
-use super::{Memory, MemoryError, Result, UserId, get};
+use super::{Memory, MemoryError, NewAudit, Result, UserId, get};
+use crate::clock::Stamp;
 use crate::store::queue::{Op, enqueue};
 use crate::store::{StoreError, Tx};
 
@@ -86,18 +87,8 @@ impl Memory {
         Ok(tx.commit().await?)
     }
 
-    /// Notes that the person agreed, now, to a stored voiceprint.
-    pub async fn record_consent(&self, id: UserId) -> Result<()> {
-        let (mut tx, stamp) = self.begin().await?;
-        if tx.execute(sqlx::query(CONSENT).bind(id.bytes()).bind(stamp.wall_unix_ms)).await? == 0 {
-            return Err(MemoryError::not_found("user", id));
-        }
-        enqueue(&mut tx, Op::UpsertUser, id.0, Some(id.0), stamp.wall_unix_ms).await?;
-        Ok(tx.commit().await?)
-    }
-
     /// Deletes a person with everything that is theirs: conversations, messages, index, voiceprint, queue entries. The
-    /// audit log keeps its rows without the person. What remains to be sent is one deletion.
+    /// audit log keeps its rows without the person and gets one of the deletion. What remains to be sent is one deletion.
     pub async fn delete_user(&self, id: UserId) -> Result<()> {
         let (mut tx, stamp) = self.begin().await?;
         let owner = owner_rid(&mut tx, id).await?;
@@ -108,11 +99,21 @@ impl Memory {
             tx.execute(sqlx::query(sql).bind(id.bytes())).await?;
         }
         enqueue(&mut tx, Op::DeleteUser, id.0, Some(id.0), stamp.wall_unix_ms).await?;
+        let entry = NewAudit { user: None, action: "user_delete", outcome: "done", detail: None };
+        self.audit_within(&mut tx, &stamp, &entry).await?;
         self.want_scrub(&mut tx, &stamp).await?;
         tx.commit().await?;
         self.scrub().await;
         Ok(())
     }
+}
+
+/// Notes that the person agreed, now, to a stored voiceprint.
+pub(super) async fn consent_within(tx: &mut Tx<'_>, stamp: &Stamp, id: UserId) -> Result<()> {
+    if tx.execute(sqlx::query(CONSENT).bind(id.bytes()).bind(stamp.wall_unix_ms)).await? == 0 {
+        return Err(MemoryError::not_found("user", id));
+    }
+    Ok(enqueue(tx, Op::UpsertUser, id.0, Some(id.0), stamp.wall_unix_ms).await?)
 }
 
 /// The local row number of `user` within a transaction.
