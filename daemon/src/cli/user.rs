@@ -94,7 +94,7 @@ pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
     let settings = common.settings()?;
     with_memory(&settings, async |memory| match command {
         Command::Add(args) => {
-            let user = memory.add_user(&args.name).await?;
+            let user = memory.add_person(&args.name).await?;
             report(&user, args.json, format!("Added {}.", output::plain(&user.name)))
         }
         Command::List(args) => list(memory, args.json).await,

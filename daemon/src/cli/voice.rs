@@ -207,7 +207,7 @@ fn enroll(settings: &Settings, args: &Enroll) -> Result<(), Failure> {
         })?;
         let user = match known.clone() {
             Some(user) => user,
-            None => memory.add_user(&args.user).await?,
+            None => memory.add_person(&args.user).await?,
         };
         keep(memory, &voices, &user, &template, &result).await?;
         if args.json {

@@ -46,7 +46,7 @@ pub use ids::{AuditId, ConversationId, MessageId, UserId, VoiceprintId};
 pub use messages::{Kind, MAX_MESSAGE_BYTES, Message, Role};
 pub use search::{Hit, Words};
 pub use turns::{Appended, NewTurn, Target, TurnMeta};
-pub use users::{MAX_NAME_CHARS, User};
+pub use users::{ANONYMOUS, MAX_NAME_CHARS, User};
 pub use voiceprints::{NewVoiceprint, Voiceprint, VoiceprintInfo};
 
 type Result<T, E = MemoryError> = std::result::Result<T, E>;

@@ -11,6 +11,9 @@ use crate::store::{StoreError, Tx};
 /// Longest name, in characters.
 pub const MAX_NAME_CHARS: usize = 64;
 
+/// The user of everyone who is answered while voice verification is switched off; no person can have this name.
+pub const ANONYMOUS: &str = "anonymous";
+
 /// A person the device knows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct User {
@@ -42,6 +45,14 @@ crate::store::sql::statements! {
 }
 
 impl Memory {
+    /// [`Memory::add_user`] for a person, who cannot be called [`ANONYMOUS`].
+    ///
+    /// # Errors
+    /// As [`Memory::add_user`].
+    pub async fn add_person(&self, name: &str) -> Result<User> {
+        self.add_user(&person_name(name)?).await
+    }
+
     /// # Errors
     /// `InvalidName` (empty, longer than [`MAX_NAME_CHARS`], control characters), `NameTaken`.
     pub async fn add_user(&self, name: &str) -> Result<User> {
@@ -77,7 +88,7 @@ impl Memory {
     }
 
     pub async fn rename_user(&self, id: UserId, name: &str) -> Result<()> {
-        let name = checked_name(name)?;
+        let name = person_name(name)?;
         let (mut tx, stamp) = self.begin().await?;
         let rename = sqlx::query(RENAME).bind(id.bytes()).bind(&name).bind(name_key(&name));
         if tx.execute(rename).await.map_err(|e| taken(e, &name))? == 0 {
@@ -153,6 +164,16 @@ fn checked_name(name: &str) -> Result<String> {
         1..=MAX_NAME_CHARS => Ok(tidy),
         _ => refuse("it has more than 64 characters"),
     }
+}
+
+/// [`checked_name`] of a person: the name that the device itself gives is not theirs to take.
+fn person_name(name: &str) -> Result<String> {
+    let name = checked_name(name)?;
+    if name_key(&name) == ANONYMOUS {
+        let reason = "it is the name of everyone who is answered without voice verification";
+        return Err(MemoryError::InvalidName { name, reason });
+    }
+    Ok(name)
 }
 
 /// What names are compared by.
