@@ -134,14 +134,15 @@ fn people_are_added_listed_renamed_exported_and_deleted() {
     assert_eq!(export["user"]["name"], "Anne");
     fails(&root, 1, &["user", "export", "anne", "--out", file.to_str().unwrap()]);
 
-    assert_eq!(root.json(&["user", "delete", "anne"])["deleted"]["name"], "Anne");
+    assert!(fails(&root, 2, &["user", "delete", "anne"]).contains("say --yes"));
+    assert_eq!(root.json(&["user", "delete", "anne", "--yes"])["deleted"]["name"], "Anne");
     assert!(fails(&root, 1, &["user", "show", "anne"]).contains("user list"));
 }
 
 #[test]
 fn names_that_cannot_be_names_are_bad_data() {
     let root = Root::new();
-    for name in ["", "  ", "a\nb", &"x".repeat(1_000)] {
+    for name in ["", "  ", "a\nb", "Anonymous", &"x".repeat(1_000)] {
         fails(&root, 65, &["user", "add", name]);
     }
 }
@@ -175,7 +176,8 @@ fn what_is_asked_is_remembered_across_runs_and_belongs_to_one_person() {
         fails(&root, 1, &["conversation", command, "--user", "ben", &id]);
     }
     fails(&root, 1, &["ask", "--user", "ben", "--conversation", &id, "hello"]);
-    root.ok(&["conversation", "delete", "--user", "anna", &id]);
+    fails(&root, 2, &["conversation", "delete", "--user", "anna", &id]);
+    root.ok(&["conversation", "delete", "--user", "anna", "--yes", &id]);
     assert_eq!(root.json(&["conversation", "list", "--user", "anna"]), serde_json::json!([]));
     assert_eq!(root.json(&["conversation", "search", "--user", "anna", "pot"]), serde_json::json!([]));
 }
@@ -226,7 +228,8 @@ fn an_enrolled_voice_is_verified_and_another_is_not() {
     assert_ne!(verdict["outcome"], "verified");
     fails(&root, 1, &["voice", "identify", stranger]);
 
-    root.ok(&["voice", "delete", "--user", "anna"]);
+    fails(&root, 2, &["voice", "delete", "--user", "anna"]);
+    root.ok(&["voice", "delete", "--user", "anna", "--yes"]);
     assert!(fails(&root, 1, &["voice", "identify", owner]).contains("no voice is enrolled"));
     fails(&root, 1, &["voice", "delete", "--user", "anna"]);
 }

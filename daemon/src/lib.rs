@@ -11,8 +11,6 @@
 //!              ├──▶ speech out (ALSA playback)
 //!              └──▶ MQTT state and events, journal
 //! ```
-//!
-//! Modules stand in the order in which sound passes through them.
 
 pub mod clock;
 pub mod error;

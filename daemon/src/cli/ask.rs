@@ -1,9 +1,10 @@
 //! `jarvisd ask`: one turn in writing.
 
 use super::{Common, output, user_named, with_memory};
-use crate::dialogue::{Builtin, Dialogue, DialogueError, DialogueSettings, Responder, Select};
+use crate::dialogue::{DialogueError, Select};
 use crate::error::{Exit, Failure, chain};
 use crate::memory::{ConversationId, TurnMeta};
+use crate::pipeline::parts;
 
 /// Says something in writing and prints the answer. The turn is stored like a spoken one.
 #[derive(Debug, clap::Args)]
@@ -43,10 +44,7 @@ pub fn run(args: &Args, common: &Common) -> Result<(), Failure> {
     };
     with_memory(&settings, async |memory| {
         let user = user_named(memory, &args.user).await?;
-        let minutes = i64::from(settings.dialogue.continue_conversation_min);
-        let dialogue =
-            DialogueSettings { continue_within_ms: minutes * 60_000, ..DialogueSettings::default() };
-        let dialogue = Dialogue::new(memory.clone(), Responder::Builtin(Builtin::default()), dialogue);
+        let dialogue = parts::open_dialogue(&settings, memory.clone());
         match dialogue.turn(&user, select, &text, TurnMeta::default()).await {
             Ok(outcome) if args.json => output::json(&outcome),
             Ok(outcome) => output::line(&outcome.reply),

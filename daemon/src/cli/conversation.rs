@@ -71,7 +71,7 @@ pub struct Delete {
     owner: Owner,
     /// Id, from `conversation list`.
     id: ConversationId,
-    /// Do not ask.
+    /// Do not ask; needed where there is no terminal to ask on.
     #[arg(long, short)]
     yes: bool,
 }

@@ -22,10 +22,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::clock::Clock;
 use crate::config::{self, Fault, Options, Settings};
 use crate::error::{Exit, Failure, chain};
-use crate::memory::{Device, Memory, MemoryError, User};
+use crate::memory::{Memory, MemoryError, User};
+use crate::pipeline::parts;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -193,13 +193,7 @@ fn with_memory<T>(
     work: impl AsyncFnOnce(&Memory) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     block_on(async {
-        let data = &settings.paths.data;
-        std::fs::create_dir_all(data).map_err(|e| {
-            let message = format!("the data folder {} cannot be made; run this as its owner", data.display());
-            Failure::because(Exit::Unavailable, message, e)
-        })?;
-        let device = Device { id: settings.device.id.clone() };
-        let memory = Memory::open(&settings.paths.db, &device, Clock::System).await?;
+        let memory = parts::open_memory(settings).await?;
         let done = work(&memory).await;
         memory.close().await;
         done
@@ -211,11 +205,14 @@ async fn user_named(memory: &Memory, name: &str) -> Result<User, Failure> {
     Ok(memory.user_by_name(name).await?)
 }
 
-/// Asks on a terminal whether to go on; a script has decided already.
+/// Asks on a terminal whether to go on; where nobody can be asked, only `--yes` is a yes.
 fn confirmed(question: &str, yes: bool) -> Result<bool, Failure> {
     use std::io::IsTerminal;
-    if yes || !std::io::stdin().is_terminal() {
+    if yes {
         return Ok(true);
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::new(Exit::Usage, "this deletes for good; say --yes"));
     }
     let mut answer = String::new();
     let asked = write!(std::io::stderr(), "{question} [y/N] ");

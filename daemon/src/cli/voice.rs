@@ -13,13 +13,10 @@ use crate::audio::Channel;
 use crate::config::Settings;
 use crate::detect::vad::Vad;
 use crate::error::{Exit, Failure, chain};
-use crate::inference::ModelStore;
-use crate::memory::{Memory, MemoryError, NewAudit, NewVoiceprint, User, Voiceprint};
-use crate::speaker::vault::KeySources;
-use crate::speaker::{
-    Calibration, EnrolledVoice, Enrolment, SealedVoiceprint, SpeakerError, SpeakerModel, Template, Vault,
-    VaultError, Verdict, Verifier,
-};
+use crate::memory::{Memory, MemoryError, NewAudit, NewVoiceprint, User};
+use crate::pipeline::parts;
+use crate::pipeline::voices::{Voices, VoicesError};
+use crate::speaker::{Enrolment, SpeakerError, Template, VaultError, Verdict};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
@@ -93,7 +90,7 @@ pub struct Delete {
     /// Whose voice.
     #[arg(long, value_name = "NAME")]
     user: String,
-    /// Do not ask.
+    /// Do not ask; needed where there is no terminal to ask on.
     #[arg(long, short)]
     yes: bool,
     /// Print the result as JSON.
@@ -112,38 +109,26 @@ pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
     }
 }
 
-/// What comparing voices needs.
-struct Voices {
-    model: Arc<SpeakerModel>,
+/// What enrolling and comparing need.
+struct Tools {
     vad: Vad,
-    vault: Vault,
+    voices: Voices,
 }
 
-impl Voices {
-    fn open(settings: &Settings) -> Result<Self, Failure> {
-        let store = ModelStore::open(&settings.paths.models).map_err(models::failure)?;
-        let model = Arc::new(SpeakerModel::load(&store).map_err(speaker_failure)?);
+impl Tools {
+    async fn open(settings: &Settings, memory: &Memory) -> Result<Self, Failure> {
+        let store = parts::open_models(settings)?;
         let vad = Vad::new(&store).map_err(models::failure)?;
-        let sources = KeySources {
-            credentials_dir: settings.paths.credentials.clone(),
-            key_file: settings.paths.key.clone(),
-        };
-        std::fs::create_dir_all(&settings.paths.data).map_err(|e| {
-            let message = format!("the data folder {} cannot be made", settings.paths.data.display());
-            Failure::because(Exit::Unavailable, message, e)
-        })?;
-        let vault = Vault::open(&sources, model.identity().clone()).map_err(vault_failure)?;
-        Ok(Self { model, vad, vault })
+        let verifier = parts::load_verifier(&store, &settings.paths.models)?;
+        let vault = Arc::new(parts::open_vault(settings, &verifier, memory).await?);
+        Ok(Self { vad, voices: Voices { memory: memory.clone(), vault, verifier } })
     }
+}
 
-    fn template(&self, voiceprint: &Voiceprint) -> Result<Template, VaultError> {
-        let sealed = SealedVoiceprint {
-            wrapped_key: voiceprint.wrapped_key.clone(),
-            blob: voiceprint.blob.clone(),
-            model_sha256: voiceprint.info.model_sha256.clone(),
-            front_end_sha256: voiceprint.info.front_end_sha256.clone(),
-        };
-        self.vault.open_sealed(&voiceprint.info.user_id.to_string(), &sealed)
+fn voices_failure(error: VoicesError) -> Failure {
+    match error {
+        VoicesError::Memory(error) => error.into(),
+        other => Failure::because(Exit::Failed, "the enrolled voices cannot be used", other),
     }
 }
 
@@ -190,8 +175,8 @@ struct Enrolled<'a> {
 }
 
 fn enroll(settings: &Settings, args: &Enroll) -> Result<(), Failure> {
-    let mut voices = Voices::open(settings)?;
     with_memory(settings, async |memory| {
+        let Tools { mut vad, voices } = Tools::open(settings, memory).await?;
         let known = match memory.user_by_name(&args.user).await {
             Ok(user) => Some(user),
             Err(MemoryError::NotFound { .. }) => None,
@@ -202,7 +187,7 @@ fn enroll(settings: &Settings, args: &Enroll) -> Result<(), Failure> {
         let mut samples = Vec::new();
         for file in &args.files {
             bar.set_message(file.display().to_string());
-            let recording = recording::read(file, Channel::Mean, &mut voices.vad)?;
+            let recording = recording::read(file, Channel::Mean, &mut vad)?;
             samples.push(add(&mut enrolment, file.clone(), &recording)?);
             bar.inc(1);
         }
@@ -222,7 +207,7 @@ fn enroll(settings: &Settings, args: &Enroll) -> Result<(), Failure> {
         })?;
         let user = match known.clone() {
             Some(user) => user,
-            None => memory.add_user(&args.user).await?,
+            None => memory.add_person(&args.user).await?,
         };
         keep(memory, &voices, &user, &template, &result).await?;
         if args.json {
@@ -246,11 +231,12 @@ async fn begin(
         Some(user) => memory.voiceprint(user.id).await?,
         None => None,
     };
+    let model = voices.verifier.model().clone();
     match earlier {
-        None => Ok(Enrolment::new(voices.model.clone())),
+        None => Ok(Enrolment::new(model)),
         Some(voiceprint) => {
-            let template = voices.template(&voiceprint).map_err(vault_failure)?;
-            Enrolment::extend(voices.model.clone(), &template).map_err(speaker_failure)
+            let earlier = voices.open(voiceprint).map_err(voices_failure)?;
+            Enrolment::extend(model, &earlier.template).map_err(speaker_failure)
         }
     }
 }
@@ -314,10 +300,6 @@ async fn keep(
         quality: json!({ "samples": qualities, "cohesion": template.cohesion() }),
     };
     memory.put_voiceprint(user.id, &new).await?;
-    memory.record_consent(user.id).await?;
-    let detail = json!({ "samples": new.samples, "net_speech_s": new.net_speech_s });
-    let entry = NewAudit { user: Some(user.id), action: "enrol", outcome: "done", detail: Some(detail) };
-    memory.append_audit(&entry).await?;
     Ok(())
 }
 
@@ -398,34 +380,21 @@ fn compare(
     file: &std::path::Path,
     json: bool,
 ) -> Result<(), Failure> {
-    let mut voices = Voices::open(settings)?;
-    let recording = recording::read(file, Channel::Mean, &mut voices.vad)?;
-    let calibration =
-        Calibration::load(&settings.paths.models).map_err(|e| Failure::new(Exit::Config, chain(&e)))?;
-    let verifier = Verifier::new(voices.model.clone(), calibration).map_err(speaker_failure)?;
     let threshold = settings.voice.threshold;
     with_memory(settings, async |memory| {
-        let user = match name {
-            Some(name) => Some(user_named(memory, name).await?),
-            None => None,
-        };
-        let mut enrolled = Vec::new();
-        for voiceprint in memory.list_voiceprints().await? {
-            if user.as_ref().is_some_and(|user| user.id != voiceprint.info.user_id) {
-                continue;
+        let Tools { mut vad, voices } = Tools::open(settings, memory).await?;
+        let recording = recording::read(file, Channel::Mean, &mut vad)?;
+        let enrolled = match name {
+            None => voices.enrolled().await.map_err(voices_failure)?,
+            Some(name) => {
+                let user = user_named(memory, name).await?;
+                let sealed = memory.voiceprint(user.id).await?;
+                let voice = sealed.map(|sealed| voices.open(sealed)).transpose();
+                voice.map_err(voices_failure)?.into_iter().collect()
             }
-            let template = voices.template(&voiceprint).map_err(|e| {
-                let whose = output::plain(&voiceprint.info.user_name);
-                Failure::new(Exit::Failed, format!("the voice of {whose} cannot be used: {}", chain(&e)))
-            })?;
-            enrolled.push(EnrolledVoice {
-                user_id: voiceprint.info.user_id.to_string(),
-                user_name: voiceprint.info.user_name,
-                template,
-                threshold: None,
-            });
-        }
-        let verdict = verifier
+        };
+        let verdict = voices
+            .verifier
             .verify(&recording.raw, &recording.speech, &enrolled, threshold)
             .map_err(speaker_failure)?;
         let compared = Compared::of(&verdict, threshold);
@@ -491,8 +460,6 @@ async fn delete(memory: &Memory, args: &Delete) -> Result<(), Failure> {
         return output::line("Nothing was deleted.");
     }
     memory.delete_voiceprint(user.id).await?;
-    let entry = NewAudit { user: Some(user.id), action: "voiceprint_delete", outcome: "done", detail: None };
-    memory.append_audit(&entry).await?;
     if args.json {
         return output::json(&Deleted { deleted: &user.name });
     }

@@ -69,8 +69,8 @@ section! {
     /// Who is speaking. After 5 voices in a row that are not verified the device pauses for 30 s, and longer with each
     /// further one, up to 15 minutes; a verified voice ends that.
     Voice = "voice" {
-        /// Answer enrolled voices only. Switched off, whoever speaks is taken for the one user there is; with several
-        /// users nobody can be told apart.
+        /// Answer enrolled voices only. Switched off, everyone is answered as the user "anonymous", who has a memory
+        /// of their own; nobody else's is read.
         enabled: bool = true, Rule::any();
         /// Probability from which a speaker counts as verified.
         threshold: f32 = 0.85, Rule::between(0.5, 0.999);

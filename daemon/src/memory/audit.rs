@@ -4,8 +4,9 @@ use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
 
 use super::{AuditId, Memory, Result, UserId, get};
-use crate::store::StoreError;
+use crate::clock::Stamp;
 use crate::store::queue::{Op, enqueue};
+use crate::store::{StoreError, Tx};
 
 /// A row to be written.
 #[derive(Debug, Clone)]
@@ -50,6 +51,18 @@ crate::store::sql::statements! {
 impl Memory {
     pub async fn append_audit(&self, entry: &NewAudit) -> Result<AuditId> {
         let (mut tx, stamp) = self.begin().await?;
+        let id = self.audit_within(&mut tx, &stamp, entry).await?;
+        tx.commit().await?;
+        Ok(id)
+    }
+
+    /// Writes the row in the transaction of what it tells of.
+    pub(super) async fn audit_within(
+        &self,
+        tx: &mut Tx<'_>,
+        stamp: &Stamp,
+        entry: &NewAudit,
+    ) -> Result<AuditId> {
         let id = AuditId::new();
         let append = sqlx::query(APPEND)
             .bind(id.bytes())
@@ -63,8 +76,7 @@ impl Memory {
             .bind(self.device.boot)
             .bind(self.device.device);
         tx.execute(append).await?;
-        enqueue(&mut tx, Op::AppendAudit, id.0, entry.user.map(|user| user.0), stamp.wall_unix_ms).await?;
-        tx.commit().await?;
+        enqueue(tx, Op::AppendAudit, id.0, entry.user.map(|user| user.0), stamp.wall_unix_ms).await?;
         Ok(id)
     }
 

@@ -32,6 +32,7 @@ use std::time::Duration;
 
 use sqlx::Row as _;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Stamp};
@@ -45,7 +46,7 @@ pub use ids::{AuditId, ConversationId, MessageId, UserId, VoiceprintId};
 pub use messages::{Kind, MAX_MESSAGE_BYTES, Message, Role};
 pub use search::{Hit, Words};
 pub use turns::{Appended, NewTurn, Target, TurnMeta};
-pub use users::{MAX_NAME_CHARS, User};
+pub use users::{ANONYMOUS, MAX_NAME_CHARS, User};
 pub use voiceprints::{NewVoiceprint, Voiceprint, VoiceprintInfo};
 
 type Result<T, E = MemoryError> = std::result::Result<T, E>;
@@ -85,11 +86,12 @@ crate::store::sql::statements! {
     ADD_BOOT = "INSERT INTO boots (boot_id) VALUES (?1) ON CONFLICT DO NOTHING";
     FIND_DEVICE = "SELECT rid FROM devices WHERE id = ?1";
     ADD_DEVICE = "INSERT INTO devices (id, created_unix_ms) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
-    // Set in the transaction that deletes, cleared once no byte is left: a crash in between loses nothing.
-    WANT_SCRUB = "INSERT INTO settings (key, value, updated_unix_ms) VALUES ('scrub', 'true', ?1)
-        ON CONFLICT (key) DO UPDATE SET updated_unix_ms = excluded.updated_unix_ms";
-    SCRUB_WANTED = "SELECT 1 FROM settings WHERE key = 'scrub'";
-    SCRUBBED = "DELETE FROM settings WHERE key = 'scrub'";
+    // Set in the transaction that deletes, cleared once no byte is left: a crash in between loses nothing. Each wish has a
+    // value of its own, so that granting one does not clear another that came meanwhile.
+    WANT_SCRUB = "INSERT INTO settings (key, value, updated_unix_ms) VALUES ('scrub', ?1, ?2)
+        ON CONFLICT (key) DO UPDATE SET value = excluded.value, updated_unix_ms = excluded.updated_unix_ms";
+    SCRUB_WANTED = "SELECT value FROM settings WHERE key = 'scrub'";
+    SCRUBBED = "DELETE FROM settings WHERE key = 'scrub' AND value = ?1";
 }
 
 impl Memory {
@@ -147,18 +149,32 @@ impl Memory {
         &self.store
     }
 
-    /// Keeps the file tidy between turns: shortens the WAL, takes deleted text out of the file. Ends when `stop` is
-    /// cancelled; errors are logged, the next round tries again.
+    /// Keeps the file tidy between turns: shortens the WAL, takes deleted text out of the file. Ends as soon as `stop` is
+    /// cancelled, work that was begun is left to the next start; errors are logged and tried again, taking text out of the
+    /// file ever more rarely ([`scrub_pause`]).
     pub async fn maintain(&self, stop: CancellationToken) {
         const EVERY: Duration = Duration::from_secs(30);
         self.scrubber.maintained.store(true, Ordering::Release);
-        while !stop.is_cancelled() {
-            if let Err(e) = self.maintain_once().await {
-                log::warn!("the database was not tidied up, trying again: {}", crate::error::chain(&e));
+        let mut failures = 0;
+        let mut scrub_from = Instant::now();
+        loop {
+            let round = async {
+                if Instant::now() >= scrub_from {
+                    let scrubbed = self.scrub_if_wanted().await;
+                    failures = if scrubbed.is_ok() { 0 } else { failures + 1 };
+                    scrub_from = Instant::now() + scrub_pause(failures);
+                    tidied(scrubbed);
+                }
+                tidied(self.store.checkpoint().await.map_err(MemoryError::from));
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                () = round => {}
             }
             tokio::select! {
                 biased;
-                () = stop.cancelled() => {}
+                () = stop.cancelled() => break,
                 () = self.scrubber.wanted.notified() => {}
                 () = tokio::time::sleep(EVERY) => {}
             }
@@ -166,11 +182,11 @@ impl Memory {
         self.scrubber.maintained.store(false, Ordering::Release);
     }
 
-    async fn maintain_once(&self) -> Result<()> {
-        if self.read_optional(sqlx::query(SCRUB_WANTED)).await?.is_some() {
-            self.scrub_now().await?;
+    async fn scrub_if_wanted(&self) -> Result<()> {
+        match self.scrub_wish().await? {
+            Some(wish) => self.grant_scrub(&wish).await,
+            None => Ok(()),
         }
-        Ok(self.store.checkpoint().await?)
     }
 
     /// Reads the whole database file and says whether its structure is sound.
@@ -190,7 +206,9 @@ impl Memory {
 
     /// Within a transaction that deletes text: see to it that no byte of it stays.
     async fn want_scrub(&self, tx: &mut Tx<'_>, now: &Stamp) -> Result<()> {
-        tx.execute(sqlx::query(WANT_SCRUB).bind(now.wall_unix_ms)).await?;
+        // JSON, as every value of this table.
+        let wish = format!("\"{}\"", uuid::Uuid::now_v7());
+        tx.execute(sqlx::query(WANT_SCRUB).bind(wish).bind(now.wall_unix_ms)).await?;
         Ok(())
     }
 
@@ -199,15 +217,25 @@ impl Memory {
     async fn scrub(&self) {
         if self.scrubber.maintained.load(Ordering::Acquire) {
             self.scrubber.wanted.notify_one();
-        } else if let Err(e) = self.scrub_now().await {
+        } else if let Err(e) = self.scrub_if_wanted().await {
             log::warn!("deleted text is still in unused parts of the database: {}", crate::error::chain(&e));
         }
     }
 
-    async fn scrub_now(&self) -> Result<()> {
+    /// The wish that is open, read before the work that grants it: text deleted later has a wish of another value.
+    async fn scrub_wish(&self) -> Result<Option<String>> {
+        let row = self.read_optional(sqlx::query(SCRUB_WANTED)).await?;
+        Ok(row.map(|row| get(&row, "value")).transpose()?)
+    }
+
+    async fn grant_scrub(&self, wish: &str) -> Result<()> {
         self.store.vacuum().await?;
+        self.clear_scrub(wish).await
+    }
+
+    async fn clear_scrub(&self, wish: &str) -> Result<()> {
         let mut tx = self.store.begin().await?;
-        tx.execute(sqlx::query(SCRUBBED)).await?;
+        tx.execute(sqlx::query(SCRUBBED).bind(wish)).await?;
         Ok(tx.commit().await?)
     }
 
@@ -225,6 +253,22 @@ impl Memory {
     ) -> Result<Option<sqlx::sqlite::SqliteRow>> {
         let mut reader = self.store.reader().await?;
         Ok(query.fetch_optional(&mut *reader).await.map_err(|e| self.store.classify(e))?)
+    }
+}
+
+/// How long taking deleted text out of the file rests after `failures` in a row. It writes the whole file anew, so on a
+/// full disk it is not tried every half minute: 1 min, 2 min, … up to an hour.
+fn scrub_pause(failures: u32) -> Duration {
+    const LONGEST: Duration = Duration::from_secs(3_600);
+    match failures {
+        0 => Duration::ZERO,
+        n => (Duration::from_secs(30) * 2_u32.saturating_pow(n.min(10))).min(LONGEST),
+    }
+}
+
+fn tidied(result: Result<()>) {
+    if let Err(e) = result {
+        log::warn!("the database was not tidied up, trying again: {}", crate::error::chain(&e));
     }
 }
 

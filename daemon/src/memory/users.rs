@@ -3,12 +3,16 @@
 use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
 
-use super::{Memory, MemoryError, Result, UserId, get};
+use super::{Memory, MemoryError, NewAudit, Result, UserId, get};
+use crate::clock::Stamp;
 use crate::store::queue::{Op, enqueue};
 use crate::store::{StoreError, Tx};
 
 /// Longest name, in characters.
 pub const MAX_NAME_CHARS: usize = 64;
+
+/// The user of everyone who is answered while voice verification is switched off; no person can have this name.
+pub const ANONYMOUS: &str = "anonymous";
 
 /// A person the device knows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -41,6 +45,14 @@ crate::store::sql::statements! {
 }
 
 impl Memory {
+    /// [`Memory::add_user`] for a person, who cannot be called [`ANONYMOUS`].
+    ///
+    /// # Errors
+    /// As [`Memory::add_user`].
+    pub async fn add_person(&self, name: &str) -> Result<User> {
+        self.add_user(&person_name(name)?).await
+    }
+
     /// # Errors
     /// `InvalidName` (empty, longer than [`MAX_NAME_CHARS`], control characters), `NameTaken`.
     pub async fn add_user(&self, name: &str) -> Result<User> {
@@ -76,7 +88,7 @@ impl Memory {
     }
 
     pub async fn rename_user(&self, id: UserId, name: &str) -> Result<()> {
-        let name = checked_name(name)?;
+        let name = person_name(name)?;
         let (mut tx, stamp) = self.begin().await?;
         let rename = sqlx::query(RENAME).bind(id.bytes()).bind(&name).bind(name_key(&name));
         if tx.execute(rename).await.map_err(|e| taken(e, &name))? == 0 {
@@ -86,18 +98,8 @@ impl Memory {
         Ok(tx.commit().await?)
     }
 
-    /// Notes that the person agreed, now, to a stored voiceprint.
-    pub async fn record_consent(&self, id: UserId) -> Result<()> {
-        let (mut tx, stamp) = self.begin().await?;
-        if tx.execute(sqlx::query(CONSENT).bind(id.bytes()).bind(stamp.wall_unix_ms)).await? == 0 {
-            return Err(MemoryError::not_found("user", id));
-        }
-        enqueue(&mut tx, Op::UpsertUser, id.0, Some(id.0), stamp.wall_unix_ms).await?;
-        Ok(tx.commit().await?)
-    }
-
     /// Deletes a person with everything that is theirs: conversations, messages, index, voiceprint, queue entries. The
-    /// audit log keeps its rows without the person. What remains to be sent is one deletion.
+    /// audit log keeps its rows without the person and gets one of the deletion. What remains to be sent is one deletion.
     pub async fn delete_user(&self, id: UserId) -> Result<()> {
         let (mut tx, stamp) = self.begin().await?;
         let owner = owner_rid(&mut tx, id).await?;
@@ -108,11 +110,21 @@ impl Memory {
             tx.execute(sqlx::query(sql).bind(id.bytes())).await?;
         }
         enqueue(&mut tx, Op::DeleteUser, id.0, Some(id.0), stamp.wall_unix_ms).await?;
+        let entry = NewAudit { user: None, action: "user_delete", outcome: "done", detail: None };
+        self.audit_within(&mut tx, &stamp, &entry).await?;
         self.want_scrub(&mut tx, &stamp).await?;
         tx.commit().await?;
         self.scrub().await;
         Ok(())
     }
+}
+
+/// Notes that the person agreed, now, to a stored voiceprint.
+pub(super) async fn consent_within(tx: &mut Tx<'_>, stamp: &Stamp, id: UserId) -> Result<()> {
+    if tx.execute(sqlx::query(CONSENT).bind(id.bytes()).bind(stamp.wall_unix_ms)).await? == 0 {
+        return Err(MemoryError::not_found("user", id));
+    }
+    Ok(enqueue(tx, Op::UpsertUser, id.0, Some(id.0), stamp.wall_unix_ms).await?)
 }
 
 /// The local row number of `user` within a transaction.
@@ -152,6 +164,16 @@ fn checked_name(name: &str) -> Result<String> {
         1..=MAX_NAME_CHARS => Ok(tidy),
         _ => refuse("it has more than 64 characters"),
     }
+}
+
+/// [`checked_name`] of a person: the name that the device itself gives is not theirs to take.
+fn person_name(name: &str) -> Result<String> {
+    let name = checked_name(name)?;
+    if name_key(&name) == ANONYMOUS {
+        let reason = "it is the name of everyone who is answered without voice verification";
+        return Err(MemoryError::InvalidName { name, reason });
+    }
+    Ok(name)
 }
 
 /// What names are compared by.

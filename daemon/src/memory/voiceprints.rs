@@ -1,10 +1,11 @@
 //! Sealed voiceprints: opaque columns, at most one a person. Sealing and opening is `speaker::vault`'s.
 
 use serde::Serialize;
+use serde_json::json;
 use sqlx::sqlite::SqliteRow;
 
-use super::users::owner_rid;
-use super::{Memory, MemoryError, Result, UserId, VoiceprintId, get};
+use super::users::{consent_within, owner_rid};
+use super::{Memory, MemoryError, NewAudit, Result, UserId, VoiceprintId, get};
 use crate::store::StoreError;
 use crate::store::queue::{Op, enqueue};
 
@@ -61,7 +62,8 @@ crate::store::sql::statements! {
 }
 
 impl Memory {
-    /// Stores the voiceprint of `user` in place of an earlier one.
+    /// Stores the voiceprint of `user` in place of an earlier one, with the consent that enrolling is and an audit row: one
+    /// transaction, so that no voiceprint is ever there without consent.
     pub async fn put_voiceprint(&self, user: UserId, new: &NewVoiceprint) -> Result<VoiceprintId> {
         let (mut tx, stamp) = self.begin().await?;
         let owner = owner_rid(&mut tx, user).await?;
@@ -87,6 +89,10 @@ impl Memory {
             .bind(stamp.synced);
         tx.execute(put).await?;
         enqueue(&mut tx, Op::UpsertVoiceprint, id.0, Some(user.0), stamp.wall_unix_ms).await?;
+        consent_within(&mut tx, &stamp, user).await?;
+        let detail = json!({ "samples": new.samples, "net_speech_s": new.net_speech_s });
+        let entry = NewAudit { user: Some(user), action: "enrol", outcome: "done", detail: Some(detail) };
+        self.audit_within(&mut tx, &stamp, &entry).await?;
         tx.commit().await?;
         if replaced.is_some() {
             self.scrub().await;
@@ -104,6 +110,8 @@ impl Memory {
         self.read_all(sqlx::query(LIST)).await?.iter().map(|row| Ok(voiceprint_of(row)?)).collect()
     }
 
+    /// Deletes the voiceprint of `user`; the audit log says so.
+    ///
     /// # Errors
     /// `NotFound` if `user` has none.
     pub async fn delete_voiceprint(&self, user: UserId) -> Result<()> {
@@ -114,6 +122,8 @@ impl Memory {
         let id = VoiceprintId::read(&row, "id")?;
         tx.execute(sqlx::query(DELETE).bind(owner)).await?;
         enqueue(&mut tx, Op::DeleteVoiceprint, id.0, Some(user.0), stamp.wall_unix_ms).await?;
+        let entry = NewAudit { user: Some(user), action: "voiceprint_delete", outcome: "done", detail: None };
+        self.audit_within(&mut tx, &stamp, &entry).await?;
         self.want_scrub(&mut tx, &stamp).await?;
         tx.commit().await?;
         self.scrub().await;

@@ -69,7 +69,7 @@ impl Parts {
             }
             Err(error) => return Err(Failure::because(Exit::Failed, "speech to text cannot start", error)),
         };
-        let vault = open_vault(settings, &verifier)?;
+        let vault = open_vault(settings, &verifier, &memory).await?;
         if settings.voice.enabled {
             health.set("voice", Condition::Ok);
         } else {
@@ -118,28 +118,28 @@ pub fn load_verifier(models: &ModelStore, calibration_dirs: &[PathBuf]) -> Resul
 /// See [`Memory::open`].
 pub async fn open_memory(settings: &Settings) -> Result<Memory, Failure> {
     let db = &settings.paths.db;
-    if let Some(folder) = db.parent() {
-        std::fs::create_dir_all(folder).map_err(|e| {
-            Failure::because(Exit::Failed, format!("the folder {} cannot be made", folder.display()), e)
-        })?;
-    }
     let device = Device { id: settings.device.id.clone() };
-    Memory::open(db, &device, Clock::System).await.map_err(|e| {
-        Failure::because(Exit::Failed, format!("the database {} cannot be used", db.display()), e)
-    })
+    Memory::open(db, &device, Clock::System)
+        .await
+        .map_err(|e| Failure::because(e.exit(), format!("the database {} cannot be used", db.display()), e))
 }
 
 /// The vault that seals voiceprints of this speaker model.
 ///
 /// # Errors
-/// A key that is missing where it must be, readable by others, or of the wrong size.
-pub fn open_vault(settings: &Settings, verifier: &Verifier) -> Result<Vault, Failure> {
+/// A key that is missing while voices are enrolled, readable by others, or of the wrong size.
+pub async fn open_vault(settings: &Settings, verifier: &Verifier, memory: &Memory) -> Result<Vault, Failure> {
     let sources = KeySources {
         credentials_dir: settings.paths.credentials.clone(),
         key_file: settings.paths.key.clone(),
     };
-    Vault::open(&sources, verifier.model().identity().clone())
-        .map_err(|e| Failure::because(Exit::Failed, "the key of the voiceprints cannot be used", e))
+    let identity = verifier.model().identity().clone();
+    let opened = if memory.list_voiceprints().await?.is_empty() {
+        Vault::open(&sources, identity)
+    } else {
+        Vault::open_existing(&sources, identity)
+    };
+    opened.map_err(|e| Failure::because(Exit::Config, "the key of the voiceprints cannot be used", e))
 }
 
 /// The dialogue of this device, as the daemon and `jarvisd ask` hold it.

@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::memory::{Memory, MemoryError};
-use crate::speaker::{
-    EnrolledVoice, SealedVoiceprint, SpeakerError, Template, Vault, VaultError, Verdict, Verifier,
-};
+use crate::memory::{Memory, MemoryError, Voiceprint};
+use crate::speaker::{EnrolledVoice, SealedVoiceprint, SpeakerError, Vault, VaultError, Verdict, Verifier};
 
 /// Everything that a comparison needs.
 #[derive(Debug, Clone)]
@@ -39,13 +37,9 @@ impl Voices {
         let mut refused = None;
         for voiceprint in sealed {
             let user_id = voiceprint.info.user_id.to_string();
-            let user = voiceprint.info.user_name.clone();
-            match self.open(&user_id, voiceprint) {
-                Ok(template) => {
-                    voices.push(EnrolledVoice { user_id, user_name: user, template, threshold: None });
-                }
-                Err(source) => {
-                    let error = VoicesError::Sealed { user, source };
+            match self.open(voiceprint) {
+                Ok(voice) => voices.push(voice),
+                Err(error) => {
                     log::error!(user_id = user_id.as_str(); "{}; enrol again with `jarvisd voice enroll`", crate::error::chain(&error));
                     refused = Some(error);
                 }
@@ -57,14 +51,23 @@ impl Voices {
         }
     }
 
-    fn open(&self, user_id: &str, voiceprint: crate::memory::Voiceprint) -> Result<Template, VaultError> {
+    /// One person's voice.
+    ///
+    /// # Errors
+    /// [`VoicesError::Sealed`]: another key, another model, or changed since it was sealed.
+    pub fn open(&self, voiceprint: Voiceprint) -> Result<EnrolledVoice, VoicesError> {
+        let user_id = voiceprint.info.user_id.to_string();
+        let user_name = voiceprint.info.user_name;
         let sealed = SealedVoiceprint {
             wrapped_key: voiceprint.wrapped_key,
             blob: voiceprint.blob,
             model_sha256: voiceprint.info.model_sha256,
             front_end_sha256: voiceprint.info.front_end_sha256,
         };
-        self.vault.open_sealed(user_id, &sealed)
+        match self.vault.open_sealed(&user_id, &sealed) {
+            Ok(template) => Ok(EnrolledVoice { user_id, user_name, template, threshold: None }),
+            Err(source) => Err(VoicesError::Sealed { user: user_name, source }),
+        }
     }
 
     /// Whose voice `raw` is: 16 kHz mono in [-1, 1], not denoised, with a speech probability per 10 ms frame.

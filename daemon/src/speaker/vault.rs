@@ -64,6 +64,12 @@ pub struct SealedVoiceprint {
 /// Why a voiceprint cannot be sealed or opened.
 #[derive(Debug, thiserror::Error)]
 pub enum VaultError {
+    #[error(
+        "voices are enrolled, but their key is missing: there is neither the credential {CREDENTIAL} nor the file {}; \
+         where the daemon has the credential, run this through `systemd-run -p LoadCredential…`, else copy the key back",
+        .path.display()
+    )]
+    NoKey { path: PathBuf },
     #[error("cannot read the voiceprint key {}", .path.display())]
     ReadKey { path: PathBuf, source: std::io::Error },
     #[error("cannot make the voiceprint key {}", .path.display())]
@@ -111,6 +117,14 @@ impl Vault {
     /// voiceprints of another are refused.
     pub fn open(sources: &KeySources, identity: ModelIdentity) -> Result<Self, VaultError> {
         Ok(Self { master: key_file::obtain(sources)?, identity })
+    }
+
+    /// [`Vault::open`] where voiceprints are stored already: a new key would open none of them, so none is made.
+    ///
+    /// # Errors
+    /// [`VaultError::NoKey`] where no source has a key.
+    pub fn open_existing(sources: &KeySources, identity: ModelIdentity) -> Result<Self, VaultError> {
+        Ok(Self { master: key_file::existing(sources)?, identity })
     }
 
     /// Seals `template` for `user_id`, under a data key of its own.

@@ -139,11 +139,18 @@ impl Store {
     ///
     /// `secure_delete` zeroes what is deleted, but when SQLite splits or merges pages it leaves old copies of rows in the
     /// unused middle of pages, and these outlive the row. Only a new copy of the file is free of them.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] also if a reader kept the WAL from being emptied: old copies of rows may still be there.
     pub async fn vacuum(&self) -> Result<(), StoreError> {
         for statement in [TEMP_IN_FILES, VACUUM, TEMP_IN_MEMORY] {
             self.on_writer(statement).await?;
         }
-        self.checkpoint_truncate().await.map(|_| ())
+        if self.checkpoint_truncate().await? {
+            Ok(())
+        } else {
+            Err(StoreError::Busy { path: self.inner.path.clone() })
+        }
     }
 
     /// Reads the whole file and returns [`StoreError::Damaged`] if its structure is broken.

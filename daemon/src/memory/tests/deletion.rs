@@ -169,3 +169,69 @@ async fn a_running_daemon_takes_forgotten_text_out_of_the_file_by_itself() {
     };
     tokio::join!(memory.maintain(stop.clone()), forget);
 }
+
+#[tokio::test]
+async fn a_wish_that_comes_while_another_is_granted_is_kept() {
+    let home = Home::new().await;
+    let memory = &home.memory;
+    wish(memory).await;
+    let first = memory.scrub_wish().await.unwrap().unwrap();
+    wish(memory).await;
+    memory.grant_scrub(&first).await.unwrap();
+    let second = memory.scrub_wish().await.unwrap().unwrap();
+    assert_ne!(first, second);
+    memory.scrub_if_wanted().await.unwrap();
+    assert_eq!(memory.scrub_wish().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn while_a_reader_keeps_old_pages_alive_the_wish_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = StoreOptions { busy_timeout: Some(Duration::from_millis(50)), ..StoreOptions::default() };
+    let path = folder.path().join("jarvis.db");
+    let memory = Memory::open_with(&path, &device(), Clock::System, &options).await.unwrap();
+    wish(&memory).await;
+    let mut reader = memory.store().reader().await.unwrap();
+    sqlx::query("BEGIN").execute(&mut *reader).await.unwrap();
+    sqlx::query("SELECT count(*) FROM users").fetch_all(&mut *reader).await.unwrap();
+    let refused = memory.scrub_if_wanted().await;
+    assert!(matches!(refused, Err(MemoryError::Store(StoreError::Busy { .. }))), "{refused:?}");
+    assert!(memory.scrub_wish().await.unwrap().is_some());
+    sqlx::query("COMMIT").execute(&mut *reader).await.unwrap();
+    drop(reader);
+    memory.scrub_if_wanted().await.unwrap();
+    assert_eq!(memory.scrub_wish().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn the_end_is_not_delayed_by_tidying_up_that_waits_for_another_process() {
+    let home = Home::new().await;
+    wish(&home.memory).await;
+    let other = open(&home.path()).await;
+    let in_the_way = other.store().begin().await.unwrap();
+    let stop = CancellationToken::new();
+    let begun = std::time::Instant::now();
+    let end = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        stop.cancel();
+    };
+    tokio::join!(home.memory.maintain(stop.clone()), end);
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    drop(in_the_way);
+    assert!(home.memory.scrub_wish().await.unwrap().is_some());
+}
+
+#[test]
+fn taking_text_out_of_a_full_disk_is_tried_ever_more_rarely() {
+    assert_eq!(scrub_pause(0), Duration::ZERO);
+    assert_eq!(scrub_pause(1), Duration::from_secs(60));
+    assert_eq!(scrub_pause(2), Duration::from_secs(120));
+    assert_eq!(scrub_pause(u32::MAX), Duration::from_secs(3_600));
+}
+
+/// Sets a wish as a deletion does.
+async fn wish(memory: &Memory) {
+    let (mut tx, stamp) = memory.begin().await.unwrap();
+    memory.want_scrub(&mut tx, &stamp).await.unwrap();
+    tx.commit().await.unwrap();
+}

@@ -257,6 +257,7 @@ async fn a_voiceprint_is_replaced_listed_and_deleted() {
     home.memory.put_voiceprint(anna, &print(1)).await.unwrap();
     home.memory.put_voiceprint(anna, &print(2)).await.unwrap();
     home.restart().await;
+    assert!(home.memory.user(anna).await.unwrap().consent_unix_ms.is_some());
     let stored = home.memory.voiceprint(anna).await.unwrap().unwrap();
     assert_eq!((stored.blob.as_slice(), stored.info.samples), ([2; 900].as_slice(), 3));
     assert_eq!(stored.info.quality, print(2).quality);
@@ -270,6 +271,11 @@ async fn a_voiceprint_is_replaced_listed_and_deleted() {
     home.memory.delete_voiceprint(anna).await.unwrap();
     assert_eq!(home.memory.voiceprint(anna).await.unwrap(), None);
     assert!(matches!(home.memory.delete_voiceprint(anna).await, Err(MemoryError::NotFound { .. })));
+    home.memory.delete_user(anna).await.unwrap();
+    // The refused voiceprint and the deletion of none left no row.
+    let audit = home.memory.list_audit(None, None, 10).await.unwrap();
+    let actions: Vec<_> = audit.iter().map(|row| row.action.as_str()).collect();
+    assert_eq!(actions, ["user_delete", "voiceprint_delete", "enrol", "enrol"]);
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -11,6 +11,18 @@ use super::{CREDENTIAL, KEY_BYTES, Key, KeySources, VaultError};
 
 /// The key of the first source that has one; the key file is made where there is none.
 pub fn obtain(sources: &KeySources) -> Result<Key, VaultError> {
+    match existing(sources) {
+        Err(VaultError::NoKey { .. }) => {}
+        other => return other,
+    }
+    let path = &sources.key_file;
+    make(path).map_err(|source| VaultError::MakeKey { path: path.clone(), source })?;
+    // Read back rather than kept: if another process was faster, its key is the one on disk.
+    read(path, Guard::Mode)
+}
+
+/// The key of the first source that has one, or [`VaultError::NoKey`].
+pub fn existing(sources: &KeySources) -> Result<Key, VaultError> {
     if let Some(dir) = &sources.credentials_dir {
         let path = dir.join(CREDENTIAL);
         // systemd guards credentials with an ACL, which shows as group bits in the mode; its folder is ours alone.
@@ -21,12 +33,11 @@ pub fn obtain(sources: &KeySources) -> Result<Key, VaultError> {
     }
     let path = &sources.key_file;
     match read(path, Guard::Mode) {
-        Err(VaultError::ReadKey { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-        other => return other,
+        Err(VaultError::ReadKey { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Err(VaultError::NoKey { path: path.clone() })
+        }
+        other => other,
     }
-    make(path).map_err(|source| VaultError::MakeKey { path: path.clone(), source })?;
-    // Read back rather than kept: if another process was faster, its key is the one on disk.
-    read(path, Guard::Mode)
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -66,7 +77,7 @@ fn make(path: &Path) -> io::Result<()> {
     let mut key: Key = Zeroizing::new([0; KEY_BYTES]);
     getrandom::fill(key.as_mut_slice()).map_err(io::Error::other)?;
     let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(dir)?;
+    std::fs::DirBuilder::new().recursive(true).mode(0o750).create(dir)?;
     let draft = Draft(dir.join(format!(".{CREDENTIAL}.{}", uuid::Uuid::now_v7())));
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft.0)?;
     file.write_all(key.as_slice())?;
@@ -113,6 +124,16 @@ mod tests {
         let names: Vec<_> = state.read_dir().unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names, ["voiceprint.key"]);
         assert_eq!(state.join("voiceprint.key").metadata().unwrap().mode() & 0o777, 0o600);
+        assert_eq!(state.metadata().unwrap().mode() & 0o027, 0, "others may not look into the folder");
+    }
+
+    #[test]
+    fn looking_for_a_key_makes_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let sources = sources(dir.path(), true);
+        assert!(matches!(existing(&sources), Err(VaultError::NoKey { .. })));
+        assert!(!dir.path().join("state").exists());
+        assert_eq!(obtain(&sources).unwrap(), existing(&sources).unwrap());
     }
 
     #[test]
