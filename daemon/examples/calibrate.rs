@@ -649,7 +649,8 @@ fn fit(audio: &Path, models: &Path, store: &ModelStore, choice: &Choice) -> Resu
     Ok(())
 }
 
-/// Nearest cohort voices that a score is normalised against, and the features used: chosen by the tables above.
+/// Nearest cohort voices that a score is normalised against, and the features used: set before the first run, not the best of
+/// the tables above, which only show that nothing else is clearly better.
 const TOP: usize = 50;
 const USED: [bool; 4] = [true, true, true, true];
 
