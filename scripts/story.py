@@ -108,7 +108,8 @@ class Story:
 
     def run(self, *args):
         done = subprocess.run(
-            [self.jarvisd, "--root", self.root, *args, "--json"], env=self.env, stdout=subprocess.PIPE
+            [self.jarvisd, "--root", self.root, *args, "--json"],
+            env=self.env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )
         return done.returncode, json.loads(done.stdout) if done.stdout.strip() else None
 
@@ -237,7 +238,7 @@ def main():
         _, verdict = story.run("voice", "verify", "--user", "owner", wav)
         if not verdict or verdict["outcome"] == "verified":
             story.fail(f"the voice {voice} was taken for the owner: {verdict}")
-        story.tell(f"{voice}: {verdict['verdict']} (confidence {verdict.get('confidence') or 0.0:.3f})")
+        story.tell(f"{voice}: {verdict['outcome']} (confidence {verdict.get('confidence') or 0.0:.3f})")
 
     story.tell("The daemon is stopped and started again.")
     story.stop()
