@@ -44,7 +44,8 @@ at_least() { [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]; 
 
 rust_here() { (cd "$repository" && cargo --version 2>/dev/null | awk '{print $2}'); }
 
-# install_rust [extra Debian packages]: keeps a good toolchain that is there, else takes the distribution's newest.
+# install_rust [PACKAGE...]: keeps a good toolchain that is there, else takes the distribution's newest. The packages hold
+# rustfmt and clippy, for a toolchain without rustup.
 install_rust() {
     [ -f "$HOME/.cargo/env" ] && . "$HOME/.cargo/env"
     local have
@@ -55,7 +56,7 @@ install_rust() {
         as_root apt-get update -q >/dev/null
         candidate=$(apt-cache policy rustc-web 2>/dev/null | awk '/Candidate:/ {print $2}')
         if [ -n "$candidate" ] && [ "$candidate" != "(none)" ] && at_least "$rust_wanted" "${candidate%%+*}"; then
-            apt_install rustc-web cargo-web "$@"
+            apt_install rustc-web cargo-web
         elif apt-cache policy rustup 2>/dev/null | grep -q 'Candidate: [0-9]'; then
             apt_install rustup
             (cd "$repository" && rustup toolchain install)
@@ -66,6 +67,13 @@ install_rust() {
         have=$(rust_here || true)
     fi
     [ -n "$have" ] && at_least "$rust_wanted" "$have" || fail "Rust $rust_wanted or newer is needed, found ${have:-none}"
+    if [ $# -gt 0 ] && ! (cd "$repository" && cargo fmt --version && cargo clippy --version) >/dev/null 2>&1; then
+        if command -v rustup >/dev/null; then
+            (cd "$repository" && rustup component add rustfmt clippy)
+        else
+            apt_install "$@"
+        fi
+    fi
     note "Rust $have"
 }
 
