@@ -47,7 +47,8 @@ rust_here() { (cd "$repository" && cargo --version 2>/dev/null | awk '{print $2}
 # install_rust [PACKAGE...]: keeps a good toolchain that is there, else takes the distribution's newest. The packages hold
 # rustfmt and clippy, for a toolchain without rustup.
 install_rust() {
-    [ -f "$HOME/.cargo/env" ] && . "$HOME/.cargo/env"
+    # shellcheck disable=SC1091 # made by rustup, where there is one
+    [ ! -f "$HOME/.cargo/env" ] || . "$HOME/.cargo/env"
     local have
     have=$(rust_here || true)
     if [ -z "$have" ] || ! at_least "$rust_wanted" "$have"; then
@@ -66,7 +67,9 @@ install_rust() {
         hash -r
         have=$(rust_here || true)
     fi
-    [ -n "$have" ] && at_least "$rust_wanted" "$have" || fail "Rust $rust_wanted or newer is needed, found ${have:-none}"
+    if [ -z "$have" ] || ! at_least "$rust_wanted" "$have"; then
+        fail "Rust $rust_wanted or newer is needed, found ${have:-none}"
+    fi
     if [ $# -gt 0 ] && ! (cd "$repository" && cargo fmt --version && cargo clippy --version) >/dev/null 2>&1; then
         if command -v rustup >/dev/null; then
             (cd "$repository" && rustup component add rustfmt clippy)
@@ -77,5 +80,7 @@ install_rust() {
     note "Rust $have"
 }
 
+# shellcheck disable=SC2034 # for the scripts that source this file
 build_packages=(build-essential pkg-config libasound2-dev ca-certificates)
+# shellcheck disable=SC2034 # for the scripts that source this file
 model_packages=(python3 python3-venv python3-pip)

@@ -26,6 +26,7 @@ started=$SECONDS
 step "1/5 Packages"
 apt_install "${build_packages[@]}" "${model_packages[@]}" sox espeak-ng \
     flite festival festvox-kdlpc16k festlex-cmu festlex-poslex
+# shellcheck disable=SC2119 # a build needs no lints
 install_rust
 
 step "2/5 Models and libvosk"
