@@ -49,7 +49,7 @@ if [ "$quick" = no ]; then
     fi
     if command -v cargo-deny >/dev/null; then
         # The advisory database lives outside the package index; where it cannot be fetched the other checks still hold.
-        cargo deny --offline check licenses bans sources
+        cargo deny check licenses bans sources
         cargo deny check advisories || note "advisories were not checked: see the lines above"
     fi
 
