@@ -151,7 +151,7 @@ impl Memory {
 
     /// Keeps the file tidy between turns: shortens the WAL, takes deleted text out of the file. Ends as soon as `stop` is
     /// cancelled, work that was begun is left to the next start; errors are logged and tried again, taking text out of the
-    /// file ever more rarely ([`scrub_pause`]).
+    /// file ever more rarely (`scrub_pause`).
     pub async fn maintain(&self, stop: CancellationToken) {
         const EVERY: Duration = Duration::from_secs(30);
         self.scrubber.maintained.store(true, Ordering::Release);

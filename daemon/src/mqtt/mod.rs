@@ -15,7 +15,7 @@
 //!   again on the next connection (so at least once, in order); retained topics are always sent anew.
 //! * Every connection gets its own client and event loop with a clean start: what rumqttc keeps from the last session,
 //!   and drops when the broker says `session_present = false`, never matters.
-//! * Text of speech that was not verified never leaves [`content`].
+//! * Text of speech that was not verified never leaves `content`.
 //!
 //! MQTT 5 rather than 3.1.1, because the broker then says that an access list refused a publish or a subscription (before,
 //! it acknowledged and dropped), keeps messages larger than our maximum to itself instead of making us drop the
