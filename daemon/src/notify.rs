@@ -19,6 +19,8 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
 
+use crate::audio::monotonic_ms;
+
 /// Variables of the service manager that no child process may inherit: with them it could report in our name.
 pub const PRIVATE_ENV: [&str; 7] = [
     "NOTIFY_SOCKET",
@@ -146,12 +148,6 @@ impl Watchdog {
         self.at_last_ping = now;
         Ok(())
     }
-}
-
-/// `CLOCK_MONOTONIC` in milliseconds, the clock of [`Progress`].
-pub fn monotonic_ms() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    u64::try_from(now.tv_sec.saturating_mul(1000).saturating_add(now.tv_nsec / 1_000_000)).unwrap_or(0)
 }
 
 /// Feeds the watchdog of the service manager, if it has one, until `stop`.

@@ -28,7 +28,7 @@ use crate::dialogue::{Dialogue, DialogueError, Select};
 use crate::error::chain;
 use crate::events::{Event, Reason, State, What};
 use crate::health::{Condition, Health};
-use crate::memory::{Memory, MemoryError, NewAudit, TurnMeta, User};
+use crate::memory::{ANONYMOUS, Memory, MemoryError, NewAudit, TurnMeta, User};
 use crate::mqtt::Command;
 use crate::speaker::{FailureGate, Verdict};
 use crate::stt::Transcript;
@@ -37,8 +37,6 @@ use crate::units::{FRAME_SAMPLES, FramePos};
 
 /// Name of the failure gate among the settings that survive a restart.
 const GATE: &str = "failure_gate";
-/// Who speaks while verification is switched off.
-pub const ANONYMOUS: &str = "anonymous";
 /// How long a window opened at a distance (push to talk) stays open.
 const PUSH_TO_TALK_MS: u32 = 5_000;
 
