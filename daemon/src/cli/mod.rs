@@ -12,6 +12,7 @@ mod models;
 mod output;
 mod recording;
 mod run;
+mod score;
 mod user;
 mod voice;
 

@@ -28,13 +28,18 @@ pub fn json(value: &impl Serialize) -> Result<(), Failure> {
 
 /// A value as JSON into a file, or to standard output without one. A file is not overwritten.
 pub fn json_to(file: Option<&Path>, value: &impl Serialize) -> Result<(), Failure> {
-    let Some(path) = file else { return json(value) };
-    let text = to_json(value)?;
+    match file {
+        None => json(value),
+        Some(path) => text_to(path, &format!("{}\n", to_json(value)?)),
+    }
+}
+
+/// Text into a file, which is not overwritten.
+pub fn text_to(path: &Path, text: &str) -> Result<(), Failure> {
     let write = || {
         // Somebody's words: not for every account of the machine.
         let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         file.write_all(text.as_bytes())?;
-        file.write_all(b"\n")?;
         file.sync_all()
     };
     write().map_err(|e| {

@@ -37,6 +37,11 @@ template; the recordings are not kept.")]
     List(List),
     /// Delete a person's voice; the person and their conversations stay.
     Delete(Delete),
+    /// Error rates of the speaker check on a list of trials.
+    #[command(after_help = "\
+Prints EER, minDCF, Cllr, calibration error and the error rates at voice.threshold as JSON, also by
+length of speech. Files are looked for as they are named, then beside the list. Nothing is stored.")]
+    Score(super::score::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -101,6 +106,7 @@ pub struct Delete {
 pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
     let settings = common.settings()?;
     match command {
+        Command::Score(args) => super::score::run(&args, &settings),
         Command::Enroll(args) => enroll(&settings, &args),
         Command::Verify(args) => compare(&settings, Some(&args.user), &args.file, args.json),
         Command::Identify(args) => compare(&settings, None, &args.file, args.json),

@@ -23,6 +23,7 @@ pub mod gate;
 pub mod metrics;
 pub mod speech;
 pub mod template;
+pub mod trials;
 pub mod vault;
 pub mod verification;
 
@@ -34,9 +35,9 @@ pub use embedding::{Embedding, ModelIdentity, SpeakerModel};
 pub use enrolment::{Enrolment, Refusal, SampleReport};
 pub use gate::FailureGate;
 pub use speech::{NetSpeech, Quality};
-pub use template::{Template, TemplateError};
+pub use template::{Prototype, Template, TemplateError};
 pub use vault::{SealedVoiceprint, Vault, VaultError};
-pub use verification::{EnrolledVoice, Verdict, Verifier};
+pub use verification::{EnrolledVoice, LEAST_NET_SPEECH_S, Verdict, Verifier};
 
 use crate::inference::ModelError;
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::SpeakerError;
 use super::calibration::Calibration;
-use super::embedding::SpeakerModel;
+use super::embedding::{Embedding, SpeakerModel};
 use super::speech::NetSpeech;
 use super::template::Template;
 
@@ -126,6 +126,14 @@ impl Verifier {
 
     pub fn model(&self) -> &Arc<SpeakerModel> {
         &self.model
+    }
+
+    /// How likely the voice `test`, of `net_speech_s` seconds, is that of `template`: the score normalised against the
+    /// cohort, the calibrated probability at equal priors, and its log odds. Both must be of [`Verifier::model`].
+    pub fn compare(&self, test: &Embedding, net_speech_s: f32, template: &Template) -> (f32, f32, f64) {
+        let score = self.calibration.score(test, self.calibration.impostors(test), template);
+        let (confidence, log_odds) = self.calibration.confidence(score, net_speech_s);
+        (score.normalised, confidence, log_odds)
     }
 
     /// Whose voice `samples` is: 16 kHz mono in [-1, 1], raw, with a VAD probability per 10 ms frame in `speech`.
