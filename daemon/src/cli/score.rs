@@ -29,7 +29,6 @@ pub struct Args {
     out: Option<PathBuf>,
     /// Accepted for symmetry with the other commands: the figures are always JSON.
     #[arg(long)]
-    #[expect(dead_code, reason = "it changes nothing")]
     json: bool,
 }
 
