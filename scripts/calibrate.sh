@@ -1,5 +1,6 @@
 #!/bin/sh
-# Fits models/calibration/campplus.{toml,cohort.bin} again and prints the tables of docs/design/speaker.md.
+# Fits models/calibration/campplus.{toml,cohort.bin} again, pins them in models/manifest.toml and prints the tables of
+# docs/design/speaker.md.
 #
 #   scripts/calibrate.sh AUDIO_DIR     one recording (FLAC or WAV, 16 kHz) of each of some 250 speakers, 12 s or longer
 #   scripts/calibrate.sh AUDIO_DIR --denoised yes        also compares raw with denoised sound
@@ -42,7 +43,7 @@ make_voices() {
 
 case ${1:-} in
 "" | -h | --help)
-    sed -n '2,10p' "$0" | cut -c3-
+    sed -n '2,11p' "$0" | cut -c3-
     exit 2
     ;;
 --voices) ;;

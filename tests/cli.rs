@@ -80,6 +80,42 @@ fn a_configuration_that_is_no_file_of_text_is_refused_with_a_sentence() {
     assert!(fails(&root, 78, &["--config", "/no/such/file.toml", "check-config"]).contains("does not exist"));
 }
 
+#[test]
+fn an_error_is_one_sentence_that_says_nothing_twice() {
+    let root = Root::new();
+    let data = root.path().join("var/lib/jarvis");
+    fs::create_dir_all(&data).unwrap();
+    fs::write(data.join("jarvis.db"), "garbage").unwrap();
+    let said = fails(&root, 1, &["user", "list"]);
+    assert_eq!((said.lines().count(), said.matches("jarvis.db").count()), (1, 1), "{said}");
+    fs::remove_file(data.join("jarvis.db")).unwrap();
+    fs::create_dir(data.join("jarvis.db")).unwrap();
+    let said = fails(&root, 69, &["user", "list"]);
+    assert_eq!((said.lines().count(), said.matches("jarvis.db").count()), (1, 1), "{said}");
+
+    let mut root = Root::new();
+    let models = root.path().join("models");
+    fs::create_dir(&models).unwrap();
+    fs::write(models.join("manifest.toml"), "a = 1\nb = [\n").unwrap();
+    root.env("JARVIS_MODELS_DIR", &models);
+    for args in [&["models", "list"][..], &["voice", "identify", "x.wav"], &["run"]] {
+        let said = fails(&root, 78, args);
+        let said = said.lines().last().unwrap();
+        assert!(
+            said.starts_with("jarvisd: ") && said.contains("line ") && said.contains("unclosed array"),
+            "{said}"
+        );
+        assert_eq!(said.matches("manifest.toml").count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn a_name_that_drives_a_terminal_is_shown_harmless() {
+    let root = Root::new();
+    let said = fails(&root, 65, &["voice", "identify", "/no/such/\u{1b}[31mfile.wav"]);
+    assert!(!said.contains('\u{1b}') && said.contains("file.wav"), "{said}");
+}
+
 // ---- usage ------------------------------------------------------------------------------------------------------------
 
 #[test]

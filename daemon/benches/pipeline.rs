@@ -64,7 +64,7 @@ fn main() {
     }
 
     let model = Arc::new(SpeakerModel::load(&store).unwrap());
-    let verifier = Verifier::new(model.clone(), Calibration::load(&dirs).unwrap()).unwrap();
+    let verifier = Verifier::new(model.clone(), Calibration::load(&store).unwrap()).unwrap();
     let mut enrolment = Enrolment::new(model);
     for phrase in OWNER {
         let heard = utterance(&store, &say(work.path(), phrase), Vec::new());

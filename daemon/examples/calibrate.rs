@@ -96,7 +96,7 @@ fn main() -> Result<(), Failure> {
         fit(Path::new(audio), &models, &store, &choice)?;
     }
     if let Some(voices) = options.get("--voices") {
-        check_voices(Path::new(voices), &models, &store)?;
+        check_voices(Path::new(voices), &store)?;
     }
     Ok(())
 }
@@ -646,6 +646,31 @@ fn fit(audio: &Path, models: &Path, store: &ModelStore, choice: &Choice) -> Resu
         toml::to_string(&file)?
     );
     std::fs::write(dir.join("campplus.toml"), text)?;
+    pin(models)
+}
+
+/// Puts size and hash of the calibration files into the manifest, which refuses any others.
+fn pin(models: &Path) -> Result<(), Failure> {
+    let path = models.join("manifest.toml");
+    let text = std::fs::read_to_string(&path)?;
+    let mut lines = Vec::new();
+    let mut file: Option<Vec<u8>> = None;
+    for line in text.lines() {
+        let value = line.strip_prefix("file = \"").and_then(|rest| rest.strip_suffix('"'));
+        if line == "[[model]]" {
+            file = None;
+        } else if let Some(name) = value.filter(|name| name.starts_with("calibration/")) {
+            file = Some(std::fs::read(models.join(name))?);
+        }
+        lines.push(match &file {
+            Some(bytes) if line.starts_with("sha256 = ") => {
+                format!("sha256 = \"{}\"", hex(&Sha256::digest(bytes)))
+            }
+            Some(bytes) if line.starts_with("bytes = ") => format!("bytes = {}", bytes.len()),
+            _ => line.to_owned(),
+        });
+    }
+    std::fs::write(path, lines.join("\n") + "\n")?;
     Ok(())
 }
 
@@ -657,9 +682,9 @@ const USED: [bool; 4] = [true, true, true, true];
 // ── synthetic voices ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// `DIR/VOICE/enrol-*.wav` and `DIR/VOICE/test-*.wav`: enrols each voice and tries every test of every voice on it.
-fn check_voices(dir: &Path, models: &Path, store: &ModelStore) -> Result<(), Failure> {
+fn check_voices(dir: &Path, store: &ModelStore) -> Result<(), Failure> {
     let model = Arc::new(SpeakerModel::load(store)?);
-    let verifier = Verifier::new(model.clone(), Calibration::load(&[models.to_path_buf()])?)?;
+    let verifier = Verifier::new(model.clone(), Calibration::load(store)?)?;
     let mut vad = Vad::new(store)?;
     let mut heard = |path: &Path| -> Result<(Vec<f32>, Vec<f32>), Failure> {
         let (samples, rate_hz) = read_all(path, Channel::Mean, 60)?;

@@ -33,6 +33,11 @@ impl Failure {
         Self { exit, message: message.into(), source: None }
     }
 
+    /// A failure whose error names its step itself and says what to do: nothing is put in front of it.
+    pub fn of(exit: Exit, error: &(dyn Error + 'static)) -> Self {
+        Self::new(exit, chain(error))
+    }
+
     /// A failure whose sentence is completed by the chain of its cause.
     pub fn because(
         exit: Exit,
@@ -56,13 +61,115 @@ impl Error for Failure {
 }
 
 /// An error and its causes as one line: `step: cause: cause of the cause`.
+///
+/// Libraries print their cause as part of themselves, or over several lines: what the line says already is not said again,
+/// and a foreign line break or control character does not get through.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut line = error.to_string();
+    let mut last = line.clone();
     let mut cause = error.source();
     while let Some(e) = cause {
-        line.push_str(": ");
-        line.push_str(&e.to_string());
+        let text = one_line(&e.to_string());
+        // "x" caused by "x: y" is "x: y".
+        let goes_on = text.strip_prefix(last.as_str()).filter(|rest| rest.starts_with([':', ' ', ';', ',']));
+        if let Some(rest) = goes_on.filter(|_| line.ends_with(last.as_str())) {
+            line.push_str(rest);
+            last = text;
+        } else if !line.contains(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+            last = text;
+        }
         cause = e.source();
     }
     line
+}
+
+fn one_line(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    visible(&words.join(" "))
+}
+
+/// Text without anything that drives a terminal; line breaks stay.
+pub fn visible(text: &str) -> String {
+    let shown = |c: char| {
+        if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.to_string() }
+    };
+    text.chars().map(shown).collect()
+}
+
+/// What is wrong with a TOML text, on one line: the parser draws the place over several.
+#[derive(Debug, thiserror::Error)]
+#[error("line {line}: {message}")]
+pub struct TomlFault {
+    /// From 1.
+    line: usize,
+    message: String,
+}
+
+impl TomlFault {
+    /// The fault that `error` tells about `text`.
+    pub fn of(error: &toml::de::Error, text: &str) -> Self {
+        let at = error.span().map_or(0, |span| span.start).min(text.len());
+        let before = text.as_bytes().get(..at).unwrap_or_default();
+        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        Self { line, message: one_line(error.message()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Step(&'static str, Option<Box<Step>>);
+
+    impl fmt::Display for Step {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl Error for Step {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            self.1.as_deref().map(|cause| cause as _)
+        }
+    }
+
+    fn said(steps: &[&'static str]) -> String {
+        let mut error: Option<Box<Step>> = None;
+        for text in steps.iter().rev() {
+            error = Some(Box::new(Step(text, error)));
+        }
+        chain(&*error.unwrap())
+    }
+
+    #[test]
+    fn a_chain_names_every_step_once() {
+        assert_eq!(said(&["opening a", "no such file"]), "opening a: no such file");
+        assert_eq!(
+            said(&["opening a", "code 14: no such file", "no such file"]),
+            "opening a: code 14: no such file"
+        );
+        assert_eq!(said(&["asking", "asking: refused", "refused"]), "asking: refused");
+        assert_eq!(said(&["asking", "asking again"]), "asking again");
+        assert_eq!(said(&["asking", "askings are refused"]), "asking: askings are refused");
+    }
+
+    #[test]
+    fn a_cause_of_many_lines_or_control_characters_is_one_harmless_line() {
+        assert_eq!(said(&["reading", "at 1\n  |\n1 | x\u{1b}[31m\n"]), "reading: at 1 | 1 | x\\u{1b}[31m");
+    }
+
+    #[test]
+    fn a_fault_of_toml_has_its_line_and_no_drawing() {
+        let text = "a = 1\nb = [\n";
+        let error = toml::from_str::<toml::Table>(text).unwrap_err();
+        assert!(error.to_string().lines().count() > 2, "the parser draws");
+        let fault = TomlFault::of(&error, text).to_string();
+        assert!(
+            fault.starts_with("line ") && fault.contains("unclosed array") && !fault.contains('\n'),
+            "{fault}"
+        );
+    }
 }

@@ -1,6 +1,7 @@
 //! `jarvisd doctor`: each thing the device needs, whether it works, and what to do if not.
 
 mod checks;
+mod voices;
 
 use serde::Serialize;
 
@@ -84,6 +85,9 @@ pub fn run(args: &Args, common: &Common) -> Result<(), Failure> {
     found(checks::loudspeaker(&settings))?;
     found(block_on(async { Ok(checks::voice_output(&settings).await) })?)?;
     found(block_on(async { Ok(checks::database(&settings).await) })?)?;
+    for finding in block_on(async { Ok(voices::voices(&settings).await) })? {
+        found(finding)?;
+    }
     found(checks::disk(&settings))?;
     found(checks::broker(&settings))?;
     found(checks::clock())?;

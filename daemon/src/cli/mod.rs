@@ -12,7 +12,6 @@ mod models;
 mod output;
 mod recording;
 mod run;
-mod score;
 mod user;
 mod voice;
 
@@ -24,7 +23,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, Fault, Options, Settings};
-use crate::error::{Exit, Failure, chain};
+use crate::error::{Exit, Failure, chain, visible};
 use crate::memory::{Memory, MemoryError, User};
 use crate::pipeline::parts;
 
@@ -107,7 +106,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match dispatch(line.command, &line.common) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            let _ = writeln!(std::io::stderr(), "jarvisd: {}", chain(&failure));
+            let _ = writeln!(std::io::stderr(), "jarvisd: {}", visible(&chain(&failure)));
             ExitCode::from(failure.exit as u8)
         }
     }

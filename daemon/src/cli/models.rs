@@ -39,7 +39,7 @@ pub fn run(command: &Command, common: &Common) -> Result<(), Failure> {
 
 /// A model that cannot be used is a fault of the installation.
 pub fn failure(error: ModelError) -> Failure {
-    Failure::new(Exit::Config, crate::error::chain(&error))
+    Failure::of(Exit::Config, &error)
 }
 
 fn verify(store: &ModelStore, args: &Verify) -> Result<(), Failure> {

@@ -1,22 +1,24 @@
 //! `jarvisd voice`: enrolling voices and trying them, from recordings.
 
+mod enroll;
+mod score;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::json;
 
-use super::recording::{self, Recording};
+use super::recording;
 use super::{Common, confirmed, models, output, user_named, with_memory};
 use crate::audio::Channel;
 use crate::config::Settings;
 use crate::detect::vad::Vad;
 use crate::error::{Exit, Failure, chain};
-use crate::memory::{Memory, MemoryError, NewAudit, NewVoiceprint, User};
+use crate::memory::{Memory, NewAudit};
 use crate::pipeline::parts;
 use crate::pipeline::voices::{Voices, VoicesError};
-use crate::speaker::{Enrolment, SpeakerError, Template, VaultError, Verdict};
+use crate::speaker::{SpeakerError, Verdict};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
@@ -26,9 +28,10 @@ Record a sentence:   arecord -f S16_LE -r 48000 -d 6 one.wav
 Then:                jarvisd voice enroll --user Anna one.wav two.wav three.wav
 
 Every sample is checked; one that is too short, too quiet, overdriven, noisy or of somebody else
-is refused with the reason. A person who is not known yet is added. The voice is kept as a sealed
-template; the recordings are not kept.")]
-    Enroll(Enroll),
+is refused with the reason; the same recording counts once. A person who is not known yet is added.
+The voice is kept as a sealed template; the recordings are not kept. One voice belongs to one person:
+a voice that is enrolled under another name is refused.")]
+    Enroll(enroll::Enroll),
     /// Is this recording the voice of this person? Exit code 1 if not.
     Verify(Verify),
     /// Whose voice is this recording? Exit code 1 if nobody's.
@@ -41,23 +44,7 @@ template; the recordings are not kept.")]
     #[command(after_help = "\
 Prints EER, minDCF, Cllr, calibration error and the error rates at voice.threshold as JSON, also by
 length of speech. Files are looked for as they are named, then beside the list. Nothing is stored.")]
-    Score(super::score::Args),
-}
-
-#[derive(Debug, clap::Args)]
-pub struct Enroll {
-    /// Whose voice.
-    #[arg(long, value_name = "NAME")]
-    user: String,
-    /// Recordings, WAV or FLAC, one sentence each.
-    #[arg(required = true, value_name = "WAV")]
-    files: Vec<PathBuf>,
-    /// Add the recordings to the enrolled voice instead of replacing it.
-    #[arg(long)]
-    add: bool,
-    /// Print the result as JSON.
-    #[arg(long)]
-    json: bool,
+    Score(score::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -106,8 +93,8 @@ pub struct Delete {
 pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
     let settings = common.settings()?;
     match command {
-        Command::Score(args) => super::score::run(&args, &settings),
-        Command::Enroll(args) => enroll(&settings, &args),
+        Command::Score(args) => score::run(&args, &settings),
+        Command::Enroll(args) => enroll::run(&settings, &args),
         Command::Verify(args) => compare(&settings, Some(&args.user), &args.file, args.json),
         Command::Identify(args) => compare(&settings, None, &args.file, args.json),
         Command::List(args) => with_memory(&settings, async |memory| list(memory, args.json).await),
@@ -125,7 +112,7 @@ impl Tools {
     async fn open(settings: &Settings, memory: &Memory) -> Result<Self, Failure> {
         let store = parts::open_models(settings)?;
         let vad = Vad::new(&store).map_err(models::failure)?;
-        let verifier = parts::load_verifier(&store, &settings.paths.models)?;
+        let verifier = parts::load_verifier(&store)?;
         let vault = Arc::new(parts::open_vault(settings, &verifier, memory).await?);
         Ok(Self { vad, voices: Voices { memory: memory.clone(), vault, verifier } })
     }
@@ -145,177 +132,6 @@ fn speaker_failure(error: SpeakerError) -> Failure {
         _ => Exit::Config,
     };
     Failure::new(exit, chain(&error))
-}
-
-fn vault_failure(error: VaultError) -> Failure {
-    Failure::new(Exit::Config, chain(&error))
-}
-
-/// What became of one recording.
-#[derive(Debug, Serialize)]
-struct Sample {
-    file: PathBuf,
-    accepted: bool,
-    length_s: f32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    net_speech_s: Option<f32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    level_db: Option<f32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    snr_db: Option<f32>,
-    /// Cosine to the samples before.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    likeness: Option<f32>,
-    /// Why it was refused and what to do.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct Enrolled<'a> {
-    user: &'a str,
-    enrolled: bool,
-    /// Of all samples together, those of an earlier enrolment that was added to included.
-    net_speech_s: f32,
-    samples: Vec<Sample>,
-}
-
-fn enroll(settings: &Settings, args: &Enroll) -> Result<(), Failure> {
-    with_memory(settings, async |memory| {
-        let Tools { mut vad, voices } = Tools::open(settings, memory).await?;
-        let known = match memory.user_by_name(&args.user).await {
-            Ok(user) => Some(user),
-            Err(MemoryError::NotFound { .. }) => None,
-            Err(e) => return Err(e.into()),
-        };
-        let mut enrolment = begin(memory, &voices, known.as_ref(), args.add).await?;
-        let bar = progress(args.files.len());
-        let mut samples = Vec::new();
-        for file in &args.files {
-            bar.set_message(file.display().to_string());
-            let recording = recording::read(file, Channel::Mean, &mut vad)?;
-            samples.push(add(&mut enrolment, file.clone(), &recording)?);
-            bar.inc(1);
-        }
-        bar.finish_and_clear();
-
-        let net_speech_s = enrolment.net_speech_s();
-        let finished = enrolment.finish();
-        let name = known.as_ref().map_or(args.user.as_str(), |user| user.name.as_str());
-        let result = Enrolled { user: name, enrolled: finished.is_ok(), net_speech_s, samples };
-        if args.json {
-            output::json(&result)?;
-        } else {
-            tell(&result.samples)?;
-        }
-        let template = finished.map_err(|refusal| {
-            Failure::new(Exit::Data, format!("the voice was not enrolled: {}", chain(&refusal)))
-        })?;
-        let user = match known.clone() {
-            Some(user) => user,
-            None => memory.add_person(&args.user).await?,
-        };
-        keep(memory, &voices, &user, &template, &result).await?;
-        if args.json {
-            return Ok(());
-        }
-        output::line(format!(
-            "Enrolled {}: {net_speech_s:.1} s of speech in {} samples.",
-            output::plain(&user.name),
-            template.prototypes().len()
-        ))
-    })
-}
-
-async fn begin(
-    memory: &Memory,
-    voices: &Voices,
-    user: Option<&User>,
-    add: bool,
-) -> Result<Enrolment, Failure> {
-    let earlier = match user.filter(|_| add) {
-        Some(user) => memory.voiceprint(user.id).await?,
-        None => None,
-    };
-    let model = voices.verifier.model().clone();
-    match earlier {
-        None => Ok(Enrolment::new(model)),
-        Some(voiceprint) => {
-            let earlier = voices.open(voiceprint).map_err(voices_failure)?;
-            Enrolment::extend(model, &earlier.template).map_err(speaker_failure)
-        }
-    }
-}
-
-fn add(enrolment: &mut Enrolment, file: PathBuf, recording: &Recording) -> Result<Sample, Failure> {
-    let length_s = recording.length_s();
-    let (report, reason) = match enrolment.add(&recording.raw, &recording.speech) {
-        Ok(report) => (Some(report), None),
-        Err(crate::speaker::Refusal::Model(e)) => return Err(speaker_failure(e)),
-        Err(refusal) => (None, Some(chain(&refusal))),
-    };
-    Ok(Sample {
-        file,
-        accepted: report.is_some(),
-        length_s,
-        net_speech_s: report.map(|r| r.quality.net_speech_s),
-        level_db: report.map(|r| r.quality.level_db),
-        snr_db: report.map(|r| r.quality.snr_db),
-        likeness: report.and_then(|r| r.likeness),
-        reason,
-    })
-}
-
-fn tell(samples: &[Sample]) -> Result<(), Failure> {
-    samples.iter().try_for_each(|sample| {
-        let file = sample.file.display();
-        match &sample.reason {
-            Some(reason) => output::line(format!("{file}: refused: {reason}")),
-            None => output::line(format!(
-                "{file}: {:.1} s of speech, {:.0} dB, {:.0} dB above the noise",
-                sample.net_speech_s.unwrap_or_default(),
-                sample.level_db.unwrap_or_default(),
-                sample.snr_db.unwrap_or_default()
-            )),
-        }
-    })
-}
-
-/// Seals the template and stores it, with the consent that enrolling is.
-async fn keep(
-    memory: &Memory,
-    voices: &Voices,
-    user: &User,
-    template: &Template,
-    result: &Enrolled<'_>,
-) -> Result<(), Failure> {
-    let sealed = voices.vault.seal(&user.id.to_string(), template).map_err(vault_failure)?;
-    let qualities: Vec<_> = result
-        .samples
-        .iter()
-        .filter(|sample| sample.accepted)
-        .map(|s| json!({ "net_speech_s": s.net_speech_s, "level_db": s.level_db, "snr_db": s.snr_db }))
-        .collect();
-    let new = NewVoiceprint {
-        wrapped_key: sealed.wrapped_key,
-        blob: sealed.blob,
-        model_sha256: sealed.model_sha256,
-        front_end_sha256: sealed.front_end_sha256,
-        samples: u32::try_from(template.prototypes().len()).unwrap_or(u32::MAX),
-        net_speech_s: f64::from(result.net_speech_s),
-        quality: json!({ "samples": qualities, "cohesion": template.cohesion() }),
-    };
-    memory.put_voiceprint(user.id, &new).await?;
-    Ok(())
-}
-
-/// Hidden where standard error is no terminal.
-fn progress(files: usize) -> ProgressBar {
-    let bar = ProgressBar::new(files as u64);
-    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}") {
-        bar.set_style(style);
-    }
-    bar
 }
 
 /// A verdict as JSON.

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::error::visible;
+
 /// Where a value was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
@@ -35,8 +37,8 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
-            Self::File { path, line: 0 } => write!(f, "{}", path.display()),
-            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Self::File { path, line: 0 } => f.write_str(&shown(path)),
+            Self::File { path, line } => write!(f, "{}:{line}", shown(path)),
             Self::Env(name) => f.write_str(name),
         }
     }
@@ -79,6 +81,11 @@ impl fmt::Display for Fault {
 }
 
 impl std::error::Error for Fault {}
+
+/// A path on one line, whatever its name holds.
+fn shown(path: &Path) -> String {
+    visible(&path.display().to_string()).replace('\n', "\\n")
+}
 
 /// Longest piece of foreign text that a message repeats, in characters.
 const QUOTE_CHARS: usize = 60;

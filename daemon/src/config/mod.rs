@@ -10,6 +10,7 @@
 //! holds is declared once (`settings.rs`); the structs, the checks and `docs/configuration.md` come from that.
 
 mod fault;
+mod files;
 mod paths;
 mod reference;
 mod schema;
@@ -23,8 +24,6 @@ mod value;
 mod tests;
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 pub use fault::{Fault, Origin};
@@ -36,8 +35,7 @@ pub use source::{ENV_PREFIX, Effective};
 pub use url::{BrokerUrl, PostgresUrl, Secret};
 pub use value::{CommandLine, WakeModel, WakeModels};
 
-use zeroize::Zeroizing;
-
+use crate::stt::Engine;
 use schema::Section;
 use source::{KnownKeys, Layers};
 
@@ -172,6 +170,28 @@ impl Settings {
                 "endpoint.end_silence_ms",
                 format!("must be shorter than endpoint.max_utterance_ms, which is {longest}"),
             );
+        } else if endpoint.pre_roll_ms + endpoint.end_silence_ms >= endpoint.max_utterance_ms {
+            let least = endpoint.pre_roll_ms + endpoint.end_silence_ms;
+            fault(
+                "endpoint.max_utterance_ms",
+                format!(
+                    "must be longer than endpoint.pre_roll_ms and endpoint.end_silence_ms together, which is {least}"
+                ),
+            );
+        }
+        let stt = &self.stt;
+        if stt.engine == Engine::Whisper && stt.language != "en" {
+            fault(
+                "stt.language",
+                format!(
+                    "is \"{}\", and Whisper as shipped knows English only: install a Vosk model and set stt.engine",
+                    stt.language
+                ),
+            );
+        }
+        if !cfg!(feature = "vosk") && (stt.engine == Engine::Vosk || stt.vosk_model.is_some()) {
+            let key = if stt.engine == Engine::Vosk { "stt.engine" } else { "stt.vosk_model" };
+            fault(key, "asks for Vosk, and this program was built without it: use \"whisper\"".to_owned());
         }
         let mqtt = &self.mqtt;
         if let Some(url) = &mqtt.url {
@@ -206,53 +226,18 @@ impl Settings {
                 }
             }
         }
+        if self.stt.vosk_model.is_some() && matches!(self.stt.engine, Engine::Whisper | Engine::Off) {
+            warnings.push("stt.vosk_model is set, but stt.engine takes another recogniser".to_owned());
+        }
         if !self.voice.enabled {
             warnings.push("voice.enabled is false: anyone within earshot is answered".to_owned());
         }
         warnings
     }
 
-    /// Faults of the files that keys point to, for `check-config` and for the start of the daemon.
-    pub fn faults_of_files(&self) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        if let Some(path) = self.mqtt_password_file()
-            && let Err(sentence) = check_secret(&path)
-        {
-            faults.push(self.fault_of("mqtt.password_file", format!("{} {sentence}", path.display())));
-        }
-        if let Some(path) = &self.mqtt.ca_file
-            && let Err(e) = File::open(path)
-        {
-            faults.push(self.fault_of("mqtt.ca_file", format!("{} cannot be opened: {e}", path.display())));
-        }
-        faults
-    }
-
     /// The file with the broker's password: `mqtt.password_file`, else the systemd credential `mqtt-password`.
     pub fn mqtt_password_file(&self) -> Option<PathBuf> {
         let credential = self.paths.credentials.as_ref().map(|folder| folder.join("mqtt-password"));
         self.mqtt.password_file.clone().or(credential.filter(|path| path.exists()))
-    }
-
-    fn fault_of(&self, key: &str, sentence: String) -> Fault {
-        let found = self.effective.iter().find(|e| e.key == key);
-        let origin = found.map_or(Origin::Default, |e| e.origin.clone());
-        Fault::new(origin, Some(key.to_owned()), sentence)
-    }
-}
-
-/// Whether `path` holds a password on its first line; the password itself is not kept.
-fn check_secret(path: &Path) -> Result<(), String> {
-    const MAX_BYTES: u64 = 4096;
-    let file = File::open(path).map_err(|e| format!("cannot be opened: {e}"))?;
-    let mut bytes = Zeroizing::new(Vec::new());
-    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|e| format!("cannot be read: {e}"))?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(format!("is longer than {MAX_BYTES} bytes, so it is not a password"));
-    }
-    let text = std::str::from_utf8(&bytes).map_err(|_| "is not UTF-8 text".to_owned())?;
-    match text.lines().next() {
-        None | Some("") => Err("has no password on its first line".to_owned()),
-        Some(_) => Ok(()),
     }
 }

@@ -119,8 +119,8 @@ pub(super) fn take_value<T: Value>(
         layers.note(name, default.show(), super::Origin::Default);
         return default;
     };
-    let base = entry.origin.base().or_else(|| std::env::current_dir().ok());
-    let base = base.as_deref().unwrap_or(Path::new("/"));
+    let base = entry.origin.base();
+    let base = base.as_deref().unwrap_or(Path::new(""));
     // In the environment quotes are optional, so what is no value of the right type may still be meant as text.
     let read = T::read(&entry.raw, base).or_else(|sentence| match &entry.bare {
         Some(bare) => T::read(bare, base).map_err(|_| sentence),

@@ -26,7 +26,8 @@ section! {
     /// and `aplay -L` list the names.
     Audio = "audio" {
         /// ALSA name of the microphone.
-        device: String = "default".to_owned(), Rule::any();
+        device: String = "default".to_owned(), Rule::when("an ALSA name of a microphone such as \"plughw:CARD=Device,DEV=0\"",
+            |name: &String| is_alsa_name(name) && name != "null");
         /// Which channel of the microphone is heard: the mean of all, one side, or a channel by its number.
         channel: Channel = Channel::Mean, Rule::any();
         /// Sample rate asked of the microphone. Without it 48000 is tried first, then what the device prefers.
@@ -34,7 +35,7 @@ section! {
         /// Length of one read from the device. Longer periods cost less, shorter ones answer sooner.
         period_ms: u32 = 10, Rule::between(10, 20);
         /// ALSA name of the loudspeaker. Without a working one answers are text only.
-        playback_device: String = "default".to_owned(), Rule::any();
+        playback_device: String = "default".to_owned(), Rule::when("an ALSA name such as \"plughw:CARD=Device,DEV=0\"", is_alsa_name);
         /// Ask for real-time priority of the capture thread. Where that is refused the device warns once and goes on.
         realtime_priority: bool = true, Rule::any();
     }
@@ -142,7 +143,7 @@ section! {
         /// Take commands (mute, listen) over MQTT.
         accept_commands: bool = true, Rule::any();
         /// First part of every topic.
-        base_topic: String = "jarvis".to_owned(), Rule::when("a topic without \"#\", \"+\" or an empty level", topic_is_plain);
+        base_topic: String = "jarvis".to_owned(), Rule::when("a topic of at most 64 bytes without \"#\", \"+\", \"$\" or an empty level", topic_is_plain);
     }
 }
 
@@ -185,6 +186,12 @@ fn id_is_plain(id: &String) -> bool {
     (1..=64).contains(&id.len()) && id.chars().all(is_id_char)
 }
 
+/// What `snd_pcm_open` can be asked for. Files such as /dev/snd/pcmC0D0c are not; whether the device is there shows when it
+/// is opened.
+fn is_alsa_name(name: &String) -> bool {
+    name.len() <= 255 && name.trim() == name && !name.starts_with(['/', '.', '-', ':', ','])
+}
+
 #[expect(clippy::ptr_arg, reason = "the rule of a String key checks a &String")]
 fn language_is_code(code: &String) -> bool {
     (2..=3).contains(&code.len()) && code.chars().all(|c| c.is_ascii_lowercase())
@@ -192,5 +199,5 @@ fn language_is_code(code: &String) -> bool {
 
 #[expect(clippy::ptr_arg, reason = "the rule of a String key checks a &String")]
 fn topic_is_plain(topic: &String) -> bool {
-    topic.len() <= 128 && topic.split('/').all(|level| !level.is_empty() && !level.contains(['#', '+', '$']))
+    topic.len() <= 64 && topic.split('/').all(|level| !level.is_empty() && !level.contains(['#', '+', '$']))
 }

@@ -241,6 +241,9 @@ fn values_that_contradict_each_other_are_faults() {
     for key in ["endpoint.end_silence_ms", "mqtt.ca_file", "mqtt.password_file"] {
         assert!(found.iter().any(|fault| fault.contains(key)), "{key}: {found:?}");
     }
+    let short = "[endpoint]\npre_roll_ms = 2000\nend_silence_ms = 300\nmax_utterance_ms = 2000\n";
+    assert!(faults(short)[0].contains("endpoint.max_utterance_ms: must be longer"), "{:?}", faults(short));
+    assert!(faults("[stt]\nengine = \"whisper\"\nlanguage = \"ko\"\n")[0].contains("English only"));
     assert!(faults("[wake]\nmodel = [\"none\", \"alexa\"]\n")[0].contains("contradicts itself"));
 }
 
@@ -306,6 +309,159 @@ fn a_password_file_that_cannot_be_used_is_a_fault_of_its_key() {
     let found = load(&options).unwrap().faults_of_files();
     assert_eq!(found.len(), 2);
     assert!(found[0].to_string().contains("jarvis.toml:4: mqtt.password_file: "), "{}", found[0]);
+}
+
+/// One key after the other, as somebody might write it who has not read the page, or means harm.
+#[test]
+fn a_value_that_cannot_work_is_refused_with_its_key() {
+    let cases = [
+        ("device.id", "\"\"", "is empty"),
+        ("device.id", "\"Kitchen Radio\"", "lower-case"),
+        ("device.name", "\"   \"", "is empty"),
+        ("device.name", "\"a\\u202Eb\"", "invisible"),
+        ("device.name", "\"a\\u001Bb\"", "control"),
+        ("device.name", "\"a\\nb\"", "control"),
+        ("device.name", "1", "needs a text"),
+        ("audio.device", "\"\"", "is empty"),
+        ("audio.device", "\"/dev/snd/pcmC0D0c\"", "ALSA name"),
+        ("audio.device", "\" hw:1\"", "ALSA name"),
+        ("audio.device", "\"null\"", "ALSA name"),
+        ("audio.device", "\"hw:\\u200B1\"", "invisible"),
+        ("audio.playback_device", "\"../x\"", "ALSA name"),
+        ("audio.playback_device", "\":\"", "ALSA name"),
+        ("audio.channel", "-1", "from 0"),
+        ("audio.channel", "\"middle\"", "mean"),
+        ("audio.rate_hz", "0", "8000"),
+        ("audio.rate_hz", "44100.5", "whole number"),
+        ("audio.period_ms", "true", "whole number"),
+        ("wake.model", "[]", "empty list"),
+        ("wake.model", "[\"\"]", "is empty"),
+        ("wake.model", "[\"hey-jarvis\", \"Hey_Jarvis\"]", "twice"),
+        ("wake.model", "[\"/a.onnx\", \"/a.onnx\"]", "twice"),
+        ("wake.model", "\"~/a.onnx\"", "whole path"),
+        ("wake.threshold", "0", "0.01"),
+        ("wake.threshold", "inf", "finite"),
+        ("wake.threshold", "-nan", "finite"),
+        ("endpoint.max_utterance_ms", "0", "1000"),
+        ("voice.threshold", "1", "0.5"),
+        ("voice.threshold", "nan", "finite"),
+        ("voice.enabled", "\"yes\"", "true or false"),
+        ("stt.engine", "\"\"", "none of"),
+        ("stt.vosk_model", "\"~\"", "whole path"),
+        ("stt.vosk_model", "7", "path"),
+        ("stt.language", "\"English\"", "code"),
+        ("dialogue.follow_up_s", "61", "0 to 60"),
+        ("dialogue.continue_conversation_min", "0", "1 to"),
+        ("speech.command", "[\"\"]", "is empty"),
+        ("speech.command", "\"./say\"", "whole path"),
+        ("speech.command", "[\"{text}\"]", "program"),
+        ("speech.command", "[\"/bin/sh\", \"-c\", \"espeak-ng '{text}'\"]", "shell"),
+        ("speech.timeout_s", "0", "1 to 300"),
+        ("store.postgres_url", "\"postgres://\"", "host"),
+        ("store.postgres_url", "\"postgres://h:0/x\"", "port"),
+        ("mqtt.url", "\"mqtt://\"", "host"),
+        ("mqtt.url", "\"mqtt://:1883\"", "host"),
+        ("mqtt.url", "\"mqtt://h:0\"", "port"),
+        ("mqtt.url", "\"mqtt://h:\"", "port"),
+        ("mqtt.url", "\"h\"", "scheme"),
+        ("mqtt.url", "\"mqtt://[h]\"", "host"),
+        ("mqtt.username", "\" \"", "is empty"),
+        ("mqtt.base_topic", "\"a//b\"", "topic"),
+        ("mqtt.base_topic", "\"$SYS\"", "topic"),
+        ("mqtt.base_topic", "\"jarvis/#\"", "topic"),
+        ("http.listen", "\"127.0.0.1:0\"", "port 0"),
+        ("http.listen", "\"localhost:80\"", "address and port"),
+        ("http.listen", "80", "address and port"),
+        ("backup.dir", "[\"/b\"]", "path"),
+    ];
+    for (name, value, expected) in cases {
+        let (section, key) = name.split_once('.').unwrap();
+        let found = faults(&format!("[{section}]\n{key} = {value}\n"));
+        assert_eq!(found.len(), 1, "{name} = {value}: {found:?}");
+        assert!(found[0].starts_with(&format!("jarvis.toml:2: {name}: ")), "{name} = {value}: {found:?}");
+        assert!(found[0].contains(expected), "{name} = {value}: {found:?}");
+        assert!(!found[0].chars().any(char::is_control), "{found:?}");
+    }
+    let long = "x".repeat(65);
+    assert!(faults(&format!("[mqtt]\nbase_topic = \"{long}\"\n"))[0].contains("64 bytes"));
+    assert!(load_text(&format!("[mqtt]\nbase_topic = \"{}\"\n", &long[1..])).is_ok());
+}
+
+#[test]
+fn unusual_values_that_work_are_taken() {
+    load_text(
+        "[device]\nname = \"Küche \\U0001F469\\u200D\\U0001F373\"\n\
+         [audio]\ndevice = \"plughw:CARD=Device,DEV=0\"\nplayback_device = \"null\"\n\
+         [wake]\nmodel = [\"hey jarvis\", \"mine.onnx\", \"/mine.onnx\"]\n\
+         [speech]\ncommand = [\"espeak-ng\", \"--stdout\", \"{text}\"]\n\
+         [mqtt]\nurl = \"mqtt://[fe80::1%eth0]\"\nbase_topic = \"home/voice\"\n",
+    )
+    .unwrap();
+    load_text(
+        "[speech]\ncommand = [\"/bin/sh\", \"-c\", \"espeak-ng --stdout | sox - -t wav - tempo 1.1\"]\n",
+    )
+    .unwrap();
+    load_text("[audio]\ndevice = \"{ type hw card 0 }\"\n").unwrap();
+}
+
+#[test]
+fn a_path_in_the_environment_is_absolute_because_there_is_no_file_to_start_from() {
+    for (name, value) in [
+        ("JARVIS__STT__VOSK_MODEL", "models/vosk"),
+        ("JARVIS__WAKE__MODEL", "./mine.onnx"),
+        ("JARVIS__BACKUP__DIR", "backups"),
+    ] {
+        let found = load_with(&[], &[(name, value)]).unwrap_err();
+        assert!(found[0].starts_with(name) && found[0].contains("begins with /"), "{found:?}");
+    }
+    assert!(load_with(&[], &[("JARVIS__BACKUP__DIR", "/backups")]).is_ok());
+}
+
+#[test]
+fn what_keys_point_to_must_be_there_and_be_of_its_kind() {
+    let dir = root(&[
+        (
+            "jarvis.toml",
+            b"[wake]\nmodel = [\"no-such-word\", \"silero-vad\", \"none.onnx\", \"folder.onnx\"]\n\
+              [stt]\nvosk_model = \"folder.onnx\"\nlibvosk = \"none.so\"\n\
+              [speech]\ncommand = \"no-such-program --stdout\"\n\
+              [mqtt]\nurl = \"mqtts://h\"\nusername = \"u\"\npassword_file = \"pipe\"\nca_file = \"ca\"\n\
+              [backup]\ndir = \"ca/backups\"\n",
+        ),
+        ("ca", b"not a certificate"),
+        ("folder.onnx/x", b""),
+    ]);
+    let pipe = dir.path().join("etc/jarvis/pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success(), "mkfifo is part of coreutils");
+    let options = Options { root: Some(dir.path().to_owned()), ..Options::default() };
+    let found: Vec<String> = load(&options).unwrap().faults_of_files().iter().map(Fault::to_string).collect();
+    let expected = [
+        ("wake.model", "no-such-word"),
+        ("wake.model", "silero-vad"),
+        ("wake.model", "none.onnx cannot be opened"),
+        ("wake.model", "is a folder"),
+        ("stt.vosk_model", "as a Vosk model"),
+        ("stt.libvosk", "cannot be opened"),
+        ("speech.command", "no-such-program"),
+        ("mqtt.password_file", "not a regular file"),
+        ("mqtt.ca_file", "no certificate"),
+        ("backup.dir", "is a file"),
+    ];
+    for (fault, (key, sentence)) in found.iter().zip(expected) {
+        assert!(fault.contains(&format!(": {key}: ")) && fault.contains(sentence), "{key}: {found:#?}");
+    }
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    assert!(
+        load_text("").unwrap().faults_of_files().is_empty(),
+        "defaults point to nothing that may be missing"
+    );
+}
+
+#[test]
+fn a_file_with_a_name_of_many_lines_is_reported_on_one() {
+    let found = load_with(&[("conf.d/a\n\u{1b}[31m.toml", b"[nonsense]\n")], &[]).unwrap_err();
+    assert!(found[0].contains("nonsense") && !found[0].chars().any(char::is_control), "{found:?}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Addresses of the broker and of Postgres. A password inside one is kept, and never shown.
 
 use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use super::fault::quote;
@@ -76,6 +77,8 @@ impl Parts {
             Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
             _ => (place, None),
         };
+        let host =
+            check_host(host).ok_or_else(|| wrong("the host is no name and no address (IPv6 in brackets)"))?;
         let port = match port {
             None => None,
             Some(port) => match port.parse() {
@@ -87,7 +90,7 @@ impl Parts {
             scheme: scheme.to_owned(),
             username: username.map(decode).transpose()?,
             password: password.map(decode).transpose()?.map(Secret::new),
-            host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+            host: host.to_owned(),
             port,
             rest: rest.to_owned(),
         })
@@ -112,6 +115,30 @@ impl Parts {
             .collect();
         format!("{}://{user}{host}{port}{}", self.scheme, rest.join("&"))
     }
+}
+
+/// A host as it is asked for: a name, an IPv4 address, an IPv6 address out of its brackets, the escaped folder of a socket,
+/// or nothing. `None` for what can be none of them.
+fn check_host(host: &str) -> Option<&str> {
+    if let Some(inside) = host.strip_prefix('[') {
+        let inside = inside.strip_suffix(']')?;
+        let address = inside.split_once('%').map_or(inside, |(address, _zone)| address);
+        return address.parse::<Ipv6Addr>().is_ok().then_some(inside);
+    }
+    if host.is_empty() || host.starts_with("%2F") || host.starts_with("%2f") {
+        return Some(host);
+    }
+    let name = host.strip_suffix('.').unwrap_or(host);
+    if name.chars().all(|c| c.is_ascii_digit() || c == '.') {
+        return host.parse::<Ipv4Addr>().is_ok().then_some(host);
+    }
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+    };
+    (name.len() <= 253 && name.split('.').all(label)).then_some(host)
 }
 
 fn percent_decode(text: &str) -> Option<String> {
@@ -144,7 +171,7 @@ impl Value for BrokerUrl {
     fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
         const EXAMPLE: &str = "mqtt://broker.local:1883";
         let parts = Parts::read(raw, &["mqtt", "mqtts"], EXAMPLE)?;
-        if parts.host.is_empty() {
+        if parts.host.is_empty() || parts.host.contains('/') || parts.host.starts_with('%') {
             return Err(format!("the address has no host; it needs an address such as \"{EXAMPLE}\""));
         }
         if !matches!(parts.rest.as_str(), "" | "/") {
@@ -187,6 +214,13 @@ impl Value for PostgresUrl {
         let example = "postgres://jarvis@database.local/jarvis";
         let parts = Parts::read(raw, &["postgres", "postgresql"], example)?;
         let Raw::Text(text) = raw else { return Err(format!("needs an address such as \"{example}\"")) };
+        // A parameter may name the host or the folder of the socket instead.
+        if parts.host.is_empty() && !parts.rest.contains("host=") && !parts.rest.contains("hostaddr=") {
+            return Err(format!("the address has no host; it needs an address such as \"{example}\""));
+        }
+        if parts.rest.contains('#') {
+            return Err("the address holds \"#\", which ends it; write %23 in its place".to_owned());
+        }
         Ok(Self { shown: parts.masked(), url: Secret::new(text.as_str()) })
     }
 
@@ -235,6 +269,29 @@ mod tests {
     }
 
     #[test]
+    fn a_database_is_at_a_host_or_at_a_socket() {
+        let read = |text: &str| PostgresUrl::read(&Raw::Text(text.to_owned()), Path::new("/"));
+        for text in [
+            "postgres://h/db",
+            "postgresql://u@[::1]:5432/db",
+            "postgres:///db?host=/run/postgresql",
+            "postgres://%2Frun%2Fpostgresql/db",
+        ] {
+            assert!(read(text).is_ok(), "{text}: {:?}", read(text));
+        }
+        for text in [
+            "postgres://",
+            "postgres:///db",
+            "postgres://u:hunter2@/db",
+            "postgres://h:0/db",
+            "postgres://h/db#1",
+        ] {
+            let sentence = read(text).unwrap_err();
+            assert!(!sentence.contains("hunter2"), "{sentence}");
+        }
+    }
+
+    #[test]
     fn a_wrong_address_is_refused_without_repeating_its_password() {
         for text in
             ["http://u:hunter2@h", "u:hunter2@h", "mqtt://u:hunter2@h:0", "mqtt://u:hunter2@h:x", "mqtt://"]
@@ -242,6 +299,29 @@ mod tests {
             let sentence = broker(text).unwrap_err();
             assert!(!sentence.contains("hunter2"), "{sentence}");
             assert!(sentence.contains("mqtt://"), "{sentence}");
+        }
+        let long = format!("mqtt://{}", "a".repeat(64));
+        for host in [
+            "mqtt://:1883",
+            "mqtt://[::1",
+            "mqtt://::1",
+            "mqtt://[broker]",
+            "mqtt://h:1:2",
+            "mqtt://1.2.3",
+            "mqtt://300.1.1.1",
+            "mqtt://a..b",
+            "mqtt://-a",
+            "mqtt://ä",
+            "mqtt://a,b",
+            "mqtt://%2Frun",
+            &long,
+        ] {
+            assert!(broker(host).unwrap_err().contains("host"), "{host}");
+        }
+        for host in
+            ["mqtt://my_broker.local.", "mqtt://[fe80::1%eth0]:1", "mqtt://10.0.0.2", "mqtt://4you.lan"]
+        {
+            assert!(broker(host).is_ok(), "{host}");
         }
         assert!(broker("mqtt://h/topic").unwrap_err().contains("/topic"));
         assert!(broker("mqtt://a%zz@h").unwrap_err().contains("% escape"));

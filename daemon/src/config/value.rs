@@ -77,12 +77,35 @@ fn line(raw: &Raw, wanted: &str) -> Result<String, String> {
         Raw::Text(text) if text.chars().any(char::is_control) => {
             Err(format!("\"{}\" holds control characters; it needs {wanted} on one line", quote(text)))
         }
+        Raw::Text(text) if text.chars().any(invisible) => {
+            Err(format!("\"{}\" holds invisible characters; type it again", quote(text)))
+        }
         Raw::Text(text) if text.len() > 4096 => {
             Err(format!("is {} bytes long; at most 4096 fit", text.len()))
         }
         Raw::Text(text) => Ok(text.clone()),
         other => Err(other.instead_of(wanted)),
     }
+}
+
+/// Characters that a person cannot see and that make two texts look alike or turn the direction of the rest. The joiners
+/// U+200C and U+200D stay allowed: some scripts and emoji need them.
+fn invisible(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+        | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// A path; relative ones start from `base`. Where there is no file to start from (the environment) `base` is empty: a
+/// service and a shell stand in different folders, so only an absolute path means the same to both.
+fn path_from(text: &str, base: &Path) -> Result<PathBuf, String> {
+    if text == "~" || text.starts_with("~/") {
+        return Err(format!("\"{}\": ~ stands for nobody's folder here; write the whole path", quote(text)));
+    }
+    let path = base.join(text);
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    Err(format!("\"{}\" is relative; in the environment a path begins with /", quote(text)))
 }
 
 impl Value for String {
@@ -151,7 +174,7 @@ impl Value for PathBuf {
     const TYPE: &'static str = "path";
 
     fn read(raw: &Raw, base: &Path) -> Result<Self, String> {
-        line(raw, "a path in quotes").map(|path| base.join(path))
+        line(raw, "a path in quotes").and_then(|path| path_from(&path, base))
     }
 
     fn show(&self) -> Option<String> {
@@ -180,12 +203,16 @@ impl Value for SocketAddr {
 
     fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
         let text = line(raw, "an address and port such as \"127.0.0.1:8080\"")?;
-        text.parse().map_err(|_| {
+        let address: Self = text.parse().map_err(|_| {
             format!(
                 "\"{}\" is not an address and port such as \"127.0.0.1:8080\" or \"[::]:8080\"",
                 quote(&text)
             )
-        })
+        })?;
+        if address.port() == 0 {
+            return Err("port 0 is a different one at every start; name a port".to_owned());
+        }
+        Ok(address)
     }
 
     fn show(&self) -> Option<String> {
@@ -246,12 +273,23 @@ impl WakeModels {
     const WANTED: &'static str =
         "\"none\", the name of a model, the path of an .onnx file, or a list of these";
 
-    fn one(text: &str, base: &Path) -> WakeModel {
+    fn one(text: &str, base: &Path) -> Result<WakeModel, String> {
         if text.contains('/') || Path::new(text).extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx")) {
-            WakeModel::File(base.join(text))
+            path_from(text, base).map(WakeModel::File)
         } else {
-            WakeModel::Named(text.to_owned())
+            Ok(WakeModel::Named(text.to_owned()))
         }
+    }
+
+    /// The first model that is named twice: it would wake twice.
+    fn repeated(models: &[WakeModel]) -> Option<&WakeModel> {
+        let same = |a: &WakeModel, b: &WakeModel| match (a, b) {
+            (WakeModel::Named(a), WakeModel::Named(b)) => {
+                crate::inference::normal_name(a) == crate::inference::normal_name(b)
+            }
+            (a, b) => a == b,
+        };
+        models.iter().enumerate().find(|(n, a)| models.iter().take(*n).any(|b| same(a, b))).map(|(_, a)| a)
     }
 }
 
@@ -275,7 +313,16 @@ impl Value for WakeModels {
                 Err("contradicts itself: \"none\" cannot stand beside other models".to_owned())
             }
             [] => Err(format!("is an empty list; it needs {}", Self::WANTED)),
-            texts => Ok(Self(texts.iter().map(|text| Self::one(text, base)).collect())),
+            texts => {
+                let models = texts.iter().map(|text| Self::one(text, base)).collect::<Result<Vec<_>, _>>()?;
+                match Self::repeated(&models) {
+                    None => Ok(Self(models)),
+                    Some(WakeModel::Named(name)) => Err(format!("names \"{}\" twice", quote(name))),
+                    Some(WakeModel::File(path)) => {
+                        Err(format!("names {} twice", quote(&path.to_string_lossy())))
+                    }
+                }
+            }
         }
     }
 
@@ -317,17 +364,42 @@ impl Value for Engine {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CommandLine(pub Vec<String>);
 
+impl CommandLine {
+    /// What is spoken is partly what people said: it must not choose the program, nor be read as commands by a shell.
+    fn checked(self) -> Result<Self, String> {
+        const SHELLS: [&str; 6] = ["sh", "bash", "dash", "zsh", "ksh", "fish"];
+        let Some((program, arguments)) = self.0.split_first() else { return Ok(self) };
+        let name = Path::new(program).file_name().unwrap_or_default();
+        let spoken = |word: &String| word.contains("{text}");
+        if spoken(program) {
+            Err("begins with the program; {text} can only stand in an argument".to_owned())
+        } else if SHELLS.iter().any(|shell| name == *shell) && arguments.iter().any(spoken) {
+            Err("puts {text} into a shell, which would run what people say; leave {text} out, and the text comes on \
+                 standard input"
+                .to_owned())
+        } else if program.contains('/') && !Path::new(program).is_absolute() {
+            Err(format!(
+                "\"{}\" is relative; write the whole path of the program, or its name alone",
+                quote(program)
+            ))
+        } else {
+            Ok(self)
+        }
+    }
+}
+
 impl Value for CommandLine {
     const TYPE: &'static str = "list of program and arguments, or one text split at spaces";
 
     fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
         const WANTED: &str = "a program and its arguments, such as [\"espeak-ng\", \"--stdout\"]";
-        match raw {
-            Raw::Text(text) if text.is_empty() => Ok(Self::default()),
-            Raw::Text(_) => Ok(Self(line(raw, WANTED)?.split_whitespace().map(str::to_owned).collect())),
-            Raw::List(items) => items.iter().map(|i| line(i, WANTED)).collect::<Result<_, _>>().map(Self),
-            other => Err(other.instead_of(WANTED)),
-        }
+        let words: Vec<String> = match raw {
+            Raw::Text(text) if text.is_empty() => Vec::new(),
+            Raw::Text(_) => line(raw, WANTED)?.split_whitespace().map(str::to_owned).collect(),
+            Raw::List(items) => items.iter().map(|i| line(i, WANTED)).collect::<Result<_, _>>()?,
+            other => return Err(other.instead_of(WANTED)),
+        };
+        Self(words).checked()
     }
 
     fn show(&self) -> Option<String> {

@@ -72,7 +72,7 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
     let source = open_microphone(&settings, &stats)?;
     let broker = mqtt_settings(&settings);
     if let Some(broker) = &broker {
-        mqtt::check(broker).map_err(|e| Failure::because(Exit::Config, "the broker cannot be used", e))?;
+        mqtt::check(broker).map_err(|e| Failure::of(Exit::Config, &e))?;
     }
 
     // Bind: the queues, each bounded.
@@ -234,8 +234,7 @@ fn open_microphone(settings: &Settings, stats: &Arc<CaptureStats>) -> Result<Als
         period_ms: audio.period_ms,
         rate_hz: audio.rate_hz,
     };
-    AlsaSource::new(alsa, stats.clone())
-        .map_err(|e| Failure::because(e.exit(), "the microphone cannot be used", e))
+    AlsaSource::new(alsa, stats.clone()).map_err(|e| Failure::of(e.exit(), &e))
 }
 
 fn mqtt_settings(settings: &Settings) -> Option<MqttSettings> {

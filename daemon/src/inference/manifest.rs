@@ -7,6 +7,7 @@ use std::path::{Component, Path};
 use serde::{Deserialize, Serialize};
 
 use super::ModelError;
+use crate::error::TomlFault;
 
 /// What a model is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -17,6 +18,8 @@ pub enum Role {
     WakeEmbedding,
     WakeHead,
     Speaker,
+    SpeakerCalibration,
+    SpeakerCohort,
     Segmentation,
     SttEncoder,
     SttDecoder,
@@ -33,6 +36,8 @@ impl fmt::Display for Role {
             Self::WakeEmbedding => "wake_embedding",
             Self::WakeHead => "wake_head",
             Self::Speaker => "speaker",
+            Self::SpeakerCalibration => "speaker_calibration",
+            Self::SpeakerCohort => "speaker_cohort",
             Self::Segmentation => "segmentation",
             Self::SttEncoder => "stt_encoder",
             Self::SttDecoder => "stt_decoder",
@@ -109,7 +114,7 @@ impl Manifest {
     /// Parses and checks a manifest; `path` is used in errors only.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ModelError> {
         let manifest: Self = toml::from_str(text)
-            .map_err(|source| ModelError::Manifest { path: path.into(), source: Box::new(source) })?;
+            .map_err(|e| ModelError::Manifest { path: path.into(), source: TomlFault::of(&e, text) })?;
         let mut names = HashSet::new();
         for entry in &manifest.models {
             let fault = entry
@@ -129,7 +134,8 @@ impl Manifest {
     }
 }
 
-fn normal_name(name: &str) -> String {
+/// How names are compared: "Hey Jarvis", "hey_jarvis" and "hey-jarvis" are one.
+pub fn normal_name(name: &str) -> String {
     name.trim()
         .chars()
         .map(|c| if c == '_' || c.is_whitespace() { '-' } else { c.to_ascii_lowercase() })

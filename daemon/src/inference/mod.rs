@@ -18,6 +18,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use manifest::normal_name;
 pub use manifest::{Manifest, ModelEntry, Role};
 pub(crate) use plan::fold_large_casts;
 pub use plan::{Buffer, ElementType, Input, InputFact, Outputs, Plan, Session};
@@ -36,7 +37,7 @@ pub enum ModelError {
     #[error("cannot read {}", .path.display())]
     Read { path: PathBuf, source: std::io::Error },
     #[error("{} is not a model manifest; restore it from the package", .path.display())]
-    Manifest { path: PathBuf, source: Box<toml::de::Error> },
+    Manifest { path: PathBuf, source: crate::error::TomlFault },
     #[error("{}, model {name:?}: {fault}", .path.display())]
     ManifestEntry { path: PathBuf, name: String, fault: String },
     #[error("there is no model named {name:?}; the manifest knows {known}")]

@@ -54,13 +54,19 @@ pub struct ModelStatus {
 }
 
 impl ModelStore {
-    /// Reads the first manifest found in `dirs`. Files are looked for in all of `dirs`, in order, when they are used.
+    /// Reads the first manifest found in `dirs`. Files are looked for in all of `dirs`, in order, when they are used. A folder
+    /// that may not be looked into (another user's) is passed over as long as another has a manifest.
     pub fn open(dirs: &[PathBuf]) -> Result<Self, ModelError> {
+        let mut closed = None;
         for dir in dirs {
             let path = dir.join(MANIFEST);
             let text = match std::fs::read_to_string(&path) {
                 Ok(text) => text,
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(source) if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                    closed.get_or_insert(ModelError::Read { path, source });
+                    continue;
+                }
                 Err(source) => return Err(ModelError::Read { path, source }),
             };
             let manifest = Manifest::parse(&text, &path)?;
@@ -71,7 +77,7 @@ impl ModelStore {
                 checked: Mutex::new(HashMap::new()),
             });
         }
-        Err(ModelError::NoManifest { dirs: dirs.to_vec() })
+        Err(closed.unwrap_or_else(|| ModelError::NoManifest { dirs: dirs.to_vec() }))
     }
 
     pub fn manifest_path(&self) -> &Path {

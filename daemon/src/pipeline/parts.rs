@@ -1,6 +1,5 @@
 //! Builds the parts of the pipeline from the settings: models checked and planned, memory and vault opened.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::clock::Clock;
@@ -8,7 +7,7 @@ use crate::config::{Settings, WakeModel};
 use crate::detect::{DetectSettings, Detector, WakeWord};
 use crate::dialogue::speech::{Speech, SpeechSettings};
 use crate::dialogue::{Builtin, Dialogue, DialogueSettings, Responder};
-use crate::error::{Exit, Failure};
+use crate::error::{Exit, Failure, chain};
 use crate::health::{Condition, Health};
 use crate::inference::ModelStore;
 use crate::memory::{Device, Memory};
@@ -39,12 +38,11 @@ impl Parts {
         let detect = detect_settings(settings);
         let stt = stt_settings(settings);
         let (for_detector, for_speaker, for_stt) = (models.clone(), models.clone(), models);
-        let calibration_dirs = settings.paths.models.clone();
         let detector = tokio::task::spawn_blocking(move || {
             Detector::new(&for_detector, &detect)
                 .map_err(|e| Failure::because(Exit::Config, "the detector cannot start", e))
         });
-        let verifier = tokio::task::spawn_blocking(move || load_verifier(&for_speaker, &calibration_dirs));
+        let verifier = tokio::task::spawn_blocking(move || load_verifier(&for_speaker));
         let recognizer = tokio::task::spawn_blocking(move || stt::open(&stt, &for_stt));
         let memory = open_memory(settings).await?;
         health.set("store", Condition::Ok);
@@ -65,18 +63,26 @@ impl Parts {
                 None
             }
             Ok(Err(error)) => {
-                return Err(Failure::because(Exit::Config, "speech to text cannot start", error));
+                return Err(Failure::of(Exit::Config, &error));
             }
             Err(error) => return Err(Failure::because(Exit::Failed, "speech to text cannot start", error)),
         };
         let vault = open_vault(settings, &verifier, &memory).await?;
+        let voices = Voices { memory: memory.clone(), vault: Arc::new(vault), verifier };
         if settings.voice.enabled {
-            health.set("voice", Condition::Ok);
+            // Now, not at the first word: a key that opens nothing means that nobody will be answered.
+            match voices.enrolled().await {
+                Ok(_) => health.set("voice", Condition::Ok),
+                Err(error) => {
+                    let why = format!("nobody can be verified: {}", chain(&error));
+                    log::error!("{why}");
+                    health.set("voice", Condition::failed(why));
+                }
+            }
         } else {
             health.set("voice", Condition::off("voice verification is switched off: everyone is answered"));
             log::warn!("voice verification is switched off: the device answers every voice");
         }
-        let voices = Voices { memory: memory.clone(), vault: Arc::new(vault), verifier };
         let dialogue = open_dialogue(settings, memory.clone());
         let answer = Some(open_answer(settings, health));
         Ok(Self { detector, voices, recognizer, memory, dialogue, answer })
@@ -94,22 +100,17 @@ fn joined<T>(result: Result<Result<T, Failure>, tokio::task::JoinError>) -> Resu
 /// # Errors
 /// A manifest that is missing or cannot be read.
 pub fn open_models(settings: &Settings) -> Result<Arc<ModelStore>, Failure> {
-    ModelStore::open(&settings.paths.models)
-        .map(Arc::new)
-        .map_err(|e| Failure::because(Exit::Config, "the models cannot be used", e))
+    ModelStore::open(&settings.paths.models).map(Arc::new).map_err(|e| Failure::of(Exit::Config, &e))
 }
 
 /// Speaker model and calibration, which must belong together.
 ///
 /// # Errors
 /// A missing, wrong or mismatched model or calibration file.
-pub fn load_verifier(models: &ModelStore, calibration_dirs: &[PathBuf]) -> Result<Verifier, Failure> {
-    let unusable = |e: Box<dyn std::error::Error + Send + Sync>| {
-        Failure::because(Exit::Config, "voices cannot be told apart", e)
-    };
-    let model = SpeakerModel::load(models).map_err(|e| unusable(e.into()))?;
-    let calibration = Calibration::load(calibration_dirs).map_err(|e| unusable(e.into()))?;
-    Verifier::new(Arc::new(model), calibration).map_err(|e| unusable(e.into()))
+pub fn load_verifier(models: &ModelStore) -> Result<Verifier, Failure> {
+    let model = SpeakerModel::load(models).map_err(|e| Failure::of(Exit::Config, &e))?;
+    let calibration = Calibration::load(models).map_err(|e| Failure::of(Exit::Config, &e))?;
+    Verifier::new(Arc::new(model), calibration).map_err(|e| Failure::of(Exit::Config, &e))
 }
 
 /// The database of this device; its folder is made if it is missing.
@@ -117,11 +118,8 @@ pub fn load_verifier(models: &ModelStore, calibration_dirs: &[PathBuf]) -> Resul
 /// # Errors
 /// See [`Memory::open`].
 pub async fn open_memory(settings: &Settings) -> Result<Memory, Failure> {
-    let db = &settings.paths.db;
     let device = Device { id: settings.device.id.clone() };
-    Memory::open(db, &device, Clock::System)
-        .await
-        .map_err(|e| Failure::because(e.exit(), format!("the database {} cannot be used", db.display()), e))
+    Ok(Memory::open(&settings.paths.db, &device, Clock::System).await?)
 }
 
 /// The vault that seals voiceprints of this speaker model.
@@ -139,7 +137,7 @@ pub async fn open_vault(settings: &Settings, verifier: &Verifier, memory: &Memor
     } else {
         Vault::open_existing(&sources, identity)
     };
-    opened.map_err(|e| Failure::because(Exit::Config, "the key of the voiceprints cannot be used", e))
+    opened.map_err(|e| Failure::of(Exit::Config, &e))
 }
 
 /// The dialogue of this device, as the daemon and `jarvisd ask` hold it.

@@ -7,31 +7,33 @@
 //!
 //! `μ`, `σ` are over the `top` cohort voices nearest to the template or the test (adaptive symmetric normalisation: Matějka
 //! et al., "Analysis of score normalization in multilingual speaker recognition", 2017). The cohort ships with the
-//! program, so one enrolled person is enough. Cohort and constants are fitted by `scripts/calibrate.sh` and belong to one
-//! model and one front end; a file made for another pair is refused.
+//! program, so one enrolled person is enough. Cohort and constants are fitted by `scripts/calibrate.sh`, belong to one model
+//! and one front end, and are pinned by hash in the manifest like the model itself: a file that was changed, or made for
+//! another pair, is refused.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::embedding::{DIMENSIONS, Embedding, ModelIdentity, hex};
 use super::template::Template;
+use crate::error::TomlFault;
+use crate::inference::{ModelError, ModelStore};
 
-/// Where the constants are, below a model folder.
-pub const FILE: &str = "calibration/campplus.toml";
+/// Names of the constants and of the cohort in `models/manifest.toml`.
+pub const CONSTANTS_NAME: &str = "campplus-calibration";
+pub const COHORT_NAME: &str = "campplus-cohort";
 const MAGIC: &[u8; 4] = b"JVCO";
 const LARGEST_COHORT: usize = 4_096;
 
 /// Why the calibration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CalibrationError {
-    #[error("{FILE} is in none of {}; reinstall the package, or run scripts/calibrate.sh", list(.dirs))]
-    Missing { dirs: Vec<PathBuf> },
-    #[error("cannot read {}", .path.display())]
-    Read { path: PathBuf, source: std::io::Error },
+    #[error("the calibration of the speaker check cannot be used")]
+    Pinned(#[source] ModelError),
     #[error("{} is not a calibration of this version; restore it from the package", .path.display())]
-    Constants { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
+    Constants { path: PathBuf, source: TomlFault },
     #[error("{} is not the cohort that the constants were fitted with: its SHA-256 is {found}, expected {expected}; restore it from the package", .path.display())]
     CohortHash { path: PathBuf, expected: String, found: String },
     #[error("{} is not a cohort file: {what}; restore it from the package", .path.display())]
@@ -176,18 +178,22 @@ impl Calibration {
         Self { identity, cohort, cohort_top, constants }
     }
 
-    /// Reads [`FILE`] in the first of `dirs` (model folders) that has it, and the cohort beside it, and checks both.
-    pub fn load(dirs: &[PathBuf]) -> Result<Self, CalibrationError> {
-        let path = dirs
-            .iter()
-            .map(|dir| dir.join(FILE))
-            .find(|path| path.exists())
-            .ok_or_else(|| CalibrationError::Missing { dirs: dirs.to_vec() })?;
-        let text = std::fs::read_to_string(&path)
-            .map_err(|source| CalibrationError::Read { path: path.clone(), source })?;
-        let file: CalibrationFile = toml::from_str(&text)
-            .map_err(|source| CalibrationError::Constants { path: path.clone(), source: source.into() })?;
+    /// Reads constants and cohort, whose hashes the manifest pins, and checks them against each other.
+    ///
+    /// # Errors
+    /// A file that is missing, is not the pinned one, or does not belong to the other.
+    pub fn load(store: &ModelStore) -> Result<Self, CalibrationError> {
+        let pinned = |name: &str| -> Result<(PathBuf, Vec<u8>), ModelError> {
+            let bytes = store.read(name)?;
+            Ok((store.file(name)?, bytes))
+        };
+        let (path, bytes) = pinned(CONSTANTS_NAME).map_err(CalibrationError::Pinned)?;
         let bad = |what| CalibrationError::Value { path: path.clone(), what };
+        let text = std::str::from_utf8(&bytes).map_err(|_| bad("it is not text"))?;
+        let file: CalibrationFile = toml::from_str(text).map_err(|e| CalibrationError::Constants {
+            path: path.clone(),
+            source: TomlFault::of(&e, text),
+        })?;
         if file.version != 1 {
             return Err(bad("it has another version than 1"));
         }
@@ -195,12 +201,7 @@ impl Calibration {
         if ![k.a, k.b, k.c, k.d].iter().all(|v| v.is_finite()) || k.a < 0.0 || k.d < 0.0 || k.a + k.d <= 0.0 {
             return Err(bad("its constants would not make a higher score more likely"));
         }
-        if Path::new(&file.cohort_file).file_name() != Some(file.cohort_file.as_ref()) {
-            return Err(bad("cohort_file must be a file beside it"));
-        }
-        let cohort_path = path.with_file_name(&file.cohort_file);
-        let bytes = std::fs::read(&cohort_path)
-            .map_err(|source| CalibrationError::Read { path: cohort_path.clone(), source })?;
+        let (cohort_path, bytes) = pinned(COHORT_NAME).map_err(CalibrationError::Pinned)?;
         let found = hex(&Sha256::digest(&bytes));
         if found != file.cohort_sha256 {
             return Err(CalibrationError::CohortHash {
@@ -253,13 +254,12 @@ pub fn sigmoid(log_odds: f64) -> f32 {
     (1.0 / (1.0 + (-log_odds).exp())) as f32
 }
 
-fn list(dirs: &[PathBuf]) -> String {
-    dirs.iter().map(|d| d.display().to_string()).collect::<Vec<_>>().join(", ")
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::inference::{MANIFEST, Manifest};
     use crate::speaker::template::tests::sample;
     use crate::speaker::testing;
 
@@ -308,36 +308,85 @@ mod tests {
         assert!(Cohort::from_bytes(&not_a_number).is_err());
     }
 
-    #[test]
-    fn missing_changed_and_nonsensical_files_are_refused_by_name() {
+    const CONSTANTS: &str = "calibration/campplus.toml";
+    const COHORT: &str = "calibration/campplus.cohort.bin";
+
+    /// A model folder with the shipped calibration, whose manifest pins nothing else.
+    fn folder() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
-        let load = || Calibration::load(&[dir.path().to_path_buf()]);
-        assert!(matches!(load(), Err(CalibrationError::Missing { .. })));
-        let shipped = testing::model_dirs()[0].join("calibration");
         std::fs::create_dir(dir.path().join("calibration")).unwrap();
-        for name in ["campplus.toml", "campplus.cohort.bin"] {
-            std::fs::copy(shipped.join(name), dir.path().join("calibration").join(name)).unwrap();
+        let shipped = &testing::model_dirs()[0];
+        for file in [CONSTANTS, COHORT, MANIFEST] {
+            std::fs::copy(shipped.join(file), dir.path().join(file)).unwrap();
         }
-        load().unwrap();
-        let constants = dir.path().join(FILE);
+        dir
+    }
+
+    fn load(dir: &Path) -> Result<Calibration, CalibrationError> {
+        Calibration::load(&ModelStore::open(&[dir.to_path_buf()]).unwrap())
+    }
+
+    /// Makes the manifest pin what is there now.
+    fn pin(dir: &Path) {
+        let path = dir.join(MANIFEST);
+        let mut manifest = Manifest::parse(&std::fs::read_to_string(&path).unwrap(), &path).unwrap();
+        for entry in manifest.models.iter_mut().filter(|m| m.file.starts_with("calibration/")) {
+            let bytes = std::fs::read(dir.join(&entry.file)).unwrap();
+            (entry.bytes, entry.sha256) = (bytes.len() as u64, hex(&Sha256::digest(&bytes)));
+        }
+        std::fs::write(path, toml::to_string(&manifest).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_was_changed_is_refused_with_what_to_do_even_if_it_makes_sense() {
+        for (file, change) in [(CONSTANTS, "a = 9.0"), (COHORT, "")] {
+            let dir = folder();
+            load(dir.path()).unwrap();
+            let path = dir.path().join(file);
+            let mut bytes = std::fs::read(&path).unwrap();
+            match change {
+                "" => bytes[100] ^= 1,
+                line => {
+                    let text = String::from_utf8(bytes).unwrap();
+                    let old = text.lines().find(|l| l.starts_with("a = ")).unwrap();
+                    bytes = text.replace(old, line).into_bytes();
+                }
+            }
+            std::fs::write(&path, bytes).unwrap();
+            let error = load(dir.path()).unwrap_err();
+            assert!(matches!(error, CalibrationError::Pinned(ModelError::Damaged { .. })), "{error:?}");
+            let said = crate::error::chain(&error);
+            assert!(said.contains(file) && said.contains("SHA-256") && said.contains("reinstall"), "{said}");
+            std::fs::remove_file(path).unwrap();
+            let error = load(dir.path()).unwrap_err();
+            assert!(matches!(error, CalibrationError::Pinned(ModelError::Missing { .. })), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused_by_name_even_if_it_is_pinned() {
+        let dir = folder();
+        let constants = dir.path().join(CONSTANTS);
         let good = std::fs::read_to_string(&constants).unwrap();
         let with = |from: &str, to: &str| {
             assert!(good.contains(from), "{from}");
             std::fs::write(&constants, good.replace(from, to)).unwrap();
-            load()
+            pin(dir.path());
+            load(dir.path())
         };
         assert!(matches!(with("\na = ", "\na = -"), Err(CalibrationError::Value { .. })));
-        assert!(matches!(with("\na = ", "\nz = "), Err(CalibrationError::Constants { .. })));
         assert!(matches!(with("version = 1", "version = 2"), Err(CalibrationError::Value { .. })));
-        assert!(matches!(
-            with("\"campplus.cohort.bin\"", "\"../calibration/campplus.cohort.bin\""),
-            Err(CalibrationError::Value { .. })
-        ));
-        std::fs::write(&constants, &good).unwrap();
-        let cohort = dir.path().join("calibration/campplus.cohort.bin");
+        let error = with("\na = ", "\nz = ").unwrap_err();
+        assert!(matches!(error, CalibrationError::Constants { .. }));
+        let said = crate::error::chain(&error);
+        assert!(said.contains("line ") && !said.contains('\n'), "{said}");
+        with("\n", "\n").unwrap();
+        // A cohort that the constants were not fitted with.
+        let cohort = dir.path().join(COHORT);
         let mut bytes = std::fs::read(&cohort).unwrap();
         bytes[100] ^= 1;
         std::fs::write(&cohort, bytes).unwrap();
-        assert!(matches!(load(), Err(CalibrationError::CohortHash { .. })));
+        pin(dir.path());
+        assert!(matches!(load(dir.path()), Err(CalibrationError::CohortHash { .. })));
     }
 }

@@ -5,12 +5,14 @@
 //!                   └ kept ─▶ progress ─▶ ≥ 3 samples and ≥ 10 s net ─▶ Template
 //! ```
 //!
-//! The sound itself is dropped as soon as its embedding is made.
+//! A sample counts once: one that repeats an earlier recording is refused. For that the sound stays in memory while the
+//! enrolment lasts, and nowhere else.
 
 use std::sync::Arc;
 
 use super::SpeakerError;
 use super::embedding::{Embedding, SpeakerModel};
+use super::repeated::Sound;
 use super::speech::{NetSpeech, Quality};
 use super::template::{MOST_PROTOTYPES, Prototype, Template};
 
@@ -28,6 +30,10 @@ const MOST_CLIPPED: f32 = 0.01;
 /// Least cosine of a sample to the mean of those before. Measured on held-out readers: in one session the same person has 0.57
 /// or more in 99 of 100 at 1.5 s (0.67 from 3 s), another person 0.45 or less in 999 of 1000 (`docs/design/speaker.md`).
 const LEAST_COHESION: f32 = 0.5;
+
+/// Cosine from which a sample is taken for one of an earlier enrolment, whose sound is gone. Whole copies have 0.987 and
+/// more (cut ones less, and are not known again), different sentences of one person 0.95 at most (`docs/design/speaker.md`).
+const SAME_RECORDING: f32 = 0.985;
 
 /// What became of a sample that was kept.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -62,6 +68,10 @@ pub enum Refusal {
         "this does not sound like the person of the samples before; let one person alone speak, and say it again"
     )]
     AnotherVoice { likeness: f32 },
+    #[error(
+        "this is a recording that was given before, and counts once; say another sentence, or the same one again"
+    )]
+    Repeated,
     #[error("there are {MOST_PROTOTYPES} samples already; finish the enrolment")]
     Full,
     #[error(
@@ -77,11 +87,13 @@ pub enum Refusal {
 pub struct Enrolment {
     model: Arc<SpeakerModel>,
     prototypes: Vec<Prototype>,
+    /// The last of the prototypes that have a sound here; those of an earlier enrolment have none.
+    sounds: Vec<Sound>,
 }
 
 impl Enrolment {
     pub fn new(model: Arc<SpeakerModel>) -> Self {
-        Self { model, prototypes: Vec::new() }
+        Self { model, prototypes: Vec::new(), sounds: Vec::new() }
     }
 
     /// Goes on from an enrolled voice: samples are added to those it was made of.
@@ -92,7 +104,7 @@ impl Enrolment {
         if template.identity() != model.identity() {
             return Err(SpeakerError::OtherModel { user: "this person".into() });
         }
-        Ok(Self { model, prototypes: template.prototypes().to_vec() })
+        Ok(Self { model, prototypes: template.prototypes().to_vec(), sounds: Vec::new() })
     }
 
     /// Checks one sample (16 kHz mono in [-1, 1], raw, with a VAD probability per 10 ms frame) and keeps it if it is good.
@@ -104,13 +116,23 @@ impl Enrolment {
         let net = NetSpeech::of(samples, speech);
         let quality = net.quality;
         check(quality)?;
+        let sound = Sound::of(samples);
+        if self.sounds.iter().any(|earlier| sound.repeats(earlier)) {
+            return Err(Refusal::Repeated);
+        }
         let embedding = self.model.embed_net(&net).map_err(Refusal::Model)?;
+        let soundless = self.prototypes.len() - self.sounds.len();
+        let mut enrolled = self.prototypes.iter().take(soundless);
+        if enrolled.any(|p| p.embedding.cosine(&embedding) >= SAME_RECORDING) {
+            return Err(Refusal::Repeated);
+        }
         let before = Embedding::mean(self.prototypes.iter().map(|p| &p.embedding));
         let likeness = before.map(|mean| mean.cosine(&embedding));
         if let Some(likeness) = likeness.filter(|l| *l < LEAST_COHESION) {
             return Err(Refusal::AnotherVoice { likeness });
         }
         self.prototypes.push(Prototype { embedding, quality });
+        self.sounds.push(sound);
         Ok(SampleReport { quality, likeness, samples: self.prototypes.len(), progress: self.progress() })
     }
 
@@ -200,6 +222,30 @@ mod tests {
         let refusal = enrolment.finish().unwrap_err();
         assert!(matches!(refusal, Refusal::NotEnough { samples: 3, .. }), "{refusal}");
         assert!(refusal.to_string().contains("add more sentences"));
+    }
+
+    #[test]
+    fn a_recording_counts_once_however_it_is_given() {
+        let Some(own) = pieces(READER, 4) else { return };
+        let mut enrolment = Enrolment::new(testing::model());
+        let (samples, speech) = &own[0];
+        enrolment.add(samples, speech).unwrap();
+        let before = enrolment.progress();
+        let softer: Vec<f32> = samples.iter().map(|s| s * 0.3).collect();
+        for (samples, speech) in
+            [(&samples[..], &speech[..]), (&samples[16_000..], &speech[100..]), (&softer, speech)]
+        {
+            let refusal = enrolment.add(samples, speech).unwrap_err();
+            assert!(matches!(refusal, Refusal::Repeated), "{refusal:?}");
+            assert_eq!(enrolment.progress(), before);
+        }
+        for (samples, speech) in &own[1..] {
+            enrolment.add(samples, speech).unwrap();
+        }
+        // Added to later, when the sound is gone.
+        let template = enrolment.finish().unwrap();
+        let mut more = Enrolment::extend(testing::model(), &template).unwrap();
+        assert!(matches!(more.add(samples, speech), Err(Refusal::Repeated)));
     }
 
     #[test]

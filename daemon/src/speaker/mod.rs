@@ -21,6 +21,7 @@ pub mod enrolment;
 pub mod fbank;
 pub mod gate;
 pub mod metrics;
+mod repeated;
 pub mod speech;
 pub mod template;
 pub mod trials;
@@ -37,7 +38,9 @@ pub use gate::FailureGate;
 pub use speech::{NetSpeech, Quality};
 pub use template::{Prototype, Template, TemplateError};
 pub use vault::{SealedVoiceprint, Vault, VaultError};
-pub use verification::{EnrolledVoice, LEAST_NET_SPEECH_S, Verdict, Verifier};
+pub use verification::{
+    EnrolledVoice, LEAST_NET_SPEECH_S, ONE_PERSON_FROM, OTHER_PERSON_BELOW, Verdict, Verifier,
+};
 
 use crate::inference::ModelError;
 
@@ -46,7 +49,7 @@ use crate::inference::ModelError;
 pub enum SpeakerError {
     #[error("the model manifest has no speaker model \"campplus\"; reinstall the package")]
     NotInManifest,
-    #[error("the speaker model")]
+    #[error("the speaker model cannot be used")]
     Model(#[source] ModelError),
     #[error("there is no speech to take a voice from")]
     NoSpeech,

@@ -17,7 +17,7 @@ pub fn store() -> ModelStore {
 }
 
 pub fn calibration() -> Calibration {
-    Calibration::load(&model_dirs()).unwrap()
+    Calibration::load(&store()).unwrap()
 }
 
 /// One model for all tests: its plans take a second to prepare.

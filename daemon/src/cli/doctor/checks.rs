@@ -15,12 +15,12 @@ use crate::clock::Clock;
 use crate::config::{Settings, WakeModel};
 use crate::dialogue::speech::{Speech, SpeechSettings};
 use crate::error::chain;
-use crate::inference::{ModelEntry, ModelState, ModelStore, Role};
+use crate::inference::{ModelEntry, ModelError, ModelState, ModelStore, Role};
 use crate::memory::{Device, Memory};
-use crate::speaker::Calibration;
+use crate::speaker::{Calibration, CalibrationError};
 use crate::stt::{self, Engine, SttSettings};
 
-const FETCH: &str = "install the models: scripts/fetch-models.sh";
+pub const FETCH: &str = "install the models: scripts/fetch-models.sh";
 
 pub fn configuration(settings: &Settings) -> Vec<Finding> {
     let files: Vec<String> = settings.files.iter().map(|file| file.display().to_string()).collect();
@@ -68,7 +68,7 @@ pub fn models(settings: &Settings) -> Vec<Finding> {
         Role::WakeHead => {
             heads.iter().any(|name| store.entry(name).is_some_and(|known| known.name == entry.name))
         }
-        Role::Speaker => settings.voice.enabled,
+        Role::Speaker | Role::SpeakerCalibration | Role::SpeakerCohort => true,
         _ => false,
     };
     let mut findings = Vec::new();
@@ -90,28 +90,13 @@ pub fn models(settings: &Settings) -> Vec<Finding> {
             }
         }
     }
-    for name in heads {
-        if store.entry(name).is_none() {
-            let fix = "name a model of `jarvisd models list`, or give the path of an .onnx file";
-            findings.push(Finding::fail(
-                CHECK,
-                format!("wake.model names \"{name}\", which no model is called"),
-                fix,
-            ));
+    // What the hashes do not say: that constants, cohort and speaker model belong together. A file that is not the pinned
+    // one is named above.
+    match Calibration::load(&store) {
+        Ok(_) | Err(CalibrationError::Pinned(ModelError::Missing { .. } | ModelError::Damaged { .. })) => {}
+        Err(e) => {
+            findings.push(Finding::fail(CHECK, chain(&e), "reinstall the models that come with the program"));
         }
-    }
-    for model in &settings.wake.model.0 {
-        if let WakeModel::File(path) = model
-            && !path.is_file()
-        {
-            let message = format!("wake.model names {}, which is no file", path.display());
-            findings.push(Finding::fail(CHECK, message, "correct the path"));
-        }
-    }
-    if settings.voice.enabled
-        && let Err(e) = Calibration::load(&settings.paths.models)
-    {
-        findings.push(Finding::fail(CHECK, chain(&e), "reinstall the models that come with the program"));
     }
     if !sound.is_empty() {
         findings.insert(0, Finding::ok(CHECK, format!("verified: {}", sound.join(", "))));

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use indicatif::ProgressBar;
 
-use super::{models, output, recording};
 use crate::audio::Channel;
+use crate::cli::{models, output, recording};
 use crate::config::Settings;
 use crate::detect::vad::Vad;
 use crate::error::{Exit, Failure, chain};
@@ -59,7 +59,7 @@ pub fn run(args: &Args, settings: &Settings) -> Result<(), Failure> {
     }
     let folder = args.trials.parent().unwrap_or(Path::new(""));
     let store = parts::open_models(settings)?;
-    let verifier = parts::load_verifier(&store, &settings.paths.models)?;
+    let verifier = parts::load_verifier(&store)?;
     let voices = hear_all(&store, &verifier, &files(&lines), folder)?;
     let outcomes = lines
         .iter()

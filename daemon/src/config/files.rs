@@ -1,0 +1,141 @@
+//! What the keys point to: files, folders, programs and models that must be there for the value to work.
+//!
+//! Looked at by `check-config` and `doctor`, not while the configuration is read: an unplugged disk is no fault of the file.
+
+use std::fs::{File, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use zeroize::Zeroizing;
+
+use super::fault::quote;
+use super::{Fault, Origin, Settings, WakeModel};
+use crate::dialogue::speech::{Speech, SpeechSettings};
+use crate::error::chain;
+use crate::inference::{ModelStore, Role};
+use crate::stt::{Engine, VoskModelDir};
+
+impl Settings {
+    /// Faults of what keys point to.
+    pub fn faults_of_files(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let mut check = |key: &str, result: Result<(), String>| {
+            if let Err(sentence) = result {
+                faults.push(self.fault_of(key, sentence));
+            }
+        };
+        for model in &self.wake.model.0 {
+            check("wake.model", self.check_wake(model));
+        }
+        if let Some(path) = &self.stt.vosk_model
+            && matches!(self.stt.engine, Engine::Auto | Engine::Vosk)
+        {
+            check("stt.vosk_model", VoskModelDir::check(path).map(drop).map_err(|e| chain(&e)));
+        }
+        if let Some(path) = &self.stt.libvosk {
+            check(
+                "stt.libvosk",
+                open_plain(path).map(drop).map_err(|why| format!("{} {why}", path.display())),
+            );
+        }
+        if self.speech.enabled && !self.speech.command.0.is_empty() {
+            let command = self.speech.command.0.clone();
+            let speech = Speech::new(SpeechSettings { command, ..SpeechSettings::default() });
+            check("speech.command", speech.silent().map_or(Ok(()), |why| Err(why.to_owned())));
+        }
+        if let Some(path) = self.mqtt_password_file() {
+            check(
+                "mqtt.password_file",
+                check_secret(&path).map_err(|why| format!("{} {why}", path.display())),
+            );
+        }
+        if let Some(path) = &self.mqtt.ca_file {
+            check("mqtt.ca_file", check_authorities(path).map_err(|why| format!("{} {why}", path.display())));
+        }
+        if let Some(path) = &self.backup.dir {
+            check("backup.dir", check_folder(path));
+        }
+        faults
+    }
+
+    /// A name must be one of a wake word in the manifest; where that cannot be read, the installation is at fault and not
+    /// the name.
+    fn check_wake(&self, model: &WakeModel) -> Result<(), String> {
+        match model {
+            WakeModel::File(path) => {
+                open_plain(path).map(drop).map_err(|why| format!("{} {why}", path.display()))
+            }
+            WakeModel::Named(name) => {
+                let Ok(store) = ModelStore::open(&self.paths.models) else { return Ok(()) };
+                let heads = store.entries().iter().filter(|m| m.role == Role::WakeHead);
+                let heads: Vec<&str> = heads.map(|m| m.name.as_str()).collect();
+                if store.entry(name).is_some_and(|entry| entry.role == Role::WakeHead) {
+                    return Ok(());
+                }
+                Err(format!(
+                    "names \"{}\", which is no wake word; there is {}, or the path of an .onnx file",
+                    quote(name),
+                    heads.join(", ")
+                ))
+            }
+        }
+    }
+
+    fn fault_of(&self, key: &str, sentence: String) -> Fault {
+        let found = self.effective.iter().find(|e| e.key == key);
+        let origin = found.map_or(Origin::Default, |e| e.origin.clone());
+        Fault::new(origin, Some(key.to_owned()), sentence)
+    }
+}
+
+/// Opens a file without waiting for whoever has the other end of a pipe.
+fn open_plain(path: &Path) -> Result<File, String> {
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = opened.map_err(|e| format!("cannot be opened: {e}"))?;
+    match file.metadata() {
+        Ok(meta) if meta.is_file() => Ok(file),
+        Ok(meta) if meta.is_dir() => Err("is a folder, not a file".to_owned()),
+        Ok(_) => Err("is not a regular file".to_owned()),
+        Err(e) => Err(format!("cannot be read: {e}")),
+    }
+}
+
+/// At most `most` bytes of a file.
+fn read_plain(path: &Path, most: u64, is_not: &str) -> Result<Zeroizing<Vec<u8>>, String> {
+    let mut bytes = Zeroizing::new(Vec::new());
+    let file = open_plain(path)?;
+    file.take(most + 1).read_to_end(&mut bytes).map_err(|e| format!("cannot be read: {e}"))?;
+    if bytes.len() as u64 > most {
+        return Err(format!("is longer than {most} bytes, so it is not {is_not}"));
+    }
+    Ok(bytes)
+}
+
+/// Whether `path` holds a password on its first line; the password itself is not kept.
+fn check_secret(path: &Path) -> Result<(), String> {
+    let bytes = read_plain(path, 4096, "a password")?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| "is not UTF-8 text".to_owned())?;
+    match text.lines().next() {
+        None | Some("") => Err("has no password on its first line".to_owned()),
+        Some(line) if line.contains('\0') => Err("holds a NUL, so it is not a password".to_owned()),
+        Some(_) => Ok(()),
+    }
+}
+
+/// Whether `path` holds at least one certificate.
+fn check_authorities(path: &Path) -> Result<(), String> {
+    let bytes = read_plain(path, 16 << 20, "a list of certificates")?;
+    let found = CertificateDer::pem_slice_iter(&bytes).any(|certificate| certificate.is_ok());
+    if found { Ok(()) } else { Err("holds no certificate; it needs one in PEM format".to_owned()) }
+}
+
+/// Whether `path` is a folder, or can become one.
+fn check_folder(path: &Path) -> Result<(), String> {
+    match path.ancestors().find(|part| part.exists()) {
+        Some(part) if !part.is_dir() => Err(format!("{} is a file, and a folder is needed", part.display())),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,271 @@
+#!/usr/bin/env bash
+# Boots a real systemd in a container, installs Jarvis there as docs/install.md says, and tries what the unit promises.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "$0")/lib.sh"
+
+usage() {
+    cat <<'TEXT'
+Usage: scripts/try-service.sh [--suite bookworm|trixie] [--program FILE]
+
+Needs root, Debian's package mirror and some 600 MB. Makes a small Debian (kept in the cache folder), boots it with
+systemd-nspawn without a network, and tries: check of the unit, start, readiness, watchdog, reload, stop, kill, frozen
+microphone, configuration fault, keys as credentials, and the commands of docs/install.md. The microphone is the test
+plug-in of tests/support. --program tries a jarvisd that is built already.
+TEXT
+}
+suite=bookworm
+program=
+while [ $# -gt 0 ]; do
+    case $1 in
+    --suite) suite=${2:?} && shift 2 ;;
+    --program) program=$(realpath "${2:?}") && shift 2 ;;
+    --help | -h) usage; exit 0 ;;
+    *) usage >&2; exit 2 ;;
+    esac
+done
+case $suite in
+bookworm) sound=libasound2 ;;
+trixie) sound=libasound2t64 ;;
+*) fail "the suite is bookworm or trixie" ;;
+esac
+[ "$(id -u)" -eq 0 ] || fail "a container needs root"
+cd "$repository"
+
+step "Packages and program"
+apt_install "${build_packages[@]}" debootstrap systemd-container flite sox procps
+if [ -z "$program" ]; then
+    # shellcheck disable=SC2119 # no component is wanted
+    install_rust
+    cargo build
+    program=$CARGO_TARGET_DIR/debug/jarvisd
+fi
+libvosk=$(readlink -f "$(dirname "$program")/libvosk.so" || true)
+
+step "A small Debian ($suite)"
+root=$cache/try-service/$suite
+if [ ! -e "$root.complete" ]; then
+    rm -rf "$root"
+    mkdir -p "$root"
+    debootstrap --variant=minbase \
+        --include="systemd,systemd-sysv,dbus,libpam-systemd,util-linux,iproute2,procps,espeak-ng,$sound" "$suite" "$root" >"$root.log" ||
+        fail "debootstrap failed, see $root.log"
+    touch "$root.complete"
+fi
+
+work=$(mktemp -d)
+leader=
+pid=
+group=
+in_it() {
+    nsenter -t "$leader" -m -p -u -i -n -C -r -w -- \
+        env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 "$@"
+}
+stop_container() {
+    [ -z "$leader" ] || in_it systemctl poweroff >/dev/null 2>&1 || true
+    for _ in $(seq 100); do
+        kill -0 "$pid" 2>/dev/null || break
+        sleep 0.1
+    done
+    [ -z "$pid" ] || kill -9 "$pid" 2>/dev/null || true
+    [ -z "$group" ] || find "$group" -depth -type d -exec rmdir {} + 2>/dev/null || true
+    rm -rf "$work"
+}
+trap stop_container EXIT
+
+# What is installed goes into the folder of the container, which is mounted under an overlay that is thrown away.
+step "Install as docs/install.md says"
+install -Dm755 "$program" "$root/usr/bin/jarvisd"
+[ ! -f "$libvosk" ] || install -Dm644 "$libvosk" "$root/usr/lib/jarvis/libvosk.so"
+rm -rf "$root/usr/share/jarvis/models"
+mkdir -p "$root/usr/share/jarvis"
+cp -r models "$root/usr/share/jarvis/"
+# Kept apart, so that they are fetched once.
+JARVIS_MODELS_DIR=$cache/try-service/models scripts/fetch-models.sh --wake-word --whisper
+cp "$cache"/try-service/models/* "$root/usr/share/jarvis/models/"
+install -Dm644 systemd/jarvis.sysusers "$root/usr/lib/sysusers.d/jarvis.conf"
+install -Dm644 systemd/jarvis.tmpfiles "$root/usr/lib/tmpfiles.d/jarvis.conf"
+install -Dm644 systemd/jarvisd.service "$root/etc/systemd/system/jarvisd.service"
+
+# The sound card of the tests, and sentences to enrol with.
+card=$root/opt/sound
+mkdir -p "$card/files" "$root/opt/voices"
+gcc -O2 -shared -fPIC -o "$card/simmic.so" tests/support/simmic.c -lasound
+sed -e 's,@LIB@,/opt/sound/simmic.so,' -e 's,@DIR@,/opt/sound/files,' tests/support/asound.conf.in >"$card/asound.conf"
+chmod 777 "$card/files"
+say() {
+    flite -voice rms -t "$2" -o "$work/raw.wav"
+    sox -R "$work/raw.wav" -r 16000 -c 1 -b 16 "$root/opt/voices/$1.wav" gain -n -3 pad 0.5 1
+}
+say one "the quick brown fox jumps over the lazy dog while the old cat sleeps beside the warm kitchen fire"
+say two "please remember to water the plants in the living room every monday and thursday before the evening news"
+say three "my favourite season is autumn when the leaves turn red and gold and the air smells of apples and rain"
+say who "hey jarvis, who am i, and what do you remember about the spare key"
+dropins=$root/etc/systemd/system/jarvisd.service.d
+mkdir -p "$dropins"
+printf '[Service]\nEnvironment=ALSA_CONFIG_PATH=/opt/sound/asound.conf\nReadWritePaths=/opt/sound/files\n' >"$dropins/sound.conf"
+
+step "Boot"
+name=try-service-$$
+base=/sys/fs/cgroup
+[ ! -d $base/unified ] || base=$base/unified
+group=$base/$name
+mkdir -p "$group/payload"
+# On a machine without systemd nspawn wants a few folders, and a hierarchy of control groups of one kind: both in a mount
+# namespace of their own.
+# shellcheck disable=SC2016 # expanded by the inner shell
+unshare -m --propagation private bash -c '
+    echo $$ >"$1/payload/cgroup.procs"
+    mount -t tmpfs tmpfs /run
+    mkdir -p /run/systemd /run/lock
+    umount -R /sys/fs/cgroup 2>/dev/null || umount -l /sys/fs/cgroup
+    mount -t cgroup2 cgroup2 /sys/fs/cgroup
+    export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 SYSTEMD_NSPAWN_LOCK=0
+    exec systemd-nspawn -D "$2" --machine="$3" --register=no --keep-unit --console=pipe --private-network \
+        --volatile=overlay --capability=all --system-call-filter=bpf -b </dev/null' \
+    try "$group" "$root" "$name" >"$work/console" 2>&1 &
+pid=$!
+for _ in $(seq 300); do
+    leader=$(pgrep -P "$pid" | head -n 1 || true)
+    if [ -n "$leader" ] && in_it systemctl is-system-running 2>/dev/null | grep -qE 'running|degraded'; then break; fi
+    kill -0 "$pid" 2>/dev/null || { cat "$work/console" >&2; fail "the container did not boot"; }
+    sleep 0.1
+done
+note "$(in_it systemctl --version | head -n 1)"
+
+failed=0
+ok() { printf '    ok    %s\n' "$*"; }
+bad() {
+    printf '    FAIL  %s\n' "$*"
+    failed=$((failed + 1))
+}
+# check WHAT COMMAND...: ok if the command succeeds.
+check() {
+    local what=$1
+    shift
+    if "$@"; then ok "$what"; else bad "$what"; fi
+}
+show() { in_it systemctl show jarvisd -p "$1" --value; }
+journal() { in_it journalctl -u jarvisd -o cat --no-pager; }
+is() { [ "$(show "$1")" = "$2" ]; }
+within() { # within SECONDS COMMAND...
+    local end=$((SECONDS + $1))
+    shift
+    until "$@"; do
+        [ $SECONDS -lt $end ] || return 1
+        sleep 0.2
+    done
+}
+not() { ! "$@"; }
+status_has() { show StatusText | grep -qi "$1"; }
+differs() { [ "$(show "$1")" != "$2" ]; }
+said() { journal | grep -qF -- "$1"; }
+as_jarvis() { in_it runuser -u jarvis -- env HOME=/var/lib/jarvis ALSA_CONFIG_PATH=/opt/sound/asound.conf "$@"; }
+configure() { in_it sh -c "mkdir -p /etc/jarvis && cat >/etc/jarvis/jarvis.toml"; }
+drop_in() { in_it sh -c "cat >/etc/systemd/system/jarvisd.service.d/$1.conf && systemctl daemon-reload"; }
+
+step "The unit"
+in_it systemd-sysusers
+in_it systemd-tmpfiles --create
+in_it systemctl daemon-reload
+complaints=$(in_it systemd-analyze verify /etc/systemd/system/jarvisd.service 2>&1 || true)
+# The one line that is meant for systemd 253 and newer.
+complaints=$(printf '%s' "$complaints" | grep -v 'Failed to parse service type, ignoring: notify-reload' || true)
+check "systemd-analyze verify has nothing to say${complaints:+: $complaints}" [ -z "$complaints" ]
+exposure=$(in_it systemd-analyze security --no-pager --threshold=25 jarvisd.service 2>&1 | tail -n 1)
+check "exposure at most 2.5: ${exposure#→ }" in_it sh -c 'systemd-analyze security --no-pager --threshold=25 jarvisd.service >/dev/null'
+printf '[audio]\ndevice = "room"\nplayback_device = "room"\n' | configure
+check "check-config as the user of the daemon" as_jarvis jarvisd check-config
+
+check "another user's home folder is passed over" in_it runuser -u jarvis -- jarvisd models verify
+
+step "Enrol"
+check "voice enroll as the user of the daemon" as_jarvis jarvisd voice enroll --user Anna /opt/voices/{one,two,three}.wav
+check "voice identify knows the voice" as_jarvis jarvisd voice identify /opt/voices/who.wav
+
+step "Start, watchdog, reload, stop"
+before=$(date +%s%N)
+check "systemctl start ends when the daemon is ready" in_it systemctl start jarvisd
+note "READY after $((($(date +%s%N) - before) / 1000000)) ms; STATUS: $(show StatusText); type $(show Type); exposure as above"
+check "it is active" is ActiveState active
+check "STATUS says what it does" is StatusText "waiting for the wake word"
+check "the key and the database are the user's alone" \
+    in_it sh -c '! find /var/lib/jarvis /run/jarvis -type f -perm /077 | grep -q .'
+if said "no real-time priority"; then
+    note "real-time priority is refused: where root itself may not raise limits, LimitRTPRIO= cannot be tried"
+else
+    ok "the capture thread has real-time priority"
+fi
+fed=$(show WatchdogTimestampMonotonic)
+check "the watchdog is fed" within 35 differs WatchdogTimestampMonotonic "$fed"
+main=$(show MainPID)
+printf '[audio]\ndevice = "room"\nplayback_device = "room"\n[voice]\nthreshold = 0.9\n' | configure
+check "systemctl reload" in_it systemctl reload jarvisd
+check "the change is in force" within 10 said "changes are in force"
+sleep 1
+note "the configuration was read $(journal | grep -c 'was read again') time(s) for one reload"
+printf '[voice]\nthreshold = 9\n' | configure
+check "systemctl reload with a fault" in_it systemctl reload jarvisd
+check "the fault is named and changes nothing" within 10 said "the running one stays in force"
+check "the same process goes on" is MainPID "$main"
+check "it is still active" is ActiveState active
+before=$(date +%s%N)
+check "systemctl stop" in_it systemctl stop jarvisd
+took=$((($(date +%s%N) - before) / 1000000))
+check "within 10 s ($took ms), with success" sh -c "[ $took -lt 10000 ] && [ '$(show Result)' = success ]"
+
+step "Faults"
+check "a configuration fault ends the start" not in_it systemctl start jarvisd 2>/dev/null
+check "with exit code 78" is ExecMainStatus 78
+sleep 8
+check "and no restart" is NRestarts 0
+check "the journal names the key" said "voice.threshold"
+printf '[audio]\ndevice = "room"\nplayback_device = "room"\n' | configure
+in_it systemctl reset-failed jarvisd || true
+in_it systemctl start jarvisd
+main=$(show MainPID)
+in_it kill -9 "$main"
+back() { is ActiveState active && ! is MainPID "$main" && ! is MainPID 0; }
+check "it comes back after SIGKILL" within 60 back
+main=$(show MainPID)
+in_it touch /opt/sound/files/unplug
+check "an unplugged microphone is named" within 30 status_has microphone
+note "STATUS: $(show StatusText)"
+sleep 35
+check "and is no reason for a restart" is MainPID "$main"
+in_it rm /opt/sound/files/unplug
+check "it hears again when it is plugged in" within 60 is StatusText "waiting for the wake word"
+in_it touch /opt/sound/files/freeze
+check "a microphone whose clock stands still ends in the watchdog" within 120 said "Watchdog timeout"
+in_it rm -f /opt/sound/files/freeze
+check "and in a restart" within 60 back
+in_it systemctl stop jarvisd
+
+step "The key as a credential"
+in_it install -m 600 /var/lib/jarvis/voiceprint.key /root/voiceprint.key
+in_it rm /var/lib/jarvis/voiceprint.key
+printf '[Service]\nLoadCredential=voiceprint.key:/root/voiceprint.key\n' | drop_in key
+check "it starts with LoadCredential=" in_it systemctl start jarvisd
+check "and makes no key of its own" in_it test ! -e /var/lib/jarvis/voiceprint.key
+check "a command without the credential is refused" not as_jarvis jarvisd voice identify /opt/voices/who.wav 2>"$work/said"
+check "and says why" grep -q "their key is missing" "$work/said"
+check "systemd-run with the key lends it" in_it systemd-run --quiet --pipe --wait --working-directory=/opt/voices \
+    -p User=jarvis -p LoadCredential=voiceprint.key:/root/voiceprint.key jarvisd voice identify who.wav
+in_it mkdir -p /etc/credstore.encrypted
+in_it chmod 700 /etc/credstore.encrypted
+if in_it systemd-creds encrypt --with-key=host --name=voiceprint.key /root/voiceprint.key /etc/credstore.encrypted/voiceprint.key; then
+    printf '[Service]\nLoadCredentialEncrypted=voiceprint.key\n' | drop_in key
+    in_it rm /root/voiceprint.key
+    check "it starts with LoadCredentialEncrypted=" in_it systemctl restart jarvisd
+    check "it can open the voices" not status_has verified
+    check "the line of docs/install.md works" in_it systemd-run --quiet --pipe --wait --working-directory=/opt/voices \
+        -p User=jarvis -p LoadCredentialEncrypted=voiceprint.key jarvisd voice identify who.wav
+    check "doctor opens the voices with it" in_it sh -c 'systemd-run --quiet --pipe --wait -p User=jarvis \
+        -p LoadCredentialEncrypted=voiceprint.key jarvisd doctor 2>&1 | grep -q "1 of 1 open"'
+else
+    bad "systemd-creds encrypt"
+fi
+in_it systemctl stop jarvisd
+
+[ "$failed" -eq 0 ] || { journal | tail -n 60; fail "$failed of the tries failed"; }
+note "all of it worked"

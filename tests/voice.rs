@@ -1,0 +1,277 @@
+//! Enrolling voices as people do it, and as they should not: twice, with copies, over somebody else's, with a lost key.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use support::{ENROLMENT, Root, Voice, sox};
+
+/// Three more sentences, for a second enrolment of the same voice.
+const AGAIN: [&str; 3] = [
+    "my voice is the key to this device and it will know me whenever i speak to it from across the room",
+    "the weather this morning was bright and cold so i walked along the river before going home for breakfast",
+    "please remember the things that i tell you and answer nobody else when they ask you about them",
+];
+
+fn sentences(voice: Voice, texts: &[&str]) -> Vec<PathBuf> {
+    texts.iter().map(|text| voice.says(text)).collect()
+}
+
+/// The end of an enrolment: exit code, report, what standard error said.
+fn enroll(root: &Root, user: &str, files: &[PathBuf], options: &[&str]) -> (Option<i32>, Value, String) {
+    let mut args = vec!["voice", "enroll", "--json", "--user", user];
+    args.extend(options);
+    args.extend(files.iter().map(|file| file.to_str().unwrap()));
+    let output = root.run(&args);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!said.contains("panicked"), "{said}");
+    (output.status.code(), serde_json::from_slice(&output.stdout).unwrap_or_default(), said)
+}
+
+#[track_caller]
+fn enrolled(root: &Root, user: &str, files: &[PathBuf], options: &[&str]) {
+    let (code, report, said) = enroll(root, user, files, options);
+    assert_eq!((code, &report["enrolled"]), (Some(0), &Value::Bool(true)), "{report} {said}");
+}
+
+#[track_caller]
+fn refused(root: &Root, user: &str, files: &[PathBuf], options: &[&str]) -> (Value, String) {
+    let (code, report, said) = enroll(root, user, files, options);
+    assert_eq!(code, Some(65), "{report} {said}");
+    (report, said)
+}
+
+fn identified(root: &Root, recording: &Path) -> Value {
+    let output = root.run(&["voice", "identify", "--json", recording.to_str().unwrap()]);
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// What `doctor` says about voiceprints.
+fn voiceprints(root: &Root) -> Vec<Value> {
+    let output = root.run(&["doctor", "--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let findings = report["findings"].as_array().unwrap().clone();
+    findings.into_iter().filter(|finding| finding["check"] == "voiceprints").collect()
+}
+
+#[test]
+fn one_voice_has_one_name() {
+    let root = Root::new();
+    enrolled(&root, "Anna", &sentences(Voice::Rms, &ENROLMENT), &[]);
+    let again = sentences(Voice::Rms, &AGAIN);
+    let (report, said) = refused(&root, "Ben", &again, &[]);
+    assert!(said.contains("already enrolled as Anna"), "{said}");
+    assert_eq!(report["enrolled"], false);
+    assert!(report["reason"].as_str().unwrap().contains("already enrolled"), "{report}");
+    assert_eq!(said.matches("already enrolled").count(), 1, "{said}");
+    // Nothing about how alike they are: that number belongs to Anna.
+    assert!(!said.chars().any(|c| c.is_ascii_digit()), "{said}");
+    let users = root.json(&["user", "list"]);
+    assert_eq!(users.as_array().unwrap().len(), 1, "nobody is added by a refused enrolment");
+    let question = Voice::Rms.says("hey jarvis, what do you remember about the spare key");
+    assert_eq!(identified(&root, &question)["user"], "Anna");
+
+    // Two people who truly sound alike: the owner's word counts, and the device then says that it cannot tell.
+    enrolled(&root, "Ben", &again, &["--another-person"]);
+    assert_eq!(identified(&root, &question)["outcome"], "ambiguous");
+}
+
+#[test]
+fn different_people_are_enrolled_side_by_side() {
+    let root = Root::new();
+    for (user, voice) in [("Anna", Voice::Slt), ("Ben", Voice::Rms), ("Cleo", Voice::Ked)] {
+        enrolled(&root, user, &sentences(voice, &ENROLMENT), &[]);
+    }
+    for (user, voice) in [("Anna", Voice::Slt), ("Ben", Voice::Rms), ("Cleo", Voice::Ked)] {
+        let question = voice.says("hey jarvis, what do you remember about the spare key");
+        assert_eq!(identified(&root, &question)["user"], user);
+    }
+    let open = voiceprints(&root);
+    assert!(open.len() == 1 && open[0]["state"] == "ok", "{open:?}");
+    assert!(open[0]["message"].as_str().unwrap().contains("3 of 3 open: Anna, Ben, Cleo"), "{open:?}");
+}
+
+#[test]
+fn the_same_recording_counts_once_however_it_is_dressed_up() {
+    let root = Root::new();
+    let original = Voice::Rms.says(ENROLMENT[0]);
+    let dressed = |name: &str, effects: &[&str], format: &[&str]| {
+        let file = root.path().join(name);
+        let mut args = vec![original.to_str().unwrap()];
+        args.extend(format);
+        args.push(file.to_str().unwrap());
+        args.extend(effects);
+        sox(&args);
+        file
+    };
+    let files = [
+        original.clone(),
+        original.clone(),
+        dressed("renamed.wav", &[], &[]),
+        dressed("trimmed.wav", &["trim", "0.6", "3.5"], &[]),
+        dressed("softer.wav", &["gain", "-12"], &[]),
+        dressed("later.flac", &["pad", "1.234", "0.5"], &["-r", "48000", "-b", "24"]),
+    ];
+    let (report, said) = refused(&root, "Anna", &files, &[]);
+    let samples = report["samples"].as_array().unwrap();
+    assert_eq!(samples[0]["accepted"], true);
+    for sample in &samples[1..] {
+        assert_eq!(sample["accepted"], false, "{sample}");
+        assert!(sample["reason"].as_str().unwrap().contains("given before"), "{sample}");
+    }
+    assert!(said.contains("1 of at least 3 samples"), "{said}");
+
+    // The same words once more, at another pace, are another sample.
+    let spoken = sentences(Voice::Rms, &ENROLMENT);
+    enrolled(&root, "Anna", &spoken, &[]);
+    let (report, _) = refused_or_not(&root, &spoken[0]);
+    assert_eq!(report["samples"][0]["accepted"], false, "also when it is added later: {report}");
+    let new = Voice::Rms.says(AGAIN[0]);
+    enrolled(&root, "Anna", &[new], &["--add"]);
+    assert_eq!(root.json(&["voice", "list"])[0]["samples"], 4);
+}
+
+/// Adding one recording to Anna's voice.
+fn refused_or_not(root: &Root, file: &Path) -> (Value, String) {
+    let (_, report, said) = enroll(root, "Anna", &[file.to_owned()], &["--add"]);
+    (report, said)
+}
+
+#[test]
+fn a_voice_is_replaced_by_its_own_at_once_and_by_another_only_when_told_to() {
+    let root = Root::new();
+    enrolled(&root, "Anna", &sentences(Voice::Rms, &ENROLMENT), &[]);
+    let first = root.json(&["voice", "list"])[0]["id"].clone();
+    enrolled(&root, "anna", &sentences(Voice::Rms, &AGAIN), &[]);
+    let second = root.json(&["voice", "list"])[0]["id"].clone();
+    assert_ne!(first, second, "enrolled anew");
+
+    let other = sentences(Voice::Slt, &ENROLMENT);
+    let (_, said) = refused(&root, "Anna", &other, &[]);
+    assert!(said.contains("does not sound like") && said.contains("--replace"), "{said}");
+    assert_eq!(root.json(&["voice", "list"])[0]["id"], second, "nothing changed");
+    enrolled(&root, "Anna", &other, &["--replace"]);
+    let question = Voice::Slt.says("hey jarvis, who am i");
+    assert_eq!(identified(&root, &question)["user"], "Anna");
+    assert_eq!(identified(&root, &Voice::Rms.says("hey jarvis, who am i"))["user"], Value::Null);
+    // Somebody else's voice is no replacement either way.
+    enrolled(&root, "Ben", &sentences(Voice::Rms, &ENROLMENT), &[]);
+    let (_, said) = refused(&root, "Ben", &sentences(Voice::Slt, &AGAIN), &["--replace"]);
+    assert!(said.contains("already enrolled as Anna"), "{said}");
+}
+
+#[test]
+fn the_name_of_everyone_has_no_voice() {
+    // With verification off somebody is answered, and the user "anonymous" comes to be.
+    let mut root = Root::with_config("[voice]\nenabled = false\n");
+    root.env("JARVIS__WAKE__MODEL", "none");
+    root.listen(&[Voice::Rms.says("hello")]);
+    let users = root.json(&["user", "list"]);
+    assert!(users.to_string().contains("anonymous"), "{users}");
+    for name in ["anonymous", "Anonymous", "  ANONYMOUS "] {
+        let (_, said) = refused(&root, name, &sentences(Voice::Rms, &ENROLMENT), &[]);
+        assert!(said.contains("name of their own"), "{said}");
+    }
+    assert_eq!(root.json(&["voice", "list"]), serde_json::json!([]));
+}
+
+#[test]
+fn doctor_opens_every_voiceprint_and_names_those_that_cannot_be_used() {
+    let root = Root::new();
+    assert_eq!(voiceprints(&root)[0]["state"], "ok", "nobody is enrolled, and that is no fault");
+    enrolled(&root, "Anna", &sentences(Voice::Rms, &ENROLMENT), &[]);
+    enrolled(&root, "Ben", &sentences(Voice::Slt, &ENROLMENT), &[]);
+    let db = root.path().join("var/lib/jarvis/jarvis.db");
+    let sql = "UPDATE voiceprints SET blob = zeroblob(length(blob)) \
+               WHERE owner = (SELECT rid FROM users WHERE name = 'Ben')";
+    let done = std::process::Command::new("sqlite3").args([db.to_str().unwrap(), sql]).status();
+    assert!(done.unwrap().success());
+    let found = voiceprints(&root);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0]["message"].as_str().unwrap().contains("1 of 2 open: Anna"), "{found:?}");
+    assert_eq!(found[1]["state"], "fail");
+    assert!(found[1]["message"].as_str().unwrap().contains("1 of 2 cannot be used (Ben)"), "{found:?}");
+    assert!(found[1]["fix"].as_str().unwrap().contains("voice enroll --user \"Ben\""), "{found:?}");
+    // What it advises works, and Anna's is still good.
+    enrolled(&root, "Ben", &sentences(Voice::Slt, &AGAIN), &[]);
+    assert!(voiceprints(&root)[0]["message"].as_str().unwrap().contains("2 of 2 open"));
+}
+
+#[test]
+fn a_key_that_is_wrong_or_gone_or_open_to_others_is_one_clear_problem() {
+    let root = Root::new();
+    enrolled(&root, "Anna", &sentences(Voice::Rms, &ENROLMENT), &[]);
+    enrolled(&root, "Ben", &sentences(Voice::Slt, &ENROLMENT), &[]);
+    let key = root.path().join("var/lib/jarvis/voiceprint.key");
+    let copy = fs::read(&key).unwrap();
+    let put = |bytes: &[u8]| {
+        use std::io::Write as _;
+        let _ = fs::remove_file(&key);
+        let mut options = fs::OpenOptions::new();
+        options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&key)
+            .unwrap()
+            .write_all(bytes)
+            .unwrap();
+    };
+
+    put(&[7; 32]);
+    let found = voiceprints(&root);
+    assert!(found.len() == 1 && found[0]["state"] == "fail", "{found:?}");
+    let message = found[0]["message"].as_str().unwrap();
+    assert!(
+        message.contains("2 of 2 cannot be used (Anna, Ben)") && message.contains("another master key"),
+        "{message}"
+    );
+    assert!(found[0]["fix"].as_str().unwrap().contains("voiceprint.key"), "{found:?}");
+    let question = Voice::Rms.says("hey jarvis, who am i");
+    let said = root.run(&["voice", "identify", question.to_str().unwrap()]).stderr;
+    assert!(String::from_utf8(said).unwrap().contains("another master key"));
+
+    put(&copy[..31]);
+    assert!(voiceprints(&root)[0]["message"].as_str().unwrap().contains("31 bytes"));
+    put(&copy);
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(voiceprints(&root)[0]["message"].as_str().unwrap().contains("chmod 600"));
+    fs::remove_file(&key).unwrap();
+    assert!(voiceprints(&root)[0]["message"].as_str().unwrap().contains("their key is missing"));
+    assert!(!key.exists(), "doctor makes no key");
+    put(&copy);
+    assert_eq!(voiceprints(&root)[0]["state"], "ok");
+    assert_eq!(identified(&root, &question)["user"], "Anna");
+}
+
+#[test]
+fn a_calibration_that_was_tampered_with_is_refused_before_anyone_is_compared() {
+    let mut root = Root::new();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/calibration");
+    let models = root.path().join("models");
+    fs::create_dir_all(models.join("calibration")).unwrap();
+    root.env("JARVIS_MODELS_DIR", &models);
+    // What makes everyone more likely to be verified, and still looks like constants.
+    let text = fs::read_to_string(source.join("campplus.toml")).unwrap();
+    let changed: Vec<&str> =
+        text.lines().map(|l| if l.starts_with("b = ") { "b = 50.0" } else { l }).collect();
+    fs::write(models.join("calibration/campplus.toml"), changed.join("\n")).unwrap();
+
+    let question = Voice::Rms.says("hey jarvis, who am i");
+    let output = root.run(&["voice", "identify", question.to_str().unwrap()]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(78), "{said}");
+    assert!(
+        said.contains("campplus.toml") && said.contains("SHA-256") && said.contains("reinstall"),
+        "{said}"
+    );
+    assert_eq!(said.lines().count(), 1, "{said}");
+    let output = root.run(&["models", "verify"]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("campplus-calibration"));
+}
