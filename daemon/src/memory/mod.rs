@@ -15,10 +15,13 @@ mod conversations;
 mod error;
 mod export;
 mod ids;
+mod import;
 mod messages;
+mod names;
 mod search;
 mod sessions;
 mod settings;
+mod summary;
 mod text;
 mod turns;
 mod users;
@@ -44,11 +47,13 @@ use crate::store::{Store, StoreError, StoreOptions, Tx};
 pub use audit::{AuditEntry, NewAudit};
 pub use conversations::{Conversation, Cursor, MAX_TITLE_CHARS, Page};
 pub use error::MemoryError;
-pub use export::{Export, ExportedConversation};
+pub use export::{Export, ExportedConversation, ExportedMessage};
 pub use ids::{AuditId, ConversationId, MessageId, UserId, VoiceprintId};
+pub use import::Imported;
 pub use messages::{Kind, MAX_MESSAGE_BYTES, Message, Role};
 pub use search::{Hit, SearchCursor, Words};
 pub use sessions::{MAX_SESSION_CHARS, SessionId};
+pub use summary::{MAX_SUMMARY_BYTES, Summary, WINDOW_TOKENS, Window, tokens_of};
 pub use turns::{Appended, NewTurn, Target, TurnMeta};
 pub use users::{ANONYMOUS, MAX_NAME_CHARS, User, UserCursor};
 pub use voiceprints::{NewVoiceprint, Voiceprint, VoiceprintInfo};
@@ -291,10 +296,13 @@ pub(crate) fn statements() -> Vec<&'static [(&'static str, &'static str)]> {
         STATEMENTS,
         audit::STATEMENTS,
         conversations::STATEMENTS,
+        import::STATEMENTS,
         messages::STATEMENTS,
+        names::STATEMENTS,
         search::STATEMENTS,
         sessions::STATEMENTS,
         settings::STATEMENTS,
+        summary::STATEMENTS,
         turns::STATEMENTS,
         users::STATEMENTS,
         voiceprints::STATEMENTS,

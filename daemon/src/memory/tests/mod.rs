@@ -3,7 +3,9 @@
 mod crash;
 mod deletion;
 mod homes;
+mod import;
 mod isolation;
+mod long;
 mod rows;
 mod search;
 
