@@ -18,6 +18,7 @@ mod ids;
 mod import;
 mod messages;
 mod names;
+mod restamp;
 mod search;
 mod sessions;
 mod settings;
@@ -74,6 +75,8 @@ pub struct Memory {
     /// `[device] id` of the configuration.
     device: Arc<str>,
     here: Arc<ArcSwapOption<Here>>,
+    /// Nothing from before the clock was set is left that only a full read would find.
+    stamped: Arc<AtomicBool>,
     scrubber: Arc<Scrubber>,
 }
 
@@ -126,6 +129,7 @@ impl Memory {
             clock,
             device: device.id.as_str().into(),
             here: Arc::default(),
+            stamped: Arc::default(),
             scrubber: Arc::default(),
         };
         memory.settle_here().await?;
@@ -166,22 +170,29 @@ impl Memory {
         &self.store
     }
 
-    /// Keeps the file tidy between turns: shortens the WAL, takes deleted text out of the file. Ends as soon as `stop` is
+    /// Keeps the file tidy between turns: shortens the WAL, takes deleted text out of the file, gives rows from before the
+    /// clock was set their true time. Ends as soon as `stop` is
     /// cancelled, work that was begun is left to the next start; errors are logged and tried again, taking text out of the
     /// file ever more rarely (`scrub_pause`).
     pub async fn maintain(&self, stop: CancellationToken) {
         const EVERY: Duration = Duration::from_secs(30);
+        const AFTER_BUSY: Duration = Duration::from_secs(2);
         self.scrubber.maintained.store(true, Ordering::Release);
         let mut failures = 0;
         let mut scrub_from = Instant::now();
+        let mut again = false;
         loop {
             let round = async {
                 if Instant::now() >= scrub_from {
                     let scrubbed = self.scrub_if_wanted().await;
-                    failures = if scrubbed.is_ok() { 0 } else { failures + 1 };
+                    // A reader in the way is gone in seconds; a full disk is not.
+                    let busy = matches!(&scrubbed, Err(MemoryError::Store(StoreError::Busy { .. })));
+                    failures = if scrubbed.is_ok() || busy { 0 } else { failures + 1 };
+                    again = busy;
                     scrub_from = Instant::now() + scrub_pause(failures);
                     tidied(scrubbed);
                 }
+                tidied(self.restamp().await.map(drop));
                 tidied(self.store.checkpoint().await.map_err(MemoryError::from));
             };
             tokio::select! {
@@ -193,7 +204,7 @@ impl Memory {
                 biased;
                 () = stop.cancelled() => break,
                 () = self.scrubber.wanted.notified() => {}
-                () = tokio::time::sleep(EVERY) => {}
+                () = tokio::time::sleep(if again { AFTER_BUSY } else { EVERY }) => {}
             }
         }
         self.scrubber.maintained.store(false, Ordering::Release);
@@ -299,6 +310,7 @@ pub(crate) fn statements() -> Vec<&'static [(&'static str, &'static str)]> {
         import::STATEMENTS,
         messages::STATEMENTS,
         names::STATEMENTS,
+        restamp::STATEMENTS,
         search::STATEMENTS,
         sessions::STATEMENTS,
         settings::STATEMENTS,

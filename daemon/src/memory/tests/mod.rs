@@ -1,5 +1,6 @@
 //! The memory on a real file: rows, restarts, people kept apart, deletion, crashes.
 
+mod clock;
 mod crash;
 mod deletion;
 mod homes;
