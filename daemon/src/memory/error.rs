@@ -1,5 +1,6 @@
 //! What can go wrong when memory is asked for something.
 
+use super::ConversationId;
 use crate::error::Exit;
 use crate::store::StoreError;
 
@@ -12,6 +13,22 @@ pub enum MemoryError {
     NameTaken { name: String },
     #[error("{name:?} cannot be a name: {reason}")]
     InvalidName { name: String, reason: &'static str },
+    #[error("this cannot be a title: {reason}")]
+    InvalidTitle { reason: &'static str },
+    #[error("this cannot be a session id: {reason}")]
+    InvalidSession { reason: &'static str },
+    /// `conversation` counts from 1; 0 is the document as a whole.
+    #[error(
+        "{} cannot be imported: {reason}; nothing was stored",
+        if *conversation == 0 { "this".to_owned() } else { format!("conversation {conversation} of the file") }
+    )]
+    Unreadable { conversation: usize, reason: String },
+    /// A conversation has one writer, the device on which it began.
+    #[error(
+        "conversation {conversation} began on {}: go on with it there, or begin a new one here",
+        device.as_deref().map_or("a device that is not known any more".into(), |device| format!("the device \"{device}\""))
+    )]
+    OtherHome { conversation: ConversationId, device: Option<String> },
     #[error("the text has {bytes} bytes, at most {max} can be stored: make it shorter")]
     TooLong { bytes: usize, max: usize },
     #[error(transparent)]
@@ -34,13 +51,19 @@ impl MemoryError {
     /// How a command that fails with this ends.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::InvalidName { .. } | Self::TooLong { .. } => Exit::Data,
+            Self::InvalidName { .. }
+            | Self::InvalidTitle { .. }
+            | Self::InvalidSession { .. }
+            | Self::Unreadable { .. }
+            | Self::TooLong { .. } => Exit::Data,
             Self::Store(StoreError::Busy { .. } | StoreError::DiskFull { .. }) => Exit::TryAgain,
             Self::Store(StoreError::Newer { .. } | StoreError::NotOurs { .. }) => Exit::Config,
             Self::Store(StoreError::Open { .. } | StoreError::ReadOnly { .. } | StoreError::Disk { .. }) => {
                 Exit::Unavailable
             }
-            Self::NotFound { .. } | Self::NameTaken { .. } | Self::Store(_) => Exit::Failed,
+            Self::NotFound { .. } | Self::NameTaken { .. } | Self::OtherHome { .. } | Self::Store(_) => {
+                Exit::Failed
+            }
         }
     }
 }

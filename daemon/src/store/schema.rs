@@ -9,8 +9,10 @@ use super::sqlite::classify;
 
 /// One document per version, in order: document n takes a database from version n − 1 to n and ends by setting
 /// `PRAGMA user_version = n`.
-const MIGRATIONS: &[&str] =
-    &[include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/sqlite/0001_initial.sql"))];
+const MIGRATIONS: &[&str] = &[
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/sqlite/0001_initial.sql")),
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/sqlite/0002_replica.sql")),
+];
 
 /// Schema version of this program.
 pub const VERSION: i64 = MIGRATIONS.len() as i64;

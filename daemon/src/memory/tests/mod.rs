@@ -1,9 +1,14 @@
 //! The memory on a real file: rows, restarts, people kept apart, deletion, crashes.
 
+mod clock;
 mod crash;
 mod deletion;
+mod homes;
+mod import;
 mod isolation;
+mod long;
 mod rows;
+mod search;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -50,7 +55,7 @@ fn hand_driven() -> (Clock, Arc<AtomicI64>) {
 }
 
 /// A turn with nothing special about it.
-async fn say(memory: &Memory, user: UserId, target: Target, text: &str, reply: &str) -> Result<Appended> {
+async fn say(memory: &Memory, user: UserId, target: Target<'_>, text: &str, reply: &str) -> Result<Appended> {
     say_as(memory, user, target, Kind::Say, text, reply, &[]).await
 }
 
@@ -58,7 +63,7 @@ async fn say(memory: &Memory, user: UserId, target: Target, text: &str, reply: &
 async fn say_as(
     memory: &Memory,
     user: UserId,
-    target: Target,
+    target: Target<'_>,
     kind: Kind,
     text: &str,
     reply: &str,
