@@ -84,6 +84,7 @@ pub fn run(args: &Args, common: &Common) -> Result<(), Failure> {
     found(checks::loudspeaker(&settings))?;
     found(block_on(async { Ok(checks::voice_output(&settings).await) })?)?;
     found(block_on(async { Ok(checks::database(&settings).await) })?)?;
+    found(block_on(async { Ok(checks::postgres(&settings).await) })?)?;
     found(checks::disk(&settings))?;
     found(checks::broker(&settings))?;
     found(checks::clock())?;

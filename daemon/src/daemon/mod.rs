@@ -25,6 +25,8 @@ use crate::pipeline::events::{Events, Lines};
 use crate::pipeline::hearing::{Heard, Hearing, HearingControl};
 use crate::pipeline::parts::Parts;
 use crate::pipeline::turns::Turns;
+use crate::store::forward::{self, Forwarder};
+use crate::store::postgres::PgSettings;
 use crate::stt;
 use crate::supervisor::{Ended, SpawnError, Supervisor};
 use live::Live;
@@ -50,6 +52,7 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
         ("voice", Need::Required),
         ("stt", Need::Required),
         ("store", Need::Required),
+        (forward::COMPONENT, Need::Optional),
     ] {
         health.register(part, need);
     }
@@ -74,6 +77,8 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
     if let Some(broker) = &broker {
         mqtt::check(broker).map_err(|e| Failure::because(Exit::Config, "the broker cannot be used", e))?;
     }
+
+    let postgres = PgSettings::of(&settings);
 
     // Bind: the queues, each bounded.
     let events = Events::new(lines);
@@ -171,6 +176,16 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
             supervisor.reporter("mqtt", async move { mqtt::run(broker, feeds, last_words).await })?;
         } else {
             health.set(mqtt::COMPONENT, Condition::off("no broker is configured"));
+        }
+        if let Some(postgres) = postgres {
+            let forwarder =
+                Forwarder::new(parts.memory.store().clone(), parts.memory.clock().clone(), postgres);
+            // A reporter: the last turn is on the disk before it is told to stop.
+            let last_words = supervisor.last_words();
+            supervisor.reporter("forward", forwarder.run(health.clone(), last_words))?;
+        } else {
+            let sentence = "no Postgres is configured: memory stays on this device";
+            health.set(forward::COMPONENT, Condition::off(sentence));
         }
         Ok(())
     };

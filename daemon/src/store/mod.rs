@@ -11,7 +11,11 @@
 //!
 //! `docs/design/store.md` says why.
 
+pub mod forward;
+pub mod outgoing;
+pub mod postgres;
 pub mod queue;
+pub mod replica;
 mod schema;
 pub(crate) mod sql;
 mod sqlite;
