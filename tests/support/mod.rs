@@ -12,6 +12,7 @@
 #![expect(clippy::print_stderr, reason = "skipped tests say so")]
 
 pub mod mic;
+pub mod postgres;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write as _};
