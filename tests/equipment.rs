@@ -3,9 +3,12 @@
 
 mod support;
 
+use std::net::TcpStream;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use support::postgres::{Certificate, Options, Postgres, Stop};
+use support::proxy::{Mode, Proxy};
 
 /// What psql says when it connects as libpq does with these parameters.
 fn connect(server: &Postgres, ca: &std::path::Path) -> Result<(), String> {
@@ -78,4 +81,80 @@ fn a_promoted_standby_has_everything_that_was_answered() {
     standby.promote();
     standby.try_query_as_jarvis("INSERT INTO t VALUES (2)").unwrap();
     assert_eq!(standby.query("SELECT n FROM t ORDER BY n"), [["1"], ["2"]]);
+}
+
+/// A session of psql through the proxy, in which each statement is a message of its own.
+fn through(proxy: &Proxy, server: &Postgres, statements: &[&str], timeout_s: u32) -> (bool, String) {
+    let address = format!("host=127.0.0.1 port={} user=jarvis dbname=jarvis sslmode=prefer", proxy.port());
+    let mut command = Command::new("timeout");
+    command.args([
+        "-k",
+        "1",
+        &timeout_s.to_string(),
+        "psql",
+        "-X",
+        "-A",
+        "-t",
+        "-v",
+        "ON_ERROR_STOP=1",
+        &address,
+    ]);
+    for statement in statements {
+        command.args(["-c", statement]);
+    }
+    let output = command.env("PGPASSWORD", server.password()).output().unwrap();
+    (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn the_proxy_does_what_its_mode_says_and_a_lost_commit_is_ambiguous() {
+    let server = Postgres::start();
+    let proxy = Proxy::to(server.port());
+    server.try_query_as_jarvis("CREATE TABLE t (n int)").unwrap();
+    let ask = |statements: &[&str]| through(&proxy, &server, statements, 3);
+    assert_eq!(ask(&["SELECT 1"]), (true, "1\n".into()));
+
+    let insert = |n: u32| ask(&["BEGIN", &format!("INSERT INTO t VALUES ({n})"), "COMMIT"]).0;
+    assert!(insert(1));
+    proxy.set(Mode::LoseCommitAnswer);
+    assert!(!insert(2));
+    proxy.set(Mode::LoseCommit);
+    assert!(!insert(3));
+    assert_eq!(proxy.lost_commits(), 2);
+    proxy.set(Mode::Pass);
+    assert_eq!(server.query("SELECT n FROM t ORDER BY n"), [["1"], ["2"]], "2 was committed, 3 was not");
+
+    for silent in [Mode::Hang, Mode::HalfOpen] {
+        proxy.set(silent);
+        let started = Instant::now();
+        assert!(!ask(&["SELECT 1"]).0);
+        assert!(started.elapsed() > Duration::from_secs(2), "{silent:?} answered");
+    }
+    proxy.set(Mode::Refuse);
+    let started = Instant::now();
+    assert!(!ask(&["SELECT 1"]).0);
+    assert!(TcpStream::connect(("127.0.0.1", proxy.port())).is_err());
+    assert!(started.elapsed() < Duration::from_secs(2), "refused is refused at once");
+    proxy.set(Mode::Drip(200));
+    let started = Instant::now();
+    assert!(through(&proxy, &server, &["SELECT 1"], 60).0);
+    assert!(started.elapsed() > Duration::from_secs(1));
+    proxy.set(Mode::Pass);
+
+    let session = std::thread::scope(|scope| {
+        let session = scope.spawn(|| ask(&["SELECT pg_sleep(30)"]).0);
+        server.wait_for(
+            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(30)' AND usename = 'jarvis'",
+            "1",
+        );
+        proxy.cut();
+        session.join().unwrap()
+    });
+    assert!(!session);
+
+    let other = Postgres::start();
+    other.set_password(server.password());
+    proxy.retarget(other.port());
+    assert!(ask(&["SELECT 1"]).0);
+    assert!(!ask(&["SELECT n FROM t"]).0, "the other server has no such table");
 }

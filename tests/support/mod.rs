@@ -13,6 +13,7 @@
 
 pub mod mic;
 pub mod postgres;
+pub mod proxy;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write as _};
