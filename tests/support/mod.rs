@@ -13,7 +13,10 @@
 
 pub mod mic;
 pub mod postgres;
+pub mod powercut;
+pub mod preload;
 pub mod proxy;
+pub mod random;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write as _};
