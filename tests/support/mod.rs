@@ -12,6 +12,11 @@
 #![expect(clippy::print_stderr, reason = "skipped tests say so")]
 
 pub mod mic;
+pub mod postgres;
+pub mod powercut;
+pub mod preload;
+pub mod proxy;
+pub mod random;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write as _};
