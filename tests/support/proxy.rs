@@ -64,8 +64,6 @@ struct Link {
     client: TcpStream,
     server: Option<TcpStream>,
     silent: AtomicBool,
-    /// The answer to a COMMIT is to be swallowed.
-    swallow: AtomicBool,
     closed: AtomicBool,
 }
 
@@ -193,13 +191,8 @@ fn accept(shared: &Arc<Shared>, port: u16, listener: TcpListener) {
             // The server is away: the client sees its connection closed.
             continue;
         }
-        let link = Arc::new(Link {
-            client,
-            server,
-            silent: AtomicBool::new(hangs),
-            swallow: AtomicBool::new(false),
-            closed: AtomicBool::new(false),
-        });
+        let link =
+            Arc::new(Link { client, server, silent: AtomicBool::new(hangs), closed: AtomicBool::new(false) });
         {
             let mut state = shared.state();
             state.links.retain(|link| !link.closed.load(SeqCst));
@@ -255,10 +248,7 @@ fn pump(shared: &Shared, link: &Link, up: bool) -> std::io::Result<()> {
             shared.lost_commits.fetch_add(1, SeqCst);
             return Ok(());
         }
-        if commit && up && mode == Mode::LoseCommitAnswer {
-            link.swallow.store(true, SeqCst);
-        }
-        if commit && !up && link.swallow.load(SeqCst) {
+        if commit && !up && mode == Mode::LoseCommitAnswer {
             shared.lost_commits.fetch_add(1, SeqCst);
             return Ok(());
         }
@@ -279,20 +269,27 @@ fn pump(shared: &Shared, link: &Link, up: bool) -> std::io::Result<()> {
     }
 }
 
-/// Follows the messages of one direction of the Postgres protocol, as far as it is in the clear, and finds commits:
-/// `Query "COMMIT"` from the client, `CommandComplete "COMMIT"` from the server.
+/// Follows the messages of one direction of the Postgres protocol, as far as it is in the clear, and finds commits: from
+/// the client a `Query "COMMIT"`, or a `Bind` of a statement that was parsed as one; from the server a
+/// `CommandComplete "COMMIT"`. <https://www.postgresql.org/docs/current/protocol-message-formats.html>
 struct Watch {
     up: bool,
     /// Before the client's start-up message, and before the server's one-byte answer to a wish for TLS.
     starting: bool,
+    /// Type, length and the beginning of the current message.
     head: Vec<u8>,
     /// Bytes of the current message that are not needed.
     skip: usize,
+    /// Names of prepared statements that commit.
+    commits: Vec<Vec<u8>>,
 }
+
+/// So much of a message is looked at: a statement's name and `COMMIT`.
+const LOOKED_AT: usize = 80;
 
 impl Watch {
     fn new(up: bool) -> Self {
-        Self { up, starting: true, head: Vec::new(), skip: 0 }
+        Self { up, starting: true, head: Vec::new(), skip: 0, commits: Vec::new() }
     }
 
     /// Whether a COMMIT is (completed) in these next bytes.
@@ -311,15 +308,32 @@ impl Watch {
             // Type, length of what follows including itself, body.
             if let Some(body) = self.head.len().checked_sub(5) {
                 let length = be(&self.head[1..5]).saturating_sub(4);
-                if body >= length.min(6) {
-                    let kind = if self.up { b'Q' } else { b'C' };
-                    seen |= self.head[0] == kind && self.head[5..].eq_ignore_ascii_case(b"commit");
+                if body >= length.min(LOOKED_AT) {
+                    seen |= self.is_commit();
                     self.skip = length - body;
                     self.head.clear();
                 }
             }
         }
         seen
+    }
+
+    fn is_commit(&mut self) -> bool {
+        const COMMIT: &[u8] = b"COMMIT";
+        let mut strings = self.head[5..].split(|byte| *byte == 0);
+        let (first, second) = (strings.next().unwrap_or_default(), strings.next().unwrap_or_default());
+        match (self.up, self.head[0]) {
+            (true, b'Q') | (false, b'C') => first.eq_ignore_ascii_case(COMMIT),
+            (true, b'P') => {
+                self.commits.retain(|name| name != first);
+                if second.eq_ignore_ascii_case(COMMIT) {
+                    self.commits.push(first.to_vec());
+                }
+                false
+            }
+            (true, b'B') => self.commits.iter().any(|name| name == second),
+            _ => false,
+        }
     }
 
     fn start(&mut self) {
