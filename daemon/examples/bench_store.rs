@@ -117,7 +117,7 @@ async fn run(filling: &Path, path: &Path, size: usize) -> Result<(), Box<dyn Err
     })
     .await?;
     time(size, "search, two words", async || {
-        memory.search(user, "dentist umbrella", None, 20).await.map(drop)
+        memory.search(user, "dentist umbrella", None, None, 20).await.map(drop)
     })
     .await?;
 

@@ -29,7 +29,7 @@ CREATE TABLE jarvis.schema_version (
 -- One row. A device that finds another id than last time stands before another, perhaps empty, database: it uploads
 -- everything again and reads everything from the beginning.
 CREATE TABLE jarvis.house (
-    only        boolean PRIMARY KEY DEFAULT true CHECK (only),
+    single      boolean PRIMARY KEY DEFAULT true CHECK (single),
     id          uuid NOT NULL DEFAULT gen_random_uuid(),
     created_at  timestamptz NOT NULL DEFAULT now()
 );

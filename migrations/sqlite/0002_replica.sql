@@ -26,8 +26,9 @@ CREATE INDEX conversations_by_device ON conversations (owner, device, activity);
 -- Rows that were written before the clock was set, to be re-stamped once it is.
 CREATE INDEX messages_unsynced ON messages (boot) WHERE clock_synced = 0;
 
--- The owner becomes a word of the index (column filter `owner:`), so that a search meets one person's messages only and
--- costs the same however much the others said.
+-- Owner, role and kind become words of the index (column filters `owner:`, `role:`, `kind:`), so that a search meets only
+-- the messages that it may return, newest first, and stops after a few: it costs the same however much was said, by
+-- whomever. Ranking does not use the lengths that FTS5 would keep of every row, so they are not kept (columnsize).
 DROP TRIGGER messages_fts_insert;
 DROP TRIGGER messages_fts_delete;
 DROP TABLE messages_fts;
@@ -35,8 +36,11 @@ DROP TABLE messages_fts;
 CREATE VIRTUAL TABLE messages_fts USING fts5 (
     text,
     owner,
+    role,
+    kind,
     content = 'messages',
     content_rowid = 'rid',
+    columnsize = 0,
     tokenize = 'porter unicode61 remove_diacritics 2'
 );
 
@@ -44,11 +48,12 @@ INSERT INTO messages_fts (messages_fts, rank) VALUES ('secure-delete', 1);
 INSERT INTO messages_fts (messages_fts) VALUES ('rebuild');
 
 CREATE TRIGGER messages_fts_insert AFTER INSERT ON messages BEGIN
-    INSERT INTO messages_fts (rowid, text, owner) VALUES (new.rid, new.text, new.owner);
+    INSERT INTO messages_fts (rowid, text, owner, role, kind) VALUES (new.rid, new.text, new.owner, new.role, new.kind);
 END;
 
 CREATE TRIGGER messages_fts_delete AFTER DELETE ON messages BEGIN
-    INSERT INTO messages_fts (messages_fts, rowid, text, owner) VALUES ('delete', old.rid, old.text, old.owner);
+    INSERT INTO messages_fts (messages_fts, rowid, text, owner, role, kind)
+    VALUES ('delete', old.rid, old.text, old.owner, old.role, old.kind);
 END;
 
 PRAGMA user_version = 2;

@@ -1,4 +1,4 @@
--- Frozen dump of what the migrations produce, schema version 1. Not applied by anything: a test compares it.
+-- Frozen dump of what the migrations produce, schema version 2. Not applied by anything: a test compares it.
 -- After adding a migration: JARVIS_BLESS=1 cargo test -p jarvisd migrations_produce
 
 CREATE TABLE audit (
@@ -36,11 +36,15 @@ CREATE TABLE conversations (
     updated_unix_ms       INTEGER NOT NULL,                    -- stamp of the last turn: decides whether to continue
     updated_synced        INTEGER NOT NULL CHECK (updated_synced IN (0, 1)),
     updated_monotonic_ns  INTEGER NOT NULL,
-    boot                  INTEGER NOT NULL REFERENCES boots (rid),
+    boot                  INTEGER NOT NULL REFERENCES boots (rid), device INTEGER REFERENCES devices (rid), session_id TEXT CHECK (session_id IS NULL OR length(session_id) BETWEEN 1 AND 128), summary TEXT NOT NULL DEFAULT '', summary_seq INTEGER NOT NULL DEFAULT 0 CHECK (summary_seq >= 0),
     UNIQUE (rid, owner)                                        -- parent key of messages (conversation, owner)
 ) STRICT;
 
 CREATE UNIQUE INDEX conversations_by_activity ON conversations (owner, activity);
+
+CREATE INDEX conversations_by_device ON conversations (owner, device, activity);
+
+CREATE UNIQUE INDEX conversations_by_session ON conversations (owner, device, session_id) WHERE session_id IS NOT NULL;
 
 CREATE TABLE dead_letter (
     seq              INTEGER PRIMARY KEY,                      -- as it was in the queue
@@ -92,8 +96,12 @@ CREATE TABLE messages (
 
 CREATE VIRTUAL TABLE messages_fts USING fts5 (
     text,
+    owner,
+    role,
+    kind,
     content = 'messages',
     content_rowid = 'rid',
+    columnsize = 0,
     tokenize = 'porter unicode61 remove_diacritics 2'
 );
 
@@ -102,18 +110,19 @@ CREATE TABLE 'messages_fts_config'(k PRIMARY KEY, v) WITHOUT ROWID;
 CREATE TABLE 'messages_fts_data'(id INTEGER PRIMARY KEY, block BLOB);
 
 CREATE TRIGGER messages_fts_delete AFTER DELETE ON messages BEGIN
-    INSERT INTO messages_fts (messages_fts, rowid, text) VALUES ('delete', old.rid, old.text);
+    INSERT INTO messages_fts (messages_fts, rowid, text, owner, role, kind)
+    VALUES ('delete', old.rid, old.text, old.owner, old.role, old.kind);
 END;
-
-CREATE TABLE 'messages_fts_docsize'(id INTEGER PRIMARY KEY, sz BLOB);
 
 CREATE TABLE 'messages_fts_idx'(segid, term, pgno, PRIMARY KEY(segid, term)) WITHOUT ROWID;
 
 CREATE TRIGGER messages_fts_insert AFTER INSERT ON messages BEGIN
-    INSERT INTO messages_fts (rowid, text) VALUES (new.rid, new.text);
+    INSERT INTO messages_fts (rowid, text, owner, role, kind) VALUES (new.rid, new.text, new.owner, new.role, new.kind);
 END;
 
 CREATE INDEX messages_notes ON messages (owner, rid) WHERE kind = 'note';
+
+CREATE INDEX messages_unsynced ON messages (boot) WHERE clock_synced = 0;
 
 CREATE TABLE queue (
     seq              INTEGER PRIMARY KEY AUTOINCREMENT,        -- never reused, also after the queue was empty

@@ -203,7 +203,8 @@ async fn delete(memory: &Memory, args: &Delete) -> Result<(), Failure> {
 
 async fn search(memory: &Memory, args: &Search) -> Result<(), Failure> {
     let user = user_named(memory, &args.owner.user).await?;
-    let hits = memory.search(user.id, &args.words.join(" "), None, args.limit).await?;
+    let found = memory.search(user.id, &args.words.join(" "), None, None, args.limit).await?;
+    let (hits, more) = (found.items, found.next.is_some());
     if args.owner.json {
         return output::json(&hits);
     }
@@ -214,7 +215,12 @@ async fn search(memory: &Memory, args: &Search) -> Result<(), Failure> {
         let message = &hit.message;
         [message.conversation_id.to_string(), output::time(message.wall_unix_ms), message.text.clone()]
     };
-    output::table(["CONVERSATION", "TIME", "TEXT"], &hits.iter().map(row).collect::<Vec<_>>())
+    output::table(["CONVERSATION", "TIME", "TEXT"], &hits.iter().map(row).collect::<Vec<_>>())?;
+    if more {
+        output::line(format!("There are more; --limit shows more than {}.", args.limit))
+    } else {
+        Ok(())
+    }
 }
 
 async fn export(memory: &Memory, args: &Export) -> Result<(), Failure> {

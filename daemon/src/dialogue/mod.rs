@@ -24,17 +24,20 @@ pub use builtin::Builtin;
 pub use context::{OwnMemory, Reply, TurnContext};
 
 use crate::memory::{
-    Appended, ConversationId, Memory, MemoryError, MessageId, NewTurn, Target, TurnMeta, User,
+    Appended, ConversationId, Memory, MemoryError, MessageId, NewTurn, SessionId, Target, TurnMeta, User,
 };
 
 /// Which conversation a turn belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Select {
-    /// The person's latest, if it is recent enough ([`DialogueSettings::continue_within_ms`]); else a new one.
+    /// The person's latest on this device, if it is recent enough ([`DialogueSettings::continue_within_ms`]); else a new
+    /// one.
     #[default]
     Continue,
     New,
     Id(ConversationId),
+    /// The one that a client's session id names, begun with this turn if there is none.
+    Session(SessionId),
 }
 
 /// Who answers. An enum, not a trait: the set is closed, and a language model falls back on the built-in one.
@@ -153,7 +156,11 @@ impl Dialogue {
         let now = meta.at.clone().unwrap_or_else(|| self.memory.clock().stamp());
         let conversation = match select {
             Select::New => None,
-            Select::Id(id) => Some(id),
+            // Before anything is thought about: here it could not be stored.
+            Select::Id(id) => Some(self.memory.home(user.id, id).await.map_err(DialogueError::Memory)?),
+            Select::Session(ref session) => {
+                self.memory.session(user.id, session).await.map_err(DialogueError::Memory)?
+            }
             Select::Continue => self
                 .memory
                 .current_conversation(user.id, self.settings.continue_within_ms, &now)
@@ -176,9 +183,18 @@ impl Dialogue {
             recent: &recent,
             memory: OwnMemory::new(&self.memory, user.id),
         };
-        let reply = self.responder.respond(&context).await.map_err(DialogueError::Memory)?;
-        let target = match conversation {
-            Some(id) if !reply.new_conversation => Target::Existing(id),
+        let mut reply = self.responder.respond(&context).await.map_err(DialogueError::Memory)?;
+        let target = match (&select, conversation) {
+            (Select::Session(session), _) => {
+                if reply.new_conversation {
+                    // A session id means one conversation and keeps doing so.
+                    reply.new_conversation = false;
+                    reply.text =
+                        "This session stays one conversation. Begin another session for a new one.".into();
+                }
+                Target::Session(session)
+            }
+            (_, Some(id)) if !reply.new_conversation => Target::Existing(id),
             _ => Target::New,
         };
         let turn = NewTurn {
@@ -200,15 +216,15 @@ impl Dialogue {
             appended = self.memory.append_turn(user.id, Target::New, &turn).await;
         }
         match appended {
-            Ok(appended) => Ok(outcome(appended, target, reply.text)),
+            Ok(appended) => Ok(outcome(appended, reply.text)),
             Err(source) => Err(DialogueError::NotStored { reply: reply.text, acts, source }),
         }
     }
 }
 
-fn outcome(appended: Appended, target: Target, reply: String) -> TurnOutcome {
+fn outcome(appended: Appended, reply: String) -> TurnOutcome {
     let mut effects = Vec::new();
-    if target != Target::Existing(appended.conversation_id) {
+    if appended.created {
         effects.push(Effect::NewConversation);
     }
     if appended.forgotten > 0 {

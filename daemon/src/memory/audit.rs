@@ -63,7 +63,7 @@ impl Memory {
         stamp: &Stamp,
         entry: &NewAudit,
     ) -> Result<AuditId> {
-        let id = AuditId::new();
+        let (id, here) = (AuditId::new(), self.here()?);
         let append = sqlx::query(APPEND)
             .bind(id.bytes())
             .bind(entry.user.as_ref().map(UserId::bytes))
@@ -73,8 +73,8 @@ impl Memory {
             .bind(stamp.wall_unix_ms)
             .bind(stamp.synced)
             .bind(stamp.monotonic_ns)
-            .bind(self.device.boot)
-            .bind(self.device.device);
+            .bind(here.boot)
+            .bind(here.device);
         tx.execute(append).await?;
         enqueue(tx, Op::AppendAudit, id.0, entry.user.map(|user| user.0), stamp.wall_unix_ms).await?;
         Ok(id)

@@ -1,16 +1,17 @@
-//! Conversations: several a person, the latest continues.
+//! Conversations: several a person, each with one writing device, the latest of this device continues.
 
 use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
 
+use super::text::{tidy, unseen};
 use super::users::owner_rid;
 use super::{ConversationId, Memory, MemoryError, Result, UserId, get};
 use crate::clock::Stamp;
 use crate::store::queue::{Op, enqueue};
 use crate::store::{StoreError, Tx};
 
-/// Longest title, in characters; longer ones are cut.
-const MAX_TITLE_CHARS: usize = 80;
+/// Longest title, in characters. An automatic title is cut there, one that a person chose is refused.
+pub const MAX_TITLE_CHARS: usize = 80;
 /// Words of the first message that make an automatic title.
 const TITLE_WORDS: usize = 8;
 
@@ -23,8 +24,13 @@ pub struct Conversation {
     pub messages: i64,
     pub created_unix_ms: i64,
     pub updated_unix_ms: i64,
+    /// Where it began: the only device that goes on with it. `None` if that is not known any more.
+    pub device: Option<String>,
+    /// A client's own name for it (see [`super::SessionId`]).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<String>,
     #[serde(skip)]
-    cursor: i64,
+    pub(super) cursor: i64,
 }
 
 /// Where the next page of a listing begins.
@@ -34,24 +40,41 @@ pub struct Cursor(pub i64);
 
 /// One page of a listing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Page<T> {
+pub struct Page<T, C = Cursor> {
     pub items: Vec<T>,
     /// Pass it on for the next page; `None` at the end.
-    pub next: Option<Cursor>,
+    pub next: Option<C>,
+}
+
+impl<T, C> Page<T, C> {
+    /// A page of at most `limit` of `items`, of which one more than that tells that there is another page.
+    pub(super) fn of(mut items: Vec<T>, limit: u32, cursor: impl Fn(&T) -> C) -> Self {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let more = items.len() > limit;
+        items.truncate(limit);
+        let next = items.last().filter(|_| more).map(cursor);
+        Self { items, next }
+    }
 }
 
 crate::store::sql::statements! {
     CREATE = "INSERT INTO conversations (id, owner, title, title_by_user, activity, created_unix_ms, created_synced,
-            updated_unix_ms, updated_synced, updated_monotonic_ns, boot)
+            updated_unix_ms, updated_synced, updated_monotonic_ns, boot, device, session_id)
         VALUES (?1, ?2, ?3, ?4, (SELECT coalesce(max(activity), 0) + 1 FROM conversations WHERE owner = ?2), ?5, ?6, ?5,
-            ?6, ?7, ?8)";
-    LIST = "SELECT id, title, messages, created_unix_ms, updated_unix_ms, activity FROM conversations
-        WHERE owner = (SELECT rid FROM users WHERE id = ?1) AND activity < ?2 ORDER BY activity DESC LIMIT ?3";
-    FIND = "SELECT id, title, messages, created_unix_ms, updated_unix_ms, activity FROM conversations
-        WHERE id = ?2 AND owner = (SELECT rid FROM users WHERE id = ?1)";
+            ?6, ?7, ?8, ?9, ?10)";
+    LIST = "SELECT c.id AS id, c.title, c.messages, c.created_unix_ms, c.updated_unix_ms, c.activity, d.id AS device,
+            c.session_id
+        FROM conversations c LEFT JOIN devices d ON d.rid = c.device
+        WHERE c.owner = (SELECT rid FROM users WHERE id = ?1) AND c.activity < ?2 ORDER BY c.activity DESC LIMIT ?3";
+    FIND = "SELECT c.id AS id, c.title, c.messages, c.created_unix_ms, c.updated_unix_ms, c.activity, d.id AS device,
+            c.session_id
+        FROM conversations c LEFT JOIN devices d ON d.rid = c.device
+        WHERE c.id = ?2 AND c.owner = (SELECT rid FROM users WHERE id = ?1)";
     LATEST = "SELECT c.id, c.updated_unix_ms, c.updated_synced, c.updated_monotonic_ns, b.boot_id
         FROM conversations c JOIN boots b ON b.rid = c.boot
-        WHERE c.owner = (SELECT rid FROM users WHERE id = ?1) ORDER BY c.activity DESC LIMIT 1";
+        WHERE c.owner = (SELECT rid FROM users WHERE id = ?1) AND c.device = (SELECT rid FROM devices WHERE id = ?2)
+        ORDER BY c.activity DESC LIMIT 1";
+    COUNT = "SELECT count(*) AS n FROM conversations WHERE owner = (SELECT rid FROM users WHERE id = ?1)";
     RENAME = "UPDATE conversations SET title = ?3, title_by_user = 1 WHERE id = ?2 AND owner = ?1";
     RID = "SELECT rid FROM conversations WHERE id = ?2 AND owner = ?1";
     MESSAGE_IDS = "SELECT id FROM messages WHERE conversation = ?1 AND owner = ?2";
@@ -62,16 +85,20 @@ crate::store::sql::statements! {
 }
 
 impl Memory {
-    /// Starts an empty conversation, which is then the one to continue. `title` is optional.
+    /// Starts an empty conversation on this device, which is then the one to continue. `title` is optional.
+    ///
+    /// # Errors
+    /// `InvalidTitle`, and what the disk has to say.
     pub async fn new_conversation(&self, user: UserId, title: Option<&str>) -> Result<ConversationId> {
+        let title = title.map(checked_title).transpose()?;
         let (mut tx, stamp) = self.begin().await?;
         let owner = owner_rid(&mut tx, user).await?;
-        let id = self.create_conversation(&mut tx, user, owner, title, &stamp).await?;
+        let id = self.create_conversation(&mut tx, user, owner, title.as_deref(), None, &stamp).await?;
         tx.commit().await?;
         Ok(id)
     }
 
-    /// One page of the conversations of `user`, latest first.
+    /// One page of the conversations of `user`, those of other devices too, latest first.
     pub async fn list_conversations(
         &self,
         user: UserId,
@@ -82,11 +109,14 @@ impl Memory {
         // One more than asked for tells whether there is another page.
         let query = sqlx::query(LIST).bind(user.bytes()).bind(before).bind(i64::from(limit) + 1);
         let rows = self.read_all(query).await?;
-        let mut items = rows.iter().map(conversation_of).collect::<Result<Vec<_>, _>>()?;
-        let more = items.len() > limit as usize;
-        items.truncate(limit as usize);
-        let next = items.last().filter(|_| more).map(|last| Cursor(last.cursor));
-        Ok(Page { items, next })
+        let items = rows.iter().map(conversation_of).collect::<Result<Vec<_>, _>>()?;
+        Ok(Page::of(items, limit, |last| Cursor(last.cursor)))
+    }
+
+    /// How many conversations `user` has.
+    pub async fn count_conversations(&self, user: UserId) -> Result<i64> {
+        let row = self.read_optional(sqlx::query(COUNT).bind(user.bytes())).await?;
+        Ok(row.map(|row| get(&row, "n")).transpose()?.unwrap_or(0))
     }
 
     pub async fn conversation(&self, user: UserId, id: ConversationId) -> Result<Conversation> {
@@ -94,7 +124,19 @@ impl Memory {
         Ok(conversation_of(&row.ok_or_else(|| MemoryError::not_found("conversation", id))?)?)
     }
 
-    /// The latest conversation of `user` if its last turn is at most `within_ms` before `now`.
+    /// `id`, if it is a conversation of `user` that this device may go on with.
+    ///
+    /// # Errors
+    /// `NotFound`, `OtherHome`.
+    pub async fn home(&self, user: UserId, id: ConversationId) -> Result<ConversationId> {
+        let Conversation { device, .. } = self.conversation(user, id).await?;
+        if device.as_deref() == Some(&*self.device) {
+            return Ok(id);
+        }
+        Err(MemoryError::OtherHome { conversation: id, device })
+    }
+
+    /// The latest conversation of `user` on this device, if its last turn is at most `within_ms` before `now`.
     ///
     /// Within one boot the monotonic clock decides; across boots the wall clock, if it was synced both times. When
     /// nobody can know how long it was, the conversation continues: a restart must not cut it.
@@ -104,12 +146,13 @@ impl Memory {
         within_ms: i64,
         now: &Stamp,
     ) -> Result<Option<ConversationId>> {
-        let Some(row) = self.read_optional(sqlx::query(LATEST).bind(user.bytes())).await? else {
+        let latest = sqlx::query(LATEST).bind(user.bytes()).bind(&*self.device);
+        let Some(row) = self.read_optional(latest).await? else {
             return Ok(None);
         };
         let (wall, synced): (i64, bool) = (get(&row, "updated_unix_ms")?, get(&row, "updated_synced")?);
         let (monotonic, boot): (i64, String) = (get(&row, "updated_monotonic_ns")?, get(&row, "boot_id")?);
-        // A hand-driven clock moves only the wall.
+        // A fixed clock moves only the wall.
         let fixed = matches!(self.clock, crate::clock::Clock::Fixed(_));
         let since_ms = if boot == *now.boot_id && !fixed {
             now.monotonic_ns.saturating_sub(monotonic) / 1_000_000
@@ -121,15 +164,23 @@ impl Memory {
         Ok(if since_ms <= within_ms { Some(ConversationId::read(&row, "id")?) } else { None })
     }
 
+    /// Gives a conversation a title that automatic ones do not replace.
+    ///
+    /// # Errors
+    /// `InvalidTitle`, `NotFound`.
     pub async fn rename_conversation(&self, user: UserId, id: ConversationId, title: &str) -> Result<()> {
+        let title = checked_title(title)?;
         let (mut tx, stamp) = self.begin().await?;
         let owner = owner_rid(&mut tx, user).await?;
-        let rename = sqlx::query(RENAME).bind(owner).bind(id.bytes()).bind(tidy_title(title));
-        if tx.execute(rename).await? == 0 {
+        if tx.execute(sqlx::query(RENAME).bind(owner).bind(id.bytes()).bind(title)).await? == 0 {
             return Err(MemoryError::not_found("conversation", id));
         }
         enqueue(&mut tx, Op::UpsertConversation, id.0, Some(user.0), stamp.wall_unix_ms).await?;
-        Ok(tx.commit().await?)
+        // The old title is somebody's words.
+        self.want_scrub(&mut tx, &stamp).await?;
+        tx.commit().await?;
+        self.scrub().await;
+        Ok(())
     }
 
     /// Deletes the conversation with its messages, their words in the index and their queue entries.
@@ -153,24 +204,29 @@ impl Memory {
         Ok(())
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the columns of a row, all of them needed")]
     pub(super) async fn create_conversation(
         &self,
         tx: &mut Tx<'_>,
         user: UserId,
         owner: i64,
         title: Option<&str>,
+        session: Option<&str>,
         stamp: &Stamp,
     ) -> Result<ConversationId> {
         let id = ConversationId::new();
+        let here = self.here()?;
         let create = sqlx::query(CREATE)
             .bind(id.bytes())
             .bind(owner)
-            .bind(title.map(tidy_title).unwrap_or_default())
+            .bind(title.unwrap_or_default())
             .bind(title.is_some())
             .bind(stamp.wall_unix_ms)
             .bind(stamp.synced)
             .bind(stamp.monotonic_ns)
-            .bind(self.device.boot);
+            .bind(here.boot)
+            .bind(here.device)
+            .bind(session);
         tx.execute(create).await?;
         enqueue(tx, Op::UpsertConversation, id.0, Some(user.0), stamp.wall_unix_ms).await?;
         Ok(id)
@@ -179,12 +235,29 @@ impl Memory {
 
 /// First words of a message, as a title.
 pub(super) fn title_from(text: &str) -> String {
-    tidy_title(&text.split_whitespace().take(TITLE_WORDS).collect::<Vec<_>>().join(" "))
+    // A title is a few words: what stands behind them, however long, is not looked at.
+    let start: String = text.chars().take(16 * MAX_TITLE_CHARS).collect();
+    let words = tidy(&start).split(' ').take(TITLE_WORDS).collect::<Vec<_>>().join(" ");
+    words.chars().take(MAX_TITLE_CHARS).collect::<String>().trim_end().to_owned()
 }
 
-fn tidy_title(title: &str) -> String {
-    let spoken: String = title.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    spoken.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(MAX_TITLE_CHARS).collect()
+/// A title that a person chose, with single spaces.
+///
+/// # Errors
+/// `InvalidTitle` if it is empty, too long, or holds characters that nobody sees.
+pub(super) fn checked_title(title: &str) -> Result<String> {
+    let refuse = |reason| Err(MemoryError::InvalidTitle { reason });
+    // White space of any kind is a space; what is left of control characters is refused.
+    let spaced = title.split_whitespace().collect::<Vec<_>>().join(" ");
+    if let Some(reason) = unseen(&spaced) {
+        return refuse(reason);
+    }
+    let tidy = tidy(&spaced);
+    match tidy.chars().count() {
+        0 => refuse("it is empty"),
+        1..=MAX_TITLE_CHARS => Ok(tidy),
+        _ => refuse("it has more than 80 characters"),
+    }
 }
 
 fn conversation_of(row: &SqliteRow) -> Result<Conversation, StoreError> {
@@ -194,6 +267,8 @@ fn conversation_of(row: &SqliteRow) -> Result<Conversation, StoreError> {
         messages: get(row, "messages")?,
         created_unix_ms: get(row, "created_unix_ms")?,
         updated_unix_ms: get(row, "updated_unix_ms")?,
+        device: get(row, "device")?,
+        session_id: get(row, "session_id")?,
         cursor: get(row, "activity")?,
     })
 }

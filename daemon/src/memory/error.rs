@@ -1,5 +1,6 @@
 //! What can go wrong when memory is asked for something.
 
+use super::ConversationId;
 use crate::error::Exit;
 use crate::store::StoreError;
 
@@ -12,6 +13,16 @@ pub enum MemoryError {
     NameTaken { name: String },
     #[error("{name:?} cannot be a name: {reason}")]
     InvalidName { name: String, reason: &'static str },
+    #[error("this cannot be a title: {reason}")]
+    InvalidTitle { reason: &'static str },
+    #[error("this cannot be a session id: {reason}")]
+    InvalidSession { reason: &'static str },
+    /// A conversation has one writer, the device on which it began.
+    #[error(
+        "conversation {conversation} began on {}: go on with it there, or begin a new one here",
+        device.as_deref().map_or("a device that is not known any more".into(), |device| format!("the device \"{device}\""))
+    )]
+    OtherHome { conversation: ConversationId, device: Option<String> },
     #[error("the text has {bytes} bytes, at most {max} can be stored: make it shorter")]
     TooLong { bytes: usize, max: usize },
     #[error(transparent)]
@@ -34,13 +45,18 @@ impl MemoryError {
     /// How a command that fails with this ends.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::InvalidName { .. } | Self::TooLong { .. } => Exit::Data,
+            Self::InvalidName { .. }
+            | Self::InvalidTitle { .. }
+            | Self::InvalidSession { .. }
+            | Self::TooLong { .. } => Exit::Data,
             Self::Store(StoreError::Busy { .. } | StoreError::DiskFull { .. }) => Exit::TryAgain,
             Self::Store(StoreError::Newer { .. } | StoreError::NotOurs { .. }) => Exit::Config,
             Self::Store(StoreError::Open { .. } | StoreError::ReadOnly { .. } | StoreError::Disk { .. }) => {
                 Exit::Unavailable
             }
-            Self::NotFound { .. } | Self::NameTaken { .. } | Self::Store(_) => Exit::Failed,
+            Self::NotFound { .. } | Self::NameTaken { .. } | Self::OtherHome { .. } | Self::Store(_) => {
+                Exit::Failed
+            }
         }
     }
 }

@@ -17,7 +17,9 @@ mod export;
 mod ids;
 mod messages;
 mod search;
+mod sessions;
 mod settings;
+mod text;
 mod turns;
 mod users;
 mod voiceprints;
@@ -30,6 +32,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use sqlx::Row as _;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -39,14 +42,15 @@ use crate::clock::{Clock, Stamp};
 use crate::store::{Store, StoreError, StoreOptions, Tx};
 
 pub use audit::{AuditEntry, NewAudit};
-pub use conversations::{Conversation, Cursor, Page};
+pub use conversations::{Conversation, Cursor, MAX_TITLE_CHARS, Page};
 pub use error::MemoryError;
 pub use export::{Export, ExportedConversation};
 pub use ids::{AuditId, ConversationId, MessageId, UserId, VoiceprintId};
 pub use messages::{Kind, MAX_MESSAGE_BYTES, Message, Role};
-pub use search::{Hit, Words};
+pub use search::{Hit, SearchCursor, Words};
+pub use sessions::{MAX_SESSION_CHARS, SessionId};
 pub use turns::{Appended, NewTurn, Target, TurnMeta};
-pub use users::{ANONYMOUS, MAX_NAME_CHARS, User};
+pub use users::{ANONYMOUS, MAX_NAME_CHARS, User, UserCursor};
 pub use voiceprints::{NewVoiceprint, Voiceprint, VoiceprintInfo};
 
 type Result<T, E = MemoryError> = std::result::Result<T, E>;
@@ -62,7 +66,9 @@ pub struct Device {
 pub struct Memory {
     store: Store,
     clock: Clock,
-    device: Arc<Local>,
+    /// `[device] id` of the configuration.
+    device: Arc<str>,
+    here: Arc<ArcSwapOption<Here>>,
     scrubber: Arc<Scrubber>,
 }
 
@@ -73,16 +79,15 @@ struct Scrubber {
     wanted: Notify,
 }
 
-/// Rows that every written row refers to.
-#[derive(Debug)]
-struct Local {
-    id: String,
+/// Row numbers that every written row refers to: this device, this boot.
+#[derive(Debug, Clone, Copy)]
+struct Here {
     device: i64,
     boot: i64,
 }
 
 crate::store::sql::statements! {
-    FIND_BOOT = "SELECT rid FROM boots WHERE boot_id = ?1";
+    FIND_HERE = "SELECT d.rid AS device, b.rid AS boot FROM devices d JOIN boots b ON b.boot_id = ?2 WHERE d.id = ?1";
     ADD_BOOT = "INSERT INTO boots (boot_id) VALUES (?1) ON CONFLICT DO NOTHING";
     FIND_DEVICE = "SELECT rid FROM devices WHERE id = ?1";
     ADD_DEVICE = "INSERT INTO devices (id, created_unix_ms) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
@@ -111,34 +116,41 @@ impl Memory {
         options: &StoreOptions,
     ) -> Result<Self> {
         let store = Store::open(path, options).await?;
-        let stamp = clock.stamp();
-        let known = |sql, key| sqlx::query(sql).bind(key);
-        let mut reader = store.reader().await?;
-        let mut find = async |sql, key: String| -> Result<Option<i64>, StoreError> {
-            let row = known(sql, key).fetch_optional(&mut *reader).await.map_err(|e| store.classify(e))?;
-            row.map(|row| row.try_get(0).map_err(StoreError::Sql)).transpose()
+        let memory = Self {
+            store,
+            clock,
+            device: device.id.as_str().into(),
+            here: Arc::default(),
+            scrubber: Arc::default(),
         };
-        let boot = find(FIND_BOOT, stamp.boot_id.to_string()).await?;
-        let local = find(FIND_DEVICE, device.id.clone()).await?;
-        drop(reader);
-        let (boot, local) = match (boot, local) {
-            (Some(boot), Some(local)) => (boot, local),
-            _ => {
-                let mut tx = store.begin().await?;
+        memory.settle_here().await?;
+        memory.mend_name_keys().await?;
+        Ok(memory)
+    }
+
+    /// Finds or makes the rows of this device and this boot.
+    async fn settle_here(&self) -> Result<()> {
+        let stamp = self.clock.stamp();
+        let known = sqlx::query(FIND_HERE).bind(&*self.device).bind(&*stamp.boot_id);
+        let row = match self.read_optional(known).await? {
+            Some(row) => row,
+            None => {
+                let mut tx = self.store.begin().await?;
                 tx.execute(sqlx::query(ADD_BOOT).bind(&*stamp.boot_id)).await?;
-                tx.execute(sqlx::query(ADD_DEVICE).bind(&device.id).bind(stamp.wall_unix_ms)).await?;
-                let boot = tx.optional(sqlx::query(FIND_BOOT).bind(&*stamp.boot_id)).await?;
-                let local = tx.optional(sqlx::query(FIND_DEVICE).bind(&device.id)).await?;
+                tx.execute(sqlx::query(ADD_DEVICE).bind(&*self.device).bind(stamp.wall_unix_ms)).await?;
+                let row =
+                    tx.optional(sqlx::query(FIND_HERE).bind(&*self.device).bind(&*stamp.boot_id)).await?;
                 tx.commit().await?;
-                let rid = |row: Option<sqlx::sqlite::SqliteRow>| match row {
-                    Some(row) => row.try_get::<i64, _>(0).map_err(StoreError::Sql),
-                    None => Err(StoreError::Sql(sqlx::Error::RowNotFound)),
-                };
-                (rid(boot)?, rid(local)?)
+                row.ok_or(StoreError::Sql(sqlx::Error::RowNotFound))?
             }
         };
-        let device = Local { id: device.id.clone(), device: local, boot };
-        Ok(Self { store, clock, device: Arc::new(device), scrubber: Arc::default() })
+        self.here.store(Some(Arc::new(Here { device: get(&row, "device")?, boot: get(&row, "boot")? })));
+        Ok(())
+    }
+
+    /// The rows of this device and this boot; there since [`Memory::begin`].
+    fn here(&self) -> Result<Here, StoreError> {
+        self.here.load().as_deref().copied().ok_or(StoreError::Sql(sqlx::Error::RowNotFound))
     }
 
     pub fn clock(&self) -> &Clock {
@@ -281,6 +293,7 @@ pub(crate) fn statements() -> Vec<&'static [(&'static str, &'static str)]> {
         conversations::STATEMENTS,
         messages::STATEMENTS,
         search::STATEMENTS,
+        sessions::STATEMENTS,
         settings::STATEMENTS,
         turns::STATEMENTS,
         users::STATEMENTS,

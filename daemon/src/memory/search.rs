@@ -1,43 +1,97 @@
-//! Full-text search over one person's messages.
+//! Full-text search over one person's messages, at a cost that does not grow with what was said.
+//!
+//! Owner, role and kind are words of the index, so the index is read only where a message of this person may be. It is
+//! read from the newest message backwards and stops after a window of matches, which are ranked among themselves:
+//! FTS5's own bm25 counts every match of every word first (95 ms for common words in 100,000 messages).
+//!
+//! What still grows: words that are common but never together make the index skip through both lists; words of scripts
+//! that are matched as beginnings (see [`term_of`]) collect all words with that beginning.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 
 use serde::Serialize;
 
+use super::conversations::Page;
 use super::messages::message_of;
 use super::{Memory, Message, MessageId, Result, Role, UserId, get};
+use crate::store::StoreError;
 
 /// A query uses at most this many words; more make it slower, not better.
 const MAX_TERMS: usize = 16;
+/// What is to be forgotten must match all words that were said.
+const MAX_FORGET_TERMS: usize = 256;
+/// Matches that are ranked among themselves: the newest. The next page goes on where they end.
+const WINDOW: u32 = 200;
+/// Where no message has all words: the newest messages of each word that are ranked.
+const PER_WORD: u32 = 64;
 
 /// A message that was found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Hit {
     pub message: Message,
-    /// bm25, better matches are more negative (the convention of SQLite's FTS5).
+    /// Okapi bm25 with the lengths of messages taken as 60 bytes on average; better matches are more negative (the
+    /// convention of SQLite's FTS5). Compares within one search only.
     pub rank: f64,
 }
 
+/// Where the next page of a search begins. It is text for whoever passes it on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SearchCursor {
+    /// Upper end (row number, exclusive) of the window of matches that is being listed.
+    before: i64,
+    /// The last message that was listed: its rank and row number.
+    rank: f64,
+    rid: i64,
+    /// Messages with any of the words are listed, because none has all.
+    any: bool,
+}
+
+impl fmt::Display for SearchCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:x}.{}.{}", self.before, self.rank.to_bits(), self.rid, u8::from(self.any))
+    }
+}
+
+impl FromStr for SearchCursor {
+    type Err = &'static str;
+    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
+        const NO: &str = "this is no place in a list of search results";
+        let parts: Vec<&str> = text.split('.').collect();
+        let [before, rank, rid, any] = parts.as_slice() else { return Err(NO) };
+        let rank = f64::from_bits(u64::from_str_radix(rank, 16).map_err(|_| NO)?);
+        let (before, rid) = (before.parse().map_err(|_| NO)?, rid.parse().map_err(|_| NO)?);
+        if rank.is_nan() {
+            return Err(NO);
+        }
+        Ok(Self { before, rank, rid, any: *any == "1" })
+    }
+}
+
+impl Serialize for SearchCursor {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 crate::store::sql::statements! {
-    // The inner query sorts row numbers; only the rows that are returned are read in full.
-    SEARCH = "SELECT m.id AS id, c.id AS conversation_id, m.seq, m.role, m.kind, m.text, m.wall_unix_ms, m.clock_synced,
-            m.meta, hit.rank AS rank
-        FROM (SELECT own.rid AS rid, bm25(messages_fts) AS rank
-            FROM messages_fts JOIN messages own ON own.rid = messages_fts.rowid
-            WHERE messages_fts MATCH ?2 AND own.owner = (SELECT rid FROM users WHERE id = ?1)
-                AND (?3 IS NULL OR own.role = ?3)
-            ORDER BY rank, own.rid DESC LIMIT ?4) hit
-        JOIN messages m ON m.rid = hit.rid JOIN conversations c ON c.rid = m.conversation
-        ORDER BY hit.rank, m.rid DESC";
-    RECALL = "SELECT m.id AS id, c.id AS conversation_id, m.seq, m.role, m.kind, m.text, m.wall_unix_ms, m.clock_synced,
-            m.meta
-        FROM (SELECT own.rid AS rid, own.kind = 'note' AS note
-            FROM messages_fts JOIN messages own ON own.rid = messages_fts.rowid
-            WHERE messages_fts MATCH ?2 AND own.owner = (SELECT rid FROM users WHERE id = ?1) AND own.role = 'user'
-                AND own.kind <> 'ask'
-            ORDER BY note DESC, own.rid DESC LIMIT ?3) hit
-        JOIN messages m ON m.rid = hit.rid JOIN conversations c ON c.rid = m.conversation
-        ORDER BY hit.note DESC, m.rid DESC";
-    MATCHING = "SELECT m.id AS id FROM messages_fts JOIN messages m ON m.rid = messages_fts.rowid
-        WHERE messages_fts MATCH ?2 AND m.owner = (SELECT rid FROM users WHERE id = ?1)";
+    TOP = "SELECT coalesce(max(rid), 0) + 1 AS top FROM messages";
+    // `hits` words of the message match: `highlight` puts one character before each.
+    NEWEST = "SELECT f.rowid AS rid, length(highlight(messages_fts, 0, char(1), '')) - length(f.text) AS hits,
+            octet_length(f.text) AS bytes
+        FROM messages_fts f
+        WHERE f.messages_fts MATCH 'owner : ' || coalesce((SELECT rid FROM users WHERE id = ?1), 0) || ?2
+            AND f.rowid < ?3
+        ORDER BY f.rowid DESC LIMIT ?4";
+    ROWS = "SELECT m.rid, m.id AS id, c.id AS conversation_id, m.seq, m.role, m.kind, m.text, m.wall_unix_ms,
+            m.clock_synced, m.meta
+        FROM json_each(?2) wanted CROSS JOIN messages m ON m.rid = wanted.value
+        JOIN conversations c ON c.rid = m.conversation
+        WHERE m.owner = (SELECT rid FROM users WHERE id = ?1)";
+    MATCHING = "SELECT m.id AS id FROM messages_fts f CROSS JOIN messages m ON m.rid = f.rowid
+        WHERE f.messages_fts MATCH 'owner : ' || coalesce((SELECT rid FROM users WHERE id = ?1), 0) || ?2
+            AND m.owner = (SELECT rid FROM users WHERE id = ?1)";
 }
 
 /// How the words of a query combine.
@@ -47,58 +101,232 @@ pub enum Words {
     Any,
 }
 
-impl Memory {
-    /// Messages of `user` with all words of `text`, best first; with any of them, if none has all.
-    /// `text` is what a person typed or said: nothing in it is query syntax.
-    pub async fn search(&self, user: UserId, text: &str, role: Option<Role>, limit: u32) -> Result<Vec<Hit>> {
-        for words in [Words::All, Words::Any] {
-            let Some(query) = fts_query(text, words) else { break };
-            let query =
-                sqlx::query(SEARCH).bind(user.bytes()).bind(query).bind(role.map(Role::as_str)).bind(limit);
-            let rows = self.read_all(query).await?;
-            if !rows.is_empty() {
-                let hits =
-                    rows.iter().map(|row| Ok(Hit { message: message_of(row)?, rank: get(row, "rank")? }));
-                return hits.collect();
-            }
-        }
-        Ok(Vec::new())
-    }
+/// A match before its row is read.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Candidate {
+    rid: i64,
+    rank: f64,
+}
 
-    /// What `user` said that matches `text`: what was to be remembered first, then the newest. Questions to the memory
-    /// are left out.
-    pub async fn recall(&self, user: UserId, text: &str, words: Words, limit: u32) -> Result<Vec<Message>> {
-        let Some(query) = fts_query(text, words) else { return Ok(Vec::new()) };
-        let rows = self.read_all(sqlx::query(RECALL).bind(user.bytes()).bind(query).bind(limit)).await?;
-        Ok(rows.iter().map(message_of).collect::<Result<_, _>>()?)
-    }
-
-    /// Every message of `user`, of either side, with all words of `text`: for forgetting.
-    pub async fn matching(&self, user: UserId, text: &str) -> Result<Vec<MessageId>> {
-        let Some(query) = fts_query(text, Words::All) else { return Ok(Vec::new()) };
-        let rows = self.read_all(sqlx::query(MATCHING).bind(user.bytes()).bind(query)).await?;
-        Ok(rows.iter().map(|row| MessageId::read(row, "id")).collect::<Result<_, _>>()?)
+impl Candidate {
+    /// Best first; of equal ones the newer.
+    fn order(&self, other: &Self) -> std::cmp::Ordering {
+        self.rank.total_cmp(&other.rank).then(other.rid.cmp(&self.rid))
     }
 }
 
-/// An FTS5 query with the words of `text`: each a quoted string, which has no syntax inside. Words that are not ASCII
-/// match as beginnings, because languages such as Korean put particles behind a word. `None` if there are no words.
-fn fts_query(text: &str, words: Words) -> Option<String> {
+impl Memory {
+    /// Messages of `user` with all words of `text`; with any of them, if none has all. The newest 200 matches
+    /// come first, the best of them before the others, then the next 200, and so on; with any of the words, the newest 64
+    /// of each word are ranked and that is all. `text` is what a person typed or said: nothing in it is query syntax.
+    ///
+    /// Messages that are written between two pages are not in the later one.
+    pub async fn search(
+        &self,
+        user: UserId,
+        text: &str,
+        role: Option<Role>,
+        from: Option<&SearchCursor>,
+        limit: u32,
+    ) -> Result<Page<Hit, SearchCursor>> {
+        let terms = terms_of(text, MAX_TERMS);
+        let filter = role.map(|role| format!(" AND role : {}", role.as_str())).unwrap_or_default();
+        let mut page = Vec::new();
+        if terms.is_empty() {
+            return Ok(Page { items: Vec::new(), next: None });
+        }
+        let wanted = usize::try_from(limit).unwrap_or(usize::MAX).saturating_add(1);
+        let (mut before, mut after) = match from {
+            Some(from) => (from.before, Some(Candidate { rid: from.rid, rank: from.rank })),
+            None => (self.top().await?, None),
+        };
+        let mut any = from.is_some_and(|from| from.any);
+        if !any {
+            let all = format!("{filter} AND text : ({})", terms.join(" AND "));
+            loop {
+                let found = self.newest(user, &all, before, WINDOW).await?;
+                let end = found.last().map(|found| found.rid);
+                page.extend(listed(rank_all(&found, terms.len()), after.take(), before));
+                match end {
+                    Some(end) if found.len() >= WINDOW as usize && page.len() < wanted => before = end,
+                    _ => break,
+                }
+            }
+            any = page.is_empty() && from.is_none();
+        }
+        if any {
+            let found = self.any(user, &filter, &terms, before).await?;
+            page.extend(listed(found, after, before));
+        }
+        let found = Page::of(page, limit, |(hit, before)| SearchCursor {
+            before: *before,
+            rank: hit.rank,
+            rid: hit.rid,
+            any,
+        });
+        let rids: Vec<i64> = found.items.iter().map(|(hit, _)| hit.rid).collect();
+        let mut rows = self.rows(user, &rids).await?;
+        let hits = found
+            .items
+            .into_iter()
+            .filter_map(|(hit, _)| rows.remove(&hit.rid).map(|message| Hit { message, rank: hit.rank }));
+        Ok(Page { items: hits.collect(), next: found.next })
+    }
+
+    /// What `user` said that matches `text`: what was to be remembered first. With all words, the newest of each
+    /// kind; with any, the best of the newest 64 of each word. Questions to the memory are left out.
+    pub async fn recall(&self, user: UserId, text: &str, words: Words, limit: u32) -> Result<Vec<Message>> {
+        let terms = terms_of(text, MAX_TERMS);
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let mut found: Vec<i64> = Vec::new();
+        let top = if terms.is_empty() { 0 } else { self.top().await? };
+        for kind in ["note", "say"] {
+            if terms.is_empty() || found.len() >= limit {
+                break;
+            }
+            let filter = format!(" AND role : user AND kind : {kind}");
+            let more = u32::try_from(limit - found.len()).unwrap_or(u32::MAX);
+            match words {
+                Words::All => {
+                    let all = format!("{filter} AND text : ({})", terms.join(" AND "));
+                    found.extend(self.newest(user, &all, top, more).await?.iter().map(|found| found.rid));
+                }
+                Words::Any => found.extend(self.any(user, &filter, &terms, top).await?.iter().map(|c| c.rid)),
+            }
+        }
+        found.truncate(limit);
+        let mut rows = self.rows(user, &found).await?;
+        Ok(found.iter().filter_map(|rid| rows.remove(rid)).collect())
+    }
+
+    /// Every message of `user`, of either side, with all words of `text`: for forgetting, so nothing is left out, however
+    /// many there are.
+    pub async fn matching(&self, user: UserId, text: &str) -> Result<Vec<MessageId>> {
+        let terms = terms_of(text, MAX_FORGET_TERMS);
+        if terms.is_empty() {
+            return Ok(Vec::new());
+        }
+        let query = format!(" AND text : ({})", terms.join(" AND "));
+        let rows = self.read_all(sqlx::query(MATCHING).bind(user.bytes()).bind(query)).await?;
+        Ok(rows.iter().map(|row| MessageId::read(row, "id")).collect::<Result<_, _>>()?)
+    }
+
+    /// One above the highest row number.
+    async fn top(&self) -> Result<i64> {
+        let row = self.read_optional(sqlx::query(TOP)).await?;
+        Ok(row.map(|row| get(&row, "top")).transpose()?.unwrap_or(1))
+    }
+
+    /// The newest `limit` matches of `query` below the row number `before`, newest first.
+    async fn newest(&self, user: UserId, query: &str, before: i64, limit: u32) -> Result<Vec<Found>> {
+        let newest = sqlx::query(NEWEST).bind(user.bytes()).bind(query).bind(before).bind(limit);
+        let rows = self.read_all(newest).await?;
+        let found = rows.iter().map(|row| {
+            Ok(Found { rid: get(row, "rid")?, hits: get(row, "hits")?, bytes: get(row, "bytes")? })
+        });
+        Ok(found.collect::<Result<_, StoreError>>()?)
+    }
+
+    /// The newest messages of each word, best first: rare words count more than common ones.
+    async fn any(&self, user: UserId, filter: &str, terms: &[String], before: i64) -> Result<Vec<Candidate>> {
+        let mut ranks = BTreeMap::<i64, f64>::new();
+        for term in terms {
+            let query = format!("{filter} AND text : {term}");
+            let found = self.newest(user, &query, before, PER_WORD).await?;
+            let weight = rarity(&found, before);
+            for found in &found {
+                *ranks.entry(found.rid).or_default() -= weight * frequency(found.hits, found.bytes);
+            }
+        }
+        let mut best: Vec<_> = ranks.into_iter().map(|(rid, rank)| Candidate { rid, rank }).collect();
+        best.sort_by(Candidate::order);
+        Ok(best)
+    }
+
+    async fn rows(&self, user: UserId, rids: &[i64]) -> Result<BTreeMap<i64, Message>> {
+        let wanted = serde_json::json!(rids).to_string();
+        let rows = self.read_all(sqlx::query(ROWS).bind(user.bytes()).bind(wanted)).await?;
+        Ok(rows
+            .iter()
+            .map(|row| Ok((get(row, "rid")?, message_of(row)?)))
+            .collect::<Result<_, StoreError>>()?)
+    }
+}
+
+/// A match as the index gives it.
+struct Found {
+    rid: i64,
+    /// Words of the message that match.
+    hits: i64,
+    bytes: i64,
+}
+
+/// Ranks matches that all have every one of `terms` words.
+fn rank_all(found: &[Found], terms: usize) -> Vec<Candidate> {
+    let terms = i64::try_from(terms.max(1)).unwrap_or(1);
+    let rank = |found: &Found| Candidate {
+        rid: found.rid,
+        rank: -frequency(found.hits, found.bytes.saturating_div(terms)),
+    };
+    let mut ranked: Vec<_> = found.iter().map(rank).collect();
+    ranked.sort_by(Candidate::order);
+    ranked
+}
+
+/// What is left of a ranked window behind the last message of the page before.
+fn listed(
+    ranked: Vec<Candidate>,
+    after: Option<Candidate>,
+    before: i64,
+) -> impl Iterator<Item = (Candidate, i64)> {
+    let behind = move |c: &Candidate| after.is_none_or(|after| after.order(c).is_lt());
+    ranked.into_iter().filter(behind).map(move |candidate| (candidate, before))
+}
+
+/// Weight of how often words are in a message of this length: the second factor of Okapi bm25 with k1 = 1.2, b = 0.75
+/// (Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond", 2009).
+#[expect(clippy::cast_precision_loss, reason = "lengths of messages")]
+fn frequency(hits: i64, bytes: i64) -> f64 {
+    const K1: f64 = 1.2;
+    const B: f64 = 0.75;
+    const AVERAGE_BYTES: f64 = 60.0;
+    let hits = hits.max(1) as f64;
+    hits * (K1 + 1.0) / (hits + K1 * (1.0 - B + B * bytes as f64 / AVERAGE_BYTES))
+}
+
+/// Inverse document frequency of a word, from how densely its newest messages lie below the row number `before`.
+#[expect(clippy::cast_precision_loss, reason = "counts of rows")]
+fn rarity(found: &[Found], before: i64) -> f64 {
+    let all = before.max(1) as f64;
+    let with = match found.last() {
+        Some(oldest) if found.len() >= PER_WORD as usize => {
+            found.len() as f64 * all / (before - oldest.rid).max(1) as f64
+        }
+        _ => found.len() as f64,
+    };
+    (1.0 + (all - with).max(0.0) / (with + 0.5)).ln()
+}
+
+/// The words of `text` as terms of an FTS5 query, each once: quoted strings, which have no syntax inside.
+fn terms_of(text: &str, most: usize) -> Vec<String> {
     let mut terms: Vec<String> = Vec::new();
     for word in text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()) {
-        let term = if word.is_ascii() { format!("\"{word}\"") } else { format!("\"{word}\"*") };
+        let term = term_of(word);
         if !terms.contains(&term) {
             terms.push(term);
         }
-        if terms.len() == MAX_TERMS {
+        if terms.len() == most {
             break;
         }
     }
-    let joined = terms.join(match words {
-        Words::All => " AND ",
-        Words::Any => " OR ",
-    });
-    (!joined.is_empty()).then_some(joined)
+    terms
+}
+
+/// A word as a query term. Words of scripts that write particles or whole sentences without a space (Thai, Korean, Chinese,
+/// Japanese and others above U+0E00, but not the Latin and Greek letters there) match as beginnings.
+fn term_of(word: &str) -> String {
+    let joined = |c: char| c >= '\u{e00}' && !matches!(c, '\u{1e00}'..='\u{1fff}');
+    if word.contains(joined) { format!("\"{word}\"*") } else { format!("\"{word}\"") }
 }
 
 #[cfg(test)]
@@ -107,14 +335,34 @@ mod tests {
 
     #[test]
     fn a_query_has_no_syntax_whatever_the_text_contains() {
-        let all = |text| fts_query(text, Words::All);
-        assert_eq!(all("spare key").as_deref(), Some("\"spare\" AND \"key\""));
-        assert_eq!(all("\"a\" OR b* NEAR(c, 2) ^d -e col:f").unwrap().matches('"').count() % 2, 0);
-        assert_eq!(all("it's").as_deref(), Some("\"it\" AND \"s\""));
-        assert_eq!(all("열쇠").as_deref(), Some("\"열쇠\"*"));
-        assert_eq!(all("key key KEY").as_deref(), Some("\"key\" AND \"KEY\""));
-        assert_eq!(all(""), None);
-        assert_eq!(all("🙂 … \0 \"\" --"), None);
-        assert_eq!(fts_query(&"word ".repeat(10_000), Words::Any).as_deref(), Some("\"word\""));
+        let all = |text| terms_of(text, MAX_TERMS).join(" AND ");
+        assert_eq!(all("spare key"), "\"spare\" AND \"key\"");
+        assert_eq!(all("\"a\" OR b* NEAR(c, 2) ^d -e col:f").matches('"').count() % 2, 0);
+        assert_eq!(all("it's"), "\"it\" AND \"s\"");
+        assert_eq!(all("열쇠 Schlüssel ключ"), "\"열쇠\"* AND \"Schlüssel\" AND \"ключ\"");
+        assert_eq!(all("key key KEY"), "\"key\" AND \"KEY\"");
+        assert_eq!(all(""), "");
+        assert_eq!(all("🙂 … \0 \"\" --"), "");
+        assert_eq!(all(&"word ".repeat(10_000)), "\"word\"");
+    }
+
+    #[test]
+    fn a_place_in_the_results_survives_being_text() {
+        let cursor = SearchCursor { before: 12, rank: -1.25, rid: 7, any: true };
+        assert_eq!(cursor.to_string().parse(), Ok(cursor));
+        for odd in ["", "1.2.3", "a.b.c.d", "1.7ff8000000000000.1.0", "1.1.1.1.1"] {
+            assert!(odd.parse::<SearchCursor>().is_err(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn rare_words_and_short_messages_weigh_more() {
+        let found = |rids: std::ops::Range<i64>| -> Vec<Found> {
+            rids.rev().map(|rid| Found { rid, hits: 1, bytes: 60 }).collect()
+        };
+        assert!(rarity(&found(5..8), 1_000_000) > rarity(&found(900_000..900_064), 1_000_000));
+        assert!(rarity(&found(999_936..1_000_000), 1_000_000) < 0.1);
+        assert!(frequency(1, 20) > frequency(1, 200));
+        assert!(frequency(3, 60) > frequency(1, 60));
     }
 }

@@ -6,7 +6,8 @@ use super::conversations::title_from;
 use super::messages::{checked_text, forget_in};
 use super::users::owner_rid;
 use super::{
-    ADD_DEVICE, ConversationId, FIND_DEVICE, Kind, Memory, MemoryError, MessageId, Result, Role, UserId, get,
+    ADD_DEVICE, ConversationId, FIND_DEVICE, Kind, Memory, MemoryError, MessageId, Result, Role, SessionId,
+    UserId, get,
 };
 use crate::clock::Stamp;
 use crate::store::queue::{Op, enqueue};
@@ -27,10 +28,13 @@ pub struct TurnMeta {
 
 /// Where a turn goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target {
+pub enum Target<'a> {
     /// A conversation that is created in the same transaction.
     New,
+    /// One that began on this device.
     Existing(ConversationId),
+    /// The one that a client's session id names, created in the same transaction if there is none.
+    Session(&'a SessionId),
 }
 
 /// A turn to be written.
@@ -53,6 +57,8 @@ pub struct NewTurn<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Appended {
     pub conversation_id: ConversationId,
+    /// The conversation is new.
+    pub created: bool,
     pub user_message_id: MessageId,
     pub assistant_message_id: MessageId,
     /// `seq` of the person's words; the answer has the next one.
@@ -62,8 +68,9 @@ pub struct Appended {
 }
 
 crate::store::sql::statements! {
-    OPEN = "SELECT rid, next_seq, title = '' AND title_by_user = 0 AS untitled FROM conversations
-        WHERE id = ?2 AND owner = ?1";
+    OPEN = "SELECT c.rid, c.next_seq, c.title = '' AND c.title_by_user = 0 AS untitled, c.device IS ?3 AS here,
+            d.id AS home
+        FROM conversations c LEFT JOIN devices d ON d.rid = c.device WHERE c.id = ?2 AND c.owner = ?1";
     INSERT = "INSERT INTO messages (id, conversation, owner, seq, role, kind, text, meta, wall_unix_ms, clock_synced,
             monotonic_ns, boot, device)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
@@ -83,8 +90,14 @@ impl Memory {
     /// entries. When this returns `Ok`, all of it is on the disk; otherwise none of it is.
     ///
     /// # Errors
-    /// `NotFound` (no such conversation of this person), `TooLong`, and what the disk has to say.
-    pub async fn append_turn(&self, user: UserId, target: Target, turn: &NewTurn<'_>) -> Result<Appended> {
+    /// `NotFound` (no such conversation of this person), `OtherHome` (it began on another device), `TooLong`, and what the
+    /// disk has to say.
+    pub async fn append_turn(
+        &self,
+        user: UserId,
+        target: Target<'_>,
+        turn: &NewTurn<'_>,
+    ) -> Result<Appended> {
         let (text, reply) = (checked_text(turn.text)?, checked_text(turn.reply)?);
         let (mut tx, now) = self.begin().await?;
         let owner = owner_rid(&mut tx, user).await?;
@@ -92,21 +105,29 @@ impl Memory {
         if forgotten > 0 {
             self.want_scrub(&mut tx, &now).await?;
         }
-        let conversation_id = match target {
-            Target::New => self.create_conversation(&mut tx, user, owner, None, &now).await?,
-            Target::Existing(id) => id,
+        let here = self.here()?;
+        let (conversation_id, created) = match target {
+            Target::New => (self.create_conversation(&mut tx, user, owner, None, None, &now).await?, true),
+            Target::Existing(id) => (id, false),
+            Target::Session(session) => {
+                self.session_within(&mut tx, user, owner, session, None, &now).await?
+            }
         };
-        let row = tx.optional(sqlx::query(OPEN).bind(owner).bind(conversation_id.bytes())).await?;
+        let open = sqlx::query(OPEN).bind(owner).bind(conversation_id.bytes()).bind(here.device);
+        let row = tx.optional(open).await?;
         let row = row.ok_or_else(|| MemoryError::not_found("conversation", conversation_id))?;
+        if !get::<bool>(&row, "here")? {
+            return Err(MemoryError::OtherHome { conversation: conversation_id, device: get(&row, "home")? });
+        }
         let (conversation, seq): (i64, i64) = (get(&row, "rid")?, get(&row, "next_seq")?);
         if get::<bool>(&row, "untitled")? && turn.kind != Kind::Ask {
             tx.execute(sqlx::query(TITLE).bind(owner).bind(conversation).bind(title_from(&text))).await?;
-            if matches!(target, Target::Existing(_)) {
+            if !created {
                 enqueue(&mut tx, Op::UpsertConversation, conversation_id.0, Some(user.0), now.wall_unix_ms)
                     .await?;
             }
         }
-        let device = self.device_rid(&mut tx, turn.meta.device.as_deref(), &now).await?;
+        let device = self.device_rid(&mut tx, turn.meta.device.as_deref(), here.device, &now).await?;
         let heard = json!({ "confidence": turn.meta.confidence, "engine": turn.meta.engine });
         let (user_message_id, assistant_message_id) = (MessageId::new(), MessageId::new());
         let said_at = turn.meta.at.as_ref().unwrap_or(&now);
@@ -135,7 +156,7 @@ impl Memory {
                 .bind(stamp.wall_unix_ms)
                 .bind(stamp.synced)
                 .bind(stamp.monotonic_ns)
-                .bind(self.device.boot)
+                .bind(here.boot)
                 .bind(device);
             tx.execute(insert).await?;
             enqueue(&mut tx, Op::InsertMessage, id.0, Some(user.0), now.wall_unix_ms).await?;
@@ -151,18 +172,18 @@ impl Memory {
             .bind(now.wall_unix_ms)
             .bind(now.synced)
             .bind(now.monotonic_ns)
-            .bind(self.device.boot);
+            .bind(here.boot);
         tx.execute(advance).await?;
         tx.commit().await?;
         if forgotten > 0 {
             self.scrub().await;
         }
-        Ok(Appended { conversation_id, user_message_id, assistant_message_id, seq, forgotten })
+        Ok(Appended { conversation_id, created, user_message_id, assistant_message_id, seq, forgotten })
     }
 
-    async fn device_rid(&self, tx: &mut Tx<'_>, device: Option<&str>, now: &Stamp) -> Result<i64> {
-        let Some(device) = device.filter(|device| *device != self.device.id) else {
-            return Ok(self.device.device);
+    async fn device_rid(&self, tx: &mut Tx<'_>, device: Option<&str>, here: i64, now: &Stamp) -> Result<i64> {
+        let Some(device) = device.filter(|device| *device != &*self.device) else {
+            return Ok(here);
         };
         tx.execute(sqlx::query(ADD_DEVICE).bind(device).bind(now.wall_unix_ms)).await?;
         let row = tx.optional(sqlx::query(FIND_DEVICE).bind(device)).await?;

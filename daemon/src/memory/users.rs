@@ -3,6 +3,8 @@
 use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
 
+use super::conversations::Page;
+use super::text::{name_key, tidy, unseen};
 use super::{Memory, MemoryError, NewAudit, Result, UserId, get};
 use crate::clock::Stamp;
 use crate::store::queue::{Op, enqueue};
@@ -13,6 +15,11 @@ pub const MAX_NAME_CHARS: usize = 64;
 
 /// The user of everyone who is answered while voice verification is switched off; no person can have this name.
 pub const ANONYMOUS: &str = "anonymous";
+
+/// Where the next page of people begins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct UserCursor(pub String);
 
 /// A person the device knows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -26,7 +33,9 @@ pub struct User {
 
 crate::store::sql::statements! {
     ADD = "INSERT INTO users (id, name, name_key, created_unix_ms, created_synced) VALUES (?1, ?2, ?3, ?4, ?5)";
-    LIST = "SELECT id, name, consent_unix_ms, created_unix_ms FROM users ORDER BY name_key";
+    LIST = "SELECT id, name, name_key, consent_unix_ms, created_unix_ms FROM users WHERE name_key > ?1 ORDER BY name_key LIMIT ?2";
+    KEYS = "SELECT id, name, name_key FROM users";
+    REKEY = "UPDATE OR IGNORE users SET name = ?2, name_key = ?3 WHERE id = ?1";
     BY_ID = "SELECT id, name, consent_unix_ms, created_unix_ms FROM users WHERE id = ?1";
     BY_NAME = "SELECT id, name, consent_unix_ms, created_unix_ms FROM users WHERE name_key = ?1";
     RENAME = "UPDATE users SET name = ?2, name_key = ?3 WHERE id = ?1";
@@ -73,7 +82,53 @@ impl Memory {
 
     /// Everyone, by name.
     pub async fn list_users(&self) -> Result<Vec<User>> {
-        self.read_all(sqlx::query(LIST)).await?.iter().map(|row| Ok(user_of(row)?)).collect()
+        const PAGE: u32 = 500;
+        let (mut all, mut from) = (Vec::new(), None);
+        loop {
+            let page = self.page_users(from.as_ref(), PAGE).await?;
+            all.extend(page.items);
+            from = page.next;
+            if from.is_none() {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// One page of everyone, by name.
+    pub async fn page_users(&self, from: Option<&UserCursor>, limit: u32) -> Result<Page<User, UserCursor>> {
+        let after = from.map_or("", |cursor| cursor.0.as_str());
+        let rows = self.read_all(sqlx::query(LIST).bind(after).bind(i64::from(limit) + 1)).await?;
+        let keyed = rows.iter().map(|row| Ok((user_of(row)?, get::<String>(row, "name_key")?)));
+        let page = Page::of(keyed.collect::<Result<Vec<_>, StoreError>>()?, limit, |(_, key)| {
+            UserCursor(key.clone())
+        });
+        Ok(Page { items: page.items.into_iter().map(|(user, _)| user).collect(), next: page.next })
+    }
+
+    /// Brings the keys of names to what names are compared by now: an earlier version did not compose letters. Of two
+    /// people whose names became the same, the second is found as "Anna (2)".
+    pub(super) async fn mend_name_keys(&self) -> Result<()> {
+        let mut old = Vec::new();
+        for row in self.read_all(sqlx::query(KEYS)).await? {
+            let (name, key): (String, String) = (get(&row, "name")?, get(&row, "name_key")?);
+            if key != name_key(&name) {
+                old.push((UserId::read(&row, "id")?, name));
+            }
+        }
+        if old.is_empty() {
+            return Ok(());
+        }
+        let (mut tx, _) = self.begin().await?;
+        for (id, name) in old {
+            for n in 1..=u32::MAX {
+                let free = if n == 1 { name.clone() } else { format!("{name} ({n})") };
+                let rekey = sqlx::query(REKEY).bind(id.bytes()).bind(&free).bind(name_key(&free));
+                if tx.execute(rekey).await? > 0 {
+                    break;
+                }
+            }
+        }
+        Ok(tx.commit().await?)
     }
 
     pub async fn user(&self, id: UserId) -> Result<User> {
@@ -155,10 +210,10 @@ fn checked_name(name: &str) -> Result<String> {
         let shown = name.chars().take(MAX_NAME_CHARS).collect();
         Err(MemoryError::InvalidName { name: shown, reason })
     };
-    if name.chars().any(char::is_control) {
-        return refuse("it contains a control character");
+    if let Some(reason) = unseen(name) {
+        return refuse(reason);
     }
-    let tidy = name.split_whitespace().collect::<Vec<_>>().join(" ");
+    let tidy = tidy(name);
     match tidy.chars().count() {
         0 => refuse("it is empty"),
         1..=MAX_NAME_CHARS => Ok(tidy),
@@ -174,9 +229,4 @@ fn person_name(name: &str) -> Result<String> {
         return Err(MemoryError::InvalidName { name, reason });
     }
     Ok(name)
-}
-
-/// What names are compared by.
-fn name_key(name: &str) -> String {
-    name.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
 }

@@ -54,6 +54,61 @@ async fn migrations_produce_exactly_the_frozen_schema() {
     assert_eq!(dump, fs::read_to_string(schema_file()).unwrap());
 }
 
+/// What earlier versions wrote, kept for ever.
+const VERSION_1: &str = include_str!("testdata/version-1.sql");
+
+#[tokio::test]
+async fn a_database_of_version_1_is_brought_up_to_date_with_every_row_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("jarvis.db");
+    let mut conn = raw(&path).await;
+    run(&mut conn, VERSION_1).await;
+    let number = async |conn: &mut SqliteConnection, sql: &'static str| -> i64 {
+        sqlx::query_scalar(sql).fetch_one(conn).await.unwrap()
+    };
+    let tables = [
+        "SELECT count(*) FROM users",
+        "SELECT count(*) FROM voiceprints",
+        "SELECT count(*) FROM conversations",
+        "SELECT count(*) FROM messages",
+        "SELECT count(*) FROM message_sources",
+        "SELECT count(*) FROM audit",
+        "SELECT count(*) FROM queue",
+        "SELECT count(*) FROM dead_letter",
+        "SELECT count(*) FROM tombstones",
+        "SELECT count(*) FROM settings",
+        "SELECT seq FROM sqlite_sequence WHERE name = 'queue'",
+    ];
+    let mut before = Vec::new();
+    for sql in tables {
+        before.push(number(&mut conn, sql).await);
+    }
+    assert!(before.iter().all(|n| *n > 0), "{before:?}");
+    conn.close().await.unwrap();
+
+    let store = open(&path).await.unwrap();
+    store.check().await.unwrap();
+    assert_eq!(dump(&store).await, fs::read_to_string(schema_file()).unwrap());
+    store.close().await;
+
+    let mut conn = raw(&path).await;
+    for (sql, before) in tables.into_iter().zip(before) {
+        assert_eq!(number(&mut conn, sql).await, before, "{sql}");
+    }
+    // The home is the device of the first message, and for a conversation without any the oldest device.
+    let homes: Vec<i64> = sqlx::query_scalar("SELECT device FROM conversations ORDER BY rid")
+        .fetch_all(&mut conn)
+        .await
+        .unwrap();
+    assert_eq!(homes, [1, 2, 1]);
+    for (words, found) in [("spare AND owner : 1", 4), ("schone", 1), ("owner : 2", 0), ("kind : note", 1)] {
+        let sql = "SELECT count(*) FROM messages_fts WHERE messages_fts MATCH ?1";
+        let n: i64 = sqlx::query_scalar(sql).bind(words).fetch_one(&mut conn).await.unwrap();
+        assert_eq!(n, found, "{words}");
+    }
+    conn.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn every_statement_prepares_on_the_real_schema() {
     let folder = tempfile::tempdir().unwrap();

@@ -42,7 +42,7 @@ async fn forgetting_a_message_takes_its_answer_and_every_answer_made_from_it() {
     let left = memory.history(anna, note.conversation_id, None, 50).await.unwrap();
     assert_eq!(left.iter().map(|m| m.text.as_str()).collect::<Vec<_>>(), ["remember the milk", "I will"]);
     assert_eq!(memory.conversation(anna, note.conversation_id).await.unwrap().title, "remember the milk");
-    assert!(memory.search(anna, "qwvault", None, 10).await.unwrap().is_empty());
+    assert!(memory.search(anna, "qwvault", None, None, 10).await.unwrap().items.is_empty());
     assert_eq!(on_disk(&home, "qwvault"), None);
     let pending = queued(memory).await;
     assert!(

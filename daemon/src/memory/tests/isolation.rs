@@ -78,7 +78,7 @@ async fn random_calls_never_show_or_touch_another_persons_rows() {
                     Err(e) => not_mine(Err(e)),
                 },
                 4 => {
-                    let hits = memory.search(user, "shared words", None, 50).await.unwrap();
+                    let hits = memory.search(user, "shared words", None, None, 50).await.unwrap();
                     shown = serde_json::to_string(&hits).unwrap();
                 }
                 5 => {

@@ -2,8 +2,10 @@
 
 mod crash;
 mod deletion;
+mod homes;
 mod isolation;
 mod rows;
+mod search;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -50,7 +52,7 @@ fn hand_driven() -> (Clock, Arc<AtomicI64>) {
 }
 
 /// A turn with nothing special about it.
-async fn say(memory: &Memory, user: UserId, target: Target, text: &str, reply: &str) -> Result<Appended> {
+async fn say(memory: &Memory, user: UserId, target: Target<'_>, text: &str, reply: &str) -> Result<Appended> {
     say_as(memory, user, target, Kind::Say, text, reply, &[]).await
 }
 
@@ -58,7 +60,7 @@ async fn say(memory: &Memory, user: UserId, target: Target, text: &str, reply: &
 async fn say_as(
     memory: &Memory,
     user: UserId,
-    target: Target,
+    target: Target<'_>,
     kind: Kind,
     text: &str,
     reply: &str,

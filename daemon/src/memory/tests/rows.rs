@@ -192,10 +192,17 @@ async fn titles_are_first_words_until_a_person_sets_one() {
     let here = Target::Existing(id);
     say(&home.memory, anna, here, "one two three four five six seven eight nine ten", "ok").await.unwrap();
     assert_eq!(title().await, "one two three four five six seven eight");
-    home.memory.rename_conversation(anna, id, "My\n  plans\u{7}").await.unwrap();
+    home.memory.rename_conversation(anna, id, "My\n  plans ").await.unwrap();
     assert_eq!(title().await, "My plans");
     say(&home.memory, anna, here, "more", "ok").await.unwrap();
     assert_eq!(title().await, "My plans");
+    for odd in ["", " \n ", "a\u{7}b", "plans\u{202e}", "pl\u{200b}ans", "\u{2067}x", &"x".repeat(81)] {
+        let refused = home.memory.rename_conversation(anna, id, odd).await;
+        assert!(matches!(refused, Err(MemoryError::InvalidTitle { .. })), "{odd:?}: {refused:?}");
+        assert!(home.memory.new_conversation(anna, Some(odd)).await.is_err(), "{odd:?}");
+    }
+    assert_eq!(title().await, "My plans");
+    home.memory.rename_conversation(anna, id, &"é".repeat(80)).await.unwrap();
     assert_eq!(home.memory.conversation(anna, id).await.unwrap().messages, 6);
 }
 
@@ -229,8 +236,8 @@ async fn search_takes_any_text_and_ranks_full_matches_first() {
         say(&home.memory, anna, Target::New, text, "ok").await.unwrap();
     }
     let found = async |text: &str| -> Vec<String> {
-        let hits = home.memory.search(anna, text, Some(Role::User), 10).await.unwrap();
-        hits.into_iter().map(|hit| hit.message.text).collect()
+        let hits = home.memory.search(anna, text, Some(Role::User), None, 10).await.unwrap();
+        hits.items.into_iter().map(|hit| hit.message.text).collect()
     };
     assert_eq!(found("blue keys").await, ["the spare key is under the blue pot"]);
     assert_eq!(found("blue").await.len(), 2);

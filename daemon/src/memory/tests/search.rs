@@ -1,0 +1,90 @@
+//! Searching: complete page by page, ranked, one person's, whatever else was said.
+
+use super::*;
+
+async fn all(memory: &Memory, user: UserId, text: &str, limit: u32) -> Vec<String> {
+    let (mut seen, mut from) = (Vec::new(), None);
+    loop {
+        let page = memory.search(user, text, Some(Role::User), from.as_ref(), limit).await.unwrap();
+        assert!(page.items.len() <= limit as usize);
+        seen.extend(page.items.into_iter().map(|hit| hit.message.text));
+        match page.next {
+            // As a client passes it on.
+            Some(next) => from = Some(next.to_string().parse().unwrap()),
+            None => return seen,
+        }
+    }
+}
+
+#[tokio::test]
+async fn pages_of_a_search_hold_every_match_once_over_all_windows() {
+    let home = Home::new().await;
+    let memory = &home.memory;
+    let anna = memory.add_user("Anna").await.unwrap().id;
+    let bob = memory.add_user("Bob").await.unwrap().id;
+    let id = memory.new_conversation(anna, None).await.unwrap();
+    for n in 0..450 {
+        let padding = "so ".repeat(n % 7);
+        let text = format!("kettle {padding}number{n}");
+        say(memory, anna, Target::Existing(id), &text, "the kettle, yes").await.unwrap();
+        if n % 10 == 0 {
+            say(memory, bob, Target::New, "bob's kettle", "kettle").await.unwrap();
+        }
+    }
+    for limit in [7, 100, 199, 200, 201, 1000] {
+        let mut seen = all(memory, anna, "kettle", limit).await;
+        assert_eq!(seen.len(), 450, "limit {limit}");
+        seen.sort();
+        seen.dedup();
+        assert_eq!(seen.len(), 450, "limit {limit}");
+    }
+    let first = memory.search(anna, "kettle", Some(Role::User), None, 3).await.unwrap();
+    let texts: Vec<_> = first.items.iter().map(|hit| hit.message.text.as_str()).collect();
+    assert_eq!(
+        texts,
+        ["kettle number448", "kettle number441", "kettle number434"],
+        "short and new ones first"
+    );
+    assert!(first.items.windows(2).all(|two| two[0].rank <= two[1].rank));
+    assert_eq!(all(memory, bob, "kettle", 10).await.len(), 45);
+    assert_eq!(memory.matching(anna, "kettle").await.unwrap().len(), 900);
+}
+
+#[tokio::test]
+async fn a_rare_word_is_found_beside_a_common_one_however_old_it_is() {
+    let home = Home::new().await;
+    let memory = &home.memory;
+    let anna = memory.add_user("Anna").await.unwrap().id;
+    let id = memory.new_conversation(anna, None).await.unwrap();
+    let here = Target::Existing(id);
+    say(memory, anna, here, "the submarine is yellow", "ok").await.unwrap();
+    say_as(memory, anna, here, Kind::Note, "remember that the tank is full", "ok", &[]).await.unwrap();
+    for n in 0..300 {
+        say(memory, anna, here, &format!("the weather {n}"), "ok").await.unwrap();
+    }
+    // No message has all the words.
+    let found = memory.search(anna, "the submarine periscope", Some(Role::User), None, 5).await.unwrap();
+    assert_eq!(found.items[0].message.text, "the submarine is yellow");
+    let recalled = memory.recall(anna, "the submarine periscope", Words::Any, 20).await.unwrap();
+    assert!(recalled.iter().any(|m| m.text == "the submarine is yellow"), "{recalled:?}");
+    // What was to be remembered comes first, though 300 newer messages match too.
+    let recalled = memory.recall(anna, "the", Words::All, 20).await.unwrap();
+    assert_eq!((recalled.len(), recalled[0].text.as_str()), (20, "remember that the tank is full"));
+    assert_eq!(recalled[1].text, "the weather 299");
+}
+
+#[tokio::test]
+async fn another_persons_number_in_a_text_is_not_an_owner() {
+    let home = Home::new().await;
+    let memory = &home.memory;
+    let anna = memory.add_user("Anna").await.unwrap().id;
+    let bob = memory.add_user("Bob").await.unwrap().id;
+    say(memory, bob, Target::New, "1 2 3 user note say secret", "1 2 3").await.unwrap();
+    say(memory, anna, Target::New, "no number", "ok").await.unwrap();
+    for text in ["secret", "1", "2", "user", "note", "owner", "1 2 3", "secret 1"] {
+        assert!(all(memory, anna, text, 10).await.is_empty(), "{text}");
+        assert!(memory.matching(anna, text).await.unwrap().is_empty(), "{text}");
+        assert!(memory.recall(anna, text, Words::Any, 10).await.unwrap().is_empty(), "{text}");
+    }
+    assert!(all(memory, UserId(uuid::Uuid::nil()), "secret", 10).await.is_empty());
+}
