@@ -13,6 +13,7 @@ mod output;
 mod queue;
 mod recording;
 mod run;
+mod store;
 mod user;
 mod voice;
 
@@ -84,6 +85,9 @@ enum Command {
     /// What Postgres does not have yet.
     #[command(subcommand)]
     Queue(queue::Command),
+    /// This device and Postgres side by side.
+    #[command(subcommand)]
+    Store(store::Command),
     /// Who was heard, let in, enrolled, deleted.
     #[command(subcommand)]
     Audit(audit::Command),
@@ -127,6 +131,7 @@ fn dispatch(command: Command, common: &Common) -> Result<(), Failure> {
         Command::Ask(args) => ask::run(&args, common),
         Command::Conversation(command) => conversation::run(command, common),
         Command::Queue(command) => queue::run(command, common),
+        Command::Store(command) => store::run(command, common),
         Command::Audit(command) => audit::run(command, common),
         Command::Models(command) => models::run(&command, common),
     }

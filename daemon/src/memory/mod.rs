@@ -16,6 +16,7 @@ mod error;
 mod export;
 mod ids;
 mod messages;
+mod replica;
 mod search;
 mod sessions;
 mod settings;
@@ -47,6 +48,7 @@ pub use error::MemoryError;
 pub use export::{Export, ExportedConversation};
 pub use ids::{AuditId, ConversationId, MessageId, UserId, VoiceprintId};
 pub use messages::{Kind, MAX_MESSAGE_BYTES, Message, Role};
+pub use replica::{Applied, Pulled};
 pub use search::{Hit, SearchCursor, Words};
 pub use sessions::{MAX_SESSION_CHARS, SessionId};
 pub use turns::{Appended, NewTurn, Target, TurnMeta};
@@ -88,6 +90,7 @@ struct Here {
 
 crate::store::sql::statements! {
     FIND_HERE = "SELECT d.rid AS device, b.rid AS boot FROM devices d JOIN boots b ON b.boot_id = ?2 WHERE d.id = ?1";
+    FIND_BOOT = "SELECT rid FROM boots WHERE boot_id = ?1";
     ADD_BOOT = "INSERT INTO boots (boot_id) VALUES (?1) ON CONFLICT DO NOTHING";
     FIND_DEVICE = "SELECT rid FROM devices WHERE id = ?1";
     ADD_DEVICE = "INSERT INTO devices (id, created_unix_ms) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
@@ -292,6 +295,7 @@ pub(crate) fn statements() -> Vec<&'static [(&'static str, &'static str)]> {
         audit::STATEMENTS,
         conversations::STATEMENTS,
         messages::STATEMENTS,
+        replica::STATEMENTS,
         search::STATEMENTS,
         sessions::STATEMENTS,
         settings::STATEMENTS,

@@ -11,9 +11,11 @@
 //!
 //! `docs/design/store.md` says why.
 
+pub mod compare;
 pub mod forward;
 pub mod outgoing;
 pub mod postgres;
+pub mod pull;
 pub mod queue;
 pub mod replica;
 mod schema;

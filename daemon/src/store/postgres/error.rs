@@ -57,7 +57,7 @@ impl std::error::Error for PgError {
 
 impl PgError {
     /// Sorts what sqlx reports.
-    pub(super) fn of(step: &'static str, error: &sqlx::Error) -> Self {
+    pub(in crate::store) fn of(step: &'static str, error: &sqlx::Error) -> Self {
         let plain = |fate, advice| Self {
             step,
             fate,
@@ -124,6 +124,18 @@ impl PgError {
             fate: if deadline > super::CONNECT_DEADLINE { Fate::TooMuch } else { Fate::Retry },
             sqlstate: None,
             cause: Some(Cause(cause)),
+            advice: None,
+            alive: false,
+        }
+    }
+
+    /// The connection ended by itself.
+    pub(in crate::store) fn lost(step: &'static str) -> Self {
+        Self {
+            step,
+            fate: Fate::Retry,
+            sqlstate: None,
+            cause: Some(Cause("the connection ended".to_owned())),
             advice: None,
             alive: false,
         }
