@@ -172,9 +172,10 @@ impl Forwarder {
                         () = tokio::time::sleep(LOOK) => {}
                     }
                 }
+                // A long backlog is under way: what was wrong is over, also before the last entry is sent.
                 Ok(_) => {
                     failures = 0;
-                    self.circuit.send_if_modified(|now| !std::mem::replace(now, Circuit::Closed).is_closed());
+                    self.closed(&health).await;
                 }
                 Err(error) => {
                     failures = failures.saturating_add(1);
