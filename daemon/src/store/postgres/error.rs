@@ -5,6 +5,9 @@
 use std::fmt;
 use std::time::Duration;
 
+const TLS_ADVICE: &str =
+    "check store.postgres_ca_file, the name in store.postgres_url, and the server's certificate";
+
 /// What becomes of the work that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
@@ -80,13 +83,14 @@ impl PgError {
                     advice,
                 }
             }
+            // A handshake that fails comes as an error of the socket.
+            sqlx::Error::Io(e) if e.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
+                Self { cause: Some(Cause(e.to_string())), ..plain(Fate::Blocked, Some(TLS_ADVICE)) }
+            }
             sqlx::Error::Io(e) => Self { cause: Some(Cause(e.to_string())), ..plain(Fate::Retry, None) },
             sqlx::Error::Tls(e) => Self {
                 cause: Some(Cause(crate::error::chain(e.as_ref()))),
-                ..plain(
-                    Fate::Blocked,
-                    Some("check store.postgres_ca_file, the name in store.postgres_url, and the server's certificate"),
-                )
+                ..plain(Fate::Blocked, Some(TLS_ADVICE))
             },
             sqlx::Error::Configuration(e) => Self {
                 cause: Some(Cause(crate::error::chain(e.as_ref()))),
@@ -171,7 +175,10 @@ impl PgError {
 
     /// One sentence for a person, with the way out where there is one.
     pub fn sentence(&self, shown: &str) -> String {
-        let mut sentence = format!("{} ({shown}) failed: {}", self.step, self.cause());
+        let mut sentence = match &self.cause {
+            Some(Cause(cause)) => format!("{} ({shown}) failed: {cause}", self.step),
+            None => format!("{} ({shown})", self.step),
+        };
         if let Some(advice) = self.advice {
             sentence.push_str("; ");
             sentence.push_str(advice);
@@ -189,10 +196,14 @@ fn judge(code: &str) -> (Fate, Option<&'static str>) {
     match code {
         "28P01" => (Fate::Blocked, Some("check the password file (store.postgres_password_file)")),
         "28000" => (Fate::Blocked, Some("check the user in store.postgres_url and the server's pg_hba.conf")),
-        "3D000" => (Fate::Blocked, Some("create the database (docs/postgres.md) or correct store.postgres_url")),
+        "3D000" => {
+            (Fate::Blocked, Some("create the database (docs/postgres.md) or correct store.postgres_url"))
+        }
         "42501" => (
             Fate::Blocked,
-            Some("let the role of store.postgres_url own its database, or the schema \"jarvis\" in it (docs/postgres.md)"),
+            Some(
+                "let the role of store.postgres_url own its database, or the schema \"jarvis\" in it (docs/postgres.md)",
+            ),
         ),
         "25006" => (Fate::Retry, Some("the server is read-only: store.postgres_url must name the primary")),
         "53300" => (Fate::Retry, Some("all connections of the server are in use; raise its max_connections")),
@@ -217,7 +228,8 @@ mod tests {
         for code in ["22003", "22P05", "23505", "23503", "23514", "P0001"] {
             assert_eq!(judge(code).0, Fate::Rejected, "{code}");
         }
-        for code in ["08006", "40001", "40P01", "53300", "53100", "55P03", "57P01", "57P03", "25006", "XX000"] {
+        for code in ["08006", "40001", "40P01", "53300", "53100", "55P03", "57P01", "57P03", "25006", "XX000"]
+        {
             assert_eq!(judge(code).0, Fate::Retry, "{code}");
         }
         for code in ["28P01", "28000", "3D000", "42501", "42P01", "42703", ""] {
