@@ -68,7 +68,10 @@ async fn check(settings: &Settings, memory: &Memory, args: &Check) -> Result<(),
     let n = found.findings.len() + found.users_missing_there;
     Err(Failure::new(
         Exit::Failed,
-        format!("{n} differences between this device and Postgres; `jarvisd store check --repair` mends what can be mended"),
+        format!(
+            "{n} {} between this device and Postgres; `jarvisd store check --repair` mends what can be mended",
+            if n == 1 { "difference" } else { "differences" }
+        ),
     ))
 }
 
@@ -84,7 +87,10 @@ fn show(found: &Comparison) -> Result<(), Failure> {
         ],
     )?;
     if found.waiting > 0 {
-        output::line(format!("{} conversations have something in the queue and were not compared.", found.waiting))?;
+        output::line(format!(
+            "{} conversations have something in the queue and were not compared.",
+            found.waiting
+        ))?;
     }
     if !found.findings.is_empty() {
         let rows: Vec<[String; 4]> = found
@@ -110,7 +116,9 @@ fn show(found: &Comparison) -> Result<(), Failure> {
         output::line(format!("Queued {} entries; `jarvisd queue drain` sends them now.", found.queued))?;
     }
     if found.reads_again {
-        output::line("What other devices wrote is read again from the beginning; `jarvisd store pull` does it now.")?;
+        output::line(
+            "What other devices wrote is read again from the beginning; `jarvisd store pull` does it now.",
+        )?;
     }
     Ok(())
 }

@@ -296,6 +296,7 @@ pub(crate) fn statements() -> Vec<&'static [(&'static str, &'static str)]> {
         conversations::STATEMENTS,
         messages::STATEMENTS,
         replica::STATEMENTS,
+        replica::BURYING,
         search::STATEMENTS,
         sessions::STATEMENTS,
         settings::STATEMENTS,

@@ -10,12 +10,13 @@
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
-use super::messages::forget_in;
+mod bury;
+
 use super::text::name_key;
 use super::users::checked_name;
 use super::{
     ADD_BOOT, ADD_DEVICE, ANONYMOUS, FIND_BOOT, FIND_DEVICE, MAX_MESSAGE_BYTES, MAX_NAME_CHARS, Memory,
-    MemoryError, MessageId, Result, UserId, get,
+    MemoryError, Result, get,
 };
 use crate::clock::Stamp;
 use crate::store::outgoing::{ConversationRow, MessageRow, UserRow, VoiceprintRow};
@@ -41,6 +42,10 @@ pub struct Applied {
     pub changed: usize,
     pub refused: usize,
 }
+
+/// Every statement of this module, for the test that prepares them.
+#[cfg(test)]
+pub(super) const BURYING: &[(&str, &str)] = bury::STATEMENTS;
 
 /// What became of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,25 +97,6 @@ crate::store::sql::statements! {
             net_speech_s, quality, created_unix_ms, created_synced)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
     DELETE_VOICEPRINT = "DELETE FROM voiceprints WHERE id = ?1";
-    BURY = "INSERT INTO tombstones (kind, id, user_id, deleted_unix_ms) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING";
-    OWNER_OF_VOICEPRINT = "SELECT u.id AS id FROM voiceprints v JOIN users u ON u.rid = v.owner WHERE v.id = ?1";
-    OWNER_OF_MESSAGE = "SELECT u.id AS id, u.rid AS rid FROM messages m JOIN users u ON u.rid = m.owner WHERE m.id = ?1";
-    FORGET_PENDING = "DELETE FROM queue WHERE entity_id = ?1";
-    FORGET_DEAD = "DELETE FROM dead_letter WHERE entity_id = ?1";
-    /// Queue entries and dead letters of a whole conversation.
-    FORGET_PENDING_MESSAGES = "DELETE FROM queue WHERE entity_id IN (SELECT id FROM messages WHERE conversation = ?1)";
-    FORGET_DEAD_MESSAGES = "DELETE FROM dead_letter WHERE entity_id IN (SELECT id FROM messages WHERE conversation = ?1)";
-    DELETE_MESSAGES = "DELETE FROM messages WHERE conversation = ?1";
-    DELETE_CONVERSATION = "DELETE FROM conversations WHERE rid = ?1";
-    DELETE_MESSAGES_OF_USER = "DELETE FROM messages WHERE owner = ?1
-        AND conversation IN (SELECT rid FROM conversations WHERE owner = ?1)";
-    DELETE_CONVERSATIONS_OF_USER = "DELETE FROM conversations WHERE owner = ?1";
-    DELETE_VOICEPRINT_OF_USER = "DELETE FROM voiceprints WHERE owner = ?1";
-    DELETE_USER = "DELETE FROM users WHERE rid = ?1";
-    FORGET_PENDING_OF_USER = "DELETE FROM queue WHERE user_id = ?1 AND op <> 'append_audit'";
-    FORGET_DEAD_OF_USER = "DELETE FROM dead_letter WHERE user_id = ?1";
-    FORGET_TOMBSTONES_OF_USER = "DELETE FROM tombstones WHERE user_id = ?1";
-    ANONYMISE_AUDIT = "UPDATE queue SET user_id = NULL WHERE user_id = ?1 AND op = 'append_audit'";
 }
 
 impl Pulled {
@@ -179,7 +165,7 @@ impl Memory {
         }
         for row in &pulled.tombstones {
             begin_row(&mut tx).await?;
-            let outcome = bury(&mut tx, row, &stamp).await;
+            let outcome = bury::bury(&mut tx, row, &stamp).await;
             scrub |= applied.end_row(&mut tx, "deletion", &row.id, outcome).await?;
         }
         replica::set(&mut tx, replica::READ, read, stamp.wall_unix_ms).await?;
@@ -303,8 +289,12 @@ async fn put_conversation(tx: &mut Tx<'_>, row: &ConversationRow, stamp: &Stamp)
     if !(1..=HIGHEST_SEQ).contains(&row.next_seq) {
         return Ok(Refused("its next number is out of range"));
     }
-    let title: String =
-        row.title.chars().map(|c| if c.is_control() { ' ' } else { c }).take(super::MAX_TITLE_CHARS).collect();
+    let title: String = row
+        .title
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(super::MAX_TITLE_CHARS)
+        .collect();
     let boot = boot(tx, &row.boot_id).await?;
     let Some(known) = tx.optional(sqlx::query(CONVERSATION).bind(bytes(&row.id))).await? else {
         let Some(owner) = rid_of_user(tx, &row.owner).await? else {
@@ -389,7 +379,8 @@ async fn put_message(tx: &mut Tx<'_>, row: &MessageRow, stamp: &Stamp) -> Result
     if row.text.len() > 3 * MAX_MESSAGE_BYTES || row.text.contains('\0') {
         return Ok(Refused("its text is too long or none"));
     }
-    let Some(conversation) = tx.optional(sqlx::query(CONVERSATION).bind(bytes(&row.conversation))).await? else {
+    let Some(conversation) = tx.optional(sqlx::query(CONVERSATION).bind(bytes(&row.conversation))).await?
+    else {
         return Ok(Refused("its conversation is not here"));
     };
     if get::<Vec<u8>>(&conversation, "owner_id")? != bytes(&row.owner) {
@@ -429,7 +420,9 @@ async fn put_voiceprint(tx: &mut Tx<'_>, row: &VoiceprintRow) -> Result<Outcome>
     if dead(tx, "voiceprint", &row.id, &row.owner).await? {
         return Ok(Left);
     }
-    let Some(owner) = rid_of_user(tx, &row.owner).await? else { return Ok(Refused("its person is not here")) };
+    let Some(owner) = rid_of_user(tx, &row.owner).await? else {
+        return Ok(Refused("its person is not here"));
+    };
     if let Some(known) = tx.optional(sqlx::query(VOICEPRINT_OF).bind(owner)).await? {
         let id = uuid_of(&known)?;
         if id == row.id || pending(tx, &id).await? {
@@ -437,7 +430,8 @@ async fn put_voiceprint(tx: &mut Tx<'_>, row: &VoiceprintRow) -> Result<Outcome>
         }
         tx.execute(sqlx::query(DELETE_VOICEPRINT).bind(bytes(&id))).await?;
     }
-    let quality = serde_json::from_str::<serde_json::Value>(&row.quality).map_or("{}", |_| row.quality.as_str());
+    let quality =
+        serde_json::from_str::<serde_json::Value>(&row.quality).map_or("{}", |_| row.quality.as_str());
     let add = sqlx::query(ADD_VOICEPRINT)
         .bind(owner)
         .bind(bytes(&row.id))
@@ -452,73 +446,6 @@ async fn put_voiceprint(tx: &mut Tx<'_>, row: &VoiceprintRow) -> Result<Outcome>
         .bind(row.synced);
     tx.execute(add).await?;
     Ok(Changed)
-}
-
-/// Deletes what was deleted elsewhere. `Changed` if there was something to delete.
-async fn bury(tx: &mut Tx<'_>, row: &Tombstone, stamp: &Stamp) -> Result<Outcome> {
-    let (id, owner) = (bytes(&row.id), bytes(&row.owner));
-    let gone = match row.kind.as_str() {
-        "user" if row.id != row.owner => return Ok(Refused("it is of another person")),
-        "user" => match rid_of_user(tx, &row.id).await? {
-            Some(rid) => {
-                let all = [
-                    DELETE_MESSAGES_OF_USER,
-                    DELETE_CONVERSATIONS_OF_USER,
-                    DELETE_VOICEPRINT_OF_USER,
-                    DELETE_USER,
-                ];
-                for sql in all {
-                    tx.execute(sqlx::query(sql).bind(rid)).await?;
-                }
-                let traces = [
-                    FORGET_PENDING_OF_USER,
-                    FORGET_DEAD_OF_USER,
-                    FORGET_TOMBSTONES_OF_USER,
-                    ANONYMISE_AUDIT,
-                ];
-                for sql in traces {
-                    tx.execute(sqlx::query(sql).bind(id)).await?;
-                }
-                true
-            }
-            None => false,
-        },
-        "conversation" => match tx.optional(sqlx::query(CONVERSATION).bind(id)).await? {
-            Some(known) if get::<Vec<u8>>(&known, "owner_id")? != owner => {
-                return Ok(Refused("it is of another person"));
-            }
-            Some(known) => {
-                let rid: i64 = get(&known, "rid")?;
-                let all =
-                    [FORGET_PENDING_MESSAGES, FORGET_DEAD_MESSAGES, DELETE_MESSAGES, DELETE_CONVERSATION];
-                for sql in all {
-                    tx.execute(sqlx::query(sql).bind(rid)).await?;
-                }
-                true
-            }
-            None => false,
-        },
-        "message" => match tx.optional(sqlx::query(OWNER_OF_MESSAGE).bind(id)).await? {
-            Some(known) if uuid_of(&known)? != row.owner => return Ok(Refused("it is of another person")),
-            Some(known) => {
-                // Answers that repeat it and that the other device does not know go as well, and it is told of these.
-                let owner: i64 = get(&known, "rid")?;
-                forget_in(tx, UserId(row.owner), owner, &[MessageId(row.id)], stamp).await?;
-                true
-            }
-            None => false,
-        },
-        "voiceprint" => match tx.optional(sqlx::query(OWNER_OF_VOICEPRINT).bind(id)).await? {
-            Some(known) if uuid_of(&known)? != row.owner => return Ok(Refused("it is of another person")),
-            Some(_) => tx.execute(sqlx::query(DELETE_VOICEPRINT).bind(id)).await? > 0,
-            None => false,
-        },
-        _ => return Ok(Refused("it is of a kind that this version does not know")),
-    };
-    tx.execute(sqlx::query(FORGET_PENDING).bind(id)).await?;
-    tx.execute(sqlx::query(FORGET_DEAD).bind(id)).await?;
-    tx.execute(sqlx::query(BURY).bind(&row.kind).bind(id).bind(owner).bind(row.deleted_unix_ms)).await?;
-    Ok(if gone { Changed } else { Left })
 }
 
 /// Whether it, or its person, was deleted here.

@@ -250,8 +250,7 @@ async fn judge(
         if buried.contains(id) || theirs.is_some_and(|(_, sum)| *sum == mine.sum) {
             continue;
         }
-        let ours: Vec<Uuid> =
-            all(store, sqlx::query(MESSAGE_IDS).bind(*id), |row| row.try_get("id")).await?;
+        let ours: Vec<Uuid> = all(store, sqlx::query(MESSAGE_IDS).bind(*id), |row| row.try_get("id")).await?;
         let theirs_ids: BTreeSet<Uuid> = pg
             .value(STEP, sqlx::query(message_ids).bind(*id), |row| row.try_get("id"))
             .await?

@@ -250,7 +250,9 @@ impl Forwarder {
                     };
                 }
                 // One row that is too much for a server in trouble may pass tomorrow; one that breaks a rule will not.
-                if error.fate() == Fate::Rejected || error.sqlstate().is_some_and(|code| code.starts_with("54")) {
+                if error.fate() == Fate::Rejected
+                    || error.sqlstate().is_some_and(|code| code.starts_with("54"))
+                {
                     return self.bury(batch.last_seq, error.sqlstate(), &error.cause()).await;
                 }
                 Err(ForwardError::Postgres(error))
@@ -291,19 +293,16 @@ impl Forwarder {
         let mut pg = Pg::connect(&self.settings).await.map_err(ForwardError::Postgres)?;
         pg.greet(&self.settings.device).await.map_err(ForwardError::Postgres)?;
         if replica::meet_house(&self.store, pg.house, self.clock.now_unix_ms()).await? {
-            log::warn!("Postgres is another database than before: everything on this device is sent to it again");
+            log::warn!(
+                "Postgres is another database than before: everything on this device is sent to it again"
+            );
         }
         self.pg = Some(pg);
         self.used = Some(Instant::now());
         Ok(())
     }
 
-    async fn bury(
-        &mut self,
-        seq: i64,
-        sqlstate: Option<&str>,
-        why: &str,
-    ) -> Result<Progress, ForwardError> {
+    async fn bury(&mut self, seq: i64, sqlstate: Option<&str>, why: &str) -> Result<Progress, ForwardError> {
         log::error!(
             "Postgres refused entry {seq} of the queue for good ({why}); it is set aside: `jarvisd queue dead-letter list`"
         );
@@ -348,7 +347,9 @@ impl Forwarder {
         let now = self.clock.now_unix_ms();
         self.circuit.send_modify(|circuit| {
             let since_unix_ms = match circuit {
-                Circuit::Open { since_unix_ms, .. } | Circuit::HalfOpen { since_unix_ms, .. } => *since_unix_ms,
+                Circuit::Open { since_unix_ms, .. } | Circuit::HalfOpen { since_unix_ms, .. } => {
+                    *since_unix_ms
+                }
                 Circuit::Unknown | Circuit::Closed => now,
             };
             *circuit = Circuit::Open { since_unix_ms, error: why.clone() };
@@ -363,7 +364,8 @@ impl Forwarder {
     /// Before the end: what is queued, if Postgres takes it at once.
     async fn last_words(&mut self) {
         if self.circuit.borrow().is_closed() {
-            let drain = async { while matches!(self.run_once().await, Ok(Progress::Sent(_) | Progress::Smaller)) {} };
+            let drain =
+                async { while matches!(self.run_once().await, Ok(Progress::Sent(_) | Progress::Smaller)) {} };
             if tokio::time::timeout(LAST_WORDS, drain).await.is_err() {
                 log::info!("the rest of the queue is sent after the next start");
             }

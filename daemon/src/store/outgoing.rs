@@ -228,8 +228,7 @@ pub async fn add_parents(store: &Store, batch: &mut Batch) -> Result<(), StoreEr
     owners.extend(batch.voiceprints.iter().map(|v| v.owner));
     let parents = async || -> Result<(), sqlx::Error> {
         for id in conversations {
-            if let Some(row) =
-                sqlx::query(PARENTS_CONVERSATION).bind(id).fetch_optional(&mut *reader).await?
+            if let Some(row) = sqlx::query(PARENTS_CONVERSATION).bind(id).fetch_optional(&mut *reader).await?
             {
                 batch.conversations.push(conversation_of(&row)?);
             }

@@ -240,7 +240,9 @@ impl Puller {
         let mut at = match (stored, self.ahead.take()) {
             // Somebody reset it, or this is another database.
             (None, _) => Read { house: heads.house, ..Read::default() },
-            (Some(stored), _) if stored.house != heads.house => Read { house: heads.house, ..Read::default() },
+            (Some(stored), _) if stored.house != heads.house => {
+                Read { house: heads.house, ..Read::default() }
+            }
             (Some(stored), Some(ahead)) if ahead.house == stored.house => stored.or_further(&ahead),
             (Some(stored), _) => stored,
         };
@@ -266,7 +268,8 @@ impl Puller {
                 let rows = read::voiceprints(conn, self.since(at.voiceprints, &at)).await?;
                 let (mut voiceprints, refused) = pass(rows, &mut at.voiceprints, heads.voiceprints);
                 voiceprints.retain(|row| opens(row));
-                let users = self.missing_users(conn, voiceprints.iter().map(|row| row.owner).collect()).await?;
+                let users =
+                    self.missing_users(conn, voiceprints.iter().map(|row| row.owner).collect()).await?;
                 let page = Pulled { users, voiceprints, ..Pulled::default() };
                 self.store(&mut brought, page, refused, &at).await?;
             }
@@ -299,7 +302,11 @@ impl Puller {
         }
         self.ahead = Some(at);
         if brought != Brought::default() {
-            log::debug!("{} rows of other devices are here, {} were refused", brought.changed, brought.refused);
+            log::debug!(
+                "{} rows of other devices are here, {} were refused",
+                brought.changed,
+                brought.refused
+            );
         }
         Ok(brought)
     }

@@ -304,14 +304,8 @@ pub(super) async fn was_sent_from(tx: &mut Tx<'_>) -> Result<bool, StoreError> {
 /// Queues everything that is here, in place of what was queued: for a database that has none of it.
 pub(super) async fn enqueue_everything(tx: &mut Tx<'_>, now_unix_ms: i64) -> Result<(), StoreError> {
     tx.execute(sqlx::query(CLEAR)).await?;
-    let all = [
-        AGAIN_USERS,
-        AGAIN_VOICEPRINTS,
-        AGAIN_CONVERSATIONS,
-        AGAIN_MESSAGES,
-        AGAIN_AUDIT,
-        AGAIN_DELETIONS,
-    ];
+    let all =
+        [AGAIN_USERS, AGAIN_VOICEPRINTS, AGAIN_CONVERSATIONS, AGAIN_MESSAGES, AGAIN_AUDIT, AGAIN_DELETIONS];
     for sql in all {
         tx.execute(sqlx::query(sql).bind(now_unix_ms)).await?;
     }

@@ -5,6 +5,9 @@
 use std::fmt;
 use std::time::Duration;
 
+const TLS_ADVICE: &str =
+    "check store.postgres_ca_file, the name in store.postgres_url, and the server's certificate";
+
 /// What becomes of the work that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
@@ -80,7 +83,7 @@ impl PgError {
                     advice,
                 }
             }
-            // rustls reports what it thinks of the server as a failure to read.
+            // A handshake that fails comes as an error of the socket.
             sqlx::Error::Io(e) if e.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
                 Self { cause: Some(Cause(e.to_string())), ..plain(Fate::Blocked, Some(TLS_ADVICE)) }
             }
@@ -175,7 +178,10 @@ impl PgError {
 
     /// One sentence for a person, with the way out where there is one.
     pub fn sentence(&self, shown: &str) -> String {
-        let mut sentence = format!("{} ({shown}) failed: {}", self.step, self.cause());
+        let mut sentence = match &self.cause {
+            Some(Cause(cause)) => format!("{} ({shown}) failed: {cause}", self.step),
+            None => format!("{} ({shown})", self.step),
+        };
         if let Some(advice) = self.advice {
             sentence.push_str("; ");
             sentence.push_str(advice);
@@ -183,9 +189,6 @@ impl PgError {
         sentence
     }
 }
-
-const TLS_ADVICE: &str =
-    "check store.postgres_ca_file, the name in store.postgres_url, and the server's certificate";
 
 /// The server's message is text from outside.
 fn one_line(text: &str) -> String {

@@ -13,6 +13,9 @@ pub mod read;
 pub mod schema;
 pub mod write;
 
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 use std::time::Duration;
@@ -96,8 +99,8 @@ impl PgSettings {
     }
 
     fn options(&self) -> Result<PgConnectOptions, PgError> {
-        let url = self.url.reveal();
-        let mut options = PgConnectOptions::from_str(url)
+        let url = with_host(self.url.reveal());
+        let mut options = PgConnectOptions::from_str(&url)
             .map_err(|_| PgError::settings("store.postgres_url is no address of Postgres", None))?
             .application_name(&format!("jarvisd {}", self.device))
             .log_statements(log::LevelFilter::Off)
@@ -111,12 +114,25 @@ impl PgSettings {
         if let (Some(cert), Some(key)) = (&self.client_cert, &self.client_key) {
             options = options.ssl_client_cert(cert).ssl_client_key(key);
         }
-        if !names_ssl_mode(url) {
+        if options.get_socket().is_some() {
+            // It does not leave the machine.
+            options = options.ssl_mode(PgSslMode::Disable);
+        } else if !names_ssl_mode(&url) {
             // Whoever names an authority wants to be sure whom they talk to. Without one TLS is used where the server has it.
             let mode = if self.ca_file.is_some() { PgSslMode::VerifyFull } else { PgSslMode::Prefer };
             options = options.ssl_mode(mode);
         }
         Ok(options)
+    }
+}
+
+/// `user@/database`, which libpq takes for a socket and the URL standard does not, with a host that a parameter overrides.
+fn with_host(url: &str) -> Zeroizing<String> {
+    let start = url.find("://").map_or(0, |at| at + 3);
+    let end = url.get(start..).and_then(|rest| rest.find(['/', '?'])).map_or(url.len(), |at| start + at);
+    match (url.get(..end), url.get(end..)) {
+        (Some(head), Some(tail)) if head.ends_with('@') => Zeroizing::new(format!("{head}localhost{tail}")),
+        _ => Zeroizing::new(url.to_owned()),
     }
 }
 

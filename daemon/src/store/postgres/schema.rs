@@ -10,13 +10,17 @@ const MIGRATIONS: &[&str] =
     &[include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/postgres/0001_initial.sql"))];
 
 /// Schema version of this program.
+#[expect(clippy::cast_possible_truncation, reason = "a handful of documents")]
 pub const VERSION: i32 = MIGRATIONS.len() as i32;
 
 /// Advisory lock of every transaction that writes ("JRVS", 1): change numbers become visible in their order.
 pub const WRITE_LOCK: i64 = 0x4A52_5653_0000_0001;
 
 super::super::sql::statements! {
-    INSTALLED = "SELECT to_regclass('jarvis.schema_version') IS NOT NULL AS tables, to_regnamespace('jarvis') IS NOT NULL AS schema";
+    /// Read from the tables themselves: `to_regclass` answers from a cache that may be older than the lock.
+    INSTALLED = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'jarvis') AS schema,
+        EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE n.nspname = 'jarvis' AND c.relname = 'schema_version') AS tables";
     FOUND_VERSION = "SELECT coalesce(max(version), 0) FROM jarvis.schema_version";
     HOUSE = "SELECT id FROM jarvis.house";
     LOCK = "SELECT pg_advisory_xact_lock($1)";
@@ -29,7 +33,8 @@ pub(super) async fn migrate(conn: &mut PgConnection) -> Result<Uuid, PgError> {
     loop {
         match look(conn).await? {
             VERSION => {
-                return within(STATEMENT_DEADLINE, STEP, sqlx::query_scalar(HOUSE).fetch_one(&mut *conn)).await;
+                return within(STATEMENT_DEADLINE, STEP, sqlx::query_scalar(HOUSE).fetch_one(&mut *conn))
+                    .await;
             }
             _ => next_version(conn).await?,
         }
