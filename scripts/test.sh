@@ -8,7 +8,7 @@ usage() {
     cat <<'TEXT'
 Usage: scripts/test.sh [--quick]
 
-Checks the format, the lints, the docs and the scripts, then runs every test against a real SQLite, Mosquitto, systemd
+Checks the format, the lints, the docs and the scripts, then runs every test against a real SQLite, PostgreSQL, Mosquitto, systemd
 notification socket and ALSA device (a test plugin). --quick leaves out the checks and runs the tests alone.
 TEXT
 }
@@ -24,7 +24,7 @@ started=$SECONDS
 
 step "Packages"
 apt_install "${build_packages[@]}" "${model_packages[@]}" git shellcheck \
-    mosquitto mosquitto-clients openssl sqlite3 procps sox espeak-ng flite festival festvox-kdlpc16k festlex-cmu festlex-poslex
+    mosquitto mosquitto-clients postgresql openssl sqlite3 procps sox espeak-ng flite festival festvox-kdlpc16k festlex-cmu festlex-poslex
 install_rust rustfmt-web rust-web-clippy
 
 step "Models and libvosk"

@@ -11,7 +11,14 @@
 #![expect(dead_code, reason = "each test binary uses its own part")]
 #![expect(clippy::print_stderr, reason = "skipped tests say so")]
 
+pub mod household;
 pub mod mic;
+pub mod postgres;
+pub mod powercut;
+pub mod preload;
+pub mod proxy;
+pub mod random;
+pub mod twin;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write as _};

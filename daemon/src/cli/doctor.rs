@@ -88,6 +88,7 @@ pub fn run(args: &Args, common: &Common) -> Result<(), Failure> {
     for finding in block_on(async { Ok(voices::voices(&settings).await) })? {
         found(finding)?;
     }
+    found(block_on(async { Ok(checks::postgres(&settings).await) })?)?;
     found(checks::disk(&settings))?;
     found(checks::broker(&settings))?;
     found(checks::clock())?;

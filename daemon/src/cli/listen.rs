@@ -86,6 +86,7 @@ async fn listen(settings: Settings, recordings: &[PathBuf], realtime: bool) -> R
     };
     let memory = parts.memory.clone();
     let turns = Turns {
+        fresh: None,
         memory: parts.memory,
         voices: parts.voices,
         verify: settings.voice.enabled,

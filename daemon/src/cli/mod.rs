@@ -10,8 +10,10 @@ mod lines;
 mod listen;
 mod models;
 mod output;
+mod queue;
 mod recording;
 mod run;
+mod store;
 mod user;
 mod voice;
 
@@ -80,6 +82,12 @@ enum Command {
     /// What was said.
     #[command(subcommand)]
     Conversation(conversation::Command),
+    /// What Postgres does not have yet.
+    #[command(subcommand)]
+    Queue(queue::Command),
+    /// This device and Postgres side by side.
+    #[command(subcommand)]
+    Store(store::Command),
     /// Who was heard, let in, enrolled, deleted.
     #[command(subcommand)]
     Audit(audit::Command),
@@ -122,6 +130,8 @@ fn dispatch(command: Command, common: &Common) -> Result<(), Failure> {
         Command::Voice(command) => voice::run(command, common),
         Command::Ask(args) => ask::run(&args, common),
         Command::Conversation(command) => conversation::run(command, common),
+        Command::Queue(command) => queue::run(command, common),
+        Command::Store(command) => store::run(command, common),
         Command::Audit(command) => audit::run(command, common),
         Command::Models(command) => models::run(&command, common),
     }
@@ -166,6 +176,12 @@ impl From<MemoryError> for Failure {
             failure.message.push_str("; `jarvisd user list` shows who there is");
         }
         failure
+    }
+}
+
+impl From<crate::store::StoreError> for Failure {
+    fn from(error: crate::store::StoreError) -> Self {
+        MemoryError::from(error).into()
     }
 }
 

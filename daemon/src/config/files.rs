@@ -55,6 +55,28 @@ impl Settings {
         if let Some(path) = &self.mqtt.ca_file {
             check("mqtt.ca_file", check_authorities(path).map_err(|why| format!("{} {why}", path.display())));
         }
+        if let Some(path) = self.postgres_password_file() {
+            check(
+                "store.postgres_password_file",
+                check_secret(&path).map_err(|why| format!("{} {why}", path.display())),
+            );
+        }
+        let store = &self.store;
+        if let Some(path) = &store.postgres_ca_file {
+            check(
+                "store.postgres_ca_file",
+                check_authorities(path).map_err(|why| format!("{} {why}", path.display())),
+            );
+        }
+        let pair = [
+            ("store.postgres_client_cert", &store.postgres_client_cert),
+            ("store.postgres_client_key", &store.postgres_client_key),
+        ];
+        for (key, path) in pair {
+            if let Some(path) = path {
+                check(key, open_plain(path).map(drop).map_err(|why| format!("{} {why}", path.display())));
+            }
+        }
         if let Some(path) = &self.backup.dir {
             check("backup.dir", check_folder(path));
         }

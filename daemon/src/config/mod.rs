@@ -202,13 +202,21 @@ impl Settings {
                 fault("mqtt.password_file", "needs a user: set mqtt.username".to_owned());
             }
         }
+        let store = &self.store;
+        if store.postgres_client_cert.is_some() != store.postgres_client_key.is_some() {
+            let key = if store.postgres_client_cert.is_some() {
+                "store.postgres_client_cert"
+            } else {
+                "store.postgres_client_key"
+            };
+            fault(key, "certificate and key belong together: set the other one as well".to_owned());
+        }
         faults
     }
 
     fn unused_or_unwise(&self, layers: &Layers) -> Vec<String> {
         let mut warnings = Vec::new();
         let not_yet = [
-            ("store.postgres_url", "memory stays on this device"),
             ("http.listen", "there is no web page"),
             ("backup.dir", "no backups are made"),
             ("stt.libvosk", "libvosk.so is looked for beside the program and in ../lib/jarvis"),
@@ -229,10 +237,35 @@ impl Settings {
         if self.stt.vosk_model.is_some() && matches!(self.stt.engine, Engine::Whisper | Engine::Off) {
             warnings.push("stt.vosk_model is set, but stt.engine takes another recogniser".to_owned());
         }
+        match &self.store.postgres_url {
+            None => {
+                for key in ["postgres_password_file", "postgres_ca_file", "postgres_client_cert"] {
+                    let key = format!("store.{key}");
+                    if layers.origin(&key) != Origin::Default {
+                        warnings.push(format!("{key} is set, but store.postgres_url is not: memory stays on this device"));
+                    }
+                }
+            }
+            Some(url) if url.crosses_network && !url.names_ssl_mode && self.store.postgres_ca_file.is_none() => {
+                warnings.push(
+                    "store.postgres_url crosses a network and store.postgres_ca_file is not set: the server is not verified, \
+                     and what it stores may travel in the clear"
+                        .to_owned(),
+                );
+            }
+            Some(_) => {}
+        }
         if !self.voice.enabled {
             warnings.push("voice.enabled is false: anyone within earshot is answered".to_owned());
         }
         warnings
+    }
+
+    /// The file with the password of Postgres: `store.postgres_password_file`, else the systemd credential
+    /// `postgres-password`.
+    pub fn postgres_password_file(&self) -> Option<PathBuf> {
+        let credential = self.paths.credentials.as_ref().map(|folder| folder.join("postgres-password"));
+        self.store.postgres_password_file.clone().or(credential.filter(|path| path.exists()))
     }
 
     /// The file with the broker's password: `mqtt.password_file`, else the systemd credential `mqtt-password`.

@@ -254,10 +254,25 @@ fn keys_that_nothing_uses_yet_are_checked_and_warned_about() {
     )
     .unwrap();
     assert_eq!(settings.warnings.len(), 3);
-    assert!(settings.warnings.iter().all(|w| w.contains("not used by this version yet")));
+    let unused = settings.warnings.iter().filter(|w| w.contains("not used by this version yet"));
+    assert_eq!(unused.count(), 2);
+    assert!(settings.warnings.iter().any(|w| w.contains("the server is not verified")));
     assert_eq!(settings.paths.backups, Path::new("/b"));
     let found = faults("[store]\npostgres_url = \"mysql://h\"\n[http]\nlisten = \"8080\"\n");
     assert_eq!(found.len(), 2, "{found:?}");
+}
+
+#[test]
+fn an_address_of_postgres_holds_nothing_that_would_be_ignored() {
+    let with = |query: &str| format!("[store]\npostgres_url = \"postgres://u@h/db?{query}\"\n");
+    assert!(faults(&with("passwrod=hunter2"))[0].contains("passwrod"));
+    assert!(!faults(&with("passwrod=hunter2"))[0].contains("hunter2"));
+    assert!(faults(&with("sslmode=verify"))[0].contains("verify-full"));
+    assert!(load_text(&with("sslmode=verify-full")).unwrap().warnings.is_empty());
+    let socket = "[store]\npostgres_url = \"postgres://u@/db?host=/run/postgresql\"\n";
+    assert!(load_text(socket).unwrap().warnings.is_empty());
+    let half = faults(&format!("{socket}postgres_client_key = \"/k\"\n"));
+    assert!(half[0].contains("belong together"), "{half:?}");
 }
 
 #[test]

@@ -205,7 +205,17 @@ impl fmt::Display for BrokerUrl {
 pub struct PostgresUrl {
     pub url: Secret,
     shown: String,
+    /// The server is neither on this machine nor behind a Unix socket.
+    pub crosses_network: bool,
+    /// The address itself says how TLS is used.
+    pub names_ssl_mode: bool,
 }
+
+/// What the part after `?` may hold. Anything else would be ignored, or worse, logged by the driver with its value.
+const POSTGRES_PARAMETERS: [&str; 11] = [
+    "sslmode", "sslrootcert", "sslcert", "sslkey", "host", "hostaddr", "port", "dbname", "user", "password", "options",
+];
+const SSL_MODES: [&str; 5] = ["disable", "prefer", "require", "verify-ca", "verify-full"];
 
 impl Value for PostgresUrl {
     const TYPE: &'static str = "address";
@@ -221,7 +231,34 @@ impl Value for PostgresUrl {
         if parts.rest.contains('#') {
             return Err("the address holds \"#\", which ends it; write %23 in its place".to_owned());
         }
-        Ok(Self { shown: parts.masked(), url: Secret::new(text.as_str()) })
+        let query = parts.rest.split_once('?').map_or("", |(_, query)| query);
+        let mut hosts = vec![parts.host.clone()];
+        let mut names_ssl_mode = false;
+        for (name, value) in query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap_or((pair, ""))) {
+            if !POSTGRES_PARAMETERS.contains(&name) {
+                let known = POSTGRES_PARAMETERS.join(", ");
+                return Err(format!("the parameter \"{}\" is not known; it may be {known}", quote(name)));
+            }
+            if name == "sslmode" {
+                names_ssl_mode = true;
+                if !SSL_MODES.contains(&value) {
+                    return Err(format!("sslmode may be {}", SSL_MODES.join(", ")));
+                }
+            }
+            if matches!(name, "host" | "hostaddr") {
+                hosts = vec![percent_decode(value).unwrap_or_default()];
+            }
+        }
+        let here = |host: &String| {
+            host.is_empty()
+                || host.starts_with('/')
+                || host.starts_with("%2F")
+                || host.starts_with("%2f")
+                || matches!(host.as_str(), "localhost" | "::1")
+                || host.starts_with("127.")
+        };
+        let crosses_network = !hosts.iter().all(here);
+        Ok(Self { shown: parts.masked(), url: Secret::new(text.as_str()), crosses_network, names_ssl_mode })
     }
 
     fn show(&self) -> Option<String> {

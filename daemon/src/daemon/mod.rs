@@ -25,6 +25,10 @@ use crate::pipeline::events::{Events, Lines};
 use crate::pipeline::hearing::{Heard, Hearing, HearingControl};
 use crate::pipeline::parts::Parts;
 use crate::pipeline::turns::Turns;
+use crate::speaker::SealedVoiceprint;
+use crate::store::forward::{self, Forwarder};
+use crate::store::postgres::PgSettings;
+use crate::store::pull::{Opens, Puller};
 use crate::stt;
 use crate::supervisor::{Ended, SpawnError, Supervisor};
 use live::Live;
@@ -50,6 +54,7 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
         ("voice", Need::Required),
         ("stt", Need::Required),
         ("store", Need::Required),
+        (forward::COMPONENT, Need::Optional),
     ] {
         health.register(part, need);
     }
@@ -74,6 +79,8 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
     if let Some(broker) = &broker {
         mqtt::check(broker).map_err(|e| Failure::of(Exit::Config, &e))?;
     }
+
+    let postgres = PgSettings::of(&settings);
 
     // Bind: the queues, each bounded.
     let events = Events::new(lines);
@@ -123,7 +130,23 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
             }
             None => None,
         };
+        let puller = postgres.clone().map(|postgres| {
+            let vault = parts.voices.vault.clone();
+            let opens: Opens = Arc::new(move |row| {
+                let sealed = SealedVoiceprint {
+                    wrapped_key: row.wrapped_key.clone(),
+                    blob: row.blob.clone(),
+                    model_sha256: row.model_sha256.clone(),
+                    front_end_sha256: row.front_end_sha256.clone(),
+                };
+                vault.open_sealed(&row.owner.to_string(), &sealed).is_ok()
+            });
+            Puller::new(parts.memory.clone(), postgres, Some(opens))
+        });
+        let patience = Duration::from_millis(settings.store.fresh_ms.into());
+        let fresh = puller.as_ref().map(|puller| puller.freshness(patience));
         let turns = Turns {
+            fresh,
             memory: parts.memory.clone(),
             voices: parts.voices,
             verify: settings.voice.enabled,
@@ -171,6 +194,20 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
             supervisor.reporter("mqtt", async move { mqtt::run(broker, feeds, last_words).await })?;
         } else {
             health.set(mqtt::COMPONENT, Condition::off("no broker is configured"));
+        }
+        if let Some(postgres) = postgres {
+            let forwarder =
+                Forwarder::new(parts.memory.store().clone(), parts.memory.clock().clone(), postgres);
+            // A reporter: the last turn is on the disk before it is told to stop.
+            let last_words = supervisor.last_words();
+            let (circuit, doubt) = (forwarder.circuit(), forwarder.doubt());
+            supervisor.reporter("forward", forwarder.run(health.clone(), last_words))?;
+            if let Some(puller) = puller {
+                supervisor.task("pull", puller.run(circuit, doubt, stop.clone()))?;
+            }
+        } else {
+            let sentence = "no Postgres is configured: memory stays on this device";
+            health.set(forward::COMPONENT, Condition::off(sentence));
         }
         Ok(())
     };

@@ -94,6 +94,8 @@ crate::store::sql::statements! {
     AUTOMATIC_TITLE = "SELECT id, title FROM conversations WHERE rid = ?2 AND owner = ?1 AND title_by_user = 0";
     FIRST_WORDS = "SELECT text FROM messages
         WHERE conversation = ?2 AND owner = ?1 AND role = 'user' AND kind <> 'ask' ORDER BY seq LIMIT 1";
+    UNSENT = "SELECT c.id AS id FROM messages m JOIN conversations c ON c.rid = m.conversation
+        WHERE m.rid = ?2 AND m.owner = ?1 AND EXISTS (SELECT 1 FROM queue q WHERE q.entity_id = m.id)";
     SET_TITLE = "UPDATE conversations SET title = ?3 WHERE rid = ?2 AND owner = ?1";
 }
 
@@ -180,6 +182,15 @@ pub(super) async fn forget_in(
         }
         found.extend(tx.all(mate).await?);
         found.extend(tx.all(sqlx::query(MADE_FROM).bind(owner).bind(rid)).await?);
+    }
+    // A message that is never sent cannot raise `next_seq` of its conversation at Postgres: the conversation does it itself.
+    let mut raised = BTreeSet::new();
+    for rid in gone.keys() {
+        let row = tx.optional(sqlx::query(UNSENT).bind(owner).bind(rid)).await?;
+        raised.extend(row.map(|row| ConversationId::read(&row, "id")).transpose()?);
+    }
+    for conversation in raised {
+        enqueue(tx, Op::UpsertConversation, conversation.0, Some(user.0), stamp.wall_unix_ms).await?;
     }
     let mut touched = BTreeMap::<i64, i64>::new();
     let mut covered = BTreeMap::<i64, i64>::new();

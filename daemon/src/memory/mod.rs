@@ -19,6 +19,7 @@ mod import;
 mod messages;
 mod names;
 mod restamp;
+mod replica;
 mod search;
 mod sessions;
 mod settings;
@@ -52,6 +53,7 @@ pub use export::{Export, ExportedConversation, ExportedMessage};
 pub use ids::{AuditId, ConversationId, MessageId, UserId, VoiceprintId};
 pub use import::Imported;
 pub use messages::{Kind, MAX_MESSAGE_BYTES, Message, Role};
+pub use replica::{Applied, Pulled};
 pub use search::{Hit, SearchCursor, Words};
 pub use sessions::{MAX_SESSION_CHARS, SessionId};
 pub use summary::{MAX_SUMMARY_BYTES, Summary, WINDOW_TOKENS, Window, tokens_of};
@@ -96,6 +98,7 @@ struct Here {
 
 crate::store::sql::statements! {
     FIND_HERE = "SELECT d.rid AS device, b.rid AS boot FROM devices d JOIN boots b ON b.boot_id = ?2 WHERE d.id = ?1";
+    FIND_BOOT = "SELECT rid FROM boots WHERE boot_id = ?1";
     ADD_BOOT = "INSERT INTO boots (boot_id) VALUES (?1) ON CONFLICT DO NOTHING";
     FIND_DEVICE = "SELECT rid FROM devices WHERE id = ?1";
     ADD_DEVICE = "INSERT INTO devices (id, created_unix_ms) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
@@ -311,6 +314,8 @@ pub(crate) fn statements() -> Vec<&'static [(&'static str, &'static str)]> {
         messages::STATEMENTS,
         names::STATEMENTS,
         restamp::STATEMENTS,
+        replica::STATEMENTS,
+        replica::BURYING,
         search::STATEMENTS,
         sessions::STATEMENTS,
         settings::STATEMENTS,

@@ -205,7 +205,7 @@ fn taken(error: StoreError, name: &str) -> MemoryError {
 }
 
 /// A name with single spaces, or why it cannot be one.
-fn checked_name(name: &str) -> Result<String> {
+pub(super) fn checked_name(name: &str) -> Result<String> {
     let refuse = |reason| {
         let shown = name.chars().take(MAX_NAME_CHARS).collect();
         Err(MemoryError::InvalidName { name: shown, reason })

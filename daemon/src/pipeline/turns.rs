@@ -31,6 +31,7 @@ use crate::health::{Condition, Health};
 use crate::memory::{ANONYMOUS, Memory, MemoryError, NewAudit, TurnMeta, User};
 use crate::mqtt::Command;
 use crate::speaker::{FailureGate, Verdict};
+use crate::store::pull::Freshness;
 use crate::stt::Transcript;
 use crate::stt::worker::SttHandle;
 use crate::units::{FRAME_SAMPLES, FramePos};
@@ -55,6 +56,8 @@ pub struct Turns {
     pub health: Health,
     pub control: Arc<HearingControl>,
     pub live: LiveSettings,
+    /// `None`: no other device writes what this one answers from.
+    pub fresh: Option<Freshness>,
 }
 
 /// What is known of the command that is being heard.
@@ -161,6 +164,9 @@ impl Turns {
             }
             Detection::SpeechStart { pos } => {
                 self.health.set_stage(State::Listening);
+                if let Some(fresh) = &self.fresh {
+                    fresh.start();
+                }
                 hearing.until = pos;
                 hearing.partial.clear();
                 self.forget_sound();
@@ -348,6 +354,9 @@ impl Turns {
         stop: &CancellationToken,
     ) -> bool {
         self.health.set_stage(State::Thinking);
+        if let Some(fresh) = &self.fresh {
+            fresh.settle().await;
+        }
         let started = Instant::now();
         let meta = TurnMeta {
             confidence: speaker.confidence,

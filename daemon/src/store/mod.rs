@@ -11,7 +11,13 @@
 //!
 //! `docs/design/store.md` says why.
 
+pub mod compare;
+pub mod forward;
+pub mod outgoing;
+pub mod postgres;
+pub mod pull;
 pub mod queue;
+pub mod replica;
 mod schema;
 pub(crate) mod sql;
 mod sqlite;

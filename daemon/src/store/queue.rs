@@ -15,12 +15,15 @@
 
 use std::fmt;
 
+use serde::Serialize;
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
-use super::{StoreError, Tx};
+use super::{Store, StoreError, Tx};
 
 /// One kind of queue entry. The names are a format: they are stored, and other versions read them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Op {
     UpsertUser,
     DeleteUser,
@@ -64,8 +67,12 @@ impl Op {
         Self::ALL.into_iter().find(|op| op.as_str() == name)
     }
 
+    pub fn is_deletion(self) -> bool {
+        self.tombstone_kind().is_some()
+    }
+
     /// What a deletion leaves behind.
-    fn tombstone_kind(self) -> Option<&'static str> {
+    pub(super) fn tombstone_kind(self) -> Option<&'static str> {
         match self {
             Self::DeleteUser => Some("user"),
             Self::DeleteVoiceprint => Some("voiceprint"),
@@ -88,6 +95,50 @@ super::sql::statements! {
     FORGET_DEAD = "DELETE FROM dead_letter WHERE entity_id = ?1";
     BURY = "INSERT INTO tombstones (kind, id, user_id, deleted_unix_ms) VALUES (?1, ?2, ?3, ?4)
         ON CONFLICT DO NOTHING";
+    DEPTH = "SELECT count(*) AS entries, min(created_unix_ms) AS oldest, (SELECT count(*) FROM dead_letter) AS dead FROM queue";
+    WAITS = "SELECT EXISTS (SELECT 1 FROM queue)";
+    DEAD = "SELECT count(*) FROM dead_letter";
+    LIST = "SELECT seq, op, entity_id, user_id, created_unix_ms FROM queue WHERE seq > ?1 ORDER BY seq LIMIT ?2";
+    LIST_DEAD = "SELECT seq, op, entity_id, user_id, created_unix_ms, failed_unix_ms, attempts, sqlstate, error FROM dead_letter
+        WHERE seq > ?1 ORDER BY seq LIMIT ?2";
+    SENT = "DELETE FROM queue WHERE seq <= ?1";
+    /// An entry may have been sent before: its payload then says how often it was refused.
+    BURY_ENTRY = "INSERT INTO dead_letter (seq, op, entity_id, user_id, payload, created_unix_ms, failed_unix_ms, attempts, sqlstate,
+            error)
+        SELECT seq, op, entity_id, user_id, payload, created_unix_ms, ?2, coalesce(json_extract(payload, '$.attempts'), 0) + 1,
+            ?3, ?4
+        FROM queue WHERE seq = ?1";
+    DROP_ENTRY = "DELETE FROM queue WHERE seq = ?1";
+    RETRY_DEAD = "INSERT INTO queue (op, entity_id, user_id, payload, created_unix_ms)
+        SELECT op, entity_id, user_id, json_set(payload, '$.attempts', attempts), created_unix_ms FROM dead_letter
+        WHERE ?1 IS NULL OR seq = ?1 ORDER BY seq";
+    DROP_DEAD = "DELETE FROM dead_letter WHERE ?1 IS NULL OR seq = ?1";
+    UNKNOWN_OPS = "SELECT count(*) FROM queue WHERE op NOT IN ('upsert_user', 'delete_user', 'upsert_voiceprint',
+        'delete_voiceprint', 'upsert_conversation', 'delete_conversation', 'insert_message', 'delete_message', 'append_audit')";
+    /// Deletions without their tombstone.
+    UNBURIED = "SELECT count(*) FROM queue q WHERE q.op LIKE 'delete!_%' ESCAPE '!'
+        AND NOT EXISTS (SELECT 1 FROM tombstones t WHERE t.kind = substr(q.op, 8) AND t.id = q.entity_id)";
+    /// Entries whose row is gone: nothing will be sent for them.
+    EMPTY_ENTRIES = "SELECT count(*) FROM queue q WHERE
+        (q.op = 'insert_message' AND NOT EXISTS (SELECT 1 FROM messages r WHERE r.id = q.entity_id))
+        OR (q.op = 'upsert_conversation' AND NOT EXISTS (SELECT 1 FROM conversations r WHERE r.id = q.entity_id))
+        OR (q.op = 'upsert_user' AND NOT EXISTS (SELECT 1 FROM users r WHERE r.id = q.entity_id))
+        OR (q.op = 'upsert_voiceprint' AND NOT EXISTS (SELECT 1 FROM voiceprints r WHERE r.id = q.entity_id))
+        OR (q.op = 'append_audit' AND NOT EXISTS (SELECT 1 FROM audit r WHERE r.id = q.entity_id))";
+    FIRST = "SELECT min(seq) FROM queue";
+    CLEAR = "DELETE FROM queue";
+    AGAIN_USERS = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
+        SELECT 'upsert_user', id, id, ?1 FROM users ORDER BY rid";
+    AGAIN_VOICEPRINTS = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
+        SELECT 'upsert_voiceprint', v.id, u.id, ?1 FROM voiceprints v JOIN users u ON u.rid = v.owner ORDER BY u.rid";
+    AGAIN_CONVERSATIONS = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
+        SELECT 'upsert_conversation', c.id, u.id, ?1 FROM conversations c JOIN users u ON u.rid = c.owner ORDER BY c.rid";
+    AGAIN_MESSAGES = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
+        SELECT 'insert_message', m.id, u.id, ?1 FROM messages m JOIN users u ON u.rid = m.owner ORDER BY m.rid";
+    AGAIN_AUDIT = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
+        SELECT 'append_audit', a.id, u.id, ?1 FROM audit a LEFT JOIN users u ON u.rid = a.owner ORDER BY a.rid";
+    AGAIN_DELETIONS = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
+        SELECT 'delete_' || kind, id, user_id, deleted_unix_ms FROM tombstones ORDER BY deleted_unix_ms";
 }
 
 /// Queues `op` about the row `entity` of `user` in the transaction that changes the row.
@@ -109,4 +160,183 @@ pub(crate) async fn enqueue(
     }
     tx.execute(sqlx::query(ENQUEUE).bind(op.as_str()).bind(id).bind(user_id).bind(now_unix_ms)).await?;
     Ok(())
+}
+
+/// How much waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Depth {
+    /// Entries that Postgres does not have yet.
+    pub entries: i64,
+    /// When the oldest of them was written.
+    pub oldest_unix_ms: Option<i64>,
+    /// Entries that Postgres refused for good.
+    pub dead_letters: i64,
+}
+
+/// An entry as it is listed: what it is about, never the row itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Entry {
+    pub seq: i64,
+    pub op: String,
+    pub entity_id: Uuid,
+    pub user_id: Option<Uuid>,
+    pub created_unix_ms: i64,
+    #[serde(flatten)]
+    pub refusal: Option<Refusal>,
+}
+
+/// Why an entry is a dead letter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Refusal {
+    pub failed_unix_ms: i64,
+    pub attempts: i64,
+    pub sqlstate: Option<String>,
+    pub error: String,
+}
+
+/// What [`check`] finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Soundness {
+    /// Operations of a newer version: they become dead letters.
+    pub unknown_operations: i64,
+    /// Deletions whose tombstone is missing.
+    pub unburied_deletions: i64,
+    /// Entries whose row is gone without a deletion: harmless, nothing is sent for them.
+    pub without_row: i64,
+}
+
+pub async fn depth(store: &Store) -> Result<Depth, StoreError> {
+    let mut reader = store.reader().await?;
+    let row = sqlx::query(DEPTH).fetch_one(&mut *reader).await.map_err(|e| store.classify(e))?;
+    let read = || -> Result<Depth, sqlx::Error> {
+        Ok(Depth {
+            entries: row.try_get("entries")?,
+            oldest_unix_ms: row.try_get("oldest")?,
+            dead_letters: row.try_get("dead")?,
+        })
+    };
+    read().map_err(StoreError::Sql)
+}
+
+/// Whether anything waits, without counting it.
+pub async fn waits(store: &Store) -> Result<bool, StoreError> {
+    number(store, WAITS).await.map(|n| n != 0)
+}
+
+pub async fn dead_letters(store: &Store) -> Result<i64, StoreError> {
+    number(store, DEAD).await
+}
+
+/// Entries after `after`, oldest first.
+pub async fn list(store: &Store, after: i64, limit: u32) -> Result<Vec<Entry>, StoreError> {
+    entries(store, LIST, after, limit, |_| Ok(None)).await
+}
+
+/// Dead letters after `after`, oldest first.
+pub async fn list_dead(store: &Store, after: i64, limit: u32) -> Result<Vec<Entry>, StoreError> {
+    entries(store, LIST_DEAD, after, limit, |row| {
+        Ok(Some(Refusal {
+            failed_unix_ms: row.try_get("failed_unix_ms")?,
+            attempts: row.try_get("attempts")?,
+            sqlstate: row.try_get("sqlstate")?,
+            error: row.try_get("error")?,
+        }))
+    })
+    .await
+}
+
+/// Puts dead letters back at the end of the queue, one (`seq`) or all of them; returns how many.
+pub async fn retry_dead(store: &Store, seq: Option<i64>) -> Result<u64, StoreError> {
+    let mut tx = store.begin().await?;
+    let moved = tx.execute(sqlx::query(RETRY_DEAD).bind(seq)).await?;
+    tx.execute(sqlx::query(DROP_DEAD).bind(seq)).await?;
+    tx.commit().await?;
+    Ok(moved)
+}
+
+/// Deletes dead letters, one (`seq`) or all of them; returns how many. The rows stay on this device.
+pub async fn drop_dead(store: &Store, seq: Option<i64>) -> Result<u64, StoreError> {
+    let mut tx = store.begin().await?;
+    let gone = tx.execute(sqlx::query(DROP_DEAD).bind(seq)).await?;
+    tx.commit().await?;
+    Ok(gone)
+}
+
+pub async fn check(store: &Store) -> Result<Soundness, StoreError> {
+    Ok(Soundness {
+        unknown_operations: number(store, UNKNOWN_OPS).await?,
+        unburied_deletions: number(store, UNBURIED).await?,
+        without_row: number(store, EMPTY_ENTRIES).await?,
+    })
+}
+
+/// Removes what Postgres has committed: everything up to `last`. Entries are never added below one that was read.
+pub(super) async fn sent(store: &Store, last: i64) -> Result<(), StoreError> {
+    let mut tx = store.begin().await?;
+    tx.execute(sqlx::query(SENT).bind(last)).await?;
+    tx.commit().await
+}
+
+/// Sets aside an entry that Postgres will never take.
+pub(super) async fn bury(
+    store: &Store,
+    seq: i64,
+    now_unix_ms: i64,
+    sqlstate: Option<&str>,
+    error: &str,
+) -> Result<(), StoreError> {
+    let mut tx = store.begin().await?;
+    tx.execute(sqlx::query(BURY_ENTRY).bind(seq).bind(now_unix_ms).bind(sqlstate).bind(error)).await?;
+    tx.execute(sqlx::query(DROP_ENTRY).bind(seq)).await?;
+    tx.commit().await
+}
+
+/// Whether the queue may lack something that Postgres does not have either: its first entries are gone.
+pub(super) async fn was_sent_from(tx: &mut Tx<'_>) -> Result<bool, StoreError> {
+    let row = tx.optional(sqlx::query(FIRST)).await?;
+    let first: Option<i64> = match row {
+        Some(row) => row.try_get(0).map_err(StoreError::Sql)?,
+        None => None,
+    };
+    Ok(first != Some(1))
+}
+
+/// Queues everything that is here, in place of what was queued: for a database that has none of it.
+pub(super) async fn enqueue_everything(tx: &mut Tx<'_>, now_unix_ms: i64) -> Result<(), StoreError> {
+    tx.execute(sqlx::query(CLEAR)).await?;
+    let all =
+        [AGAIN_USERS, AGAIN_VOICEPRINTS, AGAIN_CONVERSATIONS, AGAIN_MESSAGES, AGAIN_AUDIT, AGAIN_DELETIONS];
+    for sql in all {
+        tx.execute(sqlx::query(sql).bind(now_unix_ms)).await?;
+    }
+    Ok(())
+}
+
+async fn number(store: &Store, sql: &'static str) -> Result<i64, StoreError> {
+    let mut reader = store.reader().await?;
+    let row = sqlx::query(sql).fetch_one(&mut *reader).await.map_err(|e| store.classify(e))?;
+    row.try_get(0).map_err(StoreError::Sql)
+}
+
+async fn entries(
+    store: &Store,
+    sql: &'static str,
+    after: i64,
+    limit: u32,
+    refusal: impl Fn(&SqliteRow) -> Result<Option<Refusal>, sqlx::Error>,
+) -> Result<Vec<Entry>, StoreError> {
+    let mut reader = store.reader().await?;
+    let rows = sqlx::query(sql).bind(after).bind(limit).fetch_all(&mut *reader).await;
+    let rows = rows.map_err(|e| store.classify(e))?;
+    let entry = |row: &SqliteRow| {
+        Ok(Entry {
+            seq: row.try_get("seq")?,
+            op: row.try_get("op")?,
+            entity_id: row.try_get("entity_id")?,
+            user_id: row.try_get("user_id")?,
+            created_unix_ms: row.try_get("created_unix_ms")?,
+            refusal: refusal(row)?,
+        })
+    };
+    rows.iter().map(|row| entry(row).map_err(StoreError::Sql)).collect()
 }

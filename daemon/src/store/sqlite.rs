@@ -10,7 +10,7 @@ use std::time::Duration;
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _, Sqlite, SqliteConnection};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, watch};
 
 use super::{StoreError, schema};
 
@@ -67,6 +67,8 @@ struct Inner {
     /// `None` while a transaction has it, and after one that did not end well.
     writer: Mutex<Option<SqliteConnection>>,
     readers: SqlitePool,
+    /// Counts the commits of this process.
+    commits: watch::Sender<u64>,
 }
 
 impl Store {
@@ -91,8 +93,13 @@ impl Store {
             .idle_timeout(None)
             .test_before_acquire(false)
             .connect_lazy_with(connect.clone().read_only(true).create_if_missing(false));
-        let inner =
-            Inner { path: path.to_path_buf(), options: connect, writer: Mutex::new(Some(writer)), readers };
+        let inner = Inner {
+            path: path.to_path_buf(),
+            options: connect,
+            writer: Mutex::new(Some(writer)),
+            readers,
+            commits: watch::Sender::new(0),
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -108,7 +115,12 @@ impl Store {
             None => self.inner.options.connect().await.map_err(|e| self.classify(e))?,
         };
         sqlx::query(BEGIN).execute(&mut conn).await.map_err(|e| self.classify(e))?;
-        Ok(Tx { home, conn: Some(conn), path: &self.inner.path })
+        Ok(Tx { home, conn: Some(conn), path: &self.inner.path, commits: &self.inner.commits })
+    }
+
+    /// Changes with every commit of this process; other processes' commits do not show.
+    pub fn commits(&self) -> watch::Receiver<u64> {
+        self.inner.commits.subscribe()
     }
 
     /// A connection that can only read. What it reads was committed before the statement began.
@@ -204,6 +216,7 @@ pub struct Tx<'a> {
     home: MutexGuard<'a, Option<SqliteConnection>>,
     conn: Option<SqliteConnection>,
     path: &'a Path,
+    commits: &'a watch::Sender<u64>,
 }
 
 impl Tx<'_> {
@@ -240,6 +253,7 @@ impl Tx<'_> {
         let path = self.path;
         sqlx::query(COMMIT).execute(self.conn()?).await.map_err(|e| classify(e, path))?;
         *self.home = self.conn.take();
+        self.commits.send_modify(|n| *n = n.wrapping_add(1));
         Ok(())
     }
 

@@ -115,7 +115,14 @@ async fn every_statement_prepares_on_the_real_schema() {
     let path = folder.path().join("jarvis.db");
     open(&path).await.unwrap().close().await;
     let mut conn = raw(&path).await;
-    let all = [super::queue::STATEMENTS, super::schema::STATEMENTS, super::sqlite::STATEMENTS];
+    let all = [
+        super::compare::STATEMENTS,
+        super::outgoing::STATEMENTS,
+        super::queue::STATEMENTS,
+        super::replica::STATEMENTS,
+        super::schema::STATEMENTS,
+        super::sqlite::STATEMENTS,
+    ];
     let mut count = 0;
     for (name, sql) in all.into_iter().chain(crate::memory::statements()).flatten() {
         let explain = AssertSqlSafe(format!("EXPLAIN {sql}"));

@@ -18,6 +18,7 @@ use crate::error::chain;
 use crate::inference::{ModelEntry, ModelError, ModelState, ModelStore, Role};
 use crate::memory::{Device, Memory};
 use crate::speaker::{Calibration, CalibrationError};
+use crate::store::postgres::{self, PgSettings};
 use crate::stt::{self, Engine, SttSettings};
 
 pub const FETCH: &str = "install the models: scripts/fetch-models.sh";
@@ -259,6 +260,22 @@ pub async fn database(settings: &Settings) -> Finding {
     match checked.and(users) {
         Ok(users) => Finding::ok(CHECK, format!("{} is sound, people: {users}", path.display())),
         Err(e) => Finding::fail(CHECK, chain(&e), fix),
+    }
+}
+
+/// Connects as the forwarder would, and changes nothing.
+pub async fn postgres(settings: &Settings) -> Finding {
+    const CHECK: &str = "Postgres";
+    let Some(database) = PgSettings::of(settings) else {
+        return Finding::ok(CHECK, "none is set: memory stays on this device");
+    };
+    match postgres::look(&database).await {
+        Ok(0) => Finding::ok(CHECK, format!("{} answers; the daemon will make the schema there", database.shown)),
+        Ok(version) => Finding::ok(CHECK, format!("{} answers, schema version {version}", database.shown)),
+        Err(e) => {
+            let fix = "docs/postgres.md tells how it is set up; the device works without it and goes on trying";
+            Finding::warn(CHECK, e.sentence(&database.shown), fix)
+        }
     }
 }
 

@@ -1,0 +1,321 @@
+//! `jarvisd queue`: what Postgres does not have yet.
+
+use std::io::IsTerminal as _;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::{Common, confirmed, output, with_memory};
+use crate::config::Settings;
+use crate::error::{Exit, Failure, chain};
+use crate::memory::Memory;
+use crate::store::forward::{ForwardError, Forwarder, Progress};
+use crate::store::postgres::{self, PgSettings};
+use crate::store::queue::{self, Depth, Entry, Soundness};
+
+/// Entries read at once for a listing.
+const PAGE: u32 = 500;
+
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// How much waits, since when, and whether Postgres answers.
+    Status(Json),
+    /// The entries that wait, oldest first. They name rows; what was said is not shown.
+    List(List),
+    /// Send everything that waits now. The daemon may be running.
+    Drain(Json),
+    /// Check that every entry is sound.
+    Check(Json),
+    /// Entries that Postgres refused for good.
+    #[command(subcommand)]
+    DeadLetter(DeadLetter),
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub enum DeadLetter {
+    /// List them with the reason.
+    List(Json),
+    /// Put them back into the queue.
+    Retry(Which),
+    /// Give them up. What they are about stays on this device.
+    Drop(Drop),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Json {
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct List {
+    /// At most this many.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    limit: u32,
+    /// Print the list as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(id = "which", required = true, multiple = false)]
+pub struct Chosen {
+    /// Number of one, as `dead-letter list` shows it.
+    #[arg(value_name = "NUMBER")]
+    number: Option<i64>,
+    /// All of them.
+    #[arg(long)]
+    all: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Which {
+    #[command(flatten)]
+    chosen: Chosen,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Drop {
+    #[command(flatten)]
+    chosen: Chosen,
+    /// Do not ask; needed where there is no terminal to ask on.
+    #[arg(long, short)]
+    yes: bool,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Status {
+    #[serde(flatten)]
+    depth: Depth,
+    /// The address, masked; `null` if none is configured.
+    postgres: Option<String>,
+    reachable: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Drained {
+    sent: usize,
+    set_aside: usize,
+    #[serde(flatten)]
+    left: Depth,
+}
+
+#[derive(Debug, Serialize)]
+struct Checked {
+    ok: bool,
+    #[serde(flatten)]
+    found: Soundness,
+}
+
+#[derive(Debug, Serialize)]
+struct Changed {
+    dead_letters: u64,
+}
+
+pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
+    let settings = common.settings()?;
+    with_memory(&settings, async |memory| match command {
+        Command::Status(args) => status(&settings, memory, args.json).await,
+        Command::List(args) => {
+            let entries = pages(args.limit, async |after, n| Ok(queue::list(memory.store(), after, n).await?)).await?;
+            list(&entries, args.json)
+        }
+        Command::Drain(args) => drain(&settings, memory, args.json).await,
+        Command::Check(args) => check(memory, args.json).await,
+        Command::DeadLetter(DeadLetter::List(args)) => {
+            let dead =
+                pages(u32::MAX, async |after, n| Ok(queue::list_dead(memory.store(), after, n).await?)).await?;
+            list_dead(&dead, args.json)
+        }
+        Command::DeadLetter(DeadLetter::Retry(args)) => {
+            let moved = queue::retry_dead(memory.store(), args.chosen.number).await?;
+            changed(moved, &args.chosen, args.json, "Put back into the queue")
+        }
+        Command::DeadLetter(DeadLetter::Drop(args)) => {
+            if !confirmed("Give these entries up? Postgres will never have what they are about.", args.yes)? {
+                return output::line("Nothing was dropped.");
+            }
+            let gone = queue::drop_dead(memory.store(), args.chosen.number).await?;
+            changed(gone, &args.chosen, args.json, "Dropped")
+        }
+    })
+}
+
+/// The database of the configuration.
+///
+/// # Errors
+/// There is none.
+pub fn database(settings: &Settings) -> Result<PgSettings, Failure> {
+    PgSettings::of(settings).ok_or_else(|| {
+        Failure::new(Exit::Config, "no Postgres is configured: set store.postgres_url (docs/postgres.md tells how)")
+    })
+}
+
+async fn pages(
+    most: u32,
+    read: impl AsyncFn(i64, u32) -> Result<Vec<Entry>, Failure>,
+) -> Result<Vec<Entry>, Failure> {
+    let mut all: Vec<Entry> = Vec::new();
+    loop {
+        let left = most.saturating_sub(u32::try_from(all.len()).unwrap_or(u32::MAX)).min(PAGE);
+        let page = read(all.last().map_or(0, |entry| entry.seq), left).await?;
+        let more = left > 0 && page.len() == left as usize;
+        all.extend(page);
+        if !more {
+            return Ok(all);
+        }
+    }
+}
+
+async fn status(settings: &Settings, memory: &Memory, json: bool) -> Result<(), Failure> {
+    let depth = queue::depth(memory.store()).await?;
+    let mut status = Status { depth, postgres: None, reachable: false, error: None };
+    if let Some(database) = PgSettings::of(settings) {
+        status.postgres = Some(database.shown.clone());
+        match postgres::look(&database).await {
+            Ok(_) => status.reachable = true,
+            Err(error) => status.error = Some(error.sentence(&database.shown)),
+        }
+    }
+    if json {
+        return output::json(&status);
+    }
+    output::line(match depth.oldest_unix_ms {
+        Some(oldest) => format!("{} entries wait, the oldest since {}.", depth.entries, output::time(oldest)),
+        None => "Nothing waits.".to_owned(),
+    })?;
+    if depth.dead_letters > 0 {
+        output::line(format!(
+            "Postgres refused {} entries for good: `jarvisd queue dead-letter list`.",
+            depth.dead_letters
+        ))?;
+    }
+    output::line(match (&status.postgres, &status.error) {
+        (None, _) => "No Postgres is configured: memory stays on this device.".to_owned(),
+        (Some(shown), None) => format!("Postgres at {} answers.", output::plain(shown)),
+        (Some(_), Some(error)) => format!("{}.", output::plain(error)),
+    })
+}
+
+fn list(entries: &[Entry], json: bool) -> Result<(), Failure> {
+    if json {
+        return output::json(&entries);
+    }
+    if entries.is_empty() {
+        return output::line("Nothing waits.");
+    }
+    let row = |e: &Entry| {
+        [e.seq.to_string(), e.op.clone(), e.entity_id.to_string(), output::time(e.created_unix_ms)]
+    };
+    output::table(["NUMBER", "OPERATION", "ROW", "SINCE"], &entries.iter().map(row).collect::<Vec<_>>())
+}
+
+fn list_dead(dead: &[Entry], json: bool) -> Result<(), Failure> {
+    if json {
+        return output::json(&dead);
+    }
+    if dead.is_empty() {
+        return output::line("There are no dead letters.");
+    }
+    let row = |e: &Entry| {
+        let why = e.refusal.as_ref();
+        let state = why.and_then(|why| why.sqlstate.clone()).unwrap_or_default();
+        let error = why.map(|why| why.error.clone()).unwrap_or_default();
+        [e.seq.to_string(), e.op.clone(), e.entity_id.to_string(), state, error]
+    };
+    output::table(
+        ["NUMBER", "OPERATION", "ROW", "SQLSTATE", "REASON"],
+        &dead.iter().map(row).collect::<Vec<_>>(),
+    )
+}
+
+async fn drain(settings: &Settings, memory: &Memory, json: bool) -> Result<(), Failure> {
+    let database = database(settings)?;
+    let shown = database.shown.clone();
+    let before = queue::depth(memory.store()).await?;
+    let bar = progress(before.entries);
+    let mut forwarder = Forwarder::new(memory.store().clone(), memory.clock().clone(), database);
+    let (mut sent, mut set_aside) = (0, 0);
+    let ended = loop {
+        match forwarder.run_once().await {
+            Ok(Progress::Empty) => break Ok(()),
+            Ok(Progress::Sent(n)) => sent += n,
+            Ok(Progress::Buried) => set_aside += 1,
+            Ok(Progress::Smaller) => {}
+            Err(error) => break Err(error),
+        }
+        bar.set_position((sent + set_aside) as u64);
+    };
+    forwarder.close().await;
+    bar.finish_and_clear();
+    ended.map_err(|error| failure(&error, &shown))?;
+    let left = queue::depth(memory.store()).await?;
+    if json {
+        return output::json(&Drained { sent, set_aside, left });
+    }
+    output::line(match set_aside {
+        0 => format!("Sent {sent} entries; nothing waits."),
+        n => format!("Sent {sent} entries; Postgres refused {n}: `jarvisd queue dead-letter list`."),
+    })
+}
+
+/// A sentence with the way out, and the exit code that fits: what passes by itself is 75, what does not 69.
+pub fn failure(error: &ForwardError, shown: &str) -> Failure {
+    use crate::store::postgres::Fate;
+    match error {
+        ForwardError::Postgres(error) => {
+            let exit = if error.fate() == Fate::Blocked { Exit::Unavailable } else { Exit::TryAgain };
+            Failure::new(exit, error.sentence(shown))
+        }
+        ForwardError::Store(_) => Failure::new(Exit::TryAgain, chain(error)),
+    }
+}
+
+async fn check(memory: &Memory, json: bool) -> Result<(), Failure> {
+    let found = queue::check(memory.store()).await?;
+    let ok = found.unknown_operations == 0 && found.unburied_deletions == 0;
+    if json {
+        output::json(&Checked { ok, found })?;
+    } else if ok {
+        output::line("Every entry is sound.")?;
+    }
+    if ok {
+        return Ok(());
+    }
+    let Soundness { unknown_operations, unburied_deletions, .. } = found;
+    Err(Failure::new(
+        Exit::Failed,
+        format!(
+            "{unknown_operations} entries are of a newer version and {unburied_deletions} deletions lack their tombstone; \
+             run `jarvisd store check`"
+        ),
+    ))
+}
+
+fn changed(n: u64, chosen: &Chosen, json: bool, did: &str) -> Result<(), Failure> {
+    if let (0, Some(number)) = (n, chosen.number) {
+        return Err(Failure::new(Exit::Failed, format!("there is no dead letter {number}")));
+    }
+    if json { output::json(&Changed { dead_letters: n }) } else { output::line(format!("{did}: {n}.")) }
+}
+
+/// A bar on a terminal, nothing elsewhere.
+pub fn progress(length: i64) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(u64::try_from(length).unwrap_or(0));
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len}  {per_sec}  {eta}") {
+        bar.set_style(style);
+    }
+    bar
+}

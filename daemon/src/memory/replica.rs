@@ -1,0 +1,501 @@
+//! Rows of other devices, as they come from Postgres, become rows here.
+//!
+//! They are input like any other: each is checked, and one that breaks a rule (an owner that is not its conversation's, a taken
+//! place in a conversation, a name that is none) is refused and counted; the rest goes on. Nothing is queued: it comes from
+//! where the queue goes. The exception are deletions that only this device can know of, of answers that repeat what was
+//! forgotten elsewhere.
+//!
+//! A row that has something waiting in the queue is newer here than there and keeps what it says here.
+
+use sqlx::sqlite::SqliteRow;
+use uuid::Uuid;
+
+mod bury;
+
+use super::text::name_key;
+use super::users::checked_name;
+use super::{
+    ADD_BOOT, ADD_DEVICE, ANONYMOUS, FIND_BOOT, FIND_DEVICE, MAX_MESSAGE_BYTES, MAX_NAME_CHARS, Memory,
+    MemoryError, Result, get,
+};
+use crate::clock::Stamp;
+use crate::store::outgoing::{ConversationRow, MessageRow, UserRow, VoiceprintRow};
+use crate::store::postgres::read::Tombstone;
+use crate::store::{StoreError, Tx, replica};
+
+/// Some rows of other devices, and how far they bring this one.
+#[derive(Debug, Default)]
+pub struct Pulled {
+    pub users: Vec<UserRow>,
+    pub conversations: Vec<ConversationRow>,
+    pub voiceprints: Vec<VoiceprintRow>,
+    pub messages: Vec<MessageRow>,
+    /// (answer, what it was made from)
+    pub sources: Vec<(Uuid, Uuid)>,
+    pub tombstones: Vec<Tombstone>,
+}
+
+/// What became of them.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Applied {
+    /// Rows that are new or changed here.
+    pub changed: usize,
+    pub refused: usize,
+}
+
+/// Every statement of this module, for the test that prepares them.
+#[cfg(test)]
+pub(super) const BURYING: &[(&str, &str)] = bury::STATEMENTS;
+
+/// What became of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Changed,
+    /// Known already, deleted here, or newer here.
+    Left,
+    Refused(&'static str),
+}
+use Outcome::{Changed, Left, Refused};
+
+/// Seqs stay far from the end of the number, so that adding to one never overflows.
+const HIGHEST_SEQ: i64 = 1 << 52;
+
+crate::store::sql::statements! {
+    BEGIN_ROW = "SAVEPOINT pulled";
+    UNDO_ROW = "ROLLBACK TO pulled";
+    END_ROW = "RELEASE pulled";
+    DEAD = "SELECT 1 FROM tombstones WHERE (kind = ?1 AND id = ?2) OR (kind = 'user' AND id = ?3) LIMIT 1";
+    PENDING = "SELECT 1 FROM queue WHERE entity_id = ?1 LIMIT 1";
+    USER = "SELECT rid, name, consent_unix_ms FROM users WHERE id = ?1";
+    NAME_TAKEN = "SELECT 1 FROM users WHERE name_key = ?1 AND id <> ?2";
+    ADD_USER = "INSERT INTO users (id, name, name_key, consent_unix_ms, created_unix_ms, created_synced)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    CHANGE_USER = "UPDATE users SET name = ?2, name_key = ?3, consent_unix_ms = ?4 WHERE id = ?1";
+    CONVERSATION = "SELECT c.rid, c.owner, u.id AS owner_id, c.title, c.title_by_user, c.next_seq, c.session_id
+        FROM conversations c JOIN users u ON u.rid = c.owner WHERE c.id = ?1";
+    ADD_CONVERSATION = "INSERT INTO conversations (id, owner, title, title_by_user, next_seq, activity, created_unix_ms,
+            created_synced, updated_unix_ms, updated_synced, updated_monotonic_ns, boot, device, session_id)
+        VALUES (?1, ?2, ?3, ?4, ?5, (SELECT coalesce(max(activity), 0) + 1 FROM conversations WHERE owner = ?2), ?6, ?7, ?8, ?9,
+            ?10, ?11, ?12, ?13)";
+    CHANGE_TITLE = "UPDATE conversations SET title = ?2, title_by_user = ?3 WHERE rid = ?1";
+    ADVANCE = "UPDATE conversations SET next_seq = ?2, updated_unix_ms = ?3, updated_synced = ?4, updated_monotonic_ns = ?5,
+            boot = ?6, activity = (SELECT max(activity) + 1 FROM conversations a WHERE a.owner = conversations.owner)
+        WHERE rid = ?1";
+    MESSAGE = "SELECT m.rid, m.clock_synced, c.id AS conversation_id FROM messages m JOIN conversations c ON c.rid = m.conversation
+        WHERE m.id = ?1";
+    ADD_MESSAGE = "INSERT INTO messages (id, conversation, owner, seq, role, kind, text, meta, wall_unix_ms, clock_synced,
+            monotonic_ns, boot, device)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
+    COUNT_UP = "UPDATE conversations SET messages = messages + 1, next_seq = max(next_seq, ?2) WHERE rid = ?1";
+    RESTAMP = "UPDATE messages SET wall_unix_ms = ?2, clock_synced = 1 WHERE rid = ?1";
+    ADD_SOURCE = "INSERT INTO message_sources (source, message)
+        SELECT source.rid, answer.rid FROM messages source, messages answer
+        WHERE source.id = ?1 AND answer.id = ?2 AND source.owner = answer.owner AND source.rid <> answer.rid
+        ON CONFLICT DO NOTHING";
+    VOICEPRINT_OF = "SELECT id FROM voiceprints WHERE owner = ?1";
+    ADD_VOICEPRINT = "INSERT INTO voiceprints (owner, id, wrapped_key, blob, model_sha256, front_end_sha256, samples,
+            net_speech_s, quality, created_unix_ms, created_synced)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+    DELETE_VOICEPRINT = "DELETE FROM voiceprints WHERE id = ?1";
+}
+
+impl Pulled {
+    pub fn is_empty(&self) -> bool {
+        self.users.is_empty()
+            && self.conversations.is_empty()
+            && self.voiceprints.is_empty()
+            && self.messages.is_empty()
+            && self.tombstones.is_empty()
+    }
+}
+
+impl Memory {
+    /// Ids of `conversations` that are not here: their rows must come first.
+    pub async fn lacks_conversations(&self, conversations: &[Uuid]) -> Result<Vec<Uuid>> {
+        let mut lacking = Vec::new();
+        for id in conversations {
+            if self.read_optional(sqlx::query(CONVERSATION).bind(bytes(id))).await?.is_none() {
+                lacking.push(*id);
+            }
+        }
+        Ok(lacking)
+    }
+
+    /// Ids of `users` that are not here.
+    pub async fn lacks_users(&self, users: &[Uuid]) -> Result<Vec<Uuid>> {
+        let mut lacking = Vec::new();
+        for id in users {
+            if self.read_optional(sqlx::query(USER).bind(bytes(id))).await?.is_none() {
+                lacking.push(*id);
+            }
+        }
+        Ok(lacking)
+    }
+
+    /// Stores rows of other devices and the note how far they bring this one, in one transaction.
+    ///
+    /// # Errors
+    /// What the disk has to say; a row is no reason.
+    pub async fn apply_pulled(&self, pulled: &Pulled, read: &replica::Read) -> Result<Applied> {
+        let (mut tx, stamp) = self.begin().await?;
+        let mut applied = Applied::default();
+        let mut scrub = false;
+        for row in &pulled.users {
+            begin_row(&mut tx).await?;
+            let outcome = put_user(&mut tx, row).await;
+            applied.end_row(&mut tx, "user", &row.id, outcome).await?;
+        }
+        for row in &pulled.conversations {
+            begin_row(&mut tx).await?;
+            let outcome = put_conversation(&mut tx, row, &stamp).await;
+            applied.end_row(&mut tx, "conversation", &row.id, outcome).await?;
+        }
+        for row in &pulled.voiceprints {
+            begin_row(&mut tx).await?;
+            let outcome = put_voiceprint(&mut tx, row).await;
+            scrub |= applied.end_row(&mut tx, "voiceprint", &row.id, outcome).await?;
+        }
+        for row in &pulled.messages {
+            begin_row(&mut tx).await?;
+            let outcome = put_message(&mut tx, row, &stamp).await;
+            applied.end_row(&mut tx, "message", &row.id, outcome).await?;
+        }
+        for (message, source) in &pulled.sources {
+            tx.execute(sqlx::query(ADD_SOURCE).bind(bytes(source)).bind(bytes(message))).await?;
+        }
+        for row in &pulled.tombstones {
+            begin_row(&mut tx).await?;
+            let outcome = bury::bury(&mut tx, row, &stamp).await;
+            scrub |= applied.end_row(&mut tx, "deletion", &row.id, outcome).await?;
+        }
+        replica::set(&mut tx, replica::READ, read, stamp.wall_unix_ms).await?;
+        if scrub {
+            self.want_scrub(&mut tx, &stamp).await?;
+        }
+        tx.commit().await?;
+        if scrub {
+            self.scrub().await;
+        }
+        Ok(applied)
+    }
+}
+
+impl Applied {
+    /// Counts; returns whether something changed. A rule of the database that refuses the row is a refusal as well, and
+    /// what was half done of it is undone.
+    async fn end_row(
+        &mut self,
+        tx: &mut Tx<'_>,
+        what: &str,
+        id: &Uuid,
+        outcome: Result<Outcome>,
+    ) -> Result<bool> {
+        let outcome = match outcome {
+            Err(MemoryError::Store(StoreError::Constraint { .. })) => {
+                tx.execute(sqlx::query(UNDO_ROW)).await?;
+                Refused("it breaks a rule of the database")
+            }
+            other => other?,
+        };
+        tx.execute(sqlx::query(END_ROW)).await?;
+        match outcome {
+            Changed => self.changed += 1,
+            Left => {}
+            Refused(why) => {
+                self.refused += 1;
+                log::warn!("a {what} of another device ({id}) is left out: {why}");
+            }
+        }
+        Ok(outcome == Changed)
+    }
+}
+
+async fn begin_row(tx: &mut Tx<'_>) -> Result<()> {
+    tx.execute(sqlx::query(BEGIN_ROW)).await?;
+    Ok(())
+}
+
+async fn put_user(tx: &mut Tx<'_>, row: &UserRow) -> Result<Outcome> {
+    if dead(tx, "user", &row.id, &row.id).await? {
+        return Ok(Left);
+    }
+    let Ok(name) = checked_name(&row.name) else { return Ok(Refused("its name cannot be one")) };
+    let known = tx.optional(sqlx::query(USER).bind(bytes(&row.id))).await?;
+    if known.is_some() && pending(tx, &row.id).await? {
+        return Ok(Left);
+    }
+    let (local, consent) = match &known {
+        Some(known) => (Some(get::<String>(known, "name")?), get::<Option<i64>>(known, "consent_unix_ms")?),
+        None => (None, None),
+    };
+    // "Anna (2)" is how an Anna is called here while another Anna is.
+    let same = local.as_deref().is_some_and(|local| local == name || is_numbered(local, &name));
+    if same && consent == row.consent_unix_ms {
+        return Ok(Left);
+    }
+    let name = match local {
+        Some(local) if same => local,
+        _ => free_name(tx, &name, &row.id).await?,
+    };
+    let (id, key) = (bytes(&row.id), name_key(&name));
+    let put = if known.is_some() {
+        sqlx::query(CHANGE_USER).bind(id).bind(&name).bind(key).bind(row.consent_unix_ms)
+    } else {
+        sqlx::query(ADD_USER)
+            .bind(id)
+            .bind(&name)
+            .bind(key)
+            .bind(row.consent_unix_ms)
+            .bind(row.created_unix_ms)
+            .bind(row.synced)
+    };
+    tx.execute(put).await?;
+    Ok(Changed)
+}
+
+/// Whether `local` is `name` with a number after it.
+fn is_numbered(local: &str, name: &str) -> bool {
+    let base: String = name.chars().take(MAX_NAME_CHARS - NUMBER_CHARS).collect();
+    let rest = local.strip_prefix(base.as_str()).and_then(|rest| rest.strip_prefix(" ("));
+    rest.and_then(|rest| rest.strip_suffix(')')).is_some_and(|n| n.parse::<u32>().is_ok())
+}
+
+/// Room for " (999999)".
+const NUMBER_CHARS: usize = 9;
+
+/// `name`, or the first of `name (2)`, `name (3)` … that nobody here has.
+async fn free_name(tx: &mut Tx<'_>, name: &str, id: &Uuid) -> Result<String> {
+    let base: String = name.chars().take(MAX_NAME_CHARS - NUMBER_CHARS).collect();
+    let mut candidate = name.to_owned();
+    // The name that a device gives itself is not for the nobody of another device.
+    let mut taken = name_key(name) == ANONYMOUS;
+    for n in 2_u32.. {
+        if !taken {
+            let found = sqlx::query(NAME_TAKEN).bind(name_key(&candidate)).bind(bytes(id));
+            if tx.optional(found).await?.is_none() {
+                break;
+            }
+        }
+        taken = false;
+        candidate = format!("{base} ({n})");
+    }
+    Ok(candidate)
+}
+
+async fn put_conversation(tx: &mut Tx<'_>, row: &ConversationRow, stamp: &Stamp) -> Result<Outcome> {
+    if dead(tx, "conversation", &row.id, &row.owner).await? {
+        return Ok(Left);
+    }
+    if !(1..=HIGHEST_SEQ).contains(&row.next_seq) {
+        return Ok(Refused("its next number is out of range"));
+    }
+    let title: String = row
+        .title
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(super::MAX_TITLE_CHARS)
+        .collect();
+    let boot = boot(tx, &row.boot_id).await?;
+    let Some(known) = tx.optional(sqlx::query(CONVERSATION).bind(bytes(&row.id))).await? else {
+        let Some(owner) = rid_of_user(tx, &row.owner).await? else {
+            return Ok(Refused("its person is not here"));
+        };
+        let home = match &row.device {
+            Some(device) => Some(device_rid(tx, device, stamp).await?),
+            None => None,
+        };
+        let add = |session: Option<String>| {
+            sqlx::query(ADD_CONVERSATION)
+                .bind(bytes(&row.id))
+                .bind(owner)
+                .bind(&title)
+                .bind(row.title_by_user)
+                .bind(row.next_seq)
+                .bind(row.created_unix_ms)
+                .bind(row.created_synced)
+                .bind(row.updated_unix_ms)
+                .bind(row.updated_synced)
+                .bind(row.updated_monotonic_ns)
+                .bind(boot)
+                .bind(home)
+                .bind(session)
+        };
+        match tx.execute(add(row.session_id.clone())).await {
+            // The client's name for it is taken here by another one; the conversation matters more.
+            Err(StoreError::Constraint { unique: true, .. }) if row.session_id.is_some() => {
+                tx.execute(add(None)).await?;
+            }
+            done => {
+                done?;
+            }
+        }
+        return Ok(Changed);
+    };
+    if get::<Vec<u8>>(&known, "owner_id")? != bytes(&row.owner) {
+        return Ok(Refused("it belongs to somebody else here"));
+    }
+    let rid: i64 = get(&known, "rid")?;
+    let mut outcome = Left;
+    let shown = (get::<String>(&known, "title")?, get::<bool>(&known, "title_by_user")?);
+    if shown != (title.clone(), row.title_by_user) && !pending(tx, &row.id).await? {
+        tx.execute(sqlx::query(CHANGE_TITLE).bind(rid).bind(title).bind(row.title_by_user)).await?;
+        outcome = Changed;
+    }
+    if row.next_seq > get::<i64>(&known, "next_seq")? {
+        let advance = sqlx::query(ADVANCE)
+            .bind(rid)
+            .bind(row.next_seq)
+            .bind(row.updated_unix_ms)
+            .bind(row.updated_synced)
+            .bind(row.updated_monotonic_ns)
+            .bind(boot);
+        tx.execute(advance).await?;
+        outcome = Changed;
+    }
+    Ok(outcome)
+}
+
+async fn put_message(tx: &mut Tx<'_>, row: &MessageRow, stamp: &Stamp) -> Result<Outcome> {
+    if dead(tx, "message", &row.id, &row.owner).await?
+        || dead(tx, "conversation", &row.conversation, &row.owner).await?
+    {
+        return Ok(Left);
+    }
+    if let Some(known) = tx.optional(sqlx::query(MESSAGE).bind(bytes(&row.id))).await? {
+        if get::<Vec<u8>>(&known, "conversation_id")? != bytes(&row.conversation) {
+            return Ok(Refused("it is in another conversation here"));
+        }
+        if row.synced && !get::<bool>(&known, "clock_synced")? {
+            let rid: i64 = get(&known, "rid")?;
+            tx.execute(sqlx::query(RESTAMP).bind(rid).bind(row.wall_unix_ms)).await?;
+            return Ok(Changed);
+        }
+        return Ok(Left);
+    }
+    if !(1..HIGHEST_SEQ).contains(&row.seq) {
+        return Ok(Refused("its place in the conversation is out of range"));
+    }
+    // Each NUL of a text becomes three bytes.
+    if row.text.len() > 3 * MAX_MESSAGE_BYTES || row.text.contains('\0') {
+        return Ok(Refused("its text is too long or none"));
+    }
+    let Some(conversation) = tx.optional(sqlx::query(CONVERSATION).bind(bytes(&row.conversation))).await?
+    else {
+        return Ok(Refused("its conversation is not here"));
+    };
+    if get::<Vec<u8>>(&conversation, "owner_id")? != bytes(&row.owner) {
+        return Ok(Refused("its conversation belongs to somebody else"));
+    }
+    let (rid, owner): (i64, i64) = (get(&conversation, "rid")?, get(&conversation, "owner")?);
+    let (boot, device) = (boot(tx, &row.boot_id).await?, device_rid(tx, &row.device, stamp).await?);
+    let meta = row.meta.as_deref().filter(|meta| serde_json::from_str::<serde_json::Value>(meta).is_ok());
+    let add = sqlx::query(ADD_MESSAGE)
+        .bind(bytes(&row.id))
+        .bind(rid)
+        .bind(owner)
+        .bind(row.seq)
+        .bind(&row.role)
+        .bind(&row.kind)
+        .bind(&row.text)
+        .bind(meta)
+        .bind(row.wall_unix_ms)
+        .bind(row.synced)
+        .bind(row.monotonic_ns)
+        .bind(boot)
+        .bind(device);
+    match tx.execute(add).await {
+        Err(StoreError::Constraint { unique: true, .. }) => {
+            return Ok(Refused("another message has its place in the conversation"));
+        }
+        done => {
+            done?;
+        }
+    }
+    tx.execute(sqlx::query(COUNT_UP).bind(rid).bind(row.seq + 1)).await?;
+    Ok(Changed)
+}
+
+/// The caller has seen that this device's key opens it. Replaces the one that is here, unless that has not been sent yet.
+async fn put_voiceprint(tx: &mut Tx<'_>, row: &VoiceprintRow) -> Result<Outcome> {
+    if dead(tx, "voiceprint", &row.id, &row.owner).await? {
+        return Ok(Left);
+    }
+    let Some(owner) = rid_of_user(tx, &row.owner).await? else {
+        return Ok(Refused("its person is not here"));
+    };
+    if let Some(known) = tx.optional(sqlx::query(VOICEPRINT_OF).bind(owner)).await? {
+        let id = uuid_of(&known)?;
+        if id == row.id || pending(tx, &id).await? {
+            return Ok(Left);
+        }
+        tx.execute(sqlx::query(DELETE_VOICEPRINT).bind(bytes(&id))).await?;
+    }
+    let quality =
+        serde_json::from_str::<serde_json::Value>(&row.quality).map_or("{}", |_| row.quality.as_str());
+    let add = sqlx::query(ADD_VOICEPRINT)
+        .bind(owner)
+        .bind(bytes(&row.id))
+        .bind(&row.wrapped_key)
+        .bind(&row.blob)
+        .bind(&row.model_sha256)
+        .bind(&row.front_end_sha256)
+        .bind(row.samples)
+        .bind(row.net_speech_s)
+        .bind(quality)
+        .bind(row.created_unix_ms)
+        .bind(row.synced);
+    tx.execute(add).await?;
+    Ok(Changed)
+}
+
+/// Whether it, or its person, was deleted here.
+async fn dead(tx: &mut Tx<'_>, kind: &str, id: &Uuid, owner: &Uuid) -> Result<bool> {
+    let found = sqlx::query(DEAD).bind(kind).bind(bytes(id)).bind(bytes(owner));
+    Ok(tx.optional(found).await?.is_some())
+}
+
+/// Whether something about the row is still to be sent.
+async fn pending(tx: &mut Tx<'_>, id: &Uuid) -> Result<bool> {
+    Ok(tx.optional(sqlx::query(PENDING).bind(bytes(id))).await?.is_some())
+}
+
+async fn rid_of_user(tx: &mut Tx<'_>, id: &Uuid) -> Result<Option<i64>> {
+    let row = tx.optional(sqlx::query(USER).bind(bytes(id))).await?;
+    Ok(row.map(|row| get(&row, "rid")).transpose()?)
+}
+
+async fn boot(tx: &mut Tx<'_>, boot_id: &str) -> Result<i64> {
+    let row = match tx.optional(sqlx::query(FIND_BOOT).bind(boot_id)).await? {
+        Some(row) => row,
+        None => {
+            tx.execute(sqlx::query(ADD_BOOT).bind(boot_id)).await?;
+            tx.optional(sqlx::query(FIND_BOOT).bind(boot_id)).await?.ok_or_else(missing)?
+        }
+    };
+    Ok(get(&row, "rid")?)
+}
+
+async fn device_rid(tx: &mut Tx<'_>, device: &str, stamp: &Stamp) -> Result<i64> {
+    let row = match tx.optional(sqlx::query(FIND_DEVICE).bind(device)).await? {
+        Some(row) => row,
+        None => {
+            tx.execute(sqlx::query(ADD_DEVICE).bind(device).bind(stamp.wall_unix_ms)).await?;
+            tx.optional(sqlx::query(FIND_DEVICE).bind(device)).await?.ok_or_else(missing)?
+        }
+    };
+    Ok(get(&row, "rid")?)
+}
+
+/// A row that was added and is not there: some rule kept it out.
+fn missing() -> MemoryError {
+    let source = sqlx::Error::RowNotFound;
+    MemoryError::Store(StoreError::Constraint { unique: false, source })
+}
+
+fn uuid_of(row: &SqliteRow) -> Result<Uuid, StoreError> {
+    get(row, "id")
+}
+
+fn bytes(id: &Uuid) -> &[u8] {
+    id.as_bytes().as_slice()
+}

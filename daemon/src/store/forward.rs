@@ -1,0 +1,413 @@
+//! The forwarder: takes the oldest entries of the queue to Postgres until it is empty, for as long as the daemon runs.
+//!
+//! ```text
+//!             a batch is committed there ─▶ its entries are deleted here
+//!            ┌──────────────┐   failure    ┌──────┐  pause is over  ┌───────────┐
+//!  start ───▶│    closed    │ ───────────▶ │ open │ ──────────────▶ │ half open │ one attempt
+//!            └──────────────┘              └──────┘ ◀────────────── └───────────┘
+//!                    ▲                                 failure            │ success
+//!                    └─────────────────────────────────────────────────── ┘
+//! ```
+//!
+//! Invariants, each with a test:
+//!
+//! 1. An entry leaves the queue only after Postgres has committed its effect, or into `dead_letter`.
+//! 2. Sending anything again changes nothing, so a lost answer to COMMIT is harmless: see [`super::postgres::write`].
+//! 3. What Postgres refuses for good is found by halving the batch and set aside; everything else goes on.
+//! 4. Memory is flat: a batch has at most [`MOST_ENTRIES`] entries and about [`MOST_BYTES`] of text.
+//! 5. Nobody who answers a person waits for any of this.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::postgres::{Fate, Pg, PgError, PgSettings};
+use super::{Store, StoreError, outgoing, queue, replica};
+use crate::clock::Clock;
+use crate::health::{Condition, Health};
+
+/// Name of the part in the health of the device.
+pub const COMPONENT: &str = "postgres";
+
+/// Batches grow up to this while they are quick …
+pub const MOST_ENTRIES: usize = 4_000;
+/// … and bring along about this much text.
+pub const MOST_BYTES: u64 = 4 << 20;
+const FIRST_ENTRIES: usize = 500;
+/// A batch that takes longer is followed by a smaller one: others wait for the lock meanwhile.
+const SLOW: Duration = Duration::from_secs(2);
+const QUICK: Duration = Duration::from_millis(500);
+
+/// First and longest pause after failures; in between it doubles. The pause is drawn from zero to that ("full jitter"), so that
+/// devices that lost the server together do not come back together.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Entries of other processes (`jarvisd ask`) are found this late at most; those of this one wake the forwarder.
+const LOOK: Duration = Duration::from_secs(5);
+/// At the end, what is still queued gets this long.
+const LAST_WORDS: Duration = Duration::from_millis(1_500);
+
+/// What a round did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// The queue is empty.
+    Empty,
+    /// This many entries left the queue.
+    Sent(usize),
+    /// Nothing yet: the next round sends less at once.
+    Smaller,
+    /// One entry was refused for good and set aside.
+    Buried,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ForwardError {
+    #[error("Postgres did not take what was sent")]
+    Postgres(#[source] PgError),
+    #[error("the queue on this device cannot be worked on")]
+    Store(#[source] StoreError),
+}
+
+impl From<StoreError> for ForwardError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// Whether Postgres is being talked to. Shown, and asked by whoever would wait for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(tag = "circuit", rename_all = "snake_case")]
+pub enum Circuit {
+    /// Not tried yet.
+    #[default]
+    Unknown,
+    Closed,
+    /// Resting after a failure.
+    Open {
+        since_unix_ms: i64,
+        error: String,
+    },
+    /// One attempt is under way.
+    HalfOpen {
+        since_unix_ms: i64,
+        error: String,
+    },
+}
+
+impl Circuit {
+    pub fn is_closed(&self) -> bool {
+        *self == Self::Closed
+    }
+}
+
+/// Sends the queue of one file to one database.
+#[derive(Debug)]
+pub struct Forwarder {
+    store: Store,
+    clock: Clock,
+    settings: PgSettings,
+    pg: Option<Pg>,
+    /// The connection was used in this round's time; an older one may be dead without anybody knowing.
+    used: Option<Instant>,
+    entries: usize,
+    circuit: watch::Sender<Circuit>,
+    /// Somebody found Postgres gone.
+    doubt: std::sync::Arc<tokio::sync::Notify>,
+}
+
+impl Forwarder {
+    pub fn new(store: Store, clock: Clock, settings: PgSettings) -> Self {
+        Self {
+            store,
+            clock,
+            settings,
+            pg: None,
+            used: None,
+            entries: FIRST_ENTRIES,
+            circuit: watch::Sender::new(Circuit::Unknown),
+            doubt: std::sync::Arc::default(),
+        }
+    }
+
+    pub fn circuit(&self) -> watch::Receiver<Circuit> {
+        self.circuit.subscribe()
+    }
+
+    /// Notify it when Postgres seems to be gone: it is then looked after at once.
+    pub fn doubt(&self) -> std::sync::Arc<tokio::sync::Notify> {
+        self.doubt.clone()
+    }
+
+    /// Sends until told to stop, and then for a short while what is still there.
+    ///
+    /// # Errors
+    /// Never: what fails is tried again.
+    pub async fn run(
+        mut self,
+        health: Health,
+        stop: CancellationToken,
+    ) -> Result<(), std::convert::Infallible> {
+        let mut commits = self.store.commits();
+        let mut failures = 0_u32;
+        loop {
+            commits.mark_unchanged();
+            self.half_open();
+            let attempt = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                attempt = self.attempt() => attempt,
+            };
+            match attempt {
+                Ok(Progress::Empty) => {
+                    failures = 0;
+                    self.closed(&health).await;
+                    tokio::select! {
+                        biased;
+                        () = stop.cancelled() => break,
+                        changed = commits.changed() => if changed.is_err() { break },
+                        () = self.doubt.notified() => self.used = None,
+                        () = tokio::time::sleep(LOOK) => {}
+                    }
+                }
+                // A long backlog is under way: what was wrong is over, also before the last entry is sent.
+                Ok(_) => {
+                    failures = 0;
+                    self.closed(&health).await;
+                }
+                Err(error) => {
+                    failures = failures.saturating_add(1);
+                    self.opened(&health, &error).await;
+                    let pause = pause(failures, blocked(&error));
+                    log::debug!("{}; next attempt in {} ms", crate::error::chain(&error), pause.as_millis());
+                    tokio::select! {
+                        biased;
+                        () = stop.cancelled() => break,
+                        () = tokio::time::sleep(pause) => {}
+                    }
+                }
+            }
+        }
+        self.last_words().await;
+        Ok(())
+    }
+
+    /// A round; if it fails on a connection that had rested, which the server may long have closed, once more on a new one.
+    async fn attempt(&mut self) -> Result<Progress, ForwardError> {
+        let rested = self.pg.is_some() && self.used.is_none_or(|used| used.elapsed() > LOOK);
+        match self.run_once().await {
+            Err(ForwardError::Postgres(_)) if rested && self.pg.is_none() => self.run_once().await,
+            other => other,
+        }
+    }
+
+    /// Sends one batch, the oldest entries, and deletes them here. Connects where that is needed.
+    ///
+    /// # Errors
+    /// [`ForwardError`]; nothing has left the queue then, and another call tries again.
+    pub async fn run_once(&mut self) -> Result<Progress, ForwardError> {
+        self.connected().await?;
+        let Some(mut batch) = outgoing::read(&self.store, self.entries, MOST_BYTES).await? else {
+            if self.used.is_none() {
+                self.ping().await?;
+            }
+            return Ok(Progress::Empty);
+        };
+        if let Some(op) = batch.unknown.first().cloned() {
+            if batch.entries > 1 {
+                self.entries = batch.entries / 2;
+                return Ok(Progress::Smaller);
+            }
+            let why = format!("this version does not know the operation {op:?}");
+            return self.bury(batch.last_seq, None, &why).await;
+        }
+        let started = Instant::now();
+        let mut sent = self.send(&batch).await;
+        if batch.entries == 1
+            && let Err(error) = &sent
+            && error.sqlstate() == Some("23503")
+        {
+            // Something above it is missing there, for example because the database was restored from an older backup.
+            outgoing::add_parents(&self.store, &mut batch).await?;
+            sent = self.send(&batch).await;
+        }
+        match sent {
+            Ok(()) => {
+                queue::sent(&self.store, batch.last_seq).await?;
+                self.adapt(&batch, started.elapsed());
+                Ok(Progress::Sent(batch.entries))
+            }
+            Err(error) if error.fate() == Fate::Rejected || error.fate() == Fate::TooMuch => {
+                if batch.entries > 1 {
+                    self.entries = batch.entries / 2;
+                    // Silence may be a network that is gone rather than too much work: it also opens the circuit.
+                    return if error.connection_lives() {
+                        Ok(Progress::Smaller)
+                    } else {
+                        Err(ForwardError::Postgres(error))
+                    };
+                }
+                // One row that is too much for a server in trouble may pass tomorrow; one that breaks a rule will not.
+                if error.fate() == Fate::Rejected
+                    || error.sqlstate().is_some_and(|code| code.starts_with("54"))
+                {
+                    return self.bury(batch.last_seq, error.sqlstate(), &error.cause()).await;
+                }
+                Err(ForwardError::Postgres(error))
+            }
+            Err(error) => Err(ForwardError::Postgres(error)),
+        }
+    }
+
+    async fn send(&mut self, batch: &outgoing::Batch) -> Result<(), PgError> {
+        // Taken out, so that a call that is cancelled half-way leaves no connection in an unknown state behind.
+        let mut pg = match self.pg.take() {
+            Some(pg) => pg,
+            None => Pg::connect(&self.settings).await?,
+        };
+        let sent = pg.send(batch, &self.settings.device).await;
+        match &sent {
+            Ok(()) => self.pg = Some(pg),
+            Err(error) if error.connection_lives() && !error.schema_gone() => self.pg = Some(pg),
+            Err(_) => {}
+        }
+        self.used = Some(Instant::now());
+        sent
+    }
+
+    async fn ping(&mut self) -> Result<(), ForwardError> {
+        let Some(mut pg) = self.pg.take() else { return Ok(()) };
+        pg.ping().await.map_err(ForwardError::Postgres)?;
+        self.pg = Some(pg);
+        self.used = Some(Instant::now());
+        Ok(())
+    }
+
+    /// A connection, made if there is none. Another database than last time gets everything again.
+    async fn connected(&mut self) -> Result<(), ForwardError> {
+        if self.pg.is_some() {
+            return Ok(());
+        }
+        let mut pg = Pg::connect(&self.settings).await.map_err(ForwardError::Postgres)?;
+        pg.greet(&self.settings.device).await.map_err(ForwardError::Postgres)?;
+        if replica::meet_house(&self.store, pg.house, self.clock.now_unix_ms()).await? {
+            log::warn!(
+                "Postgres is another database than before: everything on this device is sent to it again"
+            );
+        }
+        self.pg = Some(pg);
+        self.used = Some(Instant::now());
+        Ok(())
+    }
+
+    async fn bury(&mut self, seq: i64, sqlstate: Option<&str>, why: &str) -> Result<Progress, ForwardError> {
+        log::error!(
+            "Postgres refused entry {seq} of the queue for good ({why}); it is set aside: `jarvisd queue dead-letter list`"
+        );
+        queue::bury(&self.store, seq, self.clock.now_unix_ms(), sqlstate, why).await?;
+        Ok(Progress::Buried)
+    }
+
+    fn adapt(&mut self, batch: &outgoing::Batch, took: Duration) {
+        if took > SLOW {
+            self.entries = (batch.entries / 2).max(1);
+        } else if took < QUICK {
+            self.entries = (self.entries * 2).min(MOST_ENTRIES);
+        }
+    }
+
+    fn half_open(&self) {
+        self.circuit.send_if_modified(|now| match now {
+            Circuit::Open { since_unix_ms, error } => {
+                *now = Circuit::HalfOpen { since_unix_ms: *since_unix_ms, error: std::mem::take(error) };
+                true
+            }
+            _ => false,
+        });
+    }
+
+    async fn closed(&self, health: &Health) {
+        self.circuit.send_if_modified(|now| !std::mem::replace(now, Circuit::Closed).is_closed());
+        let condition = match queue::dead_letters(&self.store).await {
+            Ok(n) if n > 0 => Condition::degraded(format!(
+                "Postgres refused {n} entries for good; they are kept: `jarvisd queue dead-letter list` shows them"
+            )),
+            _ => Condition::Ok,
+        };
+        health.set(COMPONENT, condition);
+    }
+
+    async fn opened(&self, health: &Health, error: &ForwardError) {
+        let why = match error {
+            ForwardError::Postgres(error) => error.sentence(&self.settings.shown),
+            ForwardError::Store(_) => crate::error::chain(error),
+        };
+        let now = self.clock.now_unix_ms();
+        self.circuit.send_modify(|circuit| {
+            let since_unix_ms = match circuit {
+                Circuit::Open { since_unix_ms, .. } | Circuit::HalfOpen { since_unix_ms, .. } => {
+                    *since_unix_ms
+                }
+                Circuit::Unknown | Circuit::Closed => now,
+            };
+            *circuit = Circuit::Open { since_unix_ms, error: why.clone() };
+        });
+        let waiting = match queue::depth(&self.store).await {
+            Ok(depth) => format!("; {} entries wait on this device, where memory goes on", depth.entries),
+            Err(_) => String::new(),
+        };
+        health.set(COMPONENT, Condition::away(format!("{why}{waiting}")));
+    }
+
+    /// Before the end: what is queued, if Postgres takes it at once.
+    async fn last_words(&mut self) {
+        if self.circuit.borrow().is_closed() {
+            let drain =
+                async { while matches!(self.run_once().await, Ok(Progress::Sent(_) | Progress::Smaller)) {} };
+            if tokio::time::timeout(LAST_WORDS, drain).await.is_err() {
+                log::info!("the rest of the queue is sent after the next start");
+            }
+        }
+        self.close().await;
+    }
+
+    /// Ends the connection politely.
+    pub async fn close(&mut self) {
+        if let Some(pg) = self.pg.take() {
+            pg.close().await;
+        }
+    }
+}
+
+fn blocked(error: &ForwardError) -> bool {
+    matches!(error, ForwardError::Postgres(error) if error.fate() == Fate::Blocked)
+}
+
+/// How long to rest after `failures` in a row. What only a person can mend is not tried every moment.
+fn pause(failures: u32, blocked: bool) -> Duration {
+    let longest = (FIRST_PAUSE * 2_u32.saturating_pow(failures.saturating_sub(1).min(10))).min(LONGEST_PAUSE);
+    let mut bytes = [0; 4];
+    // Without random numbers devices may knock together: a nuisance, no fault.
+    let _ = getrandom::fill(&mut bytes);
+    let drawn = longest.mul_f64(f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX));
+    if blocked { (longest / 2 + drawn / 2).max(FIRST_PAUSE) } else { drawn.max(Duration::from_millis(50)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_are_capped_and_are_not_all_alike() {
+        let longest = |n: u32, blocked| (0..200).map(|_| pause(n, blocked)).max().unwrap();
+        assert!(longest(1, false) <= FIRST_PAUSE);
+        assert!(longest(4, false) > FIRST_PAUSE * 3);
+        for failures in [7, 100, u32::MAX] {
+            assert!(longest(failures, false) <= LONGEST_PAUSE);
+            assert!((0..50).all(|_| pause(failures, true) >= LONGEST_PAUSE / 2));
+        }
+        assert_ne!(pause(9, false), pause(9, false));
+    }
+}

@@ -1,0 +1,367 @@
+//! The oldest entries of the queue with the rows that they name, as one snapshot of the file.
+//!
+//! Entries name rows; a row is read as it is now. One read transaction covers the entries and the rows, so whatever a row needs
+//! (its conversation, its person) is either in the same batch or was sent before: parents are queued before the first row that
+//! needs them. That makes the order within a batch free, and the sender groups it by kind.
+
+use std::collections::BTreeMap;
+
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Connection as _, Row as _, SqliteConnection};
+use uuid::Uuid;
+
+use super::queue::Op;
+use super::{Store, StoreError};
+
+/// Some of the oldest entries, and what to send for them. Rows that are gone are simply not here.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Entries from the oldest up to `last_seq`.
+    pub entries: usize,
+    pub last_seq: i64,
+    /// Rough size of the rows.
+    pub bytes: u64,
+    pub devices: Vec<String>,
+    pub users: Vec<UserRow>,
+    pub voiceprints: Vec<VoiceprintRow>,
+    pub conversations: Vec<ConversationRow>,
+    pub messages: Vec<MessageRow>,
+    /// (answer, what it was made from)
+    pub sources: Vec<(Uuid, Uuid)>,
+    pub audit: Vec<AuditRow>,
+    pub deletions: BTreeMap<Op, Vec<Deletion>>,
+    /// Operations that this version does not know: written by a newer one.
+    pub unknown: Vec<String>,
+}
+
+#[derive(Debug)]
+pub struct UserRow {
+    pub id: Uuid,
+    pub name: String,
+    pub consent_unix_ms: Option<i64>,
+    pub created_unix_ms: i64,
+    pub synced: bool,
+}
+
+#[derive(Debug)]
+pub struct VoiceprintRow {
+    pub id: Uuid,
+    pub owner: Uuid,
+    pub wrapped_key: Vec<u8>,
+    pub blob: Vec<u8>,
+    pub model_sha256: String,
+    pub front_end_sha256: String,
+    pub samples: i32,
+    pub net_speech_s: f64,
+    pub quality: String,
+    pub created_unix_ms: i64,
+    pub synced: bool,
+}
+
+#[derive(Debug)]
+pub struct ConversationRow {
+    pub id: Uuid,
+    pub owner: Uuid,
+    /// `None`: written before homes were known.
+    pub device: Option<String>,
+    pub session_id: Option<String>,
+    pub title: String,
+    pub title_by_user: bool,
+    pub next_seq: i64,
+    pub created_unix_ms: i64,
+    pub created_synced: bool,
+    pub updated_unix_ms: i64,
+    pub updated_synced: bool,
+    pub updated_monotonic_ns: i64,
+    pub boot_id: String,
+}
+
+#[derive(Debug)]
+pub struct MessageRow {
+    pub id: Uuid,
+    pub conversation: Uuid,
+    pub owner: Uuid,
+    pub seq: i64,
+    pub role: String,
+    pub kind: String,
+    pub text: String,
+    pub meta: Option<String>,
+    pub wall_unix_ms: i64,
+    pub synced: bool,
+    pub monotonic_ns: i64,
+    pub boot_id: String,
+    pub device: String,
+}
+
+#[derive(Debug)]
+pub struct AuditRow {
+    pub id: Uuid,
+    pub owner: Option<Uuid>,
+    pub action: String,
+    pub outcome: String,
+    pub detail: Option<String>,
+    pub wall_unix_ms: i64,
+    pub synced: bool,
+    pub monotonic_ns: i64,
+    pub boot_id: String,
+    pub device: String,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Deletion {
+    pub id: Uuid,
+    pub owner: Uuid,
+}
+
+super::sql::statements! {
+    /// The oldest entries, with the length of the text that each brings along.
+    OLDEST = "SELECT q.seq, q.op, q.entity_id, q.user_id, coalesce(octet_length(m.text), 0) AS bytes
+        FROM queue q LEFT JOIN messages m ON q.op = 'insert_message' AND m.id = q.entity_id
+        ORDER BY q.seq LIMIT ?1";
+    USERS = "SELECT id, name, consent_unix_ms, created_unix_ms, created_synced FROM users
+        WHERE id IN (SELECT entity_id FROM queue WHERE seq <= ?1 AND op = 'upsert_user') ORDER BY rid";
+    VOICEPRINTS = "SELECT v.id AS id, u.id AS owner, v.wrapped_key, v.blob, v.model_sha256, v.front_end_sha256, v.samples,
+            v.net_speech_s, v.quality, v.created_unix_ms, v.created_synced
+        FROM voiceprints v JOIN users u ON u.rid = v.owner
+        WHERE v.id IN (SELECT entity_id FROM queue WHERE seq <= ?1 AND op = 'upsert_voiceprint')";
+    CONVERSATIONS = "SELECT c.id AS id, u.id AS owner, d.id AS device, c.session_id, c.title, c.title_by_user, c.next_seq,
+            c.created_unix_ms, c.created_synced, c.updated_unix_ms, c.updated_synced, c.updated_monotonic_ns, b.boot_id
+        FROM conversations c JOIN users u ON u.rid = c.owner JOIN boots b ON b.rid = c.boot
+            LEFT JOIN devices d ON d.rid = c.device
+        WHERE c.id IN (SELECT entity_id FROM queue WHERE seq <= ?1 AND op = 'upsert_conversation') ORDER BY c.rid";
+    MESSAGES = "SELECT m.id AS id, c.id AS conversation, u.id AS owner, m.seq, m.role, m.kind, m.text, m.meta, m.wall_unix_ms,
+            m.clock_synced, m.monotonic_ns, b.boot_id, d.id AS device
+        FROM messages m JOIN conversations c ON c.rid = m.conversation JOIN users u ON u.rid = m.owner
+            JOIN boots b ON b.rid = m.boot JOIN devices d ON d.rid = m.device
+        WHERE m.id IN (SELECT entity_id FROM queue WHERE seq <= ?1 AND op = 'insert_message') ORDER BY m.rid";
+    SOURCES = "SELECT answer.id AS message, source.id AS source
+        FROM queue q CROSS JOIN messages answer ON answer.id = q.entity_id
+            CROSS JOIN message_sources s ON s.message = answer.rid CROSS JOIN messages source ON source.rid = s.source
+        WHERE q.seq <= ?1 AND q.op = 'insert_message'";
+    AUDIT = "SELECT a.id AS id, u.id AS owner, a.action, a.outcome, a.detail, a.wall_unix_ms, a.clock_synced, a.monotonic_ns,
+            b.boot_id, d.id AS device
+        FROM audit a JOIN boots b ON b.rid = a.boot JOIN devices d ON d.rid = a.device LEFT JOIN users u ON u.rid = a.owner
+        WHERE a.id IN (SELECT entity_id FROM queue WHERE seq <= ?1 AND op = 'append_audit') ORDER BY a.rid";
+    /// What a message needs above it, where Postgres turns out to lack it.
+    PARENTS_CONVERSATION = "SELECT c.id AS id, u.id AS owner, d.id AS device, c.session_id, c.title, c.title_by_user, c.next_seq,
+            c.created_unix_ms, c.created_synced, c.updated_unix_ms, c.updated_synced, c.updated_monotonic_ns, b.boot_id
+        FROM conversations c JOIN users u ON u.rid = c.owner JOIN boots b ON b.rid = c.boot
+            LEFT JOIN devices d ON d.rid = c.device
+        WHERE c.id = ?1";
+    PARENTS_USER = "SELECT id, name, consent_unix_ms, created_unix_ms, created_synced FROM users WHERE id = ?1";
+}
+
+/// At most `entries` of the oldest entries, and no more than about `bytes` of text beyond the first; `None` when the queue is
+/// empty.
+pub async fn read(store: &Store, entries: usize, bytes: u64) -> Result<Option<Batch>, StoreError> {
+    let mut reader = store.reader().await?;
+    let mut snapshot = reader.begin().await.map_err(|e| store.classify(e))?;
+    let read = read_within(&mut snapshot, entries, bytes).await;
+    // Nothing was written; the end of the transaction lets checkpoints pass.
+    let ended = snapshot.rollback().await;
+    let batch = read.map_err(|e| store.classify(e))?;
+    ended.map_err(|e| store.classify(e))?;
+    Ok(batch)
+}
+
+async fn read_within(
+    conn: &mut SqliteConnection,
+    entries: usize,
+    bytes: u64,
+) -> Result<Option<Batch>, sqlx::Error> {
+    let limit = i64::try_from(entries).unwrap_or(i64::MAX);
+    let oldest = sqlx::query(OLDEST).bind(limit).fetch_all(&mut *conn).await?;
+    let mut batch = Batch::default();
+    let mut seen = Seen::default();
+    for row in &oldest {
+        let size = u64::try_from(row.try_get::<i64, _>("bytes")?).unwrap_or(0) + 100;
+        if batch.entries > 0 && batch.bytes + size > bytes {
+            break;
+        }
+        batch.bytes += size;
+        batch.entries += 1;
+        batch.last_seq = row.try_get("seq")?;
+        let name: &str = row.try_get("op")?;
+        let Some(op) = Op::parse(name) else {
+            batch.unknown.push(name.to_owned());
+            continue;
+        };
+        if op.is_deletion() {
+            let id: Uuid = row.try_get("entity_id")?;
+            let owner: Option<Uuid> = row.try_get("user_id")?;
+            batch.deletions.entry(op).or_default().push(Deletion { id, owner: owner.unwrap_or(id) });
+        } else {
+            seen.note(op);
+        }
+    }
+    if batch.entries == 0 {
+        return Ok(None);
+    }
+    let last = batch.last_seq;
+    if seen.users {
+        batch.users = all(conn, USERS, last, user_of).await?;
+    }
+    if seen.voiceprints {
+        batch.voiceprints = all(conn, VOICEPRINTS, last, voiceprint_of).await?;
+    }
+    if seen.conversations {
+        batch.conversations = all(conn, CONVERSATIONS, last, conversation_of).await?;
+    }
+    if seen.messages {
+        batch.messages = all(conn, MESSAGES, last, message_of).await?;
+        batch.sources =
+            all(conn, SOURCES, last, |row| Ok((row.try_get("message")?, row.try_get("source")?))).await?;
+    }
+    if seen.audit {
+        batch.audit = all(conn, AUDIT, last, audit_of).await?;
+    }
+    batch.note_devices();
+    Ok(Some(batch))
+}
+
+/// Adds to a batch of one message the conversation and the person that it belongs to.
+pub async fn add_parents(store: &Store, batch: &mut Batch) -> Result<(), StoreError> {
+    let mut reader = store.reader().await?;
+    let conversations: Vec<Uuid> = batch.messages.iter().map(|m| m.conversation).collect();
+    let mut owners: Vec<Uuid> = batch.messages.iter().map(|m| m.owner).collect();
+    owners.extend(batch.conversations.iter().map(|c| c.owner));
+    owners.extend(batch.voiceprints.iter().map(|v| v.owner));
+    let parents = async || -> Result<(), sqlx::Error> {
+        for id in conversations {
+            if let Some(row) = sqlx::query(PARENTS_CONVERSATION).bind(id).fetch_optional(&mut *reader).await?
+            {
+                batch.conversations.push(conversation_of(&row)?);
+            }
+        }
+        for id in owners {
+            if let Some(row) = sqlx::query(PARENTS_USER).bind(id).fetch_optional(&mut *reader).await?
+                && !batch.users.iter().any(|user| user.id == id)
+            {
+                batch.users.push(user_of(&row)?);
+            }
+        }
+        Ok(())
+    };
+    parents().await.map_err(|e| store.classify(e))?;
+    batch.note_devices();
+    Ok(())
+}
+
+impl Batch {
+    /// Every device that a row names.
+    fn note_devices(&mut self) {
+        let homes = self.conversations.iter().filter_map(|c| c.device.as_ref());
+        let heard = self.messages.iter().map(|m| &m.device).chain(self.audit.iter().map(|a| &a.device));
+        let all: std::collections::BTreeSet<String> = homes.chain(heard).cloned().collect();
+        self.devices = all.into_iter().collect();
+    }
+}
+
+/// Which kinds of rows the entries name.
+#[derive(Debug, Default)]
+struct Seen {
+    users: bool,
+    voiceprints: bool,
+    conversations: bool,
+    messages: bool,
+    audit: bool,
+}
+
+impl Seen {
+    fn note(&mut self, op: Op) {
+        match op {
+            Op::UpsertUser => self.users = true,
+            Op::UpsertVoiceprint => self.voiceprints = true,
+            Op::UpsertConversation => self.conversations = true,
+            Op::InsertMessage => self.messages = true,
+            Op::AppendAudit => self.audit = true,
+            Op::DeleteUser | Op::DeleteVoiceprint | Op::DeleteConversation | Op::DeleteMessage => {}
+        }
+    }
+}
+
+async fn all<T>(
+    conn: &mut SqliteConnection,
+    sql: &'static str,
+    last: i64,
+    of: impl Fn(&SqliteRow) -> Result<T, sqlx::Error>,
+) -> Result<Vec<T>, sqlx::Error> {
+    sqlx::query(sql).bind(last).fetch_all(conn).await?.iter().map(of).collect()
+}
+
+fn user_of(row: &SqliteRow) -> Result<UserRow, sqlx::Error> {
+    Ok(UserRow {
+        id: row.try_get("id")?,
+        name: row.try_get("name")?,
+        consent_unix_ms: row.try_get("consent_unix_ms")?,
+        created_unix_ms: row.try_get("created_unix_ms")?,
+        synced: row.try_get("created_synced")?,
+    })
+}
+
+fn voiceprint_of(row: &SqliteRow) -> Result<VoiceprintRow, sqlx::Error> {
+    Ok(VoiceprintRow {
+        id: row.try_get("id")?,
+        owner: row.try_get("owner")?,
+        wrapped_key: row.try_get("wrapped_key")?,
+        blob: row.try_get("blob")?,
+        model_sha256: row.try_get("model_sha256")?,
+        front_end_sha256: row.try_get("front_end_sha256")?,
+        samples: i32::try_from(row.try_get::<i64, _>("samples")?).unwrap_or(i32::MAX),
+        net_speech_s: row.try_get("net_speech_s")?,
+        quality: row.try_get("quality")?,
+        created_unix_ms: row.try_get("created_unix_ms")?,
+        synced: row.try_get("created_synced")?,
+    })
+}
+
+fn conversation_of(row: &SqliteRow) -> Result<ConversationRow, sqlx::Error> {
+    Ok(ConversationRow {
+        id: row.try_get("id")?,
+        owner: row.try_get("owner")?,
+        device: row.try_get("device")?,
+        session_id: row.try_get("session_id")?,
+        title: row.try_get("title")?,
+        title_by_user: row.try_get("title_by_user")?,
+        next_seq: row.try_get("next_seq")?,
+        created_unix_ms: row.try_get("created_unix_ms")?,
+        created_synced: row.try_get("created_synced")?,
+        updated_unix_ms: row.try_get("updated_unix_ms")?,
+        updated_synced: row.try_get("updated_synced")?,
+        updated_monotonic_ns: row.try_get("updated_monotonic_ns")?,
+        boot_id: row.try_get("boot_id")?,
+    })
+}
+
+fn message_of(row: &SqliteRow) -> Result<MessageRow, sqlx::Error> {
+    Ok(MessageRow {
+        id: row.try_get("id")?,
+        conversation: row.try_get("conversation")?,
+        owner: row.try_get("owner")?,
+        seq: row.try_get("seq")?,
+        role: row.try_get("role")?,
+        kind: row.try_get("kind")?,
+        text: row.try_get("text")?,
+        meta: row.try_get("meta")?,
+        wall_unix_ms: row.try_get("wall_unix_ms")?,
+        synced: row.try_get("clock_synced")?,
+        monotonic_ns: row.try_get("monotonic_ns")?,
+        boot_id: row.try_get("boot_id")?,
+        device: row.try_get("device")?,
+    })
+}
+
+fn audit_of(row: &SqliteRow) -> Result<AuditRow, sqlx::Error> {
+    Ok(AuditRow {
+        id: row.try_get("id")?,
+        owner: row.try_get("owner")?,
+        action: row.try_get("action")?,
+        outcome: row.try_get("outcome")?,
+        detail: row.try_get("detail")?,
+        wall_unix_ms: row.try_get("wall_unix_ms")?,
+        synced: row.try_get("clock_synced")?,
+        monotonic_ns: row.try_get("monotonic_ns")?,
+        boot_id: row.try_get("boot_id")?,
+        device: row.try_get("device")?,
+    })
+}

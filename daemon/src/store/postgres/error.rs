@@ -1,0 +1,243 @@
+//! What went wrong at Postgres, sorted by what can be done about it.
+//!
+//! SQLSTATE codes: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+
+use std::fmt;
+use std::time::Duration;
+
+const TLS_ADVICE: &str =
+    "check store.postgres_ca_file, the name in store.postgres_url, and the server's certificate";
+
+/// What becomes of the work that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// The network, a restart, a lock: it will pass.
+    Retry,
+    /// It passes when somebody has done something (password, authority, disk, schema): tried again ever more rarely, and said so.
+    Blocked,
+    /// Too much at once: the same in smaller pieces may pass.
+    TooMuch,
+    /// These rows will never be taken.
+    Rejected,
+}
+
+/// A failed step at Postgres. `Display` names the step; the cause, with the server's message and never its DETAIL (which
+/// repeats the row), is the source.
+#[derive(Debug)]
+pub struct PgError {
+    step: &'static str,
+    fate: Fate,
+    sqlstate: Option<String>,
+    cause: Option<Cause>,
+    /// What to do, where that is known.
+    advice: Option<&'static str>,
+    /// The connection can be used on.
+    alive: bool,
+}
+
+#[derive(Debug)]
+struct Cause(String);
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Cause {}
+
+impl fmt::Display for PgError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.step)
+    }
+}
+
+impl std::error::Error for PgError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.cause.as_ref().map(|cause| cause as _)
+    }
+}
+
+impl PgError {
+    /// Sorts what sqlx reports.
+    pub(in crate::store) fn of(step: &'static str, error: &sqlx::Error) -> Self {
+        let plain = |fate, advice| Self {
+            step,
+            fate,
+            sqlstate: None,
+            cause: Some(Cause(crate::error::chain(error))),
+            advice,
+            alive: false,
+        };
+        match error {
+            sqlx::Error::Database(database) => {
+                let code = database.code().map(|code| code.into_owned()).unwrap_or_default();
+                let (fate, advice) = judge(&code);
+                Self {
+                    step,
+                    fate,
+                    cause: Some(Cause(one_line(database.message()))),
+                    // Class 57P and 08 end the session.
+                    alive: !code.starts_with("57P") && !code.starts_with("08"),
+                    sqlstate: Some(code),
+                    advice,
+                }
+            }
+            // A handshake that fails comes as an error of the socket.
+            sqlx::Error::Io(e) if e.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
+                Self { cause: Some(Cause(e.to_string())), ..plain(Fate::Blocked, Some(TLS_ADVICE)) }
+            }
+            sqlx::Error::Io(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+                Self { cause: Some(Cause("the connection was closed".into())), ..plain(Fate::Retry, None) }
+            }
+            sqlx::Error::Io(e) => Self { cause: Some(Cause(e.to_string())), ..plain(Fate::Retry, None) },
+            sqlx::Error::Tls(e) => Self {
+                cause: Some(Cause(crate::error::chain(e.as_ref()))),
+                ..plain(Fate::Blocked, Some(TLS_ADVICE))
+            },
+            sqlx::Error::Configuration(e) => Self {
+                cause: Some(Cause(crate::error::chain(e.as_ref()))),
+                ..plain(Fate::Blocked, Some("check the section [store] of the configuration"))
+            },
+            sqlx::Error::ColumnDecode { .. }
+            | sqlx::Error::ColumnNotFound(_)
+            | sqlx::Error::Decode(_)
+            | sqlx::Error::TypeNotFound { .. }
+            | sqlx::Error::RowNotFound => plain(
+                Fate::Blocked,
+                Some("the schema there is not what this program made; see docs/postgres.md"),
+            ),
+            _ => plain(Fate::Retry, None),
+        }
+    }
+
+    /// Something that no other attempt will change.
+    pub(super) fn settings(step: &'static str, cause: Option<String>) -> Self {
+        Self {
+            step,
+            fate: Fate::Blocked,
+            sqlstate: None,
+            cause: cause.map(Cause),
+            advice: None,
+            alive: false,
+        }
+    }
+
+    pub(super) fn silent(step: &'static str, deadline: Duration) -> Self {
+        let cause = format!("no answer within {} s", deadline.as_secs());
+        Self {
+            step,
+            // A statement may simply have been too much for the server; a connection attempt was not.
+            fate: if deadline > super::CONNECT_DEADLINE { Fate::TooMuch } else { Fate::Retry },
+            sqlstate: None,
+            cause: Some(Cause(cause)),
+            advice: None,
+            alive: false,
+        }
+    }
+
+    /// The connection ended by itself.
+    pub(in crate::store) fn lost(step: &'static str) -> Self {
+        Self {
+            step,
+            fate: Fate::Retry,
+            sqlstate: None,
+            cause: Some(Cause("the connection ended".to_owned())),
+            advice: None,
+            alive: false,
+        }
+    }
+
+    pub(super) fn advised(mut self, advice: &'static str) -> Self {
+        self.advice = Some(advice);
+        self
+    }
+
+    pub fn fate(&self) -> Fate {
+        self.fate
+    }
+
+    pub fn sqlstate(&self) -> Option<&str> {
+        self.sqlstate.as_deref()
+    }
+
+    /// Whether the connection can be used on after a rollback.
+    pub fn connection_lives(&self) -> bool {
+        self.alive
+    }
+
+    /// Whether tables or the schema are gone: a new connection makes them anew.
+    pub fn schema_gone(&self) -> bool {
+        matches!(self.sqlstate.as_deref(), Some("42P01" | "3F000"))
+    }
+
+    /// The server's words, or what else is known.
+    pub fn cause(&self) -> String {
+        self.cause.as_ref().map_or_else(|| self.step.to_owned(), |cause| cause.0.clone())
+    }
+
+    /// One sentence for a person, with the way out where there is one.
+    pub fn sentence(&self, shown: &str) -> String {
+        let mut sentence = match &self.cause {
+            Some(Cause(cause)) => format!("{} ({shown}) failed: {cause}", self.step),
+            None => format!("{} ({shown})", self.step),
+        };
+        if let Some(advice) = self.advice {
+            sentence.push_str("; ");
+            sentence.push_str(advice);
+        }
+        sentence
+    }
+}
+
+/// The server's message is text from outside.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
+}
+
+fn judge(code: &str) -> (Fate, Option<&'static str>) {
+    match code {
+        "28P01" => (Fate::Blocked, Some("check the password file (store.postgres_password_file)")),
+        "28000" => (Fate::Blocked, Some("check the user in store.postgres_url and the server's pg_hba.conf")),
+        "3D000" => {
+            (Fate::Blocked, Some("create the database (docs/postgres.md) or correct store.postgres_url"))
+        }
+        "42501" => (
+            Fate::Blocked,
+            Some(
+                "let the role of store.postgres_url own its database, or the schema \"jarvis\" in it (docs/postgres.md)",
+            ),
+        ),
+        "25006" => (Fate::Retry, Some("the server is read-only: store.postgres_url must name the primary")),
+        "53300" => (Fate::Retry, Some("all connections of the server are in use; raise its max_connections")),
+        "53100" => (Fate::Retry, Some("the disk of the Postgres server is full")),
+        "57014" | "53200" => (Fate::TooMuch, None),
+        _ => match code.get(..2).unwrap_or_default() {
+            "08" | "40" | "53" | "55" | "57" | "58" | "XX" | "25" => (Fate::Retry, None),
+            "54" => (Fate::TooMuch, None),
+            // P0: a trigger that somebody added refuses the row.
+            "22" | "23" | "44" | "P0" => (Fate::Rejected, None),
+            _ => (Fate::Blocked, None),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_row_is_to_blame_for_is_rejected() {
+        for code in ["22003", "22P05", "23505", "23503", "23514", "P0001"] {
+            assert_eq!(judge(code).0, Fate::Rejected, "{code}");
+        }
+        for code in ["08006", "40001", "40P01", "53300", "53100", "55P03", "57P01", "57P03", "25006", "XX000"]
+        {
+            assert_eq!(judge(code).0, Fate::Retry, "{code}");
+        }
+        for code in ["28P01", "28000", "3D000", "42501", "42P01", "42703", ""] {
+            assert_eq!(judge(code).0, Fate::Blocked, "{code}");
+        }
+        assert_eq!(judge("57014").0, Fate::TooMuch);
+    }
+}

@@ -1,0 +1,261 @@
+//! Postgres, which several devices of a house may share: addresses, connections, deadlines.
+//!
+//! Invariants:
+//!
+//! 1. Nothing here is on the path of an answer: only the tasks `forward` and `pull` and the command line connect.
+//! 2. Every call has a deadline on this side ([`within`]), whatever the network does: a server that accepts and never answers, or
+//!    half a connection, is noticed like one that refuses.
+//! 3. No secret reaches a log or an error: the address is shown masked, the password is read from its file at each connection
+//!    and wiped.
+
+mod error;
+pub mod read;
+pub mod schema;
+pub mod write;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr as _;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode};
+use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection};
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use crate::config::{Secret, Settings};
+
+pub use error::{Fate, PgError};
+pub use schema::VERSION;
+
+/// How long a connection may take to be made and greeted.
+pub const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// How long one statement may take, seen from here; the server gives up a little earlier, so that its reason is heard.
+pub const STATEMENT_DEADLINE: Duration = Duration::from_secs(35);
+
+/// What every session sets. The server ends what a vanished client left behind after half a minute, so that its locks do not
+/// hold up the other devices, and gives up on statements before [`STATEMENT_DEADLINE`] does. `synchronous_commit` is raised where
+/// the server has it off: what it has answered is deleted from the queue here.
+const SESSION: &str = "
+    SET statement_timeout = '30s';
+    SET lock_timeout = '15s';
+    SET idle_in_transaction_session_timeout = '30s';
+    SET tcp_keepalives_idle = 20;
+    SET tcp_keepalives_interval = 5;
+    SET tcp_keepalives_count = 3;
+    SET tcp_user_timeout = 30000;
+    SET default_transaction_isolation = 'read committed';
+    SET TIME ZONE 'UTC';
+    SET jarvis.role = 'forwarder';
+    SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
+
+/// Oldest server: `gen_random_uuid()` without an extension.
+const OLDEST_SERVER: i32 = 130_000;
+
+/// Where the database is and how to get in.
+#[derive(Debug, Clone)]
+pub struct PgSettings {
+    pub url: Secret,
+    /// The address as it may be shown.
+    pub shown: String,
+    pub password_file: Option<PathBuf>,
+    pub ca_file: Option<PathBuf>,
+    pub client_cert: Option<PathBuf>,
+    pub client_key: Option<PathBuf>,
+    /// `[device] id`: marks what this device writes.
+    pub device: String,
+}
+
+impl PgSettings {
+    /// The database of the configuration; `None` where there is none.
+    pub fn of(settings: &Settings) -> Option<Self> {
+        let store = &settings.store;
+        let address = store.postgres_url.as_ref()?;
+        Some(Self {
+            url: address.url.clone(),
+            shown: address.to_string(),
+            password_file: settings.postgres_password_file(),
+            ca_file: store.postgres_ca_file.clone(),
+            client_cert: store.postgres_client_cert.clone(),
+            client_key: store.postgres_client_key.clone(),
+            device: settings.device.id.clone(),
+        })
+    }
+
+    /// A database by its address alone.
+    pub fn new(url: &str, device: &str) -> Self {
+        let masked = url.split_once('@').map_or(url, |(_, place)| place);
+        Self {
+            url: Secret::new(url),
+            shown: masked.split('?').next().unwrap_or_default().to_owned(),
+            password_file: None,
+            ca_file: None,
+            client_cert: None,
+            client_key: None,
+            device: device.to_owned(),
+        }
+    }
+
+    fn options(&self) -> Result<PgConnectOptions, PgError> {
+        let url = with_host(self.url.reveal());
+        let mut options = PgConnectOptions::from_str(&url)
+            .map_err(|_| PgError::settings("store.postgres_url is no address of Postgres", None))?
+            .application_name(&format!("jarvisd {}", self.device))
+            .log_statements(log::LevelFilter::Off)
+            .log_slow_statements(log::LevelFilter::Off, Duration::MAX);
+        if let Some(path) = &self.password_file {
+            options = options.password(read_password(path)?.as_str());
+        }
+        if let Some(path) = &self.ca_file {
+            options = options.ssl_root_cert(path);
+        }
+        if let (Some(cert), Some(key)) = (&self.client_cert, &self.client_key) {
+            options = options.ssl_client_cert(cert).ssl_client_key(key);
+        }
+        if options.get_socket().is_some() {
+            // It does not leave the machine.
+            options = options.ssl_mode(PgSslMode::Disable);
+        } else if !names_ssl_mode(&url) {
+            // Whoever names an authority wants to be sure whom they talk to. Without one TLS is used where the server has it.
+            let mode = if self.ca_file.is_some() { PgSslMode::VerifyFull } else { PgSslMode::Prefer };
+            options = options.ssl_mode(mode);
+        }
+        Ok(options)
+    }
+}
+
+/// `user@/database`, which libpq takes for a socket and the URL standard does not, with a host that a parameter overrides.
+fn with_host(url: &str) -> Zeroizing<String> {
+    let start = url.find("://").map_or(0, |at| at + 3);
+    let end = url.get(start..).and_then(|rest| rest.find(['/', '?'])).map_or(url.len(), |at| start + at);
+    match (url.get(..end), url.get(end..)) {
+        (Some(head), Some(tail)) if head.ends_with('@') => Zeroizing::new(format!("{head}localhost{tail}")),
+        _ => Zeroizing::new(url.to_owned()),
+    }
+}
+
+/// Whether the address itself says how TLS is to be used.
+fn names_ssl_mode(url: &str) -> bool {
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    query.split('&').any(|pair| pair.starts_with("sslmode=") || pair.starts_with("ssl-mode="))
+}
+
+/// The first line of the file.
+fn read_password(path: &Path) -> Result<Zeroizing<String>, PgError> {
+    let unreadable = |e: std::io::Error| {
+        let step = "the password file of Postgres (store.postgres_password_file) cannot be read";
+        PgError::settings(step, Some(format!("{}: {e}", path.display())))
+    };
+    let text = Zeroizing::new(std::fs::read_to_string(path).map_err(unreadable)?);
+    Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
+}
+
+/// A connection with its session set and its schema at our version.
+#[derive(Debug)]
+pub struct Pg {
+    pub(super) conn: PgConnection,
+    /// Which database this is (`jarvis.house`).
+    pub house: Uuid,
+}
+
+impl Pg {
+    /// Connects, sets the session up, brings the schema to [`VERSION`].
+    ///
+    /// # Errors
+    /// [`PgError`] with its [`Fate`]; a newer schema and an old server are among them.
+    pub async fn connect(settings: &PgSettings) -> Result<Self, PgError> {
+        let mut conn = open(settings).await?;
+        let house = schema::migrate(&mut conn).await?;
+        Ok(Self { conn, house })
+    }
+
+    /// Says goodbye, so that the server does not log a lost client.
+    pub async fn close(self) {
+        let _ = tokio::time::timeout(Duration::from_millis(500), self.conn.close()).await;
+    }
+
+    /// Whether the server still answers on this connection.
+    pub async fn ping(&mut self) -> Result<(), PgError> {
+        within(CONNECT_DEADLINE, "asking Postgres for a sign of life", self.conn.ping()).await
+    }
+}
+
+/// Connects, changes nothing, and says which version of the schema is there (0: none).
+///
+/// # Errors
+/// As [`Pg::connect`].
+pub async fn look(settings: &PgSettings) -> Result<i32, PgError> {
+    let mut conn = open(settings).await?;
+    let found = schema::look(&mut conn).await;
+    let _ = tokio::time::timeout(Duration::from_millis(500), conn.close()).await;
+    found
+}
+
+async fn open(settings: &PgSettings) -> Result<PgConnection, PgError> {
+    let options = settings.options()?;
+    let mut conn = within(CONNECT_DEADLINE, "connecting to Postgres", options.connect()).await?;
+    set_up(&mut conn).await?;
+    Ok(conn)
+}
+
+async fn set_up(conn: &mut PgConnection) -> Result<(), PgError> {
+    let step = "setting up the session at Postgres";
+    within(CONNECT_DEADLINE, step, async {
+        sqlx::raw_sql(SESSION).execute(&mut *conn).await?;
+        let version: i32 = sqlx::query_scalar(SERVER_VERSION).fetch_one(&mut *conn).await?;
+        Ok(version)
+    })
+    .await
+    .and_then(|version| {
+        if version >= OLDEST_SERVER {
+            return Ok(());
+        }
+        let found = format!("it is version {}, at least 13 is needed", version / 10_000);
+        Err(PgError::settings("the Postgres server is too old", Some(found)))
+    })
+}
+
+/// A pool of one connection for a listener, which takes nothing else.
+pub(super) async fn listening_pool(settings: &PgSettings) -> Result<PgPool, PgError> {
+    let options = settings.options()?;
+    let connect = PgPoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(CONNECT_DEADLINE)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .test_before_acquire(false)
+        .after_connect(|conn, _| {
+            Box::pin(async move {
+                conn.execute(sqlx::raw_sql(SESSION)).await?;
+                Ok(())
+            })
+        });
+    within(CONNECT_DEADLINE, "connecting to Postgres", connect.connect_with(options)).await
+}
+
+crate::store::sql::statements! {
+    SERVER_VERSION = "SELECT current_setting('server_version_num')::integer";
+}
+
+/// Runs one step with a deadline on this side.
+///
+/// # Errors
+/// What the server said, or that it said nothing in time. After the latter the connection is of no use any more.
+pub(super) async fn within<T>(
+    deadline: Duration,
+    step: &'static str,
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, PgError> {
+    match tokio::time::timeout(deadline, work).await {
+        Ok(done) => done.map_err(|e| PgError::of(step, &e)),
+        Err(_) => Err(PgError::silent(step, deadline)),
+    }
+}
+
+/// Every statement for Postgres, for the test that prepares them.
+#[cfg(test)]
+pub(crate) fn statements() -> Vec<&'static [(&'static str, &'static str)]> {
+    vec![STATEMENTS, read::STATEMENTS, schema::STATEMENTS, write::STATEMENTS]
+}

@@ -1,0 +1,133 @@
+//! The schema and the statements, on a real server.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use sqlx::{AssertSqlSafe, Row as _};
+
+use super::*;
+use crate::store::compare;
+
+#[expect(dead_code, reason = "shared with the black-box tests, which use the rest")]
+#[path = "../../../../tests/support/postgres.rs"]
+mod server;
+
+use server::{Options, Postgres};
+
+fn start() -> (Postgres, PgSettings) {
+    let postgres = Postgres::with(Options { fsync: false, ..Options::default() });
+    let settings = PgSettings::new(&postgres.url_with_password(), "kitchen");
+    (postgres, settings)
+}
+
+#[tokio::test]
+async fn every_statement_prepares_on_the_real_schema() {
+    let (_server, settings) = start();
+    let mut pg = Pg::connect(&settings).await.unwrap();
+    let mut count = 0;
+    for (name, sql) in statements().into_iter().chain([compare::STATEMENTS_THERE]).flatten() {
+        let control =
+            ["BEGIN", "COMMIT", "ROLLBACK", "CREATE SCHEMA"].iter().any(|word| sql.starts_with(word));
+        if !control {
+            let prepare = AssertSqlSafe(format!("PREPARE s{count} AS {sql}"));
+            sqlx::raw_sql(prepare).execute(&mut pg.conn).await.unwrap_or_else(|e| panic!("{name}: {e}"));
+        }
+        count += 1;
+    }
+    assert!(count > 30, "{count} statements");
+}
+
+/// Columns, constraints, indexes and policies, as any version of the server describes them.
+const CATALOGUE: [(&str, &str); 5] = [
+    (
+        "column",
+        "SELECT c.relname || '.' || a.attname || ' ' || format_type(a.atttypid, a.atttypmod)
+            || CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END || coalesce(' DEFAULT ' || pg_get_expr(d.adbin, d.adrelid), '')
+        FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid LEFT JOIN pg_attrdef d ON (d.adrelid, d.adnum) = (c.oid, a.attnum)
+        WHERE c.relnamespace = 'jarvis'::regnamespace AND c.relkind = 'r' AND a.attnum > 0 ORDER BY c.relname, a.attnum",
+    ),
+    (
+        "constraint",
+        "SELECT conrelid::regclass || ': ' || pg_get_constraintdef(oid) FROM pg_constraint
+        WHERE connamespace = 'jarvis'::regnamespace AND contype <> 'n' ORDER BY 1",
+    ),
+    ("index", "SELECT indexdef FROM pg_indexes WHERE schemaname = 'jarvis' ORDER BY 1"),
+    (
+        "policy",
+        "SELECT tablename || '.' || policyname || ' ' || cmd || ' ' || regexp_replace(qual, '\\s+', ' ', 'g')
+        FROM pg_policies WHERE schemaname = 'jarvis' ORDER BY 1",
+    ),
+    (
+        "row security",
+        "SELECT relname || CASE WHEN relrowsecurity AND relforcerowsecurity THEN ' forced' ELSE ' none' END FROM pg_class
+        WHERE relnamespace = 'jarvis'::regnamespace AND relkind = 'r' ORDER BY 1",
+    ),
+];
+
+fn frozen() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations/postgres/schema.txt")
+}
+
+#[tokio::test]
+async fn migrations_produce_exactly_the_frozen_schema() {
+    let (_server, settings) = start();
+    let mut pg = Pg::connect(&settings).await.unwrap();
+    let mut dump = format!(
+        "What the migrations produce, schema version {VERSION}, as the catalogue describes it. A test compares it.\n\
+         After adding a migration: JARVIS_BLESS=1 cargo test -p jarvisd migrations_produce\n"
+    );
+    for (what, sql) in CATALOGUE {
+        for row in sqlx::query(sql).fetch_all(&mut pg.conn).await.unwrap() {
+            writeln!(dump, "{what:12} {}", row.get::<String, _>(0)).unwrap();
+        }
+    }
+    if std::env::var_os("JARVIS_BLESS").is_some() {
+        std::fs::write(frozen(), &dump).unwrap();
+    }
+    assert_eq!(dump, std::fs::read_to_string(frozen()).unwrap());
+}
+
+#[tokio::test]
+async fn every_table_is_described_and_everything_of_a_person_is_guarded() {
+    let (server, settings) = start();
+    Pg::connect(&settings).await.unwrap().close().await;
+    let bare = server.query(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'jarvis'::regnamespace AND relkind = 'r'
+            AND obj_description(oid, 'pg_class') IS NULL",
+    );
+    assert!(bare.is_empty(), "{bare:?}");
+    let open = server.query(
+        "SELECT DISTINCT c.relname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+        WHERE c.relnamespace = 'jarvis'::regnamespace AND c.relkind = 'r' AND (a.attname = 'owner' OR c.relname = 'users')
+            AND NOT (c.relrowsecurity AND c.relforcerowsecurity)",
+    );
+    assert!(open.is_empty(), "{open:?}");
+}
+
+#[tokio::test]
+async fn devices_that_come_at_the_same_moment_make_one_schema() {
+    let (server, settings) = start();
+    let come = || Pg::connect(&settings);
+    let (a, b, c, d) = tokio::join!(come(), come(), come(), come());
+    let houses: Vec<Uuid> = [a, b, c, d].into_iter().map(|pg| pg.unwrap().house).collect();
+    assert!(houses.iter().all(|house| *house == houses[0]));
+    assert_eq!(server.value("SELECT count(*) FROM jarvis.schema_version"), "1");
+}
+
+#[tokio::test]
+async fn a_session_is_durable_and_ends_by_itself() {
+    let (server, settings) = start();
+    server.set("synchronous_commit", "off");
+    let mut pg = Pg::connect(&settings).await.unwrap();
+    for (setting, wanted) in [
+        ("synchronous_commit", "on"),
+        ("statement_timeout", "30s"),
+        ("lock_timeout", "15s"),
+        ("idle_in_transaction_session_timeout", "30s"),
+        ("jarvis.role", "forwarder"),
+    ] {
+        let sql = AssertSqlSafe(format!("SHOW {setting}"));
+        let row = sqlx::raw_sql(sql).fetch_one(&mut pg.conn).await.unwrap();
+        assert_eq!(row.get::<String, _>(0), wanted, "{setting}");
+    }
+}

@@ -1,0 +1,385 @@
+//! The puller: brings here what other devices wrote, so that this one knows it, also while Postgres is away.
+//!
+//! Every row there has a change number, and writers take turns, so numbers become visible in their order: reading on from the
+//! highest number seen misses nothing. How far each kind of row was read is stored in the transaction that stores the rows.
+//! A child can come before its parent (a person who was renamed has a higher number than their conversations): the parent is
+//! then fetched by its id.
+//!
+//! Woken by the notification of whoever wrote, at the start of speech, and once a minute in case a notification was lost. It
+//! tries only while the forwarder finds Postgres well, and tells the forwarder when it does not.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use sqlx::postgres::PgListener;
+use sqlx::{Acquire as _, PgConnection};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::forward::Circuit;
+use super::outgoing::VoiceprintRow;
+use super::postgres::read::{self, Numbered, Since};
+use super::postgres::write::CHANNEL;
+use super::postgres::{CONNECT_DEADLINE, Pg, PgError, PgSettings, listening_pool, within};
+use super::replica::{self, Read};
+use crate::memory::{Memory, MemoryError, Pulled};
+
+/// A lost notification costs at most this.
+const LOOK: Duration = Duration::from_secs(60);
+/// After a failure; the forwarder's pauses come on top.
+const REST: Duration = Duration::from_secs(1);
+
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    #[error("what other devices wrote could not be read")]
+    Postgres(#[source] PgError),
+    #[error("what other devices wrote could not be stored")]
+    Memory(#[source] MemoryError),
+}
+
+impl From<PgError> for PullError {
+    fn from(error: PgError) -> Self {
+        Self::Postgres(error)
+    }
+}
+
+impl From<MemoryError> for PullError {
+    fn from(error: MemoryError) -> Self {
+        Self::Memory(error)
+    }
+}
+
+impl From<super::StoreError> for PullError {
+    fn from(error: super::StoreError) -> Self {
+        Self::Memory(error.into())
+    }
+}
+
+/// What a round brought.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Brought {
+    /// Rows that are new or changed here.
+    pub changed: usize,
+    /// Rows that broke a rule.
+    pub refused: usize,
+}
+
+/// Whether the key of this device opens a voiceprint. One that it does not open is of another device and is not stored: it
+/// could not be used, and it would take the place of the one that can.
+pub type Opens = Arc<dyn Fn(&VoiceprintRow) -> bool + Send + Sync>;
+
+/// Reads on from where it was.
+pub struct Puller {
+    memory: Memory,
+    settings: PgSettings,
+    opens: Option<Opens>,
+    /// Further than what is stored, by rows of this device itself.
+    ahead: Option<Read>,
+    /// Voiceprints are looked at once more at each start: the key may be another one now.
+    voices_seen: bool,
+    progress: Progress,
+}
+
+impl fmt::Debug for Puller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Puller").field("ahead", &self.ahead).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+struct Progress {
+    want: Arc<Notify>,
+    asked: Arc<AtomicU64>,
+    done: Arc<watch::Sender<Done>>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Done {
+    connected: bool,
+    /// The last request that a finished round covers.
+    request: u64,
+}
+
+/// Lets a turn see what other devices have just written, without ever waiting for longer than it may.
+#[derive(Debug, Clone)]
+pub struct Freshness {
+    progress: Progress,
+    patience: Duration,
+}
+
+impl Freshness {
+    /// Asks for a round now; at the start of speech, so that it is long over when the answer is made.
+    pub fn start(&self) {
+        self.progress.asked.fetch_add(1, Ordering::AcqRel);
+        self.progress.want.notify_one();
+    }
+
+    /// Waits for the round that was asked for, if Postgres answers at all, and at most for `store.fresh_ms`.
+    pub async fn settle(&self) {
+        let asked = self.progress.asked.load(Ordering::Acquire);
+        let mut done = self.progress.done.subscribe();
+        let settled = done.wait_for(|done| !done.connected || done.request >= asked);
+        let _ = tokio::time::timeout(self.patience, settled).await;
+    }
+}
+
+impl Puller {
+    /// Without `opens` voiceprints are left for later.
+    pub fn new(memory: Memory, settings: PgSettings, opens: Option<Opens>) -> Self {
+        Self { memory, settings, opens, ahead: None, voices_seen: false, progress: Progress::default() }
+    }
+
+    pub fn freshness(&self, patience: Duration) -> Freshness {
+        Freshness { progress: self.progress.clone(), patience }
+    }
+
+    /// Pulls until told to stop. `circuit` says whether Postgres is well, `doubt` is told when it does not seem so.
+    ///
+    /// # Errors
+    /// Never: what fails is tried again.
+    pub async fn run(
+        mut self,
+        mut circuit: watch::Receiver<Circuit>,
+        doubt: Arc<Notify>,
+        stop: CancellationToken,
+    ) -> Result<(), std::convert::Infallible> {
+        loop {
+            let work = async {
+                if circuit.wait_for(Circuit::is_closed).await.is_err() {
+                    // The forwarder is gone, so the end is near.
+                    return std::future::pending::<PullError>().await;
+                }
+                self.follow().await
+            };
+            let error = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                error = work => error,
+            };
+            self.progress.done.send_modify(|done| done.connected = false);
+            log::debug!("{}", crate::error::chain(&error));
+            if matches!(error, PullError::Postgres(_)) {
+                doubt.notify_one();
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(REST) => {}
+            }
+        }
+    }
+
+    /// One connection's life: listen, pull, wait, pull.
+    async fn follow(&mut self) -> PullError {
+        match self.listen().await {
+            Ok(mut listener) => loop {
+                if let Err(error) = self.round_on(&mut listener).await {
+                    return error;
+                }
+                if let Err(error) = self.wait(&mut listener).await {
+                    return error.into();
+                }
+            },
+            Err(error) => error.into(),
+        }
+    }
+
+    async fn listen(&self) -> Result<PgListener, PgError> {
+        const STEP: &str = "listening at Postgres";
+        let pool = listening_pool(&self.settings).await?;
+        let mut listener = within(CONNECT_DEADLINE, STEP, PgListener::connect_with(&pool)).await?;
+        listener.ignore_pool_close_event(true);
+        listener.eager_reconnect(false);
+        within(CONNECT_DEADLINE, STEP, listener.listen(CHANNEL)).await?;
+        Ok(listener)
+    }
+
+    async fn round_on(&mut self, listener: &mut PgListener) -> Result<(), PullError> {
+        let request = self.progress.asked.load(Ordering::Acquire);
+        let conn = within(CONNECT_DEADLINE, "listening at Postgres", listener.acquire()).await?;
+        self.round(conn).await?;
+        self.progress.done.send_modify(|done| *done = Done { connected: true, request });
+        Ok(())
+    }
+
+    /// Until there may be something new.
+    async fn wait(&self, listener: &mut PgListener) -> Result<(), PgError> {
+        let look = tokio::time::sleep(LOOK);
+        tokio::pin!(look);
+        loop {
+            tokio::select! {
+                () = &mut look => return Ok(()),
+                () = self.progress.want.notified() => return Ok(()),
+                heard = listener.try_recv() => match heard.map_err(|e| PgError::of("listening at Postgres", &e))? {
+                    Some(note) if note.payload() == self.settings.device => {}
+                    Some(_) => return Ok(()),
+                    None => return Err(PgError::lost("listening at Postgres")),
+                },
+            }
+        }
+    }
+
+    /// Connects, reads everything that is new, and closes.
+    ///
+    /// # Errors
+    /// [`PullError`]; what was read before is stored.
+    pub async fn run_once(&mut self) -> Result<Brought, PullError> {
+        let mut pg = Pg::connect(&self.settings).await?;
+        let brought = self.round(&mut pg.conn).await;
+        pg.close().await;
+        brought
+    }
+
+    /// Everything that is new, page by page. A page is one transaction here.
+    async fn round(&mut self, conn: &mut PgConnection) -> Result<Brought, PullError> {
+        let heads = read::heads(conn).await?;
+        let stored: Option<Read> = replica::get(self.memory.store(), replica::READ).await?;
+        let mut at = match (stored, self.ahead.take()) {
+            // Somebody reset it, or this is another database.
+            (None, _) => Read { house: heads.house, ..Read::default() },
+            (Some(stored), _) if stored.house != heads.house => {
+                Read { house: heads.house, ..Read::default() }
+            }
+            (Some(stored), Some(ahead)) if ahead.house == stored.house => stored.or_further(&ahead),
+            (Some(stored), _) => stored,
+        };
+        if !self.voices_seen {
+            at.voiceprints = 0;
+        }
+        let mut brought = Brought::default();
+        while at.users < heads.users {
+            let rows = read::users(conn, self.since(at.users, &at)).await?;
+            let (users, refused) = pass(rows, &mut at.users, heads.users);
+            self.store(&mut brought, Pulled { users, ..Pulled::default() }, refused, &at).await?;
+        }
+        while at.conversations < heads.conversations {
+            let rows = read::conversations(conn, self.since(at.conversations, &at)).await?;
+            let (conversations, refused) = pass(rows, &mut at.conversations, heads.conversations);
+            let owners: Vec<Uuid> = conversations.iter().map(|row| row.owner).collect();
+            let users = self.missing_users(conn, owners).await?;
+            let page = Pulled { users, conversations, ..Pulled::default() };
+            self.store(&mut brought, page, refused, &at).await?;
+        }
+        if let Some(opens) = self.opens.clone() {
+            while at.voiceprints < heads.voiceprints {
+                let rows = read::voiceprints(conn, self.since(at.voiceprints, &at)).await?;
+                let (mut voiceprints, refused) = pass(rows, &mut at.voiceprints, heads.voiceprints);
+                voiceprints.retain(|row| opens(row));
+                let users =
+                    self.missing_users(conn, voiceprints.iter().map(|row| row.owner).collect()).await?;
+                let page = Pulled { users, voiceprints, ..Pulled::default() };
+                self.store(&mut brought, page, refused, &at).await?;
+            }
+            self.voices_seen = true;
+        }
+        while at.messages < heads.messages {
+            let rows = read::messages(conn, self.since(at.messages, &at)).await?;
+            let (messages, refused) = pass(rows, &mut at.messages, heads.messages);
+            let ids: Vec<Uuid> = messages.iter().map(|row| row.id).collect();
+            let sources = if ids.is_empty() { Vec::new() } else { read::sources(conn, &ids).await? };
+            let conversations = unique(messages.iter().map(|row| row.conversation));
+            let lacking = self.memory.lacks_conversations(&conversations).await?;
+            let conversations = match lacking.as_slice() {
+                [] => Vec::new(),
+                ids => usable(read::conversations_by_id(conn, ids).await?),
+            };
+            let owners = conversations.iter().map(|row| row.owner).collect();
+            let users = self.missing_users(conn, owners).await?;
+            let page = Pulled { users, conversations, messages, sources, ..Pulled::default() };
+            self.store(&mut brought, page, refused, &at).await?;
+        }
+        while at.tombstones < heads.tombstones {
+            let rows = read::tombstones(conn, self.since(at.tombstones, &at)).await?;
+            let (tombstones, refused) = pass(rows, &mut at.tombstones, heads.tombstones);
+            self.store(&mut brought, Pulled { tombstones, ..Pulled::default() }, refused, &at).await?;
+        }
+        if !at.caught_up {
+            at.caught_up = true;
+            self.memory.apply_pulled(&Pulled::default(), &at).await?;
+        }
+        self.ahead = Some(at);
+        if brought != Brought::default() {
+            log::debug!(
+                "{} rows of other devices are here, {} were refused",
+                brought.changed,
+                brought.refused
+            );
+        }
+        Ok(brought)
+    }
+
+    fn since(&self, change: i64, at: &Read) -> Since<'_> {
+        // Until everything was read once, also what this device wrote: it may have lost it.
+        Since { change, device: &self.settings.device, all: !at.caught_up }
+    }
+
+    async fn missing_users(
+        &self,
+        conn: &mut PgConnection,
+        owners: Vec<Uuid>,
+    ) -> Result<Vec<super::outgoing::UserRow>, PullError> {
+        let lacking = self.memory.lacks_users(&unique(owners)).await?;
+        if lacking.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(usable(read::users_by_id(conn, &lacking).await?))
+    }
+
+    async fn store(
+        &self,
+        brought: &mut Brought,
+        page: Pulled,
+        refused: usize,
+        at: &Read,
+    ) -> Result<(), PullError> {
+        brought.refused += refused;
+        if refused > 0 {
+            log::warn!("{refused} rows of other devices cannot be read and are left out");
+        }
+        // Nothing but rows of this device: that is no reason to write.
+        if page.is_empty() {
+            return Ok(());
+        }
+        let applied = self.memory.apply_pulled(&page, at).await?;
+        brought.changed += applied.changed;
+        brought.refused += applied.refused;
+        Ok(())
+    }
+}
+
+impl Read {
+    /// The later of both, kind by kind.
+    fn or_further(&self, other: &Self) -> Self {
+        Self {
+            house: self.house,
+            users: self.users.max(other.users),
+            voiceprints: self.voiceprints.max(other.voiceprints),
+            conversations: self.conversations.max(other.conversations),
+            messages: self.messages.max(other.messages),
+            tombstones: self.tombstones.max(other.tombstones),
+            caught_up: self.caught_up || other.caught_up,
+        }
+    }
+}
+
+/// Moves `at` past a page and returns its usable rows and how many were not. An empty page means that up to `head` there is
+/// nothing of interest.
+fn pass<T>(rows: Vec<Numbered<T>>, at: &mut i64, head: i64) -> (Vec<T>, usize) {
+    *at = rows.last().map_or(head, |(change, _)| *change);
+    let all = rows.len();
+    let rows = usable(rows);
+    let refused = all - rows.len();
+    (rows, refused)
+}
+
+fn usable<T>(rows: Vec<Numbered<T>>) -> Vec<T> {
+    rows.into_iter().filter_map(|(_, row)| row).collect()
+}
+
+fn unique(ids: impl IntoIterator<Item = Uuid>) -> Vec<Uuid> {
+    let set: std::collections::BTreeSet<Uuid> = ids.into_iter().collect();
+    set.into_iter().collect()
+}

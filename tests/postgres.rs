@@ -1,0 +1,532 @@
+//! Memory that is shared through a real Postgres: what was said while it was away, two devices, deletions, refusals.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::fs;
+
+use serde_json::Value;
+use support::mic::Mic;
+use support::postgres::{Certificate, Options, Postgres, Stop};
+use support::{Root, wait_until};
+
+/// A device that knows the database.
+fn device(postgres: &Postgres, id: &str) -> Root {
+    device_with(postgres, id, &format!("postgres_url = {:?}\n", postgres.url()))
+}
+
+fn device_with(postgres: &Postgres, id: &str, store: &str) -> Root {
+    Root::with_config(&format!(
+        "[device]\nid = {id:?}\n[store]\npostgres_password_file = {:?}\n{store}",
+        postgres.password_file()
+    ))
+}
+
+fn drain(root: &Root) -> Value {
+    let drained = root.json(&["queue", "drain"]);
+    assert_eq!(drained["entries"], 0, "{drained}");
+    drained
+}
+
+fn pull(root: &Root) -> Value {
+    root.json(&["store", "pull"])
+}
+
+/// Texts of all of a person's messages, by conversation as listed.
+fn texts(root: &Root, user: &str) -> Vec<String> {
+    let mut texts = Vec::new();
+    for conversation in root.json(&["conversation", "list", "--user", user]).as_array().unwrap() {
+        let id = conversation["id"].as_str().unwrap();
+        let shown = root.json(&["conversation", "show", id, "--user", user]);
+        let messages = shown["messages"].as_array().unwrap();
+        texts.extend(messages.iter().map(|m| m["text"].as_str().unwrap().to_owned()));
+    }
+    texts
+}
+
+/// Whether the files of the database hold these bytes.
+fn on_disk(root: &Root, text: &str) -> bool {
+    let folder = root.path().join("var/lib/jarvis");
+    fs::read_dir(folder).unwrap().any(|file| {
+        let path = file.unwrap().path();
+        let named = path.file_name().unwrap().to_str().unwrap().starts_with("jarvis.db");
+        named && fs::read(&path).unwrap().windows(text.len()).any(|w| w == text.as_bytes())
+    })
+}
+
+/// Two devices of one house; the first knows Anna.
+fn house(postgres: &Postgres) -> (Root, Root) {
+    let (kitchen, bedroom) = (device(postgres, "kitchen"), device(postgres, "bedroom"));
+    kitchen.ok(&["user", "add", "anna"]);
+    (kitchen, bedroom)
+}
+
+fn ask(root: &Root, user: &str, text: &str) -> Value {
+    root.json(&["ask", "--user", user, text])
+}
+
+fn stderr_of(root: &Root, args: &[&str], exit: i32) -> String {
+    let output = root.run(args);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(exit), "{args:?}: {text}");
+    text
+}
+
+fn server() -> Postgres {
+    Postgres::with(Options { fsync: false, ..Options::default() })
+}
+
+#[test]
+fn what_was_said_while_postgres_was_away_arrives_exactly_once_and_in_order() {
+    let mut postgres = server();
+    let root = device(&postgres, "kitchen");
+    root.ok(&["user", "add", "anna"]);
+    postgres.stop(Stop::Fast);
+    for n in 0..5 {
+        ask(&root, "anna", &format!("remember that item {n} is on shelf {n}"));
+    }
+    let away = stderr_of(&root, &["queue", "drain"], 75);
+    assert!(away.contains("connecting to Postgres") && away.contains("127.0.0.1"), "{away}");
+    let status = root.json(&["queue", "status"]);
+    assert_eq!((&status["entries"], &status["reachable"]), (&12.into(), &false.into()), "{status}");
+
+    postgres.boot();
+    let drained = root.json(&["queue", "drain"]);
+    assert_eq!((&drained["sent"], &drained["entries"]), (&12.into(), &0.into()), "{drained}");
+    let rows = postgres.query("SELECT seq, role, text FROM jarvis.messages ORDER BY seq");
+    assert_eq!(rows.len(), 10);
+    for (i, row) in rows.iter().enumerate() {
+        assert_eq!(row[0], (i + 1).to_string());
+        assert_eq!(row[1], if i % 2 == 0 { "user" } else { "assistant" });
+        assert!(row[2].contains(&format!("item {}", i / 2)), "{row:?}");
+    }
+    assert_eq!(root.json(&["queue", "drain"])["sent"], 0);
+    assert_eq!(postgres.value("SELECT next_seq FROM jarvis.conversations"), "11");
+    assert_eq!(postgres.value("SELECT count(*) FROM jarvis.users WHERE name = 'anna'"), "1");
+}
+
+#[test]
+fn two_devices_see_what_was_said_to_the_other_and_each_goes_on_with_its_own() {
+    let postgres = server();
+    let (kitchen, bedroom) = house(&postgres);
+    let first = ask(&kitchen, "anna", "remember that the spare key is under the blue pot");
+    drain(&kitchen);
+    assert_eq!(pull(&bedroom)["refused"], 0);
+    assert_eq!(texts(&bedroom, "anna"), texts(&kitchen, "anna"));
+    let found = bedroom.json(&["conversation", "search", "--user", "anna", "blue", "pot"]);
+    assert!(found.to_string().contains("spare key"), "{found}");
+    let reply = ask(&bedroom, "anna", "what do you remember about the spare key");
+    assert!(reply["reply"].as_str().unwrap().contains("blue pot"), "{reply}");
+    assert_ne!(reply["conversation_id"], first["conversation_id"], "a conversation has one writer");
+
+    drain(&bedroom);
+    pull(&kitchen);
+    assert_eq!(texts(&kitchen, "anna").len(), 4);
+    let again = ask(&kitchen, "anna", "remember that the ladder is in the shed");
+    assert_eq!(again["conversation_id"], first["conversation_id"]);
+    drain(&kitchen);
+    for root in [&kitchen, &bedroom] {
+        pull(root);
+        assert_eq!(texts(root, "anna").len(), 6);
+        // Nothing is sent back.
+        assert_eq!(root.json(&["queue", "status"])["entries"], 0);
+        assert_eq!(pull(root)["changed"], 0);
+        let same = root.json(&["store", "check"]);
+        assert_eq!((&same["here"], &same["with_gaps"]), (&same["there"], &0.into()), "{same}");
+    }
+}
+
+#[test]
+fn what_is_forgotten_on_one_device_is_gone_on_the_other_byte_by_byte() {
+    let postgres = server();
+    let (kitchen, bedroom) = house(&postgres);
+    ask(&kitchen, "anna", "remember that the ladder is in the shed");
+    let told = ask(&kitchen, "anna", "remember that the password is zyzzyva");
+    drain(&kitchen);
+    pull(&bedroom);
+    assert!(on_disk(&bedroom, "zyzzyva"));
+    ask(&bedroom, "anna", "forget everything about zyzzyva");
+    assert!(!on_disk(&bedroom, "zyzzyva"));
+    // Written here meanwhile, and not known there: an answer that repeats it.
+    let repeated = ask(&kitchen, "anna", "what do you remember about the password");
+    assert!(repeated["reply"].as_str().unwrap().contains("zyzzyva"), "{repeated}");
+    drain(&bedroom);
+    pull(&kitchen);
+    assert!(!on_disk(&kitchen, "zyzzyva"), "{:?}", texts(&kitchen, "anna"));
+    drain(&kitchen);
+    assert_eq!(postgres.value("SELECT count(*) FROM jarvis.messages WHERE text LIKE '%zyzzyva%'"), "0");
+    assert!(texts(&kitchen, "anna").iter().any(|text| text.contains("ladder")));
+    // A late copy does not bring it back: neither there, nor here.
+    let id = told["user_message_id"].as_str().unwrap();
+    assert_eq!(postgres.value(&format!("SELECT count(*) FROM jarvis.tombstones WHERE id = '{id}'")), "1");
+    for root in [&kitchen, &bedroom] {
+        pull(root);
+        drain(root);
+        assert!(!on_disk(root, "zyzzyva"));
+    }
+
+    let conversation = told["conversation_id"].as_str().unwrap();
+    kitchen.ok(&["conversation", "delete", conversation, "--user", "anna", "--yes"]);
+    drain(&kitchen);
+    pull(&bedroom);
+    assert!(!on_disk(&bedroom, "ladder"));
+}
+
+#[test]
+fn a_deleted_person_is_deleted_everywhere_and_leaves_one_tombstone() {
+    let postgres = server();
+    let (kitchen, bedroom) = house(&postgres);
+    ask(&kitchen, "anna", "remember that the bicycle is in the cellar");
+    drain(&kitchen);
+    pull(&bedroom);
+    ask(&bedroom, "anna", "remember that the umbrella is in the hall");
+    drain(&bedroom);
+    bedroom.ok(&["user", "delete", "anna", "--yes"]);
+    // Said here before this device heard of it.
+    ask(&kitchen, "anna", "remember that the ticket is in the drawer");
+    drain(&bedroom);
+    drain(&kitchen);
+    pull(&kitchen);
+    for (root, word) in [(&kitchen, "bicycle"), (&kitchen, "ticket"), (&bedroom, "umbrella")] {
+        assert!(!on_disk(root, word), "{word}");
+        assert_eq!(root.json(&["user", "list"]).as_array().unwrap().len(), 0);
+    }
+    for table in ["users", "conversations", "messages", "message_sources"] {
+        assert_eq!(postgres.value(&format!("SELECT count(*) FROM jarvis.{table}")), "0", "{table}");
+    }
+    assert_eq!(postgres.query("SELECT kind FROM jarvis.tombstones"), [["user"]]);
+    assert_eq!(kitchen.json(&["queue", "status"])["dead_letters"], 0);
+}
+
+#[test]
+fn two_people_of_one_name_stay_two_people() {
+    let postgres = server();
+    let (kitchen, bedroom) = house(&postgres);
+    bedroom.ok(&["user", "add", "Anna"]);
+    ask(&kitchen, "anna", "remember that the ladder is in the shed");
+    drain(&kitchen);
+    drain(&bedroom);
+    pull(&bedroom);
+    let mut names: Vec<String> = Vec::new();
+    for user in bedroom.json(&["user", "list"]).as_array().unwrap() {
+        names.push(user["name"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(names, ["Anna", "anna (2)"]);
+    assert!(texts(&bedroom, "Anna").is_empty());
+    assert_eq!(texts(&bedroom, "anna (2)").len(), 2);
+    kitchen.ok(&["user", "rename", "anna", "Hanna"]);
+    drain(&kitchen);
+    pull(&bedroom);
+    assert_eq!(texts(&bedroom, "hanna").len(), 2);
+}
+
+#[test]
+fn a_rename_that_waits_here_is_not_undone_by_what_comes_from_there() {
+    let postgres = server();
+    let (kitchen, bedroom) = house(&postgres);
+    let id = ask(&kitchen, "anna", "remember that the ladder is in the shed")["conversation_id"].clone();
+    let id = id.as_str().unwrap();
+    drain(&kitchen);
+    pull(&bedroom);
+    bedroom.ok(&["conversation", "rename", id, "Tools", "--user", "anna"]);
+    drain(&bedroom);
+    kitchen.ok(&["conversation", "rename", id, "Shed", "--user", "anna"]);
+    pull(&kitchen);
+    assert_eq!(kitchen.json(&["conversation", "list", "--user", "anna"])[0]["title"], "Shed");
+    drain(&kitchen);
+    pull(&bedroom);
+    assert_eq!(bedroom.json(&["conversation", "list", "--user", "anna"])[0]["title"], "Shed");
+}
+
+#[test]
+fn what_postgres_refuses_is_set_aside_and_the_rest_goes_on() {
+    let postgres = server();
+    let root = device(&postgres, "kitchen");
+    root.ok(&["user", "add", "anna"]);
+    drain(&root);
+    postgres
+        .execute("ALTER TABLE jarvis.messages ADD CONSTRAINT no_secret CHECK (text NOT LIKE '%xylophone%')");
+    for n in 0..20 {
+        let what = if n % 7 == 3 { "xylophone" } else { "ladder" };
+        ask(&root, "anna", &format!("remember that the {what} {n} is in the shed"));
+    }
+    let drained = root.json(&["queue", "drain"]);
+    assert_eq!((&drained["set_aside"], &drained["entries"]), (&6.into(), &0.into()), "{drained}");
+    assert_eq!(postgres.value("SELECT count(*) FROM jarvis.messages"), "34");
+    let dead = root.json(&["queue", "dead-letter", "list"]);
+    for letter in dead.as_array().unwrap() {
+        assert_eq!((&letter["op"], &letter["sqlstate"]), (&"insert_message".into(), &"23514".into()));
+        assert!(letter["error"].as_str().unwrap().contains("no_secret"), "{letter}");
+        assert!(!letter.to_string().contains("xylophone"), "the row is not repeated: {letter}");
+    }
+    assert!(root.ok(&["queue", "status"]).contains("refused 6"));
+    let number = dead[0]["seq"].to_string();
+    stderr_of(&root, &["queue", "dead-letter", "retry"], 2);
+    assert_eq!(root.json(&["queue", "dead-letter", "retry", &number])["dead_letters"], 1);
+    root.json(&["queue", "drain"]);
+    let again = root.json(&["queue", "dead-letter", "list"]);
+    assert!(again.as_array().unwrap().iter().any(|letter| letter["attempts"] == 2), "{again}");
+
+    postgres.execute("ALTER TABLE jarvis.messages DROP CONSTRAINT no_secret");
+    assert_eq!(
+        root.json(&["queue", "dead-letter", "drop", &again[0]["seq"].to_string(), "--yes"])["dead_letters"],
+        1
+    );
+    assert_eq!(root.json(&["queue", "dead-letter", "retry", "--all"])["dead_letters"], 5);
+    drain(&root);
+    assert_eq!(postgres.value("SELECT count(*) FROM jarvis.messages"), "39");
+    assert!(
+        stderr_of(&root, &["queue", "dead-letter", "drop", &number, "--yes"], 1).contains("no dead letter")
+    );
+    // The one that was given up is still here, and the comparison says so.
+    assert!(stderr_of(&root, &["store", "check"], 1).contains("1 difference between"));
+    root.ok(&["store", "check", "--repair"]);
+    drain(&root);
+    assert_eq!(postgres.value("SELECT count(*) FROM jarvis.messages"), "40");
+    root.ok(&["store", "check"]);
+}
+
+#[test]
+fn a_new_and_empty_database_gets_everything_again() {
+    let postgres = server();
+    let (kitchen, bedroom) = house(&postgres);
+    ask(&kitchen, "anna", "remember that the ladder is in the shed");
+    drain(&kitchen);
+    pull(&bedroom);
+    ask(&bedroom, "anna", "remember that the umbrella is in the hall");
+    postgres.lose_database();
+    // The one that comes first also brings what it knows of the other.
+    drain(&bedroom);
+    drain(&kitchen);
+    for root in [&kitchen, &bedroom] {
+        pull(root);
+        assert_eq!(texts(root, "anna").len(), 4);
+        root.ok(&["store", "check"]);
+    }
+    assert_eq!(postgres.value("SELECT count(*) FROM jarvis.messages"), "4");
+}
+
+#[test]
+fn a_device_that_lost_its_file_gets_everything_back() {
+    let postgres = server();
+    let root = device(&postgres, "kitchen");
+    root.ok(&["user", "add", "anna"]);
+    let before = ask(&root, "anna", "remember that the ladder is in the shed");
+    drain(&root);
+    for file in fs::read_dir(root.path().join("var/lib/jarvis")).unwrap() {
+        fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    pull(&root);
+    assert_eq!(texts(&root, "anna").len(), 2);
+    let after = ask(&root, "anna", "what do you remember about the ladder");
+    assert_eq!(after["conversation_id"], before["conversation_id"], "it is still this device's own");
+    drain(&root);
+    assert_eq!(
+        postgres.value("SELECT string_agg(seq::text, ',' ORDER BY seq) FROM jarvis.messages"),
+        "1,2,3,4"
+    );
+}
+
+#[test]
+fn rows_that_break_rules_are_refused_and_do_not_stop_the_others() {
+    let postgres = server();
+    let (kitchen, bedroom) = house(&postgres);
+    ask(&kitchen, "anna", "remember that the ladder is in the shed");
+    drain(&kitchen);
+    pull(&bedroom);
+    // Somebody with all rights has been there.
+    postgres.execute(
+        "DO $$ DECLARE c record; BEGIN
+            FOR c IN SELECT conrelid::regclass AS t, conname FROM pg_constraint
+                WHERE connamespace = 'jarvis'::regnamespace AND contype IN ('c', 'f', 'u') AND conrelid <> 0
+                ORDER BY contype = 'u' LOOP
+                EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I CASCADE', c.t, c.conname);
+            END LOOP; END $$;
+         CREATE FUNCTION pg_temp.msg(c uuid, o uuid, s bigint, r text, t text, w timestamptz) RETURNS void LANGUAGE sql AS $$
+            INSERT INTO jarvis.messages (id, conversation, owner, seq, role, kind, text, meta, wall_time, clock_synced,
+                monotonic_ns, boot_id, device, origin, change)
+            VALUES (gen_random_uuid(), c, o, s, r, 'say', t, NULL, w, true, 0, 'b', 'd', 'evil', nextval('jarvis.changes')) $$;
+         SELECT pg_temp.msg(id, owner, 1, 'user', 'taken place', now()) FROM jarvis.conversations;
+         SELECT pg_temp.msg(id, owner, -4, 'user', 'place below the first', now()) FROM jarvis.conversations;
+         SELECT pg_temp.msg(id, owner, 9223372036854775807, 'user', 'place at the end', now()) FROM jarvis.conversations;
+         SELECT pg_temp.msg(id, owner, 50, 'admin', 'no such role', now()) FROM jarvis.conversations;
+         SELECT pg_temp.msg(id, owner, 51, 'user', repeat('x', 900000), now()) FROM jarvis.conversations;
+         SELECT pg_temp.msg(id, owner, 52, 'user', 'no time', 'infinity') FROM jarvis.conversations;
+         SELECT pg_temp.msg(id, gen_random_uuid(), 53, 'user', 'of another person', now()) FROM jarvis.conversations;
+         SELECT pg_temp.msg(gen_random_uuid(), owner, 54, 'user', 'of no conversation', now()) FROM jarvis.conversations;
+         INSERT INTO jarvis.users SELECT gen_random_uuid(), E'\\u202Eanna', NULL, now(), true, 'evil', nextval('jarvis.changes');
+         INSERT INTO jarvis.users SELECT gen_random_uuid(), repeat('n', 5000), NULL, now(), true, 'evil', nextval('jarvis.changes');
+         INSERT INTO jarvis.tombstones SELECT 'message', id, gen_random_uuid(), now(), 'evil', nextval('jarvis.changes')
+            FROM jarvis.messages WHERE seq = 2;
+         INSERT INTO jarvis.tombstones SELECT 'planet', id, owner, now(), 'evil', nextval('jarvis.changes')
+            FROM jarvis.messages WHERE seq = 2;
+         SELECT pg_temp.msg(id, owner, 60, 'user', 'a good one', now()) FROM jarvis.conversations",
+    );
+    let pulled = pull(&bedroom);
+    assert_eq!((&pulled["refused"], &pulled["changed"]), (&12.into(), &1.into()), "{pulled}");
+    let there = texts(&bedroom, "anna");
+    assert_eq!(there.len(), 3, "{there:?}");
+    assert_eq!(there[2], "a good one");
+    assert_eq!(pull(&bedroom)["refused"], 0, "refused once, not again and again");
+    assert_eq!(bedroom.json(&["user", "list"]).as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_schema_of_a_newer_version_is_refused_with_both_versions() {
+    let postgres = server();
+    let root = device(&postgres, "kitchen");
+    root.ok(&["user", "add", "anna"]);
+    drain(&root);
+    postgres.execute("INSERT INTO jarvis.schema_version (version, program) VALUES (99, 'tomorrow')");
+    ask(&root, "anna", "remember that the ladder is in the shed");
+    for command in [["queue", "drain"], ["store", "pull"]] {
+        let refused = stderr_of(&root, &command, 69);
+        assert!(
+            refused.contains("99") && refused.contains("up to 1") && refused.contains("newer jarvisd"),
+            "{refused}"
+        );
+    }
+    assert_eq!(postgres.value("SELECT count(*) FROM jarvis.messages"), "0");
+}
+
+#[test]
+fn whoever_cannot_get_in_is_told_why_and_no_secret_is() {
+    let postgres = server();
+    let root = device(&postgres, "kitchen");
+    let file = root.path().join("password");
+    fs::write(&file, "hunter2\n").unwrap();
+    let config = |url: &str| {
+        root.write_config(&format!("[store]\npostgres_url = {url:?}\npostgres_password_file = {file:?}\n"));
+    };
+    config(&postgres.url());
+    let wrong = stderr_of(&root, &["queue", "drain"], 69);
+    assert!(wrong.contains("password") && wrong.contains("store.postgres_password_file"), "{wrong}");
+    assert!(!wrong.contains("hunter2"), "{wrong}");
+    let doctor = root.run(&["doctor"]);
+    let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(doctor.contains("postgres_password_file") && !doctor.contains("hunter2"), "{doctor}");
+
+    fs::write(&file, postgres.password()).unwrap();
+    config(&format!("{}elsewhere", postgres.url().trim_end_matches("jarvis")));
+    let absent = stderr_of(&root, &["queue", "drain"], 69);
+    assert!(absent.contains("elsewhere") && absent.contains("create the database"), "{absent}");
+
+    config(&postgres.url());
+    postgres.execute("ALTER DATABASE jarvis OWNER TO postgres; REVOKE CREATE ON DATABASE jarvis FROM jarvis");
+    let refused = stderr_of(&root, &["queue", "drain"], 69);
+    assert!(refused.contains("permission denied") && refused.contains("own its database"), "{refused}");
+    // A schema that somebody made for it is enough.
+    postgres.execute("CREATE SCHEMA jarvis AUTHORIZATION jarvis");
+    root.ok(&["user", "add", "anna"]);
+    drain(&root);
+    assert_eq!(postgres.value("SELECT rolsuper FROM pg_roles WHERE rolname = 'jarvis'"), "f");
+}
+
+#[test]
+fn the_server_is_verified_once_an_authority_is_named() {
+    let postgres = Postgres::with(Options { fsync: false, tls: true, ..Options::default() });
+    let with = |ca: &std::path::Path| {
+        let store = format!("postgres_url = {:?}\npostgres_ca_file = {ca:?}\n", postgres.url());
+        device_with(&postgres, "kitchen", &store)
+    };
+    let root = with(&postgres.ca_file());
+    root.ok(&["user", "add", "anna"]);
+    drain(&root);
+    let other = stderr_of(&with(&postgres.other_ca_file()), &["store", "pull"], 69);
+    assert!(other.contains("store.postgres_ca_file"), "{other}");
+    for certificate in [Certificate::OtherHost, Certificate::Expired, Certificate::OtherAuthority] {
+        postgres.show(certificate);
+        let refused = stderr_of(&root, &["store", "pull"], 69);
+        assert!(refused.contains("store.postgres_ca_file"), "{certificate:?}: {refused}");
+    }
+}
+
+#[test]
+fn a_client_certificate_opens_the_door() {
+    let postgres = Postgres::with(Options { fsync: false, tls: true, ..Options::default() });
+    postgres.set_hba("hostssl all all all cert");
+    let (cert, key) = postgres.client_certificate("jarvis");
+    let root = Root::with_config(&format!(
+        "[store]\npostgres_url = {:?}\npostgres_ca_file = {:?}\npostgres_client_cert = {cert:?}\npostgres_client_key = {key:?}\n",
+        postgres.url(),
+        postgres.ca_file()
+    ));
+    root.ok(&["user", "add", "anna"]);
+    drain(&root);
+    let without = device(&postgres, "kitchen");
+    assert!(stderr_of(&without, &["queue", "drain"], 69).contains("certificate"));
+}
+
+#[test]
+fn a_unix_socket_is_enough() {
+    let postgres = server();
+    let socket = format!(
+        "postgres_url = \"postgres://jarvis@/jarvis?host={}&port={}\"\n",
+        postgres.socket_dir().display(),
+        postgres.port()
+    );
+    let root = device_with(&postgres, "kitchen", &socket);
+    root.ok(&["user", "add", "anna"]);
+    drain(&root);
+    assert_eq!(postgres.value("SELECT name FROM jarvis.users"), "anna");
+}
+
+#[test]
+fn without_naming_a_person_no_row_is_seen_and_naming_one_shows_theirs_only() {
+    let postgres = server();
+    let root = device(&postgres, "kitchen");
+    for user in ["anna", "bert"] {
+        root.ok(&["user", "add", user]);
+        ask(&root, user, "remember that the ladder is in the shed");
+    }
+    drain(&root);
+    let count = |set: &str, table: &str| {
+        let sql = format!("{set}; SELECT count(*) FROM jarvis.{table}");
+        postgres.try_query_as_jarvis(&sql).unwrap().pop().unwrap().remove(0)
+    };
+    let anna = postgres.value("SELECT id FROM jarvis.users WHERE name = 'anna'");
+    let one = format!("SET jarvis.user = '{anna}'");
+    for (table, of_one, all) in [("users", "1", "2"), ("conversations", "1", "2"), ("messages", "2", "4")] {
+        assert_eq!(count("SET jarvis.user = ''", table), "0", "{table}");
+        assert_eq!(count(&one, table), of_one, "{table}");
+        assert_eq!(count("SET jarvis.role = 'forwarder'", table), all, "{table}");
+    }
+    let theft = format!("{one}; UPDATE jarvis.messages SET owner = '{anna}' WHERE true RETURNING id");
+    assert_eq!(postgres.try_query_as_jarvis(&theft).unwrap().len(), 2);
+    let planted = format!(
+        "{one}; INSERT INTO jarvis.users (id, name, created_at, clock_synced, origin, change)
+            VALUES (gen_random_uuid(), 'eve', now(), true, 'kitchen', nextval('jarvis.changes'))"
+    );
+    assert!(postgres.try_query_as_jarvis(&planted).unwrap_err().contains("row-level security"));
+}
+
+#[test]
+fn the_daemon_sends_what_another_process_wrote_and_says_when_postgres_is_away() {
+    let mut postgres = server();
+    let bedroom = device(&postgres, "bedroom");
+    let mut kitchen = device(&postgres, "kitchen");
+    let mic = Mic::plug_into(&mut kitchen);
+    let config = fs::read_to_string(kitchen.path().join("etc/jarvis/jarvis.toml")).unwrap();
+    let audio = format!("[audio]\ndevice = {0:?}\nplayback_device = {0:?}\n", support::mic::DEVICE);
+    kitchen.write_config(&format!("{config}\n{audio}[speech]\nenabled = false\n"));
+    kitchen.ok(&["user", "add", "anna"]);
+    let mut daemon = kitchen.daemon();
+    daemon.wait_event("ready");
+    ask(&kitchen, "anna", "remember that the ladder is in the shed");
+    postgres.wait_for("SELECT count(*) FROM jarvis.messages", "2");
+    // Another device's words arrive by notification, long before the minute is over.
+    pull(&bedroom);
+    ask(&bedroom, "anna", "remember that the umbrella is in the hall");
+    drain(&bedroom);
+    wait_until("the words of the other device", || texts(&kitchen, "anna").len() == 4);
+
+    postgres.stop(Stop::Immediate);
+    daemon.wait_log("postgres: connecting to Postgres");
+    ask(&kitchen, "anna", "remember that the bicycle is in the cellar");
+    postgres.boot();
+    daemon.wait_log("postgres works again");
+    postgres.wait_for("SELECT count(*) FROM jarvis.messages WHERE text LIKE '%bicycle%'", "2");
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+    drop(mic);
+    assert_eq!(kitchen.json(&["queue", "status"])["entries"], 0);
+}

@@ -1,0 +1,40 @@
+//! Small C libraries that are preloaded into processes under test.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::PathBuf;
+use std::process::Command;
+
+/// Records what a process does to its files: see the head of the file.
+pub fn powercut() -> PathBuf {
+    compiled("powercut", include_str!("powercut.c"))
+}
+
+/// Makes the disk of a Postgres server full at will: see the head of the file.
+pub fn diskfull() -> PathBuf {
+    compiled("diskfull", include_str!("diskfull.c"))
+}
+
+/// Compiles a library once per version of its source, where every account can read it.
+fn compiled(name: &str, source: &str) -> PathBuf {
+    let mut hash = DefaultHasher::new();
+    source.hash(&mut hash);
+    let library = std::env::temp_dir().join(format!("jarvis-{name}-{:016x}.so", hash.finish()));
+    if library.exists() {
+        return library;
+    }
+    let build = tempfile::tempdir().unwrap();
+    let (text, made) = (build.path().join("source.c"), build.path().join("made.so"));
+    std::fs::write(&text, source).unwrap();
+    let output = Command::new("cc")
+        .args(["-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o"])
+        .args([&made, &text])
+        .args(["-ldl", "-lpthread"])
+        .output()
+        .expect("a C compiler is installed (build-essential)");
+    assert!(output.status.success(), "{name}.c: {}", String::from_utf8_lossy(&output.stderr));
+    // Another process may be doing the same: the last one wins, and they are equal.
+    let staged = library.with_extension(format!("{}.part", std::process::id()));
+    std::fs::copy(&made, &staged).unwrap();
+    std::fs::rename(&staged, &library).unwrap();
+    library
+}
