@@ -18,8 +18,8 @@ mod ids;
 mod import;
 mod messages;
 mod names;
-mod restamp;
 mod replica;
+mod restamp;
 mod search;
 mod sessions;
 mod settings;
@@ -313,9 +313,9 @@ pub(crate) fn statements() -> Vec<&'static [(&'static str, &'static str)]> {
         import::STATEMENTS,
         messages::STATEMENTS,
         names::STATEMENTS,
-        restamp::STATEMENTS,
         replica::STATEMENTS,
         replica::BURYING,
+        restamp::STATEMENTS,
         search::STATEMENTS,
         sessions::STATEMENTS,
         settings::STATEMENTS,

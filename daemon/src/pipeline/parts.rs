@@ -15,6 +15,7 @@ use crate::pipeline::answer::{self, Answer};
 use crate::pipeline::voices::Voices;
 use crate::speaker::vault::KeySources;
 use crate::speaker::{Calibration, SpeakerModel, Vault, Verifier};
+use crate::store::StoreOptions;
 use crate::stt::{self, Recognizer, SttSettings};
 
 /// Everything between the front end and the answer, ready to be started.
@@ -119,7 +120,12 @@ pub fn load_verifier(models: &ModelStore) -> Result<Verifier, Failure> {
 /// See [`Memory::open`].
 pub async fn open_memory(settings: &Settings) -> Result<Memory, Failure> {
     let device = Device { id: settings.device.id.clone() };
-    Ok(Memory::open(&settings.paths.db, &device, Clock::System).await?)
+    // Pages of 4 KiB.
+    let options = StoreOptions {
+        max_pages: settings.store.max_mib.map(|mib| mib.saturating_mul(256)),
+        ..StoreOptions::default()
+    };
+    Ok(Memory::open_with(&settings.paths.db, &device, Clock::System, &options).await?)
 }
 
 /// The vault that seals voiceprints of this speaker model.
