@@ -11,6 +11,7 @@ use crate::dialogue::{Builtin, Dialogue, DialogueSettings, Responder};
 use crate::error::{Exit, Failure};
 use crate::health::{Condition, Health};
 use crate::inference::ModelStore;
+use crate::inference::allocator::{self, Resident};
 use crate::memory::{Device, Memory};
 use crate::pipeline::answer::{self, Answer};
 use crate::pipeline::voices::Voices;
@@ -79,6 +80,14 @@ impl Parts {
         let voices = Voices { memory: memory.clone(), vault: Arc::new(vault), verifier };
         let dialogue = open_dialogue(settings, memory.clone());
         let answer = Some(open_answer(settings, health));
+        if let Some(Resident { before_kb, after_kb }) = allocator::give_back() {
+            let mb = |kb: u64| kb * 1_024 / 1_000_000;
+            log::debug!(
+                "everything is loaded: {} MB resident, {} MB before what loading left was given back",
+                mb(after_kb),
+                mb(before_kb)
+            );
+        }
         Ok(Self { detector, voices, recognizer, memory, dialogue, answer })
     }
 }
