@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::mic::Mic;
-use support::{PATIENCE, Root, Voice, of, wait_until};
+use support::{PATIENCE, Root, Voice, wait_until};
 
 const CONFIG: &str = "[audio]\ndevice = \"room\"\nplayback_device = \"room\"\n";
 
@@ -114,15 +114,76 @@ fn sigterm_after_the_verdict_still_stores_the_turn() {
     let mut daemon = root.daemon();
     daemon.wait_event("ready");
     mic.hears(&Voice::Rms.says("hey jarvis, remember that the bicycle is in the cellar"));
-    daemon.wait_event("speech_end");
+    daemon.wait_event("verified");
+    daemon.signal("TERM");
+    let stored = daemon.wait_event("stored");
+    assert_eq!(daemon.exit_code(), Some(0), "{}", daemon.log());
+    let hits = root.json(&["conversation", "search", "cellar", "--user", "anna"]);
+    assert!(!hits.as_array().unwrap().is_empty());
+    let id = stored["conversation_id"].as_str().unwrap();
+    let shown = root.json(&["conversation", "show", id, "--user", "anna"]);
+    assert_eq!(shown["messages"].as_array().unwrap().len(), 2, "{shown:#}");
+}
+
+/// Whether a process runs that has `mark` on its command line.
+fn runs(mark: &str) -> bool {
+    std::fs::read_dir("/proc").unwrap().flatten().any(|process| {
+        let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+        line.windows(mark.len()).any(|w| w == mark.as_bytes())
+    })
+}
+
+#[test]
+fn a_speech_program_that_hangs_does_not_hold_up_a_stop_and_does_not_outlive_it() {
+    let (root, mic) = household();
+    let mark = root.path().join("speaking").to_str().unwrap().to_owned();
+    let script = format!("touch {mark}; while :; do sleep 1; done");
+    root.write_config(&format!(
+        "{CONFIG}[speech]\ncommand = [\"sh\", \"-c\", \"{script}\"]\ntimeout_s = 60\n"
+    ));
+    let mut daemon = root.daemon();
+    daemon.wait_event("ready");
+    mic.hears(&Voice::Rms.says("hey jarvis, what time is it"));
+    daemon.wait_event("stored");
+    wait_until("the speech program", || std::path::Path::new(&mark).exists());
+    assert!(runs(&mark));
+    let asked = Instant::now();
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
-    std::thread::sleep(Duration::from_millis(300));
-    daemon.drain();
-    if !of(&daemon.seen, "verified").is_empty() {
-        assert_eq!(of(&daemon.seen, "stored").len(), 1, "{:#?}", daemon.seen);
-        let hits = root.json(&["conversation", "search", "cellar", "--user", "anna"]);
-        assert!(!hits.as_array().unwrap().is_empty());
-    }
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    assert!(!runs(&mark), "the speech program outlives the daemon");
+}
+
+#[test]
+fn a_loudspeaker_that_hangs_makes_the_device_mute_and_nothing_else() {
+    let (root, mic) = household();
+    mic.hang_loudspeaker();
+    let mut daemon = root.daemon();
+    daemon.wait_event("ready");
+    mic.hears(&Voice::Rms.says("hey jarvis, what time is it"));
+    daemon.wait_event("stored");
+    daemon.wait_log("the playback device room hangs");
+    mic.hears(&Voice::Rms.says("hey jarvis, who am i"));
+    daemon.wait_event("stored");
+    let asked = Instant::now();
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    assert!(mic.played().is_empty());
+}
+
+#[test]
+fn a_stop_while_the_loudspeaker_hangs_is_in_time() {
+    let (root, mic) = household();
+    mic.hang_loudspeaker();
+    let mut daemon = root.daemon();
+    daemon.wait_event("ready");
+    mic.hears(&Voice::Rms.says("hey jarvis, what time is it"));
+    daemon.wait_event("stored");
+    // The answer is rendered, and the sound device has the first of it.
+    std::thread::sleep(Duration::from_secs(3));
+    let asked = Instant::now();
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    assert!(daemon.log().contains("the playback device room hangs"), "{}", daemon.log());
 }
 
 /// Collects what the daemon tells its service manager.

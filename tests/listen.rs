@@ -1,6 +1,9 @@
 //! Recordings through the whole pipeline: is the right person answered, is everybody else refused, is it remembered?
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod support;
+
+use std::path::{Path, PathBuf};
 
 use support::{Root, Voice, join, kinds, of};
 
@@ -96,28 +99,61 @@ fn with_verification_off_everyone_is_answered_as_anonymous() {
     assert_eq!(of(&events, "verified").len(), 0, "nothing was verified, so nothing says so");
 }
 
-#[test]
-fn speech_of_a_stranger_is_found_nowhere_on_the_disk() {
-    let root = Root::new();
-    root.enrol("anna", Voice::Rms);
-    // A stranger's attempts, with a word that is said nowhere else.
-    let strange = Voice::Kal.says("hey jarvis, the password is pineapple");
-    root.listen(&[&strange, &strange]);
-    let audit = root.json(&["audit", "list"]);
-    assert!(audit.as_array().unwrap().len() >= 2, "each attempt leaves a row: {audit:#}");
-    let mut stack = vec![root.path().to_path_buf()];
+/// Files below `dir` that hold `word`, in any case.
+fn files_with(word: &str, dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut stack = vec![dir.to_path_buf()];
     while let Some(dir) = stack.pop() {
         for entry in std::fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 stack.push(path);
-            } else {
-                let bytes = std::fs::read(&path).unwrap().to_ascii_lowercase();
-                let found = bytes.windows(9).any(|w| w == b"pineapple");
-                assert!(!found, "{} holds what a stranger said", path.display());
+            } else if contains(&std::fs::read(&path).unwrap(), word) {
+                found.push(path);
             }
         }
     }
+    found
+}
+
+fn contains(bytes: &[u8], word: &str) -> bool {
+    bytes.to_ascii_lowercase().windows(word.len()).any(|w| w == word.as_bytes())
+}
+
+#[test]
+fn speech_of_a_stranger_is_found_nowhere_on_the_disk_nor_in_the_log() {
+    // A word that is said nowhere else.
+    const WORD: &str = "pineapple";
+    // Under another name: events and the log name the file.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let strange = elsewhere.path().join("stranger.wav");
+    std::fs::copy(Voice::Kal.says("hey jarvis, the password is pineapple"), &strange).unwrap();
+    let heard = |root: &Root| {
+        let output = root.run(&["listen", strange.to_str().unwrap(), strange.to_str().unwrap()]);
+        assert!(output.status.success(), "{output:?}");
+        output
+    };
+
+    // A device that answers everybody understands the word, keeps it, and it is found.
+    let mut open = Root::with_config("[voice]\nenabled = false\n");
+    open.env("JARVIS_LOG", "debug");
+    assert!(contains(&heard(&open).stdout, WORD), "the recogniser does not understand the word");
+    assert!(!files_with(WORD, open.path()).is_empty(), "the search does not find what is there");
+
+    let mut root = Root::new();
+    root.env("JARVIS_LOG", "debug");
+    root.enrol("anna", Voice::Rms);
+    let output = heard(&root);
+    let audit = root.json(&["audit", "list"]);
+    assert!(audit.as_array().unwrap().len() >= 2, "each attempt leaves a row: {audit:#}");
+    let holding = files_with(WORD, root.path());
+    assert!(holding.is_empty(), "{holding:?} hold what a stranger said");
+    // The terminal alone may show words of a voice that is not verified yet.
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let shown: Vec<&str> = lines.lines().filter(|l| contains(l.as_bytes(), WORD)).collect();
+    assert!(shown.iter().all(|l| l.contains("\"partial\"")), "{shown:?}");
+    assert!(!output.stderr.is_empty(), "the log is on");
+    assert!(!contains(&output.stderr, WORD), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]

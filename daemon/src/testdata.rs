@@ -1,6 +1,8 @@
-//! Where unit tests find real recordings and reference vectors that are not part of the repository.
+//! Where unit tests find models, and real recordings and reference vectors that are not part of the repository.
 
 use std::path::{Path, PathBuf};
+
+use crate::inference::ModelStore;
 
 /// A file or folder of the shared test data: below `JARVIS_TEST_DATA`, else below `../shared` beside the repository.
 /// Prints a line and returns `None` where it is not there, so that the test can say that it skips.
@@ -13,4 +15,12 @@ pub fn shared(relative: &str) -> Option<PathBuf> {
     }
     eprintln!("skipped: test data {relative} is not on this machine");
     None
+}
+
+/// The committed manifest over the committed and the fetched models.
+pub fn models() -> ModelStore {
+    let mut dirs = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("../models")];
+    dirs.extend(std::env::var_os("JARVIS_MODELS_DIR").map(PathBuf::from));
+    dirs.extend(std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/share/jarvis/models")));
+    ModelStore::open(&dirs).unwrap()
 }

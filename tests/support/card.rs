@@ -47,7 +47,7 @@ impl Card {
         &self.dir
     }
 
-    /// Switches a fault of `simmic.c` on or off: `unplug`, `busy`, `freeze`, `suspend`, `xrun`.
+    /// Switches a fault of `simmic.c` on or off: `unplug`, `busy`, `freeze`, `suspend`, `xrun`, `hang`, `echo`.
     pub fn fault(&self, name: &str, on: bool) {
         let path = self.dir.join(name);
         if on {

@@ -83,6 +83,16 @@ impl Mic {
     pub fn freeze(&self, on: bool) {
         self.fault("freeze", on);
     }
+
+    /// The loudspeaker takes no sound and keeps the call that brings it.
+    pub fn hang_loudspeaker(&self) {
+        self.fault("hang", true);
+    }
+
+    /// From here on the microphone hears what the loudspeaker plays, this much later.
+    pub fn hear_loudspeaker(&self, after_ms: u32) {
+        fs::write(self.dir.join("echo"), after_ms.to_string()).unwrap();
+    }
 }
 
 fn source_dir() -> PathBuf {

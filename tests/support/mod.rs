@@ -354,18 +354,6 @@ pub fn scratch() -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
 }
 
-/// Real recordings that are not part of the repository; `None` (with a line) where they are not on this machine.
-pub fn shared(relative: &str) -> Option<PathBuf> {
-    let base = std::env::var_os("JARVIS_TEST_DATA")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"), PathBuf::from);
-    let path = base.join(relative);
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!("skipped: test data {relative} is not on this machine");
-    None
-}
-
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -383,9 +371,22 @@ impl Broker {
     }
 
     pub fn start_on(port: u16) -> Self {
+        Self::start_with(port, "persistence false")
+    }
+
+    /// A broker that remembers its lasting subscribers and what it owes them in `memory`, from one stop to the next start.
+    pub fn start_remembering(port: u16, memory: &Path) -> Self {
+        // As root Mosquitto would become another user, who cannot write there.
+        Self::start_with(
+            port,
+            &format!("persistence true\npersistence_location {}/\nuser root", memory.display()),
+        )
+    }
+
+    fn start_with(port: u16, settings: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("mosquitto.conf");
-        let text = format!("listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n");
+        let text = format!("listener {port} 127.0.0.1\nallow_anonymous true\n{settings}\n");
         fs::write(&config, text).unwrap();
         let program = ["/usr/sbin/mosquitto", "mosquitto"]
             .into_iter()
@@ -404,10 +405,27 @@ impl Broker {
         format!("mqtt://127.0.0.1:{}", self.port)
     }
 
+    /// Ends the broker as the system does, so that it writes down what it is to remember.
+    pub fn stop(mut self) {
+        let status = Command::new("kill").arg(self.child.id().to_string()).status();
+        assert!(status.unwrap().success());
+        self.child.wait().unwrap();
+    }
+
     /// An independent client that collects `topic message` lines.
     pub fn subscribe(&self, topic: &str) -> Subscriber {
+        self.subscriber(topic, &[])
+    }
+
+    /// A client for which a broker that remembers keeps what arrives while the client is away.
+    pub fn subscribe_lastingly(&self, topic: &str) -> Subscriber {
+        self.subscriber(topic, &["-q", "1", "-c", "-i", "listener"])
+    }
+
+    fn subscriber(&self, topic: &str, more: &[&str]) -> Subscriber {
         let mut child = Command::new("mosquitto_sub")
             .args(["-p", &self.port.to_string(), "-v", "-t", topic])
+            .args(more)
             .stdout(Stdio::piped())
             .spawn()
             .expect("mosquitto_sub is installed");

@@ -14,6 +14,9 @@
  *   DIR/freeze    while it exists: the clock stands still and no data comes, without any error
  *   DIR/suspend   while it exists: the stream is suspended (ESTRPIPE); it cannot be resumed, only prepared again
  *   DIR/xrun      the running capture reports an overrun and the file is removed
+ *   DIR/hang      while it exists: a call that hands sound to the loudspeaker does not return
+ *   DIR/echo      while it exists: the microphone hears what the loudspeaker plays, half as loud and as many
+ *                 milliseconds later as the file says (S16_LE, mono, one rate for both)
  *
  * Configuration (see asound.conf.in): pcm.NAME { type simmic  dir "DIR"  format S16_LE  channels 0  rate 0 }
  * 0 means any: 1 to 2 channels, 8 to 48 kHz.
@@ -45,12 +48,18 @@ struct sim {
     int running;
     uint64_t start; /* hardware frame at which this stream was started */
     uint64_t moved; /* frames the application has read or written since then */
+    int16_t *early; /* what was written before the start, for the echo */
     uint64_t boundary;
     snd_pcm_sframes_t last;
 };
 
 /* The room's clock, shared by all captures of the process. */
 static int64_t room_epoch_ns, room_frozen_since_ns, room_frozen_ns;
+
+/* What comes back from the loudspeaker, by room frame. 21 s at 48 kHz. */
+#define ECHO_FRAMES (1 << 20)
+#define EARLY_FRAMES (1 << 16)
+static int16_t echo[ECHO_FRAMES];
 
 static int64_t now_ns(void)
 {
@@ -114,11 +123,46 @@ static void set_timer(const struct sim *sim, int on)
     timerfd_settime(sim->timer, 0, &spec, NULL);
 }
 
+/* Milliseconds that the echo takes, -1 where there is none. */
+static long echo_ms(const struct sim *sim)
+{
+    char path[600], text[16] = {0};
+    path_of(sim, "echo", path, sizeof path);
+    int fd = sim->io.format == SND_PCM_FORMAT_S16_LE && sim->io.channels == 1 ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    if (fd < 0)
+        return -1;
+    ssize_t got = read(fd, text, sizeof text - 1);
+    close(fd);
+    return got > 0 ? atol(text) : 0;
+}
+
+/* Takes down what the loudspeaker says from room frame `at` on. */
+static void echo_comes(const struct sim *sim, uint64_t at, const int16_t *sound, snd_pcm_uframes_t frames)
+{
+    long after_ms = echo_ms(sim);
+    if (after_ms < 0)
+        return;
+    at += (uint64_t)after_ms * sim->io.rate / 1000;
+    for (snd_pcm_uframes_t i = 0; i < frames; i++)
+        __atomic_store_n(&echo[(at + i) % ECHO_FRAMES], (int16_t)(sound[i] / 2), __ATOMIC_RELAXED);
+}
+
+/* Adds it to what the microphone hears from room frame `at` on. */
+static void echo_is_heard(uint64_t at, int16_t *sound, snd_pcm_uframes_t frames)
+{
+    for (snd_pcm_uframes_t i = 0; i < frames; i++) {
+        int sum = sound[i] + __atomic_exchange_n(&echo[(at + i) % ECHO_FRAMES], 0, __ATOMIC_RELAXED);
+        sound[i] = (int16_t)(sum > 32767 ? 32767 : sum < -32768 ? -32768 : sum);
+    }
+}
+
 static int sim_start(snd_pcm_ioplug_t *io)
 {
     struct sim *sim = io->private_data;
     sim->start = room_frame(sim);
     sim->running = 1;
+    if (io->stream == SND_PCM_STREAM_PLAYBACK)
+        echo_comes(sim, sim->start, sim->early, sim->moved < EARLY_FRAMES ? sim->moved : EARLY_FRAMES);
     set_timer(sim, 1);
     return 0;
 }
@@ -208,8 +252,17 @@ static snd_pcm_sframes_t sim_transfer(snd_pcm_ioplug_t *io, const snd_pcm_channe
         if (got == 0)
             got = read_some(sim->file, sound, size, (int64_t)((sim->start + sim->moved) * width));
         memset(sound + got, 0, size - got);
-    } else if (sim->file >= 0 && write(sim->file, sound, size) != (ssize_t)size) {
-        return -EIO;
+        if (echo_ms(sim) >= 0)
+            echo_is_heard(sim->start + sim->moved, (int16_t *)sound, frames);
+    } else {
+        while (fault(sim, "hang"))
+            usleep(10000);
+        if (sim->file >= 0 && write(sim->file, sound, size) != (ssize_t)size)
+            return -EIO;
+        if (sim->running)
+            echo_comes(sim, sim->start + sim->moved, (const int16_t *)sound, frames);
+        else if (width == sizeof *sim->early && sim->moved + frames <= EARLY_FRAMES)
+            memcpy(sim->early + sim->moved, sound, size);
     }
     sim->moved += frames;
     return (snd_pcm_sframes_t)frames;
@@ -268,6 +321,7 @@ static int sim_close(snd_pcm_ioplug_t *io)
         close(sim->file);
     if (sim->saying >= 0)
         close(sim->saying);
+    free(sim->early);
     free(sim);
     return 0;
 }
@@ -339,9 +393,15 @@ SND_PCM_PLUGIN_DEFINE_FUNC(simmic)
     struct sim *sim = calloc(1, sizeof *sim);
     if (!sim)
         return -ENOMEM;
+    sim->early = calloc(EARLY_FRAMES, sizeof *sim->early);
+    if (!sim->early) {
+        free(sim);
+        return -ENOMEM;
+    }
     snprintf(sim->dir, sizeof sim->dir, "%s", dir);
     if (fault(sim, "unplug") || fault(sim, "busy")) {
         int err = fault(sim, "unplug") ? -ENODEV : -EBUSY;
+        free(sim->early);
         free(sim);
         return err;
     }

@@ -4,14 +4,14 @@
 //! microphone drops its newest period, counts it and adds its length to the next period's `lost`; a recording waits.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread::Thread;
 use std::time::Duration;
 
 use rtrb::Producer;
 use tokio_util::sync::CancellationToken;
 
-use super::{CaptureStats, CaptureStatus, Period, Read, Source, SourceError, monotonic_ms};
+use super::clock::SoundClock;
+use super::{CaptureStats, CaptureStatus, Period, Read, Source, SourceError};
 
 /// How long a recording waits before it looks again for room in the ring. The reader empties a ring of 32 periods
 /// (0.6 s of sound) in about 15 ms, so this costs no throughput.
@@ -49,6 +49,7 @@ fn pump(
     let mut period = Period::default();
     // Samples dropped since the last push, at the rate of the dropped periods.
     let mut dropped: u32 = 0;
+    let mut clock = SoundClock::default();
     while !stop.is_cancelled() && !ring.is_abandoned() {
         CaptureStats::count(&stats.reads, 1);
         match source.read(&mut period)? {
@@ -57,7 +58,8 @@ fn pump(
             Read::Period => {}
         }
         stats.set_status(CaptureStatus::Running);
-        stats.last_progress_ms.store(monotonic_ms(), Ordering::Relaxed);
+        clock.advance(u64::from(period.lost) + period.len as u64, period.rate_hz);
+        stats.sound_came(clock.ns());
         CaptureStats::count(&stats.periods, 1);
         CaptureStats::count(&stats.lost_samples, u64::from(period.lost));
         if !paced {
@@ -81,6 +83,8 @@ fn pump(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use super::*;
     use rtrb::RingBuffer;
 

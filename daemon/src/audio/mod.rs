@@ -14,6 +14,7 @@
 
 pub mod alsa;
 pub mod capture;
+mod clock;
 mod decode;
 pub mod file;
 mod flac;

@@ -1,8 +1,16 @@
 //! What the capture thread tells the rest of the daemon: atomics only, because it must neither lock nor log.
 
-use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
+
+use super::clock::frame_of;
+use crate::units::FramePos;
+
+/// Sound that has not come for this long is not assumed to have gone on: the device may stand still, and if it is away
+/// instead, the position jumps when it comes back.
+const MOST_AHEAD: Duration = Duration::from_secs(1);
 
 /// What the capture thread is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +24,7 @@ pub enum CaptureStatus {
 }
 
 /// Counters of one capture thread. They only grow; whoever watches them logs the differences.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct CaptureStats {
     /// Calls of the source, with or without sound: they go on while a device is away, and stop if a call hangs.
     pub reads: AtomicU64,
@@ -34,11 +42,55 @@ pub struct CaptureStats {
     pub lost_samples: AtomicU64,
     /// `CLOCK_MONOTONIC` in milliseconds when sound last came; 0 before the first.
     pub last_progress_ms: AtomicU64,
+    /// Position on the audio clock minus `CLOCK_MONOTONIC`, in ns, when sound last came; one number, so that it is never
+    /// read by half. `UNKNOWN` before the first sound.
+    ahead_ns: AtomicI64,
     status: AtomicU8,
     last_errno: AtomicI32,
 }
 
+const UNKNOWN: i64 = i64::MIN;
+
+impl Default for CaptureStats {
+    fn default() -> Self {
+        Self {
+            reads: AtomicU64::new(0),
+            periods: AtomicU64::new(0),
+            xruns: AtomicU64::new(0),
+            suspends: AtomicU64::new(0),
+            reopens: AtomicU64::new(0),
+            dropped_periods: AtomicU64::new(0),
+            lost_samples: AtomicU64::new(0),
+            last_progress_ms: AtomicU64::new(0),
+            ahead_ns: AtomicI64::new(UNKNOWN),
+            status: AtomicU8::new(CaptureStatus::Starting as u8),
+            last_errno: AtomicI32::new(0),
+        }
+    }
+}
+
 impl CaptureStats {
+    /// Where on the audio clock the sound stands that the device hears now. Frames of it come out of the front end
+    /// later; the position says which they are. Early by what waits in the device's buffer.
+    pub fn position(&self) -> FramePos {
+        let ahead = self.ahead_ns.load(Ordering::Relaxed);
+        if ahead == UNKNOWN {
+            return FramePos(0);
+        }
+        let now = monotonic_ns();
+        let last = self.last_progress_ms.load(Ordering::Relaxed).saturating_mul(1_000_000);
+        let most = last.saturating_add(u64::try_from(MOST_AHEAD.as_nanos()).unwrap_or(u64::MAX));
+        FramePos(frame_of(i128::from(now.min(most)) + i128::from(ahead)))
+    }
+
+    /// Says that sound has come up to `sound_ns` after the first sample.
+    pub(crate) fn sound_came(&self, sound_ns: u64) {
+        let now = monotonic_ns();
+        let ahead = i128::from(sound_ns) - i128::from(now);
+        self.ahead_ns.store(i64::try_from(ahead).unwrap_or(UNKNOWN), Ordering::Relaxed);
+        self.last_progress_ms.store(now / 1_000_000, Ordering::Relaxed);
+    }
+
     pub fn status(&self) -> CaptureStatus {
         match self.status.load(Ordering::Relaxed) {
             1 => CaptureStatus::Running,
@@ -77,4 +129,25 @@ pub fn monotonic_ms() -> u64 {
 pub(super) fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_position_moves_on_with_time_and_stands_still_with_a_device_that_does() {
+        let stats = CaptureStats::default();
+        assert_eq!(stats.position(), FramePos(0), "no sound yet");
+        stats.sound_came(5_000_000_000);
+        let soon = stats.position();
+        assert!((500..510).contains(&soon.0), "{soon:?}");
+        std::thread::sleep(Duration::from_millis(60));
+        assert!((506..550).contains(&stats.position().0), "{:?}", stats.position());
+        // Sound last came long ago.
+        let long_ago = monotonic_ns() - 10_000_000_000;
+        stats.ahead_ns.store(5_000_000_000 - i64::try_from(long_ago).unwrap(), Ordering::Relaxed);
+        stats.last_progress_ms.store(long_ago / 1_000_000, Ordering::Relaxed);
+        assert!((599..=600).contains(&stats.position().0), "{:?}", stats.position());
+    }
 }

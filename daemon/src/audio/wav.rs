@@ -55,21 +55,26 @@ impl<R: Read> WavDecoder<R> {
         read_exact(&mut reader, &mut riff, "its RIFF header")?;
         let riff_length = u32_at(&riff, 4);
         let mut shape = None;
+        // Where the file ends if its RIFF length is true, seen from the byte behind the head of the current chunk.
+        let mut to_end = i64::from(riff_length) - 4;
         for _ in 0..MAX_CHUNKS {
             let mut head = [0; 8];
             read_exact(&mut reader, &mut head, "the head of a chunk, before any sound")?;
             let length = u32_at(&head, 4);
+            to_end -= 8;
             match &head[..4] {
                 b"fmt " => shape = Some(read_format(&mut reader, length)?),
                 b"data" => {
                     let shape = shape.ok_or_else(|| Fault::Damaged("its format chunk is missing".into()))?;
-                    let unknown =
-                        length >= UNKNOWN_LENGTH || (length == 0 && matches!(riff_length, 0 | u32::MAX));
+                    // A writer that knew that there is no sound would not go on behind its own end.
+                    let open_end = riff_length == u32::MAX || to_end <= 0;
+                    let unknown = length >= UNKNOWN_LENGTH || (length == 0 && open_end);
                     let left = (!unknown).then_some(u64::from(length));
                     return Ok(Self { reader, shape, left, buffer: vec![0; BUFFER_BYTES] });
                 }
                 _ => skip(&mut reader, u64::from(length) + u64::from(length & 1))?,
             }
+            to_end -= i64::from(length) + i64::from(length & 1);
         }
         Err(Fault::Damaged("it has no data chunk".into()))
     }

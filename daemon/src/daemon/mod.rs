@@ -84,7 +84,7 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
 
     // Bind: the queues, each bounded.
     let events = Events::new(lines);
-    let control = Arc::new(HearingControl::default());
+    let control = Arc::new(HearingControl::new(stats.clone()));
     let live = Arc::new(ArcSwap::from_pointee(Live::of(&settings)));
     let (ring_in, ring_out) = rtrb::RingBuffer::<Period>::new(RING_PERIODS);
     let (heard_in, heard_out) = mpsc::channel::<Heard>(HEARD_DEPTH);

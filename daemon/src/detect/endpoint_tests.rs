@@ -67,6 +67,7 @@ impl Bench {
             Detection::SpeechEnd { .. } => 'e',
             Detection::NoSpeech { .. } => 'n',
             Detection::Dropped { .. } => 'd',
+            Detection::Asked { .. } => 'a',
         };
         let mut story: Vec<char> = self.out.iter().map(letter).collect();
         story.dedup();
@@ -278,7 +279,9 @@ fn check(seed: u64, out: &[Detection]) {
                 assert!(raw.len() <= 1_500 * FRAME_SAMPLES, "seed {seed}: command of {} samples", raw.len());
                 assert!(frames <= 1_500 + 150 + 30 + 500 + 40, "seed {seed}: {frames} frames");
             }
-            Detection::Dropped { .. } => panic!("seed {seed}: the detector itself never says so"),
+            Detection::Dropped { .. } | Detection::Asked { .. } => {
+                panic!("seed {seed}: the detector itself never says so")
+            }
             Detection::NoSpeech { .. } | Detection::Wake { .. } => {}
         }
     }

@@ -100,6 +100,10 @@ pub enum Detection {
     NoSpeech {
         pos: FramePos,
     },
+    /// A listening window was opened at a distance. Said by whoever holds the detector.
+    Asked {
+        pos: FramePos,
+    },
     /// What was open or awaited is dropped because the device speaks or is muted. Said by whoever holds the detector.
     Dropped {
         pos: FramePos,
@@ -236,7 +240,7 @@ impl Detector {
         }
     }
 
-    /// A command may come without a wake word during the next `ms`; `NoSpeech` says that none came.
+    /// A command may come without a wake word during the `ms` after the last frame taken; `NoSpeech` says that none came.
     pub fn open_follow_up(&mut self, ms: u32) {
         if ms > 0 && !self.held {
             self.endpointer.follow_up(self.sound.end(), frames_in_ms(ms) as u64);

@@ -8,21 +8,14 @@ use crate::audio::Channel;
 use crate::audio::Period;
 use crate::audio::file::read_all;
 use crate::dsp::FrontEnd;
-use crate::testdata::shared;
+use crate::testdata::{models, shared};
 use crate::units::FRAME_SAMPLES;
 
 const S: usize = 16_000;
 
-fn store() -> ModelStore {
-    let mut dirs = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("../models")];
-    dirs.extend(std::env::var_os("JARVIS_MODELS_DIR").map(PathBuf::from));
-    dirs.extend(std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/share/jarvis/models")));
-    ModelStore::open(&dirs).unwrap()
-}
-
 /// A detector of "hey jarvis", where the head has been fetched.
 fn jarvis() -> Option<Detector> {
-    match Detector::new(&store(), &DetectSettings::default()) {
+    match Detector::new(&models(), &DetectSettings::default()) {
         Ok(detector) => Some(detector),
         Err(ModelError::Missing { .. }) => {
             eprintln!(
@@ -36,7 +29,7 @@ fn jarvis() -> Option<Detector> {
 
 /// A detector to which every stretch of speech is a command.
 fn always() -> Detector {
-    Detector::new(&store(), &DetectSettings { wake: Vec::new(), ..DetectSettings::default() }).unwrap()
+    Detector::new(&models(), &DetectSettings { wake: Vec::new(), ..DetectSettings::default() }).unwrap()
 }
 
 fn frames_of(samples: &[f32]) -> Vec<Frame> {
@@ -242,7 +235,7 @@ fn other_words_and_other_peoples_sentences_do_not_wake() {
 #[test]
 fn without_a_wake_word_every_sentence_is_an_utterance_that_holds_its_speech() {
     let mut detector = always();
-    let mut vad = Vad::new(&store()).unwrap();
+    let mut vad = Vad::new(&models()).unwrap();
     for samples in librispeech(3) {
         let padded = [vec![0.0; S], samples, vec![0.0; S]].concat();
         let out = detect(&mut detector, &padded);
@@ -342,7 +335,7 @@ fn any_frames_in_any_order_give_ordered_bounded_utterances_and_finite_numbers() 
 
 #[test]
 fn speech_of_gives_one_probability_a_frame_for_any_length() {
-    let mut vad = Vad::new(&store()).unwrap();
+    let mut vad = Vad::new(&models()).unwrap();
     for samples in [0, 1, 159, 160, 161, 511, 512, 513, 1_536, 1_600, 5_000, 16_000] {
         let speech = vad.speech_of(&vec![0.0; samples]).unwrap();
         assert_eq!(speech.len(), samples.div_ceil(FRAME_SAMPLES), "{samples} samples");
@@ -365,9 +358,9 @@ fn a_head_that_is_no_head_is_refused_with_its_path() {
     let vad = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/silero_vad_16k.onnx");
     let model = vad.to_string_lossy().into_owned();
     let wake = vec![WakeWord { model: model.clone(), threshold: 0.5 }];
-    let error = Detector::new(&store(), &DetectSettings { wake, ..DetectSettings::default() }).unwrap_err();
+    let error = Detector::new(&models(), &DetectSettings { wake, ..DetectSettings::default() }).unwrap_err();
     assert!(crate::error::chain(&error).contains("silero_vad_16k.onnx"), "{error}");
     let wake = vec![WakeWord { model: "hey-nobody".into(), threshold: 0.5 }];
-    let error = Detector::new(&store(), &DetectSettings { wake, ..DetectSettings::default() }).unwrap_err();
+    let error = Detector::new(&models(), &DetectSettings { wake, ..DetectSettings::default() }).unwrap_err();
     assert!(error.to_string().contains("hey-nobody"), "{error}");
 }

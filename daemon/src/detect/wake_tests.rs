@@ -1,19 +1,10 @@
 //! The chain in pieces: streaming equals batch, the parts equal their references.
 
-use std::path::{Path, PathBuf};
-
 use super::wake::{WakeChain, WakeWord};
 use crate::audio::Channel;
 use crate::audio::file::read_all;
 use crate::inference::{Buffer, Input, InputFact, ModelError, ModelStore, npy};
-use crate::testdata::shared;
-
-fn store() -> ModelStore {
-    let mut dirs = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("../models")];
-    dirs.extend(std::env::var_os("JARVIS_MODELS_DIR").map(PathBuf::from));
-    dirs.extend(std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/share/jarvis/models")));
-    ModelStore::open(&dirs).unwrap()
-}
+use crate::testdata::{models, shared};
 
 fn speech() -> Option<Vec<f32>> {
     let file = shared("audio/rhasspy3/turn_on_the_lamp.flac")?;
@@ -28,7 +19,7 @@ fn mel(store: &ModelStore, samples: &[f32]) -> Vec<f32> {
 #[test]
 fn the_streaming_mel_spectrogram_equals_the_batch_one() {
     let Some(samples) = speech() else { return };
-    let store = store();
+    let store = models();
     let samples = &samples[..480 + 50 * 320];
     let batch = mel(&store, samples);
     let mut streamed = Vec::new();
@@ -46,7 +37,7 @@ fn the_streaming_mel_spectrogram_equals_the_batch_one() {
 #[test]
 fn the_streaming_embedding_equals_the_reference_of_the_batch_one() {
     let Some(folder) = shared("models/ref") else { return };
-    let plan = store().load("oww-embedding", &[]).unwrap();
+    let plan = models().load("oww-embedding", &[]).unwrap();
     for n in 0..2 {
         let (shape, window) = npy::read(&folder.join(format!("oww_embedding.{n}.in.input_1.npy")));
         let (_, want) = npy::read(&folder.join(format!("oww_embedding.{n}.out.conv2d_19.npy")));
@@ -71,7 +62,7 @@ fn the_streaming_embedding_equals_the_reference_of_the_batch_one() {
 #[test]
 fn the_head_equals_its_reference_vectors() {
     let Some(folder) = shared("models/ref") else { return };
-    let plan = match store().load("hey-jarvis", &[(0, InputFact::f32(&[1, 16, 96]))]) {
+    let plan = match models().load("hey-jarvis", &[(0, InputFact::f32(&[1, 16, 96]))]) {
         Ok(plan) => plan,
         Err(ModelError::Missing { .. }) => {
             return eprintln!("skipped: the wake-word head is not on this machine");
@@ -90,7 +81,7 @@ fn the_head_equals_its_reference_vectors() {
 fn two_heads_share_one_front_part_and_a_reset_chain_repeats_itself() {
     let Some(samples) = speech() else { return };
     let word = |threshold| WakeWord { model: "hey-jarvis".into(), threshold };
-    let mut chain = match WakeChain::new(&store(), &[word(0.5), word(0.7)], 2) {
+    let mut chain = match WakeChain::new(&models(), &[word(0.5), word(0.7)], 2) {
         Ok(chain) => chain,
         Err(ModelError::Missing { .. }) => {
             return eprintln!("skipped: the wake-word head is not on this machine");

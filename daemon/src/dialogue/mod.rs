@@ -11,7 +11,6 @@
 pub mod builtin;
 mod context;
 pub mod speech;
-mod wav;
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! The answer as sound: any command that turns text into a WAV file.
+//! The answer as sound: any command that turns text into a WAV (or FLAC) file.
 //!
 //! The command gets the text on standard input and writes the WAV file to standard output. Both, and standard error,
 //! are files in memory rather than pipes: `flite` writes its header last and needs to seek, and nothing can block because
@@ -21,10 +21,8 @@ use std::time::Duration;
 use rustix::fs::MemfdFlags;
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 
-use super::wav;
+use crate::audio::{Channel, SourceError, file};
 use crate::notify::PRIVATE_ENV;
-
-pub use super::wav::{Rendered, WavError};
 
 /// Tried in this order when no command is configured.
 const DEFAULTS: [&[&str]; 2] =
@@ -38,6 +36,8 @@ const MAX_BYTES: u64 = 24 * 1024 * 1024;
 const MAX_COMPLAINT_BYTES: u64 = 1024 * 1024;
 /// Hard limit of any file the command makes. `espeak-ng` links PulseAudio's client, whose shared memory has 64 MB.
 const MAX_FILE_BYTES: u64 = 96 * 1024 * 1024;
+/// Longest sound that is played; [`MAX_TEXT_CHARS`] take about half of it.
+const MAX_SOUND_S: u32 = 600;
 /// How often the sizes are looked at.
 const LOOK: Duration = Duration::from_millis(20);
 /// Longest text handed over, in characters; about five minutes of speech.
@@ -79,8 +79,24 @@ pub enum SpeechError {
     TooMuch { program: String },
     #[error("the speech command {program} failed ({status}){complaint}")]
     Failed { program: String, status: std::process::ExitStatus, complaint: String },
+    #[error("the speech command {program} wrote nothing{complaint}")]
+    Nothing { program: String, complaint: String },
     #[error("the speech command {program} wrote no usable sound{complaint}")]
-    Wav { program: String, complaint: String, source: WavError },
+    Sound { program: String, complaint: String, source: SourceError },
+}
+
+/// Mono sound.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rendered {
+    /// In [-1, 1].
+    pub samples: Vec<f32>,
+    pub rate_hz: u32,
+}
+
+impl Rendered {
+    pub fn seconds(&self) -> f32 {
+        self.samples.len() as f32 / self.rate_hz as f32
+    }
 }
 
 /// Renders answers. Cheap to keep; every call runs the command anew.
@@ -161,7 +177,13 @@ impl Speech {
             .rewind()
             .and_then(|()| stdout.take(MAX_BYTES).read_to_end(&mut bytes))
             .map_err(SpeechError::Prepare)?;
-        wav::decode(&bytes).map_err(|source| SpeechError::Wav { program, complaint, source })
+        if bytes.is_empty() {
+            return Err(SpeechError::Nothing { program, complaint });
+        }
+        match file::read_bytes(bytes, "what it wrote", Channel::Mean, MAX_SOUND_S) {
+            Ok((samples, rate_hz)) => Ok(Rendered { samples, rate_hz }),
+            Err(source) => Err(SpeechError::Sound { program, complaint, source }),
+        }
     }
 }
 
@@ -381,9 +403,9 @@ mod tests {
     #[tokio::test]
     async fn what_is_no_sound_is_said_so() {
         let cases = [
-            ("true", "it wrote nothing"),
-            ("echo hello", "not a WAV file"),
-            ("printf 'RIFF....WAVE'", "in the middle of its header"),
+            ("true", "wrote nothing"),
+            ("echo hello", "not a recording that can be read"),
+            ("printf 'RIFF....WAVE'", "it ends in the head of a chunk"),
             ("echo 'no voice called x' >&2", "no voice called x"),
         ];
         for (script, expected) in cases {

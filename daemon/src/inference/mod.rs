@@ -10,6 +10,7 @@
 //! threads; what changes from run to run lives in a [`Session`] of one user. A symbolic axis makes tract several times
 //! slower, so every plan is made for one exact shape.
 
+pub mod allocator;
 mod manifest;
 #[cfg(test)]
 pub(crate) mod npy;

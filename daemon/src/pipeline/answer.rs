@@ -1,6 +1,7 @@
 //! Speaking an answer: text to sound by a command, sound to the loudspeaker by ALSA, detection held meanwhile.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -13,19 +14,26 @@ use crate::health::{Condition, Health};
 
 /// Name of the loudspeaker in [`Health`].
 pub const COMPONENT: &str = "speech";
-/// How long a room still carries what the loudspeaker said.
-const ECHO_TAIL: Duration = Duration::from_millis(250);
+/// How long a room still carries what the loudspeaker said, with the time that the sound takes through both devices.
+const ECHO_TAIL_MS: u32 = 250;
+/// A sound device that keeps a call for this much longer than the answer lasts has hung. Longer than what
+/// [`playback::play`] waits for a device that says that it takes nothing.
+const HUNG: Duration = Duration::from_secs(10);
+/// The same once the device is told to stop.
+const HUNG_AT_STOP: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone)]
 pub struct Answer {
     speech: Arc<Speech>,
     device: String,
     health: Health,
+    /// A thread is inside the sound device.
+    playing: Arc<AtomicBool>,
 }
 
 impl Answer {
     pub fn new(speech: Speech, device: String, health: Health) -> Self {
-        Self { speech: Arc::new(speech), device, health }
+        Self { speech: Arc::new(speech), device, health, playing: Arc::default() }
     }
 
     /// Speaks `text` to its end or until `stop`. What cannot be spoken stays text: the turn is stored already.
@@ -43,21 +51,46 @@ impl Answer {
                 return;
             }
         };
-        control.set_held(true);
-        let (device, token) = (self.device.clone(), stop.clone());
-        let played = tokio::task::spawn_blocking(move || {
-            playback::play(&device, &sound.samples, sound.rate_hz, &token)
-        })
-        .await;
-        tokio::time::sleep(ECHO_TAIL).await;
-        control.set_held(false);
+        if self.playing.swap(true, Ordering::AcqRel) {
+            // The thread of an earlier answer cannot be ended; another one would only wait beside it.
+            return self.hung();
+        }
+        let most = Duration::from_secs_f32(sound.seconds()) + HUNG;
+        let (device, token, playing) = (self.device.clone(), stop.clone(), self.playing.clone());
+        let hold = control.hold(ECHO_TAIL_MS);
+        let playback = tokio::task::spawn_blocking(move || {
+            let played = playback::play(&device, &sound.samples, sound.rate_hz, &token);
+            playing.store(false, Ordering::Release);
+            played
+        });
+        let told_and_hung = async {
+            stop.cancelled().await;
+            tokio::time::sleep(HUNG_AT_STOP).await;
+        };
+        let played = tokio::select! {
+            played = playback => Some(played),
+            () = tokio::time::sleep(most) => None,
+            () = told_and_hung => None,
+        };
+        drop(hold);
         match played {
-            Ok(Ok(())) => {
+            Some(Ok(Ok(()))) => {
                 self.health.set(COMPONENT, Condition::Ok);
             }
-            Ok(Err(error)) => self.text_only(&error),
-            Err(error) => log::error!("speaking was interrupted: {error}"),
+            Some(Ok(Err(error))) => self.text_only(&error),
+            Some(Err(error)) => log::error!("speaking was interrupted: {error}"),
+            None => self.hung(),
         }
+    }
+
+    fn hung(&self) {
+        let device = &self.device;
+        self.health.set(
+            COMPONENT,
+            Condition::degraded(format!(
+                "answers are text only: the playback device {device} hangs; restart the service when it works again"
+            )),
+        );
     }
 
     /// A device without a loudspeaker is no fault. [`Health`] says a change once.

@@ -5,17 +5,21 @@
 //! live source, so the next wake word is heard while an answer is being made. For a recording read faster than real
 //! time it waits after each utterance until the turn is over: the same file gives the same turns on any machine.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::audio::Period;
+pub use super::attention::Window;
+use super::attention::{Attention, Heed};
+use crate::audio::{CaptureStats, Period};
 use crate::detect::{Detection, Detector};
 use crate::dsp::{Frame, FrontEnd};
+use crate::units::{FramePos, frames_in_ms};
 
 /// How long the thread sleeps at most when the ring is empty; the capture thread unparks it earlier.
 const PARK: Duration = Duration::from_millis(50);
@@ -23,37 +27,65 @@ const PARK: Duration = Duration::from_millis(50);
 /// What others may ask of the detector while it runs.
 #[derive(Debug, Default)]
 pub struct HearingControl {
-    held: AtomicBool,
-    muted: AtomicBool,
-    /// Requested listening window in ms; 0 = none.
-    open_window_ms: AtomicU32,
+    /// Where the sound stands; see [`CaptureStats::position`].
+    stats: Arc<CaptureStats>,
+    attention: Mutex<Attention>,
     /// Frames through the detector since start: the proof of life of this thread.
     frames: AtomicU64,
 }
 
+/// While this lives the device speaks: the sound that is heard now is not listened to.
+#[derive(Debug)]
+pub struct Hold<'a> {
+    control: &'a HearingControl,
+    tail_ms: u32,
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        let now = self.control.stats.position();
+        let end = FramePos(now.0 + frames_in_ms(self.tail_ms) as u64);
+        self.control.attention().release(end);
+    }
+}
+
 impl HearingControl {
-    /// While held (the device speaks) nothing is detected.
-    pub fn set_held(&self, held: bool) {
-        self.held.store(held, Ordering::Release);
+    /// `stats` are those of the capture thread whose sound is examined.
+    pub fn new(stats: Arc<CaptureStats>) -> Self {
+        Self { stats, ..Self::default() }
     }
 
-    /// While muted nothing is detected until the household unmutes.
+    /// From here to `tail_ms` after the end of the hold nothing is detected, however late the sound is looked at.
+    pub fn hold(&self, tail_ms: u32) -> Hold<'_> {
+        self.attention().hold(self.stats.position());
+        Hold { control: self, tail_ms }
+    }
+
+    /// While muted nothing is detected until the household unmutes; what was said meanwhile is not heard then either.
     pub fn set_muted(&self, muted: bool) {
-        self.muted.store(muted, Ordering::Release);
+        let now = self.stats.position();
+        let mut attention = self.attention();
+        if muted { attention.mute() } else { attention.unmute(now) }
     }
 
     pub fn is_muted(&self) -> bool {
-        self.muted.load(Ordering::Acquire)
+        self.attention().is_muted()
     }
 
-    /// Opens a window of `ms` in which speech needs no wake word.
-    pub fn open_window(&self, ms: u32) {
-        self.open_window_ms.store(ms, Ordering::Release);
+    /// Opens a window of `ms` in which speech needs no wake word, as soon as the device is silent.
+    pub fn open_window(&self, window: Window, ms: u32) {
+        let now = self.stats.position();
+        self.attention().open_window(now, window, ms);
     }
 
     /// Frames examined since start.
     pub fn frames(&self) -> u64 {
         self.frames.load(Ordering::Relaxed)
+    }
+
+    fn attention(&self) -> MutexGuard<'_, Attention> {
+        // Every change of it is made by one short call without a way out in the middle.
+        self.attention.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -127,17 +159,21 @@ impl Hearing<'_> {
     fn detect(&mut self, frames: &mut Vec<Frame>) -> Result<bool, HearingError> {
         let mut found = Vec::new();
         for frame in frames.drain(..) {
-            let silenced =
-                self.control.held.load(Ordering::Acquire) || self.control.muted.load(Ordering::Acquire);
+            let heed = self.control.attention().heed(frame.pos);
+            let silenced = heed == Heed::Silenced;
             if silenced && self.detector.is_attending() {
                 found.push(Detection::Dropped { pos: frame.pos });
             }
             self.detector.set_held(silenced);
-            let window_ms = self.control.open_window_ms.swap(0, Ordering::AcqRel);
-            if window_ms > 0 && !silenced {
-                self.detector.open_follow_up(window_ms);
-            }
             self.detector.push(&frame, &mut found).map_err(HearingError::Detector)?;
+            // Behind the frame: the window is measured from the newest sound the detector has, which after an answer is
+            // from before the answer until this frame is in.
+            if let Heed::OpenWindow(window, ms) = heed {
+                self.detector.open_follow_up(ms);
+                if window == Window::Asked {
+                    found.push(Detection::Asked { pos: frame.pos });
+                }
+            }
             self.control.frames.fetch_add(1, Ordering::Relaxed);
             if !found.is_empty() && !self.tell(std::mem::take(&mut found)) {
                 return Ok(false);
@@ -172,3 +208,7 @@ impl Hearing<'_> {
         true
     }
 }
+
+#[cfg(test)]
+#[path = "hearing_tests.rs"]
+mod tests;

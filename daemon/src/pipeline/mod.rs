@@ -10,6 +10,7 @@
 //! place where sound can be lost and none where an utterance can.
 
 pub mod answer;
+mod attention;
 pub mod events;
 pub mod hearing;
 pub mod parts;

@@ -10,6 +10,7 @@ use crate::dialogue::{Builtin, Dialogue, DialogueSettings, Responder};
 use crate::error::{Exit, Failure, chain};
 use crate::health::{Condition, Health};
 use crate::inference::ModelStore;
+use crate::inference::allocator::{self, Resident};
 use crate::memory::{Device, Memory};
 use crate::pipeline::answer::{self, Answer};
 use crate::pipeline::voices::Voices;
@@ -86,6 +87,14 @@ impl Parts {
         }
         let dialogue = open_dialogue(settings, memory.clone());
         let answer = Some(open_answer(settings, health));
+        if let Some(Resident { before_kb, after_kb }) = allocator::give_back() {
+            let mb = |kb: u64| kb * 1_024 / 1_000_000;
+            log::debug!(
+                "everything is loaded: {} MB resident, {} MB before what loading left was given back",
+                mb(after_kb),
+                mb(before_kb)
+            );
+        }
         Ok(Self { detector, voices, recognizer, memory, dialogue, answer })
     }
 }

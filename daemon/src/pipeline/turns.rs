@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer::Answer;
 use super::events::Events;
-use super::hearing::{Heard, HearingControl};
+use super::hearing::{Heard, HearingControl, Window};
 use super::voices::{Voices, VoicesError};
 use crate::daemon::live::{Live, LiveSettings};
 use crate::detect::{Detection, Utterance};
@@ -63,7 +63,7 @@ pub struct Turns {
 /// What is known of the command that is being heard.
 #[derive(Debug, Default)]
 struct Hearing {
-    /// A wake word was said and no command has followed yet.
+    /// A wake word was said, or the device was asked to listen, and no command has followed yet.
     woken: bool,
     /// Up to where the command was handed to the recogniser.
     until: FramePos,
@@ -130,7 +130,7 @@ impl Turns {
                 self.control.set_muted(false);
                 self.health.set_muted(false);
             }
-            Command::Listen => self.control.open_window(PUSH_TO_TALK_MS),
+            Command::Listen => self.control.open_window(Window::Asked, PUSH_TO_TALK_MS),
         }
     }
 
@@ -161,6 +161,10 @@ impl Turns {
                 hearing.woken = true;
                 self.health.set_stage(State::Listening);
                 self.events.at(pos, What::Wake { word, score }).await;
+            }
+            Detection::Asked { .. } => {
+                hearing.woken = true;
+                self.health.set_stage(State::Listening);
             }
             Detection::SpeechStart { pos } => {
                 self.health.set_stage(State::Listening);
@@ -220,7 +224,7 @@ impl Turns {
         } else if let Some((speaker, transcript)) = self.understand(utterance, &live, gate).await
             && self.turn(pos, speaker, transcript, &live, stop).await
         {
-            self.control.open_window(live.follow_up_ms);
+            self.control.open_window(Window::FollowUp, live.follow_up_ms);
             self.health.set_stage(State::FollowUp);
             return;
         }

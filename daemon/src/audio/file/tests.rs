@@ -224,6 +224,8 @@ fn lengths_of_streaming_writers_are_not_believed() {
         // writers that never come back to fill them in
         (0, 0),
         (u32::MAX, 0),
+        // writers that wrote the header of an empty file and could not come back, such as Python's `wave` into a pipe
+        (36, 0),
         // a recording that was cut off
         (100_036, 100_000),
         // a RIFF length that is simply wrong
@@ -235,6 +237,30 @@ fn lengths_of_streaming_writers_are_not_believed() {
             ..Wav::pcm(16, 1, 16_000, data.clone())
         };
         assert_eq!(read(wav.bytes()).expect("read").0.len(), 320, "{riff_length:#x} {data_length:#x}");
+    }
+}
+
+#[test]
+fn a_file_that_says_it_is_empty_is_and_what_follows_is_no_sound() {
+    let empty = Wav::pcm(16, 1, 16_000, Vec::new()).bytes();
+    let mut tagged = [empty, b"LIST\x04\0\0\0INFO".to_vec()].concat();
+    let length = u32::try_from(tagged.len() - 8).unwrap();
+    tagged[4..8].copy_from_slice(&length.to_le_bytes());
+    assert!(refusal(tagged).contains("holds no sound"));
+}
+
+#[test]
+fn a_wav_cut_off_anywhere_is_read_to_there_or_refused() {
+    for data_length in [None, Some(0), Some(u32::MAX)] {
+        let riff_length = data_length.map(|_| u32::MAX);
+        let wav = Wav { riff_length, data_length, ..Wav::pcm(16, 1, 8_000, vec![0x11; 64]) };
+        let whole = wav.bytes();
+        for end in 0..whole.len() {
+            match read(whole[..end].to_vec()) {
+                Ok((samples, _)) => assert_eq!(samples.len(), (end - 44) / 2, "{end}"),
+                Err(error) => assert!(end < 46, "{end}: {error}"),
+            }
+        }
     }
 }
 

@@ -1,0 +1,55 @@
+//! Memory that loading models leaves behind. A model is read, parsed and rewritten several times before it is a plan; what
+//! that took is free afterwards, but glibc keeps it in its arenas for later, and there is no later: models are loaded once.
+
+use std::fs;
+
+/// What giving memory back changed: resident memory of the process in the kernel's kB, 1,024 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resident {
+    pub before_kb: u64,
+    pub after_kb: u64,
+}
+
+/// Gives back to the system what the allocator keeps but nobody uses. Takes some milliseconds; does nothing with another
+/// C library than glibc. `None` where `/proc` does not say how much memory is resident.
+pub fn give_back() -> Option<Resident> {
+    let before_kb = resident_kb();
+    trim();
+    Some(Resident { before_kb: before_kb?, after_kb: resident_kb()? })
+}
+
+#[cfg(target_env = "gnu")]
+fn trim() {
+    #[expect(unsafe_code, reason = "no crate of ours wraps malloc_trim")]
+    // SAFETY: any thread may call it at any time; it takes the locks of the arenas and touches only free memory. Whether
+    // something was given back is of no interest.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn trim() {}
+
+fn resident_kb() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().trim_end_matches("kB").trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_env = "gnu")]
+    fn memory_that_was_used_in_small_pieces_is_given_back() {
+        // Pieces too small for a mapping of their own, with one in use behind them, so that glibc keeps them.
+        let pieces: Vec<Vec<u8>> = (0..2_000).map(|_| vec![1_u8; 32 * 1_024]).collect();
+        let last = vec![1_u8; 1_024];
+        drop(pieces);
+        let Resident { before_kb, after_kb } = give_back().unwrap();
+        assert!(before_kb > after_kb + 32 * 1_024, "{before_kb} kB, then {after_kb} kB");
+        assert_eq!(last.len(), 1_024);
+    }
+}

@@ -1,0 +1,190 @@
+//! Which sound is listened to: stretches of the audio clock, not of the wall clock.
+//!
+//! The front end may be late by the length of the ring. What the microphone heard while the device spoke is then looked at
+//! after it has spoken, and what somebody says right behind the answer while it would still count as speaking. So whoever
+//! silences the detector says from which position to which, and the detector compares the position of each frame.
+//!
+//! Invariants: positions are asked for in rising order (one source); a muted device listens to nothing, also not to
+//! sound from before it was muted; sound heard while it was muted stays unheard after it is unmuted.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use crate::units::FramePos;
+
+/// Why speech needs no wake word for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Window {
+    /// The device has answered.
+    FollowUp,
+    /// Somebody asked for it, at a distance.
+    Asked,
+}
+
+/// Stretches that the front end has not reached yet. It is at most a ring late and answers take seconds, so there are one
+/// or two; beyond this many the last ones are joined.
+const MOST: usize = 16;
+
+#[derive(Debug, Default)]
+pub(super) struct Attention {
+    muted: bool,
+    /// The device speaks from here on.
+    speaking: Option<FramePos>,
+    /// Stretches that are over, in the order of their ends.
+    over: VecDeque<Range<FramePos>>,
+    /// A listening window that was asked for: from where on, and its length in ms.
+    window: Option<(FramePos, Window, u32)>,
+}
+
+/// What to do with a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heed {
+    /// Not to be listened to.
+    Silenced,
+    Listen,
+    /// Listen, and open a window of this many ms first.
+    OpenWindow(Window, u32),
+}
+
+impl Attention {
+    pub(super) fn is_muted(&self) -> bool {
+        self.muted
+    }
+
+    pub(super) fn mute(&mut self) {
+        self.muted = true;
+        self.window = None;
+    }
+
+    /// `now` is where the sound stands.
+    pub(super) fn unmute(&mut self, now: FramePos) {
+        if std::mem::take(&mut self.muted) {
+            self.close(FramePos(0)..now);
+        }
+    }
+
+    /// The device begins to speak.
+    pub(super) fn hold(&mut self, now: FramePos) {
+        self.speaking.get_or_insert(now);
+    }
+
+    /// What the device has said has died away at `end`.
+    pub(super) fn release(&mut self, end: FramePos) {
+        if let Some(from) = self.speaking.take() {
+            self.close(from..end);
+        }
+    }
+
+    /// Asks for a window of `ms` from `now` on, or from the end of what the device says if it speaks then. A muted device
+    /// opens none.
+    pub(super) fn open_window(&mut self, now: FramePos, window: Window, ms: u32) {
+        if ms > 0 && !self.muted {
+            self.window = Some((now, window, ms));
+        }
+    }
+
+    /// What to do with the frame at `pos`; what lies before it is forgotten.
+    pub(super) fn heed(&mut self, pos: FramePos) -> Heed {
+        self.over.retain(|stretch| pos < stretch.end);
+        let spoken = self.speaking.is_some_and(|from| from <= pos);
+        if self.muted || spoken || self.over.iter().any(|stretch| stretch.contains(&pos)) {
+            return Heed::Silenced;
+        }
+        match self.window {
+            Some((from, window, ms)) if from <= pos => {
+                self.window = None;
+                Heed::OpenWindow(window, ms)
+            }
+            _ => Heed::Listen,
+        }
+    }
+
+    fn close(&mut self, stretch: Range<FramePos>) {
+        let full = self.over.len() >= MOST;
+        match self.over.back_mut() {
+            Some(last) if full => last.end = last.end.max(stretch.end),
+            _ => self.over.push_back(stretch),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heard(attention: &mut Attention, frames: Range<u64>) -> Vec<u64> {
+        frames.filter(|pos| attention.heed(FramePos(*pos)) != Heed::Silenced).collect()
+    }
+
+    #[test]
+    fn a_late_front_end_leaves_out_what_the_device_said_and_nothing_else() {
+        let mut attention = Attention::default();
+        attention.hold(FramePos(100));
+        attention.release(FramePos(105));
+        // All of it is looked at when the device has long fallen silent.
+        assert_eq!(heard(&mut attention, 97..108), [97, 98, 99, 105, 106, 107]);
+    }
+
+    #[test]
+    fn while_the_device_speaks_sound_from_before_is_still_heard() {
+        let mut attention = Attention::default();
+        attention.hold(FramePos(100));
+        assert_eq!(heard(&mut attention, 98..120), [98, 99]);
+        // The end may lie ahead: the room goes on sounding for a while.
+        attention.release(FramePos(122));
+        assert_eq!(heard(&mut attention, 120..124), [122, 123]);
+    }
+
+    #[test]
+    fn several_answers_before_the_front_end_has_seen_one_are_told_apart() {
+        let mut attention = Attention::default();
+        for from in [10, 20, 30] {
+            attention.hold(FramePos(from));
+            attention.release(FramePos(from + 5));
+        }
+        assert_eq!(heard(&mut attention, 8..40).len(), 32 - 15);
+        for from in 0..1_000 {
+            attention.hold(FramePos(100 + 2 * from));
+            attention.release(FramePos(101 + 2 * from));
+        }
+        assert!(attention.over.len() <= MOST);
+        let spoken = (0..1_000).map(|n| 100 + 2 * n);
+        assert!(spoken.into_iter().all(|pos| attention.heed(FramePos(pos)) == Heed::Silenced));
+    }
+
+    #[test]
+    fn sound_from_while_the_device_was_muted_stays_unheard() {
+        let mut attention = Attention::default();
+        attention.mute();
+        assert!(heard(&mut attention, 50..60).is_empty(), "also what came before");
+        attention.unmute(FramePos(70));
+        assert_eq!(heard(&mut attention, 60..73), [70, 71, 72]);
+        // To unmute what is not muted silences nothing.
+        attention.unmute(FramePos(90));
+        assert_eq!(heard(&mut attention, 73..76), [73, 74, 75]);
+    }
+
+    #[test]
+    fn a_window_waits_for_its_place_and_for_the_end_of_the_answer() {
+        let mut attention = Attention::default();
+        attention.hold(FramePos(10));
+        attention.open_window(FramePos(12), Window::FollowUp, 5_000);
+        attention.release(FramePos(20));
+        assert_eq!(attention.heed(FramePos(9)), Heed::Listen, "before the answer");
+        assert_eq!(attention.heed(FramePos(19)), Heed::Silenced);
+        assert_eq!(attention.heed(FramePos(20)), Heed::OpenWindow(Window::FollowUp, 5_000));
+        assert_eq!(attention.heed(FramePos(21)), Heed::Listen, "once");
+    }
+
+    #[test]
+    fn a_muted_device_opens_no_window_and_keeps_none_for_later() {
+        let mut attention = Attention::default();
+        attention.open_window(FramePos(0), Window::Asked, 5_000);
+        attention.mute();
+        attention.open_window(FramePos(1), Window::Asked, 5_000);
+        attention.unmute(FramePos(2));
+        assert_eq!(attention.heed(FramePos(2)), Heed::Listen);
+        attention.open_window(FramePos(3), Window::FollowUp, 0);
+        assert_eq!(attention.heed(FramePos(3)), Heed::Listen, "a window of no length is none");
+    }
+}
