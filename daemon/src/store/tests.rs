@@ -115,7 +115,13 @@ async fn every_statement_prepares_on_the_real_schema() {
     let path = folder.path().join("jarvis.db");
     open(&path).await.unwrap().close().await;
     let mut conn = raw(&path).await;
-    let all = [super::queue::STATEMENTS, super::schema::STATEMENTS, super::sqlite::STATEMENTS];
+    let all = [
+        super::open::STATEMENTS,
+        super::queue::STATEMENTS,
+        super::salvage::STATEMENTS,
+        super::schema::STATEMENTS,
+        super::sqlite::STATEMENTS,
+    ];
     let mut count = 0;
     for (name, sql) in all.into_iter().chain(crate::memory::statements()).flatten() {
         let explain = AssertSqlSafe(format!("EXPLAIN {sql}"));
@@ -203,7 +209,8 @@ async fn damage_is_found_at_the_start_and_said_in_a_sentence() {
         let mut file = fresh().await;
         damage(&mut file);
         fs::write(&path, &file).unwrap();
-        let error = open(&path).await.expect_err(what);
+        let look_only = StoreOptions { keep_damaged: true, ..StoreOptions::default() };
+        let error = Store::open(&path, &look_only).await.expect_err(what);
         assert!(matches!(error, StoreError::Damaged { .. }), "{what}: {error:?}");
         assert!(error.to_string().contains("restore the latest backup"), "{error}");
         assert_eq!(fs::read(&path).unwrap(), file, "{what}: the file was changed");
