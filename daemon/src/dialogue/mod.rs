@@ -145,8 +145,26 @@ impl Dialogue {
         &self.memory
     }
 
-    /// Answers `text` of `user` and returns once the turn is on the disk.
+    /// Answers `text` of `user` and returns once the turn is on the disk. A database that turns out to be damaged meanwhile
+    /// is repaired first.
     pub async fn turn(
+        &self,
+        user: &User,
+        select: Select,
+        text: &str,
+        meta: TurnMeta,
+    ) -> Result<TurnOutcome, DialogueError> {
+        match self.try_turn(user, select.clone(), text, meta.clone()).await {
+            Err(DialogueError::Memory(e) | DialogueError::NotStored { source: e, .. })
+                if e.is_worth_repeating() && self.memory.mend().await.is_ok() =>
+            {
+                self.try_turn(user, select, text, meta).await
+            }
+            done => done,
+        }
+    }
+
+    async fn try_turn(
         &self,
         user: &User,
         select: Select,

@@ -48,6 +48,11 @@ impl MemoryError {
         matches!(self, Self::Store(StoreError::Damaged { .. }))
     }
 
+    /// The file was repaired or exchanged underneath: asking again meets a sound one.
+    pub fn is_worth_repeating(&self) -> bool {
+        matches!(self, Self::Store(StoreError::Damaged { .. } | StoreError::Replaced { .. }))
+    }
+
     /// How a command that fails with this ends.
     pub fn exit(&self) -> Exit {
         match self {
@@ -56,7 +61,9 @@ impl MemoryError {
             | Self::InvalidSession { .. }
             | Self::Unreadable { .. }
             | Self::TooLong { .. } => Exit::Data,
-            Self::Store(StoreError::Busy { .. } | StoreError::DiskFull { .. }) => Exit::TryAgain,
+            Self::Store(StoreError::Busy { .. } | StoreError::DiskFull { .. } | StoreError::Replaced { .. }) => {
+                Exit::TryAgain
+            },
             Self::Store(StoreError::Newer { .. } | StoreError::NotOurs { .. }) => Exit::Config,
             Self::Store(StoreError::Open { .. } | StoreError::ReadOnly { .. } | StoreError::Disk { .. }) => {
                 Exit::Unavailable

@@ -33,8 +33,8 @@ mod voiceprints;
 mod tests;
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -44,6 +44,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Stamp};
+use crate::health::{Condition, Health};
 use crate::store::{Store, StoreError, StoreOptions, Tx};
 
 pub use audit::{AuditEntry, NewAudit};
@@ -60,6 +61,10 @@ pub use summary::{MAX_SUMMARY_BYTES, Summary, WINDOW_TOKENS, Window, tokens_of};
 pub use turns::{Appended, NewTurn, Target, TurnMeta};
 pub use users::{ANONYMOUS, MAX_NAME_CHARS, User, UserCursor};
 pub use voiceprints::{NewVoiceprint, Voiceprint, VoiceprintInfo};
+
+/// Names under which [`Health`] knows the store: whether turns can be stored, and what happened to the file.
+const STORE: &str = "store";
+const DATABASE: &str = "database";
 
 type Result<T, E = MemoryError> = std::result::Result<T, E>;
 
@@ -80,6 +85,7 @@ pub struct Memory {
     /// Nothing from before the clock was set is left that only a full read would find.
     stamped: Arc<AtomicBool>,
     scrubber: Arc<Scrubber>,
+    health: Arc<OnceLock<Health>>,
 }
 
 /// Who takes deleted text out of the file: [`Memory::maintain`] while it runs, else the call that deleted.
@@ -92,6 +98,8 @@ struct Scrubber {
 /// Row numbers that every written row refers to: this device, this boot.
 #[derive(Debug, Clone, Copy)]
 struct Here {
+    /// Of the store when they were looked up.
+    generation: u64,
     device: i64,
     boot: i64,
 }
@@ -101,6 +109,8 @@ crate::store::sql::statements! {
     FIND_BOOT = "SELECT rid FROM boots WHERE boot_id = ?1";
     ADD_BOOT = "INSERT INTO boots (boot_id) VALUES (?1) ON CONFLICT DO NOTHING";
     FIND_DEVICE = "SELECT rid FROM devices WHERE id = ?1";
+    CLAIM_LOST_DEVICE = "UPDATE devices SET id = ?1 WHERE id LIKE 'lost-%'
+        AND (SELECT count(*) FROM devices WHERE id LIKE 'lost-%') = 1 AND NOT EXISTS (SELECT 1 FROM devices WHERE id = ?1)";
     ADD_DEVICE = "INSERT INTO devices (id, created_unix_ms) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
     // Set in the transaction that deletes, cleared once no byte is left: a crash in between loses nothing. Each wish has a
     // value of its own, so that granting one does not clear another that came meanwhile.
@@ -134,29 +144,46 @@ impl Memory {
             here: Arc::default(),
             stamped: Arc::default(),
             scrubber: Arc::default(),
+            health: Arc::default(),
         };
-        memory.settle_here().await?;
-        memory.mend_name_keys().await?;
-        Ok(memory)
+        // A disk that cannot be written now is tried again with each transaction.
+        match memory.settle().await {
+            Err(e) if memory.store.read_only().is_none() && !e.is_disk_full() => Err(e),
+            Err(e) => {
+                log::warn!("nothing can be stored at present: {}", crate::error::chain(&e));
+                Ok(memory)
+            }
+            Ok(()) => Ok(memory),
+        }
+    }
+
+    /// What is to be done once in a file before rows are written.
+    async fn settle(&self) -> Result<()> {
+        self.settle_here().await?;
+        self.mend_name_keys().await
     }
 
     /// Finds or makes the rows of this device and this boot.
     async fn settle_here(&self) -> Result<()> {
         let stamp = self.clock.stamp();
-        let known = sqlx::query(FIND_HERE).bind(&*self.device).bind(&*stamp.boot_id);
-        let row = match self.read_optional(known).await? {
-            Some(row) => row,
-            None => {
+        let find = || sqlx::query(FIND_HERE).bind(&*self.device).bind(&*stamp.boot_id);
+        let mut generation = self.store.generation();
+        let row = match self.read_optional(find()).await? {
+            Some(row) if generation == self.store.generation() => row,
+            _ => {
                 let mut tx = self.store.begin().await?;
+                generation = self.store.generation();
                 tx.execute(sqlx::query(ADD_BOOT).bind(&*stamp.boot_id)).await?;
+                // After a repair that lost the name of the one device there is: it was this one.
+                tx.execute(sqlx::query(CLAIM_LOST_DEVICE).bind(&*self.device)).await?;
                 tx.execute(sqlx::query(ADD_DEVICE).bind(&*self.device).bind(stamp.wall_unix_ms)).await?;
-                let row =
-                    tx.optional(sqlx::query(FIND_HERE).bind(&*self.device).bind(&*stamp.boot_id)).await?;
+                let row = tx.optional(find()).await?;
                 tx.commit().await?;
                 row.ok_or(StoreError::Sql(sqlx::Error::RowNotFound))?
             }
         };
-        self.here.store(Some(Arc::new(Here { device: get(&row, "device")?, boot: get(&row, "boot")? })));
+        let here = Here { generation, device: get(&row, "device")?, boot: get(&row, "boot")? };
+        self.here.store(Some(Arc::new(here)));
         Ok(())
     }
 
@@ -184,8 +211,14 @@ impl Memory {
         let mut failures = 0;
         let mut scrub_from = Instant::now();
         let mut again = false;
+        // A large file was not read as a whole when it was opened; damage that it finds is repaired in the next round.
+        let mut unchecked = self.store.bytes() > crate::store::CHECK_AT_OPEN_BYTES;
         loop {
             let round = async {
+                tidied(self.mend().await);
+                if std::mem::take(&mut unchecked) {
+                    tidied(self.check().await);
+                }
                 if Instant::now() >= scrub_from {
                     let scrubbed = self.scrub_if_wanted().await;
                     // A reader in the way is gone in seconds; a full disk is not.
@@ -231,8 +264,62 @@ impl Memory {
     }
 
     async fn begin(&self) -> Result<(Tx<'_>, Stamp)> {
-        let tx = self.store.begin().await?;
-        Ok((tx, self.clock.stamp()))
+        for _ in 0..2 {
+            let tx = self.store.begin().await?;
+            self.tell();
+            let generation = self.store.generation();
+            if self.here.load().as_ref().is_some_and(|here| here.generation == generation) {
+                return Ok((tx, self.clock.stamp()));
+            }
+            // Another file took the place of the one before, or nothing could be written until now.
+            tx.rollback().await?;
+            self.settle_here().await?;
+        }
+        Err(StoreError::Replaced { path: self.store.path().into() }.into())
+    }
+
+    /// Looks after the file itself: the right one, sound as far as it was met, writable; repairs what is not.
+    pub async fn mend(&self) -> Result<()> {
+        let limited = self.store.read_only().is_some();
+        let mended = self.store.mend().await;
+        self.tell();
+        if let Some(health) = self.health.get() {
+            match &mended {
+                Ok(()) if limited => health.set(STORE, Condition::Ok),
+                Ok(()) => {}
+                Err(e) => health.set(STORE, cannot_store(e)),
+            }
+        }
+        Ok(mended?)
+    }
+
+    /// Says how the store is, now and whenever it is repaired: as "store" that turns cannot be stored, as "database" that
+    /// something was repaired or lost, until the next start.
+    pub fn report_to(&self, health: &Health) {
+        let health = self.health.get_or_init(|| health.clone());
+        health.set(STORE, self.store.read_only().map_or(Condition::Ok, |why| {
+            Condition::degraded(format!("what is said cannot be stored, only read ({why})"))
+        }));
+        let copies = self.store.damaged_copies();
+        if let Some(newest) = copies.last() {
+            let sentence = format!(
+                "the database was damaged and repaired; {} damaged copies are kept, the newest is {}: delete them when \
+                 nothing is missed",
+                copies.len(),
+                newest.display()
+            );
+            health.set(DATABASE, Condition::degraded(sentence));
+        }
+        self.tell();
+    }
+
+    /// Passes on what was repaired or lost.
+    fn tell(&self) {
+        if let Some(health) = self.health.get()
+            && let Some(problem) = self.store.take_problem()
+        {
+            health.set(DATABASE, Condition::degraded(problem));
+        }
     }
 
     /// Within a transaction that deletes text: see to it that no byte of it stays.
@@ -260,6 +347,7 @@ impl Memory {
     }
 
     async fn grant_scrub(&self, wish: &str) -> Result<()> {
+        self.store.remove_damaged_copies()?;
         self.store.vacuum().await?;
         self.clear_scrub(wish).await
     }
@@ -295,6 +383,10 @@ fn scrub_pause(failures: u32) -> Duration {
         0 => Duration::ZERO,
         n => (Duration::from_secs(30) * 2_u32.saturating_pow(n.min(10))).min(LONGEST),
     }
+}
+
+fn cannot_store(error: &StoreError) -> Condition {
+    Condition::degraded(format!("what is said cannot be stored ({})", crate::error::chain(error)))
 }
 
 fn tidied(result: Result<()>) {

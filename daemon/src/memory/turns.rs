@@ -69,6 +69,15 @@ pub struct Appended {
     pub forgotten: usize,
 }
 
+/// A turn whose text can be stored, with the ids that it gets, however often it is tried.
+struct Checked<'a> {
+    text: String,
+    reply: String,
+    turn: &'a NewTurn<'a>,
+    unname: &'a [ConversationId],
+    ids: (MessageId, MessageId),
+}
+
 crate::store::sql::statements! {
     OPEN = "SELECT c.rid, c.next_seq, c.title = '' AND c.title_by_user = 0 AS untitled, c.device IS ?3 AS here,
             d.id AS home
@@ -76,6 +85,8 @@ crate::store::sql::statements! {
     INSERT = "INSERT INTO messages (id, conversation, owner, seq, role, kind, text, meta, wall_unix_ms, clock_synced,
             monotonic_ns, boot, device)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
+    THERE = "SELECT c.id, m.seq - 1 AS seq FROM messages m JOIN conversations c ON c.rid = m.conversation
+        WHERE m.id = ?2 AND m.owner = (SELECT rid FROM users WHERE id = ?1)";
     TITLE = "UPDATE conversations SET title = ?3 WHERE rid = ?2 AND owner = ?1";
     ADVANCE = "UPDATE conversations SET next_seq = next_seq + 2, messages = messages + 2,
             activity = (SELECT max(activity) + 1 FROM conversations WHERE owner = ?1),
@@ -112,7 +123,28 @@ impl Memory {
         unname: &[ConversationId],
     ) -> Result<Appended> {
         let (text, reply) = (checked_text(turn.text)?, checked_text(turn.reply)?);
+        let turn = Checked { text, reply, turn, unname, ids: (MessageId::new(), MessageId::new()) };
+        match self.try_append(user, target, &turn).await {
+            // The file was exchanged or repaired underneath. The ids stay, so the turn cannot be there twice.
+            Err(e) if e.is_worth_repeating() => self.try_append(user, target, &turn).await,
+            done => done,
+        }
+    }
+
+    async fn try_append(&self, user: UserId, target: Target<'_>, turn: &Checked<'_>) -> Result<Appended> {
+        let Checked { text, reply, turn, unname, ids: (user_message_id, assistant_message_id) } = turn;
         let (mut tx, now) = self.begin().await?;
+        let there = sqlx::query(THERE).bind(user.bytes()).bind(assistant_message_id.bytes());
+        if let Some(row) = tx.optional(there).await? {
+            return Ok(Appended {
+                conversation_id: ConversationId::read(&row, "id")?,
+                created: !matches!(target, Target::Existing(_)),
+                user_message_id: *user_message_id,
+                assistant_message_id: *assistant_message_id,
+                seq: get(&row, "seq")?,
+                forgotten: turn.forget.len(),
+            });
+        }
         let owner = owner_rid(&mut tx, user).await?;
         let forgotten = forget_in(&mut tx, user, owner, turn.forget, &now).await?;
         let here = self.here()?;
@@ -136,7 +168,7 @@ impl Memory {
         }
         let (conversation, seq): (i64, i64) = (get(&row, "rid")?, get(&row, "next_seq")?);
         if get::<bool>(&row, "untitled")? && turn.kind != Kind::Ask {
-            tx.execute(sqlx::query(TITLE).bind(owner).bind(conversation).bind(title_from(&text))).await?;
+            tx.execute(sqlx::query(TITLE).bind(owner).bind(conversation).bind(title_from(text))).await?;
             if !created {
                 enqueue(&mut tx, Op::UpsertConversation, conversation_id.0, Some(user.0), now.wall_unix_ms)
                     .await?;
@@ -144,16 +176,16 @@ impl Memory {
         }
         let device = self.device_rid(&mut tx, turn.meta.device.as_deref(), here.device, &now).await?;
         let heard = json!({ "confidence": turn.meta.confidence, "engine": turn.meta.engine });
-        let (user_message_id, assistant_message_id) = (MessageId::new(), MessageId::new());
+        let (user_message_id, assistant_message_id) = (*user_message_id, *assistant_message_id);
         let said_at = turn.meta.at.as_ref().unwrap_or(&now);
         let halves = [
-            (user_message_id, seq, Role::User, turn.kind, &text, heard, said_at),
+            (user_message_id, seq, Role::User, turn.kind, text, heard, said_at),
             (
                 assistant_message_id,
                 seq + 1,
                 Role::Assistant,
                 Kind::Say,
-                &reply,
+                reply,
                 json!({ "engine": turn.responder }),
                 &now,
             ),

@@ -47,7 +47,7 @@ impl Parts {
         let verifier = tokio::task::spawn_blocking(move || load_verifier(&for_speaker));
         let recognizer = tokio::task::spawn_blocking(move || stt::open(&stt, &for_stt));
         let memory = open_memory(settings).await?;
-        health.set("store", Condition::Ok);
+        memory.report_to(health);
 
         let detector = joined(detector.await)?;
         let verifier = joined(verifier.await)?;

@@ -6,13 +6,18 @@
 //!    [`Tx::commit`] returns (`synchronous=FULL`, WAL: one fsync).
 //! 2. A row and its queue entry are one transaction.
 //! 3. A transaction that was not committed leaves nothing behind: its connection is closed, whatever went wrong.
-//! 4. A file of another program, of a newer schema, or damaged is refused with a sentence, never written to.
-//! 5. Two processes may have the file open at once: each waits for the other up to [`BUSY_TIMEOUT`].
+//! 4. A file of another program or of a newer schema is refused with a sentence, never written to. A damaged one is moved
+//!    aside, what can be read of it is saved ([`salvage`]), and it is said.
+//! 5. A file that was moved, removed or replaced under the running process is noticed before a commit is acknowledged.
+//! 6. A file that can only be read (full disk, no permission) is read; writing is tried again each time.
+//! 7. Two processes may have the file open at once: each waits for the other up to [`BUSY_TIMEOUT`].
 //!
 //! `docs/design/store.md` says why.
 
 pub mod compare;
 pub mod forward;
+pub mod heal;
+mod open;
 pub mod outgoing;
 pub mod postgres;
 pub mod pull;
@@ -20,6 +25,7 @@ pub mod queue;
 pub mod replica;
 mod schema;
 pub(crate) mod sql;
+pub mod salvage;
 mod sqlite;
 
 #[cfg(test)]
@@ -27,6 +33,7 @@ mod tests;
 
 use std::path::PathBuf;
 
+pub use open::CHECK_AT_OPEN_BYTES;
 pub use schema::VERSION;
 pub use sqlite::{BUSY_TIMEOUT, Store, StoreOptions, Tx};
 
@@ -41,7 +48,7 @@ pub enum StoreError {
     #[error("the database {} is in use by another process: try again", path.display())]
     Busy { path: PathBuf },
     #[error(
-        "the database {} is damaged ({detail}): stop jarvisd, move the file aside and restore the latest backup",
+        "the database {} is damaged ({detail}): jarvisd repairs it when it opens it; if that fails, restore the latest backup",
         path.display()
     )]
     Damaged { path: PathBuf, detail: String },
@@ -54,6 +61,9 @@ pub enum StoreError {
     Newer { path: PathBuf, found: i64, known: i64 },
     #[error("the database {} cannot be written: check its owner and permissions", path.display())]
     ReadOnly { path: PathBuf },
+    /// Nothing of what was being written may be believed to be stored.
+    #[error("the database {} was moved or replaced while it was written to: try again", path.display())]
+    Replaced { path: PathBuf },
     #[error("the database {} cannot be opened: check the folder, its owner and permissions", path.display())]
     Open {
         path: PathBuf,

@@ -23,7 +23,9 @@ const APPLICATION_ID: i64 = 0x4A52_5653;
 super::sql::statements! {
     READ_IDENTITY = "SELECT (SELECT user_version FROM pragma_user_version) AS version,
         (SELECT application_id FROM pragma_application_id) AS application,
-        (SELECT count(*) FROM sqlite_schema) AS objects";
+        (SELECT count(*) FROM sqlite_schema) AS objects,
+        (SELECT count(*) FROM sqlite_schema WHERE type = 'table'
+            AND name IN ('conversations', 'messages', 'message_sources', 'tombstones', 'dead_letter')) AS ours";
 }
 
 /// What a file says it is.
@@ -37,7 +39,11 @@ async fn identify(conn: &mut SqliteConnection, path: &Path) -> Result<Identity, 
     let row = sqlx::query(READ_IDENTITY).fetch_one(conn).await.map_err(|e| classify(e, path))?;
     let get = |column: &str| row.try_get::<i64, _>(column).map_err(StoreError::Sql);
     let (version, application, objects) = (get("version")?, get("application")?, get("objects")?);
+    let damaged = |detail: &str| Err(StoreError::Damaged { path: path.into(), detail: detail.into() });
     if application == APPLICATION_ID {
+        if !(1..=VERSION + 1_000).contains(&version) {
+            return damaged("its header gives a version that there cannot be");
+        }
         if version > VERSION {
             return Err(StoreError::Newer { path: path.into(), found: version, known: VERSION });
         }
@@ -45,6 +51,9 @@ async fn identify(conn: &mut SqliteConnection, path: &Path) -> Result<Identity, 
     }
     if application == 0 && version == 0 && objects == 0 {
         return Ok(Identity::Empty);
+    }
+    if get("ours")? == 5 {
+        return damaged("its header says that it is another program's, its tables are ours");
     }
     let detail =
         format!("application id {application}, schema version {version}, {objects} tables and indexes");
@@ -54,6 +63,14 @@ async fn identify(conn: &mut SqliteConnection, path: &Path) -> Result<Identity, 
 /// Checks that the file is one of ours without changing it.
 pub(super) async fn check(conn: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
     identify(conn, path).await.map(|_| ())
+}
+
+/// Checks that the file is one of ours and needs no migration.
+pub(super) async fn check_current(conn: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
+    match identify(conn, path).await? {
+        Identity::Ours { version: VERSION } => Ok(()),
+        _ => Err(StoreError::ReadOnly { path: path.into() }),
+    }
 }
 
 /// Brings the schema to [`VERSION`], all missing versions in one transaction. Two processes may do this at once:
@@ -72,7 +89,13 @@ pub(super) async fn migrate(conn: &mut SqliteConnection, path: &Path) -> Result<
     for (document, version) in MIGRATIONS.iter().copied().zip(1_i64..) {
         if version > done {
             log::info!("bringing the database {} to schema version {version}", path.display());
-            sqlx::raw_sql(document).execute(&mut *conn).await.map_err(sql)?;
+            sqlx::raw_sql(document).execute(&mut *conn).await.map_err(|e| match sql(e) {
+                // A step that was tested on every older version fails only on a file that is not what it says.
+                StoreError::Sql(e) => {
+                    StoreError::Damaged { path: path.into(), detail: format!("its schema is not that of version {done}: {e}") }
+                }
+                other => other,
+            })?;
         }
     }
     sqlx::raw_sql("COMMIT").execute(&mut *conn).await.map_err(sql)?;

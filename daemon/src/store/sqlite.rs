@@ -1,43 +1,33 @@
-//! Opening the file, the writer, the readers, checkpoints.
+//! The open file: the writer, the readers, checkpoints, and what is done when it is not the file that it was.
 
 use std::fs;
-use std::io::{self, Read as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use sqlx::pool::PoolConnection;
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
-use sqlx::{ConnectOptions as _, Connection as _, Row as _, Sqlite, SqliteConnection};
+use sqlx::{ConnectOptions as _, Connection as _, Sqlite, SqliteConnection};
 use tokio::sync::{Mutex, MutexGuard, watch};
 
-use super::{StoreError, schema};
+use super::heal::{self, FileId, Found};
+use super::open::{self, Opened, Ready};
+use super::StoreError;
 
 /// How long a statement waits for another process before it fails with [`StoreError::Busy`].
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Readers of one process. A household asks one thing at a time; two keep a long listing from delaying a turn.
-const READERS: u32 = 2;
-
 /// A checkpoint moves the WAL into the database and costs fsyncs. It is done between turns ([`Store::checkpoint`]) once the
-/// WAL is larger than this …
+/// WAL is larger than this.
 const CHECKPOINT_WAL_BYTES: u64 = 2 << 20;
-/// … and by the commit itself only when nobody did so: 16 MiB at the page size of 4 KiB.
-const AUTOCHECKPOINT_PAGES: &str = "4096";
-/// A WAL that once grew beyond this is cut back when it is reset.
-const JOURNAL_SIZE_LIMIT_BYTES: &str = "8388608";
-
-/// A quick check reads the whole file; at start it is done only below this size, so that start-up stays fast.
-const CHECK_AT_OPEN_BYTES: u64 = 16 << 20;
 
 super::sql::statements! {
-    QUICK_CHECK = "PRAGMA quick_check(1)";
-    JOURNAL_MODE = "SELECT journal_mode FROM pragma_journal_mode";
-    USE_WAL = "PRAGMA journal_mode = WAL";
     CHECKPOINT_PASSIVE = "PRAGMA wal_checkpoint(PASSIVE)";
     CHECKPOINT_TRUNCATE = "PRAGMA wal_checkpoint(TRUNCATE)";
     BEGIN = "BEGIN IMMEDIATE";
+    ROLLBACK = "ROLLBACK";
+    WRITE_ANEW = "VACUUM INTO ?1";
     COMMIT = "COMMIT";
     // The copy that VACUUM makes is as large as the database: not in memory, though everything else temporary is.
     TEMP_IN_FILES = "PRAGMA temp_store = FILE";
@@ -45,13 +35,15 @@ super::sql::statements! {
     VACUUM = "VACUUM";
 }
 
-/// What differs between the daemon and tests.
+/// What differs between the daemon, commands and tests.
 #[derive(Debug, Clone, Default)]
 pub struct StoreOptions {
     /// Upper bound of the database in pages of 4 KiB (`PRAGMA max_page_count`); tests use it as a small disk.
     pub max_pages: Option<u32>,
     /// How long to wait for another process; [`BUSY_TIMEOUT`] by default.
     pub busy_timeout: Option<Duration>,
+    /// Refuse a damaged file instead of repairing it (`doctor` changes nothing).
+    pub keep_damaged: bool,
 }
 
 /// The open database file. Cloning shares the connections.
@@ -63,41 +55,32 @@ pub struct Store {
 #[derive(Debug)]
 struct Inner {
     path: PathBuf,
-    options: SqliteConnectOptions,
-    /// `None` while a transaction has it, and after one that did not end well.
+    options: StoreOptions,
+    /// `None` while a transaction has it, after one that did not end well, and while the file can only be read.
     writer: Mutex<Option<SqliteConnection>>,
-    readers: SqlitePool,
+    open: ArcSwap<Opened>,
+    /// Grows each time another file took the place of the one before: row numbers may differ.
+    generation: AtomicU64,
+    /// A statement met damage: looked into before the next transaction.
+    damaged: AtomicBool,
+    /// What was repaired or lost and nobody has been told yet.
+    problem: std::sync::Mutex<Option<String>>,
     /// Counts the commits of this process.
     commits: watch::Sender<u64>,
 }
 
 impl Store {
-    /// Opens the database at `path`; creates folder (0750) and file (0600) where they are missing; migrates.
+    /// Opens the database at `path`; creates folder (0750) and file (0600) where they are missing; migrates; repairs.
     pub async fn open(path: &Path, options: &StoreOptions) -> Result<Self, StoreError> {
-        prepare_file(path)?;
-        let busy_timeout = options.busy_timeout.unwrap_or(BUSY_TIMEOUT);
-        let connect = connect_options(path, options, busy_timeout);
-        let mut writer = connect.connect().await.map_err(|e| classify(e, path))?;
-        schema::check(&mut writer, path).await?;
-        let small = fs::metadata(path).is_ok_and(|file| file.len() <= CHECK_AT_OPEN_BYTES);
-        if small {
-            quick_check(&mut writer, path).await?;
-        }
-        use_wal(&mut writer, path, busy_timeout).await?;
-        schema::migrate(&mut writer, path).await?;
-        let readers = SqlitePoolOptions::new()
-            .min_connections(0)
-            .max_connections(READERS)
-            .acquire_timeout(busy_timeout)
-            .max_lifetime(None)
-            .idle_timeout(None)
-            .test_before_acquire(false)
-            .connect_lazy_with(connect.clone().read_only(true).create_if_missing(false));
+        let Ready { writer, opened, problem } = open::open(path, options, false).await?;
         let inner = Inner {
             path: path.to_path_buf(),
-            options: connect,
-            writer: Mutex::new(Some(writer)),
-            readers,
+            options: options.clone(),
+            writer: Mutex::new(writer),
+            open: ArcSwap::from_pointee(opened),
+            generation: AtomicU64::new(1),
+            damaged: AtomicBool::new(false),
+            problem: std::sync::Mutex::new(problem),
             commits: watch::Sender::new(0),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -109,13 +92,9 @@ impl Store {
 
     /// Starts a write transaction. It waits for this process's other transaction, then for other processes.
     pub async fn begin(&self) -> Result<Tx<'_>, StoreError> {
-        let mut home = self.inner.writer.lock().await;
-        let mut conn = match home.take() {
-            Some(conn) => conn,
-            None => self.inner.options.connect().await.map_err(|e| self.classify(e))?,
-        };
+        let (home, mut conn) = self.take_writer().await?;
         sqlx::query(BEGIN).execute(&mut conn).await.map_err(|e| self.classify(e))?;
-        Ok(Tx { home, conn: Some(conn), path: &self.inner.path, commits: &self.inner.commits })
+        Ok(Tx { home, conn: Some(conn), inner: &self.inner })
     }
 
     /// Changes with every commit of this process; other processes' commits do not show.
@@ -123,9 +102,57 @@ impl Store {
         self.inner.commits.subscribe()
     }
 
+    /// The writer, on the file that is at the path now.
+    async fn take_writer(&self) -> Result<(MutexGuard<'_, Option<SqliteConnection>>, SqliteConnection), StoreError> {
+        let mut home = self.inner.writer.lock().await;
+        self.inner.ready(&mut home).await?;
+        let conn = match home.take() {
+            Some(conn) => conn,
+            None => self.inner.open.load_full().writer(&self.inner.path).await.inspect_err(|e| self.inner.notice(e))?,
+        };
+        Ok((home, conn))
+    }
+
+    /// Looks whether the file is the one that was opened, sound as far as it was met, and writable; repairs what is not.
+    pub async fn mend(&self) -> Result<(), StoreError> {
+        let mut home = self.inner.writer.lock().await;
+        self.inner.ready(&mut home).await
+    }
+
+    /// Grows when another file took the place of the one before, so that what was learnt of its rows does not hold.
+    pub fn generation(&self) -> u64 {
+        self.inner.generation.load(Ordering::Acquire)
+    }
+
+    /// Why nothing can be written at present, if that is so.
+    pub fn read_only(&self) -> Option<String> {
+        self.inner.open.load().read_only.as_ref().map(|e| crate::error::chain(e))
+    }
+
+    /// What was repaired or lost since the last call, for a person.
+    pub fn take_problem(&self) -> Option<String> {
+        self.inner.problem.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Damaged files that were set aside and are kept.
+    pub fn damaged_copies(&self) -> Vec<PathBuf> {
+        heal::copies(&self.inner.path)
+    }
+
+    /// Deletes them: they hold what is to be forgotten.
+    pub fn remove_damaged_copies(&self) -> Result<(), StoreError> {
+        let removed = heal::remove_copies(&self.inner.path).map_err(|e| heal::open_error(&self.inner.path, e))?;
+        if removed > 0 {
+            log::info!("the damaged copies of the database were deleted with what was forgotten");
+        }
+        Ok(())
+    }
+
     /// A connection that can only read. What it reads was committed before the statement began.
     pub async fn reader(&self) -> Result<PoolConnection<Sqlite>, StoreError> {
-        self.inner.readers.acquire().await.map_err(|e| self.classify(e))
+        // An own handle of the pool: a repair may put another in its place meanwhile.
+        let readers = self.inner.open.load().readers.clone();
+        readers.acquire().await.map_err(|e| self.classify(e))
     }
 
     /// Moves the WAL into the database if it has grown; call it between turns, never within one.
@@ -169,16 +196,17 @@ impl Store {
     pub async fn check(&self) -> Result<(), StoreError> {
         // A connection of its own: FTS5 checks the index against a structure that it has cached, and on a connection that
         // is in use the cache may be older than the file, which it then reports as damage (seen with SQLite 3.51.3).
-        let options = self.inner.options.clone().read_only(true).create_if_missing(false);
+        let options = self.inner.open.load().connect.clone().read_only(true);
         let mut conn = options.connect().await.map_err(|e| self.classify(e))?;
-        let checked = quick_check(&mut conn, &self.inner.path).await;
+        let checked = open::quick_check(&mut conn, &self.inner.path).await;
+        self.inner.damaged.fetch_or(matches!(checked, Err(StoreError::Damaged { .. })), Ordering::AcqRel);
         let closed = conn.close().await.map_err(|e| self.classify(e));
         checked.and(closed)
     }
 
     /// Closes the connections; the last process to do so also empties the WAL.
     pub async fn close(&self) {
-        self.inner.readers.close().await;
+        self.inner.open.load_full().readers.close().await;
         if let Some(conn) = self.inner.writer.lock().await.take()
             && let Err(e) = conn.close().await
         {
@@ -188,24 +216,158 @@ impl Store {
 
     /// Size of the WAL in bytes; 0 if there is none.
     pub fn wal_bytes(&self) -> u64 {
-        let mut name = self.inner.path.clone().into_os_string();
-        name.push("-wal");
-        fs::metadata(PathBuf::from(name)).map_or(0, |file| file.len())
+        fs::metadata(heal::beside(&self.inner.path, "-wal")).map_or(0, |file| file.len())
+    }
+
+    /// Size of the database in bytes, the WAL not counted.
+    pub fn bytes(&self) -> u64 {
+        fs::metadata(&self.inner.path).map_or(0, |file| file.len())
     }
 
     pub(crate) fn classify(&self, error: sqlx::Error) -> StoreError {
-        classify(error, &self.inner.path)
+        self.inner.classify(error)
     }
 
     async fn on_writer(&self, statement: &'static str) -> Result<(), StoreError> {
-        let mut home = self.inner.writer.lock().await;
-        let mut conn = match home.take() {
-            Some(conn) => conn,
-            None => self.inner.options.connect().await.map_err(|e| self.classify(e))?,
-        };
+        let (mut home, mut conn) = self.take_writer().await?;
         sqlx::query(statement).execute(&mut conn).await.map_err(|e| self.classify(e))?;
         *home = Some(conn);
         Ok(())
+    }
+}
+
+impl Inner {
+    /// Sorts a failure, and remembers damage.
+    fn classify(&self, error: sqlx::Error) -> StoreError {
+        let error = classify(error, &self.path);
+        self.notice(&error);
+        error
+    }
+
+    fn notice(&self, error: &StoreError) {
+        if matches!(error, StoreError::Damaged { .. }) {
+            self.damaged.store(true, Ordering::Release);
+        }
+    }
+
+    /// Whether the database and its log are still the files that were opened.
+    fn in_place(&self) -> bool {
+        let open = self.open.load();
+        let is = |path: &Path, id: Option<FileId>| FileId::of(path).is_ok_and(|now| now == id);
+        is(&self.path, Some(open.file)) && is(&heal::beside(&self.path, "-wal"), open.log())
+    }
+
+    /// Makes the file that is at the path usable, whatever happened to the one that was there.
+    async fn ready(&self, home: &mut Option<SqliteConnection>) -> Result<(), StoreError> {
+        let open = self.open.load_full();
+        if self.damaged.swap(false, Ordering::AcqRel) {
+            return self.reopen(home, None, true).await;
+        }
+        if let Some(why) = &open.read_only {
+            log::debug!("trying to write to the database again: {}", crate::error::chain(why));
+            self.reopen(home, None, false).await?;
+            return match &self.open.load().read_only {
+                None => Ok(()),
+                Some(StoreError::DiskFull { path }) => Err(StoreError::DiskFull { path: path.clone() }),
+                Some(_) => Err(StoreError::ReadOnly { path: self.path.clone() }),
+            };
+        }
+        match FileId::of(&self.path).map_err(|e| heal::open_error(&self.path, e))? {
+            None => self.write_anew(home).await,
+            Some(file) if file != open.file => {
+                // The log beside a file that was put here may still be that of the one before.
+                let log = heal::beside(&self.path, "-wal");
+                if open.log().is_some() && FileId::of(&log).is_ok_and(|now| now == open.log()) {
+                    self.close(home).await;
+                    let _ = fs::remove_file(&log);
+                    let _ = fs::remove_file(heal::beside(&self.path, "-shm"));
+                }
+                let problem = "the database was replaced while it was in use; what is in the new file counts from now on";
+                self.reopen(home, Some(problem.to_owned()), false).await
+            }
+            Some(_) => match home.as_mut() {
+                // The log was removed: what is in it is still reachable through the open connection, and moved over now.
+                Some(conn) if !self.in_place() => {
+                    sqlx::query(CHECKPOINT_TRUNCATE).execute(conn).await.map_err(|e| self.classify(e))?;
+                    let problem = "the log of the database was removed while it was in use; nothing is lost";
+                    self.reopen(home, Some(problem.to_owned()), false).await
+                }
+                _ => Ok(()),
+            },
+        }
+    }
+
+    /// The file is gone. Its content is not, as long as a connection has it open.
+    async fn write_anew(&self, home: &mut Option<SqliteConnection>) -> Result<(), StoreError> {
+        let _lock = heal::lock(&self.path).await?;
+        if heal::look(&self.path) == Found::Something {
+            // Another process has been faster.
+            drop(_lock);
+            return self.reopen(home, None, false).await;
+        }
+        let disk = |e| heal::open_error(&self.path, e);
+        let fresh = heal::beside(&self.path, ".salvage");
+        open::prepare_folder(&self.path).map_err(disk)?;
+        heal::remove_database(&fresh).map_err(disk)?;
+        open::create(&fresh).map_err(disk)?;
+        let write = sqlx::query(WRITE_ANEW).bind(fresh.display().to_string());
+        let written = match home.as_mut() {
+            Some(conn) => write.execute(conn).await.map(drop),
+            None => match self.open.load_full().readers.acquire().await {
+                Ok(mut reader) => write.execute(&mut *reader).await.map(drop),
+                Err(e) => Err(e),
+            },
+        };
+        self.close(home).await;
+        let problem = match written {
+            Ok(()) => {
+                fs::File::open(&fresh).and_then(|file| file.sync_all()).map_err(disk)?;
+                heal::put_in_place(&fresh, &self.path).map_err(disk)?;
+                "the file of the database was removed while it was in use; it was written again, nothing is lost"
+            }
+            Err(e) => {
+                log::error!("the database is gone and cannot be written again: {}", crate::error::chain(&self.classify(e)));
+                let _ = heal::remove_database(&fresh);
+                for ending in ["-wal", "-shm"] {
+                    let _ = fs::remove_file(heal::beside(&self.path, ending));
+                }
+                "the file of the database was removed while it was in use, and all of it is lost; restore the latest backup"
+            }
+        };
+        drop(_lock);
+        self.reopen(home, Some(problem.to_owned()), false).await
+    }
+
+    /// Opens what is at the path in place of what was open.
+    async fn reopen(
+        &self,
+        home: &mut Option<SqliteConnection>,
+        problem: Option<String>,
+        thorough: bool,
+    ) -> Result<(), StoreError> {
+        self.close(home).await;
+        let ready = open::open(&self.path, &self.options, thorough).await.inspect_err(|_| {
+            // Not forgotten because the repair failed.
+            self.damaged.fetch_or(thorough, Ordering::AcqRel);
+        })?;
+        *home = ready.writer;
+        self.open.store(Arc::new(ready.opened));
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        let told: Vec<String> = problem.into_iter().chain(ready.problem).collect();
+        if !told.is_empty() {
+            log::error!("{}", told.join("; "));
+            *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = Some(told.join("; "));
+        }
+        Ok(())
+    }
+
+    /// Closes the connections to a file that is no longer the right one. A reader that is in use ends by itself.
+    async fn close(&self, home: &mut Option<SqliteConnection>) {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let _ = tokio::time::timeout(PATIENCE, self.open.load_full().readers.close()).await;
+        if let Some(conn) = home.take() {
+            let _ = conn.close().await;
+        }
     }
 }
 
@@ -215,8 +377,7 @@ impl Store {
 pub struct Tx<'a> {
     home: MutexGuard<'a, Option<SqliteConnection>>,
     conn: Option<SqliteConnection>,
-    path: &'a Path,
-    commits: &'a watch::Sender<u64>,
+    inner: &'a Inner,
 }
 
 impl Tx<'_> {
@@ -225,8 +386,8 @@ impl Tx<'_> {
         &mut self,
         query: sqlx::query::Query<'_, Sqlite, sqlx::sqlite::SqliteArguments>,
     ) -> Result<u64, StoreError> {
-        let path = self.path;
-        let done = query.execute(self.conn()?).await.map_err(|e| classify(e, path))?;
+        let inner = self.inner;
+        let done = query.execute(self.conn()?).await.map_err(|e| inner.classify(e))?;
         Ok(done.rows_affected())
     }
 
@@ -235,8 +396,8 @@ impl Tx<'_> {
         &mut self,
         query: sqlx::query::Query<'_, Sqlite, sqlx::sqlite::SqliteArguments>,
     ) -> Result<Option<sqlx::sqlite::SqliteRow>, StoreError> {
-        let path = self.path;
-        query.fetch_optional(self.conn()?).await.map_err(|e| classify(e, path))
+        let inner = self.inner;
+        query.fetch_optional(self.conn()?).await.map_err(|e| inner.classify(e))
     }
 
     /// All rows of `query`.
@@ -244,107 +405,40 @@ impl Tx<'_> {
         &mut self,
         query: sqlx::query::Query<'_, Sqlite, sqlx::sqlite::SqliteArguments>,
     ) -> Result<Vec<sqlx::sqlite::SqliteRow>, StoreError> {
-        let path = self.path;
-        query.fetch_all(self.conn()?).await.map_err(|e| classify(e, path))
+        let inner = self.inner;
+        query.fetch_all(self.conn()?).await.map_err(|e| inner.classify(e))
     }
 
-    /// Makes the transaction durable: when this returns, it is on the disk.
+    /// Makes the transaction durable: when this returns `Ok`, it is on the disk, in the file that is at the path.
+    ///
+    /// # Errors
+    /// [`StoreError::Replaced`] if the file was moved or replaced meanwhile: then it is not stored as far as anyone may say,
+    /// though it can be in what is restored.
     pub async fn commit(mut self) -> Result<(), StoreError> {
-        let path = self.path;
-        sqlx::query(COMMIT).execute(self.conn()?).await.map_err(|e| classify(e, path))?;
+        let inner = self.inner;
+        let in_place = inner.in_place();
+        let statement = if in_place { COMMIT } else { ROLLBACK };
+        sqlx::query(statement).execute(self.conn()?).await.map_err(|e| inner.classify(e))?;
+        // Also a connection to a file that is gone goes home: through it the file can be written again.
         *self.home = self.conn.take();
-        self.commits.send_modify(|n| *n = n.wrapping_add(1));
+        if in_place && inner.in_place() {
+            inner.commits.send_modify(|n| *n = n.wrapping_add(1));
+            return Ok(());
+        }
+        Err(StoreError::Replaced { path: inner.path.clone() })
+    }
+
+    /// Gives the transaction up and keeps its connection.
+    pub(crate) async fn rollback(mut self) -> Result<(), StoreError> {
+        let inner = self.inner;
+        sqlx::query(ROLLBACK).execute(self.conn()?).await.map_err(|e| inner.classify(e))?;
+        *self.home = self.conn.take();
         Ok(())
     }
 
     fn conn(&mut self) -> Result<&mut SqliteConnection, StoreError> {
         self.conn.as_mut().ok_or(StoreError::Sql(sqlx::Error::WorkerCrashed))
     }
-}
-
-fn connect_options(path: &Path, options: &StoreOptions, busy_timeout: Duration) -> SqliteConnectOptions {
-    let mut connect = SqliteConnectOptions::new()
-        .filename(path)
-        .create_if_missing(true)
-        .busy_timeout(busy_timeout)
-        .foreign_keys(true)
-        .pragma("synchronous", "FULL")
-        .pragma("secure_delete", "ON")
-        .pragma("temp_store", "MEMORY") // sorted text must not end up in a temporary file
-        .pragma("trusted_schema", "OFF")
-        .pragma("wal_autocheckpoint", AUTOCHECKPOINT_PAGES)
-        .pragma("journal_size_limit", JOURNAL_SIZE_LIMIT_BYTES)
-        .thread_name(|n| format!("sqlite-{n}"))
-        .log_statements(log::LevelFilter::Off) // statements carry no values, but are of no use in a journal
-        .log_slow_statements(log::LevelFilter::Debug, Duration::from_secs(1));
-    if let Some(pages) = options.max_pages {
-        connect = connect.pragma("max_page_count", pages.to_string());
-    }
-    connect
-}
-
-/// Creates what is missing with the right mode (SQLite gives WAL and shm the mode of the file) and refuses a file that is
-/// not SQLite before SQLite touches it.
-fn prepare_file(path: &Path) -> Result<(), StoreError> {
-    let open_error = |e: io::Error| match e.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            StoreError::DiskFull { path: path.into() }
-        }
-        _ => StoreError::Open { path: path.into(), source: e.into() },
-    };
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        fs::DirBuilder::new().recursive(true).mode(0o750).create(folder).map_err(open_error)?;
-    }
-    match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Ok(_) => return Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(e) => return Err(open_error(e)),
-    }
-    const MAGIC: &[u8; 16] = b"SQLite format 3\0";
-    let mut head = Vec::with_capacity(MAGIC.len());
-    let file = fs::File::open(path).map_err(open_error)?;
-    file.take(MAGIC.len() as u64).read_to_end(&mut head).map_err(open_error)?;
-    if head.is_empty() || head == MAGIC {
-        return Ok(());
-    }
-    // A file under our name that does not begin as a database: overwritten by the disk, or by somebody.
-    Err(StoreError::Damaged { path: path.into(), detail: "it does not begin as an SQLite file".into() })
-}
-
-/// Switching to WAL needs the file alone and does not wait for a lock by itself, so two processes that create the same
-/// database at once meet here.
-async fn use_wal(conn: &mut SqliteConnection, path: &Path, patience: Duration) -> Result<(), StoreError> {
-    const PAUSE: Duration = Duration::from_millis(20);
-    let mut waited = Duration::ZERO;
-    loop {
-        let mode: String =
-            sqlx::query_scalar(JOURNAL_MODE).fetch_one(&mut *conn).await.map_err(|e| classify(e, path))?;
-        if mode == "wal" {
-            return Ok(());
-        }
-        match sqlx::query(USE_WAL).execute(&mut *conn).await.map_err(|e| classify(e, path)) {
-            Ok(_) => {}
-            Err(StoreError::Busy { .. }) if waited < patience => {}
-            Err(e) => return Err(e),
-        }
-        if waited >= patience {
-            return Err(StoreError::Busy { path: path.into() });
-        }
-        tokio::time::sleep(PAUSE).await;
-        waited += PAUSE;
-    }
-}
-
-async fn quick_check(conn: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
-    let rows = sqlx::query(QUICK_CHECK).fetch_all(conn).await.map_err(|e| classify(e, path))?;
-    let first: String = match rows.first() {
-        Some(row) => row.try_get(0).map_err(StoreError::Sql)?,
-        None => return Ok(()),
-    };
-    if first == "ok" {
-        return Ok(());
-    }
-    Err(StoreError::Damaged { path: path.into(), detail: first })
 }
 
 /// Sorts a failure by what can be done about it. Codes: <https://www.sqlite.org/rescode.html>.

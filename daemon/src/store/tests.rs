@@ -117,9 +117,11 @@ async fn every_statement_prepares_on_the_real_schema() {
     let mut conn = raw(&path).await;
     let all = [
         super::compare::STATEMENTS,
+        super::open::STATEMENTS,
         super::outgoing::STATEMENTS,
         super::queue::STATEMENTS,
         super::replica::STATEMENTS,
+        super::salvage::STATEMENTS,
         super::schema::STATEMENTS,
         super::sqlite::STATEMENTS,
     ];
@@ -210,7 +212,8 @@ async fn damage_is_found_at_the_start_and_said_in_a_sentence() {
         let mut file = fresh().await;
         damage(&mut file);
         fs::write(&path, &file).unwrap();
-        let error = open(&path).await.expect_err(what);
+        let look_only = StoreOptions { keep_damaged: true, ..StoreOptions::default() };
+        let error = Store::open(&path, &look_only).await.expect_err(what);
         assert!(matches!(error, StoreError::Damaged { .. }), "{what}: {error:?}");
         assert!(error.to_string().contains("restore the latest backup"), "{error}");
         assert_eq!(fs::read(&path).unwrap(), file, "{what}: the file was changed");

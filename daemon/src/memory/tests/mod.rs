@@ -3,6 +3,7 @@
 mod clock;
 mod crash;
 mod deletion;
+mod heal;
 mod homes;
 mod import;
 mod isolation;

@@ -1,0 +1,268 @@
+//! A damaged database is moved aside, what can be read of it takes its place, and it is said.
+//!
+//! ```text
+//!  jarvis.db ─damaged─▶ jarvis.db.corrupt.<UTC> ─salvage─▶ jarvis.db.salvage ─whole, synced─▶ jarvis.db
+//! ```
+//!
+//! The order makes it safe to be interrupted anywhere: while there is no `jarvis.db`, the newest damaged copy is what the next
+//! start salvages. One process at a time does it (a lock on the folder).
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::StoreError;
+use super::salvage::{self, Salvaged};
+use crate::clock::Clock;
+
+/// Damaged files that are kept; older ones are deleted.
+pub const KEPT_COPIES: usize = 3;
+/// How long to wait for another process that is repairing: a large file takes its time.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A repair that was done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Healed {
+    /// What was wrong.
+    pub detail: String,
+    /// Where the damaged file is kept.
+    pub aside: PathBuf,
+    pub salvaged: Salvaged,
+}
+
+impl Healed {
+    /// For a person, without a full stop.
+    pub fn sentence(&self) -> String {
+        format!(
+            "the database was damaged ({}) and has been repaired: {}; the damaged file is kept as {}, delete it when \
+             nothing is missed",
+            self.detail,
+            self.salvaged.sentence(),
+            self.aside.display()
+        )
+    }
+}
+
+/// What is at the path of a database before it is opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Found {
+    /// A file with something in it.
+    Something,
+    /// Nothing, and nothing tells that there was ever more.
+    Nothing,
+    /// Nothing any more, though there was a database: what tells so.
+    Gone { evidence: &'static str },
+    /// Nothing, because a repair was interrupted or the file was lost with its log left: what to salvage.
+    Unfinished { aside: Option<PathBuf> },
+}
+
+/// Looks without touching anything.
+pub(super) fn look(path: &Path) -> Found {
+    if fs::metadata(path).is_ok_and(|file| file.len() > 0) {
+        return Found::Something;
+    }
+    let newest = copies(path).pop().filter(|_| !path.exists());
+    let log = beside(path, "-wal");
+    if fs::metadata(&log).is_ok_and(|log| log.len() > 0) {
+        // Left by a repair that had not unlinked it yet, or all that is left.
+        let id = |path: &Path| FileId::of(path).ok().flatten();
+        return Found::Unfinished { aside: newest.filter(|copy| id(&beside(copy, "-wal")) == id(&log)) };
+    }
+    // An empty file may be one that another process is creating at this moment.
+    if let Some(newest) = newest {
+        return Found::Unfinished { aside: Some(newest) };
+    }
+    // The key of the voiceprints lies in the same folder and is made after the database.
+    let key = path.with_file_name("voiceprint.key");
+    if fs::metadata(key).is_ok_and(|key| key.len() > 0) {
+        return Found::Gone { evidence: "the key of its voiceprints is there" };
+    }
+    Found::Nothing
+}
+
+/// The damaged copies beside `path`, oldest first.
+pub fn copies(path: &Path) -> Vec<PathBuf> {
+    let part = |path: &PathBuf| {
+        let name = path.to_string_lossy().into_owned();
+        name.ends_with("-wal") || name.ends_with("-shm")
+    };
+    let mut found = set_aside(path);
+    found.retain(|path| !part(path));
+    found
+}
+
+/// Every file of every damaged copy.
+fn set_aside(path: &Path) -> Vec<PathBuf> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Vec::new() };
+    let mut prefix = name.to_os_string();
+    prefix.push(".corrupt.");
+    let prefix = prefix.to_string_lossy().into_owned();
+    let entries = fs::read_dir(if folder.as_os_str().is_empty() { Path::new(".") } else { folder });
+    let mut found: Vec<PathBuf> = entries
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            path.file_name().unwrap_or_default().to_string_lossy().starts_with(&prefix)
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+/// Deletes the damaged copies beside `path`: they hold text that is to be forgotten. Returns how many.
+pub(super) fn remove_copies(path: &Path) -> io::Result<usize> {
+    let copies = set_aside(path);
+    for copy in &copies {
+        remove_if_there(copy)?;
+    }
+    Ok(copies.len())
+}
+
+/// Moves the damaged `path` aside and puts what can be read of it in its place.
+///
+/// `still` looks again once no other process can be repairing: `false`, and it is sound by now.
+///
+/// # Errors
+/// What the disk has to say. Then the next start goes on with the copy.
+pub(super) async fn heal(
+    path: &Path,
+    detail: &str,
+    still: impl AsyncFnOnce() -> bool,
+) -> Result<Option<Healed>, StoreError> {
+    let _lock = lock(path).await?;
+    let disk = |e: io::Error| open_error(path, e);
+    let now_unix_ms = Clock::System.now_unix_ms();
+    let aside = match look(path) {
+        Found::Unfinished { aside: Some(aside) } => aside,
+        Found::Unfinished { aside: None } => move_aside(path, now_unix_ms).map_err(disk)?,
+        Found::Something if still().await => move_aside(path, now_unix_ms).map_err(disk)?,
+        _ => return Ok(None),
+    };
+    log::error!("the database {} is damaged ({detail}); repairing it", path.display());
+    let fresh = beside(path, ".salvage");
+    remove_database(&fresh).map_err(disk)?;
+    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh).map_err(disk)?;
+    let salvaged = salvage::salvage(&aside, &fresh, now_unix_ms).await?;
+    put_in_place(&fresh, path).map_err(disk)?;
+    let kept = copies(path);
+    for old in kept.iter().take(kept.len().saturating_sub(KEPT_COPIES)) {
+        if let Err(e) = remove_database(old) {
+            log::warn!("an old damaged copy of the database was not deleted: {e}");
+        }
+    }
+    let healed = Healed { detail: detail.to_owned(), aside, salvaged };
+    log::error!("{}", healed.sentence());
+    Ok(Some(healed))
+}
+
+/// Gives `fresh` the place of the database, durably. A log that was left there belongs to another file.
+pub(super) fn put_in_place(fresh: &Path, path: &Path) -> io::Result<()> {
+    for ending in ["-wal", "-shm"] {
+        remove_if_there(&beside(path, ending))?;
+    }
+    fs::rename(fresh, path)?;
+    sync_folder(path)
+}
+
+/// The database and its log under another name: `jarvis.db.corrupt.20261122T120000Z`.
+fn move_aside(path: &Path, now_unix_ms: i64) -> io::Result<PathBuf> {
+    let time = jiff::Timestamp::from_millisecond(now_unix_ms).unwrap_or_default();
+    let name = format!(".corrupt.{}", time.strftime("%Y%m%dT%H%M%SZ"));
+    let mut aside = beside(path, &name);
+    let mut n = 1;
+    while aside.exists() {
+        n += 1;
+        aside = beside(path, &format!("{name}-{n}"));
+    }
+    // The log gets its second name first, so that wherever this is interrupted database and log are found together.
+    if let Err(e) = fs::hard_link(beside(path, "-wal"), beside(&aside, "-wal"))
+        && e.kind() != io::ErrorKind::NotFound
+    {
+        fs::rename(beside(path, "-wal"), beside(&aside, "-wal"))?;
+    }
+    match fs::rename(path, &aside) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    for ending in ["-wal", "-shm"] {
+        remove_if_there(&beside(path, ending))?;
+    }
+    if !aside.exists() {
+        // Only the log was left.
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
+    }
+    sync_folder(path)?;
+    Ok(aside)
+}
+
+/// Device and inode: which file it is, whatever it is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileId(u64, u64);
+
+impl FileId {
+    /// `None`: there is no such file.
+    pub(super) fn of(path: &Path) -> io::Result<Option<Self>> {
+        match fs::metadata(path) {
+            Ok(file) => Ok(Some(Self(file.dev(), file.ino()))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// `path` with `ending` behind its name.
+pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name: OsString = path.to_path_buf().into_os_string();
+    name.push(ending);
+    name.into()
+}
+
+/// Held while one process repairs.
+pub(super) async fn lock(path: &Path) -> Result<File, StoreError> {
+    const PAUSE: Duration = Duration::from_millis(50);
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = File::open(folder).map_err(|e| open_error(path, e))?;
+    let mut waited = Duration::ZERO;
+    while flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if waited >= PATIENCE {
+            return Err(StoreError::Busy { path: path.into() });
+        }
+        tokio::time::sleep(PAUSE).await;
+        waited += PAUSE;
+    }
+    Ok(folder)
+}
+
+pub(super) fn remove_database(path: &Path) -> io::Result<()> {
+    for ending in ["-wal", "-shm", "-journal", ""] {
+        remove_if_there(&beside(path, ending))?;
+    }
+    Ok(())
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
+}
+
+/// A failure of the file system, sorted by what can be done about it.
+pub(super) fn open_error(path: &Path, error: io::Error) -> StoreError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::DiskFull { path: path.into() },
+        io::ErrorKind::ReadOnlyFilesystem => StoreError::ReadOnly { path: path.into() },
+        _ => StoreError::Open { path: path.into(), source: error.into() },
+    }
+}

@@ -1,0 +1,274 @@
+//! Opening the file: is it ours, is it sound, can it be written; if not, what can be done about it.
+
+use std::fs;
+use std::io::{self, Read as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
+use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
+
+use super::heal::{self, FileId, Found, beside, open_error};
+use super::sqlite::{BUSY_TIMEOUT, StoreOptions, classify};
+use super::{StoreError, schema};
+
+/// Readers of one process. A household asks one thing at a time; two keep a long listing from delaying a turn.
+const READERS: u32 = 2;
+
+/// A checkpoint is done between turns; by the commit itself only when nobody did so: 16 MiB at the page size of 4 KiB.
+const AUTOCHECKPOINT_PAGES: &str = "4096";
+/// A WAL that once grew beyond this is cut back when it is reset.
+const JOURNAL_SIZE_LIMIT_BYTES: &str = "8388608";
+
+/// A quick check reads the whole file; at start it is done only below this size, so that start-up stays fast.
+pub const CHECK_AT_OPEN_BYTES: u64 = 16 << 20;
+
+super::sql::statements! {
+    QUICK_CHECK = "PRAGMA quick_check(1)";
+    JOURNAL_MODE = "SELECT journal_mode FROM pragma_journal_mode";
+    USE_WAL = "PRAGMA journal_mode = WAL";
+}
+
+/// An open file.
+#[derive(Debug)]
+pub(super) struct Opened {
+    /// For a connection that writes.
+    pub(super) connect: SqliteConnectOptions,
+    pub(super) readers: SqlitePool,
+    /// Which files database and log are.
+    pub(super) file: FileId,
+    pub(super) log: Mutex<Option<FileId>>,
+    /// Why nothing can be written.
+    pub(super) read_only: Option<StoreError>,
+}
+
+impl Opened {
+    pub(super) fn log(&self) -> Option<FileId> {
+        *self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Connects a writer anew, when the one before ended with its transaction. The log may be another one now: SQLite removes
+    /// it when nobody has it open.
+    pub(super) async fn writer(&self, path: &Path) -> Result<SqliteConnection, StoreError> {
+        let mut conn = self.connect.connect().await.map_err(|e| classify(e, path))?;
+        // The log is there once something was read through it.
+        schema::check_current(&mut conn, path).await?;
+        let log = FileId::of(&beside(path, "-wal")).map_err(|e| open_error(path, e))?;
+        *self.log.lock().unwrap_or_else(PoisonError::into_inner) = log;
+        Ok(conn)
+    }
+}
+
+/// What [`open`] returns.
+pub(super) struct Ready {
+    /// `None` if the file can only be read.
+    pub(super) writer: Option<SqliteConnection>,
+    pub(super) opened: Opened,
+    /// What was repaired or lost, for a person.
+    pub(super) problem: Option<String>,
+}
+
+/// Opens the database at `path`, makes it where it is missing, repairs it where it is damaged, reads it where it cannot be
+/// written. `thorough` reads all of a file of any size to find damage.
+pub(super) async fn open(path: &Path, options: &StoreOptions, thorough: bool) -> Result<Ready, StoreError> {
+    let mut told: Vec<String> = Vec::new();
+    let found = heal::look(path);
+    match &found {
+        Found::Gone { evidence } if !options.keep_damaged => told.push(format!(
+            "there was a database at {} ({evidence}) and it is gone; a new one was begun: restore the latest backup",
+            path.display()
+        )),
+        Found::Unfinished { .. } if options.keep_damaged => {
+            let detail = "it is missing, and a repair of it was not finished".to_owned();
+            return Err(StoreError::Damaged { path: path.into(), detail });
+        }
+        Found::Unfinished { .. } => {
+            let healed = heal::heal(path, "it was missing, and its log or a damaged copy was left", async || true).await?;
+            told.extend(healed.map(|healed| healed.sentence()));
+        }
+        _ => {}
+    }
+    let mut writer = writable(path, options, thorough).await;
+    if let Err(StoreError::Damaged { detail, .. }) = &writer
+        && !options.keep_damaged
+    {
+        let still = async || matches!(writable(path, options, thorough).await, Err(StoreError::Damaged { .. }));
+        let healed = heal::heal(path, detail, still).await?;
+        told.extend(healed.map(|healed| healed.sentence()));
+        writer = writable(path, options, false).await;
+    }
+    let busy_timeout = options.busy_timeout.unwrap_or(BUSY_TIMEOUT);
+    let connect = connect_options(path, options, busy_timeout);
+    let (writer, reading, read_only) = match writer {
+        Ok(writer) => (Some(writer), connect.clone().read_only(true), None),
+        Err(why) if found == Found::Something && only_reading_may_help(&why) => match readable(path, &connect).await {
+            Some(reading) => (None, reading, Some(why)),
+            None => return Err(why),
+        },
+        Err(e) => return Err(e),
+    };
+    let readers = SqlitePoolOptions::new()
+        .min_connections(0)
+        .max_connections(READERS)
+        .acquire_timeout(busy_timeout)
+        .max_lifetime(None)
+        .idle_timeout(None)
+        .test_before_acquire(false)
+        .connect_lazy_with(reading);
+    let id = |path: &Path| FileId::of(path).map_err(|e| open_error(path, e));
+    let file = id(path)?.ok_or_else(|| StoreError::Replaced { path: path.into() })?;
+    let log = Mutex::new(id(&beside(path, "-wal"))?);
+    let problem = (!told.is_empty()).then(|| told.join("; "));
+    Ok(Ready { writer, opened: Opened { connect, readers, file, log, read_only }, problem })
+}
+
+/// A connection that can write, to a file that was checked and has the present schema.
+async fn writable(path: &Path, options: &StoreOptions, thorough: bool) -> Result<SqliteConnection, StoreError> {
+    prepare_file(path)?;
+    let busy_timeout = options.busy_timeout.unwrap_or(BUSY_TIMEOUT);
+    let connect = connect_options(path, options, busy_timeout);
+    let mut writer = connect.connect().await.map_err(|e| classify(e, path))?;
+    let checked = async {
+        schema::check(&mut writer, path).await?;
+        if thorough || fs::metadata(path).is_ok_and(|file| file.len() <= CHECK_AT_OPEN_BYTES) {
+            quick_check(&mut writer, path).await?;
+        }
+        use_wal(&mut writer, path, busy_timeout).await?;
+        schema::migrate(&mut writer, path).await?;
+        // The log is there once something was read through it.
+        schema::check(&mut writer, path).await
+    };
+    match checked.await {
+        Ok(()) => Ok(writer),
+        Err(e) => {
+            let _ = writer.close().await;
+            Err(e)
+        }
+    }
+}
+
+/// Whether a file that gives this error to a writer may still be read.
+fn only_reading_may_help(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::ReadOnly { .. }
+            | StoreError::DiskFull { .. }
+            | StoreError::Open { .. }
+            | StoreError::Disk { .. }
+    )
+}
+
+/// How the file can be read, if it can. Without its shared index, which a full or read-only disk has no room for, only if
+/// there is no log either: then nobody writes, and nothing is missing.
+async fn readable(path: &Path, connect: &SqliteConnectOptions) -> Option<SqliteConnectOptions> {
+    let plain = connect.clone().read_only(true);
+    let mut ways = vec![plain.clone()];
+    if fs::metadata(beside(path, "-wal")).map_or(0, |log| log.len()) == 0 {
+        ways.push(plain.immutable(true));
+    }
+    for way in ways {
+        if let Ok(mut conn) = way.connect().await {
+            let current = schema::check_current(&mut conn, path).await.is_ok();
+            let _ = conn.close().await;
+            if current {
+                return Some(way);
+            }
+        }
+    }
+    None
+}
+
+fn connect_options(path: &Path, options: &StoreOptions, busy_timeout: Duration) -> SqliteConnectOptions {
+    let mut connect = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(false)
+        .busy_timeout(busy_timeout)
+        .foreign_keys(true)
+        .pragma("synchronous", "FULL")
+        .pragma("secure_delete", "ON")
+        .pragma("temp_store", "MEMORY") // sorted text must not end up in a temporary file
+        .pragma("trusted_schema", "OFF")
+        .pragma("wal_autocheckpoint", AUTOCHECKPOINT_PAGES)
+        .pragma("journal_size_limit", JOURNAL_SIZE_LIMIT_BYTES)
+        .thread_name(|n| format!("sqlite-{n}"))
+        .log_statements(log::LevelFilter::Off) // statements carry no values, but are of no use in a journal
+        .log_slow_statements(log::LevelFilter::Debug, Duration::from_secs(1));
+    if let Some(pages) = options.max_pages {
+        connect = connect.pragma("max_page_count", pages.to_string());
+    }
+    connect
+}
+
+/// Makes the folder of the database, for its owner and group.
+pub(super) fn prepare_folder(path: &Path) -> io::Result<()> {
+    match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        Some(folder) => fs::DirBuilder::new().recursive(true).mode(0o750).create(folder),
+        None => Ok(()),
+    }
+}
+
+/// Makes an empty file for its owner only; SQLite gives WAL and shm the mode of the file.
+pub(super) fn create(path: &Path) -> io::Result<()> {
+    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop)
+}
+
+/// Creates what is missing with the right mode and refuses a file that is not SQLite before SQLite touches it.
+fn prepare_file(path: &Path) -> Result<(), StoreError> {
+    const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+    let open_error = |e| open_error(path, e);
+    prepare_folder(path).map_err(open_error)?;
+    match create(path) {
+        Ok(()) => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        // A file system that cannot be written may say so first.
+        Err(_) if path.exists() => {}
+        Err(e) => return Err(open_error(e)),
+    }
+    let mut head = Vec::with_capacity(MAGIC.len());
+    let file = fs::File::open(path).map_err(open_error)?;
+    file.take(MAGIC.len() as u64).read_to_end(&mut head).map_err(open_error)?;
+    if head.is_empty() || head == MAGIC {
+        return Ok(());
+    }
+    // A file under our name that does not begin as a database: overwritten by the disk, or by somebody.
+    Err(StoreError::Damaged { path: path.into(), detail: "it does not begin as an SQLite file".into() })
+}
+
+/// Switching to WAL needs the file alone and does not wait for a lock by itself, so two processes that create the same
+/// database at once meet here.
+async fn use_wal(conn: &mut SqliteConnection, path: &Path, patience: Duration) -> Result<(), StoreError> {
+    const PAUSE: Duration = Duration::from_millis(20);
+    let mut waited = Duration::ZERO;
+    loop {
+        let mode: String =
+            sqlx::query_scalar(JOURNAL_MODE).fetch_one(&mut *conn).await.map_err(|e| classify(e, path))?;
+        if mode == "wal" {
+            return Ok(());
+        }
+        match sqlx::query(USE_WAL).execute(&mut *conn).await.map_err(|e| classify(e, path)) {
+            Ok(_) => {}
+            Err(StoreError::Busy { .. }) if waited < patience => {}
+            Err(e) => return Err(e),
+        }
+        if waited >= patience {
+            return Err(StoreError::Busy { path: path.into() });
+        }
+        tokio::time::sleep(PAUSE).await;
+        waited += PAUSE;
+    }
+}
+
+pub(super) async fn quick_check(conn: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
+    let rows = sqlx::query(QUICK_CHECK).fetch_all(conn).await.map_err(|e| classify(e, path))?;
+    let first: String = match rows.first() {
+        Some(row) => row.try_get(0).map_err(StoreError::Sql)?,
+        None => return Ok(()),
+    };
+    if first == "ok" {
+        return Ok(());
+    }
+    Err(StoreError::Damaged { path: path.into(), detail: first })
+}
+

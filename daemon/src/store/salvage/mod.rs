@@ -1,0 +1,449 @@
+//! What can be read of a damaged database, in a new one.
+//!
+//! SQLite refuses a table when one inner page of it is broken. So the pages are read one by one ([`image`]), every record
+//! that is whole is taken ([`record`]), told apart by its columns ([`shape`]), and written to a new file of the present
+//! schema. Then the new file is made consistent:
+//!
+//! * a row whose parent is lost gets a new parent: messages without a conversation are a conversation again, what belongs to
+//!   nobody any more belongs to a "Recovered person"; ids and names come from their indexes where these are whole;
+//! * `next_seq` and the number of messages are counted anew, the full-text index is written anew;
+//! * what was deleted stays deleted: tombstones are applied;
+//! * the queue is kept, and where Postgres is used the device uploads everything again and pulls from the beginning, because
+//!   entries may be among what was lost ([`FORGET_POSTGRES`]).
+//!
+//! No row is made up. A row of which only the words were changed in place cannot be told from a sound one: SQLite keeps no
+//! checksums.
+
+mod image;
+mod record;
+mod shape;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions};
+use sqlx::{ConnectOptions as _, Connection as _, Row as _, Sqlite, SqliteConnection};
+use uuid::Uuid;
+
+#[cfg(test)]
+use self::image::PAGE;
+use self::image::Image;
+use self::record::{Record, Tree, Value};
+use self::shape::Table;
+use super::sqlite::classify;
+use super::{StoreError, schema};
+
+/// What came of a damaged database.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Salvaged {
+    /// Rows by what they are.
+    pub saved: BTreeMap<String, u64>,
+    /// Messages that conversations counted and that are not there: what is certainly lost.
+    pub lost_messages: i64,
+    /// People and conversations whose own row was lost while rows of theirs were saved.
+    pub recovered_people: u64,
+    pub recovered_conversations: u64,
+}
+
+impl Salvaged {
+    pub fn saved(&self, what: &str) -> u64 {
+        self.saved.get(what).copied().unwrap_or(0)
+    }
+
+    /// For a person, without a full stop.
+    pub fn sentence(&self) -> String {
+        let lost = match self.lost_messages {
+            0 => "no loss is known".to_owned(),
+            n => format!("at least {n} messages are lost"),
+        };
+        format!(
+            "{} messages in {} conversations of {} people were saved, {lost}",
+            self.saved("messages"),
+            self.saved("conversations") + self.recovered_conversations,
+            self.saved("people") + self.recovered_people,
+        )
+    }
+}
+
+super::sql::statements! {
+    BEGIN = "BEGIN";
+    COMMIT = "COMMIT";
+    BOOT = "INSERT OR IGNORE INTO boots (rid, boot_id) VALUES (?1, ?2)";
+    DEVICE = "INSERT OR IGNORE INTO devices (rid, id, created_unix_ms) VALUES (?1, ?2, ?3)";
+    USER = "INSERT OR IGNORE INTO users (rid, id, name, name_key, consent_unix_ms, created_unix_ms, created_synced)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+    VOICEPRINT = "INSERT OR IGNORE INTO voiceprints (owner, id, wrapped_key, blob, model_sha256, front_end_sha256, samples,
+            net_speech_s, quality, created_unix_ms, created_synced)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+    TOMBSTONE = "INSERT OR IGNORE INTO tombstones (kind, id, user_id, deleted_unix_ms) VALUES (?1, ?2, ?3, ?4)";
+    CONVERSATION = "INSERT OR IGNORE INTO conversations (rid, id, owner, title, title_by_user, next_seq, messages, activity,
+            created_unix_ms, created_synced, updated_unix_ms, updated_synced, updated_monotonic_ns, boot, device,
+            session_id, summary, summary_seq)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)";
+    MESSAGE = "INSERT OR IGNORE INTO messages (rid, id, conversation, owner, seq, role, kind, text, meta, wall_unix_ms,
+            clock_synced, monotonic_ns, boot, device)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
+    AUDIT = "INSERT OR IGNORE INTO audit (rid, id, owner, action, outcome, detail, wall_unix_ms, clock_synced, monotonic_ns,
+            boot, device)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+    QUEUE = "INSERT OR IGNORE INTO queue (seq, op, entity_id, user_id, payload, created_unix_ms)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    DEAD_LETTER = "INSERT OR IGNORE INTO dead_letter (seq, op, entity_id, user_id, payload, created_unix_ms, failed_unix_ms,
+            attempts, sqlstate, error)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+    SETTING = "INSERT OR IGNORE INTO settings (key, value, updated_unix_ms) VALUES (?1, ?2, ?3)";
+    SOURCE = "INSERT OR IGNORE INTO message_sources (source, message)
+        SELECT s.rid, a.rid FROM messages s, messages a WHERE s.rid = ?1 AND a.rid = ?2 AND s.owner = a.owner";
+    SEQUENCE_GONE = "DELETE FROM sqlite_sequence WHERE name = 'queue'";
+    SEQUENCE = "INSERT INTO sqlite_sequence (name, seq)
+        SELECT 'queue', max(?1, (SELECT coalesce(max(seq), 0) FROM queue), (SELECT coalesce(max(seq), 0) FROM dead_letter))";
+    DELETED_USERS = "DELETE FROM users WHERE id IN (SELECT id FROM tombstones WHERE kind = 'user')";
+    DELETED_CONVERSATIONS = "DELETE FROM conversations WHERE id IN (SELECT id FROM tombstones WHERE kind = 'conversation')
+        OR owner IN (SELECT rid FROM users WHERE id IN (SELECT id FROM tombstones WHERE kind = 'user'))";
+    DELETED_WITH_THEM = "DELETE FROM messages WHERE owner IN
+            (SELECT rid FROM users WHERE id IN (SELECT id FROM tombstones WHERE kind = 'user'))
+        OR conversation IN
+            (SELECT rid FROM conversations WHERE id IN (SELECT id FROM tombstones WHERE kind = 'conversation'))";
+    DELETED_MESSAGES = "DELETE FROM messages WHERE id IN (SELECT id FROM tombstones WHERE kind = 'message')";
+    DELETED_VOICEPRINTS = "DELETE FROM voiceprints WHERE id IN (SELECT id FROM tombstones WHERE kind = 'voiceprint')
+        OR owner IN (SELECT rid FROM users WHERE id IN (SELECT id FROM tombstones WHERE kind = 'user'))";
+    LOST_OWNERS = "SELECT owner AS rid FROM conversations UNION SELECT owner FROM messages UNION SELECT owner FROM voiceprints
+        EXCEPT SELECT rid FROM users";
+    LOST_CONVERSATIONS = "SELECT conversation AS rid, min(owner) AS owner, min(device) AS device, max(boot) AS boot,
+            min(wall_unix_ms) AS began, max(wall_unix_ms) AS ended
+        FROM messages WHERE conversation NOT IN (SELECT rid FROM conversations) GROUP BY conversation ORDER BY max(rid)";
+    ADOPT = "INSERT INTO conversations (rid, id, owner, activity, created_unix_ms, created_synced, updated_unix_ms,
+            updated_synced, updated_monotonic_ns, boot, device)
+        VALUES (?1, ?2, ?3, (SELECT coalesce(min(activity), 1) - 1 FROM conversations WHERE owner = ?3), ?4, 0, ?5, 0, 0, ?6,
+            ?7)";
+    // A message that says another owner than its conversation belongs to nobody who may see it.
+    STRAY_MESSAGES = "DELETE FROM messages WHERE NOT EXISTS
+        (SELECT 1 FROM conversations c WHERE c.rid = messages.conversation AND c.owner = messages.owner)";
+    LOST_BOOTS = "INSERT OR IGNORE INTO boots (rid, boot_id) SELECT boot, 'lost-' || boot FROM
+        (SELECT boot FROM messages UNION SELECT boot FROM conversations UNION SELECT boot FROM audit)
+        WHERE boot NOT IN (SELECT rid FROM boots)";
+    LOST_DEVICES = "INSERT OR IGNORE INTO devices (rid, id, created_unix_ms) SELECT device, 'lost-' || device, 0 FROM
+        (SELECT device FROM messages UNION SELECT device FROM conversations UNION SELECT device FROM audit)
+        WHERE device IS NOT NULL AND device NOT IN (SELECT rid FROM devices)";
+    LOST_AUDITED = "UPDATE audit SET owner = NULL WHERE owner NOT IN (SELECT rid FROM users)";
+    HOMELESS = "UPDATE conversations SET device = coalesce(
+        (SELECT m.device FROM messages m WHERE m.conversation = conversations.rid ORDER BY m.seq LIMIT 1),
+        (SELECT min(d.rid) FROM devices d)) WHERE device IS NULL";
+    LOST = "SELECT coalesce(sum(max(c.messages - (SELECT count(*) FROM messages m WHERE m.conversation = c.rid), 0)), 0)
+        AS lost FROM conversations c";
+    COUNT_ANEW = "UPDATE conversations SET
+        messages = (SELECT count(*) FROM messages m WHERE m.conversation = conversations.rid),
+        next_seq = max(next_seq, 1 + coalesce((SELECT max(m.seq) FROM messages m WHERE m.conversation = conversations.rid), 0)),
+        summary = CASE WHEN summary_seq < next_seq THEN summary ELSE '' END,
+        summary_seq = CASE WHEN summary_seq < next_seq THEN summary_seq ELSE 0 END";
+    // Which database of the house this device knows and how far it has read it: forgotten, so that everything is sent and read
+    // again.
+    FORGET_POSTGRES = "DELETE FROM settings WHERE key LIKE 'postgres%' OR key LIKE 'pull%' OR key LIKE 'house%'";
+    REPORT = "INSERT INTO settings (key, value, updated_unix_ms) VALUES ('salvaged', ?1, ?2)
+        ON CONFLICT (key) DO UPDATE SET value = excluded.value, updated_unix_ms = excluded.updated_unix_ms";
+    BROKEN_KEYS = "SELECT count(*) AS n FROM pragma_foreign_key_check";
+}
+
+/// Writes what can be read of the database `damaged` into a new database at `fresh`, which must not exist.
+///
+/// # Errors
+/// What the disk has to say: nothing of the damage itself is an error.
+pub(super) async fn salvage(damaged: &Path, fresh: &Path, now_unix_ms: i64) -> Result<Salvaged, StoreError> {
+    let disk = |e: std::io::Error| StoreError::Open { path: damaged.into(), source: e.into() };
+    let image = Image::open(damaged).map_err(disk)?;
+    let mut connect = SqliteConnectOptions::new()
+        .filename(fresh)
+        .create_if_missing(true)
+        .foreign_keys(false)
+        .pragma("journal_mode", "MEMORY") // a half-written copy is thrown away as a whole
+        .pragma("synchronous", "OFF") // it is synced as a whole before it takes its place
+        .pragma("temp_store", "MEMORY");
+    connect = connect.log_statements(log::LevelFilter::Off);
+    let mut conn = connect.connect().await.map_err(|e| classify(e, fresh))?;
+    schema::migrate(&mut conn, fresh).await?;
+    let mut into = Into { conn, path: fresh, done: Salvaged::default() };
+    into.run(sqlx::query(BEGIN)).await?;
+    into.load(&image).await?;
+    into.mend(&image, now_unix_ms).await?;
+    into.run(sqlx::query(COMMIT)).await?;
+    let Into { conn, done, .. } = into;
+    conn.close().await.map_err(|e| classify(e, fresh))?;
+    std::fs::File::open(fresh).and_then(|file| file.sync_all()).map_err(disk)?;
+    Ok(done)
+}
+
+/// The new database while it is being written.
+struct Into<'a> {
+    conn: SqliteConnection,
+    path: &'a Path,
+    done: Salvaged,
+}
+
+type Query = sqlx::query::Query<'static, Sqlite, SqliteArguments>;
+
+impl Into<'_> {
+    async fn run(&mut self, query: Query) -> Result<u64, StoreError> {
+        let done = query.execute(&mut self.conn).await.map_err(|e| classify(e, self.path))?;
+        Ok(done.rows_affected())
+    }
+
+    /// A row; one that breaks a rule of the schema is not whole and is left out.
+    async fn insert(&mut self, query: Query) -> Result<bool, StoreError> {
+        match self.run(query).await {
+            Ok(rows) => Ok(rows > 0),
+            Err(StoreError::Constraint { .. }) => Ok(false),
+            // "datatype mismatch": a strict table refused a type.
+            Err(StoreError::Sql(sqlx::Error::Database(e))) if e.code().as_deref() == Some("20") => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    async fn all(&mut self, sql: &'static str) -> Result<Vec<sqlx::sqlite::SqliteRow>, StoreError> {
+        sqlx::query(sql).fetch_all(&mut self.conn).await.map_err(|e| classify(e, self.path))
+    }
+
+    /// Every whole row of every table, parents first.
+    async fn load(&mut self, image: &Image) -> Result<(), StoreError> {
+        let pages = self.sort(image).await;
+        let mut sequence = 0;
+        for table in Table::ALL {
+            for number in pages.get(&table).into_iter().flatten() {
+                for record in read(image, *number) {
+                    if shape::table_of(record.tree, &record.record.values) != Some(table) {
+                        continue;
+                    }
+                    if table == Table::Sequence {
+                        if let [Value::Text(name), Value::Int(seq)] = record.record.values.as_slice()
+                            && name == "queue"
+                        {
+                            sequence = sequence.max(*seq);
+                        }
+                    } else if self.insert(row(table, record.record)).await? {
+                        *self.done.saved.entry(table.name().to_owned()).or_default() += 1;
+                    }
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        for record in Schema::read(image).entries(image, "message_sources") {
+            if let [Value::Int(source), Value::Int(message)] = record.values.as_slice() {
+                self.insert(sqlx::query(SOURCE).bind(*source).bind(*message)).await?;
+            }
+        }
+        self.run(sqlx::query(SEQUENCE_GONE)).await?;
+        self.run(sqlx::query(SEQUENCE).bind(sequence)).await?;
+        Ok(())
+    }
+
+    /// Which pages hold rows of which table.
+    async fn sort(&self, image: &Image) -> HashMap<Table, Vec<u32>> {
+        let mut pages: HashMap<Table, Vec<u32>> = HashMap::new();
+        for number in 1..=image.pages() {
+            let tables: HashSet<Table> = read(image, number)
+                .iter()
+                .filter_map(|found| shape::table_of(found.tree, &found.record.values))
+                .collect();
+            for table in tables {
+                pages.entry(table).or_default().push(number);
+            }
+            if number % 256 == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        pages
+    }
+
+    /// Makes the rows consistent.
+    async fn mend(&mut self, image: &Image, now_unix_ms: i64) -> Result<(), StoreError> {
+        // Children first: foreign keys are not acted upon while the rows come in.
+        for sql in [DELETED_MESSAGES, DELETED_WITH_THEM, DELETED_CONVERSATIONS, DELETED_VOICEPRINTS, DELETED_USERS] {
+            self.run(sqlx::query(sql)).await?;
+        }
+        let schema = Schema::read(image);
+        for (index, sql) in [("sqlite_autoindex_devices_1", DEVICE), ("sqlite_autoindex_boots_1", BOOT)] {
+            for record in schema.entries(image, index) {
+                if let [Value::Text(id), Value::Int(rid)] = record.values.as_slice() {
+                    let mut insert = sqlx::query(sql).bind(*rid).bind(id.clone());
+                    if sql == DEVICE {
+                        insert = insert.bind(0);
+                    }
+                    self.insert(insert).await?;
+                }
+            }
+        }
+        self.mend_people(image, &schema, now_unix_ms).await?;
+        self.mend_conversations(image, &schema).await?;
+        for sql in [STRAY_MESSAGES, LOST_BOOTS, LOST_DEVICES, LOST_AUDITED, HOMELESS] {
+            self.run(sqlx::query(sql)).await?;
+        }
+        let lost = self.all(LOST).await?;
+        self.done.lost_messages = lost.first().map_or(Ok(0), |row| row.try_get("lost")).map_err(StoreError::Sql)?;
+        for sql in [COUNT_ANEW, FORGET_POSTGRES] {
+            self.run(sqlx::query(sql)).await?;
+        }
+        let report = serde_json::json!(self.done).to_string();
+        self.run(sqlx::query(REPORT).bind(report).bind(now_unix_ms)).await?;
+        let broken = self.all(BROKEN_KEYS).await?;
+        match broken.first().map_or(Ok(0), |row| row.try_get::<i64, _>("n")).map_err(StoreError::Sql)? {
+            0 => Ok(()),
+            n => Err(StoreError::Damaged {
+                path: self.path.into(),
+                detail: format!("{n} salvaged rows do not fit together"),
+            }),
+        }
+    }
+
+    /// People whose row is lost, by what the indexes say of them.
+    async fn mend_people(
+        &mut self,
+        image: &Image,
+        schema: &Schema,
+        now_unix_ms: i64,
+    ) -> Result<(), StoreError> {
+        let ids = schema.by_row(image, "sqlite_autoindex_users_1");
+        let names = schema.by_row(image, "sqlite_autoindex_users_2");
+        for (n, row) in self.all(LOST_OWNERS).await?.iter().enumerate() {
+            let rid: i64 = row.try_get("rid").map_err(StoreError::Sql)?;
+            let id = match ids.get(&rid) {
+                Some(Value::Blob(id)) if id.len() == 16 => id.clone(),
+                _ => Uuid::now_v7().as_bytes().to_vec(),
+            };
+            let name = match names.get(&rid) {
+                Some(Value::Text(name)) if !name.is_empty() => name.clone(),
+                _ => format!("Recovered person {}", n + 1),
+            };
+            for attempt in 1..=u8::MAX {
+                let free = if attempt == 1 { name.clone() } else { format!("{name} ({attempt})") };
+                let add = sqlx::query(USER).bind(rid).bind(id.clone()).bind(free.clone()).bind(free.to_lowercase());
+                let add = add.bind(None::<i64>).bind(now_unix_ms).bind(0);
+                if self.insert(add).await? {
+                    self.done.recovered_people += 1;
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Conversations whose row is lost while messages of theirs are there.
+    async fn mend_conversations(&mut self, image: &Image, schema: &Schema) -> Result<(), StoreError> {
+        let ids = schema.by_row(image, "sqlite_autoindex_conversations_1");
+        for row in self.all(LOST_CONVERSATIONS).await? {
+            let get = |column: &str| row.try_get::<i64, _>(column).map_err(StoreError::Sql);
+            let rid = get("rid")?;
+            let id = match ids.get(&rid) {
+                Some(Value::Blob(id)) if id.len() == 16 => id.clone(),
+                _ => Uuid::now_v7().as_bytes().to_vec(),
+            };
+            let adopt = sqlx::query(ADOPT).bind(rid).bind(id).bind(get("owner")?).bind(get("began")?);
+            let adopt = adopt.bind(get("ended")?).bind(get("boot")?).bind(get("device")?);
+            if self.insert(adopt).await? {
+                self.done.recovered_conversations += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Found {
+    tree: Tree,
+    record: Record,
+}
+
+fn read(image: &Image, number: u32) -> Vec<Found> {
+    let Ok(page) = image.page(number) else { return Vec::new() };
+    let Some(tree) = record::tree_of(number, &page) else { return Vec::new() };
+    record::records(image, number, &page).into_iter().map(|record| Found { tree, record }).collect()
+}
+
+/// The statement that writes a row whose shape was checked.
+fn row(table: Table, record: Record) -> Query {
+    let (sql, columns) = match table {
+        Table::Boots => (BOOT, 2),
+        Table::Devices => (DEVICE, 3),
+        Table::Users => (USER, 7),
+        Table::Voiceprints => (VOICEPRINT, 11),
+        Table::Tombstones => (TOMBSTONE, 4),
+        Table::Conversations => (CONVERSATION, 18),
+        Table::Messages => (MESSAGE, 14),
+        Table::Audit => (AUDIT, 11),
+        Table::Queue => (QUEUE, 6),
+        Table::DeadLetter => (DEAD_LETTER, 10),
+        Table::Settings | Table::Sequence => (SETTING, 3),
+    };
+    let missing = columns - record.values.len().min(columns);
+    let mut values = record.values;
+    // Columns that were added later: device, session_id, summary, summary_seq.
+    let added = [Value::Null, Value::Null, Value::Text(String::new()), Value::Int(0)];
+    values.extend(added.into_iter().skip(4 - missing.min(4)));
+    let mut query = sqlx::query(sql);
+    for (at, value) in values.into_iter().enumerate() {
+        query = match value {
+            // The row number stands outside the record.
+            Value::Null if at == 0 => query.bind(record.rowid),
+            Value::Null => query.bind(None::<i64>),
+            Value::Int(n) => query.bind(n),
+            Value::Real(x) => query.bind(x),
+            Value::Text(text) => query.bind(text),
+            Value::Blob(bytes) => query.bind(bytes),
+        };
+    }
+    query
+}
+
+/// Where tables and indexes begin, as far as the first pages can be read.
+struct Schema {
+    roots: HashMap<String, u32>,
+}
+
+impl Schema {
+    fn read(image: &Image) -> Self {
+        let mut roots = HashMap::new();
+        for number in below(image, 1) {
+            for found in read(image, number) {
+                if let [_, Value::Text(name), _, Value::Int(root), _] = found.record.values.as_slice()
+                    && let Ok(root) = u32::try_from(*root)
+                {
+                    roots.insert(name.clone(), root);
+                }
+            }
+        }
+        Self { roots }
+    }
+
+    /// The records of the index, or the table without row numbers, that is called `name`.
+    fn entries(&self, image: &Image, name: &str) -> Vec<Record> {
+        let pages = self.roots.get(name).map(|root| below(image, *root)).unwrap_or_default();
+        let found = pages.into_iter().flat_map(|number| read(image, number));
+        found.filter(|found| found.tree == Tree::Index).map(|found| found.record).collect()
+    }
+
+    /// What the index of one column says of each row number.
+    fn by_row(&self, image: &Image, index: &str) -> HashMap<i64, Value> {
+        let pair = |record: Record| match <[Value; 2]>::try_from(record.values) {
+            Ok([value, Value::Int(rid)]) => Some((rid, value)),
+            _ => None,
+        };
+        self.entries(image, index).into_iter().filter_map(pair).collect()
+    }
+}
+
+/// The pages of a tree from its root on, as far as they can be reached.
+fn below(image: &Image, root: u32) -> Vec<u32> {
+    let (mut seen, mut open) = (HashSet::new(), vec![root]);
+    let mut pages = Vec::new();
+    while let Some(number) = open.pop() {
+        if number == 0 || number > image.pages() || !seen.insert(number) {
+            continue;
+        }
+        pages.push(number);
+        if let Ok(page) = image.page(number) {
+            open.extend(record::children(number, &page));
+        }
+    }
+    pages
+}
