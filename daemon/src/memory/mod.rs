@@ -147,7 +147,13 @@ impl Memory {
             health: Arc::default(),
         };
         // A disk that cannot be written now is tried again with each transaction.
-        match memory.settle().await {
+        let mut settled = memory.settle().await;
+        if settled.as_ref().is_err_and(MemoryError::is_damaged) {
+            // The first statement met what a quick look at the structure does not see.
+            memory.mend().await?;
+            settled = memory.settle().await;
+        }
+        match settled {
             Err(e) if memory.store.read_only().is_none() && !e.is_disk_full() => Err(e),
             Err(e) => {
                 log::warn!("nothing can be stored at present: {}", crate::error::chain(&e));

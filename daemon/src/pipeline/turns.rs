@@ -28,6 +28,7 @@ use crate::dialogue::{Dialogue, DialogueError, Select};
 use crate::error::chain;
 use crate::events::{Event, Reason, State, What};
 use crate::health::{Condition, Health};
+use crate::inference::allocator;
 use crate::memory::{ANONYMOUS, Memory, MemoryError, NewAudit, TurnMeta, User};
 use crate::mqtt::Command;
 use crate::speaker::{FailureGate, Verdict};
@@ -190,6 +191,8 @@ impl Turns {
             Detection::SpeechEnd { utterance } => {
                 hearing.woken = false;
                 self.utterance(utterance, gate, stop).await;
+                // What the models needed for this turn is not needed before the next one.
+                let _ = tokio::task::spawn_blocking(allocator::give_back).await;
             }
             Detection::NoSpeech { pos } => {
                 // A follow-up window that nobody used is no attempt.
