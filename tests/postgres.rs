@@ -8,7 +8,7 @@ use std::fs;
 use serde_json::Value;
 use support::mic::Mic;
 use support::postgres::{Certificate, Options, Postgres, Stop};
-use support::{Root, wait_until};
+use support::{Root, Voice, wait_until};
 
 /// A device that knows the database.
 fn device(postgres: &Postgres, id: &str) -> Root {
@@ -166,6 +166,15 @@ fn what_is_forgotten_on_one_device_is_gone_on_the_other_byte_by_byte() {
     }
 
     let conversation = told["conversation_id"].as_str().unwrap();
+    kitchen.ok(&["conversation", "rename", conversation, "Quokka trip", "--user", "anna"]);
+    drain(&kitchen);
+    pull(&bedroom);
+    assert!(on_disk(&bedroom, "Quokka"));
+    ask(&kitchen, "anna", "forget everything about quokka");
+    drain(&kitchen);
+    pull(&bedroom);
+    assert!(!on_disk(&bedroom, "Quokka"), "a name is forgotten too");
+    assert_eq!(postgres.value("SELECT count(*) FROM jarvis.conversations WHERE title LIKE '%Quokka%'"), "0");
     kitchen.ok(&["conversation", "delete", conversation, "--user", "anna", "--yes"]);
     drain(&kitchen);
     pull(&bedroom);
@@ -485,9 +494,9 @@ fn without_naming_a_person_no_row_is_seen_and_naming_one_shows_theirs_only() {
         postgres.try_query_as_jarvis(&sql).unwrap().pop().unwrap().remove(0)
     };
     let anna = postgres.value("SELECT id FROM jarvis.users WHERE name = 'anna'");
-    let one = format!("SET jarvis.user = '{anna}'");
+    let one = format!("SET jarvis.\"user\" = '{anna}'");
     for (table, of_one, all) in [("users", "1", "2"), ("conversations", "1", "2"), ("messages", "2", "4")] {
-        assert_eq!(count("SET jarvis.user = ''", table), "0", "{table}");
+        assert_eq!(count("SET jarvis.\"user\" = ''", table), "0", "{table}");
         assert_eq!(count(&one, table), of_one, "{table}");
         assert_eq!(count("SET jarvis.role = 'forwarder'", table), all, "{table}");
     }
@@ -500,15 +509,48 @@ fn without_naming_a_person_no_row_is_seen_and_naming_one_shows_theirs_only() {
     assert!(postgres.try_query_as_jarvis(&planted).unwrap_err().contains("row-level security"));
 }
 
+/// The device with ears, and without a voice.
+fn with_microphone(mut root: Root) -> (Root, Mic) {
+    let mic = Mic::plug_into(&mut root);
+    let config = fs::read_to_string(root.path().join("etc/jarvis/jarvis.toml")).unwrap();
+    let audio = format!("[audio]\ndevice = {0:?}\nplayback_device = {0:?}\n", support::mic::DEVICE);
+    root.write_config(&format!("{config}\n{audio}[speech]\nenabled = false\n"));
+    (root, mic)
+}
+
+#[test]
+fn a_voiceprint_is_shared_by_devices_of_one_key_and_harms_no_other() {
+    let postgres = server();
+    let kitchen = device(&postgres, "kitchen");
+    kitchen.enrol("anna", Voice::Rms);
+    drain(&kitchen);
+    let (bedroom, _mic) = with_microphone(device(&postgres, "bedroom"));
+    let key = |root: &Root| root.path().join("var/lib/jarvis/voiceprint.key");
+    let people = || bedroom.json(&["user", "list"]);
+    let known = || people().as_array().unwrap().first().map(|user| user["voice"] == true);
+
+    let mut daemon = bedroom.daemon();
+    daemon.wait_event("ready");
+    wait_until("the person", || known().is_some());
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+    assert_ne!(fs::read(key(&bedroom)).unwrap(), fs::read(key(&kitchen)).unwrap());
+    assert_eq!(known(), Some(false), "another key: it could not be opened");
+
+    fs::copy(key(&kitchen), key(&bedroom)).unwrap();
+    let mut daemon = bedroom.daemon();
+    daemon.wait_event("ready");
+    wait_until("the voice", || known() == Some(true));
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+    let said = Voice::Rms.says("what time is it and what did we talk about this morning in the kitchen");
+    let verified = bedroom.json(&["voice", "verify", "--user", "anna", said.to_str().unwrap()]);
+    assert_eq!(verified["outcome"], "verified", "{verified}");
+}
+
 #[test]
 fn the_daemon_sends_what_another_process_wrote_and_says_when_postgres_is_away() {
     let mut postgres = server();
     let bedroom = device(&postgres, "bedroom");
-    let mut kitchen = device(&postgres, "kitchen");
-    let mic = Mic::plug_into(&mut kitchen);
-    let config = fs::read_to_string(kitchen.path().join("etc/jarvis/jarvis.toml")).unwrap();
-    let audio = format!("[audio]\ndevice = {0:?}\nplayback_device = {0:?}\n", support::mic::DEVICE);
-    kitchen.write_config(&format!("{config}\n{audio}[speech]\nenabled = false\n"));
+    let (kitchen, mic) = with_microphone(device(&postgres, "kitchen"));
     kitchen.ok(&["user", "add", "anna"]);
     let mut daemon = kitchen.daemon();
     daemon.wait_event("ready");

@@ -1,7 +1,7 @@
 //! How fast a backlog drains into Postgres, next to COPY of the same rows.
 //!
 //! ```text
-//! cargo run --release -p jarvisd --example bench_forward -- postgres://… [MESSAGES]
+//! cargo run --release -p jarvisd --example bench_forward -- 'postgres:///jarvis?host=/run/postgresql&user=jarvis' [MESSAGES]
 //! ```
 //!
 //! The database must be empty and thrown away afterwards. COPY gets the rows of `jarvis.messages` into a table of the same

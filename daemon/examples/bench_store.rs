@@ -1,12 +1,12 @@
-//! How long a turn takes to become durable, and how memory behaves as it grows.
+//! How long a turn takes to become durable, what it writes, and how memory behaves as it grows.
 //!
 //! ```text
 //! cargo run -p jarvisd --no-default-features --example bench_store -- [FOLDER] [MESSAGES …]
 //! ```
 //!
-//! FOLDER must be on the disk to be measured (default: the current folder). For each number of MESSAGES (default 1000 and
-//! 100000) the database is filled to that size, in /dev/shm where there is one; then turns, recalls and openings are timed
-//! one by one on the disk.
+//! FOLDER must be on the disk to be measured (default: the current folder). One database is filled to each number of
+//! MESSAGES in turn (default 1000 10000 100000 1000000), 100 a conversation, in /dev/shm where there is one; then turns,
+//! openings, lists, searches and recalls are timed one by one on a copy of it on the disk.
 #![expect(clippy::print_stdout, reason = "an example that prints its results")]
 
 use std::error::Error;
@@ -18,6 +18,8 @@ use jarvisd::memory::{ConversationId, Device, Kind, Memory, NewTurn, Target, Tur
 
 const TIMED: usize = 1000;
 const TURNS_PER_CONVERSATION: usize = 50;
+/// Turns of a second person, who must not notice how much the first one said.
+const TURNS_OF_ANOTHER: usize = 50;
 const WORDS: [&str; 24] = [
     "kitchen",
     "garden",
@@ -51,76 +53,126 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let folder = PathBuf::from(arguments.next().unwrap_or_else(|| ".".into()));
     let mut sizes: Vec<usize> = arguments.map(|n| n.parse()).collect::<Result<_, _>>()?;
     if sizes.is_empty() {
-        sizes = vec![1_000, 100_000];
+        sizes = vec![1_000, 10_000, 100_000, 1_000_000];
     }
+    sizes.sort_unstable();
     let name = format!("bench-{}.db", std::process::id());
     let quick = Path::new("/dev/shm");
     let filling = if quick.is_dir() { quick.join(&name) } else { folder.join(format!("fill-{name}")) };
     let path = folder.join(name);
     println!(
-        "{:>9} {:>22} {:>9} {:>9} {:>9} {:>9}",
+        "{:>9} {:>30} {:>9} {:>9} {:>9} {:>6}",
         "messages", "operation", "p50 ms", "p99 ms", "max ms", "n"
     );
-    let mut result = Ok(());
-    for size in sizes {
-        if result.is_ok() {
-            result = run(&filling, &path, size).await;
-        }
-    }
+    let result = run(&filling, &path, &sizes).await;
     for path in [&filling, &path] {
-        for ending in ["", "-wal", "-shm"] {
-            let mut name = path.clone().into_os_string();
-            name.push(ending);
-            let _ = std::fs::remove_file(name);
-        }
+        remove(path);
     }
     result
 }
 
-async fn run(filling: &Path, path: &Path, size: usize) -> Result<(), Box<dyn Error>> {
+fn remove(path: &Path) {
+    for ending in ["", "-wal", "-shm"] {
+        let mut name = path.to_path_buf().into_os_string();
+        name.push(ending);
+        let _ = std::fs::remove_file(name);
+    }
+}
+
+async fn run(filling: &Path, path: &Path, sizes: &[usize]) -> Result<(), Box<dyn Error>> {
     let device = Device { id: "bench".into() };
     let memory = Memory::open(filling, &device, Clock::System).await?;
     let user = memory.add_user("Bench").await?.id;
-    let mut conversation = None;
-    let mut turns = 0;
-    while 2 * turns < size {
-        conversation = Some(turn(&memory, user, conversation, turns).await?);
-        turns += 1;
+    let other = memory.add_user("Other").await?.id;
+    let (mut conversation, mut others) = (None, None);
+    for n in 0..TURNS_OF_ANOTHER {
+        others = Some(turn(&memory, other, others, n).await?);
     }
     memory.close().await;
-    std::fs::copy(filling, path)?;
-    std::fs::remove_file(filling)?;
+    let mut turns = 0;
+    for size in sizes {
+        let start = Instant::now();
+        let begun = turns;
+        let memory = Memory::open(filling, &device, Clock::System).await?;
+        while 2 * turns < *size {
+            conversation = Some(turn(&memory, user, conversation, turns).await?);
+            turns += 1;
+        }
+        memory.close().await;
+        println!("{size:>9} filled, {:.0} turns/s", (turns - begun) as f64 / start.elapsed().as_secs_f64());
+        std::fs::copy(filling, path)?;
+        measure(path, *size, user, other, conversation.ok_or("no conversation")?).await?;
+        remove(path);
+    }
+    Ok(())
+}
+
+async fn measure(
+    path: &Path,
+    size: usize,
+    user: UserId,
+    other: UserId,
+    last: ConversationId,
+) -> Result<(), Box<dyn Error>> {
+    let device = Device { id: "bench".into() };
     let memory = Memory::open(path, &device, Clock::System).await?;
     report(size, "bare 4 KiB + fdatasync", bare_writes(&path.with_extension("bare"))?);
     let (before, mut times) = (written_bytes(), Vec::new());
-    for _ in 0..TIMED {
+    let (mut id, wal_before) = (last, memory.store().wal_bytes());
+    let mut wal = 0;
+    for n in 0..TIMED {
         let start = Instant::now();
-        conversation = Some(turn(&memory, user, conversation, turns).await?);
+        id = turn(&memory, user, Some(id), size + n).await?;
         times.push(start.elapsed());
-        turns += 1;
+        if n == 63 {
+            wal = memory.store().wal_bytes() - wal_before;
+        }
     }
     report(size, "turn (durable)", times);
     if let (Some(before), Some(after)) = (before, written_bytes()) {
-        println!(
-            "{size:>9} {:>22} {:>9.1} KiB a turn",
-            "written to the disk",
-            (after - before) / TIMED as f64 / 1024.0
-        );
+        let (kib, wal) = ((after - before) / TIMED as f64 / 1024.0, wal as f64 / 64.0 / 1024.0);
+        println!("{size:>9} {:>30} {kib:>9.1} KiB a turn, of it log {wal:.1}", "written to the disk");
     }
-    println!("{size:>9} {:>22} {:>9.1} MiB", "database", std::fs::metadata(path)?.len() as f64 / 1_048_576.0);
+    println!("{size:>9} {:>30} {:>9.1} MiB", "database", std::fs::metadata(path)?.len() as f64 / 1_048_576.0);
 
-    let id = conversation.ok_or("no conversation")?;
-    time(size, "history of 20", async || memory.history(user, id, None, 20).await.map(drop)).await?;
-    time(size, "list of 20", async || memory.list_conversations(user, None, 20).await.map(drop)).await?;
-    time(size, "recall of a rare word", async || {
-        memory.recall(user, "number17", Words::All, 20).await.map(drop)
+    // Conversations from all over the file, not one that is in the cache.
+    let mut ids = Vec::new();
+    let mut from = None;
+    loop {
+        let page = memory.list_conversations(user, from, 500).await?;
+        ids.extend(page.items.iter().map(|c| c.id));
+        from = page.next;
+        if from.is_none() {
+            break;
+        }
+    }
+    println!("{size:>9} {:>30} {:>9}", "conversations", ids.len());
+    let mut n = 0;
+    time(size, "open a conversation", async || {
+        n += 7919;
+        let id = ids.get(n % ids.len()).copied().unwrap_or(last);
+        memory.conversation(user, id).await?;
+        memory.history(user, id, None, 20).await.map(drop)
     })
     .await?;
-    time(size, "search, two words", async || {
-        memory.search(user, "dentist umbrella", None, None, 20).await.map(drop)
-    })
-    .await?;
-
+    time(size, "list 20", async || memory.list_conversations(user, None, 20).await.map(drop)).await?;
+    for (what, who, text) in [
+        ("search, two common words", user, "dentist friday"),
+        ("search, common, never together", user, "dentist umbrella"),
+        ("search, one common word", user, "remember"),
+        ("search, common and rare", user, "remember number17"),
+        ("search, none has all words", user, "dentist number17 elephant"),
+        ("search of the other person", other, "dentist friday"),
+    ] {
+        time(size, what, async || memory.search(who, text, None, None, 20).await.map(drop)).await?;
+    }
+    for (what, text, words) in [
+        ("recall, rare word", "number17", Words::All),
+        ("recall, common word", "dentist", Words::All),
+        ("recall, any of three", "dentist elephant number17", Words::Any),
+    ] {
+        time(size, what, async || memory.recall(user, text, words, 20).await.map(drop)).await?;
+    }
     let mut times = Vec::new();
     for _ in 0..20 {
         let start = Instant::now();
@@ -128,11 +180,11 @@ async fn run(filling: &Path, path: &Path, size: usize) -> Result<(), Box<dyn Err
         times.push(start.elapsed());
         second.close().await;
     }
-    report(size, "open", times);
+    report(size, "open the database", times);
     let start = Instant::now();
-    let latest = memory.history(user, conversation.ok_or("no conversation")?, None, 2).await?;
+    let latest = memory.history(user, id, None, 2).await?;
     memory.forget(user, &latest.iter().map(|m| m.id).collect::<Vec<_>>()).await?;
-    report(2 * turns, "forget (file rewritten)", vec![start.elapsed()]);
+    report(size, "forget (file rewritten)", vec![start.elapsed()]);
     memory.close().await;
     Ok(())
 }
@@ -183,7 +235,7 @@ fn report(size: usize, what: &str, mut times: Vec<Duration>) {
     times.sort();
     let ms = |at: usize| times.get(at.min(times.len() - 1)).map_or(0.0, |t| t.as_secs_f64() * 1000.0);
     println!(
-        "{size:>9} {what:>22} {:>9.3} {:>9.3} {:>9.3} {:>9}",
+        "{size:>9} {what:>30} {:>9.3} {:>9.3} {:>9.3} {:>6}",
         ms(times.len() / 2),
         ms(times.len() * 99 / 100),
         ms(times.len() - 1),

@@ -3,7 +3,7 @@
 //! A Raspberry Pi has no clock battery: until NTP has set it, the wall clock is a guess. Every stored row keeps a
 //! [`Stamp`] so that it can be re-stamped later.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// When something happened, as well as this device can tell.
@@ -19,22 +19,64 @@ pub struct Stamp {
     pub monotonic_ns: i64,
 }
 
-/// Where time comes from: the system, or a value that a test sets.
+/// Where time comes from: the system, or what a test sets.
 #[derive(Debug, Clone)]
 pub enum Clock {
     System,
-    /// A hand-driven clock for tests: milliseconds since 1970 UTC.
+    /// A wall clock that a test sets (milliseconds since 1970 UTC), synced; the monotonic time is the system's.
     Fixed(Arc<AtomicI64>),
+    /// All of it is driven by a test.
+    Driven(Arc<DrivenClock>),
+}
+
+/// A clock of which a test drives every part: it can be unset, jump, and go on in another boot.
+#[derive(Debug)]
+pub struct DrivenClock {
+    pub wall_unix_ms: AtomicI64,
+    pub monotonic_ns: AtomicI64,
+    pub synced: AtomicBool,
+    pub boot_id: Arc<str>,
+}
+
+impl DrivenClock {
+    pub fn new(boot_id: &str, wall_unix_ms: i64, synced: bool) -> Arc<Self> {
+        Arc::new(Self {
+            wall_unix_ms: AtomicI64::new(wall_unix_ms),
+            monotonic_ns: AtomicI64::new(1_000_000_000),
+            synced: AtomicBool::new(synced),
+            boot_id: boot_id.into(),
+        })
+    }
+
+    /// Lets time pass: both clocks go on.
+    pub fn pass(&self, ms: i64) {
+        self.wall_unix_ms.fetch_add(ms, Ordering::Relaxed);
+        self.monotonic_ns.fetch_add(ms.saturating_mul(1_000_000), Ordering::Relaxed);
+    }
+
+    /// Sets the wall clock, as NTP does: the monotonic one does not notice.
+    pub fn set(&self, wall_unix_ms: i64, synced: bool) {
+        self.wall_unix_ms.store(wall_unix_ms, Ordering::Relaxed);
+        self.synced.store(synced, Ordering::Relaxed);
+    }
 }
 
 impl Clock {
     pub fn stamp(&self) -> Stamp {
+        if let Self::Driven(driven) = self {
+            return Stamp {
+                wall_unix_ms: self.now_unix_ms(),
+                synced: driven.synced.load(Ordering::Relaxed),
+                boot_id: driven.boot_id.clone(),
+                monotonic_ns: driven.monotonic_ns.load(Ordering::Relaxed),
+            };
+        }
         let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         Stamp {
             wall_unix_ms: self.now_unix_ms(),
             synced: match self {
                 Self::System => wall_clock_synced(),
-                Self::Fixed(_) => true,
+                Self::Fixed(_) | Self::Driven(_) => true,
             },
             boot_id: boot_id(),
             monotonic_ns: boot.tv_sec.saturating_mul(1_000_000_000).saturating_add(boot.tv_nsec),
@@ -49,6 +91,7 @@ impl Clock {
                 now.tv_sec.saturating_mul(1000).saturating_add(now.tv_nsec / 1_000_000)
             }
             Self::Fixed(ms) => ms.load(Ordering::Relaxed),
+            Self::Driven(driven) => driven.wall_unix_ms.load(Ordering::Relaxed),
         }
     }
 }

@@ -20,6 +20,10 @@ CREATE UNIQUE INDEX conversations_by_session ON conversations (owner, device, se
 ALTER TABLE conversations ADD COLUMN summary TEXT NOT NULL DEFAULT '';
 ALTER TABLE conversations ADD COLUMN summary_seq INTEGER NOT NULL DEFAULT 0 CHECK (summary_seq >= 0);
 
+CREATE TRIGGER messages_summary_delete AFTER DELETE ON messages BEGIN
+    UPDATE conversations SET summary = '', summary_seq = 0 WHERE rid = old.conversation AND summary_seq >= old.seq;
+END;
+
 -- The latest conversation of a person on one device, without looking at those of the others.
 CREATE INDEX conversations_by_device ON conversations (owner, device, activity);
 

@@ -122,6 +122,10 @@ END;
 
 CREATE INDEX messages_notes ON messages (owner, rid) WHERE kind = 'note';
 
+CREATE TRIGGER messages_summary_delete AFTER DELETE ON messages BEGIN
+    UPDATE conversations SET summary = '', summary_seq = 0 WHERE rid = old.conversation AND summary_seq >= old.seq;
+END;
+
 CREATE INDEX messages_unsynced ON messages (boot) WHERE clock_synced = 0;
 
 CREATE TABLE queue (

@@ -1,15 +1,16 @@
 //! `jarvisd conversation`: what one person and the device said to each other.
 
-use std::path::PathBuf;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::{Common, confirmed, output, user_named, with_memory};
-use crate::error::Failure;
-use crate::memory::{Conversation, ConversationId, ExportedConversation, Hit, Memory, Message, Role, User};
+use crate::error::{Exit, Failure};
+use crate::memory::{Conversation, ConversationId, ExportedMessage, Hit, Imported, Memory, Role};
 
-/// Messages fetched at a time.
-const PAGE: u32 = 500;
+/// Largest file that is imported at once.
+const MAX_IMPORT_BYTES: u64 = 256 << 20;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
@@ -25,6 +26,8 @@ pub enum Command {
     Search(Search),
     /// Write one conversation, or all of a person's, as JSON.
     Export(Export),
+    /// Store conversations that `export` wrote. Those that are there already are left as they are.
+    Import(Import),
 }
 
 /// Whose conversations: nobody else's are ever read.
@@ -99,12 +102,12 @@ pub struct Export {
     out: Option<PathBuf>,
 }
 
-/// A conversation with its messages, oldest first.
-#[derive(Debug, Serialize)]
-struct Whole {
-    #[serde(flatten)]
-    conversation: Conversation,
-    messages: Vec<Message>,
+#[derive(Debug, clap::Args)]
+pub struct Import {
+    #[command(flatten)]
+    owner: Owner,
+    /// What `conversation export` or `user export` wrote; "-" is standard input.
+    file: PathBuf,
 }
 
 #[derive(Debug, Serialize)]
@@ -129,6 +132,7 @@ pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
         Command::Delete(args) => delete(memory, &args).await,
         Command::Search(args) => search(memory, &args).await,
         Command::Export(args) => export(memory, &args).await,
+        Command::Import(args) => import(memory, &args).await,
     })
 }
 
@@ -152,27 +156,13 @@ async fn list(memory: &Memory, args: &List) -> Result<(), Failure> {
     }
 }
 
-async fn whole(memory: &Memory, user: &User, id: ConversationId) -> Result<Whole, Failure> {
-    let conversation = memory.conversation(user.id, id).await?;
-    let mut messages: Vec<Message> = Vec::new();
-    loop {
-        let before = messages.first().map(|first| first.seq);
-        let mut earlier = memory.history(user.id, id, before, PAGE).await?;
-        if earlier.is_empty() {
-            return Ok(Whole { conversation, messages });
-        }
-        earlier.append(&mut messages);
-        messages = earlier;
-    }
-}
-
 async fn show(memory: &Memory, args: &One) -> Result<(), Failure> {
     let user = user_named(memory, &args.owner.user).await?;
-    let whole = whole(memory, &user, args.id).await?;
+    let whole = memory.export_conversation(user.id, args.id).await?;
     if args.owner.json {
         return output::json(&whole);
     }
-    for message in &whole.messages {
+    for ExportedMessage { message, .. } in &whole.messages {
         let who = match message.role {
             Role::User => user.name.as_str(),
             _ => "Jarvis",
@@ -226,10 +216,41 @@ async fn search(memory: &Memory, args: &Search) -> Result<(), Failure> {
 async fn export(memory: &Memory, args: &Export) -> Result<(), Failure> {
     let user = user_named(memory, &args.owner.user).await?;
     match args.id {
-        Some(id) => output::json_to(args.out.as_deref(), &whole(memory, &user, id).await?),
-        None => {
-            let all: Vec<ExportedConversation> = memory.export_user(user.id).await?.conversations;
-            output::json_to(args.out.as_deref(), &all)
-        }
+        Some(id) => output::json_to(args.out.as_deref(), &memory.export_conversation(user.id, id).await?),
+        None => output::json_to(args.out.as_deref(), &memory.export_conversations(user.id).await?),
     }
+}
+
+async fn import(memory: &Memory, args: &Import) -> Result<(), Failure> {
+    let user = user_named(memory, &args.owner.user).await?;
+    let done = memory.import_conversations(user.id, &text_of(&args.file)?).await?;
+    if args.owner.json {
+        return output::json(&done);
+    }
+    let Imported { conversations, messages, skipped } = done;
+    output::line(format!("Imported {conversations} conversations with {messages} messages."))?;
+    match skipped {
+        0 => Ok(()),
+        n => output::line(format!("{n} were there already and were left as they are.")),
+    }
+}
+
+/// The text of a file that is small enough to be read at once.
+fn text_of(file: &Path) -> Result<String, Failure> {
+    let name = if file == Path::new("-") { Path::new("/dev/stdin") } else { file };
+    let shown = file.display();
+    let mut bytes = Vec::new();
+    std::fs::File::open(name)
+        .and_then(|open| open.take(MAX_IMPORT_BYTES + 1).read_to_end(&mut bytes))
+        .map_err(|e| Failure::because(Exit::Data, format!("{shown} cannot be read"), e))?;
+    if bytes.len() as u64 > MAX_IMPORT_BYTES {
+        let most = MAX_IMPORT_BYTES >> 20;
+        return Err(Failure::new(
+            Exit::Data,
+            format!(
+                "{shown} has more than {most} MiB; export single conversations and import one after the other"
+            ),
+        ));
+    }
+    String::from_utf8(bytes).map_err(|_| Failure::new(Exit::Data, format!("{shown} is not UTF-8 text")))
 }

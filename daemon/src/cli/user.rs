@@ -82,7 +82,7 @@ struct Shown {
     user: User,
     /// Whether a voice is enrolled.
     voice: bool,
-    conversations: usize,
+    conversations: i64,
 }
 
 #[derive(Debug, Serialize)]
@@ -122,18 +122,9 @@ fn report(value: &impl Serialize, json: bool, text: String) -> Result<(), Failur
 }
 
 async fn shown(memory: &Memory, user: User) -> Result<Shown, Failure> {
-    const PAGE: u32 = 1_000;
     let voice = memory.voiceprint(user.id).await?.is_some();
-    let mut conversations = 0;
-    let mut from = None;
-    loop {
-        let page = memory.list_conversations(user.id, from, PAGE).await?;
-        conversations += page.items.len();
-        from = page.next;
-        if from.is_none() {
-            return Ok(Shown { user, voice, conversations });
-        }
-    }
+    let conversations = memory.count_conversations(user.id).await?;
+    Ok(Shown { user, voice, conversations })
 }
 
 async fn list(memory: &Memory, json: bool) -> Result<(), Failure> {

@@ -12,7 +12,9 @@ pub struct TurnContext<'a> {
     pub now: &'a Stamp,
     /// The conversation that continues; `None` for a new one.
     pub conversation: Option<ConversationId>,
-    /// Its last messages, oldest first.
+    /// What its earlier messages came to (see [`crate::memory::Summary`]); may be empty.
+    pub summary: &'a str,
+    /// Its last messages, oldest first, as many as fit into the budget.
     pub recent: &'a [Message],
     pub memory: OwnMemory<'a>,
 }
@@ -49,6 +51,16 @@ impl<'a> OwnMemory<'a> {
         self.memory.sources(self.user, answer).await
     }
 
+    /// See [`Memory::named_after`].
+    pub async fn named_after(&self, text: &str) -> Result<Vec<ConversationId>, MemoryError> {
+        self.memory.named_after(self.user, text).await
+    }
+
+    /// See [`Memory::gist`].
+    pub async fn gist(&self, conversation: ConversationId) -> Result<Vec<Message>, MemoryError> {
+        self.memory.gist(self.user, conversation).await
+    }
+
     /// The last messages of the conversations before this one, latest conversation first.
     pub async fn earlier(&self, conversations: u32, messages: u32) -> Result<Vec<Vec<Message>>, MemoryError> {
         let page = self.memory.list_conversations(self.user, None, conversations).await?;
@@ -73,8 +85,17 @@ pub struct Reply {
     pub sources: Vec<MessageId>,
     /// Messages to forget in the transaction that stores this turn.
     pub forget: Vec<MessageId>,
+    /// Conversations that lose the name that somebody gave them, in the same transaction.
+    pub unname: Vec<ConversationId>,
     /// This turn begins a new conversation.
     pub new_conversation: bool,
     /// What to store instead of the words, when the words themselves are to be forgotten.
     pub store_as: Option<String>,
+}
+
+impl Reply {
+    /// Whether something is forgotten with this turn.
+    pub(super) fn forgets(&self) -> bool {
+        !self.forget.is_empty() || !self.unname.is_empty()
+    }
 }

@@ -25,6 +25,7 @@ pub use context::{OwnMemory, Reply, TurnContext};
 
 use crate::memory::{
     Appended, ConversationId, Memory, MemoryError, MessageId, NewTurn, SessionId, Target, TurnMeta, User,
+    WINDOW_TOKENS, Window,
 };
 
 /// Which conversation a turn belongs to.
@@ -58,13 +59,13 @@ impl Responder {
 pub struct DialogueSettings {
     /// A conversation continues if its last turn was at most this long ago.
     pub continue_within_ms: i64,
-    /// Messages before this turn that the responder sees.
-    pub context_messages: u32,
+    /// What the responder sees of what was said before this turn, in tokens (see [`crate::memory::tokens_of`]).
+    pub context_tokens: u32,
 }
 
 impl Default for DialogueSettings {
     fn default() -> Self {
-        Self { continue_within_ms: 4 * 3600 * 1000, context_messages: 20 }
+        Self { continue_within_ms: 4 * 3600 * 1000, context_tokens: WINDOW_TOKENS }
     }
 }
 
@@ -167,11 +168,11 @@ impl Dialogue {
                 .await
                 .map_err(DialogueError::Memory)?,
         };
-        let recent = match conversation {
-            None => Vec::new(),
+        let window = match conversation {
+            None => Window::default(),
             Some(id) => self
                 .memory
-                .history(user.id, id, None, self.settings.context_messages)
+                .window(user.id, id, self.settings.context_tokens)
                 .await
                 .map_err(DialogueError::Memory)?,
         };
@@ -180,7 +181,8 @@ impl Dialogue {
             text,
             now: &now,
             conversation,
-            recent: &recent,
+            summary: &window.summary,
+            recent: &window.messages,
             memory: OwnMemory::new(&self.memory, user.id),
         };
         let mut reply = self.responder.respond(&context).await.map_err(DialogueError::Memory)?;
@@ -206,14 +208,13 @@ impl Dialogue {
             forget: &reply.forget,
             meta: &meta,
         };
-        let acts =
-            reply.kind == crate::memory::Kind::Note || !reply.forget.is_empty() || reply.new_conversation;
-        let mut appended = self.memory.append_turn(user.id, target, &turn).await;
+        let acts = reply.kind == crate::memory::Kind::Note || reply.forgets() || reply.new_conversation;
+        let mut appended = self.memory.append_turn_unnaming(user.id, target, &turn, &reply.unname).await;
         // Another process deleted the conversation in the meantime: nobody asked for that one by name, so start anew.
         if select == Select::Continue
             && matches!(appended, Err(MemoryError::NotFound { what: "conversation", .. }))
         {
-            appended = self.memory.append_turn(user.id, Target::New, &turn).await;
+            appended = self.memory.append_turn_unnaming(user.id, Target::New, &turn, &reply.unname).await;
         }
         match appended {
             Ok(appended) => Ok(outcome(appended, reply.text)),

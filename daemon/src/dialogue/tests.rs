@@ -397,3 +397,52 @@ async fn turns_and_memory_can_run_in_tasks_of_the_supervisor() {
     let other = home.folder.path().join("other.db");
     can_be_spawned(Memory::open(&other, &Device { id: "k".into() }, clock())).await.unwrap();
 }
+
+#[tokio::test]
+async fn what_we_talked_about_reaches_behind_the_window_of_a_long_conversation() {
+    let home = Home::new().await;
+    let first = home.say("remember that the roof leaks").await;
+    for n in 0..150 {
+        home.say(&format!("what do you remember about number {n} of the list that I gave you")).await;
+    }
+    assert_eq!(first, "I will remember that the roof leaks.");
+    let window = {
+        let id = home.turn(&home.anna, Select::Continue, "hello").await.conversation_id;
+        home.dialogue.memory().window(home.anna.id, id, crate::memory::WINDOW_TOKENS).await.unwrap()
+    };
+    assert!(window.messages.iter().all(|m| m.seq > 1) && window.summary.contains("the roof leaks"));
+    assert_eq!(home.say("what did we talk about").await, "You told me that the roof leaks.");
+    // The answer was made from the note, so forgetting the note takes it along.
+    home.say("forget everything about the roof").await;
+    assert!(!home.on_disk("the roof leaks"));
+}
+
+#[tokio::test]
+async fn a_session_stays_one_conversation() {
+    let home = Home::new().await;
+    let session = || Select::Session(crate::memory::SessionId::new("tablet").unwrap());
+    let first = home.turn(&home.anna, session(), "remember that the roof leaks").await;
+    assert_eq!(first.effects, [Effect::NewConversation]);
+    home.turn(&home.anna, Select::New, "hello").await;
+    let second = home.turn(&home.anna, session(), "what did we talk about").await;
+    assert_eq!(
+        (second.conversation_id, second.reply.as_str()),
+        (first.conversation_id, "You told me that the roof leaks.")
+    );
+    let third = home.turn(&home.anna, session(), "new conversation").await;
+    assert_eq!((third.conversation_id, third.effects.len()), (first.conversation_id, 0));
+    assert!(third.reply.contains("stays one conversation"));
+}
+
+#[tokio::test]
+async fn a_conversation_of_another_device_is_refused_before_anything_is_thought_about() {
+    let home = Home::new().await;
+    let here = home.turn(&home.anna, Select::Continue, "hello").await.conversation_id;
+    let path = home.folder.path().join("jarvis.db");
+    let other = Memory::open(&path, &Device { id: "bedroom".into() }, clock()).await.unwrap();
+    let other = dialogue(other);
+    let refused = other.turn(&home.anna, Select::Id(here), "hello", TurnMeta::default()).await;
+    assert!(matches!(refused, Err(DialogueError::Memory(MemoryError::OtherHome { .. }))), "{refused:?}");
+    let turn = other.turn(&home.anna, Select::Continue, "hello", TurnMeta::default()).await.unwrap();
+    assert_ne!(turn.conversation_id, here);
+}

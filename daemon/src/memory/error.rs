@@ -17,6 +17,12 @@ pub enum MemoryError {
     InvalidTitle { reason: &'static str },
     #[error("this cannot be a session id: {reason}")]
     InvalidSession { reason: &'static str },
+    /// `conversation` counts from 1; 0 is the document as a whole.
+    #[error(
+        "{} cannot be imported: {reason}; nothing was stored",
+        if *conversation == 0 { "this".to_owned() } else { format!("conversation {conversation} of the file") }
+    )]
+    Unreadable { conversation: usize, reason: String },
     /// A conversation has one writer, the device on which it began.
     #[error(
         "conversation {conversation} began on {}: go on with it there, or begin a new one here",
@@ -48,6 +54,7 @@ impl MemoryError {
             Self::InvalidName { .. }
             | Self::InvalidTitle { .. }
             | Self::InvalidSession { .. }
+            | Self::Unreadable { .. }
             | Self::TooLong { .. } => Exit::Data,
             Self::Store(StoreError::Busy { .. } | StoreError::DiskFull { .. }) => Exit::TryAgain,
             Self::Store(StoreError::Newer { .. } | StoreError::NotOurs { .. }) => Exit::Config,

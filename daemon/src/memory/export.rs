@@ -2,14 +2,58 @@
 
 use serde::Serialize;
 
-use super::{AuditEntry, Conversation, Memory, Message, Result, User, UserId, VoiceprintInfo};
+use super::{
+    AuditEntry, Conversation, ConversationId, Memory, Message, MessageId, Result, User, UserId,
+    VoiceprintInfo,
+};
 
-/// A conversation with its messages, oldest first.
+/// Rows that are read at a time.
+const PAGE: u32 = 500;
+
+/// A message as it leaves the device.
 #[derive(Debug, Clone, Serialize)]
-pub struct ExportedConversation {
+pub struct ExportedMessage {
     #[serde(flatten)]
+    pub message: Message,
+    /// What this answer was made from: forgetting one of them forgets the answer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<MessageId>,
+}
+
+/// A conversation with its messages, oldest first. [`Memory::import_conversations`] reads what this writes.
+#[derive(Debug, Clone)]
+pub struct ExportedConversation {
     pub conversation: Conversation,
-    pub messages: Vec<Message>,
+    pub messages: Vec<ExportedMessage>,
+}
+
+impl Serialize for ExportedConversation {
+    /// As [`Conversation`], with the messages themselves where that has their number.
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Whole<'a> {
+            id: ConversationId,
+            title: &'a str,
+            created_unix_ms: i64,
+            updated_unix_ms: i64,
+            device: Option<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            session_id: Option<&'a str>,
+            messages: &'a [ExportedMessage],
+        }
+        let Conversation { id, title, created_unix_ms, updated_unix_ms, device, session_id, .. } =
+            &self.conversation;
+        let whole = Whole {
+            id: *id,
+            title,
+            created_unix_ms: *created_unix_ms,
+            updated_unix_ms: *updated_unix_ms,
+            device: device.as_deref(),
+            session_id: session_id.as_deref(),
+            messages: &self.messages,
+        };
+        whole.serialize(serializer)
+    }
 }
 
 /// What [`Memory::export_user`] returns; serialise it as it is.
@@ -27,32 +71,54 @@ pub struct Export {
 }
 
 impl Memory {
-    /// All of a person's data, read page by page: what is written meanwhile may or may not be in it.
-    pub async fn export_user(&self, user: UserId) -> Result<Export> {
-        const PAGE: u32 = 500;
-        let mut conversations = Vec::new();
-        let mut from = None;
+    /// One conversation of `user` with all its messages.
+    pub async fn export_conversation(
+        &self,
+        user: UserId,
+        id: ConversationId,
+    ) -> Result<ExportedConversation> {
+        let conversation = self.conversation(user, id).await?;
+        self.with_messages(user, conversation).await
+    }
+
+    /// All conversations of `user`, oldest first.
+    pub async fn export_conversations(&self, user: UserId) -> Result<Vec<ExportedConversation>> {
+        let (mut conversations, mut from) = (Vec::new(), None);
         loop {
             let page = self.list_conversations(user, from, PAGE).await?;
             for conversation in page.items {
-                let mut messages: Vec<Message> = Vec::new();
-                loop {
-                    let before = messages.first().map(|first| first.seq);
-                    let mut earlier = self.history(user, conversation.id, before, PAGE).await?;
-                    if earlier.is_empty() {
-                        break;
-                    }
-                    earlier.append(&mut messages);
-                    messages = earlier;
-                }
-                conversations.push(ExportedConversation { conversation, messages });
+                conversations.push(self.with_messages(user, conversation).await?);
             }
             from = page.next;
             if from.is_none() {
-                break;
+                conversations.reverse();
+                return Ok(conversations);
             }
         }
-        conversations.reverse();
+    }
+
+    async fn with_messages(&self, user: UserId, conversation: Conversation) -> Result<ExportedConversation> {
+        let mut messages: Vec<ExportedMessage> = Vec::new();
+        loop {
+            let before = messages.last().map(|last| last.message.seq);
+            let page = self.history(user, conversation.id, before, PAGE).await?;
+            if page.is_empty() {
+                messages.reverse();
+                return Ok(ExportedConversation { conversation, messages });
+            }
+            for message in page.into_iter().rev() {
+                let sources = match message.role {
+                    super::Role::Assistant => self.sources(user, message.id).await?,
+                    super::Role::User => Vec::new(),
+                };
+                messages.push(ExportedMessage { message, sources });
+            }
+        }
+    }
+
+    /// All of a person's data, read page by page: what is written meanwhile may or may not be in it.
+    pub async fn export_user(&self, user: UserId) -> Result<Export> {
+        let conversations = self.export_conversations(user).await?;
         let mut audit: Vec<AuditEntry> = Vec::new();
         loop {
             let page = self.list_audit(Some(user), audit.last().map(|last| last.cursor), PAGE).await?;

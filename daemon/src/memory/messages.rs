@@ -1,11 +1,13 @@
 //! Messages: reading them, and forgetting them for good.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sqlx::sqlite::SqliteRow;
 
 use super::conversations::title_from;
+use super::summary::{covered_within, rebuild_within};
 use super::users::owner_rid;
 use super::{ConversationId, Memory, MemoryError, MessageId, Result, UserId, get};
 use crate::clock::Stamp;
@@ -15,7 +17,7 @@ use crate::store::{StoreError, Tx};
 /// Longest message, in bytes of UTF-8: hours of speech.
 pub const MAX_MESSAGE_BYTES: usize = 256 * 1024;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     User,
@@ -32,7 +34,7 @@ impl Role {
 }
 
 /// What a message is to the memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// Plain talk: it can be recalled.
@@ -191,6 +193,12 @@ pub(super) async fn forget_in(
         enqueue(tx, Op::UpsertConversation, conversation.0, Some(user.0), stamp.wall_unix_ms).await?;
     }
     let mut touched = BTreeMap::<i64, i64>::new();
+    let mut covered = BTreeMap::<i64, i64>::new();
+    for place in gone.values() {
+        if let Entry::Vacant(entry) = covered.entry(place.conversation) {
+            entry.insert(covered_within(tx, owner, place.conversation).await?);
+        }
+    }
     for (rid, place) in &gone {
         tx.execute(sqlx::query(DELETE).bind(owner).bind(rid)).await?;
         enqueue(tx, Op::DeleteMessage, place.id.0, Some(user.0), stamp.wall_unix_ms).await?;
@@ -199,12 +207,18 @@ pub(super) async fn forget_in(
     for (conversation, count) in &touched {
         tx.execute(sqlx::query(COUNT_DOWN).bind(owner).bind(conversation).bind(count)).await?;
     }
+    // The trigger has emptied the summaries that covered any of it.
+    for (conversation, upto) in covered {
+        if upto > 0 && covered_within(tx, owner, conversation).await? == 0 {
+            rebuild_within(tx, owner, conversation, upto).await?;
+        }
+    }
     retitle(tx, user, owner, touched.into_keys().collect(), stamp).await?;
     Ok(gone.len())
 }
 
 /// An automatic title is made of words that may just have been forgotten: it is made anew from what is left.
-async fn retitle(
+pub(super) async fn retitle(
     tx: &mut Tx<'_>,
     user: UserId,
     owner: i64,

@@ -15,11 +15,15 @@ mod conversations;
 mod error;
 mod export;
 mod ids;
+mod import;
 mod messages;
+mod names;
 mod replica;
+mod restamp;
 mod search;
 mod sessions;
 mod settings;
+mod summary;
 mod text;
 mod turns;
 mod users;
@@ -45,12 +49,14 @@ use crate::store::{Store, StoreError, StoreOptions, Tx};
 pub use audit::{AuditEntry, NewAudit};
 pub use conversations::{Conversation, Cursor, MAX_TITLE_CHARS, Page};
 pub use error::MemoryError;
-pub use export::{Export, ExportedConversation};
+pub use export::{Export, ExportedConversation, ExportedMessage};
 pub use ids::{AuditId, ConversationId, MessageId, UserId, VoiceprintId};
+pub use import::Imported;
 pub use messages::{Kind, MAX_MESSAGE_BYTES, Message, Role};
 pub use replica::{Applied, Pulled};
 pub use search::{Hit, SearchCursor, Words};
 pub use sessions::{MAX_SESSION_CHARS, SessionId};
+pub use summary::{MAX_SUMMARY_BYTES, Summary, WINDOW_TOKENS, Window, tokens_of};
 pub use turns::{Appended, NewTurn, Target, TurnMeta};
 pub use users::{ANONYMOUS, MAX_NAME_CHARS, User, UserCursor};
 pub use voiceprints::{NewVoiceprint, Voiceprint, VoiceprintInfo};
@@ -71,6 +77,8 @@ pub struct Memory {
     /// `[device] id` of the configuration.
     device: Arc<str>,
     here: Arc<ArcSwapOption<Here>>,
+    /// Nothing from before the clock was set is left that only a full read would find.
+    stamped: Arc<AtomicBool>,
     scrubber: Arc<Scrubber>,
 }
 
@@ -124,6 +132,7 @@ impl Memory {
             clock,
             device: device.id.as_str().into(),
             here: Arc::default(),
+            stamped: Arc::default(),
             scrubber: Arc::default(),
         };
         memory.settle_here().await?;
@@ -164,22 +173,29 @@ impl Memory {
         &self.store
     }
 
-    /// Keeps the file tidy between turns: shortens the WAL, takes deleted text out of the file. Ends as soon as `stop` is
+    /// Keeps the file tidy between turns: shortens the WAL, takes deleted text out of the file, gives rows from before the
+    /// clock was set their true time. Ends as soon as `stop` is
     /// cancelled, work that was begun is left to the next start; errors are logged and tried again, taking text out of the
     /// file ever more rarely (`scrub_pause`).
     pub async fn maintain(&self, stop: CancellationToken) {
         const EVERY: Duration = Duration::from_secs(30);
+        const AFTER_BUSY: Duration = Duration::from_secs(2);
         self.scrubber.maintained.store(true, Ordering::Release);
         let mut failures = 0;
         let mut scrub_from = Instant::now();
+        let mut again = false;
         loop {
             let round = async {
                 if Instant::now() >= scrub_from {
                     let scrubbed = self.scrub_if_wanted().await;
-                    failures = if scrubbed.is_ok() { 0 } else { failures + 1 };
+                    // A reader in the way is gone in seconds; a full disk is not.
+                    let busy = matches!(&scrubbed, Err(MemoryError::Store(StoreError::Busy { .. })));
+                    failures = if scrubbed.is_ok() || busy { 0 } else { failures + 1 };
+                    again = busy;
                     scrub_from = Instant::now() + scrub_pause(failures);
                     tidied(scrubbed);
                 }
+                tidied(self.restamp().await.map(drop));
                 tidied(self.store.checkpoint().await.map_err(MemoryError::from));
             };
             tokio::select! {
@@ -191,7 +207,7 @@ impl Memory {
                 biased;
                 () = stop.cancelled() => break,
                 () = self.scrubber.wanted.notified() => {}
-                () = tokio::time::sleep(EVERY) => {}
+                () = tokio::time::sleep(if again { AFTER_BUSY } else { EVERY }) => {}
             }
         }
         self.scrubber.maintained.store(false, Ordering::Release);
@@ -294,12 +310,16 @@ pub(crate) fn statements() -> Vec<&'static [(&'static str, &'static str)]> {
         STATEMENTS,
         audit::STATEMENTS,
         conversations::STATEMENTS,
+        import::STATEMENTS,
         messages::STATEMENTS,
         replica::STATEMENTS,
         replica::BURYING,
+        names::STATEMENTS,
+        restamp::STATEMENTS,
         search::STATEMENTS,
         sessions::STATEMENTS,
         settings::STATEMENTS,
+        summary::STATEMENTS,
         turns::STATEMENTS,
         users::STATEMENTS,
         voiceprints::STATEMENTS,

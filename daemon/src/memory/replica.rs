@@ -51,11 +51,13 @@ pub(super) const BURYING: &[(&str, &str)] = bury::STATEMENTS;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     Changed,
+    /// Changed, and what was there before is to leave the file.
+    Erased,
     /// Known already, deleted here, or newer here.
     Left,
     Refused(&'static str),
 }
-use Outcome::{Changed, Left, Refused};
+use Outcome::{Changed, Erased, Left, Refused};
 
 /// Seqs stay far from the end of the number, so that adding to one never overflows.
 const HIGHEST_SEQ: i64 = 1 << 52;
@@ -77,7 +79,7 @@ crate::store::sql::statements! {
             created_synced, updated_unix_ms, updated_synced, updated_monotonic_ns, boot, device, session_id)
         VALUES (?1, ?2, ?3, ?4, ?5, (SELECT coalesce(max(activity), 0) + 1 FROM conversations WHERE owner = ?2), ?6, ?7, ?8, ?9,
             ?10, ?11, ?12, ?13)";
-    CHANGE_TITLE = "UPDATE conversations SET title = ?2, title_by_user = ?3 WHERE rid = ?1";
+    CHANGE_NAMES = "UPDATE conversations SET title = ?2, title_by_user = ?3, session_id = ?4 WHERE rid = ?1";
     ADVANCE = "UPDATE conversations SET next_seq = ?2, updated_unix_ms = ?3, updated_synced = ?4, updated_monotonic_ns = ?5,
             boot = ?6, activity = (SELECT max(activity) + 1 FROM conversations a WHERE a.owner = conversations.owner)
         WHERE rid = ?1";
@@ -148,7 +150,7 @@ impl Memory {
         for row in &pulled.conversations {
             begin_row(&mut tx).await?;
             let outcome = put_conversation(&mut tx, row, &stamp).await;
-            applied.end_row(&mut tx, "conversation", &row.id, outcome).await?;
+            scrub |= applied.end_row(&mut tx, "conversation", &row.id, outcome).await?;
         }
         for row in &pulled.voiceprints {
             begin_row(&mut tx).await?;
@@ -181,7 +183,7 @@ impl Memory {
 }
 
 impl Applied {
-    /// Counts; returns whether something changed. A rule of the database that refuses the row is a refusal as well, and
+    /// Counts; returns whether something is to leave the file. A rule of the database that refuses the row is a refusal as well, and
     /// what was half done of it is undone.
     async fn end_row(
         &mut self,
@@ -199,14 +201,14 @@ impl Applied {
         };
         tx.execute(sqlx::query(END_ROW)).await?;
         match outcome {
-            Changed => self.changed += 1,
+            Changed | Erased => self.changed += 1,
             Left => {}
             Refused(why) => {
                 self.refused += 1;
                 log::warn!("a {what} of another device ({id}) is left out: {why}");
             }
         }
-        Ok(outcome == Changed)
+        Ok(outcome == Erased)
     }
 }
 
@@ -336,10 +338,19 @@ async fn put_conversation(tx: &mut Tx<'_>, row: &ConversationRow, stamp: &Stamp)
     }
     let rid: i64 = get(&known, "rid")?;
     let mut outcome = Left;
-    let shown = (get::<String>(&known, "title")?, get::<bool>(&known, "title_by_user")?);
-    if shown != (title.clone(), row.title_by_user) && !pending(tx, &row.id).await? {
-        tx.execute(sqlx::query(CHANGE_TITLE).bind(rid).bind(title).bind(row.title_by_user)).await?;
-        outcome = Changed;
+    let (old_title, old_session) =
+        (get::<String>(&known, "title")?, get::<Option<String>>(&known, "session_id")?);
+    let same = old_title == title
+        && get::<bool>(&known, "title_by_user")? == row.title_by_user
+        && old_session == row.session_id;
+    if !same && !pending(tx, &row.id).await? {
+        // A name that was emptied or replaced may have been forgotten.
+        let erased = (!old_title.is_empty() && old_title != title)
+            || (old_session.is_some() && old_session != row.session_id);
+        let names =
+            sqlx::query(CHANGE_NAMES).bind(rid).bind(title).bind(row.title_by_user).bind(&row.session_id);
+        tx.execute(names).await?;
+        outcome = if erased { Erased } else { Changed };
     }
     if row.next_seq > get::<i64>(&known, "next_seq")? {
         let advance = sqlx::query(ADVANCE)
@@ -350,7 +361,7 @@ async fn put_conversation(tx: &mut Tx<'_>, row: &ConversationRow, stamp: &Stamp)
             .bind(row.updated_monotonic_ns)
             .bind(boot);
         tx.execute(advance).await?;
-        outcome = Changed;
+        outcome = if outcome == Erased { Erased } else { Changed };
     }
     Ok(outcome)
 }
@@ -423,12 +434,14 @@ async fn put_voiceprint(tx: &mut Tx<'_>, row: &VoiceprintRow) -> Result<Outcome>
     let Some(owner) = rid_of_user(tx, &row.owner).await? else {
         return Ok(Refused("its person is not here"));
     };
+    let mut outcome = Changed;
     if let Some(known) = tx.optional(sqlx::query(VOICEPRINT_OF).bind(owner)).await? {
         let id = uuid_of(&known)?;
         if id == row.id || pending(tx, &id).await? {
             return Ok(Left);
         }
         tx.execute(sqlx::query(DELETE_VOICEPRINT).bind(bytes(&id))).await?;
+        outcome = Erased;
     }
     let quality =
         serde_json::from_str::<serde_json::Value>(&row.quality).map_or("{}", |_| row.quality.as_str());
@@ -445,7 +458,7 @@ async fn put_voiceprint(tx: &mut Tx<'_>, row: &VoiceprintRow) -> Result<Outcome>
         .bind(row.created_unix_ms)
         .bind(row.synced);
     tx.execute(add).await?;
-    Ok(Changed)
+    Ok(outcome)
 }
 
 /// Whether it, or its person, was deleted here.

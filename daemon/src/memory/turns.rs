@@ -4,6 +4,8 @@ use serde_json::json;
 
 use super::conversations::title_from;
 use super::messages::{checked_text, forget_in};
+use super::names::unname_within;
+use super::summary::fold_within;
 use super::users::owner_rid;
 use super::{
     ADD_DEVICE, ConversationId, FIND_DEVICE, Kind, Memory, MemoryError, MessageId, Result, Role, SessionId,
@@ -98,13 +100,21 @@ impl Memory {
         target: Target<'_>,
         turn: &NewTurn<'_>,
     ) -> Result<Appended> {
+        self.append_turn_unnaming(user, target, turn, &[]).await
+    }
+
+    /// [`Memory::append_turn`] that also takes their names from conversations (see [`Memory::named_after`]).
+    pub async fn append_turn_unnaming(
+        &self,
+        user: UserId,
+        target: Target<'_>,
+        turn: &NewTurn<'_>,
+        unname: &[ConversationId],
+    ) -> Result<Appended> {
         let (text, reply) = (checked_text(turn.text)?, checked_text(turn.reply)?);
         let (mut tx, now) = self.begin().await?;
         let owner = owner_rid(&mut tx, user).await?;
         let forgotten = forget_in(&mut tx, user, owner, turn.forget, &now).await?;
-        if forgotten > 0 {
-            self.want_scrub(&mut tx, &now).await?;
-        }
         let here = self.here()?;
         let (conversation_id, created) = match target {
             Target::New => (self.create_conversation(&mut tx, user, owner, None, None, &now).await?, true),
@@ -113,6 +123,11 @@ impl Memory {
                 self.session_within(&mut tx, user, owner, session, None, &now).await?
             }
         };
+        let unnamed = unname_within(&mut tx, user, owner, unname, &now).await?;
+        let scrub = forgotten > 0 || unnamed > 0;
+        if scrub {
+            self.want_scrub(&mut tx, &now).await?;
+        }
         let open = sqlx::query(OPEN).bind(owner).bind(conversation_id.bytes()).bind(here.device);
         let row = tx.optional(open).await?;
         let row = row.ok_or_else(|| MemoryError::not_found("conversation", conversation_id))?;
@@ -174,8 +189,9 @@ impl Memory {
             .bind(now.monotonic_ns)
             .bind(here.boot);
         tx.execute(advance).await?;
+        fold_within(&mut tx, owner, conversation).await?;
         tx.commit().await?;
-        if forgotten > 0 {
+        if scrub {
             self.scrub().await;
         }
         Ok(Appended { conversation_id, created, user_message_id, assistant_message_id, seq, forgotten })

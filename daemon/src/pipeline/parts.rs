@@ -16,6 +16,7 @@ use crate::pipeline::answer::{self, Answer};
 use crate::pipeline::voices::Voices;
 use crate::speaker::vault::KeySources;
 use crate::speaker::{Calibration, SpeakerModel, Vault, Verifier};
+use crate::store::StoreOptions;
 use crate::stt::{self, Recognizer, SttSettings};
 
 /// Everything between the front end and the answer, ready to be started.
@@ -119,7 +120,12 @@ pub fn load_verifier(models: &ModelStore, calibration_dirs: &[PathBuf]) -> Resul
 pub async fn open_memory(settings: &Settings) -> Result<Memory, Failure> {
     let db = &settings.paths.db;
     let device = Device { id: settings.device.id.clone() };
-    Memory::open(db, &device, Clock::System)
+    // Pages of 4 KiB.
+    let options = StoreOptions {
+        max_pages: settings.store.max_mib.map(|mib| mib.saturating_mul(256)),
+        ..StoreOptions::default()
+    };
+    Memory::open_with(db, &device, Clock::System, &options)
         .await
         .map_err(|e| Failure::because(e.exit(), format!("the database {} cannot be used", db.display()), e))
 }

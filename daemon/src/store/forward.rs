@@ -9,7 +9,7 @@
 //!                    └─────────────────────────────────────────────────── ┘
 //! ```
 //!
-//! Invariants, each with a test:
+//! Invariants:
 //!
 //! 1. An entry leaves the queue only after Postgres has committed its effect, or into `dead_letter`.
 //! 2. Sending anything again changes nothing, so a lost answer to COMMIT is harmless: see [`super::postgres::write`].

@@ -383,3 +383,55 @@ fn unique(ids: impl IntoIterator<Item = Uuid>) -> Vec<Uuid> {
     let set: std::collections::BTreeSet<Uuid> = ids.into_iter().collect();
     set.into_iter().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    /// Longer than anything here takes, on any machine.
+    const LONG: Duration = Duration::from_secs(600);
+
+    fn handle(connected: bool, patience: Duration) -> Freshness {
+        let progress = Progress::default();
+        progress.done.send_modify(|done| done.connected = connected);
+        Freshness { progress, patience }
+    }
+
+    #[tokio::test]
+    async fn a_turn_waits_for_the_round_that_was_asked_for() {
+        let start = Instant::now();
+        let fresh = handle(true, LONG);
+        fresh.settle().await;
+        fresh.start();
+        let (settled, done) = (std::sync::atomic::AtomicBool::new(false), fresh.progress.done.clone());
+        let wait = async {
+            fresh.settle().await;
+            settled.store(true, Ordering::Release);
+        };
+        let round = async {
+            tokio::time::sleep(Duration::from_millis(40)).await;
+            assert!(!settled.load(Ordering::Acquire), "nothing was done yet");
+            done.send_modify(|done| done.request = 1);
+        };
+        tokio::join!(wait, round);
+        assert!(start.elapsed() < LONG);
+    }
+
+    #[tokio::test]
+    async fn a_turn_never_waits_for_longer_than_it_may() {
+        let fresh = handle(true, Duration::from_millis(30));
+        fresh.start();
+        fresh.settle().await;
+    }
+
+    #[tokio::test]
+    async fn a_turn_does_not_wait_while_postgres_is_away() {
+        let fresh = handle(false, LONG);
+        fresh.start();
+        let start = Instant::now();
+        fresh.settle().await;
+        assert!(start.elapsed() < LONG / 2);
+    }
+}

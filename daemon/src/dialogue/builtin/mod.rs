@@ -11,7 +11,7 @@ use jiff::tz::TimeZone;
 use self::intent::{Intent, understand};
 use self::rephrase::{inside_a_sentence, second_person};
 use super::{Reply, TurnContext};
-use crate::memory::{Kind, MemoryError, Message, MessageId, Role};
+use crate::memory::{ConversationId, Kind, MemoryError, Message, MessageId, Role};
 
 /// Name under which answers are stored.
 const NAME: &str = "builtin";
@@ -101,6 +101,7 @@ fn ask(text: impl Into<String>) -> Reply {
         responder: NAME,
         sources: Vec::new(),
         forget: Vec::new(),
+        unname: Vec::new(),
         new_conversation: false,
         store_as: None,
     }
@@ -165,15 +166,33 @@ async fn tell_talk(context: &TurnContext<'_>) -> Result<Reply, MemoryError> {
         mine.cloned().collect()
     };
     let mut talk = told(context.recent);
+    if let Some(conversation) = context.conversation.filter(|_| !context.summary.is_empty()) {
+        add_gist(context, conversation, &mut talk).await?;
+    }
     if talk.is_empty() {
         for earlier in context.memory.earlier(5, 40).await? {
             talk = told(&earlier);
+            if let Some(last) = earlier.last() {
+                add_gist(context, last.conversation_id, &mut talk).await?;
+            }
             if !talk.is_empty() {
                 break;
             }
         }
     }
     Ok(if talk.is_empty() { ask("We have not talked about anything yet.") } else { tell(&talk) })
+}
+
+/// Adds what the summary of `conversation` kept of what was said before `talk`.
+async fn add_gist(
+    context: &TurnContext<'_>,
+    conversation: ConversationId,
+    talk: &mut Vec<Message>,
+) -> Result<(), MemoryError> {
+    let gist = context.memory.gist(conversation).await?;
+    let new: Vec<_> = gist.into_iter().filter(|m| !talk.iter().any(|said| said.id == m.id)).collect();
+    talk.extend(new);
+    Ok(())
 }
 
 /// Forgets the latest turn that said or recalled something; recalling it means the statement itself.
@@ -205,10 +224,11 @@ async fn forget_last(context: &TurnContext<'_>) -> Result<Reply, MemoryError> {
 async fn forget_about(context: &TurnContext<'_>, topic: &str) -> Result<Reply, MemoryError> {
     let terms = recall::terms(topic).join(" ");
     let forget = context.memory.matching(&terms).await?;
-    let text = match forget.len() {
+    let unname = context.memory.named_after(&terms).await?;
+    let text = match forget.len() + unname.len() {
         0 if terms.is_empty() => "Please say what I should forget.",
         0 => "I remember nothing about that.",
         _ => "I have forgotten everything about that.",
     };
-    Ok(Reply { forget, store_as: Some("forget everything about …".into()), ..ask(text) })
+    Ok(Reply { forget, unname, store_as: Some("forget everything about …".into()), ..ask(text) })
 }

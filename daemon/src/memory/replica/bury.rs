@@ -1,6 +1,6 @@
 //! Deletions of other devices, done here as forgetting is done here.
 
-use super::Outcome::{self, Changed, Left, Refused};
+use super::Outcome::{self, Erased, Left, Refused};
 use super::{CONVERSATION, DELETE_VOICEPRINT, bytes, rid_of_user, uuid_of};
 use crate::clock::Stamp;
 use crate::memory::messages::forget_in;
@@ -30,7 +30,7 @@ crate::store::sql::statements! {
     ANONYMISE_AUDIT = "UPDATE queue SET user_id = NULL WHERE user_id = ?1 AND op = 'append_audit'";
 }
 
-/// Deletes what was deleted elsewhere. `Changed` if there was something to delete.
+/// Deletes what was deleted elsewhere. `Erased` if there was something to delete.
 pub(super) async fn bury(tx: &mut Tx<'_>, row: &Tombstone, stamp: &Stamp) -> Result<Outcome> {
     let (id, owner) = (bytes(&row.id), bytes(&row.owner));
     let gone = match row.kind.as_str() {
@@ -90,5 +90,5 @@ pub(super) async fn bury(tx: &mut Tx<'_>, row: &Tombstone, stamp: &Stamp) -> Res
     tx.execute(sqlx::query(FORGET_PENDING).bind(id)).await?;
     tx.execute(sqlx::query(FORGET_DEAD).bind(id)).await?;
     tx.execute(sqlx::query(BURY).bind(&row.kind).bind(id).bind(owner).bind(row.deleted_unix_ms)).await?;
-    Ok(if gone { Changed } else { Left })
+    Ok(if gone { Erased } else { Left })
 }

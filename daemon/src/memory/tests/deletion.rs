@@ -4,7 +4,7 @@ use super::isolation::Random;
 use super::*;
 
 /// Whether any file of the database holds `word`, in any case.
-fn on_disk(home: &Home, word: &str) -> Option<String> {
+pub(super) fn on_disk(home: &Home, word: &str) -> Option<String> {
     for entry in std::fs::read_dir(home.folder.path()).unwrap() {
         let path = entry.unwrap().path();
         let bytes = std::fs::read(&path).unwrap().to_ascii_lowercase();

@@ -1,9 +1,12 @@
 //! The memory on a real file: rows, restarts, people kept apart, deletion, crashes.
 
+mod clock;
 mod crash;
 mod deletion;
 mod homes;
+mod import;
 mod isolation;
+mod long;
 mod rows;
 mod search;
 

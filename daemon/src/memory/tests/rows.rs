@@ -322,7 +322,7 @@ async fn an_export_holds_everything_of_one_person_and_nothing_of_another() {
     }
     let export = home.memory.export_user(anna).await.unwrap();
     assert_eq!(export.conversations.len(), 3);
-    assert_eq!(export.conversations[0].messages[0].text, "anna 0");
+    assert_eq!(export.conversations[0].messages[0].message.text, "anna 0");
     assert!(export.conversations.iter().all(|c| c.messages.len() == 4));
     assert!(!serde_json::to_string(&export).unwrap().contains("secret"));
 }

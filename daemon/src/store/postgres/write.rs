@@ -48,7 +48,8 @@ crate::store::sql::statements! {
             origin = excluded.origin, change = excluded.change
         WHERE (t.wrapped_key, t.blob) IS DISTINCT FROM (excluded.wrapped_key, excluded.blob)";
     /// `next_seq` is the row's logical clock: the stamp of the last turn comes from whoever knows the later one, or from the
-    /// home itself, which may have dated it again. A title comes from whoever changed it last.
+    /// home itself, which may have dated it again. Title and client's name come from whoever changed them last: forgetting empties
+    /// them.
     CONVERSATIONS = "INSERT INTO jarvis.conversations AS t (id, owner, device, session_id, title, title_by_user, next_seq,
             created_at, created_synced, updated_at, updated_synced, updated_monotonic_ns, boot_id, origin, change)
         SELECT x.id, x.owner, coalesce(x.device, $14), x.session_id, x.title, x.title_by_user, x.next_seq,
@@ -62,7 +63,7 @@ crate::store::sql::statements! {
         WHERE NOT EXISTS (SELECT FROM jarvis.tombstones d WHERE d.kind = 'conversation' AND d.id = x.id)
             AND NOT EXISTS (SELECT FROM jarvis.tombstones d WHERE d.kind = 'user' AND d.id = x.owner)
         ON CONFLICT (id) DO UPDATE SET
-            session_id = coalesce(excluded.session_id, t.session_id),
+            session_id = excluded.session_id,
             title = excluded.title, title_by_user = excluded.title_by_user,
             next_seq = greatest(t.next_seq, excluded.next_seq),
             created_at = CASE WHEN t.created_synced THEN t.created_at ELSE excluded.created_at END,
@@ -77,9 +78,9 @@ crate::store::sql::statements! {
             boot_id = CASE WHEN excluded.next_seq > t.next_seq OR (excluded.next_seq = t.next_seq AND t.device = $14)
                 THEN excluded.boot_id ELSE t.boot_id END,
             origin = excluded.origin, change = excluded.change
-        WHERE (t.title, t.title_by_user) IS DISTINCT FROM (excluded.title, excluded.title_by_user)
+        WHERE (t.title, t.title_by_user, t.session_id)
+                IS DISTINCT FROM (excluded.title, excluded.title_by_user, excluded.session_id)
             OR excluded.next_seq > t.next_seq
-            OR (excluded.session_id IS NOT NULL AND t.session_id IS NULL)
             OR (excluded.created_synced AND NOT t.created_synced)
             OR (excluded.next_seq = t.next_seq AND t.device = $14 AND (t.updated_at, t.updated_synced, t.boot_id)
                 IS DISTINCT FROM (excluded.updated_at, excluded.updated_synced, excluded.boot_id))";

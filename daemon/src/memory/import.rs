@@ -1,0 +1,241 @@
+//! Conversations that come back from an export. The text is somebody's file: everything in it is checked, and either all
+//! of it is stored or nothing.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::conversations::{MAX_TITLE_CHARS, title_from};
+use super::messages::checked_text;
+use super::text::tidy;
+use super::users::owner_rid;
+use super::{ConversationId, Kind, Memory, MemoryError, MessageId, Result, Role, SessionId, UserId, get};
+use crate::store::Tx;
+use crate::store::queue::{Op, enqueue};
+
+/// The boot of rows whose times come from a file: monotonic times never compare with it.
+const NO_BOOT: &str = "imported";
+/// Times up to the year 9999.
+const LAST_UNIX_MS: i64 = 253_402_300_799_999;
+/// Longest `meta` of a message, in bytes of JSON.
+const MAX_META_BYTES: usize = 4096;
+
+/// What was read, and is not checked yet.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Document {
+    /// What `conversation export` without an id writes.
+    Many(Vec<ImportedConversation>),
+    /// What `user export` writes.
+    Person { conversations: Vec<ImportedConversation> },
+    /// What `conversation export ID` writes.
+    One(ImportedConversation),
+}
+
+#[derive(Debug, Deserialize)]
+struct ImportedConversation {
+    id: ConversationId,
+    title: String,
+    created_unix_ms: i64,
+    updated_unix_ms: i64,
+    #[serde(default)]
+    session_id: Option<String>,
+    messages: Vec<ImportedMessage>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ImportedMessage {
+    id: MessageId,
+    seq: i64,
+    role: Role,
+    kind: Kind,
+    text: String,
+    wall_unix_ms: i64,
+    clock_synced: bool,
+    #[serde(default)]
+    meta: Option<serde_json::Value>,
+    #[serde(default)]
+    sources: Vec<MessageId>,
+}
+
+/// What an import did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Imported {
+    pub conversations: usize,
+    pub messages: usize,
+    /// Conversations that were there already and were left as they are.
+    pub skipped: usize,
+}
+
+crate::store::sql::statements! {
+    MINE = "SELECT 1 FROM conversations WHERE id = ?2 AND owner = ?1";
+    CONVERSATION_TAKEN = "SELECT 1 FROM conversations WHERE id = ?1
+        UNION ALL SELECT 1 FROM tombstones WHERE kind = 'conversation' AND id = ?1";
+    MESSAGE_TAKEN = "SELECT 1 FROM messages WHERE id = ?1
+        UNION ALL SELECT 1 FROM tombstones WHERE kind = 'message' AND id = ?1";
+    SESSION_TAKEN = "SELECT 1 FROM conversations WHERE owner = ?1 AND device = ?2 AND session_id = ?3";
+    ADD_BOOT = "INSERT INTO boots (boot_id) VALUES (?1) ON CONFLICT DO NOTHING";
+    FIND_BOOT = "SELECT rid FROM boots WHERE boot_id = ?1";
+    // Older than everything that is there: an import does not change which conversation is continued.
+    ADD = "INSERT INTO conversations (id, owner, title, title_by_user, next_seq, messages, activity, created_unix_ms,
+            created_synced, updated_unix_ms, updated_synced, updated_monotonic_ns, boot, device, session_id)
+        VALUES (?1, ?2, ?3, ?11, ?4, ?5, (SELECT coalesce(min(activity), 1) - 1 FROM conversations WHERE owner = ?2), ?6,
+            1, ?7, 1, 0, ?8, ?9, ?10)";
+    RID = "SELECT rid FROM conversations WHERE id = ?1";
+    ADD_MESSAGE = "INSERT INTO messages (id, conversation, owner, seq, role, kind, text, meta, wall_unix_ms, clock_synced,
+            monotonic_ns, boot, device)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 0, ?11, ?12)";
+    ADD_SOURCE = "INSERT INTO message_sources (source, message)
+        SELECT source.rid, answer.rid FROM messages source, messages answer
+        WHERE source.id = ?2 AND source.owner = ?1 AND answer.id = ?3 AND answer.owner = ?1
+        ON CONFLICT DO NOTHING";
+}
+
+impl Memory {
+    /// Stores the conversations of an export (one, a list of them, or that of a person) as `user`'s, with their ids where
+    /// these are free and with new ones where not (they were deleted here, or are somebody else's). Conversations that
+    /// `user` has already are left as they are. They can be gone on with on this device.
+    ///
+    /// # Errors
+    /// `Unreadable`, `InvalidSession`, `TooLong` for what cannot be stored; then nothing is.
+    pub async fn import_conversations(&self, user: UserId, json: &str) -> Result<Imported> {
+        let document: Document = serde_json::from_str(json).map_err(|e| unreadable(0, reason_of(&e)))?;
+        let mut conversations = match document {
+            Document::Many(many) | Document::Person { conversations: many } => many,
+            Document::One(one) => vec![one],
+        };
+        for (n, conversation) in conversations.iter_mut().enumerate() {
+            check(n + 1, conversation)?;
+        }
+        let (mut tx, stamp) = self.begin().await?;
+        let here = self.here()?;
+        let owner = owner_rid(&mut tx, user).await?;
+        tx.execute(sqlx::query(ADD_BOOT).bind(NO_BOOT)).await?;
+        let boot = tx.optional(sqlx::query(FIND_BOOT).bind(NO_BOOT)).await?;
+        let boot: i64 = boot.map(|row| get(&row, "rid")).transpose()?.unwrap_or(here.boot);
+        let mut done = Imported::default();
+        let mut made_from: Vec<(MessageId, MessageId)> = Vec::new();
+        // The newest first, each older than the one before it.
+        for conversation in conversations.iter().rev() {
+            if tx.optional(sqlx::query(MINE).bind(owner).bind(conversation.id.bytes())).await?.is_some() {
+                done.skipped += 1;
+                continue;
+            }
+            let taken = tx.optional(sqlx::query(CONVERSATION_TAKEN).bind(conversation.id.bytes())).await?;
+            let id = if taken.is_some() { ConversationId::new() } else { conversation.id };
+            let session = free_session(&mut tx, owner, here.device, conversation).await?;
+            let last = conversation.messages.last().map_or(0, |last| last.seq);
+            let add = sqlx::query(ADD)
+                .bind(id.bytes())
+                .bind(owner)
+                .bind(&conversation.title)
+                .bind(last + 1)
+                .bind(i64::try_from(conversation.messages.len()).unwrap_or(i64::MAX))
+                .bind(conversation.created_unix_ms)
+                .bind(conversation.updated_unix_ms)
+                .bind(boot)
+                .bind(here.device)
+                .bind(session)
+                .bind(named_by_a_person(conversation));
+            tx.execute(add).await?;
+            enqueue(&mut tx, Op::UpsertConversation, id.0, Some(user.0), stamp.wall_unix_ms).await?;
+            let row = tx.optional(sqlx::query(RID).bind(id.bytes())).await?;
+            let rid: i64 = row.map(|row| get(&row, "rid")).transpose()?.unwrap_or_default();
+            for message in &conversation.messages {
+                let taken = tx.optional(sqlx::query(MESSAGE_TAKEN).bind(message.id.bytes())).await?;
+                let id = if taken.is_some() { MessageId::new() } else { message.id };
+                let add = sqlx::query(ADD_MESSAGE)
+                    .bind(id.bytes())
+                    .bind(rid)
+                    .bind(owner)
+                    .bind(message.seq)
+                    .bind(message.role.as_str())
+                    .bind(message.kind.as_str())
+                    .bind(&message.text)
+                    .bind(message.meta.as_ref().map(serde_json::Value::to_string))
+                    .bind(message.wall_unix_ms)
+                    .bind(message.clock_synced)
+                    .bind(boot)
+                    .bind(here.device);
+                tx.execute(add).await?;
+                enqueue(&mut tx, Op::InsertMessage, id.0, Some(user.0), stamp.wall_unix_ms).await?;
+                made_from.extend(message.sources.iter().map(|source| (*source, id)));
+            }
+            done.conversations += 1;
+            done.messages += conversation.messages.len();
+        }
+        for (source, message) in made_from {
+            let add = sqlx::query(ADD_SOURCE).bind(owner).bind(source.bytes()).bind(message.bytes());
+            tx.execute(add).await?;
+        }
+        tx.commit().await?;
+        Ok(done)
+    }
+}
+
+/// The session id of `conversation`, if nothing else here has it.
+async fn free_session<'a>(
+    tx: &mut Tx<'_>,
+    owner: i64,
+    device: i64,
+    conversation: &'a ImportedConversation,
+) -> Result<Option<&'a str>> {
+    let Some(session) = conversation.session_id.as_deref() else { return Ok(None) };
+    let taken = tx.optional(sqlx::query(SESSION_TAKEN).bind(owner).bind(device).bind(session)).await?;
+    Ok(taken.is_none().then_some(session))
+}
+
+/// Whether the title is more than the first words of the conversation.
+fn named_by_a_person(conversation: &ImportedConversation) -> bool {
+    let said = conversation.messages.iter().find(|m| m.role == Role::User && m.kind != Kind::Ask);
+    !conversation.title.is_empty() && said.is_none_or(|said| title_from(&said.text) != conversation.title)
+}
+
+/// Checks the `n`th conversation and brings its text to the form in which it is stored.
+fn check(n: usize, conversation: &mut ImportedConversation) -> Result<()> {
+    let refuse = |reason: &str| Err(unreadable(n, reason.to_owned()));
+    conversation.title = tidy(&conversation.title).chars().take(MAX_TITLE_CHARS).collect();
+    if let Some(session) = &conversation.session_id {
+        SessionId::new(session)?;
+    }
+    let time = |unix_ms: i64| (0..=LAST_UNIX_MS).contains(&unix_ms);
+    if !time(conversation.created_unix_ms) || !time(conversation.updated_unix_ms) {
+        return refuse("it has a time outside the years 1970 to 9999");
+    }
+    let (mut last, mut ids) = (0, BTreeSet::new());
+    for message in &mut conversation.messages {
+        if message.seq <= last || message.seq > i64::from(u32::MAX) {
+            return refuse("its messages are not numbered upwards from 1");
+        }
+        last = message.seq;
+        if !ids.insert(message.id) {
+            return refuse("two of its messages have the same id");
+        }
+        if !time(message.wall_unix_ms) {
+            return refuse("a message has a time outside the years 1970 to 9999");
+        }
+        if message
+            .meta
+            .as_ref()
+            .is_some_and(|meta| !meta.is_object() || meta.to_string().len() > MAX_META_BYTES)
+        {
+            return refuse("the meta of a message is no object, or too long");
+        }
+        message.text = checked_text(&message.text)?;
+    }
+    Ok(())
+}
+
+fn unreadable(conversation: usize, reason: String) -> MemoryError {
+    MemoryError::Unreadable { conversation, reason }
+}
+
+/// What is wrong with the document, without its words: they are somebody's.
+fn reason_of(error: &serde_json::Error) -> String {
+    match error.classify() {
+        serde_json::error::Category::Data => {
+            "it is not what `conversation export` or `user export` writes".to_owned()
+        }
+        _ => format!("it is not JSON (line {}, column {})", error.line(), error.column()),
+    }
+}

@@ -1,0 +1,73 @@
+//! Names that people and clients gave to conversations: when their topic is forgotten, they are too.
+
+use std::collections::BTreeSet;
+
+use super::messages::retitle;
+use super::text::name_key;
+use super::{ConversationId, Memory, Result, UserId, get};
+use crate::clock::Stamp;
+use crate::store::Tx;
+use crate::store::queue::{Op, enqueue};
+
+crate::store::sql::statements! {
+    NAMED = "SELECT id, title, coalesce(session_id, '') AS session FROM conversations
+        WHERE owner = (SELECT rid FROM users WHERE id = ?1) AND (title_by_user = 1 OR session_id IS NOT NULL)";
+    NAME = "SELECT rid FROM conversations WHERE id = ?2 AND owner = ?1";
+    UNNAME = "UPDATE conversations SET title = '', title_by_user = 0, session_id = NULL WHERE rid = ?2 AND owner = ?1";
+}
+
+impl Memory {
+    /// Conversations of `user` whose title, if a person gave it, or whose session id holds all words of `text`. Words match
+    /// by their beginnings, so rather one name too many.
+    pub async fn named_after(&self, user: UserId, text: &str) -> Result<Vec<ConversationId>> {
+        let wanted = words_of(text);
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut found = Vec::new();
+        for row in self.read_all(sqlx::query(NAMED).bind(user.bytes())).await? {
+            let names: [String; 2] = [get(&row, "title")?, get(&row, "session")?];
+            let named = names.iter().any(|name| {
+                let words = words_of(name);
+                wanted.iter().all(|want| words.iter().any(|word| begins(word, want)))
+            });
+            if named {
+                found.push(ConversationId::read(&row, "id")?);
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Takes title and session id from `conversations` of `owner`; the title becomes an automatic one. Returns how many.
+pub(super) async fn unname_within(
+    tx: &mut Tx<'_>,
+    user: UserId,
+    owner: i64,
+    conversations: &[ConversationId],
+    stamp: &Stamp,
+) -> Result<usize> {
+    let mut unnamed = 0;
+    for id in conversations {
+        let row = tx.optional(sqlx::query(NAME).bind(owner).bind(id.bytes())).await?;
+        let Some(row) = row else { continue };
+        let rid: i64 = get(&row, "rid")?;
+        tx.execute(sqlx::query(UNNAME).bind(owner).bind(rid)).await?;
+        enqueue(tx, Op::UpsertConversation, id.0, Some(user.0), stamp.wall_unix_ms).await?;
+        retitle(tx, user, owner, BTreeSet::from([rid]), stamp).await?;
+        unnamed += 1;
+    }
+    Ok(unnamed)
+}
+
+fn words_of(text: &str) -> Vec<String> {
+    name_key(text)
+        .split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+fn begins(word: &str, want: &str) -> bool {
+    word.starts_with(want) || (word.chars().count() >= 3 && want.starts_with(word))
+}
