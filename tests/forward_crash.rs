@@ -3,7 +3,7 @@
 //!
 //! `JARVIS_CRASH_CYCLES` sets the number of kills (100), `JARVIS_TEST_SEED` repeats their plan. Which instruction a kill
 //! meets is up to the machine; the plan is what is repeated.
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod support;
 

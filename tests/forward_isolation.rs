@@ -1,6 +1,6 @@
 //! In the shared database a person's rows are that person's: seen by nobody else, gone when they are forgotten, and not
 //! brought back by anything that remembers them.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod support;
 

@@ -5,7 +5,7 @@
 //! and opened as the daemon opens them.
 //!
 //! `JARVIS_POWER_CUTS` sets the number of cuts (300), `JARVIS_TEST_SEED` repeats a run.
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod support;
 

@@ -11,6 +11,7 @@
 #![expect(dead_code, reason = "each test binary uses its own part")]
 #![expect(clippy::print_stderr, reason = "skipped tests say so")]
 
+pub mod actions;
 pub mod household;
 pub mod mic;
 pub mod postgres;

@@ -8,20 +8,24 @@
 //! Two roles: `postgres`, the superuser of [`Postgres::query`], and the ordinary `jarvis`, which owns the database
 //! `jarvis` and is what Jarvis connects as.
 
+#[path = "postgres/change.rs"]
+mod change;
+#[path = "postgres/making.rs"]
+mod making;
+
 use std::fs;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write as _;
-use std::net::TcpListener;
-use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+use making::{random_hex, version_of, write_secret};
 
 /// How long the server may take for anything, on a machine that does other things as well.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -131,26 +135,6 @@ impl Postgres {
         made.execute(&format!("CREATE ROLE {ROLE} LOGIN PASSWORD '{}'", made.password));
         made.execute(&format!("CREATE DATABASE {ROLE} OWNER {ROLE}"));
         made.has_database.store(true, Relaxed);
-        made
-    }
-
-    /// The folder, the port, the account; nothing in them yet.
-    fn empty(options: Options, password: String) -> Self {
-        let bin = binaries();
-        let dir = tempfile::tempdir().unwrap();
-        // The server's account must reach its folder below this one.
-        fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
-        let account = rustix::process::geteuid().is_root().then(|| account_of("postgres"));
-        for (name, mode) in [("data", 0o700), ("sock", 0o755)] {
-            let folder = dir.path().join(name);
-            fs::create_dir(&folder).unwrap();
-            fs::set_permissions(&folder, PermissionsExt::from_mode(mode)).unwrap();
-            give(&folder, account);
-        }
-        let guard = guard(dir.path());
-        let (port, has_database) = (free_port(), AtomicBool::new(false));
-        let made = Self { bin, server: None, port, password, options, account, guard, has_database, dir };
-        write_secret(&made.password_file(), &made.password, None);
         made
     }
 
@@ -265,77 +249,6 @@ impl Postgres {
         self.dir.path().join("log")
     }
 
-    // ---- Settings ----------------------------------------------------------------------------------------------
-
-    /// Changes a setting of the running server; those that need a restart have to be followed by one.
-    pub fn set(&self, name: &str, value: &str) {
-        self.execute(&format!("ALTER SYSTEM SET {name} = '{value}'"));
-        self.reload();
-    }
-
-    pub fn reset(&self, name: &str) {
-        self.execute(&format!("ALTER SYSTEM RESET {name}"));
-        self.reload();
-    }
-
-    /// Every new transaction is read-only, as on a server that is being moved.
-    pub fn read_only(&self, on: bool) {
-        if on {
-            self.set("default_transaction_read_only", "on");
-        } else {
-            // Such a server refuses this very statement in a transaction of the default kind.
-            self.execute(
-                "SET default_transaction_read_only = off; ALTER SYSTEM RESET default_transaction_read_only",
-            );
-            self.reload();
-        }
-        let wanted = if on { "on" } else { "off" };
-        self.wait_for("SHOW default_transaction_read_only", wanted);
-    }
-
-    /// Replaces `pg_hba.conf`. The first line is always the superuser's own, through the socket.
-    pub fn set_hba(&self, lines: &str) {
-        fs::write(self.data().join("pg_hba.conf"), hba(lines)).unwrap();
-        self.reload();
-    }
-
-    /// The password that the server knows; Jarvis's file keeps the old one.
-    pub fn set_password(&self, password: &str) {
-        self.execute(&format!("ALTER ROLE {ROLE} PASSWORD '{password}'"));
-    }
-
-    /// Shows another certificate from the next connection on.
-    pub fn show(&self, certificate: Certificate) {
-        self.install(certificate);
-        self.reload();
-        // The postmaster reads it when it handles the signal; what comes later meets the new one.
-        sleep(Duration::from_millis(300));
-    }
-
-    /// Certificate and key (of whoever runs the tests) by which the server knows the role `name`.
-    pub fn client_certificate(&self, name: &str) -> (PathBuf, PathBuf) {
-        let stem = format!("client-{name}");
-        self.sign(&stem, "ca", &format!("/CN={name}"), "extendedKeyUsage=clientAuth", "30");
-        let path = |ending| self.dir.path().join(format!("{stem}.{ending}"));
-        (path("crt"), path("key"))
-    }
-
-    /// Cuts every connection of `jarvis`. Returns how many there were.
-    pub fn cut_connections(&self) -> usize {
-        self.query(&format!(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{ROLE}'"
-        ))
-        .len()
-    }
-
-    /// Throws the database away and makes an empty one in its place.
-    pub fn lose_database(&self) {
-        self.has_database.store(false, Relaxed);
-        self.execute(&format!("DROP DATABASE {ROLE} WITH (FORCE)"));
-        self.execute(&format!("CREATE DATABASE {ROLE} OWNER {ROLE}"));
-        self.has_database.store(true, Relaxed);
-    }
-
     // ---- Life --------------------------------------------------------------------------------------------------
 
     pub fn is_running(&mut self) -> bool {
@@ -436,210 +349,6 @@ impl Postgres {
             last = self.value(sql);
         }
     }
-
-    // ---- A second server with the same data --------------------------------------------------------------------
-
-    /// A hot standby of this server, read-only until [`Postgres::promote`]. From here on this server answers a COMMIT
-    /// only after the standby has it, so that a failover loses nothing which was answered.
-    pub fn standby(&self) -> Self {
-        let mut other = Self::empty(self.options.clone(), self.password.clone());
-        other.must(
-            other
-                .tool("pg_basebackup")
-                .args([
-                    "-U",
-                    "postgres",
-                    "-p",
-                    &self.port.to_string(),
-                    "-X",
-                    "stream",
-                    "-c",
-                    "fast",
-                    "-R",
-                    "-h",
-                ])
-                .arg(self.socket_dir())
-                .arg("-D")
-                .arg(other.data())
-                .env("PGPASSWORD", &self.password),
-        );
-        if self.options.tls {
-            for file in ["ca.crt", "ca.key", "stranger.crt", "stranger.key"] {
-                fs::copy(self.dir.path().join(file), other.dir.path().join(file)).unwrap();
-            }
-            other.install(Certificate::Good);
-        }
-        other.write_conf();
-        other.has_database.store(true, Relaxed);
-        other.boot();
-        self.set("synchronous_standby_names", "*");
-        self.wait_for("SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'", "1");
-        other
-    }
-
-    /// Makes a standby the server that takes writes.
-    pub fn promote(&self) {
-        assert_eq!(self.value("SELECT pg_promote(true, 60)"), "t");
-        self.set("synchronous_standby_names", "");
-        self.wait_for("SELECT pg_is_in_recovery()", "f");
-    }
-
-    /// With `diskfull.c` preloaded: from now on no file of a table can grow, or it can again.
-    pub fn disk_full(&self, full: bool) {
-        assert!(self.options.preload.is_some(), "start it with diskfull.c preloaded");
-        let flag = self.dir.path().join("disk-is-full");
-        if full {
-            fs::write(flag, "").unwrap();
-        } else {
-            fs::remove_file(flag).unwrap();
-        }
-    }
-
-    // ---- Making it ---------------------------------------------------------------------------------------------
-
-    fn data(&self) -> PathBuf {
-        self.dir.path().join("data")
-    }
-
-    /// A program of the server, run as its account.
-    fn tool(&self, name: &str) -> Command {
-        let mut command = Command::new(self.bin.join(name));
-        command.current_dir(self.dir.path()).env("LC_ALL", "C.UTF-8").env_remove("PGPASSWORD");
-        if let Some(Account { uid, gid }) = self.account {
-            command.uid(uid).gid(gid);
-        }
-        command
-    }
-
-    fn must(&self, command: &mut Command) {
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{command:?}: {}", said(&output));
-    }
-
-    fn write_conf(&self) {
-        let Options { fsync, tls, max_connections, conf, .. } = &self.options;
-        let on = |yes: &bool| if *yes { "on" } else { "off" };
-        let text = format!(
-            "listen_addresses = '127.0.0.1'\n\
-             port = {port}\n\
-             unix_socket_directories = '{socket}'\n\
-             max_connections = {max_connections}\n\
-             fsync = {fsync}\n\
-             ssl = {ssl}\n\
-             ssl_cert_file = 'server.crt'\n\
-             ssl_key_file = 'server.key'\n\
-             ssl_ca_file = '{ca}'\n\
-             shared_buffers = 32MB\n\
-             # What a killed server leaves behind stays in its own folder.\n\
-             dynamic_shared_memory_type = mmap\n\
-             logging_collector = off\n\
-             log_line_prefix = '%m [%p] %u '\n\
-             timezone = 'UTC'\n\
-             {more}\n",
-            port = self.port,
-            socket = self.socket_dir().display(),
-            fsync = on(fsync),
-            ssl = on(tls),
-            ca = if *tls { self.ca_file().display().to_string() } else { String::new() },
-            more = conf.join("\n"),
-        );
-        self.put("postgresql.conf", &text);
-        let everyone = "local all all scram-sha-256\nhost all all 127.0.0.1/32 scram-sha-256\n\
-            local replication postgres scram-sha-256\n";
-        self.put("pg_hba.conf", &hba(everyone));
-    }
-
-    /// Writes a file of the data folder as the server's account.
-    fn put(&self, name: &str, text: &str) {
-        let path = self.data().join(name);
-        fs::write(&path, text).unwrap();
-        give(&path, self.account);
-    }
-
-    fn install(&self, certificate: Certificate) {
-        let (name, authority, host, days) = match certificate {
-            Certificate::Good => ("good", "ca", "DNS:localhost,IP:127.0.0.1", "30"),
-            Certificate::OtherHost => ("other-host", "ca", "DNS:somewhere.else.example", "30"),
-            // Valid for no time at all from the moment it is made.
-            Certificate::Expired => ("expired", "ca", "DNS:localhost,IP:127.0.0.1", "0"),
-            Certificate::OtherAuthority => ("other-ca", "stranger", "DNS:localhost,IP:127.0.0.1", "30"),
-        };
-        let usage = format!("subjectAltName={host}\nextendedKeyUsage=serverAuth\nbasicConstraints=CA:FALSE");
-        self.sign(name, authority, "/CN=postgres", &usage, days);
-        if days == "0" {
-            sleep(Duration::from_secs(2));
-        }
-        for (from, to) in [("crt", "server.crt"), ("key", "server.key")] {
-            let to = self.data().join(to);
-            fs::copy(self.dir.path().join(format!("{name}.{from}")), &to).unwrap();
-            fs::set_permissions(&to, PermissionsExt::from_mode(0o600)).unwrap();
-            give(&to, self.account);
-        }
-    }
-
-    fn make_authority(&self, name: &str) {
-        self.openssl(&[
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-days",
-            "30",
-            "-keyout",
-            &format!("{name}.key"),
-            "-out",
-            &format!("{name}.crt"),
-            "-subj",
-            &format!("/CN=Jarvis test {name}"),
-            "-addext",
-            "basicConstraints=critical,CA:TRUE",
-            "-addext",
-            "keyUsage=critical,keyCertSign",
-        ]);
-    }
-
-    fn sign(&self, name: &str, authority: &str, subject: &str, extensions: &str, days: &str) {
-        let file = |ending: &str| format!("{name}.{ending}");
-        self.openssl(&[
-            "req",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-keyout",
-            &file("key"),
-            "-out",
-            &file("csr"),
-            "-subj",
-            subject,
-        ]);
-        fs::write(self.dir.path().join(file("ext")), extensions).unwrap();
-        self.openssl(&[
-            "x509",
-            "-req",
-            "-in",
-            &file("csr"),
-            "-CA",
-            &format!("{authority}.crt"),
-            "-CAkey",
-            &format!("{authority}.key"),
-            "-CAcreateserial",
-            "-days",
-            days,
-            "-out",
-            &file("crt"),
-            "-extfile",
-            &file("ext"),
-        ]);
-    }
-
-    fn openssl(&self, args: &[&str]) {
-        self.must(Command::new("openssl").args(args).current_dir(self.dir.path()));
-    }
 }
 
 impl Drop for Postgres {
@@ -651,63 +360,6 @@ impl Drop for Postgres {
     }
 }
 
-/// Removes server and folder when the test process ends without having done it, however it ends.
-fn guard(dir: &Path) -> Child {
-    Command::new("/bin/sh")
-        .args(["-c", "read _; p=$(head -n 1 \"$0/data/postmaster.pid\" 2>/dev/null) && kill -QUIT \"$p\" && sleep 1; rm -rf \"$0\""])
-        .arg(dir)
-        .process_group(0)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
-}
-
-/// The superuser may always come in through the socket, whatever a test allows others.
-fn hba(lines: &str) -> String {
-    format!("local all postgres scram-sha-256\n{lines}\n")
-}
-
-/// Folder with the server's programs.
-fn binaries() -> PathBuf {
-    let base = Path::new("/usr/lib/postgresql");
-    if let Some(version) = std::env::var_os("JARVIS_TEST_PG_VERSION") {
-        let bin = base.join(version).join("bin");
-        assert!(bin.join("initdb").exists(), "no PostgreSQL in {}", bin.display());
-        return bin;
-    }
-    let found = fs::read_dir(base).into_iter().flatten().flatten().map(|entry| entry.path().join("bin"));
-    let found = found.filter(|bin| bin.join("initdb").exists());
-    found.max_by_key(|bin| version_of(bin)).expect("PostgreSQL is installed (scripts/test.sh does it)")
-}
-
-/// Major version of the programs in `/usr/lib/postgresql/VERSION/bin`.
-fn version_of(bin: &Path) -> u32 {
-    let version = bin.parent().and_then(Path::file_name).and_then(|name| name.to_str());
-    version.and_then(|version| version.parse().ok()).unwrap_or(0)
-}
-
-fn account_of(name: &str) -> Account {
-    let passwd = fs::read_to_string("/etc/passwd").unwrap();
-    let line = passwd.lines().find(|line| line.split(':').next() == Some(name));
-    let line = line.unwrap_or_else(|| panic!("as root, the tests need the system account {name}"));
-    let mut fields = line.split(':').skip(2).map(|field| field.parse().unwrap());
-    Account { uid: fields.next().unwrap(), gid: fields.next().unwrap() }
-}
-
-fn give(path: &Path, account: Option<Account>) {
-    if let Some(Account { uid, gid }) = account {
-        chown(path, Some(uid), Some(gid)).unwrap();
-    }
-}
-
-fn write_secret(path: &Path, text: &str, account: Option<Account>) {
-    fs::write(path, text).unwrap();
-    fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
-    give(path, account);
-}
-
 fn children_of(parent: u32) -> Vec<u32> {
     let path = format!("/proc/{parent}/task/{parent}/children");
     let listed = fs::read_to_string(path).unwrap_or_default();
@@ -716,17 +368,4 @@ fn children_of(parent: u32) -> Vec<u32> {
 
 fn is_postgres(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == "postgres")
-}
-
-fn random_hex() -> String {
-    let draw = || RandomState::new().build_hasher().finish();
-    format!("{:016x}{:016x}", draw(), draw())
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-fn said(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }

@@ -10,6 +10,7 @@ pub struct Random {
 
 impl Random {
     /// The seed of `JARVIS_TEST_SEED`, else a new one; printed, so that a failure can be repeated.
+    #[expect(clippy::print_stdout, reason = "a failure cannot be repeated without it")]
     pub fn for_test(name: &str) -> Self {
         let given = std::env::var("JARVIS_TEST_SEED").ok().map(|seed| seed.parse().unwrap());
         let seed = given.unwrap_or_else(|| RandomState::new().build_hasher().finish());
