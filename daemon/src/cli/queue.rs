@@ -126,14 +126,16 @@ pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
     with_memory(&settings, async |memory| match command {
         Command::Status(args) => status(&settings, memory, args.json).await,
         Command::List(args) => {
-            let entries = pages(args.limit, async |after, n| Ok(queue::list(memory.store(), after, n).await?)).await?;
+            let entries =
+                pages(args.limit, async |after, n| Ok(queue::list(memory.store(), after, n).await?)).await?;
             list(&entries, args.json)
         }
         Command::Drain(args) => drain(&settings, memory, args.json).await,
         Command::Check(args) => check(memory, args.json).await,
         Command::DeadLetter(DeadLetter::List(args)) => {
             let dead =
-                pages(u32::MAX, async |after, n| Ok(queue::list_dead(memory.store(), after, n).await?)).await?;
+                pages(u32::MAX, async |after, n| Ok(queue::list_dead(memory.store(), after, n).await?))
+                    .await?;
             list_dead(&dead, args.json)
         }
         Command::DeadLetter(DeadLetter::Retry(args)) => {
@@ -156,7 +158,10 @@ pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
 /// There is none.
 pub fn database(settings: &Settings) -> Result<PgSettings, Failure> {
     PgSettings::of(settings).ok_or_else(|| {
-        Failure::new(Exit::Config, "no Postgres is configured: set store.postgres_url (docs/postgres.md tells how)")
+        Failure::new(
+            Exit::Config,
+            "no Postgres is configured: set store.postgres_url (docs/postgres.md tells how)",
+        )
     })
 }
 

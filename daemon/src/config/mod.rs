@@ -242,11 +242,15 @@ impl Settings {
                 for key in ["postgres_password_file", "postgres_ca_file", "postgres_client_cert"] {
                     let key = format!("store.{key}");
                     if layers.origin(&key) != Origin::Default {
-                        warnings.push(format!("{key} is set, but store.postgres_url is not: memory stays on this device"));
+                        warnings.push(format!(
+                            "{key} is set, but store.postgres_url is not: memory stays on this device"
+                        ));
                     }
                 }
             }
-            Some(url) if url.crosses_network && !url.names_ssl_mode && self.store.postgres_ca_file.is_none() => {
+            Some(url)
+                if url.crosses_network && !url.names_ssl_mode && self.store.postgres_ca_file.is_none() =>
+            {
                 warnings.push(
                     "store.postgres_url crosses a network and store.postgres_ca_file is not set: the server is not verified, \
                      and what it stores may travel in the clear"

@@ -213,7 +213,17 @@ pub struct PostgresUrl {
 
 /// What the part after `?` may hold. Anything else would be ignored, or worse, logged by the driver with its value.
 const POSTGRES_PARAMETERS: [&str; 11] = [
-    "sslmode", "sslrootcert", "sslcert", "sslkey", "host", "hostaddr", "port", "dbname", "user", "password", "options",
+    "sslmode",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "options",
 ];
 const SSL_MODES: [&str; 5] = ["disable", "prefer", "require", "verify-ca", "verify-full"];
 
@@ -234,7 +244,11 @@ impl Value for PostgresUrl {
         let query = parts.rest.split_once('?').map_or("", |(_, query)| query);
         let mut hosts = vec![parts.host.clone()];
         let mut names_ssl_mode = false;
-        for (name, value) in query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap_or((pair, ""))) {
+        for (name, value) in query
+            .split('&')
+            .filter(|pair| !pair.is_empty())
+            .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        {
             if !POSTGRES_PARAMETERS.contains(&name) {
                 let known = POSTGRES_PARAMETERS.join(", ");
                 return Err(format!("the parameter \"{}\" is not known; it may be {known}", quote(name)));

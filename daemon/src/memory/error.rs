@@ -61,9 +61,9 @@ impl MemoryError {
             | Self::InvalidSession { .. }
             | Self::Unreadable { .. }
             | Self::TooLong { .. } => Exit::Data,
-            Self::Store(StoreError::Busy { .. } | StoreError::DiskFull { .. } | StoreError::Replaced { .. }) => {
-                Exit::TryAgain
-            },
+            Self::Store(
+                StoreError::Busy { .. } | StoreError::DiskFull { .. } | StoreError::Replaced { .. },
+            ) => Exit::TryAgain,
             Self::Store(StoreError::Newer { .. } | StoreError::NotOurs { .. }) => Exit::Config,
             Self::Store(StoreError::Open { .. } | StoreError::ReadOnly { .. } | StoreError::Disk { .. }) => {
                 Exit::Unavailable

@@ -303,9 +303,12 @@ impl Memory {
     /// something was repaired or lost, until the next start.
     pub fn report_to(&self, health: &Health) {
         let health = self.health.get_or_init(|| health.clone());
-        health.set(STORE, self.store.read_only().map_or(Condition::Ok, |why| {
-            Condition::degraded(format!("what is said cannot be stored, only read ({why})"))
-        }));
+        health.set(
+            STORE,
+            self.store.read_only().map_or(Condition::Ok, |why| {
+                Condition::degraded(format!("what is said cannot be stored, only read ({why})"))
+            }),
+        );
         let copies = self.store.damaged_copies();
         if let Some(newest) = copies.last() {
             let sentence = format!(

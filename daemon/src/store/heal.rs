@@ -107,9 +107,7 @@ fn set_aside(path: &Path) -> Vec<PathBuf> {
         .into_iter()
         .flatten()
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| {
-            path.file_name().unwrap_or_default().to_string_lossy().starts_with(&prefix)
-        })
+        .filter(|path| path.file_name().unwrap_or_default().to_string_lossy().starts_with(&prefix))
         .collect();
     found.sort();
     found
@@ -261,7 +259,9 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 /// A failure of the file system, sorted by what can be done about it.
 pub(super) fn open_error(path: &Path, error: io::Error) -> StoreError {
     match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::DiskFull { path: path.into() },
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            StoreError::DiskFull { path: path.into() }
+        }
         io::ErrorKind::ReadOnlyFilesystem => StoreError::ReadOnly { path: path.into() },
         _ => StoreError::Open { path: path.into(), source: error.into() },
     }

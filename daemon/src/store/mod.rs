@@ -23,9 +23,9 @@ pub mod postgres;
 pub mod pull;
 pub mod queue;
 pub mod replica;
+pub mod salvage;
 mod schema;
 pub(crate) mod sql;
-pub mod salvage;
 mod sqlite;
 
 #[cfg(test)]

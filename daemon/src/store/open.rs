@@ -94,7 +94,8 @@ pub(super) async fn open(path: &Path, options: &StoreOptions, thorough: bool) ->
     if let Err(StoreError::Damaged { detail, .. }) = &writer
         && !options.keep_damaged
     {
-        let still = async || matches!(writable(path, options, thorough).await, Err(StoreError::Damaged { .. }));
+        let still =
+            async || matches!(writable(path, options, thorough).await, Err(StoreError::Damaged { .. }));
         let healed = heal::heal(path, detail, still).await?;
         told.extend(healed.map(|healed| healed.sentence()));
         writer = writable(path, options, false).await;
@@ -103,10 +104,12 @@ pub(super) async fn open(path: &Path, options: &StoreOptions, thorough: bool) ->
     let connect = connect_options(path, options, busy_timeout);
     let (writer, reading, read_only) = match writer {
         Ok(writer) => (Some(writer), connect.clone().read_only(true), None),
-        Err(why) if found == Found::Something && only_reading_may_help(&why) => match readable(path, &connect).await {
-            Some(reading) => (None, reading, Some(why)),
-            None => return Err(why),
-        },
+        Err(why) if found == Found::Something && only_reading_may_help(&why) => {
+            match readable(path, &connect).await {
+                Some(reading) => (None, reading, Some(why)),
+                None => return Err(why),
+            }
+        }
         Err(e) => return Err(e),
     };
     let readers = SqlitePoolOptions::new()
@@ -125,7 +128,11 @@ pub(super) async fn open(path: &Path, options: &StoreOptions, thorough: bool) ->
 }
 
 /// A connection that can write, to a file that was checked and has the present schema.
-async fn writable(path: &Path, options: &StoreOptions, thorough: bool) -> Result<SqliteConnection, StoreError> {
+async fn writable(
+    path: &Path,
+    options: &StoreOptions,
+    thorough: bool,
+) -> Result<SqliteConnection, StoreError> {
     prepare_file(path)?;
     let busy_timeout = options.busy_timeout.unwrap_or(BUSY_TIMEOUT);
     let connect = connect_options(path, options, busy_timeout);
@@ -271,4 +278,3 @@ pub(super) async fn quick_check(conn: &mut SqliteConnection, path: &Path) -> Res
     }
     Err(StoreError::Damaged { path: path.into(), detail: first })
 }
-

@@ -91,9 +91,10 @@ pub(super) async fn migrate(conn: &mut SqliteConnection, path: &Path) -> Result<
             log::info!("bringing the database {} to schema version {version}", path.display());
             sqlx::raw_sql(document).execute(&mut *conn).await.map_err(|e| match sql(e) {
                 // A step that was tested on every older version fails only on a file that is not what it says.
-                StoreError::Sql(e) => {
-                    StoreError::Damaged { path: path.into(), detail: format!("its schema is not that of version {done}: {e}") }
-                }
+                StoreError::Sql(e) => StoreError::Damaged {
+                    path: path.into(),
+                    detail: format!("its schema is not that of version {done}: {e}"),
+                },
                 other => other,
             })?;
         }

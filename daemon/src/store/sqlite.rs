@@ -11,9 +11,9 @@ use sqlx::pool::PoolConnection;
 use sqlx::{ConnectOptions as _, Connection as _, Sqlite, SqliteConnection};
 use tokio::sync::{Mutex, MutexGuard, watch};
 
+use super::StoreError;
 use super::heal::{self, FileId, Found};
 use super::open::{self, Opened, Ready};
-use super::StoreError;
 
 /// How long a statement waits for another process before it fails with [`StoreError::Busy`].
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -103,12 +103,20 @@ impl Store {
     }
 
     /// The writer, on the file that is at the path now.
-    async fn take_writer(&self) -> Result<(MutexGuard<'_, Option<SqliteConnection>>, SqliteConnection), StoreError> {
+    async fn take_writer(
+        &self,
+    ) -> Result<(MutexGuard<'_, Option<SqliteConnection>>, SqliteConnection), StoreError> {
         let mut home = self.inner.writer.lock().await;
         self.inner.ready(&mut home).await?;
         let conn = match home.take() {
             Some(conn) => conn,
-            None => self.inner.open.load_full().writer(&self.inner.path).await.inspect_err(|e| self.inner.notice(e))?,
+            None => self
+                .inner
+                .open
+                .load_full()
+                .writer(&self.inner.path)
+                .await
+                .inspect_err(|e| self.inner.notice(e))?,
         };
         Ok((home, conn))
     }
@@ -141,7 +149,8 @@ impl Store {
 
     /// Deletes them: they hold what is to be forgotten.
     pub fn remove_damaged_copies(&self) -> Result<(), StoreError> {
-        let removed = heal::remove_copies(&self.inner.path).map_err(|e| heal::open_error(&self.inner.path, e))?;
+        let removed =
+            heal::remove_copies(&self.inner.path).map_err(|e| heal::open_error(&self.inner.path, e))?;
         if removed > 0 {
             log::info!("the damaged copies of the database were deleted with what was forgotten");
         }
@@ -326,7 +335,10 @@ impl Inner {
                 "the file of the database was removed while it was in use; it was written again, nothing is lost"
             }
             Err(e) => {
-                log::error!("the database is gone and cannot be written again: {}", crate::error::chain(&self.classify(e)));
+                log::error!(
+                    "the database is gone and cannot be written again: {}",
+                    crate::error::chain(&self.classify(e))
+                );
                 let _ = heal::remove_database(&fresh);
                 for ending in ["-wal", "-shm"] {
                     let _ = fs::remove_file(heal::beside(&self.path, ending));

@@ -270,10 +270,13 @@ pub async fn postgres(settings: &Settings) -> Finding {
         return Finding::ok(CHECK, "none is set: memory stays on this device");
     };
     match postgres::look(&database).await {
-        Ok(0) => Finding::ok(CHECK, format!("{} answers; the daemon will make the schema there", database.shown)),
+        Ok(0) => {
+            Finding::ok(CHECK, format!("{} answers; the daemon will make the schema there", database.shown))
+        }
         Ok(version) => Finding::ok(CHECK, format!("{} answers, schema version {version}", database.shown)),
         Err(e) => {
-            let fix = "docs/postgres.md tells how it is set up; the device works without it and goes on trying";
+            let fix =
+                "docs/postgres.md tells how it is set up; the device works without it and goes on trying";
             Finding::warn(CHECK, e.sentence(&database.shown), fix)
         }
     }

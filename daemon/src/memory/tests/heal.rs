@@ -51,8 +51,12 @@ impl Running {
 
 #[tokio::test]
 async fn a_file_that_is_removed_is_written_again_with_everything_in_it() {
-    for remove in [&["jarvis.db"][..], &["jarvis.db", "jarvis.db-wal"], &["jarvis.db", "jarvis.db-wal", "jarvis.db-shm"], &["jarvis.db-wal"]]
-    {
+    for remove in [
+        &["jarvis.db"][..],
+        &["jarvis.db", "jarvis.db-wal"],
+        &["jarvis.db", "jarvis.db-wal", "jarvis.db-shm"],
+        &["jarvis.db-wal"],
+    ] {
         let mut running = Running::new().await;
         for n in 0..3 {
             for file in remove {
@@ -63,7 +67,9 @@ async fn a_file_that_is_removed_is_written_again_with_everything_in_it() {
         let told = sentence(&running.health, "database");
         assert!(told.contains("removed") && told.contains("nothing is lost"), "{remove:?}: {told}");
         assert_eq!(running.on_disk().await, ["before", "after 0", "after 1", "after 2"], "{remove:?}");
-        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(running.home.path()).unwrap().permissions());
+        let mode = std::os::unix::fs::PermissionsExt::mode(
+            &fs::metadata(running.home.path()).unwrap().permissions(),
+        );
         assert_eq!(mode & 0o777, 0o600);
     }
 }
@@ -125,7 +131,8 @@ async fn damage_that_a_statement_meets_is_repaired_while_the_memory_is_in_use() 
     );
     let user = User { id: running.anna, name: "Anna".into(), consent_unix_ms: None, created_unix_ms: 0 };
     let select = crate::dialogue::Select::Id(running.here);
-    let turn = dialogue.turn(&user, select, "remember that the roof leaks", TurnMeta::default()).await.unwrap();
+    let turn =
+        dialogue.turn(&user, select, "remember that the roof leaks", TurnMeta::default()).await.unwrap();
     assert_eq!(turn.seq, 303);
     drop(file);
     let told = sentence(&running.health, "database");
@@ -165,7 +172,10 @@ impl Drop for Mount {
 }
 
 fn run(command: &[&str]) -> bool {
-    std::process::Command::new(command[0]).args(&command[1..]).output().is_ok_and(|done| done.status.success())
+    std::process::Command::new(command[0])
+        .args(&command[1..])
+        .output()
+        .is_ok_and(|done| done.status.success())
 }
 
 #[tokio::test]

@@ -29,9 +29,9 @@ use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _, Sqlite, SqliteConnection};
 use uuid::Uuid;
 
+use self::image::Image;
 #[cfg(test)]
 use self::image::PAGE;
-use self::image::Image;
 use self::record::{Record, Tree, Value};
 use self::shape::Table;
 use super::sqlite::classify;
@@ -260,7 +260,9 @@ impl Into<'_> {
     /// Makes the rows consistent.
     async fn mend(&mut self, image: &Image, now_unix_ms: i64) -> Result<(), StoreError> {
         // Children first: foreign keys are not acted upon while the rows come in.
-        for sql in [DELETED_MESSAGES, DELETED_WITH_THEM, DELETED_CONVERSATIONS, DELETED_VOICEPRINTS, DELETED_USERS] {
+        for sql in
+            [DELETED_MESSAGES, DELETED_WITH_THEM, DELETED_CONVERSATIONS, DELETED_VOICEPRINTS, DELETED_USERS]
+        {
             self.run(sqlx::query(sql)).await?;
         }
         let schema = Schema::read(image);
@@ -281,7 +283,8 @@ impl Into<'_> {
             self.run(sqlx::query(sql)).await?;
         }
         let lost = self.all(LOST).await?;
-        self.done.lost_messages = lost.first().map_or(Ok(0), |row| row.try_get("lost")).map_err(StoreError::Sql)?;
+        self.done.lost_messages =
+            lost.first().map_or(Ok(0), |row| row.try_get("lost")).map_err(StoreError::Sql)?;
         for sql in [COUNT_ANEW, FORGET_POSTGRES] {
             self.run(sqlx::query(sql)).await?;
         }
@@ -318,7 +321,8 @@ impl Into<'_> {
             };
             for attempt in 1..=u8::MAX {
                 let free = if attempt == 1 { name.clone() } else { format!("{name} ({attempt})") };
-                let add = sqlx::query(USER).bind(rid).bind(id.clone()).bind(free.clone()).bind(free.to_lowercase());
+                let add =
+                    sqlx::query(USER).bind(rid).bind(id.clone()).bind(free.clone()).bind(free.to_lowercase());
                 let add = add.bind(None::<i64>).bind(now_unix_ms).bind(0);
                 if self.insert(add).await? {
                     self.done.recovered_people += 1;

@@ -47,7 +47,10 @@ pub struct Record {
 /// The records of page `number` that can be read.
 pub fn records(image: &Image, number: u32, page: &Page) -> Vec<Record> {
     let Some(tree) = tree_of(number, page) else { return Vec::new() };
-    cells(number, page).into_iter().filter_map(|at| record(image, page, at, tree, inner(number, page))).collect()
+    cells(number, page)
+        .into_iter()
+        .filter_map(|at| record(image, page, at, tree, inner(number, page)))
+        .collect()
 }
 
 /// Pages below the inner page `number`, left to right.
@@ -197,7 +200,15 @@ mod tests {
     #[test]
     fn a_record_that_does_not_fill_its_cell_is_none() {
         assert_eq!(values(&[3, 1, 15, 7, b'x']), Some(vec![Value::Int(7), Value::Text("x".into())]));
-        for odd in [&[3, 1, 15, 7][..], &[3, 1, 15, 7, b'x', b'y'], &[3, 1, 15, 7, 0xff], &[9, 1], &[2, 10], &[], &[0x80]] {
+        for odd in [
+            &[3, 1, 15, 7][..],
+            &[3, 1, 15, 7, b'x', b'y'],
+            &[3, 1, 15, 7, 0xff],
+            &[9, 1],
+            &[2, 10],
+            &[],
+            &[0x80],
+        ] {
             assert_eq!(values(odd), None, "{odd:?}");
         }
     }

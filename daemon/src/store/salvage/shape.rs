@@ -79,7 +79,8 @@ const SHAPES: &[(Table, Tree, &str)] = &[
 
 /// The table that `values` is a row of.
 pub fn table_of(tree: Tree, values: &[Value]) -> Option<Table> {
-    let fits = |shape: &str| shape.len() == values.len() && shape.chars().zip(values).all(|(c, v)| column(c, v));
+    let fits =
+        |shape: &str| shape.len() == values.len() && shape.chars().zip(values).all(|(c, v)| column(c, v));
     SHAPES.iter().find(|(_, of, shape)| *of == tree && fits(shape)).map(|(table, _, _)| *table)
 }
 
@@ -87,7 +88,9 @@ fn column(kind: char, value: &Value) -> bool {
     match (kind.to_ascii_lowercase(), value) {
         (_, Value::Null) => kind == 'r' || kind.is_ascii_uppercase(),
         ('u', Value::Blob(bytes)) => bytes.len() == 16,
-        ('b', Value::Blob(_)) | ('t', Value::Text(_)) | ('i', Value::Int(_)) | ('f', Value::Int(0 | 1)) => true,
+        ('b', Value::Blob(_)) | ('t', Value::Text(_)) | ('i', Value::Int(_)) | ('f', Value::Int(0 | 1)) => {
+            true
+        }
         ('n', Value::Int(_) | Value::Real(_)) => true,
         _ => false,
     }

@@ -26,9 +26,16 @@ async fn open(path: &Path) -> Memory {
     Memory::open(path, &Device { id: "kitchen".into() }, Clock::System).await.unwrap()
 }
 
-async fn say(memory: &Memory, user: UserId, target: Target<'_>, kind: Kind, text: &str) -> crate::memory::Appended {
+async fn say(
+    memory: &Memory,
+    user: UserId,
+    target: Target<'_>,
+    kind: Kind,
+    text: &str,
+) -> crate::memory::Appended {
     let meta = TurnMeta::default();
-    let turn = NewTurn { text, kind, reply: "I heard you.", responder: "t", sources: &[], forget: &[], meta: &meta };
+    let turn =
+        NewTurn { text, kind, reply: "I heard you.", responder: "t", sources: &[], forget: &[], meta: &meta };
     memory.append_turn(user, target, &turn).await.unwrap()
 }
 
@@ -49,7 +56,8 @@ async fn household(path: &Path, turns: usize) -> Memory {
         };
         memory.put_voiceprint(user, &print).await.unwrap();
         let session = SessionId::new("tablet").unwrap();
-        let mut here = say(&memory, user, Target::Session(&session), Kind::Say, "hello").await.conversation_id;
+        let mut here =
+            say(&memory, user, Target::Session(&session), Kind::Say, "hello").await.conversation_id;
         for n in 0..turns {
             let padding = match random.below(8) {
                 0 => "a long story ".repeat(1_000),
@@ -79,7 +87,9 @@ fn messages(path: &Path) -> BTreeMap<Vec<u8>, (String, BTreeSet<u32>)> {
             if shape::table_of(tree, &record.values) != Some(Table::Messages) {
                 continue;
             }
-            let (Value::Blob(id), Value::Text(text)) = (&record.values[1], &record.values[7]) else { panic!() };
+            let (Value::Blob(id), Value::Text(text)) = (&record.values[1], &record.values[7]) else {
+                panic!()
+            };
             let pages = record.overflow.iter().copied().chain([number]).collect();
             found.insert(id.clone(), (text.clone(), pages));
         }
@@ -265,7 +275,10 @@ async fn what_hangs_together_is_mended_when_its_parents_are_lost() {
     let root = |table: &str| schema.roots[table];
     for (what, lost) in [
         ("people", vec![root("users")]),
-        ("people and their names", vec![root("users"), root("sqlite_autoindex_users_1"), root("sqlite_autoindex_users_2")]),
+        (
+            "people and their names",
+            vec![root("users"), root("sqlite_autoindex_users_1"), root("sqlite_autoindex_users_2")],
+        ),
         ("device and boot", vec![root("devices"), root("boots"), root("sqlite_autoindex_devices_1")]),
         ("conversations", below(&image, root("conversations"))),
         ("the schema", vec![1]),
@@ -326,7 +339,8 @@ async fn what_hangs_together_is_mended_when_its_parents_are_lost() {
 async fn a_damaged_database_of_version_1_is_salvaged_too() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("jarvis.db");
-    let mut conn = SqliteConnectOptions::new().filename(&path).create_if_missing(true).connect().await.unwrap();
+    let mut conn =
+        SqliteConnectOptions::new().filename(&path).create_if_missing(true).connect().await.unwrap();
     sqlx::raw_sql(include_str!("../testdata/version-1.sql")).execute(&mut conn).await.unwrap();
     conn.close().await.unwrap();
     let before = messages(&path);
@@ -378,7 +392,11 @@ async fn an_empty_or_missing_file_where_a_database_was_is_told() {
         assert_eq!(open(&path).await.store().take_problem(), None);
     }
     let folder = tempfile::tempdir().unwrap();
-    assert_eq!(open(&folder.path().join("jarvis.db")).await.store().take_problem(), None, "a first start is none");
+    assert_eq!(
+        open(&folder.path().join("jarvis.db")).await.store().take_problem(),
+        None,
+        "a first start is none"
+    );
 }
 
 #[tokio::test]
