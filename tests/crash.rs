@@ -1,5 +1,5 @@
 //! Killed at any moment: nothing acknowledged is lost, nothing is there by half.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod support;
 

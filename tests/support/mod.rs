@@ -9,7 +9,6 @@
     reason = "a test that cannot set up must fail loudly"
 )]
 #![expect(dead_code, reason = "each test binary uses its own part")]
-#![expect(clippy::print_stderr, reason = "skipped tests say so")]
 
 pub mod actions;
 pub mod household;

@@ -84,6 +84,7 @@ impl Memory {
     }
 
     /// [`Memory::get_or_create_conversation`] in a transaction: two clients at once get the same one.
+    #[expect(clippy::too_many_arguments, reason = "those of the row that it may create")]
     pub(super) async fn session_within(
         &self,
         tx: &mut Tx<'_>,

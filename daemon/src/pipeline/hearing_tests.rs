@@ -11,9 +11,12 @@ use crate::testdata::models;
 
 const RATE_HZ: usize = 16_000;
 
+/// Begin and end, in seconds.
+type Span = (f64, f64);
+
 /// 1 s of silence, a sentence, 3 s of silence, the sentence again, 1.5 s of silence; and where each sentence begins and ends,
 /// in seconds. `None` without a synthesiser.
-fn two_sentences() -> Option<(Vec<f32>, [(f64, f64); 2])> {
+fn two_sentences() -> Option<(Vec<f32>, [Span; 2])> {
     let dir = tempfile::tempdir().unwrap();
     let wav = dir.path().join("a.wav");
     let text = "remember that the garage door is open";
@@ -59,11 +62,10 @@ fn hear_late(sound: &[f32], detector: &mut Detector, control: &HearingControl) -
     let (out, mut found) = mpsc::channel(4_096);
     let hearing = Hearing { ring, front: FrontEnd::new(), detector, control, out, lockstep: false };
     // The last question, whether all turns are over, is answered by nobody being there.
-    let answered = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         scope.spawn(|| hearing.run(&CancellationToken::new()));
         std::iter::from_fn(|| found.blocking_recv()).filter_map(|heard| heard.detection).collect()
-    });
-    answered
+    })
 }
 
 /// A control whose sound has come up to `s` seconds.
