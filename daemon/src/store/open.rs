@@ -27,6 +27,8 @@ pub const CHECK_AT_OPEN_BYTES: u64 = 16 << 20;
 
 super::sql::statements! {
     QUICK_CHECK = "PRAGMA quick_check(1)";
+    // Also whether indexes agree with their tables.
+    INTEGRITY_CHECK = "PRAGMA integrity_check(1)";
     JOURNAL_MODE = "SELECT journal_mode FROM pragma_journal_mode";
     USE_WAL = "PRAGMA journal_mode = WAL";
 }
@@ -71,7 +73,8 @@ pub(super) struct Ready {
 }
 
 /// Opens the database at `path`, makes it where it is missing, repairs it where it is damaged, reads it where it cannot be
-/// written. `thorough` reads all of a file of any size to find damage.
+/// written. `thorough`: a statement met damage, so all of a file of any size is looked at, the agreement of
+/// indexes and tables as well.
 pub(super) async fn open(path: &Path, options: &StoreOptions, thorough: bool) -> Result<Ready, StoreError> {
     let mut told: Vec<String> = Vec::new();
     let found = heal::look(path);
@@ -139,7 +142,9 @@ async fn writable(
     let mut writer = connect.connect().await.map_err(|e| classify(e, path))?;
     let checked = async {
         schema::check(&mut writer, path).await?;
-        if thorough || fs::metadata(path).is_ok_and(|file| file.len() <= CHECK_AT_OPEN_BYTES) {
+        if thorough {
+            passes(INTEGRITY_CHECK, &mut writer, path).await?;
+        } else if fs::metadata(path).is_ok_and(|file| file.len() <= CHECK_AT_OPEN_BYTES) {
             quick_check(&mut writer, path).await?;
         }
         use_wal(&mut writer, path, busy_timeout).await?;
@@ -268,7 +273,11 @@ async fn use_wal(conn: &mut SqliteConnection, path: &Path, patience: Duration) -
 }
 
 pub(super) async fn quick_check(conn: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
-    let rows = sqlx::query(QUICK_CHECK).fetch_all(conn).await.map_err(|e| classify(e, path))?;
+    passes(QUICK_CHECK, conn, path).await
+}
+
+async fn passes(check: &'static str, conn: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
+    let rows = sqlx::query(check).fetch_all(conn).await.map_err(|e| classify(e, path))?;
     let first: String = match rows.first() {
         Some(row) => row.try_get(0).map_err(StoreError::Sql)?,
         None => return Ok(()),

@@ -233,7 +233,7 @@ async fn a_disk_that_is_full_at_the_start_is_read_and_stores_again_when_there_is
 
 #[tokio::test]
 async fn with_no_room_for_a_repair_the_damaged_file_waits_for_the_next_start() {
-    let Some(mount) = Mount::new("2m") else { return };
+    let Some(mount) = Mount::new("16m") else { return };
     let path = mount.folder.path().join("jarvis.db");
     let memory = open(&path).await;
     let anna = memory.add_user("Anna").await.unwrap().id;
