@@ -57,15 +57,14 @@ fn faults_as_json_have_place_key_and_sentence() {
 
 #[test]
 fn the_settings_in_force_are_printed_with_their_place_and_without_secrets() {
-    let mut root = Root::with_config("[store]\npostgres_url = \"postgres://jarvis:hunter2@db/jarvis\"\n");
+    let mut root = Root::with_config(
+        "[store]\npostgres_url = \"postgres://jarvis:hunter2@db/jarvis\"\n[http]\nlisten = \"127.0.0.1:8080\"\n",
+    );
     root.env("JARVIS__AUDIO__CHANNEL", "left");
     let printed = root.ok(&["check-config", "--print"]);
     assert!(printed.contains("channel = \"left\"  # JARVIS__AUDIO__CHANNEL"), "{printed}");
     assert!(printed.contains("postgres_url = \"postgres://jarvis:***@db/jarvis\""), "{printed}");
-    assert!(
-        printed.contains("store.postgres_url") && printed.contains("not used by this version yet"),
-        "{printed}"
-    );
+    assert!(printed.contains("http.listen") && printed.contains("not used by this version yet"), "{printed}");
     assert!(!printed.contains("hunter2"), "{printed}");
 }
 
@@ -81,14 +80,28 @@ fn a_configuration_that_is_no_file_of_text_is_refused_with_a_sentence() {
 }
 
 #[test]
-fn an_error_is_one_sentence_that_says_nothing_twice() {
+fn a_damaged_database_is_set_aside_and_said_and_the_command_goes_on() {
     let root = Root::new();
     let data = root.path().join("var/lib/jarvis");
     fs::create_dir_all(&data).unwrap();
     fs::write(data.join("jarvis.db"), "garbage").unwrap();
-    let said = fails(&root, 1, &["user", "list"]);
-    assert_eq!((said.lines().count(), said.matches("jarvis.db").count()), (1, 1), "{said}");
-    fs::remove_file(data.join("jarvis.db")).unwrap();
+    let output = root.run(&["user", "list", "--json"]);
+    let said = stderr(&output);
+    assert_eq!((output.status.code(), output.stdout.trim_ascii()), (Some(0), &b"[]"[..]), "{said}");
+    assert!(said.contains("is damaged") && said.contains("has been repaired"), "{said}");
+    let kept = fs::read_dir(&data)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .find(|entry| entry.file_name().to_string_lossy().starts_with("jarvis.db.corrupt."));
+    assert_eq!(fs::read(kept.expect("the damaged file is kept").path()).unwrap(), b"garbage");
+    assert!(!stderr(&root.run(&["user", "list"])).contains("damaged"), "it is repaired once");
+}
+
+#[test]
+fn an_error_is_one_sentence_that_says_nothing_twice() {
+    let root = Root::new();
+    let data = root.path().join("var/lib/jarvis");
+    fs::create_dir_all(&data).unwrap();
     fs::create_dir(data.join("jarvis.db")).unwrap();
     let said = fails(&root, 69, &["user", "list"]);
     assert_eq!((said.lines().count(), said.matches("jarvis.db").count()), (1, 1), "{said}");
