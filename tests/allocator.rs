@@ -1,5 +1,4 @@
 //! Memory that models leave behind goes back to the system. A process of its own: other tests allocate meanwhile.
-#![expect(clippy::unwrap_used, reason = "tests")]
 #![cfg(target_env = "gnu")]
 
 use jarvisd::inference::allocator::{Resident, give_back};

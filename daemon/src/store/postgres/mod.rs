@@ -3,7 +3,7 @@
 //! Invariants:
 //!
 //! 1. Nothing here is on the path of an answer: only the tasks `forward` and `pull` and the command line connect.
-//! 2. Every call has a deadline on this side ([`within`]), whatever the network does: a server that accepts and never answers, or
+//! 2. Every call has a deadline on this side (`within`), whatever the network does: a server that accepts and never answers, or
 //!    half a connection, is noticed like one that refuses.
 //! 3. No secret reaches a log or an error: the address is shown masked, the password is read from its file at each connection
 //!    and wiped.

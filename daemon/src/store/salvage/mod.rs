@@ -1,7 +1,7 @@
 //! What can be read of a damaged database, in a new one.
 //!
-//! SQLite refuses a table when one inner page of it is broken. So the pages are read one by one ([`image`]), every record
-//! that is whole is taken ([`record`]), told apart by its columns ([`shape`]), and written to a new file of the present
+//! SQLite refuses a table when one inner page of it is broken. So the pages are read one by one (`image`), every record
+//! that is whole is taken (`record`), told apart by its columns (`shape`), and written to a new file of the present
 //! schema. Then the new file is made consistent:
 //!
 //! * a row whose parent is lost gets a new parent: messages without a conversation are a conversation again, what belongs to
@@ -9,7 +9,7 @@
 //! * `next_seq` and the number of messages are counted anew, the full-text index is written anew;
 //! * what was deleted stays deleted: tombstones are applied;
 //! * the queue is kept, and where Postgres is used the device uploads everything again and pulls from the beginning, because
-//!   entries may be among what was lost ([`FORGET_POSTGRES`]).
+//!   entries may be among what was lost (`FORGET_POSTGRES`).
 //!
 //! No row is made up. A row of which only the words were changed in place cannot be told from a sound one: SQLite keeps no
 //! checksums.
