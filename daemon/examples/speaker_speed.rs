@@ -1,6 +1,7 @@
 //! What a speaker check costs: CPU milliseconds of filter bank + embedding per length of speech, memory of the plans.
 //!
-//! `cargo run --release --no-default-features --example speaker_speed -- MODELS_DIR`. Compare with onnxruntime on the same
+//! `cargo run --release --no-default-features --example speaker_speed -- MODELS_DIR [PLAN_FRAMES…]`, where plan lengths other than
+//! the shipped ones are for measurements only. Compare with onnxruntime on the same
 //! machine by `scripts/speaker-speed.py`, in turns: a ratio means something only under the same load.
 
 use std::error::Error;
@@ -9,13 +10,19 @@ use std::path::PathBuf;
 
 use jarvisd::inference::ModelStore;
 use jarvisd::speaker::SpeakerModel;
+use jarvisd::speaker::embedding::Padding;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let models = PathBuf::from(std::env::args().nth(1).ok_or("usage: speaker_speed MODELS_DIR")?);
+    let models =
+        PathBuf::from(std::env::args().nth(1).ok_or("usage: speaker_speed MODELS_DIR [PLAN_FRAMES…]")?);
     let store = ModelStore::open(&[models])?;
     let before_mb = resident_mb()?;
     let started = std::time::Instant::now();
-    let model = SpeakerModel::load(&store)?;
+    let frames = std::env::args().skip(2).map(|n| n.parse()).collect::<Result<Vec<usize>, _>>()?;
+    let model = match frames.as_slice() {
+        [] => SpeakerModel::load(&store)?,
+        frames => SpeakerModel::load_with(&store, frames, Padding::Mean)?,
+    };
     let loaded = started.elapsed();
     let mut out = std::io::stdout().lock();
     writeln!(out, "load {} ms, {:.0} MB", loaded.as_millis(), resident_mb()? - before_mb)?;

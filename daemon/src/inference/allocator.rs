@@ -1,5 +1,6 @@
-//! Memory that loading models leaves behind. A model is read, parsed and rewritten several times before it is a plan; what
-//! that took is free afterwards, but glibc keeps it in its arenas for later, and there is no later: models are loaded once.
+//! Memory that models leave behind. A model is read, parsed and rewritten several times before it is a plan, and a turn
+//! fills buffers for some hundred milliseconds. What that took is free afterwards, but glibc keeps it in its arenas for a
+//! later that never comes (models are loaded once) or comes after hours. What it saves is in `docs/design/performance.md`.
 
 use std::fs;
 
