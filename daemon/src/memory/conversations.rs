@@ -77,11 +77,12 @@ crate::store::sql::statements! {
     COUNT = "SELECT count(*) AS n FROM conversations WHERE owner = (SELECT rid FROM users WHERE id = ?1)";
     RENAME = "UPDATE conversations SET title = ?3, title_by_user = 1 WHERE id = ?2 AND owner = ?1";
     RID = "SELECT rid FROM conversations WHERE id = ?2 AND owner = ?1";
-    MESSAGE_IDS = "SELECT id FROM messages WHERE conversation = ?1 AND owner = ?2";
     DELETE_MESSAGES = "DELETE FROM messages WHERE conversation = ?1 AND owner = ?2";
     DELETE = "DELETE FROM conversations WHERE rid = ?1 AND owner = ?2";
-    FORGET_PENDING = "DELETE FROM queue WHERE entity_id = ?1";
-    FORGET_DEAD = "DELETE FROM dead_letter WHERE entity_id = ?1";
+    // What waits for its messages; both before these are deleted.
+    FORGET_PENDING = "DELETE FROM queue WHERE entity_id IN (SELECT id FROM messages WHERE conversation = ?1 AND owner = ?2)";
+    FORGET_DEAD = "DELETE FROM dead_letter
+        WHERE entity_id IN (SELECT id FROM messages WHERE conversation = ?1 AND owner = ?2)";
 }
 
 impl Memory {
@@ -190,13 +191,7 @@ impl Memory {
         let row = tx.optional(sqlx::query(RID).bind(owner).bind(id.bytes())).await?;
         let row = row.ok_or_else(|| MemoryError::not_found("conversation", id))?;
         let rid: i64 = get(&row, "rid")?;
-        for message in tx.all(sqlx::query(MESSAGE_IDS).bind(rid).bind(owner)).await? {
-            let message: &[u8] = get(&message, "id")?;
-            tx.execute(sqlx::query(FORGET_PENDING).bind(message)).await?;
-            tx.execute(sqlx::query(FORGET_DEAD).bind(message)).await?;
-        }
-        tx.execute(sqlx::query(DELETE_MESSAGES).bind(rid).bind(owner)).await?;
-        tx.execute(sqlx::query(DELETE).bind(rid).bind(owner)).await?;
+        erase_conversation(&mut tx, rid, owner).await?;
         enqueue(&mut tx, Op::DeleteConversation, id.0, Some(user.0), stamp.wall_unix_ms).await?;
         self.want_scrub(&mut tx, &stamp).await?;
         tx.commit().await?;
@@ -231,6 +226,14 @@ impl Memory {
         enqueue(tx, Op::UpsertConversation, id.0, Some(user.0), stamp.wall_unix_ms).await?;
         Ok(id)
     }
+}
+
+/// Deletes the conversation `rid` of `owner` with its messages and what waits for them. It does not bury it.
+pub(super) async fn erase_conversation(tx: &mut Tx<'_>, rid: i64, owner: i64) -> Result<()> {
+    for sql in [FORGET_PENDING, FORGET_DEAD, DELETE_MESSAGES, DELETE] {
+        tx.execute(sqlx::query(sql).bind(rid).bind(owner)).await?;
+    }
+    Ok(())
 }
 
 /// First words of a message, as a title.

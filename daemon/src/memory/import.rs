@@ -9,7 +9,9 @@ use super::conversations::{MAX_TITLE_CHARS, title_from};
 use super::messages::checked_text;
 use super::text::tidy;
 use super::users::owner_rid;
-use super::{ConversationId, Kind, Memory, MemoryError, MessageId, Result, Role, SessionId, UserId, get};
+use super::{
+    ConversationId, Kind, Memory, MemoryError, MessageId, Result, Role, SessionId, UserId, boot_rid, get,
+};
 use crate::store::Tx;
 use crate::store::queue::{Op, enqueue};
 
@@ -74,8 +76,6 @@ crate::store::sql::statements! {
     MESSAGE_TAKEN = "SELECT 1 FROM messages WHERE id = ?1
         UNION ALL SELECT 1 FROM tombstones WHERE kind = 'message' AND id = ?1";
     SESSION_TAKEN = "SELECT 1 FROM conversations WHERE owner = ?1 AND device = ?2 AND session_id = ?3";
-    ADD_BOOT = "INSERT INTO boots (boot_id) VALUES (?1) ON CONFLICT DO NOTHING";
-    FIND_BOOT = "SELECT rid FROM boots WHERE boot_id = ?1";
     // Older than everything that is there: an import does not change which conversation is continued.
     ADD = "INSERT INTO conversations (id, owner, title, title_by_user, next_seq, messages, activity, created_unix_ms,
             created_synced, updated_unix_ms, updated_synced, updated_monotonic_ns, boot, device, session_id)
@@ -110,9 +110,7 @@ impl Memory {
         let (mut tx, stamp) = self.begin().await?;
         let here = self.here()?;
         let owner = owner_rid(&mut tx, user).await?;
-        tx.execute(sqlx::query(ADD_BOOT).bind(NO_BOOT)).await?;
-        let boot = tx.optional(sqlx::query(FIND_BOOT).bind(NO_BOOT)).await?;
-        let boot: i64 = boot.map(|row| get(&row, "rid")).transpose()?.unwrap_or(here.boot);
+        let boot = boot_rid(&mut tx, NO_BOOT).await?;
         let mut done = Imported::default();
         let mut made_from: Vec<(MessageId, MessageId)> = Vec::new();
         // The newest first, each older than the one before it.

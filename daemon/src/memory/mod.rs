@@ -384,6 +384,31 @@ impl Memory {
     }
 }
 
+/// The local row number of a boot, noted where it is new.
+async fn boot_rid(tx: &mut Tx<'_>, boot_id: &str) -> Result<i64> {
+    if let Some(row) = tx.optional(sqlx::query(FIND_BOOT).bind(boot_id)).await? {
+        return Ok(get(&row, "rid")?);
+    }
+    tx.execute(sqlx::query(ADD_BOOT).bind(boot_id)).await?;
+    let row = tx.optional(sqlx::query(FIND_BOOT).bind(boot_id)).await?;
+    Ok(get(&row.ok_or_else(kept_out)?, "rid")?)
+}
+
+/// The local row number of a device, noted where it is new.
+async fn device_rid(tx: &mut Tx<'_>, device: &str, now: &Stamp) -> Result<i64> {
+    if let Some(row) = tx.optional(sqlx::query(FIND_DEVICE).bind(device)).await? {
+        return Ok(get(&row, "rid")?);
+    }
+    tx.execute(sqlx::query(ADD_DEVICE).bind(device).bind(now.wall_unix_ms)).await?;
+    let row = tx.optional(sqlx::query(FIND_DEVICE).bind(device)).await?;
+    Ok(get(&row.ok_or_else(kept_out)?, "rid")?)
+}
+
+/// A row that was added and is not there: some rule kept it out.
+fn kept_out() -> StoreError {
+    StoreError::Constraint { unique: false, source: sqlx::Error::RowNotFound }
+}
+
 /// How long taking deleted text out of the file rests after `failures` in a row. It writes the whole file anew, so on a
 /// full disk it is not tried every half minute: 1 min, 2 min, … up to an hour.
 fn scrub_pause(failures: u32) -> Duration {
@@ -419,7 +444,6 @@ pub(crate) fn statements() -> Vec<&'static [(&'static str, &'static str)]> {
         restamp::STATEMENTS,
         search::STATEMENTS,
         sessions::STATEMENTS,
-        settings::STATEMENTS,
         summary::STATEMENTS,
         turns::STATEMENTS,
         users::STATEMENTS,

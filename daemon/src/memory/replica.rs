@@ -13,15 +13,12 @@ use uuid::Uuid;
 mod bury;
 
 use super::text::name_key;
-use super::users::checked_name;
-use super::{
-    ADD_BOOT, ADD_DEVICE, ANONYMOUS, FIND_BOOT, FIND_DEVICE, MAX_MESSAGE_BYTES, MAX_NAME_CHARS, Memory,
-    MemoryError, Result, get,
-};
+use super::users::{checked_name, free_name, is_numbered};
+use super::{MAX_MESSAGE_BYTES, Memory, MemoryError, Result, UserId, boot_rid, device_rid, get};
 use crate::clock::Stamp;
 use crate::store::outgoing::{ConversationRow, MessageRow, UserRow, VoiceprintRow};
 use crate::store::postgres::read::Tombstone;
-use crate::store::{StoreError, Tx, replica};
+use crate::store::{StoreError, Tx, replica, settings};
 
 /// Some rows of other devices, and how far they bring this one.
 #[derive(Debug, Default)]
@@ -69,7 +66,6 @@ crate::store::sql::statements! {
     DEAD = "SELECT 1 FROM tombstones WHERE (kind = ?1 AND id = ?2) OR (kind = 'user' AND id = ?3) LIMIT 1";
     PENDING = "SELECT 1 FROM queue WHERE entity_id = ?1 LIMIT 1";
     USER = "SELECT rid, name, consent_unix_ms FROM users WHERE id = ?1";
-    NAME_TAKEN = "SELECT 1 FROM users WHERE name_key = ?1 AND id <> ?2";
     ADD_USER = "INSERT INTO users (id, name, name_key, consent_unix_ms, created_unix_ms, created_synced)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
     CHANGE_USER = "UPDATE users SET name = ?2, name_key = ?3, consent_unix_ms = ?4 WHERE id = ?1";
@@ -114,20 +110,18 @@ impl Pulled {
 impl Memory {
     /// Ids of `conversations` that are not here: their rows must come first.
     pub async fn lacks_conversations(&self, conversations: &[Uuid]) -> Result<Vec<Uuid>> {
-        let mut lacking = Vec::new();
-        for id in conversations {
-            if self.read_optional(sqlx::query(CONVERSATION).bind(bytes(id))).await?.is_none() {
-                lacking.push(*id);
-            }
-        }
-        Ok(lacking)
+        self.lacks(CONVERSATION, conversations).await
     }
 
     /// Ids of `users` that are not here.
     pub async fn lacks_users(&self, users: &[Uuid]) -> Result<Vec<Uuid>> {
+        self.lacks(USER, users).await
+    }
+
+    async fn lacks(&self, find: &'static str, ids: &[Uuid]) -> Result<Vec<Uuid>> {
         let mut lacking = Vec::new();
-        for id in users {
-            if self.read_optional(sqlx::query(USER).bind(bytes(id))).await?.is_none() {
+        for id in ids {
+            if self.read_optional(sqlx::query(find).bind(bytes(id))).await?.is_none() {
                 lacking.push(*id);
             }
         }
@@ -170,7 +164,7 @@ impl Memory {
             let outcome = bury::bury(&mut tx, row, &stamp).await;
             scrub |= applied.end_row(&mut tx, "deletion", &row.id, outcome).await?;
         }
-        replica::set(&mut tx, replica::READ, read, stamp.wall_unix_ms).await?;
+        settings::set(&mut tx, replica::READ, read, stamp.wall_unix_ms).await?;
         if scrub {
             self.want_scrub(&mut tx, &stamp).await?;
         }
@@ -237,7 +231,7 @@ async fn put_user(tx: &mut Tx<'_>, row: &UserRow) -> Result<Outcome> {
     }
     let name = match local {
         Some(local) if same => local,
-        _ => free_name(tx, &name, &row.id).await?,
+        _ => free_name(tx, &name, UserId(row.id)).await?,
     };
     let (id, key) = (bytes(&row.id), name_key(&name));
     let put = if known.is_some() {
@@ -255,35 +249,6 @@ async fn put_user(tx: &mut Tx<'_>, row: &UserRow) -> Result<Outcome> {
     Ok(Changed)
 }
 
-/// Whether `local` is `name` with a number after it.
-fn is_numbered(local: &str, name: &str) -> bool {
-    let base: String = name.chars().take(MAX_NAME_CHARS - NUMBER_CHARS).collect();
-    let rest = local.strip_prefix(base.as_str()).and_then(|rest| rest.strip_prefix(" ("));
-    rest.and_then(|rest| rest.strip_suffix(')')).is_some_and(|n| n.parse::<u32>().is_ok())
-}
-
-/// Room for " (999999)".
-const NUMBER_CHARS: usize = 9;
-
-/// `name`, or the first of `name (2)`, `name (3)` … that nobody here has.
-async fn free_name(tx: &mut Tx<'_>, name: &str, id: &Uuid) -> Result<String> {
-    let base: String = name.chars().take(MAX_NAME_CHARS - NUMBER_CHARS).collect();
-    let mut candidate = name.to_owned();
-    // The name that a device gives itself is not for the nobody of another device.
-    let mut taken = name_key(name) == ANONYMOUS;
-    for n in 2_u32.. {
-        if !taken {
-            let found = sqlx::query(NAME_TAKEN).bind(name_key(&candidate)).bind(bytes(id));
-            if tx.optional(found).await?.is_none() {
-                break;
-            }
-        }
-        taken = false;
-        candidate = format!("{base} ({n})");
-    }
-    Ok(candidate)
-}
-
 async fn put_conversation(tx: &mut Tx<'_>, row: &ConversationRow, stamp: &Stamp) -> Result<Outcome> {
     if dead(tx, "conversation", &row.id, &row.owner).await? {
         return Ok(Left);
@@ -297,7 +262,7 @@ async fn put_conversation(tx: &mut Tx<'_>, row: &ConversationRow, stamp: &Stamp)
         .map(|c| if c.is_control() { ' ' } else { c })
         .take(super::MAX_TITLE_CHARS)
         .collect();
-    let boot = boot(tx, &row.boot_id).await?;
+    let boot = boot_rid(tx, &row.boot_id).await?;
     let Some(known) = tx.optional(sqlx::query(CONVERSATION).bind(bytes(&row.id))).await? else {
         let Some(owner) = rid_of_user(tx, &row.owner).await? else {
             return Ok(Refused("its person is not here"));
@@ -398,7 +363,7 @@ async fn put_message(tx: &mut Tx<'_>, row: &MessageRow, stamp: &Stamp) -> Result
         return Ok(Refused("its conversation belongs to somebody else"));
     }
     let (rid, owner): (i64, i64) = (get(&conversation, "rid")?, get(&conversation, "owner")?);
-    let (boot, device) = (boot(tx, &row.boot_id).await?, device_rid(tx, &row.device, stamp).await?);
+    let (boot, device) = (boot_rid(tx, &row.boot_id).await?, device_rid(tx, &row.device, stamp).await?);
     let meta = row.meta.as_deref().filter(|meta| serde_json::from_str::<serde_json::Value>(meta).is_ok());
     let add = sqlx::query(ADD_MESSAGE)
         .bind(bytes(&row.id))
@@ -475,34 +440,6 @@ async fn pending(tx: &mut Tx<'_>, id: &Uuid) -> Result<bool> {
 async fn rid_of_user(tx: &mut Tx<'_>, id: &Uuid) -> Result<Option<i64>> {
     let row = tx.optional(sqlx::query(USER).bind(bytes(id))).await?;
     Ok(row.map(|row| get(&row, "rid")).transpose()?)
-}
-
-async fn boot(tx: &mut Tx<'_>, boot_id: &str) -> Result<i64> {
-    let row = match tx.optional(sqlx::query(FIND_BOOT).bind(boot_id)).await? {
-        Some(row) => row,
-        None => {
-            tx.execute(sqlx::query(ADD_BOOT).bind(boot_id)).await?;
-            tx.optional(sqlx::query(FIND_BOOT).bind(boot_id)).await?.ok_or_else(missing)?
-        }
-    };
-    Ok(get(&row, "rid")?)
-}
-
-async fn device_rid(tx: &mut Tx<'_>, device: &str, stamp: &Stamp) -> Result<i64> {
-    let row = match tx.optional(sqlx::query(FIND_DEVICE).bind(device)).await? {
-        Some(row) => row,
-        None => {
-            tx.execute(sqlx::query(ADD_DEVICE).bind(device).bind(stamp.wall_unix_ms)).await?;
-            tx.optional(sqlx::query(FIND_DEVICE).bind(device)).await?.ok_or_else(missing)?
-        }
-    };
-    Ok(get(&row, "rid")?)
-}
-
-/// A row that was added and is not there: some rule kept it out.
-fn missing() -> MemoryError {
-    let source = sqlx::Error::RowNotFound;
-    MemoryError::Store(StoreError::Constraint { unique: false, source })
 }
 
 fn uuid_of(row: &SqliteRow) -> Result<Uuid, StoreError> {

@@ -8,12 +8,10 @@ use super::names::unname_within;
 use super::summary::fold_within;
 use super::users::owner_rid;
 use super::{
-    ADD_DEVICE, ConversationId, FIND_DEVICE, Kind, Memory, MemoryError, MessageId, Result, Role, SessionId,
-    UserId, get,
+    ConversationId, Kind, Memory, MemoryError, MessageId, Result, Role, SessionId, UserId, device_rid, get,
 };
 use crate::clock::Stamp;
 use crate::store::queue::{Op, enqueue};
-use crate::store::{StoreError, Tx};
 
 /// What is known about how the words came in.
 #[derive(Debug, Clone, Default)]
@@ -174,7 +172,10 @@ impl Memory {
                     .await?;
             }
         }
-        let device = self.device_rid(&mut tx, turn.meta.device.as_deref(), here.device, &now).await?;
+        let device = match turn.meta.device.as_deref() {
+            Some(device) if *device != *self.device => device_rid(&mut tx, device, &now).await?,
+            _ => here.device,
+        };
         let heard = json!({ "confidence": turn.meta.confidence, "engine": turn.meta.engine });
         let (user_message_id, assistant_message_id) = (*user_message_id, *assistant_message_id);
         let said_at = turn.meta.at.as_ref().unwrap_or(&now);
@@ -227,15 +228,6 @@ impl Memory {
             self.scrub().await;
         }
         Ok(Appended { conversation_id, created, user_message_id, assistant_message_id, seq, forgotten })
-    }
-
-    async fn device_rid(&self, tx: &mut Tx<'_>, device: Option<&str>, here: i64, now: &Stamp) -> Result<i64> {
-        let Some(device) = device.filter(|device| *device != &*self.device) else {
-            return Ok(here);
-        };
-        tx.execute(sqlx::query(ADD_DEVICE).bind(device).bind(now.wall_unix_ms)).await?;
-        let row = tx.optional(sqlx::query(FIND_DEVICE).bind(device)).await?;
-        Ok(get(&row.ok_or(StoreError::Sql(sqlx::Error::RowNotFound))?, "rid")?)
     }
 }
 

@@ -35,9 +35,9 @@ crate::store::sql::statements! {
     ADD = "INSERT INTO users (id, name, name_key, created_unix_ms, created_synced) VALUES (?1, ?2, ?3, ?4, ?5)";
     LIST = "SELECT id, name, name_key, consent_unix_ms, created_unix_ms FROM users WHERE name_key > ?1 ORDER BY name_key LIMIT ?2";
     KEYS = "SELECT id, name, name_key FROM users";
-    REKEY = "UPDATE OR IGNORE users SET name = ?2, name_key = ?3 WHERE id = ?1";
     BY_ID = "SELECT id, name, consent_unix_ms, created_unix_ms FROM users WHERE id = ?1";
     BY_NAME = "SELECT id, name, consent_unix_ms, created_unix_ms FROM users WHERE name_key = ?1";
+    NAME_TAKEN = "SELECT 1 FROM users WHERE name_key = ?1 AND id <> ?2";
     RENAME = "UPDATE users SET name = ?2, name_key = ?3 WHERE id = ?1";
     CONSENT = "UPDATE users SET consent_unix_ms = ?2 WHERE id = ?1";
     RID = "SELECT rid FROM users WHERE id = ?1";
@@ -120,13 +120,8 @@ impl Memory {
         }
         let (mut tx, _) = self.begin().await?;
         for (id, name) in old {
-            for n in 1..=u32::MAX {
-                let free = if n == 1 { name.clone() } else { format!("{name} ({n})") };
-                let rekey = sqlx::query(REKEY).bind(id.bytes()).bind(&free).bind(name_key(&free));
-                if tx.execute(rekey).await? > 0 {
-                    break;
-                }
-            }
+            let free = free_name(&mut tx, &name, id).await?;
+            tx.execute(sqlx::query(RENAME).bind(id.bytes()).bind(&free).bind(name_key(&free))).await?;
         }
         Ok(tx.commit().await?)
     }
@@ -158,12 +153,7 @@ impl Memory {
     pub async fn delete_user(&self, id: UserId) -> Result<()> {
         let (mut tx, stamp) = self.begin().await?;
         let owner = owner_rid(&mut tx, id).await?;
-        for sql in [DELETE_MESSAGES, DELETE_CONVERSATIONS, DELETE_VOICEPRINT, DELETE] {
-            tx.execute(sqlx::query(sql).bind(owner)).await?;
-        }
-        for sql in [FORGET_PENDING, FORGET_DEAD, FORGET_TOMBSTONES, ANONYMISE_AUDIT] {
-            tx.execute(sqlx::query(sql).bind(id.bytes())).await?;
-        }
+        erase_user(&mut tx, owner, id).await?;
         enqueue(&mut tx, Op::DeleteUser, id.0, Some(id.0), stamp.wall_unix_ms).await?;
         let entry = NewAudit { user: None, action: "user_delete", outcome: "done", detail: None };
         self.audit_within(&mut tx, &stamp, &entry).await?;
@@ -172,6 +162,17 @@ impl Memory {
         self.scrub().await;
         Ok(())
     }
+}
+
+/// Deletes the person `id`, here `owner`, with all that is theirs and what waits for it. It does not bury them.
+pub(super) async fn erase_user(tx: &mut Tx<'_>, owner: i64, id: UserId) -> Result<()> {
+    for sql in [DELETE_MESSAGES, DELETE_CONVERSATIONS, DELETE_VOICEPRINT, DELETE] {
+        tx.execute(sqlx::query(sql).bind(owner)).await?;
+    }
+    for sql in [FORGET_PENDING, FORGET_DEAD, FORGET_TOMBSTONES, ANONYMISE_AUDIT] {
+        tx.execute(sqlx::query(sql).bind(id.bytes())).await?;
+    }
+    Ok(())
 }
 
 /// Notes that the person agreed, now, to a stored voiceprint.
@@ -219,6 +220,35 @@ pub(super) fn checked_name(name: &str) -> Result<String> {
         1..=MAX_NAME_CHARS => Ok(tidy),
         _ => refuse("it has more than 64 characters"),
     }
+}
+
+/// Whether `local` is `name` with a number after it.
+pub(super) fn is_numbered(local: &str, name: &str) -> bool {
+    let base: String = name.chars().take(MAX_NAME_CHARS - NUMBER_CHARS).collect();
+    let rest = local.strip_prefix(base.as_str()).and_then(|rest| rest.strip_prefix(" ("));
+    rest.and_then(|rest| rest.strip_suffix(')')).is_some_and(|n| n.parse::<u32>().is_ok())
+}
+
+/// Room for " (999999)".
+const NUMBER_CHARS: usize = 9;
+
+/// `name`, or the first of `name (2)`, `name (3)` … that nobody here has.
+pub(super) async fn free_name(tx: &mut Tx<'_>, name: &str, id: UserId) -> Result<String> {
+    let base: String = name.chars().take(MAX_NAME_CHARS - NUMBER_CHARS).collect();
+    let mut candidate = name.to_owned();
+    // The name that a device gives itself is not for the nobody of another device.
+    let mut taken = name_key(name) == ANONYMOUS;
+    for n in 2_u32.. {
+        if !taken {
+            let found = sqlx::query(NAME_TAKEN).bind(name_key(&candidate)).bind(id.bytes());
+            if tx.optional(found).await?.is_none() {
+                break;
+            }
+        }
+        taken = false;
+        candidate = format!("{base} ({n})");
+    }
+    Ok(candidate)
 }
 
 /// [`checked_name`] of a person: the name that the device itself gives is not theirs to take.

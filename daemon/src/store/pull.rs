@@ -25,6 +25,7 @@ use super::postgres::read::{self, Numbered, Since};
 use super::postgres::write::CHANNEL;
 use super::postgres::{CONNECT_DEADLINE, Pg, PgError, PgSettings, listening_pool, within};
 use super::replica::{self, Read};
+use super::settings;
 use crate::memory::{Memory, MemoryError, Pulled};
 
 /// A lost notification costs at most this.
@@ -236,7 +237,7 @@ impl Puller {
     /// Everything that is new, page by page. A page is one transaction here.
     async fn round(&mut self, conn: &mut PgConnection) -> Result<Brought, PullError> {
         let heads = read::heads(conn).await?;
-        let stored: Option<Read> = replica::get(self.memory.store(), replica::READ).await?;
+        let stored: Option<Read> = settings::get(self.memory.store(), replica::READ).await?;
         let mut at = match (stored, self.ahead.take()) {
             // Somebody reset it, or this is another database.
             (None, _) => Read { house: heads.house, ..Read::default() },

@@ -123,6 +123,7 @@ async fn every_statement_prepares_on_the_real_schema() {
         super::replica::STATEMENTS,
         super::salvage::STATEMENTS,
         super::schema::STATEMENTS,
+        super::settings::STATEMENTS,
         super::sqlite::STATEMENTS,
     ];
     let mut count = 0;

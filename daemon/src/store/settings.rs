@@ -1,0 +1,32 @@
+//! The table `settings`: small state as JSON under a key. Not configuration.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sqlx::Row as _;
+
+use super::{Store, StoreError, Tx};
+
+super::sql::statements! {
+    GET = "SELECT value FROM settings WHERE key = ?1";
+    SET = "INSERT INTO settings (key, value, updated_unix_ms) VALUES (?1, ?2, ?3)
+        ON CONFLICT (key) DO UPDATE SET value = excluded.value, updated_unix_ms = excluded.updated_unix_ms";
+}
+
+/// The value under `key`; `None` if there is none or it is of another type (an older version wrote it).
+pub(crate) async fn get<T: DeserializeOwned>(store: &Store, key: &str) -> Result<Option<T>, StoreError> {
+    let mut reader = store.reader().await?;
+    let row = sqlx::query(GET).bind(key).fetch_optional(&mut *reader).await.map_err(|e| store.classify(e))?;
+    let Some(row) = row else { return Ok(None) };
+    let value: String = row.try_get("value").map_err(StoreError::Sql)?;
+    Ok(serde_json::from_str(&value).ok())
+}
+
+pub(crate) async fn set<T: Serialize>(
+    tx: &mut Tx<'_>,
+    key: &str,
+    value: &T,
+    now_unix_ms: i64,
+) -> Result<(), StoreError> {
+    let value = serde_json::to_string(value).map_err(|e| StoreError::Sql(sqlx::Error::Encode(e.into())))?;
+    tx.execute(sqlx::query(SET).bind(key).bind(value).bind(now_unix_ms)).await.map(|_| ())
+}
