@@ -109,26 +109,23 @@ super::sql::statements! {
 /// Statements for Postgres.
 mod there {
     crate::store::sql::statements! {
-        COUNTS = "SELECT (SELECT count(*) FROM jarvis.users) AS users, (SELECT count(*) FROM jarvis.conversations) AS conversations,
+        pub(super) COUNTS = "SELECT (SELECT count(*) FROM jarvis.users) AS users, (SELECT count(*) FROM jarvis.conversations) AS conversations,
             (SELECT count(*) FROM jarvis.messages) AS messages";
-        USERS = "SELECT id FROM jarvis.users WHERE id = ANY($1)";
-        BURIED = "SELECT id FROM jarvis.tombstones WHERE id = ANY($1)";
-        CONVERSATIONS = "SELECT c.id, count(m.id) AS messages,
+        pub(super) USERS = "SELECT id FROM jarvis.users WHERE id = ANY($1)";
+        pub(super) BURIED = "SELECT id FROM jarvis.tombstones WHERE id = ANY($1)";
+        pub(super) CONVERSATIONS = "SELECT c.id, count(m.id) AS messages,
                 encode(sha256(coalesce(string_agg(sha256(convert_to(m.id::text || ' ' || m.seq || ' ' || m.role || ' ' || m.text,
                     'UTF8')), ''::bytea ORDER BY m.seq), ''::bytea)), 'hex') AS sum
             FROM (SELECT id FROM jarvis.conversations WHERE id > $1 AND ($2::uuid IS NULL OR id <= $2) ORDER BY id LIMIT $3) c
                 LEFT JOIN jarvis.messages m ON m.conversation = c.id
             GROUP BY c.id ORDER BY c.id";
-        MESSAGE_IDS = "SELECT id FROM jarvis.messages WHERE conversation = $1";
+        pub(super) MESSAGE_IDS = "SELECT id FROM jarvis.messages WHERE conversation = $1";
     }
-    pub(super) const ALL: [&str; 5] = [COUNTS, USERS, BURIED, CONVERSATIONS, MESSAGE_IDS];
-    #[cfg(test)]
-    pub(super) const NAMED: &[(&str, &str)] = STATEMENTS;
 }
 
 /// For the test that prepares them.
 #[cfg(test)]
-pub(crate) const STATEMENTS_THERE: &[(&str, &str)] = there::NAMED;
+pub(crate) const STATEMENTS_THERE: &[(&str, &str)] = there::STATEMENTS;
 
 struct Here {
     sum: String,
@@ -148,11 +145,10 @@ pub async fn compare(
     now_unix_ms: i64,
     mut progress: impl FnMut(usize),
 ) -> Result<Comparison, CompareError> {
-    let [counts, users, ..] = there::ALL;
     let mut pg = Pg::connect(settings).await?;
     let mut comparison = Comparison { here: counts_here(store).await?, ..Comparison::default() };
     let rows = pg
-        .value(STEP, sqlx::query(counts), |row| {
+        .value(STEP, sqlx::query(there::COUNTS), |row| {
             Ok(Counts {
                 users: row.try_get("users")?,
                 conversations: row.try_get("conversations")?,
@@ -163,8 +159,11 @@ pub async fn compare(
     comparison.there = rows.into_iter().next().unwrap_or_default();
 
     let known: Vec<Uuid> = all(store, sqlx::query(USERS), |row| row.try_get("id")).await?;
-    let found: BTreeSet<Uuid> =
-        pg.value(STEP, sqlx::query(users).bind(&known), |row| row.try_get("id")).await?.into_iter().collect();
+    let found: BTreeSet<Uuid> = pg
+        .value(STEP, sqlx::query(there::USERS).bind(&known), |row| row.try_get("id"))
+        .await?
+        .into_iter()
+        .collect();
     let absent: Vec<Uuid> = known.into_iter().filter(|id| !found.contains(id)).collect();
     let buried = buried_there(&mut pg, &absent).await?;
     let absent: Vec<Uuid> = absent.into_iter().filter(|id| !buried.contains(id)).collect();
@@ -238,7 +237,6 @@ async fn judge(
     comparison: &mut Comparison,
     lacking: &mut Lacking,
 ) -> Result<(), CompareError> {
-    let [_, _, _, _, message_ids] = there::ALL;
     let only_here: Vec<Uuid> = here.keys().filter(|id| !there.contains_key(id)).copied().collect();
     let buried = buried_there(pg, &only_here).await?;
     for (id, mine) in &here {
@@ -252,7 +250,7 @@ async fn judge(
         }
         let ours: Vec<Uuid> = all(store, sqlx::query(MESSAGE_IDS).bind(*id), |row| row.try_get("id")).await?;
         let theirs_ids: BTreeSet<Uuid> = pg
-            .value(STEP, sqlx::query(message_ids).bind(*id), |row| row.try_get("id"))
+            .value(STEP, sqlx::query(there::MESSAGE_IDS).bind(*id), |row| row.try_get("id"))
             .await?
             .into_iter()
             .collect();
@@ -334,11 +332,10 @@ async fn page_there(
     after: Uuid,
     last: Option<Uuid>,
 ) -> Result<BTreeMap<Uuid, (i64, String)>, PgError> {
-    let [_, _, _, conversations, _] = there::ALL;
     let mut all = BTreeMap::new();
     let mut from = after;
     loop {
-        let query = sqlx::query(conversations).bind(from).bind(last).bind(PAGE);
+        let query = sqlx::query(there::CONVERSATIONS).bind(from).bind(last).bind(PAGE);
         let rows = pg
             .value(STEP, query, |row| {
                 Ok((row.try_get::<Uuid, _>("id")?, (row.try_get("messages")?, row.try_get("sum")?)))
@@ -351,11 +348,10 @@ async fn page_there(
 }
 
 async fn buried_there(pg: &mut Pg, ids: &[Uuid]) -> Result<BTreeSet<Uuid>, PgError> {
-    let [_, _, buried, _, _] = there::ALL;
     if ids.is_empty() {
         return Ok(BTreeSet::new());
     }
-    let rows = pg.value(STEP, sqlx::query(buried).bind(ids), |row| row.try_get("id")).await?;
+    let rows = pg.value(STEP, sqlx::query(there::BURIED).bind(ids), |row| row.try_get("id")).await?;
     Ok(rows.into_iter().collect())
 }
 

@@ -113,22 +113,37 @@ pub struct Deletion {
     pub owner: Uuid,
 }
 
+/// What is read of a person, and of a conversation: of those that entries name, and of those that a row turns out to need.
+macro_rules! of_user {
+    ($of:literal) => {
+        concat!("SELECT id, name, consent_unix_ms, created_unix_ms, created_synced FROM users WHERE id ", $of)
+    };
+}
+macro_rules! of_conversation {
+    ($of:literal) => {
+        concat!(
+            "SELECT c.id AS id, u.id AS owner, d.id AS device, c.session_id, c.title, c.title_by_user, c.next_seq,
+                c.created_unix_ms, c.created_synced, c.updated_unix_ms, c.updated_synced, c.updated_monotonic_ns, b.boot_id
+            FROM conversations c JOIN users u ON u.rid = c.owner JOIN boots b ON b.rid = c.boot
+                LEFT JOIN devices d ON d.rid = c.device
+            WHERE c.id ",
+            $of
+        )
+    };
+}
+
 super::sql::statements! {
     /// The oldest entries, with the length of the text that each brings along.
     OLDEST = "SELECT q.seq, q.op, q.entity_id, q.user_id, coalesce(octet_length(m.text), 0) AS bytes
         FROM queue q LEFT JOIN messages m ON q.op = 'insert_message' AND m.id = q.entity_id
         ORDER BY q.seq LIMIT ?1";
-    USERS = "SELECT id, name, consent_unix_ms, created_unix_ms, created_synced FROM users
-        WHERE id IN (SELECT entity_id FROM queue WHERE seq <= ?1 AND op = 'upsert_user') ORDER BY rid";
+    USERS = of_user!("IN (SELECT entity_id FROM queue WHERE seq <= ?1 AND op = 'upsert_user') ORDER BY rid");
     VOICEPRINTS = "SELECT v.id AS id, u.id AS owner, v.wrapped_key, v.blob, v.model_sha256, v.front_end_sha256, v.samples,
             v.net_speech_s, v.quality, v.created_unix_ms, v.created_synced
         FROM voiceprints v JOIN users u ON u.rid = v.owner
         WHERE v.id IN (SELECT entity_id FROM queue WHERE seq <= ?1 AND op = 'upsert_voiceprint')";
-    CONVERSATIONS = "SELECT c.id AS id, u.id AS owner, d.id AS device, c.session_id, c.title, c.title_by_user, c.next_seq,
-            c.created_unix_ms, c.created_synced, c.updated_unix_ms, c.updated_synced, c.updated_monotonic_ns, b.boot_id
-        FROM conversations c JOIN users u ON u.rid = c.owner JOIN boots b ON b.rid = c.boot
-            LEFT JOIN devices d ON d.rid = c.device
-        WHERE c.id IN (SELECT entity_id FROM queue WHERE seq <= ?1 AND op = 'upsert_conversation') ORDER BY c.rid";
+    CONVERSATIONS =
+        of_conversation!("IN (SELECT entity_id FROM queue WHERE seq <= ?1 AND op = 'upsert_conversation') ORDER BY c.rid");
     MESSAGES = "SELECT m.id AS id, c.id AS conversation, u.id AS owner, m.seq, m.role, m.kind, m.text, m.meta, m.wall_unix_ms,
             m.clock_synced, m.monotonic_ns, b.boot_id, d.id AS device
         FROM messages m JOIN conversations c ON c.rid = m.conversation JOIN users u ON u.rid = m.owner
@@ -143,12 +158,8 @@ super::sql::statements! {
         FROM audit a JOIN boots b ON b.rid = a.boot JOIN devices d ON d.rid = a.device LEFT JOIN users u ON u.rid = a.owner
         WHERE a.id IN (SELECT entity_id FROM queue WHERE seq <= ?1 AND op = 'append_audit') ORDER BY a.rid";
     /// What a message needs above it, where Postgres turns out to lack it.
-    PARENTS_CONVERSATION = "SELECT c.id AS id, u.id AS owner, d.id AS device, c.session_id, c.title, c.title_by_user, c.next_seq,
-            c.created_unix_ms, c.created_synced, c.updated_unix_ms, c.updated_synced, c.updated_monotonic_ns, b.boot_id
-        FROM conversations c JOIN users u ON u.rid = c.owner JOIN boots b ON b.rid = c.boot
-            LEFT JOIN devices d ON d.rid = c.device
-        WHERE c.id = ?1";
-    PARENTS_USER = "SELECT id, name, consent_unix_ms, created_unix_ms, created_synced FROM users WHERE id = ?1";
+    PARENTS_CONVERSATION = of_conversation!("= ?1");
+    PARENTS_USER = of_user!("= ?1");
 }
 
 /// At most `entries` of the oldest entries, and no more than about `bytes` of text beyond the first; `None` when the queue is

@@ -2,8 +2,8 @@
 
 /// Declares SQL constants together with a table of all of them, `STATEMENTS`, that the test prepares.
 macro_rules! statements {
-    ($($(#[$doc:meta])* $name:ident = $sql:expr;)+) => {
-        $($(#[$doc])* const $name: &str = $sql;)+
+    ($($(#[$doc:meta])* $vis:vis $name:ident = $sql:expr;)+) => {
+        $($(#[$doc])* $vis const $name: &str = $sql;)+
         #[cfg(test)]
         pub(crate) const STATEMENTS: &[(&str, &str)] = &[$((stringify!($name), $name)),+];
     };

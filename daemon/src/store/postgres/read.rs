@@ -48,6 +48,35 @@ pub struct Since<'a> {
     pub all: bool,
 }
 
+/// What is read of a person, and of a conversation: since a change, and by id. Longer texts than any device writes, and times
+/// that are none, come back as NULL.
+macro_rules! of_user {
+    ($of:literal) => {
+        concat!(
+            "SELECT change, id, CASE WHEN octet_length(name) <= 1024 THEN name END AS name,
+                CASE WHEN isfinite(consent_at) THEN round(extract(epoch FROM consent_at) * 1000)::bigint END AS consent,
+                CASE WHEN isfinite(created_at) THEN round(extract(epoch FROM created_at) * 1000)::bigint END AS created,
+                clock_synced
+            FROM jarvis.users WHERE ",
+            $of
+        )
+    };
+}
+macro_rules! of_conversation {
+    ($of:literal) => {
+        concat!(
+            "SELECT change, id, owner, device, session_id,
+                CASE WHEN octet_length(title) <= 4096 THEN title END AS title, title_by_user, next_seq,
+                CASE WHEN isfinite(created_at) THEN round(extract(epoch FROM created_at) * 1000)::bigint END AS created,
+                created_synced,
+                CASE WHEN isfinite(updated_at) THEN round(extract(epoch FROM updated_at) * 1000)::bigint END AS updated,
+                updated_synced, updated_monotonic_ns, boot_id
+            FROM jarvis.conversations WHERE ",
+            $of
+        )
+    };
+}
+
 crate::store::sql::statements! {
     HEADS = "SELECT (SELECT id FROM jarvis.house) AS house,
         (SELECT coalesce(max(change), 0) FROM jarvis.users) AS users,
@@ -55,31 +84,15 @@ crate::store::sql::statements! {
         (SELECT coalesce(max(change), 0) FROM jarvis.conversations) AS conversations,
         (SELECT coalesce(max(change), 0) FROM jarvis.messages) AS messages,
         (SELECT coalesce(max(change), 0) FROM jarvis.tombstones) AS tombstones";
-    USERS = "SELECT change, id, CASE WHEN octet_length(name) <= 1024 THEN name END AS name,
-            CASE WHEN isfinite(consent_at) THEN round(extract(epoch FROM consent_at) * 1000)::bigint END AS consent,
-            CASE WHEN isfinite(created_at) THEN round(extract(epoch FROM created_at) * 1000)::bigint END AS created, clock_synced
-        FROM jarvis.users WHERE change > $1 AND (origin <> $2 OR $3) ORDER BY change LIMIT $4";
-    USERS_BY_ID = "SELECT change, id, CASE WHEN octet_length(name) <= 1024 THEN name END AS name,
-            CASE WHEN isfinite(consent_at) THEN round(extract(epoch FROM consent_at) * 1000)::bigint END AS consent,
-            CASE WHEN isfinite(created_at) THEN round(extract(epoch FROM created_at) * 1000)::bigint END AS created, clock_synced
-        FROM jarvis.users WHERE id = ANY($1)";
+    USERS = of_user!("change > $1 AND (origin <> $2 OR $3) ORDER BY change LIMIT $4");
+    USERS_BY_ID = of_user!("id = ANY($1)");
     VOICEPRINTS = "SELECT change, id, owner, CASE WHEN octet_length(wrapped_key) <= 4096 THEN wrapped_key END AS wrapped_key,
             CASE WHEN octet_length(blob) <= 262144 THEN blob END AS blob, model_sha256, front_end_sha256, samples, net_speech_s,
             CASE WHEN octet_length(quality::text) <= 65536 THEN quality::text END AS quality,
             CASE WHEN isfinite(created_at) THEN round(extract(epoch FROM created_at) * 1000)::bigint END AS created, clock_synced
         FROM jarvis.voiceprints WHERE change > $1 AND (origin <> $2 OR $3) ORDER BY change LIMIT $4";
-    CONVERSATIONS = "SELECT change, id, owner, device, session_id,
-            CASE WHEN octet_length(title) <= 4096 THEN title END AS title, title_by_user, next_seq,
-            CASE WHEN isfinite(created_at) THEN round(extract(epoch FROM created_at) * 1000)::bigint END AS created, created_synced,
-            CASE WHEN isfinite(updated_at) THEN round(extract(epoch FROM updated_at) * 1000)::bigint END AS updated, updated_synced,
-            updated_monotonic_ns, boot_id
-        FROM jarvis.conversations WHERE change > $1 AND (origin <> $2 OR $3) ORDER BY change LIMIT $4";
-    CONVERSATIONS_BY_ID = "SELECT change, id, owner, device, session_id,
-            CASE WHEN octet_length(title) <= 4096 THEN title END AS title, title_by_user, next_seq,
-            CASE WHEN isfinite(created_at) THEN round(extract(epoch FROM created_at) * 1000)::bigint END AS created, created_synced,
-            CASE WHEN isfinite(updated_at) THEN round(extract(epoch FROM updated_at) * 1000)::bigint END AS updated, updated_synced,
-            updated_monotonic_ns, boot_id
-        FROM jarvis.conversations WHERE id = ANY($1)";
+    CONVERSATIONS = of_conversation!("change > $1 AND (origin <> $2 OR $3) ORDER BY change LIMIT $4");
+    CONVERSATIONS_BY_ID = of_conversation!("id = ANY($1)");
     /// A page ends early where its texts come to more than 4 MiB.
     MESSAGES = "SELECT change, id, conversation, owner, seq, role, kind,
             CASE WHEN octet_length(text) <= 786432 THEN text END AS text,
