@@ -25,10 +25,9 @@ use crate::pipeline::events::{Events, Lines};
 use crate::pipeline::hearing::{Heard, Hearing, HearingControl};
 use crate::pipeline::parts::Parts;
 use crate::pipeline::turns::Turns;
-use crate::speaker::SealedVoiceprint;
 use crate::store::forward::{self, Forwarder};
 use crate::store::postgres::PgSettings;
-use crate::store::pull::{Opens, Puller};
+use crate::store::pull::Puller;
 use crate::stt;
 use crate::supervisor::{Ended, SpawnError, Supervisor};
 use live::Live;
@@ -130,19 +129,9 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
             }
             None => None,
         };
-        let puller = postgres.clone().map(|postgres| {
-            let vault = parts.voices.vault.clone();
-            let opens: Opens = Arc::new(move |row| {
-                let sealed = SealedVoiceprint {
-                    wrapped_key: row.wrapped_key.clone(),
-                    blob: row.blob.clone(),
-                    model_sha256: row.model_sha256.clone(),
-                    front_end_sha256: row.front_end_sha256.clone(),
-                };
-                vault.open_sealed(&row.owner.to_string(), &sealed).is_ok()
-            });
-            Puller::new(parts.memory.clone(), postgres, Some(opens))
-        });
+        let opens = parts.voices.opens();
+        let puller =
+            postgres.clone().map(|postgres| Puller::new(parts.memory.clone(), postgres, Some(opens)));
         let patience = Duration::from_millis(settings.store.fresh_ms.into());
         let fresh = puller.as_ref().map(|puller| puller.freshness(patience));
         let turns = Turns {

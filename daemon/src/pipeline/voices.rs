@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use crate::memory::{Memory, MemoryError, Voiceprint};
 use crate::speaker::{EnrolledVoice, SealedVoiceprint, SpeakerError, Vault, VaultError, Verdict, Verifier};
+use crate::store::outgoing::VoiceprintRow;
+use crate::store::pull::Opens;
 
 /// Everything that a comparison needs.
 #[derive(Debug, Clone)]
@@ -25,7 +27,35 @@ pub enum VoicesError {
     Interrupted(#[source] tokio::task::JoinError),
 }
 
+impl From<&Voiceprint> for SealedVoiceprint {
+    fn from(stored: &Voiceprint) -> Self {
+        Self {
+            wrapped_key: stored.wrapped_key.clone(),
+            blob: stored.blob.clone(),
+            model_sha256: stored.info.model_sha256.clone(),
+            front_end_sha256: stored.info.front_end_sha256.clone(),
+        }
+    }
+}
+
+impl From<&VoiceprintRow> for SealedVoiceprint {
+    fn from(row: &VoiceprintRow) -> Self {
+        Self {
+            wrapped_key: row.wrapped_key.clone(),
+            blob: row.blob.clone(),
+            model_sha256: row.model_sha256.clone(),
+            front_end_sha256: row.front_end_sha256.clone(),
+        }
+    }
+}
+
 impl Voices {
+    /// Tells whether the key of this device opens a voiceprint that came from Postgres.
+    pub fn opens(&self) -> Opens {
+        let vault = self.vault.clone();
+        Arc::new(move |row| vault.open_sealed(&row.owner.to_string(), &SealedVoiceprint::from(row)).is_ok())
+    }
+
     /// Every voice that can be opened. One that cannot is named in the log and left out: a damaged voiceprint of one
     /// person must not silence the others.
     ///
@@ -56,14 +86,9 @@ impl Voices {
     /// # Errors
     /// [`VoicesError::Sealed`]: another key, another model, or changed since it was sealed.
     pub fn open(&self, voiceprint: Voiceprint) -> Result<EnrolledVoice, VoicesError> {
+        let sealed = SealedVoiceprint::from(&voiceprint);
         let user_id = voiceprint.info.user_id.to_string();
         let user_name = voiceprint.info.user_name;
-        let sealed = SealedVoiceprint {
-            wrapped_key: voiceprint.wrapped_key,
-            blob: voiceprint.blob,
-            model_sha256: voiceprint.info.model_sha256,
-            front_end_sha256: voiceprint.info.front_end_sha256,
-        };
         match self.vault.open_sealed(&user_id, &sealed) {
             Ok(template) => Ok(EnrolledVoice { user_id, user_name, template, threshold: None }),
             Err(source) => Err(VoicesError::Sealed { user: user_name, source }),
