@@ -98,6 +98,30 @@ fn a_damaged_database_is_set_aside_and_said_and_the_command_goes_on() {
 }
 
 #[test]
+fn doctor_looks_at_a_damaged_database_and_leaves_the_repair_to_whoever_uses_it() {
+    let root = Root::new();
+    root.ok(&["user", "add", "Anna"]);
+    root.ok(&["ask", "--user", "anna", "remember that the roof leaks"]);
+    let database = root.path().join("var/lib/jarvis/jarvis.db");
+    let mut bytes = fs::read(&database).unwrap();
+    bytes[..100].fill(0);
+    fs::write(&database, &bytes).unwrap();
+    let says = |root: &Root| String::from_utf8(root.run(&["doctor"]).stdout).unwrap();
+    assert!(says(&root).contains("damaged"), "{}", says(&root));
+    assert_eq!(fs::read(&database).unwrap(), bytes, "doctor changes nothing");
+    let asked = root.run(&["ask", "--user", "anna", "what do you remember"]);
+    assert!(String::from_utf8_lossy(&asked.stdout).contains("the roof leaks"), "{}", stderr(&asked));
+    assert!(stderr(&asked).contains("repair"), "{}", stderr(&asked));
+    assert!(says(&root).contains("damaged copies are kept: 1"), "{}", says(&root));
+    root.ok(&["user", "delete", "--yes", "anna"]);
+    assert!(
+        !says(&root).contains("damaged copies"),
+        "what was forgotten leaves the copies too: {}",
+        says(&root)
+    );
+}
+
+#[test]
 fn an_error_is_one_sentence_that_says_nothing_twice() {
     let root = Root::new();
     let data = root.path().join("var/lib/jarvis");

@@ -16,8 +16,9 @@ use crate::config::{Settings, WakeModel};
 use crate::dialogue::speech::{Speech, SpeechSettings};
 use crate::error::chain;
 use crate::inference::{ModelEntry, ModelError, ModelState, ModelStore, Role};
-use crate::memory::{Device, Memory};
+use crate::memory::{Device, Memory, MemoryError};
 use crate::speaker::{Calibration, CalibrationError};
+use crate::store::StoreOptions;
 use crate::store::postgres::{self, PgSettings};
 use crate::stt::{self, Engine, SttSettings};
 
@@ -231,6 +232,13 @@ pub async fn voice_output(settings: &Settings) -> Finding {
     }
 }
 
+/// The database as it is: the daemon repairs what is damaged when it opens it, and `doctor` does not.
+pub async fn look_only(settings: &Settings) -> Result<Memory, MemoryError> {
+    let device = Device { id: settings.device.id.clone() };
+    let options = StoreOptions { keep_damaged: true, ..StoreOptions::default() };
+    Memory::open_with(&settings.paths.db, &device, Clock::System, &options).await
+}
+
 /// Opens the database and reads all of it. One that does not exist yet is not made.
 pub async fn database(settings: &Settings) -> Finding {
     const CHECK: &str = "database";
@@ -248,15 +256,23 @@ pub async fn database(settings: &Settings) -> Finding {
             )
         };
     }
-    let device = Device { id: settings.device.id.clone() };
     let fix = "the message says what to do; docs/install.md tells where the file lies";
-    let memory = match Memory::open(path, &device, Clock::System).await {
+    let memory = match look_only(settings).await {
         Ok(memory) => memory,
         Err(e) => return Finding::fail(CHECK, chain(&e), fix),
     };
+    let copies = memory.store().damaged_copies();
     let checked = memory.check().await;
     let users = memory.list_users().await.map(|users| users.len());
     memory.close().await;
+    if let (Ok(()), Some(newest)) = (&checked, copies.last()) {
+        let message = format!(
+            "it was damaged and repaired; damaged copies are kept: {}, the newest is {}",
+            copies.len(),
+            newest.display()
+        );
+        return Finding::warn(CHECK, message, "delete them when nothing is missed; they hold what was said");
+    }
     match checked.and(users) {
         Ok(users) => Finding::ok(CHECK, format!("{} is sound, people: {users}", path.display())),
         Err(e) => Finding::fail(CHECK, chain(&e), fix),

@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::Finding;
-use super::checks::FETCH;
-use crate::clock::Clock;
+use super::checks::{FETCH, look_only};
 use crate::config::Settings;
 use crate::error::chain;
 use crate::inference::ModelStore;
-use crate::memory::{Device, Memory, Voiceprint};
+use crate::memory::Voiceprint;
 use crate::speaker::vault::KeySources;
 use crate::speaker::{Calibration, SealedVoiceprint, Vault, VaultError};
 
@@ -22,8 +21,7 @@ pub async fn voices(settings: &Settings) -> Vec<Finding> {
     if !settings.paths.db.exists() {
         return vec![Finding::ok(CHECK, NOBODY)];
     }
-    let device = Device { id: settings.device.id.clone() };
-    let Ok(memory) = Memory::open(&settings.paths.db, &device, Clock::System).await else {
+    let Ok(memory) = look_only(settings).await else {
         // The check of the database says why.
         return Vec::new();
     };
@@ -64,13 +62,9 @@ fn examine(vault: &Vault, voiceprints: Vec<Voiceprint>) -> Vec<Finding> {
     let mut open = Vec::new();
     // One line a reason, not a person: a wrong key is one problem.
     let mut shut: BTreeMap<(bool, String), Vec<String>> = BTreeMap::new();
-    for Voiceprint { info, wrapped_key, blob } in voiceprints {
-        let sealed = SealedVoiceprint {
-            wrapped_key,
-            blob,
-            model_sha256: info.model_sha256,
-            front_end_sha256: info.front_end_sha256,
-        };
+    for voiceprint in voiceprints {
+        let sealed = SealedVoiceprint::from(&voiceprint);
+        let info = voiceprint.info;
         match vault.open_sealed(&info.user_id.to_string(), &sealed) {
             Ok(_) => open.push(info.user_name),
             Err(e) => {
