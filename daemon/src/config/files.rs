@@ -5,7 +5,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -35,46 +35,26 @@ impl Settings {
         {
             check("stt.vosk_model", VoskModelDir::check(path).map(drop).map_err(|e| chain(&e)));
         }
-        if let Some(path) = &self.stt.libvosk {
-            check(
-                "stt.libvosk",
-                open_plain(path).map(drop).map_err(|why| format!("{} {why}", path.display())),
-            );
-        }
         if self.speech.enabled && !self.speech.command.0.is_empty() {
             let command = self.speech.command.0.clone();
             let speech = Speech::new(SpeechSettings { command, ..SpeechSettings::default() });
             check("speech.command", speech.silent().map_or(Ok(()), |why| Err(why.to_owned())));
         }
-        if let Some(path) = self.mqtt_password_file() {
-            check(
-                "mqtt.password_file",
-                check_secret(&path).map_err(|why| format!("{} {why}", path.display())),
-            );
-        }
-        if let Some(path) = &self.mqtt.ca_file {
-            check("mqtt.ca_file", check_authorities(path).map_err(|why| format!("{} {why}", path.display())));
-        }
-        if let Some(path) = self.postgres_password_file() {
-            check(
-                "store.postgres_password_file",
-                check_secret(&path).map_err(|why| format!("{} {why}", path.display())),
-            );
-        }
+        let (mqtt_password, postgres_password) = (self.mqtt_password_file(), self.postgres_password_file());
         let store = &self.store;
-        if let Some(path) = &store.postgres_ca_file {
-            check(
-                "store.postgres_ca_file",
-                check_authorities(path).map_err(|why| format!("{} {why}", path.display())),
-            );
-        }
-        let pair = [
-            ("store.postgres_client_cert", &store.postgres_client_cert),
-            ("store.postgres_client_key", &store.postgres_client_key),
+        type Check = fn(&Path) -> Result<(), String>;
+        let files: [(&str, Option<&PathBuf>, Check); 7] = [
+            ("stt.libvosk", self.stt.libvosk.as_ref(), check_plain),
+            ("mqtt.password_file", mqtt_password.as_ref(), check_secret),
+            ("mqtt.ca_file", self.mqtt.ca_file.as_ref(), check_authorities),
+            ("store.postgres_password_file", postgres_password.as_ref(), check_secret),
+            ("store.postgres_ca_file", store.postgres_ca_file.as_ref(), check_authorities),
+            ("store.postgres_client_cert", store.postgres_client_cert.as_ref(), check_plain),
+            ("store.postgres_client_key", store.postgres_client_key.as_ref(), check_plain),
         ];
-        for (key, path) in pair {
+        for (key, path, good) in files {
             if let Some(path) = path {
-                check(key, open_plain(path).map(drop).map_err(|why| format!("{} {why}", path.display())));
+                check(key, good(path).map_err(|why| format!("{} {why}", path.display())));
             }
         }
         if let Some(path) = &self.backup.dir {
@@ -87,9 +67,7 @@ impl Settings {
     /// the name.
     fn check_wake(&self, model: &WakeModel) -> Result<(), String> {
         match model {
-            WakeModel::File(path) => {
-                open_plain(path).map(drop).map_err(|why| format!("{} {why}", path.display()))
-            }
+            WakeModel::File(path) => check_plain(path).map_err(|why| format!("{} {why}", path.display())),
             WakeModel::Named(name) => {
                 let Ok(store) = ModelStore::open(&self.paths.models) else { return Ok(()) };
                 let heads = store.entries().iter().filter(|m| m.role == Role::WakeHead);
@@ -123,6 +101,11 @@ fn open_plain(path: &Path) -> Result<File, String> {
         Ok(_) => Err("is not a regular file".to_owned()),
         Err(e) => Err(format!("cannot be read: {e}")),
     }
+}
+
+/// Whether `path` is a file that can be opened.
+fn check_plain(path: &Path) -> Result<(), String> {
+    open_plain(path).map(drop)
 }
 
 /// At most `most` bytes of a file.
