@@ -242,20 +242,20 @@ check "and in a restart" within 60 back
 in_it systemctl stop jarvisd
 
 step "The key as a credential"
-in_it install -m 600 /var/lib/jarvis/voiceprint.key /root/voiceprint.key
+in_it install -D -m 600 /var/lib/jarvis/voiceprint.key /etc/credstore/voiceprint.key
 in_it rm /var/lib/jarvis/voiceprint.key
-printf '[Service]\nLoadCredential=voiceprint.key:/root/voiceprint.key\n' | drop_in key
+printf '[Service]\nLoadCredential=voiceprint.key:/etc/credstore/voiceprint.key\n' | drop_in key
 check "it starts with LoadCredential=" in_it systemctl start jarvisd
 check "and makes no key of its own" in_it test ! -e /var/lib/jarvis/voiceprint.key
 check "a command without the credential is refused" not as_jarvis jarvisd voice identify /opt/voices/who.wav 2>"$work/said"
 check "and says why" grep -q "their key is missing" "$work/said"
 check "systemd-run with the key lends it" in_it systemd-run --quiet --pipe --wait --working-directory=/opt/voices \
-    -p User=jarvis -p LoadCredential=voiceprint.key:/root/voiceprint.key jarvisd voice identify who.wav
+    -p User=jarvis -p LoadCredential=voiceprint.key:/etc/credstore/voiceprint.key jarvisd voice identify who.wav
 in_it mkdir -p /etc/credstore.encrypted
 in_it chmod 700 /etc/credstore.encrypted
-if in_it systemd-creds encrypt --with-key=host --name=voiceprint.key /root/voiceprint.key /etc/credstore.encrypted/voiceprint.key; then
+if in_it systemd-creds encrypt --with-key=host --name=voiceprint.key /etc/credstore/voiceprint.key /etc/credstore.encrypted/voiceprint.key; then
     printf '[Service]\nLoadCredentialEncrypted=voiceprint.key\n' | drop_in key
-    in_it rm /root/voiceprint.key
+    in_it rm /etc/credstore/voiceprint.key
     check "it starts with LoadCredentialEncrypted=" in_it systemctl restart jarvisd
     check "it can open the voices" not status_has verified
     check "the line of docs/install.md works" in_it systemd-run --quiet --pipe --wait --working-directory=/opt/voices \
