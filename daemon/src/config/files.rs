@@ -35,6 +35,9 @@ impl Settings {
         {
             check("stt.vosk_model", VoskModelDir::check(path).map(drop).map_err(|e| chain(&e)));
         }
+        if let Some(path) = &self.stt.libvosk {
+            check("stt.libvosk", named(path, check_plain));
+        }
         if self.speech.enabled && !self.speech.command.0.is_empty() {
             let command = self.speech.command.0.clone();
             let speech = Speech::new(SpeechSettings { command, ..SpeechSettings::default() });
@@ -42,9 +45,7 @@ impl Settings {
         }
         let (mqtt_password, postgres_password) = (self.mqtt_password_file(), self.postgres_password_file());
         let store = &self.store;
-        type Check = fn(&Path) -> Result<(), String>;
-        let files: [(&str, Option<&PathBuf>, Check); 7] = [
-            ("stt.libvosk", self.stt.libvosk.as_ref(), check_plain),
+        let files: [(&str, Option<&PathBuf>, Check); 6] = [
             ("mqtt.password_file", mqtt_password.as_ref(), check_secret),
             ("mqtt.ca_file", self.mqtt.ca_file.as_ref(), check_authorities),
             ("store.postgres_password_file", postgres_password.as_ref(), check_secret),
@@ -54,7 +55,7 @@ impl Settings {
         ];
         for (key, path, good) in files {
             if let Some(path) = path {
-                check(key, good(path).map_err(|why| format!("{} {why}", path.display())));
+                check(key, named(path, good));
             }
         }
         if let Some(path) = &self.backup.dir {
@@ -67,7 +68,7 @@ impl Settings {
     /// the name.
     fn check_wake(&self, model: &WakeModel) -> Result<(), String> {
         match model {
-            WakeModel::File(path) => check_plain(path).map_err(|why| format!("{} {why}", path.display())),
+            WakeModel::File(path) => named(path, check_plain),
             WakeModel::Named(name) => {
                 let Ok(store) = ModelStore::open(&self.paths.models) else { return Ok(()) };
                 let heads = store.entries().iter().filter(|m| m.role == Role::WakeHead);
@@ -89,6 +90,14 @@ impl Settings {
         let origin = found.map_or(Origin::Default, |e| e.origin.clone());
         Fault::new(origin, Some(key.to_owned()), sentence)
     }
+}
+
+/// What is wrong with a file: a predicate for a sentence that begins with its path.
+type Check = fn(&Path) -> Result<(), String>;
+
+/// `check` with the path before what it finds.
+fn named(path: &Path, check: Check) -> Result<(), String> {
+    check(path).map_err(|why| format!("{} {why}", path.display()))
 }
 
 /// Opens a file without waiting for whoever has the other end of a pipe.
