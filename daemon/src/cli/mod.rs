@@ -15,6 +15,7 @@ mod recording;
 mod run;
 mod store;
 mod user;
+mod vault;
 mod voice;
 
 use std::ffi::OsString;
@@ -77,6 +78,9 @@ enum Command {
     /// Their voices: enrol one, try one.
     #[command(subcommand)]
     Voice(voice::Command),
+    /// The key that voiceprints are sealed with.
+    #[command(subcommand)]
+    Vault(vault::Command),
     /// One turn in writing: through dialogue and memory, without sound.
     Ask(ask::Args),
     /// What was said.
@@ -128,6 +132,7 @@ fn dispatch(command: Command, common: &Common) -> Result<(), Failure> {
         Command::Doctor(args) => doctor::run(&args, common),
         Command::User(command) => user::run(command, common),
         Command::Voice(command) => voice::run(command, common),
+        Command::Vault(command) => vault::run(command, common),
         Command::Ask(args) => ask::run(&args, common),
         Command::Conversation(command) => conversation::run(command, common),
         Command::Queue(command) => queue::run(command, common),

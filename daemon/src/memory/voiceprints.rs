@@ -6,8 +6,9 @@ use sqlx::sqlite::SqliteRow;
 
 use super::users::{consent_within, owner_rid};
 use super::{Memory, MemoryError, NewAudit, Result, UserId, VoiceprintId, get};
-use crate::store::StoreError;
+use crate::clock::Stamp;
 use crate::store::queue::{Op, enqueue};
+use crate::store::{StoreError, Tx};
 
 /// A voiceprint to be stored.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,6 +59,7 @@ crate::store::sql::statements! {
     LIST = "SELECT v.id AS id, u.id AS user_id, u.name AS user_name, v.wrapped_key, v.blob, v.model_sha256,
             v.front_end_sha256, v.samples, v.net_speech_s, v.quality, v.created_unix_ms
         FROM voiceprints v JOIN users u ON u.rid = v.owner ORDER BY u.name_key";
+    REWRAP = "UPDATE voiceprints SET id = ?2, wrapped_key = ?3 WHERE id = ?1";
     DELETE = "DELETE FROM voiceprints WHERE owner = ?1";
 }
 
@@ -108,6 +110,52 @@ impl Memory {
     /// Everyone's voiceprint, by name. The one call that crosses people: telling them apart needs all of them.
     pub async fn list_voiceprints(&self) -> Result<Vec<Voiceprint>> {
         self.read_all(sqlx::query(LIST)).await?.iter().map(|row| Ok(voiceprint_of(row)?)).collect()
+    }
+
+    /// Gives every voiceprint the wrapped key that `rewrap` makes of it: all of them in one transaction, or none. Returns
+    /// how many changed. A changed one gets a new id, so that every copy under the old one goes.
+    ///
+    /// # Errors
+    /// The first that `rewrap` gives; nothing is changed then.
+    pub async fn rewrap_voiceprints<E: From<MemoryError>>(
+        &self,
+        rewrap: impl Fn(&Voiceprint) -> std::result::Result<Vec<u8>, E>,
+    ) -> std::result::Result<usize, E> {
+        let (mut tx, stamp) = self.begin().await?;
+        let mut changed = 0;
+        for row in tx.all(sqlx::query(LIST)).await.map_err(MemoryError::from)? {
+            let voiceprint = voiceprint_of(&row).map_err(MemoryError::from)?;
+            let wrapped_key = rewrap(&voiceprint)?;
+            if wrapped_key != voiceprint.wrapped_key {
+                self.rewrap_within(&mut tx, &stamp, &voiceprint.info, &wrapped_key).await?;
+                changed += 1;
+            }
+        }
+        if changed > 0 {
+            let detail = Some(json!({ "voiceprints": changed }));
+            let entry = NewAudit { user: None, action: "key_rotate", outcome: "done", detail };
+            self.audit_within(&mut tx, &stamp, &entry).await?;
+            self.want_scrub(&mut tx, &stamp).await?;
+        }
+        tx.commit().await.map_err(MemoryError::from)?;
+        if changed > 0 {
+            self.scrub().await;
+        }
+        Ok(changed)
+    }
+
+    async fn rewrap_within(
+        &self,
+        tx: &mut Tx<'_>,
+        stamp: &Stamp,
+        info: &VoiceprintInfo,
+        wrapped_key: &[u8],
+    ) -> Result<()> {
+        let (id, user) = (VoiceprintId::new(), Some(info.user_id.0));
+        tx.execute(sqlx::query(REWRAP).bind(info.id.bytes()).bind(id.bytes()).bind(wrapped_key)).await?;
+        enqueue(tx, Op::DeleteVoiceprint, info.id.0, user, stamp.wall_unix_ms).await?;
+        enqueue(tx, Op::UpsertVoiceprint, id.0, user, stamp.wall_unix_ms).await?;
+        Ok(())
     }
 
     /// Deletes the voiceprint of `user`; the audit log says so.

@@ -15,7 +15,7 @@ use crate::memory::{Device, Memory};
 use crate::pipeline::answer::{self, Answer};
 use crate::pipeline::voices::Voices;
 use crate::speaker::vault::KeySources;
-use crate::speaker::{Calibration, SpeakerModel, Vault, Verifier};
+use crate::speaker::{Calibration, ModelIdentity, SealedVoiceprint, SpeakerModel, Vault, Verifier};
 use crate::store::StoreOptions;
 use crate::stt::{self, Recognizer, SttSettings};
 
@@ -69,7 +69,7 @@ impl Parts {
             }
             Err(error) => return Err(Failure::because(Exit::Failed, "speech to text cannot start", error)),
         };
-        let vault = open_vault(settings, &verifier, &memory).await?;
+        let vault = open_vault(settings, verifier.model().identity().clone(), &memory).await?;
         let voices = Voices { memory: memory.clone(), vault: Arc::new(vault), verifier };
         if settings.voice.enabled {
             // Now, not at the first word: a key that opens nothing means that nobody will be answered.
@@ -137,22 +137,27 @@ pub async fn open_memory(settings: &Settings) -> Result<Memory, Failure> {
     Ok(Memory::open_with(&settings.paths.db, &device, Clock::System, &options).await?)
 }
 
-/// The vault that seals voiceprints of this speaker model.
+/// The vault that seals voiceprints of this speaker model. A rotation of its key that was interrupted is brought to its end.
 ///
 /// # Errors
 /// A key that is missing while voices are enrolled, readable by others, or of the wrong size.
-pub async fn open_vault(settings: &Settings, verifier: &Verifier, memory: &Memory) -> Result<Vault, Failure> {
+pub async fn open_vault(
+    settings: &Settings,
+    identity: ModelIdentity,
+    memory: &Memory,
+) -> Result<Vault, Failure> {
     let sources = KeySources {
         credentials_dir: settings.paths.credentials.clone(),
         key_file: settings.paths.key.clone(),
     };
-    let identity = verifier.model().identity().clone();
-    let opened = if memory.list_voiceprints().await?.is_empty() {
+    let stored: Vec<_> = memory.list_voiceprints().await?.iter().map(SealedVoiceprint::from).collect();
+    let opened = if stored.is_empty() {
         Vault::open(&sources, identity)
     } else {
         Vault::open_existing(&sources, identity)
     };
-    opened.map_err(|e| Failure::of(Exit::Config, &e))
+    let settled = opened.and_then(|vault| vault.settle(&stored).map(|()| vault));
+    settled.map_err(|e| Failure::of(Exit::Config, &e))
 }
 
 /// The dialogue of this device, as the daemon and `jarvisd ask` hold it.

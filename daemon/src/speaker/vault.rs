@@ -15,11 +15,19 @@
 //! that only serve to tell *why* it does not open; they are authenticated like the rest. Deleting `wrapped_key` erases the
 //! template wherever copies of `blob` remain.
 //!
+//! The master key is rotated by wrapping every data key anew in one transaction; templates are not opened for that. The new
+//! key waits beside the old one until the transaction is on the disk, and only then takes its place, so whenever the power
+//! fails one of the two opens everything. A process that runs meanwhile looks at the files again when it meets a key id that
+//! it does not know.
+//!
 //! Invariants: every failure is an error, none is a template; keys are wiped from memory when dropped.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use sha2::{Digest, Sha256};
@@ -74,6 +82,10 @@ pub enum VaultError {
     ReadKey { path: PathBuf, source: std::io::Error },
     #[error("cannot make the voiceprint key {}", .path.display())]
     MakeKey { path: PathBuf, source: std::io::Error },
+    #[error("the voiceprint key is being rotated by another process; wait for its end")]
+    Rotating,
+    #[error("cannot put the new voiceprint key in the place of {}; run `jarvisd vault rotate-key` again", .path.display())]
+    ReplaceKey { path: PathBuf, source: std::io::Error },
     #[error("the voiceprint key {} must be a plain file", .path.display())]
     NotAFile { path: PathBuf },
     #[error("the voiceprint key {} has {bytes} bytes instead of {KEY_BYTES}; restore it from a backup, or delete it and enrol all voices again", .path.display())]
@@ -102,7 +114,9 @@ pub enum VaultError {
 
 /// Seals and opens voiceprints of one speaker model.
 pub struct Vault {
-    master: Key,
+    /// Of this process; another process may have rotated the one on disk.
+    master: ArcSwap<Key>,
+    sources: KeySources,
     identity: ModelIdentity,
 }
 
@@ -116,7 +130,7 @@ impl Vault {
     /// Takes the master key from the first source that has one, or makes the key file. `identity` is the model in use:
     /// voiceprints of another are refused.
     pub fn open(sources: &KeySources, identity: ModelIdentity) -> Result<Self, VaultError> {
-        Ok(Self { master: key_file::obtain(sources)?, identity })
+        Ok(Self::with(key_file::obtain(sources)?, sources, identity))
     }
 
     /// [`Vault::open`] where voiceprints are stored already: a new key would open none of them, so none is made.
@@ -124,7 +138,61 @@ impl Vault {
     /// # Errors
     /// [`VaultError::NoKey`] where no source has a key.
     pub fn open_existing(sources: &KeySources, identity: ModelIdentity) -> Result<Self, VaultError> {
-        Ok(Self { master: key_file::existing(sources)?, identity })
+        Ok(Self::with(key_file::existing(sources)?, sources, identity))
+    }
+
+    /// Begins a rotation: the new key is made in `to`, else beside the key file. One that an interrupted rotation has left
+    /// there is used again.
+    ///
+    /// # Errors
+    /// [`VaultError::Rotating`] while another process rotates: of two new keys only one would stay.
+    pub fn rotate(&self, to: Option<&Path>) -> Result<Rotation<'_>, VaultError> {
+        let lock = key_file::lock(&self.sources.key_file)?;
+        let sources = match to {
+            None => self.next_sources(),
+            Some(file) => KeySources { credentials_dir: None, key_file: file.to_path_buf() },
+        };
+        let next = Self::open(&sources, self.identity.clone())?;
+        Ok(Rotation { current: self, next, in_place: to.is_none(), _lock: lock })
+    }
+
+    /// Ends a rotation that was interrupted after its transaction: voiceprints are sealed with the key that was to come.
+    pub fn settle<'a>(
+        &self,
+        stored: impl IntoIterator<Item = &'a SealedVoiceprint>,
+    ) -> Result<(), VaultError> {
+        let Ok(next) = key_file::existing(&self.next_sources()) else { return Ok(()) };
+        if stored.into_iter().any(|sealed| key_id_of(&sealed.wrapped_key) == Some(&key_id(&next))) {
+            key_file::install_next(&self.sources.key_file)?;
+            self.master.store(Arc::new(next));
+        }
+        Ok(())
+    }
+
+    fn with(master: Key, sources: &KeySources, identity: ModelIdentity) -> Self {
+        Self { master: ArcSwap::from_pointee(master), sources: sources.clone(), identity }
+    }
+
+    fn next_sources(&self) -> KeySources {
+        KeySources { credentials_dir: None, key_file: key_file::next_to(&self.sources.key_file) }
+    }
+
+    /// The key called `id`, if this process has it or a rotation has put it on the disk; else the one in use.
+    fn master_of(&self, id: Option<&[u8]>) -> Arc<Key> {
+        let known = |key: &Key| id == Some(&key_id(key)[..]);
+        let current = self.master.load_full();
+        if known(&current) {
+            return current;
+        }
+        let found = [&self.sources, &self.next_sources()].map(key_file::existing);
+        match found.into_iter().flatten().find(known) {
+            None => current,
+            Some(key) => {
+                let key = Arc::new(key);
+                self.master.store(key.clone());
+                key
+            }
+        }
     }
 
     /// Seals `template` for `user_id`, under a data key of its own.
@@ -163,22 +231,11 @@ impl Vault {
         Ok(template)
     }
 
-    /// The same voiceprint with its data key wrapped under this vault's master key instead of `old`'s: key rotation. The
-    /// template itself is not opened.
-    pub fn rewrap(
-        &self,
-        old: &Self,
-        user_id: &str,
-        sealed: &SealedVoiceprint,
-    ) -> Result<SealedVoiceprint, VaultError> {
-        let data_key = old.unwrap_key(user_id, sealed)?;
-        Ok(SealedVoiceprint { wrapped_key: self.wrap(user_id, &data_key)?, ..sealed.clone() })
-    }
-
     fn wrap(&self, user_id: &str, data_key: &Key) -> Result<Vec<u8>, VaultError> {
+        let master = self.master.load_full();
         let mut header = vec![VERSION];
-        header.extend(self.key_id());
-        encrypt(&self.master, header, data_key.as_slice(), &self.bound(b"data key", user_id))
+        header.extend(key_id(&master));
+        encrypt(&master, header, data_key.as_slice(), &self.bound(b"data key", user_id))
     }
 
     fn unwrap_key(&self, user_id: &str, sealed: &SealedVoiceprint) -> Result<Key, VaultError> {
@@ -193,9 +250,10 @@ impl Vault {
         let (header, rest) = sealed.wrapped_key.split_at(1 + KEY_ID_BYTES);
         let (nonce, body) = rest.split_at(NONCE_BYTES);
         check_version(header)?;
-        let other_key = header.get(1..) != Some(&self.key_id()[..]);
+        let master = self.master_of(header.get(1..));
+        let other_key = header.get(1..) != Some(&key_id(&master)[..]);
         let other_user = sealed.blob.get(1..=USER_TAG_BYTES) != Some(&self.user_tag(user_id)[..]);
-        let plain = decrypt(&self.master, nonce, body, header, &self.bound(b"data key", user_id));
+        let plain = decrypt(&master, nonce, body, header, &self.bound(b"data key", user_id));
         // The reason is read from bytes that are authenticated only if it opens, so it is a hint for the person; that it
         // does not open is certain.
         let plain = plain.ok_or(match (other_key, other_user) {
@@ -228,19 +286,57 @@ impl Vault {
         bytes
     }
 
-    fn key_id(&self) -> [u8; KEY_ID_BYTES] {
-        let mut hash = Sha256::new();
-        hash.update(b"jarvis voiceprint key id v1");
-        hash.update(self.master.as_slice());
-        first(&hash.finalize())
-    }
-
     fn user_tag(&self, user_id: &str) -> [u8; USER_TAG_BYTES] {
         let mut hash = Sha256::new();
         hash.update(b"jarvis voiceprint user v1");
         hash.update(user_id.as_bytes());
         first(&hash.finalize())
     }
+}
+
+/// A new master key that is about to take the place of the one in use; see [`Vault::rotate`].
+#[derive(Debug)]
+pub struct Rotation<'a> {
+    current: &'a Vault,
+    next: Vault,
+    in_place: bool,
+    /// Held until the end.
+    _lock: File,
+}
+
+impl Rotation<'_> {
+    /// The same voiceprint with its data key wrapped under the new master key; the template itself is not opened. One that
+    /// is already is given back as it is.
+    pub fn rewrap(&self, user_id: &str, sealed: &SealedVoiceprint) -> Result<SealedVoiceprint, VaultError> {
+        let done = key_id_of(&sealed.wrapped_key) == Some(&key_id(&self.next.master.load()));
+        let data_key = if done { &self.next } else { self.current }.unwrap_key(user_id, sealed)?;
+        if done {
+            return Ok(sealed.clone());
+        }
+        Ok(SealedVoiceprint { wrapped_key: self.next.wrap(user_id, &data_key)?, ..sealed.clone() })
+    }
+
+    /// Puts the new key in the place of the key file, durably. Only once everything that is stored is wrapped under it.
+    pub fn finish(self) -> Result<(), VaultError> {
+        if !self.in_place {
+            return Ok(());
+        }
+        key_file::install_next(&self.current.sources.key_file)?;
+        self.current.master.store(self.next.master.load_full());
+        Ok(())
+    }
+}
+
+fn key_id(master: &Key) -> [u8; KEY_ID_BYTES] {
+    let mut hash = Sha256::new();
+    hash.update(b"jarvis voiceprint key id v1");
+    hash.update(master.as_slice());
+    first(&hash.finalize())
+}
+
+/// What a wrapped key says about the master key it is wrapped under.
+fn key_id_of(wrapped: &[u8]) -> Option<&[u8; KEY_ID_BYTES]> {
+    wrapped.get(1..)?.first_chunk()
 }
 
 fn first<const N: usize>(bytes: &[u8]) -> [u8; N] {
@@ -359,13 +455,76 @@ mod tests {
 
     #[test]
     fn rotating_the_master_key_keeps_the_voiceprint_and_ends_the_old_key() {
-        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let dir = tempfile::tempdir().unwrap();
         let template = sample(1, 3);
-        let (old, new) = (vault_at(here.path(), &template), vault_at(there.path(), &template));
-        let sealed = old.seal("u1", &template).unwrap();
-        let rotated = new.rewrap(&old, "u1", &sealed).unwrap();
-        assert_eq!(new.open_sealed("u1", &rotated).unwrap(), template);
-        assert!(matches!(old.open_sealed("u1", &rotated), Err(VaultError::WrongKey)));
-        assert!(matches!(new.rewrap(&old, "u1", &rotated), Err(VaultError::WrongKey)));
+        let vault = vault_at(dir.path(), &template);
+        let old = std::fs::read(dir.path().join("voiceprint.key")).unwrap();
+        let sealed = vault.seal("u1", &template).unwrap();
+        let rotation = vault.rotate(None).unwrap();
+        assert!(matches!(vault_at(dir.path(), &template).rotate(None), Err(VaultError::Rotating)));
+        let rotated = rotation.rewrap("u1", &sealed).unwrap();
+        assert_eq!(rotated.blob, sealed.blob, "the template is not touched");
+        assert_eq!(
+            rotation.rewrap("u1", &rotated).unwrap(),
+            rotated,
+            "a rotation that is repeated changes nothing"
+        );
+        let mut damaged = rotated.clone();
+        damaged.wrapped_key[60] ^= 1;
+        assert!(matches!(rotation.rewrap("u1", &damaged), Err(VaultError::Tampered)));
+        rotation.finish().unwrap();
+        assert_eq!(vault_at(dir.path(), &template).open_sealed("u1", &rotated).unwrap(), template);
+        assert!(matches!(
+            vault_at(dir.path(), &template).open_sealed("u1", &sealed),
+            Err(VaultError::WrongKey)
+        ));
+        assert_ne!(std::fs::read(dir.path().join("voiceprint.key")).unwrap(), old);
+    }
+
+    #[test]
+    fn a_rotation_that_stops_anywhere_leaves_a_key_that_opens() {
+        let dir = tempfile::tempdir().unwrap();
+        let template = sample(1, 3);
+        let running = vault_at(dir.path(), &template);
+        let sealed = running.seal("u1", &template).unwrap();
+        // Before the transaction: the old key is in force, and the next attempt uses the key that waits.
+        drop(vault_at(dir.path(), &template).rotate(None).unwrap());
+        let waiting = std::fs::read(dir.path().join("voiceprint.key.next")).unwrap();
+        let started = vault_at(dir.path(), &template);
+        started.settle([&sealed]).unwrap();
+        assert_eq!(started.open_sealed("u1", &sealed).unwrap(), template);
+        let rotated = started.rotate(None).unwrap().rewrap("u1", &sealed).unwrap();
+        // After it: who runs on and who starts both find the key, and the start puts it in its place.
+        assert_eq!(running.open_sealed("u1", &rotated).unwrap(), template);
+        let started = vault_at(dir.path(), &template);
+        started.settle([&rotated]).unwrap();
+        started.settle([&rotated]).unwrap();
+        assert_eq!(std::fs::read(dir.path().join("voiceprint.key")).unwrap(), waiting);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "one key file");
+        assert!(matches!(
+            vault_at(dir.path(), &template).open_sealed("u1", &sealed),
+            Err(VaultError::WrongKey)
+        ));
+        // A process from before the rotation seals with the key in use, once it has met it.
+        assert_eq!(started.open_sealed("u1", &running.seal("u1", &template).unwrap()).unwrap(), template);
+    }
+
+    #[test]
+    fn a_key_for_a_credential_is_written_where_it_is_asked_for_and_replaces_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let template = sample(1, 3);
+        let vault = vault_at(dir.path(), &template);
+        let sealed = vault.seal("u1", &template).unwrap();
+        let to = dir.path().join("new.key");
+        let rotation = vault.rotate(Some(&to)).unwrap();
+        let rotated = rotation.rewrap("u1", &sealed).unwrap();
+        rotation.finish().unwrap();
+        assert!(matches!(vault.open_sealed("u1", &rotated), Err(VaultError::WrongKey)));
+        std::fs::rename(&to, dir.path().join("voiceprint.key")).unwrap();
+        assert_eq!(
+            vault.open_sealed("u1", &rotated).unwrap(),
+            template,
+            "also in the process that ran meanwhile"
+        );
     }
 }

@@ -5,6 +5,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 use super::{CREDENTIAL, KEY_BYTES, Key, KeySources, VaultError};
@@ -38,6 +40,39 @@ pub fn existing(sources: &KeySources) -> Result<Key, VaultError> {
         }
         other => other,
     }
+}
+
+/// Holds off every other rotation until it is dropped. The folder is what is locked, because the key file is replaced; a
+/// repair of the database in it takes the same lock.
+pub fn lock(path: &Path) -> Result<File, VaultError> {
+    let failed = |source| VaultError::ReadKey { path: path.into(), source };
+    let dir = File::open(dir_of(path)).map_err(failed)?;
+    match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(dir),
+        Err(Errno::WOULDBLOCK) => Err(VaultError::Rotating),
+        Err(e) => Err(failed(e.into())),
+    }
+}
+
+/// Where the key that is to come waits: beside the key file.
+pub fn next_to(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".next");
+    path.with_file_name(name)
+}
+
+/// Puts the key that is to come in the place of the key file, durably. Where none waits, another process was faster.
+pub fn install_next(path: &Path) -> Result<(), VaultError> {
+    let failed = |source| VaultError::ReplaceKey { path: path.into(), source };
+    match std::fs::rename(next_to(path), path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(failed)?,
+    }
+    File::open(dir_of(path)).and_then(|dir| dir.sync_all()).map_err(failed)
+}
+
+fn dir_of(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -76,7 +111,7 @@ fn read(path: &Path, guard: Guard) -> Result<Key, VaultError> {
 fn make(path: &Path) -> io::Result<()> {
     let mut key: Key = Zeroizing::new([0; KEY_BYTES]);
     getrandom::fill(key.as_mut_slice()).map_err(io::Error::other)?;
-    let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir = dir_of(path);
     std::fs::DirBuilder::new().recursive(true).mode(0o750).create(dir)?;
     let draft = Draft(dir.join(format!(".{CREDENTIAL}.{}", uuid::Uuid::now_v7())));
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft.0)?;
