@@ -250,6 +250,93 @@ fn a_key_that_is_wrong_or_gone_or_open_to_others_is_one_clear_problem() {
 }
 
 #[test]
+fn the_key_is_rotated_while_the_voices_stay_enrolled() {
+    let root = Root::new();
+    enrolled(&root, "Anna", &sentences(Voice::Rms, &ENROLMENT), &[]);
+    enrolled(&root, "Ben", &sentences(Voice::Slt, &ENROLMENT), &[]);
+    let dir = root.path().join("var/lib/jarvis");
+    let (key, next) = (dir.join("voiceprint.key"), dir.join("voiceprint.key.next"));
+    let question = Voice::Rms.says("hey jarvis, who am i");
+    let old = fs::read(&key).unwrap();
+    assert_eq!(root.json(&["vault", "rotate-key"])["rotated"], 2);
+    let new = fs::read(&key).unwrap();
+    assert_ne!(old, new);
+    assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(identified(&root, &question)["user"], "Anna");
+    let audit = root.json(&["audit", "list"]);
+    assert!(audit.to_string().contains("key_rotate"), "{audit}");
+
+    // As the power leaves it between the transaction and the end: both keys are there, and the voices have the new one.
+    fs::rename(&key, &next).unwrap();
+    fs::write(&key, &old).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(voiceprints(&root)[0]["state"], "ok");
+    assert_eq!(identified(&root, &question)["user"], "Anna");
+    assert!(!next.exists() && fs::read(&key).unwrap() == new, "brought to its end");
+
+    // What does not open is not lost on the way: nothing is rotated.
+    let db = dir.join("jarvis.db");
+    let sql = "UPDATE voiceprints SET wrapped_key = zeroblob(length(wrapped_key)) \
+               WHERE owner = (SELECT rid FROM users WHERE name = 'Ben')";
+    let done = std::process::Command::new("sqlite3").args([db.to_str().unwrap(), sql]).status();
+    assert!(done.unwrap().success());
+    let output = root.run(&["vault", "rotate-key"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("not rotated") && said.contains("voice delete --user Ben"), "{said}");
+    assert_eq!(fs::read(&key).unwrap(), new);
+    assert_eq!(identified(&root, &question)["user"], "Anna");
+    root.ok(&["voice", "delete", "--yes", "--user", "Ben"]);
+    assert_eq!(root.json(&["vault", "rotate-key"])["rotated"], 1);
+    assert_eq!(identified(&root, &question)["user"], "Anna");
+    assert_eq!(
+        root.run(&["vault", "rotate-key", "--to", "x.key"]).status.code(),
+        Some(2),
+        "there is no credential"
+    );
+}
+
+#[test]
+fn a_person_may_have_a_threshold_of_their_own_and_an_enrolment_can_be_looked_at() {
+    let root = Root::new();
+    assert_eq!(root.run(&["voice", "show", "--user", "Anna"]).status.code(), Some(1));
+    enrolled(&root, "Anna", &sentences(Voice::Rms, &ENROLMENT), &[]);
+    enrolled(&root, "Anna", &[Voice::Rms.says(AGAIN[0])], &["--add"]);
+    let shown = root.json(&["voice", "show", "--user", "anna"]);
+    assert_eq!((&shown["samples"], &shown["user_name"]), (&Value::from(4), &Value::from("Anna")), "{shown}");
+    assert_eq!(shown["quality"]["samples"].as_array().unwrap().len(), 4, "{shown}");
+    assert!(
+        shown["consent_unix_ms"].is_i64() && shown["quality"]["cohesion"].as_f64().unwrap() > 0.5,
+        "{shown}"
+    );
+    assert!(!shown.to_string().contains("blob") && !shown.to_string().contains("wrapped"), "{shown}");
+    let text = root.ok(&["voice", "show", "--user", "Anna"]);
+    assert!(text.contains("Sample 4") && text.contains("0.85"), "{text}");
+
+    // Raised by three semitones a voice is still likely its owner's, and not certain any more.
+    let question = root.path().join("raised.wav");
+    sox(&[
+        Voice::Rms.says("hey jarvis, who am i").to_str().unwrap(),
+        question.to_str().unwrap(),
+        "pitch",
+        "300",
+    ]);
+    let before = identified(&root, &question);
+    let confidence = before["confidence"].as_f64().unwrap();
+    assert!(before["outcome"] == "verified" && confidence < 0.999, "{before}");
+    root.write_config("[voice]\nuser_thresholds = [\"ANNA = 0.999\", \"Ben = 0.5\"]\n");
+    let after = identified(&root, &question);
+    assert_eq!(
+        (&after["outcome"], &after["confidence"]),
+        (&Value::from("uncertain"), &before["confidence"]),
+        "{after}"
+    );
+    assert_eq!(root.json(&["voice", "show", "--user", "Anna"])["threshold"], 0.999);
+    root.write_config("[voice]\nthreshold = 0.999\nuser_thresholds = [\"Anna=0.6\"]\n");
+    assert_eq!(identified(&root, &question)["user"], "Anna");
+}
+
+#[test]
 fn a_calibration_that_was_tampered_with_is_refused_before_anyone_is_compared() {
     let mut root = Root::new();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/calibration");

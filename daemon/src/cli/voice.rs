@@ -2,6 +2,7 @@
 
 mod enroll;
 mod score;
+mod show;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,13 +13,13 @@ use serde_json::json;
 use super::recording;
 use super::{Common, confirmed, models, output, user_named, with_memory};
 use crate::audio::Channel;
-use crate::config::Settings;
+use crate::config::{Settings, UserThresholds};
 use crate::detect::vad::Vad;
 use crate::error::{Exit, Failure, chain};
 use crate::memory::{Memory, NewAudit};
 use crate::pipeline::parts;
 use crate::pipeline::voices::{Voices, VoicesError};
-use crate::speaker::{SpeakerError, Verdict};
+use crate::speaker::{EnrolledVoice, SpeakerError, Verdict};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
@@ -38,6 +39,8 @@ a voice that is enrolled under another name is refused.")]
     Identify(Identify),
     /// List the enrolled voices.
     List(List),
+    /// Show how good a person's enrolment is; nothing of the voice itself.
+    Show(Show),
     /// Delete a person's voice; the person and their conversations stay.
     Delete(Delete),
     /// Error rates of the speaker check on a list of trials.
@@ -78,6 +81,16 @@ pub struct List {
 }
 
 #[derive(Debug, clap::Args)]
+pub struct Show {
+    /// Whose voice.
+    #[arg(long, value_name = "NAME")]
+    user: String,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
 pub struct Delete {
     /// Whose voice.
     #[arg(long, value_name = "NAME")]
@@ -98,6 +111,9 @@ pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
         Command::Verify(args) => compare(&settings, Some(&args.user), &args.file, args.json),
         Command::Identify(args) => compare(&settings, None, &args.file, args.json),
         Command::List(args) => with_memory(&settings, async |memory| list(memory, args.json).await),
+        Command::Show(args) => {
+            with_memory(&settings, async |memory| show::run(&settings, memory, &args).await)
+        }
         Command::Delete(args) => with_memory(&settings, async |memory| delete(memory, &args).await),
     }
 }
@@ -113,7 +129,7 @@ impl Tools {
         let store = parts::open_models(settings)?;
         let vad = Vad::new(&store).map_err(models::failure)?;
         let verifier = parts::load_verifier(&store)?;
-        let vault = Arc::new(parts::open_vault(settings, &verifier, memory).await?);
+        let vault = Arc::new(parts::open_vault(settings, verifier.model().identity().clone(), memory).await?);
         Ok(Self { vad, voices: Voices { memory: memory.clone(), vault, verifier } })
     }
 }
@@ -150,11 +166,12 @@ struct Compared {
     score: Option<f32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     net_speech_s: Option<f32>,
+    /// The one that counts for this person, or for everyone.
     threshold: f32,
 }
 
 impl Compared {
-    fn of(verdict: &Verdict, threshold: f32) -> Self {
+    fn of(verdict: &Verdict, threshold: f32, own: &UserThresholds) -> Self {
         let (user, score, net_speech_s) = match verdict {
             Verdict::Verified { user_name, score, net_speech_s, .. }
             | Verdict::Uncertain { user_name, score, net_speech_s, .. } => {
@@ -166,6 +183,7 @@ impl Compared {
             }
             Verdict::NotEnrolled => (None, None, None),
         };
+        let threshold = user.as_deref().and_then(|name| own.of(name)).unwrap_or(threshold);
         Self {
             outcome: verdict.name(),
             user,
@@ -181,7 +199,7 @@ impl Compared {
         let confidence = self.confidence.unwrap_or_default();
         match self.outcome {
             "uncertain" => format!(
-                "not verified: {} is likely ({confidence:.2}), but not by the {:.2} that voice.threshold asks for",
+                "not verified: {} is likely ({confidence:.2}), but not by the {:.2} that the configuration asks for",
                 self.user.as_deref().map_or_else(String::new, output::plain),
                 self.threshold
             ),
@@ -202,27 +220,31 @@ fn compare(
     file: &std::path::Path,
     json: bool,
 ) -> Result<(), Failure> {
-    let threshold = settings.voice.threshold;
+    let (threshold, own) = (settings.voice.threshold, &settings.voice.user_thresholds);
     with_memory(settings, async |memory| {
         let Tools { mut vad, voices } = Tools::open(settings, memory).await?;
         let recording = recording::read(file, Channel::Mean, &mut vad)?;
         let enrolled = match name {
-            None => voices.enrolled().await.map_err(voices_failure)?,
+            None => voices.enrolled_with(own).await.map_err(voices_failure)?,
             Some(name) => {
                 let user = user_named(memory, name).await?;
                 let sealed = memory.voiceprint(user.id).await?;
                 let voice = sealed.map(|sealed| voices.open(sealed)).transpose();
-                voice.map_err(voices_failure)?.into_iter().collect()
+                let voice = voice.map_err(voices_failure)?;
+                voice
+                    .into_iter()
+                    .map(|voice| EnrolledVoice { threshold: own.of(&user.name), ..voice })
+                    .collect()
             }
         };
         let verdict = voices
             .verifier
             .verify(&recording.raw, &recording.speech, &enrolled, threshold)
             .map_err(speaker_failure)?;
-        let compared = Compared::of(&verdict, threshold);
+        let compared = Compared::of(&verdict, threshold, own);
         let detail = json!({
             "confidence": compared.confidence, "score": compared.score,
-            "net_speech_s": compared.net_speech_s, "threshold": threshold, "recording": true,
+            "net_speech_s": compared.net_speech_s, "threshold": compared.threshold, "recording": true,
         });
         let verified = match &verdict {
             Verdict::Verified { user_id, .. } => user_id.parse().ok(),

@@ -33,7 +33,7 @@ pub use schema::Key;
 pub use settings::{Audio, Backup, Device, Dialogue, Endpoint, Http, Mqtt, Speech, Store, Stt, Voice, Wake};
 pub use source::{ENV_PREFIX, Effective};
 pub use url::{BrokerUrl, PostgresUrl, Secret};
-pub use value::{CommandLine, WakeModel, WakeModels};
+pub use value::{CommandLine, UserThresholds, WakeModel, WakeModels};
 
 use crate::stt::Engine;
 use schema::Section;

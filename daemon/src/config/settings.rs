@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::schema::section;
 use super::url::{BrokerUrl, PostgresUrl};
-use super::value::{CommandLine, WakeModels};
+use super::value::{CommandLine, UserThresholds, WakeModels};
 use crate::audio::Channel;
 use crate::stt::Engine;
 
@@ -74,7 +74,10 @@ section! {
         /// of their own; nobody else's is read.
         enabled: bool = true, Rule::any();
         /// Probability from which a speaker counts as verified.
-        threshold: f32 = 0.85, Rule::between(0.5, 0.999);
+        threshold: f32 = 0.85, Rule::between(UserThresholds::RANGE.0, UserThresholds::RANGE.1);
+        /// People for whom another one counts: higher where voices in the house are alike, lower for one that is often
+        /// refused.
+        user_thresholds: UserThresholds = UserThresholds::default(), Rule::any();
     }
 }
 

@@ -360,6 +360,12 @@ fn a_value_that_cannot_work_is_refused_with_its_key() {
         ("endpoint.max_utterance_ms", "0", "1000"),
         ("voice.threshold", "1", "0.5"),
         ("voice.threshold", "nan", "finite"),
+        ("voice.user_thresholds", "0.9", "a list of names"),
+        ("voice.user_thresholds", "[\"Anna\"]", "no ="),
+        ("voice.user_thresholds", "[\"=0.9\"]", "needs a name"),
+        ("voice.user_thresholds", "[\"Anna=1\"]", "from 0.5 to 0.999"),
+        ("voice.user_thresholds", "[\"Anna=NaN\"]", "from 0.5 to 0.999"),
+        ("voice.user_thresholds", "[\"Anna=0.9\", \"ANNA = 0.8\"]", "twice"),
         ("voice.enabled", "\"yes\"", "true or false"),
         ("stt.engine", "\"\"", "none of"),
         ("stt.vosk_model", "\"~\"", "whole path"),
@@ -408,6 +414,7 @@ fn unusual_values_that_work_are_taken() {
         "[device]\nname = \"Küche \\U0001F469\\u200D\\U0001F373\"\n\
          [audio]\ndevice = \"plughw:CARD=Device,DEV=0\"\nplayback_device = \"null\"\n\
          [wake]\nmodel = [\"hey jarvis\", \"mine.onnx\", \"/mine.onnx\"]\n\
+         [voice]\nuser_thresholds = [\"Anna Maria = 0.9\", \"x=y=0.5\"]\n\
          [speech]\ncommand = [\"espeak-ng\", \"--stdout\", \"{text}\"]\n\
          [mqtt]\nurl = \"mqtt://[fe80::1%eth0]\"\nbase_topic = \"home/voice\"\n",
     )

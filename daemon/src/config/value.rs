@@ -7,6 +7,7 @@ use toml::de::DeValue;
 
 use super::fault::quote;
 use crate::audio::Channel;
+use crate::memory::name_key;
 use crate::stt::Engine;
 
 /// A TOML value without its place.
@@ -405,5 +406,66 @@ impl Value for CommandLine {
     fn show(&self) -> Option<String> {
         let words: Vec<String> = self.0.iter().map(|word| toml_text(word)).collect();
         Some(format!("[{}]", words.join(", ")))
+    }
+}
+
+/// Thresholds of single people, which go before the common one: `["Anna=0.9"]`.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct UserThresholds(pub Vec<(String, f32)>);
+
+impl UserThresholds {
+    /// What the speaker check may ask for: below, every second stranger would be let in; above, nobody.
+    pub(super) const RANGE: (f32, f32) = (0.5, 0.999);
+    const WANTED: &'static str = "a list of names with their probability, such as [\"Anna=0.9\"]";
+
+    /// The threshold of the person called `name`; names are compared as everywhere, without regard to case.
+    pub fn of(&self, name: &str) -> Option<f32> {
+        let key = name_key(name);
+        self.0.iter().find(|(own, _)| name_key(own) == key).map(|(_, threshold)| *threshold)
+    }
+
+    fn one(text: &str) -> Result<(String, f32), String> {
+        let (low, high) = Self::RANGE;
+        let (name, number) = text
+            .rsplit_once('=')
+            .ok_or_else(|| format!("\"{}\" has no =; it needs {}", quote(text), Self::WANTED))?;
+        let threshold = number.trim().parse().ok().filter(|t| (low..=high).contains(t));
+        let threshold = threshold.ok_or_else(|| {
+            format!("\"{}\" needs a probability from {low:?} to {high:?} behind the =", quote(text))
+        })?;
+        match name.trim() {
+            "" => Err(format!("\"{}\" needs a name before the =", quote(text))),
+            name => Ok((name.to_owned(), threshold)),
+        }
+    }
+}
+
+impl Value for UserThresholds {
+    const TYPE: &'static str = "list of \"NAME=PROBABILITY\"";
+
+    fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
+        let texts: Vec<String> = match raw {
+            Raw::Text(text) if text.is_empty() => Vec::new(),
+            Raw::Text(_) => vec![line(raw, Self::WANTED)?],
+            Raw::List(items) => {
+                items.iter().map(|item| line(item, Self::WANTED)).collect::<Result<_, _>>()?
+            }
+            other => return Err(other.instead_of(Self::WANTED)),
+        };
+        let mut all = Self::default();
+        for text in &texts {
+            let (name, threshold) = Self::one(text)?;
+            if all.of(&name).is_some() {
+                return Err(format!("names \"{}\" twice", quote(&name)));
+            }
+            all.0.push((name, threshold));
+        }
+        Ok(all)
+    }
+
+    fn show(&self) -> Option<String> {
+        let all: Vec<String> =
+            self.0.iter().map(|(name, threshold)| toml_text(&format!("{name}={threshold:?}"))).collect();
+        Some(format!("[{}]", all.join(", ")))
     }
 }

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use crate::config::Settings;
+use crate::config::{Settings, UserThresholds};
 
 /// What is read anew for every turn.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Live {
     pub threshold: f32,
+    pub user_thresholds: UserThresholds,
     pub follow_up_ms: u32,
     pub speak: bool,
 }
@@ -20,6 +21,7 @@ impl Live {
     pub fn of(settings: &Settings) -> Self {
         Self {
             threshold: settings.voice.threshold,
+            user_thresholds: settings.voice.user_thresholds.clone(),
             follow_up_ms: settings.dialogue.follow_up_s * 1000,
             speak: settings.speech.enabled,
         }

@@ -58,7 +58,8 @@ pub async fn run(
 
 /// Keys whose value has changed and that only a start reads.
 fn restart_needed(old: &Settings, new: &Settings) -> Vec<String> {
-    const LIVE: [&str; 3] = ["voice.threshold", "dialogue.follow_up_s", "speech.enabled"];
+    const LIVE: [&str; 4] =
+        ["voice.threshold", "voice.user_thresholds", "dialogue.follow_up_s", "speech.enabled"];
     old.effective
         .iter()
         .zip(&new.effective)

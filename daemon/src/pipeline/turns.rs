@@ -248,7 +248,7 @@ impl Turns {
                 return None;
             }
             let (raw, speech) = (Arc::new(utterance.raw), Arc::new(utterance.speech));
-            let verdict = self.voices.verify(raw, speech, live.threshold).await;
+            let verdict = self.voices.verify(raw, speech, live.threshold, &live.user_thresholds).await;
             Some((verdict, started.elapsed()))
         };
         let transcribe = async {

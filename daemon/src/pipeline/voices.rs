@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::config::UserThresholds;
 use crate::memory::{Memory, MemoryError, Voiceprint};
 use crate::speaker::{EnrolledVoice, SealedVoiceprint, SpeakerError, Vault, VaultError, Verdict, Verifier};
 use crate::store::outgoing::VoiceprintRow;
@@ -81,6 +82,15 @@ impl Voices {
         }
     }
 
+    /// [`Voices::enrolled`], each with the threshold of its own that the owner gave it.
+    pub async fn enrolled_with(&self, own: &UserThresholds) -> Result<Vec<EnrolledVoice>, VoicesError> {
+        let mut voices = self.enrolled().await?;
+        for voice in &mut voices {
+            voice.threshold = own.of(&voice.user_name);
+        }
+        Ok(voices)
+    }
+
     /// One person's voice.
     ///
     /// # Errors
@@ -104,8 +114,9 @@ impl Voices {
         raw: Arc<Vec<f32>>,
         speech: Arc<Vec<f32>>,
         threshold: f32,
+        own: &UserThresholds,
     ) -> Result<Verdict, VoicesError> {
-        let enrolled = self.enrolled().await?;
+        let enrolled = self.enrolled_with(own).await?;
         let verifier = self.verifier.clone();
         tokio::task::spawn_blocking(move || verifier.verify(&raw, &speech, &enrolled, threshold))
             .await

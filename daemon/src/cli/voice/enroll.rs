@@ -22,7 +22,7 @@ use crate::config::Settings;
 use crate::error::{Exit, Failure, chain};
 use crate::memory::{ANONYMOUS, Memory, MemoryError, NewVoiceprint, User, Voiceprint};
 use crate::pipeline::voices::Voices;
-use crate::speaker::{Enrolment, ONE_PERSON_FROM, OTHER_PERSON_BELOW, Refusal, Template};
+use crate::speaker::{Enrolment, ONE_PERSON_FROM, OTHER_PERSON_BELOW, Quality, Refusal, Template};
 
 #[derive(Debug, clap::Args)]
 pub struct Enroll {
@@ -267,12 +267,11 @@ async fn keep(
 ) -> Result<(), Failure> {
     let sealed = voices.vault.seal(&user.id.to_string(), template);
     let sealed = sealed.map_err(|e| Failure::of(Exit::Config, &e))?;
-    let qualities: Vec<_> = result
-        .samples
-        .iter()
-        .filter(|sample| sample.accepted)
-        .map(|s| json!({ "net_speech_s": s.net_speech_s, "level_db": s.level_db, "snr_db": s.snr_db }))
-        .collect();
+    // Of the template, not of this run: with --add the earlier samples stay.
+    let qualities = template.prototypes().iter().map(|prototype| {
+        let Quality { net_speech_s, level_db, snr_db, .. } = prototype.quality;
+        json!({ "net_speech_s": net_speech_s, "level_db": level_db, "snr_db": snr_db })
+    });
     let new = NewVoiceprint {
         wrapped_key: sealed.wrapped_key,
         blob: sealed.blob,
@@ -280,7 +279,7 @@ async fn keep(
         front_end_sha256: sealed.front_end_sha256,
         samples: u32::try_from(template.prototypes().len()).unwrap_or(u32::MAX),
         net_speech_s: f64::from(result.net_speech_s),
-        quality: json!({ "samples": qualities, "cohesion": template.cohesion() }),
+        quality: json!({ "samples": qualities.collect::<Vec<_>>(), "cohesion": template.cohesion() }),
     };
     memory.put_voiceprint(user.id, &new).await?;
     Ok(())

@@ -1,0 +1,62 @@
+//! `jarvisd voice show`: how good an enrolment is, from the figures that were kept beside the sealed template.
+
+use serde::Serialize;
+
+use super::Show;
+use crate::cli::{output, user_named};
+use crate::config::Settings;
+use crate::error::{Exit, Failure};
+use crate::memory::{Memory, VoiceprintInfo};
+
+#[derive(Debug, Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    voice: VoiceprintInfo,
+    /// When the person agreed to a stored voiceprint, milliseconds since 1970 UTC.
+    consent_unix_ms: Option<i64>,
+    /// Probability from which this person counts as verified.
+    threshold: f32,
+}
+
+pub async fn run(settings: &Settings, memory: &Memory, args: &Show) -> Result<(), Failure> {
+    let user = user_named(memory, &args.user).await?;
+    let name = output::plain(&user.name);
+    let Some(voiceprint) = memory.voiceprint(user.id).await? else {
+        let message =
+            format!("no voice of {name} is enrolled; `jarvisd voice enroll --user {name}` does that");
+        return Err(Failure::new(Exit::Failed, message));
+    };
+    let threshold = settings.voice.user_thresholds.of(&user.name).unwrap_or(settings.voice.threshold);
+    let shown = Shown { voice: voiceprint.info, consent_unix_ms: user.consent_unix_ms, threshold };
+    if args.json {
+        return output::json(&shown);
+    }
+    let voice = &shown.voice;
+    let mut rows = vec![
+        ["Enrolled".to_owned(), output::time(voice.created_unix_ms)],
+        ["Consent".to_owned(), shown.consent_unix_ms.map_or("not given".to_owned(), output::time)],
+        ["Threshold".to_owned(), threshold.to_string()],
+        ["Samples".to_owned(), voice.samples.to_string()],
+        ["Speech".to_owned(), format!("{:.1} s", voice.net_speech_s)],
+    ];
+    if let Some(cohesion) = voice.quality["cohesion"].as_f64() {
+        rows.push([
+            "Agreement".to_owned(),
+            format!("{cohesion:.2} (cosine of the sample that is least like the others)"),
+        ]);
+    }
+    let samples = voice.quality["samples"].as_array().map_or(&[][..], Vec::as_slice);
+    for (number, sample) in samples.iter().enumerate() {
+        let figure = |key: &str| sample[key].as_f64().unwrap_or_default();
+        rows.push([
+            format!("Sample {}", number + 1),
+            format!(
+                "{:.1} s of speech, {:.0} dB, {:.0} dB above the noise",
+                figure("net_speech_s"),
+                figure("level_db"),
+                figure("snr_db")
+            ),
+        ]);
+    }
+    output::table(["NAME", &name], &rows)
+}
