@@ -23,8 +23,19 @@
 //!
 //! `docs/design/backup.md` says why.
 
+pub mod cancel;
+pub mod create;
+pub mod keys;
 pub mod lock;
 pub mod manifest;
+pub mod merge;
+pub(crate) mod pg;
+mod pg_tools;
+pub mod restore;
+pub mod restore_pg;
+pub(crate) mod sqlite;
+mod stream;
+pub mod verify;
 
 use std::fs;
 use std::io;
@@ -255,7 +266,7 @@ pub enum BackupError {
 }
 
 impl BackupError {
-    fn disk(step: &'static str, path: &Path) -> impl Fn(io::Error) -> Self {
+    fn disk(step: &'static str, path: &Path) -> impl Fn(io::Error) -> Self + use<> {
         let path = path.to_path_buf();
         move |source| Self::Disk { step, path: path.clone(), source }
     }

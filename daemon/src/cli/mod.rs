@@ -3,6 +3,7 @@
 
 mod ask;
 mod audit;
+mod backup;
 mod check_config;
 mod conversation;
 mod doctor;
@@ -91,6 +92,9 @@ enum Command {
     /// Who was heard, let in, enrolled, deleted.
     #[command(subcommand)]
     Audit(audit::Command),
+    /// Backups of the memory: make, prove and restore them.
+    #[command(subcommand)]
+    Backup(backup::Command),
     /// The model files.
     #[command(subcommand)]
     Models(models::Command),
@@ -133,6 +137,7 @@ fn dispatch(command: Command, common: &Common) -> Result<(), Failure> {
         Command::Queue(command) => queue::run(command, common),
         Command::Store(command) => store::run(command, common),
         Command::Audit(command) => audit::run(command, common),
+        Command::Backup(command) => backup::run(command, common),
         Command::Models(command) => models::run(&command, common),
     }
 }
@@ -182,6 +187,12 @@ impl From<MemoryError> for Failure {
 impl From<crate::store::StoreError> for Failure {
     fn from(error: crate::store::StoreError) -> Self {
         MemoryError::from(error).into()
+    }
+}
+
+impl From<crate::backup::BackupError> for Failure {
+    fn from(error: crate::backup::BackupError) -> Self {
+        Self::of(error.exit(), &error)
     }
 }
 

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use super::schema::section;
 use super::url::{BrokerUrl, PostgresUrl};
-use super::value::{CommandLine, WakeModels};
+use super::value::{CommandLine, Recipients, WakeModels};
 use crate::audio::Channel;
+use crate::backup::Level;
 use crate::stt::Engine;
 
 section! {
@@ -173,10 +174,18 @@ section! {
 }
 
 section! {
-    /// Backups of the memory.
+    /// Backups of the memory: [backup-recovery.md](backup-recovery.md).
     Backup = "backup" {
-        /// Folder for backups.
+        /// Folder for backups. Another disk than that of the memory is a better place.
         dir: Option<PathBuf> = None, Rule::any().default_is("`/var/backups/jarvis`");
+        /// How thoroughly a backup is verified when it is made: its hashes, all of its content, or by restoring it into a
+        /// scratch database, which takes as much space as the memory for a while.
+        verify: Level = Level::Restore, Rule::any();
+        /// Encrypt backups so that only the owners of these keys can read them: public keys of `age`, which begin with
+        /// `age1`. The secret keys need not be on the device.
+        recipients: Recipients = Recipients::default(), Rule::any();
+        /// File with a secret key of `age`, with which encrypted backups are verified and restored.
+        identity_file: Option<PathBuf> = None, Rule::any();
     }
 }
 
