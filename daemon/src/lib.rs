@@ -23,6 +23,7 @@ pub mod logging;
 pub mod supervisor;
 
 pub mod audio;
+pub mod backup;
 pub mod detect;
 pub mod dialogue;
 pub mod dsp;

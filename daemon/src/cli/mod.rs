@@ -3,6 +3,7 @@
 
 mod ask;
 mod audit;
+mod backup;
 mod check_config;
 mod conversation;
 mod doctor;
@@ -95,6 +96,9 @@ enum Command {
     /// Who was heard, let in, enrolled, deleted.
     #[command(subcommand)]
     Audit(audit::Command),
+    /// Backups of the memory: make, prove and restore them.
+    #[command(subcommand)]
+    Backup(backup::Command),
     /// The model files.
     #[command(subcommand)]
     Models(models::Command),
@@ -138,6 +142,7 @@ fn dispatch(command: Command, common: &Common) -> Result<(), Failure> {
         Command::Queue(command) => queue::run(command, common),
         Command::Store(command) => store::run(command, common),
         Command::Audit(command) => audit::run(command, common),
+        Command::Backup(command) => backup::run(command, common),
         Command::Models(command) => models::run(&command, common),
     }
 }
@@ -187,6 +192,12 @@ impl From<MemoryError> for Failure {
 impl From<crate::store::StoreError> for Failure {
     fn from(error: crate::store::StoreError) -> Self {
         MemoryError::from(error).into()
+    }
+}
+
+impl From<crate::backup::BackupError> for Failure {
+    fn from(error: crate::backup::BackupError) -> Self {
+        Self::of(error.exit(), &error)
     }
 }
 

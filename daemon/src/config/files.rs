@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::fault::quote;
 use super::{Fault, Origin, Settings, WakeModel};
+use crate::backup::keys::Keys;
 use crate::dialogue::speech::{Speech, SpeechSettings};
 use crate::error::chain;
 use crate::inference::{ModelStore, Role};
@@ -60,6 +61,9 @@ impl Settings {
         }
         if let Some(path) = &self.backup.dir {
             check("backup.dir", check_folder(path));
+        }
+        if let Some(path) = &self.backup.identity_file {
+            check("backup.identity_file", Keys::read(Some(path)).map(drop).map_err(|e| chain(&e)));
         }
         faults
     }

@@ -33,7 +33,7 @@ pub use schema::Key;
 pub use settings::{Audio, Backup, Device, Dialogue, Endpoint, Http, Mqtt, Speech, Store, Stt, Voice, Wake};
 pub use source::{ENV_PREFIX, Effective};
 pub use url::{BrokerUrl, PostgresUrl, Secret};
-pub use value::{CommandLine, UserThresholds, WakeModel, WakeModels};
+pub use value::{CommandLine, Recipients, UserThresholds, WakeModel, WakeModels};
 
 use crate::stt::Engine;
 use schema::Section;
@@ -218,7 +218,6 @@ impl Settings {
         let mut warnings = Vec::new();
         let not_yet = [
             ("http.listen", "there is no web page"),
-            ("backup.dir", "no backups are made"),
             ("stt.libvosk", "libvosk.so is looked for beside the program and in ../lib/jarvis"),
         ];
         for (key, instead) in not_yet {

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use super::schema::section;
 use super::url::{BrokerUrl, PostgresUrl};
-use super::value::{CommandLine, UserThresholds, WakeModels};
+use super::value::{CommandLine, Recipients, UserThresholds, WakeModels};
 use crate::audio::Channel;
+use crate::backup::Level;
 use crate::stt::Engine;
 
 section! {
@@ -176,10 +177,24 @@ section! {
 }
 
 section! {
-    /// Backups of the memory.
+    /// Backups of the memory: [backup-recovery.md](backup-recovery.md).
     Backup = "backup" {
-        /// Folder for backups.
+        /// Folder for backups. Another disk than that of the memory is a better place.
         dir: Option<PathBuf> = None, Rule::any().default_is("`/var/backups/jarvis`");
+        /// How thoroughly a backup is verified when it is made: its hashes, all of its content, or by restoring it into a
+        /// scratch database, which takes as much space as the memory for a while.
+        verify: Level = Level::Restore, Rule::any();
+        /// Days that keep a backup, the newest of each. Days, weeks and months count only if they hold one.
+        keep_daily: u32 = 30, Rule::between(1, 3_650);
+        /// Weeks that keep the backup nearest to their Sunday.
+        keep_weekly: u32 = 12, Rule::between(0, 520);
+        /// Months that keep the backup nearest to their first day.
+        keep_monthly: u32 = 12, Rule::between(0, 1_200);
+        /// Encrypt backups so that only the owners of these keys can read them: public keys of `age`, which begin with
+        /// `age1`. The secret keys need not be on the device.
+        recipients: Recipients = Recipients::default(), Rule::any();
+        /// File with a secret key of `age`, with which encrypted backups are verified and restored.
+        identity_file: Option<PathBuf> = None, Rule::any();
     }
 }
 

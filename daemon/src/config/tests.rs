@@ -253,9 +253,9 @@ fn keys_that_nothing_uses_yet_are_checked_and_warned_about() {
         "[store]\npostgres_url = \"postgres://u:hunter2@h/db\"\n[http]\nlisten = \"127.0.0.1:80\"\n[backup]\ndir = \"/b\"\n",
     )
     .unwrap();
-    assert_eq!(settings.warnings.len(), 3);
+    assert_eq!(settings.warnings.len(), 2);
     let unused = settings.warnings.iter().filter(|w| w.contains("not used by this version yet"));
-    assert_eq!(unused.count(), 2);
+    assert_eq!(unused.count(), 1);
     assert!(settings.warnings.iter().any(|w| w.contains("the server is not verified")));
     assert_eq!(settings.paths.backups, Path::new("/b"));
     let found = faults("[store]\npostgres_url = \"mysql://h\"\n[http]\nlisten = \"8080\"\n");

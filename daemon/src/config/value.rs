@@ -8,6 +8,8 @@ use toml::de::DeValue;
 use super::fault::quote;
 use crate::audio::Channel;
 use crate::memory::name_key;
+
+use crate::backup::Level;
 use crate::stt::Engine;
 
 /// A TOML value without its place.
@@ -358,6 +360,62 @@ impl Value for Engine {
 
     fn show(&self) -> Option<String> {
         ENGINES.iter().find(|(engine, _)| engine == self).map(|(_, name)| toml_text(name))
+    }
+}
+
+const LEVELS: [Level; 3] = [Level::Quick, Level::Full, Level::Restore];
+
+impl Value for Level {
+    const TYPE: &'static str = "\"quick\", \"full\" or \"restore\"";
+
+    fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
+        let Raw::Text(text) = raw else { return Err(raw.instead_of(Self::TYPE)) };
+        LEVELS.into_iter().find(|level| level.as_str() == text).ok_or_else(|| {
+            let hint = super::suggest::closest(text, LEVELS.iter().map(|level| level.as_str()));
+            let hint = hint.map_or(String::new(), |name| format!("; did you mean \"{name}\"?"));
+            format!("\"{}\" is none of {}{hint}", quote(text), Self::TYPE)
+        })
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(toml_text(self.as_str()))
+    }
+}
+
+/// Public keys of age; none means that backups are not encrypted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Recipients(pub Vec<String>);
+
+impl Value for Recipients {
+    const TYPE: &'static str = "list of recipients of age";
+
+    fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
+        const MAX: usize = 16;
+        const WANTED: &str = "recipients of age such as [\"age1…\"]";
+        let texts: Vec<String> = match raw {
+            Raw::Text(text) if text.is_empty() => Vec::new(),
+            Raw::Text(_) => vec![line(raw, WANTED)?],
+            Raw::List(items) => items.iter().map(|item| line(item, WANTED)).collect::<Result<_, _>>()?,
+            other => return Err(other.instead_of(WANTED)),
+        };
+        if texts.len() > MAX {
+            return Err(format!("names {} recipients; at most {MAX} fit", texts.len()));
+        }
+        for text in &texts {
+            if text.to_ascii_uppercase().starts_with("AGE-SECRET-KEY") {
+                // Not repeated: it is a secret.
+                return Err(
+                    "holds a secret key; recipients are the public ones, which begin with age1".to_owned()
+                );
+            }
+            crate::backup::keys::recipient(text)?;
+        }
+        Ok(Self(texts))
+    }
+
+    fn show(&self) -> Option<String> {
+        let texts: Vec<String> = self.0.iter().map(|text| toml_text(text)).collect();
+        Some(format!("[{}]", texts.join(", ")))
     }
 }
 

@@ -160,7 +160,7 @@ pub(super) async fn heal(
 }
 
 /// Gives `fresh` the place of the database, durably. A log that was left there belongs to another file.
-pub(super) fn put_in_place(fresh: &Path, path: &Path) -> io::Result<()> {
+pub(crate) fn put_in_place(fresh: &Path, path: &Path) -> io::Result<()> {
     for ending in ["-wal", "-shm"] {
         remove_if_there(&beside(path, ending))?;
     }
@@ -169,7 +169,7 @@ pub(super) fn put_in_place(fresh: &Path, path: &Path) -> io::Result<()> {
 }
 
 /// The database and its log under another name: `jarvis.db.corrupt.20261122T120000Z`.
-fn move_aside(path: &Path, now_unix_ms: i64) -> io::Result<PathBuf> {
+pub(crate) fn move_aside(path: &Path, now_unix_ms: i64) -> io::Result<PathBuf> {
     let time = jiff::Timestamp::from_millisecond(now_unix_ms).unwrap_or_default();
     let name = format!(".corrupt.{}", time.strftime("%Y%m%dT%H%M%SZ"));
     let mut aside = beside(path, &name);
@@ -215,14 +215,14 @@ impl FileId {
 }
 
 /// `path` with `ending` behind its name.
-pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
+pub(crate) fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name: OsString = path.to_path_buf().into_os_string();
     name.push(ending);
     name.into()
 }
 
 /// Held while one process repairs.
-pub(super) async fn lock(path: &Path) -> Result<File, StoreError> {
+pub(crate) async fn lock(path: &Path) -> Result<File, StoreError> {
     const PAUSE: Duration = Duration::from_millis(50);
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let folder = File::open(folder).map_err(|e| open_error(path, e))?;
@@ -237,7 +237,7 @@ pub(super) async fn lock(path: &Path) -> Result<File, StoreError> {
     Ok(folder)
 }
 
-pub(super) fn remove_database(path: &Path) -> io::Result<()> {
+pub(crate) fn remove_database(path: &Path) -> io::Result<()> {
     for ending in ["-wal", "-shm", "-journal", ""] {
         remove_if_there(&beside(path, ending))?;
     }

@@ -36,6 +36,7 @@ use std::path::PathBuf;
 
 pub use open::CHECK_AT_OPEN_BYTES;
 pub use schema::VERSION;
+pub(crate) use sqlite::classify;
 pub use sqlite::{BUSY_TIMEOUT, Store, StoreOptions, Tx};
 
 /// Why the store cannot do its work.

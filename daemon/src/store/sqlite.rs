@@ -454,7 +454,7 @@ impl Tx<'_> {
 }
 
 /// Sorts a failure by what can be done about it. Codes: <https://www.sqlite.org/rescode.html>.
-pub(super) fn classify(error: sqlx::Error, path: &Path) -> StoreError {
+pub(crate) fn classify(error: sqlx::Error, path: &Path) -> StoreError {
     let path = path.to_path_buf();
     let (code, detail) = match &error {
         sqlx::Error::Database(database) => {

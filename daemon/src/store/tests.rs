@@ -125,6 +125,8 @@ async fn every_statement_prepares_on_the_real_schema() {
         super::schema::STATEMENTS,
         super::settings::STATEMENTS,
         super::sqlite::STATEMENTS,
+        crate::backup::restore::STATEMENTS,
+        crate::backup::sqlite::STATEMENTS,
     ];
     let mut count = 0;
     for (name, sql) in all.into_iter().chain(crate::memory::statements()).flatten() {

@@ -60,7 +60,7 @@ impl std::error::Error for PgError {
 
 impl PgError {
     /// Sorts what sqlx reports.
-    pub(in crate::store) fn of(step: &'static str, error: &sqlx::Error) -> Self {
+    pub(crate) fn of(step: &'static str, error: &sqlx::Error) -> Self {
         let plain = |fate, advice| Self {
             step,
             fate,

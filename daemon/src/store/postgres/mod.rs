@@ -98,6 +98,77 @@ impl PgSettings {
         }
     }
 
+    /// Another database of the same server.
+    pub fn at(&self, database: &str) -> Self {
+        let split = |text: &str, ends: &[char]| {
+            let start = text.find("://").map_or(0, |at| at + 3);
+            let end = text.get(start..).and_then(|rest| rest.find(ends)).map_or(text.len(), |at| start + at);
+            (text.get(..end).unwrap_or(text).to_owned(), text.get(end..).unwrap_or_default().to_owned())
+        };
+        let other = |text: &str| {
+            let (head, rest) = split(text, &['/', '?']);
+            let query = rest.split_once('?').map_or(String::new(), |(_, query)| {
+                let kept: Vec<&str> = query.split('&').filter(|pair| !pair.starts_with("dbname=")).collect();
+                format!("?{}", kept.join("&"))
+            });
+            format!("{head}/{database}{query}")
+        };
+        Self { url: Secret::new(other(self.url.reveal())), shown: other(&self.shown), ..self.clone() }
+    }
+
+    /// What the programs of Postgres need to get to the same place; the password is not among it.
+    pub(crate) fn client_env(&self) -> Result<Vec<(&'static str, String)>, PgError> {
+        let options = self.options()?;
+        let url = self.url.reveal();
+        let socket = options.get_socket().map(|socket| socket.to_string_lossy().into_owned());
+        let given = |keys: &[&str]| url_parameter(url, keys);
+        let file = |path: &Option<PathBuf>, keys: &[&str]| {
+            path.as_ref().map(|path| path.to_string_lossy().into_owned()).or_else(|| given(keys))
+        };
+        let mode = match options.get_ssl_mode() {
+            PgSslMode::Disable => "disable",
+            PgSslMode::Allow => "allow",
+            PgSslMode::Prefer => "prefer",
+            PgSslMode::Require => "require",
+            PgSslMode::VerifyCa => "verify-ca",
+            PgSslMode::VerifyFull => "verify-full",
+        };
+        let ca = file(&self.ca_file, &["sslrootcert", "ssl-root-cert", "ssl-ca"]);
+        // libpq looks nowhere by itself where the other client takes the authorities of the system.
+        let ca = ca.or_else(|| mode.starts_with("verify").then(|| SYSTEM_AUTHORITIES.to_owned()));
+        let session = format!("{} -c jarvis.role=forwarder", options.get_options().unwrap_or_default());
+        let all = [
+            ("PGHOST", Some(socket.unwrap_or_else(|| options.get_host().to_owned()))),
+            ("PGPORT", Some(options.get_port().to_string())),
+            ("PGUSER", Some(options.get_username().to_owned())),
+            ("PGDATABASE", Some(options.get_database().unwrap_or(options.get_username()).to_owned())),
+            ("PGSSLMODE", Some(mode.to_owned())),
+            ("PGSSLROOTCERT", ca),
+            ("PGSSLCERT", file(&self.client_cert, &["sslcert", "ssl-cert"])),
+            ("PGSSLKEY", file(&self.client_key, &["sslkey", "ssl-key"])),
+            ("PGOPTIONS", Some(session.trim().to_owned())),
+            ("PGAPPNAME", Some(format!("jarvisd {}", self.device))),
+            ("PGCONNECT_TIMEOUT", Some("10".to_owned())),
+        ];
+        Ok(all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect())
+    }
+
+    /// The password, from its file or from the address.
+    pub(crate) fn password(&self) -> Result<Option<Zeroizing<String>>, PgError> {
+        if let Some(path) = &self.password_file {
+            return read_password(path).map(Some);
+        }
+        let url = self.url.reveal();
+        if let Some(password) = url_parameter(url, &["password"]) {
+            return Ok(Some(Zeroizing::new(password)));
+        }
+        let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
+        let authority = authority.split(['/', '?']).next().unwrap_or_default();
+        let user = authority.rsplit_once('@').map(|(user, _)| user);
+        let password = user.and_then(|user| user.split_once(':')).map(|(_, password)| password);
+        Ok(password.map(|password| Zeroizing::new(percent_decoded(password))))
+    }
+
     fn options(&self) -> Result<PgConnectOptions, PgError> {
         let url = with_host(self.url.reveal());
         let mut options = PgConnectOptions::from_str(&url)
@@ -124,6 +195,35 @@ impl PgSettings {
         }
         Ok(options)
     }
+}
+
+/// Where Debian and its kin keep the authorities that the system trusts.
+const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// The last of these parameters of the address.
+fn url_parameter(url: &str, keys: &[&str]) -> Option<String> {
+    let (_, query) = url.split_once('?')?;
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.filter(|(key, _)| keys.contains(key)).last().map(|(_, value)| percent_decoded(value))
+}
+
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let hex = after.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
+        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()).filter(|_| byte == b'%') {
+            Some(decoded) => {
+                bytes.push(decoded);
+                rest = after.get(2..).unwrap_or_default();
+            }
+            None => {
+                bytes.push(byte);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// `user@/database`, which libpq takes for a socket and the URL standard does not, with a host that a parameter overrides.
@@ -193,7 +293,8 @@ pub async fn look(settings: &PgSettings) -> Result<i32, PgError> {
     found
 }
 
-async fn open(settings: &PgSettings) -> Result<PgConnection, PgError> {
+/// Connects for a backup, without a look at the schema.
+pub(crate) async fn open(settings: &PgSettings) -> Result<PgConnection, PgError> {
     let options = settings.options()?;
     let mut conn = within(CONNECT_DEADLINE, "connecting to Postgres", options.connect()).await?;
     set_up(&mut conn).await?;
@@ -257,5 +358,12 @@ pub(super) async fn within<T>(
 /// Every statement for Postgres, for the test that prepares them.
 #[cfg(test)]
 pub(crate) fn statements() -> Vec<&'static [(&'static str, &'static str)]> {
-    vec![STATEMENTS, read::STATEMENTS, schema::STATEMENTS, write::STATEMENTS]
+    vec![
+        STATEMENTS,
+        read::STATEMENTS,
+        schema::STATEMENTS,
+        write::STATEMENTS,
+        crate::backup::pg::STATEMENTS,
+        crate::backup::restore_pg::STATEMENTS,
+    ]
 }

@@ -1,0 +1,291 @@
+//! Making a backup.
+//!
+//! ```text
+//!  lock ─▶ room? ─▶ .partial-NAME/: copy, hash, compress ─▶ manifest ─sync─▶ rename to NAME ─sync─▶ verify
+//! ```
+//!
+//! Wherever this is interrupted, no folder has a backup's name that is not whole.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::Instant;
+
+use indicatif::ProgressBar;
+use jiff::{SignedDuration, Timestamp};
+
+use super::cancel::Cancel;
+use super::keys::Keys;
+use super::lock::{Lock, Scratch, sync_folder};
+use super::manifest::{self, CHUNK_BYTES, FORMAT, FileEntry, Manifest, Origin, Role, Sums};
+use super::sqlite::{self, Access};
+use super::stream::Sealed;
+use super::{Backup, BackupError, Kind, PREFIX, find, name_at, pg};
+use crate::clock::Clock;
+use crate::config::Settings;
+use crate::store::StoreError;
+use crate::store::postgres::PgSettings;
+
+/// Free space that is left alone.
+const SPARE_BYTES: u64 = 16 << 20;
+/// How often the copy is made again because somebody wrote while it was compared.
+const COMPARISONS: usize = 3;
+
+/// What every step needs.
+#[derive(Debug)]
+pub struct Run<'a> {
+    pub settings: &'a Settings,
+    pub clock: &'a Clock,
+    pub lock: &'a Lock,
+    pub cancel: &'a Cancel,
+    pub bar: &'a ProgressBar,
+}
+
+/// A backup that is on the disk and not proven yet.
+#[derive(Debug)]
+pub struct Made {
+    pub backup: Backup,
+    pub manifest: Manifest,
+    /// What opens it, in this process only if need be.
+    pub keys: Keys,
+}
+
+/// A database that was written into the folder of the backup.
+pub(super) struct Source {
+    pub(super) origin: Origin,
+    pub(super) files: Vec<FileEntry>,
+    pub(super) schema_version: i64,
+    pub(super) server_version: String,
+    pub(super) tool: Option<String>,
+    pub(super) compared_with_source: bool,
+}
+
+/// Makes a backup of the memory: of Postgres where there is one, else of the database of this device.
+///
+/// # Errors
+/// [`BackupError`]; nothing is left behind.
+pub async fn create(run: &Run<'_>, kind: Kind) -> Result<Made, BackupError> {
+    match PgSettings::of(run.settings) {
+        Some(postgres) => create_from(run, kind, Some(&postgres)).await,
+        None => create_from(run, kind, None).await,
+    }
+}
+
+/// Makes a backup of one of the two.
+pub(super) async fn create_from(
+    run: &Run<'_>,
+    kind: Kind,
+    postgres: Option<&PgSettings>,
+) -> Result<Made, BackupError> {
+    let started = Instant::now();
+    let stamp = run.clock.stamp();
+    let (name, taken_at) = free_name(run.lock.dir(), stamp.wall_unix_ms)?;
+    let partial = run.lock.dir().join(format!(".partial-{name}"));
+    let disk = BackupError::disk("the folder of the backup could not be made", &partial);
+    let partial = Scratch::of(partial).map_err(&disk)?;
+    let identity_file = run.settings.backup.identity_file.as_deref();
+    let mut recipients = Vec::new();
+    for text in &run.settings.backup.recipients.0 {
+        recipients.push(super::keys::recipient(text).map_err(BackupError::Key)?);
+    }
+    // A key that is not there today does not keep a backup from being made.
+    let mut keys = Keys::read(identity_file).unwrap_or_else(|e| {
+        log::warn!("{e}");
+        Keys::default()
+    });
+    if !recipients.is_empty() {
+        let (with_own, own) = keys.with_own();
+        keys = with_own;
+        recipients.push(own);
+    }
+    let mut source = match postgres {
+        Some(postgres) => pg::dump(run, partial.path(), &recipients, postgres).await?,
+        None => from_sqlite(run, partial.path(), &recipients).await?,
+    };
+    let config = run.settings.print();
+    let mut sealed = Sealed::create(partial.path(), Role::Config, &recipients)?;
+    sealed.take(config.as_bytes(), &ProgressBar::hidden(), run.cancel)?;
+    source.files.push(sealed.finish(Sums::new())?);
+    let manifest = Manifest {
+        format: FORMAT,
+        name: name.clone(),
+        kind,
+        taken_unix_ms: taken_at.as_millisecond(),
+        clock_synced: stamp.synced,
+        took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        device: run.settings.device.id.clone(),
+        program: format!("jarvisd {}", env!("CARGO_PKG_VERSION")),
+        origin: source.origin,
+        schema_version: source.schema_version,
+        server_version: source.server_version,
+        tool: source.tool,
+        compared_with_source: source.compared_with_source,
+        encrypted: !recipients.is_empty(),
+        recipients: run.settings.backup.recipients.0.clone(),
+        chunk_bytes: CHUNK_BYTES,
+        files: source.files,
+    };
+    run.cancel.check()?;
+    manifest::write(partial.path(), &manifest)?;
+    sync_folder(partial.path())?;
+    partial.rename(&run.lock.dir().join(&name)).map_err(disk)?;
+    sync_folder(run.lock.dir())?;
+    let backup = find(run.lock.dir(), &name)?;
+    Ok(Made { backup, manifest, keys })
+}
+
+/// A name that no backup has: the time, or the next second that is free.
+fn free_name(dir: &Path, now_unix_ms: i64) -> Result<(String, Timestamp), BackupError> {
+    const SECOND: SignedDuration = SignedDuration::from_secs(1);
+    let mut time = Timestamp::from_millisecond(now_unix_ms).unwrap_or_default();
+    for _ in 0..600 {
+        let name = name_at(time);
+        if fs::symlink_metadata(dir.join(&name)).is_err() {
+            return Ok((name, time));
+        }
+        time = time.checked_add(SECOND).unwrap_or(time);
+    }
+    Err(BackupError::Refused(format!(
+        "{} is full of folders called {PREFIX}… of this minute: move them away",
+        dir.display()
+    )))
+}
+
+async fn from_sqlite(
+    run: &Run<'_>,
+    folder: &Path,
+    recipients: &[age::x25519::Recipient],
+) -> Result<Source, BackupError> {
+    let db = &run.settings.paths.db;
+    let Ok(found) = fs::metadata(db) else {
+        return Err(BackupError::Refused(format!(
+            "there is no database at {} yet, so there is nothing to back up",
+            db.display()
+        )));
+    };
+    let wal = fs::metadata(crate::store::heal::beside(db, "-wal")).map_or(0, |wal| wal.len());
+    // The copy, and the compressed copy beside it or what it is restored to.
+    run.lock.needs((found.len() + wal).saturating_mul(2).saturating_add(SPARE_BYTES))?;
+    let copy = folder.join("copy.db");
+    let made = copy_compared(run, db, &copy).await?;
+    let bytes = fs::metadata(&copy).map_or(0, |copy| copy.len());
+    run.bar.set_length(bytes);
+    let entry = compress(run, folder, &copy, Role::Database, recipients, made.sums).await?;
+    Ok(Source {
+        origin: Origin::Sqlite,
+        files: vec![entry],
+        schema_version: made.identity.schema_version,
+        server_version: format!("SQLite {}", made.identity.engine),
+        tool: None,
+        compared_with_source: made.compared,
+    })
+}
+
+struct Copied {
+    sums: Sums,
+    identity: sqlite::Identity,
+    compared: bool,
+}
+
+/// Copies the database, and has its rows compared with the original of the same moment: copy and original are read one after
+/// the other, so if somebody writes in between both are done again.
+async fn copy_compared(run: &Run<'_>, db: &Path, copy: &Path) -> Result<Copied, BackupError> {
+    let mut live = sqlite::connect(db, Access::Read).await?;
+    let identity = sqlite::identity(&mut live, db).await?;
+    if !identity.ours {
+        sqlite::close(live).await;
+        let detail = "it has no mark of Jarvis".to_owned();
+        return Err(StoreError::NotOurs { path: db.into(), detail }.into());
+    }
+    let mut attempt = 0;
+    let copied = loop {
+        attempt += 1;
+        run.cancel.check()?;
+        let before = sqlite::changes(&mut live, db).await?;
+        sqlite::copy(&mut live, db, copy).await?;
+        let mut scratch = sqlite::connect(copy, Access::Scratch).await?;
+        let sums = sqlite::sums(&mut scratch, copy, run.cancel).await;
+        sqlite::close(scratch).await;
+        let sums = sums?;
+        if sqlite::sums(&mut live, db, run.cancel).await? == sums {
+            break Copied { sums, identity, compared: true };
+        }
+        if sqlite::changes(&mut live, db).await? == before {
+            let detail = "what was copied is not what it holds".to_owned();
+            return Err(StoreError::Damaged { path: db.into(), detail }.into());
+        }
+        if attempt == COMPARISONS {
+            // It is still one moment of the database, and its structure is looked at when it is verified.
+            break Copied { sums, identity, compared: false };
+        }
+        fs::remove_file(copy).map_err(BackupError::disk("the copy could not be made again", copy))?;
+    };
+    sqlite::close(live).await;
+    Ok(copied)
+}
+
+/// Compresses a file of the folder into the backup and removes it.
+async fn compress(
+    run: &Run<'_>,
+    folder: &Path,
+    copy: &Path,
+    role: Role,
+    recipients: &[age::x25519::Recipient],
+    sums: Sums,
+) -> Result<FileEntry, BackupError> {
+    let mut sealed = Sealed::create(folder, role, recipients)?;
+    let (bar, cancel, path) = (run.bar.clone(), run.cancel.clone(), copy.to_path_buf());
+    blocking(move || {
+        let disk = BackupError::disk("the copy could not be read", &path);
+        let file = File::open(&path).map_err(&disk)?;
+        sealed.take(file, &bar, &cancel)?;
+        let entry = sealed.finish(sums)?;
+        fs::remove_file(&path).map_err(disk)?;
+        Ok(entry)
+    })
+    .await
+}
+
+/// What this device had not delivered, as a file of the backup; `None` if it has no database.
+pub(super) async fn queue_file(
+    run: &Run<'_>,
+    folder: &Path,
+    recipients: &[age::x25519::Recipient],
+) -> Result<Option<FileEntry>, BackupError> {
+    let db = &run.settings.paths.db;
+    if !db.exists() {
+        return Ok(None);
+    }
+    let copy = folder.join("queue.db");
+    let mut live = sqlite::connect(db, Access::Read).await?;
+    let copied = sqlite::copy(&mut live, db, &copy).await;
+    sqlite::close(live).await;
+    copied?;
+    sqlite::keep_what_waits(&copy).await?;
+    let mut scratch = sqlite::connect(&copy, Access::Scratch).await?;
+    let sums = sqlite::sums(&mut scratch, &copy, run.cancel).await;
+    sqlite::close(scratch).await;
+    compress(run, folder, &copy, Role::Queue, recipients, sums?).await.map(Some)
+}
+
+/// How many operations of this device Postgres does not have.
+///
+/// # Errors
+/// [`BackupError::Store`].
+pub async fn waiting(run: &Run<'_>) -> Result<i64, BackupError> {
+    let db = &run.settings.paths.db;
+    let mut live = sqlite::connect(db, Access::Read).await?;
+    let waiting = sqlite::waiting(&mut live, db).await;
+    sqlite::close(live).await;
+    Ok(waiting?)
+}
+
+/// Runs work that keeps a processor or the disk busy.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, BackupError> + Send + 'static,
+) -> Result<T, BackupError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        // A panic has ended the process already.
+        Err(_) => Err(BackupError::Cancelled),
+    }
+}

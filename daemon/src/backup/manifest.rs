@@ -1,0 +1,253 @@
+//! What a backup says of itself (`manifest.json`), and what was found out about it since (`proofs.json`).
+//!
+//! Both are `{"sha256": HASH, "manifest": BODY}` with the hash of the body's bytes as they stand there, so that a changed
+//! byte anywhere is noticed. The body holds no content: names of tables, numbers and hashes.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::{BackupError, Kind, Proof, lock};
+
+/// Version of the format; a test restores one of each.
+pub const FORMAT: u32 = 1;
+/// Bytes of a file that share a hash of their own.
+pub const CHUNK_BYTES: u64 = 1 << 20;
+
+const MANIFEST: &str = "manifest.json";
+const PROOFS: &str = "proofs.json";
+/// A manifest of a backup of 1 TiB is below this.
+const MAX_BYTES: u64 = 128 << 20;
+/// Proofs that are kept of one backup.
+const KEPT_PROOFS: usize = 20;
+
+/// Where the rows came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    Sqlite,
+    Postgres,
+}
+
+/// What a file of a backup is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    Database,
+    Queue,
+    Config,
+}
+
+impl Role {
+    /// Name of the file.
+    pub fn file(self, encrypted: bool) -> String {
+        let stem = match self {
+            Self::Database => "database",
+            Self::Queue => "queue",
+            Self::Config => "config",
+        };
+        format!("{stem}.zst{}", if encrypted { ".age" } else { "" })
+    }
+}
+
+/// One table: how many rows, and a hash of what is in them that does not depend on their order on the disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableSum {
+    pub rows: u64,
+    pub hash: String,
+}
+
+/// Tables by name.
+pub type Sums = BTreeMap<String, TableSum>;
+
+/// One file as it lies on the disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    pub role: Role,
+    pub bytes: u64,
+    pub sha256: String,
+    /// SHA-256 of each [`CHUNK_BYTES`] in turn.
+    pub chunks: Vec<String>,
+    /// Bytes before compression.
+    pub plain_bytes: u64,
+    /// What is in it, of the files that are databases.
+    #[serde(default, skip_serializing_if = "Sums::is_empty")]
+    pub tables: Sums,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub format: u32,
+    /// The name of the folder: a manifest that was moved to another backup is noticed.
+    pub name: String,
+    pub kind: Kind,
+    pub taken_unix_ms: i64,
+    /// Whether the clock was set by NTP then.
+    pub clock_synced: bool,
+    pub took_ms: u64,
+    pub device: String,
+    /// Program that made it, with its version.
+    pub program: String,
+    pub origin: Origin,
+    pub schema_version: i64,
+    /// Of the database: SQLite's or the Postgres server's version.
+    pub server_version: String,
+    /// Program that wrote the dump, with its version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool: Option<String>,
+    /// The hashes of the tables were also made from the database itself, and were the same.
+    pub compared_with_source: bool,
+    pub encrypted: bool,
+    /// Who can read it: public keys.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recipients: Vec<String>,
+    pub chunk_bytes: u64,
+    pub files: Vec<FileEntry>,
+}
+
+impl Manifest {
+    /// The file of this role.
+    ///
+    /// # Errors
+    /// [`BackupError::Damaged`] if there is none.
+    pub fn file(&self, role: Role) -> Result<&FileEntry, BackupError> {
+        let missing = || damaged(&self.name, format!("its manifest has no {}", role.file(self.encrypted)));
+        self.files.iter().find(|file| file.role == role).ok_or_else(missing)
+    }
+}
+
+/// A manifest whose hash is right.
+#[derive(Debug, Clone)]
+pub struct Read {
+    pub manifest: Manifest,
+    /// Of the body: what proofs refer to.
+    pub sha256: String,
+}
+
+/// Reads and checks the manifest of the backup at `path`.
+///
+/// # Errors
+/// `Damaged`, `Newer`.
+pub fn read(path: &Path) -> Result<Read, BackupError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let wrong = |detail: String| damaged(&name, detail);
+    let bytes = read_bounded(&path.join(MANIFEST)).map_err(|e| wrong(format!("{MANIFEST}: {e}")))?;
+    let (body, sha256) =
+        unwrap("manifest", &bytes).ok_or_else(|| wrong(format!("{MANIFEST} is not as it was written")))?;
+    #[derive(Deserialize)]
+    struct Version {
+        format: u32,
+    }
+    let version: Version =
+        serde_json::from_str(body).map_err(|_| wrong(format!("{MANIFEST} has no format version")))?;
+    if version.format > FORMAT {
+        let detail = format!("format {}, this program knows up to {FORMAT}", version.format);
+        return Err(BackupError::Newer { name, detail });
+    }
+    let manifest: Manifest =
+        serde_json::from_str(body).map_err(|e| wrong(format!("{MANIFEST} lacks something: {e}")))?;
+    if manifest.name != name {
+        return Err(wrong(format!("its manifest is that of {}", manifest.name)));
+    }
+    let mut roles: Vec<Role> = manifest.files.iter().map(|file| file.role).collect();
+    roles.sort_unstable();
+    roles.dedup();
+    if roles.len() != manifest.files.len() || manifest.chunk_bytes == 0 {
+        return Err(wrong(format!("{MANIFEST} contradicts itself")));
+    }
+    Ok(Read { manifest, sha256 })
+}
+
+/// Writes the manifest into the folder of the backup, synced.
+///
+/// # Errors
+/// [`BackupError::Disk`].
+pub fn write(folder: &Path, manifest: &Manifest) -> Result<(), BackupError> {
+    let path = folder.join(MANIFEST);
+    let disk = BackupError::disk("the manifest could not be written", &path);
+    let text = wrap("manifest", manifest).map_err(&disk)?;
+    let mut file = lock::create_file(&path).map_err(&disk)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(disk)
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Proofs {
+    /// The manifest that they are about.
+    manifest_sha256: String,
+    proofs: Vec<Proof>,
+}
+
+/// What was found out about the backup whose manifest has this hash, oldest first. A file of proofs that is damaged, or about
+/// another manifest, proves nothing.
+pub fn read_proofs(path: &Path, manifest_sha256: &str) -> Vec<Proof> {
+    let read = || {
+        let bytes = read_bounded(&path.join(PROOFS)).ok()?;
+        let (body, _) = unwrap("proofs", &bytes)?;
+        let read: Proofs = serde_json::from_str(body).ok()?;
+        (read.manifest_sha256 == manifest_sha256).then_some(read.proofs)
+    };
+    read().unwrap_or_default()
+}
+
+/// Notes one more look at the backup.
+///
+/// # Errors
+/// [`BackupError::Disk`].
+pub fn add_proof(path: &Path, manifest_sha256: &str, proof: Proof) -> Result<(), BackupError> {
+    let mut proofs = read_proofs(path, manifest_sha256);
+    proofs.push(proof);
+    let surplus = proofs.len().saturating_sub(KEPT_PROOFS);
+    proofs.drain(..surplus);
+    let target = path.join(PROOFS);
+    let disk = BackupError::disk("the result could not be noted", &target);
+    let text =
+        wrap("proofs", &Proofs { manifest_sha256: manifest_sha256.to_owned(), proofs }).map_err(&disk)?;
+    let fresh = path.join(".proofs.json");
+    let _ = fs::remove_file(&fresh);
+    let mut file = lock::create_file(&fresh).map_err(&disk)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(&disk)?;
+    fs::rename(&fresh, &target).map_err(disk)?;
+    lock::sync_folder(path)
+}
+
+fn wrap(what: &str, body: &impl Serialize) -> std::io::Result<String> {
+    let body = serde_json::to_string_pretty(body)?;
+    Ok(framed(what, &body, &hex(&Sha256::digest(body.as_bytes()))))
+}
+
+fn framed(what: &str, body: &str, sha256: &str) -> String {
+    format!("{{\n\"sha256\": \"{sha256}\",\n\"{what}\": {body}\n}}\n")
+}
+
+/// The body and its hash, if the text is what [`wrap`] writes, byte by byte.
+fn unwrap<'a>(what: &str, bytes: &'a [u8]) -> Option<(&'a str, String)> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let start = framed(what, "", &"0".repeat(64)).len().checked_sub("\n}\n".len())?;
+    let body = text.get(start..)?.strip_suffix("\n}\n")?;
+    let sha256 = hex(&Sha256::digest(body.as_bytes()));
+    (framed(what, body, &sha256) == text).then_some((body, sha256))
+}
+
+fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(MAX_BYTES).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+pub(super) fn damaged(name: &str, detail: impl Into<String>) -> BackupError {
+    BackupError::Damaged { name: name.to_owned(), detail: detail.into() }
+}
+
+/// Lower-case hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

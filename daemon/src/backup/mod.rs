@@ -1,0 +1,320 @@
+//! Backups that count once they were restored.
+//!
+//! ```text
+//!  create ─▶ .partial-NAME/ ─every file synced, renamed─▶ NAME/ ─verify─▶ proofs.json
+//!
+//!  jarvis-backup-20261122-020000/      UTC
+//!    manifest.json    what is in it: sizes, SHA-256 (also of each chunk), rows and a content hash of every table
+//!    database.zst     SQLite: a compact copy of jarvis.db; Postgres: pg_dump in custom format
+//!    queue.zst        with Postgres: what this device had not delivered yet, as a small jarvis.db
+//!    config.zst       the configuration in force, secrets masked
+//!    proofs.json      what was verified, when, with which result
+//!    released         (empty) an on-demand backup that need not be kept any longer
+//! ```
+//!
+//! Invariants:
+//!
+//! 1. A folder under a backup's name is complete: it got that name after everything in it was on the disk.
+//! 2. One process at a time writes in the folder of backups ([`lock`]); what an interrupted one left behind begins with a dot
+//!    and is removed by the next.
+//! 3. Nothing is restored whose hashes are not those of its manifest, and no manifest is believed whose own hash is wrong.
+//! 4. Verifying never touches the live database: what is restored for it goes to a file or a database made a moment before.
+//! 5. A restore in place takes a backup of what is there first, and replaces it in one step or not at all.
+//!
+//! `docs/design/backup.md` says why.
+
+pub mod cancel;
+pub mod create;
+pub mod keys;
+pub mod lock;
+pub mod manifest;
+pub mod merge;
+pub(crate) mod pg;
+mod pg_tools;
+pub mod prune;
+pub mod restore;
+pub mod restore_pg;
+pub mod retention;
+pub(crate) mod sqlite;
+mod stream;
+pub mod verify;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Exit;
+use crate::memory::MemoryError;
+use crate::store::StoreError;
+use crate::store::postgres::PgError;
+
+/// What every backup's name begins with.
+pub const PREFIX: &str = "jarvis-backup-";
+const NAME_TIME: &str = "%Y%m%d-%H%M%S";
+const RELEASED: &str = "released";
+
+/// Why a backup was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[clap(rename_all = "snake_case")]
+pub enum Kind {
+    /// By the timer.
+    Scheduled,
+    /// By a person; kept until it is released.
+    OnDemand,
+    /// Before a restore in place.
+    Safety,
+}
+
+impl Kind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::OnDemand => "on_demand",
+            Self::Safety => "safety",
+        }
+    }
+}
+
+/// How thoroughly a backup was looked at; each level includes the ones before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// Every byte is the one that was written (hashes).
+    Quick,
+    /// All of it can be read: decompressed, parsed, structure and row counts.
+    Full,
+    /// It was restored into a scratch database, which has the same rows.
+    Restore,
+}
+
+impl Level {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Quick => "quick",
+            Self::Full => "full",
+            Self::Restore => "restore",
+        }
+    }
+}
+
+/// One look at a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof {
+    pub level: Level,
+    pub at: Timestamp,
+    pub ok: bool,
+    /// What was wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// A backup as the listing knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Backup {
+    pub name: String,
+    pub path: PathBuf,
+    pub taken_at: Timestamp,
+    pub kind: Kind,
+    /// An on-demand backup that need not be kept any longer.
+    pub released: bool,
+    pub last_proof: Option<Proof>,
+    /// All that are kept, the oldest first.
+    #[serde(skip)]
+    pub proofs: Vec<Proof>,
+    /// All files together.
+    pub bytes: u64,
+    /// Its manifest cannot be used: what is wrong with it. The kind is then not known and stands as on demand.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
+}
+
+impl Backup {
+    /// Restored into a scratch database and found equal, and nothing was found wrong since.
+    pub fn is_proven(&self) -> bool {
+        self.is_proven_to(Level::Restore)
+    }
+
+    /// Found good by a look as thorough as `level`, and by every later one.
+    pub fn is_proven_to(&self, level: Level) -> bool {
+        let mut newest_first = self.proofs.iter().rev().take_while(|proof| proof.ok);
+        self.fault.is_none() && newest_first.any(|proof| proof.level >= level)
+    }
+}
+
+/// The backups in `dir`, oldest first; none if there is no such folder. Folders that an interrupted run left behind are not
+/// among them.
+///
+/// # Errors
+/// [`BackupError::Disk`] if the folder cannot be read.
+pub fn list(dir: &Path) -> Result<Vec<Backup>, BackupError> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(BackupError::disk("the folder of the backups cannot be read", dir)(e)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(BackupError::disk("the folder of the backups cannot be read", dir))?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        let Some(taken_at) = time_of(&name) else { continue };
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.push(look(entry.path(), name, taken_at));
+        }
+    }
+    found.sort_by(|a, b| (a.taken_at, &a.name).cmp(&(b.taken_at, &b.name)));
+    Ok(found)
+}
+
+fn look(path: PathBuf, name: String, taken_at: Timestamp) -> Backup {
+    let (kind, proofs, fault) = match manifest::read(&path) {
+        Ok(read) => (read.manifest.kind, manifest::read_proofs(&path, &read.sha256), None),
+        Err(e) => (Kind::OnDemand, Vec::new(), Some(crate::error::chain(&e))),
+    };
+    let last_proof = proofs.last().cloned();
+    let files = fs::read_dir(&path).into_iter().flatten().flatten();
+    let bytes = files.filter_map(|file| Some(file.metadata().ok()?.len())).sum();
+    let released = path.join(RELEASED).exists();
+    Backup { name, path, taken_at, kind, released, last_proof, proofs, bytes, fault }
+}
+
+/// The backup called `which`; `latest` is the newest one.
+///
+/// # Errors
+/// [`BackupError::NotFound`].
+pub fn find(dir: &Path, which: &str) -> Result<Backup, BackupError> {
+    let mut all = list(dir)?;
+    let found = if which == "latest" {
+        all.pop()
+    } else {
+        all.into_iter().find(|backup| backup.name == which.trim_end_matches('/'))
+    };
+    found.ok_or_else(|| BackupError::NotFound { which: which.to_owned(), dir: dir.into() })
+}
+
+/// The newest backup that was taken at `time` or before.
+///
+/// # Errors
+/// [`BackupError::NotFound`].
+pub fn find_at(dir: &Path, time: Timestamp) -> Result<Backup, BackupError> {
+    let newest = list(dir)?.into_iter().rfind(|backup| backup.taken_at <= time);
+    newest.ok_or_else(|| BackupError::NotFound { which: format!("from before {time}"), dir: dir.into() })
+}
+
+/// Marks an on-demand backup as one that need not be kept any longer.
+///
+/// # Errors
+/// [`BackupError::Disk`].
+pub fn release(backup: &Backup) -> Result<(), BackupError> {
+    let mark = backup.path.join(RELEASED);
+    let disk = BackupError::disk("the backup could not be marked", &mark);
+    lock::create_file(&mark).and_then(|file| file.sync_all()).or_else(|e| match e.kind() {
+        io::ErrorKind::AlreadyExists => Ok(()),
+        _ => Err(disk(e)),
+    })?;
+    lock::sync_folder(&backup.path)
+}
+
+/// The name of a backup that is taken at `time`.
+fn name_at(time: Timestamp) -> String {
+    format!("{PREFIX}{}", time.strftime(NAME_TIME))
+}
+
+/// When the backup of this name was taken; `None` if it is no backup's name.
+fn time_of(name: &str) -> Option<Timestamp> {
+    let time = DateTime::strptime(NAME_TIME, name.strip_prefix(PREFIX)?).ok()?;
+    let time = time.to_zoned(TimeZone::UTC).ok()?.timestamp();
+    (name_at(time) == name).then_some(time)
+}
+
+/// Why a backup was not made, not proven or not restored.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    #[error("{step} ({})", path.display())]
+    Disk {
+        step: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "the disk that holds {} has {} MiB free and this needs about {} MiB: free some space or set backup.dir to another disk",
+        dir.display(), free >> 20, (need >> 20) + 1
+    )]
+    NoSpace { dir: PathBuf, free: u64, need: u64 },
+    #[error("another backup, verification or restore is at work in {}: try again when it is done", dir.display())]
+    Locked { dir: PathBuf },
+    #[error("cancelled: nothing was left behind")]
+    Cancelled,
+    #[error("there is no backup {which} in {}: `jarvisd backup list` shows what there is", dir.display())]
+    NotFound { which: String, dir: PathBuf },
+    /// The backup is not what was written.
+    #[error(
+        "the backup {name} is damaged ({detail}): use another one; `jarvisd backup list` shows which are proven"
+    )]
+    Damaged { name: String, detail: String },
+    #[error("the backup {name} was made by a newer version ({detail}): install the newer jarvisd")]
+    Newer { name: String, detail: String },
+    #[error("{0}")]
+    Key(String),
+    /// Something in the way that the sentence says how to remove.
+    #[error("{0}")]
+    Refused(String),
+    /// A program that we call failed.
+    #[error("{program} failed: {detail}")]
+    Tool { program: String, detail: String },
+    #[error("the database could not be read for the backup")]
+    Store(#[source] StoreError),
+    #[error("the memory could not take what was restored")]
+    Memory(#[source] MemoryError),
+    #[error("{0}")]
+    Postgres(String, Exit),
+}
+
+impl BackupError {
+    fn disk(step: &'static str, path: &Path) -> impl Fn(io::Error) -> Self + use<> {
+        let path = path.to_path_buf();
+        move |source| Self::Disk { step, path: path.clone(), source }
+    }
+
+    /// A failure at Postgres, whose address is shown as `shown`.
+    fn postgres(error: &PgError, shown: &str) -> Self {
+        use crate::store::postgres::Fate;
+        let exit = if error.fate() == Fate::Blocked { Exit::Unavailable } else { Exit::TryAgain };
+        Self::Postgres(error.sentence(shown), exit)
+    }
+
+    /// How a command that fails with this ends.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Disk { source, .. } if source.kind() == io::ErrorKind::StorageFull => Exit::TryAgain,
+            Self::NoSpace { .. } | Self::Locked { .. } => Exit::TryAgain,
+            Self::Damaged { .. } => Exit::Data,
+            Self::Newer { .. } | Self::Key(_) => Exit::Config,
+            Self::Memory(error) => error.exit(),
+            Self::Postgres(_, exit) => *exit,
+            Self::Store(error) => match error {
+                StoreError::Busy { .. } | StoreError::DiskFull { .. } => Exit::TryAgain,
+                _ => Exit::Failed,
+            },
+            _ => Exit::Failed,
+        }
+    }
+}
+
+impl From<StoreError> for BackupError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<MemoryError> for BackupError {
+    fn from(error: MemoryError) -> Self {
+        Self::Memory(error)
+    }
+}

@@ -1,0 +1,468 @@
+//! Postgres: a dump of one moment, what is in it, and the scratch database in which it is proven.
+//!
+//! One transaction of ours exports its snapshot; the hashes of the tables are made in it and `pg_dump` reads through it, so
+//! both see the same moment. Row-level security hides rows without a word from a session that does not say who it is: the
+//! session and the programs say `jarvis.role = forwarder`, a policy that hides rows from it is refused before anything is
+//! dumped, and the rows in the dump are counted against those of the session.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
+use tokio::sync::mpsc;
+
+use super::BackupError;
+use super::create::{Run, Source, blocking, queue_file};
+use super::keys::Keys;
+use super::manifest::{FileEntry, Manifest, Origin, Role, Sums, TableSum, damaged};
+use super::pg_tools::{Piece, Pipes, Running, Tool, WayIn, split};
+use super::stream::{self, Sealed, pour};
+use super::verify::compare;
+use crate::store::postgres::{PgError, PgSettings, open};
+
+const STEP: &str = "backing up Postgres";
+/// Pieces of a dump that wait for the server.
+const PIECES: usize = 16;
+
+/// Rows of a table and the sum of a hash of each: two databases with the same rows have the same, in whatever order they are
+/// stored.
+macro_rules! sum_of {
+    ($table:literal) => {
+        concat!(
+            "SELECT count(*) AS rows, coalesce(sum(('x' || substr(h, 1, 16))::bit(64)::bigint), 0)::text || ' '
+                || coalesce(sum(('x' || substr(h, 17, 16))::bit(64)::bigint), 0)::text AS hash
+            FROM (SELECT encode(sha256(convert_to(t::text, 'UTF8')), 'hex') AS h FROM jarvis.",
+            $table,
+            " t) hashed"
+        )
+    };
+}
+
+crate::store::sql::statements! {
+    BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+    EXPORT = "SELECT pg_export_snapshot()";
+    SERVER = "SELECT current_setting('server_version') AS version, current_setting('server_version_num')::integer AS number";
+    /// Without a deadline: a large table takes its time. The text of a row is what is hashed, so it is written in one way.
+    pub(super) SESSION = "SELECT set_config(name, value, false) FROM (VALUES ('statement_timeout', '0'),
+        ('idle_in_transaction_session_timeout', '0'), ('lock_timeout', '60s'), ('datestyle', 'ISO, YMD'), ('timezone', 'UTC'),
+        ('bytea_output', 'hex'), ('extra_float_digits', '1'), ('row_security', 'on'), ('search_path', 'pg_catalog'),
+        ('jarvis.role', 'forwarder')) AS settings (name, value)";
+    INSTALLED = "SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = 'jarvis' AND c.relname = 'schema_version')";
+    VERSION = "SELECT coalesce(max(version), 0)::bigint FROM jarvis.schema_version";
+    /// Tables of which this session may not see every row.
+    HIDDEN = "SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = 'jarvis' AND c.relkind = 'r' AND c.relrowsecurity
+            AND (EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND NOT p.polpermissive)
+                OR NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polpermissive AND p.polcmd IN ('*', 'r')
+                    AND pg_get_expr(p.polqual, p.polrelid) LIKE '%forwarder%'))
+        ORDER BY 1";
+    SIZE = "SELECT coalesce(sum(pg_table_size(c.oid)), 0)::bigint FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = 'jarvis' AND c.relkind = 'r'";
+    /// Change numbers go on after the highest that was given out.
+    COUNTER_BEHIND = "SELECT (SELECT last_value FROM jarvis.changes) < greatest((SELECT max(change) FROM jarvis.users),
+        (SELECT max(change) FROM jarvis.voiceprints), (SELECT max(change) FROM jarvis.conversations),
+        (SELECT max(change) FROM jarvis.messages), (SELECT max(change) FROM jarvis.tombstones))";
+    LEFTOVERS = "SELECT datname::text FROM pg_database WHERE starts_with(datname, $1)";
+    AUDIT = sum_of!("audit");
+    CONVERSATIONS = sum_of!("conversations");
+    DEVICES = sum_of!("devices");
+    HOUSE = sum_of!("house");
+    MESSAGE_SOURCES = sum_of!("message_sources");
+    MESSAGES = sum_of!("messages");
+    SCHEMA_VERSION = sum_of!("schema_version");
+    TOMBSTONES = sum_of!("tombstones");
+    USERS = sum_of!("users");
+    VOICEPRINTS = sum_of!("voiceprints");
+}
+
+const TABLES: [(&str, &str); 10] = [
+    ("audit", AUDIT),
+    ("conversations", CONVERSATIONS),
+    ("devices", DEVICES),
+    ("house", HOUSE),
+    ("message_sources", MESSAGE_SOURCES),
+    ("messages", MESSAGES),
+    ("schema_version", SCHEMA_VERSION),
+    ("tombstones", TOMBSTONES),
+    ("users", USERS),
+    ("voiceprints", VOICEPRINTS),
+];
+
+/// A session that says who it is and has no deadlines.
+pub(super) async fn session(settings: &PgSettings) -> Result<PgConnection, BackupError> {
+    let mut conn = open(settings).await.map_err(|e| BackupError::postgres(&e, &settings.shown))?;
+    set_up(&mut conn, settings).await?;
+    Ok(conn)
+}
+
+pub(super) async fn set_up(conn: &mut PgConnection, settings: &PgSettings) -> Result<(), BackupError> {
+    sqlx::query(SESSION).fetch_all(conn).await.map(drop).map_err(of(settings))
+}
+
+pub(super) fn of(settings: &PgSettings) -> impl Fn(sqlx::Error) -> BackupError {
+    |e| BackupError::postgres(&PgError::of(STEP, &e), &settings.shown)
+}
+
+/// Rows and hash of every table, in the transaction that `conn` is in.
+pub(super) async fn sums(conn: &mut PgConnection, run: &Run<'_>) -> Result<Sums, sqlx::Error> {
+    let mut sums = Sums::new();
+    for (name, statement) in TABLES {
+        if run.cancel.check().is_err() {
+            break;
+        }
+        let row = sqlx::query(statement).fetch_one(&mut *conn).await?;
+        let rows = u64::try_from(row.try_get::<i64, _>("rows")?).unwrap_or(0);
+        sums.insert(name.to_owned(), TableSum { rows, hash: row.try_get("hash")? });
+    }
+    Ok(sums)
+}
+
+/// Dumps the database into the folder of a backup.
+pub(super) async fn dump(
+    run: &Run<'_>,
+    folder: &Path,
+    recipients: &[age::x25519::Recipient],
+    settings: &PgSettings,
+) -> Result<Source, BackupError> {
+    // Before the snapshot: what is delivered in between is in both, and twice is once.
+    let queue = queue_file(run, folder, recipients).await?;
+    let mut conn = session(settings).await?;
+    let dumped = dump_with(&mut conn, run, folder, recipients, settings).await;
+    let _ = conn.close().await;
+    let mut source = dumped?;
+    source.files.extend(queue);
+    Ok(source)
+}
+
+async fn dump_with(
+    conn: &mut PgConnection,
+    run: &Run<'_>,
+    folder: &Path,
+    recipients: &[age::x25519::Recipient],
+    settings: &PgSettings,
+) -> Result<Source, BackupError> {
+    let sql = of(settings);
+    let server = sqlx::query(SERVER).fetch_one(&mut *conn).await.map_err(&sql)?;
+    let server_version: String = server.try_get("version").map_err(&sql)?;
+    let major: i32 = server.try_get::<i32, _>("number").map_err(&sql)? / 10_000;
+    let tool = Tool::find("pg_dump", u32::try_from(major).unwrap_or(0))?;
+    sqlx::raw_sql(BEGIN).execute(&mut *conn).await.map_err(&sql)?;
+    if !sqlx::query_scalar::<_, bool>(INSTALLED).fetch_one(&mut *conn).await.map_err(&sql)? {
+        return Err(BackupError::Refused(format!(
+            "there are no tables of Jarvis in {} yet, so there is nothing to back up",
+            settings.shown
+        )));
+    }
+    let hidden: Vec<String> = sqlx::query_scalar(HIDDEN).fetch_all(&mut *conn).await.map_err(&sql)?;
+    if !hidden.is_empty() {
+        return Err(BackupError::Refused(format!(
+            "a policy of row-level security that is not of Jarvis hides rows of {} from the backup: drop it, or back up as a \
+             role with BYPASSRLS",
+            hidden.join(", ")
+        )));
+    }
+    let schema_version = sqlx::query_scalar(VERSION).fetch_one(&mut *conn).await.map_err(&sql)?;
+    let size: i64 = sqlx::query_scalar(SIZE).fetch_one(&mut *conn).await.map_err(&sql)?;
+    let size = u64::try_from(size).unwrap_or(0);
+    run.lock.needs(size.saturating_add(16 << 20))?;
+    let snapshot: String = sqlx::query_scalar(EXPORT).fetch_one(&mut *conn).await.map_err(&sql)?;
+    run.bar.set_length(size);
+    let sealed = Sealed::create(folder, Role::Database, recipients)?;
+    // At the same time: the server hashes for one connection and dumps to another.
+    let (sums, sealed) = tokio::join!(sums(conn, run), run_dump(run, &tool, settings, &snapshot, sealed));
+    let sealed = sealed?;
+    run.cancel.check()?;
+    let tables = sums.map_err(&sql)?;
+    let entry = blocking(move || sealed.finish(tables)).await?;
+    Ok(Source {
+        origin: Origin::Postgres,
+        files: vec![entry],
+        schema_version,
+        server_version: format!("PostgreSQL {server_version}"),
+        tool: Some(tool.version),
+        compared_with_source: true,
+    })
+}
+
+async fn run_dump(
+    run: &Run<'_>,
+    tool: &Tool,
+    settings: &PgSettings,
+    snapshot: &str,
+    mut sealed: Sealed,
+) -> Result<Sealed, BackupError> {
+    let way_in = WayIn::to(settings)?;
+    let mut command = tool.command();
+    command.args(["--format=custom", "--compress=0", "--schema=jarvis", "--no-owner", "--no-privileges"]);
+    command.args(["--enable-row-security", "--no-password", "--lock-wait-timeout=60000"]);
+    command.arg(format!("--snapshot={snapshot}")).stdout(std::process::Stdio::piped());
+    way_in.apply(&mut command);
+    let (bar, cancel) = (run.bar.clone(), run.cancel.clone());
+    blocking(move || {
+        let (running, pipes) = Running::start(command, &cancel)?;
+        drop(way_in);
+        let taken = match pipes.stdout {
+            Some(stdout) => sealed.take(stdout, &bar, &cancel),
+            None => Ok(()),
+        };
+        cancel.check()?;
+        taken?;
+        running.end()?;
+        Ok(sealed)
+    })
+    .await
+}
+
+/// Has `pg_restore` turn the dump of a backup into a script, and hands its pieces to `take`, on a thread of its own.
+async fn pieces(
+    run: &Run<'_>,
+    folder: &Path,
+    manifest: &Manifest,
+    entry: &FileEntry,
+    keys: &Keys,
+    mut take: impl FnMut(Piece) -> Result<(), BackupError> + Send + 'static,
+) -> Result<(), BackupError> {
+    let source = stream::open(folder, manifest, entry, keys)?;
+    let made_by = manifest.tool.as_deref().and_then(|tool| tool.split_whitespace().nth(2));
+    let major = made_by.and_then(|version| version.split('.').next()?.parse().ok()).unwrap_or(0);
+    let tool = Tool::find("pg_restore", major)?;
+    let name = manifest.name.clone();
+    let (bar, cancel) = (run.bar.clone(), run.cancel.clone());
+    blocking(move || {
+        let mut command = tool.command();
+        command.args(["--file=-", "--no-owner", "--no-privileges", "--exit-on-error"]);
+        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+        let (running, pipes) = Running::start(command, &cancel)?;
+        let Pipes { stdin: Some(stdin), stdout: Some(stdout) } = pipes else {
+            return Err(BackupError::Cancelled);
+        };
+        let (fed, taken) = std::thread::scope(|scope| {
+            let feeder = scope.spawn(|| pour(source, stdin, (&name, Path::new("pg_restore")), &bar, &cancel));
+            let taken = split(stdout, &mut take);
+            if taken.is_err() {
+                // Else it would wait for somebody to read on.
+                running.program.kill();
+            }
+            (feeder.join().unwrap_or(Err(BackupError::Cancelled)), taken)
+        });
+        cancel.check()?;
+        // The dump itself is to blame first; that the program then stopped listening is a consequence.
+        let fed = match fed {
+            Err(e @ BackupError::Damaged { .. }) => return Err(e),
+            fed => fed,
+        };
+        match (taken, running.end()) {
+            (Ok(()), Ok(())) => fed,
+            (Err(e @ BackupError::Tool { .. }), _) | (Ok(()), Err(e)) => {
+                Err(damaged(&name, crate::error::chain(&e)))
+            }
+            (Err(e), _) => Err(e),
+        }
+    })
+    .await
+}
+
+/// Reads the whole dump and counts its rows.
+pub(super) async fn parse(
+    run: &Run<'_>,
+    folder: &Path,
+    manifest: &Manifest,
+    entry: &FileEntry,
+    keys: &Keys,
+) -> Result<(), BackupError> {
+    let counts = std::sync::Arc::new(std::sync::Mutex::new((String::new(), BTreeMap::<String, u64>::new())));
+    let counting = counts.clone();
+    pieces(run, folder, manifest, entry, keys, move |piece| {
+        let mut counts = counting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (current, rows_of) = &mut *counts;
+        match piece {
+            Piece::Copy { table, .. } => {
+                *current = table.trim_start_matches("jarvis.").to_owned();
+                rows_of.insert(current.clone(), 0);
+            }
+            Piece::Rows { rows, .. } => *rows_of.entry(current.clone()).or_default() += rows,
+            Piece::Sql(_) | Piece::CopyEnd => {}
+        }
+        Ok(())
+    })
+    .await?;
+    let counts = counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    for (table, wanted) in &entry.tables {
+        let found = counts.1.get(table).copied();
+        if found != Some(wanted.rows) {
+            let found = found.map_or_else(|| "no data".to_owned(), |n| format!("{n} rows"));
+            let detail =
+                format!("the dump has {found} of table {table}, and there were {} rows", wanted.rows);
+            return Err(damaged(&manifest.name, detail));
+        }
+    }
+    Ok(())
+}
+
+/// Runs the dump of a backup in the transaction that `conn` is in, then compares every table with the manifest.
+pub(super) async fn load(
+    conn: &mut PgConnection,
+    run: &Run<'_>,
+    backup: (&Path, &Manifest, &FileEntry, &Keys),
+    settings: &PgSettings,
+) -> Result<(), BackupError> {
+    let (folder, manifest, entry, keys) = backup;
+    run.bar.set_length(entry.plain_bytes);
+    run.bar.set_position(0);
+    let (sender, receiver) = mpsc::channel(PIECES);
+    let reading = pieces(run, folder, manifest, entry, keys, move |piece| {
+        sender.blocking_send(piece).map_err(|_| BackupError::Cancelled)
+    });
+    let (read, run_there) = tokio::join!(reading, execute(conn, receiver));
+    match (read, run_there) {
+        // The one ends because the other did.
+        (Err(BackupError::Cancelled), Err(e)) => {
+            run.cancel.check()?;
+            return Err(rejected(manifest, settings, &e));
+        }
+        (Err(e), _) => return Err(e),
+        (Ok(()), Err(e)) => return Err(rejected(manifest, settings, &e)),
+        (Ok(()), Ok(())) => {}
+    }
+    set_up(conn, settings).await?;
+    let found = sums(conn, run).await.map_err(of(settings))?;
+    run.cancel.check()?;
+    compare(manifest, &entry.tables, &found)?;
+    let behind: Option<bool> =
+        sqlx::query_scalar(COUNTER_BEHIND).fetch_one(conn).await.map_err(of(settings))?;
+    if behind == Some(true) {
+        return Err(damaged(&manifest.name, "its counter of changes is behind its rows"));
+    }
+    Ok(())
+}
+
+/// A statement of the dump that the server does not take is the dump's fault, unless the server was away.
+fn rejected(manifest: &Manifest, settings: &PgSettings, error: &sqlx::Error) -> BackupError {
+    let error = PgError::of("restoring into Postgres", error);
+    match error.sqlstate() {
+        Some(state)
+            if ["22", "23", "42"].iter().any(|class| state.starts_with(class)) && state != "42501" =>
+        {
+            damaged(&manifest.name, format!("the server refuses a part of the dump: {}", error.cause()))
+        }
+        _ => BackupError::postgres(&error, &settings.shown),
+    }
+}
+
+async fn execute(conn: &mut PgConnection, mut pieces: mpsc::Receiver<Piece>) -> Result<(), sqlx::Error> {
+    while let Some(piece) = pieces.recv().await {
+        match piece {
+            Piece::Sql(sql) => {
+                sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *conn).await?;
+            }
+            Piece::Copy { statement, .. } => {
+                let mut copy = conn.copy_in_raw(&statement).await?;
+                loop {
+                    match pieces.recv().await {
+                        Some(Piece::Rows { bytes, .. }) => {
+                            copy.send(bytes).await?;
+                        }
+                        Some(_) => break,
+                        None => {
+                            copy.abort("the dump ended").await?;
+                            return Ok(());
+                        }
+                    }
+                }
+                copy.finish().await?;
+            }
+            Piece::Rows { .. } | Piece::CopyEnd => {}
+        }
+    }
+    Ok(())
+}
+
+/// A database that did not exist before and is dropped afterwards.
+pub(super) struct ScratchDatabase {
+    pub(super) settings: PgSettings,
+    name: String,
+    home: PgSettings,
+}
+
+impl ScratchDatabase {
+    /// Makes it on the server of `settings`, and drops what an interrupted run of this device left there.
+    pub(super) async fn create(settings: &PgSettings) -> Result<Self, BackupError> {
+        use sha2::{Digest as _, Sha256};
+        let device = super::manifest::hex(&Sha256::digest(settings.device.as_bytes()));
+        let prefix = format!("jarvis_scratch_{}_", device.get(..8).unwrap_or_default());
+        let name = format!("{prefix}{}", uuid::Uuid::now_v7().simple());
+        let mut conn = session(settings).await?;
+        let made = async {
+            let left: Vec<String> = sqlx::query_scalar(LEFTOVERS)
+                .bind(&prefix)
+                .fetch_all(&mut conn)
+                .await
+                .map_err(of(settings))?;
+            for old in left.iter().filter(|old| plain(old)) {
+                log::info!("dropping {old}, which an interrupted run left behind");
+                let drop = AssertSqlSafe(format!("DROP DATABASE IF EXISTS {old} WITH (FORCE)"));
+                sqlx::raw_sql(drop).execute(&mut conn).await.map_err(of(settings))?;
+            }
+            // A name that exists is refused by the server: it can never be a database that is in use.
+            let create = format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'");
+            let created = sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut conn).await;
+            created.map(|_| ()).map_err(|e| {
+                let error = PgError::of(STEP, &e);
+                if error.sqlstate() != Some("42501") {
+                    return BackupError::postgres(&error, &settings.shown);
+                }
+                BackupError::Refused(
+                    "this needs a scratch database, and the role of store.postgres_url may not create one: run ALTER ROLE … \
+                     CREATEDB on the server, or set backup.verify to \"full\""
+                        .to_owned(),
+                )
+            })
+        };
+        let made = made.await;
+        let _ = conn.close().await;
+        made?;
+        Ok(Self { settings: settings.at(&name), name, home: settings.clone() })
+    }
+
+    pub(super) async fn drop(self) -> Result<(), BackupError> {
+        let mut conn = session(&self.home).await?;
+        let drop = AssertSqlSafe(format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name));
+        let dropped = sqlx::raw_sql(drop).execute(&mut conn).await.map(|_| ());
+        let _ = conn.close().await;
+        dropped.map_err(of(&self.home))
+    }
+}
+
+/// A name that can stand in a statement as it is.
+pub(super) fn plain(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= 63
+        && name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+}
+
+/// Restores the dump into a scratch database and compares every table.
+pub(super) async fn into_scratch(
+    run: &Run<'_>,
+    folder: &Path,
+    manifest: &Manifest,
+    entry: &FileEntry,
+    keys: &Keys,
+    settings: &PgSettings,
+) -> Result<(), BackupError> {
+    let scratch = ScratchDatabase::create(settings).await?;
+    let loaded = async {
+        let mut conn = session(&scratch.settings).await?;
+        sqlx::raw_sql("BEGIN").execute(&mut conn).await.map_err(of(settings))?;
+        let loaded = load(&mut conn, run, (folder, manifest, entry, keys), &scratch.settings).await;
+        if loaded.is_ok() {
+            sqlx::raw_sql("COMMIT").execute(&mut conn).await.map_err(of(settings))?;
+        }
+        let _ = conn.close().await;
+        loaded
+    };
+    let loaded = loaded.await;
+    let dropped = scratch.drop().await;
+    loaded.and(dropped)
+}

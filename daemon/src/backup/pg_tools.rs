@@ -1,0 +1,225 @@
+//! `pg_dump` and `pg_restore`: which ones, and how they get their password.
+//!
+//! The password is handed over in a file that exists in memory only and that the child inherits: it is in no argument, no
+//! environment and on no disk.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read, Seek as _, Write as _};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::fs::{MemfdFlags, Mode, fchmod, memfd_create};
+
+use super::BackupError;
+use super::cancel::{Cancel, Program};
+use crate::store::postgres::PgSettings;
+
+/// Variables that would lead the programs elsewhere.
+const MISLEADING: [&str; 6] =
+    ["PGSERVICE", "PGSERVICEFILE", "PGHOSTADDR", "PGPASSWORD", "PGREQUIRESSL", "PGTARGETSESSIONATTRS"];
+/// What is kept of what a program says on its standard error.
+const MAX_SAID_BYTES: u64 = 4096;
+
+/// A program of Postgres that was found.
+#[derive(Debug, Clone)]
+pub(super) struct Tool {
+    path: PathBuf,
+    /// As it names itself.
+    pub(super) version: String,
+    pub(super) major: u32,
+}
+
+impl Tool {
+    /// The newest of this name that is at least of version `major`: the one of the search path, or of a version of Debian's.
+    pub(super) fn find(name: &'static str, major: u32) -> Result<Self, BackupError> {
+        let mut places = vec![PathBuf::from(name)];
+        let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+        places.extend(versions.map(|version| version.path().join("bin").join(name)));
+        let mut found: Vec<Self> = places.into_iter().filter_map(|path| Self::ask(path, name)).collect();
+        found.sort_by_key(|tool| tool.major);
+        let newest = found.last().map(|tool| tool.version.clone());
+        // The nearest that is new enough.
+        found.into_iter().find(|tool| tool.major >= major).ok_or_else(|| {
+            BackupError::Refused(match newest {
+                None => format!("{name} is not installed: install postgresql-client-{major} or newer"),
+                Some(newest) => format!(
+                    "{newest} cannot serve a Postgres of version {major}: install postgresql-client-{major} or newer"
+                ),
+            })
+        })
+    }
+
+    fn ask(path: PathBuf, name: &str) -> Option<Self> {
+        let output = Command::new(&path).arg("--version").stdin(Stdio::null()).output().ok()?;
+        let version = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+        // "pg_dump (PostgreSQL) 15.10 (Debian 15.10-0+deb12u1)"
+        let number = version.split_whitespace().nth(2).filter(|_| version.starts_with(name))?;
+        let major = number.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?;
+        Some(Self { path, version, major })
+    }
+
+    pub(super) fn command(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        for name in MISLEADING {
+            command.env_remove(name);
+        }
+        command.stdin(Stdio::null()).env("LC_ALL", "C.UTF-8");
+        command
+    }
+}
+
+/// The way in for a program: variables, and the password in memory.
+#[derive(Debug)]
+pub(super) struct WayIn {
+    env: Vec<(&'static str, String)>,
+    password: Option<OwnedFd>,
+}
+
+impl WayIn {
+    pub(super) fn to(settings: &PgSettings) -> Result<Self, BackupError> {
+        let shown = &settings.shown;
+        let env = settings.client_env().map_err(|e| BackupError::postgres(&e, shown))?;
+        let password = settings.password().map_err(|e| BackupError::postgres(&e, shown))?;
+        let keep = || {
+            let Some(password) = password else { return Ok(None) };
+            // Not closed when a program is started: that is the point.
+            let memory = memfd_create(c"pgpass", MemfdFlags::empty())?;
+            fchmod(&memory, Mode::RUSR | Mode::WUSR)?;
+            let mut file = File::from(memory);
+            let escaped = password.replace('\\', "\\\\").replace(':', "\\:");
+            file.write_all(format!("*:*:*:*:{escaped}\n").as_bytes())?;
+            Ok::<_, std::io::Error>(Some(OwnedFd::from(file)))
+        };
+        let kept =
+            keep().map_err(BackupError::disk("the password could not be passed on", Path::new("memory")))?;
+        Ok(Self { env, password: kept })
+    }
+
+    pub(super) fn apply(&self, command: &mut Command) {
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        if let Some(password) = &self.password {
+            command.env("PGPASSFILE", format!("/proc/self/fd/{}", password.as_raw_fd()));
+        }
+    }
+}
+
+/// A program whose words on standard error are kept.
+pub(super) struct Running {
+    pub(super) program: Program,
+    name: String,
+    said: File,
+}
+
+impl Running {
+    pub(super) fn start(mut command: Command, cancel: &Cancel) -> Result<(Self, Pipes), BackupError> {
+        let name = Path::new(command.get_program()).file_name().unwrap_or_default();
+        let name = name.to_string_lossy().into_owned();
+        let mut start = || {
+            let said = File::from(memfd_create(c"stderr", MemfdFlags::CLOEXEC)?);
+            command.stderr(said.try_clone()?);
+            let mut child = command.spawn()?;
+            let pipes = Pipes { stdin: child.stdin.take(), stdout: child.stdout.take() };
+            Ok::<_, std::io::Error>((said, child, pipes))
+        };
+        let (said, child, pipes) =
+            start().map_err(BackupError::disk("a program could not be started", Path::new(&name)))?;
+        Ok((Self { program: cancel.watch(child), name, said }, pipes))
+    }
+
+    /// # Errors
+    /// `Tool` with its last words, unless it ended well.
+    pub(super) fn end(mut self) -> Result<(), BackupError> {
+        let failed = |detail: String| BackupError::Tool { program: self.name.clone(), detail };
+        let status = self.program.wait().map_err(|e| failed(e.to_string()))?;
+        if status.success() {
+            return Ok(());
+        }
+        let mut said = String::new();
+        let read =
+            self.said.rewind().and_then(|()| (&self.said).take(MAX_SAID_BYTES).read_to_string(&mut said));
+        let words: Vec<&str> = said.split_whitespace().collect();
+        Err(failed(match read {
+            Ok(_) if !words.is_empty() => words.join(" "),
+            _ => format!("it ended with {status}"),
+        }))
+    }
+}
+
+/// What the program reads and writes.
+pub(super) struct Pipes {
+    pub(super) stdin: Option<std::process::ChildStdin>,
+    pub(super) stdout: Option<std::process::ChildStdout>,
+}
+
+/// A piece of the script that `pg_restore` makes of a dump.
+#[derive(Debug)]
+pub(super) enum Piece {
+    /// Statements.
+    Sql(String),
+    /// `COPY table (columns) FROM stdin`, whose rows follow.
+    Copy { table: String, statement: String },
+    /// Whole rows, each with its line break.
+    Rows { bytes: Vec<u8>, rows: u64 },
+    /// The rows of a table end.
+    CopyEnd,
+}
+
+/// Splits the script into pieces. Commands of psql in it are refused, except the two with which newer versions of
+/// `pg_restore` guard a script: nothing that a dump says is ever run by a shell.
+pub(super) fn split(
+    script: impl Read,
+    mut take: impl FnMut(Piece) -> Result<(), BackupError>,
+) -> Result<(), BackupError> {
+    const PIECE_BYTES: usize = 256 << 10;
+    let bad =
+        |detail: &str| BackupError::Tool { program: "pg_restore".to_owned(), detail: detail.to_owned() };
+    let mut script = BufReader::with_capacity(PIECE_BYTES, script);
+    let (mut sql, mut rows, mut count, mut in_copy) = (String::new(), Vec::new(), 0_u64, false);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let n = script.read_until(b'\n', &mut line).map_err(|e| bad(&e.to_string()))?;
+        if in_copy {
+            let end = line == b"\\.\n";
+            if n == 0 {
+                return Err(bad("it ended in the middle of a table"));
+            }
+            if !end {
+                rows.extend_from_slice(&line);
+                count += 1;
+            }
+            if (end && count > 0) || rows.len() >= PIECE_BYTES {
+                take(Piece::Rows { bytes: std::mem::take(&mut rows), rows: std::mem::take(&mut count) })?;
+            }
+            if end {
+                take(Piece::CopyEnd)?;
+                in_copy = false;
+            }
+            continue;
+        }
+        if n == 0 {
+            break;
+        }
+        let text = std::str::from_utf8(&line).map_err(|_| bad("what it wrote is not UTF-8"))?;
+        if text.starts_with("\\restrict ") || text.starts_with("\\unrestrict ") || text.starts_with("--") {
+            continue;
+        }
+        if text.starts_with('\\') {
+            return Err(bad("the dump holds a command for psql, which no dump of Jarvis does"));
+        }
+        let copied = text.strip_prefix("COPY ").filter(|rest| rest.trim_end().ends_with(" FROM stdin;"));
+        match copied {
+            None => sql.push_str(text),
+            Some(rest) => {
+                if !sql.trim().is_empty() {
+                    take(Piece::Sql(std::mem::take(&mut sql)))?;
+                }
+                let table = rest.split(' ').next().unwrap_or_default().to_owned();
+                take(Piece::Copy { table, statement: text.trim_end().trim_end_matches(';').to_owned() })?;
+                in_copy = true;
+            }
+        }
+    }
+    if sql.trim().is_empty() { Ok(()) } else { take(Piece::Sql(sql)) }
+}

@@ -1,0 +1,96 @@
+//! Deleting the backups that no day, week or month needs; [`retention`] says which these are.
+//!
+//! A backup goes in two steps, each of which can be cut off: its folder gets a name that no listing knows, durably, and
+//! then everything in it is removed. What a cut leaves behind, the next process that takes the folder removes.
+
+use std::fs;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde::Serialize;
+
+use super::lock::{self, Lock};
+use super::retention::{self, Candidate, Decision, Hold, Policy, Standing};
+use super::{Backup, BackupError, Kind, Level};
+use crate::clock::Stamp;
+use crate::config::Settings;
+
+/// What is to become of one backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fate {
+    #[serde(flatten)]
+    pub backup: Backup,
+    pub keep: bool,
+    /// Every reason to keep it, or the one for which it goes.
+    pub reasons: Vec<String>,
+}
+
+impl Policy {
+    /// As the configuration has it.
+    pub fn of(settings: &Settings) -> Self {
+        let backup = &settings.backup;
+        let [daily, weekly, monthly] = [backup.keep_daily, backup.keep_weekly, backup.keep_monthly]
+            .map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+        Self { daily, weekly, monthly, ..Self::default() }
+    }
+}
+
+/// Decides about `backups`. One that was found good at `level` counts as proven.
+///
+/// # Errors
+/// [`BackupError::Refused`] while the clock is not set, unless `trusted`: a clock that is wrong by a year makes every
+/// backup old.
+pub fn decide(
+    backups: Vec<Backup>,
+    policy: &Policy,
+    level: Level,
+    clock: &Stamp,
+    trusted: bool,
+) -> Result<Vec<Fate>, BackupError> {
+    if !clock.synced && !trusted {
+        return Err(BackupError::Refused(
+            "nothing was deleted, because the clock is not set by NTP and may be wrong: wait until it is, or say \
+             --trust-clock if you know that it is right"
+                .to_owned(),
+        ));
+    }
+    let now = Timestamp::from_millisecond(clock.wall_unix_ms)
+        .map_err(|_| BackupError::Refused("the clock shows a time that cannot be".to_owned()))?;
+    let candidates: Vec<Candidate> = backups.iter().map(|backup| candidate(backup, level)).collect();
+    let decisions = retention::decide(&candidates, policy, now, &TimeZone::system());
+    let fates = backups.into_iter().zip(decisions).map(|(backup, decision)| {
+        let keep = decision.keep();
+        let Decision { reasons, .. } = decision;
+        Fate { backup, keep, reasons: reasons.iter().map(ToString::to_string).collect() }
+    });
+    Ok(fates.collect())
+}
+
+fn candidate(backup: &Backup, level: Level) -> Candidate {
+    let damaged = backup.fault.is_some() || backup.last_proof.as_ref().is_some_and(|proof| !proof.ok);
+    let hold = match backup.kind {
+        _ if backup.released => None,
+        _ if backup.fault.is_some() => Some(Hold::Unreadable),
+        Kind::Scheduled => None,
+        Kind::OnDemand => Some(Hold::OnDemand),
+        Kind::Safety => Some(Hold::Safety),
+    };
+    let standing = match damaged {
+        true => Standing::Failed,
+        false if backup.is_proven_to(level) => Standing::Proven,
+        false => Standing::Unproven,
+    };
+    Candidate { name: backup.name.clone(), taken_at: backup.taken_at, standing, hold }
+}
+
+/// Deletes a backup.
+///
+/// # Errors
+/// [`BackupError::Disk`]; what is left of it then is no backup any more and is removed by the next that takes the folder.
+pub fn remove(lock: &Lock, backup: &Backup) -> Result<(), BackupError> {
+    let doomed = lock.dir().join(format!(".deleting-{}", backup.name));
+    let disk = BackupError::disk("the backup could not be deleted", &backup.path);
+    fs::rename(&backup.path, &doomed).map_err(&disk)?;
+    lock::sync_folder(lock.dir())?;
+    fs::remove_dir_all(&doomed).map_err(disk)
+}

@@ -1,0 +1,244 @@
+//! Putting a backup of SQLite back.
+//!
+//! ```text
+//!  hashes ─▶ jarvis.db.restore: unpacked, compared, migrated ─▶ hold ─▶ safety backup ─▶ rename over jarvis.db ─▶ log
+//! ```
+//!
+//! The daemon may be running. While the database is held, a turn waits for it and is answered as not stored if that takes
+//! long: nothing is acknowledged that the restore would then take away. Afterwards the daemon notices that the file is
+//! another one, and goes on with it.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+use sqlx::SqliteConnection;
+
+use super::create::{Run, create_from};
+use super::keys::Keys;
+use super::lock::sync_folder;
+use super::manifest::{Manifest, Role};
+use super::sqlite::{self, Access};
+use super::verify::{check_hashes, check_unpacked, open_as_store, unpack};
+use super::{BackupError, Kind, Level};
+use crate::store::{StoreError, VERSION, classify, heal};
+
+crate::store::sql::statements! {
+    EMPTY_LOG = "PRAGMA wal_checkpoint(TRUNCATE)";
+    HOLD = "BEGIN IMMEDIATE";
+    LET_GO = "ROLLBACK";
+}
+
+/// What a restore did.
+#[derive(Debug, Clone, Serialize)]
+pub struct Restored {
+    pub backup: String,
+    /// Where it went, as it may be shown.
+    pub to: String,
+    /// The backup of what was there before.
+    pub safety: Option<String>,
+    /// Where the damaged file is kept that was there before.
+    pub set_aside: Option<PathBuf>,
+    pub messages: u64,
+    pub took_ms: u64,
+}
+
+/// Unpacks the database of a backup to the new file `to`, compares it with the manifest and brings it to the present schema.
+///
+/// # Errors
+/// [`BackupError`]; then `to` is not there.
+pub async fn to_file(
+    run: &Run<'_>,
+    folder: &Path,
+    manifest: &Manifest,
+    keys: &Keys,
+    to: &Path,
+) -> Result<(), BackupError> {
+    not_newer(manifest)?;
+    let entry = manifest.file(Role::Database)?;
+    check_hashes(run, folder, manifest).await?;
+    restore_file(run, folder, manifest, entry, keys, to).await
+}
+
+pub(super) async fn restore_file(
+    run: &Run<'_>,
+    folder: &Path,
+    manifest: &Manifest,
+    entry: &super::manifest::FileEntry,
+    keys: &Keys,
+    to: &Path,
+) -> Result<(), BackupError> {
+    run.bar.set_length(entry.plain_bytes);
+    run.bar.set_position(0);
+    unpack(run, folder, manifest, entry, keys, to).await?;
+    let good = async {
+        check_unpacked(run, manifest, entry, to, Level::Restore).await?;
+        open_as_store(manifest, to).await?;
+        let disk = BackupError::disk("what is restored could not be written", to);
+        fs::File::open(to).and_then(|file| file.sync_all()).map_err(disk)
+    };
+    let good = good.await;
+    if good.is_err() {
+        let _ = heal::remove_database(to);
+    }
+    good
+}
+
+/// # Errors
+/// [`BackupError::Newer`] if this program does not know the schema in the backup.
+pub fn not_newer(manifest: &Manifest) -> Result<(), BackupError> {
+    let known = match manifest.origin {
+        super::manifest::Origin::Sqlite => VERSION,
+        super::manifest::Origin::Postgres => i64::from(crate::store::postgres::VERSION),
+    };
+    if manifest.schema_version <= known {
+        return Ok(());
+    }
+    let found = manifest.schema_version;
+    let detail = format!("schema version {found}, this program knows up to {known}");
+    Err(BackupError::Newer { name: manifest.name.clone(), detail })
+}
+
+/// Puts the database of a backup in the place of this device's.
+///
+/// # Errors
+/// [`BackupError`]; then the database is the one that it was.
+pub async fn in_place(
+    run: &Run<'_>,
+    folder: &Path,
+    manifest: &Manifest,
+    keys: &Keys,
+) -> Result<Restored, BackupError> {
+    let started = std::time::Instant::now();
+    let db = &run.settings.paths.db;
+    let fresh = heal::beside(db, ".restore");
+    let data = data_folder(db)?;
+    // Left by a restore that was interrupted.
+    let disk = BackupError::disk("what is restored could not be written", &fresh);
+    heal::remove_database(&fresh).map_err(&disk)?;
+    to_file(run, folder, manifest, keys, &fresh).await?;
+    let replaced = replace(run, db, &fresh).await;
+    if replaced.is_err() {
+        let _ = heal::remove_database(&fresh);
+    }
+    let (safety, set_aside) = replaced?;
+    let restored = Restored {
+        backup: manifest.name.clone(),
+        to: db.display().to_string(),
+        safety,
+        set_aside,
+        messages: messages(manifest),
+        took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+    };
+    note(run, data, &restored)?;
+    Ok(restored)
+}
+
+pub(super) fn messages(manifest: &Manifest) -> u64 {
+    let database = manifest.file(Role::Database).ok();
+    database.and_then(|file| file.tables.get("messages")).map_or(0, |messages| messages.rows)
+}
+
+pub(super) fn data_folder(db: &Path) -> Result<&Path, BackupError> {
+    let folder = db.parent().unwrap_or(Path::new("."));
+    let made = fs::create_dir_all(folder);
+    made.map_err(BackupError::disk("the folder of the database could not be made", folder))?;
+    Ok(folder)
+}
+
+/// Backs up what is there and puts `fresh` in its place.
+async fn replace(
+    run: &Run<'_>,
+    db: &Path,
+    fresh: &Path,
+) -> Result<(Option<String>, Option<PathBuf>), BackupError> {
+    if !db.exists() {
+        put_in_place(fresh, db).await?;
+        return Ok((None, None));
+    }
+    let safe = async {
+        let held = hold(db).await?;
+        // Through another connection, which reads what was committed while this one keeps others from writing.
+        match create_from(run, Kind::Safety, None).await {
+            Ok(made) => Ok((held, made.backup.name)),
+            Err(e) => {
+                let_go(held, db).await;
+                Err(e)
+            }
+        }
+    };
+    match safe.await {
+        Ok((held, safety)) => {
+            let put = put_in_place(fresh, db).await;
+            let_go(held, db).await;
+            put?;
+            Ok((Some(safety), None))
+        }
+        Err(BackupError::Store(StoreError::Damaged { detail, .. } | StoreError::NotOurs { detail, .. })) => {
+            log::warn!("the database that is replaced is damaged ({detail}) and is set aside as it is");
+            let _lock = heal::lock(db).await?;
+            let disk = BackupError::disk("the damaged database could not be set aside", db);
+            let aside = heal::move_aside(db, run.clock.now_unix_ms()).map_err(&disk)?;
+            heal::put_in_place(fresh, db).map_err(disk)?;
+            Ok((None, Some(aside)))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+async fn put_in_place(fresh: &Path, db: &Path) -> Result<(), BackupError> {
+    let _lock = heal::lock(db).await?;
+    heal::put_in_place(fresh, db).map_err(BackupError::disk("the database could not be replaced", db))
+}
+
+/// Keeps everybody from writing to the database, with an empty log: so that the log can go without anything going with it.
+async fn hold(db: &Path) -> Result<SqliteConnection, BackupError> {
+    const ATTEMPTS: usize = 50;
+    const PAUSE: Duration = Duration::from_millis(100);
+    let mut conn = sqlite::connect(db, Access::Write).await?;
+    let sql = |e| classify(e, db);
+    for _ in 0..ATTEMPTS {
+        sqlx::query(EMPTY_LOG).execute(&mut conn).await.map_err(sql)?;
+        sqlx::query(HOLD).execute(&mut conn).await.map_err(sql)?;
+        if fs::metadata(heal::beside(db, "-wal")).map_or(0, |log| log.len()) == 0 {
+            return Ok(conn);
+        }
+        // Somebody was faster, or is still reading what is in it.
+        sqlx::query(LET_GO).execute(&mut conn).await.map_err(sql)?;
+        tokio::time::sleep(PAUSE).await;
+    }
+    sqlite::close(conn).await;
+    Err(StoreError::Busy { path: db.into() }.into())
+}
+
+async fn let_go(mut conn: SqliteConnection, db: &Path) {
+    if let Err(e) = sqlx::query(LET_GO).execute(&mut conn).await {
+        log::debug!("letting go of {}: {e}", db.display());
+    }
+    sqlite::close(conn).await;
+}
+
+/// Adds a line to the log of restores in the data folder.
+pub(super) fn note(run: &Run<'_>, data: &Path, restored: &Restored) -> Result<(), BackupError> {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        at_unix_ms: i64,
+        #[serde(flatten)]
+        restored: &'a Restored,
+    }
+    let path = data.join("restore.log");
+    let line = Line { at_unix_ms: run.clock.now_unix_ms(), restored };
+    let write = || {
+        let mut text = serde_json::to_string(&line)?;
+        text.push('\n');
+        let mut log = OpenOptions::new().append(true).create(true).mode(0o640).open(&path)?;
+        log.write_all(text.as_bytes())?;
+        log.sync_all()
+    };
+    write()
+        .map_err(BackupError::disk("it was restored, and the log of restores could not be written", &path))?;
+    sync_folder(data)
+}

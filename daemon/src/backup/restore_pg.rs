@@ -1,0 +1,277 @@
+//! Putting a backup of Postgres back.
+//!
+//! ```text
+//!  hashes ─▶ hold the writers of the house ─▶ safety backup ─▶ one transaction: drop, run the dump, compare, new house ─▶ log
+//! ```
+//!
+//! The writers' lock is held all the while, so nothing is written between the safety backup and the commit; turns go on on
+//! the devices and wait in their queues. The restored database gets a new house id: every device sees that it stands before
+//! another database, sends everything that it has, deletions included, and reads everything. So nothing that was said since
+//! the backup is lost, wherever a device still has it.
+
+use std::path::Path;
+use std::time::Instant;
+
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
+use uuid::Uuid;
+
+use super::create::{Run, create_from};
+use super::keys::Keys;
+use super::manifest::{FileEntry, Manifest, Origin, Role};
+use super::merge::{Found, Wanted};
+use super::pg::{self, ScratchDatabase, load, of, plain, session};
+use super::restore::{Restored, data_folder, messages, not_newer, note, restore_file};
+use super::verify::check_hashes;
+use super::{BackupError, Kind};
+use crate::memory::MemoryError;
+use crate::store::heal;
+use crate::store::postgres::{Pg, PgSettings, schema::WRITE_LOCK};
+
+crate::store::sql::statements! {
+    /// Until the session ends.
+    HOLD_WRITERS = "SELECT pg_advisory_lock($1)";
+    INSTALLED = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'jarvis')";
+    EXISTS = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)";
+    DROP_SCHEMA = "DROP SCHEMA IF EXISTS jarvis CASCADE";
+    NEW_HOUSE = "UPDATE jarvis.house SET id = gen_random_uuid()";
+    PEOPLE = "SELECT id, name FROM jarvis.users WHERE lower(name) = lower($1)";
+    OWNER = "SELECT u.id, u.name FROM jarvis.conversations c JOIN jarvis.users u ON u.id = c.owner WHERE c.id = $1";
+    /// What `conversation export` writes.
+    EXPORT = "SELECT coalesce(json_agg(doc ORDER BY created), '[]')::text AS doc, count(*) AS conversations FROM (
+        SELECT c.created_at AS created, json_build_object('id', c.id, 'title', c.title,
+            'created_unix_ms', (extract(epoch FROM c.created_at) * 1000)::bigint,
+            'updated_unix_ms', (extract(epoch FROM c.updated_at) * 1000)::bigint, 'session_id', c.session_id,
+            'messages', coalesce((SELECT json_agg(json_build_object('id', m.id, 'seq', m.seq, 'role', m.role, 'kind', m.kind,
+                'text', m.text, 'wall_unix_ms', (extract(epoch FROM m.wall_time) * 1000)::bigint,
+                'clock_synced', m.clock_synced, 'meta', m.meta,
+                'sources', coalesce((SELECT json_agg(s.source) FROM jarvis.message_sources s WHERE s.message = m.id),
+                    '[]'::json)) ORDER BY m.seq)
+                FROM jarvis.messages m WHERE m.conversation = c.id), '[]'::json)) AS doc
+        FROM jarvis.conversations c WHERE c.owner = $1 AND ($2::uuid IS NULL OR c.id = $2)) found";
+}
+
+/// Puts the rows of a backup in the place of what is in the database of the house.
+///
+/// # Errors
+/// [`BackupError`]; then the database is as it was.
+pub async fn in_place(
+    run: &Run<'_>,
+    folder: &Path,
+    manifest: &Manifest,
+    keys: &Keys,
+    settings: &PgSettings,
+) -> Result<Restored, BackupError> {
+    let started = Instant::now();
+    let entry = checked(run, folder, manifest).await?;
+    let mut conn = session(settings).await?;
+    let held = sqlx::query(HOLD_WRITERS).bind(WRITE_LOCK).execute(&mut conn).await;
+    held.map_err(of(settings))?;
+    let there: bool = sqlx::query_scalar(INSTALLED).fetch_one(&mut conn).await.map_err(of(settings))?;
+    let safety = match there {
+        true => Some(create_from(run, Kind::Safety, Some(settings)).await?.backup.name),
+        false => None,
+    };
+    replace(&mut conn, run, (folder, manifest, entry, keys), settings).await?;
+    let _ = conn.close().await;
+    migrate(settings).await?;
+    let data = data_folder(&run.settings.paths.db)?;
+    bring_queue_back(run, folder, manifest, keys).await?;
+    let restored = done(manifest, settings, safety, started);
+    note(run, data, &restored)?;
+    Ok(restored)
+}
+
+/// Puts a backup into another database, `to`: a name on the same server, where it is made if need be, or an address.
+///
+/// # Errors
+/// [`BackupError`]; a database that has tables of Jarvis already is refused.
+pub async fn to_database(
+    run: &Run<'_>,
+    folder: &Path,
+    manifest: &Manifest,
+    keys: &Keys,
+    (settings, to): (&PgSettings, &str),
+) -> Result<Restored, BackupError> {
+    let started = Instant::now();
+    let target = if to.contains("://") {
+        PgSettings {
+            password_file: settings.password_file.clone(),
+            ca_file: settings.ca_file.clone(),
+            ..PgSettings::new(to, &settings.device)
+        }
+    } else if plain(to) {
+        make_database(settings, to).await?;
+        settings.at(to)
+    } else {
+        return Err(BackupError::Refused(format!(
+            "\"{to}\" cannot be the name of a database: use lower-case letters, digits and \"_\", or an address postgres://…"
+        )));
+    };
+    let entry = checked(run, folder, manifest).await?;
+    let mut conn = session(&target).await?;
+    if sqlx::query_scalar(INSTALLED).fetch_one(&mut conn).await.map_err(of(&target))? {
+        return Err(BackupError::Refused(format!(
+            "the database {} has a schema \"jarvis\" already: name an empty one, or restore with --in-place",
+            target.shown
+        )));
+    }
+    replace(&mut conn, run, (folder, manifest, entry, keys), &target).await?;
+    let _ = conn.close().await;
+    migrate(&target).await?;
+    let restored = done(manifest, &target, None, started);
+    note(run, data_folder(&run.settings.paths.db)?, &restored)?;
+    Ok(restored)
+}
+
+async fn make_database(settings: &PgSettings, name: &str) -> Result<(), BackupError> {
+    let mut conn = session(settings).await?;
+    let made = async {
+        let sql = of(settings);
+        if sqlx::query_scalar(EXISTS).bind(name).fetch_one(&mut conn).await.map_err(&sql)? {
+            return Ok(());
+        }
+        let create = AssertSqlSafe(format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'"));
+        sqlx::raw_sql(create).execute(&mut conn).await.map(|_| ()).map_err(sql)
+    };
+    let made = made.await;
+    let _ = conn.close().await;
+    made
+}
+
+async fn checked<'a>(
+    run: &Run<'_>,
+    folder: &Path,
+    manifest: &'a Manifest,
+) -> Result<&'a FileEntry, BackupError> {
+    not_newer(manifest)?;
+    if manifest.origin != Origin::Postgres {
+        return Err(BackupError::Refused(format!(
+            "{} is a backup of the database of a device, not of Postgres: restore it with store.postgres_url unset, and \
+             everything is sent when it is set again",
+            manifest.name
+        )));
+    }
+    check_hashes(run, folder, manifest).await?;
+    manifest.file(Role::Database)
+}
+
+/// All of it in one transaction.
+async fn replace(
+    conn: &mut PgConnection,
+    run: &Run<'_>,
+    backup: (&Path, &Manifest, &FileEntry, &Keys),
+    settings: &PgSettings,
+) -> Result<(), BackupError> {
+    sqlx::raw_sql("BEGIN").execute(&mut *conn).await.map_err(of(settings))?;
+    sqlx::query(DROP_SCHEMA).execute(&mut *conn).await.map_err(of(settings))?;
+    load(conn, run, backup, settings).await?;
+    sqlx::query(NEW_HOUSE).execute(&mut *conn).await.map_err(of(settings))?;
+    sqlx::raw_sql("COMMIT").execute(conn).await.map(|_| ()).map_err(of(settings))
+}
+
+async fn migrate(settings: &PgSettings) -> Result<(), BackupError> {
+    let pg = Pg::connect(settings).await.map_err(|e| BackupError::postgres(&e, &settings.shown))?;
+    pg.close().await;
+    Ok(())
+}
+
+/// A device that lost its own database gets back what it had not delivered; one that has it knows better.
+async fn bring_queue_back(
+    run: &Run<'_>,
+    folder: &Path,
+    manifest: &Manifest,
+    keys: &Keys,
+) -> Result<(), BackupError> {
+    let db = &run.settings.paths.db;
+    let Ok(entry) = manifest.file(Role::Queue) else { return Ok(()) };
+    if db.exists() || manifest.device != run.settings.device.id {
+        return Ok(());
+    }
+    let fresh = heal::beside(db, ".restore");
+    let disk = BackupError::disk("what is restored could not be written", &fresh);
+    heal::remove_database(&fresh).map_err(&disk)?;
+    restore_file(run, folder, manifest, entry, keys, &fresh).await?;
+    heal::put_in_place(&fresh, db).map_err(disk)
+}
+
+fn done(manifest: &Manifest, settings: &PgSettings, safety: Option<String>, started: Instant) -> Restored {
+    Restored {
+        backup: manifest.name.clone(),
+        to: settings.shown.clone(),
+        safety,
+        set_aside: None,
+        messages: messages(manifest),
+        took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+/// Finds one person's conversations, or one of them, in a backup of Postgres.
+pub(super) async fn find(
+    run: &Run<'_>,
+    folder: &Path,
+    manifest: &Manifest,
+    keys: &Keys,
+    wanted: &Wanted,
+) -> Result<Found, BackupError> {
+    let settings = PgSettings::of(run.settings).ok_or_else(|| {
+        BackupError::Refused(
+            "this backup is of Postgres: set store.postgres_url, so that it can be looked into".to_owned(),
+        )
+    })?;
+    let entry = checked(run, folder, manifest).await?;
+    let scratch = ScratchDatabase::create(&settings).await?;
+    let found = async {
+        let mut conn = session(&scratch.settings).await?;
+        sqlx::raw_sql("BEGIN").execute(&mut conn).await.map_err(of(&settings))?;
+        load(&mut conn, run, (folder, manifest, entry, keys), &scratch.settings).await?;
+        let found = find_in(&mut conn, wanted, &settings).await;
+        let _ = conn.close().await;
+        found
+    };
+    let found = found.await;
+    let dropped = scratch.drop().await;
+    found.and_then(|found| dropped.map(|()| found))
+}
+
+async fn find_in(
+    conn: &mut PgConnection,
+    wanted: &Wanted,
+    settings: &PgSettings,
+) -> Result<Found, BackupError> {
+    let sql = of(settings);
+    pg::set_up(conn, settings).await?;
+    let (people, one) = match wanted {
+        Wanted::Person(name) => (sqlx::query(PEOPLE).bind(name.clone()).fetch_all(&mut *conn).await, None),
+        Wanted::Conversation(id) => {
+            let id = id.0;
+            (sqlx::query(OWNER).bind(id).fetch_all(&mut *conn).await, Some(id))
+        }
+    };
+    let people = people.map_err(&sql)?;
+    let person = match (people.as_slice(), wanted) {
+        ([person], _) => person,
+        ([], Wanted::Person(name)) => {
+            let what = "user in this backup named";
+            return Err(MemoryError::NotFound { what, which: name.clone() }.into());
+        }
+        ([], Wanted::Conversation(id)) => {
+            let what = "conversation in this backup with the id";
+            return Err(MemoryError::NotFound { what, which: id.to_string() }.into());
+        }
+        _ => {
+            return Err(BackupError::Refused(
+                "several people in this backup have that name: restore their conversations one by one with --conversation"
+                    .to_owned(),
+            ));
+        }
+    };
+    let (id, owner): (Uuid, String) =
+        (person.try_get("id").map_err(&sql)?, person.try_get("name").map_err(&sql)?);
+    let row = sqlx::query(EXPORT).bind(id).bind(one).fetch_one(conn).await.map_err(&sql)?;
+    let conversations: i64 = row.try_get("conversations").map_err(&sql)?;
+    Ok(Found {
+        owner,
+        json: row.try_get("doc").map_err(sql)?,
+        conversations: usize::try_from(conversations).unwrap_or(0),
+    })
+}

@@ -1,0 +1,255 @@
+//! SQLite: a copy that is one moment of the database, what is in it, and what of it was not delivered yet.
+//!
+//! The copy is made by `VACUUM INTO`: one read transaction, so nobody is held up; without the unused parts of pages, in
+//! which forgotten text may still stand; and a page that cannot be read fails it, where copying pages would carry it along.
+
+use std::path::Path;
+use std::time::Duration;
+
+use futures_util::TryStreamExt as _;
+use sha2::{Digest as _, Sha256};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteRow};
+use sqlx::{
+    Column as _, ConnectOptions as _, Connection as _, Row as _, Sqlite, SqliteConnection, TypeInfo as _,
+    ValueRef as _,
+};
+
+use super::cancel::Cancel;
+use super::lock;
+use super::manifest::{Sums, TableSum, hex};
+use crate::store::{BUSY_TIMEOUT, StoreError, classify};
+
+crate::store::sql::statements! {
+    COPY = "VACUUM INTO ?1";
+    VACUUM = "VACUUM";
+    CHANGES = "SELECT data_version FROM pragma_data_version";
+    IDENTITY = "SELECT (SELECT user_version FROM pragma_user_version) AS version,
+        (SELECT application_id FROM pragma_application_id) AS application, sqlite_version() AS engine";
+    INTEGRITY = "PRAGMA integrity_check(1)";
+    FOREIGN_KEYS = "PRAGMA foreign_key_check";
+    WAITING = "SELECT count(*) FROM queue";
+    // The order of the primary key, so that equal tables have equal hashes.
+    AUDIT = "SELECT * FROM audit ORDER BY rid";
+    BOOTS = "SELECT * FROM boots ORDER BY rid";
+    CONVERSATIONS = "SELECT * FROM conversations ORDER BY rid";
+    DEAD_LETTER = "SELECT * FROM dead_letter ORDER BY seq";
+    DEVICES = "SELECT * FROM devices ORDER BY rid";
+    MESSAGE_SOURCES = "SELECT * FROM message_sources ORDER BY source, message";
+    MESSAGES = "SELECT * FROM messages ORDER BY rid";
+    QUEUE = "SELECT * FROM queue ORDER BY seq";
+    SETTINGS = "SELECT * FROM settings ORDER BY key";
+    TOMBSTONES = "SELECT * FROM tombstones ORDER BY kind, id";
+    USERS = "SELECT * FROM users ORDER BY rid";
+    VOICEPRINTS = "SELECT * FROM voiceprints ORDER BY owner";
+    // What waits, and the rows that it names. Answers keep what they were made from.
+    KEEP_MESSAGES = "DELETE FROM messages WHERE id NOT IN (SELECT entity_id FROM queue) AND rid NOT IN (
+        SELECT s.source FROM message_sources s JOIN messages m ON m.rid = s.message JOIN queue q ON q.entity_id = m.id)";
+    KEEP_CONVERSATIONS = "DELETE FROM conversations WHERE id NOT IN (SELECT entity_id FROM queue)
+        AND rid NOT IN (SELECT conversation FROM messages)";
+    COUNT_MESSAGES = "UPDATE conversations SET summary = '', summary_seq = 0,
+        messages = (SELECT count(*) FROM messages m WHERE m.conversation = conversations.rid)";
+    KEEP_VOICEPRINTS = "DELETE FROM voiceprints WHERE id NOT IN (SELECT entity_id FROM queue)";
+    KEEP_AUDIT = "DELETE FROM audit WHERE id NOT IN (SELECT entity_id FROM queue)";
+    KEEP_USERS = "DELETE FROM users WHERE id NOT IN (SELECT entity_id FROM queue)
+        AND id NOT IN (SELECT user_id FROM queue WHERE user_id IS NOT NULL)
+        AND rid NOT IN (SELECT owner FROM conversations) AND rid NOT IN (SELECT owner FROM voiceprints)
+        AND rid NOT IN (SELECT owner FROM audit WHERE owner IS NOT NULL)";
+    // What others wrote is read from the beginning.
+    FORGET_READ = "DELETE FROM settings WHERE key = 'postgres_read'";
+}
+
+/// Everything that is not derived from something else (the full-text index is).
+const TABLES: [(&str, &str); 12] = [
+    ("audit", AUDIT),
+    ("boots", BOOTS),
+    ("conversations", CONVERSATIONS),
+    ("dead_letter", DEAD_LETTER),
+    ("devices", DEVICES),
+    ("message_sources", MESSAGE_SOURCES),
+    ("messages", MESSAGES),
+    ("queue", QUEUE),
+    ("settings", SETTINGS),
+    ("tombstones", TOMBSTONES),
+    ("users", USERS),
+    ("voiceprints", VOICEPRINTS),
+];
+
+/// "JRVS".
+const APPLICATION_ID: i64 = 0x4A52_5653;
+
+/// What a file says it is.
+#[derive(Debug, Clone)]
+pub(super) struct Identity {
+    pub(super) schema_version: i64,
+    pub(super) ours: bool,
+    /// Version of SQLite.
+    pub(super) engine: String,
+}
+
+/// How a database is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Of a database that others may be writing to.
+    Read,
+    /// Of a file that is nobody else's.
+    Scratch,
+    Write,
+}
+
+pub(super) async fn connect(path: &Path, access: Access) -> Result<SqliteConnection, StoreError> {
+    let mut options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(false)
+        .busy_timeout(BUSY_TIMEOUT)
+        .foreign_keys(true)
+        .pragma("trusted_schema", "OFF")
+        .log_statements(log::LevelFilter::Off)
+        .log_slow_statements(log::LevelFilter::Off, Duration::MAX);
+    options = match access {
+        Access::Read => options.read_only(true),
+        Access::Scratch => options.read_only(true).immutable(true),
+        Access::Write => options.pragma("synchronous", "FULL").pragma("secure_delete", "ON"),
+    };
+    options.connect().await.map_err(|e| classify(e, path))
+}
+
+pub(super) async fn close(conn: SqliteConnection) {
+    if let Err(e) = conn.close().await {
+        log::debug!("closing a database: {e}");
+    }
+}
+
+/// Writes one moment of the database to the new file `to`.
+pub(super) async fn copy(conn: &mut SqliteConnection, from: &Path, to: &Path) -> Result<(), StoreError> {
+    // SQLite would make it for everyone to read.
+    lock::create_file(to).map_err(|e| StoreError::Open { path: to.into(), source: e.into() })?;
+    let copy = sqlx::query(COPY).bind(to.display().to_string());
+    copy.execute(conn).await.map(drop).map_err(|e| match classify(e, from) {
+        // It is the disk of the copy that is full.
+        StoreError::DiskFull { .. } => StoreError::DiskFull { path: to.into() },
+        e => e,
+    })
+}
+
+/// A number that is another one after another connection has written.
+pub(super) async fn changes(conn: &mut SqliteConnection, path: &Path) -> Result<i64, StoreError> {
+    sqlx::query_scalar(CHANGES).fetch_one(conn).await.map_err(|e| classify(e, path))
+}
+
+pub(super) async fn identity(conn: &mut SqliteConnection, path: &Path) -> Result<Identity, StoreError> {
+    let row = sqlx::query(IDENTITY).fetch_one(conn).await.map_err(|e| classify(e, path))?;
+    let read = || {
+        Ok(Identity {
+            schema_version: row.try_get("version")?,
+            ours: row.try_get::<i64, _>("application")? == APPLICATION_ID,
+            engine: row.try_get("engine")?,
+        })
+    };
+    read().map_err(StoreError::Sql)
+}
+
+/// How many operations have not been delivered.
+pub(super) async fn waiting(conn: &mut SqliteConnection, path: &Path) -> Result<i64, StoreError> {
+    sqlx::query_scalar(WAITING).fetch_one(conn).await.map_err(|e| classify(e, path))
+}
+
+/// Reads all of the file: structure, indexes, full-text index, references.
+///
+/// # Errors
+/// [`StoreError::Damaged`].
+pub(super) async fn check(conn: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
+    let damaged = |detail: String| StoreError::Damaged { path: path.into(), detail };
+    let rows = sqlx::query(INTEGRITY).fetch_all(&mut *conn).await.map_err(|e| classify(e, path))?;
+    let first: Option<String> = rows.first().and_then(|row| row.try_get(0).ok());
+    match first.as_deref() {
+        Some("ok") => {}
+        other => return Err(damaged(other.unwrap_or("no answer").to_owned())),
+    }
+    let stray = sqlx::query(FOREIGN_KEYS).fetch_optional(conn).await.map_err(|e| classify(e, path))?;
+    match stray {
+        None => Ok(()),
+        Some(_) => Err(damaged("a row refers to one that is not there".to_owned())),
+    }
+}
+
+/// Rows and hash of each table, in the transaction that `conn` is in.
+pub(super) async fn sums(
+    conn: &mut SqliteConnection,
+    path: &Path,
+    cancel: &Cancel,
+) -> Result<Sums, super::BackupError> {
+    let mut sums = Sums::new();
+    for (name, statement) in TABLES {
+        let (mut rows, mut hash) = (0_u64, Sha256::new());
+        let mut found = sqlx::query(statement).fetch(&mut *conn);
+        while let Some(row) = found.try_next().await.map_err(|e| classify(e, path))? {
+            if rows == 0 {
+                row.columns().iter().for_each(|column| field(&mut hash, b'c', column.name().as_bytes()));
+            }
+            add_row(&mut hash, &row).map_err(StoreError::Sql)?;
+            rows += 1;
+            if rows.is_multiple_of(1024) {
+                cancel.check()?;
+            }
+        }
+        sums.insert(name.to_owned(), TableSum { rows, hash: hex(&hash.finalize()) });
+    }
+    Ok(sums)
+}
+
+/// A value as its kind, its length and its bytes, so that no two rows look alike.
+fn add_row(hash: &mut Sha256, row: &SqliteRow) -> Result<(), sqlx::Error> {
+    hash.update(b"r");
+    for n in 0..row.len() {
+        let value = row.try_get_raw(n)?;
+        if value.is_null() {
+            field(hash, b'n', b"");
+            continue;
+        }
+        let kind = value.type_info().name().to_owned();
+        let decoding = sqlx::Error::Decode;
+        match kind.as_str() {
+            "INTEGER" => {
+                let number = <i64 as sqlx::Decode<Sqlite>>::decode(value).map_err(decoding)?;
+                field(hash, b'i', &number.to_le_bytes());
+            }
+            "REAL" => {
+                let number = <f64 as sqlx::Decode<Sqlite>>::decode(value).map_err(decoding)?;
+                field(hash, b'f', &number.to_bits().to_le_bytes());
+            }
+            kind => {
+                let bytes = <&[u8] as sqlx::Decode<Sqlite>>::decode(value).map_err(decoding)?;
+                field(hash, if kind == "TEXT" { b't' } else { b'b' }, bytes);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn field(hash: &mut Sha256, kind: u8, bytes: &[u8]) {
+    hash.update([kind]);
+    hash.update((bytes.len() as u64).to_le_bytes());
+    hash.update(bytes);
+}
+
+/// Leaves in the copy at `path` only what waits for Postgres, and the rows that this names: a small database with which a new
+/// device can deliver it.
+pub(super) async fn keep_what_waits(path: &Path) -> Result<(), StoreError> {
+    let mut conn = connect(path, Access::Write).await?;
+    let sql = |e| classify(e, path);
+    let statements = [
+        KEEP_MESSAGES,
+        KEEP_CONVERSATIONS,
+        COUNT_MESSAGES,
+        KEEP_VOICEPRINTS,
+        KEEP_AUDIT,
+        KEEP_USERS,
+        FORGET_READ,
+        VACUUM,
+    ];
+    for statement in statements {
+        sqlx::query(statement).execute(&mut conn).await.map_err(sql)?;
+    }
+    close(conn).await;
+    Ok(())
+}

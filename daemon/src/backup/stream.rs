@@ -1,0 +1,333 @@
+//! The files of a backup: plain bytes → zstd → age, if there are recipients → disk, hashed on the way; and back.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write};
+use std::path::Path;
+use std::thread::available_parallelism;
+
+use age::stream::{StreamReader, StreamWriter};
+use age::x25519::Recipient;
+use indicatif::ProgressBar;
+use sha2::{Digest as _, Sha256};
+
+use super::cancel::Cancel;
+use super::keys::Keys;
+use super::manifest::{CHUNK_BYTES, FileEntry, Manifest, Role, Sums, damaged, hex};
+use super::{BackupError, lock};
+
+/// Measured: see docs/design/backup.md.
+const ZSTD_LEVEL: i32 = 6;
+/// Matches are found at most 2^24 bytes (16 MiB) back, which a Pi has memory for, on both ways.
+const ZSTD_WINDOW_LOG: u32 = 24;
+/// What is accepted when reading; nobody makes us take more memory than 128 MiB.
+const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+const ZSTD_MAX_WORKERS: u32 = 4;
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// A file that is being written.
+pub(super) struct Sealed {
+    role: Role,
+    zstd: zstd::Encoder<'static, Sink>,
+    plain_bytes: u64,
+}
+
+enum Sink {
+    Plain(Tally),
+    Age(Box<StreamWriter<Tally>>),
+}
+
+/// Hashes what goes to the disk.
+struct Tally {
+    file: File,
+    bytes: u64,
+    whole: Sha256,
+    chunk: Sha256,
+    in_chunk: u64,
+    chunks: Vec<String>,
+}
+
+impl Write for Tally {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let n = self.file.write(buffer)?;
+        let mut rest = buffer.get(..n).unwrap_or_default();
+        self.bytes += n as u64;
+        self.whole.update(rest);
+        while !rest.is_empty() {
+            let room = usize::try_from(CHUNK_BYTES - self.in_chunk).unwrap_or(usize::MAX).min(rest.len());
+            let (now, later) = rest.split_at_checked(room).unwrap_or((rest, &[]));
+            self.chunk.update(now);
+            self.in_chunk += now.len() as u64;
+            if self.in_chunk == CHUNK_BYTES {
+                self.end_chunk();
+            }
+            rest = later;
+        }
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Tally {
+    fn end_chunk(&mut self) {
+        self.chunks.push(hex(&std::mem::take(&mut self.chunk).finalize()));
+        self.in_chunk = 0;
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(tally) => tally.write(buffer),
+            Self::Age(age) => age.write(buffer),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(tally) => tally.flush(),
+            Self::Age(age) => age.flush(),
+        }
+    }
+}
+
+impl Sealed {
+    /// Begins the file of this role in `folder`, for `recipients` if there are any.
+    pub(super) fn create(folder: &Path, role: Role, recipients: &[Recipient]) -> Result<Self, BackupError> {
+        let path = folder.join(role.file(!recipients.is_empty()));
+        let disk = BackupError::disk("a file of the backup could not be written", &path);
+        let file = lock::create_file(&path).map_err(&disk)?;
+        let tally = Tally {
+            file,
+            bytes: 0,
+            whole: Sha256::new(),
+            chunk: Sha256::new(),
+            in_chunk: 0,
+            chunks: Vec::new(),
+        };
+        let sink = if recipients.is_empty() {
+            Sink::Plain(tally)
+        } else {
+            let them = recipients.iter().map(|recipient| recipient as &dyn age::Recipient);
+            let encryptor = age::Encryptor::with_recipients(them)
+                .map_err(|e| BackupError::Key(format!("backup.recipients cannot be used: {e}")))?;
+            Sink::Age(Box::new(encryptor.wrap_output(tally).map_err(&disk)?))
+        };
+        let workers = available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
+        let start = || {
+            let mut zstd = zstd::Encoder::new(sink, ZSTD_LEVEL)?;
+            zstd.multithread(workers.min(ZSTD_MAX_WORKERS))?;
+            zstd.long_distance_matching(true)?;
+            zstd.window_log(ZSTD_WINDOW_LOG)?;
+            zstd.include_checksum(true)?;
+            Ok(zstd)
+        };
+        Ok(Self { role, zstd: start().map_err(disk)?, plain_bytes: 0 })
+    }
+
+    /// Takes everything from `source`.
+    pub(super) fn take(
+        &mut self,
+        mut source: impl Read,
+        bar: &ProgressBar,
+        cancel: &Cancel,
+    ) -> Result<(), BackupError> {
+        let disk = |source| BackupError::Disk {
+            step: "a file of the backup could not be written",
+            path: self.role.file(false).into(),
+            source,
+        };
+        let mut buffer = vec![0; BUFFER_BYTES];
+        loop {
+            cancel.check()?;
+            let n = match source.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(disk(e)),
+            };
+            self.zstd.write_all(buffer.get(..n).unwrap_or_default()).map_err(disk)?;
+            self.plain_bytes += n as u64;
+            bar.inc(n as u64);
+        }
+    }
+
+    /// Ends the file; it is on the disk when this returns.
+    pub(super) fn finish(self, tables: Sums) -> Result<FileEntry, BackupError> {
+        let Self { role, zstd, plain_bytes } = self;
+        let end = || {
+            let mut tally = match zstd.finish()? {
+                Sink::Plain(tally) => tally,
+                Sink::Age(age) => age.finish()?,
+            };
+            if tally.in_chunk > 0 {
+                tally.end_chunk();
+            }
+            tally.file.sync_all()?;
+            Ok(tally)
+        };
+        let tally = end().map_err(|source| BackupError::Disk {
+            step: "a file of the backup could not be written",
+            path: role.file(false).into(),
+            source,
+        })?;
+        Ok(FileEntry {
+            role,
+            bytes: tally.bytes,
+            sha256: hex(&tally.whole.finalize()),
+            chunks: tally.chunks,
+            plain_bytes,
+            tables,
+        })
+    }
+}
+
+/// Reads a file of the backup in `folder` whole and compares its hashes.
+///
+/// # Errors
+/// `Damaged` with the chunks that are not as they were written.
+pub(super) fn check_hashes(
+    folder: &Path,
+    manifest: &Manifest,
+    entry: &FileEntry,
+    bar: &ProgressBar,
+    cancel: &Cancel,
+) -> Result<(), BackupError> {
+    let file_name = entry.role.file(manifest.encrypted);
+    let wrong = |detail: String| damaged(&manifest.name, format!("{file_name}: {detail}"));
+    let mut file = File::open(folder.join(&file_name)).map_err(|e| wrong(e.to_string()))?;
+    let bytes = file.metadata().map_err(|e| wrong(e.to_string()))?.len();
+    let chunk_bytes = usize::try_from(manifest.chunk_bytes.min(64 << 20)).unwrap_or(1 << 20);
+    let mut buffer = vec![0; chunk_bytes];
+    let (mut whole, mut found, mut read) = (Sha256::new(), Vec::new(), 0_u64);
+    loop {
+        cancel.check()?;
+        let mut filled = 0;
+        while let Some(room) = buffer.get_mut(filled..).filter(|room| !room.is_empty()) {
+            match file.read(room) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(wrong(format!("reading at byte {read} failed: {e}"))),
+            }
+        }
+        if filled == 0 {
+            break;
+        }
+        let chunk = buffer.get(..filled).unwrap_or_default();
+        whole.update(chunk);
+        found.push(hex(&Sha256::digest(chunk)));
+        read += filled as u64;
+        bar.inc(filled as u64);
+        if read > entry.bytes {
+            break;
+        }
+    }
+    if bytes != entry.bytes || read != entry.bytes {
+        return Err(wrong(format!("it has {bytes} bytes instead of {}", entry.bytes)));
+    }
+    let bad: Vec<String> = found
+        .iter()
+        .zip(&entry.chunks)
+        .enumerate()
+        .filter(|(_, (found, wanted))| found != wanted)
+        .map(|(n, _)| (n + 1).to_string())
+        .take(10)
+        .collect();
+    if !bad.is_empty() {
+        return Err(wrong(format!(
+            "{} of its {} chunks are not as they were written",
+            bad.join(", "),
+            found.len()
+        )));
+    }
+    if found.len() != entry.chunks.len() || hex(&whole.finalize()) != entry.sha256 {
+        return Err(wrong("it is not as it was written".to_owned()));
+    }
+    Ok(())
+}
+
+/// The plain bytes of a file of the backup. Reading fails where the file is damaged, and if it is longer or shorter than it says.
+pub(super) fn open(
+    folder: &Path,
+    manifest: &Manifest,
+    entry: &FileEntry,
+    keys: &Keys,
+) -> Result<Box<dyn Read + Send>, BackupError> {
+    let file_name = entry.role.file(manifest.encrypted);
+    let wrong = |detail: String| damaged(&manifest.name, format!("{file_name}: {detail}"));
+    let file = File::open(folder.join(&file_name)).map_err(|e| wrong(e.to_string()))?;
+    let file = BufReader::with_capacity(BUFFER_BYTES, file);
+    if !manifest.encrypted {
+        return plain(file, entry).map_err(|e| wrong(e.to_string()));
+    }
+    let decryptor = age::Decryptor::new_buffered(file).map_err(|e| wrong(e.to_string()))?;
+    let opened: StreamReader<_> = decryptor.decrypt(keys.identities()).map_err(|e| match e {
+        age::DecryptError::NoMatchingKeys | age::DecryptError::KeyDecryptionFailed => {
+            BackupError::Key(format!(
+                "no key at hand opens the backup {}: it is for {}; name the file with the secret key of one of them \
+                 (backup.identity_file, --identity)",
+                manifest.name,
+                manifest.recipients.join(", ")
+            ))
+        }
+        e => wrong(e.to_string()),
+    })?;
+    plain(BufReader::with_capacity(BUFFER_BYTES, opened), entry).map_err(|e| wrong(e.to_string()))
+}
+
+fn plain(source: impl io::BufRead + Send + 'static, entry: &FileEntry) -> io::Result<Box<dyn Read + Send>> {
+    let mut zstd = zstd::Decoder::with_buffer(source)?;
+    zstd.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+    Ok(Box::new(Exactly { source: zstd, left: entry.plain_bytes }))
+}
+
+/// Fails unless exactly this many bytes come.
+struct Exactly<R> {
+    source: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Exactly<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.source.read(buffer)?;
+        let wrong = |what| Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        if n == 0 && !buffer.is_empty() && self.left > 0 {
+            return wrong("it is shorter than it says");
+        }
+        match self.left.checked_sub(n as u64) {
+            Some(left) => self.left = left,
+            None => return wrong("it is longer than it says"),
+        }
+        Ok(n)
+    }
+}
+
+/// Copies `source` to `sink` to its end.
+///
+/// # Errors
+/// `Damaged` if reading fails, `Disk` (with `to` as its path) if writing does, `Cancelled`.
+pub(super) fn pour(
+    mut source: impl Read,
+    mut sink: impl Write,
+    (name, to): (&str, &Path),
+    bar: &ProgressBar,
+    cancel: &Cancel,
+) -> Result<(), BackupError> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        cancel.check()?;
+        let n = match source.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(damaged(name, e.to_string())),
+        };
+        let part = buffer.get(..n).unwrap_or_default();
+        sink.write_all(part).map_err(BackupError::disk("what is restored could not be written", to))?;
+        bar.inc(n as u64);
+    }
+    sink.flush().map_err(BackupError::disk("what is restored could not be written", to))
+}
