@@ -94,3 +94,74 @@ pub fn remove(lock: &Lock, backup: &Backup) -> Result<(), BackupError> {
     lock::sync_folder(lock.dir())?;
     fs::remove_dir_all(&doomed).map_err(disk)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup::Proof;
+
+    fn backup(name: &str, kind: Kind, proofs: &[(Level, bool)]) -> Backup {
+        let taken_at = crate::backup::time_of(name).unwrap();
+        let proofs = proofs.iter().map(|&(level, ok)| Proof { level, at: taken_at, ok, detail: None });
+        let proofs: Vec<Proof> = proofs.collect();
+        Backup {
+            name: name.to_owned(),
+            path: name.into(),
+            taken_at,
+            kind,
+            released: false,
+            last_proof: proofs.last().cloned(),
+            proofs,
+            bytes: 1,
+            fault: None,
+        }
+    }
+
+    fn stamp(now: &str, synced: bool) -> Stamp {
+        let wall_unix_ms = now.parse::<Timestamp>().unwrap().as_millisecond();
+        Stamp { wall_unix_ms, synced, boot_id: "b".into(), monotonic_ns: 0 }
+    }
+
+    #[test]
+    fn nothing_goes_while_the_clock_is_not_set() {
+        let (policy, clock) = (Policy::default(), stamp("2026-11-23T03:00:00Z", false));
+        assert!(matches!(
+            decide(Vec::new(), &policy, Level::Restore, &clock, false),
+            Err(BackupError::Refused(_))
+        ));
+        assert_eq!(decide(Vec::new(), &policy, Level::Restore, &clock, true).unwrap(), []);
+    }
+
+    #[test]
+    fn what_counts_as_proven_is_what_the_configuration_asks_for() {
+        let restored = [(Level::Restore, true)];
+        let quick_later = [(Level::Restore, true), (Level::Quick, true)];
+        let broke_later = [(Level::Restore, true), (Level::Quick, false)];
+        let mended = [(Level::Restore, false), (Level::Quick, true)];
+        for (proofs, level, standing) in [
+            (&restored[..], Level::Restore, Standing::Proven),
+            (&quick_later[..], Level::Restore, Standing::Proven),
+            (&broke_later[..], Level::Quick, Standing::Failed),
+            (&mended[..], Level::Restore, Standing::Unproven),
+            (&mended[..], Level::Quick, Standing::Proven),
+            (&[][..], Level::Quick, Standing::Unproven),
+        ] {
+            let found = candidate(&backup("jarvis-backup-20261122-020000", Kind::Scheduled, proofs), level);
+            assert_eq!((found.standing, found.hold), (standing, None), "{proofs:?} {level:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_asked_for_or_cannot_be_read_is_held() {
+        let proven = [(Level::Restore, true)];
+        let held = |backup: &Backup| candidate(backup, Level::Restore).hold;
+        let mut asked = backup("jarvis-backup-20261122-020000", Kind::OnDemand, &proven);
+        assert_eq!(held(&asked), Some(Hold::OnDemand));
+        asked.released = true;
+        assert_eq!(held(&asked), None);
+        let mut unreadable = backup("jarvis-backup-20261122-020000", Kind::OnDemand, &[]);
+        unreadable.fault = Some("made by a newer version".to_owned());
+        assert_eq!(held(&unreadable), Some(Hold::Unreadable));
+        assert_eq!(held(&backup("jarvis-backup-20261122-020000", Kind::Safety, &proven)), Some(Hold::Safety));
+    }
+}

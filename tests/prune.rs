@@ -1,0 +1,134 @@
+//! `jarvisd backup prune` on real backups: the calendar, the reasons, and what an interrupted run leaves behind.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use jiff::ToSpan as _;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+use support::Root;
+
+/// A root with one backup that was just made and proven, and the folder of the backups.
+fn backed_up(config: &str) -> (Root, PathBuf, String) {
+    let root = Root::with_config(config);
+    root.ok(&["user", "add", "Anna"]);
+    root.ok(&["ask", "--user", "Anna", "remember that the spare key is under the blue pot"]);
+    let made = root.json(&["backup", "create", "--kind", "scheduled"]);
+    assert_eq!(made["proven"], true, "{made}");
+    let dir = root.path().join("var/backups/jarvis");
+    (root, dir, made["name"].as_str().unwrap().to_owned())
+}
+
+/// The same backup as it would be had it been made `days` earlier: its manifest carries another name and hash, and so do its
+/// proofs.
+fn aged(dir: &Path, name: &str, days: i64) -> String {
+    let taken = jiff::civil::DateTime::strptime("jarvis-backup-%Y%m%d-%H%M%S", name).unwrap();
+    let older = taken.checked_sub(days.days()).unwrap().strftime("jarvis-backup-%Y%m%d-%H%M%S").to_string();
+    let to = dir.join(&older);
+    fs::create_dir(&to).unwrap();
+    for entry in fs::read_dir(dir.join(name)).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+    let old_hash = hash_of(&to.join("manifest.json"));
+    sealed(&to.join("manifest.json"), |body| body.replace(name, &older));
+    let new_hash = hash_of(&to.join("manifest.json"));
+    sealed(&to.join("proofs.json"), |body| body.replace(&old_hash, &new_hash));
+    older
+}
+
+/// The hash on the second line.
+fn hash_of(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    text.lines().nth(1).unwrap().split('"').nth(3).unwrap().to_owned()
+}
+
+/// Changes the body of a file that carries the hash of its body.
+fn sealed(path: &Path, change: impl Fn(&str) -> String) {
+    let text = fs::read_to_string(path).unwrap();
+    let old = hash_of(path);
+    let start = text.match_indices(": ").nth(1).unwrap().0 + 2;
+    let body = change(text[start..].strip_suffix("\n}\n").unwrap());
+    let digest = Sha256::digest(body.as_bytes());
+    let hash: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let head = text[..start].replace(&old, &hash);
+    fs::write(path, format!("{head}{body}\n}}\n")).unwrap();
+}
+
+fn names(root: &Root) -> Vec<String> {
+    let listed = root.json(&["backup", "list"]);
+    listed.as_array().unwrap().iter().map(|backup| backup["name"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn what_no_day_week_or_month_needs_is_deleted_and_every_decision_has_a_reason() {
+    let (root, dir, newest) = backed_up("[backup]\nkeep_daily = 3\nkeep_weekly = 0\nkeep_monthly = 0\n");
+    let older: Vec<String> = (1..6).map(|days| aged(&dir, &newest, days)).collect();
+    let asked = root.json(&["backup", "list"]);
+    assert!(asked.as_array().unwrap().iter().all(|backup| backup["proven"] == true), "{asked}");
+
+    let plan = root.json(&["backup", "prune", "--dry-run", "--trust-clock"]);
+    assert_eq!((&plan["deleted"], &plan["dry_run"]), (&Value::from(3), &Value::from(true)), "{plan}");
+    assert_eq!(names(&root).len(), 6, "a dry run deletes nothing");
+    for fate in plan["backups"].as_array().unwrap() {
+        assert!(!fate["reasons"].as_array().unwrap().is_empty(), "{fate}");
+    }
+    let text = root.ok(&["backup", "prune", "--trust-clock"]);
+    assert!(text.contains("no day, week or month needs it") && text.contains("daily"), "{text}");
+    assert!(text.contains("3 deleted"), "{text}");
+    assert_eq!(names(&root), [older[1].clone(), older[0].clone(), newest.clone()]);
+    assert_eq!(
+        root.json(&["backup", "prune", "--trust-clock"])["deleted"],
+        0,
+        "a second run finds nothing to do"
+    );
+    root.ok(&["backup", "verify", &older[0], "--level", "restore"]);
+}
+
+#[test]
+fn the_last_proven_backup_stays_whatever_is_newer() {
+    let (root, dir, newest) = backed_up("[backup]\nkeep_daily = 1\nkeep_weekly = 0\nkeep_monthly = 0\n");
+    let proven = aged(&dir, &newest, 40);
+    aged(&dir, &newest, 50);
+    // The newest one goes bad on the disk, and a look finds that out.
+    let file = dir.join(&newest).join("database.zst");
+    let mut bytes = fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    fs::write(&file, bytes).unwrap();
+    assert_eq!(root.run(&["backup", "verify", &newest]).status.code(), Some(65));
+    let done = root.json(&["backup", "prune", "--trust-clock"]);
+    assert_eq!(names(&root), [proven], "{done}");
+    assert!(
+        done.to_string().contains("failed its proof") && done.to_string().contains("the newest proven one"),
+        "{done}"
+    );
+}
+
+#[test]
+fn what_was_asked_for_stays_until_it_is_released() {
+    let (root, dir, newest) = backed_up("[backup]\nkeep_daily = 1\nkeep_weekly = 0\nkeep_monthly = 0\n");
+    let asked = aged(&dir, &newest, 400);
+    sealed(&dir.join(&asked).join("manifest.json"), |body| body.replace("\"scheduled\"", "\"on_demand\""));
+    assert_eq!(root.json(&["backup", "prune", "--trust-clock"])["deleted"], 0);
+    root.ok(&["backup", "release", &asked]);
+    assert_eq!(root.json(&["backup", "prune", "--trust-clock"])["deleted"], 1);
+    assert_eq!(names(&root), [newest]);
+}
+
+#[test]
+fn a_deletion_that_was_cut_off_leaves_no_half_backup_and_the_next_run_ends_it() {
+    let (root, dir, newest) = backed_up("[backup]\nkeep_daily = 1\nkeep_weekly = 0\nkeep_monthly = 0\n");
+    let doomed = aged(&dir, &newest, 9);
+    // As the power leaves it between the two steps, with some of the files gone already.
+    let half = dir.join(format!(".deleting-{doomed}"));
+    fs::rename(dir.join(&doomed), &half).unwrap();
+    fs::remove_file(half.join("manifest.json")).unwrap();
+    assert_eq!(names(&root), std::slice::from_ref(&newest));
+    root.ok(&["backup", "prune", "--trust-clock"]);
+    assert!(!half.exists());
+    assert_eq!(names(&root), [newest.clone()]);
+}
