@@ -235,7 +235,7 @@ fn time_of(name: &str) -> Option<Timestamp> {
 /// Why a backup was not made, not proven or not restored.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    #[error("{step} ({})", path.display())]
+    #[error("{step} ({}){}", path.display(), if is_full(source) { "; free some space" } else { "" })]
     Disk {
         step: &'static str,
         path: PathBuf,
@@ -292,7 +292,7 @@ impl BackupError {
     /// How a command that fails with this ends.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Disk { source, .. } if source.kind() == io::ErrorKind::StorageFull => Exit::TryAgain,
+            Self::Disk { source, .. } if is_full(source) => Exit::TryAgain,
             Self::NoSpace { .. } | Self::Locked { .. } => Exit::TryAgain,
             Self::Damaged { .. } => Exit::Data,
             Self::Newer { .. } | Self::Key(_) => Exit::Config,
@@ -305,6 +305,10 @@ impl BackupError {
             _ => Exit::Failed,
         }
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 impl From<StoreError> for BackupError {

@@ -1,0 +1,153 @@
+//! Every damage is found, and nothing that is damaged is restored.
+
+use std::fs;
+use std::path::Path;
+
+use indicatif::ProgressBar;
+use jarvisd::backup::cancel::Cancel;
+use jarvisd::backup::create::Run;
+use jarvisd::backup::keys::Keys;
+use jarvisd::backup::lock::Lock;
+use jarvisd::backup::{BackupError, Level, manifest, restore, verify};
+use jarvisd::clock::Clock;
+use jarvisd::config::{Options, load};
+
+use super::support::random::Random;
+use super::{Root, backup, backups, holds, home, listed, much, refused};
+
+const FILES: [&str; 3] = ["manifest.json", "database.zst", "config.zst"];
+const LEVELS: [Level; 3] = [Level::Quick, Level::Full, Level::Restore];
+
+/// Verifies at every level and tries to restore: all of it must be refused, and the file must not be there afterwards.
+async fn is_found(root: &Root, folder: &Path, what: &str) {
+    let options = Options { root: Some(root.path().into()), ..Options::default() };
+    let settings = load(&options).unwrap();
+    let lock = Lock::take(&settings.paths.backups).unwrap();
+    let (cancel, bar) = (Cancel::default(), ProgressBar::hidden());
+    let run = Run { settings: &settings, clock: &Clock::System, lock: &lock, cancel: &cancel, bar: &bar };
+    let keys = Keys::default();
+    for level in LEVELS {
+        let found = verify::verify(&run, folder, level, &keys).await;
+        let found = found.map(|proof| proof.ok);
+        assert!(
+            matches!(found, Err(BackupError::Damaged { .. } | BackupError::Newer { .. })),
+            "{what} is not found by {level:?}: {found:?}"
+        );
+    }
+    let to = root.path().join("restored.db");
+    if let Ok(read) = manifest::read(folder) {
+        let restored = restore::to_file(&run, folder, &read.manifest, &keys, &to).await;
+        assert!(matches!(restored, Err(BackupError::Damaged { .. })), "{what} is restored: {restored:?}");
+    }
+    assert!(!to.exists(), "{what}: something was restored");
+}
+
+#[tokio::test]
+async fn a_cut_and_a_flipped_bit_are_found_wherever_they_are() {
+    let root = home();
+    much(&root, 20);
+    let folder = backups(&root).join(backup(&root));
+    let mut random = Random::for_test("a_cut_and_a_flipped_bit_are_found_wherever_they_are");
+    let wholes: Vec<Vec<u8>> = FILES.iter().map(|file| fs::read(folder.join(file)).unwrap()).collect();
+    let total: usize = wholes.iter().map(Vec::len).sum();
+    // Places by size, and some in every file however small.
+    let mut place = |n: usize| {
+        let mut at = random.below(total);
+        let file = match n % 10 {
+            0 => 0,
+            1 => 2,
+            _ => wholes
+                .iter()
+                .position(|whole| at.checked_sub(whole.len()).map(|left| at = left).is_none())
+                .unwrap(),
+        };
+        (file, at % wholes[file].len(), random.below(8))
+    };
+    for n in 0..1_100 {
+        let (file, at, bit) = place(n);
+        let path = folder.join(FILES[file]);
+        let mut bytes = wholes[file].clone();
+        if n < 100 {
+            bytes.truncate(at);
+        } else {
+            bytes[at] ^= 1 << bit;
+        }
+        fs::write(&path, bytes).unwrap();
+        let what = if n < 100 { "a cut" } else { "a flipped bit" };
+        is_found(&root, &folder, &format!("{what} in {} at {at} (bit {bit})", FILES[file])).await;
+        fs::write(&path, &wholes[file]).unwrap();
+    }
+    assert_eq!(root.json(&["backup", "verify", "latest"])["proven"], true, "whole again, it is good");
+}
+
+#[tokio::test]
+async fn exchanged_parts_and_strange_manifests_are_found() {
+    let root = home();
+    much(&root, 20);
+    let older = backups(&root).join(backup(&root));
+    super::remember(&root, "anna", "something else");
+    std::thread::sleep(std::time::Duration::from_millis(1_100));
+    let folder = backups(&root).join(backup(&root));
+    let database = fs::read(folder.join("database.zst")).unwrap();
+    let manifest = fs::read_to_string(folder.join("manifest.json")).unwrap();
+
+    let mut swapped = database.clone();
+    let half = swapped.len() / 2;
+    let (front, back) = swapped.split_at_mut(half);
+    front.swap_with_slice(&mut back[..half]);
+    let cases: [(&str, &str, Option<Vec<u8>>); 7] = [
+        ("halves that changed places", "database.zst", Some(swapped)),
+        ("bytes behind the end", "database.zst", Some([&database[..], b"more"].concat())),
+        (
+            "the database of an older backup",
+            "database.zst",
+            Some(fs::read(older.join("database.zst")).unwrap()),
+        ),
+        ("no database", "database.zst", None),
+        ("no manifest", "manifest.json", None),
+        (
+            "the manifest of an older backup",
+            "manifest.json",
+            Some(fs::read(older.join("manifest.json")).unwrap()),
+        ),
+        (
+            "a number changed by hand",
+            "manifest.json",
+            Some(manifest.replacen("\"rows\": 2", "\"rows\": 3", 1).into()),
+        ),
+    ];
+    for (what, file, bytes) in cases {
+        let path = folder.join(file);
+        let whole = fs::read(&path).unwrap();
+        assert_ne!(bytes.as_ref(), Some(&whole), "{what} changes nothing");
+        match bytes {
+            Some(bytes) => fs::write(&path, bytes).unwrap(),
+            None => fs::remove_file(&path).unwrap(),
+        }
+        is_found(&root, &folder, what).await;
+        fs::write(&path, whole).unwrap();
+    }
+}
+
+#[test]
+fn the_command_refuses_a_damaged_backup_notes_it_and_changes_nothing() {
+    let root = home();
+    let name = backup(&root);
+    let path = backups(&root).join(&name).join("database.zst");
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    super::remember(&root, "anna", "after it");
+    for args in [
+        &["verify", &name][..],
+        &["restore", &name, "--in-place", "--yes"],
+        &["restore", &name, "--user", "anna"],
+    ] {
+        let told = refused(&root, &[&["backup"], args].concat(), 65);
+        assert!(told.contains("damaged") && told.contains("database.zst"), "{told}");
+    }
+    assert_eq!(listed(&root)[0]["last_proof"]["ok"], false);
+    assert!(root.ok(&["backup", "list"]).contains("DAMAGED"));
+    assert!(holds(&root, "anna", "after it"));
+}
