@@ -17,6 +17,7 @@ mod export;
 mod ids;
 mod import;
 mod messages;
+mod named;
 mod names;
 mod replica;
 mod restamp;
@@ -438,6 +439,7 @@ pub(crate) fn statements() -> Vec<&'static [(&'static str, &'static str)]> {
         conversations::STATEMENTS,
         import::STATEMENTS,
         messages::STATEMENTS,
+        named::STATEMENTS,
         names::STATEMENTS,
         replica::STATEMENTS,
         replica::BURYING,

@@ -101,6 +101,18 @@ async fn a_database_of_version_1_is_brought_up_to_date_with_every_row_in_it() {
         .await
         .unwrap();
     assert_eq!(homes, [1, 2, 1]);
+    // Names that wait to be sent are later than those that Postgres has from then; all others are not.
+    for (sql, table) in [
+        ("SELECT count(*) FROM users WHERE (named > zeroblob(16)) <> (id IN (SELECT entity_id FROM queue))", "users"),
+        (
+            "SELECT count(*) FROM conversations WHERE (named > zeroblob(16)) <> (id IN (SELECT entity_id FROM queue
+                WHERE op = 'upsert_conversation'))",
+            "conversations",
+        ),
+    ] {
+        assert_eq!(number(&mut conn, sql).await, 0, "{table}");
+    }
+    assert!(number(&mut conn, "SELECT count(*) FROM users WHERE named > zeroblob(16)").await > 0);
     for (words, found) in [("spare AND owner : 1", 4), ("schone", 1), ("owner : 2", 0), ("kind : note", 1)] {
         let sql = "SELECT count(*) FROM messages_fts WHERE messages_fts MATCH ?1";
         let n: i64 = sqlx::query_scalar(sql).bind(words).fetch_one(&mut conn).await.unwrap();
