@@ -11,9 +11,9 @@ use sqlx::pool::PoolConnection;
 use sqlx::{ConnectOptions as _, Connection as _, Sqlite, SqliteConnection};
 use tokio::sync::{Mutex, MutexGuard, watch};
 
-use super::StoreError;
 use super::heal::{self, FileId, Found};
 use super::open::{self, Look, Opened, Ready};
+use super::{StoreError, scrub};
 
 /// How long a statement waits for another process before it fails with [`StoreError::Busy`].
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -180,6 +180,11 @@ impl Store {
         if self.wal_bytes() < CHECKPOINT_WAL_BYTES {
             return Ok(());
         }
+        self.checkpoint_passive().await
+    }
+
+    /// Moves of the WAL into the database what no reader still needs.
+    pub(super) async fn checkpoint_passive(&self) -> Result<(), StoreError> {
         self.on_writer(CHECKPOINT_PASSIVE).await
     }
 
@@ -193,10 +198,21 @@ impl Store {
         }
     }
 
-    /// Writes the whole database anew and empties the WAL.
+    /// Sees to it that no byte of what was deleted stays in the file or its log ([`scrub`](super::scrub)). Turns go on meanwhile.
     ///
-    /// `secure_delete` zeroes what is deleted, but when SQLite splits or merges pages it leaves old copies of rows in the
-    /// unused middle of pages, and these outlive the row. Only a new copy of the file is free of them.
+    /// # Errors
+    /// [`StoreError::Busy`] also if a reader kept the WAL from being emptied: old copies of rows may still be there.
+    pub async fn scrub(&self) -> Result<(), StoreError> {
+        match scrub::scrub(self).await? {
+            Some(done) => {
+                log::debug!("deleted text was in {} of {} pages of the database", done.cleaned, done.pages);
+                Ok(())
+            }
+            None => self.vacuum().await,
+        }
+    }
+
+    /// Writes the whole database anew and empties the WAL, which comes to the same as [`Store::scrub`], but turns wait for it.
     ///
     /// # Errors
     /// [`StoreError::Busy`] also if a reader kept the WAL from being emptied: old copies of rows may still be there.
@@ -215,14 +231,19 @@ impl Store {
     pub async fn check(&self) -> Result<(), StoreError> {
         // A connection of its own: FTS5 checks the index against a structure that it has cached, and on a connection that
         // is in use the cache may be older than the file, which it then reports as damage (seen with SQLite 3.51.3).
-        let options = self.inner.open.load().connect.clone().read_only(true);
-        let mut conn = options.connect().await.map_err(|e| self.classify(e))?;
+        let mut conn = self.connect_to_read().await?;
         let checked = open::quick_check(&mut conn, &self.inner.path).await;
         if let Err(error) = &checked {
             self.inner.notice(error);
         }
         let closed = conn.close().await.map_err(|e| self.classify(e));
         checked.and(closed)
+    }
+
+    /// A connection of its own that can only read.
+    pub(super) async fn connect_to_read(&self) -> Result<SqliteConnection, StoreError> {
+        let options = self.inner.open.load().connect.clone().read_only(true);
+        options.connect().await.map_err(|e| self.classify(e))
     }
 
     /// Closes the connections; the last process to do so also empties the WAL.

@@ -162,7 +162,8 @@ pub(super) async fn salvage(damaged: &Path, fresh: &Path, now_unix_ms: i64) -> R
         .foreign_keys(false)
         .pragma("journal_mode", "MEMORY") // a half-written copy is thrown away as a whole
         .pragma("synchronous", "OFF") // it is synced as a whole before it takes its place
-        .pragma("temp_store", "MEMORY");
+        .pragma("temp_store", "MEMORY")
+        .pragma("secure_delete", "ON"); // what tombstones delete from what was saved
     connect = connect.log_statements(log::LevelFilter::Off);
     let mut conn = connect.connect().await.map_err(|e| classify(e, fresh))?;
     schema::migrate(&mut conn, fresh).await?;
