@@ -268,6 +268,70 @@ fn a_new_conversation_is_begun_when_asked_for() {
     assert!(fails(&root, 1, &["ask", "--user", "nobody", "hello"]).contains("nobody"));
 }
 
+#[test]
+fn a_session_is_the_same_conversation_each_time() {
+    let root = Root::new();
+    root.ok(&["user", "add", "Anna"]);
+    let ask = |session: &str| root.json(&["ask", "--user", "anna", "--session", session, "hello"]);
+    let (first, same, other) = (ask("tablet"), ask("tablet"), ask("phone"));
+    assert_eq!(first["stored"], true);
+    assert_eq!(first["conversation_id"], same["conversation_id"]);
+    assert_ne!(first["conversation_id"], other["conversation_id"]);
+    let list = root.json(&["conversation", "list", "--user", "anna"]);
+    assert_eq!((&list[0]["session_id"], &list[1]["session_id"]), (&"phone".into(), &"tablet".into()));
+    fails(&root, 2, &["ask", "--user", "anna", "--session", "", "hello"]);
+    fails(&root, 2, &["ask", "--user", "anna", "--session", "a", "--new", "hello"]);
+}
+
+#[test]
+fn an_export_is_imported_by_another_device() {
+    let (root, other) = (Root::new(), Root::new());
+    for root in [&root, &other] {
+        root.ok(&["user", "add", "Anna"]);
+    }
+    root.ok(&["ask", "--user", "anna", "--session", "tablet", "remember that the roof leaks"]);
+    let file = root.path().join("export.json");
+    root.ok(&["conversation", "export", "--user", "anna", "--out", file.to_str().unwrap()]);
+    let import = ["conversation", "import", "--user", "anna", file.to_str().unwrap()];
+    assert!(other.ok(&import).contains("1 conversations with 2 messages"));
+    assert!(other.ok(&["ask", "--user", "anna", "what do you remember"]).contains("the roof leaks"));
+    assert_eq!(other.json(&import)["skipped"], 1);
+    let export = |root: &Root| root.json(&["conversation", "export", "--user", "anna"]);
+    let before = export(&root);
+    assert!(export(&other).as_array().unwrap().iter().any(|c| *c == before[0]));
+    fs::write(&file, "{\"id\": 7}").unwrap();
+    assert!(fails(&other, 65, &import).contains("cannot be imported"));
+    fs::write(&file, [0xff, 0xfe]).unwrap();
+    assert!(fails(&other, 65, &import).contains("not UTF-8"));
+    fails(&other, 65, &["conversation", "import", "--user", "anna", "/nonexistent"]);
+}
+
+/// On a disk that cannot be written the answer is there, marked, and the command fails.
+#[test]
+fn a_turn_that_is_not_stored_is_said_to_be_so() {
+    let root = Root::new();
+    root.ok(&["user", "add", "Anna"]);
+    root.ok(&["ask", "--user", "anna", "remember that the roof leaks"]);
+    let data = root.path().join("var/lib/jarvis");
+    let data = data.to_str().unwrap();
+    let mount =
+        |args: &[&str]| std::process::Command::new("mount").args(args).status().is_ok_and(|s| s.success());
+    if !mount(&["--bind", data, data]) || !mount(&["-o", "remount,ro,bind", data]) {
+        eprintln!("skipped: mounting read-only needs root");
+        return;
+    }
+    let plain = root.run(&["ask", "--user", "anna", "what do you remember"]);
+    let json = root.run(&["ask", "--user", "anna", "--json", "what do you remember"]);
+    let unmounted = std::process::Command::new("umount").args(["-l", data]).status();
+    assert_eq!(plain.status.code(), Some(69), "{}", stderr(&plain));
+    let shown = String::from_utf8(plain.stdout.clone()).unwrap();
+    assert_eq!(shown, "(not stored) You told me that the roof leaks.\n");
+    assert!(stderr(&plain).contains("could not be stored"), "{}", stderr(&plain));
+    let turn: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!((&turn["stored"], json.status.code()), (&false.into(), Some(69)));
+    assert!(unmounted.unwrap().success());
+}
+
 // ---- voices -----------------------------------------------------------------------------------------------------------
 
 fn paths(files: &[PathBuf]) -> Vec<&str> {

@@ -247,6 +247,128 @@ fn a_rename_that_waits_here_is_not_undone_by_what_comes_from_there() {
     assert_eq!(bedroom.json(&["conversation", "list", "--user", "anna"])[0]["title"], "Shed");
 }
 
+/// What a device did first and sends last, on all that has a name.
+#[test]
+fn a_name_that_was_given_earlier_and_arrives_later_does_not_undo_the_newer_one() {
+    let postgres = server();
+    let (kitchen, bedroom) = house(&postgres);
+    let id = ask(&kitchen, "anna", "remember that the ladder is in the shed")["conversation_id"].clone();
+    let id = id.as_str().unwrap();
+    drain(&kitchen);
+    pull(&bedroom);
+    kitchen.ok(&["conversation", "rename", id, "Shed", "--user", "anna"]);
+    kitchen.ok(&["user", "rename", "anna", "Hanna"]);
+    bedroom.ok(&["conversation", "rename", id, "Tools", "--user", "anna"]);
+    bedroom.ok(&["user", "rename", "anna", "Joanna"]);
+    drain(&bedroom);
+    // The conversation goes on here, so its row comes from both devices.
+    kitchen.ok(&["ask", "--user", "hanna", "--conversation", id, "remember that it is rusty"]);
+    drain(&kitchen);
+    for root in [&kitchen, &bedroom] {
+        pull(root);
+        let people = root.json(&["user", "list"]);
+        assert_eq!((&people[0]["name"], people.as_array().unwrap().len()), (&"Joanna".into(), 1));
+        let listed = root.json(&["conversation", "list", "--user", "joanna"]);
+        assert_eq!((&listed[0]["title"], &listed[0]["messages"]), (&"Tools".into(), &4.into()));
+    }
+    assert_eq!(postgres.query("SELECT title, next_seq FROM jarvis.conversations"), [["Tools", "5"]]);
+    assert_eq!(postgres.value("SELECT name FROM jarvis.users"), "Joanna");
+}
+
+/// "anna (2)" is the bedroom's own way to tell two Annas apart; it is not what the house calls her.
+#[test]
+fn the_number_that_a_device_gives_to_a_second_anna_stays_on_that_device() {
+    let postgres = server();
+    let (kitchen, bedroom) = house(&postgres);
+    bedroom.ok(&["user", "add", "Anna"]);
+    drain(&kitchen);
+    drain(&bedroom);
+    pull(&bedroom);
+    let names = |root: &Root| -> Vec<String> {
+        let people = root.json(&["user", "list"]);
+        people.as_array().unwrap().iter().map(|user| user["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(&bedroom), ["Anna", "anna (2)"]);
+    // The bedroom is the first to fill another database, with everybody it knows.
+    postgres.lose_database();
+    drain(&bedroom);
+    let there = "SELECT name FROM jarvis.users ORDER BY name COLLATE \"C\"";
+    assert_eq!(postgres.query(there), [["Anna"], ["anna"]]);
+    drain(&kitchen);
+    pull(&kitchen);
+    pull(&bedroom);
+    assert_eq!(postgres.query(there), [["Anna"], ["anna"]]);
+    assert_eq!(
+        (names(&kitchen), names(&bedroom)),
+        (vec!["anna".into(), "Anna (2)".into()], vec!["Anna".into(), "anna (2)".into()])
+    );
+    // A name that somebody chose there is for everybody.
+    bedroom.ok(&["user", "rename", "anna (2)", "Annie"]);
+    drain(&bedroom);
+    pull(&kitchen);
+    assert_eq!(names(&kitchen), ["Anna (2)", "Annie"]);
+}
+
+/// A row that was dated again comes after the answer that was made from it, here pages later.
+#[test]
+fn an_answer_is_forgotten_with_its_source_also_where_the_source_came_after_it() {
+    let postgres = server();
+    let (kitchen, bedroom) = house(&postgres);
+    ask(&kitchen, "anna", "remember that the zamboni is in the shed");
+    let answer = ask(&kitchen, "anna", "what do you remember");
+    assert!(answer["reply"].as_str().unwrap().contains("zamboni"), "{answer}");
+    drain(&kitchen);
+    postgres.query(
+        "WITH one AS (SELECT * FROM jarvis.messages ORDER BY seq LIMIT 1)
+        INSERT INTO jarvis.messages SELECT gen_random_uuid(), conversation, owner, n, 'user', 'say', 'between ' || n, NULL,
+            wall_time, clock_synced, monotonic_ns, boot_id, device, origin, nextval('jarvis.changes')
+        FROM one, generate_series(10, 300) n RETURNING 1",
+    );
+    postgres.query(
+        "UPDATE jarvis.messages SET change = nextval('jarvis.changes')
+        WHERE id IN (SELECT source FROM jarvis.message_sources) RETURNING 1",
+    );
+    pull(&bedroom);
+    assert!(on_disk(&bedroom, "zamboni"));
+    let id = answer["conversation_id"].as_str().unwrap();
+    let shown = bedroom.json(&["conversation", "show", id, "--user", "anna"]);
+    let linked = shown["messages"].as_array().unwrap().iter().filter(|m| m["sources"].is_array()).count();
+    assert_eq!(linked, 1, "{shown}");
+    bedroom.ok(&["ask", "--user", "anna", "forget everything about zamboni"]);
+    assert!(!on_disk(&bedroom, "zamboni"));
+}
+
+/// Also where nothing of it is left in the database itself: the repair may have lost just these rows.
+#[test]
+fn a_deletion_elsewhere_deletes_the_damaged_copies_here() {
+    let postgres = server();
+    let (kitchen, bedroom) = house(&postgres);
+    ask(&kitchen, "anna", "remember that the zamboni is in the shed");
+    drain(&kitchen);
+    pull(&bedroom);
+    // This one has never heard of her.
+    let garden = device(&postgres, "garden");
+    garden.ok(&["user", "add", "ben"]);
+    let copies = |root: &Root| -> Vec<std::path::PathBuf> {
+        let copy = root.path().join("var/lib/jarvis/jarvis.db.corrupt.20261122T120000Z");
+        vec![copy.with_extension("20261122T120000Z-wal"), copy]
+    };
+    for root in [&bedroom, &garden] {
+        for copy in copies(root) {
+            fs::write(copy, "the zamboni again").unwrap();
+        }
+    }
+    pull(&bedroom);
+    assert!(copies(&bedroom).iter().all(|copy| copy.exists()), "nothing was deleted yet");
+    kitchen.ok(&["user", "delete", "--yes", "anna"]);
+    drain(&kitchen);
+    for root in [&bedroom, &garden] {
+        pull(root);
+        assert!(!on_disk(root, "zamboni"));
+        assert!(copies(root).iter().all(|copy| !copy.exists()));
+    }
+}
+
 #[test]
 fn what_postgres_refuses_is_set_aside_and_the_rest_goes_on() {
     let postgres = server();

@@ -1,4 +1,4 @@
--- Frozen dump of what the migrations produce, schema version 2. Not applied by anything: a test compares it.
+-- Frozen dump of what the migrations produce, schema version 3. Not applied by anything: a test compares it.
 -- After adding a migration: JARVIS_BLESS=1 cargo test -p jarvisd migrations_produce
 
 CREATE TABLE audit (
@@ -36,7 +36,7 @@ CREATE TABLE conversations (
     updated_unix_ms       INTEGER NOT NULL,                    -- stamp of the last turn: decides whether to continue
     updated_synced        INTEGER NOT NULL CHECK (updated_synced IN (0, 1)),
     updated_monotonic_ns  INTEGER NOT NULL,
-    boot                  INTEGER NOT NULL REFERENCES boots (rid), device INTEGER REFERENCES devices (rid), session_id TEXT CHECK (session_id IS NULL OR length(session_id) BETWEEN 1 AND 128), summary TEXT NOT NULL DEFAULT '', summary_seq INTEGER NOT NULL DEFAULT 0 CHECK (summary_seq >= 0),
+    boot                  INTEGER NOT NULL REFERENCES boots (rid), device INTEGER REFERENCES devices (rid), session_id TEXT CHECK (session_id IS NULL OR length(session_id) BETWEEN 1 AND 128), summary TEXT NOT NULL DEFAULT '', summary_seq INTEGER NOT NULL DEFAULT 0 CHECK (summary_seq >= 0), named BLOB NOT NULL DEFAULT x'00000000000000000000000000000000' CHECK (length(named) = 16),
     UNIQUE (rid, owner)                                        -- parent key of messages (conversation, owner)
 ) STRICT;
 
@@ -163,7 +163,7 @@ CREATE TABLE users (
     consent_unix_ms  INTEGER,                                  -- when the person agreed to a stored voiceprint; set by `voice enroll`
     created_unix_ms  INTEGER NOT NULL,
     created_synced   INTEGER NOT NULL CHECK (created_synced IN (0, 1))
-) STRICT;
+, named BLOB NOT NULL DEFAULT x'00000000000000000000000000000000' CHECK (length(named) = 16), house_name TEXT CHECK (house_name <> '')) STRICT;
 
 CREATE TABLE voiceprints (
     owner             INTEGER PRIMARY KEY REFERENCES users (rid) ON DELETE CASCADE,

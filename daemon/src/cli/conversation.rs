@@ -193,8 +193,18 @@ async fn delete(memory: &Memory, args: &Delete) -> Result<(), Failure> {
 
 async fn search(memory: &Memory, args: &Search) -> Result<(), Failure> {
     let user = user_named(memory, &args.owner.user).await?;
-    let found = memory.search(user.id, &args.words.join(" "), None, None, args.limit).await?;
-    let (hits, more) = (found.items, found.next.is_some());
+    let words = args.words.join(" ");
+    let mut found = memory.search(user.id, &words, None, None, args.limit).await?;
+    let mut hits = std::mem::take(&mut found.items);
+    // A page need not be full: what is far back is looked at when it is asked for.
+    while hits.len() < args.limit as usize
+        && let Some(from) = found.next
+    {
+        let left = args.limit.saturating_sub(u32::try_from(hits.len()).unwrap_or(u32::MAX));
+        found = memory.search(user.id, &words, None, Some(&from), left).await?;
+        hits.append(&mut found.items);
+    }
+    let more = found.next.is_some();
     if args.owner.json {
         return output::json(&hits);
     }

@@ -2,10 +2,11 @@
 
 use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
+use uuid::Uuid;
 
 use super::text::{tidy, unseen};
 use super::users::owner_rid;
-use super::{ConversationId, Memory, MemoryError, Result, UserId, get};
+use super::{ConversationId, Memory, MemoryError, Result, UserId, get, named};
 use crate::clock::Stamp;
 use crate::store::queue::{Op, enqueue};
 use crate::store::{StoreError, Tx};
@@ -59,9 +60,9 @@ impl<T, C> Page<T, C> {
 
 crate::store::sql::statements! {
     CREATE = "INSERT INTO conversations (id, owner, title, title_by_user, activity, created_unix_ms, created_synced,
-            updated_unix_ms, updated_synced, updated_monotonic_ns, boot, device, session_id)
+            updated_unix_ms, updated_synced, updated_monotonic_ns, boot, device, session_id, named)
         VALUES (?1, ?2, ?3, ?4, (SELECT coalesce(max(activity), 0) + 1 FROM conversations WHERE owner = ?2), ?5, ?6, ?5,
-            ?6, ?7, ?8, ?9, ?10)";
+            ?6, ?7, ?8, ?9, ?10, ?11)";
     LIST = "SELECT c.id AS id, c.title, c.messages, c.created_unix_ms, c.updated_unix_ms, c.activity, d.id AS device,
             c.session_id
         FROM conversations c LEFT JOIN devices d ON d.rid = c.device
@@ -75,7 +76,7 @@ crate::store::sql::statements! {
         WHERE c.owner = (SELECT rid FROM users WHERE id = ?1) AND c.device = (SELECT rid FROM devices WHERE id = ?2)
         ORDER BY c.activity DESC LIMIT 1";
     COUNT = "SELECT count(*) AS n FROM conversations WHERE owner = (SELECT rid FROM users WHERE id = ?1)";
-    RENAME = "UPDATE conversations SET title = ?3, title_by_user = 1 WHERE id = ?2 AND owner = ?1";
+    RENAME = "UPDATE conversations SET title = ?3, title_by_user = 1, named = ?4 WHERE rid = ?2 AND owner = ?1";
     RID = "SELECT rid FROM conversations WHERE id = ?2 AND owner = ?1";
     DELETE_MESSAGES = "DELETE FROM messages WHERE conversation = ?1 AND owner = ?2";
     DELETE = "DELETE FROM conversations WHERE rid = ?1 AND owner = ?2";
@@ -173,9 +174,10 @@ impl Memory {
         let title = checked_title(title)?;
         let (mut tx, stamp) = self.begin().await?;
         let owner = owner_rid(&mut tx, user).await?;
-        if tx.execute(sqlx::query(RENAME).bind(owner).bind(id.bytes()).bind(title)).await? == 0 {
-            return Err(MemoryError::not_found("conversation", id));
-        }
+        let row = tx.optional(sqlx::query(RID).bind(owner).bind(id.bytes())).await?;
+        let rid: i64 = get(&row.ok_or_else(|| MemoryError::not_found("conversation", id))?, "rid")?;
+        let named = named::now_after(&named::of_conversation(&mut tx, rid, owner).await?, &stamp);
+        tx.execute(sqlx::query(RENAME).bind(owner).bind(rid).bind(title).bind(named::bytes(&named))).await?;
         enqueue(&mut tx, Op::UpsertConversation, id.0, Some(user.0), stamp.wall_unix_ms).await?;
         // The old title is somebody's words.
         self.want_scrub(&mut tx, &stamp).await?;
@@ -211,6 +213,7 @@ impl Memory {
     ) -> Result<ConversationId> {
         let id = ConversationId::new();
         let here = self.here()?;
+        let named = named::now_after(&Uuid::nil(), stamp);
         let create = sqlx::query(CREATE)
             .bind(id.bytes())
             .bind(owner)
@@ -221,7 +224,8 @@ impl Memory {
             .bind(stamp.monotonic_ns)
             .bind(here.boot)
             .bind(here.device)
-            .bind(session);
+            .bind(session)
+            .bind(named::bytes(&named));
         tx.execute(create).await?;
         enqueue(tx, Op::UpsertConversation, id.0, Some(user.0), stamp.wall_unix_ms).await?;
         Ok(id)

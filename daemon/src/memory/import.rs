@@ -11,6 +11,7 @@ use super::text::tidy;
 use super::users::owner_rid;
 use super::{
     ConversationId, Kind, Memory, MemoryError, MessageId, Result, Role, SessionId, UserId, boot_rid, get,
+    named,
 };
 use crate::store::Tx;
 use crate::store::queue::{Op, enqueue};
@@ -78,9 +79,9 @@ crate::store::sql::statements! {
     SESSION_TAKEN = "SELECT 1 FROM conversations WHERE owner = ?1 AND device = ?2 AND session_id = ?3";
     // Older than everything that is there: an import does not change which conversation is continued.
     ADD = "INSERT INTO conversations (id, owner, title, title_by_user, next_seq, messages, activity, created_unix_ms,
-            created_synced, updated_unix_ms, updated_synced, updated_monotonic_ns, boot, device, session_id)
+            created_synced, updated_unix_ms, updated_synced, updated_monotonic_ns, boot, device, session_id, named)
         VALUES (?1, ?2, ?3, ?11, ?4, ?5, (SELECT coalesce(min(activity), 1) - 1 FROM conversations WHERE owner = ?2), ?6,
-            1, ?7, 1, 0, ?8, ?9, ?10)";
+            1, ?7, 1, 0, ?8, ?9, ?10, ?12)";
     RID = "SELECT rid FROM conversations WHERE id = ?1";
     ADD_MESSAGE = "INSERT INTO messages (id, conversation, owner, seq, role, kind, text, meta, wall_unix_ms, clock_synced,
             monotonic_ns, boot, device)
@@ -122,6 +123,7 @@ impl Memory {
             let taken = tx.optional(sqlx::query(CONVERSATION_TAKEN).bind(conversation.id.bytes())).await?;
             let id = if taken.is_some() { ConversationId::new() } else { conversation.id };
             let session = free_session(&mut tx, owner, here.device, conversation).await?;
+            let named = named::now_after(&uuid::Uuid::nil(), &stamp);
             let last = conversation.messages.last().map_or(0, |last| last.seq);
             let add = sqlx::query(ADD)
                 .bind(id.bytes())
@@ -134,7 +136,8 @@ impl Memory {
                 .bind(boot)
                 .bind(here.device)
                 .bind(session)
-                .bind(named_by_a_person(conversation));
+                .bind(named_by_a_person(conversation))
+                .bind(named::bytes(&named));
             tx.execute(add).await?;
             enqueue(&mut tx, Op::UpsertConversation, id.0, Some(user.0), stamp.wall_unix_ms).await?;
             let row = tx.optional(sqlx::query(RID).bind(id.bytes())).await?;

@@ -9,7 +9,7 @@ use sqlx::sqlite::SqliteRow;
 use super::conversations::title_from;
 use super::summary::{covered_within, rebuild_within};
 use super::users::owner_rid;
-use super::{ConversationId, Memory, MemoryError, MessageId, Result, UserId, get};
+use super::{ConversationId, Memory, MemoryError, MessageId, Result, UserId, get, named};
 use crate::clock::Stamp;
 use crate::store::queue::{Op, enqueue};
 use crate::store::{StoreError, Tx};
@@ -96,7 +96,7 @@ crate::store::sql::statements! {
         WHERE conversation = ?2 AND owner = ?1 AND role = 'user' AND kind <> 'ask' ORDER BY seq LIMIT 1";
     UNSENT = "SELECT c.id AS id FROM messages m JOIN conversations c ON c.rid = m.conversation
         WHERE m.rid = ?2 AND m.owner = ?1 AND EXISTS (SELECT 1 FROM queue q WHERE q.entity_id = m.id)";
-    SET_TITLE = "UPDATE conversations SET title = ?3 WHERE rid = ?2 AND owner = ?1";
+    SET_TITLE = "UPDATE conversations SET title = ?3, named = ?4 WHERE rid = ?2 AND owner = ?1";
 }
 
 impl Memory {
@@ -233,7 +233,9 @@ pub(super) async fn retitle(
         let first = first.map(|row| get::<String>(&row, "text")).transpose()?;
         let new = first.as_deref().map(title_from).unwrap_or_default();
         if new != title {
-            tx.execute(sqlx::query(SET_TITLE).bind(owner).bind(conversation).bind(new)).await?;
+            let named = named::just_after(&named::of_conversation(tx, conversation, owner).await?);
+            let set = sqlx::query(SET_TITLE).bind(owner).bind(conversation).bind(new);
+            tx.execute(set.bind(named::bytes(&named))).await?;
             enqueue(tx, Op::UpsertConversation, id.0, Some(user.0), stamp.wall_unix_ms).await?;
         }
     }

@@ -8,7 +8,7 @@
 //!    [`Memory::append_turn`] returns, it is on the disk.
 //! 3. `seq` of a conversation grows without gaps while nothing is forgotten and is never used twice.
 //! 4. Forgetting removes the message, the answer to it, every answer made from it, their words in the index and their
-//!    queue entries; then the file is written anew, so that no byte stays.
+//!    queue entries; then it is taken out of unused parts of the file, so that no byte stays.
 
 mod audit;
 mod conversations;
@@ -17,6 +17,7 @@ mod export;
 mod ids;
 mod import;
 mod messages;
+mod named;
 mod names;
 mod replica;
 mod restamp;
@@ -358,7 +359,7 @@ impl Memory {
 
     async fn grant_scrub(&self, wish: &str) -> Result<()> {
         self.store.remove_damaged_copies()?;
-        self.store.vacuum().await?;
+        self.store.scrub().await?;
         self.clear_scrub(wish).await
     }
 
@@ -410,7 +411,7 @@ fn kept_out() -> StoreError {
     StoreError::Constraint { unique: false, source: sqlx::Error::RowNotFound }
 }
 
-/// How long taking deleted text out of the file rests after `failures` in a row. It writes the whole file anew, so on a
+/// How long taking deleted text out of the file rests after `failures` in a row. It reads the whole file, so on a
 /// full disk it is not tried every half minute: 1 min, 2 min, … up to an hour.
 fn scrub_pause(failures: u32) -> Duration {
     const LONGEST: Duration = Duration::from_secs(3_600);
@@ -439,6 +440,7 @@ pub(crate) fn statements() -> Vec<&'static [(&'static str, &'static str)]> {
         conversations::STATEMENTS,
         import::STATEMENTS,
         messages::STATEMENTS,
+        named::STATEMENTS,
         names::STATEMENTS,
         replica::STATEMENTS,
         replica::BURYING,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::messages::retitle;
 use super::text::name_key;
-use super::{ConversationId, Memory, Result, UserId, get};
+use super::{ConversationId, Memory, Result, UserId, get, named};
 use crate::clock::Stamp;
 use crate::store::Tx;
 use crate::store::queue::{Op, enqueue};
@@ -13,7 +13,8 @@ crate::store::sql::statements! {
     NAMED = "SELECT id, title, coalesce(session_id, '') AS session FROM conversations
         WHERE owner = (SELECT rid FROM users WHERE id = ?1) AND (title_by_user = 1 OR session_id IS NOT NULL)";
     NAME = "SELECT rid FROM conversations WHERE id = ?2 AND owner = ?1";
-    UNNAME = "UPDATE conversations SET title = '', title_by_user = 0, session_id = NULL WHERE rid = ?2 AND owner = ?1";
+    UNNAME = "UPDATE conversations SET title = '', title_by_user = 0, session_id = NULL, named = ?3
+        WHERE rid = ?2 AND owner = ?1";
 }
 
 impl Memory {
@@ -52,7 +53,8 @@ pub(super) async fn unname_within(
         let row = tx.optional(sqlx::query(NAME).bind(owner).bind(id.bytes())).await?;
         let Some(row) = row else { continue };
         let rid: i64 = get(&row, "rid")?;
-        tx.execute(sqlx::query(UNNAME).bind(owner).bind(rid)).await?;
+        let named = named::now_after(&named::of_conversation(tx, rid, owner).await?, stamp);
+        tx.execute(sqlx::query(UNNAME).bind(owner).bind(rid).bind(named::bytes(&named))).await?;
         enqueue(tx, Op::UpsertConversation, id.0, Some(user.0), stamp.wall_unix_ms).await?;
         retitle(tx, user, owner, BTreeSet::from([rid]), stamp).await?;
         unnamed += 1;

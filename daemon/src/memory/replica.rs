@@ -5,7 +5,7 @@
 //! where the queue goes. The exception are deletions that only this device can know of, of answers that repeat what was
 //! forgotten elsewhere.
 //!
-//! A row that has something waiting in the queue is newer here than there and keeps what it says here.
+//! Of the names that a row has here and there, those that were given later stay (`named`).
 
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
@@ -14,7 +14,7 @@ mod bury;
 
 use super::text::name_key;
 use super::users::{checked_name, free_name, is_numbered};
-use super::{MAX_MESSAGE_BYTES, Memory, MemoryError, Result, UserId, boot_rid, device_rid, get};
+use super::{MAX_MESSAGE_BYTES, Memory, MemoryError, Result, UserId, boot_rid, device_rid, get, named};
 use crate::clock::Stamp;
 use crate::store::outgoing::{ConversationRow, MessageRow, UserRow, VoiceprintRow};
 use crate::store::postgres::read::Tombstone;
@@ -50,11 +50,13 @@ enum Outcome {
     Changed,
     /// Changed, and what was there before is to leave the file.
     Erased,
+    /// A deletion that is new here, of something that is not here (any more).
+    Noted,
     /// Known already, deleted here, or newer here.
     Left,
     Refused(&'static str),
 }
-use Outcome::{Changed, Erased, Left, Refused};
+use Outcome::{Changed, Erased, Left, Noted, Refused};
 
 /// Seqs stay far from the end of the number, so that adding to one never overflows.
 const HIGHEST_SEQ: i64 = 1 << 52;
@@ -65,17 +67,17 @@ crate::store::sql::statements! {
     END_ROW = "RELEASE pulled";
     DEAD = "SELECT 1 FROM tombstones WHERE (kind = ?1 AND id = ?2) OR (kind = 'user' AND id = ?3) LIMIT 1";
     PENDING = "SELECT 1 FROM queue WHERE entity_id = ?1 LIMIT 1";
-    USER = "SELECT rid, name, consent_unix_ms FROM users WHERE id = ?1";
-    ADD_USER = "INSERT INTO users (id, name, name_key, consent_unix_ms, created_unix_ms, created_synced)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-    CHANGE_USER = "UPDATE users SET name = ?2, name_key = ?3, consent_unix_ms = ?4 WHERE id = ?1";
-    CONVERSATION = "SELECT c.rid, c.owner, u.id AS owner_id, c.title, c.title_by_user, c.next_seq, c.session_id
+    USER = "SELECT rid, name, house_name, consent_unix_ms, named FROM users WHERE id = ?1";
+    ADD_USER = "INSERT INTO users (id, name, name_key, consent_unix_ms, created_unix_ms, created_synced, named, house_name)
+        VALUES (?1, ?2, ?3, ?4, ?7, ?8, ?5, ?6)";
+    CHANGE_USER = "UPDATE users SET name = ?2, name_key = ?3, consent_unix_ms = ?4, named = ?5, house_name = ?6 WHERE id = ?1";
+    CONVERSATION = "SELECT c.rid, c.owner, u.id AS owner_id, c.title, c.title_by_user, c.next_seq, c.session_id, c.named
         FROM conversations c JOIN users u ON u.rid = c.owner WHERE c.id = ?1";
     ADD_CONVERSATION = "INSERT INTO conversations (id, owner, title, title_by_user, next_seq, activity, created_unix_ms,
-            created_synced, updated_unix_ms, updated_synced, updated_monotonic_ns, boot, device, session_id)
+            created_synced, updated_unix_ms, updated_synced, updated_monotonic_ns, boot, device, session_id, named)
         VALUES (?1, ?2, ?3, ?4, ?5, (SELECT coalesce(max(activity), 0) + 1 FROM conversations WHERE owner = ?2), ?6, ?7, ?8, ?9,
-            ?10, ?11, ?12, ?13)";
-    CHANGE_NAMES = "UPDATE conversations SET title = ?2, title_by_user = ?3, session_id = ?4 WHERE rid = ?1";
+            ?10, ?11, ?12, ?13, ?14)";
+    CHANGE_NAMES = "UPDATE conversations SET title = ?2, title_by_user = ?3, session_id = ?4, named = ?5 WHERE rid = ?1";
     ADVANCE = "UPDATE conversations SET next_seq = ?2, updated_unix_ms = ?3, updated_synced = ?4, updated_monotonic_ns = ?5,
             boot = ?6, activity = (SELECT max(activity) + 1 FROM conversations a WHERE a.owner = conversations.owner)
         WHERE rid = ?1";
@@ -136,6 +138,7 @@ impl Memory {
         let (mut tx, stamp) = self.begin().await?;
         let mut applied = Applied::default();
         let mut scrub = false;
+        let copies = !pulled.tombstones.is_empty() && !self.store.damaged_copies().is_empty();
         for row in &pulled.users {
             begin_row(&mut tx).await?;
             let outcome = put_user(&mut tx, row).await;
@@ -162,6 +165,8 @@ impl Memory {
         for row in &pulled.tombstones {
             begin_row(&mut tx).await?;
             let outcome = bury::bury(&mut tx, row, &stamp).await;
+            // What a repair could not read may still be in the damaged file.
+            scrub |= copies && matches!(outcome, Ok(Noted));
             scrub |= applied.end_row(&mut tx, "deletion", &row.id, outcome).await?;
         }
         settings::set(&mut tx, replica::READ, read, stamp.wall_unix_ms).await?;
@@ -196,7 +201,7 @@ impl Applied {
         tx.execute(sqlx::query(END_ROW)).await?;
         match outcome {
             Changed | Erased => self.changed += 1,
-            Left => {}
+            Left | Noted => {}
             Refused(why) => {
                 self.refused += 1;
                 log::warn!("a {what} of another device ({id}) is left out: {why}");
@@ -217,36 +222,55 @@ async fn put_user(tx: &mut Tx<'_>, row: &UserRow) -> Result<Outcome> {
     }
     let Ok(name) = checked_name(&row.name) else { return Ok(Refused("its name cannot be one")) };
     let known = tx.optional(sqlx::query(USER).bind(bytes(&row.id))).await?;
-    if known.is_some() && pending(tx, &row.id).await? {
-        return Ok(Left);
-    }
-    let (local, consent) = match &known {
-        Some(known) => (Some(get::<String>(known, "name")?), get::<Option<i64>>(known, "consent_unix_ms")?),
-        None => (None, None),
-    };
-    // "Anna (2)" is how an Anna is called here while another Anna is.
-    let same = local.as_deref().is_some_and(|local| local == name || is_numbered(local, &name));
-    if same && consent == row.consent_unix_ms {
-        return Ok(Left);
-    }
-    let name = match local {
-        Some(local) if same => local,
-        _ => free_name(tx, &name, UserId(row.id)).await?,
-    };
-    let (id, key) = (bytes(&row.id), name_key(&name));
-    let put = if known.is_some() {
-        sqlx::query(CHANGE_USER).bind(id).bind(&name).bind(key).bind(row.consent_unix_ms)
-    } else {
-        sqlx::query(ADD_USER)
-            .bind(id)
-            .bind(&name)
-            .bind(key)
+    let Some(known) = known else {
+        let local = free_name(tx, &name, UserId(row.id)).await?;
+        let add = sqlx::query(ADD_USER)
+            .bind(bytes(&row.id))
+            .bind(&local)
+            .bind(name_key(&local))
             .bind(row.consent_unix_ms)
+            .bind(named::bytes(&row.named))
+            .bind((local != name).then_some(name))
             .bind(row.created_unix_ms)
-            .bind(row.synced)
+            .bind(row.synced);
+        tx.execute(add).await?;
+        return Ok(Changed);
     };
-    tx.execute(put).await?;
+    let (local, since): (String, Uuid) = (get(&known, "name")?, get(&known, "named")?);
+    let shared = get::<Option<String>>(&known, "house_name")?;
+    let agreed: Option<i64> = get(&known, "consent_unix_ms")?;
+    let later = is_later(tx, &row.id, &row.named, &since).await?;
+    let consent = agreed.max(row.consent_unix_ms);
+    if !later && consent == agreed {
+        return Ok(Left);
+    }
+    // "Anna (2)" is how an Anna is called here while another Anna is.
+    let same =
+        local == name || shared.as_ref().map_or_else(|| is_numbered(&local, &name), |shared| *shared == name);
+    let (name, shared) = match (later, same) {
+        (false, _) => (local, shared),
+        (true, true) => (local.clone(), (local != name).then_some(name)),
+        (true, false) => {
+            let free = free_name(tx, &name, UserId(row.id)).await?;
+            (free.clone(), (free != name).then_some(name))
+        }
+    };
+    let named = row.named.max(since);
+    let change = sqlx::query(CHANGE_USER)
+        .bind(bytes(&row.id))
+        .bind(&name)
+        .bind(name_key(&name))
+        .bind(consent)
+        .bind(named::bytes(&named))
+        .bind(shared);
+    tx.execute(change).await?;
     Ok(Changed)
+}
+
+/// Whether names that were given at `named` elsewhere replace those that the row `id` has here `since` then. Of a time
+/// before moments were kept nobody can know: then what waits here to be sent stays.
+async fn is_later(tx: &mut Tx<'_>, id: &Uuid, named: &Uuid, since: &Uuid) -> Result<bool> {
+    Ok(named > since || (named.is_nil() && since.is_nil() && !pending(tx, id).await?))
 }
 
 async fn put_conversation(tx: &mut Tx<'_>, row: &ConversationRow, stamp: &Stamp) -> Result<Outcome> {
@@ -286,6 +310,7 @@ async fn put_conversation(tx: &mut Tx<'_>, row: &ConversationRow, stamp: &Stamp)
                 .bind(boot)
                 .bind(home)
                 .bind(session)
+                .bind(named::bytes(&row.named))
         };
         match tx.execute(add(row.session_id.clone())).await {
             // The client's name for it is taken here by another one; the conversation matters more.
@@ -308,13 +333,15 @@ async fn put_conversation(tx: &mut Tx<'_>, row: &ConversationRow, stamp: &Stamp)
     let same = old_title == title
         && get::<bool>(&known, "title_by_user")? == row.title_by_user
         && old_session == row.session_id;
-    if !same && !pending(tx, &row.id).await? {
+    let since: Uuid = get(&known, "named")?;
+    let later = is_later(tx, &row.id, &row.named, &since).await?;
+    if later && (!same || row.named > since) {
         // A name that was emptied or replaced may have been forgotten.
         let erased = (!old_title.is_empty() && old_title != title)
             || (old_session.is_some() && old_session != row.session_id);
         let names =
             sqlx::query(CHANGE_NAMES).bind(rid).bind(title).bind(row.title_by_user).bind(&row.session_id);
-        tx.execute(names).await?;
+        tx.execute(names.bind(named::bytes(&row.named))).await?;
         outcome = if erased { Erased } else { Changed };
     }
     if row.next_seq > get::<i64>(&known, "next_seq")? {

@@ -4,8 +4,12 @@
 //! read from the newest message backwards and stops after a window of matches, which are ranked among themselves:
 //! FTS5's own bm25 counts every match of every word first (95 ms for common words in 100,000 messages).
 //!
-//! What still grows: words that are common but never together make the index skip through both lists; words of scripts
-//! that are matched as beginnings (see [`term_of`]) collect all words with that beginning.
+//! Words that are common but seldom together make the index go through all of their lists. So it is read in two steps: the
+//! newest [`Reach::span`] messages of the device, and, if that was not enough, everything before, at once where one of the
+//! words is rare there (then the index skips from one of its messages to the next), else when the next page is asked for.
+//! Nothing is left out, each step costs the same however much was said, and a page says whether there is more.
+//!
+//! What still grows: words of scripts that are matched as beginnings (see [`term_of`]) collect all words with that beginning.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,6 +31,19 @@ const WINDOW: u32 = 200;
 /// Where no message has all words: the newest messages of each word that are ranked.
 const PER_WORD: u32 = 64;
 
+/// How far one step of a search looks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reach {
+    /// Messages of this device, of everybody, from where the step begins.
+    pub(super) span: i64,
+    /// A word with fewer messages before those is rare.
+    pub(super) rare: i64,
+}
+
+impl Reach {
+    const USUAL: Self = Self { span: 32_768, rare: 256 };
+}
+
 /// A message that was found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Hit {
@@ -41,16 +58,26 @@ pub struct Hit {
 pub struct SearchCursor {
     /// Upper end (row number, exclusive) of the window of matches that is being listed.
     before: i64,
-    /// The last message that was listed: its rank and row number.
+    /// The last message of the window that was listed: its rank and row number; before the first, the best there can be.
     rank: f64,
     rid: i64,
+    state: State,
+}
+
+/// How far a search has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Messages with all words are listed.
+    All = 0,
     /// Messages with any of the words are listed, because none has all.
-    any: bool,
+    Any = 1,
+    /// No message with all words was found yet.
+    Nothing = 2,
 }
 
 impl fmt::Display for SearchCursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{:x}.{}.{}", self.before, self.rank.to_bits(), self.rid, u8::from(self.any))
+        write!(f, "{}.{:x}.{}.{}", self.before, self.rank.to_bits(), self.rid, self.state as u8)
     }
 }
 
@@ -59,13 +86,19 @@ impl FromStr for SearchCursor {
     fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
         const NO: &str = "this is no place in a list of search results";
         let parts: Vec<&str> = text.split('.').collect();
-        let [before, rank, rid, any] = parts.as_slice() else { return Err(NO) };
+        let [before, rank, rid, state] = parts.as_slice() else { return Err(NO) };
         let rank = f64::from_bits(u64::from_str_radix(rank, 16).map_err(|_| NO)?);
         let (before, rid) = (before.parse().map_err(|_| NO)?, rid.parse().map_err(|_| NO)?);
         if rank.is_nan() {
             return Err(NO);
         }
-        Ok(Self { before, rank, rid, any: *any == "1" })
+        let state = match *state {
+            "0" => State::All,
+            "1" => State::Any,
+            "2" => State::Nothing,
+            _ => return Err(NO),
+        };
+        Ok(Self { before, rank, rid, state })
     }
 }
 
@@ -82,8 +115,12 @@ crate::store::sql::statements! {
             octet_length(f.text) AS bytes
         FROM messages_fts f
         WHERE f.messages_fts MATCH 'owner : ' || coalesce((SELECT rid FROM users WHERE id = ?1), 0) || ?2
-            AND f.rowid < ?3
+            AND f.rowid < ?3 AND f.rowid >= ?5
         ORDER BY f.rowid DESC LIMIT ?4";
+    // Of everybody: a list is read without looking at another one.
+    HOW_MANY = "SELECT count(*) AS n FROM (SELECT rowid FROM messages_fts
+        WHERE messages_fts MATCH ?1 AND rowid < ?2 ORDER BY rowid DESC LIMIT ?3)";
+    RID = "SELECT rid FROM users WHERE id = ?1";
     ROWS = "SELECT m.rid, m.id AS id, c.id AS conversation_id, m.seq, m.role, m.kind, m.text, m.wall_unix_ms,
             m.clock_synced, m.meta
         FROM json_each(?2) wanted CROSS JOIN messages m ON m.rid = wanted.value
@@ -92,6 +129,14 @@ crate::store::sql::statements! {
     MATCHING = "SELECT m.id AS id FROM messages_fts f CROSS JOIN messages m ON m.rid = f.rowid
         WHERE f.messages_fts MATCH 'owner : ' || coalesce((SELECT rid FROM users WHERE id = ?1), 0) || ?2
             AND m.owner = (SELECT rid FROM users WHERE id = ?1)";
+}
+
+/// What one step has found.
+struct Step {
+    /// Newest first.
+    found: Vec<Found>,
+    /// Row number below which nothing was looked at yet, if that is so.
+    rest: Option<i64>,
 }
 
 /// How the words of a query combine.
@@ -109,6 +154,9 @@ struct Candidate {
 }
 
 impl Candidate {
+    /// Comes before every other.
+    const BEST: Self = Self { rid: i64::MAX, rank: f64::NEG_INFINITY };
+
     /// Best first; of equal ones the newer.
     fn order(&self, other: &Self) -> std::cmp::Ordering {
         self.rank.total_cmp(&other.rank).then(other.rid.cmp(&self.rid))
@@ -120,7 +168,8 @@ impl Memory {
     /// come first, the best of them before the others, then the next 200, and so on; with any of the words, the newest 64
     /// of each word are ranked and that is all. `text` is what a person typed or said: nothing in it is query syntax.
     ///
-    /// Messages that are written between two pages are not in the later one.
+    /// A page may have fewer than `limit` messages, or none, and still a next one: see the module. Messages that are
+    /// written between two pages are not in the later one.
     pub async fn search(
         &self,
         user: UserId,
@@ -128,6 +177,19 @@ impl Memory {
         role: Option<Role>,
         from: Option<&SearchCursor>,
         limit: u32,
+    ) -> Result<Page<Hit, SearchCursor>> {
+        self.search_within(user, text, role, from, limit, Reach::USUAL).await
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "those of `search`, and how far it looks")]
+    pub(super) async fn search_within(
+        &self,
+        user: UserId,
+        text: &str,
+        role: Option<Role>,
+        from: Option<&SearchCursor>,
+        limit: u32,
+        reach: Reach,
     ) -> Result<Page<Hit, SearchCursor>> {
         let terms = terms_of(text, MAX_TERMS);
         let filter = role.map(|role| format!(" AND role : {}", role.as_str())).unwrap_or_default();
@@ -140,30 +202,38 @@ impl Memory {
             Some(from) => (from.before, Some(Candidate { rid: from.rid, rank: from.rank })),
             None => (self.top().await?, None),
         };
-        let mut any = from.is_some_and(|from| from.any);
-        if !any {
-            let all = format!("{filter} AND text : ({})", terms.join(" AND "));
-            loop {
-                let found = self.newest(user, &all, before, WINDOW).await?;
-                let end = found.last().map(|found| found.rid);
-                page.extend(listed(rank_all(&found, terms.len()), after.take(), before));
-                match end {
-                    Some(end) if found.len() >= WINDOW as usize && page.len() < wanted => before = end,
-                    _ => break,
+        let mut state = from.map_or(State::Nothing, |from| from.state);
+        let mut rest = None;
+        while state != State::Any {
+            let step = self.step(user, &filter, &terms, (before, WINDOW), reach).await?;
+            let (full, end) = (step.found.len() >= WINDOW as usize, step.found.last().map(|found| found.rid));
+            if end.is_some() {
+                state = State::All;
+            }
+            page.extend(listed(rank_all(&step.found, terms.len()), after.take(), before));
+            match (end, step.rest) {
+                (Some(end), _) if full && page.len() < wanted => before = end,
+                (_, more) => {
+                    rest = more.filter(|_| !full);
+                    break;
                 }
             }
-            any = page.is_empty() && from.is_none();
         }
-        if any {
-            let found = self.any(user, &filter, &terms, before).await?;
+        if rest.is_none() && state != State::All {
+            // From the beginning, also where pages without any message came before.
+            let before = if state == State::Any { before } else { self.top().await? };
+            state = State::Any;
+            let found = self.any(user, &filter, &terms, before, reach).await?;
             page.extend(listed(found, after, before));
         }
-        let found = Page::of(page, limit, |(hit, before)| SearchCursor {
+        let mut found = Page::of(page, limit, |(hit, before)| SearchCursor {
             before: *before,
             rank: hit.rank,
             rid: hit.rid,
-            any,
+            state,
         });
+        let Candidate { rid, rank } = Candidate::BEST;
+        found.next = found.next.or(rest.map(|before| SearchCursor { before, rank, rid, state }));
         let rids: Vec<i64> = found.items.iter().map(|(hit, _)| hit.rid).collect();
         let mut rows = self.rows(user, &rids).await?;
         let hits = found
@@ -174,7 +244,8 @@ impl Memory {
     }
 
     /// What `user` said that matches `text`: what was to be remembered first. With all words, the newest of each
-    /// kind; with any, the best of the newest 64 of each word. Questions to the memory are left out.
+    /// kind; with any, the best of the newest 64 of each word. Questions to the memory are left out, and so is what only one
+    /// step further would find (see the module): messages all of whose words are common, with more than 32,768 newer ones.
     pub async fn recall(&self, user: UserId, text: &str, words: Words, limit: u32) -> Result<Vec<Message>> {
         let terms = terms_of(text, MAX_TERMS);
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
@@ -188,10 +259,13 @@ impl Memory {
             let more = u32::try_from(limit - found.len()).unwrap_or(u32::MAX);
             match words {
                 Words::All => {
-                    let all = format!("{filter} AND text : ({})", terms.join(" AND "));
-                    found.extend(self.newest(user, &all, top, more).await?.iter().map(|found| found.rid));
+                    let step = self.step(user, &filter, &terms, (top, more), Reach::USUAL).await?;
+                    found.extend(step.found.iter().map(|found| found.rid));
                 }
-                Words::Any => found.extend(self.any(user, &filter, &terms, top).await?.iter().map(|c| c.rid)),
+                Words::Any => {
+                    let any = self.any(user, &filter, &terms, top, Reach::USUAL).await?;
+                    found.extend(any.iter().map(|candidate| candidate.rid));
+                }
             }
         }
         found.truncate(limit);
@@ -217,9 +291,64 @@ impl Memory {
         Ok(row.map(|row| get(&row, "top")).transpose()?.unwrap_or(1))
     }
 
-    /// The newest `limit` matches of `query` below the row number `before`, newest first.
-    async fn newest(&self, user: UserId, query: &str, before: i64, limit: u32) -> Result<Vec<Found>> {
-        let newest = sqlx::query(NEWEST).bind(user.bytes()).bind(query).bind(before).bind(limit);
+    /// The newest messages with all of `terms` below a row number, at most so many (`from`).
+    async fn step(
+        &self,
+        user: UserId,
+        filter: &str,
+        terms: &[String],
+        (before, most): (i64, u32),
+        reach: Reach,
+    ) -> Result<Step> {
+        let query = format!("{filter} AND text : ({})", terms.join(" AND "));
+        let end = before.saturating_sub(reach.span);
+        let mut found = self.newest(user, &query, before, most, end.max(0)).await?;
+        let left = most.saturating_sub(u32::try_from(found.len()).unwrap_or(most));
+        if end <= 0 || left == 0 {
+            return Ok(Step { found, rest: None });
+        }
+        if !self.is_rare(user, filter, terms, end, reach).await? {
+            return Ok(Step { found, rest: Some(end) });
+        }
+        found.extend(self.newest(user, &query, end, left, 0).await?);
+        Ok(Step { found, rest: None })
+    }
+
+    /// Whether one of the lists that a query reads is short below the row number `before`: of a word, of a person, of a kind.
+    async fn is_rare(
+        &self,
+        user: UserId,
+        filter: &str,
+        terms: &[String],
+        before: i64,
+        reach: Reach,
+    ) -> Result<bool> {
+        let Some(row) = self.read_optional(sqlx::query(RID).bind(user.bytes())).await? else {
+            return Ok(true);
+        };
+        let owner = format!("owner : {}", get::<i64>(&row, "rid")?);
+        let filters = filter.split(" AND ").filter(|part| !part.is_empty()).map(str::to_owned);
+        let words = terms.iter().map(|term| format!("text : {term}"));
+        for query in words.chain(filters).chain([owner]) {
+            let count = sqlx::query(HOW_MANY).bind(query).bind(before).bind(reach.rare);
+            let row = self.read_optional(count).await?;
+            if row.map(|row| get::<i64>(&row, "n")).transpose()?.unwrap_or(0) < reach.rare {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The newest `limit` matches of `query` below the row number `before` and not below `end`, newest first.
+    async fn newest(
+        &self,
+        user: UserId,
+        query: &str,
+        before: i64,
+        limit: u32,
+        end: i64,
+    ) -> Result<Vec<Found>> {
+        let newest = sqlx::query(NEWEST).bind(user.bytes()).bind(query).bind(before).bind(limit).bind(end);
         let rows = self.read_all(newest).await?;
         let found = rows.iter().map(|row| {
             Ok(Found { rid: get(row, "rid")?, hits: get(row, "hits")?, bytes: get(row, "bytes")? })
@@ -228,13 +357,19 @@ impl Memory {
     }
 
     /// The newest messages of each word, best first: rare words count more than common ones.
-    async fn any(&self, user: UserId, filter: &str, terms: &[String], before: i64) -> Result<Vec<Candidate>> {
+    async fn any(
+        &self,
+        user: UserId,
+        filter: &str,
+        terms: &[String],
+        before: i64,
+        reach: Reach,
+    ) -> Result<Vec<Candidate>> {
         let mut ranks = BTreeMap::<i64, f64>::new();
         for term in terms {
-            let query = format!("{filter} AND text : {term}");
-            let found = self.newest(user, &query, before, PER_WORD).await?;
-            let weight = rarity(&found, before);
-            for found in &found {
+            let step = self.step(user, filter, std::slice::from_ref(term), (before, PER_WORD), reach).await?;
+            let weight = rarity(&step.found, before);
+            for found in &step.found {
                 *ranks.entry(found.rid).or_default() -= weight * frequency(found.hits, found.bytes);
             }
         }
@@ -348,9 +483,13 @@ mod tests {
 
     #[test]
     fn a_place_in_the_results_survives_being_text() {
-        let cursor = SearchCursor { before: 12, rank: -1.25, rid: 7, any: true };
-        assert_eq!(cursor.to_string().parse(), Ok(cursor));
-        for odd in ["", "1.2.3", "a.b.c.d", "1.7ff8000000000000.1.0", "1.1.1.1.1"] {
+        for state in [State::All, State::Any, State::Nothing] {
+            let cursor = SearchCursor { before: 12, rank: -1.25, rid: 7, state };
+            assert_eq!(cursor.to_string().parse(), Ok(cursor));
+            let cursor = SearchCursor { rank: f64::NEG_INFINITY, ..cursor };
+            assert_eq!(cursor.to_string().parse(), Ok(cursor));
+        }
+        for odd in ["", "1.2.3", "a.b.c.d", "1.7ff8000000000000.1.0", "1.1.1.3", "1.1.1.1.1"] {
             assert!(odd.parse::<SearchCursor>().is_err(), "{odd}");
         }
     }

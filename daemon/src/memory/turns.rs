@@ -9,6 +9,7 @@ use super::summary::fold_within;
 use super::users::owner_rid;
 use super::{
     ConversationId, Kind, Memory, MemoryError, MessageId, Result, Role, SessionId, UserId, device_rid, get,
+    named,
 };
 use crate::clock::Stamp;
 use crate::store::queue::{Op, enqueue};
@@ -85,7 +86,7 @@ crate::store::sql::statements! {
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
     THERE = "SELECT c.id, m.seq - 1 AS seq FROM messages m JOIN conversations c ON c.rid = m.conversation
         WHERE m.id = ?2 AND m.owner = (SELECT rid FROM users WHERE id = ?1)";
-    TITLE = "UPDATE conversations SET title = ?3 WHERE rid = ?2 AND owner = ?1";
+    TITLE = "UPDATE conversations SET title = ?3, named = ?4 WHERE rid = ?2 AND owner = ?1";
     ADVANCE = "UPDATE conversations SET next_seq = next_seq + 2, messages = messages + 2,
             activity = (SELECT max(activity) + 1 FROM conversations WHERE owner = ?1),
             updated_unix_ms = ?3, updated_synced = ?4, updated_monotonic_ns = ?5, boot = ?6
@@ -166,7 +167,9 @@ impl Memory {
         }
         let (conversation, seq): (i64, i64) = (get(&row, "rid")?, get(&row, "next_seq")?);
         if get::<bool>(&row, "untitled")? && turn.kind != Kind::Ask {
-            tx.execute(sqlx::query(TITLE).bind(owner).bind(conversation).bind(title_from(text))).await?;
+            let named = named::just_after(&named::of_conversation(&mut tx, conversation, owner).await?);
+            let title = sqlx::query(TITLE).bind(owner).bind(conversation).bind(title_from(text));
+            tx.execute(title.bind(named::bytes(&named))).await?;
             if !created {
                 enqueue(&mut tx, Op::UpsertConversation, conversation_id.0, Some(user.0), now.wall_unix_ms)
                     .await?;

@@ -2,10 +2,11 @@
 
 use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
+use uuid::Uuid;
 
 use super::conversations::Page;
 use super::text::{name_key, tidy, unseen};
-use super::{Memory, MemoryError, NewAudit, Result, UserId, get};
+use super::{Memory, MemoryError, NewAudit, Result, UserId, get, named};
 use crate::clock::Stamp;
 use crate::store::queue::{Op, enqueue};
 use crate::store::{StoreError, Tx};
@@ -32,13 +33,15 @@ pub struct User {
 }
 
 crate::store::sql::statements! {
-    ADD = "INSERT INTO users (id, name, name_key, created_unix_ms, created_synced) VALUES (?1, ?2, ?3, ?4, ?5)";
+    ADD = "INSERT INTO users (id, name, name_key, created_unix_ms, created_synced, named) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
     LIST = "SELECT id, name, name_key, consent_unix_ms, created_unix_ms FROM users WHERE name_key > ?1 ORDER BY name_key LIMIT ?2";
     KEYS = "SELECT id, name, name_key FROM users";
     BY_ID = "SELECT id, name, consent_unix_ms, created_unix_ms FROM users WHERE id = ?1";
     BY_NAME = "SELECT id, name, consent_unix_ms, created_unix_ms FROM users WHERE name_key = ?1";
     NAME_TAKEN = "SELECT 1 FROM users WHERE name_key = ?1 AND id <> ?2";
-    RENAME = "UPDATE users SET name = ?2, name_key = ?3 WHERE id = ?1";
+    RENAME = "UPDATE users SET name = ?2, name_key = ?3, named = ?4, house_name = NULL WHERE id = ?1";
+    // The number that tells two of one name apart here is no new name.
+    NUMBER = "UPDATE users SET house_name = coalesce(house_name, name), name = ?2, name_key = ?3 WHERE id = ?1";
     CONSENT = "UPDATE users SET consent_unix_ms = ?2 WHERE id = ?1";
     RID = "SELECT rid FROM users WHERE id = ?1";
     DELETE_MESSAGES = "DELETE FROM messages WHERE owner = ?1
@@ -68,12 +71,14 @@ impl Memory {
         let name = checked_name(name)?;
         let (mut tx, stamp) = self.begin().await?;
         let id = UserId::new();
+        let named = named::now_after(&Uuid::nil(), &stamp);
         let add = sqlx::query(ADD)
             .bind(id.bytes())
             .bind(&name)
             .bind(name_key(&name))
             .bind(stamp.wall_unix_ms)
-            .bind(stamp.synced);
+            .bind(stamp.synced)
+            .bind(named::bytes(&named));
         tx.execute(add).await.map_err(|e| taken(e, &name))?;
         enqueue(&mut tx, Op::UpsertUser, id.0, Some(id.0), stamp.wall_unix_ms).await?;
         tx.commit().await?;
@@ -121,7 +126,7 @@ impl Memory {
         let (mut tx, _) = self.begin().await?;
         for (id, name) in old {
             let free = free_name(&mut tx, &name, id).await?;
-            tx.execute(sqlx::query(RENAME).bind(id.bytes()).bind(&free).bind(name_key(&free))).await?;
+            tx.execute(sqlx::query(NUMBER).bind(id.bytes()).bind(&free).bind(name_key(&free))).await?;
         }
         Ok(tx.commit().await?)
     }
@@ -140,7 +145,9 @@ impl Memory {
     pub async fn rename_user(&self, id: UserId, name: &str) -> Result<()> {
         let name = person_name(name)?;
         let (mut tx, stamp) = self.begin().await?;
-        let rename = sqlx::query(RENAME).bind(id.bytes()).bind(&name).bind(name_key(&name));
+        let named = named::now_after(&named::of_user(&mut tx, id.bytes()).await?, &stamp);
+        let rename =
+            sqlx::query(RENAME).bind(id.bytes()).bind(&name).bind(name_key(&name)).bind(named::bytes(&named));
         if tx.execute(rename).await.map_err(|e| taken(e, &name))? == 0 {
             return Err(MemoryError::not_found("user", id));
         }

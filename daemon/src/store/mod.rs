@@ -25,6 +25,7 @@ pub mod queue;
 pub mod replica;
 pub mod salvage;
 mod schema;
+mod scrub;
 pub(crate) mod settings;
 pub(crate) mod sql;
 mod sqlite;

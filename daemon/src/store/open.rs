@@ -72,10 +72,21 @@ pub(super) struct Ready {
     pub(super) problem: Option<String>,
 }
 
+/// How closely a file is looked at before it is used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Look {
+    /// The structure, if the file is small enough for that at each start.
+    Quick,
+    /// A statement met damage: all of a file of any size, the agreement of indexes and tables as well.
+    Thorough,
+    /// Statements meet damage that no check finds: it is repaired whatever a check says.
+    Mistrust(String),
+}
+
 /// Opens the database at `path`, makes it where it is missing, repairs it where it is damaged, reads it where it cannot be
-/// written. `thorough`: a statement met damage, so all of a file of any size is looked at, the agreement of
-/// indexes and tables as well.
-pub(super) async fn open(path: &Path, options: &StoreOptions, thorough: bool) -> Result<Ready, StoreError> {
+/// written.
+pub(super) async fn open(path: &Path, options: &StoreOptions, look: &Look) -> Result<Ready, StoreError> {
+    let thorough = *look != Look::Quick;
     let mut told: Vec<String> = Vec::new();
     let found = heal::look(path);
     match &found {
@@ -92,6 +103,12 @@ pub(super) async fn open(path: &Path, options: &StoreOptions, thorough: bool) ->
             told.extend(healed.map(|healed| healed.sentence()));
         }
         _ => {}
+    }
+    if let Look::Mistrust(detail) = look
+        && !options.keep_damaged
+    {
+        let healed = heal::heal(path, detail, async || true).await?;
+        told.extend(healed.map(|healed| healed.sentence()));
     }
     let mut writer = writable(path, options, thorough).await;
     if let Err(StoreError::Damaged { detail, .. }) = &writer

@@ -41,6 +41,8 @@ pub struct UserRow {
     pub consent_unix_ms: Option<i64>,
     pub created_unix_ms: i64,
     pub synced: bool,
+    /// When the name was given: of two, the greater one wins.
+    pub named: Uuid,
 }
 
 #[derive(Debug)]
@@ -67,6 +69,8 @@ pub struct ConversationRow {
     pub session_id: Option<String>,
     pub title: String,
     pub title_by_user: bool,
+    /// When title and session id were given: of two, the greater one wins.
+    pub named: Uuid,
     pub next_seq: i64,
     pub created_unix_ms: i64,
     pub created_synced: bool,
@@ -116,13 +120,17 @@ pub struct Deletion {
 /// What is read of a person, and of a conversation: of those that entries name, and of those that a row turns out to need.
 macro_rules! of_user {
     ($of:literal) => {
-        concat!("SELECT id, name, consent_unix_ms, created_unix_ms, created_synced FROM users WHERE id ", $of)
+        concat!(
+            "SELECT id, coalesce(house_name, name) AS name, consent_unix_ms, created_unix_ms, created_synced, named
+            FROM users WHERE id ",
+            $of
+        )
     };
 }
 macro_rules! of_conversation {
     ($of:literal) => {
         concat!(
-            "SELECT c.id AS id, u.id AS owner, d.id AS device, c.session_id, c.title, c.title_by_user, c.next_seq,
+            "SELECT c.id AS id, u.id AS owner, d.id AS device, c.session_id, c.title, c.title_by_user, c.named, c.next_seq,
                 c.created_unix_ms, c.created_synced, c.updated_unix_ms, c.updated_synced, c.updated_monotonic_ns, b.boot_id
             FROM conversations c JOIN users u ON u.rid = c.owner JOIN boots b ON b.rid = c.boot
                 LEFT JOIN devices d ON d.rid = c.device
@@ -307,6 +315,7 @@ fn user_of(row: &SqliteRow) -> Result<UserRow, sqlx::Error> {
         consent_unix_ms: row.try_get("consent_unix_ms")?,
         created_unix_ms: row.try_get("created_unix_ms")?,
         synced: row.try_get("created_synced")?,
+        named: row.try_get("named")?,
     })
 }
 
@@ -334,6 +343,7 @@ fn conversation_of(row: &SqliteRow) -> Result<ConversationRow, sqlx::Error> {
         session_id: row.try_get("session_id")?,
         title: row.try_get("title")?,
         title_by_user: row.try_get("title_by_user")?,
+        named: row.try_get("named")?,
         next_seq: row.try_get("next_seq")?,
         created_unix_ms: row.try_get("created_unix_ms")?,
         created_synced: row.try_get("created_synced")?,

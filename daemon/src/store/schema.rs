@@ -12,6 +12,7 @@ use super::sqlite::classify;
 const MIGRATIONS: &[&str] = &[
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/sqlite/0001_initial.sql")),
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/sqlite/0002_replica.sql")),
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/sqlite/0003_named.sql")),
 ];
 
 /// Schema version of this program.

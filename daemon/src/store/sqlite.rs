@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use sqlx::pool::PoolConnection;
 use sqlx::{ConnectOptions as _, Connection as _, Sqlite, SqliteConnection};
 use tokio::sync::{Mutex, MutexGuard, watch};
 
-use super::StoreError;
 use super::heal::{self, FileId, Found};
-use super::open::{self, Opened, Ready};
+use super::open::{self, Look, Opened, Ready};
+use super::{StoreError, scrub};
 
 /// How long a statement waits for another process before it fails with [`StoreError::Busy`].
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -21,6 +21,13 @@ pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A checkpoint moves the WAL into the database and costs fsyncs. It is done between turns ([`Store::checkpoint`]) once the
 /// WAL is larger than this.
 const CHECKPOINT_WAL_BYTES: u64 = 2 << 20;
+
+/// No statement met damage that a check of the file did not find.
+const TRUSTED: u8 = 0;
+/// One did: the next time the file is repaired.
+const DOUBTED: u8 = 1;
+/// It was repaired because of that.
+const REPAIRED: u8 = 2;
 
 super::sql::statements! {
     CHECKPOINT_PASSIVE = "PRAGMA wal_checkpoint(PASSIVE)";
@@ -61,8 +68,10 @@ struct Inner {
     open: ArcSwap<Opened>,
     /// Grows each time another file took the place of the one before: row numbers may differ.
     generation: AtomicU64,
-    /// A statement met damage: looked into before the next transaction.
-    damaged: AtomicBool,
+    /// What damage a statement met: looked into before the next transaction.
+    damage: std::sync::Mutex<Option<String>>,
+    /// How often a statement met damage that nothing else finds: [`TRUSTED`], [`DOUBTED`] or [`REPAIRED`].
+    doubt: AtomicU8,
     /// What was repaired or lost and nobody has been told yet.
     problem: std::sync::Mutex<Option<String>>,
     /// Counts the commits of this process.
@@ -72,14 +81,15 @@ struct Inner {
 impl Store {
     /// Opens the database at `path`; creates folder (0750) and file (0600) where they are missing; migrates; repairs.
     pub async fn open(path: &Path, options: &StoreOptions) -> Result<Self, StoreError> {
-        let Ready { writer, opened, problem } = open::open(path, options, false).await?;
+        let Ready { writer, opened, problem } = open::open(path, options, &Look::Quick).await?;
         let inner = Inner {
             path: path.to_path_buf(),
             options: options.clone(),
             writer: Mutex::new(writer),
             open: ArcSwap::from_pointee(opened),
             generation: AtomicU64::new(1),
-            damaged: AtomicBool::new(false),
+            damage: std::sync::Mutex::new(None),
+            doubt: AtomicU8::new(TRUSTED),
             problem: std::sync::Mutex::new(problem),
             commits: watch::Sender::new(0),
         };
@@ -170,6 +180,11 @@ impl Store {
         if self.wal_bytes() < CHECKPOINT_WAL_BYTES {
             return Ok(());
         }
+        self.checkpoint_passive().await
+    }
+
+    /// Moves of the WAL into the database what no reader still needs.
+    pub(super) async fn checkpoint_passive(&self) -> Result<(), StoreError> {
         self.on_writer(CHECKPOINT_PASSIVE).await
     }
 
@@ -183,10 +198,21 @@ impl Store {
         }
     }
 
-    /// Writes the whole database anew and empties the WAL.
+    /// Sees to it that no byte of what was deleted stays in the file or its log ([`scrub`](super::scrub)). Turns go on meanwhile.
     ///
-    /// `secure_delete` zeroes what is deleted, but when SQLite splits or merges pages it leaves old copies of rows in the
-    /// unused middle of pages, and these outlive the row. Only a new copy of the file is free of them.
+    /// # Errors
+    /// [`StoreError::Busy`] also if a reader kept the WAL from being emptied: old copies of rows may still be there.
+    pub async fn scrub(&self) -> Result<(), StoreError> {
+        match scrub::scrub(self).await? {
+            Some(done) => {
+                log::debug!("deleted text was in {} of {} pages of the database", done.cleaned, done.pages);
+                Ok(())
+            }
+            None => self.vacuum().await,
+        }
+    }
+
+    /// Writes the whole database anew and empties the WAL, which comes to the same as [`Store::scrub`], but turns wait for it.
     ///
     /// # Errors
     /// [`StoreError::Busy`] also if a reader kept the WAL from being emptied: old copies of rows may still be there.
@@ -205,12 +231,19 @@ impl Store {
     pub async fn check(&self) -> Result<(), StoreError> {
         // A connection of its own: FTS5 checks the index against a structure that it has cached, and on a connection that
         // is in use the cache may be older than the file, which it then reports as damage (seen with SQLite 3.51.3).
-        let options = self.inner.open.load().connect.clone().read_only(true);
-        let mut conn = options.connect().await.map_err(|e| self.classify(e))?;
+        let mut conn = self.connect_to_read().await?;
         let checked = open::quick_check(&mut conn, &self.inner.path).await;
-        self.inner.damaged.fetch_or(matches!(checked, Err(StoreError::Damaged { .. })), Ordering::AcqRel);
+        if let Err(error) = &checked {
+            self.inner.notice(error);
+        }
         let closed = conn.close().await.map_err(|e| self.classify(e));
         checked.and(closed)
+    }
+
+    /// A connection of its own that can only read.
+    pub(super) async fn connect_to_read(&self) -> Result<SqliteConnection, StoreError> {
+        let options = self.inner.open.load().connect.clone().read_only(true);
+        options.connect().await.map_err(|e| self.classify(e))
     }
 
     /// Closes the connections; the last process to do so also empties the WAL.
@@ -254,8 +287,8 @@ impl Inner {
     }
 
     fn notice(&self, error: &StoreError) {
-        if matches!(error, StoreError::Damaged { .. }) {
-            self.damaged.store(true, Ordering::Release);
+        if let StoreError::Damaged { detail, .. } = error {
+            *self.damage.lock().unwrap_or_else(PoisonError::into_inner) = Some(detail.clone());
         }
     }
 
@@ -269,12 +302,13 @@ impl Inner {
     /// Makes the file that is at the path usable, whatever happened to the one that was there.
     async fn ready(&self, home: &mut Option<SqliteConnection>) -> Result<(), StoreError> {
         let open = self.open.load_full();
-        if self.damaged.swap(false, Ordering::AcqRel) {
-            return self.reopen(home, None, true).await;
+        let damage = self.damage.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(detail) = damage {
+            return self.look_into(home, detail).await;
         }
         if let Some(why) = &open.read_only {
             log::debug!("trying to write to the database again: {}", crate::error::chain(why));
-            self.reopen(home, None, false).await?;
+            self.reopen(home, None, &Look::Quick).await?;
             return match &self.open.load().read_only {
                 None => Ok(()),
                 Some(StoreError::DiskFull { path }) => Err(StoreError::DiskFull { path: path.clone() }),
@@ -292,14 +326,14 @@ impl Inner {
                     let _ = fs::remove_file(heal::beside(&self.path, "-shm"));
                 }
                 let problem = "the database was replaced while it was in use; what is in the new file counts from now on";
-                self.reopen(home, Some(problem.to_owned()), false).await
+                self.reopen(home, Some(problem.to_owned()), &Look::Quick).await
             }
             Some(_) => match home.as_mut() {
                 // The log was removed: what is in it is still reachable through the open connection, and moved over now.
                 Some(conn) if !self.in_place() => {
                     sqlx::query(CHECKPOINT_TRUNCATE).execute(conn).await.map_err(|e| self.classify(e))?;
                     let problem = "the log of the database was removed while it was in use; nothing is lost";
-                    self.reopen(home, Some(problem.to_owned()), false).await
+                    self.reopen(home, Some(problem.to_owned()), &Look::Quick).await
                 }
                 _ => Ok(()),
             },
@@ -312,7 +346,7 @@ impl Inner {
         if heal::look(&self.path) == Found::Something {
             // Another process has been faster.
             drop(_lock);
-            return self.reopen(home, None, false).await;
+            return self.reopen(home, None, &Look::Quick).await;
         }
         let disk = |e| heal::open_error(&self.path, e);
         let fresh = heal::beside(&self.path, ".salvage");
@@ -347,7 +381,50 @@ impl Inner {
             }
         };
         drop(_lock);
-        self.reopen(home, Some(problem.to_owned()), false).await
+        self.reopen(home, Some(problem.to_owned()), &Look::Quick).await
+    }
+
+    /// A statement met damage. The whole file is checked, and repaired if that finds any. If it finds none, the file is
+    /// opened anew, which helps where a cached page was bad, and it is said. If a statement meets damage again, the file is
+    /// repaired all the same: the check looks at the structure of tables and indexes, not at everything that a statement
+    /// needs (a row of the full-text index without its message, for instance). That is done once in the life of a process.
+    async fn look_into(&self, home: &mut Option<SqliteConnection>, detail: String) -> Result<(), StoreError> {
+        let doubt = self.doubt.load(Ordering::Acquire);
+        let look = if doubt == DOUBTED { Look::Mistrust(detail.clone()) } else { Look::Thorough };
+        let told = self.problem.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let reopened = self.reopen(home, None, &look).await;
+        let mut problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
+        match reopened {
+            Err(e) => {
+                *problem = told;
+                // Not forgotten because the repair failed.
+                *self.damage.lock().unwrap_or_else(PoisonError::into_inner) = Some(detail);
+                return Err(e);
+            }
+            Ok(()) if problem.is_some() => {
+                let after = if doubt == DOUBTED { REPAIRED } else { doubt };
+                self.doubt.store(after, Ordering::Release);
+            }
+            Ok(()) => {
+                let next = match doubt {
+                    TRUSTED => "if it happens again, the database is repaired",
+                    _ => {
+                        "the database was repaired because of that before, so the disk or the memory of this device may be failing"
+                    }
+                };
+                if doubt == TRUSTED {
+                    self.doubt.store(DOUBTED, Ordering::Release);
+                }
+                let sentence = format!(
+                    "a statement met damage in the database ({detail}) that a check of the whole file does not find; it was \
+                     opened anew, and {next}"
+                );
+                log::error!("{sentence}");
+                *problem = Some(sentence);
+            }
+        }
+        *problem = Some(told.into_iter().chain(problem.take()).collect::<Vec<_>>().join("; "));
+        Ok(())
     }
 
     /// Opens what is at the path in place of what was open.
@@ -355,13 +432,10 @@ impl Inner {
         &self,
         home: &mut Option<SqliteConnection>,
         problem: Option<String>,
-        thorough: bool,
+        look: &Look,
     ) -> Result<(), StoreError> {
         self.close(home).await;
-        let ready = open::open(&self.path, &self.options, thorough).await.inspect_err(|_| {
-            // Not forgotten because the repair failed.
-            self.damaged.fetch_or(thorough, Ordering::AcqRel);
-        })?;
+        let ready = open::open(&self.path, &self.options, look).await?;
         *home = ready.writer;
         self.open.store(Arc::new(ready.opened));
         self.generation.fetch_add(1, Ordering::AcqRel);

@@ -1,7 +1,7 @@
 //! Deletions of other devices, done here as forgetting is done here.
 
-use super::Outcome::{self, Erased, Left, Refused};
-use super::{CONVERSATION, DELETE_VOICEPRINT, bytes, rid_of_user, uuid_of};
+use super::Outcome::{self, Erased, Left, Noted, Refused};
+use super::{CONVERSATION, DELETE_VOICEPRINT, bytes, dead, rid_of_user, uuid_of};
 use crate::clock::Stamp;
 use crate::memory::conversations::erase_conversation;
 use crate::memory::messages::forget_in;
@@ -16,9 +16,10 @@ crate::store::sql::statements! {
     OWNER_OF_MESSAGE = "SELECT u.id AS id, u.rid AS rid FROM messages m JOIN users u ON u.rid = m.owner WHERE m.id = ?1";
 }
 
-/// Deletes what was deleted elsewhere. `Erased` if there was something to delete.
+/// Deletes what was deleted elsewhere. `Erased` if there was something to delete, `Noted` if there was not and the deletion is new.
 pub(super) async fn bury(tx: &mut Tx<'_>, row: &Tombstone, stamp: &Stamp) -> Result<Outcome> {
     let (id, owner) = (bytes(&row.id), bytes(&row.owner));
+    let known = dead(tx, &row.kind, &row.id, &row.owner).await?;
     let gone = match row.kind.as_str() {
         "user" if row.id != row.owner => return Ok(Refused("it is of another person")),
         "user" => match rid_of_user(tx, &row.id).await? {
@@ -56,5 +57,9 @@ pub(super) async fn bury(tx: &mut Tx<'_>, row: &Tombstone, stamp: &Stamp) -> Res
         _ => return Ok(Refused("it is of a kind that this version does not know")),
     };
     entomb(tx, &row.kind, row.id, Some(row.owner), row.deleted_unix_ms).await?;
-    Ok(if gone { Erased } else { Left })
+    Ok(match (gone, known) {
+        (true, _) => Erased,
+        (false, false) => Noted,
+        (false, true) => Left,
+    })
 }

@@ -107,6 +107,44 @@ async fn deleting_a_person_leaves_one_deletion_and_an_audit_log_without_them() {
     memory.add_user("qwanna").await.unwrap();
 }
 
+/// Wherever somebody's words can be: messages, titles, session ids, summaries, dead letters, damaged copies.
+#[tokio::test]
+async fn deleting_a_person_leaves_no_byte_of_theirs_in_any_file() {
+    let home = Home::new().await;
+    let memory = &home.memory;
+    let anna = memory.add_user("Qwanna").await.unwrap().id;
+    let bob = memory.add_user("Bob").await.unwrap().id;
+    let session = SessionId::new("qwtablet").unwrap();
+    let id =
+        say(memory, anna, Target::Session(&session), "qwhello", "qwanswer").await.unwrap().conversation_id;
+    memory.rename_conversation(anna, id, "Qwtitle").await.unwrap();
+    for n in 0..120 {
+        let text = format!("Today the qwbus number {n} was late again, as it always is.");
+        say(memory, anna, Target::Existing(id), &text, "I am sorry for the qwbus.").await.unwrap();
+    }
+    assert!(memory.summary(anna, id).await.unwrap().text.contains("qwbus"));
+    say(memory, bob, Target::New, "I stay", "fine").await.unwrap();
+    let (mut tx, _) = memory.begin().await.unwrap();
+    let dead = sqlx::query(
+        "INSERT INTO dead_letter (seq, op, entity_id, user_id, payload, created_unix_ms, failed_unix_ms, attempts, error)
+         VALUES (999, 'delete_message', ?1, ?2, '{\"why\": \"qwpayload\"}', 0, 0, 1, 'qwerror')",
+    );
+    tx.execute(dead.bind(id.0.as_bytes().to_vec()).bind(anna.bytes())).await.unwrap();
+    tx.commit().await.unwrap();
+    let aside = home.folder.path().join("jarvis.db.corrupt.20261122T120000Z");
+    for ending in ["", "-wal"] {
+        std::fs::write(format!("{}{ending}", aside.display()), "the qwbus again").unwrap();
+    }
+    for word in ["qwanna", "qwtablet", "qwhello", "qwanswer", "qwtitle", "qwbus", "qwpayload", "qwerror"] {
+        assert!(on_disk(&home, word).is_some(), "{word}");
+    }
+    memory.delete_user(anna).await.unwrap();
+    for word in ["qwanna", "qwtablet", "qwhello", "qwanswer", "qwtitle", "qwbus", "qwpayload", "qwerror"] {
+        assert_eq!(on_disk(&home, word), None, "{word}");
+    }
+    assert_eq!(memory.list_conversations(bob, None, 5).await.unwrap().items.len(), 1);
+}
+
 /// Pages are split, merged and reused by everything around it; no copy of a forgotten word may stay in any of them.
 #[tokio::test]
 async fn no_byte_of_forgotten_text_stays_whatever_happened_around_it() {

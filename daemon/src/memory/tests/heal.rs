@@ -254,3 +254,43 @@ async fn with_no_room_for_a_repair_the_damaged_file_waits_for_the_next_start() {
     let memory = open(&path).await;
     assert_eq!(texts(&memory, anna).await.len(), 40);
 }
+
+/// A word of the full-text index whose message is gone: the structure of the file is sound, the search is not.
+#[tokio::test]
+async fn damage_that_only_a_statement_finds_is_said_and_then_repaired() {
+    let running = Running::new().await;
+    let (memory, anna) = (running.home.memory.clone(), running.anna);
+    running.say("the quince is ripe").await.unwrap();
+    running.say("the medlar is not").await.unwrap();
+    let mut behind = memory.store().begin().await.unwrap();
+    for sql in [
+        "DROP TRIGGER messages_fts_delete",
+        "DELETE FROM messages WHERE text LIKE '%quince%'",
+        "CREATE TRIGGER messages_fts_delete AFTER DELETE ON messages BEGIN
+            INSERT INTO messages_fts (messages_fts, rowid, text, owner, role, kind)
+            VALUES ('delete', old.rid, old.text, old.owner, old.role, old.kind);
+        END",
+    ] {
+        behind.execute(sqlx::query(sql)).await.unwrap();
+    }
+    behind.commit().await.unwrap();
+    memory.check().await.unwrap();
+    let search = async |word: &'static str| memory.search(anna, word, None, None, 5).await;
+    let found = async |word: &'static str| search(word).await.unwrap().items.len();
+
+    let met = search("quince").await;
+    assert!(met.as_ref().is_err_and(MemoryError::is_damaged), "{met:?}");
+    memory.mend().await.unwrap();
+    let told = sentence(&running.health, "database");
+    assert!(told.contains("does not find") && told.contains("repaired"), "{told}");
+    assert!(memory.store().damaged_copies().is_empty(), "it is only watched");
+    assert_eq!(found("medlar").await, 1);
+
+    assert!(search("quince").await.is_err());
+    running.say("and later").await.unwrap();
+    let told = sentence(&running.health, "database");
+    assert!(told.contains("has been repaired"), "{told}");
+    assert_eq!(memory.store().damaged_copies().len(), 1);
+    assert_eq!((found("quince").await, found("medlar").await, found("later").await), (0, 1, 1));
+    assert_eq!(texts(&memory, anna).await, ["before", "the medlar is not", "and later"]);
+}

@@ -59,14 +59,18 @@ async fn random_calls_never_show_or_touch_another_persons_rows() {
                     "seed {seed} step {step}: {result:?}"
                 );
             };
-            match random.below(10) {
+            let session = SessionId::new(&format!("client {}", random.below(4))).unwrap();
+            match random.below(16) {
                 0..=2 => {
-                    let target =
-                        if random.below(3) == 0 { Target::New } else { Target::Existing(conversation) };
+                    let target = match random.below(5) {
+                        0 => Target::New,
+                        1 => Target::Session(&session),
+                        _ => Target::Existing(conversation),
+                    };
                     let text = format!("{mark} shared words {step}");
                     match say_as(memory, user, target, Kind::Note, &text, "ok", &messages).await {
                         Ok(turn) => {
-                            assert!(own || target == Target::New);
+                            assert!(own || !matches!(target, Target::Existing(_)), "seed {seed} step {step}");
                             people[actor].conversations.push(turn.conversation_id);
                             people[actor].messages.extend([turn.user_message_id, turn.assistant_message_id]);
                         }
@@ -78,8 +82,15 @@ async fn random_calls_never_show_or_touch_another_persons_rows() {
                     Err(e) => not_mine(Err(e)),
                 },
                 4 => {
-                    let hits = memory.search(user, "shared words", None, None, 50).await.unwrap();
-                    shown = serde_json::to_string(&hits).unwrap();
+                    let mut from = None;
+                    loop {
+                        let page = memory.search(user, "shared words", None, from.as_ref(), 7).await.unwrap();
+                        shown += &serde_json::to_string(&page).unwrap();
+                        from = page.next;
+                        if from.is_none() {
+                            break;
+                        }
+                    }
                 }
                 5 => {
                     shown =
@@ -92,7 +103,53 @@ async fn random_calls_never_show_or_touch_another_persons_rows() {
                     shown = serde_json::to_string(&page).unwrap();
                 }
                 7 => not_mine(memory.rename_conversation(user, conversation, &mark).await),
-                8 if random.below(3) == 0 => not_mine(memory.delete_conversation(user, conversation).await),
+                8 => match memory.session(user, &session).await.unwrap() {
+                    // What a session id finds is one's own, so it can be read.
+                    Some(id) => {
+                        shown = serde_json::to_string(&memory.history(user, id, None, 50).await.unwrap())
+                            .unwrap();
+                    }
+                    None => assert!(!people[actor].mark.is_empty()),
+                },
+                9 => match memory.window(user, conversation, 500).await {
+                    Ok(window) => shown = format!("{} {:?}", window.summary, window.messages),
+                    Err(e) => not_mine(Err(e)),
+                },
+                10 => match memory.gist(user, conversation).await {
+                    Ok(gist) => shown = serde_json::to_string(&gist).unwrap(),
+                    Err(e) => not_mine(Err(e)),
+                },
+                11 => match memory.summary(people[victim].id, conversation).await {
+                    // With a summary that was read with somebody else's right in hand, too.
+                    Ok(of) => {
+                        let set = memory
+                            .set_summary(user, conversation, &of, &format!("about {mark}"))
+                            .await
+                            .unwrap();
+                        assert!(own || !set, "seed {seed} step {step}");
+                    }
+                    Err(e) => assert!(matches!(e, MemoryError::NotFound { .. }), "{e:?}"),
+                },
+                12 => match memory.export_conversation(user, conversation).await {
+                    Ok(whole) if random.below(4) == 0 => {
+                        shown = serde_json::to_string(&whole).unwrap();
+                        assert_eq!(memory.import_conversations(user, &shown).await.unwrap().skipped, 1);
+                    }
+                    Ok(whole) => shown = serde_json::to_string(&whole).unwrap(),
+                    Err(e) => not_mine(Err(e)),
+                },
+                13 => {
+                    shown = serde_json::to_string(&memory.export_user(user).await.unwrap()).unwrap();
+                    for id in memory.named_after(user, "client").await.unwrap() {
+                        memory.conversation(user, id).await.unwrap();
+                    }
+                    let mine = memory.matching(user, "shared").await.unwrap();
+                    assert!(
+                        mine.iter().all(|id| people[actor].messages.contains(id)),
+                        "seed {seed} step {step}"
+                    );
+                }
+                14 if random.below(3) == 0 => not_mine(memory.delete_conversation(user, conversation).await),
                 _ => {
                     let gone = memory.forget(user, &messages).await.unwrap();
                     assert!(own || gone == 0, "seed {seed} step {step}");

@@ -1,6 +1,7 @@
 //! Searching: complete page by page, ranked, one person's, whatever else was said.
 
 use super::*;
+use crate::memory::search::Reach;
 
 async fn all(memory: &Memory, user: UserId, text: &str, limit: u32) -> Vec<String> {
     let (mut seen, mut from) = (Vec::new(), None);
@@ -87,4 +88,70 @@ async fn another_persons_number_in_a_text_is_not_an_owner() {
         assert!(memory.recall(anna, text, Words::Any, 10).await.unwrap().is_empty(), "{text}");
     }
     assert!(all(memory, UserId(uuid::Uuid::nil()), "secret", 10).await.is_empty());
+}
+
+/// However far one step looks, all steps together find what one look at everything finds.
+#[tokio::test]
+async fn a_search_in_steps_finds_what_a_search_of_everything_finds() {
+    let home = Home::new().await;
+    let memory = &home.memory;
+    let anna = memory.add_user("Anna").await.unwrap().id;
+    let bob = memory.add_user("Bob").await.unwrap().id;
+    let (mine, his) = (
+        memory.new_conversation(anna, None).await.unwrap(),
+        memory.new_conversation(bob, None).await.unwrap(),
+    );
+    for n in 0..150 {
+        let text = match n {
+            3 => "the walrus under the tree",
+            9 | 101 => "tree and bush",
+            n if n % 3 == 0 => "a tree",
+            n if n % 3 == 1 => "a bush",
+            _ => "tree bush walrus",
+        };
+        let (user, id) = if n % 3 == 2 && n != 101 { (bob, his) } else { (anna, mine) };
+        say(memory, user, Target::Existing(id), &format!("{text} {n}"), "ok").await.unwrap();
+    }
+    let everything = Reach { span: i64::MAX, rare: 0 };
+    for (user, text, most) in
+        [(anna, "tree bush", 2), (anna, "tree", 51), (anna, "walrus", 1), (bob, "tree bush", 49)]
+    {
+        let mut whole = in_steps(memory, user, text, everything, 1000).await.0;
+        assert_eq!(whole.len(), most, "{text}");
+        whole.sort();
+        for (span, rare) in [(1, 1), (7, 1), (40, 1), (40, 5), (40, 1000), (299, 3), (100_000, 1)] {
+            for limit in [1, 3, 1000] {
+                let (mut found, pages) = in_steps(memory, user, text, Reach { span, rare }, limit).await;
+                found.sort();
+                assert_eq!(
+                    found, whole,
+                    "{text}, steps of {span}, rare below {rare}, {limit} a page, {pages} pages"
+                );
+            }
+        }
+    }
+    let (found, pages) = in_steps(memory, anna, "tree bush", Reach { span: 20, rare: 1 }, 10).await;
+    assert!(found.len() == 2 && pages > 10, "it takes {pages} steps");
+    let (_, pages) = in_steps(memory, anna, "tree walrus", Reach { span: 20, rare: 1000 }, 10).await;
+    assert_eq!(pages, 1, "a rare word is looked for everywhere at once");
+}
+
+async fn in_steps(
+    memory: &Memory,
+    user: UserId,
+    text: &str,
+    reach: Reach,
+    limit: u32,
+) -> (Vec<String>, usize) {
+    let (mut seen, mut from, mut pages) = (Vec::new(), None, 0);
+    loop {
+        let role = Some(Role::User);
+        let page = memory.search_within(user, text, role, from.as_ref(), limit, reach).await.unwrap();
+        pages += 1;
+        seen.extend(page.items.into_iter().map(|hit| hit.message.text));
+        match page.next {
+            Some(next) => from = Some(next.to_string().parse().unwrap()),
+            None => return (seen, pages),
+        }
+    }
 }

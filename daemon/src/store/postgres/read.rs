@@ -56,7 +56,7 @@ macro_rules! of_user {
             "SELECT change, id, CASE WHEN octet_length(name) <= 1024 THEN name END AS name,
                 CASE WHEN isfinite(consent_at) THEN round(extract(epoch FROM consent_at) * 1000)::bigint END AS consent,
                 CASE WHEN isfinite(created_at) THEN round(extract(epoch FROM created_at) * 1000)::bigint END AS created,
-                clock_synced
+                clock_synced, named
             FROM jarvis.users WHERE ",
             $of
         )
@@ -66,7 +66,7 @@ macro_rules! of_conversation {
     ($of:literal) => {
         concat!(
             "SELECT change, id, owner, device, session_id,
-                CASE WHEN octet_length(title) <= 4096 THEN title END AS title, title_by_user, next_seq,
+                CASE WHEN octet_length(title) <= 4096 THEN title END AS title, title_by_user, named, next_seq,
                 CASE WHEN isfinite(created_at) THEN round(extract(epoch FROM created_at) * 1000)::bigint END AS created,
                 created_synced,
                 CASE WHEN isfinite(updated_at) THEN round(extract(epoch FROM updated_at) * 1000)::bigint END AS updated,
@@ -84,14 +84,15 @@ crate::store::sql::statements! {
         (SELECT coalesce(max(change), 0) FROM jarvis.conversations) AS conversations,
         (SELECT coalesce(max(change), 0) FROM jarvis.messages) AS messages,
         (SELECT coalesce(max(change), 0) FROM jarvis.tombstones) AS tombstones";
-    USERS = of_user!("change > $1 AND (origin <> $2 OR $3) ORDER BY change LIMIT $4");
+    // Without an origin a row is of several devices.
+    USERS = of_user!("change > $1 AND (origin IS DISTINCT FROM $2 OR $3) ORDER BY change LIMIT $4");
     USERS_BY_ID = of_user!("id = ANY($1)");
     VOICEPRINTS = "SELECT change, id, owner, CASE WHEN octet_length(wrapped_key) <= 4096 THEN wrapped_key END AS wrapped_key,
             CASE WHEN octet_length(blob) <= 262144 THEN blob END AS blob, model_sha256, front_end_sha256, samples, net_speech_s,
             CASE WHEN octet_length(quality::text) <= 65536 THEN quality::text END AS quality,
             CASE WHEN isfinite(created_at) THEN round(extract(epoch FROM created_at) * 1000)::bigint END AS created, clock_synced
         FROM jarvis.voiceprints WHERE change > $1 AND (origin <> $2 OR $3) ORDER BY change LIMIT $4";
-    CONVERSATIONS = of_conversation!("change > $1 AND (origin <> $2 OR $3) ORDER BY change LIMIT $4");
+    CONVERSATIONS = of_conversation!("change > $1 AND (origin IS DISTINCT FROM $2 OR $3) ORDER BY change LIMIT $4");
     CONVERSATIONS_BY_ID = of_conversation!("id = ANY($1)");
     /// A page ends early where its texts come to more than 4 MiB.
     MESSAGES = "SELECT change, id, conversation, owner, seq, role, kind,
@@ -103,7 +104,9 @@ crate::store::sql::statements! {
                     row_number() OVER (ORDER BY m.change) AS n
                 FROM (SELECT * FROM jarvis.messages WHERE change > $1 AND (origin <> $2 OR $3) ORDER BY change LIMIT $4) m) x
         WHERE n = 1 OR bytes <= 4194304 ORDER BY change";
-    SOURCES = "SELECT message, source FROM jarvis.message_sources WHERE message = ANY($1)";
+    /// Of both ends: a source may come after the answer that was made from it, for instance when it was dated again.
+    SOURCES = "SELECT message, source FROM jarvis.message_sources WHERE message = ANY($1)
+        UNION SELECT message, source FROM jarvis.message_sources WHERE source = ANY($1)";
     TOMBSTONES = "SELECT change, kind, id, owner,
             CASE WHEN isfinite(deleted_at) THEN round(extract(epoch FROM deleted_at) * 1000)::bigint END AS deleted
         FROM jarvis.tombstones WHERE change > $1 AND (origin <> $2 OR $3) ORDER BY change LIMIT $4";
@@ -160,7 +163,7 @@ pub async fn messages(
     page(conn, since.bound(MESSAGES), message_of).await
 }
 
-/// (answer, what it was made from) of these answers.
+/// (answer, what it was made from), where either is among `messages`.
 pub async fn sources(conn: &mut PgConnection, messages: &[Uuid]) -> Result<Vec<(Uuid, Uuid)>, PgError> {
     let query = sqlx::query(SOURCES).bind(messages);
     let rows = within(STATEMENT_DEADLINE, STEP, query.fetch_all(conn)).await?;
@@ -203,6 +206,7 @@ fn user_of(row: &PgRow) -> Result<UserRow, sqlx::Error> {
         consent_unix_ms: row.try_get("consent")?,
         created_unix_ms: row.try_get("created")?,
         synced: row.try_get("clock_synced")?,
+        named: row.try_get("named")?,
     })
 }
 
@@ -230,6 +234,7 @@ fn conversation_of(row: &PgRow) -> Result<ConversationRow, sqlx::Error> {
         session_id: row.try_get("session_id")?,
         title: row.try_get("title")?,
         title_by_user: row.try_get("title_by_user")?,
+        named: row.try_get("named")?,
         next_seq: row.try_get("next_seq")?,
         created_unix_ms: row.try_get("created")?,
         created_synced: row.try_get("created_synced")?,

@@ -6,8 +6,10 @@ use uuid::Uuid;
 use super::{PgError, STATEMENT_DEADLINE, within};
 
 /// One document per version, in order.
-const MIGRATIONS: &[&str] =
-    &[include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/postgres/0001_initial.sql"))];
+const MIGRATIONS: &[&str] = &[
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/postgres/0001_initial.sql")),
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/postgres/0002_named.sql")),
+];
 
 /// Schema version of this program.
 #[expect(clippy::cast_possible_truncation, reason = "a handful of documents")]

@@ -111,7 +111,7 @@ async fn devices_that_come_at_the_same_moment_make_one_schema() {
     let (a, b, c, d) = tokio::join!(come(), come(), come(), come());
     let houses: Vec<Uuid> = [a, b, c, d].into_iter().map(|pg| pg.unwrap().house).collect();
     assert!(houses.iter().all(|house| *house == houses[0]));
-    assert_eq!(server.value("SELECT count(*) FROM jarvis.schema_version"), "1");
+    assert_eq!(server.value("SELECT count(*) FROM jarvis.schema_version"), VERSION.to_string());
 }
 
 #[tokio::test]

@@ -24,17 +24,25 @@ crate::store::sql::statements! {
     NOTIFY = "SELECT pg_notify('jarvis', $1)";
     SEEN = "INSERT INTO jarvis.devices (id) VALUES ($1) ON CONFLICT (id) DO UPDATE SET last_seen = now()";
     DEVICES = "INSERT INTO jarvis.devices (id) SELECT unnest($1::text[]) ON CONFLICT (id) DO NOTHING";
-    USERS = "INSERT INTO jarvis.users AS t (id, name, consent_at, created_at, clock_synced, origin, change)
+    /// Of two names the one that was given later, of two consents the later one. A device that sends an older name does not
+    /// know the newer one: the row then has no origin, and everybody reads it.
+    USERS = "INSERT INTO jarvis.users AS t (id, name, consent_at, created_at, clock_synced, named, origin, change)
         SELECT x.id, x.name, timestamptz 'epoch' + x.consent * interval '1 ms', timestamptz 'epoch' + x.created * interval '1 ms',
-            x.synced, $6, nextval('jarvis.changes')
-        FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::boolean[])
-            AS x (id, name, consent, created, synced)
+            x.synced, x.named, $7, nextval('jarvis.changes')
+        FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::boolean[], $6::uuid[])
+            AS x (id, name, consent, created, synced, named)
         WHERE NOT EXISTS (SELECT FROM jarvis.tombstones d WHERE d.kind = 'user' AND d.id = x.id)
-        ON CONFLICT (id) DO UPDATE SET name = excluded.name, consent_at = excluded.consent_at,
-            created_at = excluded.created_at, clock_synced = excluded.clock_synced, origin = excluded.origin,
+        ON CONFLICT (id) DO UPDATE SET
+            name = CASE WHEN excluded.named > t.named THEN excluded.name ELSE t.name END,
+            named = greatest(t.named, excluded.named),
+            consent_at = greatest(t.consent_at, excluded.consent_at),
+            created_at = excluded.created_at, clock_synced = excluded.clock_synced,
+            origin = CASE WHEN t.origin = $7 OR (excluded.named >= t.named
+                    AND greatest(t.consent_at, excluded.consent_at) IS NOT DISTINCT FROM excluded.consent_at)
+                THEN $7 END,
             change = excluded.change
-        WHERE (t.name, t.consent_at, t.created_at, t.clock_synced)
-            IS DISTINCT FROM (excluded.name, excluded.consent_at, excluded.created_at, excluded.clock_synced)";
+        WHERE excluded.named > t.named OR (t.created_at, t.clock_synced) IS DISTINCT FROM (excluded.created_at, excluded.clock_synced)
+            OR greatest(t.consent_at, excluded.consent_at) IS DISTINCT FROM t.consent_at";
     VOICEPRINTS = "INSERT INTO jarvis.voiceprints AS t (id, owner, wrapped_key, blob, model_sha256, front_end_sha256, samples,
             net_speech_s, quality, created_at, clock_synced, origin, change)
         SELECT x.id, x.owner, x.wrapped_key, x.blob, x.model, x.front_end, x.samples, x.net_speech_s, x.quality::jsonb,
@@ -48,23 +56,26 @@ crate::store::sql::statements! {
             origin = excluded.origin, change = excluded.change
         WHERE (t.wrapped_key, t.blob) IS DISTINCT FROM (excluded.wrapped_key, excluded.blob)";
     /// `next_seq` is the row's logical clock: the stamp of the last turn comes from whoever knows the later one, or from the
-    /// home itself, which may have dated it again. Title and client's name come from whoever changed them last: forgetting empties
-    /// them.
+    /// home itself, which may have dated it again. Title and client's name come from whoever changed them last, by the moment of
+    /// the change; forgetting empties them. Whoever sends a part that is older does not know the newer one: the row then has
+    /// no origin, and everybody reads it.
     CONVERSATIONS = "INSERT INTO jarvis.conversations AS t (id, owner, device, session_id, title, title_by_user, next_seq,
-            created_at, created_synced, updated_at, updated_synced, updated_monotonic_ns, boot_id, origin, change)
+            created_at, created_synced, updated_at, updated_synced, updated_monotonic_ns, boot_id, named, origin, change)
         SELECT x.id, x.owner, coalesce(x.device, $14), x.session_id, x.title, x.title_by_user, x.next_seq,
             timestamptz 'epoch' + x.created * interval '1 ms', x.created_synced,
-            timestamptz 'epoch' + x.updated * interval '1 ms', x.updated_synced, x.monotonic, x.boot, $14,
+            timestamptz 'epoch' + x.updated * interval '1 ms', x.updated_synced, x.monotonic, x.boot, x.named, $14,
             nextval('jarvis.changes')
         FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::boolean[], $7::bigint[], $8::bigint[],
-                $9::boolean[], $10::bigint[], $11::boolean[], $12::bigint[], $13::text[])
+                $9::boolean[], $10::bigint[], $11::boolean[], $12::bigint[], $13::text[], $15::uuid[])
             AS x (id, owner, device, session_id, title, title_by_user, next_seq, created, created_synced, updated,
-                updated_synced, monotonic, boot)
+                updated_synced, monotonic, boot, named)
         WHERE NOT EXISTS (SELECT FROM jarvis.tombstones d WHERE d.kind = 'conversation' AND d.id = x.id)
             AND NOT EXISTS (SELECT FROM jarvis.tombstones d WHERE d.kind = 'user' AND d.id = x.owner)
         ON CONFLICT (id) DO UPDATE SET
-            session_id = excluded.session_id,
-            title = excluded.title, title_by_user = excluded.title_by_user,
+            session_id = CASE WHEN excluded.named > t.named THEN excluded.session_id ELSE t.session_id END,
+            title = CASE WHEN excluded.named > t.named THEN excluded.title ELSE t.title END,
+            title_by_user = CASE WHEN excluded.named > t.named THEN excluded.title_by_user ELSE t.title_by_user END,
+            named = greatest(t.named, excluded.named),
             next_seq = greatest(t.next_seq, excluded.next_seq),
             created_at = CASE WHEN t.created_synced THEN t.created_at ELSE excluded.created_at END,
             created_synced = t.created_synced OR excluded.created_synced,
@@ -77,9 +88,10 @@ crate::store::sql::statements! {
                 THEN excluded.updated_monotonic_ns ELSE t.updated_monotonic_ns END,
             boot_id = CASE WHEN excluded.next_seq > t.next_seq OR (excluded.next_seq = t.next_seq AND t.device = $14)
                 THEN excluded.boot_id ELSE t.boot_id END,
-            origin = excluded.origin, change = excluded.change
-        WHERE (t.title, t.title_by_user, t.session_id)
-                IS DISTINCT FROM (excluded.title, excluded.title_by_user, excluded.session_id)
+            origin = CASE WHEN t.origin = $14 OR (excluded.named >= t.named AND excluded.next_seq >= t.next_seq
+                    AND excluded.created_synced >= t.created_synced) THEN $14 END,
+            change = excluded.change
+        WHERE excluded.named > t.named
             OR excluded.next_seq > t.next_seq
             OR (excluded.created_synced AND NOT t.created_synced)
             OR (excluded.next_seq = t.next_seq AND t.device = $14 AND (t.updated_at, t.updated_synced, t.boot_id)
@@ -99,10 +111,11 @@ crate::store::sql::statements! {
         ON CONFLICT (id) DO UPDATE SET wall_time = excluded.wall_time, clock_synced = true, origin = excluded.origin,
             change = excluded.change
         WHERE NOT t.clock_synced AND excluded.clock_synced";
-    /// What a message says about its conversation: at least this far.
+    /// What a message says about its conversation: at least this far. Of its names it says nothing.
     ADVANCE = "UPDATE jarvis.conversations t SET next_seq = x.next_seq,
             updated_at = timestamptz 'epoch' + x.wall * interval '1 ms', updated_synced = x.synced,
-            updated_monotonic_ns = x.monotonic, boot_id = x.boot, origin = $7, change = nextval('jarvis.changes')
+            updated_monotonic_ns = x.monotonic, boot_id = x.boot, origin = CASE WHEN t.origin = $7 THEN $7 END,
+            change = nextval('jarvis.changes')
         FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::boolean[], $5::bigint[], $6::text[])
             AS x (id, next_seq, wall, synced, monotonic, boot)
         WHERE t.id = x.id AND t.next_seq < x.next_seq";
@@ -199,6 +212,7 @@ impl Pg {
             .bind(column(rows, |r| r.consent_unix_ms))
             .bind(column(rows, |r| r.created_unix_ms))
             .bind(column(rows, |r| r.synced))
+            .bind(column(rows, |r| r.named))
             .bind(device);
         self.run(upsert).await.map(|_| ())
     }
@@ -243,7 +257,8 @@ impl Pg {
             .bind(column(rows, |r| r.updated_synced))
             .bind(column(rows, |r| r.updated_monotonic_ns))
             .bind(column(rows, |r| r.boot_id.as_str()))
-            .bind(device);
+            .bind(device)
+            .bind(column(rows, |r| r.named));
         self.run(upsert).await.map(|_| ())
     }
 

@@ -74,16 +74,17 @@ super::sql::statements! {
     COMMIT = "COMMIT";
     BOOT = "INSERT OR IGNORE INTO boots (rid, boot_id) VALUES (?1, ?2)";
     DEVICE = "INSERT OR IGNORE INTO devices (rid, id, created_unix_ms) VALUES (?1, ?2, ?3)";
-    USER = "INSERT OR IGNORE INTO users (rid, id, name, name_key, consent_unix_ms, created_unix_ms, created_synced)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+    USER = "INSERT OR IGNORE INTO users (rid, id, name, name_key, consent_unix_ms, created_unix_ms, created_synced, named,
+            house_name)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
     VOICEPRINT = "INSERT OR IGNORE INTO voiceprints (owner, id, wrapped_key, blob, model_sha256, front_end_sha256, samples,
             net_speech_s, quality, created_unix_ms, created_synced)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
     TOMBSTONE = "INSERT OR IGNORE INTO tombstones (kind, id, user_id, deleted_unix_ms) VALUES (?1, ?2, ?3, ?4)";
     CONVERSATION = "INSERT OR IGNORE INTO conversations (rid, id, owner, title, title_by_user, next_seq, messages, activity,
             created_unix_ms, created_synced, updated_unix_ms, updated_synced, updated_monotonic_ns, boot, device,
-            session_id, summary, summary_seq)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)";
+            session_id, summary, summary_seq, named)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)";
     MESSAGE = "INSERT OR IGNORE INTO messages (rid, id, conversation, owner, seq, role, kind, text, meta, wall_unix_ms,
             clock_synced, monotonic_ns, boot, device)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
@@ -161,7 +162,8 @@ pub(super) async fn salvage(damaged: &Path, fresh: &Path, now_unix_ms: i64) -> R
         .foreign_keys(false)
         .pragma("journal_mode", "MEMORY") // a half-written copy is thrown away as a whole
         .pragma("synchronous", "OFF") // it is synced as a whole before it takes its place
-        .pragma("temp_store", "MEMORY");
+        .pragma("temp_store", "MEMORY")
+        .pragma("secure_delete", "ON"); // what tombstones delete from what was saved
     connect = connect.log_statements(log::LevelFilter::Off);
     let mut conn = connect.connect().await.map_err(|e| classify(e, fresh))?;
     schema::migrate(&mut conn, fresh).await?;
@@ -323,7 +325,12 @@ impl Into<'_> {
                 let free = if attempt == 1 { name.clone() } else { format!("{name} ({attempt})") };
                 let add =
                     sqlx::query(USER).bind(rid).bind(id.clone()).bind(free.clone()).bind(free.to_lowercase());
-                let add = add.bind(None::<i64>).bind(now_unix_ms).bind(0);
+                let add = add
+                    .bind(None::<i64>)
+                    .bind(now_unix_ms)
+                    .bind(0)
+                    .bind(NEVER_NAMED.as_slice())
+                    .bind(None::<String>);
                 if self.insert(add).await? {
                     self.done.recovered_people += 1;
                     break;
@@ -353,6 +360,9 @@ impl Into<'_> {
     }
 }
 
+/// `named` of a row whose moment is not known: every other is later.
+const NEVER_NAMED: [u8; 16] = [0; 16];
+
 struct Found {
     tree: Tree,
     record: Record,
@@ -369,10 +379,10 @@ fn row(table: Table, record: Record) -> Query {
     let (sql, columns) = match table {
         Table::Boots => (BOOT, 2),
         Table::Devices => (DEVICE, 3),
-        Table::Users => (USER, 7),
+        Table::Users => (USER, 9),
         Table::Voiceprints => (VOICEPRINT, 11),
         Table::Tombstones => (TOMBSTONE, 4),
-        Table::Conversations => (CONVERSATION, 18),
+        Table::Conversations => (CONVERSATION, 19),
         Table::Messages => (MESSAGE, 14),
         Table::Audit => (AUDIT, 11),
         Table::Queue => (QUEUE, 6),
@@ -381,9 +391,15 @@ fn row(table: Table, record: Record) -> Query {
     };
     let missing = columns - record.values.len().min(columns);
     let mut values = record.values;
-    // Columns that were added later: device, session_id, summary, summary_seq.
-    let added = [Value::Null, Value::Null, Value::Text(String::new()), Value::Int(0)];
-    values.extend(added.into_iter().skip(4 - missing.min(4)));
+    // Columns that were added later.
+    let never = Value::Blob(NEVER_NAMED.to_vec());
+    let added = match table {
+        Table::Users => vec![never, Value::Null],
+        // device, session_id, summary, summary_seq, named
+        _ => vec![Value::Null, Value::Null, Value::Text(String::new()), Value::Int(0), never],
+    };
+    let there = added.len() - missing.min(added.len());
+    values.extend(added.into_iter().skip(there));
     let mut query = sqlx::query(sql);
     for (at, value) in values.into_iter().enumerate() {
         query = match value {
