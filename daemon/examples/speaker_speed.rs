@@ -1,31 +1,24 @@
-//! What a speaker check costs: CPU milliseconds of filter bank + embedding per length of speech, memory of the plans.
+//! What a speaker check costs: CPU milliseconds of filter bank + embedding per length of speech, time and memory of loading.
 //!
-//! `cargo run --release --no-default-features --example speaker_speed -- MODELS_DIR [PLAN_FRAMES…]`, where plan lengths other than
-//! the shipped ones are for measurements only. Compare with onnxruntime on the same
-//! machine by `scripts/speaker-speed.py`, in turns: a ratio means something only under the same load.
+//! `cargo run --release --example speaker_speed -- MODELS_DIR`. With `--serve` it answers each line, a number of
+//! samples, with the milliseconds: `scripts/speaker-speed.py` takes turns with onnxruntime, as a ratio means something
+//! only under the same load.
 
 use std::error::Error;
-use std::io::Write;
+use std::io::{BufRead, Write};
 use std::path::PathBuf;
 
 use jarvisd::inference::ModelStore;
 use jarvisd::speaker::SpeakerModel;
-use jarvisd::speaker::embedding::Padding;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let models =
-        PathBuf::from(std::env::args().nth(1).ok_or("usage: speaker_speed MODELS_DIR [PLAN_FRAMES…]")?);
+    let models = PathBuf::from(std::env::args().nth(1).ok_or("usage: speaker_speed MODELS_DIR [--serve]")?);
     let store = ModelStore::open(&[models])?;
-    let before_mb = resident_mb()?;
-    let started = std::time::Instant::now();
-    let frames = std::env::args().skip(2).map(|n| n.parse()).collect::<Result<Vec<usize>, _>>()?;
-    let model = match frames.as_slice() {
-        [] => SpeakerModel::load(&store)?,
-        frames => SpeakerModel::load_with(&store, frames, Padding::Mean)?,
-    };
-    let loaded = started.elapsed();
+    let before_mb = memory_mb("VmRSS:")?;
+    let (started, before_ms) = (std::time::Instant::now(), cpu_ms());
+    let model = SpeakerModel::load(&store)?;
+    let (wall, cpu) = (started.elapsed().as_millis(), cpu_ms() - before_ms);
     let mut out = std::io::stdout().lock();
-    writeln!(out, "load {} ms, {:.0} MB", loaded.as_millis(), resident_mb()? - before_mb)?;
     let mut state = 1u32;
     let sound: Vec<f32> = (0..80_000)
         .map(|_| {
@@ -33,22 +26,25 @@ fn main() -> Result<(), Box<dyn Error>> {
             f32::from(u16::try_from(state >> 16).unwrap_or(0)) / 65_536.0 - 0.5
         })
         .collect();
-    for (label, samples) in [("1.0 s", 16_000), ("2.0 s", 32_000), ("3.0 s", 48_000), ("5.0 s", 80_000)] {
-        let mut times: Vec<f64> = Vec::new();
-        for _ in 0..15 {
-            let before = cpu_ms();
-            model.embed(sound.get(..samples).unwrap_or(&sound))?;
-            times.push(cpu_ms() - before);
+    let cost = |samples: usize| -> Result<f64, Box<dyn Error>> {
+        let before = cpu_ms();
+        model.embed(sound.get(..samples).ok_or("at most 5 s")?)?;
+        Ok(cpu_ms() - before)
+    };
+    if std::env::args().nth(2).as_deref() == Some("--serve") {
+        for line in std::io::stdin().lock().lines() {
+            writeln!(out, "{}", cost(line?.trim().parse()?)?)?;
         }
-        times.sort_by(f64::total_cmp);
-        writeln!(
-            out,
-            "{label}: {:.1} ms (least {:.1})",
-            times.get(7).unwrap_or(&0.0),
-            times.first().unwrap_or(&0.0)
-        )?;
+        return Ok(());
     }
-    writeln!(out, "resident in all {:.0} MB", resident_mb()?)?;
+    writeln!(out, "load: {cpu:.0} CPU ms, {wall} ms, {:.0} MB", memory_mb("VmRSS:")? - before_mb)?;
+    for (label, samples) in [("1.0 s", 16_000), ("2.0 s", 32_000), ("3.0 s", 48_000), ("5.0 s", 80_000)] {
+        let mut times = (0..15).map(|_| cost(samples)).collect::<Result<Vec<_>, _>>()?;
+        times.sort_by(f64::total_cmp);
+        let (median, least) = (times.get(7).unwrap_or(&0.0), times.first().unwrap_or(&0.0));
+        writeln!(out, "{label}: {median:.1} ms (least {least:.1})")?;
+    }
+    writeln!(out, "resident {:.0} MB, at most {:.0} MB", memory_mb("VmRSS:")?, memory_mb("VmHWM:")?)?;
     Ok(())
 }
 
@@ -57,8 +53,8 @@ fn cpu_ms() -> f64 {
     t.tv_sec as f64 * 1e3 + t.tv_nsec as f64 / 1e6
 }
 
-fn resident_mb() -> Result<f64, Box<dyn Error>> {
+fn memory_mb(key: &str) -> Result<f64, Box<dyn Error>> {
     let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find(|l| l.starts_with("VmRSS:")).ok_or("no VmRSS")?;
-    Ok(line.split_whitespace().nth(1).ok_or("no VmRSS")?.parse::<f64>()? / 1024.0)
+    let line = status.lines().find(|l| l.starts_with(key)).ok_or("no such line")?;
+    Ok(line.split_whitespace().nth(1).ok_or("no such line")?.parse::<f64>()? / 1024.0)
 }

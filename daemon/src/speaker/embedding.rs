@@ -6,30 +6,29 @@
 //! ```
 //!
 //! CAM++ (Wang et al., "CAM++: A Fast and Efficient Network for Speaker Verification Using Context-Aware Masking", 2023)
-//! takes any number of frames, but tract runs a symbolic axis several times slower, so each length has its own plan. Why
-//! these lengths, and padding with the mean frame rather than repeating the speech, is measured in
-//! `docs/design/speaker.md`.
+//! takes any number of frames; the calibration is fitted to embeddings of two lengths. Why these, and padding with the
+//! mean frame rather than repeating the speech, is measured in `docs/design/speaker.md`. The network itself is
+//! `campplus/`.
 
 use std::fmt::Write as _;
-use std::sync::{Mutex, PoisonError};
-use std::thread;
 
 use sha2::{Digest, Sha256};
 
 use super::SpeakerError;
-use super::fbank::{BINS, DESCRIPTION, Fbank};
+use super::campplus::Network;
+use super::fbank::{DESCRIPTION, Fbank};
 use super::speech::NetSpeech;
-use crate::inference::{Input, InputFact, ModelStore, Plan, Session};
+use crate::inference::{ModelError, ModelStore};
 use crate::units::SAMPLE_RATE_HZ;
 
 /// Numbers in an embedding.
 pub const DIMENSIONS: usize = 192;
 /// Name of the model in `models/manifest.toml`.
 pub const MODEL_NAME: &str = "campplus";
-/// Lengths for which plans are made, in 10 ms frames, rising.
+/// Lengths that speech is padded to or windowed by, in 10 ms frames, rising.
 pub const PLAN_FRAMES: [usize; 2] = [200, 300];
 
-/// How speech shorter than a plan is brought to its length.
+/// How speech shorter than a length is brought to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Padding {
     /// With the mean frame (zeros after mean normalisation).
@@ -111,12 +110,13 @@ pub struct ModelIdentity {
 pub struct SpeakerModel {
     fbank: Fbank,
     padding: Padding,
-    plans: Vec<(usize, Plan, Mutex<Session>)>,
+    lengths: Vec<usize>,
+    network: Network,
     identity: ModelIdentity,
 }
 
 impl SpeakerModel {
-    /// Checks the model's hash and prepares its plans, side by side.
+    /// Checks the model's hash and takes its weights over.
     pub fn load(store: &ModelStore) -> Result<Self, SpeakerError> {
         Self::load_with(store, &PLAN_FRAMES, Padding::Mean)
     }
@@ -129,28 +129,15 @@ impl SpeakerModel {
         padding: Padding,
     ) -> Result<Self, SpeakerError> {
         let entry = store.entry(MODEL_NAME).ok_or(SpeakerError::NotInManifest)?;
-        let prepare = |frames: usize| -> Result<_, SpeakerError> {
-            let plan = store
-                .load(MODEL_NAME, &[(0, InputFact::f32(&[1, frames, BINS]))])
-                .map_err(SpeakerError::Model)?;
-            plan.expect_shapes(&[&[1, frames, BINS]], &[&[1, DIMENSIONS]]).map_err(SpeakerError::Model)?;
-            let session = Mutex::new(plan.session().map_err(SpeakerError::Model)?);
-            Ok((frames, plan, session))
-        };
-        // Each plan takes about half a second to optimise and they share nothing.
-        let plans = thread::scope(|scope| {
-            let threads: Vec<_> =
-                plan_frames.iter().map(|&frames| scope.spawn(move || prepare(frames))).collect();
-            threads
-                .into_iter()
-                .map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-                .collect::<Result<Vec<_>, _>>()
+        let bytes = store.read(MODEL_NAME).map_err(SpeakerError::Model)?;
+        let network = Network::from_onnx(&bytes).map_err(|source| {
+            SpeakerError::Model(ModelError::Parse { path: entry.file.clone().into(), source: source.into() })
         })?;
         let identity = ModelIdentity {
             model_sha256: entry.sha256.clone(),
             front_end_sha256: front_end_sha256(plan_frames, padding),
         };
-        Ok(Self { fbank: Fbank::new(), padding, plans, identity })
+        Ok(Self { fbank: Fbank::new(), padding, lengths: plan_frames.to_vec(), network, identity })
     }
 
     pub fn identity(&self) -> &ModelIdentity {
@@ -170,22 +157,18 @@ impl SpeakerModel {
             return Err(SpeakerError::NoSpeech);
         }
         features.subtract_mean();
-        let Some((length, _, session)) =
-            self.plans.iter().find(|(length, ..)| frames <= *length).or(self.plans.last())
-        else {
-            return Err(SpeakerError::NoSpeech);
-        };
+        let fitting = self.lengths.iter().find(|length| frames <= **length);
+        let Some(&length) = fitting.or(self.lengths.last()) else { return Err(SpeakerError::NoSpeech) };
         let mut parts = Vec::new();
-        for start in window_starts(frames, *length) {
+        for start in window_starts(frames, length) {
             let input = match self.padding {
-                Padding::Mean => features.padded(start, *length),
-                Padding::Wrap => features.wrapped(start, *length),
+                Padding::Mean => features.padded(start, length),
+                Padding::Wrap => features.wrapped(start, length),
             };
-            // A panic of another thread while it ran the model leaves no half-made state: each run fills all of it.
-            let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
-            let output = session.run(&[Input::F32(&input)]).map_err(SpeakerError::Model)?;
-            let values = output.f32(0).map_err(SpeakerError::Model)?;
-            parts.push(Embedding::normalised(values).ok_or(SpeakerError::NoSpeech)?);
+            let values = self.network.run(&input).map_err(|source| {
+                SpeakerError::Model(ModelError::Run { model: MODEL_NAME.into(), source: source.into() })
+            })?;
+            parts.push(Embedding::normalised(&values).ok_or(SpeakerError::NoSpeech)?);
         }
         Embedding::mean(&parts).ok_or(SpeakerError::NoSpeech)
     }

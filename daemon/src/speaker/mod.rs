@@ -16,6 +16,7 @@
 //!   sound quadruples the equal error rate (docs/design/speaker.md).
 
 pub mod calibration;
+mod campplus;
 pub mod embedding;
 pub mod enrolment;
 pub mod fbank;

@@ -20,7 +20,7 @@ pub fn calibration() -> Calibration {
     Calibration::load(&store()).unwrap()
 }
 
-/// One model for all tests: its plans take a second to prepare.
+/// One model for all tests.
 pub fn model() -> Arc<SpeakerModel> {
     static MODEL: LazyLock<Arc<SpeakerModel>> =
         LazyLock::new(|| Arc::new(SpeakerModel::load(&store()).unwrap()));
