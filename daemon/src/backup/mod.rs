@@ -38,6 +38,7 @@ pub mod retention;
 pub(crate) mod sqlite;
 mod stream;
 pub mod verify;
+pub mod watch;
 
 use std::fs;
 use std::io;

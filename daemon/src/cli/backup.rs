@@ -20,13 +20,17 @@ use crate::backup::lock::{Lock, be_polite};
 use crate::backup::manifest::{self, Manifest, Origin};
 use crate::backup::merge::{self, Merged, Wanted};
 use crate::backup::restore::{self, Restored};
+use crate::backup::watch::{self, LastRun};
 use crate::backup::{self, Backup, BackupError, Kind, Level, Proof, create, restore_pg, verify};
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::error::{Exit, Failure};
+use crate::error::{Exit, Failure, chain};
 use crate::memory::ConversationId;
 use crate::pipeline::parts;
 use crate::store::postgres::PgSettings;
+
+/// The unit that looks at the newest backup every week.
+const VERIFY_UNIT: &str = "jarvis-backup-verify";
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
@@ -42,6 +46,9 @@ pub enum Command {
     Release(Release),
     /// Delete what no day, week or month needs, and say why for each. The newest proven one always stays.
     Prune(prune::Args),
+    /// Note that a unit failed, for the daemon to tell; systemd calls this.
+    #[command(hide = true)]
+    Failed(Unit),
 }
 
 #[derive(Debug, clap::Args)]
@@ -77,6 +84,12 @@ pub struct Verify {
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Unit {
+    /// Name of the unit, without its ending.
+    unit: String,
 }
 
 #[derive(Debug, clap::Args)]
@@ -187,6 +200,14 @@ pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
             be_polite();
             work(&settings, async |run| prove(run, &args).await)
         }
+        Command::Failed(Unit { unit }) => {
+            // Letters that stand in unit names: it is shown to people and named in a command.
+            let plain = unit.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:@".contains(c));
+            if unit.is_empty() || unit.len() > 255 || !plain {
+                return Err(Failure::new(Exit::Usage, "that is no name of a unit"));
+            }
+            Ok(watch::note(&settings.paths.data, &LastRun::now(&Clock::System, Some(unit)))?)
+        }
         Command::Prune(args) => work(&settings, async |run| prune::run(run, &args)),
         Command::Restore(args) => work(&settings, async |run| bring_back(run, &args).await),
     }
@@ -225,6 +246,7 @@ async fn make(run: &Run<'_>, args: &Create) -> Result<(), Failure> {
         Failure::because(exit, format!("{} was made and is not proven", made.backup.name), e)
     })?;
     let backup = backup::find(run.lock.dir(), &made.backup.name)?;
+    well(run);
     if args.json {
         return output::json(&Shown::of(backup));
     }
@@ -234,6 +256,13 @@ async fn make(run: &Run<'_>, args: &Create) -> Result<(), Failure> {
         return Ok(());
     }
     output::line("Somebody kept writing, so it was not compared with the database row by row.")
+}
+
+/// Tells the daemon that all went well. A note that cannot be made is no fault of the backup.
+fn well(run: &Run<'_>) {
+    if let Err(e) = watch::note(&run.settings.paths.data, &LastRun::now(run.clock, None)) {
+        log::warn!("{}", chain(&e));
+    }
 }
 
 struct MadeOf {
@@ -309,6 +338,12 @@ async fn prove(run: &Run<'_>, args: &Verify) -> Result<(), Failure> {
     let keys = keys(run, args.identity.as_deref(), args.level > Level::Quick, &backup)?;
     let proof = verify::verify(run, &backup.path, args.level, &keys).await?;
     run.bar.finish_and_clear();
+    // Not of every look: that an older backup is good does not undo that last night's was not made.
+    if watch::noted(&run.settings.paths.data)
+        .is_some_and(|last| last.failed_unit.as_deref() == Some(VERIFY_UNIT))
+    {
+        well(run);
+    }
     if args.json {
         return output::json(&Shown::of(backup::find(run.lock.dir(), &backup.name)?));
     }

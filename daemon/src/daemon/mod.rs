@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audio::alsa::{AlsaSettings, AlsaSource};
 use crate::audio::{CaptureStats, Period, SourceError, capture};
+use crate::backup::watch;
 use crate::config::{Options, Settings};
 use crate::dsp::FrontEnd;
 use crate::error::{Exit, Failure};
@@ -54,6 +55,7 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
         ("stt", Need::Required),
         ("store", Need::Required),
         (forward::COMPONENT, Need::Optional),
+        (watch::COMPONENT, Need::Optional),
     ] {
         health.register(part, need);
     }
@@ -170,6 +172,10 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
         supervisor.task(
             "reload",
             reload::run(hang_up, options, settings.clone(), live.clone(), health.clone(), stop.clone()),
+        )?;
+        supervisor.task(
+            "backupwatch",
+            watch::run(settings.clone(), parts.memory.clock().clone(), health.clone(), stop.clone()),
         )?;
         supervisor.job("signals", until_told(terminate, interrupt, stop.clone()))?;
         if let Some(broker) = broker {

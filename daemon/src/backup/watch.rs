@@ -1,0 +1,208 @@
+//! What the device says about its backups: a part of the health, kept current while the daemon runs.
+//!
+//! ```text
+//!  backup create, verify ─┐
+//!  a unit that failed ────┴─▶ <data>/backup.json ─looked at every minute─▶ list of backups ─▶ health "backup"
+//! ```
+//!
+//! The list is read when that file changes and every six hours: backups may lie on a disk that sleeps.
+
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::{Backup, BackupError, Level, lock};
+use crate::clock::Clock;
+use crate::config::Settings;
+use crate::error::chain;
+use crate::health::{Condition, Health};
+
+/// Name of the backups in [`Health`].
+pub const COMPONENT: &str = "backup";
+const RECORD: &str = "backup.json";
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+const LIST_EVERY: Duration = Duration::from_secs(6 * 3_600);
+/// Two nights missed and one on the way.
+const OLD_DAYS: i64 = 3;
+
+/// How the last run of `jarvisd backup` ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastRun {
+    pub at: Timestamp,
+    /// The unit that failed; `None` if all went well.
+    pub failed_unit: Option<String>,
+}
+
+impl LastRun {
+    pub fn now(clock: &Clock, failed_unit: Option<String>) -> Self {
+        Self { at: Timestamp::from_millisecond(clock.now_unix_ms()).unwrap_or_default(), failed_unit }
+    }
+}
+
+/// Notes how a run ended, for the daemon.
+///
+/// # Errors
+/// [`BackupError::Disk`].
+pub fn note(data: &Path, run: &LastRun) -> Result<(), BackupError> {
+    let path = data.join(RECORD);
+    let disk = BackupError::disk("the end of the run could not be noted", &path);
+    let text = serde_json::to_string(run).map_err(io::Error::from).map_err(&disk)?;
+    let fresh = data.join(format!(".{RECORD}.{}", uuid::Uuid::now_v7().simple()));
+    let written = lock::create_file(&fresh).and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    });
+    written.and_then(|()| fs::rename(&fresh, &path)).map_err(|e| {
+        let _ = fs::remove_file(&fresh);
+        disk(e)
+    })
+}
+
+/// The note of the last run. One that cannot be read counts as none: the list of backups tells the rest.
+pub fn noted(data: &Path) -> Option<LastRun> {
+    let mut text = String::new();
+    fs::File::open(data.join(RECORD)).ok()?.take(4096).read_to_string(&mut text).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+/// What the device says: of `backups`, the last run, and `now` (`None` while the clock is not set).
+pub fn condition(
+    backups: &Result<Vec<Backup>, BackupError>,
+    last: Option<&LastRun>,
+    level: Level,
+    now: Option<Timestamp>,
+) -> Condition {
+    let backups = match backups {
+        Ok(backups) => backups,
+        Err(e) => return Condition::away(chain(e)),
+    };
+    if let Some(LastRun { at, failed_unit: Some(unit) }) = last {
+        let at = at.strftime("%Y-%m-%d %H:%M UTC");
+        return Condition::degraded(format!(
+            "{unit} failed at {at}: earlier backups are still there, and `journalctl -u {unit}` tells why"
+        ));
+    }
+    if backups.is_empty() {
+        return Condition::off(
+            "nothing is backed up: `systemctl enable --now jarvis-backup.timer` does that every night",
+        );
+    }
+    let Some(proven) = backups.iter().rfind(|backup| backup.is_proven_to(level)) else {
+        return Condition::degraded("no backup is proven: `jarvisd backup verify latest` tells more");
+    };
+    let days = now.map_or(0, |now| (now.as_second() - proven.taken_at.as_second()) / 86_400);
+    if days >= OLD_DAYS {
+        return Condition::degraded(format!(
+            "the newest proven backup is {days} days old: `systemctl status jarvis-backup.timer` tells when the next is due"
+        ));
+    }
+    Condition::Ok
+}
+
+/// Keeps [`COMPONENT`] current until `stop`.
+///
+/// # Errors
+/// Never: what cannot be looked at is what is reported.
+pub async fn run(
+    settings: Settings,
+    clock: Clock,
+    health: Health,
+    stop: CancellationToken,
+) -> Result<(), std::convert::Infallible> {
+    let (data, dir, level): (PathBuf, PathBuf, Level) =
+        (settings.paths.data.clone(), settings.paths.backups.clone(), settings.backup.verify);
+    let mut every = interval(LOOK_EVERY);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut seen: Option<(Option<LastRun>, Instant)> = None;
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            _ = every.tick() => {}
+        }
+        let (data, dir, stamp) = (data.clone(), dir.clone(), clock.stamp());
+        let known = seen.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            let last = noted(&data);
+            if known.is_some_and(|(before, at)| before == last && at.elapsed() < LIST_EVERY) {
+                return None;
+            }
+            let now = Timestamp::from_millisecond(stamp.wall_unix_ms).ok().filter(|_| stamp.synced);
+            Some((condition(&super::list(&dir), last.as_ref(), level, now), last))
+        });
+        if let Ok(Some((condition, last))) = looked.await {
+            health.set(COMPONENT, condition);
+            seen = Some((last, Instant::now()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup::{Kind, Proof};
+
+    fn backup(name: &str, ok: Option<bool>) -> Backup {
+        let taken_at = super::super::time_of(name).unwrap();
+        let proofs: Vec<Proof> = ok
+            .into_iter()
+            .map(|ok| Proof { level: Level::Restore, at: taken_at, ok, detail: None })
+            .collect();
+        Backup {
+            name: name.to_owned(),
+            path: name.into(),
+            taken_at,
+            kind: Kind::Scheduled,
+            released: false,
+            last_proof: proofs.last().cloned(),
+            proofs,
+            bytes: 1,
+            fault: None,
+        }
+    }
+
+    fn said(backups: Vec<Backup>, last: Option<&LastRun>, now: Option<&str>) -> Condition {
+        condition(&Ok(backups), last, Level::Restore, now.map(|now| now.parse().unwrap()))
+    }
+
+    #[test]
+    fn the_device_says_when_backups_are_missing_old_unproven_or_failed() {
+        let good = || backup("jarvis-backup-20261122-020000", Some(true));
+        let later = || backup("jarvis-backup-20261123-020000", Some(false));
+        assert_eq!(said(vec![good()], None, Some("2026-11-23T03:00:00Z")), Condition::Ok);
+        assert_eq!(said(vec![good(), later()], None, Some("2026-11-24T03:00:00Z")), Condition::Ok);
+        let old = said(vec![good(), later()], None, Some("2026-11-25T03:00:00Z"));
+        assert!(old.sentence().unwrap().contains("3 days old"), "{old:?}");
+        assert_eq!(said(vec![good()], None, None), Condition::Ok, "no age while the clock is not set");
+        assert!(said(vec![later()], None, None).sentence().unwrap().contains("no backup is proven"));
+        assert!(matches!(said(Vec::new(), None, None), Condition::Off { .. }));
+        let failed = LastRun {
+            at: "2026-11-23T02:00:00Z".parse().unwrap(),
+            failed_unit: Some("jarvis-backup".into()),
+        };
+        let failed = said(vec![good()], Some(&failed), Some("2026-11-23T03:00:00Z"));
+        assert!(
+            failed.sentence().unwrap().starts_with("jarvis-backup failed at 2026-11-23 02:00"),
+            "{failed:?}"
+        );
+    }
+
+    #[test]
+    fn a_note_is_read_back_and_a_damaged_one_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(noted(dir.path()), None);
+        let run = LastRun { at: "2026-11-23T02:00:00Z".parse().unwrap(), failed_unit: None };
+        note(dir.path(), &run).unwrap();
+        note(dir.path(), &run).unwrap();
+        assert_eq!(noted(dir.path()), Some(run));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no draft stays");
+        fs::write(dir.path().join(RECORD), "{\"at\": 7}").unwrap();
+        assert_eq!(noted(dir.path()), None);
+    }
+}
