@@ -75,14 +75,18 @@ awk -v n="$messages" -v OFS='\t' '
         }
     }' "$work/words" >"$work/texts"
 psql -qX -v ON_ERROR_STOP=1 <<SQL
+-- UUIDv7, as the devices make them.
+CREATE FUNCTION pg_temp.id(n bigint) RETURNS uuid LANGUAGE sql VOLATILE AS \$\$
+    SELECT (lpad(to_hex(1760000000000 + n * 1000), 12, '0') || '7' || substr(md5(random()::text), 1, 3) || '8'
+        || substr(md5(random()::text), 1, 15))::uuid \$\$;
 CREATE TEMP TABLE texts (n bigint, text text);
 \\copy texts FROM '$work/texts'
-INSERT INTO jarvis.conversations SELECT gen_random_uuid(), u.id, 'bench', NULL, 'Conversation ' || g, false, 51, now(), true, now(), true,
+INSERT INTO jarvis.conversations SELECT pg_temp.id(g), u.id, 'bench', NULL, 'Conversation ' || g, false, 51, now(), true, now(), true,
     0, 'boot', 'bench', nextval('jarvis.changes') FROM jarvis.users u, generate_series(0, $messages / 50) g;
-INSERT INTO jarvis.messages SELECT gen_random_uuid(), c.id, c.owner, 1000 + t.n % 50, CASE t.n % 2 WHEN 0 THEN 'user' ELSE 'assistant' END,
+INSERT INTO jarvis.messages SELECT pg_temp.id(t.n), c.id, c.owner, 1000 + t.n % 50, CASE t.n % 2 WHEN 0 THEN 'user' ELSE 'assistant' END,
     'say', t.text, '{"confidence": 0.93}', now() + t.n * interval '1 second', true, t.n * 1000000000, 'boot', 'bench', 'bench',
     nextval('jarvis.changes')
-FROM texts t JOIN (SELECT id, owner, row_number() OVER () - 1 AS k FROM jarvis.conversations) c ON c.k = t.n / 50;
+FROM texts t JOIN (SELECT id, owner, row_number() OVER (ORDER BY id) - 1 AS k FROM jarvis.conversations) c ON c.k = t.n / 50;
 VACUUM ANALYZE;
 SQL
 rm "$work/texts"
@@ -105,7 +109,7 @@ measure() {
     done
     wait "$pid" || { cat "$work/errors" >&2; exit 1; }
     ended=$(date +%s%N)
-    size=$(du -sb "$work/out" "$work/root/var/backups" 2>/dev/null | awk '{ sum += $1 } END { print sum }')
+    size=$(find "$work/out" "$work/root/var/backups" -type f -printf '%s\n' 2>/dev/null | awk '{ sum += $1 } END { print sum }' || true)
     printf '%-34s %8.1f s %9.1f MiB %7.0f MiB\n' "$name" "$(((ended - started) / 1000000))e-3" \
         "$(awk -v b="$size" 'BEGIN { print b / 1048576 }')" "$((largest / 1024))"
 }

@@ -1,5 +1,5 @@
 //! Backups on the real binary: what is restored is what was there, damage is found, an interruption leaves the older one.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod support;
 
@@ -41,7 +41,7 @@ fn much(root: &Root, conversations: usize) {
     let message = |c: usize, m: usize| {
         json!({
             "id": format!("0190a000-{:04x}-7000-8000-{:012x}", c, m + 1), "seq": m + 1,
-            "role": if m % 2 == 0 { "user" } else { "assistant" }, "kind": "say",
+            "role": if m.is_multiple_of(2) { "user" } else { "assistant" }, "kind": "say",
             "text": format!("message {m} of conversation {c}, about {} and {}", c * 7919 % 1000, m * 104_729 % 997),
             "wall_unix_ms": 1_760_000_000_000_i64 + i64::try_from(c * 60_000 + m).unwrap(), "clock_synced": true,
         })

@@ -10,7 +10,7 @@ use jarvisd::backup::keys::Keys;
 use jarvisd::backup::lock::Lock;
 use jarvisd::backup::{BackupError, Level, manifest, restore, verify};
 use jarvisd::clock::Clock;
-use jarvisd::config::{Options, load};
+use jarvisd::config::{Options, Settings, load};
 
 use super::support::random::Random;
 use super::{Root, backup, backups, holds, home, listed, much, refused};
@@ -18,13 +18,16 @@ use super::{Root, backup, backups, holds, home, listed, much, refused};
 const FILES: [&str; 3] = ["manifest.json", "database.zst", "config.zst"];
 const LEVELS: [Level; 3] = [Level::Quick, Level::Full, Level::Restore];
 
+fn settings(root: &Root) -> Settings {
+    load(&Options { root: Some(root.path().into()), ..Options::default() }).unwrap()
+}
+
 /// Verifies at every level and tries to restore: all of it must be refused, and the file must not be there afterwards.
-async fn is_found(root: &Root, folder: &Path, what: &str) {
-    let options = Options { root: Some(root.path().into()), ..Options::default() };
-    let settings = load(&options).unwrap();
-    let lock = Lock::take(&settings.paths.backups).unwrap();
+/// The lock is taken once: a program that another test starts at that moment would hold a new one a little longer.
+async fn is_found(root: &Root, lock: &Lock, folder: &Path, what: &str) {
+    let settings = settings(root);
     let (cancel, bar) = (Cancel::default(), ProgressBar::hidden());
-    let run = Run { settings: &settings, clock: &Clock::System, lock: &lock, cancel: &cancel, bar: &bar };
+    let run = Run { settings: &settings, clock: &Clock::System, lock, cancel: &cancel, bar: &bar };
     let keys = Keys::default();
     for level in LEVELS {
         let found = verify::verify(&run, folder, level, &keys).await;
@@ -47,6 +50,7 @@ async fn a_cut_and_a_flipped_bit_are_found_wherever_they_are() {
     let root = home();
     much(&root, 20);
     let folder = backups(&root).join(backup(&root));
+    let lock = Lock::take(&backups(&root)).unwrap();
     let mut random = Random::for_test("a_cut_and_a_flipped_bit_are_found_wherever_they_are");
     let wholes: Vec<Vec<u8>> = FILES.iter().map(|file| fs::read(folder.join(file)).unwrap()).collect();
     let total: usize = wholes.iter().map(Vec::len).sum();
@@ -74,9 +78,10 @@ async fn a_cut_and_a_flipped_bit_are_found_wherever_they_are() {
         }
         fs::write(&path, bytes).unwrap();
         let what = if n < 100 { "a cut" } else { "a flipped bit" };
-        is_found(&root, &folder, &format!("{what} in {} at {at} (bit {bit})", FILES[file])).await;
+        is_found(&root, &lock, &folder, &format!("{what} in {} at {at} (bit {bit})", FILES[file])).await;
         fs::write(&path, &wholes[file]).unwrap();
     }
+    drop(lock);
     assert_eq!(root.json(&["backup", "verify", "latest"])["proven"], true, "whole again, it is good");
 }
 
@@ -91,6 +96,7 @@ async fn exchanged_parts_and_strange_manifests_are_found() {
     let database = fs::read(folder.join("database.zst")).unwrap();
     let manifest = fs::read_to_string(folder.join("manifest.json")).unwrap();
 
+    let lock = Lock::take(&backups(&root)).unwrap();
     let mut swapped = database.clone();
     let half = swapped.len() / 2;
     let (front, back) = swapped.split_at_mut(half);
@@ -124,7 +130,7 @@ async fn exchanged_parts_and_strange_manifests_are_found() {
             Some(bytes) => fs::write(&path, bytes).unwrap(),
             None => fs::remove_file(&path).unwrap(),
         }
-        is_found(&root, &folder, what).await;
+        is_found(&root, &lock, &folder, what).await;
         fs::write(&path, whole).unwrap();
     }
 }

@@ -158,7 +158,7 @@ fn another_database_takes_a_backup_and_one_that_is_in_use_does_not() {
     // A device that is pointed there goes on.
     root.write_config(&format!(
         "[device]\nid = \"kitchen\"\n[store]\npostgres_url = {:?}\npostgres_password_file = {:?}\n",
-        server.url().replace("/jarvis", "/rebuilt"),
+        server.url().trim_end_matches("jarvis").to_owned() + "rebuilt",
         server.password_file()
     ));
     remember(&root, "anna", "a new house");

@@ -299,10 +299,7 @@ impl BackupError {
             Self::Newer { .. } | Self::Key(_) => Exit::Config,
             Self::Memory(error) => error.exit(),
             Self::Postgres(_, exit) => *exit,
-            Self::Store(error) => match error {
-                StoreError::Busy { .. } | StoreError::DiskFull { .. } => Exit::TryAgain,
-                _ => Exit::Failed,
-            },
+            Self::Store(StoreError::Busy { .. } | StoreError::DiskFull { .. }) => Exit::TryAgain,
             _ => Exit::Failed,
         }
     }

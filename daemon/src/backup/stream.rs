@@ -32,7 +32,7 @@ pub(super) struct Sealed {
 }
 
 enum Sink {
-    Plain(Tally),
+    Plain(Box<Tally>),
     Age(Box<StreamWriter<Tally>>),
 }
 
@@ -108,7 +108,7 @@ impl Sealed {
             chunks: Vec::new(),
         };
         let sink = if recipients.is_empty() {
-            Sink::Plain(tally)
+            Sink::Plain(Box::new(tally))
         } else {
             let them = recipients.iter().map(|recipient| recipient as &dyn age::Recipient);
             let encryptor = age::Encryptor::with_recipients(them)
@@ -159,7 +159,7 @@ impl Sealed {
         let Self { role, zstd, plain_bytes } = self;
         let end = || {
             let mut tally = match zstd.finish()? {
-                Sink::Plain(tally) => tally,
+                Sink::Plain(tally) => *tally,
                 Sink::Age(age) => age.finish()?,
             };
             if tally.in_chunk > 0 {

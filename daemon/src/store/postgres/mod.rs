@@ -203,8 +203,8 @@ const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// The last of these parameters of the address.
 fn url_parameter(url: &str, keys: &[&str]) -> Option<String> {
     let (_, query) = url.split_once('?')?;
-    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-    pairs.filter(|(key, _)| keys.contains(key)).last().map(|(_, value)| percent_decoded(value))
+    let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.rfind(|(key, _)| keys.contains(key)).map(|(_, value)| percent_decoded(value))
 }
 
 fn percent_decoded(text: &str) -> String {
