@@ -15,7 +15,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use jarvisd::clock::Clock;
-use jarvisd::memory::{ConversationId, Device, Kind, Memory, MessageId, NewTurn, Target, TurnMeta, UserId};
+use jarvisd::memory::{
+    ConversationId, Device, Kind, Memory, MessageId, NewTurn, SessionId, Target, TurnMeta, UserId,
+};
 use jarvisd::store::forward::{Forwarder, Progress};
 use jarvisd::store::postgres::PgSettings;
 use jarvisd::store::pull::Puller;
@@ -62,6 +64,8 @@ struct Story<'a> {
     other: Other,
     twin: Twin,
     said: usize,
+    /// The latest that the clock has ever shown.
+    latest: i64,
     _dir: tempfile::TempDir,
 }
 
@@ -77,7 +81,18 @@ impl<'a> Story<'a> {
         let memory_there = open(&path_there, &clock, OTHER).await;
         let sender_there = forwarder(lab, &memory_there, OTHER);
         let other = Other { path: path_there, memory: memory_there, forwarder: sender_there };
-        Self { lab, path, clock, memory, forwarder: sender, other, twin: Twin::default(), said: 0, _dir: dir }
+        Self {
+            lab,
+            path,
+            clock,
+            memory,
+            forwarder: sender,
+            other,
+            twin: Twin::default(),
+            said: 0,
+            latest: START_MS,
+            _dir: dir,
+        }
     }
 
     fn now(&self) -> i64 {
@@ -166,6 +181,7 @@ impl<'a> Story<'a> {
             }
             Action::ClockJumps(ms) => {
                 self.clock.fetch_add(ms, Ordering::Relaxed);
+                self.latest = self.latest.max(self.now());
             }
             Action::Round => self.round().await,
             Action::BrokenRound(ms) => {
@@ -189,6 +205,10 @@ impl<'a> Story<'a> {
             Action::SendAgain => self.send_again().await,
             Action::PostgresDies => self.lab.server.borrow_mut().restart(Stop::Immediate),
             Action::Elsewhere(change, n) => self.elsewhere(change, n).await,
+            Action::Apart { first, second, n, here_first, here_sends_first } => {
+                self.apart((first, second), n, here_first, here_sends_first).await;
+            }
+            Action::SessionTurn(n, session) => self.session_turn(n, &format!("tablet {session}")).await,
             Action::Settle => self.settle().await,
         }
     }
@@ -345,6 +365,74 @@ impl<'a> Story<'a> {
         self.settle_from_there().await;
     }
 
+    /// Both devices know the same, then each does something that the other does not know of when it does its own.
+    async fn apart(&mut self, changes: (Change, Change), n: usize, here_first: bool, here_sends_first: bool) {
+        self.settle().await;
+        // Two that do not know of each other are ordered by their clocks, so these must not be behind the names that there are.
+        self.latest += 100_000;
+        self.clock.store(self.latest, Ordering::Relaxed);
+        let (here, there) = (self.memory.clone(), self.other.memory.clone());
+        let both = if here_first { [here, there] } else { [there, here] };
+        let (user, conversation) = (self.person(n), self.conversation(n));
+        let message = user.and_then(|user| self.message(user, n));
+        for (memory, change) in both.into_iter().zip([changes.0, changes.1]) {
+            self.latest += 1;
+            self.clock.store(self.latest, Ordering::Relaxed);
+            self.said += 1;
+            match (change, user, conversation, message) {
+                (Change::Rename, _, Some((user, id)), _) => {
+                    let title = format!("called {} apart", self.said);
+                    memory.rename_conversation(user, id, &title).await.unwrap();
+                    let person = self.twin.people.get_mut(&user).unwrap();
+                    person.conversations.get_mut(&id).unwrap().title = Some(title);
+                }
+                (Change::RenameUser, Some(user), _, _) => {
+                    let name = format!("user {} apart", self.said);
+                    memory.rename_user(user, &name).await.unwrap();
+                    self.twin.people.get_mut(&user).unwrap().name = name;
+                }
+                (Change::Forget, Some(user), _, Some(message)) => {
+                    memory.forget(user, &[message]).await.unwrap();
+                    self.twin.forget(user, message);
+                }
+                _ => {}
+            }
+        }
+        // This one goes on with its conversations, whatever the other one calls them.
+        self.turn(1, n, 1, n, None).await;
+        if here_sends_first {
+            drain(&self.memory, &mut self.forwarder).await;
+        }
+        self.settle_from_there().await;
+    }
+
+    async fn session_turn(&mut self, n: usize, session: &str) {
+        let Some(user) = self.person(n) else { return };
+        let (text, reply) = (self.text(n), self.text(n / 7));
+        let turn = NewTurn {
+            text: &text,
+            kind: Kind::Say,
+            reply: &reply,
+            responder: "builtin",
+            sources: &[],
+            forget: &[],
+            meta: &TurnMeta::default(),
+        };
+        let id = SessionId::new(session).unwrap();
+        let stored = self.memory.append_turn(user, Target::Session(&id), &turn).await.unwrap();
+        let now = self.now();
+        let halves = [
+            (stored.user_message_id, text.replace('\0', "\u{fffd}")),
+            (stored.assistant_message_id, reply.replace('\0', "\u{fffd}")),
+        ];
+        let conversations = &mut self.twin.people.get_mut(&user).unwrap().conversations;
+        let known = conversations.iter().find(|(_, place)| place.session.as_deref() == Some(session));
+        assert_eq!(known.map(|(id, _)| *id), (!stored.created).then_some(stored.conversation_id));
+        let place = conversations.entry(stored.conversation_id).or_insert_with(|| Conversation::new(None));
+        place.session = Some(session.to_owned());
+        place.append(halves, now, std::collections::BTreeSet::new());
+    }
+
     /// The other device sends first, before this one can say anything else.
     async fn settle_from_there(&mut self) {
         drain(&self.other.memory, &mut self.other.forwarder).await;
@@ -450,6 +538,23 @@ fn a_turn_that_is_forgotten_before_it_was_sent_still_counts_in_its_conversation(
         Action::Turn(1, 0, 1, 0),
     ];
     Lab::new().tell(&runtime(), &actions);
+}
+
+#[test]
+fn of_two_names_that_were_given_apart_the_later_one_stays_whoever_sends_it_first() {
+    let lab = Lab::new();
+    let runtime = runtime();
+    for (here_first, here_sends_first) in [(true, true), (true, false), (false, true), (false, false)] {
+        let apart = |first, second| Action::Apart { first, second, n: 0, here_first, here_sends_first };
+        let actions = [
+            Action::SessionTurn(0, 1),
+            apart(Change::Rename, Change::Rename),
+            apart(Change::RenameUser, Change::RenameUser),
+            apart(Change::Rename, Change::Forget),
+            Action::SessionTurn(0, 1),
+        ];
+        lab.tell(&runtime, &actions);
+    }
 }
 
 #[test]

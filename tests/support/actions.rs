@@ -32,6 +32,17 @@ pub enum Action {
     PostgresDies,
     /// When all is quiet, the other device does one of these.
     Elsewhere(Change, usize),
+    /// Both devices do something while neither reaches Postgres, this one first if the flag says so; then this one, or the
+    /// other one, is the first that does.
+    Apart {
+        first: Change,
+        second: Change,
+        n: usize,
+        here_first: bool,
+        here_sends_first: bool,
+    },
+    /// A turn in the conversation that a client's session id names.
+    SessionTurn(usize, usize),
     Settle,
 }
 
@@ -87,6 +98,15 @@ pub fn action() -> impl Strategy<Value = Action> {
             Change::RenameUser,
             Change::DeleteUser,
         ]), one()).prop_map(|(change, n)| Action::Elsewhere(change, n)),
+        2 => (apart(), apart(), one(), prop::bool::ANY, prop::bool::ANY).prop_map(
+            |(first, second, n, here_first, here_sends_first)| Action::Apart { first, second, n, here_first, here_sends_first }
+        ),
+        2 => (one(), 0..3_usize).prop_map(|(n, session)| Action::SessionTurn(n, session)),
         2 => Just(Action::Settle),
     ]
+}
+
+/// What both devices may do to the same thing: the later name stays, what one has forgotten is gone.
+fn apart() -> impl Strategy<Value = Change> {
+    prop::sample::select(vec![Change::Rename, Change::Rename, Change::RenameUser, Change::Forget])
 }

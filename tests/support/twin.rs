@@ -23,6 +23,8 @@ pub struct Person {
 pub struct Conversation {
     /// What the person called it.
     pub title: Option<String>,
+    /// What a client calls it.
+    pub session: Option<String>,
     pub next_seq: i64,
     pub messages: Vec<Message>,
 }
@@ -39,7 +41,7 @@ pub struct Message {
 
 impl Conversation {
     pub fn new(title: Option<String>) -> Self {
-        Self { title, next_seq: 1, messages: Vec::new() }
+        Self { title, session: None, next_seq: 1, messages: Vec::new() }
     }
 
     /// A turn: two messages.
@@ -128,7 +130,11 @@ impl Twin {
             for (id, conversation) in &person.conversations {
                 let title = conversation.title.as_deref().unwrap_or("*");
                 let (id, owner) = (id.0.simple(), user.0.simple());
-                rows.add("conversations", format!("{id}|{owner}|{}|{title}", conversation.next_seq));
+                let session = conversation.session.as_deref().unwrap_or_default();
+                rows.add(
+                    "conversations",
+                    format!("{id}|{owner}|{}|{session}|{title}", conversation.next_seq),
+                );
                 for message in &conversation.messages {
                     let role = if message.seq % 2 == 1 { "user" } else { "assistant" };
                     rows.add(
@@ -183,7 +189,7 @@ pub const LOCAL: [(&str, &str); 5] = [
     (
         "conversations",
         "SELECT lower(hex(c.id)) || '|' || lower(hex(u.id)) || '|' || c.next_seq || '|'
-            || CASE c.title_by_user WHEN 1 THEN c.title ELSE '*' END
+            || coalesce(c.session_id, '') || '|' || CASE c.title_by_user WHEN 1 THEN c.title ELSE '*' END
         FROM conversations c JOIN users u ON u.rid = c.owner",
     ),
     (
@@ -206,7 +212,7 @@ pub const REMOTE: [(&str, &str); 5] = [
     (
         "conversations",
         "SELECT replace(id::text, '-', '') || '|' || replace(owner::text, '-', '') || '|' || next_seq || '|'
-            || CASE WHEN title_by_user THEN title ELSE '*' END FROM jarvis.conversations",
+            || coalesce(session_id, '') || '|' || CASE WHEN title_by_user THEN title ELSE '*' END FROM jarvis.conversations",
     ),
     (
         "messages",
