@@ -10,7 +10,7 @@ Usage: scripts/try-service.sh [--suite bookworm|trixie] [--program FILE]
 
 Needs root, Debian's package mirror and some 600 MB. Makes a small Debian (kept in the cache folder), boots it with
 systemd-nspawn without a network, and tries: check of the unit, start, readiness, watchdog, reload, stop, kill, frozen
-microphone, configuration fault, keys as credentials, and the commands of docs/install.md. The microphone is the test
+microphone, configuration fault, backups, keys as credentials, and the commands of docs/install.md. The microphone is the test
 plug-in of tests/support. --program tries a jarvisd that is built already.
 TEXT
 }
@@ -85,7 +85,7 @@ JARVIS_MODELS_DIR=$cache/try-service/models scripts/fetch-models.sh --wake-word 
 cp "$cache"/try-service/models/* "$root/usr/share/jarvis/models/"
 install -Dm644 systemd/jarvis.sysusers "$root/usr/lib/sysusers.d/jarvis.conf"
 install -Dm644 systemd/jarvis.tmpfiles "$root/usr/lib/tmpfiles.d/jarvis.conf"
-install -Dm644 systemd/jarvisd.service "$root/etc/systemd/system/jarvisd.service"
+install -Dm644 -t "$root/etc/systemd/system" systemd/*.service systemd/*.timer
 
 # The sound card of the tests, and sentences to enrol with.
 card=$root/opt/sound
@@ -172,6 +172,8 @@ complaints=$(in_it systemd-analyze verify /etc/systemd/system/jarvisd.service 2>
 # The one line that is meant for systemd 253 and newer.
 complaints=$(printf '%s' "$complaints" | grep -v 'Failed to parse service type, ignoring: notify-reload' || true)
 check "systemd-analyze verify has nothing to say${complaints:+: $complaints}" [ -z "$complaints" ]
+complaints=$(in_it sh -c 'systemd-analyze verify /etc/systemd/system/jarvis-backup*.timer /etc/systemd/system/jarvis-backup*.service' 2>&1 || true)
+check "nor about the backups${complaints:+: $complaints}" [ -z "$complaints" ]
 exposure=$(in_it systemd-analyze security --no-pager --threshold=25 jarvisd.service 2>&1 | tail -n 1)
 check "exposure at most 2.5: ${exposure#→ }" in_it sh -c 'systemd-analyze security --no-pager --threshold=25 jarvisd.service >/dev/null'
 printf '[audio]\ndevice = "room"\nplayback_device = "room"\n' | configure
@@ -239,6 +241,25 @@ in_it touch /opt/sound/files/freeze
 check "a microphone whose clock stands still ends in the watchdog" within 120 said "Watchdog timeout"
 in_it rm -f /opt/sound/files/freeze
 check "and in a restart" within 60 back
+in_it systemctl stop jarvisd
+
+step "Backups"
+# As timesyncd leaves it behind once the clock is set; without a clock nothing would be deleted.
+in_it install -D /dev/null /run/systemd/timesync/synchronized
+proven() { as_jarvis jarvisd backup list --json | grep -c '"proven": true'; }
+check "the timers are enabled" in_it systemctl enable --now jarvis-backup.timer jarvis-backup-verify.timer
+check "systemctl start jarvis-backup makes, proves and prunes" in_it systemctl start jarvis-backup
+check "one proven backup is there" [ "$(proven)" = 1 ]
+check "it is proven again" in_it systemctl start jarvis-backup-verify
+in_it chmod 0 /var/backups/jarvis
+check "a folder that cannot be used is a failure" not in_it systemctl start jarvis-backup 2>/dev/null
+noted() { in_it grep -q "\"failed_unit\":$1" /var/lib/jarvis/backup.json; }
+check "which is noted for the daemon" within 20 noted '"jarvis-backup"'
+in_it systemctl start jarvisd
+check "and shown by it" within 90 said "jarvis-backup failed"
+in_it chmod 700 /var/backups/jarvis
+check "the next one goes well while the daemon runs" in_it systemctl start jarvis-backup
+check "and takes the note back" noted null
 in_it systemctl stop jarvisd
 
 step "The key as a credential"
