@@ -184,7 +184,7 @@ async fn measure(
     let start = Instant::now();
     let latest = memory.history(user, id, None, 2).await?;
     memory.forget(user, &latest.iter().map(|m| m.id).collect::<Vec<_>>()).await?;
-    report(size, "forget (file rewritten)", vec![start.elapsed()]);
+    report(size, "forget, with the file cleaned", vec![start.elapsed()]);
     memory.close().await;
     Ok(())
 }

@@ -20,7 +20,7 @@ use super::{StoreError, Tx};
 /// Pages that are read at once: 1 MiB.
 const READ_AT_ONCE: i64 = 256;
 /// Pages that are written in one transaction: what a turn waits for.
-const WRITE_AT_ONCE: usize = 32;
+const WRITE_AT_ONCE: usize = 128;
 /// From here on the first byte of a page number is not zero.
 const MAX_PAGES: i64 = 1 << 24;
 
