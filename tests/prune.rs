@@ -130,5 +130,5 @@ fn a_deletion_that_was_cut_off_leaves_no_half_backup_and_the_next_run_ends_it() 
     assert_eq!(names(&root), std::slice::from_ref(&newest));
     root.ok(&["backup", "prune", "--trust-clock"]);
     assert!(!half.exists());
-    assert_eq!(names(&root), [newest.clone()]);
+    assert_eq!(names(&root), [newest]);
 }

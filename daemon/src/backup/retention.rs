@@ -137,7 +137,7 @@ pub fn decide(backups: &[Candidate], policy: &Policy, now: Timestamp, zone: &Tim
         let local = backup.taken_at.to_zoned(zone.clone()).date();
         let mut says = |reason| {
             if let Some(list) = reasons.get_mut(index) {
-                list.push(reason)
+                list.push(reason);
             }
         };
         match backup.hold {
