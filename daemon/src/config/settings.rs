@@ -75,6 +75,9 @@ section! {
         enabled: bool = true, Rule::any();
         /// Probability from which a speaker counts as verified.
         threshold: f32 = 0.85, Rule::between(0.5, 0.999);
+        /// Do not answer a verified person while somebody else speaks at the same time (a quarter of a second or
+        /// longer): words of both would be taken for theirs. Talk from a television counts, if it is loud enough.
+        refuse_overlap: bool = true, Rule::any();
     }
 }
 
