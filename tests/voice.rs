@@ -337,6 +337,46 @@ fn a_person_may_have_a_threshold_of_their_own_and_an_enrolment_can_be_looked_at(
 }
 
 #[test]
+fn two_people_at_once_are_answered_unless_the_owner_asks_otherwise() {
+    let root = Root::new();
+    enrolled(&root, "Anna", &sentences(Voice::Rms, &ENROLMENT), &[]);
+    let (hers, another) = (
+        Voice::Rms.says("hey jarvis, what do you remember about the spare key under the blue pot"),
+        Voice::Slt.says(
+            "the weather this morning was bright and cold so i walked along the river before breakfast",
+        ),
+    );
+    let both = root.path().join("both.wav");
+    sox(&[
+        "-m",
+        "-v",
+        "0.6",
+        hers.to_str().unwrap(),
+        "-v",
+        "0.3",
+        another.to_str().unwrap(),
+        both.to_str().unwrap(),
+    ]);
+    assert_eq!(identified(&root, &hers)["outcome"], "verified");
+    assert_eq!(identified(&root, &both)["outcome"], "verified", "words of both count as hers");
+    root.write_config("[voice]\nrefuse_overlap = true\n");
+    assert_eq!(identified(&root, &hers)["outcome"], "verified");
+    let refused = identified(&root, &both);
+    assert_eq!(
+        (&refused["outcome"], &refused["user"]),
+        (&Value::from("multiple_speakers"), &Value::Null),
+        "{refused}"
+    );
+    // In the pipeline: no words, no failure, and a row in the audit log.
+    let heard = root.listen(&[&both]);
+    assert!(support::of(&heard, "transcript").is_empty(), "{heard:?}");
+    let reasons: Vec<_> =
+        support::of(&heard, "rejected").iter().map(|event| event["reason"].clone()).collect();
+    assert_eq!(reasons, ["multiple_speakers"], "{heard:?}");
+    assert!(root.json(&["audit", "list"]).to_string().contains("multiple_speakers"));
+}
+
+#[test]
 fn a_calibration_that_was_tampered_with_is_refused_before_anyone_is_compared() {
     let mut root = Root::new();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/calibration");

@@ -128,7 +128,7 @@ impl Tools {
     async fn open(settings: &Settings, memory: &Memory) -> Result<Self, Failure> {
         let store = parts::open_models(settings)?;
         let vad = Vad::new(&store).map_err(models::failure)?;
-        let verifier = parts::load_verifier(&store)?;
+        let verifier = parts::load_verifier(&store, settings.voice.refuse_overlap)?;
         let vault = Arc::new(parts::open_vault(settings, verifier.model().identity().clone(), memory).await?);
         Ok(Self { vad, voices: Voices { memory: memory.clone(), vault, verifier } })
     }
@@ -153,7 +153,7 @@ fn speaker_failure(error: SpeakerError) -> Failure {
 /// A verdict as JSON.
 #[derive(Debug, Serialize)]
 struct Compared {
-    /// `verified`, `uncertain`, `rejected`, `too_short`, `ambiguous`, `not_enrolled`.
+    /// `verified`, `uncertain`, `rejected`, `too_short`, `ambiguous`, `multiple_speakers`, `not_enrolled`.
     outcome: &'static str,
     /// Who it is (verified) or most likely is (uncertain).
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -178,9 +178,9 @@ impl Compared {
                 (Some(user_name.clone()), Some(*score), Some(*net_speech_s))
             }
             Verdict::Rejected { score, net_speech_s, .. } => (None, Some(*score), Some(*net_speech_s)),
-            Verdict::TooShort { net_speech_s } | Verdict::Ambiguous { net_speech_s, .. } => {
-                (None, None, Some(*net_speech_s))
-            }
+            Verdict::TooShort { net_speech_s }
+            | Verdict::Ambiguous { net_speech_s, .. }
+            | Verdict::MultipleSpeakers { net_speech_s, .. } => (None, None, Some(*net_speech_s)),
             Verdict::NotEnrolled => (None, None, None),
         };
         let threshold = user.as_deref().and_then(|name| own.of(name)).unwrap_or(threshold);
@@ -208,6 +208,11 @@ impl Compared {
                 self.net_speech_s.unwrap_or_default()
             ),
             "ambiguous" => "two enrolled voices are too alike to tell which it is".to_owned(),
+            "multiple_speakers" => {
+                "two people speak at once; say it again when nobody else speaks, or set voice.refuse_overlap \
+                                    = false"
+                    .to_owned()
+            }
             "not_enrolled" => "no voice is enrolled; `jarvisd voice enroll` does that".to_owned(),
             _ => format!("rejected: no enrolled voice that was asked for (confidence {confidence:.2})"),
         }

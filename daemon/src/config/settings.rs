@@ -79,6 +79,9 @@ section! {
         /// People for whom another one counts: higher where voices in the house are alike, lower for one that is often
         /// refused.
         user_thresholds: UserThresholds = UserThresholds::default(), Rule::any();
+        /// Do not answer a verified person while somebody else speaks at the same time (a quarter of a second or longer):
+        /// words of both would be taken for theirs. Off unless wanted, because a television that is loud enough counts.
+        refuse_overlap: bool = false, Rule::any();
     }
 }
 

@@ -15,7 +15,9 @@ use crate::memory::{Device, Memory};
 use crate::pipeline::answer::{self, Answer};
 use crate::pipeline::voices::Voices;
 use crate::speaker::vault::KeySources;
-use crate::speaker::{Calibration, ModelIdentity, SealedVoiceprint, SpeakerModel, Vault, Verifier};
+use crate::speaker::{
+    Calibration, ModelIdentity, OverlapModel, SealedVoiceprint, SpeakerModel, Vault, Verifier,
+};
 use crate::store::StoreOptions;
 use crate::stt::{self, Recognizer, SttSettings};
 
@@ -39,12 +41,13 @@ impl Parts {
         let models = open_models(settings)?;
         let detect = detect_settings(settings);
         let stt = stt_settings(settings);
+        let refuse_overlap = settings.voice.enabled && settings.voice.refuse_overlap;
         let (for_detector, for_speaker, for_stt) = (models.clone(), models.clone(), models);
         let detector = tokio::task::spawn_blocking(move || {
             Detector::new(&for_detector, &detect)
                 .map_err(|e| Failure::because(Exit::Config, "the detector cannot start", e))
         });
-        let verifier = tokio::task::spawn_blocking(move || load_verifier(&for_speaker));
+        let verifier = tokio::task::spawn_blocking(move || load_verifier(&for_speaker, refuse_overlap));
         let recognizer = tokio::task::spawn_blocking(move || stt::open(&stt, &for_stt));
         let memory = open_memory(settings).await?;
         memory.report_to(health);
@@ -113,14 +116,19 @@ pub fn open_models(settings: &Settings) -> Result<Arc<ModelStore>, Failure> {
     ModelStore::open(&settings.paths.models).map(Arc::new).map_err(|e| Failure::of(Exit::Config, &e))
 }
 
-/// Speaker model and calibration, which must belong together.
+/// Speaker model and calibration, which must belong together, and the model that hears two people at once if it is wanted.
 ///
 /// # Errors
 /// A missing, wrong or mismatched model or calibration file.
-pub fn load_verifier(models: &ModelStore) -> Result<Verifier, Failure> {
+pub fn load_verifier(models: &ModelStore, refuse_overlap: bool) -> Result<Verifier, Failure> {
     let model = SpeakerModel::load(models).map_err(|e| Failure::of(Exit::Config, &e))?;
     let calibration = Calibration::load(models).map_err(|e| Failure::of(Exit::Config, &e))?;
-    Verifier::new(Arc::new(model), calibration).map_err(|e| Failure::of(Exit::Config, &e))
+    let verifier = Verifier::new(Arc::new(model), calibration).map_err(|e| Failure::of(Exit::Config, &e))?;
+    if !refuse_overlap {
+        return Ok(verifier);
+    }
+    let overlap = OverlapModel::load(models).map_err(|e| Failure::of(Exit::Config, &e))?;
+    Ok(verifier.refusing_overlap(overlap))
 }
 
 /// The database of this device; its folder is made if it is missing.

@@ -333,6 +333,7 @@ impl Turns {
             Verdict::Rejected { .. } => Reason::Rejected,
             Verdict::TooShort { .. } => Reason::TooShort,
             Verdict::Ambiguous { .. } => Reason::Ambiguous,
+            Verdict::MultipleSpeakers { .. } => Reason::MultipleSpeakers,
             Verdict::NotEnrolled => Reason::NotEnrolled,
         };
         if verdict_counts(reason) {

@@ -4,6 +4,7 @@
 //!  nobody enrolled ──────────────────────────────▶ NotEnrolled
 //!  net speech < 1 s ─────────────────────────────▶ TooShort
 //!  best P ≥ its threshold ─ second best likely too ▶ Ambiguous
+//!                         ├ two people at once ──▶ MultipleSpeakers
 //!                         └ else ────────────────▶ Verified
 //!  best P ≥ 0.5 ─────────────────────────────────▶ Uncertain
 //!  else ─────────────────────────────────────────▶ Rejected
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use super::SpeakerError;
 use super::calibration::Calibration;
 use super::embedding::{Embedding, SpeakerModel};
+use super::overlap::{LEAST_OVERLAP_S, OverlapModel};
 use super::speech::NetSpeech;
 use super::template::Template;
 
@@ -73,6 +75,12 @@ pub enum Verdict {
         confidence: f32,
         net_speech_s: f32,
     },
+    /// An enrolled voice, and somebody else speaks at the same time.
+    MultipleSpeakers {
+        confidence: f32,
+        net_speech_s: f32,
+        overlap_s: f32,
+    },
     NotEnrolled,
 }
 
@@ -85,6 +93,7 @@ impl Verdict {
             Self::Rejected { .. } => "rejected",
             Self::TooShort { .. } => "too_short",
             Self::Ambiguous { .. } => "ambiguous",
+            Self::MultipleSpeakers { .. } => "multiple_speakers",
             Self::NotEnrolled => "not_enrolled",
         }
     }
@@ -94,7 +103,8 @@ impl Verdict {
             Self::Verified { confidence, .. }
             | Self::Uncertain { confidence, .. }
             | Self::Rejected { confidence, .. }
-            | Self::Ambiguous { confidence, .. } => Some(*confidence),
+            | Self::Ambiguous { confidence, .. }
+            | Self::MultipleSpeakers { confidence, .. } => Some(*confidence),
             Self::TooShort { .. } | Self::NotEnrolled => None,
         }
     }
@@ -110,6 +120,7 @@ impl Verdict {
 pub struct Verifier {
     model: Arc<SpeakerModel>,
     calibration: Arc<Calibration>,
+    overlap: Option<Arc<OverlapModel>>,
 }
 
 /// One enrolled voice against one utterance.
@@ -127,7 +138,12 @@ impl Verifier {
         if model.identity() != calibration.identity() {
             return Err(SpeakerError::OtherCalibration);
         }
-        Ok(Self { model, calibration: Arc::new(calibration) })
+        Ok(Self { model, calibration: Arc::new(calibration), overlap: None })
+    }
+
+    /// Refuses utterances in which two people speak at once.
+    pub fn refusing_overlap(self, model: OverlapModel) -> Self {
+        Self { overlap: Some(Arc::new(model)), ..self }
     }
 
     pub fn model(&self) -> &Arc<SpeakerModel> {
@@ -189,7 +205,21 @@ impl Verifier {
         candidates.sort_by(|a, b| {
             b.log_odds.total_cmp(&a.log_odds).then_with(|| a.voice.user_id.cmp(&b.voice.user_id))
         });
-        Ok(decide(&candidates, threshold, net_speech_s))
+        self.alone(decide(&candidates, threshold, net_speech_s), samples)
+    }
+
+    /// The verdict, unless it is verified and somebody else speaks too. Nobody else is looked for where nobody is verified: such an
+    /// utterance is not answered anyway.
+    fn alone(&self, verdict: Verdict, samples: &[f32]) -> Result<Verdict, SpeakerError> {
+        let (Verdict::Verified { confidence, net_speech_s, .. }, Some(overlap)) = (&verdict, &self.overlap)
+        else {
+            return Ok(verdict);
+        };
+        let overlap_s = overlap.overlap_s(samples)?;
+        if overlap_s < LEAST_OVERLAP_S {
+            return Ok(verdict);
+        }
+        Ok(Verdict::MultipleSpeakers { confidence: *confidence, net_speech_s: *net_speech_s, overlap_s })
     }
 
     /// Probability, at equal priors, that two templates are of one person. It does not matter which is which; 0 where they
@@ -283,6 +313,26 @@ mod tests {
         let Some(ann) = enrolled(0, "ann") else { return };
         let one = verify(0, 300, std::slice::from_ref(&ann), DEFAULT_THRESHOLD);
         assert_eq!(one, verify(0, 300, &[ann], DEFAULT_THRESHOLD));
+    }
+
+    #[test]
+    fn a_second_voice_at_the_same_time_is_refused_only_by_who_is_told_to() {
+        let (Some(ann), Some((other, _))) = (enrolled(0, "ann"), reading(2)) else { return };
+        let (mut samples, speech) = reading(0).unwrap();
+        let (samples, speech) = (&mut samples[70_400..134_400], &speech[440..840]);
+        let strict = verifier().refusing_overlap(OverlapModel::load(&testing::store()).unwrap());
+        let enrolled = std::slice::from_ref(&ann);
+        let alone = strict.verify(samples, speech, enrolled, DEFAULT_THRESHOLD).unwrap();
+        assert!(matches!(alone, Verdict::Verified { .. }), "{alone:?}");
+        samples[40_000..].iter_mut().zip(&other[40_000..]).for_each(|(a, b)| *a += 0.5 * b);
+        let both = strict.verify(samples, speech, enrolled, DEFAULT_THRESHOLD).unwrap();
+        assert!(
+            matches!(both, Verdict::MultipleSpeakers { overlap_s, .. } if overlap_s >= LEAST_OVERLAP_S),
+            "{both:?}"
+        );
+        assert!(!both.is_failure() && both.confidence() >= Some(DEFAULT_THRESHOLD));
+        let lax = verifier().verify(samples, speech, enrolled, DEFAULT_THRESHOLD).unwrap();
+        assert!(matches!(lax, Verdict::Verified { .. }), "{lax:?}");
     }
 
     #[test]

@@ -1,0 +1,133 @@
+//! Two people who speak at once, told by the segmentation network of pyannote.
+//!
+//! ```text
+//!  raw sound ─▶ windows of 10 s, shorter sound repeated ─▶ network ─▶ one of 7 classes per 16.9 ms ─▶ seconds of overlap
+//!                                                                             nobody A B C │ A+B A+C B+C
+//! ```
+//!
+//! Only people at once are looked for. The network also says when somebody else goes on alone, but misses two of five such
+//! changes and sees one in 2 of 100 people who are alone: `docs/design/speaker.md` has the tables.
+//!
+//! Plaquet and Bredin, "Powerset multi-class cross entropy loss for neural speaker diarization", 2023.
+
+use super::SpeakerError;
+use crate::inference::{Input, InputFact, ModelError, ModelStore, Plan};
+use crate::units::SAMPLE_RATE_HZ;
+
+/// Name of the model in `models/manifest.toml`.
+pub const MODEL_NAME: &str = "pyannote-segmentation";
+/// Seconds of two people at once from which an utterance is not one person's.
+pub const LEAST_OVERLAP_S: f32 = 0.25;
+const WINDOW_SAMPLES: usize = 10 * SAMPLE_RATE_HZ as usize;
+/// Sound beyond these windows (60 s) is not looked at.
+const MOST_WINDOWS: usize = 6;
+/// Samples per frame of the network, and those that its first frame needs.
+const STEP_SAMPLES: usize = 270;
+const FIRST_FRAME_SAMPLES: usize = 991;
+const FRAMES: usize = (WINDOW_SAMPLES - FIRST_FRAME_SAMPLES) / STEP_SAMPLES + 1;
+const CLASSES: usize = 7;
+/// Classes from here on are two people.
+const FIRST_OVERLAP: usize = 4;
+
+/// The segmentation network. Shared between threads; each use has its own state, which is given back afterwards.
+#[derive(Debug)]
+pub struct OverlapModel {
+    plan: Plan,
+}
+
+impl OverlapModel {
+    /// Checks the model's hash and prepares its plan.
+    pub fn load(store: &ModelStore) -> Result<Self, ModelError> {
+        let shape = [1, 1, WINDOW_SAMPLES];
+        let plan = store.load(MODEL_NAME, &[(0, InputFact::f32(&shape))])?;
+        plan.expect_shapes(&[&shape], &[&[1, FRAMES, CLASSES]])?;
+        Ok(Self { plan })
+    }
+
+    /// Seconds in which two people speak at once: 16 kHz mono in [-1, 1], not denoised. Sound beyond 60 s is not looked at.
+    ///
+    /// # Errors
+    /// [`SpeakerError::Model`] if the model fails.
+    pub fn overlap_s(&self, samples: &[f32]) -> Result<f32, SpeakerError> {
+        let mut session = self.plan.session().map_err(SpeakerError::Model)?;
+        let mut window = vec![0f32; WINDOW_SAMPLES];
+        let mut frames = 0usize;
+        for begin in (0..samples.len()).step_by(WINDOW_SAMPLES).take(MOST_WINDOWS) {
+            // The last window ends with the sound, and sound shorter than a window is repeated: in much silence a short noisy piece of
+            // one person is taken for two people too easily.
+            let end = (begin + WINDOW_SAMPLES).min(samples.len());
+            let start = end.saturating_sub(WINDOW_SAMPLES);
+            let part = samples.get(start..end).unwrap_or_default();
+            for (to, &sample) in window.iter_mut().zip(part.iter().cycle()) {
+                *to = if sample.is_finite() { sample.clamp(-1.0, 1.0) } else { 0.0 };
+            }
+            let output = session.run(&[Input::F32(&window)]).map_err(SpeakerError::Model)?;
+            let classes = output.f32(0).map_err(SpeakerError::Model)?.as_chunks::<CLASSES>().0;
+            let new = classes.iter().take(part.len() / STEP_SAMPLES).skip((begin - start) / STEP_SAMPLES);
+            frames += new.filter(|c| is_overlap(c)).count();
+        }
+        Ok((frames * STEP_SAMPLES) as f32 / SAMPLE_RATE_HZ as f32)
+    }
+}
+
+/// Whether the most likely class of a frame is one of two people.
+fn is_overlap(classes: &[f32; CLASSES]) -> bool {
+    let (one, two) = classes.split_at(FIRST_OVERLAP);
+    let most = |of: &[f32]| of.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    most(two) > most(one)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inference::npy;
+    use crate::speaker::testing;
+    use crate::testdata::shared;
+
+    #[test]
+    fn the_network_equals_its_reference_vectors() {
+        let Some(folder) = shared("models/ref") else { return };
+        for n in 0..3 {
+            let part = |what: &str| npy::read(&folder.join(format!("pyannote_seg30_dynN.{n}.{what}.npy")));
+            let ((shape, sound), (_, expected)) = (part("in.wav"), part("out.logp"));
+            let plan = testing::store().load(MODEL_NAME, &[(0, InputFact::f32(&shape))]).unwrap();
+            let output = plan.session().unwrap().run(&[Input::F32(&sound)]).unwrap();
+            let got = output.f32(0).unwrap();
+            assert_eq!(got.len(), expected.len());
+            let worst = got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst < 1e-3, "vector {n}: {worst}");
+        }
+    }
+
+    #[test]
+    fn two_people_at_once_are_heard_and_one_alone_is_not() {
+        let Some((ann, ben)) = testing::two_speakers() else { return };
+        let model = OverlapModel::load(&testing::store()).unwrap();
+        let alone = &ann[..96_000];
+        assert_eq!(model.overlap_s(alone).unwrap(), 0.0);
+        // The second voice over the last two of six seconds.
+        let mut both = alone.to_vec();
+        both[64_000..].iter_mut().zip(&ben).for_each(|(a, b)| *a += b);
+        let overlap_s = model.overlap_s(&both).unwrap();
+        assert!((LEAST_OVERLAP_S..2.2).contains(&overlap_s), "{overlap_s}");
+        assert_eq!(model.overlap_s(&both).unwrap(), overlap_s, "nothing is left from a run before");
+        // Behind six seconds of silence it lies across two windows, and counts once.
+        let late = [vec![0.0; 96_000], both].concat();
+        assert!((LEAST_OVERLAP_S..2.2).contains(&model.overlap_s(&late).unwrap()));
+    }
+
+    #[test]
+    fn no_sound_silence_and_damaged_samples_are_nobody() {
+        let model = OverlapModel::load(&testing::store()).unwrap();
+        for sound in [vec![], vec![0.0; 100], vec![0.0; 200_000], vec![f32::NAN; 48_000]] {
+            assert_eq!(model.overlap_s(&sound).unwrap(), 0.0, "{} samples", sound.len());
+        }
+    }
+
+    #[test]
+    fn the_likelier_of_one_and_two_people_counts() {
+        assert!(is_overlap(&[-9.0, -2.0, -9.0, -9.0, -0.1, -9.0, -9.0]));
+        assert!(!is_overlap(&[-9.0, -0.1, -9.0, -9.0, -2.0, -2.0, -2.0]));
+        assert!(!is_overlap(&[0.0; CLASSES]), "a tie is one person");
+    }
+}
