@@ -198,7 +198,7 @@ impl Store {
         }
     }
 
-    /// Sees to it that no byte of what was deleted stays in the file or its log ([`scrub`](super::scrub)). Turns go on meanwhile.
+    /// Sees to it that no byte of what was deleted stays in the file or its log (`store::scrub`). Turns go on meanwhile.
     ///
     /// # Errors
     /// [`StoreError::Busy`] also if a reader kept the WAL from being emptied: old copies of rows may still be there.
