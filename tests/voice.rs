@@ -359,7 +359,7 @@ fn two_people_at_once_are_answered_unless_the_owner_asks_otherwise() {
     ]);
     assert_eq!(identified(&root, &hers)["outcome"], "verified");
     assert_eq!(identified(&root, &both)["outcome"], "verified", "words of both count as hers");
-    root.write_config("[voice]\nrefuse_overlap = true\n");
+    root.write_config("[voice]\nrefuse_overlap = true\n[wake]\nmodel = \"none\"\n");
     assert_eq!(identified(&root, &hers)["outcome"], "verified");
     let refused = identified(&root, &both);
     assert_eq!(

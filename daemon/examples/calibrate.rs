@@ -47,19 +47,23 @@ const LENGTHS_S: [f32; 5] = [1.0, 1.5, 2.0, 3.0, 5.0];
 const THRESHOLD: f32 = 0.85;
 /// Files whose speech is shorter than this in either part are left out of fit and held-out parts.
 const LEAST_PART_S: f32 = 3.0;
-const CONDITIONS: [&str; 6] =
-    ["clean", "noise 20 dB", "noise 10 dB", "other room", "one device A", "one device B"];
-/// Conditions from here on have an enrolment of their own: through the same room and microphone as the tests.
+const CONDITIONS: [&str; 7] =
+    ["clean", "noise 20 dB", "noise 10 dB", "other room", "one device A", "one device B", "noise 5 dB"];
+/// Conditions from here up to [`UNSEEN`] have an enrolment of their own: through the same room and microphone as the tests.
 const FIRST_DEVICE: usize = 4;
+/// Conditions from here on are only tested: nothing is fitted on them, and no choice is made by them.
+const UNSEEN: usize = 6;
 
 const USAGE: &str = "usage: calibrate --models DIR [--audio DIR] [--voices DIR] \
-                     [--denoised yes] [--plans 200,300] [--padding mean|wrap]";
+                     [--denoised yes] [--plans 200,300] [--padding mean|wrap] [--scores FILE]";
 
 /// What differs from the shipped choice; with anything here the result is only shown, not written.
 struct Choice {
     denoised: bool,
     plans: Vec<usize>,
     padding: Padding,
+    /// The held-out trials go here, in the columns of `jarvisd voice score --out`.
+    scores: Option<PathBuf>,
 }
 
 impl Choice {
@@ -68,7 +72,7 @@ impl Choice {
     }
 
     fn shipped(&self) -> bool {
-        self.plans == PLAN_FRAMES && self.padding == Padding::Mean
+        self.plans == PLAN_FRAMES && self.padding == Padding::Mean && self.scores.is_none()
     }
 }
 
@@ -91,6 +95,7 @@ fn main() -> Result<(), Failure> {
         } else {
             Padding::Mean
         },
+        scores: options.get("--scores").map(PathBuf::from),
     };
     if let Some(audio) = options.get("--audio") {
         fit(Path::new(audio), &models, &store, &choice)?;
@@ -283,6 +288,7 @@ impl Tools {
                 3 => other_room(rest, seed, seed ^ 0x5eed),
                 4 => other_room(rest, DEVICES[0], seed),
                 5 => other_room(rest, DEVICES[1], seed),
+                6 => with_noise(rest, 5.0, seed),
                 _ => rest.to_vec(),
             };
             let (raw, clean) = self.net(&sound)?;
@@ -364,7 +370,10 @@ fn compare(speakers: &[&Speaker], cohort: &Cohort, top: usize, sound: Sound) -> 
         for test in &speaker.tests {
             let e = if sound == Sound::Raw { &test.raw } else { &test.clean };
             let impostors = cohort.impostors(e, top);
-            let device = (test.condition + 1).saturating_sub(FIRST_DEVICE);
+            let device = match test.condition {
+                FIRST_DEVICE..UNSEEN => test.condition + 1 - FIRST_DEVICE,
+                _ => 0,
+            };
             for (j, voices) in enrolled.iter().enumerate() {
                 let Some((template, own)) = voices.get(device) else { continue };
                 let cosine = e.cosine(template);
@@ -375,6 +384,12 @@ fn compare(speakers: &[&Speaker], cohort: &Cohort, top: usize, sound: Sound) -> 
         }
     }
     scored
+}
+
+/// [`compare`] without the conditions that are only tested.
+fn seen(speakers: &[&Speaker], cohort: &Cohort, top: usize, sound: Sound) -> Vec<Scored> {
+    let all = compare(speakers, cohort, top, sound).into_iter();
+    all.filter(|t| t.condition < UNSEEN).collect()
 }
 
 /// Logistic regression by Newton's method on the features `used` of [`Constants::features`]. Each (class, condition,
@@ -533,9 +548,9 @@ fn fit(audio: &Path, models: &Path, store: &ModelStore, choice: &Choice) -> Resu
             continue;
         }
         let cohort = Cohort::new(if sound == Sound::Denoised { clean.clone() } else { raw.clone() });
-        let k = fit_constants(&compare(&fitted, &cohort, 50, sound), ALL);
+        let k = fit_constants(&seen(&fitted, &cohort, 50, sound), ALL);
         let scored = compare(&held, &cohort, 50, sound);
-        say(&row(label, &trials(&scored, &k, |_| true)))?;
+        say(&row(label, &trials(&scored, &k, |t| t.condition < UNSEEN)))?;
         for (c, name) in CONDITIONS.iter().enumerate() {
             say(&row(&format!("{label}, {name}"), &trials(&scored, &k, |t| t.condition == c)))?;
         }
@@ -546,15 +561,15 @@ fn fit(audio: &Path, models: &Path, store: &ModelStore, choice: &Choice) -> Resu
         for top in [10, 25, 50, 100] {
             if top <= size {
                 let cohort = Cohort::new(raw.iter().take(size).cloned().collect());
-                let k = fit_constants(&compare(&fitted, &cohort, top, Sound::Raw), ALL);
-                let scored = compare(&held, &cohort, top, Sound::Raw);
+                let k = fit_constants(&seen(&fitted, &cohort, top, Sound::Raw), ALL);
+                let scored = seen(&held, &cohort, top, Sound::Raw);
                 say(&row(&format!("{size} voices, nearest {top}"), &trials(&scored, &k, |_| true)))?;
             }
         }
     }
 
     let cohort = Cohort::new(raw);
-    let fit_scored = compare(&fitted, &cohort, TOP, Sound::Raw);
+    let fit_scored = seen(&fitted, &cohort, TOP, Sound::Raw);
     let scored = compare(&held, &cohort, TOP, Sound::Raw);
     say(&format!("\n### Features (held out, all conditions)\n\n{HEAD}"))?;
     for (label, used) in [
@@ -568,7 +583,7 @@ fn fit(audio: &Path, models: &Path, store: &ModelStore, choice: &Choice) -> Resu
         let k = fit_constants(&fit_scored, used);
         say(&row(
             &format!("{label} (a {:.3} b {:.3} c {:.3} d {:.3})", k.a, k.b, k.c, k.d),
-            &trials(&scored, &k, |_| true),
+            &trials(&scored, &k, |t| t.condition < UNSEEN),
         ))?;
     }
 
@@ -586,6 +601,15 @@ fn fit(audio: &Path, models: &Path, store: &ModelStore, choice: &Choice) -> Resu
         let t = trials(&scored, &constants, |t| t.condition == condition);
         say(&row("all", &t))?;
         held_out.insert((*name).into(), row(name, &t).into());
+    }
+    if let Some(path) = &choice.scores {
+        let mut text = "label,condition,net_speech_s,confidence\n".to_owned();
+        for t in &scored {
+            let confidence = sigmoid(constants.log_odds(t.score, t.net_s));
+            let condition = CONDITIONS.get(t.condition).copied().unwrap_or_default();
+            text += &format!("{},{condition},{},{confidence:.6}\n", u8::from(t.same), t.net_s);
+        }
+        std::fs::write(path, text)?;
     }
     say("\n### Cosines (held out)\n\n| | same: lowest, 1 % | different: 99.9 %, highest |\n|---|---|---|")?;
     for (condition, name) in CONDITIONS.iter().enumerate() {
