@@ -255,9 +255,9 @@ in_it chmod 0 /var/backups/jarvis
 check "a folder that cannot be used is a failure" not in_it systemctl start jarvis-backup 2>/dev/null
 noted() { in_it grep -q "\"failed_unit\":$1" /var/lib/jarvis/backup.json; }
 check "which is noted for the daemon" within 20 noted '"jarvis-backup"'
+in_it chmod 700 /var/backups/jarvis
 in_it systemctl start jarvisd
 check "and shown by it" within 90 said "jarvis-backup failed"
-in_it chmod 700 /var/backups/jarvis
 check "the next one goes well while the daemon runs" in_it systemctl start jarvis-backup
 check "and takes the note back" noted null
 in_it systemctl stop jarvisd
