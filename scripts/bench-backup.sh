@@ -49,15 +49,15 @@ TEXT
 export PGHOST=$work PGPORT=$port PGUSER=jarvis PGDATABASE=jarvis PGOPTIONS="-c jarvis.role=forwarder"
 createdb jarvis
 
-mkdir -p "$work/root/etc/jarvis"
-chmod 755 "$work/root"
-cat >"$work/root/etc/jarvis/jarvis.toml" <<TEXT
+mkdir -p "$work/home/etc/jarvis"
+chmod 755 "$work/home"
+cat >"$work/home/etc/jarvis/jarvis.toml" <<TEXT
 [device]
 id = "bench"
 [store]
 postgres_url = "postgres://jarvis@/jarvis?host=$work&port=$port"
 TEXT
-jarvisd() { "$program" --root "$work/root" "$@"; }
+jarvisd() { "$program" --root "$work/home" "$@"; }
 jarvisd user add anna >/dev/null
 jarvisd ask --user anna "remember that this is a bench" >/dev/null
 jarvisd queue drain >/dev/null
@@ -98,7 +98,7 @@ dump=("${low[@]}" pg_dump --schema=jarvis --enable-row-security)
 measure() {
     local name=$1 largest=0 size pid started ended
     shift
-    rm -rf "$work/root/var/backups" "$work/out"
+    rm -rf "$work/home/var/backups" "$work/out"
     sync
     started=$(date +%s%N)
     "$@" >/dev/null 2>"$work/errors" &
@@ -111,14 +111,14 @@ measure() {
     done
     wait "$pid" || { cat "$work/errors" >&2; exit 1; }
     ended=$(date +%s%N)
-    size=$(find "$work/out" "$work/root/var/backups" -type f -printf '%s\n' 2>/dev/null | awk '{ sum += $1 } END { print sum }' || true)
+    size=$(find "$work/out" "$work/home/var/backups" -type f -printf '%s\n' 2>/dev/null | awk '{ sum += $1 } END { print sum }' || true)
     printf '%-34s %8.1f s %9.1f MiB %7.0f MiB\n' "$name" "$(((ended - started) / 1000000))e-3" \
         "$(awk -v b="$size" 'BEGIN { print b / 1048576 }')" "$((largest / 1024))"
 }
 gzipped() { "${dump[@]}" | "${low[@]}" gzip >"$work/out"; }
 custom() { "${dump[@]}" -Fc >"$work/out"; }
 zstded() { "${dump[@]}" | "${low[@]}" zstd -q -T0 >"$work/out"; }
-ours() { "$program" --root "$work/root" backup create --level "$1"; }
+ours() { "$program" --root "$work/home" backup create --level "$1"; }
 printf '%-34s %10s %13s %11s\n' "" time size memory
 for round in 1 2; do
     runs=("gzipped" "custom" "zstded" "ours quick" "ours restore")
