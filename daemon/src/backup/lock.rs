@@ -1,7 +1,7 @@
 //! The folder of backups: one writer at a time, nothing left of an interrupted one, space, priority.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -113,6 +113,16 @@ impl Drop for Scratch {
 /// A new file for its owner only.
 pub(super) fn create_file(path: &Path) -> io::Result<File> {
     fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Puts a file with `bytes` in the place of `path`, in one step or not at all; it is written as `draft`, in the same folder.
+/// The name is durable once the folder was synced ([`sync_folder`]).
+pub(super) fn replace_file(path: &Path, draft: &Path, bytes: &[u8]) -> io::Result<()> {
+    let written =
+        create_file(draft).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
+    written.and_then(|()| fs::rename(draft, path)).inspect_err(|_| {
+        let _ = fs::remove_file(draft);
+    })
 }
 
 /// Makes names in `folder` durable.

@@ -208,9 +208,7 @@ pub fn add_proof(path: &Path, manifest_sha256: &str, proof: Proof) -> Result<(),
         wrap("proofs", &Proofs { manifest_sha256: manifest_sha256.to_owned(), proofs }).map_err(&disk)?;
     let fresh = path.join(".proofs.json");
     let _ = fs::remove_file(&fresh);
-    let mut file = lock::create_file(&fresh).map_err(&disk)?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(&disk)?;
-    fs::rename(&fresh, &target).map_err(disk)?;
+    lock::replace_file(&target, &fresh, text.as_bytes()).map_err(disk)?;
     lock::sync_folder(path)
 }
 

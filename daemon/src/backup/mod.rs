@@ -148,6 +148,27 @@ impl Backup {
     }
 }
 
+#[cfg(test)]
+impl Backup {
+    /// A listed backup that was looked at like this, the oldest look first.
+    fn sample(name: &str, kind: Kind, proofs: &[(Level, bool)]) -> Self {
+        let taken_at = time_of(name).unwrap();
+        let proof = |&(level, ok): &(Level, bool)| Proof { level, at: taken_at, ok, detail: None };
+        let proofs: Vec<Proof> = proofs.iter().map(proof).collect();
+        Self {
+            name: name.to_owned(),
+            path: name.into(),
+            taken_at,
+            kind,
+            released: false,
+            last_proof: proofs.last().cloned(),
+            proofs,
+            bytes: 1,
+            fault: None,
+        }
+    }
+}
+
 /// The backups in `dir`, oldest first; none if there is no such folder. Folders that an interrupted run left behind are not
 /// among them.
 ///

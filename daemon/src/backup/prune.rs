@@ -98,24 +98,6 @@ pub fn remove(lock: &Lock, backup: &Backup) -> Result<(), BackupError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backup::Proof;
-
-    fn backup(name: &str, kind: Kind, proofs: &[(Level, bool)]) -> Backup {
-        let taken_at = crate::backup::time_of(name).unwrap();
-        let proofs = proofs.iter().map(|&(level, ok)| Proof { level, at: taken_at, ok, detail: None });
-        let proofs: Vec<Proof> = proofs.collect();
-        Backup {
-            name: name.to_owned(),
-            path: name.into(),
-            taken_at,
-            kind,
-            released: false,
-            last_proof: proofs.last().cloned(),
-            proofs,
-            bytes: 1,
-            fault: None,
-        }
-    }
 
     fn stamp(now: &str, synced: bool) -> Stamp {
         let wall_unix_ms = now.parse::<Timestamp>().unwrap().as_millisecond();
@@ -146,7 +128,8 @@ mod tests {
             (&mended[..], Level::Quick, Standing::Proven),
             (&[][..], Level::Quick, Standing::Unproven),
         ] {
-            let found = candidate(&backup("jarvis-backup-20261122-020000", Kind::Scheduled, proofs), level);
+            let found =
+                candidate(&Backup::sample("jarvis-backup-20261122-020000", Kind::Scheduled, proofs), level);
             assert_eq!((found.standing, found.hold), (standing, None), "{proofs:?} {level:?}");
         }
     }
@@ -155,13 +138,16 @@ mod tests {
     fn what_was_asked_for_or_cannot_be_read_is_held() {
         let proven = [(Level::Restore, true)];
         let held = |backup: &Backup| candidate(backup, Level::Restore).hold;
-        let mut asked = backup("jarvis-backup-20261122-020000", Kind::OnDemand, &proven);
+        let mut asked = Backup::sample("jarvis-backup-20261122-020000", Kind::OnDemand, &proven);
         assert_eq!(held(&asked), Some(Hold::OnDemand));
         asked.released = true;
         assert_eq!(held(&asked), None);
-        let mut unreadable = backup("jarvis-backup-20261122-020000", Kind::OnDemand, &[]);
+        let mut unreadable = Backup::sample("jarvis-backup-20261122-020000", Kind::OnDemand, &[]);
         unreadable.fault = Some("made by a newer version".to_owned());
         assert_eq!(held(&unreadable), Some(Hold::Unreadable));
-        assert_eq!(held(&backup("jarvis-backup-20261122-020000", Kind::Safety, &proven)), Some(Hold::Safety));
+        assert_eq!(
+            held(&Backup::sample("jarvis-backup-20261122-020000", Kind::Safety, &proven)),
+            Some(Hold::Safety)
+        );
     }
 }

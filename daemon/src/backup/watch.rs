@@ -8,7 +8,7 @@
 //! The list is read when that file changes and every six hours: backups may lie on a disk that sleeps.
 
 use std::fs;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -54,14 +54,7 @@ pub fn note(data: &Path, run: &LastRun) -> Result<(), BackupError> {
     let disk = BackupError::disk("the end of the run could not be noted", &path);
     let text = serde_json::to_string(run).map_err(io::Error::from).map_err(&disk)?;
     let fresh = data.join(format!(".{RECORD}.{}", uuid::Uuid::now_v7().simple()));
-    let written = lock::create_file(&fresh).and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    });
-    written.and_then(|()| fs::rename(&fresh, &path)).map_err(|e| {
-        let _ = fs::remove_file(&fresh);
-        disk(e)
-    })
+    lock::replace_file(&path, &fresh, text.as_bytes()).map_err(disk)
 }
 
 /// The note of the last run. One that cannot be read counts as none: the list of backups tells the rest.
@@ -146,25 +139,11 @@ pub async fn run(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backup::{Kind, Proof};
+    use crate::backup::Kind;
 
     fn backup(name: &str, ok: Option<bool>) -> Backup {
-        let taken_at = super::super::time_of(name).unwrap();
-        let proofs: Vec<Proof> = ok
-            .into_iter()
-            .map(|ok| Proof { level: Level::Restore, at: taken_at, ok, detail: None })
-            .collect();
-        Backup {
-            name: name.to_owned(),
-            path: name.into(),
-            taken_at,
-            kind: Kind::Scheduled,
-            released: false,
-            last_proof: proofs.last().cloned(),
-            proofs,
-            bytes: 1,
-            fault: None,
-        }
+        let proofs: Vec<_> = ok.into_iter().map(|ok| (Level::Restore, ok)).collect();
+        Backup::sample(name, Kind::Scheduled, &proofs)
     }
 
     fn said(backups: Vec<Backup>, last: Option<&LastRun>, now: Option<&str>) -> Condition {
