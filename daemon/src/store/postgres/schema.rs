@@ -9,6 +9,7 @@ use super::{PgError, STATEMENT_DEADLINE, within};
 const MIGRATIONS: &[&str] = &[
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/postgres/0001_initial.sql")),
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/postgres/0002_named.sql")),
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/postgres/0003_parents.sql")),
 ];
 
 /// Schema version of this program.

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use sqlx::{AssertSqlSafe, Row as _};
 
 use super::*;
+use crate::clock::Clock;
+use crate::memory::{Device, Kind, Memory, NewTurn, Target, TurnMeta};
 use crate::store::compare;
+use crate::store::forward::{Forwarder, Progress};
 
 #[expect(dead_code, reason = "shared with the black-box tests, which use the rest")]
 #[path = "../../../../tests/support/postgres.rs"]
@@ -131,4 +134,40 @@ async fn a_session_is_durable_and_ends_by_itself() {
         let row = sqlx::raw_sql(sql).fetch_one(&mut pg.conn).await.unwrap();
         assert_eq!(row.get::<String, _>(0), wanted, "{setting}");
     }
+}
+
+/// The server plans this once a session, perhaps while the tables are empty: no plan may be bad once they are not.
+#[tokio::test]
+async fn the_parent_of_a_message_is_found_without_reading_its_siblings() {
+    const CONVERSATIONS: usize = 300;
+    let (server, settings) = start();
+    let folder = tempfile::tempdir().unwrap();
+    let device = Device { id: "kitchen".into() };
+    let memory = Memory::open(&folder.path().join("jarvis.db"), &device, Clock::System).await.unwrap();
+    let anna = memory.add_user("Anna").await.unwrap().id;
+    for n in 0..CONVERSATIONS {
+        let text = format!("thing {n} is in the shed");
+        let turn = NewTurn {
+            text: &text,
+            kind: Kind::Note,
+            reply: "I will remember.",
+            responder: "builtin",
+            sources: &[],
+            forget: &[],
+            meta: &TurnMeta::default(),
+        };
+        memory.append_turn(anna, Target::New, &turn).await.unwrap();
+    }
+    let mut forwarder = Forwarder::new(memory.store().clone(), Clock::System, settings);
+    while forwarder.run_once().await.unwrap() != Progress::Empty {}
+    forwarder.close().await;
+    memory.close().await;
+    // A session hands in its figures when it ends.
+    server.wait_for("SELECT count(*) FROM pg_stat_activity WHERE usename = 'jarvis'", "0");
+    let read = server.value(
+        "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE schemaname = 'jarvis' AND relname = 'conversations'",
+    );
+    let read: usize = read.parse().unwrap();
+    assert!(read >= CONVERSATIONS, "{read}: the server counts");
+    assert!(read <= 10 * CONVERSATIONS, "{read} rows read for {CONVERSATIONS} conversations of two messages");
 }
