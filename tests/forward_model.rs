@@ -11,12 +11,13 @@ mod support;
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use jarvisd::clock::Clock;
+use jarvisd::clock::{Clock, DrivenClock};
 use jarvisd::memory::{
-    ConversationId, Device, Kind, Memory, MessageId, NewTurn, SessionId, Target, TurnMeta, UserId,
+    ConversationId, Device, Kind, Memory, MessageId, NewTurn, NewVoiceprint, SessionId, Target, TurnMeta,
+    UserId,
 };
 use jarvisd::store::forward::{Forwarder, Progress};
 use jarvisd::store::postgres::PgSettings;
@@ -29,12 +30,16 @@ use support::actions::{Action, Change, Fault, action};
 use support::household::{DEVICE, settings};
 use support::postgres::{Options, Postgres, Stop};
 use support::proxy::{Mode, Proxy};
-use support::twin::{AGREED_LOCAL, AGREED_REMOTE, Conversation, LOCAL, Person, REMOTE, Rows, Twin};
+use support::twin::{
+    AGREED_LOCAL, AGREED_REMOTE, Conversation, LOCAL, Person, REMOTE, Rows, Time, Twin, Voiceprint,
+};
 
 const SEEDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/forward_model.seeds");
 /// The second device of the house.
 const OTHER: &str = "parlour";
 const START_MS: i64 = 1_800_000_000_000;
+/// Few at once, so that there are several batches, of which one is read while the other is on its way.
+const AT_ONCE: usize = 4;
 /// What people's words are made of.
 const WORDS: [&str; 7] =
     ["", "tea", "ünïcode 🙂 \u{1D11E}", "it's \"quoted\" \\ % _ $1 ?1", "a\0b", "line\nand\ttab", "long"];
@@ -58,7 +63,7 @@ struct Other {
 struct Story<'a> {
     lab: &'a Lab,
     path: PathBuf,
-    clock: Arc<AtomicI64>,
+    clock: Arc<DrivenClock>,
     memory: Memory,
     forwarder: Forwarder,
     other: Other,
@@ -74,7 +79,7 @@ impl<'a> Story<'a> {
         lab.server.borrow().lose_database();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("jarvis.db");
-        let clock = Arc::new(AtomicI64::new(START_MS));
+        let clock = DrivenClock::new("a boot", START_MS, true);
         let memory = open(&path, &clock, DEVICE).await;
         let sender = forwarder(lab, &memory, DEVICE);
         let path_there = dir.path().join("other.db");
@@ -96,7 +101,20 @@ impl<'a> Story<'a> {
     }
 
     fn now(&self) -> i64 {
-        self.clock.load(Ordering::Relaxed)
+        self.clock.wall_unix_ms.load(Ordering::Relaxed)
+    }
+
+    /// The stamp of what is written now.
+    fn time(&self) -> Time {
+        let synced = self.clock.synced.load(Ordering::Relaxed);
+        let monotonic_ns = self.clock.monotonic_ns.load(Ordering::Relaxed);
+        Time { wall_unix_ms: self.now(), guessed_at_ns: (!synced).then_some(monotonic_ns) }
+    }
+
+    /// Sets the wall clock.
+    fn set_clock(&mut self, wall_unix_ms: i64, synced: bool) {
+        self.clock.set(wall_unix_ms, synced);
+        self.latest = self.latest.max(wall_unix_ms);
     }
 
     fn person(&self, n: usize) -> Option<UserId> {
@@ -126,6 +144,8 @@ impl<'a> Story<'a> {
     }
 
     async fn act(&mut self, action: &Action) {
+        self.clock.pass(1_003);
+        self.latest = self.latest.max(self.now());
         match *action {
             Action::AddUser => {
                 self.said += 1;
@@ -179,9 +199,21 @@ impl<'a> Story<'a> {
                 self.memory = open(&self.path, &self.clock, DEVICE).await;
                 self.forwarder = forwarder(self.lab, &self.memory, DEVICE);
             }
-            Action::ClockJumps(ms) => {
-                self.clock.fetch_add(ms, Ordering::Relaxed);
-                self.latest = self.latest.max(self.now());
+            Action::ClockJumps(ms, synced) => {
+                self.set_clock(self.now().saturating_add(ms), synced);
+            }
+            Action::Restamp => self.restamp().await,
+            Action::Enrol(n) => {
+                let Some(user) = self.person(n) else { return };
+                self.said += 1;
+                let blob = format!("sealed {}", self.said);
+                let id = self.memory.put_voiceprint(user, &voiceprint(&blob)).await.unwrap();
+                self.twin.enrol(user, Voiceprint { id, blob });
+            }
+            Action::Unenrol(n) => {
+                let Some(user) = self.person(n) else { return };
+                let deleted = self.memory.delete_voiceprint(user).await;
+                assert_eq!(deleted.is_ok(), self.twin.unenrol(user));
             }
             Action::Round => self.round().await,
             Action::BrokenRound(ms) => {
@@ -263,10 +295,17 @@ impl<'a> Story<'a> {
                 (ids[0].0.parse().unwrap(), halves(message(0), message(1)))
             }
         };
-        let now = self.now();
+        let now = self.time();
         let person = self.twin.people.get_mut(&user).unwrap();
         let place = person.conversations.entry(conversation).or_insert_with(|| Conversation::new(None));
-        place.append(halves, now, sources.into_iter().collect());
+        place.append(halves, &now, sources.into_iter().collect());
+    }
+
+    /// What was written while the clock was not set gets its true time, if it is set now.
+    async fn restamp(&mut self) {
+        self.memory.restamp().await.unwrap();
+        self.other.memory.restamp().await.unwrap();
+        self.twin.restamp(&self.time(), self.clock.monotonic_ns.load(Ordering::Relaxed));
     }
 
     /// One attempt. It may fail: something may be broken on purpose.
@@ -285,6 +324,8 @@ impl<'a> Story<'a> {
                 SELECT 'upsert_conversation', c.id, u.id, 0 FROM conversations c JOIN users u ON u.rid = c.owner",
             "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
                 SELECT 'insert_message', m.id, u.id, 0 FROM messages m JOIN users u ON u.rid = m.owner",
+            "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
+                SELECT 'upsert_voiceprint', v.id, u.id, 0 FROM voiceprints v JOIN users u ON u.rid = v.owner",
             "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
                 SELECT 'delete_' || kind, id, user_id, 0 FROM tombstones",
             "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
@@ -369,15 +410,14 @@ impl<'a> Story<'a> {
     async fn apart(&mut self, changes: (Change, Change), n: usize, here_first: bool, here_sends_first: bool) {
         self.settle().await;
         // Two that do not know of each other are ordered by their clocks, so these must not be behind the names that there are.
-        self.latest += 100_000;
-        self.clock.store(self.latest, Ordering::Relaxed);
+        let synced = self.clock.synced.load(Ordering::Relaxed);
+        self.set_clock(self.latest + 100_000, synced);
         let (here, there) = (self.memory.clone(), self.other.memory.clone());
         let both = if here_first { [here, there] } else { [there, here] };
         let (user, conversation) = (self.person(n), self.conversation(n));
         let message = user.and_then(|user| self.message(user, n));
         for (memory, change) in both.into_iter().zip([changes.0, changes.1]) {
-            self.latest += 1;
-            self.clock.store(self.latest, Ordering::Relaxed);
+            self.set_clock(self.latest + 1, synced);
             self.said += 1;
             match (change, user, conversation, message) {
                 (Change::Rename, _, Some((user, id)), _) => {
@@ -420,7 +460,7 @@ impl<'a> Story<'a> {
         };
         let id = SessionId::new(session).unwrap();
         let stored = self.memory.append_turn(user, Target::Session(&id), &turn).await.unwrap();
-        let now = self.now();
+        let now = self.time();
         let halves = [
             (stored.user_message_id, text.replace('\0', "\u{fffd}")),
             (stored.assistant_message_id, reply.replace('\0', "\u{fffd}")),
@@ -430,7 +470,7 @@ impl<'a> Story<'a> {
         assert_eq!(known.map(|(id, _)| *id), (!stored.created).then_some(stored.conversation_id));
         let place = conversations.entry(stored.conversation_id).or_insert_with(|| Conversation::new(None));
         place.session = Some(session.to_owned());
-        place.append(halves, now, std::collections::BTreeSet::new());
+        place.append(halves, &now, std::collections::BTreeSet::new());
     }
 
     /// The other device sends first, before this one can say anything else.
@@ -450,8 +490,8 @@ impl<'a> Story<'a> {
     }
 }
 
-async fn open(path: &Path, clock: &Arc<AtomicI64>, device: &str) -> Memory {
-    Memory::open(path, &Device { id: device.into() }, Clock::Fixed(clock.clone())).await.unwrap()
+async fn open(path: &Path, clock: &Arc<DrivenClock>, device: &str) -> Memory {
+    Memory::open(path, &Device { id: device.into() }, Clock::Driven(clock.clone())).await.unwrap()
 }
 
 fn settings_of(lab: &Lab, device: &str) -> PgSettings {
@@ -459,7 +499,19 @@ fn settings_of(lab: &Lab, device: &str) -> PgSettings {
 }
 
 fn forwarder(lab: &Lab, memory: &Memory, device: &str) -> Forwarder {
-    Forwarder::new(memory.store().clone(), memory.clock().clone(), settings_of(lab, device))
+    Forwarder::new(memory.store().clone(), memory.clock().clone(), settings_of(lab, device)).at_most(AT_ONCE)
+}
+
+fn voiceprint(blob: &str) -> NewVoiceprint {
+    NewVoiceprint {
+        wrapped_key: b"wrapped".to_vec(),
+        blob: blob.as_bytes().to_vec(),
+        model_sha256: "a".repeat(64),
+        front_end_sha256: "b".repeat(64),
+        samples: 3,
+        net_speech_s: 10.5,
+        quality: serde_json::json!({}),
+    }
 }
 
 /// Sends all that is queued. Whatever was broken is mended by now, at most a connection is still to be found dead.
@@ -480,7 +532,7 @@ async fn drain(memory: &Memory, forwarder: &mut Forwarder) {
 
 /// Reads what the other device wrote; returns how much that was.
 async fn pull(lab: &Lab, memory: &Memory, device: &str) -> usize {
-    let mut puller = Puller::new(memory.clone(), settings_of(lab, device), None);
+    let mut puller = Puller::new(memory.clone(), settings_of(lab, device), Some(Arc::new(|_| true)));
     let brought = puller.run_once().await.unwrap();
     assert_eq!(brought.refused, 0, "{device} refuses rows of the other device");
     brought.changed

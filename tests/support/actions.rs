@@ -18,7 +18,13 @@ pub enum Action {
     Forget(usize),
     /// The file is closed and opened again; `false`: not even closed.
     Reopen(bool),
-    ClockJumps(i64),
+    /// By so many milliseconds; afterwards it is a guess if the flag is not set.
+    ClockJumps(i64, bool),
+    /// What the daemon does every half minute: guessed times are corrected if the clock is set.
+    Restamp,
+    /// In place of an earlier voiceprint.
+    Enrol(usize),
+    Unenrol(usize),
     /// One batch.
     Round,
     /// A batch that is dropped after so many milliseconds.
@@ -76,7 +82,11 @@ pub fn action() -> impl Strategy<Value = Action> {
         2 => (one(), 0..3000_u64).prop_map(|(n, us)| Action::BrokenTurn(n, us)),
         3 => one().prop_map(Action::Forget),
         1 => prop::bool::ANY.prop_map(Action::Reopen),
-        1 => prop_oneof![-(50 * 365 * 86_400_000_i64)..50 * 365 * 86_400_000, -1000..1000_i64].prop_map(Action::ClockJumps),
+        2 => (prop_oneof![-(50 * 365 * 86_400_000_i64)..50 * 365 * 86_400_000, -1000..1000_i64], prop::bool::ANY)
+            .prop_map(|(ms, synced)| Action::ClockJumps(ms, synced)),
+        2 => Just(Action::Restamp),
+        2 => one().prop_map(Action::Enrol),
+        1 => one().prop_map(Action::Unenrol),
         5 => Just(Action::Round),
         2 => (0..40_u64).prop_map(Action::BrokenRound),
         3 => prop_oneof![

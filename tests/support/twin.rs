@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jarvisd::memory::{ConversationId, MessageId, UserId};
+use jarvisd::memory::{ConversationId, MessageId, UserId, VoiceprintId};
 use uuid::Uuid;
 
 #[derive(Debug, Clone, Default)]
@@ -16,7 +16,22 @@ pub struct Twin {
 #[derive(Debug, Clone, Default)]
 pub struct Person {
     pub name: String,
+    pub voiceprint: Option<Voiceprint>,
     pub conversations: BTreeMap<ConversationId, Conversation>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Voiceprint {
+    pub id: VoiceprintId,
+    pub blob: String,
+}
+
+/// When something was written.
+#[derive(Debug, Clone)]
+pub struct Time {
+    pub wall_unix_ms: i64,
+    /// Monotonic time, where the wall clock was not set.
+    pub guessed_at_ns: Option<i64>,
 }
 
 #[derive(Debug, Clone)]
@@ -34,7 +49,7 @@ pub struct Message {
     pub id: MessageId,
     pub seq: i64,
     pub text: String,
-    pub wall_unix_ms: i64,
+    pub time: Time,
     /// Messages that it was made from.
     pub sources: BTreeSet<MessageId>,
 }
@@ -45,15 +60,10 @@ impl Conversation {
     }
 
     /// A turn: two messages.
-    pub fn append(
-        &mut self,
-        halves: [(MessageId, String); 2],
-        wall_unix_ms: i64,
-        sources: BTreeSet<MessageId>,
-    ) {
+    pub fn append(&mut self, halves: [(MessageId, String); 2], time: &Time, sources: BTreeSet<MessageId>) {
         let [question, answer] = halves;
         for ((id, text), sources) in [(question, BTreeSet::new()), (answer, sources)] {
-            self.messages.push(Message { id, seq: self.next_seq, text, wall_unix_ms, sources });
+            self.messages.push(Message { id, seq: self.next_seq, text, time: time.clone(), sources });
             self.next_seq += 1;
         }
     }
@@ -116,6 +126,32 @@ impl Twin {
         self.buried.insert(("conversation", id.0, user.0));
     }
 
+    pub fn enrol(&mut self, user: UserId, voiceprint: Voiceprint) {
+        self.unenrol(user);
+        let Some(person) = self.people.get_mut(&user) else { return };
+        person.voiceprint = Some(voiceprint);
+    }
+
+    /// Whether there was one.
+    pub fn unenrol(&mut self, user: UserId) -> bool {
+        let gone = self.people.get_mut(&user).and_then(|person| person.voiceprint.take());
+        self.buried.extend(gone.iter().map(|gone| ("voiceprint", gone.id.0, user.0)));
+        gone.is_some()
+    }
+
+    /// `now` is right: guessed times are so much before it as has passed since.
+    pub fn restamp(&mut self, now: &Time, monotonic_ns: i64) {
+        if now.guessed_at_ns.is_some() {
+            return;
+        }
+        let places = self.people.values_mut().flat_map(|person| person.conversations.values_mut());
+        for message in places.flat_map(|place| &mut place.messages) {
+            if let Some(then) = message.time.guessed_at_ns.take() {
+                message.time.wall_unix_ms = now.wall_unix_ms - (monotonic_ns - then) / 1_000_000;
+            }
+        }
+    }
+
     pub fn delete_user(&mut self, user: UserId) {
         self.people.remove(&user);
         self.buried.retain(|(_, _, owner)| *owner != user.0);
@@ -127,6 +163,9 @@ impl Twin {
         let mut rows = Rows::default();
         for (user, person) in &self.people {
             rows.add("users", format!("{}|{}", user.0.simple(), person.name));
+            if let Some(Voiceprint { id, blob }) = &person.voiceprint {
+                rows.add("voiceprints", format!("{}|{}|{blob}", id.0.simple(), user.0.simple()));
+            }
             for (id, conversation) in &person.conversations {
                 let title = conversation.title.as_deref().unwrap_or("*");
                 let (id, owner) = (id.0.simple(), user.0.simple());
@@ -143,7 +182,7 @@ impl Twin {
                             "{}|{id}|{owner}|{}|{role}|{}|{}",
                             message.id.0.simple(),
                             message.seq,
-                            message.wall_unix_ms,
+                            message.time.wall_unix_ms,
                             message.text
                         ),
                     );
@@ -184,8 +223,13 @@ impl Rows {
 }
 
 /// How SQLite is asked for [`Rows`].
-pub const LOCAL: [(&str, &str); 5] = [
+pub const LOCAL: [(&str, &str); 6] = [
     ("users", "SELECT lower(hex(id)) || '|' || name FROM users"),
+    (
+        "voiceprints",
+        "SELECT lower(hex(v.id)) || '|' || lower(hex(u.id)) || '|' || CAST(v.blob AS TEXT)
+        FROM voiceprints v JOIN users u ON u.rid = v.owner",
+    ),
     (
         "conversations",
         "SELECT lower(hex(c.id)) || '|' || lower(hex(u.id)) || '|' || c.next_seq || '|'
@@ -207,8 +251,13 @@ pub const LOCAL: [(&str, &str); 5] = [
 ];
 
 /// How Postgres is asked for [`Rows`].
-pub const REMOTE: [(&str, &str); 5] = [
+pub const REMOTE: [(&str, &str); 6] = [
     ("users", "SELECT replace(id::text, '-', '') || '|' || name FROM jarvis.users"),
+    (
+        "voiceprints",
+        "SELECT replace(id::text, '-', '') || '|' || replace(owner::text, '-', '') || '|' || convert_from(blob, 'UTF8')
+        FROM jarvis.voiceprints",
+    ),
     (
         "conversations",
         "SELECT replace(id::text, '-', '') || '|' || replace(owner::text, '-', '') || '|' || next_seq || '|'

@@ -14,7 +14,8 @@
 //! 1. An entry leaves the queue only after Postgres has committed its effect, or into `dead_letter`.
 //! 2. Sending anything again changes nothing, so a lost answer to COMMIT is harmless: see [`super::postgres::write`].
 //! 3. What Postgres refuses for good is found by halving the batch and set aside; everything else goes on.
-//! 4. Memory is flat: a batch has at most [`MOST_ENTRIES`] entries and about [`MOST_BYTES`] of text.
+//! 4. Memory is flat: there are two batches, one on its way and one read meanwhile, of at most [`MOST_ENTRIES`] entries and
+//!    about [`MOST_BYTES`] of text each.
 //! 5. Nobody who answers a person waits for any of this.
 
 use std::time::Duration;
@@ -113,6 +114,9 @@ pub struct Forwarder {
     /// The connection was used in this round's time; an older one may be dead without anybody knowing.
     used: Option<Instant>,
     entries: usize,
+    most: usize,
+    /// The batch after the one that was committed last, read meanwhile.
+    ahead: Option<outgoing::Batch>,
     circuit: watch::Sender<Circuit>,
     /// Somebody found Postgres gone.
     doubt: std::sync::Arc<tokio::sync::Notify>,
@@ -127,9 +131,18 @@ impl Forwarder {
             pg: None,
             used: None,
             entries: FIRST_ENTRIES,
+            most: MOST_ENTRIES,
+            ahead: None,
             circuit: watch::Sender::new(Circuit::Unknown),
             doubt: std::sync::Arc::default(),
         }
+    }
+
+    /// Sends at most so many entries at once instead of [`MOST_ENTRIES`].
+    #[must_use]
+    pub fn at_most(self, entries: usize) -> Self {
+        let most = entries.clamp(1, MOST_ENTRIES);
+        Self { entries: self.entries.min(most), most, ..self }
     }
 
     pub fn circuit(&self) -> watch::Receiver<Circuit> {
@@ -209,7 +222,7 @@ impl Forwarder {
     /// [`ForwardError`]; nothing has left the queue then, and another call tries again.
     pub async fn run_once(&mut self) -> Result<Progress, ForwardError> {
         self.connected().await?;
-        let Some(mut batch) = outgoing::read(&self.store, self.entries, MOST_BYTES).await? else {
+        let Some(mut batch) = self.next().await? else {
             if self.used.is_none() {
                 self.ping().await?;
             }
@@ -221,10 +234,10 @@ impl Forwarder {
                 return Ok(Progress::Smaller);
             }
             let why = format!("this version does not know the operation {op:?}");
-            return self.bury(batch.last_seq, None, &why).await;
+            return self.bury(&batch, None, &why).await;
         }
         let started = Instant::now();
-        let mut sent = self.send(&batch).await;
+        let (mut sent, ahead) = self.send_and_read_ahead(&batch).await;
         if batch.entries == 1
             && let Err(error) = &sent
             && error.sqlstate() == Some("23503")
@@ -235,7 +248,8 @@ impl Forwarder {
         }
         match sent {
             Ok(()) => {
-                queue::sent(&self.store, batch.last_seq).await?;
+                queue::sent(&self.store, batch.generation, batch.last_seq).await?;
+                self.ahead = ahead;
                 self.adapt(&batch, started.elapsed());
                 Ok(Progress::Sent(batch.entries))
             }
@@ -253,12 +267,37 @@ impl Forwarder {
                 if error.fate() == Fate::Rejected
                     || error.sqlstate().is_some_and(|code| code.starts_with("54"))
                 {
-                    return self.bury(batch.last_seq, error.sqlstate(), &error.cause()).await;
+                    return self.bury(&batch, error.sqlstate(), &error.cause()).await;
                 }
                 Err(ForwardError::Postgres(error))
             }
             Err(error) => Err(ForwardError::Postgres(error)),
         }
+    }
+
+    /// The oldest entries: those that were read ahead, unless they are of another file or another batch size.
+    async fn next(&mut self) -> Result<Option<outgoing::Batch>, StoreError> {
+        match self.ahead.take() {
+            Some(batch) if batch.generation == self.store.generation() && batch.entries <= self.entries => {
+                Ok(Some(batch))
+            }
+            _ => outgoing::read(&self.store, 0, self.entries, MOST_BYTES).await,
+        }
+    }
+
+    /// The server and the card work at the same time. What cannot be read now is met, and told, in the next round.
+    async fn send_and_read_ahead(
+        &mut self,
+        batch: &outgoing::Batch,
+    ) -> (Result<(), PgError>, Option<outgoing::Batch>) {
+        let (store, entries) = (self.store.clone(), self.entries);
+        let read = async {
+            if !batch.full {
+                return None;
+            }
+            outgoing::read(&store, batch.last_seq, entries, MOST_BYTES).await.ok().flatten()
+        };
+        tokio::join!(self.send(batch), read)
     }
 
     async fn send(&mut self, batch: &outgoing::Batch) -> Result<(), PgError> {
@@ -299,14 +338,23 @@ impl Forwarder {
         }
         self.pg = Some(pg);
         self.used = Some(Instant::now());
+        // Another database gets everything under new numbers.
+        self.ahead = None;
         Ok(())
     }
 
-    async fn bury(&mut self, seq: i64, sqlstate: Option<&str>, why: &str) -> Result<Progress, ForwardError> {
+    /// Sets aside the only entry of `batch`.
+    async fn bury(
+        &mut self,
+        batch: &outgoing::Batch,
+        sqlstate: Option<&str>,
+        why: &str,
+    ) -> Result<Progress, ForwardError> {
+        let seq = batch.last_seq;
         log::error!(
             "Postgres refused entry {seq} of the queue for good ({why}); it is set aside: `jarvisd queue dead-letter list`"
         );
-        queue::bury(&self.store, seq, self.clock.now_unix_ms(), sqlstate, why).await?;
+        queue::bury(&self.store, batch.generation, seq, self.clock.now_unix_ms(), sqlstate, why).await?;
         Ok(Progress::Buried)
     }
 
@@ -314,7 +362,7 @@ impl Forwarder {
         if took > SLOW {
             self.entries = (batch.entries / 2).max(1);
         } else if took < QUICK {
-            self.entries = (self.entries * 2).min(MOST_ENTRIES);
+            self.entries = (self.entries * 2).min(self.most);
         }
     }
 

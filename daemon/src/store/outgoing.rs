@@ -2,7 +2,8 @@
 //!
 //! Entries name rows; a row is read as it is now. One read transaction covers the entries and the rows, so whatever a row needs
 //! (its conversation, its person) is either in the same batch or was sent before: parents are queued before the first row that
-//! needs them. That makes the order within a batch free, and the sender groups it by kind.
+//! needs them. That makes the order within a batch free, and the sender groups it by kind. A batch that is read ahead, while
+//! the one before is on its way, has a later snapshot, so the same holds for it once that one was committed.
 
 use std::collections::BTreeMap;
 
@@ -16,9 +17,13 @@ use super::{Store, StoreError};
 /// Some of the oldest entries, and what to send for them. Rows that are gone are simply not here.
 #[derive(Debug, Default)]
 pub struct Batch {
+    /// Which file they were read from ([`Store::generation`]).
+    pub generation: u64,
     /// Entries from the oldest up to `last_seq`.
     pub entries: usize,
     pub last_seq: i64,
+    /// There may be more.
+    pub full: bool,
     /// Rough size of the rows.
     pub bytes: u64,
     pub devices: Vec<String>,
@@ -144,57 +149,65 @@ super::sql::statements! {
     /// The oldest entries, with the length of the text that each brings along.
     OLDEST = "SELECT q.seq, q.op, q.entity_id, q.user_id, coalesce(octet_length(m.text), 0) AS bytes
         FROM queue q LEFT JOIN messages m ON q.op = 'insert_message' AND m.id = q.entity_id
-        ORDER BY q.seq LIMIT ?1";
-    USERS = of_user!("IN (SELECT entity_id FROM queue WHERE seq <= ?1 AND op = 'upsert_user') ORDER BY rid");
+        WHERE q.seq > ?1 ORDER BY q.seq LIMIT ?2";
+    USERS = of_user!("IN (SELECT entity_id FROM queue WHERE seq > ?1 AND seq <= ?2 AND op = 'upsert_user') ORDER BY rid");
     VOICEPRINTS = "SELECT v.id AS id, u.id AS owner, v.wrapped_key, v.blob, v.model_sha256, v.front_end_sha256, v.samples,
             v.net_speech_s, v.quality, v.created_unix_ms, v.created_synced
         FROM voiceprints v JOIN users u ON u.rid = v.owner
-        WHERE v.id IN (SELECT entity_id FROM queue WHERE seq <= ?1 AND op = 'upsert_voiceprint')";
+        WHERE v.id IN (SELECT entity_id FROM queue WHERE seq > ?1 AND seq <= ?2 AND op = 'upsert_voiceprint')";
     CONVERSATIONS =
-        of_conversation!("IN (SELECT entity_id FROM queue WHERE seq <= ?1 AND op = 'upsert_conversation') ORDER BY c.rid");
+        of_conversation!("IN (SELECT entity_id FROM queue WHERE seq > ?1 AND seq <= ?2 AND op = 'upsert_conversation') ORDER BY c.rid");
     MESSAGES = "SELECT m.id AS id, c.id AS conversation, u.id AS owner, m.seq, m.role, m.kind, m.text, m.meta, m.wall_unix_ms,
             m.clock_synced, m.monotonic_ns, b.boot_id, d.id AS device
         FROM messages m JOIN conversations c ON c.rid = m.conversation JOIN users u ON u.rid = m.owner
             JOIN boots b ON b.rid = m.boot JOIN devices d ON d.rid = m.device
-        WHERE m.id IN (SELECT entity_id FROM queue WHERE seq <= ?1 AND op = 'insert_message') ORDER BY m.rid";
+        WHERE m.id IN (SELECT entity_id FROM queue WHERE seq > ?1 AND seq <= ?2 AND op = 'insert_message') ORDER BY m.rid";
     SOURCES = "SELECT answer.id AS message, source.id AS source
         FROM queue q CROSS JOIN messages answer ON answer.id = q.entity_id
             CROSS JOIN message_sources s ON s.message = answer.rid CROSS JOIN messages source ON source.rid = s.source
-        WHERE q.seq <= ?1 AND q.op = 'insert_message'";
+        WHERE q.seq > ?1 AND q.seq <= ?2 AND q.op = 'insert_message'";
     AUDIT = "SELECT a.id AS id, u.id AS owner, a.action, a.outcome, a.detail, a.wall_unix_ms, a.clock_synced, a.monotonic_ns,
             b.boot_id, d.id AS device
         FROM audit a JOIN boots b ON b.rid = a.boot JOIN devices d ON d.rid = a.device LEFT JOIN users u ON u.rid = a.owner
-        WHERE a.id IN (SELECT entity_id FROM queue WHERE seq <= ?1 AND op = 'append_audit') ORDER BY a.rid";
+        WHERE a.id IN (SELECT entity_id FROM queue WHERE seq > ?1 AND seq <= ?2 AND op = 'append_audit') ORDER BY a.rid";
     /// What a message needs above it, where Postgres turns out to lack it.
     PARENTS_CONVERSATION = of_conversation!("= ?1");
     PARENTS_USER = of_user!("= ?1");
 }
 
-/// At most `entries` of the oldest entries, and no more than about `bytes` of text beyond the first; `None` when the queue is
-/// empty.
-pub async fn read(store: &Store, entries: usize, bytes: u64) -> Result<Option<Batch>, StoreError> {
+/// At most `entries` of the oldest entries after `after`, and no more than about `bytes` of text beyond the first; `None` when
+/// there are none.
+pub async fn read(
+    store: &Store,
+    after: i64,
+    entries: usize,
+    bytes: u64,
+) -> Result<Option<Batch>, StoreError> {
+    let generation = store.generation();
     let mut reader = store.reader().await?;
     let mut snapshot = reader.begin().await.map_err(|e| store.classify(e))?;
-    let read = read_within(&mut snapshot, entries, bytes).await;
+    let read = read_within(&mut snapshot, after, entries, bytes).await;
     // Nothing was written; the end of the transaction lets checkpoints pass.
     let ended = snapshot.rollback().await;
     let batch = read.map_err(|e| store.classify(e))?;
     ended.map_err(|e| store.classify(e))?;
-    Ok(batch)
+    Ok(batch.map(|batch| Batch { generation, ..batch }))
 }
 
 async fn read_within(
     conn: &mut SqliteConnection,
+    after: i64,
     entries: usize,
     bytes: u64,
 ) -> Result<Option<Batch>, sqlx::Error> {
     let limit = i64::try_from(entries).unwrap_or(i64::MAX);
-    let oldest = sqlx::query(OLDEST).bind(limit).fetch_all(&mut *conn).await?;
-    let mut batch = Batch::default();
+    let oldest = sqlx::query(OLDEST).bind(after).bind(limit).fetch_all(&mut *conn).await?;
+    let mut batch = Batch { full: oldest.len() == entries, ..Batch::default() };
     let mut seen = Seen::default();
     for row in &oldest {
         let size = u64::try_from(row.try_get::<i64, _>("bytes")?).unwrap_or(0) + 100;
         if batch.entries > 0 && batch.bytes + size > bytes {
+            batch.full = true;
             break;
         }
         batch.bytes += size;
@@ -216,23 +229,23 @@ async fn read_within(
     if batch.entries == 0 {
         return Ok(None);
     }
-    let last = batch.last_seq;
+    let named = (after, batch.last_seq);
     if seen.users {
-        batch.users = all(conn, USERS, last, user_of).await?;
+        batch.users = all(conn, USERS, named, user_of).await?;
     }
     if seen.voiceprints {
-        batch.voiceprints = all(conn, VOICEPRINTS, last, voiceprint_of).await?;
+        batch.voiceprints = all(conn, VOICEPRINTS, named, voiceprint_of).await?;
     }
     if seen.conversations {
-        batch.conversations = all(conn, CONVERSATIONS, last, conversation_of).await?;
+        batch.conversations = all(conn, CONVERSATIONS, named, conversation_of).await?;
     }
     if seen.messages {
-        batch.messages = all(conn, MESSAGES, last, message_of).await?;
+        batch.messages = all(conn, MESSAGES, named, message_of).await?;
         batch.sources =
-            all(conn, SOURCES, last, |row| Ok((row.try_get("message")?, row.try_get("source")?))).await?;
+            all(conn, SOURCES, named, |row| Ok((row.try_get("message")?, row.try_get("source")?))).await?;
     }
     if seen.audit {
-        batch.audit = all(conn, AUDIT, last, audit_of).await?;
+        batch.audit = all(conn, AUDIT, named, audit_of).await?;
     }
     batch.note_devices();
     Ok(Some(batch))
@@ -302,10 +315,10 @@ impl Seen {
 async fn all<T>(
     conn: &mut SqliteConnection,
     sql: &'static str,
-    last: i64,
+    (after, last): (i64, i64),
     of: impl Fn(&SqliteRow) -> Result<T, sqlx::Error>,
 ) -> Result<Vec<T>, sqlx::Error> {
-    sqlx::query(sql).bind(last).fetch_all(conn).await?.iter().map(of).collect()
+    sqlx::query(sql).bind(after).bind(last).fetch_all(conn).await?.iter().map(of).collect()
 }
 
 fn user_of(row: &SqliteRow) -> Result<UserRow, sqlx::Error> {

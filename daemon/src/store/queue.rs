@@ -283,22 +283,31 @@ pub async fn check(store: &Store) -> Result<Soundness, StoreError> {
     })
 }
 
-/// Removes what Postgres has committed: everything up to `last`. Entries are never added below one that was read.
-pub(super) async fn sent(store: &Store, last: i64) -> Result<(), StoreError> {
-    let mut tx = store.begin().await?;
+/// A transaction on the file from which was read in `generation`; `None` if another one has taken its place. Its entries carry
+/// the same numbers for other things, which nobody has sent.
+async fn begin_on(store: &Store, generation: u64) -> Result<Option<Tx<'_>>, StoreError> {
+    let tx = store.begin().await?;
+    Ok((store.generation() == generation).then_some(tx))
+}
+
+/// Removes what Postgres has committed: everything up to `last`, as read in `generation` of the store. Entries are never
+/// added below one that was read.
+pub(super) async fn sent(store: &Store, generation: u64, last: i64) -> Result<(), StoreError> {
+    let Some(mut tx) = begin_on(store, generation).await? else { return Ok(()) };
     tx.execute(sqlx::query(SENT).bind(last)).await?;
     tx.commit().await
 }
 
-/// Sets aside an entry that Postgres will never take.
+/// Sets aside an entry that Postgres will never take, as read in `generation` of the store.
 pub(super) async fn bury(
     store: &Store,
+    generation: u64,
     seq: i64,
     now_unix_ms: i64,
     sqlstate: Option<&str>,
     error: &str,
 ) -> Result<(), StoreError> {
-    let mut tx = store.begin().await?;
+    let Some(mut tx) = begin_on(store, generation).await? else { return Ok(()) };
     tx.execute(sqlx::query(BURY_ENTRY).bind(seq).bind(now_unix_ms).bind(sqlstate).bind(error)).await?;
     tx.execute(sqlx::query(DROP_ENTRY).bind(seq)).await?;
     tx.commit().await
