@@ -244,9 +244,21 @@ impl Memory {
     }
 
     /// What `user` said that matches `text`: what was to be remembered first. With all words, the newest of each
-    /// kind; with any, the best of the newest 64 of each word. Questions to the memory are left out, and so is what only one
-    /// step further would find (see the module): messages all of whose words are common, with more than 32,768 newer ones.
+    /// kind; with any, the best of the newest 64 of each word. Questions to the memory are left out.
+    ///
+    /// What is far back is looked for where nothing newer matches.
     pub async fn recall(&self, user: UserId, text: &str, words: Words, limit: u32) -> Result<Vec<Message>> {
+        self.recall_within(user, text, words, limit, Reach::USUAL).await
+    }
+
+    pub(super) async fn recall_within(
+        &self,
+        user: UserId,
+        text: &str,
+        words: Words,
+        limit: u32,
+        reach: Reach,
+    ) -> Result<Vec<Message>> {
         let terms = terms_of(text, MAX_TERMS);
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let mut found: Vec<i64> = Vec::new();
@@ -259,11 +271,11 @@ impl Memory {
             let more = u32::try_from(limit - found.len()).unwrap_or(u32::MAX);
             match words {
                 Words::All => {
-                    let step = self.step(user, &filter, &terms, (top, more), Reach::USUAL).await?;
-                    found.extend(step.found.iter().map(|found| found.rid));
+                    let newest = self.last(user, &filter, &terms, (top, more), reach).await?;
+                    found.extend(newest.iter().map(|found| found.rid));
                 }
                 Words::Any => {
-                    let any = self.any(user, &filter, &terms, top, Reach::USUAL).await?;
+                    let any = self.any(user, &filter, &terms, top, reach).await?;
                     found.extend(any.iter().map(|candidate| candidate.rid));
                 }
             }
@@ -300,7 +312,7 @@ impl Memory {
         (before, most): (i64, u32),
         reach: Reach,
     ) -> Result<Step> {
-        let query = format!("{filter} AND text : ({})", terms.join(" AND "));
+        let query = all_of(filter, terms);
         let end = before.saturating_sub(reach.span);
         let mut found = self.newest(user, &query, before, most, end.max(0)).await?;
         let left = most.saturating_sub(u32::try_from(found.len()).unwrap_or(most));
@@ -312,6 +324,25 @@ impl Memory {
         }
         found.extend(self.newest(user, &query, end, left, 0).await?);
         Ok(Step { found, rest: None })
+    }
+
+    /// The newest messages with all of `terms` below a row number, at most so many (`from`): of the newest [`Reach::span`], or, if
+    /// none of these has them, of all before. That is one look through whole lists, for somebody who waits for one answer.
+    async fn last(
+        &self,
+        user: UserId,
+        filter: &str,
+        terms: &[String],
+        (before, most): (i64, u32),
+        reach: Reach,
+    ) -> Result<Vec<Found>> {
+        let step = self.step(user, filter, terms, (before, most), reach).await?;
+        match step.rest {
+            Some(rest) if step.found.is_empty() => {
+                self.newest(user, &all_of(filter, terms), rest, most, 0).await
+            }
+            _ => Ok(step.found),
+        }
     }
 
     /// Whether one of the lists that a query reads is short below the row number `before`: of a word, of a person, of a kind.
@@ -367,9 +398,10 @@ impl Memory {
     ) -> Result<Vec<Candidate>> {
         let mut ranks = BTreeMap::<i64, f64>::new();
         for term in terms {
-            let step = self.step(user, filter, std::slice::from_ref(term), (before, PER_WORD), reach).await?;
-            let weight = rarity(&step.found, before);
-            for found in &step.found {
+            let newest =
+                self.last(user, filter, std::slice::from_ref(term), (before, PER_WORD), reach).await?;
+            let weight = rarity(&newest, before);
+            for found in &newest {
                 *ranks.entry(found.rid).or_default() -= weight * frequency(found.hits, found.bytes);
             }
         }
@@ -394,6 +426,11 @@ struct Found {
     /// Words of the message that match.
     hits: i64,
     bytes: i64,
+}
+
+/// The query for messages with all of `terms`, which `filter` narrows.
+fn all_of(filter: &str, terms: &[String]) -> String {
+    format!("{filter} AND text : ({})", terms.join(" AND "))
 }
 
 /// Ranks matches that all have every one of `terms` words.

@@ -136,6 +136,30 @@ async fn a_search_in_steps_finds_what_a_search_of_everything_finds() {
     assert_eq!(pages, 1, "a rare word is looked for everywhere at once");
 }
 
+/// An old note all of whose words are common is found behind any number of newer messages.
+#[tokio::test]
+async fn what_was_to_be_remembered_is_recalled_however_far_back_it_is() {
+    let home = Home::new().await;
+    let memory = &home.memory;
+    let anna = memory.add_user("Anna").await.unwrap().id;
+    let here = Target::Existing(memory.new_conversation(anna, None).await.unwrap());
+    say_as(memory, anna, here, Kind::Note, "the dentist is on friday", "ok", &[]).await.unwrap();
+    for n in 0..100 {
+        let kind = if n % 2 == 0 { Kind::Note } else { Kind::Say };
+        let text = if n % 4 < 2 { format!("the dentist {n}") } else { format!("friday {n}") };
+        say_as(memory, anna, here, kind, &text, "ok", &[]).await.unwrap();
+    }
+    for span in [1, 7, 20, 1000] {
+        let reach = Reach { span, rare: 1 };
+        let found = memory.recall_within(anna, "dentist friday", Words::All, 5, reach).await.unwrap();
+        assert_eq!(found.len(), 1, "steps of {span}");
+        assert_eq!(found[0].text, "the dentist is on friday");
+        let found = memory.recall_within(anna, "is zebra", Words::Any, 5, reach).await.unwrap();
+        assert_eq!(found[0].text, "the dentist is on friday", "steps of {span}");
+        assert!(memory.recall_within(anna, "zebra", Words::Any, 5, reach).await.unwrap().is_empty());
+    }
+}
+
 async fn in_steps(
     memory: &Memory,
     user: UserId,
