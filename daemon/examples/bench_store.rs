@@ -61,7 +61,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let filling = if quick.is_dir() { quick.join(&name) } else { folder.join(format!("fill-{name}")) };
     let path = folder.join(name);
     println!(
-        "{:>9} {:>30} {:>9} {:>9} {:>9} {:>6}",
+        "{:>9} {:>31} {:>9} {:>9} {:>9} {:>6}",
         "messages", "operation", "p50 ms", "p99 ms", "max ms", "n"
     );
     let result = run(&filling, &path, &sizes).await;
@@ -131,9 +131,9 @@ async fn measure(
     report(size, "turn (durable)", times);
     if let (Some(before), Some(after)) = (before, written_bytes()) {
         let (kib, wal) = ((after - before) / TIMED as f64 / 1024.0, wal as f64 / 64.0 / 1024.0);
-        println!("{size:>9} {:>30} {kib:>9.1} KiB a turn, of it log {wal:.1}", "written to the disk");
+        println!("{size:>9} {:>31} {kib:>9.1} KiB a turn, of it log {wal:.1}", "written to the disk");
     }
-    println!("{size:>9} {:>30} {:>9.1} MiB", "database", std::fs::metadata(path)?.len() as f64 / 1_048_576.0);
+    println!("{size:>9} {:>31} {:>9.1} MiB", "database", std::fs::metadata(path)?.len() as f64 / 1_048_576.0);
 
     // Conversations from all over the file, not one that is in the cache.
     let mut ids = Vec::new();
@@ -146,7 +146,7 @@ async fn measure(
             break;
         }
     }
-    println!("{size:>9} {:>30} {:>9}", "conversations", ids.len());
+    println!("{size:>9} {:>31} {:>9}", "conversations", ids.len());
     let mut n = 0;
     time(size, "open a conversation", async || {
         n += 7919;
@@ -169,6 +169,7 @@ async fn measure(
     for (what, text, words) in [
         ("recall, rare word", "number17", Words::All),
         ("recall, common word", "dentist", Words::All),
+        ("recall, common, never together", "dentist umbrella", Words::All),
         ("recall, any of three", "dentist elephant number17", Words::Any),
     ] {
         time(size, what, async || memory.recall(user, text, words, 20).await.map(drop)).await?;
@@ -181,10 +182,28 @@ async fn measure(
         second.close().await;
     }
     report(size, "open the database", times);
-    let start = Instant::now();
     let latest = memory.history(user, id, None, 2).await?;
-    memory.forget(user, &latest.iter().map(|m| m.id).collect::<Vec<_>>()).await?;
-    report(size, "forget, with the file cleaned", vec![start.elapsed()]);
+    let latest: Vec<_> = latest.iter().map(|m| m.id).collect();
+    let start = Instant::now();
+    let took = std::cell::OnceCell::new();
+    let forget = async {
+        memory.forget(user, &latest).await?;
+        let _ = took.set(start.elapsed());
+        Ok::<_, Box<dyn Error>>(())
+    };
+    let talk = async {
+        let (mut times, mut n) = (Vec::new(), 0);
+        while took.get().is_none() {
+            let start = Instant::now();
+            turn(&memory, other, None, n).await?;
+            times.push(start.elapsed());
+            n += 1;
+        }
+        Ok(times)
+    };
+    let ((), meanwhile) = tokio::try_join!(forget, talk)?;
+    report(size, "forget, with the file cleaned", took.get().copied().into_iter().collect());
+    report(size, "turns meanwhile", meanwhile);
     memory.close().await;
     Ok(())
 }
@@ -235,7 +254,7 @@ fn report(size: usize, what: &str, mut times: Vec<Duration>) {
     times.sort();
     let ms = |at: usize| times.get(at.min(times.len() - 1)).map_or(0.0, |t| t.as_secs_f64() * 1000.0);
     println!(
-        "{size:>9} {what:>30} {:>9.3} {:>9.3} {:>9.3} {:>6}",
+        "{size:>9} {what:>31} {:>9.3} {:>9.3} {:>9.3} {:>6}",
         ms(times.len() / 2),
         ms(times.len() * 99 / 100),
         ms(times.len() - 1),
