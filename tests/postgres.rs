@@ -513,7 +513,7 @@ fn a_schema_of_a_newer_version_is_refused_with_both_versions() {
     for command in [["queue", "drain"], ["store", "pull"]] {
         let refused = stderr_of(&root, &command, 69);
         assert!(
-            refused.contains("99") && refused.contains("up to 2") && refused.contains("newer jarvisd"),
+            refused.contains("99") && refused.contains("up to 3") && refused.contains("newer jarvisd"),
             "{refused}"
         );
     }

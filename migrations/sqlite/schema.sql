@@ -1,4 +1,4 @@
--- Frozen dump of what the migrations produce, schema version 3. Not applied by anything: a test compares it.
+-- Frozen dump of what the migrations produce, schema version 4. Not applied by anything: a test compares it.
 -- After adding a migration: JARVIS_BLESS=1 cargo test -p jarvisd migrations_produce
 
 CREATE TABLE audit (

@@ -317,7 +317,7 @@ async fn with_a_full_disk_the_answer_is_there_and_said_not_to_be_stored() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("jarvis.db");
     let device = Device { id: "kitchen".into() };
-    let small = StoreOptions { max_pages: Some(90), ..StoreOptions::default() };
+    let small = StoreOptions { max_bytes: Some(90 * 4096), ..StoreOptions::default() };
     let memory = Memory::open_with(&path, &device, clock(), &small).await.unwrap();
     let anna = memory.add_user("Anna").await.unwrap();
     let dialogue = dialogue(memory);

@@ -137,9 +137,8 @@ pub fn load_verifier(models: &ModelStore, refuse_overlap: bool) -> Result<Verifi
 /// See [`Memory::open`].
 pub async fn open_memory(settings: &Settings) -> Result<Memory, Failure> {
     let device = Device { id: settings.device.id.clone() };
-    // Pages of 4 KiB.
     let options = StoreOptions {
-        max_pages: settings.store.max_mib.map(|mib| mib.saturating_mul(256)),
+        max_bytes: settings.store.max_mib.map(|mib| u64::from(mib) << 20),
         ..StoreOptions::default()
     };
     Ok(Memory::open_with(&settings.paths.db, &device, Clock::System, &options).await?)

@@ -17,8 +17,12 @@ use super::{StoreError, schema};
 /// Readers of one process. A household asks one thing at a time; two keep a long listing from delaying a turn.
 const READERS: u32 = 2;
 
-/// A checkpoint is done between turns; by the commit itself only when nobody did so: 16 MiB at the page size of 4 KiB.
-const AUTOCHECKPOINT_PAGES: &str = "4096";
+/// Bytes of a page of a new file. A turn changes some 18 pages here and there, and each goes into the log as a whole: small pages
+/// are what keeps an SD card (docs/design/store.md has the numbers).
+pub(super) const PAGE_BYTES: u32 = 1024;
+
+/// A checkpoint is done between turns; by the commit itself only when nobody did so.
+const AUTOCHECKPOINT_BYTES: u64 = 16 << 20;
 /// A WAL that once grew beyond this is cut back when it is reset.
 const JOURNAL_SIZE_LIMIT_BYTES: &str = "8388608";
 
@@ -209,23 +213,36 @@ async fn readable(path: &Path, connect: &SqliteConnectOptions) -> Option<SqliteC
     None
 }
 
+/// Bytes of a page of the file at `path`; a file that is still empty will have [`PAGE_BYTES`].
+fn page_bytes(path: &Path) -> u32 {
+    let mut header = [0; 18];
+    let read = fs::File::open(path).and_then(|mut file| file.read_exact(&mut header));
+    match (read, u32::from(u16::from_be_bytes([header[16], header[17]]))) {
+        (Ok(()), 1) => 65_536,
+        (Ok(()), bytes) if bytes >= 512 => bytes,
+        _ => PAGE_BYTES,
+    }
+}
+
 fn connect_options(path: &Path, options: &StoreOptions, busy_timeout: Duration) -> SqliteConnectOptions {
+    let pages = |bytes: u64| (bytes / u64::from(page_bytes(path))).to_string();
     let mut connect = SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(false)
+        .page_size(PAGE_BYTES)
         .busy_timeout(busy_timeout)
         .foreign_keys(true)
         .pragma("synchronous", "FULL")
         .pragma("secure_delete", "ON")
         .pragma("temp_store", "MEMORY") // sorted text must not end up in a temporary file
         .pragma("trusted_schema", "OFF")
-        .pragma("wal_autocheckpoint", AUTOCHECKPOINT_PAGES)
+        .pragma("wal_autocheckpoint", pages(AUTOCHECKPOINT_BYTES))
         .pragma("journal_size_limit", JOURNAL_SIZE_LIMIT_BYTES)
         .thread_name(|n| format!("sqlite-{n}"))
         .log_statements(log::LevelFilter::Off) // statements carry no values, but are of no use in a journal
         .log_slow_statements(log::LevelFilter::Debug, Duration::from_secs(1));
-    if let Some(pages) = options.max_pages {
-        connect = connect.pragma("max_page_count", pages.to_string());
+    if let Some(bytes) = options.max_bytes {
+        connect = connect.pragma("max_page_count", pages(bytes));
     }
     connect
 }

@@ -13,6 +13,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/sqlite/0001_initial.sql")),
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/sqlite/0002_replica.sql")),
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/sqlite/0003_named.sql")),
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/sqlite/0004_leaves.sql")),
 ];
 
 /// Schema version of this program.

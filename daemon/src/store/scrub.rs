@@ -17,10 +17,10 @@ use sqlx::{Connection as _, Row as _, SqliteConnection};
 use super::sqlite::Store;
 use super::{StoreError, Tx};
 
-/// Pages that are read at once: 1 MiB.
-const READ_AT_ONCE: i64 = 256;
+/// Pages that are read at once: 1 MiB in a file that was made by this version.
+const READ_AT_ONCE: i64 = 1024;
 /// Pages that are written in one transaction: what a turn waits for.
-const WRITE_AT_ONCE: usize = 128;
+const WRITE_AT_ONCE: usize = 512;
 /// From here on the first byte of a page number is not zero.
 const MAX_PAGES: i64 = 1 << 24;
 

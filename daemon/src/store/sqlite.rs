@@ -45,8 +45,8 @@ super::sql::statements! {
 /// What differs between the daemon, commands and tests.
 #[derive(Debug, Clone, Default)]
 pub struct StoreOptions {
-    /// Upper bound of the database in pages of 4 KiB (`PRAGMA max_page_count`); tests use it as a small disk.
-    pub max_pages: Option<u32>,
+    /// Upper bound of the database in bytes (`PRAGMA max_page_count`); tests use it as a small disk.
+    pub max_bytes: Option<u64>,
     /// How long to wait for another process; [`BUSY_TIMEOUT`] by default.
     pub busy_timeout: Option<Duration>,
     /// Refuse a damaged file instead of repairing it (`doctor` changes nothing).

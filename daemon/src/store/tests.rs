@@ -155,9 +155,13 @@ async fn every_connection_is_durable_checked_and_scrubs_what_it_deletes() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder.path().join("jarvis.db")).await.unwrap();
     let mut tx = store.begin().await.unwrap();
-    for (pragma, expected) in
-        [("synchronous", 2), ("foreign_keys", 1), ("secure_delete", 1), ("application_id", 0x4A52_5653)]
-    {
+    for (pragma, expected) in [
+        ("synchronous", 2),
+        ("foreign_keys", 1),
+        ("secure_delete", 1),
+        ("application_id", 0x4A52_5653),
+        ("page_size", i64::from(super::open::PAGE_BYTES)),
+    ] {
         let sql = AssertSqlSafe(format!("PRAGMA {pragma}"));
         let row = tx.optional(sqlx::query(sql)).await.unwrap().unwrap();
         assert_eq!(row.get::<i64, _>(0), expected, "{pragma}");
@@ -165,6 +169,30 @@ async fn every_connection_is_durable_checked_and_scrubs_what_it_deletes() {
     let mode = tx.optional(sqlx::query("PRAGMA journal_mode")).await.unwrap().unwrap();
     assert_eq!(mode.get::<String, _>(0), "wal");
     tx.commit().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_bound_in_bytes_holds_whatever_the_pages_of_the_file_are() {
+    for page_bytes in [super::open::PAGE_BYTES, 4096] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("jarvis.db");
+        let make = SqliteConnectOptions::new().filename(&path).create_if_missing(true).page_size(page_bytes);
+        let mut conn = make.connect().await.unwrap();
+        sqlx::raw_sql("VACUUM").execute(&mut conn).await.unwrap();
+        conn.close().await.unwrap();
+        let small = StoreOptions { max_bytes: Some(1 << 20), ..StoreOptions::default() };
+        let store = Store::open(&path, &small).await.unwrap();
+        let mut tx = store.begin().await.unwrap();
+        let put = |bytes: i64| {
+            sqlx::query("INSERT OR REPLACE INTO settings (key, value, updated_unix_ms) VALUES ('x', json_quote(hex(zeroblob(?1))), 0)")
+                .bind(bytes)
+        };
+        tx.execute(put(200_000)).await.unwrap();
+        let error = tx.execute(put(600_000)).await.unwrap_err();
+        assert!(matches!(error, StoreError::DiskFull { .. }), "{page_bytes}: {error:?}");
+        let size = tx.optional(sqlx::query("PRAGMA page_size")).await.unwrap().unwrap();
+        assert_eq!(size.get::<u32, _>(0), page_bytes);
+    }
 }
 
 #[tokio::test]
@@ -217,12 +245,13 @@ async fn damage_is_found_at_the_start_and_said_in_a_sentence() {
         open(&path).await.unwrap().close().await;
         fs::read(&path).unwrap()
     };
+    const PAGE: usize = super::open::PAGE_BYTES as usize;
     type Damage = fn(&mut Vec<u8>);
     let damages: [(&str, Damage); 4] = [
         ("text instead of a database", |file| *file = b"this is not a database at all, sorry".to_vec()),
         ("header zeroed", |file| file[..100].fill(0)),
-        ("a page overwritten", |file| file[4096 * 3..4096 * 4].fill(0xA5)),
-        ("cut in the middle", |file| file.truncate(4096 * 5 + 100)),
+        ("a page overwritten", |file| file[PAGE * 3..PAGE * 4].fill(0xA5)),
+        ("cut in the middle", |file| file.truncate(PAGE * 5 + 100)),
     ];
     for (what, damage) in damages {
         let mut file = fresh().await;

@@ -116,10 +116,11 @@ async fn damage_that_a_statement_meets_is_repaired_while_the_memory_is_in_use() 
     let path = running.home.path();
     // Under the open file: the inner pages of its tables, so that a statement must meet it.
     let mut bytes = fs::read(&path).unwrap();
-    let inner = (1..bytes.len() / 4096).filter(|page| matches!(bytes[page * 4096], 0x05)).collect::<Vec<_>>();
+    let size = usize::from(u16::from_be_bytes([bytes[16], bytes[17]]));
+    let inner = (1..bytes.len() / size).filter(|page| matches!(bytes[page * size], 0x05)).collect::<Vec<_>>();
     assert!(!inner.is_empty());
     for page in inner {
-        bytes[page * 4096..(page + 1) * 4096].fill(0xA5);
+        bytes[page * size..(page + 1) * size].fill(0xA5);
     }
     let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &bytes, 0).unwrap();

@@ -352,7 +352,7 @@ async fn two_handles_on_one_file_write_at_once_and_nothing_is_lost_or_doubled() 
 async fn a_full_disk_is_said_and_what_was_stored_stays() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("jarvis.db");
-    let small = StoreOptions { max_pages: Some(120), ..StoreOptions::default() };
+    let small = StoreOptions { max_bytes: Some(120 * 4096), ..StoreOptions::default() };
     let memory = Memory::open_with(&path, &device(), Clock::System, &small).await.unwrap();
     let anna = memory.add_user("Anna").await.unwrap().id;
     let id = memory.new_conversation(anna, None).await.unwrap();

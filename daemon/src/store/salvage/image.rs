@@ -9,15 +9,15 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-/// Size of our pages: the default of SQLite, which nothing changes.
-pub const PAGE: usize = 4096;
-
-pub type Page = [u8; PAGE];
+/// Sizes of pages that there can be.
+const SIZES: std::ops::RangeInclusive<usize> = 512..=65_536;
 
 /// A database file with its log.
 #[derive(Debug)]
 pub struct Image {
     file: File,
+    /// Bytes of a page.
+    size: usize,
     log: Option<File>,
     /// Where in the log the latest version of a page is.
     newer: HashMap<u32, u64>,
@@ -28,12 +28,15 @@ impl Image {
     /// Opens `path` and, if it is there, its log.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
-        let in_file = u32::try_from(file.metadata()?.len().div_ceil(PAGE as u64)).unwrap_or(u32::MAX);
-        let mut image = Self { file, log: None, newer: HashMap::new(), pages: in_file };
         let mut name = path.to_path_buf().into_os_string();
         name.push("-wal");
-        if let Ok(log) = File::open(name) {
-            if let Some((newer, pages)) = read_log(&log)? {
+        let log = File::open(name).ok();
+        let size =
+            size_in_file(&file).or_else(|| size_in_log(log.as_ref()?)).unwrap_or_else(|| guess_size(&file));
+        let in_file = u32::try_from(file.metadata()?.len().div_ceil(size as u64)).unwrap_or(u32::MAX);
+        let mut image = Self { file, size, log: None, newer: HashMap::new(), pages: in_file };
+        if let Some(log) = log {
+            if let Some((newer, pages)) = read_log(&log, size)? {
                 image.newer = newer;
                 image.pages = pages.max(if pages == 0 { in_file } else { 0 });
             }
@@ -47,23 +50,22 @@ impl Image {
         self.pages
     }
 
+    /// Bytes of a page.
+    #[cfg(test)]
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
     /// Page `number`; what is missing of it (a file that was cut) is zero.
-    pub fn page(&self, number: u32) -> io::Result<Page> {
-        let mut page = [0; PAGE];
+    pub fn page(&self, number: u32) -> io::Result<Vec<u8>> {
+        let mut page = vec![0; self.size];
         match (self.newer.get(&number), &self.log) {
             (Some(at), Some(log)) => log.read_exact_at(&mut page, *at)?,
             _ => {
-                let start = u64::from(number.saturating_sub(1)) * PAGE as u64;
-                let mut filled = 0;
-                while filled < PAGE {
-                    let Some(rest) = page.get_mut(filled..) else { break };
-                    match self.file.read_at(rest, start + filled as u64) {
-                        Ok(0) => break,
-                        Ok(n) => filled += n,
-                        Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                        // A sector that the disk cannot read: the rest of the file may be fine.
-                        Err(_) => return Ok([0; PAGE]),
-                    }
+                let start = u64::from(number.saturating_sub(1)) * self.size as u64;
+                // A sector that the disk cannot read: the rest of the file may be fine.
+                if fill(&self.file, &mut page, start).is_err() {
+                    page.fill(0);
                 }
             }
         }
@@ -71,8 +73,66 @@ impl Image {
     }
 }
 
+/// Reads as much as there is.
+fn fill(file: &File, bytes: &mut [u8], start: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, start + filled as u64) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(filled)
+}
+
+/// Bytes of a page as the header of the database says, if it is one.
+fn size_in_file(file: &File) -> Option<usize> {
+    let mut header = [0; 100];
+    file.read_exact_at(&mut header, 0).ok()?;
+    let size = usize::from(u16::from_be_bytes([header[16], header[17]]));
+    // 65536 does not fit and is written as 1.
+    let size = if size == 1 { 65_536 } else { size };
+    (header.starts_with(b"SQLite format 3\0") && SIZES.contains(&size) && size.is_power_of_two())
+        .then_some(size)
+}
+
+/// Bytes of a page as the header of the log says, if it is one.
+fn size_in_log(log: &File) -> Option<usize> {
+    let mut header = [0; 12];
+    log.read_exact_at(&mut header, 0).ok()?;
+    let size = word(&header, 8) as usize;
+    (word(&header, 0) | 1 == 0x377f_0683 && SIZES.contains(&size) && size.is_power_of_two()).then_some(size)
+}
+
+/// Without a header: of the two sizes that we have ever written, the one at whose multiples pages begin. At the larger one's a
+/// page begins either way, at the smaller one's there is something from the middle of a page three times out of four, if it is
+/// too small.
+fn guess_size(file: &File) -> usize {
+    const SMALL: usize = 1024;
+    const LARGE: usize = 4096;
+    const LOOKED_AT: u64 = 1000;
+    let begins = |size: usize| {
+        let pages = file.metadata().map_or(0, |file| file.len()) / size as u64;
+        let step = usize::try_from(pages.div_ceil(LOOKED_AT).max(1)).unwrap_or(usize::MAX);
+        let (mut like_one, mut all) = (0_u64, 0_u64);
+        for page in (1..pages).step_by(step) {
+            let mut head = [0; 8];
+            let read = file.read_exact_at(&mut head, page * size as u64).is_ok();
+            let content = usize::from(u16::from_be_bytes([head[5], head[6]]));
+            like_one +=
+                u64::from(read && matches!(head[0], 2 | 5 | 10 | 13) && (8..=size).contains(&content));
+            all += 1;
+        }
+        (like_one, all)
+    };
+    let ((small, of_small), (large, of_large)) = (begins(SMALL), begins(LARGE));
+    if 2 * small * of_large > large * of_small { SMALL } else { LARGE }
+}
+
 /// The committed part of a log: where the latest version of each page is, and how many pages the database has then.
-fn read_log(log: &File) -> io::Result<Option<(HashMap<u32, u64>, u32)>> {
+fn read_log(log: &File, size: usize) -> io::Result<Option<(HashMap<u32, u64>, u32)>> {
     const HEADER: usize = 32;
     const FRAME: usize = 24;
     let mut header = [0; HEADER];
@@ -83,13 +143,13 @@ fn read_log(log: &File) -> io::Result<Option<(HashMap<u32, u64>, u32)>> {
     let sum = |data: &[u8], seed| checksum(data, seed, magic == 0x377f_0683);
     let mut seed = sum(header.get(..24).unwrap_or_default(), (0, 0));
     let sound = matches!(magic, 0x377f_0682 | 0x377f_0683)
-        && word(&header, 8) as usize == PAGE
+        && word(&header, 8) as usize == size
         && seed == (word(&header, 24), word(&header, 28));
     if !sound {
         return Ok(None);
     }
     let (mut pending, mut newer, mut pages) = (Vec::new(), HashMap::new(), 0);
-    let mut frame = [0; FRAME + PAGE];
+    let mut frame = vec![0; FRAME + size];
     let mut at = HEADER as u64;
     while log.read_exact_at(&mut frame, at).is_ok() {
         let (head, data) = frame.split_at(FRAME);

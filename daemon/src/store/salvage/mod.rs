@@ -30,10 +30,9 @@ use sqlx::{ConnectOptions as _, Connection as _, Row as _, Sqlite, SqliteConnect
 use uuid::Uuid;
 
 use self::image::Image;
-#[cfg(test)]
-use self::image::PAGE;
 use self::record::{Record, Tree, Value};
 use self::shape::Table;
+use super::open::PAGE_BYTES;
 use super::sqlite::classify;
 use super::{StoreError, schema};
 
@@ -159,6 +158,7 @@ pub(super) async fn salvage(damaged: &Path, fresh: &Path, now_unix_ms: i64) -> R
     let mut connect = SqliteConnectOptions::new()
         .filename(fresh)
         .create_if_missing(true)
+        .page_size(PAGE_BYTES)
         .foreign_keys(false)
         .pragma("journal_mode", "MEMORY") // a half-written copy is thrown away as a whole
         .pragma("synchronous", "OFF") // it is synced as a whole before it takes its place

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use super::image::{Image, PAGE, Page, word};
+use super::image::{Image, word};
 
 /// A stored value.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,7 +28,7 @@ pub enum Tree {
 const MAX_PAYLOAD: usize = 1 << 21;
 
 /// What kind of page this is, if it holds records.
-pub fn tree_of(number: u32, page: &Page) -> Option<Tree> {
+pub fn tree_of(number: u32, page: &[u8]) -> Option<Tree> {
     match page.get(header_at(number)) {
         Some(0x0d) => Some(Tree::Table),
         Some(0x0a | 0x02) => Some(Tree::Index),
@@ -45,7 +45,7 @@ pub struct Record {
 }
 
 /// The records of page `number` that can be read.
-pub fn records(image: &Image, number: u32, page: &Page) -> Vec<Record> {
+pub fn records(image: &Image, number: u32, page: &[u8]) -> Vec<Record> {
     let Some(tree) = tree_of(number, page) else { return Vec::new() };
     cells(number, page)
         .into_iter()
@@ -54,7 +54,7 @@ pub fn records(image: &Image, number: u32, page: &Page) -> Vec<Record> {
 }
 
 /// Pages below the inner page `number`, left to right.
-pub fn children(number: u32, page: &Page) -> Vec<u32> {
+pub fn children(number: u32, page: &[u8]) -> Vec<u32> {
     let head = header_at(number);
     if !matches!(page.get(head), Some(0x02 | 0x05)) {
         return Vec::new();
@@ -68,22 +68,22 @@ fn header_at(number: u32) -> usize {
     if number == 1 { 100 } else { 0 }
 }
 
-fn inner(number: u32, page: &Page) -> bool {
+fn inner(number: u32, page: &[u8]) -> bool {
     page.get(header_at(number)) == Some(&0x02)
 }
 
 /// Where the cells of a page begin.
-fn cells(number: u32, page: &Page) -> Vec<usize> {
+fn cells(number: u32, page: &[u8]) -> Vec<usize> {
     let head = header_at(number);
     let first = head + if matches!(page.get(head), Some(0x02 | 0x05)) { 12 } else { 8 };
     let half = |at: usize| page.get(at..at + 2).map_or(0, |b| usize::from(u16::from_be_bytes([b[0], b[1]])));
-    let count = half(head + 3).min((PAGE - first) / 2);
+    let count = half(head + 3).min(page.len().saturating_sub(first) / 2);
     let mut seen = HashSet::new();
     let starts = (0..count).map(|n| half(first + 2 * n));
-    starts.filter(|at| *at >= first + 2 * count && *at < PAGE && seen.insert(*at)).collect()
+    starts.filter(|at| *at >= first + 2 * count && *at < page.len() && seen.insert(*at)).collect()
 }
 
-fn record(image: &Image, page: &Page, at: usize, tree: Tree, inner: bool) -> Option<Record> {
+fn record(image: &Image, page: &[u8], at: usize, tree: Tree, inner: bool) -> Option<Record> {
     let cell = page.get(at + if inner { 4 } else { 0 }..)?;
     let (size, mut used) = varint(cell)?;
     let size = usize::try_from(size).ok().filter(|size| *size <= MAX_PAYLOAD)?;
@@ -93,7 +93,7 @@ fn record(image: &Image, page: &Page, at: usize, tree: Tree, inner: bool) -> Opt
         rowid = i64::from_be_bytes(number.to_be_bytes());
         used += more;
     }
-    let local = local_size(size, tree);
+    let local = local_size(size, tree, page.len());
     let mut payload = cell.get(used..used + local)?.to_vec();
     let mut overflow = Vec::new();
     if local < size {
@@ -104,7 +104,7 @@ fn record(image: &Image, page: &Page, at: usize, tree: Tree, inner: bool) -> Opt
             }
             overflow.push(next);
             let more = image.page(next).ok()?;
-            let wanted = (size - payload.len()).min(PAGE - 4);
+            let wanted = (size - payload.len()).min(more.len().saturating_sub(4));
             payload.extend_from_slice(more.get(4..4 + wanted)?);
             next = word(&more, 0);
         }
@@ -116,18 +116,18 @@ fn record(image: &Image, page: &Page, at: usize, tree: Tree, inner: bool) -> Opt
     Some(Record { rowid, values: values(&payload)?, overflow })
 }
 
-/// Bytes of a payload that lie on the page itself (section 1.6 of the format).
-fn local_size(size: usize, tree: Tree) -> usize {
-    const LEAST: usize = (PAGE - 12) * 32 / 255 - 23;
+/// Bytes of a payload that lie on the page of `page` bytes itself (section 1.6 of the format).
+fn local_size(size: usize, tree: Tree, page: usize) -> usize {
+    let least = (page - 12) * 32 / 255 - 23;
     let most = match tree {
-        Tree::Table => PAGE - 35,
-        Tree::Index => (PAGE - 12) * 64 / 255 - 23,
+        Tree::Table => page - 35,
+        Tree::Index => (page - 12) * 64 / 255 - 23,
     };
     if size <= most {
         return size;
     }
-    let kept = LEAST + (size - LEAST) % (PAGE - 4);
-    if kept <= most { kept } else { LEAST }
+    let kept = least + (size - least) % (page - 4);
+    if kept <= most { kept } else { least }
 }
 
 fn values(payload: &[u8]) -> Option<Vec<Value>> {

@@ -142,7 +142,8 @@ async fn random_damage_anywhere_leaves_every_sound_row_and_makes_none_up() {
     household(&original, 60).await.close().await;
     let before = messages(&original);
     let bytes = fs::read(&original).unwrap();
-    let pages = bytes.len() / PAGE;
+    let page_bytes = Image::open(&original).unwrap().size();
+    let pages = bytes.len() / page_bytes;
     assert!(before.len() > 300 && pages > 100, "{} messages, {pages} pages", before.len());
     let mut healed = 0;
     let seeds = std::env::var("JARVIS_SALVAGE_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(70_u64);
@@ -153,7 +154,7 @@ async fn random_damage_anywhere_leaves_every_sound_row_and_makes_none_up() {
         let mut what = format!("seed {seed}:");
         for _ in 0..=random.below(3) {
             let page = random.below(pages);
-            let range = page * PAGE..(page + 1) * PAGE;
+            let range = page * page_bytes..(page + 1) * page_bytes;
             let (name, hit) = match random.below(7) {
                 0 => {
                     file[range].fill(0xA5);
@@ -169,13 +170,13 @@ async fn random_damage_anywhere_leaves_every_sound_row_and_makes_none_up() {
                 }
                 3 => {
                     // A sector of 512 bytes.
-                    let at = range.start + 512 * random.below(8);
+                    let at = range.start + 512 * random.below(page_bytes / 512);
                     file[at..at + 512].fill(0);
                     ("sector", vec![page])
                 }
                 4 => {
                     let other = random.below(pages);
-                    file.copy_within(other * PAGE..(other + 1) * PAGE, range.start);
+                    file.copy_within(other * page_bytes..(other + 1) * page_bytes, range.start);
                     ("copied over", vec![page])
                 }
                 5 => {
@@ -187,12 +188,12 @@ async fn random_damage_anywhere_leaves_every_sound_row_and_makes_none_up() {
                     file[cut..].fill(0);
                     file.truncate(cut.min(file.len()));
                     file.resize(cut, 0);
-                    ("cut", (cut / PAGE..pages).collect())
+                    ("cut", (cut / page_bytes..pages).collect())
                 }
             };
             what = format!("{what} {name} {page}");
             broken.extend(hit.into_iter().map(|page| u32::try_from(page + 1).unwrap()));
-            file.resize(file.len().max(PAGE), 0);
+            file.resize(file.len().max(page_bytes), 0);
             if file.len() < bytes.len() {
                 break;
             }
@@ -238,9 +239,10 @@ async fn the_log_counts_also_when_the_database_beside_it_is_broken_or_gone() {
     let cut = copy(&original, cut.path());
     memory.close().await;
     let before = messages(&cut);
+    let page_bytes = Image::open(&cut).unwrap().size();
     for (what, damage) in [
         ("header", Some(0..100)),
-        ("a page in the middle", Some(9 * PAGE..10 * PAGE)),
+        ("a page in the middle", Some(9 * page_bytes..10 * page_bytes)),
         ("everything", Some(0..usize::MAX)),
         ("the file itself", None),
     ] {
@@ -292,8 +294,8 @@ async fn what_hangs_together_is_mended_when_its_parents_are_lost() {
         let path = copy(&original, folder.path());
         let mut bytes = fs::read(&path).unwrap();
         for page in &lost {
-            let start = (*page as usize - 1) * PAGE;
-            bytes[start..start + PAGE].fill(0xA5);
+            let start = (*page as usize - 1) * image.size();
+            bytes[start..start + image.size()].fill(0xA5);
         }
         fs::write(&path, bytes).unwrap();
         let memory = open(&path).await;
@@ -346,7 +348,7 @@ async fn a_damaged_database_of_version_1_is_salvaged_too() {
     sqlx::raw_sql(include_str!("../testdata/version-1.sql")).execute(&mut conn).await.unwrap();
     conn.close().await.unwrap();
     let before = messages(&path);
-    assert_eq!(before.len(), 6);
+    assert_eq!((before.len(), Image::open(&path).unwrap().size()), (6, 4096));
     let mut bytes = fs::read(&path).unwrap();
     bytes[..100].fill(0);
     fs::write(&path, bytes).unwrap();
