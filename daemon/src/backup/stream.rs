@@ -16,7 +16,7 @@ use super::manifest::{CHUNK_BYTES, FileEntry, Manifest, Role, Sums, damaged, hex
 use super::{BackupError, lock};
 
 /// Measured: see docs/design/backup.md.
-const ZSTD_LEVEL: i32 = 6;
+const ZSTD_LEVEL: i32 = 3;
 /// Matches are found at most 2^24 bytes (16 MiB) back, which a Pi has memory for, on both ways.
 const ZSTD_WINDOW_LOG: u32 = 24;
 /// What is accepted when reading; nobody makes us take more memory than 128 MiB.
