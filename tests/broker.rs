@@ -336,6 +336,8 @@ fn a_voice_is_enrolled_before_the_microphone_step_by_step() {
     state("waiting");
     tell("CANCEL");
     state("cancelled");
+    tell(r#"{"start":" "}"#);
+    assert!(state("failed")["reason"].as_str().unwrap().contains("empty"));
     tell(r#"{"start":"anonymous"}"#);
     assert!(state("failed")["reason"].as_str().unwrap().contains("name of their own"));
     assert_eq!(root.json(&["user", "list"]).as_array().unwrap().len(), 2, "nobody else was added");

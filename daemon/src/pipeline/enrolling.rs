@@ -13,14 +13,16 @@ use std::sync::Arc;
 
 use super::enrol::{self, Allowed};
 use super::voices::Voices;
-use crate::error::{Failure, chain};
-use crate::memory::{Memory, User};
+use crate::error::{Exit, Failure, chain};
+use crate::memory::{MAX_NAME_CHARS, Memory, User};
 use crate::speaker::{Enrolment, Progress, Refusal, Step};
 
 /// How long the device waits for each sentence.
 pub const WINDOW_MS: u32 = 15_000;
 /// Attempts in a row that came to nothing.
 const MOST_IN_VAIN: u32 = 5;
+/// No name that can be given is longer: [`MAX_NAME_CHARS`] of at most four bytes.
+const MOST_NAME_BYTES: usize = 4 * MAX_NAME_CHARS;
 
 /// What the person is asked to say: sentences of some four seconds with most sounds of the language in them.
 const SENTENCES: [&str; 5] = [
@@ -52,6 +54,11 @@ impl Enrolling {
     /// A name that cannot have a voice, a database that does not work.
     pub async fn begin(memory: &Memory, voices: &Voices, name: &str) -> Result<Self, Failure> {
         let known = enrol::person(memory, name).await?;
+        if known.is_none() && (name.trim().is_empty() || name.len() > MOST_NAME_BYTES) {
+            // Before anybody has said three sentences for it; what else is wrong with a name is found when it is stored.
+            let message = "the name is empty or too long; send another one as \"start\"";
+            return Err(Failure::new(Exit::Data, message));
+        }
         let name = known.as_ref().map_or(name, |user| user.name.as_str()).to_owned();
         let enrolment = Some(Enrolment::new(voices.verifier.model().clone()));
         Ok(Self { name, known, enrolment, in_vain: 0 })
