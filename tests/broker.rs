@@ -129,3 +129,217 @@ fn the_broker_may_go_and_come_back_while_commands_are_answered() {
     assert_eq!(of(&daemon.seen, "stored").len(), 2);
     assert_eq!(daemon.stop(), Some(0));
 }
+
+const PIN: &str = "274913";
+
+fn set_pin(root: &Root, user: &str, typed: &str) -> std::process::Output {
+    use std::io::Write as _;
+    let mut command = root.command(&["voice", "pin", "set", user]);
+    let mut child = command.stdin(std::process::Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(typed.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn pin_of(user: &str, pin: &str) -> String {
+    serde_json::json!({ "user": user, "pin": pin }).to_string()
+}
+
+/// Whether any file below `dir` holds `text`.
+fn on_disk(dir: &std::path::Path, text: &str) -> bool {
+    std::fs::read_dir(dir).unwrap().any(|entry| {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            return on_disk(&path, text);
+        }
+        std::fs::read(&path).unwrap_or_default().windows(text.len()).any(|part| part == text.as_bytes())
+    })
+}
+
+#[test]
+fn a_pin_lets_its_owner_in_for_a_while_and_is_found_nowhere() {
+    let broker = Broker::start();
+    let (mut root, mic) = household(&broker.url());
+    root.env("JARVIS_LOG", "debug");
+    let config = std::fs::read_to_string(root.path().join("etc/jarvis/jarvis.toml")).unwrap();
+    root.write_config(&format!("{config}[voice]\npin_valid_s = 60\n[speech]\nenabled = false\n"));
+    for (typed, why) in [("12345\n", "6 to 12 digits"), ("123456\n", "first that anybody"), ("", "digits")] {
+        let output = set_pin(&root, "anna", typed);
+        assert_eq!(output.status.code(), Some(65), "{output:?}");
+        assert!(String::from_utf8(output.stderr).unwrap().contains(why));
+    }
+    root.ok(&["user", "add", "ben"]);
+    let output = set_pin(&root, "ben", PIN);
+    assert!(String::from_utf8(output.stderr).unwrap().contains("no voice"), "a PIN stands in for a voice");
+    assert!(set_pin(&root, "anna", &format!("{PIN}\n")).status.success());
+    assert_eq!(root.json(&["voice", "pin", "list"]), serde_json::json!(["anna"]));
+
+    let mut events = broker.subscribe("jarvis/kitchen/event");
+    let mut daemon = root.daemon();
+    daemon.wait_event("ready");
+    events.wait_for("an event", |l| payload(l)["event"] == "ready");
+    let question = Voice::Kal.says("hey jarvis, who am i");
+    mic.hears(&question);
+    daemon.wait_event("rejected");
+
+    let pin = |user: &str, pin: &str| broker.publish("jarvis/kitchen/pin", &pin_of(user, pin));
+    pin("anna", "274914");
+    assert_eq!(daemon.wait_event("pin")["outcome"], "refused");
+    pin("nobody", PIN);
+    assert_eq!(daemon.wait_event("pin")["outcome"], "refused");
+    pin("anna", PIN);
+    let accepted = daemon.wait_event("pin");
+    assert_eq!((&accepted["outcome"], &accepted["user"]), (&"accepted".into(), &"anna".into()));
+    mic.hears(&question);
+    let accepted = daemon.wait_event("accepted");
+    assert_eq!((&accepted["user"], &accepted["by"]), (&"anna".into(), &"pin".into()));
+    let reply = daemon.wait_event("reply");
+    assert!(reply["text"].as_str().unwrap().contains("anna"), "{reply}");
+    daemon.wait_event("stored");
+    events.wait_for("the answer", |l| payload(l)["event"] == "reply" && payload(l)["text"].is_string());
+
+    // Guessing is slowed down as with voices, and a right PIN is not looked at meanwhile.
+    for _ in 0..5 {
+        pin("anna", "274914");
+        assert_eq!(daemon.wait_event("pin")["outcome"], "refused");
+    }
+    pin("anna", PIN);
+    assert_eq!(daemon.wait_event("pin")["outcome"], "paused");
+    mic.hears(&question);
+    events.wait_for("the attempt", |l| payload(l)["reason"] == "paused");
+    // Each attempt, and each PIN, is told and is a row in the audit log.
+    let told: Vec<String> = events
+        .seen
+        .iter()
+        .map(|l| payload(l))
+        .filter_map(|e| match e["event"].as_str()? {
+            "rejected" => Some(e["reason"].as_str()?.to_owned()),
+            "accepted" => Some("pin".to_owned()),
+            "pin" => Some(e["outcome"].as_str()?.to_owned()),
+            _ => None,
+        })
+        .collect();
+    let audit = root.json(&["audit", "list"]);
+    let rows = audit.as_array().unwrap().iter().rev();
+    let rows = rows.filter(|row| {
+        ["pin", "verify"].contains(&row["action"].as_str().unwrap()) && row["outcome"] != "set"
+    });
+    let rows: Vec<&str> = rows.map(|row| row["outcome"].as_str().unwrap()).collect();
+    assert_eq!(told, rows, "{audit:#}");
+    assert_eq!(rows.len(), 12, "{rows:?}");
+    assert_eq!(daemon.stop(), Some(0));
+    let mut daemon = root.daemon();
+    daemon.wait_event("ready");
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    pin("anna", PIN);
+    assert_eq!(daemon.wait_event("pin")["outcome"], "paused", "a restart does not end the pause");
+    assert_eq!(daemon.stop(), Some(0));
+
+    let audit = root.json(&["audit", "list", "--user", "anna"]);
+    let of_pin: Vec<_> = audit.as_array().unwrap().iter().filter(|row| row["action"] == "pin").collect();
+    let outcomes: Vec<_> = of_pin.iter().map(|row| row["outcome"].as_str().unwrap()).collect();
+    assert_eq!(outcomes, ["accepted", "set"], "{audit:#}");
+    assert!(audit.to_string().contains(r#""outcome":"pin""#), "{audit:#}");
+    assert!(!daemon.log().contains(PIN) && !events.seen.iter().any(|l| l.contains(PIN)));
+    let data = root.path().join("var");
+    assert!(on_disk(&data, "$argon2id$") && !on_disk(&data, PIN));
+    root.ok(&["voice", "pin", "clear", "anna"]);
+    assert_eq!(root.json(&["voice", "pin", "list"]), serde_json::json!([]));
+}
+
+#[test]
+fn a_retained_pin_and_one_that_nobody_asked_for_are_ignored() {
+    let broker = Broker::start();
+    let (root, _mic) = household(&broker.url());
+    let config = std::fs::read_to_string(root.path().join("etc/jarvis/jarvis.toml")).unwrap();
+    assert!(set_pin(&root, "anna", PIN).status.success());
+    let retained = std::process::Command::new("mosquitto_pub")
+        .args(["-p", &broker.port.to_string(), "-r", "-t", "jarvis/kitchen/pin", "-m", &pin_of("anna", PIN)])
+        .status();
+    assert!(retained.unwrap().success());
+    for (setting, taken) in [("", false), ("[voice]\npin_valid_s = 60\n", true)] {
+        root.write_config(&format!("{config}{setting}"));
+        let mut all = broker.subscribe("jarvis/kitchen/state");
+        let mut daemon = root.daemon();
+        daemon.wait_event("ready");
+        all.wait_for("the connection", |l| l.ends_with(" idle"));
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        broker.publish("jarvis/kitchen/pin", &pin_of("anna", PIN));
+        broker.publish("jarvis/kitchen/listen", "PRESS");
+        if taken {
+            daemon.wait_event("pin");
+        }
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        daemon.drain();
+        assert_eq!(of(&daemon.seen, "pin").len(), usize::from(taken), "{:#?}", daemon.seen);
+        assert_eq!(daemon.stop(), Some(0));
+    }
+}
+
+#[test]
+fn a_voice_is_enrolled_before_the_microphone_step_by_step() {
+    let broker = Broker::start();
+    let (root, mic) = household(&broker.url());
+    let config = std::fs::read_to_string(root.path().join("etc/jarvis/jarvis.toml")).unwrap();
+    root.write_config(&format!("{config}[voice]\nenrol_by_mqtt = true\n[speech]\nenabled = false\n"));
+    let mut shown = broker.subscribe("jarvis/kitchen/enrolment");
+    let mut daemon = root.daemon();
+    daemon.wait_event("ready");
+    shown.wait_for("no enrolment", |l| payload(l)["state"] == "none");
+    let tell = |text: &str| broker.publish("jarvis/kitchen/enrolment/set", text);
+    let mut state = |wanted: &str| payload(&shown.wait_for(wanted, |l| payload(l)["state"] == wanted));
+
+    tell(r#"{"start":"Ben"}"#);
+    let begun = state("waiting");
+    assert_eq!((&begun["user"], &begun["percent"], &begun["phrase"]), (&"Ben".into(), &0.into(), &1.into()));
+    assert!(begun["say"].as_str().unwrap().len() > 40, "{begun}");
+    let overdriven = root.path().join("overdriven.wav");
+    support::sox(&[
+        Voice::Slt.says(support::ENROLMENT[0]).to_str().unwrap(),
+        overdriven.to_str().unwrap(),
+        "gain",
+        "30",
+    ]);
+    mic.hears(&overdriven);
+    let refused = state("refused");
+    assert!(refused["reason"].as_str().unwrap().contains("overdriven"), "{refused}");
+    assert_eq!((&refused["percent"], &refused["phrase"]), (&0.into(), &1.into()));
+    let mut percent = 0;
+    for sentence in &support::ENROLMENT[..2] {
+        mic.hears(&Voice::Slt.says(sentence));
+        let kept = state("kept");
+        assert!(kept["percent"].as_u64().unwrap() > percent, "{kept}");
+        percent = kept["percent"].as_u64().unwrap();
+    }
+    mic.hears(&Voice::Slt.says(support::ENROLMENT[2]));
+    let finished = state("finished");
+    assert_eq!((&finished["percent"], finished.get("say")), (&100.into(), None), "{finished}");
+    assert_eq!(root.json(&["voice", "list"]).as_array().unwrap().len(), 2);
+
+    // Nothing of it was taken for a command, and the new voice is answered.
+    daemon.drain();
+    assert!(of(&daemon.seen, "transcript").is_empty(), "{:#?}", daemon.seen);
+    mic.hears(&Voice::Slt.says("hey jarvis, who am i"));
+    assert_eq!(daemon.wait_event("verified")["user"], "Ben");
+    daemon.wait_event("stored");
+
+    // Somebody's voice under another name is refused, as on the command line.
+    tell(r#"{"start":"Cleo"}"#);
+    state("waiting");
+    for (nth, sentence) in support::ENROLMENT.iter().enumerate() {
+        mic.hears(&Voice::Rms.says(sentence));
+        if nth < 2 {
+            state("kept");
+        }
+    }
+    assert!(state("failed")["reason"].as_str().unwrap().contains("already enrolled as anna"));
+    tell(r#"{"start":"Dora"}"#);
+    state("waiting");
+    tell("CANCEL");
+    state("cancelled");
+    tell(r#"{"start":" "}"#);
+    assert!(state("failed")["reason"].as_str().unwrap().contains("empty"));
+    tell(r#"{"start":"anonymous"}"#);
+    assert!(state("failed")["reason"].as_str().unwrap().contains("name of their own"));
+    assert_eq!(root.json(&["user", "list"]).as_array().unwrap().len(), 2, "nobody else was added");
+    assert_eq!(daemon.stop(), Some(0));
+}

@@ -167,3 +167,34 @@ fn five_failures_in_a_row_make_the_device_pause() {
     assert!(reasons[..5].iter().all(|r| *r != "paused"), "{reasons:?}");
     assert_eq!(reasons[5..], ["paused", "paused"], "{reasons:?}");
 }
+
+#[test]
+fn a_voice_that_is_surely_a_strangers_is_never_transcribed_and_the_owners_is() {
+    const LONG: &str =
+        "hey jarvis, remember that the money lies behind the green door of the old garden house";
+    let mut root = Root::new();
+    root.env("JARVIS_LOG", "debug");
+    let heard = |root: &Root, voice: Voice| {
+        let output = root.run(&["listen", voice.says(LONG).to_str().unwrap()]);
+        assert!(output.status.success(), "{output:?}");
+        let events = support::events_of(&String::from_utf8(output.stdout).unwrap());
+        // The recogniser says each time that it has run.
+        let runs = String::from_utf8(output.stderr).unwrap().matches("Whisper took").count();
+        (events, runs)
+    };
+    let (events, runs) = heard(&root, Voice::Rms);
+    assert_eq!(of(&events, "rejected")[0]["reason"], "not_enrolled", "{events:#?}");
+    assert_eq!((runs, &of(&events, "rejected")[0]["early"]), (0, &true.into()), "nobody can be answered");
+
+    root.enrol("anna", Voice::Rms);
+    let (events, runs) = heard(&root, Voice::Kal);
+    let rejected = of(&events, "rejected")[0];
+    assert_eq!((&rejected["reason"], &rejected["early"]), (&"rejected".into(), &true.into()), "{events:#?}");
+    assert_eq!(runs, 0, "{events:#?}");
+    let row = &root.json(&["audit", "list"])[0];
+    assert_eq!((&row["outcome"], &row["detail"]["early"]), (&"rejected".into(), &true.into()), "{row}");
+
+    let (events, runs) = heard(&root, Voice::Rms);
+    assert!(of(&events, "transcript")[0]["text"].as_str().unwrap().contains("green door"), "{events:#?}");
+    assert_eq!((runs, of(&events, "rejected").len()), (1, 0), "{events:#?}");
+}

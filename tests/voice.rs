@@ -402,3 +402,198 @@ fn a_calibration_that_was_tampered_with_is_refused_before_anyone_is_compared() {
     assert_eq!(output.status.code(), Some(78));
     assert!(String::from_utf8(output.stderr).unwrap().contains("campplus-calibration"));
 }
+
+/// A recording changed by sox, beside the others of this test.
+fn changed(root: &Root, name: &str, from: &Path, format: &[&str], effects: &[&str]) -> PathBuf {
+    let file = root.path().join(name);
+    let mut args = vec![from.to_str().unwrap()];
+    args.extend(format);
+    args.push(file.to_str().unwrap());
+    args.extend(effects);
+    sox(&args);
+    file
+}
+
+/// White noise of this level mixed into a recording.
+fn noisy(root: &Root, name: &str, from: &Path, voice: &str, noise: &str) -> PathBuf {
+    let hiss = changed(root, &format!("hiss-{name}"), from, &[], &["synth", "whitenoise", "vol", noise]);
+    let file = root.path().join(name);
+    let (from, hiss) = (from.to_str().unwrap(), hiss.to_str().unwrap());
+    sox(&["-m", "-v", voice, from, "-v", "1", hiss, file.to_str().unwrap()]);
+    file
+}
+
+#[test]
+fn the_owner_is_known_through_other_equipment_and_a_stranger_never_is() {
+    const QUESTION: &str = "hey jarvis, what do you remember about the spare key under the blue pot";
+    let root = Root::new();
+    enrolled(&root, "Anna", &sentences(Voice::Rms, &ENROLMENT), &[]);
+    for (voice, owner) in [(Voice::Rms, true), (Voice::Slt, false), (Voice::Kal, false)] {
+        let said = voice.says(QUESTION);
+        let heard = [
+            ("8 kHz", changed(&root, "8k.wav", &said, &["-r", "8000"], &[]), true),
+            ("one dead channel", changed(&root, "dead.wav", &said, &[], &["remix", "1", "0"]), true),
+            ("the other dead channel", changed(&root, "dead2.wav", &said, &[], &["remix", "0", "1"]), true),
+            ("noise", noisy(&root, "noise.wav", &said, "1", "0.03"), true),
+            // A third of all samples is cut off: likely its owner's, and not certain any more.
+            ("overdriven", changed(&root, "over.wav", &said, &[], &["gain", "25"]), false),
+        ];
+        for (what, file, clear) in heard {
+            let verdict = identified(&root, &file);
+            let outcome = verdict["outcome"].as_str().unwrap();
+            if !owner {
+                assert_eq!(outcome, "rejected", "{voice:?}, {what}: {verdict}");
+            } else if clear {
+                assert_eq!((outcome, &verdict["user"]), ("verified", &"Anna".into()), "{what}");
+            } else {
+                assert!(["verified", "uncertain"].contains(&outcome), "{what}: {verdict}");
+            }
+        }
+    }
+    // One side alone, when it is the dead one, is silence.
+    root.write_config("[audio]\nchannel = \"right\"\n[wake]\nmodel = \"none\"\n");
+    let dead = changed(&root, "dead3.wav", &Voice::Rms.says(QUESTION), &[], &["remix", "1", "0"]);
+    let heard = root.listen(&[&dead]);
+    assert!(support::of(&heard, "verified").is_empty(), "{heard:?}");
+}
+
+#[test]
+fn bad_equipment_and_other_people_are_refused_at_enrolment_with_what_to_do() {
+    let root = Root::new();
+    let spoken = sentences(Voice::Rms, &ENROLMENT);
+    let more = sentences(Voice::Rms, &AGAIN);
+    let joined = root.path().join("joined.wav");
+    support::join(&[&spoken[0], &more[0]], 0.5, &joined);
+    let files = [
+        spoken[0].clone(),
+        changed(&root, "over.wav", &spoken[1], &[], &["gain", "25"]),
+        noisy(&root, "noise.wav", &spoken[1], "0.5", "0.2"),
+        changed(&root, "quiet.wav", &spoken[1], &["-b", "24"], &["gain", "-50"]),
+        changed(&root, "short.wav", &spoken[1], &[], &["trim", "0", "1.5"]),
+        Voice::Slt.says(ENROLMENT[1]),
+        // What was said before, with something new behind it.
+        joined,
+    ];
+    let (report, _) = refused(&root, "Anna", &files, &[]);
+    let reasons: Vec<&str> =
+        report["samples"].as_array().unwrap().iter().map(|s| s["reason"].as_str().unwrap_or("")).collect();
+    for (nth, advice) in
+        ["", "overdriven", "too much noise", "too quiet", "whole sentence", "let one person", "given before"]
+            .into_iter()
+            .enumerate()
+    {
+        assert!(reasons[nth].contains(advice) && reasons[nth].is_empty() == advice.is_empty(), "{report}");
+    }
+    // 8 kHz and a dead channel cost quality and are no reason to refuse.
+    let files = [
+        changed(&root, "8k.wav", &spoken[0], &["-r", "8000"], &[]),
+        changed(&root, "8k2.wav", &spoken[1], &["-r", "8000"], &[]),
+        changed(&root, "dead.wav", &spoken[2], &[], &["remix", "1", "0"]),
+    ];
+    enrolled(&root, "Anna", &files, &[]);
+    let question = Voice::Rms.says("hey jarvis, what do you remember about the spare key");
+    assert_eq!(identified(&root, &question)["user"], "Anna");
+    assert_eq!(identified(&root, &Voice::Kal.says("hey jarvis, who am i"))["user"], Value::Null);
+}
+
+fn sqlite(db: &Path, sql: &str) -> String {
+    let done = std::process::Command::new("sqlite3").args([db.to_str().unwrap(), sql]).output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+    String::from_utf8(done.stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+fn a_voiceprint_that_was_tampered_with_or_is_of_another_model_verifies_nobody_and_is_named() {
+    let root = Root::new();
+    enrolled(&root, "Anna", &sentences(Voice::Rms, &ENROLMENT), &[]);
+    enrolled(&root, "Ben", &sentences(Voice::Slt, &ENROLMENT), &[]);
+    let db = root.path().join("var/lib/jarvis/jarvis.db");
+    let copy = fs::read(&db).unwrap();
+    let (anna, ben) = (Voice::Rms.says("hey jarvis, who am i"), Voice::Slt.says("hey jarvis, who am i"));
+    let last =
+        "substr(blob, 1, length(blob) - 1) || CASE substr(blob, -1) WHEN x'00' THEN x'01' ELSE x'00' END";
+    let of = |user: &str| format!("WHERE owner = (SELECT rid FROM users WHERE name = '{user}')");
+    for (what, change) in [
+        ("the last bit", format!("UPDATE voiceprints SET blob = CAST({last} AS BLOB) {}", of("Anna"))),
+        ("cut", format!("UPDATE voiceprints SET blob = substr(blob, 1, 100) {}", of("Anna"))),
+        (
+            "another's",
+            format!(
+                "UPDATE voiceprints SET blob = (SELECT blob FROM voiceprints {}), \
+                 wrapped_key = (SELECT wrapped_key FROM voiceprints {}) {}",
+                of("Ben"),
+                of("Ben"),
+                of("Anna")
+            ),
+        ),
+        (
+            "another model",
+            format!("UPDATE voiceprints SET model_sha256 = lower(hex(randomblob(32))) {}", of("Anna")),
+        ),
+        (
+            "another front end",
+            format!("UPDATE voiceprints SET front_end_sha256 = lower(hex(randomblob(32))) {}", of("Anna")),
+        ),
+    ] {
+        fs::write(&db, &copy).unwrap();
+        assert_eq!(identified(&root, &anna)["user"], "Anna");
+        sqlite(&db, &change);
+        assert_eq!(identified(&root, &anna)["user"], Value::Null, "{what}");
+        assert_eq!(identified(&root, &ben)["user"], "Ben", "{what}: the others are still known");
+        let found = voiceprints(&root);
+        let named = found.iter().find(|f| f["state"] == "fail");
+        assert!(named.is_some_and(|f| f["message"].as_str().unwrap().contains("Anna")), "{what}: {found:?}");
+    }
+}
+
+#[test]
+fn of_a_deleted_voice_no_byte_is_left_in_the_database_its_log_the_queue_or_a_later_backup() {
+    // Postgres is configured and away, so everything waits in the queue.
+    let root = Root::with_config("[store]\npostgres_url = \"postgres://jarvis@127.0.0.1:1/jarvis\"\n");
+    enrolled(&root, "Anna", &sentences(Voice::Rms, &ENROLMENT), &[]);
+    enrolled(&root, "Ben", &sentences(Voice::Slt, &ENROLMENT), &[]);
+    let db = root.path().join("var/lib/jarvis/jarvis.db");
+    let secret = |user: &str, column: &str| -> Vec<u8> {
+        let sql = format!(
+            "SELECT hex({column}) FROM voiceprints WHERE owner = (SELECT rid FROM users WHERE name = '{user}')"
+        );
+        let digits = sqlite(&db, &sql);
+        digits
+            .as_bytes()
+            .chunks(2)
+            .map(|b| u8::from_str_radix(std::str::from_utf8(b).unwrap(), 16).unwrap())
+            .collect()
+    };
+    let of = |user: &str| [secret(user, "blob"), secret(user, "wrapped_key")];
+    let (annas, bens) = (of("Anna"), of("Ben"));
+    // Any twelve bytes of it in a row: nothing else holds those by chance.
+    let holds = |dir: &Path, secrets: &[Vec<u8>]| {
+        let mut stack = vec![dir.to_path_buf()];
+        let wanted: std::collections::HashSet<&[u8]> = secrets.iter().flat_map(|s| s.windows(12)).collect();
+        while let Some(path) = stack.pop() {
+            if path.is_dir() {
+                stack.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            } else if fs::read(&path).unwrap_or_default().windows(12).any(|part| wanted.contains(part)) {
+                return true;
+            }
+        }
+        false
+    };
+    let data = root.path().join("var/lib/jarvis");
+    assert!(holds(&data, &annas) && holds(&data, &bens), "the search finds what is there");
+    root.ok(&["voice", "delete", "--yes", "--user", "Anna"]);
+    assert!(!holds(&data, &annas), "of Anna's voice something is left in {}", data.display());
+    assert!(holds(&data, &bens), "Ben's stays");
+
+    // Without Postgres, which is not there, what is backed up is the database of the device.
+    root.write_config("");
+    root.ok(&["backup", "create", "--json"]);
+    let restored = root.path().join("restored");
+    fs::create_dir(&restored).unwrap();
+    let file = restored.join("look.db");
+    root.ok(&["backup", "restore", "latest", "--to", file.to_str().unwrap()]);
+    assert!(holds(&restored, &bens), "a backup has who is enrolled");
+    assert!(!holds(&restored, &annas), "and nothing of who was deleted before");
+    let backups = root.path().join("var/backups/jarvis");
+    assert!(backups.is_dir() && !holds(&backups, &annas));
+}

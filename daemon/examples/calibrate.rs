@@ -39,6 +39,9 @@ use jarvisd::speaker::metrics::{Trial, cllr, ece, eer, error_rates, min_dcf};
 use jarvisd::speaker::{EnrolledVoice, Enrolment, NetSpeech, SpeakerModel, Verifier};
 use sha2::{Digest, Sha256};
 
+#[path = "calibrate/choices.rs"]
+mod choices;
+
 type Failure = Box<dyn Error + Send + Sync>;
 
 const RATE_HZ: usize = 16_000;
@@ -55,7 +58,7 @@ const FIRST_DEVICE: usize = 4;
 const UNSEEN: usize = 6;
 
 const USAGE: &str = "usage: calibrate --models DIR [--audio DIR] [--voices DIR] \
-                     [--denoised yes] [--plans 200,300] [--padding mean|wrap] [--scores FILE]";
+                     [--denoised yes] [--choices yes] [--plans 200,300] [--padding mean|wrap] [--scores FILE]";
 
 /// What differs from the shipped choice; with anything here the result is only shown, not written.
 struct Choice {
@@ -98,6 +101,9 @@ fn main() -> Result<(), Failure> {
         scores: options.get("--scores").map(PathBuf::from),
     };
     if let Some(audio) = options.get("--audio") {
+        if options.contains_key("--choices") {
+            return choices::run(Path::new(audio), &models, &store, &choice);
+        }
         fit(Path::new(audio), &models, &store, &choice)?;
     }
     if let Some(voices) = options.get("--voices") {
@@ -198,6 +204,20 @@ fn other_room(samples: &[f32], seed: u64, noise_seed: u64) -> Vec<f32> {
     with_noise(&wet, 20.0, noise_seed)
 }
 
+/// The tests of the file at `index` as they are heard in a condition.
+fn heard_in(condition: usize, rest: &[f32], index: usize) -> Vec<f32> {
+    let seed = index as u64 * 10 + condition as u64;
+    match condition {
+        1 => with_noise(rest, 20.0, seed),
+        2 => with_noise(rest, 10.0, seed),
+        3 => other_room(rest, seed, seed ^ 0x5eed),
+        4 => other_room(rest, DEVICES[0], seed),
+        5 => other_room(rest, DEVICES[1], seed),
+        6 => with_noise(rest, 5.0, seed),
+        _ => rest.to_vec(),
+    }
+}
+
 // ── embeddings ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 struct Test {
@@ -281,17 +301,7 @@ impl Tools {
         }
         let mut tests = Vec::new();
         for condition in 0..CONDITIONS.len() {
-            let seed = index as u64 * 10 + condition as u64;
-            let sound = match condition {
-                1 => with_noise(rest, 20.0, seed),
-                2 => with_noise(rest, 10.0, seed),
-                3 => other_room(rest, seed, seed ^ 0x5eed),
-                4 => other_room(rest, DEVICES[0], seed),
-                5 => other_room(rest, DEVICES[1], seed),
-                6 => with_noise(rest, 5.0, seed),
-                _ => rest.to_vec(),
-            };
-            let (raw, clean) = self.net(&sound)?;
+            let (raw, clean) = self.net(&heard_in(condition, rest, index))?;
             for (length, seconds) in LENGTHS_S.into_iter().enumerate() {
                 let count = if condition == 0 && seconds < 2.5 { 2 } else { 1 };
                 let samples = (seconds * RATE_HZ as f32) as usize;
@@ -509,11 +519,17 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-fn fit(audio: &Path, models: &Path, store: &ModelStore, choice: &Choice) -> Result<(), Failure> {
+/// The recordings in a folder, in the order of their names.
+fn recordings(audio: &Path) -> Result<Vec<PathBuf>, Failure> {
     let mut files: Vec<PathBuf> =
         std::fs::read_dir(audio)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
     files.retain(|f| f.extension().is_some_and(|e| e == "flac" || e == "wav"));
     files.sort();
+    Ok(files)
+}
+
+fn fit(audio: &Path, models: &Path, store: &ModelStore, choice: &Choice) -> Result<(), Failure> {
+    let files = recordings(audio)?;
     let materials = embed_all(&files, store, choice)?;
     let (mut raw, mut clean) = (Vec::new(), Vec::new());
     let (mut fitted, mut held) = (Vec::new(), Vec::new());

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::speaker::Progress;
 use crate::units::FramePos;
 
 /// The states of the device, shown everywhere under these names.
@@ -77,6 +78,27 @@ pub enum What {
         reason: Reason,
         #[serde(skip_serializing_if = "Option::is_none")]
         confidence: Option<f32>,
+        /// Decided while it was being said: nothing of it was transcribed.
+        #[serde(skip_serializing_if = "is_false")]
+        early: bool,
+    },
+    /// Somebody is taken for `user` although their voice was not verified.
+    Accepted {
+        user: String,
+        /// `pin`.
+        by: &'static str,
+    },
+    /// An enrolment before the microphone has come this far.
+    Enrolment(Progress),
+    /// A PIN was given.
+    Pin {
+        outcome: PinOutcome,
+        /// Whose it is; only if it was right.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        user: Option<String>,
+        /// How long it counts.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        valid_s: Option<u64>,
     },
     Transcript {
         text: String,
@@ -97,6 +119,26 @@ pub enum What {
     End,
 }
 
+/// What became of a PIN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PinOutcome {
+    Accepted,
+    Refused,
+    /// Too many failures in a row: it was not looked at.
+    Paused,
+}
+
+impl PinOutcome {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Refused => "refused",
+            Self::Paused => "paused",
+        }
+    }
+}
+
 /// Why an utterance is not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -115,6 +157,11 @@ pub enum Reason {
     NoWords,
     /// Too many failures in a row; the device pauses.
     Paused,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl Event {

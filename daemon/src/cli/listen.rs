@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
@@ -90,6 +91,7 @@ async fn listen(settings: Settings, recordings: &[PathBuf], realtime: bool) -> R
         memory: parts.memory,
         voices: parts.voices,
         verify: settings.voice.enabled,
+        pin_valid: Duration::ZERO,
         stt: handle,
         dialogue: parts.dialogue,
         answer: None,

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::{Common, confirmed, output, user_named, with_memory};
 use crate::error::Failure;
 use crate::memory::{Memory, User};
+use crate::pipeline::pins;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
@@ -175,5 +176,6 @@ async fn delete(memory: &Memory, args: &Delete) -> Result<(), Failure> {
         return output::line("Nothing was deleted.");
     }
     memory.delete_user(user.id).await?;
+    pins::clear(memory, user.id).await?;
     report(&Deleted { deleted: &user }, args.json, format!("Deleted {name} and everything of theirs."))
 }

@@ -1,6 +1,7 @@
 //! `jarvisd voice`: enrolling voices and trying them, from recordings.
 
 mod enroll;
+mod pin;
 mod score;
 mod show;
 
@@ -17,8 +18,8 @@ use crate::config::{Settings, UserThresholds};
 use crate::detect::vad::Vad;
 use crate::error::{Exit, Failure, chain};
 use crate::memory::{Memory, NewAudit};
-use crate::pipeline::parts;
 use crate::pipeline::voices::{Voices, VoicesError};
+use crate::pipeline::{parts, pins};
 use crate::speaker::{EnrolledVoice, SpeakerError, Verdict};
 
 #[derive(Debug, clap::Subcommand)]
@@ -43,6 +44,9 @@ a voice that is enrolled under another name is refused.")]
     Show(Show),
     /// Delete a person's voice; the person and their conversations stay.
     Delete(Delete),
+    /// PINs, which let a person in for a short time while their voice fails them.
+    #[command(subcommand)]
+    Pin(pin::Command),
     /// Error rates of the speaker check on a list of trials.
     #[command(after_help = "\
 Prints EER, minDCF, Cllr, calibration error and the error rates at voice.threshold as JSON, also by
@@ -108,6 +112,7 @@ pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
     match command {
         Command::Score(args) => score::run(&args, &settings),
         Command::Enroll(args) => enroll::run(&settings, &args),
+        Command::Pin(command) => pin::run(&settings, command),
         Command::Verify(args) => compare(&settings, Some(&args.user), &args.file, args.json),
         Command::Identify(args) => compare(&settings, None, &args.file, args.json),
         Command::List(args) => with_memory(&settings, async |memory| list(memory, args.json).await),
@@ -309,6 +314,7 @@ async fn delete(memory: &Memory, args: &Delete) -> Result<(), Failure> {
         return output::line("Nothing was deleted.");
     }
     memory.delete_voiceprint(user.id).await?;
+    pins::clear(memory, user.id).await?;
     if args.json {
         return output::json(&Deleted { deleted: &user.name });
     }

@@ -68,8 +68,8 @@ section! {
 }
 
 section! {
-    /// Who is speaking. After 5 voices in a row that are not verified the device pauses for 30 s, and longer with each
-    /// further one, up to 15 minutes; a verified voice ends that.
+    /// Who is speaking. After 5 failures in a row (a voice that is not verified, a wrong PIN) the device pauses for 30 s, and
+    /// longer with each further one, up to 15 minutes; a verified voice or a right PIN ends that.
     Voice = "voice" {
         /// Answer enrolled voices only. Switched off, everyone is answered as the user "anonymous", who has a memory
         /// of their own; nobody else's is read.
@@ -82,6 +82,12 @@ section! {
         /// Do not answer a verified person while somebody else speaks at the same time (a quarter of a second or longer):
         /// words of both would be taken for theirs. Off unless wanted, because a television that is loud enough counts.
         refuse_overlap: bool = false, Rule::any();
+        /// Let a person in for this long when they give their PIN over MQTT, for days when their voice fails them. Whatever
+        /// voice is then heard and is not another enrolled person's counts as theirs. 0 switches it off.
+        pin_valid_s: u32 = 0, Rule::between(0, 600);
+        /// Let an enrolment before the microphone be begun over MQTT. Off unless wanted: whoever can publish to the broker could
+        /// then enrol anybody, who would be answered from that day on.
+        enrol_by_mqtt: bool = false, Rule::any();
     }
 }
 

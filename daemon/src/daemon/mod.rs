@@ -141,6 +141,7 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
             memory: parts.memory.clone(),
             voices: parts.voices,
             verify: settings.voice.enabled,
+            pin_valid: Duration::from_secs(settings.voice.pin_valid_s.into()),
             stt: stt_handle,
             dialogue: parts.dialogue,
             answer: parts.answer,
@@ -281,6 +282,8 @@ fn mqtt_settings(settings: &Settings) -> Option<MqttSettings> {
     broker.publish_text = mqtt.publish_text;
     broker.retain_last_turn = mqtt.retain_last_turn;
     broker.accept_commands = mqtt.accept_commands;
+    broker.accept_pins = settings.voice.enabled && settings.voice.pin_valid_s > 0;
+    broker.accept_enrolment = settings.voice.enrol_by_mqtt;
     broker.text_needs_verified = settings.voice.enabled;
     Some(broker)
 }

@@ -28,6 +28,8 @@ pub(super) struct Limits {
     pub max_utterance: u64,
     pub no_speech_timeout: u64,
     pub min_speech: u64,
+    /// Frames of speech after which the utterance so far is handed out; 0: never.
+    pub first_look: u64,
     /// Every stretch of speech is a command.
     pub always: bool,
 }
@@ -69,9 +71,24 @@ fn pause_after(end: FramePos, sound: &Sound) -> Option<FramePos> {
 
 #[derive(Debug, Clone)]
 enum State {
-    Waiting { run: Run },
-    Armed { earliest: FramePos, deadline: FramePos, lead: FramePos, wake: bool, run: Run },
-    Open { start: FramePos, command: FramePos, last_speech: FramePos, sent: FramePos },
+    Waiting {
+        run: Run,
+    },
+    Armed {
+        earliest: FramePos,
+        deadline: FramePos,
+        lead: FramePos,
+        wake: bool,
+        run: Run,
+    },
+    /// `look_after`: frames of speech until the utterance so far is handed out; `None`: it was, or is not wanted.
+    Open {
+        start: FramePos,
+        command: FramePos,
+        last_speech: FramePos,
+        sent: FramePos,
+        look_after: Option<u64>,
+    },
 }
 
 /// A beginning of speech that is not yet long enough.
@@ -239,7 +256,7 @@ impl Endpointer {
                     out.push(Detection::NoSpeech { pos });
                 }
             }
-            State::Open { command, last_speech, sent, .. } => {
+            State::Open { start, command, last_speech, sent, look_after } => {
                 if probability >= self.limits.threshold - HYSTERESIS {
                     *last_speech = pos;
                 }
@@ -252,6 +269,16 @@ impl Endpointer {
                     let (raw, clean) = sound.samples(*sent, next);
                     out.push(Detection::Speech { raw: raw.to_vec(), clean: clean.to_vec() });
                     *sent = next;
+                    // With a piece, so that what is looked at is what was handed out.
+                    if look_after.is_some_and(|after| {
+                        let speech = sound.speech(*start, next);
+                        speech.iter().filter(|p| **p >= self.limits.threshold).count() as u64 >= after
+                    }) {
+                        *look_after = None;
+                        let (raw, _) = sound.samples(*start, next);
+                        let speech = sound.speech(*start, next).to_vec();
+                        out.push(Detection::SoFar { raw: raw.to_vec(), speech });
+                    }
                 }
             }
         }
@@ -280,7 +307,8 @@ impl Endpointer {
         out.push(Detection::SpeechStart { pos: first });
         let (raw, clean) = sound.samples(command, next);
         out.push(Detection::Speech { raw: raw.to_vec(), clean: clean.to_vec() });
-        self.state = State::Open { start, command, last_speech: now, sent: next };
+        let look_after = Some(self.limits.first_look).filter(|frames| *frames > 0);
+        self.state = State::Open { start, command, last_speech: now, sent: next, look_after };
     }
 
     fn close(&mut self, end: FramePos, truncated: bool, sound: &Sound, out: &mut Vec<Detection>) {

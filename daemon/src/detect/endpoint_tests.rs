@@ -14,6 +14,7 @@ fn limits(always: bool) -> Limits {
         max_utterance: 1_500,
         no_speech_timeout: 500,
         min_speech: 16,
+        first_look: 150,
         always,
     }
 }
@@ -57,12 +58,13 @@ impl Bench {
         self.endpointer.wake(FramePos(end), &self.sound, &mut self.out)
     }
 
-    /// The events in a line: s(tart), p(iece), e(nd), t(runcated end), n(o speech).
+    /// The events in a line: s(tart), p(iece), l(ook), e(nd), t(runcated end), n(o speech).
     fn story(&self) -> String {
         let letter = |d: &Detection| match d {
             Detection::Wake { .. } => 'w',
             Detection::SpeechStart { .. } => 's',
             Detection::Speech { .. } => 'p',
+            Detection::SoFar { .. } => 'l',
             Detection::SpeechEnd { utterance } if utterance.truncated => 't',
             Detection::SpeechEnd { .. } => 'e',
             Detection::NoSpeech { .. } => 'n',
@@ -100,7 +102,7 @@ fn a_command_after_the_wake_word_is_one_utterance_with_the_phrase_in_front() {
     bench.frames(200, 0.0).frames(80, 0.9).frames(15, 0.0);
     assert!(bench.wake(280));
     bench.frames(60, 0.0).frames(150, 0.9).frames(100, 0.0);
-    assert_eq!(bench.story(), "spe");
+    assert_eq!(bench.story(), "splpe");
     let utterances = bench.utterances();
     let [u] = utterances.as_slice() else { panic!("{utterances:?}") };
     assert_eq!(u.start, FramePos(170), "the phrase began at 200, the pre-roll is 30");
@@ -182,7 +184,7 @@ fn a_command_that_does_not_end_is_cut_at_the_maximum_and_says_so() {
     let mut bench = Bench::new(true);
     bench.frames(100, 0.0).frames(3_200, 0.9).frames(100, 0.0);
     let utterances = bench.utterances();
-    assert_eq!(bench.story(), "sptsptspe");
+    assert_eq!(bench.story(), "splptsplptsplpe");
     assert!(utterances.iter().all(|u| u.end.since(u.start) <= 1_500), "{utterances:?}");
     assert_eq!(utterances[0].end, utterances[1].start, "nothing is lost between two of them");
 }
@@ -249,12 +251,33 @@ fn whatever_happens_utterances_are_ordered_bounded_and_equal_to_the_pieces_hande
     }
 }
 
+#[test]
+fn a_look_at_who_speaks_comes_once_and_only_where_there_is_enough_speech() {
+    let looks = |speech: u64| {
+        let mut bench = Bench::new(true);
+        bench.frames(50, 0.0).frames(speech, 0.9).frames(40, 0.1).frames(30, 0.9).frames(100, 0.0);
+        assert_eq!(bench.utterances().len(), 1);
+        bench.out.iter().filter(|d| matches!(d, Detection::SoFar { .. })).count()
+    };
+    assert_eq!((looks(50), looks(115), looks(130), looks(600)), (0, 0, 1, 1));
+}
+
 fn check(seed: u64, out: &[Detection]) {
     let mut free = FramePos(0);
     let mut pieces: Option<(Vec<f32>, Vec<f32>)> = None;
+    let mut look: Option<&[f32]> = None;
     for detection in out {
         match detection {
-            Detection::SpeechStart { .. } => pieces = Some((Vec::new(), Vec::new())),
+            Detection::SpeechStart { .. } => {
+                pieces = Some((Vec::new(), Vec::new()));
+                look = None;
+            }
+            Detection::SoFar { raw, speech } => {
+                assert!(look.is_none() && pieces.is_some(), "seed {seed}: one look in an open command");
+                assert_eq!(raw.len(), speech.len() * FRAME_SAMPLES, "seed {seed}");
+                assert!(speech.iter().filter(|p| **p >= 0.5).count() >= 150, "seed {seed}");
+                look = Some(raw);
+            }
             Detection::Speech { raw, clean } => {
                 assert_eq!(raw.len(), clean.len(), "seed {seed}");
                 assert!(!raw.is_empty() && raw.len().is_multiple_of(FRAME_SAMPLES), "seed {seed}");
@@ -271,6 +294,9 @@ fn check(seed: u64, out: &[Detection]) {
                     (u.raw.len(), u.clean.len(), u.speech.len()),
                     (frames * 160, frames * 160, frames)
                 );
+                if let Some(look) = look.take() {
+                    assert!(u.raw.starts_with(look), "seed {seed}: what was looked at is how it began");
+                }
                 assert_eq!(u.raw[0], sample_at(u.start), "seed {seed}: the sound is that of the position");
                 assert!(
                     u.raw[u.command_start..] == raw && u.clean[u.command_start..] == clean,

@@ -59,6 +59,8 @@ pub struct DetectSettings {
     pub follow_up_ms: u32,
     /// Speech shorter than this is a noise.
     pub min_speech_ms: u32,
+    /// Speech, wake phrase included, after which the utterance so far is handed out once; 0 for never.
+    pub first_look_ms: u32,
 }
 
 impl Default for DetectSettings {
@@ -72,6 +74,7 @@ impl Default for DetectSettings {
             no_speech_timeout_ms: 5_000,
             follow_up_ms: 0,
             min_speech_ms: 160,
+            first_look_ms: 2_000,
         }
     }
 }
@@ -92,6 +95,12 @@ pub enum Detection {
     Speech {
         raw: Vec<f32>,
         clean: Vec<f32>,
+    },
+    /// There is enough speech to tell who speaks while it goes on: the utterance so far, wake phrase included; at most once in
+    /// an utterance. `speech` is the probability per 10 ms frame of `raw`, which is as in [`Utterance`].
+    SoFar {
+        raw: Vec<f32>,
+        speech: Vec<f32>,
     },
     SpeechEnd {
         utterance: Utterance,
@@ -185,6 +194,7 @@ impl Detector {
             max_utterance: frames(settings.max_utterance_ms).max(frames(settings.min_speech_ms) + 50),
             no_speech_timeout: frames(settings.no_speech_timeout_ms),
             min_speech: frames(settings.min_speech_ms).max(1),
+            first_look: frames(settings.first_look_ms),
             always: settings.wake.is_empty(),
         };
         let wake = if settings.wake.is_empty() {

@@ -1,21 +1,49 @@
 //! What the device can be told over MQTT. Anything else that arrives is ignored and counted, never answered.
 
+use serde::Deserialize;
 use tokio::sync::mpsc;
+use zeroize::Zeroizing;
 
 use super::Topics;
+use crate::speaker::pin::Pin;
 
-/// Something a person asked for at a distance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Something a person asked for at a distance. Printing one shows no PIN.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// Stop listening until told otherwise.
     Mute,
     Unmute,
     /// Open the listening window as if the wake word had been said.
     Listen,
+    /// Take whoever speaks next for `user`.
+    Pin {
+        user: String,
+        pin: Pin,
+    },
+    /// Enrol the voice of this person, before the microphone.
+    Enrol {
+        user: String,
+    },
+    /// End that enrolment.
+    CancelEnrolment,
 }
 
 /// Longest payload that is looked at.
 const MAX_PAYLOAD: usize = 16;
+const MAX_JSON: usize = 512;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PinPayload {
+    user: String,
+    pin: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EnrolPayload {
+    start: String,
+}
 
 /// Reads messages and hands commands out without ever waiting.
 #[derive(Debug)]
@@ -37,12 +65,12 @@ impl Intake {
     /// `retained` messages are old: a kept `PRESS` would open the microphone at every reconnect.
     pub(super) fn message(&mut self, topics: &Topics, topic: &[u8], payload: &[u8], retained: bool) {
         let command = if retained { None } else { parse(topics, topic, payload) };
-        let done = match command {
-            Some(command) => self.commands.try_send(command).is_ok(),
-            None => false,
-        };
-        if done {
-            log::info!("told over MQTT: {command:?}");
+        let told = command.and_then(|command| {
+            let what = format!("{command:?}");
+            self.commands.try_send(command).is_ok().then_some(what)
+        });
+        if let Some(what) = told {
+            log::info!("told over MQTT: {what}");
         } else {
             self.ignored = self.ignored.saturating_add(1);
             // The count grows without limit, the journal must not.
@@ -60,6 +88,18 @@ impl Intake {
 }
 
 fn parse(topics: &Topics, topic: &[u8], payload: &[u8]) -> Option<Command> {
+    if topic == topics.pin.as_bytes() && payload.len() <= MAX_JSON {
+        let given: PinPayload = serde_json::from_slice(payload).ok()?;
+        let pin = Pin::typed(&Zeroizing::new(given.pin)).ok()?;
+        return Some(Command::Pin { user: given.user, pin });
+    }
+    if topic == topics.enrolment_set.as_bytes() && payload.len() <= MAX_JSON {
+        if payload.trim_ascii() == b"CANCEL" {
+            return Some(Command::CancelEnrolment);
+        }
+        let wanted: EnrolPayload = serde_json::from_slice(payload).ok()?;
+        return Some(Command::Enrol { user: wanted.start });
+    }
     if payload.len() > MAX_PAYLOAD {
         return None;
     }
@@ -95,6 +135,47 @@ mod tests {
         intake.message(&topics, b"jarvis/k/listen", b"PRESS", false);
         assert_eq!(commands.try_recv(), Ok(Command::Listen));
         assert_eq!(intake.ignored(), 0);
+    }
+
+    #[test]
+    fn a_pin_is_understood_and_never_printed() {
+        let (mut intake, mut commands, topics) = intake();
+        intake.message(&topics, b"jarvis/k/pin", br#"{"user":"Anna","pin":"274913"}"#, false);
+        let command = commands.try_recv().unwrap();
+        assert_eq!(format!("{command:?}"), "Pin { user: \"Anna\", pin: *** }");
+        assert_eq!(command, Command::Pin { user: "Anna".into(), pin: Pin::typed("274913").unwrap() });
+        let long = format!(r#"{{"user":"{}","pin":"274913"}}"#, "a".repeat(1_000));
+        let cases: [(&[u8], bool); 8] = [
+            (br#"{"user":"Anna","pin":"274913"}"#, true),
+            (br#"{"user":"Anna","pin":274913}"#, false),
+            (br#"{"user":"Anna","pin":"27491"}"#, false),
+            (br#"{"user":"Anna","pin":"274913","more":1}"#, false),
+            (br#"{"pin":"274913"}"#, false),
+            (b"274913", false),
+            (b"\xff", false),
+            (long.as_bytes(), false),
+        ];
+        for (payload, retained) in cases {
+            intake.message(&topics, b"jarvis/k/pin", payload, retained);
+        }
+        assert!(commands.try_recv().is_err());
+        assert_eq!(intake.ignored(), 8);
+    }
+
+    #[test]
+    fn an_enrolment_is_begun_and_cancelled() {
+        let (mut intake, mut commands, topics) = intake();
+        let on = b"jarvis/k/enrolment/set";
+        intake.message(&topics, on, br#"{"start":"Anna"}"#, false);
+        intake.message(&topics, on, b"CANCEL\n", false);
+        assert_eq!(commands.try_recv(), Ok(Command::Enrol { user: "Anna".into() }));
+        assert_eq!(commands.try_recv(), Ok(Command::CancelEnrolment));
+        for payload in [&b"Anna"[..], b"{}", br#"{"start":1}"#, br#"{"start":"Anna","replace":true}"#] {
+            intake.message(&topics, on, payload, false);
+        }
+        intake.message(&topics, on, br#"{"start":"Anna"}"#, true);
+        assert!(commands.try_recv().is_err());
+        assert_eq!(intake.ignored(), 5);
     }
 
     #[test]

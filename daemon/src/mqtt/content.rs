@@ -3,7 +3,7 @@
 //! Three rules, all here so that they can be read in one place:
 //!
 //! * `partial` is never published: it is the speech of somebody not yet verified.
-//! * `transcript` and `reply` are published only behind a `verified` event of the same utterance. The pipeline promises
+//! * `transcript` and `reply` are published only behind a `verified` or `accepted` event of the same utterance. The pipeline promises
 //!   that order; this is the second lock. A new utterance or a rejection closes it again.
 //! * With `publish_text` off they are published without the text.
 
@@ -22,6 +22,9 @@ pub(super) struct Content {
     text_needs_verified: bool,
     retain_last_turn: bool,
     info: String,
+    enrolment_shown: bool,
+    /// How the last enrolment stands, as JSON.
+    enrolment: Option<String>,
     /// Whether the utterance at hand is of a verified speaker.
     verified: bool,
     turn: LastTurn,
@@ -41,6 +44,8 @@ impl Content {
             text_needs_verified: settings.text_needs_verified,
             retain_last_turn: settings.retain_last_turn,
             info: info.to_string(),
+            enrolment_shown: settings.accept_enrolment,
+            enrolment: None,
             verified: false,
             turn: LastTurn::default(),
         }
@@ -49,6 +54,14 @@ impl Content {
     pub(super) fn online(&self, outbox: &mut Outbox) {
         outbox.keep(&self.topics.availability, "online");
         outbox.keep(&self.topics.info, &self.info);
+        self.keep_enrolment(outbox);
+    }
+
+    /// How the enrolment stands, where there may be one; what an earlier start of the device left there goes away.
+    fn keep_enrolment(&self, outbox: &mut Outbox) {
+        if self.enrolment_shown {
+            outbox.keep(&self.topics.enrolment, self.enrolment.as_deref().unwrap_or("{\"state\":\"none\"}"));
+        }
     }
 
     pub(super) fn offline(&self, outbox: &mut Outbox) {
@@ -66,9 +79,13 @@ impl Content {
 
     pub(super) fn event(&mut self, event: &Event, outbox: &mut Outbox) {
         match &event.what {
-            What::Verified { .. } => self.verified = true,
+            What::Verified { .. } | What::Accepted { .. } => self.verified = true,
             What::Wake { .. } | What::SpeechEnd { .. } | What::Rejected { .. } => self.verified = false,
             _ => {}
+        }
+        if let What::Enrolment(progress) = &event.what {
+            self.enrolment = serde_json::to_string(progress).ok();
+            self.keep_enrolment(outbox);
         }
         let has_text = match &event.what {
             What::Partial { .. } => return,
@@ -126,6 +143,10 @@ impl LastTurn {
                 for key in ["user", "confidence", "score", "net_speech_s"] {
                     copy(self, key, key);
                 }
+            }
+            What::Accepted { .. } => {
+                copy(self, "user", "user");
+                copy(self, "by", "by");
             }
             What::Transcript { .. } => {
                 copy(self, "text", "transcript");

@@ -87,6 +87,10 @@ pub struct MqttSettings {
     pub retain_last_turn: bool,
     /// Whether the device can be muted and made to listen over MQTT.
     pub accept_commands: bool,
+    /// Whether people may give their PIN over MQTT; nothing without `accept_commands`.
+    pub accept_pins: bool,
+    /// Whether an enrolment may be begun over MQTT; nothing without `accept_commands`.
+    pub accept_enrolment: bool,
 }
 
 impl MqttSettings {
@@ -105,6 +109,8 @@ impl MqttSettings {
             text_needs_verified: true,
             retain_last_turn: false,
             accept_commands: true,
+            accept_pins: false,
+            accept_enrolment: false,
         }
     }
 }

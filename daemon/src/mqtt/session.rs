@@ -355,7 +355,10 @@ impl Session {
                 self.max_packet = limit.map_or(usize::MAX, |bytes| bytes as usize);
                 let mut filters = vec![Filter::new(&topics.availability, QoS::AtLeastOnce)];
                 if work.settings.accept_commands {
-                    for topic in [&topics.mute_set, &topics.listen] {
+                    let pin = work.settings.accept_pins.then_some(&topics.pin);
+                    let enrolment = work.settings.accept_enrolment.then_some(&topics.enrolment_set);
+                    let more = pin.into_iter().chain(enrolment);
+                    for topic in [&topics.mute_set, &topics.listen].into_iter().chain(more) {
                         let mut filter = Filter::new(topic, QoS::AtLeastOnce);
                         filter.retain_forward_rule = RetainForwardRule::Never;
                         filters.push(filter);

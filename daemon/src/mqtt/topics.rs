@@ -23,6 +23,12 @@ pub struct Topics {
     pub mute_set: String,
     /// `PRESS` opens the listening window.
     pub listen: String,
+    /// JSON with `user` and `pin`: lets a person in whose voice fails.
+    pub pin: String,
+    /// JSON: how an enrolment stands; retained.
+    pub enrolment: String,
+    /// JSON with `start` and a name begins an enrolment, `CANCEL` ends it.
+    pub enrolment_set: String,
 }
 
 /// Longest base topic or device id, in bytes.
@@ -43,6 +49,9 @@ impl Topics {
             last_turn: topic("last_turn"),
             mute_set: topic("mute/set"),
             listen: topic("listen"),
+            pin: topic("pin"),
+            enrolment: topic("enrolment"),
+            enrolment_set: topic("enrolment/set"),
         })
     }
 }

@@ -61,6 +61,11 @@ impl HearingControl {
         Hold { control: self, tail_ms }
     }
 
+    /// Where the sound stands.
+    pub fn position(&self) -> FramePos {
+        self.stats.position()
+    }
+
     /// While muted nothing is detected until the household unmutes; what was said meanwhile is not heard then either.
     pub fn set_muted(&self, muted: bool) {
         let now = self.stats.position();
@@ -185,7 +190,9 @@ impl Hearing<'_> {
     /// Whether the turn task still listens.
     fn tell(&self, found: Vec<Detection>) -> bool {
         for detection in found {
-            let told = if self.lockstep && matches!(detection, Detection::SpeechEnd { .. }) {
+            let told = if self.lockstep
+                && matches!(detection, Detection::SpeechEnd { .. } | Detection::SoFar { .. })
+            {
                 self.wait_for_turns(Some(detection))
             } else {
                 self.out.blocking_send(Heard { detection: Some(detection), turn_over: None }).is_ok()

@@ -11,8 +11,14 @@
 
 pub mod answer;
 mod attention;
+mod door;
+pub mod enrol;
+mod enrolling;
 pub mod events;
 pub mod hearing;
+mod look;
 pub mod parts;
+pub mod pins;
+mod told;
 pub mod turns;
 pub mod voices;

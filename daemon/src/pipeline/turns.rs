@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!  idle ─wake─▶ listening ─end of speech─▶ verifying ─┬─ not verified: audit, said so ──────────────▶ idle
-//!                                                     └─ verified ─▶ thinking ─ stored ─▶ speaking ─▶ (follow_up) ─▶ idle
+//!                   └ first look: surely a stranger,  └─ verified ─▶ thinking ─ stored ─▶ speaking ─▶ (follow_up) ─▶ idle
 //! ```
 //!
 //! Invariants:
 //!
-//! * Words of a voice that is not verified are dropped with the verdict: they reach neither the disk nor an event.
+//! * Words of a voice that is not verified are dropped with the verdict: they reach neither the disk nor an event. What is
+//!   surely a stranger's is not transcribed at all: from the first look on the recogniser gets no sound of it.
 //! * A reply is shown, published or spoken only after its turn is on the disk.
 //! * One turn at a time. What is heard meanwhile waits in the bounded channel and after that in the ring.
 
@@ -19,8 +20,11 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::Answer;
+use super::door::Door;
 use super::events::Events;
 use super::hearing::{Heard, HearingControl, Window};
+use super::look::Hearing;
+use super::pins;
 use super::voices::{Voices, VoicesError};
 use crate::daemon::live::{Live, LiveSettings};
 use crate::detect::{Detection, Utterance};
@@ -48,6 +52,8 @@ pub struct Turns {
     pub voices: Voices,
     /// Answer verified voices only; otherwise everyone, as [`ANONYMOUS`].
     pub verify: bool,
+    /// How long a PIN counts; zero: PINs are not taken.
+    pub pin_valid: Duration,
     /// `None`: speech to text is switched off or no engine is installed; voices are still told apart.
     pub stt: Option<SttHandle>,
     pub dialogue: Dialogue,
@@ -59,17 +65,6 @@ pub struct Turns {
     pub live: LiveSettings,
     /// `None`: no other device writes what this one answers from.
     pub fresh: Option<Freshness>,
-}
-
-/// What is known of the command that is being heard.
-#[derive(Debug, Default)]
-struct Hearing {
-    /// A wake word was said, or the device was asked to listen, and no command has followed yet.
-    woken: bool,
-    /// Up to where the command was handed to the recogniser.
-    until: FramePos,
-    /// The words so far, as last shown.
-    partial: String,
 }
 
 /// Who is speaking, as far as the settings ask for it.
@@ -89,7 +84,10 @@ impl Turns {
         mut commands: mpsc::Receiver<Command>,
         stop: CancellationToken,
     ) -> Result<(), std::convert::Infallible> {
-        let mut gate = self.load_gate().await;
+        let mut door = Door::new(self.load_gate().await);
+        if let Err(error) = pins::prune(&self.memory).await {
+            log::warn!("the PINs cannot be read: {}", chain(&error));
+        }
         let mut hearing = Hearing::default();
         let mut commanded = true;
         loop {
@@ -97,23 +95,41 @@ impl Turns {
                 biased;
                 () = stop.cancelled() => break,
                 command = commands.recv(), if commanded => match command {
-                    Some(command) => self.obey(command),
+                    Some(command) => {
+                        if let Some(command) = self.obey(command) {
+                            self.carry_out(command, &mut door, &stop).await;
+                        }
+                    }
                     None => commanded = false,
                 },
                 next = heard.recv() => {
                     let Some(heard) = next else { break };
                     let Some(detection) = heard.detection else { continue };
-                    let work = self.hear(detection, &mut hearing, &mut gate, &stop);
-                    tokio::pin!(work);
-                    // A turn takes seconds; who mutes the device meanwhile must not wait for its end.
-                    loop {
-                        tokio::select! {
-                            biased;
-                            () = &mut work => break,
-                            Some(command) = commands.recv(), if commanded => self.obey(command),
+                    // A recording waits: the same file then gives the same events on any machine.
+                    let wait = heard.turn_over.is_some();
+                    // A turn takes seconds; who mutes the device meanwhile must not wait for its end. What changes what the
+                    // turn goes by does wait.
+                    let mut later = None;
+                    {
+                        let work = self.hear(detection, wait, &mut hearing, &mut door, &stop);
+                        tokio::pin!(work);
+                        loop {
+                            tokio::select! {
+                                biased;
+                                () = &mut work => break,
+                                Some(command) = commands.recv(), if commanded && later.is_none() => {
+                                    later = self.obey(command);
+                                }
+                            }
                         }
                     }
+                    if let Some(command) = later {
+                        self.carry_out(command, &mut door, &stop).await;
+                    }
                 }
+            }
+            if self.control.is_muted() {
+                self.cancel_enrolment(&mut door).await;
             }
         }
         // What is queued for the recogniser is not worth decoding any more.
@@ -121,7 +137,8 @@ impl Turns {
         Ok(())
     }
 
-    fn obey(&self, command: Command) {
+    /// Carries a command out, at once; what changes who is answered is handed back, for when nothing else goes on.
+    fn obey(&self, command: Command) -> Option<Command> {
         match command {
             Command::Mute => {
                 self.control.set_muted(true);
@@ -132,6 +149,20 @@ impl Turns {
                 self.health.set_muted(false);
             }
             Command::Listen => self.control.open_window(Window::Asked, PUSH_TO_TALK_MS),
+            later => return Some(later),
+        }
+        None
+    }
+
+    pub(super) async fn count_failure(&self, door: &mut Door) {
+        let pause_ms = door.gate.failed(self.memory.clock().now_unix_ms());
+        self.save_gate(&door.gate).await;
+        if pause_ms > 0 {
+            log::warn!(
+                "{} attempts in a row failed; the device pauses for {} s",
+                door.gate.failures,
+                pause_ms / 1000
+            );
         }
     }
 
@@ -140,7 +171,7 @@ impl Turns {
     }
 
     /// Drops what the recogniser holds of a command that will not be answered.
-    fn forget_sound(&self) {
+    pub(super) fn forget_sound(&self) {
         if let Some(stt) = &self.stt {
             stt.reset();
         }
@@ -149,8 +180,9 @@ impl Turns {
     async fn hear(
         &self,
         detection: Detection,
+        wait: bool,
         hearing: &mut Hearing,
-        gate: &mut FailureGate,
+        door: &mut Door,
         stop: &CancellationToken,
     ) {
         if self.control.is_muted() && !matches!(detection, Detection::Dropped { .. }) {
@@ -172,14 +204,14 @@ impl Turns {
                 if let Some(fresh) = &self.fresh {
                     fresh.start();
                 }
-                hearing.until = pos;
-                hearing.partial.clear();
+                hearing.begin(pos);
                 self.forget_sound();
                 self.events.at(pos, What::SpeechStart).await;
             }
             Detection::Speech { raw, .. } => {
                 hearing.until.0 += (raw.len() / FRAME_SAMPLES) as u64;
-                let Some(stt) = &self.stt else { return };
+                self.see(hearing, false).await;
+                let (Some(stt), None, None) = (&self.stt, &hearing.stranger, &door.enrolling) else { return };
                 // A full queue is counted and reported by the worker.
                 stt.accept(raw);
                 let words = stt.partial();
@@ -188,17 +220,32 @@ impl Turns {
                     self.events.local(Event::at(hearing.until, What::Partial { text: words })).await;
                 }
             }
+            Detection::SoFar { raw, speech } => {
+                self.look(raw, speech, hearing, door).await;
+                self.see(hearing, wait).await;
+            }
             Detection::SpeechEnd { utterance } => {
-                hearing.woken = false;
-                self.utterance(utterance, gate, stop).await;
+                // Begun while they spoke, so mostly over by now; the end waits for it, so that there is one verdict.
+                self.see(hearing, true).await;
+                let stranger = std::mem::take(hearing).stranger;
+                if door.enrolling.is_some() {
+                    self.forget_sound();
+                    self.sample(utterance, door, stop).await;
+                } else {
+                    self.utterance(utterance, stranger, door, stop).await;
+                }
                 // What the models needed for this turn is not needed before the next one.
                 let _ = tokio::task::spawn_blocking(allocator::give_back).await;
+            }
+            Detection::NoSpeech { .. } if door.enrolling.is_some() => {
+                hearing.woken = false;
+                self.silence(door, stop).await;
             }
             Detection::NoSpeech { pos } => {
                 // A follow-up window that nobody used is no attempt.
                 if hearing.woken {
                     hearing.woken = false;
-                    self.events.at(pos, What::Rejected { reason: Reason::NoSpeech, confidence: None }).await;
+                    self.reject(pos, Reason::NoSpeech, None, None).await;
                 }
                 self.rest();
             }
@@ -212,19 +259,28 @@ impl Turns {
         self.rest();
     }
 
-    async fn utterance(&self, utterance: Utterance, gate: &mut FailureGate, stop: &CancellationToken) {
+    /// `stranger`: what is certain already, so that nothing was or will be transcribed.
+    async fn utterance(
+        &self,
+        utterance: Utterance,
+        stranger: Option<Verdict>,
+        door: &mut Door,
+        stop: &CancellationToken,
+    ) {
         let pos = utterance.end;
         let live = self.live.load_full();
         self.health.set_stage(State::Verifying);
         let speech_s = seconds(utterance.raw.len() - utterance.command_start.min(utterance.raw.len()));
         self.events.at(pos, What::SpeechEnd { speech_s, truncated: utterance.truncated }).await;
 
-        if self.verify && gate.remaining_ms(self.memory.clock().now_unix_ms()) > 0 {
+        if self.verify && door.gate.remaining_ms(self.memory.clock().now_unix_ms()) > 0 {
             // Before any model runs: an attempt during the pause must not tell the voice's score to whoever tries.
             self.forget_sound();
             self.audit("paused", None, None).await;
             self.reject(pos, Reason::Paused, None, None).await;
-        } else if let Some((speaker, transcript)) = self.understand(utterance, &live, gate).await
+        } else if let Some(verdict) = stranger {
+            self.refuse(pos, &verdict, None, door).await;
+        } else if let Some((speaker, transcript)) = self.understand(utterance, &live, door).await
             && self.turn(pos, speaker, transcript, &live, stop).await
         {
             self.control.open_window(Window::FollowUp, live.follow_up_ms);
@@ -239,7 +295,7 @@ impl Turns {
         &self,
         utterance: Utterance,
         live: &Live,
-        gate: &mut FailureGate,
+        door: &mut Door,
     ) -> Option<(Speaker, Transcript)> {
         let pos = utterance.end;
         let started = Instant::now();
@@ -259,7 +315,7 @@ impl Turns {
         let (verdict, words) = tokio::join!(verify, transcribe);
 
         let speaker = match verdict {
-            Some((verdict, took)) => self.judge(pos, verdict, took, gate).await?,
+            Some((verdict, took)) => self.judge(pos, verdict, took, door).await?,
             None => Speaker { user: self.anonymous(pos).await?, confidence: None },
         };
         let (transcript, took) = words?;
@@ -287,7 +343,7 @@ impl Turns {
         pos: FramePos,
         verdict: Result<Verdict, VoicesError>,
         took: Duration,
-        gate: &mut FailureGate,
+        door: &mut Door,
     ) -> Option<Speaker> {
         let verdict = match verdict {
             Ok(verdict) => verdict,
@@ -300,56 +356,62 @@ impl Turns {
             }
         };
         self.health.set("voice", Condition::Ok);
-        let confidence = verdict.confidence();
-        let reason = match verdict {
-            Verdict::Verified { user_id, user_name, confidence, score, net_speech_s } => {
-                let known = match user_id.parse() {
-                    Ok(id) => self.memory.user(id).await,
-                    Err(_) => self.memory.user_by_name(&user_name).await,
-                };
-                let user = match known {
-                    Ok(user) => user,
-                    Err(error) => {
-                        self.audit("failed", None, None).await;
-                        self.trouble(pos, "store", chain(&error)).await;
-                        return None;
-                    }
-                };
-                if gate.failures > 0 {
-                    gate.succeeded();
-                    self.save_gate(gate).await;
-                }
-                self.audit(
-                    "verified",
-                    Some(&user),
-                    Some(json!({ "confidence": confidence, "score": score, "net_speech_s": net_speech_s })),
-                )
-                .await;
-                let what = What::Verified { user: user.name.clone(), confidence, score, net_speech_s };
-                self.events.emit(Event::at(pos, what).took(took)).await;
-                return Some(Speaker { user, confidence: Some(confidence) });
-            }
-            Verdict::Uncertain { .. } => Reason::Uncertain,
-            Verdict::Rejected { .. } => Reason::Rejected,
-            Verdict::TooShort { .. } => Reason::TooShort,
-            Verdict::Ambiguous { .. } => Reason::Ambiguous,
-            Verdict::MultipleSpeakers { .. } => Reason::MultipleSpeakers,
-            Verdict::NotEnrolled => Reason::NotEnrolled,
+        let Verdict::Verified { user_id, user_name, confidence, score, net_speech_s } = verdict else {
+            // Two at once are two, whoever of them gave a PIN.
+            let granted = door.granted().filter(|_| !matches!(verdict, Verdict::MultipleSpeakers { .. }));
+            let Some(user) = granted.cloned() else {
+                self.refuse(pos, &verdict, Some(took), door).await;
+                return None;
+            };
+            self.audit("pin", Some(&user), verdict.confidence().map(|c| json!({ "confidence": c }))).await;
+            let what = What::Accepted { user: user.name.clone(), by: "pin" };
+            self.events.emit(Event::at(pos, what).took(took)).await;
+            return Some(Speaker { user, confidence: None });
         };
-        if verdict_counts(reason) {
-            let pause_ms = gate.failed(self.memory.clock().now_unix_ms());
-            self.save_gate(gate).await;
-            if pause_ms > 0 {
-                log::warn!(
-                    "{} voices in a row were not verified; the device pauses for {} s",
-                    gate.failures,
-                    pause_ms / 1000
-                );
+        let known = match user_id.parse() {
+            Ok(id) => self.memory.user(id).await,
+            Err(_) => self.memory.user_by_name(&user_name).await,
+        };
+        let user = match known {
+            Ok(user) => user,
+            Err(error) => {
+                self.audit("failed", None, None).await;
+                self.trouble(pos, "store", chain(&error)).await;
+                return None;
             }
+        };
+        if door.gate.failures > 0 {
+            door.gate.succeeded();
+            self.save_gate(&door.gate).await;
         }
-        self.audit(reason_name(reason), None, confidence.map(|c| json!({ "confidence": c }))).await;
-        self.reject(pos, reason, confidence, Some(took)).await;
-        None
+        let figures = json!({ "confidence": confidence, "score": score, "net_speech_s": net_speech_s });
+        self.audit("verified", Some(&user), Some(figures)).await;
+        let what = What::Verified { user: user.name.clone(), confidence, score, net_speech_s };
+        self.events.emit(Event::at(pos, what).took(took)).await;
+        Some(Speaker { user, confidence: Some(confidence) })
+    }
+
+    /// Reports a verdict that lets nobody in. `took` is `None` where it was certain while they spoke.
+    async fn refuse(&self, pos: FramePos, verdict: &Verdict, took: Option<Duration>, door: &mut Door) {
+        let (reason, confidence, early) = (reason_of(verdict), verdict.confidence(), took.is_none());
+        if verdict.is_failure() {
+            self.count_failure(door).await;
+        }
+        let mut detail = serde_json::Map::new();
+        if let Some(confidence) = confidence {
+            detail.insert("confidence".into(), confidence.into());
+        }
+        if early {
+            detail.insert("early".into(), true.into());
+        }
+        self.audit(verdict.name(), None, (!detail.is_empty()).then(|| detail.into())).await;
+        let event = Event::at(pos, What::Rejected { reason, confidence, early });
+        self.events
+            .emit(match took {
+                Some(took) => event.took(took),
+                None => event,
+            })
+            .await;
     }
 
     /// Answers and stores; whether a follow-up window is to be opened.
@@ -396,7 +458,7 @@ impl Turns {
     }
 
     /// Detection is held while the device speaks: it would hear itself.
-    async fn speak(&self, text: &str, stop: &CancellationToken) {
+    pub(super) async fn speak(&self, text: &str, stop: &CancellationToken) {
         let Some(answer) = &self.answer else { return };
         self.health.set_stage(State::Speaking);
         answer.speak(text, &self.control, stop).await;
@@ -439,7 +501,7 @@ impl Turns {
     }
 
     async fn reject(&self, pos: FramePos, reason: Reason, confidence: Option<f32>, took: Option<Duration>) {
-        let event = Event::at(pos, What::Rejected { reason, confidence });
+        let event = Event::at(pos, What::Rejected { reason, confidence, early: false });
         self.events
             .emit(match took {
                 Some(took) => event.took(took),
@@ -448,13 +510,23 @@ impl Turns {
             .await;
     }
 
-    async fn trouble(&self, pos: FramePos, stage: &str, message: String) {
+    pub(super) async fn trouble(&self, pos: FramePos, stage: &str, message: String) {
         log::error!(stage = stage; "{stage}: {message}");
         self.events.at(pos, What::Error { stage: stage.to_owned(), message }).await;
     }
 
     async fn audit(&self, outcome: &'static str, user: Option<&User>, detail: Option<serde_json::Value>) {
-        let entry = NewAudit { user: user.map(|u| u.id), action: "verify", outcome, detail };
+        self.audit_as("verify", outcome, user, detail).await;
+    }
+
+    pub(super) async fn audit_as(
+        &self,
+        action: &'static str,
+        outcome: &'static str,
+        user: Option<&User>,
+        detail: Option<serde_json::Value>,
+    ) {
+        let entry = NewAudit { user: user.map(|u| u.id), action, outcome, detail };
         if let Err(error) = self.memory.append_audit(&entry).await {
             log::error!("an attempt is missing from the audit log: {}", chain(&error));
         }
@@ -470,29 +542,23 @@ impl Turns {
         }
     }
 
-    async fn save_gate(&self, gate: &FailureGate) {
+    pub(super) async fn save_gate(&self, gate: &FailureGate) {
         if let Err(error) = self.memory.set_setting(GATE, gate).await {
             log::error!("the count of failed attempts cannot be stored: {}", chain(&error));
         }
     }
 }
 
-/// Whether it is a failure that makes guessing with many voices slow.
-fn verdict_counts(reason: Reason) -> bool {
-    matches!(reason, Reason::Rejected | Reason::Uncertain)
-}
-
-fn reason_name(reason: Reason) -> &'static str {
-    match reason {
-        Reason::Rejected => "rejected",
-        Reason::Uncertain => "uncertain",
-        Reason::TooShort => "too_short",
-        Reason::Ambiguous => "ambiguous",
-        Reason::MultipleSpeakers => "multiple_speakers",
-        Reason::NotEnrolled => "not_enrolled",
-        Reason::NoSpeech => "no_speech",
-        Reason::NoWords => "no_words",
-        Reason::Paused => "paused",
+/// Why a verdict lets nobody in, as events say it.
+fn reason_of(verdict: &Verdict) -> Reason {
+    match verdict {
+        Verdict::Uncertain { .. } => Reason::Uncertain,
+        // A verified voice is answered and never comes here; should it, it is not let in.
+        Verdict::Rejected { .. } | Verdict::Verified { .. } => Reason::Rejected,
+        Verdict::TooShort { .. } => Reason::TooShort,
+        Verdict::Ambiguous { .. } => Reason::Ambiguous,
+        Verdict::MultipleSpeakers { .. } => Reason::MultipleSpeakers,
+        Verdict::NotEnrolled => Reason::NotEnrolled,
     }
 }
 

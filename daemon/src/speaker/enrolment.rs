@@ -10,6 +10,8 @@
 
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use super::SpeakerError;
 use super::embedding::{Embedding, SpeakerModel};
 use super::repeated::Sound;
@@ -45,6 +47,52 @@ pub struct SampleReport {
     pub samples: usize,
     /// 0 to 1.
     pub progress: f32,
+}
+
+/// Where an enrolment is in its course.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// The next phrase is waited for.
+    Waiting,
+    /// The last phrase is a good sample.
+    Kept,
+    /// The last phrase is none: `reason` says what to do.
+    Refused,
+    /// The voice is enrolled.
+    Finished,
+    /// The voice was not enrolled.
+    Failed,
+    Cancelled,
+}
+
+/// How an enrolment stands: the one form in which the command line and MQTT show it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Progress {
+    pub user: String,
+    pub state: Step,
+    /// 0 to 100.
+    pub percent: u8,
+    /// The phrase that comes next, from 1, and how many there will probably be.
+    pub phrase: u32,
+    pub phrases: u32,
+    /// Of the samples kept so far.
+    pub net_speech_s: f32,
+    /// Why the last phrase, or the enrolment, was refused and what to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What to say next, where the device asks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub say: Option<String>,
+}
+
+impl Progress {
+    /// Of an enrolment that is not there any more.
+    pub fn failed(user: &str, reason: String) -> Self {
+        let user = user.to_owned();
+        let (state, reason) = (Step::Failed, Some(reason));
+        Self { user, state, percent: 0, phrase: 1, phrases: 3, net_speech_s: 0.0, reason, say: None }
+    }
 }
 
 /// Why a sample, or the enrolment as it stands, is not good enough, and what to do.
@@ -83,7 +131,7 @@ pub enum Refusal {
 }
 
 /// An enrolment in progress.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Enrolment {
     model: Arc<SpeakerModel>,
     prototypes: Vec<Prototype>,
@@ -142,6 +190,32 @@ impl Enrolment {
         samples.min(self.net_speech_s() / LEAST_TOTAL_S).min(1.0)
     }
 
+    /// Whether [`Enrolment::finish`] has what it needs.
+    pub fn is_enough(&self) -> bool {
+        self.prototypes.len() >= LEAST_SAMPLES && self.net_speech_s() >= LEAST_TOTAL_S
+    }
+
+    /// How it stands, to be shown. The number of phrases is an estimate from those so far.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most 100 and 16")]
+    pub fn standing(&self, user: &str, state: Step, reason: Option<String>) -> Progress {
+        let kept = self.prototypes.len();
+        let mean_s = self.net_speech_s() / kept.max(1) as f32;
+        let by_speech = if kept == 0 { 0 } else { (LEAST_TOTAL_S / mean_s).ceil() as usize };
+        let phrases = by_speech.clamp(LEAST_SAMPLES, MOST_PROTOTYPES);
+        let over = matches!(state, Step::Finished | Step::Failed | Step::Cancelled);
+        let phrase = if over { kept.max(1) } else { kept + 1 };
+        Progress {
+            user: user.to_owned(),
+            state,
+            percent: (self.progress() * 100.0).floor() as u8,
+            phrase: phrase.min(MOST_PROTOTYPES) as u32,
+            phrases: phrases.max(phrase.min(MOST_PROTOTYPES)) as u32,
+            net_speech_s: self.net_speech_s(),
+            reason,
+            say: None,
+        }
+    }
+
     /// Net speech so far, in seconds.
     pub fn net_speech_s(&self) -> f32 {
         self.prototypes.iter().map(|p| p.quality.net_speech_s).sum()
@@ -150,7 +224,7 @@ impl Enrolment {
     /// The template, once there is enough.
     pub fn finish(self) -> Result<Template, Refusal> {
         let (samples, net_speech_s) = (self.prototypes.len(), self.net_speech_s());
-        let enough = samples >= LEAST_SAMPLES && net_speech_s >= LEAST_TOTAL_S;
+        let enough = self.is_enough();
         let template =
             enough.then(|| Template::new(self.model.identity().clone(), self.prototypes)).flatten();
         template.ok_or(Refusal::NotEnough { samples, net_speech_s })
@@ -201,9 +275,14 @@ mod tests {
         for (samples, speech) in &pieces {
             let report = enrolment.add(samples, speech).unwrap();
             assert!(report.progress > progress);
+            let standing = enrolment.standing("Anna", Step::Kept, None);
+            assert!(f32::from(standing.percent) <= report.progress * 100.0, "{standing:?}");
+            assert_eq!(standing.phrase as usize, report.samples + 1, "{standing:?}");
+            assert!(standing.phrases == 4 || enrolment.is_enough(), "four of 3 s make ten: {standing:?}");
             progress = report.progress;
         }
         assert_eq!(progress, 1.0);
+        assert_eq!(enrolment.standing("Anna", Step::Finished, None).percent, 100);
         let template = enrolment.finish().unwrap();
         assert!(template.prototypes().len() == pieces.len() && template.net_speech_s() >= LEAST_TOTAL_S);
         assert!(template.cohesion() > 0.6, "{}", template.cohesion());

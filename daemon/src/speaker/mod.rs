@@ -23,6 +23,7 @@ pub mod fbank;
 pub mod gate;
 pub mod metrics;
 pub mod overlap;
+pub mod pin;
 mod repeated;
 pub mod speech;
 pub mod template;
@@ -35,7 +36,7 @@ mod testing;
 
 pub use calibration::{Calibration, CalibrationError};
 pub use embedding::{Embedding, ModelIdentity, SpeakerModel};
-pub use enrolment::{Enrolment, Refusal, SampleReport};
+pub use enrolment::{Enrolment, Progress, Refusal, SampleReport, Step};
 pub use gate::FailureGate;
 pub use overlap::OverlapModel;
 pub use speech::{NetSpeech, Quality};

@@ -9,6 +9,8 @@
 //!  best P ≥ 0.5 ─────────────────────────────────▶ Uncertain
 //!  else ─────────────────────────────────────────▶ Rejected
 //! ```
+//!
+//! [`Verifier::first_look`] decides while somebody still speaks, and only what is certain then: that it is nobody enrolled.
 
 use std::sync::Arc;
 
@@ -23,6 +25,11 @@ use super::template::Template;
 pub const DEFAULT_THRESHOLD: f32 = 0.85;
 /// Net speech below which no verdict is given: the shortest length the calibration was fitted and tested at.
 pub const LEAST_NET_SPEECH_S: f32 = 1.0;
+/// Below this a voice is surely a stranger's after [`FIRST_LOOK_S`]; every threshold that can be set is far above.
+/// `docs/design/speaker.md` has the table that it was chosen by.
+pub const SURELY_A_STRANGER: f32 = 0.01;
+/// Net speech, in seconds, that a first look needs at least.
+const FIRST_LOOK_S: f32 = 1.9;
 /// From here up to the threshold a voice is `Uncertain`: as likely the person as not.
 const UNCERTAIN_FROM: f32 = 0.5;
 /// From here on two templates are taken for one person's. Measured, each with some 6 s of speech: halves of one reading have
@@ -171,8 +178,7 @@ impl Verifier {
         enrolled: &[EnrolledVoice],
         threshold: f32,
     ) -> Result<Verdict, SpeakerError> {
-        let (usable, stale): (Vec<_>, Vec<_>) =
-            enrolled.iter().partition(|v| v.template.identity() == self.model.identity());
+        let (usable, stale) = self.comparable(enrolled);
         for voice in &stale {
             log::warn!(
                 user_id = voice.user_id.as_str();
@@ -191,13 +197,60 @@ impl Verifier {
         if net_speech_s < LEAST_NET_SPEECH_S {
             return Ok(Verdict::TooShort { net_speech_s });
         }
-        let test = self.model.embed_net(&net)?;
+        let candidates = self.candidates(&net, usable)?;
+        self.alone(decide(&candidates, threshold, net_speech_s), samples)
+    }
+
+    /// What is certain of an utterance that still goes on (arguments as for [`Verifier::verify`]): nobody is enrolled, or the
+    /// voice is surely not of anyone who is. `None` for everything else, which the whole utterance decides.
+    ///
+    /// # Errors
+    /// [`SpeakerError::Model`] if the model fails.
+    pub fn first_look(
+        &self,
+        samples: &[f32],
+        speech: &[f32],
+        enrolled: &[EnrolledVoice],
+    ) -> Result<Option<Verdict>, SpeakerError> {
+        let (usable, stale) = self.comparable(enrolled);
+        if usable.is_empty() {
+            return Ok(stale.is_empty().then_some(Verdict::NotEnrolled));
+        }
+        let net = NetSpeech::of(samples, speech);
+        let net_speech_s = net.quality.net_speech_s;
+        if net_speech_s < FIRST_LOOK_S {
+            return Ok(None);
+        }
+        let candidates = self.candidates(&net, usable)?;
+        let best = candidates.first().filter(|best| best.confidence < SURELY_A_STRANGER);
+        Ok(best.map(|best| Verdict::Rejected {
+            confidence: best.confidence,
+            score: best.score,
+            net_speech_s,
+        }))
+    }
+
+    /// The voices that were enrolled with this model and front end, and the others.
+    fn comparable<'a>(
+        &self,
+        enrolled: &'a [EnrolledVoice],
+    ) -> (Vec<&'a EnrolledVoice>, Vec<&'a EnrolledVoice>) {
+        enrolled.iter().partition(|v| v.template.identity() == self.model.identity())
+    }
+
+    /// Every one of `voices` against the speech, the likeliest first.
+    fn candidates<'a>(
+        &self,
+        net: &NetSpeech,
+        voices: Vec<&'a EnrolledVoice>,
+    ) -> Result<Vec<Candidate<'a>>, SpeakerError> {
+        let test = self.model.embed_net(net)?;
         let impostors = self.calibration.impostors(&test);
-        let mut candidates: Vec<Candidate<'_>> = usable
+        let mut candidates: Vec<Candidate<'_>> = voices
             .into_iter()
             .map(|voice| {
                 let score = self.calibration.score(&test, impostors, &voice.template);
-                let (confidence, log_odds) = self.calibration.confidence(score, net_speech_s);
+                let (confidence, log_odds) = self.calibration.confidence(score, net.quality.net_speech_s);
                 Candidate { voice, confidence, log_odds, score: score.normalised }
             })
             .collect();
@@ -205,7 +258,7 @@ impl Verifier {
         candidates.sort_by(|a, b| {
             b.log_odds.total_cmp(&a.log_odds).then_with(|| a.voice.user_id.cmp(&b.voice.user_id))
         });
-        self.alone(decide(&candidates, threshold, net_speech_s), samples)
+        Ok(candidates)
     }
 
     /// The verdict, unless it is verified and somebody else speaks too. Nobody else is looked for where nobody is verified: such an
@@ -333,6 +386,27 @@ mod tests {
         assert!(!both.is_failure() && both.confidence() >= Some(DEFAULT_THRESHOLD));
         let lax = verifier().verify(samples, speech, enrolled, DEFAULT_THRESHOLD).unwrap();
         assert!(matches!(lax, Verdict::Verified { .. }), "{lax:?}");
+    }
+
+    #[test]
+    fn a_first_look_is_certain_of_strangers_alone() {
+        let (Some(ann), Some((samples, speech))) = (enrolled(0, "ann"), reading(2)) else { return };
+        let (own, own_speech) = reading(0).unwrap();
+        let look = |samples: &[f32], speech: &[f32], frames: usize, enrolled: &[EnrolledVoice]| {
+            let part = (&samples[70_400..70_400 + frames * 160], &speech[440..440 + frames]);
+            verifier().first_look(part.0, part.1, enrolled).unwrap()
+        };
+        let one = std::slice::from_ref(&ann);
+        let stranger = look(&samples, &speech, 300, one);
+        assert!(
+            matches!(stranger, Some(Verdict::Rejected { confidence, .. }) if confidence < SURELY_A_STRANGER),
+            "{stranger:?}"
+        );
+        assert_eq!(look(&own, &own_speech, 300, one), None, "the owner is decided by all that is said");
+        assert_eq!(look(&samples, &speech, 120, one), None, "too early to tell");
+        assert_eq!(look(&samples, &speech, 120, &[]), Some(Verdict::NotEnrolled));
+        let stale = EnrolledVoice { template: sample(1, 3), ..ann.clone() };
+        assert_eq!(look(&samples, &speech, 300, &[stale]), None, "what cannot be compared is no stranger");
     }
 
     #[test]

@@ -10,6 +10,9 @@
 //! [`Recognizer`] is a seam because there are two engines that have nothing in common: Vosk decodes while the person
 //! speaks, Whisper (run by tract) takes the finished utterance. The wake word is cut off before the sound comes here.
 //!
+//! Every engine runs on the device. One that sends sound away may get it only behind a `verified` verdict: a first look that
+//! was merely not a stranger's (`speaker::verification`) is not enough.
+//!
 //! Invariants: the text of an utterance depends on its samples alone, not on how they were cut into blocks nor on what
 //! was heard before; what is not speech gives an empty text, never an invented one where that can be helped.
 

@@ -115,7 +115,7 @@ fn text_of_a_speaker_who_is_not_verified_never_leaves_the_device() {
         transcript("secret 2"),
         speech_end(),
         transcript("secret 3"),
-        What::Rejected { reason: Reason::Rejected, confidence: Some(0.02) },
+        What::Rejected { reason: Reason::Rejected, confidence: Some(0.02), early: false },
         transcript("secret 4"),
         What::Reply { text: "secret 5".into() },
         What::End,

@@ -1,0 +1,152 @@
+//! `jarvisd voice pin`: PINs for days when a voice fails. They are given over MQTT (`docs/voice-authentication.md`).
+
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use crate::cli::{output, user_named, with_memory};
+use crate::config::Settings;
+use crate::error::{Exit, Failure};
+use crate::memory::NewAudit;
+use crate::pipeline::pins::{self, PinsError};
+use crate::speaker::pin::Pin;
+
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Set a person's PIN, 6 to 12 digits. It is asked for on the terminal, or read from the first line of standard input; it
+    /// is never an argument.
+    #[command(after_help = "\
+Only a hash of it is kept (Argon2id), on this device alone. It counts once voice.pin_valid_s is set:
+the person gives it over MQTT, and for that long an unverified voice is taken for theirs. Wrong PINs
+count with voices that were not verified, and after five of them the device pauses.")]
+    Set(Named),
+    /// Forget a person's PIN.
+    Clear(Named),
+    /// List who has a PIN.
+    List(List),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Named {
+    /// Whose PIN.
+    #[arg(value_name = "USER")]
+    user: String,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct List {
+    /// Print the list as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Done<'a> {
+    user: &'a str,
+    /// Whether the person has a PIN now.
+    pin: bool,
+}
+
+pub fn run(settings: &Settings, command: Command) -> Result<(), Failure> {
+    with_memory(settings, async |memory| match command {
+        Command::Set(args) => {
+            let user = user_named(memory, &args.user).await?;
+            let name = output::plain(&user.name);
+            let pin = asked(&name)?;
+            pins::set(memory, &user, &pin).await.map_err(failure)?;
+            let entry = NewAudit { user: Some(user.id), action: "pin", outcome: "set", detail: None };
+            memory.append_audit(&entry).await?;
+            if settings.voice.pin_valid_s == 0 {
+                log::warn!("PINs are not taken yet: set voice.pin_valid_s in the configuration");
+            }
+            report(&user.name, true, args.json, format!("{name} has a new PIN."))
+        }
+        Command::Clear(args) => {
+            let user = user_named(memory, &args.user).await?;
+            let name = output::plain(&user.name);
+            if !pins::clear(memory, user.id).await? {
+                return Err(Failure::new(Exit::Failed, format!("{name} has no PIN")));
+            }
+            let entry = NewAudit { user: Some(user.id), action: "pin", outcome: "cleared", detail: None };
+            memory.append_audit(&entry).await?;
+            report(&user.name, false, args.json, format!("{name} has no PIN any more."))
+        }
+        Command::List(args) => {
+            let names: Vec<String> = pins::people(memory).await?.into_iter().map(|user| user.name).collect();
+            if args.json {
+                return output::json(&names);
+            }
+            if names.is_empty() {
+                return output::line("Nobody has a PIN; `jarvisd voice pin set USER` sets one.");
+            }
+            names.iter().try_for_each(|name| output::line(output::plain(name)))
+        }
+    })
+}
+
+fn report(user: &str, pin: bool, json: bool, sentence: String) -> Result<(), Failure> {
+    if json { output::json(&Done { user, pin }) } else { output::line(sentence) }
+}
+
+fn failure(error: PinsError) -> Failure {
+    match error {
+        PinsError::Memory(error) => error.into(),
+        error @ (PinsError::Pin(_) | PinsError::NoVoice) => Failure::of(Exit::Data, &error),
+        error => Failure::of(Exit::Failed, &error),
+    }
+}
+
+/// The PIN from the terminal, typed twice and not shown, or from the first line of standard input.
+fn asked(name: &str) -> Result<Pin, Failure> {
+    let cannot = |e: std::io::Error| Failure::because(Exit::Failed, "the PIN could not be read", e);
+    let typed = if std::io::stdin().is_terminal() {
+        let quiet = Quiet::new().map_err(cannot)?;
+        let first = line(&format!("New PIN of {name}: ")).map_err(cannot)?;
+        let again = line("The same again: ").map_err(cannot)?;
+        drop(quiet);
+        if first != again {
+            return Err(Failure::new(Exit::Data, "the two PINs differ; nothing was changed"));
+        }
+        first
+    } else {
+        line("").map_err(cannot)?
+    };
+    Pin::typed(&typed).map_err(|e| Failure::of(Exit::Data, &e))
+}
+
+fn line(prompt: &str) -> std::io::Result<Zeroizing<String>> {
+    if !prompt.is_empty() {
+        write!(std::io::stderr(), "{prompt}")?;
+    }
+    let mut text = Zeroizing::new(String::new());
+    std::io::Read::take(std::io::stdin().lock(), 1_024).read_line(&mut text)?;
+    if !prompt.is_empty() {
+        writeln!(std::io::stderr())?;
+    }
+    Ok(text)
+}
+
+/// While this lives the terminal does not show what is typed.
+struct Quiet(Termios);
+
+impl Quiet {
+    fn new() -> std::io::Result<Self> {
+        let before = tcgetattr(std::io::stdin())?;
+        let mut quiet = before.clone();
+        quiet.local_modes.remove(LocalModes::ECHO);
+        tcsetattr(std::io::stdin(), OptionalActions::Flush, &quiet)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        // A terminal that went away shows nothing either.
+        let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &self.0);
+    }
+}

@@ -1,0 +1,136 @@
+//! From samples to a stored voice: the rules that hold however the samples came.
+//!
+//! ```text
+//!  name ─ reserved: refused   template ─ enrolled under another name: refused, unless it is said to be another person
+//!                                      └ another voice than the person's own: refused, unless it is to be replaced
+//!                                      └ else ─▶ sealed, stored, with consent and an audit row
+//! ```
+//!
+//! A refusal changes nothing: no person is added and no voice replaced.
+
+use serde_json::json;
+
+use crate::error::{Exit, Failure, chain, visible};
+use crate::memory::{ANONYMOUS, Memory, MemoryError, NewVoiceprint, User, Voiceprint};
+use crate::pipeline::voices::Voices;
+use crate::speaker::{ONE_PERSON_FROM, OTHER_PERSON_BELOW, Quality, Template};
+
+/// What the owner allows an enrolment to do; nothing by default.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Allowed {
+    /// Samples are added to the enrolled voice.
+    pub add: bool,
+    /// Another voice of the same person may be replaced.
+    pub replace: bool,
+    /// The voice may be like that of somebody else.
+    pub another_person: bool,
+}
+
+/// Who is to be enrolled; `None` if the person is not known yet.
+///
+/// # Errors
+/// A name that cannot have a voice, a database that does not work.
+pub async fn person(memory: &Memory, name: &str) -> Result<Option<User>, Failure> {
+    if name.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase() == ANONYMOUS {
+        let message = format!(
+            "\"{ANONYMOUS}\" is whoever is answered while voice verification is switched off, and has no voice; \
+             enrol the person under a name of their own"
+        );
+        return Err(Failure::new(Exit::Data, message));
+    }
+    match memory.user_by_name(name).await {
+        Ok(user) => Ok(Some(user)),
+        Err(MemoryError::NotFound { .. }) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Whether the voice may become `user`'s; the sentence says why not. A voiceprint that does not open is not compared: it
+/// never verifies anyone, and enrolling anew is what mends it.
+///
+/// # Errors
+/// A database that does not work.
+pub async fn belongs(
+    memory: &Memory,
+    voices: &Voices,
+    user: Option<&User>,
+    template: &Template,
+    allowed: Allowed,
+) -> Result<Result<(), String>, Failure> {
+    let mut own = None;
+    let mut nearest: Option<(f32, String)> = None;
+    for voiceprint in memory.list_voiceprints().await? {
+        let Voiceprint { info, .. } = &voiceprint;
+        let is_own = user.is_some_and(|user| user.id == info.user_id);
+        let name = visible(&info.user_name);
+        let voice = match voices.open(voiceprint) {
+            Ok(voice) => voice,
+            Err(e) => {
+                log::warn!("not compared: {}; `jarvisd doctor` tells more", chain(&e));
+                continue;
+            }
+        };
+        let alike = voices.verifier.same_person(template, &voice.template);
+        if is_own {
+            own = Some((alike, name));
+        } else if nearest.as_ref().is_none_or(|(best, _)| alike > *best) {
+            nearest = Some((alike, name));
+        }
+    }
+    if let Some((alike, other)) = &nearest {
+        if *alike >= ONE_PERSON_FROM && !allowed.another_person {
+            return Ok(Err(format!(
+                "this voice is already enrolled as {other}; enrolled twice, the device could not tell which of the two \
+                 speaks, and would answer neither. Add the recordings there (`voice enroll --add --user`) or delete that \
+                 voice (`voice delete --user`); if these are two people who sound alike, say --another-person"
+            )));
+        }
+        if *alike >= OTHER_PERSON_BELOW {
+            log::warn!(
+                "this voice is like that of {other}: the device may at times be unable to tell them apart"
+            );
+        }
+    }
+    match own {
+        Some((alike, name)) if alike < OTHER_PERSON_BELOW && !allowed.replace && !allowed.add => {
+            Ok(Err(format!(
+                "this does not sound like the voice that is enrolled as {name}; check --user, or say --replace to put \
+                 this voice in its place"
+            )))
+        }
+        _ => Ok(Ok(())),
+    }
+}
+
+/// Seals the template and stores it, with the consent that enrolling is. Somebody who is not known yet is added.
+///
+/// # Errors
+/// A key that cannot be used, a name that is none, a database that does not work.
+pub async fn keep(
+    memory: &Memory,
+    voices: &Voices,
+    (known, name): (Option<&User>, &str),
+    template: &Template,
+) -> Result<User, Failure> {
+    let user = match known {
+        Some(user) => user.clone(),
+        None => memory.add_person(name).await?,
+    };
+    let sealed = voices.vault.seal(&user.id.to_string(), template);
+    let sealed = sealed.map_err(|e| Failure::of(Exit::Config, &e))?;
+    let qualities = template.prototypes().iter().map(|prototype| {
+        let Quality { net_speech_s, level_db, snr_db, .. } = prototype.quality;
+        json!({ "net_speech_s": net_speech_s, "level_db": level_db, "snr_db": snr_db })
+    });
+    let new = NewVoiceprint {
+        wrapped_key: sealed.wrapped_key,
+        blob: sealed.blob,
+        model_sha256: sealed.model_sha256,
+        front_end_sha256: sealed.front_end_sha256,
+        samples: u32::try_from(template.prototypes().len()).unwrap_or(u32::MAX),
+        net_speech_s: f64::from(template.net_speech_s()),
+        quality: json!({ "samples": qualities.collect::<Vec<_>>(), "cohesion": template.cohesion() }),
+    };
+    memory.put_voiceprint(user.id, &new).await?;
+    Ok(user)
+}

@@ -1,0 +1,142 @@
+//! What the household tells the device about who they are: a PIN, an enrolment.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::door::Door;
+use super::enrolling::{Enrolling, Heard, WINDOW_MS};
+use super::hearing::Window;
+use super::pins;
+use super::turns::Turns;
+use crate::detect::Utterance;
+use crate::error::chain;
+use crate::events::{Event, PinOutcome, State, What};
+use crate::mqtt::Command;
+use crate::speaker::pin::Pin;
+use crate::speaker::{Progress, Step};
+
+impl Turns {
+    /// What [`Turns`] does between two utterances.
+    pub(super) async fn carry_out(&self, command: Command, door: &mut Door, stop: &CancellationToken) {
+        match command {
+            Command::Pin { user, pin } => self.pin(&user, pin, door).await,
+            Command::Enrol { user } => self.enrol(&user, door, stop).await,
+            Command::CancelEnrolment => self.cancel_enrolment(door).await,
+            Command::Mute | Command::Unmute | Command::Listen => {}
+        }
+    }
+
+    /// Somebody gave a PIN. Its check counts as an attempt, and during the pause it is none.
+    async fn pin(&self, name: &str, pin: Pin, door: &mut Door) {
+        if !self.verify || self.pin_valid.is_zero() {
+            return;
+        }
+        let pos = self.control.position();
+        let (mut known, mut valid_s) = (None, None);
+        let outcome = if door.gate.remaining_ms(self.memory.clock().now_unix_ms()) > 0 {
+            PinOutcome::Paused
+        } else {
+            match pins::check(&self.memory, name, pin).await {
+                Ok(Some(user)) => {
+                    if door.gate.failures > 0 {
+                        door.gate.succeeded();
+                        self.save_gate(&door.gate).await;
+                    }
+                    door.grant(user.clone(), self.pin_valid);
+                    (known, valid_s) = (Some(user), Some(self.pin_valid.as_secs()));
+                    PinOutcome::Accepted
+                }
+                Ok(None) => {
+                    self.count_failure(door).await;
+                    PinOutcome::Refused
+                }
+                Err(error) => return self.trouble(pos, "voice", chain(&error)).await,
+            }
+        };
+        self.audit_as("pin", outcome.as_str(), known.as_ref(), None).await;
+        let what = What::Pin { outcome, user: known.map(|user| user.name), valid_s };
+        self.events.at(pos, what).await;
+    }
+
+    async fn enrol(&self, name: &str, door: &mut Door, stop: &CancellationToken) {
+        if let Some(going_on) = &door.enrolling {
+            let reason = "another enrolment goes on; cancel it first".to_owned();
+            return self.tell(going_on.progress(Step::Waiting, Some(reason))).await;
+        }
+        if self.control.is_muted() {
+            return self.tell(Progress::failed(name, "the device is muted; unmute it first".into())).await;
+        }
+        match Enrolling::begin(&self.memory, &self.voices, name).await {
+            Ok(enrolling) => {
+                let progress = enrolling.progress(Step::Waiting, None);
+                door.enrolling = Some(enrolling);
+                self.next_phrase(progress, stop).await;
+            }
+            Err(error) => self.tell(Progress::failed(name, chain(&error))).await,
+        }
+    }
+
+    pub(super) async fn cancel_enrolment(&self, door: &mut Door) {
+        if let Some(enrolling) = door.enrolling.take() {
+            self.tell(enrolling.progress(Step::Cancelled, None)).await;
+            self.health.set_stage(State::Idle);
+        }
+    }
+
+    /// An utterance during an enrolment.
+    pub(super) async fn sample(&self, utterance: Utterance, door: &mut Door, stop: &CancellationToken) {
+        let Some(enrolling) = &mut door.enrolling else { return };
+        self.health.set_stage(State::Verifying);
+        let (raw, speech) = (Arc::new(utterance.raw), Arc::new(utterance.speech));
+        let heard = enrolling.sample(&self.memory, &self.voices, raw, speech).await;
+        self.go_on(heard, door, stop).await;
+    }
+
+    /// Nothing was said during an enrolment.
+    pub(super) async fn silence(&self, door: &mut Door, stop: &CancellationToken) {
+        let Some(enrolling) = &mut door.enrolling else { return };
+        let heard = enrolling.silence();
+        self.go_on(heard, door, stop).await;
+    }
+
+    async fn go_on(&self, heard: Heard, door: &mut Door, stop: &CancellationToken) {
+        if !heard.over {
+            return self.next_phrase(heard.progress, stop).await;
+        }
+        door.enrolling = None;
+        let sentence = match heard.progress.state {
+            Step::Finished => format!("Thank you. I know your voice now, {}.", heard.progress.user),
+            _ => "I could not enrol this voice.".to_owned(),
+        };
+        self.tell(heard.progress).await;
+        self.say(&sentence, stop).await;
+        self.health.set_stage(State::Idle);
+    }
+
+    /// Asks for the next phrase and waits for it.
+    async fn next_phrase(&self, progress: Progress, stop: &CancellationToken) {
+        let mut sentence = String::new();
+        if let Some(reason) = &progress.reason {
+            sentence = format!("That was not good enough: {reason}. ");
+        }
+        if let Some(phrase) = &progress.say {
+            sentence.push_str("Please say: ");
+            sentence.push_str(phrase);
+        }
+        self.tell(progress).await;
+        self.say(&sentence, stop).await;
+        self.control.open_window(Window::Asked, WINDOW_MS);
+        self.health.set_stage(State::Listening);
+    }
+
+    async fn say(&self, sentence: &str, stop: &CancellationToken) {
+        if self.live.load().speak {
+            self.speak(sentence, stop).await;
+        }
+    }
+
+    async fn tell(&self, progress: Progress) {
+        self.events.emit(Event::at(self.control.position(), What::Enrolment(progress))).await;
+    }
+}
