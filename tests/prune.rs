@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use jiff::ToSpan as _;
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 use support::Root;
+use support::sealed::{change as sealed, hash_of};
 
 /// A root with one backup that was just made and proven, and the folder of the backups.
 fn backed_up(config: &str) -> (Root, PathBuf, String) {
@@ -38,24 +38,6 @@ fn aged(dir: &Path, name: &str, days: i64) -> String {
     let new_hash = hash_of(&to.join("manifest.json"));
     sealed(&to.join("proofs.json"), |body| body.replace(&old_hash, &new_hash));
     older
-}
-
-/// The hash on the second line.
-fn hash_of(path: &Path) -> String {
-    let text = fs::read_to_string(path).unwrap();
-    text.lines().nth(1).unwrap().split('"').nth(3).unwrap().to_owned()
-}
-
-/// Changes the body of a file that carries the hash of its body.
-fn sealed(path: &Path, change: impl Fn(&str) -> String) {
-    let text = fs::read_to_string(path).unwrap();
-    let old = hash_of(path);
-    let start = text.match_indices(": ").nth(1).unwrap().0 + 2;
-    let body = change(text[start..].strip_suffix("\n}\n").unwrap());
-    let digest = Sha256::digest(body.as_bytes());
-    let hash: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    let head = text[..start].replace(&old, &hash);
-    fs::write(path, format!("{head}{body}\n}}\n")).unwrap();
 }
 
 fn names(root: &Root) -> Vec<String> {
