@@ -24,6 +24,7 @@
 //!
 //! `docs/design/backup.md` says why.
 
+pub mod before;
 pub mod cancel;
 pub mod create;
 pub mod keys;
@@ -71,7 +72,7 @@ pub enum Kind {
     Scheduled,
     /// By a person; kept until it is released.
     OnDemand,
-    /// Before a restore in place.
+    /// Before a restore in place, and before the schema is brought up to date.
     Safety,
 }
 

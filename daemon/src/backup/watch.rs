@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  backup create, verify ─┐
-//!  a unit that failed ────┴─▶ <data>/backup.json ─looked at every minute─▶ list of backups ─▶ health "backup"
+//!  a unit that failed ────┴─▶ <data>/backup.json ─looked at every minute─▶ list of backups ─┬▶ health "backup"
+//!                                                                                              └▶ [`Report`] ─▶ MQTT
 //! ```
 //!
 //! The list is read when that file changes and every six hours: backups may lie on a disk that sleeps.
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch::Sender;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +48,49 @@ impl LastRun {
     pub fn now(clock: &Clock, failed_unit: Option<String>) -> Self {
         let at = Timestamp::from_millisecond(clock.now_unix_ms()).unwrap_or_default();
         Self { at, failed_unit, changed: None }
+    }
+}
+
+/// What is told of the backups elsewhere than in the health.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    pub count: usize,
+    /// When the newest was taken.
+    pub newest: Option<Timestamp>,
+    /// When the newest was taken that was found good as `backup.verify` asks.
+    pub newest_proven: Option<Timestamp>,
+    /// When that was found.
+    pub last_proof: Option<Timestamp>,
+    /// When the newest was taken that was copied elsewhere.
+    pub newest_copied: Option<Timestamp>,
+    /// Size of the newest.
+    pub bytes: u64,
+    pub problem: bool,
+    /// What the health says.
+    pub sentence: Option<String>,
+}
+
+impl Report {
+    /// `None` where nothing is backed up and nobody asked for it.
+    fn of(backups: &Result<Vec<Backup>, BackupError>, condition: &Condition, level: Level) -> Option<Self> {
+        if matches!(condition, Condition::Off { .. }) {
+            return None;
+        }
+        let backups = backups.as_ref().map(Vec::as_slice).unwrap_or_default();
+        let newest = backups.last();
+        let proven = backups.iter().rfind(|backup| backup.is_proven_to(level));
+        let last_proof = proven.and_then(|backup| backup.proofs.iter().rfind(|proof| proof.level >= level));
+        let copied = backups.iter().rfind(|backup| backup.copy.as_ref().is_some_and(|copy| copy.ok));
+        Some(Self {
+            count: backups.len(),
+            newest: newest.map(|backup| backup.taken_at),
+            newest_proven: proven.map(|backup| backup.taken_at),
+            last_proof: last_proof.map(|proof| proof.at),
+            newest_copied: copied.map(|backup| backup.taken_at),
+            bytes: newest.map_or(0, |backup| backup.bytes),
+            problem: *condition != Condition::Ok,
+            sentence: condition.sentence().map(str::to_owned),
+        })
     }
 }
 
@@ -137,7 +182,7 @@ fn missing_copy(backups: &[Backup], remote: &str, age: impl Fn(&Backup) -> i64) 
     })
 }
 
-/// Keeps [`COMPONENT`] current until `stop`.
+/// Keeps [`COMPONENT`] and `told` current until `stop`.
 ///
 /// # Errors
 /// Never: what cannot be looked at is what is reported.
@@ -145,6 +190,7 @@ pub async fn run(
     settings: Settings,
     clock: Clock,
     health: Health,
+    told: Sender<Option<Report>>,
     stop: CancellationToken,
 ) -> Result<(), std::convert::Infallible> {
     let (data, dir, level): (PathBuf, PathBuf, Level) =
@@ -169,10 +215,12 @@ pub async fn run(
             let now = Timestamp::from_millisecond(stamp.wall_unix_ms).ok().filter(|_| stamp.synced);
             let backups = super::list(&dir);
             let found = condition(&backups, last.as_ref(), level, remote.as_deref(), now);
-            Some((found, last))
+            let report = Report::of(&backups, &found, level);
+            Some((found, report, last))
         });
-        if let Ok(Some((condition, last))) = looked.await {
+        if let Ok(Some((condition, report, last))) = looked.await {
             health.set(COMPONENT, condition);
+            told.send_replace(report);
             seen = Some((last, Instant::now()));
         }
     }
@@ -241,6 +289,27 @@ mod tests {
             failed.sentence().unwrap().starts_with("jarvis-backup failed at 2026-11-23 02:00"),
             "{failed:?}"
         );
+    }
+
+    #[test]
+    fn what_is_told_names_the_newest_the_proven_and_the_copied_one() {
+        let level = Level::Restore;
+        let all = Ok(vec![
+            copied("jarvis-backup-20261121-020000", "nas:j", true),
+            backup("jarvis-backup-20261122-020000", Some(true)),
+            backup("jarvis-backup-20261123-020000", None),
+        ]);
+        let report = Report::of(&all, &Condition::Ok, level).unwrap();
+        let told = serde_json::to_value(&report).unwrap();
+        assert_eq!(told["newest"], "2026-11-23T02:00:00Z");
+        assert_eq!(told["newest_proven"], "2026-11-22T02:00:00Z");
+        assert_eq!(told["newest_copied"], "2026-11-21T02:00:00Z");
+        assert_eq!((report.count, report.problem), (3, false));
+        let worse = Report::of(&all, &Condition::degraded("old"), level).unwrap();
+        assert_eq!((worse.problem, worse.sentence.as_deref()), (true, Some("old")));
+        assert_eq!(Report::of(&Ok(Vec::new()), &Condition::off("none"), level), None);
+        let away = Err(BackupError::NoRemote);
+        assert!(Report::of(&away, &Condition::away("disk"), level).unwrap().problem);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `jarvisd backup`: backups of the memory, proven by restoring them.
 
 mod create;
+mod lines;
 mod list;
 mod prune;
 mod remote;
@@ -14,7 +15,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Common, block_on, output};
+use super::{Common, block_on, output, with_memory};
 use crate::backup::cancel::Cancel;
 use crate::backup::create::Run;
 use crate::backup::keys::Keys;
@@ -49,6 +50,10 @@ pub enum Command {
     Release(Release),
     /// Delete what no day, week or month needs, and say why for each. The newest proven one always stays.
     Prune(prune::Args),
+    /// Write what everybody said as JSON Lines, one conversation a line. Not a backup: voices and the audit log are not in it.
+    Export(lines::Export),
+    /// Read what `backup export` wrote. Conversations that are here already are left as they are.
+    Import(lines::Import),
     /// Note that a unit failed, for the daemon to tell; systemd calls this.
     #[command(hide = true)]
     Failed(Unit),
@@ -140,6 +145,8 @@ pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
             work(&settings, async |run| remote::upload(run, &args).await)
         }
         Command::Fetch(args) => work(&settings, async |run| remote::fetch(run, &args).await),
+        Command::Export(args) => with_memory(&settings, async |memory| lines::export(memory, &args).await),
+        Command::Import(args) => with_memory(&settings, async |memory| lines::import(memory, &args).await),
         Command::Failed(Unit { unit }) => {
             // Letters that stand in unit names: it is shown to people and named in a command.
             let plain = unit.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:@".contains(c));
