@@ -3,10 +3,16 @@
 
 mod support;
 
+#[path = "backup/daemon.rs"]
+mod daemon;
 #[path = "backup/damage.rs"]
 mod damage;
 #[path = "backup/kill.rs"]
 mod kill;
+#[path = "backup/lines.rs"]
+mod lines;
+#[path = "backup/pitr.rs"]
+mod pitr;
 #[path = "backup/postgres.rs"]
 mod postgres;
 
@@ -92,6 +98,13 @@ fn leftovers(root: &Root) -> Vec<String> {
     let entries = fs::read_dir(backups(root)).into_iter().flatten();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.starts_with('.') && name != ".lock").collect()
+}
+
+/// A public key, and the file with the secret one.
+fn key_pair() -> (String, String) {
+    use age::secrecy::ExposeSecret as _;
+    let identity = age::x25519::Identity::generate();
+    (identity.to_public().to_string(), format!("# a key\n{}\n", identity.to_string().expose_secret()))
 }
 
 fn refused(root: &Root, args: &[&str], exit: i32) -> String {
@@ -313,13 +326,8 @@ fn two_never_run_together_and_a_signal_leaves_nothing_behind() {
 
 #[test]
 fn an_encrypted_backup_is_proven_without_the_key_and_restored_only_with_it() {
-    let key = |name: &str| {
-        use age::secrecy::ExposeSecret as _;
-        let identity = age::x25519::Identity::generate();
-        (identity.to_public().to_string(), format!("# {name}\n{}\n", identity.to_string().expose_secret()))
-    };
-    let (owner, secret) = key("owner");
-    let (_, stranger) = key("stranger");
+    let (owner, secret) = key_pair();
+    let (_, stranger) = key_pair();
     let root = home_with(&format!("[backup]\nrecipients = [{owner:?}]\n"));
     let name = backup(&root);
     let folder = backups(&root).join(&name);
@@ -372,4 +380,39 @@ fn turns_spoken_while_it_is_restored_are_in_the_memory_or_in_the_safety_backup()
         let found = live.iter().chain(&before).any(|found| found.contains(&text));
         assert!(found, "{text} was acknowledged and is nowhere");
     }
+}
+
+/// A database as the first version made it.
+async fn old_database(root: &Root) {
+    use sqlx::{ConnectOptions as _, Connection as _};
+    let data = root.path().join("var/lib/jarvis");
+    fs::create_dir_all(&data).unwrap();
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(data.join("jarvis.db"));
+    let mut db = options.create_if_missing(true).connect().await.unwrap();
+    sqlx::raw_sql(include_str!("../migrations/sqlite/0001_initial.sql")).execute(&mut db).await.unwrap();
+    db.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn before_the_schema_changes_a_backup_is_made_and_without_a_place_for_it_the_device_works_all_the_same()
+{
+    let root = Root::new();
+    old_database(&root).await;
+    root.ok(&["user", "add", "anna"]);
+    let all = listed(&root);
+    assert_eq!(
+        (all.len(), &all[0]["kind"], &all[0]["manifest"]["schema_version"]),
+        (1, &json!("safety"), &json!(1))
+    );
+    assert_eq!(root.json(&["backup", "verify", "latest"])["proven"], true);
+    root.ok(&["user", "add", "ben"]);
+    assert_eq!(listed(&root).len(), 1, "the schema is the present one");
+
+    let root = Root::new();
+    old_database(&root).await;
+    fs::create_dir_all(root.path().join("var/backups")).unwrap();
+    fs::write(backups(&root), "a file in the way").unwrap();
+    let added = root.run(&["user", "add", "anna"]);
+    let told = String::from_utf8_lossy(&added.stderr);
+    assert!(added.status.success() && told.contains("without a backup"), "{told}");
 }

@@ -5,11 +5,14 @@ mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use jiff::ToSpan as _;
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 use support::Root;
+use support::random::Random;
+use support::sealed::{change as sealed, hash_of};
 
 /// A root with one backup that was just made and proven, and the folder of the backups.
 fn backed_up(config: &str) -> (Root, PathBuf, String) {
@@ -38,24 +41,6 @@ fn aged(dir: &Path, name: &str, days: i64) -> String {
     let new_hash = hash_of(&to.join("manifest.json"));
     sealed(&to.join("proofs.json"), |body| body.replace(&old_hash, &new_hash));
     older
-}
-
-/// The hash on the second line.
-fn hash_of(path: &Path) -> String {
-    let text = fs::read_to_string(path).unwrap();
-    text.lines().nth(1).unwrap().split('"').nth(3).unwrap().to_owned()
-}
-
-/// Changes the body of a file that carries the hash of its body.
-fn sealed(path: &Path, change: impl Fn(&str) -> String) {
-    let text = fs::read_to_string(path).unwrap();
-    let old = hash_of(path);
-    let start = text.match_indices(": ").nth(1).unwrap().0 + 2;
-    let body = change(text[start..].strip_suffix("\n}\n").unwrap());
-    let digest = Sha256::digest(body.as_bytes());
-    let hash: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    let head = text[..start].replace(&old, &hash);
-    fs::write(path, format!("{head}{body}\n}}\n")).unwrap();
 }
 
 fn names(root: &Root) -> Vec<String> {
@@ -131,4 +116,53 @@ fn a_deletion_that_was_cut_off_leaves_no_half_backup_and_the_next_run_ends_it() 
     root.ok(&["backup", "prune", "--trust-clock"]);
     assert!(!half.exists());
     assert_eq!(names(&root), [newest]);
+}
+
+#[test]
+fn a_run_that_is_killed_at_any_moment_leaves_whole_backups_and_the_next_one_ends_it() {
+    let (root, dir, newest) = backed_up("[backup]\nkeep_daily = 3\nkeep_weekly = 0\nkeep_monthly = 0\n");
+    let kept: Vec<String> = [2, 1].iter().map(|days| aged(&dir, &newest, *days)).collect();
+    let old: Vec<String> = (3..43).map(|days| aged(&dir, &newest, days)).collect();
+    let prune = || root.command(&["backup", "prune", "--trust-clock"]).stdout(Stdio::null()).spawn().unwrap();
+    let started = Instant::now();
+    root.ok(&["backup", "prune", "--trust-clock", "--dry-run"]);
+    let whole = usize::try_from(started.elapsed().as_millis()).unwrap();
+    let mut random = Random::for_test("kill_prune");
+    let half_deleted = || {
+        fs::read_dir(&dir)
+            .unwrap()
+            .flatten()
+            .any(|e| e.file_name().to_string_lossy().starts_with(".deleting-"))
+    };
+    let (mut met, mut ended) = (0, false);
+    for n in 0..60 {
+        let mut child = prune();
+        if n % 2 == 0 {
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while !half_deleted() && child.try_wait().unwrap().is_none() {
+                assert!(Instant::now() < deadline);
+            }
+        } else {
+            std::thread::sleep(Duration::from_millis(u64::try_from(random.below(whole * 2)).unwrap()));
+        }
+        let _ = child.kill();
+        ended |= child.wait().unwrap().success();
+        met += usize::from(half_deleted());
+        let listed = root.json(&["backup", "list"]);
+        for backup in listed.as_array().unwrap() {
+            assert!(backup.get("fault").is_none_or(Value::is_null), "half a backup is listed: {backup}");
+            assert_eq!(backup["proven"], true, "{backup}");
+        }
+        let there = names(&root);
+        assert!(kept.iter().chain([&newest]).all(|name| there.contains(name)), "{there:?}");
+        if ended {
+            break;
+        }
+    }
+    assert!(met >= 1, "no deletion was met half done");
+    root.ok(&["backup", "prune", "--trust-clock"]);
+    assert_eq!(names(&root), [kept[0].clone(), kept[1].clone(), newest.clone()]);
+    assert!(!half_deleted());
+    assert!(old.iter().all(|name| !dir.join(name).exists()));
+    root.ok(&["backup", "verify", "latest"]);
 }

@@ -8,14 +8,14 @@ use jarvisd::backup::cancel::Cancel;
 use jarvisd::backup::create::Run;
 use jarvisd::backup::keys::Keys;
 use jarvisd::backup::lock::Lock;
-use jarvisd::backup::{BackupError, Level, manifest, restore, verify};
+use jarvisd::backup::{BackupError, Level, manifest, restore, restore_pg, verify};
 use jarvisd::clock::Clock;
 use jarvisd::config::{Options, Settings, load};
+use jarvisd::store::postgres::PgSettings;
 
 use super::support::random::Random;
-use super::{Root, backup, backups, holds, home, listed, much, refused};
+use super::{Root, backup, backups, holds, home, home_with, key_pair, listed, much, refused};
 
-const FILES: [&str; 3] = ["manifest.json", "database.zst", "config.zst"];
 const LEVELS: [Level; 3] = [Level::Quick, Level::Full, Level::Restore];
 
 fn settings(root: &Root) -> Settings {
@@ -24,13 +24,12 @@ fn settings(root: &Root) -> Settings {
 
 /// Verifies at every level and tries to restore: all of it must be refused, and the file must not be there afterwards.
 /// The lock is taken once: a program that another test starts at that moment would hold a new one a little longer.
-async fn is_found(root: &Root, lock: &Lock, folder: &Path, what: &str) {
+async fn is_found(root: &Root, lock: &Lock, folder: &Path, keys: &Keys, what: &str) {
     let settings = settings(root);
     let (cancel, bar) = (Cancel::default(), ProgressBar::hidden());
     let run = Run { settings: &settings, clock: &Clock::System, lock, cancel: &cancel, bar: &bar };
-    let keys = Keys::default();
     for level in LEVELS {
-        let found = verify::verify(&run, folder, level, &keys).await;
+        let found = verify::verify(&run, folder, level, keys).await;
         let found = found.map(|proof| proof.ok);
         assert!(
             matches!(found, Err(BackupError::Damaged { .. } | BackupError::Newer { .. })),
@@ -39,28 +38,36 @@ async fn is_found(root: &Root, lock: &Lock, folder: &Path, what: &str) {
     }
     let to = root.path().join("restored.db");
     if let Ok(read) = manifest::read(folder) {
-        let restored = restore::to_file(&run, folder, &read.manifest, &keys, &to).await;
+        let restored = match PgSettings::of(&settings) {
+            None => restore::to_file(&run, folder, &read.manifest, keys, &to).await,
+            Some(server) => {
+                let to = (&server, "restored");
+                restore_pg::to_database(&run, folder, &read.manifest, keys, to).await.map(drop)
+            }
+        };
         assert!(matches!(restored, Err(BackupError::Damaged { .. })), "{what} is restored: {restored:?}");
     }
     assert!(!to.exists(), "{what}: something was restored");
 }
 
-#[tokio::test]
-async fn a_cut_and_a_flipped_bit_are_found_wherever_they_are() {
-    let root = home();
-    much(&root, 20);
-    let folder = backups(&root).join(backup(&root));
-    let lock = Lock::take(&backups(&root)).unwrap();
-    let mut random = Random::for_test("a_cut_and_a_flipped_bit_are_found_wherever_they_are");
-    let wholes: Vec<Vec<u8>> = FILES.iter().map(|file| fs::read(folder.join(file)).unwrap()).collect();
+/// 100 cuts and 1,000 flipped bits in the backup of `root`, wherever they are.
+pub async fn cuts_and_flips(root: &Root, folder: &Path, keys: &Keys, seed: &str) {
+    let lock = Lock::take(&backups(root)).unwrap();
+    let mut random = Random::for_test(seed);
+    let mut files: Vec<String> = fs::read_dir(folder)
+        .unwrap()
+        .map(|file| file.unwrap().file_name().into_string().unwrap())
+        .filter(|file| file != "proofs.json")
+        .collect();
+    files.sort();
+    let wholes: Vec<Vec<u8>> = files.iter().map(|file| fs::read(folder.join(file)).unwrap()).collect();
     let total: usize = wholes.iter().map(Vec::len).sum();
     // Places by size, and some in every file however small.
     let mut place = |n: usize| {
         let mut at = random.below(total);
-        let file = match n % 10 {
-            0 => 0,
-            1 => 2,
-            _ => wholes
+        let file = match (n % 10 < files.len()).then_some(n % 10) {
+            Some(file) => file,
+            None => wholes
                 .iter()
                 .position(|whole| at.checked_sub(whole.len()).map(|left| at = left).is_none())
                 .unwrap(),
@@ -69,7 +76,7 @@ async fn a_cut_and_a_flipped_bit_are_found_wherever_they_are() {
     };
     for n in 0..1_100 {
         let (file, at, bit) = place(n);
-        let path = folder.join(FILES[file]);
+        let path = folder.join(&files[file]);
         let mut bytes = wholes[file].clone();
         if n < 100 {
             bytes.truncate(at);
@@ -78,11 +85,33 @@ async fn a_cut_and_a_flipped_bit_are_found_wherever_they_are() {
         }
         fs::write(&path, bytes).unwrap();
         let what = if n < 100 { "a cut" } else { "a flipped bit" };
-        is_found(&root, &lock, &folder, &format!("{what} in {} at {at} (bit {bit})", FILES[file])).await;
+        is_found(root, &lock, folder, keys, &format!("{what} in {} at {at} (bit {bit})", files[file])).await;
         fs::write(&path, &wholes[file]).unwrap();
     }
-    drop(lock);
+}
+
+#[tokio::test]
+async fn a_cut_and_a_flipped_bit_are_found_wherever_they_are() {
+    let root = home();
+    much(&root, 20);
+    let folder = backups(&root).join(backup(&root));
+    cuts_and_flips(&root, &folder, &Keys::default(), "a_cut_and_a_flipped_bit_are_found_wherever_they_are")
+        .await;
     assert_eq!(root.json(&["backup", "verify", "latest"])["proven"], true, "whole again, it is good");
+}
+
+#[tokio::test]
+async fn so_they_are_in_an_encrypted_backup() {
+    let (owner, secret) = key_pair();
+    let root = home_with(&format!("[backup]\nrecipients = [{owner:?}]\n"));
+    much(&root, 20);
+    let folder = backups(&root).join(backup(&root));
+    let file = root.path().join("key");
+    fs::write(&file, secret).unwrap();
+    let keys = Keys::read(Some(&file)).unwrap();
+    cuts_and_flips(&root, &folder, &keys, "so_they_are_in_an_encrypted_backup").await;
+    let args = ["backup", "verify", "latest", "--identity", file.to_str().unwrap()];
+    assert_eq!(root.json(&args)["proven"], true, "whole again, it is good");
 }
 
 #[tokio::test]
@@ -130,7 +159,7 @@ async fn exchanged_parts_and_strange_manifests_are_found() {
             Some(bytes) => fs::write(&path, bytes).unwrap(),
             None => fs::remove_file(&path).unwrap(),
         }
-        is_found(&root, &lock, &folder, what).await;
+        is_found(&root, &lock, &folder, &Keys::default(), what).await;
         fs::write(&path, whole).unwrap();
     }
 }

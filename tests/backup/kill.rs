@@ -157,3 +157,46 @@ fn without_room_nothing_is_begun_and_nothing_is_left() {
         assert!(!named || told.contains("was made and is not proven"), "{told}\n{left}");
     }
 }
+
+#[test]
+fn a_restore_onto_a_full_disk_leaves_the_memory_as_it_was() {
+    let root = home();
+    much(&root, 200);
+    let good = backup(&root);
+    remember(&root, "anna", "this is later");
+    let data = root.path().join("var/lib/jarvis");
+    // The memory on a disk that has room for itself and little more.
+    let script = "cp -a \"$1\" \"$1.there\" && mount -t tmpfs -o size=$2 tmpfs \"$1\" && cp -a \"$1.there/.\" \"$1\" || exit 99
+        d=$1; shift 2; program=$1; root=$2; shift 2
+        \"$program\" --root \"$root\" \"$@\"; code=$?; ls -A \"$d\"
+        \"$program\" --root \"$root\" conversation export --user anna | grep -c 'this is later'; exit $code";
+    let inner = root.command(&[]);
+    let kib = fs::metadata(data.join("jarvis.db")).unwrap().len() / 1024;
+    let mut command = Command::new("unshare");
+    command.args([
+        "-r",
+        "-m",
+        "sh",
+        "-c",
+        script,
+        "sh",
+        data.to_str().unwrap(),
+        &format!("{}k", kib + kib / 2),
+    ]);
+    command.arg(inner.get_program()).arg(root.path());
+    command.args(["backup", "restore", &good, "--in-place", "--yes"]);
+    command.envs(inner.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    let output = command.output().unwrap();
+    let (left, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if output.status.code() == Some(99) || told.starts_with("unshare:") {
+        println!("skipped: no file system can be mounted on this machine (unshare -r -m)");
+        return;
+    }
+    assert_eq!(output.status.code(), Some(75), "{told}");
+    assert!(told.contains("free some space") && told.lines().count() == 1, "{told}");
+    assert!(!left.contains("jarvis.db.restore"), "{left}");
+    let found: usize = left.lines().last().unwrap().parse().unwrap();
+    assert!(found >= 1, "the memory is not what it was: {left}");
+    assert_eq!(leftovers(&root), [""; 0]);
+    all_is_well(&root, &good);
+}

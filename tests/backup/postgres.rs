@@ -10,7 +10,7 @@ use super::support::postgres::{Options, Postgres};
 use super::support::random::Random;
 use super::{Root, backup, backups, holds, leftovers, listed, much, refused, remember, texts};
 
-fn server() -> Postgres {
+pub fn server() -> Postgres {
     server_with(Options { fsync: false, ..Options::default() })
 }
 
@@ -28,7 +28,7 @@ fn device(server: &Postgres, id: &str) -> Root {
     ))
 }
 
-fn kitchen(server: &Postgres) -> Root {
+pub fn kitchen(server: &Postgres) -> Root {
     let root = device(server, "kitchen");
     root.ok(&["user", "add", "anna"]);
     remember(&root, "anna", "the bicycle is in the cellar");
@@ -261,4 +261,18 @@ fn a_restore_or_a_backup_that_is_killed_leaves_the_database_whole_and_nothing_th
     backup(&root);
     assert_eq!((scratch_databases(&server).as_str(), leftovers(&root)), ("0", Vec::new()));
     assert_eq!(texts(&root, "anna").len(), 5_004);
+}
+
+#[tokio::test]
+async fn a_cut_and_a_flipped_bit_in_a_dump_are_found_and_no_database_is_made_of_it() {
+    let server = server();
+    let root = kitchen(&server);
+    much(&root, 20);
+    root.ok(&["queue", "drain"]);
+    let folder = backups(&root).join(backup(&root));
+    let keys = jarvisd::backup::keys::Keys::default();
+    super::damage::cuts_and_flips(&root, &folder, &keys, "a_cut_and_a_flipped_bit_in_a_dump_are_found").await;
+    assert_eq!(server.value("SELECT count(*) FROM pg_database WHERE datname = 'restored'"), "0");
+    assert_eq!(scratch_databases(&server), "0");
+    assert_eq!(root.json(&["backup", "verify", "latest"])["proven"], true, "whole again, it is good");
 }

@@ -18,6 +18,7 @@ pub mod powercut;
 pub mod preload;
 pub mod proxy;
 pub mod random;
+pub mod sealed;
 pub mod twin;
 
 use std::fs;

@@ -1,6 +1,7 @@
-//! What a backup says of itself (`manifest.json`), and what was found out about it since (`proofs.json`).
+//! What a backup says of itself (`manifest.json`), what was found out about it since (`proofs.json`), and how it was
+//! copied elsewhere (`remote.json`).
 //!
-//! Both are `{"sha256": HASH, "manifest": BODY}` with the hash of the body's bytes as they stand there, so that a changed
+//! Each is `{"sha256": HASH, "manifest": BODY}` with the hash of the body's bytes as they stand there, so that a changed
 //! byte anywhere is noticed. The body holds no content: names of tables, numbers and hashes.
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::remote::CopyNote;
 use super::{BackupError, Kind, Proof, lock};
 
 /// Version of the format; a test restores one of each.
@@ -18,8 +20,9 @@ pub const FORMAT: u32 = 1;
 /// Bytes of a file that share a hash of their own.
 pub const CHUNK_BYTES: u64 = 1 << 20;
 
-const MANIFEST: &str = "manifest.json";
-const PROOFS: &str = "proofs.json";
+pub(super) const MANIFEST: &str = "manifest.json";
+pub(super) const PROOFS: &str = "proofs.json";
+const COPY: &str = "remote.json";
 /// A manifest of a backup of 1 TiB is below this.
 const MAX_BYTES: u64 = 128 << 20;
 /// Proofs that are kept of one backup.
@@ -134,10 +137,26 @@ pub struct Read {
 /// `Damaged`, `Newer`.
 pub fn read(path: &Path) -> Result<Read, BackupError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let wrong = |detail: String| damaged(&name, detail);
-    let bytes = read_bounded(&path.join(MANIFEST)).map_err(|e| wrong(format!("{MANIFEST}: {e}")))?;
+    parse(&bytes(path)?, &name)
+}
+
+/// The manifest of the backup at `path` as it stands there.
+///
+/// # Errors
+/// `Damaged` if it cannot be read.
+pub(super) fn bytes(path: &Path) -> Result<Vec<u8>, BackupError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    read_bounded(&path.join(MANIFEST)).map_err(|e| damaged(&name, format!("{MANIFEST}: {e}")))
+}
+
+/// Checks a manifest that must be that of the backup called `name`.
+///
+/// # Errors
+/// `Damaged`, `Newer`.
+pub(super) fn parse(bytes: &[u8], name: &str) -> Result<Read, BackupError> {
+    let wrong = |detail: String| damaged(name, detail);
     let (body, sha256) =
-        unwrap("manifest", &bytes).ok_or_else(|| wrong(format!("{MANIFEST} is not as it was written")))?;
+        unwrap("manifest", bytes).ok_or_else(|| wrong(format!("{MANIFEST} is not as it was written")))?;
     #[derive(Deserialize)]
     struct Version {
         format: u32,
@@ -146,7 +165,7 @@ pub fn read(path: &Path) -> Result<Read, BackupError> {
         serde_json::from_str(body).map_err(|_| wrong(format!("{MANIFEST} has no format version")))?;
     if version.format > FORMAT {
         let detail = format!("format {}, this program knows up to {FORMAT}", version.format);
-        return Err(BackupError::Newer { name, detail });
+        return Err(BackupError::Newer { name: name.to_owned(), detail });
     }
     let manifest: Manifest =
         serde_json::from_str(body).map_err(|e| wrong(format!("{MANIFEST} lacks something: {e}")))?;
@@ -200,13 +219,52 @@ pub fn read_proofs(path: &Path, manifest_sha256: &str) -> Vec<Proof> {
 pub fn add_proof(path: &Path, manifest_sha256: &str, proof: Proof) -> Result<(), BackupError> {
     let mut proofs = read_proofs(path, manifest_sha256);
     proofs.push(proof);
+    write_proofs(path, manifest_sha256, proofs)
+}
+
+/// Writes what was found out about the backup, of which the newest are kept.
+///
+/// # Errors
+/// [`BackupError::Disk`].
+pub(super) fn write_proofs(
+    path: &Path,
+    manifest_sha256: &str,
+    mut proofs: Vec<Proof>,
+) -> Result<(), BackupError> {
     let surplus = proofs.len().saturating_sub(KEPT_PROOFS);
     proofs.drain(..surplus);
-    let target = path.join(PROOFS);
+    note(path, PROOFS, "proofs", &Proofs { manifest_sha256: manifest_sha256.to_owned(), proofs })
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct NotedCopy {
+    /// The manifest of what was copied.
+    manifest_sha256: String,
+    copy: CopyNote,
+}
+
+/// How the last copying elsewhere ended; `None` if there was none, or of another backup.
+pub(super) fn read_copy(path: &Path, manifest_sha256: &str) -> Option<CopyNote> {
+    let bytes = read_bounded(&path.join(COPY)).ok()?;
+    let (body, _) = unwrap("copy", &bytes)?;
+    let read: NotedCopy = serde_json::from_str(body).ok()?;
+    (read.manifest_sha256 == manifest_sha256).then_some(read.copy)
+}
+
+/// Notes how a copying elsewhere ended.
+///
+/// # Errors
+/// [`BackupError::Disk`].
+pub(super) fn note_copy(path: &Path, manifest_sha256: &str, copy: CopyNote) -> Result<(), BackupError> {
+    note(path, COPY, "copy", &NotedCopy { manifest_sha256: manifest_sha256.to_owned(), copy })
+}
+
+/// Puts a note beside the backup, in the place of the one before.
+fn note(path: &Path, file: &str, what: &str, body: &impl Serialize) -> Result<(), BackupError> {
+    let target = path.join(file);
     let disk = BackupError::disk("the result could not be noted", &target);
-    let text =
-        wrap("proofs", &Proofs { manifest_sha256: manifest_sha256.to_owned(), proofs }).map_err(&disk)?;
-    let fresh = path.join(".proofs.json");
+    let text = wrap(what, body).map_err(&disk)?;
+    let fresh = path.join(format!(".{file}"));
     let _ = fs::remove_file(&fresh);
     lock::replace_file(&target, &fresh, text.as_bytes()).map_err(disk)?;
     lock::sync_folder(path)

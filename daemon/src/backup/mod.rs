@@ -9,6 +9,7 @@
 //!    queue.zst        with Postgres: what this device had not delivered yet, as a small jarvis.db
 //!    config.zst       the configuration in force, secrets masked
 //!    proofs.json      what was verified, when, with which result
+//!    remote.json      how the last copying elsewhere ended
 //!    released         (empty) an on-demand backup that need not be kept any longer
 //! ```
 //!
@@ -23,6 +24,7 @@
 //!
 //! `docs/design/backup.md` says why.
 
+pub mod before;
 pub mod cancel;
 pub mod create;
 pub mod keys;
@@ -32,6 +34,7 @@ pub mod merge;
 pub(crate) mod pg;
 mod pg_tools;
 pub mod prune;
+pub mod remote;
 pub mod restore;
 pub mod restore_pg;
 pub mod retention;
@@ -49,6 +52,7 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
+use self::remote::CopyNote;
 use crate::error::Exit;
 use crate::memory::MemoryError;
 use crate::store::StoreError;
@@ -68,7 +72,7 @@ pub enum Kind {
     Scheduled,
     /// By a person; kept until it is released.
     OnDemand,
-    /// Before a restore in place.
+    /// Before a restore in place, and before the schema is brought up to date.
     Safety,
 }
 
@@ -124,10 +128,12 @@ pub struct Backup {
     pub kind: Kind,
     /// An on-demand backup that need not be kept any longer.
     pub released: bool,
-    pub last_proof: Option<Proof>,
-    /// All that are kept, the oldest first.
-    #[serde(skip)]
+    /// All looks that are kept, the oldest first; a listing shows the last.
+    #[serde(rename = "last_proof", serialize_with = "last_of")]
     pub proofs: Vec<Proof>,
+    /// How the last copying elsewhere ended, or the last look at that copy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copy: Option<CopyNote>,
     /// All files together.
     pub bytes: u64,
     /// Its manifest cannot be used: what is wrong with it. The kind is then not known and stands as on demand.
@@ -135,7 +141,16 @@ pub struct Backup {
     pub fault: Option<String>,
 }
 
+fn last_of<S: serde::Serializer>(proofs: &[Proof], serializer: S) -> Result<S::Ok, S::Error> {
+    proofs.last().serialize(serializer)
+}
+
 impl Backup {
+    /// The newest look at it.
+    pub fn last_proof(&self) -> Option<&Proof> {
+        self.proofs.last()
+    }
+
     /// Restored into a scratch database and found equal, and nothing was found wrong since.
     pub fn is_proven(&self) -> bool {
         self.is_proven_to(Level::Restore)
@@ -161,8 +176,8 @@ impl Backup {
             taken_at,
             kind,
             released: false,
-            last_proof: proofs.last().cloned(),
             proofs,
+            copy: None,
             bytes: 1,
             fault: None,
         }
@@ -194,15 +209,17 @@ pub fn list(dir: &Path) -> Result<Vec<Backup>, BackupError> {
 }
 
 fn look(path: PathBuf, name: String, taken_at: Timestamp) -> Backup {
-    let (kind, proofs, fault) = match manifest::read(&path) {
-        Ok(read) => (read.manifest.kind, manifest::read_proofs(&path, &read.sha256), None),
-        Err(e) => (Kind::OnDemand, Vec::new(), Some(crate::error::chain(&e))),
+    let (kind, proofs, copy, fault) = match manifest::read(&path) {
+        Ok(read) => {
+            let proofs = manifest::read_proofs(&path, &read.sha256);
+            (read.manifest.kind, proofs, manifest::read_copy(&path, &read.sha256), None)
+        }
+        Err(e) => (Kind::OnDemand, Vec::new(), None, Some(crate::error::chain(&e))),
     };
-    let last_proof = proofs.last().cloned();
     let files = fs::read_dir(&path).into_iter().flatten().flatten();
     let bytes = files.filter_map(|file| Some(file.metadata().ok()?.len())).sum();
     let released = path.join(RELEASED).exists();
-    Backup { name, path, taken_at, kind, released, last_proof, proofs, bytes, fault }
+    Backup { name, path, taken_at, kind, released, proofs, copy, bytes, fault }
 }
 
 /// The backup called `which`; `latest` is the newest one.
@@ -248,7 +265,7 @@ fn name_at(time: Timestamp) -> String {
 }
 
 /// When the backup of this name was taken; `None` if it is no backup's name.
-fn time_of(name: &str) -> Option<Timestamp> {
+pub fn time_of(name: &str) -> Option<Timestamp> {
     let time = DateTime::strptime(NAME_TIME, name.strip_prefix(PREFIX)?).ok()?;
     let time = time.to_zoned(TimeZone::UTC).ok()?.timestamp();
     (name_at(time) == name).then_some(time)
@@ -280,6 +297,20 @@ pub enum BackupError {
         "the backup {name} is damaged ({detail}): use another one; `jarvisd backup list` shows which are proven"
     )]
     Damaged { name: String, detail: String },
+    /// The copy at the remote is not what was written.
+    #[error(
+        "the copy of {name} at {remote} is damaged ({detail}): `jarvisd backup upload {name}` sends it again if the backup is \
+         still here"
+    )]
+    CopyDamaged { name: String, remote: String, detail: String },
+    #[error("there is no copy {which} at {remote}: `jarvisd backup list --remote` shows what there is")]
+    NoCopy { which: String, remote: String },
+    #[error(
+        "there is no place for copies elsewhere: set backup.remote to one of rclone's, such as \"nas:jarvis\""
+    )]
+    NoRemote,
+    #[error("{remote} cannot be used: {detail}")]
+    Remote { remote: String, detail: String, exit: Exit },
     #[error("the backup {name} was made by a newer version ({detail}): install the newer jarvisd")]
     Newer { name: String, detail: String },
     #[error("{0}")]
@@ -316,8 +347,9 @@ impl BackupError {
         match self {
             Self::Disk { source, .. } if is_full(source) => Exit::TryAgain,
             Self::NoSpace { .. } | Self::Locked { .. } => Exit::TryAgain,
-            Self::Damaged { .. } => Exit::Data,
-            Self::Newer { .. } | Self::Key(_) => Exit::Config,
+            Self::Damaged { .. } | Self::CopyDamaged { .. } => Exit::Data,
+            Self::Newer { .. } | Self::Key(_) | Self::NoRemote => Exit::Config,
+            Self::Remote { exit, .. } => *exit,
             Self::Memory(error) => error.exit(),
             Self::Postgres(_, exit) => *exit,
             Self::Store(StoreError::Busy { .. } | StoreError::DiskFull { .. }) => Exit::TryAgain,

@@ -67,7 +67,7 @@ pub fn decide(
 }
 
 fn candidate(backup: &Backup, level: Level) -> Candidate {
-    let damaged = backup.fault.is_some() || backup.last_proof.as_ref().is_some_and(|proof| !proof.ok);
+    let damaged = backup.fault.is_some() || backup.last_proof().is_some_and(|proof| !proof.ok);
     let hold = match backup.kind {
         _ if backup.released => None,
         _ if backup.fault.is_some() => Some(Hold::Unreadable),

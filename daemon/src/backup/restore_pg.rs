@@ -93,6 +93,8 @@ pub async fn to_database(
     (settings, to): (&PgSettings, &str),
 ) -> Result<Restored, BackupError> {
     let started = Instant::now();
+    // First, so that no database is made of a damaged one.
+    let entry = checked(run, folder, manifest).await?;
     let target = if to.contains("://") {
         PgSettings {
             password_file: settings.password_file.clone(),
@@ -107,7 +109,6 @@ pub async fn to_database(
             "\"{to}\" cannot be the name of a database: use lower-case letters, digits and \"_\", or an address postgres://…"
         )));
     };
-    let entry = checked(run, folder, manifest).await?;
     let mut conn = session(&target).await?;
     if sqlx::query_scalar(INSTALLED).fetch_one(&mut conn).await.map_err(of(&target))? {
         return Err(BackupError::Refused(format!(

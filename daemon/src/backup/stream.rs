@@ -199,54 +199,96 @@ pub(super) fn check_hashes(
     let wrong = |detail: String| damaged(&manifest.name, format!("{file_name}: {detail}"));
     let mut file = File::open(folder.join(&file_name)).map_err(|e| wrong(e.to_string()))?;
     let bytes = file.metadata().map_err(|e| wrong(e.to_string()))?.len();
-    let chunk_bytes = usize::try_from(manifest.chunk_bytes.min(64 << 20)).unwrap_or(1 << 20);
-    let mut buffer = vec![0; chunk_bytes];
-    let (mut whole, mut found, mut read) = (Sha256::new(), Vec::new(), 0_u64);
+    let mut checker = Checker::new(manifest.chunk_bytes);
+    let mut buffer = vec![0; BUFFER_BYTES];
     loop {
         cancel.check()?;
-        let mut filled = 0;
-        while let Some(room) = buffer.get_mut(filled..).filter(|room| !room.is_empty()) {
-            match file.read(room) {
-                Ok(0) => break,
-                Ok(n) => filled += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(wrong(format!("reading at byte {read} failed: {e}"))),
-            }
-        }
-        if filled == 0 {
-            break;
-        }
-        let chunk = buffer.get(..filled).unwrap_or_default();
-        whole.update(chunk);
-        found.push(hex(&Sha256::digest(chunk)));
-        read += filled as u64;
-        bar.inc(filled as u64);
-        if read > entry.bytes {
+        let n = match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(wrong(format!("reading at byte {} failed: {e}", checker.read()))),
+        };
+        checker.push(buffer.get(..n).unwrap_or_default());
+        bar.inc(n as u64);
+        if checker.read() > entry.bytes {
             break;
         }
     }
-    if bytes != entry.bytes || read != entry.bytes {
+    if bytes != entry.bytes {
         return Err(wrong(format!("it has {bytes} bytes instead of {}", entry.bytes)));
     }
-    let bad: Vec<String> = found
-        .iter()
-        .zip(&entry.chunks)
-        .enumerate()
-        .filter(|(_, (found, wanted))| found != wanted)
-        .map(|(n, _)| (n + 1).to_string())
-        .take(10)
-        .collect();
-    if !bad.is_empty() {
-        return Err(wrong(format!(
-            "{} of its {} chunks are not as they were written",
-            bad.join(", "),
-            found.len()
-        )));
+    checker.finish(entry).map_err(wrong)
+}
+
+/// Compares bytes with the hashes of a manifest as they come.
+pub(super) struct Checker {
+    chunk_bytes: u64,
+    whole: Sha256,
+    chunk: Sha256,
+    in_chunk: u64,
+    chunks: Vec<String>,
+    read: u64,
+}
+
+impl Checker {
+    pub(super) fn new(chunk_bytes: u64) -> Self {
+        let (whole, chunk) = (Sha256::new(), Sha256::new());
+        Self { chunk_bytes: chunk_bytes.max(1), whole, chunk, in_chunk: 0, chunks: Vec::new(), read: 0 }
     }
-    if found.len() != entry.chunks.len() || hex(&whole.finalize()) != entry.sha256 {
-        return Err(wrong("it is not as it was written".to_owned()));
+
+    /// Bytes so far.
+    pub(super) fn read(&self) -> u64 {
+        self.read
     }
-    Ok(())
+
+    pub(super) fn push(&mut self, mut bytes: &[u8]) {
+        self.whole.update(bytes);
+        self.read += bytes.len() as u64;
+        while !bytes.is_empty() {
+            let room = usize::try_from(self.chunk_bytes - self.in_chunk).unwrap_or(usize::MAX);
+            let (now, later) = bytes.split_at_checked(room).unwrap_or((bytes, &[]));
+            self.chunk.update(now);
+            self.in_chunk += now.len() as u64;
+            if self.in_chunk == self.chunk_bytes {
+                self.end_chunk();
+            }
+            bytes = later;
+        }
+    }
+
+    fn end_chunk(&mut self) {
+        self.chunks.push(hex(&std::mem::take(&mut self.chunk).finalize()));
+        self.in_chunk = 0;
+    }
+
+    /// # Errors
+    /// What is not as it was written, with the numbers of the chunks.
+    pub(super) fn finish(mut self, entry: &FileEntry) -> Result<(), String> {
+        if self.in_chunk > 0 {
+            self.end_chunk();
+        }
+        if self.read != entry.bytes {
+            return Err(format!("it has {} bytes instead of {}", self.read, entry.bytes));
+        }
+        let bad: Vec<String> = self
+            .chunks
+            .iter()
+            .zip(&entry.chunks)
+            .enumerate()
+            .filter(|(_, (found, wanted))| found != wanted)
+            .map(|(n, _)| (n + 1).to_string())
+            .take(10)
+            .collect();
+        if !bad.is_empty() {
+            let (bad, all) = (bad.join(", "), self.chunks.len());
+            return Err(format!("{bad} of its {all} chunks are not as they were written"));
+        }
+        if self.chunks.len() != entry.chunks.len() || hex(&self.whole.finalize()) != entry.sha256 {
+            return Err("it is not as it was written".to_owned());
+        }
+        Ok(())
+    }
 }
 
 /// The plain bytes of a file of the backup. Reading fails where the file is damaged, and if it is longer or shorter than it says.

@@ -65,6 +65,9 @@ impl Settings {
         if let Some(path) = &self.backup.identity_file {
             check("backup.identity_file", Keys::read(Some(path)).map(drop).map_err(|e| chain(&e)));
         }
+        if let Some(path) = &self.backup.rclone_config_file {
+            check("backup.rclone_config_file", named(path, check_plain));
+        }
         faults
     }
 

@@ -33,7 +33,7 @@ pub use schema::Key;
 pub use settings::{Audio, Backup, Device, Dialogue, Endpoint, Http, Mqtt, Speech, Store, Stt, Voice, Wake};
 pub use source::{ENV_PREFIX, Effective};
 pub use url::{BrokerUrl, PostgresUrl, Secret};
-pub use value::{CommandLine, Recipients, UserThresholds, WakeModel, WakeModels};
+pub use value::{CommandLine, Recipients, Remote, UserThresholds, WakeModel, WakeModels};
 
 use crate::stt::Engine;
 use schema::Section;
@@ -258,6 +258,12 @@ impl Settings {
             }
             Some(_) => {}
         }
+        if self.backup.remote.is_none() && self.backup.rclone_config_file.is_some() {
+            warnings.push(
+                "backup.rclone_config_file is set, but backup.remote is not: nothing is copied elsewhere"
+                    .to_owned(),
+            );
+        }
         if !self.voice.enabled {
             warnings.push("voice.enabled is false: anyone within earshot is answered".to_owned());
         }
@@ -275,5 +281,12 @@ impl Settings {
     pub fn mqtt_password_file(&self) -> Option<PathBuf> {
         let credential = self.paths.credentials.as_ref().map(|folder| folder.join("mqtt-password"));
         self.mqtt.password_file.clone().or(credential.filter(|path| path.exists()))
+    }
+
+    /// The configuration of rclone: `backup.rclone_config_file`, else the systemd credential `rclone.conf`; `None` leaves it to
+    /// rclone where it looks.
+    pub fn rclone_config_file(&self) -> Option<PathBuf> {
+        let credential = self.paths.credentials.as_ref().map(|folder| folder.join("rclone.conf"));
+        self.backup.rclone_config_file.clone().or(credential.filter(|path| path.exists()))
     }
 }

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use super::schema::section;
 use super::url::{BrokerUrl, PostgresUrl};
-use super::value::{CommandLine, Recipients, UserThresholds, WakeModels};
+use super::value::{CommandLine, Recipients, Remote, UserThresholds, WakeModels};
 use crate::audio::Channel;
 use crate::backup::Level;
+use crate::backup::remote::Check;
 use crate::stt::Engine;
 
 section! {
@@ -204,6 +205,16 @@ section! {
         recipients: Recipients = Recipients::default(), Rule::any();
         /// File with a secret key of `age`, with which encrypted backups are verified and restored.
         identity_file: Option<PathBuf> = None, Rule::any();
+        /// Place for a copy of every backup elsewhere: the name of a remote in the configuration of `rclone`, and a folder
+        /// there, such as `"nas:jarvis"`. Give each device a folder of its own.
+        remote: Option<Remote> = None, Rule::any();
+        /// Configuration file of `rclone`, with the passwords in it. Without it the systemd credential `rclone.conf` is used,
+        /// where there is one, else rclone looks where it always does.
+        rclone_config_file: Option<PathBuf> = None, Rule::any();
+        /// How a copy elsewhere is verified when it is made: the sizes of its files, or all of it read back.
+        remote_verify: Check = Check::Content, Rule::any();
+        /// How long nothing may happen while a copy is made or read before that is given up.
+        remote_stall_s: u32 = 300, Rule::between(2, 86_400);
     }
 }
 

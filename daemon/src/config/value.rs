@@ -10,6 +10,7 @@ use crate::audio::Channel;
 use crate::memory::name_key;
 
 use crate::backup::Level;
+use crate::backup::remote::Check;
 use crate::stt::Engine;
 
 /// A TOML value without its place.
@@ -379,6 +380,53 @@ impl Value for Level {
 
     fn show(&self) -> Option<String> {
         Some(toml_text(self.as_str()))
+    }
+}
+
+const CHECKS: [Check; 2] = [Check::Sizes, Check::Content];
+
+impl Value for Check {
+    const TYPE: &'static str = "\"sizes\" or \"content\"";
+
+    fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
+        let Raw::Text(text) = raw else { return Err(raw.instead_of(Self::TYPE)) };
+        CHECKS.into_iter().find(|check| check.as_str() == text).ok_or_else(|| {
+            let hint = super::suggest::closest(text, CHECKS.iter().map(|check| check.as_str()));
+            let hint = hint.map_or(String::new(), |name| format!("; did you mean \"{name}\"?"));
+            format!("\"{}\" is none of {}{hint}", quote(text), Self::TYPE)
+        })
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(toml_text(self.as_str()))
+    }
+}
+
+/// A remote of rclone and a path in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remote(pub String);
+
+impl Value for Remote {
+    const TYPE: &'static str = "remote of rclone";
+
+    fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
+        const WANTED: &str = "a remote of rclone and a folder in it, such as \"nas:jarvis\"";
+        let text = line(raw, WANTED)?;
+        let wrong = |why: &str| Err(format!("\"{}\" {why}; it needs {WANTED}", quote(&text)));
+        let Some((name, path)) = text.split_once(':') else { return wrong("has no \":\"") };
+        // Without these it could be an option, or settings with a password in them, which would show in a list of programs.
+        let plain = |c: char| c.is_alphanumeric() || "_-.+@".contains(c);
+        if name.is_empty() || name.starts_with('-') || !name.chars().all(plain) {
+            return wrong("does not begin with the name of a remote");
+        }
+        if path.split('/').any(|part| part == "..") {
+            return wrong("leads out of its folder");
+        }
+        Ok(Self(text))
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(toml_text(&self.0))
     }
 }
 

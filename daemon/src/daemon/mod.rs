@@ -174,9 +174,11 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
             "reload",
             reload::run(hang_up, options, settings.clone(), live.clone(), health.clone(), stop.clone()),
         )?;
+        let (tell_backups, backups) = tokio::sync::watch::channel(None);
+        let clock = parts.memory.clock().clone();
         supervisor.task(
             "backupwatch",
-            watch::run(settings.clone(), parts.memory.clock().clone(), health.clone(), stop.clone()),
+            watch::run(settings.clone(), clock, health.clone(), tell_backups, stop.clone()),
         )?;
         supervisor.job("signals", until_told(terminate, interrupt, stop.clone()))?;
         if let Some(broker) = broker {
@@ -184,6 +186,7 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
                 events: events.subscribe(),
                 status: health.watch(),
                 health: health.clone(),
+                backups,
                 commands: command_in,
             };
             let last_words = supervisor.last_words();

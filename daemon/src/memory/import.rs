@@ -92,6 +92,9 @@ crate::store::sql::statements! {
         ON CONFLICT DO NOTHING";
 }
 
+/// A source and the answer that was made from it.
+pub type Link = (MessageId, MessageId);
+
 impl Memory {
     /// Stores the conversations of an export (one, a list of them, or that of a person) as `user`'s, with their ids where
     /// these are free and with new ones where not (they were deleted here, or are somebody else's). Conversations that
@@ -101,10 +104,41 @@ impl Memory {
     /// `Unreadable`, `InvalidSession`, `TooLong` for what cannot be stored; then nothing is.
     pub async fn import_conversations(&self, user: UserId, json: &str) -> Result<Imported> {
         let document: Document = serde_json::from_str(json).map_err(|e| unreadable(0, reason_of(&e)))?;
-        let mut conversations = match document {
+        let conversations = match document {
             Document::Many(many) | Document::Person { conversations: many } => many,
             Document::One(one) => vec![one],
         };
+        self.import_all(user, conversations).await.map(|(done, _)| done)
+    }
+
+    /// As [`Memory::import_conversations`], of one conversation; with what its answers were made from in other conversations,
+    /// for [`Memory::link_sources`] once these are there as well.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn import_conversation(&self, user: UserId, json: &str) -> Result<(Imported, Vec<Link>)> {
+        let one: ImportedConversation =
+            serde_json::from_str(json).map_err(|e| unreadable(0, reason_of(&e)))?;
+        self.import_all(user, vec![one]).await
+    }
+
+    /// Notes which answers of `user` were made from which messages. What is not there, or not theirs, is left out.
+    ///
+    /// # Errors
+    /// [`MemoryError`]; then nothing is noted.
+    pub async fn link_sources(&self, user: UserId, links: &[Link]) -> Result<()> {
+        let (mut tx, _) = self.begin().await?;
+        let owner = owner_rid(&mut tx, user).await?;
+        link(&mut tx, owner, links).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    async fn import_all(
+        &self,
+        user: UserId,
+        mut conversations: Vec<ImportedConversation>,
+    ) -> Result<(Imported, Vec<Link>)> {
         for (n, conversation) in conversations.iter_mut().enumerate() {
             check(n + 1, conversation)?;
         }
@@ -113,11 +147,12 @@ impl Memory {
         let owner = owner_rid(&mut tx, user).await?;
         let boot = boot_rid(&mut tx, NO_BOOT).await?;
         let mut done = Imported::default();
-        let mut made_from: Vec<(MessageId, MessageId)> = Vec::new();
+        let (mut made_from, mut elsewhere): (Vec<Link>, Vec<Link>) = (Vec::new(), Vec::new());
         // The newest first, each older than the one before it.
         for conversation in conversations.iter().rev() {
             if tx.optional(sqlx::query(MINE).bind(owner).bind(conversation.id.bytes())).await?.is_some() {
                 done.skipped += 1;
+                elsewhere.extend(links_of(conversation));
                 continue;
             }
             let taken = tx.optional(sqlx::query(CONVERSATION_TAKEN).bind(conversation.id.bytes())).await?;
@@ -165,13 +200,29 @@ impl Memory {
             done.conversations += 1;
             done.messages += conversation.messages.len();
         }
-        for (source, message) in made_from {
-            let add = sqlx::query(ADD_SOURCE).bind(owner).bind(source.bytes()).bind(message.bytes());
-            tx.execute(add).await?;
-        }
+        link(&mut tx, owner, &made_from).await?;
         tx.commit().await?;
-        Ok(done)
+        elsewhere.extend(made_from);
+        let here: BTreeSet<MessageId> =
+            conversations.iter().flat_map(|c| c.messages.iter().map(|m| m.id)).collect();
+        elsewhere.retain(|(source, _)| !here.contains(source));
+        Ok((done, elsewhere))
     }
+}
+
+/// What the answers in `conversation` were made from.
+fn links_of(conversation: &ImportedConversation) -> impl Iterator<Item = Link> {
+    conversation
+        .messages
+        .iter()
+        .flat_map(|message| message.sources.iter().map(|source| (*source, message.id)))
+}
+
+async fn link(tx: &mut Tx<'_>, owner: i64, links: &[Link]) -> Result<()> {
+    for (source, message) in links {
+        tx.execute(sqlx::query(ADD_SOURCE).bind(owner).bind(source.bytes()).bind(message.bytes())).await?;
+    }
+    Ok(())
 }
 
 /// The session id of `conversation`, if nothing else here has it.

@@ -53,7 +53,7 @@ pub use conversations::{Conversation, Cursor, MAX_TITLE_CHARS, Page};
 pub use error::MemoryError;
 pub use export::{Export, ExportedConversation, ExportedMessage};
 pub use ids::{AuditId, ConversationId, MessageId, UserId, VoiceprintId};
-pub use import::Imported;
+pub use import::{Imported, Link};
 pub use messages::{Kind, MAX_MESSAGE_BYTES, Message, Role};
 pub use replica::{Applied, Pulled};
 pub use search::{Hit, SearchCursor, Words};

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::outbox::Outbox;
 use super::{MqttSettings, Topics};
+use crate::backup::watch::Report;
 use crate::events::{Event, State, What};
 use crate::health::Status;
 
@@ -74,6 +75,13 @@ impl Content {
         match serde_json::to_string(status) {
             Ok(json) => outbox.keep(&self.topics.health, &json),
             Err(error) => log::debug!("cannot write the health as JSON: {error}"),
+        }
+    }
+
+    pub(super) fn backups(&self, report: &Report, outbox: &mut Outbox) {
+        match serde_json::to_string(report) {
+            Ok(json) => outbox.keep(&self.topics.backup, &json),
+            Err(error) => log::debug!("cannot write the state of the backups as JSON: {error}"),
         }
     }
 

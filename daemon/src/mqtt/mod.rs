@@ -44,6 +44,7 @@ pub use address::Broker;
 pub use command::Command;
 pub use topics::Topics;
 
+use crate::backup::watch::Report;
 use crate::error::chain;
 use crate::events::Event;
 use crate::health::{Condition, Health, Status};
@@ -158,6 +159,7 @@ pub struct Feeds {
     pub events: broadcast::Receiver<Arc<Event>>,
     pub status: watch::Receiver<Status>,
     pub health: Health,
+    pub backups: watch::Receiver<Option<Report>>,
     /// Made by [`command_channel`].
     pub commands: mpsc::Sender<Command>,
 }
@@ -192,10 +194,12 @@ pub async fn run(settings: MqttSettings, feeds: Feeds, stop: CancellationToken) 
         events: Some(feeds.events),
         status: feeds.status,
         health: feeds.health,
+        backups: Some(feeds.backups),
         settings,
         broker,
     };
     work.keep_status();
+    work.keep_backups();
     let mut pause = FIRST_PAUSE;
     loop {
         let started = Instant::now();
@@ -238,6 +242,8 @@ struct Work {
     events: Option<broadcast::Receiver<Arc<Event>>>,
     status: watch::Receiver<Status>,
     health: Health,
+    /// `None` once nobody looks at them any more.
+    backups: Option<watch::Receiver<Option<Report>>>,
 }
 
 impl Work {
@@ -246,6 +252,12 @@ impl Work {
         let events = async {
             match &mut self.events {
                 Some(events) => events.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        let backups = async {
+            match &mut self.backups {
+                Some(backups) => backups.changed().await,
                 None => std::future::pending().await,
             }
         };
@@ -260,6 +272,17 @@ impl Work {
                 // The registry lives as long as the daemon; a test may drop it.
                 Err(_) => std::future::pending().await,
             },
+            changed = backups => match changed {
+                Ok(()) => self.keep_backups(),
+                Err(_) => self.backups = None,
+            },
+        }
+    }
+
+    fn keep_backups(&mut self) {
+        let Some(backups) = &mut self.backups else { return };
+        if let Some(report) = &*backups.borrow_and_update() {
+            self.content.backups(report, &mut self.outbox);
         }
     }
 

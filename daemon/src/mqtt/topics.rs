@@ -13,6 +13,8 @@ pub struct Topics {
     pub mute: String,
     /// JSON: the state and the condition of every part; retained.
     pub health: String,
+    /// JSON: the newest backup and its proof; retained, and only where there are or should be backups.
+    pub backup: String,
     /// JSON: name, id and version; retained.
     pub info: String,
     /// JSON, one pipeline event a message.
@@ -44,6 +46,7 @@ impl Topics {
             state: topic("state"),
             mute: topic("mute"),
             health: topic("health"),
+            backup: topic("backup"),
             info: topic("info"),
             event: topic("event"),
             last_turn: topic("last_turn"),

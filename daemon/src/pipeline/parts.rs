@@ -136,6 +136,7 @@ pub fn load_verifier(models: &ModelStore, refuse_overlap: bool) -> Result<Verifi
 /// # Errors
 /// See [`Memory::open`].
 pub async fn open_memory(settings: &Settings) -> Result<Memory, Failure> {
+    crate::backup::before::migration(settings).await;
     let device = Device { id: settings.device.id.clone() };
     let options = StoreOptions {
         max_bytes: settings.store.max_mib.map(|mib| u64::from(mib) << 20),

@@ -1,14 +1,19 @@
-//! `jarvisd backup prune`: deletes what the calendar does not need.
+//! `jarvisd backup prune`: deletes what the calendar does not need, here and elsewhere.
 
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::size;
 use crate::backup::create::Run;
 use crate::backup::prune::{self, Fate};
+use crate::backup::remote::{self, Copied};
 use crate::backup::retention::Policy;
-use crate::backup::{self, Backup};
+use crate::backup::{self, Backup, BackupError};
 use crate::cli::output;
 use crate::error::Failure;
+
+/// After this long half a copy is not being made any more.
+const PARTIAL_STAYS: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -23,31 +28,116 @@ pub struct Args {
     json: bool,
 }
 
+/// What became of the backups of one place.
 #[derive(Debug, Serialize)]
-struct Pruned {
-    dry_run: bool,
+struct Place {
     deleted: usize,
     freed_bytes: u64,
     backups: Vec<Fate>,
+    /// Half copies that were removed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    partial: Vec<String>,
 }
 
-pub fn run(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
-    let backup = &run.settings.backup;
+#[derive(Debug, Serialize)]
+pub struct Pruned {
+    dry_run: bool,
+    #[serde(flatten)]
+    here: Place,
+    /// The copies at `backup.remote`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remote: Option<Place>,
+    #[serde(skip)]
+    failed: Option<BackupError>,
+}
+
+impl Place {
+    fn of(backups: Vec<Fate>, partial: Vec<String>) -> Self {
+        let going = || backups.iter().filter(|fate| !fate.keep).map(|fate| &fate.backup);
+        Self { deleted: going().count(), freed_bytes: going().map(|b| b.bytes).sum(), backups, partial }
+    }
+
+    fn going(&self) -> impl Iterator<Item = &Backup> {
+        self.backups.iter().filter(|fate| !fate.keep).map(|fate| &fate.backup)
+    }
+}
+
+pub async fn run(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
+    let pruned = carry_out(run, args.dry_run, args.trust_clock).await?;
+    run.bar.finish_and_clear();
+    if args.json {
+        output::json(&pruned)?;
+        return pruned.told(true);
+    }
+    table(&pruned.here)?;
+    if let Some(remote) = &pruned.remote {
+        output::line(format!("At {}:", place(run)))?;
+        table(remote)?;
+    }
+    pruned.told(false)
+}
+
+/// Prunes here, then elsewhere if there is a place for copies. A failure there is told when what was done here was.
+pub async fn carry_out(run: &Run<'_>, dry_run: bool, trust_clock: bool) -> Result<Pruned, Failure> {
     let all = backup::list(run.lock.dir())?;
-    let fates =
-        prune::decide(all, &Policy::of(run.settings), backup.verify, &run.clock.stamp(), args.trust_clock)?;
-    let going: Vec<&Backup> = fates.iter().filter(|fate| !fate.keep).map(|fate| &fate.backup).collect();
-    if !args.dry_run {
-        for backup in &going {
+    let released: Vec<String> = all.iter().filter(|b| b.released).map(|b| b.name.clone()).collect();
+    let here = Place::of(decide(run, all, trust_clock)?, Vec::new());
+    if !dry_run {
+        for backup in here.going() {
             run.cancel.check()?;
             prune::remove(run.lock, backup)?;
         }
     }
-    let (deleted, freed_bytes) = (going.len(), going.iter().map(|backup| backup.bytes).sum());
-    if args.json {
-        return output::json(&Pruned { dry_run: args.dry_run, deleted, freed_bytes, backups: fates });
+    let mut pruned = Pruned { dry_run, here, remote: None, failed: None };
+    if run.settings.backup.remote.is_some() {
+        match elsewhere(run, &released, dry_run, trust_clock).await {
+            Ok(place) => pruned.remote = Some(place),
+            Err(e) => pruned.failed = Some(e),
+        }
     }
-    let rows: Vec<[String; 3]> = fates
+    Ok(pruned)
+}
+
+fn decide(run: &Run<'_>, all: Vec<Backup>, trust_clock: bool) -> Result<Vec<Fate>, BackupError> {
+    let level = run.settings.backup.verify;
+    prune::decide(all, &Policy::of(run.settings), level, &run.clock.stamp(), trust_clock)
+}
+
+async fn elsewhere(
+    run: &Run<'_>,
+    released: &[String],
+    dry_run: bool,
+    trust_clock: bool,
+) -> Result<Place, BackupError> {
+    let index = remote::index(run).await?;
+    let device = &run.settings.device.id;
+    // What another device put there is not ours to delete, nor is what cannot be read.
+    let ours = |copied: &Copied| copied.manifest.as_ref().is_ok_and(|read| read.manifest.device == *device);
+    let copies = index.copies.into_iter().filter(ours).map(|copied| {
+        let known = released.contains(&copied.backup.name);
+        Backup { released: known || copied.backup.released, ..copied.backup }
+    });
+    let fates = decide(run, copies.collect(), trust_clock)?;
+    let now = Timestamp::from_millisecond(run.clock.now_unix_ms()).unwrap_or_default();
+    let old =
+        |name: &String| backup::time_of(name).is_some_and(|taken| now.duration_since(taken) > PARTIAL_STAYS);
+    let place = Place::of(fates, index.partial.into_iter().filter(old).collect());
+    if !dry_run {
+        for name in place.going().map(|backup| &backup.name).chain(&place.partial) {
+            run.cancel.check()?;
+            remote::remove(run, name).await?;
+        }
+    }
+    Ok(place)
+}
+
+fn place<'a>(run: &'a Run<'_>) -> &'a str {
+    run.settings.backup.remote.as_ref().map_or("", |remote| remote.0.as_str())
+}
+
+fn table(place: &Place) -> Result<(), Failure> {
+    let rows: Vec<[String; 3]> = place
+        .backups
         .iter()
         .map(|fate| {
             let verdict = if fate.keep { "keep" } else { "delete" };
@@ -55,7 +145,31 @@ pub fn run(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
         })
         .collect();
     output::table(["NAME", "", "WHY"], &rows)?;
-    let kept = fates.len() - deleted;
-    let done = if args.dry_run { "would be deleted" } else { "deleted" };
-    output::line(format!("{deleted} {done} ({}), {kept} kept.", size(freed_bytes)))
+    for name in &place.partial {
+        output::line(format!("{name} was never whole, and goes."))?;
+    }
+    Ok(())
+}
+
+impl Pruned {
+    /// Says how much it was, unless `silent`.
+    ///
+    /// # Errors
+    /// What failed elsewhere.
+    pub fn told(self, silent: bool) -> Result<(), Failure> {
+        let done = if self.dry_run { "would be deleted" } else { "deleted" };
+        let line = |place: &Place| {
+            let kept = place.backups.len() - place.deleted;
+            format!("{} {done} ({}), {kept} kept", place.deleted, size(place.freed_bytes))
+        };
+        if !silent {
+            let here = line(&self.here);
+            let remote = self.remote.as_ref().map(|remote| format!("; of the copies {}", line(remote)));
+            output::line(format!("{here}{}.", remote.unwrap_or_default()))?;
+        }
+        match self.failed {
+            None => Ok(()),
+            Some(e) => Err(Failure::because(e.exit(), "the copies elsewhere were not pruned", e)),
+        }
+    }
 }

@@ -2,6 +2,10 @@
 
 mod rig;
 
+#[expect(dead_code, reason = "shared with the black-box tests, which use the rest")]
+#[path = "../../../../tests/support/proxy.rs"]
+mod proxy;
+
 use std::path::Path;
 use std::process::Command as Process;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::*;
 use crate::events::{Reason, State, What};
 use crate::health::Need;
+use proxy::{Mode, Proxy};
 use rig::{Device, Manner, Mosquitto, free_port, nobody, wait_for};
 
 fn verified() -> What {
@@ -142,7 +147,10 @@ fn with_publish_text_off_events_carry_no_text() {
 #[test]
 fn after_a_broker_restart_everything_is_there_again_and_events_in_between_arrive() {
     let Some(mut broker) = Mosquitto::open() else { return };
-    let mut device = Device::start(MqttSettings::new(broker.url(), "k5"));
+    // In between, so that nothing comes through before somebody watches.
+    let between = Proxy::to(broker.port);
+    let url = format!("mqtt://127.0.0.1:{}", between.port());
+    let mut device = Device::start(MqttSettings::new(&url, "k5"));
     device.wait_condition("ok");
     broker.kill();
     device.wait_condition("trying again");
@@ -150,9 +158,11 @@ fn after_a_broker_restart_everything_is_there_again_and_events_in_between_arrive
     device.say(wake());
     whole_turn(&device, "while it was away");
     std::thread::sleep(Duration::from_millis(1_200));
+    between.set(Mode::Refuse);
     broker.up();
     // The broker kept nothing: all retained topics come from the device.
     let watch = broker.watch("jarvis/k5/#");
+    between.set(Mode::Pass);
     let lines = watch.until("last_turn");
     assert!(
         lines.iter().any(|line| line.contains("while it was away") && line.contains("delay_ms")),

@@ -176,8 +176,13 @@ impl Device {
         health.set_stage(State::Idle);
         let (events, receiver) = broadcast::channel(64);
         let (sender, commands) = command_channel();
-        let feeds =
-            Feeds { events: receiver, status: health.watch(), health: health.clone(), commands: sender };
+        let feeds = Feeds {
+            events: receiver,
+            status: health.watch(),
+            health: health.clone(),
+            backups: watch::channel(None).1,
+            commands: sender,
+        };
         let (stop, die) = (CancellationToken::new(), CancellationToken::new());
         let (stopped, dead) = (stop.clone(), die.clone());
         let thread = std::thread::Builder::new()

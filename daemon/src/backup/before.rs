@@ -1,0 +1,66 @@
+//! A safety backup before the database is brought to a newer schema.
+//!
+//! It is no condition: a backup that cannot be made (no room, a folder that cannot be written, another one at work, too slow)
+//! costs a warning, because the device shall answer. Migrations are one transaction, so that a failure of one leaves the old
+//! database; this is for a migration that succeeds and should not have.
+
+use std::time::Duration;
+
+use indicatif::ProgressBar;
+
+use super::cancel::Cancel;
+use super::create::{Run, create_from};
+use super::lock::Lock;
+use super::sqlite::{self, Access};
+use super::{BackupError, Kind};
+use crate::clock::Clock;
+use crate::config::Settings;
+use crate::error::chain;
+use crate::store::VERSION;
+
+/// systemd waits for 90 s until the daemon is ready.
+const LONGEST: Duration = Duration::from_secs(45);
+
+/// Makes a safety backup of the database of this device if opening it would migrate it.
+pub async fn migration(settings: &Settings) {
+    match made(settings).await {
+        Ok(None) => {}
+        Ok(Some(name)) => {
+            log::info!(
+                "{name} is a backup of the database as it was before its schema is brought up to date"
+            );
+        }
+        Err(e) => log::warn!(
+            "the schema of the database is brought up to date without a backup of it as it was: {}",
+            chain(&e)
+        ),
+    }
+}
+
+async fn made(settings: &Settings) -> Result<Option<String>, BackupError> {
+    if !is_old(settings).await {
+        return Ok(None);
+    }
+    let lock = Lock::take(&settings.paths.backups)?;
+    let (cancel, bar) = (Cancel::default(), ProgressBar::hidden());
+    let run = Run { settings, clock: &Clock::System, lock: &lock, cancel: &cancel, bar: &bar };
+    match tokio::time::timeout(LONGEST, create_from(&run, Kind::Safety, None)).await {
+        Ok(made) => made.map(|made| Some(made.backup.name)),
+        Err(_) => {
+            cancel.cancel();
+            Err(BackupError::Refused(format!("it took longer than {} s", LONGEST.as_secs())))
+        }
+    }
+}
+
+/// Whether the file is one of ours with an older schema. One that cannot be read is for whoever opens it to tell.
+async fn is_old(settings: &Settings) -> bool {
+    let db = &settings.paths.db;
+    if !db.exists() {
+        return false;
+    }
+    let Ok(mut conn) = sqlite::connect(db, Access::Read).await else { return false };
+    let identity = sqlite::identity(&mut conn, db).await;
+    sqlite::close(conn).await;
+    identity.is_ok_and(|identity| identity.ours && identity.schema_version < VERSION)
+}

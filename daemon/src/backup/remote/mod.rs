@@ -1,0 +1,318 @@
+//! A copy of a backup elsewhere, by rclone.
+//!
+//! ```text
+//!  NAME/database.zst, queue.zst, config.zst ─copied─▶ REMOTE/NAME/… ─read back─▶ hashes of the manifest? ─▶ proofs.json
+//!                                                                                                    └─▶ manifest.json
+//!  remote.json beside the local backup: how that ended, and when
+//! ```
+//!
+//! Invariants:
+//!
+//! 1. `manifest.json` is written last and deleted first: a copy that has one was found whole, a copy that has none is none.
+//! 2. What comes back is believed by its hashes only, under a name that no listing knows until then.
+//! 3. Nothing that happens there changes the local backup.
+
+mod fetch;
+mod index;
+mod rclone;
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use self::rclone::{Ended, Rclone};
+use super::create::Run;
+use super::manifest::{self, FileEntry, Manifest};
+use super::stream::Checker;
+use super::{Backup, BackupError, Level, Proof, RELEASED};
+use crate::error::chain;
+
+pub use fetch::fetch;
+pub use index::{Copied, Index, index};
+
+/// How a copy elsewhere is looked at when it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Check {
+    /// Its files have the right sizes.
+    Sizes,
+    /// All of it is read back and compared with the hashes of the manifest.
+    Content,
+}
+
+impl Check {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sizes => "sizes",
+            Self::Content => "content",
+        }
+    }
+}
+
+/// How the last copying, or the last look at the copy, ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyNote {
+    /// As configured then.
+    pub remote: String,
+    pub at: Timestamp,
+    pub ok: bool,
+    pub check: Check,
+    /// What went wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// Copies `backup` to the remote, or what of it is not there yet, looks at the copy, and notes the result beside the backup.
+///
+/// # Errors
+/// [`BackupError`]; the local backup stays what it is.
+pub async fn upload(run: &Run<'_>, backup: &Backup) -> Result<CopyNote, BackupError> {
+    let rclone = Rclone::of(run)?;
+    let read = manifest::read(&backup.path)?;
+    let sent = send(run, &rclone, backup, &read).await;
+    if let Err(e @ BackupError::Cancelled) = sent {
+        return Err(e);
+    }
+    let check = run.settings.backup.remote_verify;
+    let note = note_of(run, &rclone, check, sent.as_ref().err());
+    let noted = manifest::note_copy(&backup.path, &read.sha256, note.clone());
+    sent?;
+    noted?;
+    Ok(note)
+}
+
+fn note_of(run: &Run<'_>, rclone: &Rclone<'_>, check: Check, error: Option<&BackupError>) -> CopyNote {
+    CopyNote {
+        remote: rclone.remote.to_owned(),
+        at: now(run),
+        ok: error.is_none(),
+        check,
+        detail: error.map(|e| chain(e)),
+    }
+}
+
+fn now(run: &Run<'_>) -> Timestamp {
+    Timestamp::from_millisecond(run.clock.now_unix_ms()).unwrap_or_default()
+}
+
+async fn send(
+    run: &Run<'_>,
+    rclone: &Rclone<'_>,
+    backup: &Backup,
+    read: &manifest::Read,
+) -> Result<(), BackupError> {
+    let (name, folder) = (&backup.name, &backup.path);
+    let local = manifest::bytes(folder)?;
+    let there = remote_manifest(rclone, name).await?;
+    if there.as_ref().is_some_and(|there| *there != local && is_of_another(there, name)) {
+        return Err(BackupError::Refused(format!(
+            "another backup called {name} is at {}: give each device a folder of its own there (backup.remote)",
+            rclone.remote
+        )));
+    }
+    send_files(rclone, folder, &read.manifest, false).await?;
+    match check_copy(run, rclone, &read.manifest).await {
+        Err(BackupError::CopyDamaged { detail, .. }) => {
+            log::warn!("the copy of {name} at {} is sent again: {detail}", rclone.remote);
+            if there.is_some() {
+                delete(rclone, name, manifest::MANIFEST).await?;
+            }
+            // What has the right size and time would be taken for whole.
+            send_files(rclone, folder, &read.manifest, true).await?;
+            check_copy(run, rclone, &read.manifest).await?;
+        }
+        checked => checked?,
+    }
+    let mut proofs = manifest::read_proofs(folder, &read.sha256);
+    if run.settings.backup.remote_verify == Check::Content {
+        proofs.push(Proof { level: Level::Quick, at: now(run), ok: true, detail: None });
+    }
+    write_proofs(run, rclone, name, &read.sha256, proofs).await?;
+    if backup.released {
+        put(rclone, &folder.join(RELEASED), name, RELEASED).await?;
+    }
+    put(rclone, &folder.join(manifest::MANIFEST), name, manifest::MANIFEST).await?;
+    if remote_manifest(rclone, name).await?.as_ref() != Some(&local) {
+        return Err(damaged(rclone, name, "its manifest is not what was written"));
+    }
+    Ok(())
+}
+
+/// A manifest that can be read and is about another backup; one that is cut or damaged is replaced.
+fn is_of_another(bytes: &[u8], name: &str) -> bool {
+    manifest::parse(bytes, name).is_ok()
+}
+
+async fn remote_manifest(rclone: &Rclone<'_>, name: &str) -> Result<Option<Vec<u8>>, BackupError> {
+    let path = rclone.at(&format!("{name}/{}", manifest::MANIFEST));
+    let bytes = rclone.text(&["cat", &path], index::MAX_SMALL_BYTES).await?;
+    // Some stores answer a question about nothing with nothing.
+    Ok(bytes.filter(|bytes| !bytes.is_empty()))
+}
+
+/// The files that the manifest names.
+async fn send_files(
+    rclone: &Rclone<'_>,
+    folder: &Path,
+    manifest: &Manifest,
+    again: bool,
+) -> Result<(), BackupError> {
+    rclone.bar.set_length(manifest.files.iter().map(|file| file.bytes).sum());
+    rclone.bar.set_position(0);
+    let mut args: Vec<OsString> = vec![
+        "copy".into(),
+        folder.into(),
+        rclone.at(&manifest.name).into(),
+        "--transfers".into(),
+        "2".into(),
+    ];
+    if again {
+        args.push("--ignore-times".into());
+    }
+    for entry in &manifest.files {
+        args.push("--include".into());
+        args.push(format!("/{}", entry.role.file(manifest.encrypted)).into());
+    }
+    rclone.command(&args).await
+}
+
+/// One small file, whatever is there.
+async fn put(rclone: &Rclone<'_>, from: &Path, name: &str, file: &str) -> Result<(), BackupError> {
+    let to = rclone.at(&format!("{name}/{file}"));
+    let args: [OsString; 4] = ["copyto".into(), from.into(), to.into(), "--ignore-times".into()];
+    rclone.command(&args).await
+}
+
+async fn delete(rclone: &Rclone<'_>, name: &str, file: &str) -> Result<(), BackupError> {
+    let path = rclone.at(&format!("{name}/{file}"));
+    rclone.command(&["deletefile", &path]).await
+}
+
+async fn write_proofs(
+    run: &Run<'_>,
+    rclone: &Rclone<'_>,
+    name: &str,
+    sha256: &str,
+    proofs: Vec<Proof>,
+) -> Result<(), BackupError> {
+    let scratch = run.lock.scratch()?;
+    manifest::write_proofs(scratch.path(), sha256, proofs)?;
+    put(rclone, &scratch.path().join(manifest::PROOFS), name, manifest::PROOFS).await
+}
+
+/// As the configuration wants a copy to be looked at.
+async fn check_copy(run: &Run<'_>, rclone: &Rclone<'_>, manifest: &Manifest) -> Result<(), BackupError> {
+    match run.settings.backup.remote_verify {
+        Check::Content => check_content(rclone, manifest).await,
+        Check::Sizes => {
+            let files = index::files(rclone, &manifest.name).await?;
+            match index::wrong_size(manifest, &files) {
+                None => Ok(()),
+                Some(wrong) => Err(damaged(rclone, &manifest.name, wrong)),
+            }
+        }
+    }
+}
+
+/// Every byte of the copy, read back.
+async fn check_content(rclone: &Rclone<'_>, manifest: &Manifest) -> Result<(), BackupError> {
+    rclone.bar.set_length(manifest.files.iter().map(|file| file.bytes).sum());
+    rclone.bar.set_position(0);
+    let mut before = 0;
+    for entry in &manifest.files {
+        check_file(rclone, manifest, entry).await?;
+        before += entry.bytes;
+        rclone.bar.set_position(before);
+    }
+    Ok(())
+}
+
+async fn check_file(rclone: &Rclone<'_>, manifest: &Manifest, entry: &FileEntry) -> Result<(), BackupError> {
+    let file = entry.role.file(manifest.encrypted);
+    let path = rclone.at(&format!("{}/{file}", manifest.name));
+    let wrong = |detail: String| damaged(rclone, &manifest.name, format!("{file}: {detail}"));
+    let mut checker = Checker::new(manifest.chunk_bytes);
+    let ended = rclone
+        .run(&["cat", &path], |bytes| {
+            checker.push(bytes);
+            match checker.read() > entry.bytes {
+                true => Err(wrong(format!("it has more than {} bytes", entry.bytes))),
+                false => Ok(()),
+            }
+        })
+        .await?;
+    match ended {
+        Ended::NothingThere => Err(wrong("it is not there".to_owned())),
+        Ended::Well => checker.finish(entry).map_err(wrong),
+    }
+}
+
+/// Reads the copy called `which` back, whole, and notes the result at the remote, and here if the backup is still here.
+///
+/// # Errors
+/// `CopyDamaged` if it is not what was written; else why it could not be looked at.
+pub async fn verify(run: &Run<'_>, which: &str) -> Result<(String, Proof), BackupError> {
+    let rclone = Rclone::of(run)?;
+    let copied = index(run).await?.take(which)?;
+    let name = copied.backup.name.as_str();
+    let read = copied.manifest.map_err(|fault| damaged(&rclone, name, fault))?;
+    let found = check_content(&rclone, &read.manifest).await;
+    let at = now(run);
+    let proof = match &found {
+        Ok(()) => Proof { level: Level::Quick, at, ok: true, detail: None },
+        Err(BackupError::CopyDamaged { detail, .. }) => {
+            Proof { level: Level::Quick, at, ok: false, detail: Some(detail.clone()) }
+        }
+        Err(_) => {
+            return found
+                .map(|()| (name.to_owned(), Proof { level: Level::Quick, at, ok: false, detail: None }));
+        }
+    };
+    let mut proofs = copied.backup.proofs.clone();
+    proofs.push(proof.clone());
+    let written = write_proofs(run, &rclone, name, &read.sha256, proofs).await;
+    let local = run.lock.dir().join(name);
+    if manifest::read(&local).is_ok_and(|local| local.sha256 == read.sha256) {
+        let note = note_of(run, &rclone, Check::Content, found.as_ref().err());
+        manifest::note_copy(&local, &read.sha256, note)?;
+    }
+    found?;
+    written.map(|()| (copied.backup.name, proof))
+}
+
+/// Marks the copy of an on-demand backup as one that need not be kept any longer.
+///
+/// # Errors
+/// [`BackupError`].
+pub async fn release(run: &Run<'_>, name: &str) -> Result<(), BackupError> {
+    let rclone = Rclone::of(run)?;
+    index(run).await?.take(name)?;
+    let scratch = run.lock.scratch()?;
+    let mark = scratch.path().join(RELEASED);
+    super::lock::create_file(&mark).map_err(BackupError::disk("the mark could not be made", &mark))?;
+    put(&rclone, &mark, name, RELEASED).await
+}
+
+/// Deletes a copy, or what is left of one.
+///
+/// # Errors
+/// [`BackupError::Remote`]; what is left of it then is no copy any more.
+pub async fn remove(run: &Run<'_>, name: &str) -> Result<(), BackupError> {
+    let rclone = Rclone::of(run)?;
+    if remote_manifest(&rclone, name).await?.is_some() {
+        delete(&rclone, name, manifest::MANIFEST).await?;
+    }
+    let path = rclone.at(name);
+    // A store without folders has none left once its last file is gone.
+    rclone.run(&["purge", &path], |_| Ok(())).await.map(drop)
+}
+
+fn damaged(rclone: &Rclone<'_>, name: &str, detail: impl Into<String>) -> BackupError {
+    BackupError::CopyDamaged {
+        name: name.to_owned(),
+        remote: rclone.remote.to_owned(),
+        detail: detail.into(),
+    }
+}

@@ -1,0 +1,114 @@
+//! `jarvisd backup list`: what backups there are, here or elsewhere.
+
+use serde::Serialize;
+
+use super::{Shown, Summary, size};
+use crate::backup::create::Run;
+use crate::backup::remote::{self, Index};
+use crate::backup::{self, Backup, Level};
+use crate::cli::output;
+use crate::config::Settings;
+use crate::error::Failure;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The copies at `backup.remote` instead of the backups here.
+    #[arg(long)]
+    pub remote: bool,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn here(settings: &Settings, args: &Args) -> Result<(), Failure> {
+    let dir = &settings.paths.backups;
+    let all = backup::list(dir)?;
+    if args.json {
+        let shown: Vec<Shown> = all.into_iter().map(Shown::of).collect();
+        return output::json(&shown);
+    }
+    if all.is_empty() {
+        return output::line(format!("There are no backups in {} yet.", dir.display()));
+    }
+    let Some(remote) = &settings.backup.remote else {
+        let rows: Vec<[String; 5]> = all.iter().map(row).collect();
+        return output::table(["NAME", "TAKEN", "KIND", "SIZE", "STATE"], &rows);
+    };
+    let copy = |backup: &Backup| match backup.copy.as_ref().filter(|copy| copy.remote == remote.0) {
+        None => "none".to_owned(),
+        Some(copy) if copy.ok => format!("copied {}", output::time(copy.at.as_millisecond())),
+        Some(copy) => format!("FAILED {}", output::time(copy.at.as_millisecond())),
+    };
+    let rows: Vec<[String; 6]> = all
+        .iter()
+        .map(|backup| {
+            let [name, taken, kind, size, state] = row(backup);
+            [name, taken, kind, size, state, copy(backup)]
+        })
+        .collect();
+    output::table(["NAME", "TAKEN", "KIND", "SIZE", "STATE", "COPY"], &rows)
+}
+
+fn row(backup: &Backup) -> [String; 5] {
+    let state = match (&backup.fault, backup.last_proof()) {
+        (Some(_), _) => "DAMAGED".to_owned(),
+        (None, None) => "not proven yet".to_owned(),
+        (None, Some(proof)) if !proof.ok => format!("DAMAGED ({})", output::time(proof.at.as_millisecond())),
+        (None, Some(proof)) => {
+            let word = if proof.level == Level::Restore { "proven" } else { proof.level.as_str() };
+            format!("{word} {}", output::time(proof.at.as_millisecond()))
+        }
+    };
+    let kind = backup.kind.as_str().replace('_', " ");
+    let kind = if backup.released { format!("{kind}, released") } else { kind };
+    let taken = output::time(backup.taken_at.as_millisecond());
+    [backup.name.clone(), taken, kind, size(backup.bytes), state]
+}
+
+/// A copy as `list --remote --json` prints it.
+#[derive(Debug, Serialize)]
+struct Copy {
+    #[serde(flatten)]
+    shown: Shown,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<String>,
+    /// Whether the backup is in the folder of this device as well.
+    here: bool,
+}
+
+pub async fn elsewhere(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
+    let Index { copies, partial, .. } = remote::index(run).await?;
+    run.bar.finish_and_clear();
+    let here = |backup: &Backup| run.lock.dir().join(&backup.name).exists();
+    if args.json {
+        let shown: Vec<Copy> = copies
+            .into_iter()
+            .map(|copied| {
+                let (here, manifest) = (here(&copied.backup), copied.manifest.ok().map(|read| read.manifest));
+                let device = manifest.as_ref().map(|manifest| manifest.device.clone());
+                let proven = copied.backup.is_proven();
+                let manifest = manifest.as_ref().map(Summary::of);
+                Copy { shown: Shown { backup: copied.backup, proven, manifest }, device, here }
+            })
+            .collect();
+        return output::json(&serde_json::json!({ "copies": shown, "partial": partial }));
+    }
+    if copies.is_empty() {
+        let place = run.settings.backup.remote.as_ref().map_or("", |remote| remote.0.as_str());
+        output::line(format!("There are no copies at {place} yet."))?;
+    } else {
+        let rows: Vec<[String; 6]> = copies
+            .iter()
+            .map(|copied| {
+                let [name, taken, kind, size, state] = row(&copied.backup);
+                let here = if here(&copied.backup) { "also here" } else { "" };
+                [name, taken, kind, size, state, here.to_owned()]
+            })
+            .collect();
+        output::table(["NAME", "TAKEN", "KIND", "SIZE", "STATE", ""], &rows)?;
+    }
+    for name in partial {
+        output::line(format!("{name} is not whole there: it is being copied, or was cut off."))?;
+    }
+    Ok(())
+}

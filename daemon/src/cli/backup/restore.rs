@@ -1,0 +1,309 @@
+//! `jarvisd backup restore`: all of a backup, one person, or one conversation.
+
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use jiff::civil::{Date, DateTime};
+use jiff::tz::TimeZone;
+use serde::Serialize;
+
+use super::{Summary, keys};
+use crate::backup::create::{self, Run};
+use crate::backup::keys::Keys;
+use crate::backup::manifest::{self, Manifest, Origin};
+use crate::backup::merge::{self, Merged, Wanted};
+use crate::backup::restore::{self, Restored};
+use crate::backup::{self, BackupError, restore_pg, verify};
+use crate::cli::{confirmed, output};
+use crate::error::{Exit, Failure};
+use crate::memory::ConversationId;
+use crate::pipeline::parts;
+use crate::store::postgres::PgSettings;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  jarvisd backup restore latest --dry-run                         what would be done
+  jarvisd backup restore latest --in-place                        the memory is what it was then
+  jarvisd backup restore --at 2026-11-20 --user Anna              her conversations of then beside those of now
+  jarvisd backup restore latest --to /tmp/look.db                 into a new file (with Postgres: a new database)")]
+pub struct Args {
+    /// Name of the backup, from `backup list`, or "latest".
+    #[arg(required_unless_present = "at", conflicts_with = "at")]
+    name: Option<String>,
+    /// The newest backup taken at this time or before: 2026-11-20, 2026-11-20T18:30 (local), or with a zone.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    at: Option<Timestamp>,
+    /// Where to: a new file, or with Postgres the name of a database or an address.
+    #[arg(long, value_name = "DB", conflicts_with_all = ["in_place", "user", "conversation"])]
+    to: Option<String>,
+    /// In the place of what there is now, of which a backup is made first.
+    #[arg(long, conflicts_with_all = ["user", "conversation"])]
+    in_place: bool,
+    /// Only the conversations of this person, beside those that are there.
+    #[arg(long, value_name = "NAME", conflicts_with = "conversation")]
+    user: Option<String>,
+    /// Only this conversation.
+    #[arg(long, value_name = "ID")]
+    conversation: Option<ConversationId>,
+    /// File with a secret key of age, for an encrypted backup.
+    #[arg(long, value_name = "FILE")]
+    identity: Option<PathBuf>,
+    /// Say what would be done, and change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask; needed where there is no terminal to ask on.
+    #[arg(long, short)]
+    yes: bool,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
+    let dir = run.lock.dir();
+    let backup = match (&args.name, args.at) {
+        (Some(name), _) => backup::find(dir, name)?,
+        (None, Some(at)) => backup::find_at(dir, at)?,
+        (None, None) => return Err(Failure::new(Exit::Usage, "name a backup, or a time with --at")),
+    };
+    let manifest = manifest::read(&backup.path)?.manifest;
+    restore::not_newer(&manifest)?;
+    let keys = keys(run, args.identity.as_deref(), true, &backup)?;
+    let from = (backup.path.as_path(), &manifest, &keys);
+    let wanted = match (&args.user, args.conversation) {
+        (Some(name), _) => Some(Wanted::Person(name.clone())),
+        (None, Some(id)) => Some(Wanted::Conversation(id)),
+        (None, None) => None,
+    };
+    if let Some(wanted) = wanted {
+        return merge_one(run, args, from, &wanted).await;
+    }
+    match (&args.to, args.in_place) {
+        (Some(to), _) => to_another(run, args, from, to).await,
+        (None, true) => in_place(run, args, from).await,
+        (None, false) => Err(Failure::new(
+            Exit::Usage,
+            "say where to: --in-place, --to DB, --user NAME or --conversation ID",
+        )),
+    }
+}
+
+type From<'a> = (&'a Path, &'a Manifest, &'a Keys);
+
+async fn to_another(run: &Run<'_>, args: &Args, from: From<'_>, to: &str) -> Result<(), Failure> {
+    let (folder, manifest, keys) = from;
+    if args.dry_run {
+        return plan(run, args, from, &format!("to {}", output::plain(&masked(to)))).await;
+    }
+    if manifest.origin == Origin::Postgres {
+        let settings = postgres(run, manifest)?;
+        let restored = restore_pg::to_database(run, folder, manifest, keys, (&settings, to)).await?;
+        return told(run, args, &restored);
+    }
+    let path = Path::new(to);
+    if path.exists() || *path == run.settings.paths.db {
+        let message = format!("{to} is there already: name a file that does not exist yet");
+        return Err(Failure::new(Exit::Usage, message));
+    }
+    restore::to_file(run, folder, manifest, keys, path).await?;
+    let restored = Restored {
+        backup: manifest.name.clone(),
+        to: to.to_owned(),
+        safety: None,
+        set_aside: None,
+        messages: Summary::of(manifest).rows.get("messages").copied().unwrap_or(0),
+        took_ms: 0,
+    };
+    told(run, args, &restored)
+}
+
+/// An address without what stands before the host.
+fn masked(to: &str) -> String {
+    match (to.split_once("://"), to.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, place))) => {
+            format!("{scheme}://{}", place.split('?').next().unwrap_or_default())
+        }
+        _ => to.to_owned(),
+    }
+}
+
+async fn in_place(run: &Run<'_>, args: &Args, from: From<'_>) -> Result<(), Failure> {
+    let (folder, manifest, keys) = from;
+    let there = match manifest.origin {
+        Origin::Sqlite => run.settings.paths.db.display().to_string(),
+        Origin::Postgres => postgres(run, manifest)?.shown,
+    };
+    if args.dry_run {
+        return plan(run, args, from, &format!("in the place of {there}")).await;
+    }
+    if manifest.origin == Origin::Sqlite {
+        nothing_waits(run).await?;
+    }
+    let question = format!(
+        "Put {} of {} in the place of {there}? A backup of what is there is made first.",
+        manifest.name,
+        output::time(manifest.taken_unix_ms)
+    );
+    if !run.bar.suspend(|| agreed(&question, args.yes))? {
+        return output::line("Nothing was restored.");
+    }
+    let restored = match manifest.origin {
+        Origin::Sqlite => restore::in_place(run, folder, manifest, keys).await?,
+        Origin::Postgres => {
+            let settings = postgres(run, manifest)?;
+            restore_pg::in_place(run, folder, manifest, keys, &settings).await?
+        }
+    };
+    told(run, args, &restored)
+}
+
+fn agreed(question: &str, yes: bool) -> Result<bool, Failure> {
+    if !yes && !std::io::stdin().is_terminal() {
+        return Err(Failure::new(Exit::Usage, "this replaces what is there; say --yes"));
+    }
+    confirmed(question, yes)
+}
+
+/// What this device said and Postgres does not have would go with the database that is replaced.
+async fn nothing_waits(run: &Run<'_>) -> Result<(), Failure> {
+    if run.settings.store.postgres_url.is_none() || !run.settings.paths.db.exists() {
+        return Ok(());
+    }
+    let waiting = match create::waiting(run).await {
+        Ok(waiting) => waiting,
+        // A database that cannot be read is what a restore is for.
+        Err(BackupError::Store(_)) => 0,
+        Err(e) => return Err(e.into()),
+    };
+    if waiting == 0 {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Exit::TryAgain,
+        format!(
+            "{waiting} entries wait for Postgres and are not in the backup: run `jarvisd queue drain` first"
+        ),
+    ))
+}
+
+fn postgres(run: &Run<'_>, manifest: &Manifest) -> Result<PgSettings, Failure> {
+    PgSettings::of(run.settings).ok_or_else(|| {
+        let name = &manifest.name;
+        let message =
+            format!("{name} is a backup of Postgres: set store.postgres_url to the server it shall go to");
+        Failure::new(Exit::Config, message)
+    })
+}
+
+/// What a dry run found out.
+#[derive(Debug, Serialize)]
+struct Plan {
+    backup: String,
+    taken_unix_ms: i64,
+    would_restore: String,
+    rows: std::collections::BTreeMap<String, u64>,
+}
+
+/// Checks the backup and says what would be done.
+async fn plan(run: &Run<'_>, args: &Args, from: From<'_>, what: &str) -> Result<(), Failure> {
+    let (folder, manifest, keys) = from;
+    verify::check_readable(run, folder, manifest, keys).await?;
+    run.bar.finish_and_clear();
+    let plan = Plan {
+        backup: manifest.name.clone(),
+        taken_unix_ms: manifest.taken_unix_ms,
+        would_restore: what.to_owned(),
+        rows: Summary::of(manifest).rows,
+    };
+    if args.json {
+        return output::json(&plan);
+    }
+    output::line(format!(
+        "Would restore {} of {} {what}. Nothing was changed.",
+        plan.backup,
+        output::time(plan.taken_unix_ms)
+    ))?;
+    let rows: Vec<[String; 2]> =
+        plan.rows.iter().map(|(name, rows)| [name.clone(), rows.to_string()]).collect();
+    output::table(["TABLE", "ROWS"], &rows)
+}
+
+async fn merge_one(run: &Run<'_>, args: &Args, from: From<'_>, wanted: &Wanted) -> Result<(), Failure> {
+    let (folder, manifest, keys) = from;
+    let found = merge::find(run, folder, manifest, keys, wanted).await?;
+    if args.dry_run {
+        run.bar.finish_and_clear();
+        if args.json {
+            return output::json(&serde_json::json!({
+                "backup": manifest.name, "user": found.owner, "conversations": found.conversations,
+            }));
+        }
+        return output::line(format!(
+            "Would add what {} lacks of {} conversations of {}. Nothing was changed.",
+            run.settings.device.name,
+            found.conversations,
+            output::plain(&found.owner)
+        ));
+    }
+    let memory = parts::open_memory(run.settings).await?;
+    let merged = merge::import(&memory, &manifest.name, &found).await;
+    memory.close().await;
+    let merged = merged?;
+    run.bar.finish_and_clear();
+    if args.json {
+        return output::json(&merged);
+    }
+    let Merged { user, added, imported, .. } = &merged;
+    if *added {
+        output::line(format!(
+            "{} was added again; their voice has to be enrolled anew.",
+            output::plain(user)
+        ))?;
+    }
+    output::line(format!(
+        "Restored {} conversations with {} messages of {}; {} were there already and were left as they are.",
+        imported.conversations,
+        imported.messages,
+        output::plain(user),
+        imported.skipped
+    ))
+}
+
+fn told(run: &Run<'_>, args: &Args, restored: &Restored) -> Result<(), Failure> {
+    run.bar.finish_and_clear();
+    if args.json {
+        return output::json(restored);
+    }
+    output::line(format!(
+        "Restored {} to {}: {} messages, every row compared.",
+        restored.backup,
+        output::plain(&restored.to),
+        restored.messages
+    ))?;
+    if let Some(safety) = &restored.safety {
+        output::line(format!("What was there before is in {safety}."))?;
+    }
+    if let Some(aside) = &restored.set_aside {
+        output::line(format!("What was there before is damaged and kept as {}.", aside.display()))?;
+    }
+    Ok(())
+}
+
+/// A time as people write it.
+fn time(text: &str) -> Result<Timestamp, String> {
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Ok(time);
+    }
+    let wrong = || format!("\"{text}\" is no time such as 2026-11-20 or 2026-11-20T18:30");
+    let local = match text.parse::<DateTime>() {
+        // A day alone means until its end.
+        Ok(_) if text.parse::<Date>().is_ok() && text.len() <= 10 => {
+            text.parse::<Date>().map_err(|_| wrong())?.at(23, 59, 59, 0)
+        }
+        Ok(time) => time,
+        Err(_) => return Err(wrong()),
+    };
+    local.to_zoned(TimeZone::system()).map(|zoned| zoned.timestamp()).map_err(|_| wrong())
+}

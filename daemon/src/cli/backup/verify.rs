@@ -1,0 +1,59 @@
+//! `jarvisd backup verify`: looks whether a backup is good, here or elsewhere.
+
+use std::path::PathBuf;
+
+use super::{Shown, VERIFY_UNIT, keys, sentence, well};
+use crate::backup::create::Run;
+use crate::backup::{self, Level, remote, verify, watch};
+use crate::cli::output;
+use crate::error::Failure;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Name of the backup, from `backup list`, or "latest".
+    name: String,
+    /// How thoroughly.
+    #[arg(long, default_value = "restore")]
+    level: Level,
+    /// Read the copy at `backup.remote` back instead, and compare it with its hashes.
+    #[arg(long, conflicts_with_all = ["level", "identity"])]
+    remote: bool,
+    /// File with a secret key of age, for an encrypted backup.
+    #[arg(long, value_name = "FILE")]
+    identity: Option<PathBuf>,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
+    if args.remote {
+        return look_elsewhere(run, args).await;
+    }
+    let backup = backup::find(run.lock.dir(), &args.name)?;
+    let keys = keys(run, args.identity.as_deref(), args.level > Level::Quick, &backup)?;
+    let proof = verify::verify(run, &backup.path, args.level, &keys).await?;
+    run.bar.finish_and_clear();
+    // Not of every look: that an older backup is good does not undo that last night's was not made.
+    if watch::noted(&run.settings.paths.data)
+        .is_some_and(|last| last.failed_unit.as_deref() == Some(VERIFY_UNIT))
+    {
+        well(run);
+    }
+    if args.json {
+        return output::json(&Shown::of(backup::find(run.lock.dir(), &backup.name)?));
+    }
+    output::line(format!("{}: {}", backup.name, sentence(Some(&proof))))
+}
+
+async fn look_elsewhere(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
+    let looked = remote::verify(run, &args.name).await;
+    // The daemon looks again, whatever was found.
+    super::look_again(run);
+    let (name, proof) = looked?;
+    run.bar.finish_and_clear();
+    if args.json {
+        return output::json(&serde_json::json!({ "name": name, "proof": proof }));
+    }
+    output::line(format!("The copy of {name} is what was written."))
+}

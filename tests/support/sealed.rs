@@ -1,0 +1,24 @@
+//! Files that carry the hash of their body, changed as their writer would have written them.
+
+use std::fs;
+use std::path::Path;
+
+use sha2::{Digest as _, Sha256};
+
+/// The hash on the second line.
+pub fn hash_of(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    text.lines().nth(1).unwrap().split('"').nth(3).unwrap().to_owned()
+}
+
+/// Changes the body of a file that carries the hash of its body.
+pub fn change(path: &Path, how: impl Fn(&str) -> String) {
+    let text = fs::read_to_string(path).unwrap();
+    let old = hash_of(path);
+    let start = text.match_indices(": ").nth(1).unwrap().0 + 2;
+    let body = how(text[start..].strip_suffix("\n}\n").unwrap());
+    let digest = Sha256::digest(body.as_bytes());
+    let hash: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let head = text[..start].replace(&old, &hash);
+    fs::write(path, format!("{head}{body}\n}}\n")).unwrap();
+}
