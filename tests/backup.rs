@@ -17,7 +17,7 @@ mod pitr;
 mod postgres;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -276,11 +276,9 @@ fn a_newer_schema_is_refused_and_the_memory_stays_as_it_is() {
     assert!(holds(&root, "anna", "bicycle"));
 }
 
-#[test]
-fn a_backup_of_the_first_format_still_restores() {
-    let root = Root::new();
-    let fixture = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/data/backup-v1");
-    fs::create_dir_all(backups(&root)).unwrap();
+/// Puts the backups of a folder of fixtures among those of `root`; how many there are.
+pub fn put(root: &Root, fixture: &Path) -> usize {
+    fs::create_dir_all(backups(root)).unwrap();
     let mut found = 0;
     for entry in fs::read_dir(fixture).unwrap() {
         let entry = entry.unwrap();
@@ -288,14 +286,21 @@ fn a_backup_of_the_first_format_still_restores() {
             continue;
         }
         found += 1;
-        let folder = backups(&root).join(entry.file_name());
+        let folder = backups(root).join(entry.file_name());
         fs::create_dir(&folder).unwrap();
         for file in fs::read_dir(entry.path()).unwrap() {
             let file = file.unwrap();
             fs::copy(file.path(), folder.join(file.file_name())).unwrap();
         }
     }
-    assert_eq!(found, 1);
+    found
+}
+
+#[test]
+fn a_backup_of_the_first_format_still_restores() {
+    let root = Root::new();
+    let fixture = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/data/backup-v1");
+    assert_eq!(put(&root, &fixture), 1);
     assert_eq!(root.json(&["backup", "verify", "latest"])["proven"], true);
     root.ok(&["backup", "restore", "latest", "--in-place", "--yes"]);
     assert_eq!(

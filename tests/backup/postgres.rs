@@ -263,6 +263,17 @@ fn a_restore_or_a_backup_that_is_killed_leaves_the_database_whole_and_nothing_th
     assert_eq!(texts(&root, "anna").len(), 5_004);
 }
 
+#[test]
+fn a_backup_whose_rows_were_hashed_as_text_still_proves_and_restores() {
+    let server = server();
+    let root = device(&server, "kitchen");
+    let fixture = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/data/backup-v1-postgres");
+    assert_eq!(super::put(&root, &fixture), 1);
+    assert_eq!(root.json(&["backup", "verify", "latest"])["proven"], true);
+    root.ok(&["backup", "restore", "latest", "--in-place", "--yes"]);
+    assert_eq!(messages(&server), "2");
+}
+
 #[tokio::test]
 async fn a_cut_and_a_flipped_bit_in_a_dump_are_found_and_no_database_is_made_of_it() {
     let server = server();
