@@ -2,7 +2,7 @@
 //!
 //! A PIN is digits that are easy to type on a telephone. There are few of them, so what makes one safe is the
 //! [`super::FailureGate`] that slows guessing down, and that only its hash is kept: Argon2id with the crate's recommended
-//! parameters (19 MiB, two passes), a salt of its own. Whoever has the database can still try all of six digits in days.
+//! parameters (19 MiB, two passes), a salt of its own. Whoever has the database can still try all of six digits in a day.
 
 use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;

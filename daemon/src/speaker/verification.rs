@@ -25,7 +25,7 @@ use super::template::Template;
 pub const DEFAULT_THRESHOLD: f32 = 0.85;
 /// Net speech below which no verdict is given: the shortest length the calibration was fitted and tested at.
 pub const LEAST_NET_SPEECH_S: f32 = 1.0;
-/// Below this a voice is surely a stranger's after [`FIRST_LOOK_S`]; every threshold that can be set is far above.
+/// Below this a voice is surely a stranger's after two seconds; every threshold that can be set is far above.
 /// `docs/design/speaker.md` has the table that it was chosen by.
 pub const SURELY_A_STRANGER: f32 = 0.01;
 /// Net speech, in seconds, that a first look needs at least.
