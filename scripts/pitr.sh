@@ -39,7 +39,7 @@ ask() { as_server psql -XAtq -d postgres -U "$role" -c "$1"; }
 archiver() { as_server pgbackrest --config="$config" --stanza="$stanza" --log-level-console=warn --log-level-file=off "$@"; }
 
 setup() {
-    local repo=/var/lib/pgbackrest keep=4 data socket port
+    local repo=/var/lib/pgbackrest keep=4 data socket port other
     while [ $# -gt 0 ]; do
         case "$1" in
         --repo) repo=${2:?"--repo needs a folder"}; shift 2 ;;
@@ -50,6 +50,11 @@ setup() {
     case "$keep" in '' | *[!0-9]* | 0) fail "--keep needs a number from 1" ;; esac
     command -v pgbackrest >/dev/null || fail "pgbackrest is not installed: apt install pgbackrest"
     data=$(ask 'SHOW data_directory') || fail "the server cannot be asked: is it running, and are PGHOST and PGPORT right?"
+    other=$(ask 'SHOW archive_command')
+    case "$other" in
+    '' | '(disabled)' | *"--stanza=$stanza "*) ;;
+    *) fail "this server archives its log already ($other): take that back first, or leave it as it is" ;;
+    esac
     port=$(ask 'SHOW port')
     socket=$(ask "SELECT trim(split_part(current_setting('unix_socket_directories'), ',', 1))")
     install -d -o "$account" -g "$account" -m 750 "$repo"
