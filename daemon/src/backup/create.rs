@@ -22,7 +22,7 @@ use super::stream::Sealed;
 use super::{Backup, BackupError, Kind, PREFIX, find, name_at, pg};
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::store::StoreError;
+use crate::store::{StoreError, VERSION};
 use crate::store::postgres::PgSettings;
 
 /// Free space that is left alone.
@@ -267,16 +267,27 @@ pub(super) async fn queue_file(
     compress(run, folder, &copy, Role::Queue, recipients, sums?).await.map(Some)
 }
 
-/// How many operations of this device Postgres does not have.
+/// How many operations of this device Postgres does not have and could be sent. What a newer program left in the queue only
+/// that program can send: it goes into the safety backup, and does not stand in the way of going back.
 ///
 /// # Errors
 /// [`BackupError::Store`].
 pub async fn waiting(run: &Run<'_>) -> Result<i64, BackupError> {
     let db = &run.settings.paths.db;
     let mut live = sqlite::connect(db, Access::Read).await?;
-    let waiting = sqlite::waiting(&mut live, db).await;
+    let waiting = async {
+        let newer = sqlite::identity(&mut live, db).await?.schema_version > VERSION;
+        let waiting = sqlite::waiting(&mut live, db).await?;
+        if newer && waiting > 0 {
+            log::warn!(
+                "{waiting} entries of a newer program were never delivered; they are in the safety backup only"
+            );
+        }
+        Ok(if newer { 0 } else { waiting })
+    };
+    let waiting = waiting.await;
     sqlite::close(live).await;
-    Ok(waiting?)
+    waiting
 }
 
 /// Runs work that keeps a processor or the disk busy.

@@ -25,7 +25,7 @@ use super::verify::check_hashes;
 use super::{BackupError, Kind};
 use crate::memory::MemoryError;
 use crate::store::heal;
-use crate::store::postgres::{Pg, PgSettings, schema::WRITE_LOCK};
+use crate::store::postgres::{Pg, PgSettings, schema::WRITE_LOCK, write::CHANNEL};
 
 crate::store::sql::statements! {
     /// Until the session ends.
@@ -34,6 +34,8 @@ crate::store::sql::statements! {
     EXISTS = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)";
     DROP_SCHEMA = "DROP SCHEMA IF EXISTS jarvis CASCADE";
     NEW_HOUSE = "UPDATE jarvis.house SET id = gen_random_uuid()";
+    /// For the devices that are connected: they look at once, and find another house.
+    TELL = "SELECT pg_notify($1, '')";
     PEOPLE = "SELECT id, name FROM jarvis.users WHERE lower(name) = lower($1)";
     OWNER = "SELECT u.id, u.name FROM jarvis.conversations c JOIN jarvis.users u ON u.id = c.owner WHERE c.id = $1";
     /// What `conversation export` writes.
@@ -167,6 +169,7 @@ async fn replace(
     sqlx::query(DROP_SCHEMA).execute(&mut *conn).await.map_err(of(settings))?;
     load(conn, run, backup, settings).await?;
     sqlx::query(NEW_HOUSE).execute(&mut *conn).await.map_err(of(settings))?;
+    sqlx::query(TELL).bind(CHANNEL).execute(&mut *conn).await.map_err(of(settings))?;
     sqlx::raw_sql("COMMIT").execute(conn).await.map(|_| ()).map_err(of(settings))
 }
 

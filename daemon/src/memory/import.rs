@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use uuid::{Builder, Uuid, Variant, Version};
 
 use super::conversations::{MAX_TITLE_CHARS, title_from};
 use super::messages::checked_text;
@@ -150,13 +152,11 @@ impl Memory {
         let (mut made_from, mut elsewhere): (Vec<Link>, Vec<Link>) = (Vec::new(), Vec::new());
         // The newest first, each older than the one before it.
         for conversation in conversations.iter().rev() {
-            if tx.optional(sqlx::query(MINE).bind(owner).bind(conversation.id.bytes())).await?.is_some() {
+            let Some(id) = free_conversation(&mut tx, owner, conversation.id).await? else {
                 done.skipped += 1;
                 elsewhere.extend(links_of(conversation));
                 continue;
-            }
-            let taken = tx.optional(sqlx::query(CONVERSATION_TAKEN).bind(conversation.id.bytes())).await?;
-            let id = if taken.is_some() { ConversationId::new() } else { conversation.id };
+            };
             let session = free_session(&mut tx, owner, here.device, conversation).await?;
             let named = named::now_after(&uuid::Uuid::nil(), &stamp);
             let last = conversation.messages.last().map_or(0, |last| last.seq);
@@ -178,8 +178,10 @@ impl Memory {
             let row = tx.optional(sqlx::query(RID).bind(id.bytes())).await?;
             let rid: i64 = row.map(|row| get(&row, "rid")).transpose()?.unwrap_or_default();
             for message in &conversation.messages {
-                let taken = tx.optional(sqlx::query(MESSAGE_TAKEN).bind(message.id.bytes())).await?;
-                let id = if taken.is_some() { MessageId::new() } else { message.id };
+                let mut id = message.id;
+                while tx.optional(sqlx::query(MESSAGE_TAKEN).bind(id.bytes())).await?.is_some() {
+                    id = MessageId(next_id(id.0));
+                }
                 let add = sqlx::query(ADD_MESSAGE)
                     .bind(id.bytes())
                     .bind(rid)
@@ -208,6 +210,35 @@ impl Memory {
         elsewhere.retain(|(source, _)| !here.contains(source));
         Ok((done, elsewhere))
     }
+}
+
+/// Under which id the conversation `id` comes back; `None` if it is there already. What was deleted comes back under the id that
+/// follows from the buried one, so that whoever restores it once more, here or on another device, finds that it is there.
+async fn free_conversation(
+    tx: &mut Tx<'_>,
+    owner: i64,
+    mut id: ConversationId,
+) -> Result<Option<ConversationId>> {
+    loop {
+        if tx.optional(sqlx::query(MINE).bind(owner).bind(id.bytes())).await?.is_some() {
+            return Ok(None);
+        }
+        if tx.optional(sqlx::query(CONVERSATION_TAKEN).bind(id.bytes())).await?.is_none() {
+            return Ok(Some(id));
+        }
+        id = ConversationId(next_id(id.0));
+    }
+}
+
+/// The id that takes the place of one that cannot be used: a UUIDv7 of the same moment, with a hash of the other for its random
+/// part. The longest chain is as long as somebody has deleted and restored the same thing.
+fn next_id(id: Uuid) -> Uuid {
+    let hash = Sha256::digest(id.as_bytes());
+    let mut bytes = *id.as_bytes();
+    for (byte, hashed) in bytes.iter_mut().zip(hash.iter()).skip(6) {
+        *byte = *hashed;
+    }
+    Builder::from_bytes(bytes).with_version(Version::SortRand).with_variant(Variant::RFC4122).into_uuid()
 }
 
 /// What the answers in `conversation` were made from.

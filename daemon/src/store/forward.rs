@@ -224,7 +224,7 @@ impl Forwarder {
         self.connected().await?;
         let Some(mut batch) = self.next().await? else {
             if self.used.is_none() {
-                self.ping().await?;
+                self.look_after().await?;
             }
             return Ok(Progress::Empty);
         };
@@ -316,12 +316,17 @@ impl Forwarder {
         sent
     }
 
-    async fn ping(&mut self) -> Result<(), ForwardError> {
+    /// Somebody doubts that the connection is of use.
+    async fn look_after(&mut self) -> Result<(), ForwardError> {
         let Some(mut pg) = self.pg.take() else { return Ok(()) };
-        pg.ping().await.map_err(ForwardError::Postgres)?;
-        self.pg = Some(pg);
-        self.used = Some(Instant::now());
-        Ok(())
+        if pg.is_same().await.map_err(ForwardError::Postgres)? {
+            self.pg = Some(pg);
+            self.used = Some(Instant::now());
+            return Ok(());
+        }
+        // It is met as whoever connects meets it.
+        pg.close().await;
+        self.connected().await
     }
 
     /// A connection, made if there is none. Another database than last time gets everything again.

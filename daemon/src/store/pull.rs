@@ -66,6 +66,8 @@ pub struct Brought {
     pub changed: usize,
     /// Rows that broke a rule.
     pub refused: usize,
+    /// The database is another one than this device last sent to.
+    pub another_house: bool,
 }
 
 /// Whether the key of this device opens a voiceprint. One that it does not open is of another device and is not stored: it
@@ -153,7 +155,7 @@ impl Puller {
                     // The forwarder is gone, so the end is near.
                     return std::future::pending::<PullError>().await;
                 }
-                self.follow().await
+                self.follow(&doubt).await
             };
             let error = tokio::select! {
                 biased;
@@ -174,11 +176,14 @@ impl Puller {
     }
 
     /// One connection's life: listen, pull, wait, pull.
-    async fn follow(&mut self) -> PullError {
+    async fn follow(&mut self, doubt: &Notify) -> PullError {
         match self.listen().await {
             Ok(mut listener) => loop {
-                if let Err(error) = self.round_on(&mut listener).await {
-                    return error;
+                match self.round_on(&mut listener).await {
+                    // The forwarder goes on sending on a connection from before, and must send everything.
+                    Ok(brought) if brought.another_house => doubt.notify_one(),
+                    Ok(_) => {}
+                    Err(error) => return error,
                 }
                 if let Err(error) = self.wait(&mut listener).await {
                     return error.into();
@@ -198,12 +203,12 @@ impl Puller {
         Ok(listener)
     }
 
-    async fn round_on(&mut self, listener: &mut PgListener) -> Result<(), PullError> {
+    async fn round_on(&mut self, listener: &mut PgListener) -> Result<Brought, PullError> {
         let request = self.progress.asked.load(Ordering::Acquire);
         let conn = within(CONNECT_DEADLINE, "listening at Postgres", listener.acquire()).await?;
-        self.round(conn).await?;
+        let brought = self.round(conn).await?;
         self.progress.done.send_modify(|done| *done = Done { connected: true, request });
-        Ok(())
+        Ok(brought)
     }
 
     /// Until there may be something new.
@@ -250,7 +255,9 @@ impl Puller {
         if !self.voices_seen {
             at.voiceprints = 0;
         }
-        let mut brought = Brought::default();
+        let sent_to: Option<Uuid> = settings::get(self.memory.store(), replica::HOUSE).await?;
+        let another_house = sent_to.is_some_and(|house| house != heads.house);
+        let mut brought = Brought { another_house, ..Brought::default() };
         while at.users < heads.users {
             let rows = read::users(conn, self.since(at.users, &at)).await?;
             let (users, refused) = pass(rows, &mut at.users, heads.users);
@@ -302,7 +309,7 @@ impl Puller {
             self.memory.apply_pulled(&Pulled::default(), &at).await?;
         }
         self.ahead = Some(at);
-        if brought != Brought::default() {
+        if brought.changed + brought.refused > 0 {
             log::debug!(
                 "{} rows of other devices are here, {} were refused",
                 brought.changed,

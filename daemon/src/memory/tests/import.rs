@@ -64,6 +64,8 @@ async fn ids_that_are_deleted_or_somebody_elses_are_replaced_by_new_ones() {
     let note = talk(&home.memory, anna).await;
     let before = exported(&home.memory, anna).await;
     let text = before.to_string();
+    let exported_ids = home.memory.list_conversations(anna, None, 10).await.unwrap().items;
+    let exported_ids: Vec<_> = exported_ids.into_iter().map(|c| c.id).collect();
     assert_eq!(home.memory.import_conversations(bob, &text).await.unwrap().conversations, 2);
     assert_eq!(exported(&home.memory, anna).await, before, "Anna's are as they were");
     let bobs = home.memory.list_conversations(bob, None, 10).await.unwrap().items;
@@ -73,6 +75,15 @@ async fn ids_that_are_deleted_or_somebody_elses_are_replaced_by_new_ones() {
     assert_eq!((done.conversations, done.skipped), (1, 1));
     assert!(home.memory.conversation(anna, note.conversation_id).await.is_err(), "its tombstone stands");
     assert_eq!(home.memory.notes(anna, 5).await.unwrap().len(), 1);
+    for user in [anna, bob] {
+        let again = home.memory.import_conversations(user, &text).await.unwrap();
+        assert_eq!((again.conversations, again.skipped), (0, 2), "what came back under another id is there");
+    }
+    let replaced = home.memory.list_conversations(anna, None, 10).await.unwrap().items;
+    let replaced = replaced.iter().find(|c| exported_ids.iter().all(|id| *id != c.id)).unwrap().id;
+    home.memory.delete_conversation(anna, replaced).await.unwrap();
+    let done = home.memory.import_conversations(anna, &text).await.unwrap();
+    assert_eq!((done.conversations, done.skipped), (1, 1), "deleted once more, it comes back once more");
 }
 
 #[tokio::test]

@@ -276,9 +276,12 @@ impl Pg {
         let _ = tokio::time::timeout(Duration::from_millis(500), self.conn.close()).await;
     }
 
-    /// Whether the server still answers on this connection.
-    pub async fn ping(&mut self) -> Result<(), PgError> {
-        within(CONNECT_DEADLINE, "asking Postgres for a sign of life", self.conn.ping()).await
+    /// Whether the server still answers on this connection, and whether the database is still the one that was connected to:
+    /// a restore puts another one in its place and cuts no connection.
+    pub async fn is_same(&mut self) -> Result<bool, PgError> {
+        let asked = sqlx::query_scalar::<_, Uuid>(schema::HOUSE).fetch_one(&mut self.conn);
+        let house = within(CONNECT_DEADLINE, "asking Postgres for a sign of life", asked).await?;
+        Ok(house == self.house)
     }
 }
 

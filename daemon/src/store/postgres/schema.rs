@@ -25,7 +25,7 @@ super::super::sql::statements! {
         EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
             WHERE n.nspname = 'jarvis' AND c.relname = 'schema_version') AS tables";
     FOUND_VERSION = "SELECT coalesce(max(version), 0) FROM jarvis.schema_version";
-    HOUSE = "SELECT id FROM jarvis.house";
+    pub(super) HOUSE = "SELECT id FROM jarvis.house";
     LOCK = "SELECT pg_advisory_xact_lock($1)";
     MAKE_SCHEMA = "CREATE SCHEMA jarvis";
 }
