@@ -18,25 +18,18 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use house::{
-    Divide, Running, Talker, backup, configuration, copy, device, fill, refused, restore, same_everywhere,
-    server, settle, timed,
+    Divide, Running, Talker, backup, configuration, copy, device, filled_server, ready, refused, restore,
+    same_everywhere, server, settle, timed,
 };
 use serde_json::Value;
 use support::postgres::{Postgres, Stop};
 use support::{Root, Voice};
 
-/// A filled server and a device that has read all of it, at which `who` may talk.
+/// A device that knows everything, at which `who` may talk.
 fn kitchen(server: &Postgres, who: &str, more: &str) -> Arc<Root> {
     let kitchen = device(server, "kitchen", more);
-    fill(server, &kitchen);
     ready(&kitchen, who);
     kitchen
-}
-
-fn ready(device: &Root, who: &str) {
-    timed(device, "store pull, the first time", &["store", "pull"]);
-    device.ok(&["user", "add", who]);
-    device.ok(&["queue", "drain"]);
 }
 
 fn backups(root: &Root) -> std::path::PathBuf {
@@ -45,9 +38,8 @@ fn backups(root: &Root) -> std::path::PathBuf {
 
 #[test]
 fn the_card_of_a_device_dies() {
-    let server = server();
+    let server = filled_server();
     let card = device(&server, "kitchen", "");
-    fill(&server, &card);
     let hall = device(&server, "hall", "");
     ready(&hall, "tom");
     card.ok(&["user", "add", "mia"]);
@@ -84,7 +76,7 @@ fn the_card_of_a_device_dies() {
 
 #[test]
 fn the_server_dies() {
-    let old = server();
+    let old = filled_server();
     let kitchen = kitchen(&old, "mia", "");
     let hall = device(&old, "hall", "");
     ready(&hall, "tom");
@@ -121,7 +113,7 @@ fn the_server_dies() {
 
 #[test]
 fn the_database_is_damaged() {
-    let mut server = server();
+    let mut server = filled_server();
     let kitchen = kitchen(&server, "mia", "");
     let divide = Divide::now();
     let before = divide.fingerprint(&server);
@@ -184,7 +176,7 @@ const CONTENT: &str = "SELECT md5(string_agg(concat_ws('|', m.seq, m.role, m.kin
 
 #[test]
 fn conversations_are_deleted() {
-    let server = server();
+    let server = filled_server();
     let kitchen = kitchen(&server, "mia", "");
     let divide = Divide::now();
     let daemon = Running::start(&kitchen);
@@ -231,7 +223,7 @@ fn conversations_are_deleted() {
 
 #[test]
 fn an_update_goes_wrong() {
-    let server = server();
+    let server = filled_server();
     let kitchen = kitchen(&server, "mia", "");
     let hall = device(&server, "hall", "");
     ready(&hall, "tom");
@@ -288,7 +280,7 @@ fn an_update_goes_wrong() {
 fn keys_are_lost() {
     let (owner, secret) = key_pair();
     let (_, stranger) = key_pair();
-    let server = server();
+    let server = filled_server();
     let encrypted = format!("[backup]\nrecipients = [{owner:?}]\n");
     let kitchen = kitchen(&server, "mia", &encrypted);
     let phrases = support::ENROLMENT.map(|phrase| Voice::Rms.says(phrase));

@@ -3,18 +3,18 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::support::Root;
 use super::support::household::percentiles;
 use super::support::postgres::{Options, Postgres};
+use super::support::{Root, scratch};
 
 /// Messages of the people who talked before; two hundred times as many with `JARVIS_TEST_MESSAGES=1000000`.
 pub fn size() -> u64 {
@@ -114,8 +114,62 @@ pub fn restore(root: &Root, what: &str, args: &[&str]) -> Value {
 
 // ---- The memory of before ------------------------------------------------------------------------------------------
 
+/// A filled server, and what a device has on its disk that has read all of it. Made once a run, and copied for each test.
+struct Made {
+    dump: PathBuf,
+    replica: PathBuf,
+}
+
+fn made() -> &'static Made {
+    static MADE: OnceLock<Made> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let folder = scratch().join("recovery");
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).unwrap();
+        let made = Made { dump: folder.join("dump"), replica: folder.join("jarvis.db") };
+        let server = server();
+        let kitchen = device(&server, "kitchen", "");
+        fill(&server, &kitchen);
+        timed(&kitchen, "store pull, the first time", &["store", "pull"]);
+        fs::copy(database(&kitchen), &made.replica).unwrap();
+        let dump = made.dump.to_str().unwrap();
+        tool(&server, "pg_dump", &["--format=custom", "--compress=0", "--dbname=jarvis", "--file", dump]);
+        made
+    })
+}
+
+/// A program of Postgres, as the superuser.
+fn tool(server: &Postgres, name: &str, args: &[&str]) {
+    let mut command = Command::new(name);
+    command.args(args).args(["--username=postgres", "--port", &server.port().to_string(), "--host"]);
+    let done = command.arg(server.socket_dir()).env("PGPASSWORD", server.password()).status().unwrap();
+    assert!(done.success(), "{command:?}");
+}
+
+fn database(device: &Root) -> PathBuf {
+    device.path().join("var/lib/jarvis/jarvis.db")
+}
+
+/// A server with the memory of before.
+pub fn filled_server() -> Postgres {
+    let server = server();
+    let dump = made().dump.to_str().unwrap();
+    tool(&server, "pg_restore", &["--exit-on-error", "--dbname=jarvis", dump]);
+    server.execute("ANALYZE");
+    server
+}
+
+/// Has the device know everything, and this person.
+pub fn ready(device: &Root, who: &str) {
+    let to = database(device);
+    fs::create_dir_all(to.parent().unwrap()).unwrap();
+    fs::copy(&made().replica, to).unwrap();
+    device.ok(&["user", "add", who]);
+    device.ok(&["queue", "drain"]);
+}
+
 /// What people said before, in conversations of 50 messages on a device that is not there any more.
-pub fn fill(server: &Postgres, kitchen: &Root) {
+fn fill(server: &Postgres, kitchen: &Root) {
     let started = Instant::now();
     let n = size();
     for user in ["anna", "ben"] {

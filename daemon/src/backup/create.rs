@@ -22,8 +22,8 @@ use super::stream::Sealed;
 use super::{Backup, BackupError, Kind, PREFIX, find, name_at, pg};
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::store::{StoreError, VERSION};
 use crate::store::postgres::PgSettings;
+use crate::store::{StoreError, VERSION};
 
 /// Free space that is left alone.
 const SPARE_BYTES: u64 = 16 << 20;
