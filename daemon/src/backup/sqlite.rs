@@ -10,8 +10,8 @@ use futures_util::TryStreamExt as _;
 use sha2::{Digest as _, Sha256};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteRow};
 use sqlx::{
-    Column as _, ConnectOptions as _, Connection as _, Row as _, Sqlite, SqliteConnection, TypeInfo as _,
-    ValueRef as _,
+    AssertSqlSafe, Column as _, ConnectOptions as _, Connection as _, Row as _, Sqlite, SqliteConnection,
+    TypeInfo as _, ValueRef as _,
 };
 
 use super::cancel::Cancel;
@@ -41,6 +41,11 @@ crate::store::sql::statements! {
     TOMBSTONES = "SELECT * FROM tombstones ORDER BY kind, id";
     USERS = "SELECT * FROM users ORDER BY rid";
     VOICEPRINTS = "SELECT * FROM voiceprints ORDER BY owner";
+    // A copy that is thrown away if anything goes wrong.
+    WITHOUT_JOURNAL = "PRAGMA journal_mode = OFF";
+    UNINDEX = "SELECT sql FROM sqlite_schema WHERE type = 'trigger' AND name = 'messages_fts_delete'";
+    NO_UNINDEX = "DROP TRIGGER IF EXISTS messages_fts_delete";
+    INDEX_AGAIN = "INSERT INTO messages_fts (messages_fts) VALUES ('rebuild')";
     // What waits, and the rows that it names. Answers keep what they were made from.
     KEEP_MESSAGES = "DELETE FROM messages WHERE id NOT IN (SELECT entity_id FROM queue) AND rid NOT IN (
         SELECT s.source FROM message_sources s JOIN messages m ON m.rid = s.message JOIN queue q ON q.entity_id = m.id)";
@@ -237,7 +242,11 @@ fn field(hash: &mut Sha256, kind: u8, bytes: &[u8]) {
 pub(super) async fn keep_what_waits(path: &Path) -> Result<(), StoreError> {
     let mut conn = connect(path, Access::Write).await?;
     let sql = |e| classify(e, path);
+    sqlx::query(WITHOUT_JOURNAL).execute(&mut conn).await.map_err(sql)?;
+    // Taken out of the full-text index one by one, which forgets them byte by byte, a million messages would take hours.
+    let unindex: Option<String> = sqlx::query_scalar(UNINDEX).fetch_optional(&mut conn).await.map_err(sql)?;
     let statements = [
+        NO_UNINDEX,
         KEEP_MESSAGES,
         KEEP_CONVERSATIONS,
         COUNT_MESSAGES,
@@ -245,11 +254,15 @@ pub(super) async fn keep_what_waits(path: &Path) -> Result<(), StoreError> {
         KEEP_AUDIT,
         KEEP_USERS,
         FORGET_READ,
-        VACUUM,
+        INDEX_AGAIN,
     ];
     for statement in statements {
         sqlx::query(statement).execute(&mut conn).await.map_err(sql)?;
     }
+    if let Some(unindex) = unindex {
+        sqlx::raw_sql(AssertSqlSafe(unindex)).execute(&mut conn).await.map_err(sql)?;
+    }
+    sqlx::query(VACUUM).execute(&mut conn).await.map_err(sql)?;
     close(conn).await;
     Ok(())
 }
