@@ -5,6 +5,7 @@
 #   scripts/calibrate.sh AUDIO_DIR     one recording (FLAC or WAV, 16 kHz) of each of some 250 speakers, 12 s or longer
 #   scripts/calibrate.sh AUDIO_DIR --denoised yes        also compares raw with denoised sound
 #   scripts/calibrate.sh AUDIO_DIR --choices yes         only tables: early verdict, mean or prototypes, wake phrase in or out
+#   scripts/calibrate.sh AUDIO_DIR --second yes          only tables: somebody else who goes on alone
 #   scripts/calibrate.sh AUDIO_DIR --plans 150,300,500 --padding wrap     shows other choices, writes nothing
 #   scripts/calibrate.sh AUDIO_DIR --scores FILE         also writes the held-out trials there, for reliability.py; changes nothing else
 #   scripts/calibrate.sh --voices      only checks the shipped constants against synthetic voices (flite, festival)
@@ -45,7 +46,7 @@ make_voices() {
 
 case ${1:-} in
 "" | -h | --help)
-    sed -n '2,13p' "$0" | cut -c3-
+    sed -n '2,14p' "$0" | cut -c3-
     exit 2
     ;;
 --voices) ;;

@@ -376,6 +376,65 @@ fn two_people_at_once_are_answered_unless_the_owner_asks_otherwise() {
     assert!(root.json(&["audit", "list"]).to_string().contains("multiple_speakers"));
 }
 
+/// One recording behind the other.
+fn joined(root: &Root, name: &str, files: &[&Path]) -> PathBuf {
+    let to = root.path().join(name);
+    let mut args: Vec<&str> = files.iter().map(|file| file.to_str().unwrap()).collect();
+    args.push(to.to_str().unwrap());
+    sox(&args);
+    to
+}
+
+#[test]
+fn what_somebody_else_says_behind_the_owner_is_not_taken_for_theirs() {
+    let root = Root::new();
+    enrolled(&root, "Anna", &sentences(Voice::Rms, &ENROLMENT), &[]);
+    // The recordings begin and end with half a second of silence.
+    root.write_config("[wake]\nmodel = \"none\"\n[endpoint]\nend_silence_ms = 3000\n");
+    let hers = Voice::Rms.says("hey jarvis, what do you remember about the spare key under the blue pot");
+    let theirs = Voice::Kal.says("and send a message to my brother about the garden");
+    let both = joined(&root, "both.wav", &[&hers, &theirs]);
+    let verdict = identified(&root, &both);
+    assert_eq!((&verdict["outcome"], &verdict["user"]), (&"verified".into(), &"Anna".into()), "{verdict}");
+    assert!(verdict["other_s"].as_f64().unwrap() > 1.0, "{verdict}");
+    assert_eq!(identified(&root, &hers)["other_s"], Value::Null);
+
+    let heard = root.listen(&[&both]);
+    let transcripts = support::of(&heard, "transcript");
+    let words = transcripts[0]["text"].as_str().unwrap().to_lowercase();
+    assert!(
+        words.contains("spare key") && !words.contains("brother") && !words.contains("garden"),
+        "{words}"
+    );
+    assert!(support::of(&heard, "verified")[0]["other_s"].as_f64().unwrap() > 1.0, "{heard:?}");
+    assert!(!root.ok(&["conversation", "list", "--user", "Anna"]).contains("brother"));
+    assert!(root.json(&["audit", "list"]).to_string().contains("other_s"));
+
+    root.write_config(
+        "[voice]\nsecond_voice = \"refuse\"\n[wake]\nmodel = \"none\"\n[endpoint]\nend_silence_ms = 3000\n",
+    );
+    let heard = root.listen(&[&both]);
+    assert!(support::of(&heard, "transcript").is_empty(), "{heard:?}");
+    assert_eq!(support::of(&heard, "rejected")[0]["reason"], "multiple_speakers", "{heard:?}");
+
+    root.write_config(
+        "[voice]\nsecond_voice = \"answer\"\n[wake]\nmodel = \"none\"\n[endpoint]\nend_silence_ms = 3000\n",
+    );
+    let heard = root.listen(&[&both]);
+    let words = support::of(&heard, "transcript")[0]["text"].as_str().unwrap().to_lowercase();
+    assert!(words.contains("spare key") && words.contains("garden"), "{words}");
+}
+
+#[test]
+fn a_sample_in_which_a_second_person_goes_on_is_refused() {
+    let root = Root::new();
+    let own = sentences(Voice::Rms, &ENROLMENT);
+    let theirs = Voice::Kal.says("and send a message to my brother about the garden");
+    let two = joined(&root, "two.wav", &[&own[0], &theirs]);
+    let (report, _) = refused(&root, "Anna", &[two, own[1].clone(), own[2].clone()], &[]);
+    assert!(report.to_string().contains("two voices were heard"), "{report}");
+}
+
 #[test]
 fn a_calibration_that_was_tampered_with_is_refused_before_anyone_is_compared() {
     let mut root = Root::new();

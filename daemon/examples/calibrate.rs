@@ -41,6 +41,8 @@ use sha2::{Digest, Sha256};
 
 #[path = "calibrate/choices.rs"]
 mod choices;
+#[path = "calibrate/second.rs"]
+mod second;
 
 type Failure = Box<dyn Error + Send + Sync>;
 
@@ -58,7 +60,7 @@ const FIRST_DEVICE: usize = 4;
 const UNSEEN: usize = 6;
 
 const USAGE: &str = "usage: calibrate --models DIR [--audio DIR] [--voices DIR] \
-                     [--denoised yes] [--choices yes] [--plans 200,300] [--padding mean|wrap] [--scores FILE]";
+                     [--denoised yes] [--choices yes] [--second yes] [--plans 200,300] [--padding mean|wrap] [--scores FILE]";
 
 /// What differs from the shipped choice; with anything here the result is only shown, not written.
 struct Choice {
@@ -101,6 +103,9 @@ fn main() -> Result<(), Failure> {
         scores: options.get("--scores").map(PathBuf::from),
     };
     if let Some(audio) = options.get("--audio") {
+        if options.contains_key("--second") {
+            return second::run(Path::new(audio), &models, &store, &choice);
+        }
         if options.contains_key("--choices") {
             return choices::run(Path::new(audio), &models, &store, &choice);
         }

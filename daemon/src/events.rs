@@ -73,6 +73,9 @@ pub enum What {
         confidence: f32,
         score: f32,
         net_speech_s: f32,
+        /// Speech of somebody else in the same utterance: it was cut out and is not in the transcript.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        other_s: Option<f32>,
     },
     Rejected {
         reason: Reason,

@@ -133,7 +133,7 @@ impl Tools {
     async fn open(settings: &Settings, memory: &Memory) -> Result<Self, Failure> {
         let store = parts::open_models(settings)?;
         let vad = Vad::new(&store).map_err(models::failure)?;
-        let verifier = parts::load_verifier(&store, settings.voice.refuse_overlap)?;
+        let verifier = parts::load_verifier(&store, &settings.voice)?;
         let vault = Arc::new(parts::open_vault(settings, verifier.model().identity().clone(), memory).await?);
         Ok(Self { vad, voices: Voices { memory: memory.clone(), vault, verifier } })
     }
@@ -171,6 +171,9 @@ struct Compared {
     score: Option<f32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     net_speech_s: Option<f32>,
+    /// Speech of somebody else in the recording: cut out of what is transcribed (verified), or the reason of the refusal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    other_s: Option<f32>,
     /// The one that counts for this person, or for everyone.
     threshold: f32,
 }
@@ -188,6 +191,11 @@ impl Compared {
             | Verdict::MultipleSpeakers { net_speech_s, .. } => (None, None, Some(*net_speech_s)),
             Verdict::NotEnrolled => (None, None, None),
         };
+        let other_s = match verdict {
+            Verdict::Verified { aside, .. } => aside.as_ref().map(|aside| aside.other_s),
+            Verdict::MultipleSpeakers { other_s, .. } => Some(*other_s),
+            _ => None,
+        };
         let threshold = user.as_deref().and_then(|name| own.of(name)).unwrap_or(threshold);
         Self {
             outcome: verdict.name(),
@@ -195,6 +203,7 @@ impl Compared {
             confidence: verdict.confidence(),
             score,
             net_speech_s,
+            other_s,
             threshold,
         }
     }
@@ -213,11 +222,11 @@ impl Compared {
                 self.net_speech_s.unwrap_or_default()
             ),
             "ambiguous" => "two enrolled voices are too alike to tell which it is".to_owned(),
-            "multiple_speakers" => {
-                "two people speak at once; say it again when nobody else speaks, or set voice.refuse_overlap \
-                                    = false"
-                    .to_owned()
-            }
+            "multiple_speakers" => format!(
+                "somebody else speaks as well, for {:.1} s; say it again when nobody else does (voice.second_voice and \
+                 voice.refuse_overlap decide on this)",
+                self.other_s.unwrap_or_default()
+            ),
             "not_enrolled" => "no voice is enrolled; `jarvisd voice enroll` does that".to_owned(),
             _ => format!("rejected: no enrolled voice that was asked for (confidence {confidence:.2})"),
         }
@@ -268,9 +277,13 @@ fn compare(
         }
         match &verdict {
             Verdict::Verified { .. } if json => Ok(()),
-            Verdict::Verified { user_name, confidence, net_speech_s, .. } => output::line(format!(
-                "Verified {}: confidence {confidence:.3} from {net_speech_s:.1} s of speech.",
-                output::plain(user_name)
+            Verdict::Verified { user_name, confidence, net_speech_s, aside, .. } => output::line(format!(
+                "Verified {}: confidence {confidence:.3} from {net_speech_s:.1} s of speech{}.",
+                output::plain(user_name),
+                aside.as_ref().map_or_else(String::new, |aside| format!(
+                    ", {:.1} s of which are somebody else's and count for nothing",
+                    aside.other_s
+                ))
             )),
             _ => Err(Failure::new(Exit::Failed, compared.refusal())),
         }

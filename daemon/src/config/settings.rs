@@ -9,6 +9,7 @@ use super::value::{CommandLine, Recipients, Remote, UserThresholds, WakeModels};
 use crate::audio::Channel;
 use crate::backup::Level;
 use crate::backup::remote::Check;
+use crate::speaker::SecondVoice;
 use crate::stt::Engine;
 
 section! {
@@ -80,6 +81,9 @@ section! {
         /// People for whom another one counts: higher where voices in the house are alike, lower for one that is often
         /// refused.
         user_thresholds: UserThresholds = UserThresholds::default(), Rule::any();
+        /// What becomes of what somebody else says before or behind a verified person, in one breath of sound: only the person's own
+        /// part is transcribed ("cut"), the whole is not answered ("refuse"), or it is taken for theirs ("answer").
+        second_voice: SecondVoice = SecondVoice::Cut, Rule::any();
         /// Do not answer a verified person while somebody else speaks at the same time (a quarter of a second or longer):
         /// words of both would be taken for theirs. Off unless wanted, because a television that is loud enough counts.
         refuse_overlap: bool = false, Rule::any();

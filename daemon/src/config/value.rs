@@ -11,6 +11,7 @@ use crate::memory::name_key;
 
 use crate::backup::Level;
 use crate::backup::remote::Check;
+use crate::speaker::SecondVoice;
 use crate::stt::Engine;
 
 /// A TOML value without its place.
@@ -361,6 +362,24 @@ impl Value for Engine {
 
     fn show(&self) -> Option<String> {
         ENGINES.iter().find(|(engine, _)| engine == self).map(|(_, name)| toml_text(name))
+    }
+}
+
+const SECOND_VOICES: [(SecondVoice, &str); 3] =
+    [(SecondVoice::Cut, "cut"), (SecondVoice::Refuse, "refuse"), (SecondVoice::Answer, "answer")];
+
+impl Value for SecondVoice {
+    const TYPE: &'static str = "\"cut\", \"refuse\" or \"answer\"";
+
+    fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
+        let Raw::Text(text) = raw else { return Err(raw.instead_of(Self::TYPE)) };
+        let found = SECOND_VOICES.iter().find(|(_, name)| name == text);
+        let wrong = || format!("\"{}\" is none of {}", quote(text), Self::TYPE);
+        found.map(|(what, _)| *what).ok_or_else(wrong)
+    }
+
+    fn show(&self) -> Option<String> {
+        SECOND_VOICES.iter().find(|(what, _)| what == self).map(|(_, name)| toml_text(name))
     }
 }
 

@@ -148,7 +148,7 @@ impl LastTurn {
             What::Wake { .. } => copy(self, "word", "wake_word"),
             What::SpeechEnd { .. } => copy(self, "speech_s", "speech_s"),
             What::Verified { .. } => {
-                for key in ["user", "confidence", "score", "net_speech_s"] {
+                for key in ["user", "confidence", "score", "net_speech_s", "other_s"] {
                     copy(self, key, key);
                 }
             }

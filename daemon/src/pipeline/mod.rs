@@ -21,4 +21,5 @@ pub mod parts;
 pub mod pins;
 mod told;
 pub mod turns;
+mod understanding;
 pub mod voices;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::clock::Clock;
-use crate::config::{Settings, WakeModel};
+use crate::config::{self, Settings, WakeModel};
 use crate::detect::{DetectSettings, Detector, WakeWord};
 use crate::dialogue::speech::{Speech, SpeechSettings};
 use crate::dialogue::{Builtin, Dialogue, DialogueSettings, Responder};
@@ -41,13 +41,14 @@ impl Parts {
         let models = open_models(settings)?;
         let detect = detect_settings(settings);
         let stt = stt_settings(settings);
-        let refuse_overlap = settings.voice.enabled && settings.voice.refuse_overlap;
+        let mut voice = settings.voice.clone();
+        voice.refuse_overlap &= voice.enabled;
         let (for_detector, for_speaker, for_stt) = (models.clone(), models.clone(), models);
         let detector = tokio::task::spawn_blocking(move || {
             Detector::new(&for_detector, &detect)
                 .map_err(|e| Failure::because(Exit::Config, "the detector cannot start", e))
         });
-        let verifier = tokio::task::spawn_blocking(move || load_verifier(&for_speaker, refuse_overlap));
+        let verifier = tokio::task::spawn_blocking(move || load_verifier(&for_speaker, &voice));
         let recognizer = tokio::task::spawn_blocking(move || stt::open(&stt, &for_stt));
         let memory = open_memory(settings).await?;
         memory.report_to(health);
@@ -116,15 +117,23 @@ pub fn open_models(settings: &Settings) -> Result<Arc<ModelStore>, Failure> {
     ModelStore::open(&settings.paths.models).map(Arc::new).map_err(|e| Failure::of(Exit::Config, &e))
 }
 
-/// Speaker model and calibration, which must belong together, and the model that hears two people at once if it is wanted.
+/// Speaker model and calibration, which must belong together.
 ///
 /// # Errors
 /// A missing, wrong or mismatched model or calibration file.
-pub fn load_verifier(models: &ModelStore, refuse_overlap: bool) -> Result<Verifier, Failure> {
+pub fn load_speaker(models: &ModelStore) -> Result<Verifier, Failure> {
     let model = SpeakerModel::load(models).map_err(|e| Failure::of(Exit::Config, &e))?;
     let calibration = Calibration::load(models).map_err(|e| Failure::of(Exit::Config, &e))?;
-    let verifier = Verifier::new(Arc::new(model), calibration).map_err(|e| Failure::of(Exit::Config, &e))?;
-    if !refuse_overlap {
+    Verifier::new(Arc::new(model), calibration).map_err(|e| Failure::of(Exit::Config, &e))
+}
+
+/// [`load_speaker`] with what the owner wants of second voices, and the model that hears two people at once if that is part of it.
+///
+/// # Errors
+/// As for [`load_speaker`].
+pub fn load_verifier(models: &ModelStore, voice: &config::Voice) -> Result<Verifier, Failure> {
+    let verifier = load_speaker(models)?.with_second_voice(voice.second_voice);
+    if !voice.refuse_overlap {
         return Ok(verifier);
     }
     let overlap = OverlapModel::load(models).map_err(|e| Failure::of(Exit::Config, &e))?;

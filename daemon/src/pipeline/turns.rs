@@ -15,7 +15,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +24,8 @@ use super::events::Events;
 use super::hearing::{Heard, HearingControl, Window};
 use super::look::Hearing;
 use super::pins;
-use super::voices::{Voices, VoicesError};
+use super::understanding::Speaker;
+use super::voices::Voices;
 use crate::daemon::live::{Live, LiveSettings};
 use crate::detect::{Detection, Utterance};
 use crate::dialogue::{Dialogue, DialogueError, Select};
@@ -65,12 +65,6 @@ pub struct Turns {
     pub live: LiveSettings,
     /// `None`: no other device writes what this one answers from.
     pub fresh: Option<Freshness>,
-}
-
-/// Who is speaking, as far as the settings ask for it.
-struct Speaker {
-    user: User,
-    confidence: Option<f32>,
 }
 
 impl Turns {
@@ -290,130 +284,6 @@ impl Turns {
         self.rest();
     }
 
-    /// Who speaks and what is said, at the same time; `None` unless both are known.
-    async fn understand(
-        &self,
-        utterance: Utterance,
-        live: &Live,
-        door: &mut Door,
-    ) -> Option<(Speaker, Transcript)> {
-        let pos = utterance.end;
-        let started = Instant::now();
-        let verify = async {
-            if !self.verify {
-                return None;
-            }
-            let (raw, speech) = (Arc::new(utterance.raw), Arc::new(utterance.speech));
-            let verdict = self.voices.verify(raw, speech, live.threshold, &live.user_thresholds).await;
-            Some((verdict, started.elapsed()))
-        };
-        let transcribe = async {
-            let stt = self.stt.as_ref()?;
-            let transcript = stt.finish().await;
-            Some((transcript, started.elapsed()))
-        };
-        let (verdict, words) = tokio::join!(verify, transcribe);
-
-        let speaker = match verdict {
-            Some((verdict, took)) => self.judge(pos, verdict, took, door).await?,
-            None => Speaker { user: self.anonymous(pos).await?, confidence: None },
-        };
-        let (transcript, took) = words?;
-        match transcript {
-            Ok(transcript) if transcript.text.trim().is_empty() => {
-                self.reject(pos, Reason::NoWords, None, Some(took)).await;
-                None
-            }
-            Ok(transcript) => {
-                let what =
-                    What::Transcript { text: transcript.text.clone(), engine: transcript.engine.to_owned() };
-                self.events.emit(Event::at(pos, what).took(took)).await;
-                Some((speaker, transcript))
-            }
-            Err(error) => {
-                self.trouble(pos, "stt", chain(&error)).await;
-                None
-            }
-        }
-    }
-
-    /// Reports a verdict; `Some` only for a verified speaker.
-    async fn judge(
-        &self,
-        pos: FramePos,
-        verdict: Result<Verdict, VoicesError>,
-        took: Duration,
-        door: &mut Door,
-    ) -> Option<Speaker> {
-        let verdict = match verdict {
-            Ok(verdict) => verdict,
-            Err(error) => {
-                let why = chain(&error);
-                self.health.set("voice", Condition::failed(format!("nobody can be verified: {why}")));
-                self.audit("failed", None, None).await;
-                self.trouble(pos, "voice", why).await;
-                return None;
-            }
-        };
-        self.health.set("voice", Condition::Ok);
-        let Verdict::Verified { user_id, user_name, confidence, score, net_speech_s } = verdict else {
-            // Two at once are two, whoever of them gave a PIN.
-            let granted = door.granted().filter(|_| !matches!(verdict, Verdict::MultipleSpeakers { .. }));
-            let Some(user) = granted.cloned() else {
-                self.refuse(pos, &verdict, Some(took), door).await;
-                return None;
-            };
-            self.audit("pin", Some(&user), verdict.confidence().map(|c| json!({ "confidence": c }))).await;
-            let what = What::Accepted { user: user.name.clone(), by: "pin" };
-            self.events.emit(Event::at(pos, what).took(took)).await;
-            return Some(Speaker { user, confidence: None });
-        };
-        let known = match user_id.parse() {
-            Ok(id) => self.memory.user(id).await,
-            Err(_) => self.memory.user_by_name(&user_name).await,
-        };
-        let user = match known {
-            Ok(user) => user,
-            Err(error) => {
-                self.audit("failed", None, None).await;
-                self.trouble(pos, "store", chain(&error)).await;
-                return None;
-            }
-        };
-        if door.gate.failures > 0 {
-            door.gate.succeeded();
-            self.save_gate(&door.gate).await;
-        }
-        let figures = json!({ "confidence": confidence, "score": score, "net_speech_s": net_speech_s });
-        self.audit("verified", Some(&user), Some(figures)).await;
-        let what = What::Verified { user: user.name.clone(), confidence, score, net_speech_s };
-        self.events.emit(Event::at(pos, what).took(took)).await;
-        Some(Speaker { user, confidence: Some(confidence) })
-    }
-
-    /// Reports a verdict that lets nobody in. `took` is `None` where it was certain while they spoke.
-    async fn refuse(&self, pos: FramePos, verdict: &Verdict, took: Option<Duration>, door: &mut Door) {
-        let (reason, confidence, early) = (reason_of(verdict), verdict.confidence(), took.is_none());
-        if verdict.is_failure() {
-            self.count_failure(door).await;
-        }
-        let mut detail = serde_json::Map::new();
-        if let Some(confidence) = confidence {
-            detail.insert("confidence".into(), confidence.into());
-        }
-        if early {
-            detail.insert("early".into(), true.into());
-        }
-        self.audit(verdict.name(), None, (!detail.is_empty()).then(|| detail.into())).await;
-        let event = Event::at(pos, What::Rejected { reason, confidence, early });
-        self.events
-            .emit(match took {
-                Some(took) => event.took(took),
-                None => event,
-            })
-            .await;
-    }
-
     /// Answers and stores; whether a follow-up window is to be opened.
     async fn turn(
         &self,
@@ -486,7 +356,7 @@ impl Turns {
         }
     }
 
-    async fn anonymous(&self, pos: FramePos) -> Option<User> {
+    pub(super) async fn anonymous(&self, pos: FramePos) -> Option<User> {
         let found = match self.memory.user_by_name(ANONYMOUS).await {
             Err(MemoryError::NotFound { .. }) => self.memory.add_user(ANONYMOUS).await,
             other => other,
@@ -500,7 +370,13 @@ impl Turns {
         }
     }
 
-    async fn reject(&self, pos: FramePos, reason: Reason, confidence: Option<f32>, took: Option<Duration>) {
+    pub(super) async fn reject(
+        &self,
+        pos: FramePos,
+        reason: Reason,
+        confidence: Option<f32>,
+        took: Option<Duration>,
+    ) {
         let event = Event::at(pos, What::Rejected { reason, confidence, early: false });
         self.events
             .emit(match took {
@@ -515,7 +391,12 @@ impl Turns {
         self.events.at(pos, What::Error { stage: stage.to_owned(), message }).await;
     }
 
-    async fn audit(&self, outcome: &'static str, user: Option<&User>, detail: Option<serde_json::Value>) {
+    pub(super) async fn audit(
+        &self,
+        outcome: &'static str,
+        user: Option<&User>,
+        detail: Option<serde_json::Value>,
+    ) {
         self.audit_as("verify", outcome, user, detail).await;
     }
 
@@ -546,19 +427,6 @@ impl Turns {
         if let Err(error) = self.memory.set_setting(GATE, gate).await {
             log::error!("the count of failed attempts cannot be stored: {}", chain(&error));
         }
-    }
-}
-
-/// Why a verdict lets nobody in, as events say it.
-fn reason_of(verdict: &Verdict) -> Reason {
-    match verdict {
-        Verdict::Uncertain { .. } => Reason::Uncertain,
-        // A verified voice is answered and never comes here; should it, it is not let in.
-        Verdict::Rejected { .. } | Verdict::Verified { .. } => Reason::Rejected,
-        Verdict::TooShort { .. } => Reason::TooShort,
-        Verdict::Ambiguous { .. } => Reason::Ambiguous,
-        Verdict::MultipleSpeakers { .. } => Reason::MultipleSpeakers,
-        Verdict::NotEnrolled => Reason::NotEnrolled,
     }
 }
 

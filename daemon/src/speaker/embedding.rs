@@ -11,10 +11,12 @@
 //! `campplus/`.
 
 use std::fmt::Write as _;
+use std::ops::Range;
 
 use sha2::{Digest, Sha256};
 
 use super::SpeakerError;
+use super::aside;
 use super::campplus::Network;
 use super::fbank::{DESCRIPTION, Fbank};
 use super::speech::NetSpeech;
@@ -96,6 +98,9 @@ impl Embedding {
     }
 }
 
+/// The frames of a piece of speech, and its voice.
+pub type Piece = (Range<usize>, Embedding);
+
 /// Which model and front end an embedding comes from. Embeddings of different identities do not compare.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelIdentity {
@@ -150,6 +155,25 @@ impl SpeakerModel {
     /// # Errors
     /// [`SpeakerError::NoSpeech`] below one analysis window (25 ms); [`SpeakerError::Model`] if the model fails.
     pub fn embed(&self, samples: &[f32]) -> Result<Embedding, SpeakerError> {
+        Ok(self.embed_with(samples, |_| Vec::new())?.0)
+    }
+
+    /// [`SpeakerModel::embed`], and the embeddings of each second of it, from the same pass: they cost next to
+    /// nothing, and have heard a little of what is around them. The frames are those of the whole; speech longer than a plan is
+    /// embedded in windows that overlap, and has pieces of each.
+    ///
+    /// # Errors
+    /// As [`SpeakerModel::embed`].
+    pub fn embed_pieces(&self, samples: &[f32]) -> Result<(Embedding, Vec<Piece>), SpeakerError> {
+        self.embed_with(samples, aside::pieces)
+    }
+
+    /// `pieces` of a number of frames are embedded beside the whole.
+    fn embed_with(
+        &self,
+        samples: &[f32],
+        pieces: impl Fn(usize) -> Vec<Range<usize>>,
+    ) -> Result<(Embedding, Vec<Piece>), SpeakerError> {
         let samples = samples.get(..LONGEST_S * SAMPLE_RATE_HZ as usize).unwrap_or(samples);
         let mut features = self.fbank.compute(samples);
         let frames = features.frames();
@@ -159,18 +183,23 @@ impl SpeakerModel {
         features.subtract_mean();
         let fitting = self.lengths.iter().find(|length| frames <= **length);
         let Some(&length) = fitting.or(self.lengths.last()) else { return Err(SpeakerError::NoSpeech) };
-        let mut parts = Vec::new();
+        let voice = |values: &[f32]| Embedding::normalised(values).ok_or(SpeakerError::NoSpeech);
+        let (mut windows, mut found) = (Vec::new(), Vec::new());
         for start in window_starts(frames, length) {
             let input = match self.padding {
                 Padding::Mean => features.padded(start, length),
                 Padding::Wrap => features.wrapped(start, length),
             };
-            let values = self.network.run(&input).map_err(|source| {
+            let ranges = pieces(length.min(frames - start));
+            let (whole, parts) = self.network.run(&input, &ranges).map_err(|source| {
                 SpeakerError::Model(ModelError::Run { model: MODEL_NAME.into(), source: source.into() })
             })?;
-            parts.push(Embedding::normalised(&values).ok_or(SpeakerError::NoSpeech)?);
+            windows.push(voice(&whole)?);
+            for (range, part) in ranges.iter().zip(&parts) {
+                found.push((range.start + start..range.end + start, voice(part)?));
+            }
         }
-        Embedding::mean(&parts).ok_or(SpeakerError::NoSpeech)
+        Ok((Embedding::mean(&windows).ok_or(SpeakerError::NoSpeech)?, found))
     }
 
     /// [`SpeakerModel::embed`] of the speech in a stretch of sound.

@@ -15,6 +15,7 @@
 //! * Both enrolment and verification hear the **raw** 16 kHz sound, and all of it, wake phrase included: denoised
 //!   sound quadruples the equal error rate (docs/design/speaker.md).
 
+pub mod aside;
 pub mod calibration;
 mod campplus;
 pub mod embedding;
@@ -34,6 +35,7 @@ pub mod verification;
 #[cfg(test)]
 mod testing;
 
+pub use aside::Aside;
 pub use calibration::{Calibration, CalibrationError};
 pub use embedding::{Embedding, ModelIdentity, SpeakerModel};
 pub use enrolment::{Enrolment, Progress, Refusal, SampleReport, Step};
@@ -43,7 +45,7 @@ pub use speech::{NetSpeech, Quality};
 pub use template::{Prototype, Template, TemplateError};
 pub use vault::{SealedVoiceprint, Vault, VaultError};
 pub use verification::{
-    EnrolledVoice, LEAST_NET_SPEECH_S, ONE_PERSON_FROM, OTHER_PERSON_BELOW, Verdict, Verifier,
+    EnrolledVoice, LEAST_NET_SPEECH_S, ONE_PERSON_FROM, OTHER_PERSON_BELOW, SecondVoice, Verdict, Verifier,
 };
 
 use crate::inference::ModelError;

@@ -18,6 +18,8 @@ const CLIPPED_LEVEL: f32 = 0.9985;
 pub struct NetSpeech {
     /// 16 kHz mono in [-1, 1]: the speech frames, joined.
     pub samples: Vec<f32>,
+    /// Which frames of the sound these are, rising.
+    pub frames: Vec<usize>,
     pub quality: Quality,
 }
 
@@ -39,6 +41,7 @@ impl NetSpeech {
     pub fn of(samples: &[f32], speech: &[f32]) -> Self {
         let mask = speech_mask(speech);
         let mut kept = Vec::with_capacity(samples.len());
+        let mut frames = Vec::new();
         let mut speech_power = Mean::default();
         let mut rest = Vec::new();
         let mut all = Vec::new();
@@ -50,6 +53,7 @@ impl NetSpeech {
             if mask.get(index).copied().unwrap_or(false) {
                 // One bad sample would make every feature, and so every score, meaningless.
                 kept.extend(frame.iter().map(|&s| if s.is_finite() { s.clamp(-1.0, 1.0) } else { 0.0 }));
+                frames.push(index);
                 speech_power.add(power);
                 clipped += frame.iter().filter(|s| s.abs() >= CLIPPED_LEVEL).count();
             } else {
@@ -64,7 +68,7 @@ impl NetSpeech {
             snr_db: snr_db.clamp(-SNR_CEILING_DB, SNR_CEILING_DB),
             clipped: if kept.is_empty() { 0.0 } else { clipped as f32 / kept.len() as f32 },
         };
-        Self { samples: kept, quality }
+        Self { samples: kept, frames, quality }
     }
 }
 

@@ -4,7 +4,8 @@
 //!  nobody enrolled ──────────────────────────────▶ NotEnrolled
 //!  net speech < 1 s ─────────────────────────────▶ TooShort
 //!  best P ≥ its threshold ─ second best likely too ▶ Ambiguous
-//!                         ├ two people at once ──▶ MultipleSpeakers
+//!                         ├ two people at once ──▶ MultipleSpeakers (if it is to be refused)
+//!                         ├ another goes on alone ▶ MultipleSpeakers, or Verified and what is their own
 //!                         └ else ────────────────▶ Verified
 //!  best P ≥ 0.5 ─────────────────────────────────▶ Uncertain
 //!  else ─────────────────────────────────────────▶ Rejected
@@ -15,6 +16,7 @@
 use std::sync::Arc;
 
 use super::SpeakerError;
+use super::aside::{Aside, Scored};
 use super::calibration::Calibration;
 use super::embedding::{Embedding, SpeakerModel};
 use super::overlap::{LEAST_OVERLAP_S, OverlapModel};
@@ -61,6 +63,8 @@ pub enum Verdict {
         confidence: f32,
         score: f32,
         net_speech_s: f32,
+        /// Somebody else was heard as well, and what is not theirs ([`SecondVoice::Cut`]).
+        aside: Option<Aside>,
     },
     /// More likely than not the named user, but not enough.
     Uncertain {
@@ -82,11 +86,11 @@ pub enum Verdict {
         confidence: f32,
         net_speech_s: f32,
     },
-    /// An enrolled voice, and somebody else speaks at the same time.
+    /// An enrolled voice, and somebody else speaks for `other_s`, at the same time or before or behind it.
     MultipleSpeakers {
         confidence: f32,
         net_speech_s: f32,
-        overlap_s: f32,
+        other_s: f32,
     },
     NotEnrolled,
 }
@@ -122,11 +126,23 @@ impl Verdict {
     }
 }
 
+/// What becomes of what somebody else says before or behind a verified person, in the same utterance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SecondVoice {
+    /// Only the person's own part counts.
+    #[default]
+    Cut,
+    Refuse,
+    /// It is taken for theirs: nobody else is looked for.
+    Answer,
+}
+
 /// Compares utterances with enrolled voices. Keeps nothing between calls.
 #[derive(Debug, Clone)]
 pub struct Verifier {
     model: Arc<SpeakerModel>,
     calibration: Arc<Calibration>,
+    second: SecondVoice,
     overlap: Option<Arc<OverlapModel>>,
 }
 
@@ -145,12 +161,17 @@ impl Verifier {
         if model.identity() != calibration.identity() {
             return Err(SpeakerError::OtherCalibration);
         }
-        Ok(Self { model, calibration: Arc::new(calibration), overlap: None })
+        Ok(Self { model, calibration: Arc::new(calibration), second: SecondVoice::default(), overlap: None })
     }
 
     /// Refuses utterances in which two people speak at once.
     pub fn refusing_overlap(self, model: OverlapModel) -> Self {
         Self { overlap: Some(Arc::new(model)), ..self }
+    }
+
+    /// What becomes of somebody else who goes on alone.
+    pub fn with_second_voice(self, second: SecondVoice) -> Self {
+        Self { second, ..self }
     }
 
     pub fn model(&self) -> &Arc<SpeakerModel> {
@@ -197,8 +218,22 @@ impl Verifier {
         if net_speech_s < LEAST_NET_SPEECH_S {
             return Ok(Verdict::TooShort { net_speech_s });
         }
-        let candidates = self.candidates(&net, usable)?;
-        self.alone(decide(&candidates, threshold, net_speech_s), samples)
+        let (test, pieces) = self.model.embed_pieces(&net.samples)?;
+        let candidates = self.candidates(&test, net_speech_s, usable);
+        let verdict = decide(&candidates, threshold, net_speech_s);
+        let (Verdict::Verified { .. }, Some(best)) = (&verdict, candidates.first()) else {
+            return Ok(verdict);
+        };
+        let score = |voice: &Embedding| {
+            self.calibration.score(voice, self.calibration.impostors(voice), &best.voice.template)
+        };
+        let pieces: Vec<Scored> = pieces
+            .into_iter()
+            .map(|(frames, voice)| Scored { frames, score: score(&voice).normalised })
+            .collect();
+        let lowest = pieces.iter().map(|piece| piece.score).fold(f32::INFINITY, f32::min);
+        log::debug!("the second of it that is least like the person's voice has {lowest:.1}");
+        self.alone(verdict, &pieces, &net, samples)
     }
 
     /// What is certain of an utterance that still goes on (arguments as for [`Verifier::verify`]): nobody is enrolled, or the
@@ -221,7 +256,7 @@ impl Verifier {
         if net_speech_s < FIRST_LOOK_S {
             return Ok(None);
         }
-        let candidates = self.candidates(&net, usable)?;
+        let candidates = self.candidates(&self.model.embed_net(&net)?, net_speech_s, usable);
         let best = candidates.first().filter(|best| best.confidence < SURELY_A_STRANGER);
         Ok(best.map(|best| Verdict::Rejected {
             confidence: best.confidence,
@@ -238,19 +273,19 @@ impl Verifier {
         enrolled.iter().partition(|v| v.template.identity() == self.model.identity())
     }
 
-    /// Every one of `voices` against the speech, the likeliest first.
+    /// Every one of `voices` against the voice of `net_speech_s` of speech, the likeliest first.
     fn candidates<'a>(
         &self,
-        net: &NetSpeech,
+        test: &Embedding,
+        net_speech_s: f32,
         voices: Vec<&'a EnrolledVoice>,
-    ) -> Result<Vec<Candidate<'a>>, SpeakerError> {
-        let test = self.model.embed_net(net)?;
-        let impostors = self.calibration.impostors(&test);
-        let mut candidates: Vec<Candidate<'_>> = voices
+    ) -> Vec<Candidate<'a>> {
+        let impostors = self.calibration.impostors(test);
+        let mut candidates: Vec<Candidate<'a>> = voices
             .into_iter()
             .map(|voice| {
-                let score = self.calibration.score(&test, impostors, &voice.template);
-                let (confidence, log_odds) = self.calibration.confidence(score, net.quality.net_speech_s);
+                let score = self.calibration.score(test, impostors, &voice.template);
+                let (confidence, log_odds) = self.calibration.confidence(score, net_speech_s);
                 Candidate { voice, confidence, log_odds, score: score.normalised }
             })
             .collect();
@@ -258,21 +293,35 @@ impl Verifier {
         candidates.sort_by(|a, b| {
             b.log_odds.total_cmp(&a.log_odds).then_with(|| a.voice.user_id.cmp(&b.voice.user_id))
         });
-        Ok(candidates)
+        candidates
     }
 
     /// The verdict, unless it is verified and somebody else speaks too. Nobody else is looked for where nobody is verified: such an
-    /// utterance is not answered anyway.
-    fn alone(&self, verdict: Verdict, samples: &[f32]) -> Result<Verdict, SpeakerError> {
-        let (Verdict::Verified { confidence, net_speech_s, .. }, Some(overlap)) = (&verdict, &self.overlap)
-        else {
+    /// utterance is not answered anyway. `pieces` are scored against the verified person's template.
+    fn alone(
+        &self,
+        mut verdict: Verdict,
+        pieces: &[Scored],
+        net: &NetSpeech,
+        samples: &[f32],
+    ) -> Result<Verdict, SpeakerError> {
+        let Verdict::Verified { confidence, net_speech_s, aside, .. } = &mut verdict else {
             return Ok(verdict);
         };
-        let overlap_s = overlap.overlap_s(samples)?;
-        if overlap_s < LEAST_OVERLAP_S {
-            return Ok(verdict);
+        let (confidence, net_speech_s) = (*confidence, *net_speech_s);
+        let several = |other_s| Verdict::MultipleSpeakers { confidence, net_speech_s, other_s };
+        if self.second != SecondVoice::Answer
+            && let Some(found) = Aside::of(pieces, net, samples.len())
+        {
+            if self.second == SecondVoice::Refuse {
+                return Ok(several(found.other_s));
+            }
+            *aside = Some(found);
         }
-        Ok(Verdict::MultipleSpeakers { confidence: *confidence, net_speech_s: *net_speech_s, overlap_s })
+        match self.overlap.as_ref().map(|overlap| overlap.overlap_s(samples)).transpose()? {
+            Some(overlap_s) if overlap_s >= LEAST_OVERLAP_S => Ok(several(overlap_s)),
+            _ => Ok(verdict),
+        }
     }
 
     /// Probability, at equal priors, that two templates are of one person. It does not matter which is which; 0 where they
@@ -298,7 +347,7 @@ fn decide(candidates: &[Candidate<'_>], threshold: f32, net_speech_s: f32) -> Ve
             return Verdict::Ambiguous { confidence, net_speech_s };
         }
         let user_id = best.voice.user_id.clone();
-        return Verdict::Verified { user_id, user_name, confidence, score, net_speech_s };
+        return Verdict::Verified { user_id, user_name, confidence, score, net_speech_s, aside: None };
     }
     if confidence >= UNCERTAIN_FROM {
         return Verdict::Uncertain { user_name, confidence, score, net_speech_s };
@@ -380,12 +429,45 @@ mod tests {
         samples[40_000..].iter_mut().zip(&other[40_000..]).for_each(|(a, b)| *a += 0.5 * b);
         let both = strict.verify(samples, speech, enrolled, DEFAULT_THRESHOLD).unwrap();
         assert!(
-            matches!(both, Verdict::MultipleSpeakers { overlap_s, .. } if overlap_s >= LEAST_OVERLAP_S),
+            matches!(both, Verdict::MultipleSpeakers { other_s, .. } if other_s >= LEAST_OVERLAP_S),
             "{both:?}"
         );
         assert!(!both.is_failure() && both.confidence() >= Some(DEFAULT_THRESHOLD));
         let lax = verifier().verify(samples, speech, enrolled, DEFAULT_THRESHOLD).unwrap();
         assert!(matches!(lax, Verdict::Verified { .. }), "{lax:?}");
+    }
+
+    #[test]
+    fn somebody_who_goes_on_alone_is_cut_off_refused_or_answered() {
+        let (Some(ann), Some((other, other_speech))) = (enrolled(0, "ann"), reading(2)) else { return };
+        let (own, own_speech) = reading(0).unwrap();
+        let enrolled = std::slice::from_ref(&ann);
+        let second = |what, sound: &[f32], speech: &[f32]| {
+            verifier().with_second_voice(what).verify(sound, speech, enrolled, DEFAULT_THRESHOLD).unwrap()
+        };
+        let hers = (&own[70_400..118_400], &own_speech[440..740]);
+        let theirs = (&other[..32_000], &other_speech[..200]);
+        let behind = ([hers.0, theirs.0].concat(), [hers.1, theirs.1].concat());
+        let before = ([theirs.0, hers.0].concat(), [theirs.1, hers.1].concat());
+        for ((sound, speech), hers) in [(behind, 0..48_000), (before, 32_000..80_000)] {
+            let verdict = second(SecondVoice::Cut, &sound, &speech);
+            let Verdict::Verified { aside: Some(aside), .. } = &verdict else { panic!("{verdict:?}") };
+            let [part] = &aside.own[..] else { panic!("{aside:?}") };
+            assert!(
+                part.start.abs_diff(hers.start) < 8_000 && part.end.abs_diff(hers.end) < 8_000,
+                "{aside:?}"
+            );
+            let verdict = second(SecondVoice::Refuse, &sound, &speech);
+            assert!(
+                matches!(verdict, Verdict::MultipleSpeakers { other_s, .. } if other_s > 1.0),
+                "{verdict:?}"
+            );
+            assert!(!verdict.is_failure());
+            let verdict = second(SecondVoice::Answer, &sound, &speech);
+            assert!(matches!(verdict, Verdict::Verified { aside: None, .. }), "{verdict:?}");
+        }
+        let alone = second(SecondVoice::Refuse, hers.0, hers.1);
+        assert!(matches!(alone, Verdict::Verified { .. }), "{alone:?}");
     }
 
     #[test]

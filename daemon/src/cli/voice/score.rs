@@ -59,7 +59,7 @@ pub fn run(args: &Args, settings: &Settings) -> Result<(), Failure> {
     }
     let folder = args.trials.parent().unwrap_or(Path::new(""));
     let store = parts::open_models(settings)?;
-    let verifier = parts::load_verifier(&store, false)?;
+    let verifier = parts::load_speaker(&store)?;
     let voices = hear_all(&store, &verifier, &files(&lines), folder)?;
     let outcomes = lines
         .iter()

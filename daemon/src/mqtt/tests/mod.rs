@@ -17,7 +17,7 @@ use proxy::{Mode, Proxy};
 use rig::{Device, Manner, Mosquitto, free_port, nobody, wait_for};
 
 fn verified() -> What {
-    What::Verified { user: "anna".into(), confidence: 0.97, score: 3.1, net_speech_s: 2.5 }
+    What::Verified { user: "anna".into(), confidence: 0.97, score: 3.1, net_speech_s: 2.5, other_s: None }
 }
 
 fn transcript(text: &str) -> What {

@@ -17,6 +17,8 @@
 //!
 //! CAM++: Wang et al., "CAM++: A Fast and Efficient Network for Speaker Verification Using Context-Aware Masking", 2023.
 
+use std::ops::Range;
+
 mod dense;
 mod head;
 mod kernel;
@@ -122,11 +124,17 @@ impl Network {
     }
 
     /// The embedding, not normalised, of features frame by frame: [`BINS`] numbers each, mean-normalised log mel energies.
-    /// A function of the features alone.
+    /// A function of the features alone. Also those of `parts` of the frames from the same pass: only the pooling is over the
+    /// part, so they cost next to nothing and have heard a little of what is around them.
     ///
     /// # Errors
-    /// [`Error::Features`] for less than three frames or more than 3,000, a part of one, or a number that is not finite.
-    pub fn run(&self, features: &[f32]) -> Result<[f32; DIMENSIONS], Error> {
+    /// [`Error::Features`] for less than three frames or more than 3,000, a part of one, or a number that is not finite; also for
+    /// `parts` of less than four frames or beyond the last.
+    pub fn run(
+        &self,
+        features: &[f32],
+        parts: &[Range<usize>],
+    ) -> Result<([f32; DIMENSIONS], Vec<[f32; DIMENSIONS]>), Error> {
         let frames = features.len() / BINS;
         let whole = features.len().is_multiple_of(BINS) && (3..=MOST_FRAMES).contains(&frames);
         if !whole || !features.iter().all(|x| x.is_finite()) {
@@ -147,8 +155,14 @@ impl Network {
             transition.run(frames, &from, &mut to, &mut scratch.wide, &mut row)?;
             std::mem::swap(&mut from, &mut to);
         }
-        let pooled = from.as_slice().get(..POOLED * frames).ok_or(Error::Shape)?;
-        Ok(self.embedding(pooled, frames))
+        let channels = from.as_slice().get(..POOLED * frames).ok_or(Error::Shape)?;
+        let whole = self.embedding(channels, frames, 0..frames);
+        let parts = parts.iter().map(|part| {
+            let part = part.start / 2..part.end / 2;
+            let fits = part.end <= frames && part.len() >= 2;
+            fits.then(|| self.embedding(channels, frames, part)).ok_or(Error::Features)
+        });
+        Ok((whole, parts.collect::<Result<_, _>>()?))
     }
 
     fn run_head(&self, features: &[f32], frames: usize) -> Result<Image, Error> {
@@ -203,15 +217,16 @@ impl Network {
         self.tdnn.run(frames, panels, to, 0)
     }
 
-    /// Mean and (unbiased) deviation over time, a product, a normalisation.
-    fn embedding(&self, channels: &[f32], frames: usize) -> [f32; DIMENSIONS] {
+    /// Mean and (unbiased) deviation over a `part` of the time, a product, a normalisation.
+    fn embedding(&self, channels: &[f32], frames: usize, part: Range<usize>) -> [f32; DIMENSIONS] {
         let mut pooled = Vec::with_capacity(2 * POOLED);
         let mut deviations = Vec::with_capacity(POOLED);
         for channel in channels.chunks_exact(frames) {
+            let channel = &channel[part.clone()];
             let mean = dense::mean(channel);
             let squares: f32 = channel.iter().map(|x| (x - mean) * (x - mean)).sum();
             pooled.push(mean);
-            deviations.push((squares / (frames - 1) as f32).sqrt());
+            deviations.push((squares / (channel.len() - 1) as f32).sqrt());
         }
         pooled.extend(deviations);
         let (weights, Affine { scale, shift }) = &self.last;
