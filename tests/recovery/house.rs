@@ -123,7 +123,7 @@ struct Made {
 fn made() -> &'static Made {
     static MADE: OnceLock<Made> = OnceLock::new();
     MADE.get_or_init(|| {
-        let folder = scratch().join("recovery");
+        let folder = scratch().join(format!("recovery-{}", size()));
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder).unwrap();
         let made = Made { dump: folder.join("dump"), replica: folder.join("jarvis.db") };
