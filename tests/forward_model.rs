@@ -52,9 +52,10 @@ struct Lab {
     acted: Cell<usize>,
 }
 
-/// The second device.
+/// The second device: its time is that of the first, its boot is its own.
 struct Other {
     path: PathBuf,
+    clock: Arc<DrivenClock>,
     memory: Memory,
     forwarder: Forwarder,
 }
@@ -83,9 +84,11 @@ impl<'a> Story<'a> {
         let memory = open(&path, &clock, DEVICE).await;
         let sender = forwarder(lab, &memory, DEVICE);
         let path_there = dir.path().join("other.db");
-        let memory_there = open(&path_there, &clock, OTHER).await;
+        let clock_there = DrivenClock::new("a boot there", START_MS, true);
+        let memory_there = open(&path_there, &clock_there, OTHER).await;
         let sender_there = forwarder(lab, &memory_there, OTHER);
-        let other = Other { path: path_there, memory: memory_there, forwarder: sender_there };
+        let other =
+            Other { path: path_there, clock: clock_there, memory: memory_there, forwarder: sender_there };
         Self {
             lab,
             path,
@@ -114,6 +117,7 @@ impl<'a> Story<'a> {
     /// Sets the wall clock.
     fn set_clock(&mut self, wall_unix_ms: i64, synced: bool) {
         self.clock.set(wall_unix_ms, synced);
+        self.other.clock.set(wall_unix_ms, synced);
         self.latest = self.latest.max(wall_unix_ms);
     }
 
@@ -145,6 +149,7 @@ impl<'a> Story<'a> {
 
     async fn act(&mut self, action: &Action) {
         self.clock.pass(1_003);
+        self.other.clock.pass(1_003);
         self.latest = self.latest.max(self.now());
         match *action {
             Action::AddUser => {

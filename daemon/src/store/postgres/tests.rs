@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use sqlx::{AssertSqlSafe, Row as _};
 
 use super::*;
-use crate::clock::Clock;
-use crate::memory::{Device, Kind, Memory, NewTurn, Target, TurnMeta};
+use crate::clock::{Clock, DrivenClock};
+use crate::memory::{Device, Kind, Memory, NewAudit, NewTurn, Target, TurnMeta};
 use crate::store::compare;
 use crate::store::forward::{Forwarder, Progress};
 
@@ -39,6 +39,28 @@ async fn every_statement_prepares_on_the_real_schema() {
         count += 1;
     }
     assert!(count > 30, "{count} statements");
+}
+
+#[tokio::test]
+async fn an_attempt_that_was_sent_before_the_clock_was_set_is_dated_again() {
+    let (server, settings) = start();
+    let folder = tempfile::tempdir().unwrap();
+    let clock = DrivenClock::new("a boot", 5_000, false);
+    let device = Device { id: "kitchen".into() };
+    let memory =
+        Memory::open(&folder.path().join("j.db"), &device, Clock::Driven(clock.clone())).await.unwrap();
+    let attempt = NewAudit { user: None, action: "verify", outcome: "rejected", detail: None };
+    memory.append_audit(&attempt).await.unwrap();
+    let mut forwarder = Forwarder::new(memory.store().clone(), memory.clock().clone(), settings);
+    let sent = "SELECT (extract(epoch FROM wall_time) * 1000)::bigint, clock_synced FROM jarvis.audit";
+    for (at, synced) in [("5000", "f"), ("1800000000000", "t")] {
+        while forwarder.run_once().await.unwrap() != Progress::Empty {}
+        assert_eq!(server.query(sent), [[at, synced]]);
+        clock.set(1_800_000_000_000, true);
+        memory.restamp().await.unwrap();
+    }
+    forwarder.close().await;
+    memory.close().await;
 }
 
 /// Columns, constraints, indexes and policies, as any version of the server describes them.

@@ -123,14 +123,15 @@ crate::store::sql::statements! {
         SELECT m.id, s.id, m.owner FROM unnest($1::uuid[], $2::uuid[]) AS x (message, source)
             JOIN jarvis.messages m ON m.id = x.message JOIN jarvis.messages s ON s.id = x.source AND s.owner = m.owner
         ON CONFLICT DO NOTHING";
-    AUDIT = "INSERT INTO jarvis.audit (id, owner, action, outcome, detail, wall_time, clock_synced, monotonic_ns, boot_id, device)
+    AUDIT = "INSERT INTO jarvis.audit AS t (id, owner, action, outcome, detail, wall_time, clock_synced, monotonic_ns, boot_id, device)
         SELECT x.id, u.id, x.action, x.outcome, x.detail::jsonb, timestamptz 'epoch' + x.wall * interval '1 ms', x.synced,
             x.monotonic, x.boot, x.device
         FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::boolean[], $8::bigint[],
                 $9::text[], $10::text[])
             AS x (id, owner, action, outcome, detail, wall, synced, monotonic, boot, device)
             LEFT JOIN jarvis.users u ON u.id = x.owner
-        ON CONFLICT (id) DO NOTHING";
+        ON CONFLICT (id) DO UPDATE SET wall_time = excluded.wall_time, clock_synced = true
+        WHERE NOT t.clock_synced AND excluded.clock_synced";
     /// Of a person who is buried nothing else needs to be.
     BURY = "INSERT INTO jarvis.tombstones (kind, id, owner, origin, change)
         SELECT $1, x.id, x.owner, $4, nextval('jarvis.changes') FROM unnest($2::uuid[], $3::uuid[]) AS x (id, owner)
