@@ -22,7 +22,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::{Root, wait_until};
+use support::{Root, key_pair, refused, wait_until};
 
 /// A home in which Anna and Ben have said something.
 fn home() -> Root {
@@ -98,20 +98,6 @@ fn leftovers(root: &Root) -> Vec<String> {
     let entries = fs::read_dir(backups(root)).into_iter().flatten();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.starts_with('.') && name != ".lock").collect()
-}
-
-/// A public key, and the file with the secret one.
-fn key_pair() -> (String, String) {
-    use age::secrecy::ExposeSecret as _;
-    let identity = age::x25519::Identity::generate();
-    (identity.to_public().to_string(), format!("# a key\n{}\n", identity.to_string().expose_secret()))
-}
-
-fn refused(root: &Root, args: &[&str], exit: i32) -> String {
-    let output = root.run(args);
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(exit), "{args:?}: {text}");
-    text
 }
 
 #[test]

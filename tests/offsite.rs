@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{Root, free_port, wait_until};
+use support::{Root, free_port, refused, wait_until};
 
 const PASSWORD: &str = "correct horse";
 
@@ -126,13 +126,6 @@ fn create(root: &Root) -> String {
 
 fn copies(root: &Root) -> Vec<Value> {
     root.json(&["backup", "list", "--remote"])["copies"].as_array().unwrap().clone()
-}
-
-fn refused(root: &Root, args: &[&str], exit: i32) -> String {
-    let output = root.run(args);
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(exit), "{args:?}: {text}");
-    text
 }
 
 fn flip_a_bit(path: &Path) {

@@ -18,12 +18,12 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use house::{
-    Divide, Running, Talker, backup, configuration, copy, device, filled_server, ready, refused, restore,
+    Divide, Running, Talker, backup, configuration, copy, device, filled_server, ready, restore,
     same_everywhere, server, settle, timed,
 };
 use serde_json::Value;
 use support::postgres::{Postgres, Stop};
-use support::{Root, Voice};
+use support::{Root, Voice, key_pair, refused};
 
 /// A device that knows everything, at which `who` may talk.
 fn kitchen(server: &Postgres, who: &str, more: &str) -> Arc<Root> {
@@ -336,11 +336,4 @@ fn keys_are_lost() {
 
 fn identified(root: &Root, recording: &str) -> Value {
     root.json(&["voice", "identify", recording])
-}
-
-/// A public key, and the file with the secret one.
-fn key_pair() -> (String, String) {
-    use age::secrecy::ExposeSecret as _;
-    let identity = age::x25519::Identity::generate();
-    (identity.to_public().to_string(), format!("{}\n", identity.to_string().expose_secret()))
 }

@@ -8,7 +8,7 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use support::{ENROLMENT, Root, Voice, sox};
+use support::{ENROLMENT, Root, Voice, join, sox};
 
 /// Three more sentences, for a second enrolment of the same voice.
 const AGAIN: [&str; 3] = [
@@ -376,15 +376,6 @@ fn two_people_at_once_are_answered_unless_the_owner_asks_otherwise() {
     assert!(root.json(&["audit", "list"]).to_string().contains("multiple_speakers"));
 }
 
-/// One recording behind the other.
-fn joined(root: &Root, name: &str, files: &[&Path]) -> PathBuf {
-    let to = root.path().join(name);
-    let mut args: Vec<&str> = files.iter().map(|file| file.to_str().unwrap()).collect();
-    args.push(to.to_str().unwrap());
-    sox(&args);
-    to
-}
-
 #[test]
 fn what_somebody_else_says_behind_the_owner_is_not_taken_for_theirs() {
     let root = Root::new();
@@ -393,7 +384,8 @@ fn what_somebody_else_says_behind_the_owner_is_not_taken_for_theirs() {
     root.write_config("[wake]\nmodel = \"none\"\n[endpoint]\nend_silence_ms = 3000\n");
     let hers = Voice::Rms.says("hey jarvis, what do you remember about the spare key under the blue pot");
     let theirs = Voice::Kal.says("and send a message to my brother about the garden");
-    let both = joined(&root, "both.wav", &[&hers, &theirs]);
+    let both = root.path().join("both.wav");
+    join(&[&hers, &theirs], 0.0, &both);
     let verdict = identified(&root, &both);
     assert_eq!((&verdict["outcome"], &verdict["user"]), (&"verified".into(), &"Anna".into()), "{verdict}");
     assert!(verdict["other_s"].as_f64().unwrap() > 1.0, "{verdict}");
@@ -430,7 +422,8 @@ fn a_sample_in_which_a_second_person_goes_on_is_refused() {
     let root = Root::new();
     let own = sentences(Voice::Rms, &ENROLMENT);
     let theirs = Voice::Kal.says("and send a message to my brother about the garden");
-    let two = joined(&root, "two.wav", &[&own[0], &theirs]);
+    let two = root.path().join("two.wav");
+    join(&[&own[0], &theirs], 0.0, &two);
     let (report, _) = refused(&root, "Anna", &[two, own[1].clone(), own[2].clone()], &[]);
     assert!(report.to_string().contains("two voices were heard"), "{report}");
 }

@@ -8,11 +8,14 @@
 //! columns, indexes and foreign keys, in one transaction and from memory: what no client that sends them can beat.
 #![expect(clippy::print_stdout, reason = "an example that prints its results")]
 
+#[expect(dead_code, reason = "it times no single turns")]
+mod bench;
+
 use std::error::Error;
 use std::time::Instant;
 
 use jarvisd::clock::Clock;
-use jarvisd::memory::{Device, Kind, Memory, NewTurn, Target, TurnMeta};
+use jarvisd::memory::{Device, Memory, Target};
 use jarvisd::store::forward::{Forwarder, Progress};
 use jarvisd::store::postgres::PgSettings;
 use sqlx::{Connection as _, PgConnection};
@@ -35,20 +38,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
             Some(id) if n % TURNS_PER_CONVERSATION != 0 => Target::Existing(id),
             _ => Target::New,
         };
-        let text = format!("remember that parcel {n} of the neighbour lies behind the ladder in the shed");
-        let reply =
-            format!("I will remember that parcel {n} of the neighbour lies behind the ladder in the shed.");
-        let meta = TurnMeta { confidence: Some(0.97), engine: Some("vosk".into()), ..TurnMeta::default() };
-        let turn = NewTurn {
-            text: &text,
-            kind: Kind::Note,
-            reply: &reply,
-            responder: "builtin",
-            sources: &[],
-            forget: &[],
-            meta: &meta,
-        };
-        conversation = Some(memory.append_turn(user, target, &turn).await?.conversation_id);
+        let what = format!("parcel {n} of the neighbour lies behind the ladder in the shed");
+        conversation = Some(bench::remember(&memory, user, target, &what).await?.conversation_id);
     }
     println!("{messages} messages wait; {:.0} MiB resident", resident_mib());
 

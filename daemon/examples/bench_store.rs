@@ -9,12 +9,14 @@
 //! openings, lists, searches and recalls are timed one by one on a copy of it on the disk.
 #![expect(clippy::print_stdout, reason = "an example that prints its results")]
 
+mod bench;
+
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use jarvisd::clock::Clock;
-use jarvisd::memory::{ConversationId, Device, Kind, Memory, NewTurn, Target, TurnMeta, UserId, Words};
+use jarvisd::memory::{ConversationId, Device, Memory, Target, UserId, Words};
 
 const TIMED: usize = 1000;
 const TURNS_PER_CONVERSATION: usize = 50;
@@ -215,24 +217,12 @@ async fn turn(
     n: usize,
 ) -> Result<ConversationId, Box<dyn Error>> {
     let word = |k: usize| WORDS[(n * 7 + k * k * 5 + n / 11) % WORDS.len()];
-    let text = format!("remember that the {} near the {} is number{n} since {}", word(1), word(2), word(3));
-    let reply =
-        format!("I will remember that the {} near the {} is number{n} since {}.", word(1), word(2), word(3));
+    let what = format!("the {} near the {} is number{n} since {}", word(1), word(2), word(3));
     let target = match conversation {
         Some(id) if !n.is_multiple_of(TURNS_PER_CONVERSATION) => Target::Existing(id),
         _ => Target::New,
     };
-    let meta = TurnMeta { confidence: Some(0.97), engine: Some("vosk".into()), ..TurnMeta::default() };
-    let new = NewTurn {
-        text: &text,
-        kind: Kind::Note,
-        reply: &reply,
-        responder: "builtin",
-        sources: &[],
-        forget: &[],
-        meta: &meta,
-    };
-    Ok(memory.append_turn(user, target, &new).await?.conversation_id)
+    Ok(bench::remember(memory, user, target, &what).await?.conversation_id)
 }
 
 async fn time<E: Error + 'static>(
@@ -251,15 +241,8 @@ async fn time<E: Error + 'static>(
 }
 
 fn report(size: usize, what: &str, mut times: Vec<Duration>) {
-    times.sort();
-    let ms = |at: usize| times.get(at.min(times.len() - 1)).map_or(0.0, |t| t.as_secs_f64() * 1000.0);
-    println!(
-        "{size:>9} {what:>31} {:>9.3} {:>9.3} {:>9.3} {:>6}",
-        ms(times.len() / 2),
-        ms(times.len() * 99 / 100),
-        ms(times.len() - 1),
-        times.len()
-    );
+    let [median, high, longest] = bench::spread(&mut times);
+    println!("{size:>9} {what:>31} {median:>9.3} {high:>9.3} {longest:>9.3} {:>6}", times.len());
 }
 
 /// The floor that the disk sets: one page appended and synced.

@@ -76,6 +76,10 @@ impl Choice {
         Ok(SpeakerModel::load_with(store, &self.plans, self.padding)?)
     }
 
+    fn tools(&self, store: &ModelStore) -> Result<Tools, Failure> {
+        Ok(Tools { denoised: self.denoised, model: self.model(store)?, vad: Vad::new(store)? })
+    }
+
     fn shipped(&self) -> bool {
         self.plans == PLAN_FRAMES && self.padding == Padding::Mean && self.scores.is_none()
     }
@@ -271,6 +275,12 @@ impl Tools {
         Ok((raw, clean))
     }
 
+    /// The three samples of an enrolment.
+    fn thirds(&self, net: &[f32]) -> Result<Vec<Embedding>, Failure> {
+        let parts = net.chunks_exact(net.len() / 3).take(3);
+        Ok(parts.map(|part| self.model.embed(part)).collect::<Result<_, _>>()?)
+    }
+
     fn material(&mut self, path: &Path, index: usize) -> Result<Material, Failure> {
         let (samples, rate_hz) = read_all(path, Channel::Mean, 60)?;
         if rate_hz as usize != RATE_HZ {
@@ -280,26 +290,15 @@ impl Tools {
             let (raw, clean) = self.net(&samples)?;
             return Ok(Material::Cohort(Box::new(self.both(&raw, &clean)?)));
         }
-        let cut = ((ENROL_S * RATE_HZ as f32) as usize).min(samples.len());
-        let (enrol, rest) = samples.split_at(cut);
-        // 200 ms between the parts, so that no sound of one is in the other.
-        let rest = rest.get(RATE_HZ / 5..).unwrap_or_default();
+        let (enrol, rest) = parts_of(&samples);
         let least = (LEAST_PART_S * RATE_HZ as f32) as usize;
         let (mut enrol_raw, mut enrol_clean) = (Vec::new(), Vec::new());
         for device in [None, Some(0), Some(1)] {
-            let sound = match device {
-                None => enrol.to_vec(),
-                Some(n) => other_room(enrol, DEVICES[n], index as u64 + 77_000),
-            };
-            let (raw, clean) = self.net(&sound)?;
+            let (raw, clean) = self.net(&enrolled_through(device, enrol, index))?;
             if raw.len() < least || rest.len() < least {
                 return Ok(Material::TooShort);
             }
-            let mean = |net: &[f32]| -> Result<Embedding, Failure> {
-                let parts = net.chunks_exact(net.len() / 3).take(3);
-                let parts = parts.map(|p| self.model.embed(p)).collect::<Result<Vec<_>, _>>()?;
-                Embedding::mean(&parts).ok_or_else(|| "no voice".into())
-            };
+            let mean = |net: &[f32]| Embedding::mean(&self.thirds(net)?).ok_or(Failure::from("no voice"));
             let voice = mean(&raw)?;
             enrol_clean.push(if self.denoised { mean(&clean)? } else { voice.clone() });
             enrol_raw.push(voice);
@@ -320,28 +319,40 @@ impl Tools {
     }
 }
 
-/// All files, on as many threads as there are cores, in file order.
-fn embed_all(files: &[PathBuf], store: &ModelStore, choice: &Choice) -> Result<Vec<Material>, Failure> {
+/// What a recording enrols with, and 200 ms behind it, so that no sound of one is in the other, its tests.
+fn parts_of(samples: &[f32]) -> (&[f32], &[f32]) {
+    let (enrol, rest) = samples.split_at(((ENROL_S * RATE_HZ as f32) as usize).min(samples.len()));
+    (enrol, rest.get(RATE_HZ / 5..).unwrap_or_default())
+}
+
+/// The enrolment of the file at `index` as it is, or as a device hears it.
+fn enrolled_through(device: Option<usize>, enrol: &[f32], index: usize) -> Vec<f32> {
+    match device {
+        None => enrol.to_vec(),
+        Some(n) => other_room(enrol, DEVICES[n], index as u64 + 77_000),
+    }
+}
+
+/// `work` on every number below `count`, on as many threads as there are cores, each with `tools` of its own; the results in order.
+fn on_all_cores<T, R: Send>(
+    count: usize,
+    tools: impl Fn() -> Result<T, Failure> + Sync,
+    work: impl Fn(&mut T, usize) -> Result<R, Failure> + Sync,
+) -> Result<Vec<R>, Failure> {
     let next = AtomicUsize::new(0);
     let threads = thread::available_parallelism()?.get();
-    let mut done: Vec<(usize, Material)> = thread::scope(|scope| {
+    let mut done: Vec<(usize, R)> = thread::scope(|scope| {
         let workers: Vec<_> = (0..threads)
             .map(|_| {
-                scope.spawn(|| -> Result<Vec<(usize, Material)>, Failure> {
-                    let mut tools = Tools {
-                        denoised: choice.denoised,
-                        model: choice.model(store)?,
-                        vad: Vad::new(store)?,
-                    };
+                scope.spawn(|| -> Result<Vec<(usize, R)>, Failure> {
+                    let mut tools = tools()?;
                     let mut done = Vec::new();
                     loop {
                         let index = next.fetch_add(1, Ordering::Relaxed);
-                        let Some(path) = files.get(index) else { return Ok(done) };
-                        done.push((index, tools.material(path, index)?));
-                        if index.is_multiple_of(25) {
-                            let mut err = std::io::stderr().lock();
-                            writeln!(err, "{index} of {} files", files.len())?;
+                        if index >= count {
+                            return Ok(done);
                         }
+                        done.push((index, work(&mut tools, index)?));
                     }
                 })
             })
@@ -350,7 +361,30 @@ fn embed_all(files: &[PathBuf], store: &ModelStore, choice: &Choice) -> Result<V
         Ok::<_, Failure>(parts.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
     })?;
     done.sort_by_key(|(index, _)| *index);
-    Ok(done.into_iter().map(|(_, material)| material).collect())
+    Ok(done.into_iter().map(|(_, result)| result).collect())
+}
+
+/// All files, in file order.
+fn embed_all(files: &[PathBuf], store: &ModelStore, choice: &Choice) -> Result<Vec<Material>, Failure> {
+    on_all_cores(
+        files.len(),
+        || choice.tools(store),
+        |tools, index| {
+            let material = tools.material(&files[index], index)?;
+            if index.is_multiple_of(25) {
+                writeln!(std::io::stderr().lock(), "{index} of {} files", files.len())?;
+            }
+            Ok(material)
+        },
+    )
+}
+
+/// The cohort and the constants that the device has.
+fn shipped(models: &Path) -> Result<(Cohort, Constants), Failure> {
+    let text = std::fs::read_to_string(models.join("calibration/campplus.toml"))?;
+    let shipped: CalibrationFile = toml::from_str(&text)?;
+    let cohort = std::fs::read(models.join("calibration").join(&shipped.cohort_file))?;
+    Ok((Cohort::from_bytes(&cohort)?, shipped.constants))
 }
 
 // ── scores and fit ───────────────────────────────────────────────────────────────────────────────────────────────────

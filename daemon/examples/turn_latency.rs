@@ -8,12 +8,14 @@
 //! how many there were.
 #![expect(clippy::print_stdout, reason = "an example that prints its results")]
 
+mod bench;
+
 use std::error::Error;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use jarvisd::clock::Clock;
-use jarvisd::memory::{Device, Kind, Memory, NewTurn, Target, TurnMeta};
+use jarvisd::memory::{Device, Memory, Target};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -28,26 +30,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut end = signal(SignalKind::terminate())?;
     let memory = Memory::open(&path, &Device { id: "bench".into() }, Clock::System).await?;
     let user = memory.user_by_name(&user).await?.id;
-    let meta = TurnMeta { confidence: Some(0.97), engine: Some("vosk".into()), ..TurnMeta::default() };
     let (mut times, mut target) = (Vec::new(), Target::New);
     let stop = CancellationToken::new();
     // Between turns, as the daemon does.
     let maintained = memory.maintain(stop.clone());
     tokio::pin!(maintained);
     loop {
-        let text = format!("remember that number {} was said", times.len());
-        let reply = format!("I will remember that number {} was said.", times.len());
-        let turn = NewTurn {
-            text: &text,
-            kind: Kind::Note,
-            reply: &reply,
-            responder: "builtin",
-            sources: &[],
-            forget: &[],
-            meta: &meta,
-        };
+        let what = format!("number {} was said", times.len());
         let started = Instant::now();
-        let stored = memory.append_turn(user, target, &turn).await?;
+        let stored = bench::remember(&memory, user, target, &what).await?;
         times.push(started.elapsed());
         target = Target::Existing(stored.conversation_id);
         tokio::select! {
@@ -59,14 +50,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     stop.cancel();
     maintained.await;
     memory.close().await;
-    times.sort();
-    let ms = |at: usize| times.get(at.min(times.len() - 1)).map_or(0.0, |t| t.as_secs_f64() * 1000.0);
-    println!(
-        "{:.2} {:.2} {:.2} {}",
-        ms(times.len() / 2),
-        ms(times.len() * 99 / 100),
-        ms(times.len() - 1),
-        times.len()
-    );
+    let [median, high, longest] = bench::spread(&mut times);
+    println!("{median:.2} {high:.2} {longest:.2} {}", times.len());
     Ok(())
 }

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::support::household::percentiles;
 use super::support::postgres::{Options, Postgres};
-use super::support::{Root, scratch};
+use super::support::{Root, scratch, wait_until, wait_within};
 
 /// Messages of the people who talked before; two hundred times as many with `JARVIS_TEST_MESSAGES=1000000`.
 pub fn size() -> u64 {
@@ -91,14 +91,6 @@ pub fn timed(root: &Root, what: &str, args: &[&str]) -> Value {
     assert!(output.status.success(), "{args:?}: {told}{}", String::from_utf8_lossy(&output.stdout));
     note(what, took, &format!("{mib} MiB"));
     serde_json::from_slice(&output.stdout).unwrap()
-}
-
-/// A command that must be refused with this exit code; what it says.
-pub fn refused(root: &Root, args: &[&str], exit: i32) -> String {
-    let output = root.run(args);
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(exit), "{args:?}: {text}");
-    text
 }
 
 /// Makes a backup, which must be proven, and returns its name.
@@ -298,13 +290,9 @@ pub fn same_everywhere(devices: &[&Root]) {
 /// Waits until the daemon of this device has sent everything.
 pub fn settle(device: &Root) {
     let started = Instant::now();
-    let mut waits = device.json(&["queue", "status"]);
-    let most = waits["entries"].clone();
-    while waits["entries"] != 0 {
-        assert!(started.elapsed() < patience(), "it stays: {waits}");
-        sleep(Duration::from_millis(200));
-        waits = device.json(&["queue", "status"]);
-    }
+    let waits = || device.json(&["queue", "status"])["entries"].clone();
+    let most = waits();
+    wait_within(patience(), "the queue to be empty", || waits() == 0);
     note("sending what waits", started.elapsed(), &format!("{most} entries seen first"));
 }
 
@@ -351,11 +339,8 @@ impl Talker {
     }
 
     pub fn wait_for_a_turn(&self) {
-        let (before, started) = (self.said.load(SeqCst), Instant::now());
-        while self.said.load(SeqCst) < before + 2 {
-            assert!(started.elapsed() < Duration::from_secs(60), "{} is not answered", self.who);
-            sleep(Duration::from_millis(5));
-        }
+        let before = self.said.load(SeqCst);
+        wait_until(&format!("an answer to {}", self.who), || self.said.load(SeqCst) >= before + 2);
     }
 
     /// Does something into which was talked, and acknowledged.

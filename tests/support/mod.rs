@@ -254,8 +254,13 @@ fn read_lines(stdout: ChildStdout) -> Receiver<Value> {
     receiver
 }
 
-pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+pub fn wait_until(what: &str, done: impl FnMut() -> bool) {
+    wait_within(PATIENCE, what, done);
+}
+
+/// [`wait_until`] for what may take longer.
+pub fn wait_within(patience: Duration, what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience;
     while !done() {
         assert!(Instant::now() < deadline, "waited in vain for {what}");
         std::thread::sleep(Duration::from_millis(20));
@@ -331,6 +336,21 @@ impl Voice {
         fs::rename(ready, &wav).unwrap();
         wav
     }
+}
+
+/// A command that must be refused with this exit code; what it says.
+pub fn refused(root: &Root, args: &[&str], exit: i32) -> String {
+    let output = root.run(args);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(exit), "{args:?}: {text}");
+    text
+}
+
+/// A public key of age, and a file with the secret one.
+pub fn key_pair() -> (String, String) {
+    use age::secrecy::ExposeSecret as _;
+    let identity = age::x25519::Identity::generate();
+    (identity.to_public().to_string(), format!("# a key\n{}\n", identity.to_string().expose_secret()))
 }
 
 /// Runs sox reproducibly.

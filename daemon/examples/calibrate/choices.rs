@@ -34,7 +34,7 @@ struct Reader {
     led: Vec<Piece>,
 }
 
-fn samples(seconds: f32) -> usize {
+pub fn samples(seconds: f32) -> usize {
     (seconds * RATE_HZ as f32) as usize
 }
 
@@ -43,8 +43,7 @@ fn reader(tools: &mut Tools, path: &Path, index: usize) -> Result<Option<Reader>
     if rate_hz as usize != RATE_HZ {
         return Err(format!("{} is not 16 kHz", path.display()).into());
     }
-    let (enrol, rest) = sound.split_at(samples(ENROL_S).min(sound.len()));
-    let rest = rest.get(RATE_HZ / 5..).unwrap_or_default();
+    let (enrol, rest) = parts_of(&sound);
     let least = samples(LEAST_PART_S);
     let mut reader = Reader {
         held_out: index % 10 >= 7,
@@ -54,16 +53,11 @@ fn reader(tools: &mut Tools, path: &Path, index: usize) -> Result<Option<Reader>
         led: Vec::new(),
     };
     for device in [None, Some(0), Some(1)] {
-        let sound = match device {
-            None => enrol.to_vec(),
-            Some(n) => other_room(enrol, DEVICES[n], index as u64 + 77_000),
-        };
-        let (net, _) = tools.net(&sound)?;
+        let (net, _) = tools.net(&enrolled_through(device, enrol, index))?;
         if net.len() < least || rest.len() < least {
             return Ok(None);
         }
-        let parts = net.chunks_exact(net.len() / 3).take(3);
-        reader.enrolled.push(parts.map(|part| tools.model.embed(part)).collect::<Result<_, _>>()?);
+        reader.enrolled.push(tools.thirds(&net)?);
     }
     for condition in 0..CONDITIONS.len() {
         let (net, _) = tools.net(&heard_in(condition, rest, index))?;
@@ -84,34 +78,13 @@ fn reader(tools: &mut Tools, path: &Path, index: usize) -> Result<Option<Reader>
     Ok(Some(reader))
 }
 
-/// Everyone who is not in the cohort, on as many threads as there are cores, in file order.
+/// Everyone who is not in the cohort, in file order.
 fn readers(files: &[PathBuf], store: &ModelStore, choice: &Choice) -> Result<Vec<Reader>, Failure> {
-    let next = AtomicUsize::new(0);
-    let threads = thread::available_parallelism()?.get();
-    let mut done: Vec<(usize, Reader)> = thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads)
-            .map(|_| {
-                scope.spawn(|| -> Result<Vec<(usize, Reader)>, Failure> {
-                    let mut tools =
-                        Tools { denoised: false, model: choice.model(store)?, vad: Vad::new(store)? };
-                    let mut done = Vec::new();
-                    loop {
-                        let index = next.fetch_add(1, Ordering::Relaxed);
-                        let Some(path) = files.get(index) else { return Ok(done) };
-                        if index % 10 >= 4
-                            && let Some(reader) = reader(&mut tools, path, index)?
-                        {
-                            done.push((index, reader));
-                        }
-                    }
-                })
-            })
-            .collect();
-        let parts = workers.into_iter().map(|w| w.join().map_err(|_| Failure::from("a worker panicked"))?);
-        Ok::<_, Failure>(parts.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+    let tools = || Ok(Tools { denoised: false, ..choice.tools(store)? });
+    let readers = on_all_cores(files.len(), tools, |tools, index| {
+        if index % 10 < 4 { Ok(None) } else { reader(tools, &files[index], index) }
     })?;
-    done.sort_by_key(|(index, _)| *index);
-    Ok(done.into_iter().map(|(_, reader)| reader).collect())
+    Ok(readers.into_iter().flatten().collect())
 }
 
 /// How a test is compared with the samples of an enrolment.
@@ -184,16 +157,14 @@ fn three_rooms(reader: &Reader) -> Vec<Embedding> {
 }
 
 pub fn run(audio: &Path, models: &Path, store: &ModelStore, choice: &Choice) -> Result<(), Failure> {
-    let text = std::fs::read_to_string(models.join("calibration/campplus.toml"))?;
-    let shipped: CalibrationFile = toml::from_str(&text)?;
-    let cohort = Cohort::from_bytes(&std::fs::read(models.join("calibration").join(&shipped.cohort_file))?)?;
+    let (cohort, constants) = shipped(models)?;
     let readers = readers(&recordings(audio)?, store, choice)?;
     let held: Vec<&Reader> = readers.iter().filter(|r| r.held_out).collect();
     let fitted: Vec<&Reader> = readers.iter().filter(|r| !r.held_out).collect();
     say(&format!("readers: {} fit, {} held out", fitted.len(), held.len()))?;
-    early(&cohort, &shipped.constants, &held, &fitted)?;
+    early(&cohort, &constants, &held, &fitted)?;
     prototypes(&cohort, &held, &fitted)?;
-    phrase(&cohort, &shipped.constants, &held)
+    phrase(&cohort, &constants, &held)
 }
 
 /// A trial of a household: the probability of the true owner (`None`: a stranger came), and of the likeliest enrolled.

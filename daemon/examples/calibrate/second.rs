@@ -6,6 +6,7 @@
 use jarvisd::speaker::aside::{Aside, OTHER_BELOW, Scored, least_likeness};
 use jarvisd::units::FRAME_SAMPLES;
 
+use super::choices::samples;
 use super::*;
 
 const CONDITIONS: [&str; 5] = ["clean", "noise 10 dB", "noise 5 dB", "other room", "one device A"];
@@ -42,24 +43,17 @@ struct Heard {
     errors_s: Option<(f32, f32)>,
 }
 
-fn samples(seconds: f32) -> usize {
-    (seconds * RATE_HZ as f32) as usize
-}
-
 fn reader(tools: &mut Tools, path: &Path, index: usize) -> Result<Option<Reader>, Failure> {
     let (sound, _) = read_all(path, Channel::Mean, 60)?;
-    let (enrol, rest) = sound.split_at(samples(ENROL_S).min(sound.len()));
-    let rest = rest.get(RATE_HZ / 5..).unwrap_or_default();
+    let (enrol, rest) = parts_of(&sound);
     let least = samples(LEAST_PART_S);
     let mut voices = Vec::new();
-    for sound in [enrol.to_vec(), other_room(enrol, DEVICES[0], index as u64 + 77_000)] {
-        let (net, _) = tools.net(&sound)?;
+    for device in [None, Some(0)] {
+        let (net, _) = tools.net(&enrolled_through(device, enrol, index))?;
         if net.len() < least {
             return Ok(None);
         }
-        let parts = net.chunks_exact(net.len() / 3).take(3);
-        let parts: Vec<_> = parts.map(|p| tools.model.embed(p)).collect::<Result<_, _>>()?;
-        voices.push(Embedding::mean(&parts).ok_or("no voice")?);
+        voices.push(Embedding::mean(&tools.thirds(&net)?).ok_or("no voice")?);
     }
     let mut heard = Vec::new();
     for condition in 0..CONDITIONS.len() {
@@ -176,35 +170,17 @@ impl Bench<'_> {
 }
 
 pub fn run(audio: &Path, models: &Path, store: &ModelStore, choice: &Choice) -> Result<(), Failure> {
-    let text = std::fs::read_to_string(models.join("calibration/campplus.toml"))?;
-    let shipped: CalibrationFile = toml::from_str(&text)?;
-    let cohort = Cohort::from_bytes(&std::fs::read(models.join("calibration").join(&shipped.cohort_file))?)?;
+    let (cohort, constants) = shipped(models)?;
     let files = recordings(audio)?;
-    let mut tools = Tools { denoised: false, model: choice.model(store)?, vad: Vad::new(store)? };
-    let mut readers = Vec::new();
-    for (index, path) in files.iter().enumerate().filter(|(index, _)| index % 10 >= 4) {
-        readers.extend(reader(&mut tools, path, index)?);
-    }
-    let bench = Bench { model: &tools.model, cohort: &cohort, constants: &shipped.constants };
-    let next = AtomicUsize::new(0);
-    let heard: Vec<Heard> = thread::scope(|scope| {
-        let workers: Vec<_> = (0..thread::available_parallelism()?.get())
-            .map(|_| {
-                scope.spawn(|| -> Result<Vec<Heard>, Failure> {
-                    let mut heard = Vec::new();
-                    loop {
-                        let k = next.fetch_add(1, Ordering::Relaxed);
-                        if k >= readers.len() {
-                            return Ok(heard);
-                        }
-                        heard.extend(bench.of_reader(&readers, k)?);
-                    }
-                })
-            })
-            .collect();
-        let parts = workers.into_iter().map(|w| w.join().map_err(|_| Failure::from("a worker panicked"))?);
-        Ok::<_, Failure>(parts.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+    let tools = || Ok(Tools { denoised: false, ..choice.tools(store)? });
+    let readers = on_all_cores(files.len(), tools, |tools, index| {
+        if index % 10 < 4 { Ok(None) } else { reader(tools, &files[index], index) }
     })?;
+    let readers: Vec<Reader> = readers.into_iter().flatten().collect();
+    let model = choice.model(store)?;
+    let bench = Bench { model: &model, cohort: &cohort, constants: &constants };
+    let heard = on_all_cores(readers.len(), || Ok(()), |(), k| bench.of_reader(&readers, k))?;
+    let heard: Vec<Heard> = heard.into_iter().flatten().collect();
     say(&format!("readers: {}", readers.len()))?;
     alone(&heard)?;
     joined(&heard)?;

@@ -191,11 +191,6 @@ impl Compared {
             | Verdict::MultipleSpeakers { net_speech_s, .. } => (None, None, Some(*net_speech_s)),
             Verdict::NotEnrolled => (None, None, None),
         };
-        let other_s = match verdict {
-            Verdict::Verified { aside, .. } => aside.as_ref().map(|aside| aside.other_s),
-            Verdict::MultipleSpeakers { other_s, .. } => Some(*other_s),
-            _ => None,
-        };
         let threshold = user.as_deref().and_then(|name| own.of(name)).unwrap_or(threshold);
         Self {
             outcome: verdict.name(),
@@ -203,7 +198,7 @@ impl Compared {
             confidence: verdict.confidence(),
             score,
             net_speech_s,
-            other_s,
+            other_s: verdict.other_s(),
             threshold,
         }
     }
@@ -277,12 +272,11 @@ fn compare(
         }
         match &verdict {
             Verdict::Verified { .. } if json => Ok(()),
-            Verdict::Verified { user_name, confidence, net_speech_s, aside, .. } => output::line(format!(
+            Verdict::Verified { user_name, confidence, net_speech_s, .. } => output::line(format!(
                 "Verified {}: confidence {confidence:.3} from {net_speech_s:.1} s of speech{}.",
                 output::plain(user_name),
-                aside.as_ref().map_or_else(String::new, |aside| format!(
-                    ", {:.1} s of which are somebody else's and count for nothing",
-                    aside.other_s
+                compared.other_s.map_or_else(String::new, |other_s| format!(
+                    ", {other_s:.1} s of which are somebody else's and count for nothing"
                 ))
             )),
             _ => Err(Failure::new(Exit::Failed, compared.refusal())),

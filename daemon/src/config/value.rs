@@ -344,6 +344,16 @@ impl Value for WakeModels {
     }
 }
 
+/// One of a few words, each of which stands for something; `kind` lists them.
+fn one_of<T: Copy>(raw: &Raw, kind: &str, words: &[(T, &'static str)]) -> Result<T, String> {
+    let Raw::Text(text) = raw else { return Err(raw.instead_of(kind)) };
+    words.iter().find(|(_, word)| word == text).map(|(meaning, _)| *meaning).ok_or_else(|| {
+        let hint = super::suggest::closest(text, words.iter().map(|(_, word)| *word));
+        let hint = hint.map_or(String::new(), |word| format!("; did you mean \"{word}\"?"));
+        format!("\"{}\" is none of {kind}{hint}", quote(text))
+    })
+}
+
 const ENGINES: [(Engine, &str); 4] =
     [(Engine::Auto, "auto"), (Engine::Vosk, "vosk"), (Engine::Whisper, "whisper"), (Engine::Off, "off")];
 
@@ -351,13 +361,7 @@ impl Value for Engine {
     const TYPE: &'static str = "\"auto\", \"vosk\", \"whisper\" or \"off\"";
 
     fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
-        let Raw::Text(text) = raw else { return Err(raw.instead_of(Self::TYPE)) };
-        let found = ENGINES.iter().find(|(_, name)| name == text);
-        found.map(|(engine, _)| *engine).ok_or_else(|| {
-            let hint = super::suggest::closest(text, ENGINES.iter().map(|(_, name)| *name));
-            let hint = hint.map_or(String::new(), |name| format!("; did you mean \"{name}\"?"));
-            format!("\"{}\" is none of {}{hint}", quote(text), Self::TYPE)
-        })
+        one_of(raw, Self::TYPE, &ENGINES)
     }
 
     fn show(&self) -> Option<String> {
@@ -365,36 +369,11 @@ impl Value for Engine {
     }
 }
 
-const SECOND_VOICES: [(SecondVoice, &str); 3] =
-    [(SecondVoice::Cut, "cut"), (SecondVoice::Refuse, "refuse"), (SecondVoice::Answer, "answer")];
-
 impl Value for SecondVoice {
     const TYPE: &'static str = "\"cut\", \"refuse\" or \"answer\"";
 
     fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
-        let Raw::Text(text) = raw else { return Err(raw.instead_of(Self::TYPE)) };
-        let found = SECOND_VOICES.iter().find(|(_, name)| name == text);
-        let wrong = || format!("\"{}\" is none of {}", quote(text), Self::TYPE);
-        found.map(|(what, _)| *what).ok_or_else(wrong)
-    }
-
-    fn show(&self) -> Option<String> {
-        SECOND_VOICES.iter().find(|(what, _)| what == self).map(|(_, name)| toml_text(name))
-    }
-}
-
-const LEVELS: [Level; 3] = [Level::Quick, Level::Full, Level::Restore];
-
-impl Value for Level {
-    const TYPE: &'static str = "\"quick\", \"full\" or \"restore\"";
-
-    fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
-        let Raw::Text(text) = raw else { return Err(raw.instead_of(Self::TYPE)) };
-        LEVELS.into_iter().find(|level| level.as_str() == text).ok_or_else(|| {
-            let hint = super::suggest::closest(text, LEVELS.iter().map(|level| level.as_str()));
-            let hint = hint.map_or(String::new(), |name| format!("; did you mean \"{name}\"?"));
-            format!("\"{}\" is none of {}{hint}", quote(text), Self::TYPE)
-        })
+        one_of(raw, Self::TYPE, &[Self::Cut, Self::Refuse, Self::Answer].map(|what| (what, what.as_str())))
     }
 
     fn show(&self) -> Option<String> {
@@ -402,18 +381,27 @@ impl Value for Level {
     }
 }
 
-const CHECKS: [Check; 2] = [Check::Sizes, Check::Content];
+impl Value for Level {
+    const TYPE: &'static str = "\"quick\", \"full\" or \"restore\"";
+
+    fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
+        one_of(
+            raw,
+            Self::TYPE,
+            &[Self::Quick, Self::Full, Self::Restore].map(|level| (level, level.as_str())),
+        )
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(toml_text(self.as_str()))
+    }
+}
 
 impl Value for Check {
     const TYPE: &'static str = "\"sizes\" or \"content\"";
 
     fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
-        let Raw::Text(text) = raw else { return Err(raw.instead_of(Self::TYPE)) };
-        CHECKS.into_iter().find(|check| check.as_str() == text).ok_or_else(|| {
-            let hint = super::suggest::closest(text, CHECKS.iter().map(|check| check.as_str()));
-            let hint = hint.map_or(String::new(), |name| format!("; did you mean \"{name}\"?"));
-            format!("\"{}\" is none of {}{hint}", quote(text), Self::TYPE)
-        })
+        one_of(raw, Self::TYPE, &[Self::Sizes, Self::Content].map(|check| (check, check.as_str())))
     }
 
     fn show(&self) -> Option<String> {

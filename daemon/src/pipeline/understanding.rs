@@ -127,6 +127,7 @@ impl Turns {
             }
         };
         self.health.set("voice", Condition::Ok);
+        let other_s = verdict.other_s();
         let Verdict::Verified { user_id, user_name, confidence, score, net_speech_s, aside } = verdict else {
             // Two at once are two, whoever of them gave a PIN.
             let granted = door.granted().filter(|_| !matches!(verdict, Verdict::MultipleSpeakers { .. }));
@@ -155,7 +156,6 @@ impl Turns {
             door.gate.succeeded();
             self.save_gate(&door.gate).await;
         }
-        let other_s = aside.as_ref().map(|aside| aside.other_s);
         let mut figures = json!({ "confidence": confidence, "score": score, "net_speech_s": net_speech_s });
         if let Some(other_s) = other_s {
             figures["other_s"] = other_s.into();

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use super::SpeakerError;
 use super::aside::{Aside, Scored};
 use super::calibration::Calibration;
-use super::embedding::{Embedding, SpeakerModel};
+use super::embedding::{Embedding, Piece, SpeakerModel};
 use super::overlap::{LEAST_OVERLAP_S, OverlapModel};
 use super::speech::NetSpeech;
 use super::template::Template;
@@ -120,6 +120,15 @@ impl Verdict {
         }
     }
 
+    /// Seconds of somebody else beside an enrolled voice, if any were found.
+    pub fn other_s(&self) -> Option<f32> {
+        match self {
+            Self::Verified { aside, .. } => aside.as_ref().map(|aside| aside.other_s),
+            Self::MultipleSpeakers { other_s, .. } => Some(*other_s),
+            _ => None,
+        }
+    }
+
     /// Whether a [`super::FailureGate`] counts it: a voice was heard and is not an enrolled one.
     pub fn is_failure(&self) -> bool {
         matches!(self, Self::Uncertain { .. } | Self::Rejected { .. })
@@ -135,6 +144,16 @@ pub enum SecondVoice {
     Refuse,
     /// It is taken for theirs: nobody else is looked for.
     Answer,
+}
+
+impl SecondVoice {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cut => "cut",
+            Self::Refuse => "refuse",
+            Self::Answer => "answer",
+        }
+    }
 }
 
 /// Compares utterances with enrolled voices. Keeps nothing between calls.
@@ -221,19 +240,10 @@ impl Verifier {
         let (test, pieces) = self.model.embed_pieces(&net.samples)?;
         let candidates = self.candidates(&test, net_speech_s, usable);
         let verdict = decide(&candidates, threshold, net_speech_s);
-        let (Verdict::Verified { .. }, Some(best)) = (&verdict, candidates.first()) else {
-            return Ok(verdict);
-        };
-        let score = |voice: &Embedding| {
-            self.calibration.score(voice, self.calibration.impostors(voice), &best.voice.template)
-        };
-        let pieces: Vec<Scored> = pieces
-            .into_iter()
-            .map(|(frames, voice)| Scored { frames, score: score(&voice).normalised })
-            .collect();
-        let lowest = pieces.iter().map(|piece| piece.score).fold(f32::INFINITY, f32::min);
-        log::debug!("the second of it that is least like the person's voice has {lowest:.1}");
-        self.alone(verdict, &pieces, &net, samples)
+        match candidates.first() {
+            Some(best) => self.alone(verdict, &best.voice.template, &pieces, &net, samples),
+            None => Ok(verdict),
+        }
     }
 
     /// What is certain of an utterance that still goes on (arguments as for [`Verifier::verify`]): nobody is enrolled, or the
@@ -297,11 +307,12 @@ impl Verifier {
     }
 
     /// The verdict, unless it is verified and somebody else speaks too. Nobody else is looked for where nobody is verified: such an
-    /// utterance is not answered anyway. `pieces` are scored against the verified person's template.
+    /// utterance is not answered anyway. `template` is the likeliest person's; `pieces` are those of the net speech.
     fn alone(
         &self,
         mut verdict: Verdict,
-        pieces: &[Scored],
+        template: &Template,
+        pieces: &[Piece],
         net: &NetSpeech,
         samples: &[f32],
     ) -> Result<Verdict, SpeakerError> {
@@ -311,7 +322,7 @@ impl Verifier {
         let (confidence, net_speech_s) = (*confidence, *net_speech_s);
         let several = |other_s| Verdict::MultipleSpeakers { confidence, net_speech_s, other_s };
         if self.second != SecondVoice::Answer
-            && let Some(found) = Aside::of(pieces, net, samples.len())
+            && let Some(found) = Aside::of(&self.scored(template, pieces), net, samples.len())
         {
             if self.second == SecondVoice::Refuse {
                 return Ok(several(found.other_s));
@@ -322,6 +333,19 @@ impl Verifier {
             Some(overlap_s) if overlap_s >= LEAST_OVERLAP_S => Ok(several(overlap_s)),
             _ => Ok(verdict),
         }
+    }
+
+    /// How each of `pieces` scores against `template`.
+    fn scored(&self, template: &Template, pieces: &[Piece]) -> Vec<Scored> {
+        let score =
+            |voice| self.calibration.score(voice, self.calibration.impostors(voice), template).normalised;
+        let scored: Vec<_> = pieces
+            .iter()
+            .map(|(frames, voice)| Scored { frames: frames.clone(), score: score(voice) })
+            .collect();
+        let lowest = scored.iter().map(|piece| piece.score).fold(f32::INFINITY, f32::min);
+        log::debug!("the second of it that is least like the person's voice has {lowest:.1}");
+        scored
     }
 
     /// Probability, at equal priors, that two templates are of one person. It does not matter which is which; 0 where they
