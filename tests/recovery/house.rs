@@ -310,6 +310,9 @@ pub struct Said {
 /// Somebody who talks to a device without a pause until told to stop.
 pub struct Talker {
     stop: Arc<AtomicBool>,
+    /// Without a pause between two turns.
+    eager: Arc<AtomicBool>,
+    begun: Arc<AtomicUsize>,
     said: Arc<AtomicUsize>,
     thread: JoinHandle<(Vec<Said>, Vec<String>)>,
     who: &'static str,
@@ -318,12 +321,15 @@ pub struct Talker {
 impl Talker {
     #[expect(clippy::disallowed_methods, reason = "tests have no supervisor")]
     pub fn start(root: &Arc<Root>, who: &'static str) -> Self {
-        let (stop, said) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (stop, eager) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (begun, said) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
-        let (root, stopped, count) = (root.clone(), stop.clone(), said.clone());
+        let (root, stopped, unpaused) = (root.clone(), stop.clone(), eager.clone());
+        let (begins, count) = (begun.clone(), said.clone());
         let thread = std::thread::spawn(move || {
             let (mut turns, mut refused) = (Vec::new(), Vec::new());
             while !stopped.load(SeqCst) {
+                begins.fetch_add(1, SeqCst);
                 match turn(&root, who, NUMBER.fetch_add(1, SeqCst)) {
                     Ok(said) => {
                         turns.push(said);
@@ -331,11 +337,13 @@ impl Talker {
                     }
                     Err(why) => refused.push(why),
                 }
-                sleep(Duration::from_millis(50));
+                if !unpaused.load(SeqCst) {
+                    sleep(Duration::from_millis(50));
+                }
             }
             (turns, refused)
         });
-        Self { stop, said, thread, who }
+        Self { stop, eager, begun, said, thread, who }
     }
 
     pub fn wait_for_a_turn(&self) {
@@ -343,12 +351,15 @@ impl Talker {
         wait_until(&format!("an answer to {}", self.who), || self.said.load(SeqCst) >= before + 2);
     }
 
-    /// Does something into which was talked, and acknowledged.
+    /// Does something into which was talked: the turn that goes on when it ends is acknowledged, or one before it was.
     pub fn during<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.eager.store(true, SeqCst);
         self.wait_for_a_turn();
         let before = self.said.load(SeqCst);
         let done = work();
-        assert!(self.said.load(SeqCst) > before, "nothing was acknowledged meanwhile: nothing was tried");
+        assert!(self.begun.load(SeqCst) > before, "nobody talked meanwhile: nothing was tried");
+        wait_until("what was said meanwhile to be acknowledged", || self.said.load(SeqCst) > before);
+        self.eager.store(false, SeqCst);
         done
     }
 
