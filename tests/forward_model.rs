@@ -598,6 +598,13 @@ fn a_turn_that_is_forgotten_before_it_was_sent_still_counts_in_its_conversation(
 }
 
 #[test]
+fn a_client_that_begins_anew_keeps_its_name_for_the_conversation_on_every_device() {
+    let again =
+        [Action::SessionTurn(0, 2), Action::Settle, Action::DeleteConversation(0), Action::SessionTurn(0, 2)];
+    Lab::new().tell(&runtime(), &again);
+}
+
+#[test]
 fn of_two_names_that_were_given_apart_the_later_one_stays_whoever_sends_it_first() {
     let lab = Lab::new();
     let runtime = runtime();

@@ -11,6 +11,7 @@ use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 mod bury;
+mod session;
 
 use super::text::name_key;
 use super::users::{checked_name, free_name, is_numbered};
@@ -40,9 +41,9 @@ pub struct Applied {
     pub refused: usize,
 }
 
-/// Every statement of this module, for the test that prepares them.
+/// Every statement of the modules below, for the test that prepares them.
 #[cfg(test)]
-pub(super) const BURYING: &[(&str, &str)] = bury::STATEMENTS;
+pub(super) const BELOW: [&[(&str, &str)]; 2] = [bury::STATEMENTS, session::STATEMENTS];
 
 /// What became of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +72,7 @@ crate::store::sql::statements! {
     ADD_USER = "INSERT INTO users (id, name, name_key, consent_unix_ms, created_unix_ms, created_synced, named, house_name)
         VALUES (?1, ?2, ?3, ?4, ?7, ?8, ?5, ?6)";
     CHANGE_USER = "UPDATE users SET name = ?2, name_key = ?3, consent_unix_ms = ?4, named = ?5, house_name = ?6 WHERE id = ?1";
-    CONVERSATION = "SELECT c.rid, c.owner, u.id AS owner_id, c.title, c.title_by_user, c.next_seq, c.session_id, c.named
+    CONVERSATION = "SELECT c.rid, c.owner, c.device, u.id AS owner_id, c.title, c.title_by_user, c.next_seq, c.session_id, c.named
         FROM conversations c JOIN users u ON u.rid = c.owner WHERE c.id = ?1";
     ADD_CONVERSATION = "INSERT INTO conversations (id, owner, title, title_by_user, next_seq, activity, created_unix_ms,
             created_synced, updated_unix_ms, updated_synced, updated_monotonic_ns, boot, device, session_id, named)
@@ -146,7 +147,7 @@ impl Memory {
         }
         for row in &pulled.conversations {
             begin_row(&mut tx).await?;
-            let outcome = put_conversation(&mut tx, row, &stamp).await;
+            let outcome = put_conversation(&mut tx, row, self.here()?.device, &stamp).await;
             scrub |= applied.end_row(&mut tx, "conversation", &row.id, outcome).await?;
         }
         for row in &pulled.voiceprints {
@@ -273,7 +274,12 @@ async fn is_later(tx: &mut Tx<'_>, id: &Uuid, named: &Uuid, since: &Uuid) -> Res
     Ok(named > since || (named.is_nil() && since.is_nil() && !pending(tx, id).await?))
 }
 
-async fn put_conversation(tx: &mut Tx<'_>, row: &ConversationRow, stamp: &Stamp) -> Result<Outcome> {
+async fn put_conversation(
+    tx: &mut Tx<'_>,
+    row: &ConversationRow,
+    here: i64,
+    stamp: &Stamp,
+) -> Result<Outcome> {
     if dead(tx, "conversation", &row.id, &row.owner).await? {
         return Ok(Left);
     }
@@ -295,32 +301,23 @@ async fn put_conversation(tx: &mut Tx<'_>, row: &ConversationRow, stamp: &Stamp)
             Some(device) => Some(device_rid(tx, device, stamp).await?),
             None => None,
         };
-        let add = |session: Option<String>| {
-            sqlx::query(ADD_CONVERSATION)
-                .bind(bytes(&row.id))
-                .bind(owner)
-                .bind(&title)
-                .bind(row.title_by_user)
-                .bind(row.next_seq)
-                .bind(row.created_unix_ms)
-                .bind(row.created_synced)
-                .bind(row.updated_unix_ms)
-                .bind(row.updated_synced)
-                .bind(row.updated_monotonic_ns)
-                .bind(boot)
-                .bind(home)
-                .bind(session)
-                .bind(named::bytes(&row.named))
-        };
-        match tx.execute(add(row.session_id.clone())).await {
-            // The client's name for it is taken here by another one; the conversation matters more.
-            Err(StoreError::Constraint { unique: true, .. }) if row.session_id.is_some() => {
-                tx.execute(add(None)).await?;
-            }
-            done => {
-                done?;
-            }
-        }
+        let session = session::free(tx, row, owner, home, here).await?;
+        let add = sqlx::query(ADD_CONVERSATION)
+            .bind(bytes(&row.id))
+            .bind(owner)
+            .bind(&title)
+            .bind(row.title_by_user)
+            .bind(row.next_seq)
+            .bind(row.created_unix_ms)
+            .bind(row.created_synced)
+            .bind(row.updated_unix_ms)
+            .bind(row.updated_synced)
+            .bind(row.updated_monotonic_ns)
+            .bind(boot)
+            .bind(home)
+            .bind(session)
+            .bind(named::bytes(&row.named));
+        tx.execute(add).await?;
         return Ok(Changed);
     };
     if get::<Vec<u8>>(&known, "owner_id")? != bytes(&row.owner) {
@@ -339,8 +336,8 @@ async fn put_conversation(tx: &mut Tx<'_>, row: &ConversationRow, stamp: &Stamp)
         // A name that was emptied or replaced may have been forgotten.
         let erased = (!old_title.is_empty() && old_title != title)
             || (old_session.is_some() && old_session != row.session_id);
-        let names =
-            sqlx::query(CHANGE_NAMES).bind(rid).bind(title).bind(row.title_by_user).bind(&row.session_id);
+        let session = session::free(tx, row, get(&known, "owner")?, get(&known, "device")?, here).await?;
+        let names = sqlx::query(CHANGE_NAMES).bind(rid).bind(title).bind(row.title_by_user).bind(session);
         tx.execute(names.bind(named::bytes(&row.named))).await?;
         outcome = if erased { Erased } else { Changed };
     }

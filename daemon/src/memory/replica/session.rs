@@ -1,0 +1,37 @@
+//! A client's name for a conversation, which only one of a device has at a time, moves to the conversation that has it now.
+
+use sqlx::sqlite::SqliteRow;
+use uuid::Uuid;
+
+use super::bytes;
+use crate::memory::{Result, get};
+use crate::store::Tx;
+use crate::store::outgoing::ConversationRow;
+
+crate::store::sql::statements! {
+    HOLDER = "SELECT rid, named FROM conversations
+        WHERE owner = ?1 AND device = ?2 AND session_id = ?3 AND id <> ?4";
+    TAKE = "UPDATE conversations SET session_id = NULL WHERE rid = ?1";
+}
+
+/// The session id that the pulled `row` of the person `owner` and the device `home` gets here, if it has one.
+///
+/// A conversation that still has it was deleted, or lost its names, on its device, before that began another one: its own
+/// row or its deletion is yet to be read, so it gives the id up. Only between two of this very device (`here`) the names
+/// that were given later win: the row may be from before this device was restored.
+pub(super) async fn free<'a>(
+    tx: &mut Tx<'_>,
+    row: &'a ConversationRow,
+    owner: i64,
+    home: Option<i64>,
+    here: i64,
+) -> Result<Option<&'a str>> {
+    let Some(session) = row.session_id.as_deref() else { return Ok(None) };
+    let find = sqlx::query(HOLDER).bind(owner).bind(home).bind(session).bind(bytes(&row.id));
+    let Some(holder): Option<SqliteRow> = tx.optional(find).await? else { return Ok(Some(session)) };
+    if home == Some(here) && get::<Uuid>(&holder, "named")? >= row.named {
+        return Ok(None);
+    }
+    tx.execute(sqlx::query(TAKE).bind(get::<i64>(&holder, "rid")?)).await?;
+    Ok(Some(session))
+}
