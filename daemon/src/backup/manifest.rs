@@ -15,8 +15,8 @@ use sha2::{Digest as _, Sha256};
 use super::remote::CopyNote;
 use super::{BackupError, Kind, Proof, lock};
 
-/// Version of the format; a test restores one of each.
-pub const FORMAT: u32 = 1;
+/// Version of the format; a test restores one of each. 2: the dump of a Postgres column by column.
+pub const FORMAT: u32 = 2;
 /// Bytes of a file that share a hash of their own.
 pub const CHUNK_BYTES: u64 = 1 << 20;
 
@@ -77,6 +77,9 @@ pub struct FileEntry {
     pub chunks: Vec<String>,
     /// Bytes before compression.
     pub plain_bytes: u64,
+    /// It was put in columns before compression, see `columns.rs`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub columns: bool,
     /// What is in it, of the files that are databases.
     #[serde(default, skip_serializing_if = "Sums::is_empty")]
     pub tables: Sums,

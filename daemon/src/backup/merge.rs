@@ -3,16 +3,22 @@
 //! What is there already stays as it is; what was deleted since comes back under new ids, because the old ones are buried on
 //! every device. A voiceprint does not come back: its key was destroyed with it.
 
-use std::path::Path;
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, BufWriter, Write as _};
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::BackupError;
 use super::create::Run;
 use super::keys::Keys;
+use super::lock::{Scratch, create_file};
 use super::manifest::{Manifest, Origin};
 use super::restore::to_file;
-use crate::memory::{ConversationId, Device, Imported, Memory, MemoryError, User};
+use crate::memory::{ConversationId, Device, ExportedConversation, Imported, Memory, MemoryError, User};
+
+/// Conversations that are listed at a time.
+const PAGE: u32 = 500;
 
 /// What is wanted.
 #[derive(Debug, Clone)]
@@ -22,12 +28,48 @@ pub enum Wanted {
     Conversation(ConversationId),
 }
 
-/// Whose conversations were found, as the document that an import takes.
+/// Whose conversations were found. They lie on the disk, one as JSON in each line, the newest first, until this goes.
 #[derive(Debug)]
 pub struct Found {
     pub owner: String,
-    pub json: String,
     pub conversations: usize,
+    path: PathBuf,
+    _scratch: Scratch,
+}
+
+/// Takes what is found, one conversation after the other.
+pub(super) struct Finding {
+    found: Found,
+    file: BufWriter<File>,
+}
+
+impl Finding {
+    pub(super) fn of(run: &Run<'_>, owner: String) -> Result<Self, BackupError> {
+        let scratch = run.lock.scratch()?;
+        let path = scratch.path().join("conversations");
+        let file = create_file(&path).map_err(kept(&path))?;
+        Ok(Self {
+            found: Found { owner, conversations: 0, path, _scratch: scratch },
+            file: BufWriter::new(file),
+        })
+    }
+
+    /// `conversation`: JSON. Its newlines are between values, Postgres sets some there; those of texts are escaped.
+    pub(super) fn add(&mut self, conversation: &str) -> Result<(), BackupError> {
+        self.found.conversations += 1;
+        let mut parts = conversation.split('\n');
+        let written = parts.try_for_each(|part| self.file.write_all(part.as_bytes()));
+        written.and_then(|()| self.file.write_all(b"\n")).map_err(kept(&self.found.path))
+    }
+
+    pub(super) fn end(mut self) -> Result<Found, BackupError> {
+        self.file.flush().map_err(kept(&self.found.path))?;
+        Ok(self.found)
+    }
+}
+
+fn kept(path: &Path) -> impl FnOnce(io::Error) -> BackupError {
+    BackupError::disk("what was found in the backup could not be kept", path)
 }
 
 /// What a merge did.
@@ -60,33 +102,45 @@ pub async fn find(
     to_file(run, folder, manifest, keys, &path).await?;
     let device = Device { id: run.settings.device.id.clone() };
     let memory = Memory::open(&path, &device, run.clock.clone()).await?;
-    let found = find_in(&memory, wanted).await;
+    let found = find_in(run, &memory, wanted).await;
     memory.close().await;
     found
 }
 
-async fn find_in(memory: &Memory, wanted: &Wanted) -> Result<Found, BackupError> {
-    let (owner, conversations) = match wanted {
+async fn find_in(run: &Run<'_>, memory: &Memory, wanted: &Wanted) -> Result<Found, BackupError> {
+    let json = |conversation: &ExportedConversation| {
+        serde_json::to_string(conversation)
+            .map_err(|e| BackupError::Refused(format!("what was found cannot be passed on: {e}")))
+    };
+    match wanted {
         Wanted::Person(name) => {
             let user = memory.user_by_name(name).await?;
-            let conversations = memory.export_conversations(user.id).await?;
-            (user, conversations)
+            let mut finding = Finding::of(run, user.name)?;
+            let mut from = None;
+            loop {
+                let page = memory.list_conversations(user.id, from, PAGE).await?;
+                for conversation in page.items {
+                    run.cancel.check()?;
+                    let whole = memory.export_conversation(user.id, conversation.id).await?;
+                    finding.add(&json(&whole)?)?;
+                }
+                from = page.next;
+                if from.is_none() {
+                    return finding.end();
+                }
+            }
         }
         Wanted::Conversation(id) => {
             let (user, conversation) = owner_of(memory, *id).await?;
-            (user, vec![conversation])
+            let mut finding = Finding::of(run, user.name)?;
+            finding.add(&json(&conversation)?)?;
+            finding.end()
         }
-    };
-    let json = serde_json::to_string(&conversations)
-        .map_err(|e| BackupError::Refused(format!("what was found cannot be passed on: {e}")))?;
-    Ok(Found { owner: owner.name, json, conversations: conversations.len() })
+    }
 }
 
 /// Whose conversation it is: the backup is asked for each person, as every read names its owner.
-async fn owner_of(
-    memory: &Memory,
-    id: ConversationId,
-) -> Result<(User, crate::memory::ExportedConversation), BackupError> {
+async fn owner_of(memory: &Memory, id: ConversationId) -> Result<(User, ExportedConversation), BackupError> {
     for user in memory.list_users().await? {
         match memory.export_conversation(user.id, id).await {
             Ok(found) => return Ok((user, found)),
@@ -98,16 +152,32 @@ async fn owner_of(
         .into())
 }
 
-/// Stores what was found as that person's.
+/// Stores what was found as that person's, conversation by conversation.
 ///
 /// # Errors
-/// [`BackupError::Memory`]; then nothing was stored.
-pub async fn import(memory: &Memory, backup: &str, found: &Found) -> Result<Merged, BackupError> {
+/// [`BackupError`]; what was stored by then stays, and is left as it is when this is done again.
+pub async fn import(
+    run: &Run<'_>,
+    memory: &Memory,
+    backup: &str,
+    found: &Found,
+) -> Result<Merged, BackupError> {
     let (user, added) = match memory.user_by_name(&found.owner).await {
         Ok(user) => (user, false),
         Err(MemoryError::NotFound { .. }) => (memory.add_user(&found.owner).await?, true),
         Err(e) => return Err(e.into()),
     };
-    let imported = memory.import_conversations(user.id, &found.json).await?;
+    let file = File::open(&found.path).map_err(kept(&found.path))?;
+    let (mut imported, mut links) = (Imported::default(), Vec::new());
+    for line in BufReader::new(file).lines() {
+        run.cancel.check()?;
+        let line = line.map_err(kept(&found.path))?;
+        let (one, elsewhere) = memory.import_conversation(user.id, &line).await?;
+        imported.conversations += one.conversations;
+        imported.messages += one.messages;
+        imported.skipped += one.skipped;
+        links.extend(elsewhere);
+    }
+    memory.link_sources(user.id, &links).await?;
     Ok(Merged { backup: backup.to_owned(), user: user.name, added, imported })
 }

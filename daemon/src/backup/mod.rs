@@ -26,6 +26,7 @@
 
 pub mod before;
 pub mod cancel;
+mod columns;
 pub mod create;
 pub mod keys;
 pub mod lock;

@@ -12,13 +12,14 @@
 use std::path::Path;
 use std::time::Instant;
 
+use futures_util::TryStreamExt as _;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 use uuid::Uuid;
 
 use super::create::{Run, create_from};
 use super::keys::Keys;
 use super::manifest::{FileEntry, Manifest, Origin, Role};
-use super::merge::{Found, Wanted};
+use super::merge::{Finding, Found, Wanted};
 use super::pg::{self, ScratchDatabase, load, of, plain, session};
 use super::restore::{Restored, data_folder, messages, not_newer, note, restore_file};
 use super::verify::check_hashes;
@@ -39,8 +40,7 @@ crate::store::sql::statements! {
     PEOPLE = "SELECT id, name FROM jarvis.users WHERE lower(name) = lower($1)";
     OWNER = "SELECT u.id, u.name FROM jarvis.conversations c JOIN jarvis.users u ON u.id = c.owner WHERE c.id = $1";
     /// What `conversation export` writes.
-    EXPORT = "SELECT coalesce(json_agg(doc ORDER BY created), '[]')::text AS doc, count(*) AS conversations FROM (
-        SELECT c.created_at AS created, json_build_object('id', c.id, 'title', c.title,
+    EXPORT = "SELECT json_build_object('id', c.id, 'title', c.title,
             'created_unix_ms', (extract(epoch FROM c.created_at) * 1000)::bigint,
             'updated_unix_ms', (extract(epoch FROM c.updated_at) * 1000)::bigint, 'session_id', c.session_id,
             'messages', coalesce((SELECT json_agg(json_build_object('id', m.id, 'seq', m.seq, 'role', m.role, 'kind', m.kind,
@@ -48,8 +48,8 @@ crate::store::sql::statements! {
                 'clock_synced', m.clock_synced, 'meta', m.meta,
                 'sources', coalesce((SELECT json_agg(s.source) FROM jarvis.message_sources s WHERE s.message = m.id),
                     '[]'::json)) ORDER BY m.seq)
-                FROM jarvis.messages m WHERE m.conversation = c.id), '[]'::json)) AS doc
-        FROM jarvis.conversations c WHERE c.owner = $1 AND ($2::uuid IS NULL OR c.id = $2)) found";
+                FROM jarvis.messages m WHERE m.conversation = c.id), '[]'::json))::text AS doc
+        FROM jarvis.conversations c WHERE c.owner = $1 AND ($2::uuid IS NULL OR c.id = $2) ORDER BY c.created_at DESC";
 }
 
 /// Puts the rows of a backup in the place of what is in the database of the house.
@@ -228,7 +228,7 @@ pub(super) async fn find(
         let mut conn = session(&scratch.settings).await?;
         sqlx::raw_sql("BEGIN").execute(&mut conn).await.map_err(of(&settings))?;
         load(&mut conn, run, (folder, manifest, entry, keys), &scratch.settings).await?;
-        let found = find_in(&mut conn, wanted, &settings).await;
+        let found = find_in(run, &mut conn, wanted, &settings).await;
         let _ = conn.close().await;
         found
     };
@@ -238,6 +238,7 @@ pub(super) async fn find(
 }
 
 async fn find_in(
+    run: &Run<'_>,
     conn: &mut PgConnection,
     wanted: &Wanted,
     settings: &PgSettings,
@@ -271,11 +272,11 @@ async fn find_in(
     };
     let (id, owner): (Uuid, String) =
         (person.try_get("id").map_err(&sql)?, person.try_get("name").map_err(&sql)?);
-    let row = sqlx::query(EXPORT).bind(id).bind(one).fetch_one(conn).await.map_err(&sql)?;
-    let conversations: i64 = row.try_get("conversations").map_err(&sql)?;
-    Ok(Found {
-        owner,
-        json: row.try_get("doc").map_err(sql)?,
-        conversations: usize::try_from(conversations).unwrap_or(0),
-    })
+    let mut finding = Finding::of(run, owner)?;
+    let mut rows = sqlx::query(EXPORT).bind(id).bind(one).fetch(conn);
+    while let Some(row) = rows.try_next().await.map_err(&sql)? {
+        run.cancel.check()?;
+        finding.add(row.try_get("doc").map_err(&sql)?)?;
+    }
+    finding.end()
 }

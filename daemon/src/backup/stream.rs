@@ -1,4 +1,5 @@
-//! The files of a backup: plain bytes → zstd → age, if there are recipients → disk, hashed on the way; and back.
+//! The files of a backup: plain bytes → columns, if they are a dump → zstd → age, if there are recipients → disk, hashed on the
+//! way; and back.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
@@ -11,6 +12,7 @@ use indicatif::ProgressBar;
 use sha2::{Digest as _, Sha256};
 
 use super::cancel::Cancel;
+use super::columns::{Columns, Lines};
 use super::keys::Keys;
 use super::manifest::{CHUNK_BYTES, FileEntry, Manifest, Role, Sums, damaged, hex};
 use super::{BackupError, lock};
@@ -27,6 +29,7 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// A file that is being written.
 pub(super) struct Sealed {
     role: Role,
+    columns: Option<Columns>,
     zstd: zstd::Encoder<'static, Sink>,
     plain_bytes: u64,
 }
@@ -124,7 +127,12 @@ impl Sealed {
             zstd.include_checksum(true)?;
             Ok(zstd)
         };
-        Ok(Self { role, zstd: start().map_err(disk)?, plain_bytes: 0 })
+        Ok(Self { role, columns: None, zstd: start().map_err(disk)?, plain_bytes: 0 })
+    }
+
+    /// What comes is lines of tab-separated fields.
+    pub(super) fn in_columns(self) -> Self {
+        Self { columns: Some(Columns::default()), ..self }
     }
 
     /// Takes everything from `source`.
@@ -148,7 +156,12 @@ impl Sealed {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(disk(e)),
             };
-            self.zstd.write_all(buffer.get(..n).unwrap_or_default()).map_err(disk)?;
+            let part = buffer.get(..n).unwrap_or_default();
+            match &mut self.columns {
+                Some(columns) => columns.push(part, &mut self.zstd),
+                None => self.zstd.write_all(part),
+            }
+            .map_err(disk)?;
             self.plain_bytes += n as u64;
             bar.inc(n as u64);
         }
@@ -156,8 +169,12 @@ impl Sealed {
 
     /// Ends the file; it is on the disk when this returns.
     pub(super) fn finish(self, tables: Sums) -> Result<FileEntry, BackupError> {
-        let Self { role, zstd, plain_bytes } = self;
+        let Self { role, columns, mut zstd, plain_bytes } = self;
+        let in_columns = columns.is_some();
         let end = || {
+            if let Some(mut columns) = columns {
+                columns.end_block(&mut zstd)?;
+            }
             let mut tally = match zstd.finish()? {
                 Sink::Plain(tally) => *tally,
                 Sink::Age(age) => age.finish()?,
@@ -179,6 +196,7 @@ impl Sealed {
             sha256: hex(&tally.whole.finalize()),
             chunks: tally.chunks,
             plain_bytes,
+            columns: in_columns,
             tables,
         })
     }
@@ -323,7 +341,12 @@ pub(super) fn open(
 fn plain(source: impl io::BufRead + Send + 'static, entry: &FileEntry) -> io::Result<Box<dyn Read + Send>> {
     let mut zstd = zstd::Decoder::with_buffer(source)?;
     zstd.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
-    Ok(Box::new(Exactly { source: zstd, left: entry.plain_bytes }))
+    let left = entry.plain_bytes;
+    Ok(if entry.columns {
+        Box::new(Exactly { source: Lines::new(zstd), left })
+    } else {
+        Box::new(Exactly { source: zstd, left })
+    })
 }
 
 /// Fails unless exactly this many bytes come.

@@ -76,6 +76,7 @@ crate::store::sql::statements! {
     MINE = "SELECT 1 FROM conversations WHERE id = ?2 AND owner = ?1";
     CONVERSATION_TAKEN = "SELECT 1 FROM conversations WHERE id = ?1
         UNION ALL SELECT 1 FROM tombstones WHERE kind = 'conversation' AND id = ?1";
+    MY_MESSAGE = "SELECT 1 FROM messages WHERE id = ?2 AND owner = ?1";
     MESSAGE_TAKEN = "SELECT 1 FROM messages WHERE id = ?1
         UNION ALL SELECT 1 FROM tombstones WHERE kind = 'message' AND id = ?1";
     SESSION_TAKEN = "SELECT 1 FROM conversations WHERE owner = ?1 AND device = ?2 AND session_id = ?3";
@@ -251,9 +252,26 @@ fn links_of(conversation: &ImportedConversation) -> impl Iterator<Item = Link> {
 
 async fn link(tx: &mut Tx<'_>, owner: i64, links: &[Link]) -> Result<()> {
     for (source, message) in links {
-        tx.execute(sqlx::query(ADD_SOURCE).bind(owner).bind(source.bytes()).bind(message.bytes())).await?;
+        let (source, message) = (here_as(tx, owner, *source).await?, here_as(tx, owner, *message).await?);
+        if let (Some(source), Some(message)) = (source, message) {
+            tx.execute(sqlx::query(ADD_SOURCE).bind(owner).bind(source.bytes()).bind(message.bytes()))
+                .await?;
+        }
     }
     Ok(())
+}
+
+/// Under which id a message of the export is here as `owner`'s, if it is.
+async fn here_as(tx: &mut Tx<'_>, owner: i64, mut id: MessageId) -> Result<Option<MessageId>> {
+    loop {
+        if tx.optional(sqlx::query(MY_MESSAGE).bind(owner).bind(id.bytes())).await?.is_some() {
+            return Ok(Some(id));
+        }
+        if tx.optional(sqlx::query(MESSAGE_TAKEN).bind(id.bytes())).await?.is_none() {
+            return Ok(None);
+        }
+        id = MessageId(next_id(id.0));
+    }
 }
 
 /// The session id of `conversation`, if nothing else here has it.

@@ -248,7 +248,7 @@ async fn merge_one(run: &Run<'_>, args: &Args, from: From<'_>, wanted: &Wanted) 
         ));
     }
     let memory = parts::open_memory(run.settings).await?;
-    let merged = merge::import(&memory, &manifest.name, &found).await;
+    let merged = merge::import(run, &memory, &manifest.name, &found).await;
     memory.close().await;
     let merged = merged?;
     run.bar.finish_and_clear();

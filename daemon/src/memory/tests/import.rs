@@ -57,6 +57,36 @@ async fn what_was_exported_comes_back_on_another_device_and_forgetting_still_tak
 }
 
 #[tokio::test]
+async fn what_comes_back_under_new_ids_is_still_forgotten_with_what_it_was_made_from() {
+    let home = Home::new().await;
+    let anna = home.memory.add_user("Anna").await.unwrap().id;
+    let note = talk(&home.memory, anna).await;
+    let elsewhere = [note.user_message_id];
+    say_as(&home.memory, anna, Target::New, Kind::Ask, "and where is it", "the key is here", &elsewhere)
+        .await
+        .unwrap();
+    let exported = home.memory.export_conversations(anna).await.unwrap();
+    home.memory.delete_conversation(anna, note.conversation_id).await.unwrap();
+    for conversation in home.memory.list_conversations(anna, None, 9).await.unwrap().items {
+        home.memory.delete_conversation(anna, conversation.id).await.unwrap();
+    }
+    let mut links = Vec::new();
+    // The newest first: what an answer was made from comes after it.
+    for conversation in exported.iter().rev() {
+        let json = serde_json::to_string(conversation).unwrap();
+        let (done, elsewhere) = home.memory.import_conversation(anna, &json).await.unwrap();
+        assert_eq!(done.conversations, 1);
+        links.extend(elsewhere);
+    }
+    home.memory.link_sources(anna, &links).await.unwrap();
+    let oldest = home.memory.list_conversations(anna, None, 9).await.unwrap().items.pop().unwrap();
+    assert_ne!(oldest.id, note.conversation_id);
+    let first = home.memory.history(anna, oldest.id, None, 9).await.unwrap().pop().unwrap();
+    assert_eq!(first.text, "remember the key");
+    assert_eq!(home.memory.forget(anna, &[first.id]).await.unwrap(), 6);
+}
+
+#[tokio::test]
 async fn ids_that_are_deleted_or_somebody_elses_are_replaced_by_new_ones() {
     let home = Home::new().await;
     let anna = home.memory.add_user("Anna").await.unwrap().id;
