@@ -155,6 +155,7 @@ custom() { "${dump[@]}" -Fc >"$work/out"; }
 zstded() { "${dump[@]}" | "${low[@]}" zstd -q -T0 >"$work/out"; }
 # $1: format, $2…: arguments of zstd.
 leveled() { "${dump[@]}" --format="$1" --compress=0 | "${low[@]}" zstd -q -T2 "${@:2}" >"$work/out"; }
+columned() { "${dump[@]}" --format=custom --compress=0 | scripts/dump-columns.py | "${low[@]}" zstd -q -T2 "$@" >"$work/out"; }
 restic_() {
     cp -r "$work/repository" "$work/out"
     "${dump[@]}" | "${low[@]}" restic --quiet --no-cache --repo "$work/out" --password-file "$work/secret" backup --stdin --stdin-filename dump
@@ -189,12 +190,14 @@ backups() {
 levels() {
     local level
     measure "pg_dump | gzip" gzipped
-    for level in 3 6 9 12 19; do
+    for level in 3 19; do
         measure "custom | zstd -T2 -$level" leveled custom "-$level"
-        measure "custom | zstd -T2 -$level --long=24" leveled custom "-$level" --long=24
-        measure "plain | zstd -T2 -$level --long=24" leveled plain "-$level" --long=24
     done
-    table "levels, $texts"
+    for level in 1 2 3 6 9; do
+        measure "custom, by columns | zstd -T2 -$level" columned "-$level"
+        measure "custom, by columns | zstd -T2 -$level --long=24" columned "-$level" --long=24
+    done
+    table "levels, $texts (the times by columns are those of a script in Python)"
 }
 
 # Turns are stored while "$2…" is run again and again, for at least fifteen seconds.

@@ -81,8 +81,8 @@ async fn what_comes_back_under_new_ids_is_still_forgotten_with_what_it_was_made_
     home.memory.link_sources(anna, &links).await.unwrap();
     let oldest = home.memory.list_conversations(anna, None, 9).await.unwrap().items.pop().unwrap();
     assert_ne!(oldest.id, note.conversation_id);
-    let first = home.memory.history(anna, oldest.id, None, 9).await.unwrap().pop().unwrap();
-    assert_eq!(first.text, "remember the key");
+    let messages = home.memory.history(anna, oldest.id, None, 9).await.unwrap();
+    let first = messages.into_iter().find(|message| message.text == "remember the key").unwrap();
     assert_eq!(home.memory.forget(anna, &[first.id]).await.unwrap(), 6);
 }
 
