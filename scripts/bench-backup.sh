@@ -190,10 +190,10 @@ backups() {
 levels() {
     local level
     measure "pg_dump | gzip" gzipped
-    for level in 3 19; do
+    for level in 3 9; do
         measure "custom | zstd -T2 -$level" leveled custom "-$level"
     done
-    for level in 1 2 3 6 9; do
+    for level in 1 2 3 6; do
         measure "custom, by columns | zstd -T2 -$level" columned "-$level"
         measure "custom, by columns | zstd -T2 -$level --long=24" columned "-$level" --long=24
     done
@@ -234,7 +234,7 @@ columns() {
     for column in id conversation owner seq role kind text meta wall_time clock_synced monotonic_ns boot_id device origin change; do
         psql -qXc "COPY (SELECT $column FROM jarvis.messages ORDER BY change) TO STDOUT" >"$work/column"
         printf '%-40s %9s' "$column" "$(stat -c %s "$work/column" | awk '{ printf "%.1f", $1 / 1048576 }')"
-        for level in 3 19; do
+        for level in 3 9; do
             of=$(zstd -q -T2 "-$level" --long=24 <"$work/column" | wc -c)
             printf ' %9s' "$(awk -v b="$of" 'BEGIN { printf "%.2f", b / 1048576 }')"
         done

@@ -133,8 +133,13 @@ fn the_broker_may_go_and_come_back_while_commands_are_answered() {
 const PIN: &str = "274913";
 
 fn set_pin(root: &Root, user: &str, typed: &str) -> std::process::Output {
+    type_pin(root, "set", user, typed)
+}
+
+fn type_pin(root: &Root, what: &str, user: &str, typed: &str) -> std::process::Output {
     use std::io::Write as _;
-    let mut command = root.command(&["voice", "pin", "set", user]);
+    let mut command = root.command(&["voice", "pin", what, user]);
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     let mut child = command.stdin(std::process::Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(typed.as_bytes()).unwrap();
     child.wait_with_output().unwrap()
@@ -244,6 +249,59 @@ fn a_pin_lets_its_owner_in_for_a_while_and_is_found_nowhere() {
     assert!(on_disk(&data, "$argon2id$") && !on_disk(&data, PIN));
     root.ok(&["voice", "pin", "clear", "anna"]);
     assert_eq!(root.json(&["voice", "pin", "list"]), serde_json::json!([]));
+}
+
+#[test]
+fn a_pin_given_at_the_command_line_counts_as_one_over_mqtt() {
+    let broker = Broker::start();
+    let (root, mic) = household(&broker.url());
+    let config = std::fs::read_to_string(root.path().join("etc/jarvis/jarvis.toml")).unwrap();
+    assert!(set_pin(&root, "anna", PIN).status.success());
+    let enter = |user: &str, typed: &str| {
+        let output = type_pin(&root, "enter", user, typed);
+        let told = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+        assert!(!told.contains(typed) && !on_disk(&root.path().join("var"), typed), "{told}");
+        (output.status.code(), told)
+    };
+    let (code, told) = enter("anna", PIN);
+    assert!(code == Some(78) && told.contains("voice.pin_valid_s"), "{told}");
+
+    root.write_config(&format!("{config}[voice]\npin_valid_s = 600\n[speech]\nenabled = false\n"));
+    let mut daemon = root.daemon();
+    daemon.wait_event("ready");
+    let question = Voice::Kal.says("hey jarvis, who am i");
+    for (user, pin) in [("anna", "274914"), ("nobody", PIN)] {
+        let (code, told) = enter(user, pin);
+        assert!(code == Some(1) && told.contains("not right"), "{told}");
+    }
+    mic.hears(&question);
+    assert_eq!(daemon.wait_event("rejected")["reason"], "rejected");
+    let (code, told) = enter("anna", PIN);
+    assert!(code == Some(0) && told.contains("for 600 s") && told.contains("anna"), "{told}");
+    mic.hears(&question);
+    let accepted = daemon.wait_event("accepted");
+    assert_eq!((&accepted["user"], &accepted["by"]), (&"anna".into(), &"pin".into()));
+    daemon.wait_event("stored");
+    root.ok(&["voice", "pin", "clear", "anna"]);
+    mic.hears(&question);
+    assert_eq!(daemon.wait_event("rejected")["reason"], "rejected", "what it granted is gone with it");
+
+    // The count is one, whoever counts; that of the voice just now is the first.
+    for n in 2..6 {
+        let (code, told) = enter("anna", "274914");
+        assert_eq!((code, told.contains("30 s")), (Some(1), n == 5), "{n}: {told}");
+    }
+    let (code, told) = enter("anna", PIN);
+    assert!(code == Some(75) && told.contains("not looked at"), "{told}");
+    mic.hears(&question);
+    assert_eq!(daemon.wait_event("rejected")["reason"], "paused");
+    let audit = root.json(&["audit", "list"]);
+    let of_pin = audit.as_array().unwrap().iter().rev().filter(|row| row["action"] == "pin");
+    let outcomes: Vec<&str> = of_pin.map(|row| row["outcome"].as_str().unwrap()).collect();
+    let wrong = ["refused"; 4];
+    let expected = [&["set", "refused", "refused", "accepted", "cleared"][..], &wrong, &["paused"]].concat();
+    assert_eq!(outcomes, expected);
+    assert_eq!(daemon.stop(), Some(0));
 }
 
 #[test]

@@ -210,7 +210,7 @@ async fn dump_with(
     run.lock.needs(size.saturating_add(16 << 20))?;
     let snapshot: String = sqlx::query_scalar(EXPORT).fetch_one(&mut *conn).await.map_err(&sql)?;
     run.bar.set_length(size);
-    let sealed = Sealed::create(folder, Role::Database, recipients)?.in_columns();
+    let sealed = Sealed::create(folder, Role::Database, recipients)?.in_columns()?;
     // At the same time: the server hashes for one connection and dumps to another.
     let (sums, sealed) = tokio::join!(
         sums(conn, run, Hashed::of_server(major)),

@@ -19,6 +19,8 @@ use super::{BackupError, lock};
 
 /// Measured: see docs/design/backup.md.
 const ZSTD_LEVEL: i32 = 3;
+/// In columns little is left that a longer search finds.
+const ZSTD_LEVEL_COLUMNS: i32 = 2;
 /// Matches are found at most 2^24 bytes (16 MiB) back, which a Pi has memory for, on both ways.
 const ZSTD_WINDOW_LOG: u32 = 24;
 /// What is accepted when reading; nobody makes us take more memory than 128 MiB.
@@ -118,7 +120,9 @@ impl Sealed {
                 .map_err(|e| BackupError::Key(format!("backup.recipients cannot be used: {e}")))?;
             Sink::Age(Box::new(encryptor.wrap_output(tally).map_err(&disk)?))
         };
-        let workers = available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
+        // One core is left to those who talk meanwhile.
+        let cores = available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
+        let workers = cores.saturating_sub(1).max(1);
         let start = || {
             let mut zstd = zstd::Encoder::new(sink, ZSTD_LEVEL)?;
             zstd.multithread(workers.min(ZSTD_MAX_WORKERS))?;
@@ -130,9 +134,12 @@ impl Sealed {
         Ok(Self { role, columns: None, zstd: start().map_err(disk)?, plain_bytes: 0 })
     }
 
-    /// What comes is lines of tab-separated fields.
-    pub(super) fn in_columns(self) -> Self {
-        Self { columns: Some(Columns::default()), ..self }
+    /// What comes is lines of tab-separated fields. For before anything came.
+    pub(super) fn in_columns(mut self) -> Result<Self, BackupError> {
+        self.zstd
+            .set_parameter(zstd::zstd_safe::CParameter::CompressionLevel(ZSTD_LEVEL_COLUMNS))
+            .map_err(BackupError::disk("a file of the backup could not be written", Path::new("")))?;
+        Ok(Self { columns: Some(Columns::default()), ..self })
     }
 
     /// Takes everything from `source`.

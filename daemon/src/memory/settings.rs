@@ -17,4 +17,18 @@ impl Memory {
         settings::set(&mut tx, key, value, stamp.wall_unix_ms).await?;
         Ok(tx.commit().await?)
     }
+
+    /// Changes the value under `key`, its default if there is none, and returns what `change` does; nobody else changes it in
+    /// between.
+    pub async fn update_setting<T, R>(&self, key: &str, change: impl FnOnce(&mut T) -> R) -> Result<R>
+    where
+        T: Default + Serialize + DeserializeOwned,
+    {
+        let (mut tx, stamp) = self.begin().await?;
+        let mut value = settings::get_in(&mut tx, key).await?.unwrap_or_default();
+        let result = change(&mut value);
+        settings::set(&mut tx, key, &value, stamp.wall_unix_ms).await?;
+        tx.commit().await?;
+        Ok(result)
+    }
 }

@@ -1,37 +1,178 @@
 //! Who may come in without a verified voice, and when nobody may: the pause after failures, and the PIN.
 //!
-//! One count for both: a wrong PIN is a failure like a strange voice, and during the pause neither is looked at.
+//! One count for both: a wrong PIN is a failure like a strange voice, and during the pause neither is looked at. Count and grant
+//! are settings in the database of the device, so that a PIN counts wherever it was given (MQTT, the command line), in one
+//! process as in two, and a restart ends no pause.
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use serde::{Deserialize, Serialize};
 
 use super::enrolling::Enrolling;
-use crate::memory::User;
+use super::pins::{self, PinsError};
+use crate::clock::Stamp;
+use crate::error::chain;
+use crate::events::PinOutcome;
+use crate::memory::{Memory, MemoryError, NewAudit, User, UserId};
 use crate::speaker::FailureGate;
+use crate::speaker::pin::Pin;
 
-/// What the turn task remembers between two attempts.
+/// Names among the settings that survive a restart.
+const GATE: &str = "failure_gate";
+const GRANT: &str = "voice_grant";
+
+/// Somebody gave their PIN.
+#[derive(Debug, Serialize, Deserialize)]
+struct Grant {
+    user: String,
+    /// Whose monotonic time it is.
+    boot: String,
+    until_ns: i64,
+}
+
+/// What a PIN came to.
+#[derive(Debug)]
+pub struct Entry {
+    pub outcome: PinOutcome,
+    /// Whose it is; only if it was accepted.
+    pub user: Option<User>,
+    /// Milliseconds until the next attempt is looked at; 0 if one is now.
+    pub pause_ms: i64,
+}
+
+/// What the turn task knows of it during an utterance.
 #[derive(Debug, Default)]
 pub struct Door {
     pub gate: FailureGate,
-    /// Somebody gave their PIN, and how long that counts.
-    grant: Option<(User, Instant)>,
+    granted: Option<User>,
     /// What is said now is a sample of this enrolment; nobody is answered.
     pub enrolling: Option<Enrolling>,
 }
 
 impl Door {
-    pub fn new(gate: FailureGate) -> Self {
-        Self { gate, ..Self::default() }
+    /// Reads what was counted and granted, here or by another process. A database that does not work grants nothing, and what was
+    /// counted stays.
+    pub async fn refresh(&mut self, memory: &Memory) {
+        let read = async {
+            let gate: Option<FailureGate> = memory.setting(GATE).await?;
+            self.gate = gate.unwrap_or_default();
+            granted(memory).await
+        };
+        self.granted = read.await.unwrap_or_else(|error: MemoryError| {
+            log::error!("the count of failed attempts cannot be read: {}", chain(&error));
+            None
+        });
     }
 
-    /// From now on for `time` an utterance of a voice that is nobody's is taken for `user`'s.
-    pub fn grant(&mut self, user: User, time: Duration) {
-        self.grant = Some((user, Instant::now() + time));
-    }
-
-    /// Who gave a PIN that still counts.
+    /// Who gave a PIN that still counted at the last [`Door::refresh`]: an utterance of a voice that is nobody's is taken for theirs.
     pub fn granted(&self) -> Option<&User> {
-        self.grant.as_ref().filter(|(_, until)| Instant::now() < *until).map(|(user, _)| user)
+        self.granted.as_ref()
+    }
+
+    /// Counts a failed attempt.
+    pub async fn failed(&mut self, memory: &Memory) {
+        let now = memory.clock().now_unix_ms();
+        let counted = memory.update_setting(GATE, |gate: &mut FailureGate| {
+            gate.failed(now);
+            *gate
+        });
+        self.gate = counted.await.unwrap_or_else(|error| {
+            log::error!("the count of failed attempts cannot be stored: {}", chain(&error));
+            let mut gate = self.gate;
+            gate.failed(now);
+            gate
+        });
+        warn_of_pause(&self.gate, now);
+    }
+
+    /// A verified voice ends the row of failures.
+    pub async fn succeeded(&mut self, memory: &Memory) {
+        if self.gate.failures == 0 {
+            return;
+        }
+        self.gate.succeeded();
+        if let Err(error) = memory.set_setting(GATE, &self.gate).await {
+            log::error!("the count of failed attempts cannot be stored: {}", chain(&error));
+        }
+    }
+}
+
+/// Somebody gives the PIN of `name`; if it is right, it counts for `valid`. It is an attempt, with its row in the audit log. It is
+/// counted as a failure before it is looked at, so that many at once are not looked at for the price of one.
+///
+/// # Errors
+/// See [`PinsError`]; an error lets nobody in.
+pub async fn enter(memory: &Memory, name: &str, pin: Pin, valid: Duration) -> Result<Entry, PinsError> {
+    let now = memory.clock().now_unix_ms();
+    let counted = memory.update_setting(GATE, |gate: &mut FailureGate| match gate.remaining_ms(now) {
+        0 => {
+            gate.failed(now);
+            Ok(*gate)
+        }
+        pause_ms => Err(pause_ms),
+    });
+    let entry = match counted.await? {
+        Err(pause_ms) => Entry { outcome: PinOutcome::Paused, user: None, pause_ms },
+        Ok(gate) => match pins::check(memory, name, pin).await? {
+            Some(user) => {
+                memory.set_setting(GATE, &FailureGate::default()).await?;
+                grant(memory, &user, valid).await?;
+                Entry { outcome: PinOutcome::Accepted, user: Some(user), pause_ms: 0 }
+            }
+            None => {
+                warn_of_pause(&gate, now);
+                Entry { outcome: PinOutcome::Refused, user: None, pause_ms: gate.remaining_ms(now) }
+            }
+        },
+    };
+    let user = entry.user.as_ref().map(|user| user.id);
+    let row = NewAudit { user, action: "pin", outcome: entry.outcome.as_str(), detail: None };
+    memory.append_audit(&row).await?;
+    Ok(entry)
+}
+
+async fn grant(memory: &Memory, user: &User, valid: Duration) -> Result<(), MemoryError> {
+    let Stamp { boot_id, monotonic_ns, .. } = memory.clock().stamp();
+    let valid_ns = i64::try_from(valid.as_nanos()).unwrap_or(i64::MAX);
+    let until_ns = monotonic_ns.saturating_add(valid_ns);
+    let grant = Grant { user: user.id.to_string(), boot: boot_id.to_string(), until_ns };
+    memory.set_setting(GRANT, &Some(grant)).await
+}
+
+/// What `user`'s PIN granted counts no longer.
+///
+/// # Errors
+/// A database that does not work.
+pub async fn revoke(memory: &Memory, user: UserId) -> Result<(), MemoryError> {
+    let theirs = user.to_string();
+    let taken = |grant: &mut Option<Grant>| {
+        grant.take_if(|grant| grant.user == theirs);
+    };
+    memory.update_setting(GRANT, taken).await
+}
+
+/// Whose PIN counts now. Their voice may have been deleted since.
+async fn granted(memory: &Memory) -> Result<Option<User>, MemoryError> {
+    let Some(Some(grant)) = memory.setting::<Option<Grant>>(GRANT).await? else { return Ok(None) };
+    let now = memory.clock().stamp();
+    let Ok(user) = grant.user.parse::<UserId>() else { return Ok(None) };
+    if *now.boot_id != *grant.boot
+        || now.monotonic_ns >= grant.until_ns
+        || memory.voiceprint(user).await?.is_none()
+    {
+        return Ok(None);
+    }
+    match memory.user(user).await {
+        Ok(user) => Ok(Some(user)),
+        Err(MemoryError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn warn_of_pause(gate: &FailureGate, now_unix_ms: i64) {
+    let pause_ms = gate.remaining_ms(now_unix_ms);
+    if pause_ms > 0 {
+        let (failures, pause_s) = (gate.failures, pause_ms / 1000);
+        log::warn!("{failures} attempts in a row failed; the device pauses for {pause_s} s");
     }
 }

@@ -11,7 +11,7 @@
 
 pub mod answer;
 mod attention;
-mod door;
+pub(crate) mod door;
 pub mod enrol;
 mod enrolling;
 pub mod events;

@@ -4,14 +4,13 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::door::Door;
+use super::door::{self, Door};
 use super::enrolling::{Enrolling, Heard, WINDOW_MS};
 use super::hearing::Window;
-use super::pins;
 use super::turns::Turns;
 use crate::detect::Utterance;
 use crate::error::chain;
-use crate::events::{Event, PinOutcome, State, What};
+use crate::events::{Event, State, What};
 use crate::mqtt::Command;
 use crate::speaker::pin::Pin;
 use crate::speaker::{Progress, Step};
@@ -20,7 +19,7 @@ impl Turns {
     /// What [`Turns`] does between two utterances.
     pub(super) async fn carry_out(&self, command: Command, door: &mut Door, stop: &CancellationToken) {
         match command {
-            Command::Pin { user, pin } => self.pin(&user, pin, door).await,
+            Command::Pin { user, pin } => self.pin(&user, pin).await,
             Command::Enrol { user } => self.enrol(&user, door, stop).await,
             Command::CancelEnrolment => self.cancel_enrolment(door).await,
             Command::Mute | Command::Unmute | Command::Listen => {}
@@ -28,34 +27,17 @@ impl Turns {
     }
 
     /// Somebody gave a PIN. Its check counts as an attempt, and during the pause it is none.
-    async fn pin(&self, name: &str, pin: Pin, door: &mut Door) {
+    async fn pin(&self, name: &str, pin: Pin) {
         if !self.verify || self.pin_valid.is_zero() {
             return;
         }
         let pos = self.control.position();
-        let (mut known, mut valid_s) = (None, None);
-        let outcome = if door.gate.remaining_ms(self.memory.clock().now_unix_ms()) > 0 {
-            PinOutcome::Paused
-        } else {
-            match pins::check(&self.memory, name, pin).await {
-                Ok(Some(user)) => {
-                    if door.gate.failures > 0 {
-                        door.gate.succeeded();
-                        self.save_gate(&door.gate).await;
-                    }
-                    door.grant(user.clone(), self.pin_valid);
-                    (known, valid_s) = (Some(user), Some(self.pin_valid.as_secs()));
-                    PinOutcome::Accepted
-                }
-                Ok(None) => {
-                    self.count_failure(door).await;
-                    PinOutcome::Refused
-                }
-                Err(error) => return self.trouble(pos, "voice", chain(&error)).await,
-            }
+        let entry = match door::enter(&self.memory, name, pin, self.pin_valid).await {
+            Ok(entry) => entry,
+            Err(error) => return self.trouble(pos, "voice", chain(&error)).await,
         };
-        self.audit_as("pin", outcome.as_str(), known.as_ref(), None).await;
-        let what = What::Pin { outcome, user: known.map(|user| user.name), valid_s };
+        let valid_s = entry.user.is_some().then_some(self.pin_valid.as_secs());
+        let what = What::Pin { outcome: entry.outcome, user: entry.user.map(|user| user.name), valid_s };
         self.events.at(pos, what).await;
     }
 

@@ -35,14 +35,12 @@ use crate::health::{Condition, Health};
 use crate::inference::allocator;
 use crate::memory::{ANONYMOUS, Memory, MemoryError, NewAudit, TurnMeta, User};
 use crate::mqtt::Command;
-use crate::speaker::{FailureGate, Verdict};
+use crate::speaker::Verdict;
 use crate::store::pull::Freshness;
 use crate::stt::Transcript;
 use crate::stt::worker::SttHandle;
 use crate::units::{FRAME_SAMPLES, FramePos};
 
-/// Name of the failure gate among the settings that survive a restart.
-const GATE: &str = "failure_gate";
 /// How long a window opened at a distance (push to talk) stays open.
 const PUSH_TO_TALK_MS: u32 = 5_000;
 
@@ -78,7 +76,7 @@ impl Turns {
         mut commands: mpsc::Receiver<Command>,
         stop: CancellationToken,
     ) -> Result<(), std::convert::Infallible> {
-        let mut door = Door::new(self.load_gate().await);
+        let mut door = Door::default();
         if let Err(error) = pins::prune(&self.memory).await {
             log::warn!("the PINs cannot be read: {}", chain(&error));
         }
@@ -148,18 +146,6 @@ impl Turns {
         None
     }
 
-    pub(super) async fn count_failure(&self, door: &mut Door) {
-        let pause_ms = door.gate.failed(self.memory.clock().now_unix_ms());
-        self.save_gate(&door.gate).await;
-        if pause_ms > 0 {
-            log::warn!(
-                "{} attempts in a row failed; the device pauses for {} s",
-                door.gate.failures,
-                pause_ms / 1000
-            );
-        }
-    }
-
     fn rest(&self) {
         self.health.set_stage(State::Idle);
     }
@@ -215,6 +201,9 @@ impl Turns {
                 }
             }
             Detection::SoFar { raw, speech } => {
+                if self.verify {
+                    door.refresh(&self.memory).await;
+                }
                 self.look(raw, speech, hearing, door).await;
                 self.see(hearing, wait).await;
             }
@@ -267,6 +256,9 @@ impl Turns {
         let speech_s = seconds(utterance.raw.len() - utterance.command_start.min(utterance.raw.len()));
         self.events.at(pos, What::SpeechEnd { speech_s, truncated: utterance.truncated }).await;
 
+        if self.verify {
+            door.refresh(&self.memory).await;
+        }
         if self.verify && door.gate.remaining_ms(self.memory.clock().now_unix_ms()) > 0 {
             // Before any model runs: an attempt during the pause must not tell the voice's score to whoever tries.
             self.forget_sound();
@@ -410,22 +402,6 @@ impl Turns {
         let entry = NewAudit { user: user.map(|u| u.id), action, outcome, detail };
         if let Err(error) = self.memory.append_audit(&entry).await {
             log::error!("an attempt is missing from the audit log: {}", chain(&error));
-        }
-    }
-
-    async fn load_gate(&self) -> FailureGate {
-        match self.memory.setting(GATE).await {
-            Ok(gate) => gate.unwrap_or_default(),
-            Err(error) => {
-                log::error!("the count of failed attempts cannot be read: {}", chain(&error));
-                FailureGate::default()
-            }
-        }
-    }
-
-    pub(super) async fn save_gate(&self, gate: &FailureGate) {
-        if let Err(error) = self.memory.set_setting(GATE, gate).await {
-            log::error!("the count of failed attempts cannot be stored: {}", chain(&error));
         }
     }
 }

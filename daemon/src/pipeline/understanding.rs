@@ -152,10 +152,7 @@ impl Turns {
                 return None;
             }
         };
-        if door.gate.failures > 0 {
-            door.gate.succeeded();
-            self.save_gate(&door.gate).await;
-        }
+        door.succeeded(&self.memory).await;
         let mut figures = json!({ "confidence": confidence, "score": score, "net_speech_s": net_speech_s });
         if let Some(other_s) = other_s {
             figures["other_s"] = other_s.into();
@@ -176,7 +173,7 @@ impl Turns {
     ) {
         let (reason, confidence, early) = (reason_of(verdict), verdict.confidence(), took.is_none());
         if verdict.is_failure() {
-            self.count_failure(door).await;
+            door.failed(&self.memory).await;
         }
         let mut detail = serde_json::Map::new();
         if let Some(confidence) = confidence {

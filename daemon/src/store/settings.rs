@@ -21,6 +21,13 @@ pub(crate) async fn get<T: DeserializeOwned>(store: &Store, key: &str) -> Result
     Ok(serde_json::from_str(&value).ok())
 }
 
+/// As [`get`], as it stands in this transaction.
+pub(crate) async fn get_in<T: DeserializeOwned>(tx: &mut Tx<'_>, key: &str) -> Result<Option<T>, StoreError> {
+    let Some(row) = tx.optional(sqlx::query(GET).bind(key)).await? else { return Ok(None) };
+    let value: String = row.try_get("value").map_err(StoreError::Sql)?;
+    Ok(serde_json::from_str(&value).ok())
+}
+
 pub(crate) async fn set<T: Serialize>(
     tx: &mut Tx<'_>,
     key: &str,

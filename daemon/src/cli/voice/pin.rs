@@ -1,6 +1,7 @@
-//! `jarvisd voice pin`: PINs for days when a voice fails. They are given over MQTT (`docs/voice-authentication.md`).
+//! `jarvisd voice pin`: PINs for days when a voice fails. They are given here or over MQTT (`docs/voice-authentication.md`).
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::time::Duration;
 
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use serde::Serialize;
@@ -9,7 +10,9 @@ use zeroize::Zeroizing;
 use crate::cli::{output, user_named, with_memory};
 use crate::config::Settings;
 use crate::error::{Exit, Failure};
-use crate::memory::NewAudit;
+use crate::events::PinOutcome;
+use crate::memory::{Memory, NewAudit};
+use crate::pipeline::door::{self, Entry};
 use crate::pipeline::pins::{self, PinsError};
 use crate::speaker::pin::Pin;
 
@@ -19,10 +22,17 @@ pub enum Command {
     /// is never an argument.
     #[command(after_help = "\
 Only a hash of it is kept (Argon2id), on this device alone. It counts once voice.pin_valid_s is set:
-the person gives it over MQTT, and for that long an unverified voice is taken for theirs. Wrong PINs
+the person gives it with `voice pin enter` or over MQTT, and for that long an unverified voice is taken for theirs. Wrong PINs
 count with voices that were not verified, and after five of them the device pauses.")]
     Set(Named),
-    /// Forget a person's PIN.
+    /// Give a person's PIN: for voice.pin_valid_s an unverified voice is then taken for theirs, as if it was given over MQTT. It is
+    /// asked for on the terminal, or read from the first line of standard input; it is never an argument.
+    #[command(after_help = "\
+A wrong PIN counts with voices that were not verified: after five of them in a row neither is looked
+at for a while (exit status 75). Each attempt has a row in the audit log. A daemon that runs on this
+device knows at the next utterance.")]
+    Enter(Named),
+    /// Forget a person's PIN, and what it granted.
     Clear(Named),
     /// List who has a PIN.
     List(List),
@@ -57,7 +67,7 @@ pub fn run(settings: &Settings, command: Command) -> Result<(), Failure> {
         Command::Set(args) => {
             let user = user_named(memory, &args.user).await?;
             let name = output::plain(&user.name);
-            let pin = asked(&name)?;
+            let pin = asked(&format!("New PIN of {name}: "), true)?;
             pins::set(memory, &user, &pin).await.map_err(failure)?;
             let entry = NewAudit { user: Some(user.id), action: "pin", outcome: "set", detail: None };
             memory.append_audit(&entry).await?;
@@ -66,12 +76,14 @@ pub fn run(settings: &Settings, command: Command) -> Result<(), Failure> {
             }
             report(&user.name, true, args.json, format!("{name} has a new PIN."))
         }
+        Command::Enter(args) => enter(settings, memory, &args).await,
         Command::Clear(args) => {
             let user = user_named(memory, &args.user).await?;
             let name = output::plain(&user.name);
             if !pins::clear(memory, user.id).await? {
                 return Err(Failure::new(Exit::Failed, format!("{name} has no PIN")));
             }
+            door::revoke(memory, user.id).await?;
             let entry = NewAudit { user: Some(user.id), action: "pin", outcome: "cleared", detail: None };
             memory.append_audit(&entry).await?;
             report(&user.name, false, args.json, format!("{name} has no PIN any more."))
@@ -89,6 +101,45 @@ pub fn run(settings: &Settings, command: Command) -> Result<(), Failure> {
     })
 }
 
+#[derive(Debug, Serialize)]
+struct Entered<'a> {
+    user: &'a str,
+    valid_s: u64,
+}
+
+async fn enter(settings: &Settings, memory: &Memory, args: &Named) -> Result<(), Failure> {
+    let valid = Duration::from_secs(settings.voice.pin_valid_s.into());
+    if valid.is_zero() {
+        let why = "PINs are not taken on this device: set voice.pin_valid_s in the configuration";
+        return Err(Failure::new(Exit::Config, why));
+    }
+    let pin = asked(&format!("PIN of {}: ", output::plain(&args.user)), false)?;
+    let Entry { outcome, user, pause_ms } =
+        door::enter(memory, &args.user, pin, valid).await.map_err(failure)?;
+    let wait_s = pause_ms.saturating_add(999) / 1000;
+    match (user, outcome) {
+        (Some(user), _) if args.json => output::json(&Entered { user: &user.name, valid_s: valid.as_secs() }),
+        (Some(user), _) => output::line(format!(
+            "The PIN is right: for {} s an unverified voice is taken for that of {}.",
+            valid.as_secs(),
+            output::plain(&user.name)
+        )),
+        (None, PinOutcome::Paused) => Err(Failure::new(
+            Exit::TryAgain,
+            format!(
+                "too many attempts failed in a row, so this one was not looked at; try again in {wait_s} s"
+            ),
+        )),
+        (None, _) if wait_s > 0 => Err(Failure::new(
+            Exit::Failed,
+            format!(
+                "the PIN is not right, and too many attempts failed in a row: the next one counts in {wait_s} s"
+            ),
+        )),
+        (None, _) => Err(Failure::new(Exit::Failed, "the PIN is not right; nothing was changed")),
+    }
+}
+
 fn report(user: &str, pin: bool, json: bool, sentence: String) -> Result<(), Failure> {
     if json { output::json(&Done { user, pin }) } else { output::line(sentence) }
 }
@@ -101,15 +152,15 @@ fn failure(error: PinsError) -> Failure {
     }
 }
 
-/// The PIN from the terminal, typed twice and not shown, or from the first line of standard input.
-fn asked(name: &str) -> Result<Pin, Failure> {
+/// The PIN from the terminal, not shown and typed once more if `twice`, or from the first line of standard input.
+fn asked(prompt: &str, twice: bool) -> Result<Pin, Failure> {
     let cannot = |e: std::io::Error| Failure::because(Exit::Failed, "the PIN could not be read", e);
     let typed = if std::io::stdin().is_terminal() {
         let quiet = Quiet::new().map_err(cannot)?;
-        let first = line(&format!("New PIN of {name}: ")).map_err(cannot)?;
-        let again = line("The same again: ").map_err(cannot)?;
+        let first = line(prompt).map_err(cannot)?;
+        let differs = twice && first != line("The same again: ").map_err(cannot)?;
         drop(quiet);
-        if first != again {
+        if differs {
             return Err(Failure::new(Exit::Data, "the two PINs differ; nothing was changed"));
         }
         first
