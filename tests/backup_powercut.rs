@@ -5,19 +5,22 @@
 //! each write, sync and change of a name, with what was not synced lost, torn, or kept in another order, and the real program
 //! is run on a sample of these disks. Equal disks are tried once.
 //!
-//! `JARVIS_POWER_STATES` sets how many are tried in each test (50), `JARVIS_TEST_SEED` repeats a run.
+//! `JARVIS_POWER_STATES` sets how many are tried in each test (40), `JARVIS_TEST_SEED` repeats a run.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod support;
 
+#[path = "backup_powercut/promise.rs"]
+mod promise;
+
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use promise::{Before, Promise};
 use serde_json::{Value, json};
 use support::Root;
 use support::powercut::{Disk, Event, Left, Luck, Opened, read_log};
@@ -91,7 +94,7 @@ fn root_of(config: &str, left: &Left) -> Root {
 
 /// What the disk and the next process see when the one that did `events` is killed behind the first that is `last`.
 fn killed(disk: &mut Disk, config: &str, events: &[Event], last: impl Fn(&Event) -> bool) -> Root {
-    let end = events.iter().position(last).expect("it comes to that");
+    let end = events.iter().position(last).unwrap();
     events[..=end].iter().for_each(|event| disk.apply(event));
     disk.next_process();
     root_of(config, &disk.after_power_cut(Luck::Everything, &mut Random::new(0)))
@@ -115,91 +118,6 @@ fn run(root: &Root, args: &[&str]) -> Result<Value, String> {
     match output.status.success() {
         true => serde_json::from_slice(&output.stdout).map_err(|e| e.to_string()),
         false => Err(format!("{args:?}: {}", String::from_utf8_lossy(&output.stderr))),
-    }
-}
-
-/// What is asked of every disk.
-struct Promise<'a> {
-    config: &'a str,
-    /// What was cut off, and is done again.
-    args: &'a [&'a str],
-    /// Backups that are there and proven, whatever happens.
-    good: Vec<String>,
-    /// Those that may be there until the command has said that it is done.
-    doomed: Vec<String>,
-    /// How many proven backups there are when it has said so, and how many at least until then.
-    proven: (usize, usize),
-    before: Option<BTreeSet<String>>,
-    after: Option<BTreeSet<String>>,
-}
-
-impl Promise<'_> {
-    /// What is wrong with this disk. `said`: the command had said that it is done.
-    fn broken(&self, root: &Root, said: bool) -> Result<(), String> {
-        let new = self.look(root, said)?;
-        let texts_now = texts(root)?;
-        if texts_now != self.after && (said || texts_now != self.before) {
-            let count = texts_now.map(|texts| texts.len());
-            return Err(format!("the memory is neither the old nor the new one: {count:?} messages"));
-        }
-        self.memory_is_sound(root)?;
-        let oldest = self.good.first().into_iter().chain(&new);
-        for name in oldest {
-            let verified = run(root, &["backup", "verify", name])?;
-            if verified["proven"] != true {
-                return Err(format!("{verified}"));
-            }
-        }
-        run(root, self.args).map_err(|e| format!("the next run: {e}"))?;
-        self.look(root, true).map_err(|e| format!("after the next run: {e}"))?;
-        let names = fs::read_dir(backups(root)).unwrap().flatten();
-        let mut dots = names.map(|e| e.file_name()).filter(|name| name.to_string_lossy().starts_with('.'));
-        if let Some(name) = dots.find(|name| name != ".lock") {
-            return Err(format!("the next run leaves {}", name.display()));
-        }
-        if texts(root)? != self.after {
-            return Err("after the next run the memory is another one".to_owned());
-        }
-        self.memory_is_sound(root)
-    }
-
-    /// Looks at the list. Returns the backups that were not there before.
-    fn look(&self, root: &Root, done: bool) -> Result<Vec<String>, String> {
-        let listed = run(root, &["backup", "list"])?;
-        let listed = listed.as_array().unwrap();
-        let names: Vec<&str> = listed.iter().map(|backup| backup["name"].as_str().unwrap()).collect();
-        if let Some(half) = listed.iter().find(|backup| !backup["fault"].is_null()) {
-            return Err(format!("half of a backup is listed: {half}"));
-        }
-        if let Some(other) = names.iter().find(|name| !name.starts_with("jarvis-backup-")) {
-            return Err(format!("{other} is taken for a backup"));
-        }
-        let proven: Vec<&str> = listed
-            .iter()
-            .filter(|backup| backup["proven"] == true)
-            .map(|backup| backup["name"].as_str().unwrap())
-            .collect();
-        let wanted = if done { self.proven.1 } else { self.proven.0 };
-        if proven.len() < wanted || self.good.iter().any(|good| !proven.contains(&good.as_str())) {
-            return Err(format!("only these are proven: {proven:?}"));
-        }
-        if done && let Some(name) = self.doomed.iter().find(|name| names.contains(&name.as_str())) {
-            return Err(format!("{name} is still there"));
-        }
-        let known = |name: &&str| self.good.iter().chain(&self.doomed).any(|known| known == name);
-        Ok(names.into_iter().filter(|name| !known(name)).map(str::to_owned).collect())
-    }
-
-    fn memory_is_sound(&self, root: &Root) -> Result<(), String> {
-        let data = var(root).join("lib/jarvis");
-        let names = fs::read_dir(&data).into_iter().flatten().flatten().map(|entry| entry.file_name());
-        if let Some(name) = names.into_iter().find(|name| name.to_string_lossy().contains("corrupt")) {
-            return Err(format!("taken for damaged: {}", name.display()));
-        }
-        let db = data.join("jarvis.db");
-        let output = Command::new("sqlite3").arg(&db).arg("PRAGMA integrity_check").output().unwrap();
-        let told = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        if told == "ok" || !db.exists() { Ok(()) } else { Err(format!("the database: {told}")) }
     }
 }
 
@@ -240,11 +158,12 @@ fn cuts(mut disk: Disk, events: &[Event], random: &mut Random) -> (usize, [Vec<C
     (tried, found)
 }
 
+#[expect(clippy::print_stdout, reason = "how much was tried is what the test says")]
 /// A sample of what cuts along `events` leave of `disk`, each with the promise looked at.
 fn cut(name: &str, disk: Disk, events: &[Event], promise: &Promise<'_>) {
     let mut random = Random::for_test(name);
     let started = Instant::now();
-    let sample: usize = std::env::var("JARVIS_POWER_STATES").map_or(50, |n| n.parse().unwrap());
+    let sample: usize = std::env::var("JARVIS_POWER_STATES").map_or(40, |n| n.parse().unwrap());
     let (moments, mut found) = cuts(disk.clone(), events, &mut random);
     let distinct: usize = found.iter().map(Vec::len).sum();
     let mut chosen = Vec::new();
@@ -305,7 +224,7 @@ fn a_cut_while_a_backup_is_made_leaves_the_older_one_and_no_half_one() {
         good: vec![good],
         doomed: Vec::new(),
         proven: (1, 2),
-        before: there.clone(),
+        before: Before::Texts(there.clone()),
         after: there,
     };
     cut("create", disk, &events, &promise);
@@ -334,7 +253,7 @@ fn a_cut_while_backups_are_deleted_leaves_the_others_and_no_half_one() {
         good,
         doomed,
         proven,
-        before: there.clone(),
+        before: Before::Texts(there.clone()),
         after: there,
     };
     cut("prune", disk, &events, &promise);
@@ -357,7 +276,7 @@ fn a_cut_while_the_leftovers_of_a_killed_run_are_removed_brings_no_half_backup_b
         good,
         doomed,
         proven,
-        before: there.clone(),
+        before: Before::Texts(there.clone()),
         after: there,
     };
     cut("prune after a killed prune", disk, &events, &promise);
@@ -378,8 +297,15 @@ fn nothing_is_deleted_for_the_sake_of_a_proof_that_is_not_on_the_disk() {
     let events = record(&root, &args);
     let (good, doomed) = (Vec::new(), Vec::new());
     let proven = (1, 1);
-    let promise =
-        Promise { config: KEEP_ONE, args: &args, good, doomed, proven, before: there.clone(), after: there };
+    let promise = Promise {
+        config: KEEP_ONE,
+        args: &args,
+        good,
+        doomed,
+        proven,
+        before: Before::Texts(there.clone()),
+        after: there,
+    };
     cut("prune after a killed create", disk, &events, &promise);
 }
 
@@ -403,7 +329,7 @@ fn a_cut_while_a_backup_is_restored_leaves_the_old_or_the_restored_memory_and_al
         good: vec![good.clone()],
         doomed: Vec::new(),
         proven: (1, 1),
-        before,
+        before: Before::Texts(before),
         after,
     };
     cut("restore", disk, &events, &promise);
@@ -423,8 +349,77 @@ fn a_cut_while_a_backup_is_restored_on_a_new_card_leaves_nothing_or_all_of_it() 
         good: vec![good.clone()],
         doomed: Vec::new(),
         proven: (1, 1),
-        before: None,
+        before: Before::Texts(None),
         after,
     };
     cut("restore on a new card", disk, &events, &promise);
+}
+
+#[test]
+fn a_cut_while_a_damaged_memory_is_replaced_leaves_it_or_the_restored_one() {
+    let (root, good) = home("");
+    let after = texts(&root).unwrap();
+    let db = var(&root).join("lib/jarvis/jarvis.db");
+    let mut bytes = fs::read(&db).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle..middle + 8192].fill(0xa5);
+    fs::write(&db, &bytes).unwrap();
+    let disk = Disk::of(&var(&root));
+    let args = ["backup", "restore", &good, "--in-place", "--yes"];
+    let events = record(&root, &args);
+    assert!(!db.with_file_name("jarvis.db-wal").exists());
+    let promise = Promise {
+        config: "",
+        args: &args,
+        good: vec![good.clone()],
+        doomed: Vec::new(),
+        proven: (1, 1),
+        before: Before::Damaged(bytes),
+        after,
+    };
+    cut("restore over a damaged memory", disk, &events, &promise);
+}
+
+#[test]
+fn the_first_backup_is_there_once_it_was_told() {
+    let (root, _) = home("");
+    let there = texts(&root).unwrap();
+    fs::remove_dir_all(var(&root).join("backups")).unwrap();
+    let disk = Disk::of(&var(&root));
+    let args = ["backup", "create"];
+    let events = record(&root, &args);
+    let promise = Promise {
+        config: "",
+        args: &args,
+        good: Vec::new(),
+        doomed: Vec::new(),
+        proven: (0, 1),
+        before: Before::Texts(there.clone()),
+        after: there,
+    };
+    cut("the first create", disk, &events, &promise);
+}
+
+#[test]
+fn a_file_that_was_told_as_written_is_on_the_disk() {
+    let (root, good) = home("");
+    let file = |name: &str| var(&root).join(name).to_str().unwrap().to_owned();
+    let (copy, lines, conversations) = (file("copy.db"), file("all.jsonl"), file("anna.json"));
+    for args in [
+        &["backup", "restore", &good, "--to", &copy][..],
+        &["backup", "export", "--out", &lines],
+        &["conversation", "export", "--user", "anna", "--out", &conversations],
+    ] {
+        let mut disk = Disk::of(&var(&root));
+        record(&root, args).iter().for_each(|event| disk.apply(event));
+        let left = disk.after_power_cut(Luck::Nothing, &mut Random::new(0));
+        let written = Path::new(args.last().unwrap());
+        let name = written.file_name().unwrap().to_str().unwrap();
+        let found = left.files().find(|(path, _)| *path == name);
+        assert_eq!(
+            found.map(|(_, content)| content),
+            Some(fs::read(written).unwrap().as_slice()),
+            "{args:?}"
+        );
+    }
 }

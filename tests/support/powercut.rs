@@ -350,7 +350,7 @@ impl Naming {
 pub struct Left(BTreeMap<String, Option<Vec<u8>>>);
 
 impl Left {
-    fn of(folder: &Path) -> Self {
+    pub fn of(folder: &Path) -> Self {
         let mut left = Self::default();
         let mut below = vec![String::new()];
         while let Some(path) = below.pop() {
@@ -367,6 +367,11 @@ impl Left {
             }
         }
         left
+    }
+
+    /// Files, with their paths.
+    pub fn files(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.0.iter().filter_map(|(path, content)| Some((path.as_str(), content.as_deref()?)))
     }
 
     /// Equal ones have equal numbers.
