@@ -4,15 +4,14 @@
 mod support;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use jiff::ToSpan as _;
 use serde_json::Value;
 use support::Root;
 use support::random::Random;
-use support::sealed::{change as sealed, hash_of};
+use support::sealed::{aged, change as sealed};
 
 /// A root with one backup that was just made and proven, and the folder of the backups.
 fn backed_up(config: &str) -> (Root, PathBuf, String) {
@@ -23,24 +22,6 @@ fn backed_up(config: &str) -> (Root, PathBuf, String) {
     assert_eq!(made["proven"], true, "{made}");
     let dir = root.path().join("var/backups/jarvis");
     (root, dir, made["name"].as_str().unwrap().to_owned())
-}
-
-/// The same backup as it would be had it been made `days` earlier: its manifest carries another name and hash, and so do its
-/// proofs.
-fn aged(dir: &Path, name: &str, days: i64) -> String {
-    let taken = jiff::civil::DateTime::strptime("jarvis-backup-%Y%m%d-%H%M%S", name).unwrap();
-    let older = taken.checked_sub(days.days()).unwrap().strftime("jarvis-backup-%Y%m%d-%H%M%S").to_string();
-    let to = dir.join(&older);
-    fs::create_dir(&to).unwrap();
-    for entry in fs::read_dir(dir.join(name)).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-    }
-    let old_hash = hash_of(&to.join("manifest.json"));
-    sealed(&to.join("manifest.json"), |body| body.replace(name, &older));
-    let new_hash = hash_of(&to.join("manifest.json"));
-    sealed(&to.join("proofs.json"), |body| body.replace(&old_hash, &new_hash));
-    older
 }
 
 fn names(root: &Root) -> Vec<String> {

@@ -13,6 +13,7 @@
 //! ```
 
 pub mod clock;
+pub mod durable;
 pub mod error;
 pub mod events;
 pub mod units;

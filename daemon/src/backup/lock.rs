@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock, statvfs};
 
 use super::BackupError;
+use crate::durable;
 
 /// What an interrupted run leaves behind begins with one of these.
 const LEFTOVERS: [&str; 3] = [".partial-", ".scratch-", ".deleting-"];
@@ -26,7 +27,7 @@ impl Lock {
     /// `Locked` if another process has it, `Disk`.
     pub fn take(dir: &Path) -> Result<Self, BackupError> {
         let disk = BackupError::disk("the folder of the backups cannot be used", dir);
-        fs::DirBuilder::new().recursive(true).mode(0o750).create(dir).map_err(&disk)?;
+        durable::create_folder(dir).map_err(&disk)?;
         let path = dir.join(".lock");
         let file = fs::OpenOptions::new()
             .create(true)
@@ -40,12 +41,22 @@ impl Lock {
             rustix::io::Errno::WOULDBLOCK => BackupError::Locked { dir: dir.into() },
             e => disk(e.into()),
         })?;
-        for entry in fs::read_dir(dir).map_err(&disk)?.flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if LEFTOVERS.iter().any(|start| name.starts_with(start)) {
-                log::info!("removing {name}, which an interrupted run left behind");
-                fs::remove_dir_all(entry.path()).map_err(&disk)?;
-            }
+        let left = |entry: &fs::DirEntry| {
+            let name = entry.file_name();
+            LEFTOVERS.iter().any(|start| name.to_string_lossy().starts_with(start))
+        };
+        let leftovers: Vec<fs::DirEntry> = fs::read_dir(dir).map_err(&disk)?.flatten().filter(left).collect();
+        if !leftovers.is_empty() {
+            // A run that was killed may not have made these names durable: what is emptied must not be a backup again after a
+            // power cut.
+            sync_folder(dir)?;
+        }
+        for entry in leftovers {
+            log::info!(
+                "removing {}, which an interrupted run left behind",
+                entry.file_name().to_string_lossy()
+            );
+            fs::remove_dir_all(entry.path()).map_err(&disk)?;
         }
         Ok(Self { _file: file, dir: dir.into() })
     }
@@ -127,8 +138,7 @@ pub(super) fn replace_file(path: &Path, draft: &Path, bytes: &[u8]) -> io::Resul
 
 /// Makes names in `folder` durable.
 pub(super) fn sync_folder(folder: &Path) -> Result<(), BackupError> {
-    let synced = File::open(folder).and_then(|folder| folder.sync_all());
-    synced.map_err(BackupError::disk("the folder could not be synced", folder))
+    durable::sync_folder(folder).map_err(BackupError::disk("the folder could not be synced", folder))
 }
 
 /// Lets everything else go first, for processor and disk. Threads and programs that are started later inherit it; a refusal

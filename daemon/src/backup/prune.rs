@@ -83,7 +83,18 @@ fn candidate(backup: &Backup, level: Level) -> Candidate {
     Candidate { name: backup.name.clone(), taken_at: backup.taken_at, standing, hold }
 }
 
-/// Deletes a backup.
+/// Makes the backups that stay durable, with what is known of them: whoever made or proved one may have been killed before the
+/// names were, and for its sake others go.
+///
+/// # Errors
+/// [`BackupError::Disk`].
+pub fn settle(lock: &Lock, fates: &[Fate]) -> Result<(), BackupError> {
+    let stays = |fate: &&Fate| fate.keep && fate.backup.fault.is_none();
+    fates.iter().filter(stays).try_for_each(|fate| lock::sync_folder(&fate.backup.path))?;
+    lock::sync_folder(lock.dir())
+}
+
+/// Deletes a backup. What stays was [`settle`]d before.
 ///
 /// # Errors
 /// [`BackupError::Disk`]; what is left of it then is no backup any more and is removed by the next that takes the folder.

@@ -24,6 +24,7 @@ use super::manifest::{Manifest, Role};
 use super::sqlite::{self, Access};
 use super::verify::{check_hashes, check_unpacked, open_as_store, unpack};
 use super::{BackupError, Kind, Level};
+use crate::durable;
 use crate::store::{StoreError, VERSION, classify, heal};
 
 crate::store::sql::statements! {
@@ -78,7 +79,10 @@ pub(super) async fn restore_file(
         check_unpacked(run, manifest, entry, to, Level::Restore).await?;
         open_as_store(manifest, to).await?;
         let disk = BackupError::disk("what is restored could not be written", to);
-        fs::File::open(to).and_then(|file| file.sync_all()).map_err(disk)
+        fs::File::open(to)
+            .and_then(|file| file.sync_all())
+            .and_then(|()| durable::sync_name(to))
+            .map_err(disk)
     };
     let good = good.await;
     if good.is_err() {
@@ -143,9 +147,9 @@ pub(super) fn messages(manifest: &Manifest) -> u64 {
 }
 
 pub(super) fn data_folder(db: &Path) -> Result<&Path, BackupError> {
-    let folder = db.parent().unwrap_or(Path::new("."));
-    let made = fs::create_dir_all(folder);
-    made.map_err(BackupError::disk("the folder of the database could not be made", folder))?;
+    let folder = durable::folder_of(db);
+    durable::create_folder(folder)
+        .map_err(BackupError::disk("the folder of the database could not be made", folder))?;
     Ok(folder)
 }
 

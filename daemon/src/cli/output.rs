@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
+use crate::durable;
 use crate::error::{Exit, Failure};
 
 /// One line of text.
@@ -40,7 +41,8 @@ pub fn text_to(path: &Path, text: &str) -> Result<(), Failure> {
         // Somebody's words: not for every account of the machine.
         let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         file.write_all(text.as_bytes())?;
-        file.sync_all()
+        file.sync_all()?;
+        durable::sync_name(path)
     };
     write().map_err(|e| {
         let message = format!("{} could not be written; name a file that does not exist yet", path.display());

@@ -241,12 +241,12 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
 
 /// One daemon a data folder: two would hear the same words and count failed attempts apart. Held until the file is closed.
 fn lock(settings: &Settings) -> Result<std::fs::File, Failure> {
-    use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+    use std::os::unix::fs::OpenOptionsExt as _;
     let path = settings.paths.data.join("daemon.lock");
     let cannot = |e: std::io::Error| {
         Failure::because(Exit::Unavailable, format!("the lock {} cannot be made", path.display()), e)
     };
-    std::fs::DirBuilder::new().recursive(true).mode(0o750).create(&settings.paths.data).map_err(cannot)?;
+    crate::durable::create_folder(&settings.paths.data).map_err(cannot)?;
     let mut options = std::fs::OpenOptions::new();
     let file = options.create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(cannot)?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {

@@ -19,6 +19,7 @@ use rustix::fs::{FlockOperation, flock};
 use super::StoreError;
 use super::salvage::{self, Salvaged};
 use crate::clock::Clock;
+use crate::durable::{folder_of, sync_name};
 
 /// Damaged files that are kept; older ones are deleted.
 pub const KEPT_COPIES: usize = 3;
@@ -98,11 +99,11 @@ pub fn copies(path: &Path) -> Vec<PathBuf> {
 
 /// Every file of every damaged copy.
 fn set_aside(path: &Path) -> Vec<PathBuf> {
-    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Vec::new() };
+    let Some(name) = path.file_name() else { return Vec::new() };
     let mut prefix = name.to_os_string();
     prefix.push(".corrupt.");
     let prefix = prefix.to_string_lossy().into_owned();
-    let entries = fs::read_dir(if folder.as_os_str().is_empty() { Path::new(".") } else { folder });
+    let entries = fs::read_dir(folder_of(path));
     let mut found: Vec<PathBuf> = entries
         .into_iter()
         .flatten()
@@ -164,8 +165,10 @@ pub(crate) fn put_in_place(fresh: &Path, path: &Path) -> io::Result<()> {
     for ending in ["-wal", "-shm"] {
         remove_if_there(&beside(path, ending))?;
     }
+    // Else the disk may keep the other name and not that the log is gone, and the log would be read into the wrong file.
+    sync_name(path)?;
     fs::rename(fresh, path)?;
-    sync_folder(path)
+    sync_name(path)
 }
 
 /// The database and its log under another name: `jarvis.db.corrupt.20261122T120000Z`.
@@ -178,16 +181,19 @@ pub(crate) fn move_aside(path: &Path, now_unix_ms: i64) -> io::Result<PathBuf> {
         n += 1;
         aside = beside(path, &format!("{name}-{n}"));
     }
-    // The log gets its second name first, so that wherever this is interrupted database and log are found together.
+    // The log gets its second name first and loses the other one last, each step durable before the next, so that wherever this
+    // is interrupted database and log are found together.
     if let Err(e) = fs::hard_link(beside(path, "-wal"), beside(&aside, "-wal"))
         && e.kind() != io::ErrorKind::NotFound
     {
         fs::rename(beside(path, "-wal"), beside(&aside, "-wal"))?;
     }
+    sync_name(path)?;
     match fs::rename(path, &aside) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
+    sync_name(path)?;
     for ending in ["-wal", "-shm"] {
         remove_if_there(&beside(path, ending))?;
     }
@@ -195,7 +201,7 @@ pub(crate) fn move_aside(path: &Path, now_unix_ms: i64) -> io::Result<PathBuf> {
         // Only the log was left.
         fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
     }
-    sync_folder(path)?;
+    sync_name(path)?;
     Ok(aside)
 }
 
@@ -224,8 +230,7 @@ pub(crate) fn beside(path: &Path, ending: &str) -> PathBuf {
 /// Held while one process repairs.
 pub(crate) async fn lock(path: &Path) -> Result<File, StoreError> {
     const PAUSE: Duration = Duration::from_millis(50);
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let folder = File::open(folder).map_err(|e| open_error(path, e))?;
+    let folder = File::open(folder_of(path)).map_err(|e| open_error(path, e))?;
     let mut waited = Duration::ZERO;
     while flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err() {
         if waited >= PATIENCE {
@@ -249,11 +254,6 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
     }
-}
-
-fn sync_folder(path: &Path) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder)?.sync_all()
 }
 
 /// A failure of the file system, sorted by what can be done about it.

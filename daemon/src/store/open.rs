@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
 use super::heal::{self, FileId, Found, beside, open_error};
 use super::sqlite::{BUSY_TIMEOUT, StoreOptions, classify};
 use super::{StoreError, schema};
+use crate::durable::{create_folder, folder_of};
 
 /// Readers of one process. A household asks one thing at a time; two keep a long listing from delaying a turn.
 const READERS: u32 = 2;
@@ -249,10 +250,7 @@ fn connect_options(path: &Path, options: &StoreOptions, busy_timeout: Duration) 
 
 /// Makes the folder of the database, for its owner and group.
 pub(super) fn prepare_folder(path: &Path) -> io::Result<()> {
-    match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        Some(folder) => fs::DirBuilder::new().recursive(true).mode(0o750).create(folder),
-        None => Ok(()),
-    }
+    create_folder(folder_of(path))
 }
 
 /// Makes an empty file for its owner only; SQLite gives WAL and shm the mode of the file.

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::{output, user_named};
+use crate::durable;
 use crate::error::{Exit, Failure};
 use crate::memory::{ExportedConversation, Imported, Memory, MemoryError, User, UserId};
 
@@ -115,7 +116,7 @@ pub async fn export(memory: &Memory, args: &Export) -> Result<(), Failure> {
     })?;
     let synced = write_all(memory, &people, BufWriter::new(file)).await.and_then(|written| {
         let file = written.into_inner().map_err(|e| NotWritten::of(e.into_error()))?;
-        file.sync_all().map_err(NotWritten::of)
+        file.sync_all().and_then(|()| durable::sync_name(path)).map_err(NotWritten::of)
     });
     synced.map_err(|e| {
         // Half an export is none.

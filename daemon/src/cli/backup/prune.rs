@@ -82,7 +82,8 @@ pub async fn carry_out(run: &Run<'_>, dry_run: bool, trust_clock: bool) -> Resul
     let all = backup::list(run.lock.dir())?;
     let released: Vec<String> = all.iter().filter(|b| b.released).map(|b| b.name.clone()).collect();
     let here = Place::of(decide(run, all, trust_clock)?, Vec::new());
-    if !dry_run {
+    if !dry_run && here.deleted > 0 {
+        prune::settle(run.lock, &here.backups)?;
         for backup in here.going() {
             run.cancel.check()?;
             prune::remove(run.lock, backup)?;

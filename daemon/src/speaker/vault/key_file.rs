@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 use super::{CREDENTIAL, KEY_BYTES, Key, KeySources, VaultError};
+use crate::durable::{create_folder, folder_of, sync_name};
 
 /// The key of the first source that has one; the key file is made where there is none.
 pub fn obtain(sources: &KeySources) -> Result<Key, VaultError> {
@@ -46,7 +47,7 @@ pub fn existing(sources: &KeySources) -> Result<Key, VaultError> {
 /// repair of the database in it takes the same lock.
 pub fn lock(path: &Path) -> Result<File, VaultError> {
     let failed = |source| VaultError::ReadKey { path: path.into(), source };
-    let dir = File::open(dir_of(path)).map_err(failed)?;
+    let dir = File::open(folder_of(path)).map_err(failed)?;
     match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(dir),
         Err(Errno::WOULDBLOCK) => Err(VaultError::Rotating),
@@ -68,11 +69,7 @@ pub fn install_next(path: &Path) -> Result<(), VaultError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other.map_err(failed)?,
     }
-    File::open(dir_of(path)).and_then(|dir| dir.sync_all()).map_err(failed)
-}
-
-fn dir_of(path: &Path) -> &Path {
-    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    sync_name(path).map_err(failed)
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -111,8 +108,8 @@ fn read(path: &Path, guard: Guard) -> Result<Key, VaultError> {
 fn make(path: &Path) -> io::Result<()> {
     let mut key: Key = Zeroizing::new([0; KEY_BYTES]);
     getrandom::fill(key.as_mut_slice()).map_err(io::Error::other)?;
-    let dir = dir_of(path);
-    std::fs::DirBuilder::new().recursive(true).mode(0o750).create(dir)?;
+    let dir = folder_of(path);
+    create_folder(dir)?;
     let draft = Draft(dir.join(format!(".{CREDENTIAL}.{}", uuid::Uuid::now_v7())));
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft.0)?;
     file.write_all(key.as_slice())?;
@@ -123,7 +120,7 @@ fn make(path: &Path) -> io::Result<()> {
         other => other?,
     }
     drop(draft);
-    File::open(dir)?.sync_all()
+    sync_name(path)
 }
 
 /// A file that goes away with its owner.

@@ -1,0 +1,81 @@
+//! Names that outlast a power cut.
+//!
+//! A file that was synced is on the disk; its name is once the folder was synced that holds the name. Until then what was
+//! created, renamed and removed in a folder may be there or not, one without the other.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+
+/// Makes everything durable that was created, renamed and removed in `folder`.
+///
+/// # Errors
+/// What the disk has to say. A file system that cannot sync folders (some network shares) is none.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    match File::open(folder)?.sync_all() {
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        synced => synced,
+    }
+}
+
+/// Makes the name of `path` durable.
+///
+/// # Errors
+/// As [`sync_folder`].
+pub fn sync_name(path: &Path) -> io::Result<()> {
+    sync_folder(folder_of(path))
+}
+
+/// The folder that holds the name of `path`.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Makes `folder` and what is missing above it, durably, for its owner and group. One that is there stays as it is.
+///
+/// # Errors
+/// What the disk has to say.
+pub fn create_folder(folder: &Path) -> io::Result<()> {
+    let missing = folder.ancestors().take_while(|above| !above.as_os_str().is_empty() && !above.exists());
+    let missing: Vec<&Path> = missing.collect();
+    if missing.is_empty() && folder.is_dir() {
+        return Ok(());
+    }
+    fs::DirBuilder::new().recursive(true).mode(0o750).create(folder)?;
+    missing.iter().rev().try_for_each(|made| sync_name(made))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_folder_is_made_with_what_is_missing_above_it_and_one_that_is_there_stays() {
+        let home = tempfile::tempdir().unwrap();
+        let deep = home.path().join("var/lib/jarvis");
+        create_folder(&deep).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&deep), mode(&home.path().join("var"))), (0o750, 0o750));
+        fs::set_permissions(&deep, fs::Permissions::from_mode(0o700)).unwrap();
+        create_folder(&deep).unwrap();
+        assert_eq!(mode(&deep), 0o700);
+    }
+
+    #[test]
+    fn a_file_in_the_place_of_a_folder_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("var");
+        fs::write(&file, "").unwrap();
+        assert_eq!(create_folder(&file).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert!(create_folder(&file.join("lib")).is_err());
+    }
+
+    #[test]
+    fn a_name_without_a_folder_is_in_the_present_one() {
+        assert_eq!(folder_of(Path::new("jarvis.db")), Path::new("."));
+        assert_eq!(folder_of(Path::new("/var/jarvis.db")), Path::new("/var"));
+    }
+}
