@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::{Common, confirmed, output, user_named, with_memory};
-use crate::error::Failure;
+use crate::config::Settings;
+use crate::error::{Exit, Failure};
 use crate::memory::{Memory, User};
 use crate::pipeline::pins;
+use crate::pipeline::recordings::Recordings;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
@@ -114,7 +116,7 @@ pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
             let user = user_named(memory, &args.name).await?;
             output::json_to(args.out.as_deref(), &memory.export_user(user.id).await?)
         }
-        Command::Delete(args) => delete(memory, &args).await,
+        Command::Delete(args) => delete(&settings, memory, &args).await,
     })
 }
 
@@ -169,13 +171,15 @@ async fn show(memory: &Memory, args: &Named) -> Result<(), Failure> {
     )
 }
 
-async fn delete(memory: &Memory, args: &Delete) -> Result<(), Failure> {
+async fn delete(settings: &Settings, memory: &Memory, args: &Delete) -> Result<(), Failure> {
     let user = user_named(memory, &args.name).await?;
     let name = output::plain(&user.name);
     if !confirmed(&format!("Delete {name} and everything of theirs for good?"), args.yes)? {
         return output::line("Nothing was deleted.");
     }
     memory.delete_user(user.id).await?;
+    let kept = Recordings::of(&settings.paths.data).delete(user.id);
+    kept.map_err(|e| Failure::of(Exit::Failed, &e))?;
     pins::clear(memory, user.id).await?;
     report(&Deleted { deleted: &user }, args.json, format!("Deleted {name} and everything of theirs."))
 }

@@ -2,6 +2,7 @@
 
 mod enroll;
 mod pin;
+mod recordings;
 mod score;
 mod show;
 
@@ -18,6 +19,7 @@ use crate::config::{Settings, UserThresholds};
 use crate::detect::vad::Vad;
 use crate::error::{Exit, Failure, chain};
 use crate::memory::{Memory, NewAudit};
+use crate::pipeline::recordings::Recordings;
 use crate::pipeline::voices::{Voices, VoicesError};
 use crate::pipeline::{parts, pins};
 use crate::speaker::{EnrolledVoice, SpeakerError, Verdict};
@@ -31,7 +33,8 @@ Then:                jarvisd voice enroll --user Anna one.wav two.wav three.wav
 
 Every sample is checked; one that is too short, too quiet, overdriven, noisy or of somebody else
 is refused with the reason; the same recording counts once. A person who is not known yet is added.
-The voice is kept as a sealed template; the recordings are not kept. One voice belongs to one person:
+The voice is kept as a sealed template; the recordings are not kept, unless --keep-recordings asks
+for it: then they are encrypted and stay on this device. One voice belongs to one person:
 a voice that is enrolled under another name is refused.")]
     Enroll(enroll::Enroll),
     /// Is this recording the voice of this person? Exit code 1 if not.
@@ -47,6 +50,9 @@ a voice that is enrolled under another name is refused.")]
     /// PINs, which let a person in for a short time while their voice fails them.
     #[command(subcommand)]
     Pin(pin::Command),
+    /// Recordings of an enrolment that were kept because somebody asked for it.
+    #[command(subcommand)]
+    Recordings(recordings::Command),
     /// Error rates of the speaker check on a list of trials.
     #[command(after_help = "\
 Prints EER, minDCF, Cllr, calibration error and the error rates at voice.threshold as JSON, also by
@@ -113,13 +119,16 @@ pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
         Command::Score(args) => score::run(&args, &settings),
         Command::Enroll(args) => enroll::run(&settings, &args),
         Command::Pin(command) => pin::run(&settings, command),
+        Command::Recordings(command) => recordings::run(&settings, command),
         Command::Verify(args) => compare(&settings, Some(&args.user), &args.file, args.json),
         Command::Identify(args) => compare(&settings, None, &args.file, args.json),
         Command::List(args) => with_memory(&settings, async |memory| list(memory, args.json).await),
         Command::Show(args) => {
             with_memory(&settings, async |memory| show::run(&settings, memory, &args).await)
         }
-        Command::Delete(args) => with_memory(&settings, async |memory| delete(memory, &args).await),
+        Command::Delete(args) => {
+            with_memory(&settings, async |memory| delete(&settings, memory, &args).await)
+        }
     }
 }
 
@@ -135,7 +144,8 @@ impl Tools {
         let vad = Vad::new(&store).map_err(models::failure)?;
         let verifier = parts::load_verifier(&store, &settings.voice)?;
         let vault = Arc::new(parts::open_vault(settings, verifier.model().identity().clone(), memory).await?);
-        Ok(Self { vad, voices: Voices { memory: memory.clone(), vault, verifier } })
+        let recordings = Recordings::of(&settings.paths.data);
+        Ok(Self { vad, voices: Voices { memory: memory.clone(), vault, verifier, recordings } })
     }
 }
 
@@ -311,7 +321,7 @@ struct Deleted<'a> {
     deleted: &'a str,
 }
 
-async fn delete(memory: &Memory, args: &Delete) -> Result<(), Failure> {
+async fn delete(settings: &Settings, memory: &Memory, args: &Delete) -> Result<(), Failure> {
     let user = user_named(memory, &args.user).await?;
     let name = output::plain(&user.name);
     if memory.voiceprint(user.id).await?.is_none() {
@@ -321,6 +331,7 @@ async fn delete(memory: &Memory, args: &Delete) -> Result<(), Failure> {
         return output::line("Nothing was deleted.");
     }
     memory.delete_voiceprint(user.id).await?;
+    Recordings::of(&settings.paths.data).delete(user.id).map_err(recordings::failure)?;
     pins::clear(memory, user.id).await?;
     if args.json {
         return output::json(&Deleted { deleted: &user.name });

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::error::{Exit, Failure, chain, visible};
 use crate::memory::{ANONYMOUS, Memory, MemoryError, NewVoiceprint, User, Voiceprint};
+use crate::pipeline::recordings::{RecordingsError, Sentences};
 use crate::pipeline::voices::Voices;
 use crate::speaker::{ONE_PERSON_FROM, OTHER_PERSON_BELOW, Quality, Template};
 
@@ -102,15 +103,17 @@ pub async fn belongs(
     }
 }
 
-/// Seals the template and stores it, with the consent that enrolling is. Somebody who is not known yet is added.
+/// Seals the template and stores it, with the consent that enrolling is, and `recordings` beside it; none of an earlier enrolment
+/// stay. Somebody who is not known yet is added.
 ///
 /// # Errors
-/// A key that cannot be used, a name that is none, a database that does not work.
+/// A key that cannot be used, a name that is none, a database or a disk that does not work.
 pub async fn keep(
     memory: &Memory,
     voices: &Voices,
     (known, name): (Option<&User>, &str),
     template: &Template,
+    recordings: &Sentences,
 ) -> Result<User, Failure> {
     let user = match known {
         Some(user) => user.clone(),
@@ -118,6 +121,11 @@ pub async fn keep(
     };
     let sealed = voices.vault.seal(&user.id.to_string(), template);
     let sealed = sealed.map_err(|e| Failure::of(Exit::Config, &e))?;
+    let kept = |e: RecordingsError| Failure::of(Exit::Failed, &e);
+    let draft = match recordings.as_slice() {
+        [] => None,
+        _ => Some(voices.recordings.draft(&voices.vault, (user.id, &sealed), recordings).map_err(kept)?),
+    };
     let qualities = template.prototypes().iter().map(|prototype| {
         let Quality { net_speech_s, level_db, snr_db, .. } = prototype.quality;
         json!({ "net_speech_s": net_speech_s, "level_db": level_db, "snr_db": snr_db })
@@ -131,6 +139,17 @@ pub async fn keep(
         net_speech_s: f64::from(template.net_speech_s()),
         quality: json!({ "samples": qualities.collect::<Vec<_>>(), "cohesion": template.cohesion() }),
     };
-    memory.put_voiceprint(user.id, &new).await?;
+    if let Err(e) = memory.put_voiceprint(user.id, &new).await {
+        if let Some(draft) = draft {
+            draft.discard();
+        }
+        return Err(e.into());
+    }
+    match draft {
+        Some(draft) => draft.install().map_err(kept)?,
+        None => {
+            voices.recordings.delete(user.id).map_err(kept)?;
+        }
+    }
     Ok(user)
 }

@@ -12,6 +12,7 @@
 use std::sync::Arc;
 
 use super::enrol::{self, Allowed};
+use super::recordings::Sentences;
 use super::voices::Voices;
 use crate::error::{Exit, Failure, chain};
 use crate::memory::{MAX_NAME_CHARS, Memory, User};
@@ -130,7 +131,9 @@ impl Enrolling {
                 match belongs {
                     Ok(Ok(())) => {
                         let who = (self.known.as_ref(), self.name.as_str());
-                        enrol::keep(memory, voices, who, &template).await.map_err(|e| chain(&e))
+                        enrol::keep(memory, voices, who, &template, &Sentences::new())
+                            .await
+                            .map_err(|e| chain(&e))
                     }
                     Ok(Err(reason)) => Err(reason),
                     Err(error) => Err(chain(&error)),

@@ -19,6 +19,7 @@ pub mod hearing;
 mod look;
 pub mod parts;
 pub mod pins;
+pub mod recordings;
 mod told;
 pub mod turns;
 mod understanding;

@@ -13,6 +13,7 @@ use crate::inference::ModelStore;
 use crate::inference::allocator::{self, Resident};
 use crate::memory::{Device, Memory};
 use crate::pipeline::answer::{self, Answer};
+use crate::pipeline::recordings::Recordings;
 use crate::pipeline::voices::Voices;
 use crate::speaker::vault::KeySources;
 use crate::speaker::{
@@ -74,7 +75,12 @@ impl Parts {
             Err(error) => return Err(Failure::because(Exit::Failed, "speech to text cannot start", error)),
         };
         let vault = open_vault(settings, verifier.model().identity().clone(), &memory).await?;
-        let voices = Voices { memory: memory.clone(), vault: Arc::new(vault), verifier };
+        let voices = Voices {
+            memory: memory.clone(),
+            vault: Arc::new(vault),
+            verifier,
+            recordings: Recordings::of(&settings.paths.data),
+        };
         if settings.voice.enabled {
             // Now, not at the first word: a key that opens nothing means that nobody will be answered.
             match voices.enrolled().await {

@@ -80,6 +80,9 @@ impl Turns {
         if let Err(error) = pins::prune(&self.memory).await {
             log::warn!("the PINs cannot be read: {}", chain(&error));
         }
+        if let Err(error) = self.voices.recordings.prune(&self.memory).await {
+            log::warn!("recordings of voices that are gone could not be deleted: {}", chain(&error));
+        }
         let mut hearing = Hearing::default();
         let mut commanded = true;
         loop {

@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::UserThresholds;
 use crate::memory::{Memory, MemoryError, Voiceprint};
+use crate::pipeline::recordings::Recordings;
 use crate::speaker::{EnrolledVoice, SealedVoiceprint, SpeakerError, Vault, VaultError, Verdict, Verifier};
 use crate::store::outgoing::VoiceprintRow;
 use crate::store::pull::Opens;
@@ -17,6 +18,7 @@ pub struct Voices {
     pub memory: Memory,
     pub vault: Arc<Vault>,
     pub verifier: Verifier,
+    pub recordings: Recordings,
 }
 
 /// A first look that is being taken, and how long it took.

@@ -37,6 +37,7 @@ use super::embedding::ModelIdentity;
 use super::template::{Template, TemplateError};
 
 mod key_file;
+mod recordings;
 
 const VERSION: u8 = 1;
 const KEY_BYTES: usize = 32;
@@ -108,6 +109,11 @@ pub enum VaultError {
     Tampered,
     #[error("the voiceprint has a format that this program does not read; enrol the voice again")]
     Format,
+    #[error(
+        "the kept recordings were changed after they were sealed, or belong to another enrolment; delete them with \
+         `jarvisd voice recordings delete`"
+    )]
+    Recordings,
     #[error("the sealed voiceprint cannot be read")]
     Template(#[source] TemplateError),
 }
@@ -205,7 +211,7 @@ impl Vault {
         let plain = Zeroizing::new(template.to_bytes());
         let mut header = vec![VERSION];
         header.extend(self.user_tag(user_id));
-        let blob = encrypt(&data_key, header, &plain, &self.bound(b"template", user_id))?;
+        let blob = encrypt(&data_key, header, &plain, &bound(&self.identity, b"template", user_id))?;
         Ok(SealedVoiceprint {
             wrapped_key: self.wrap(user_id, &data_key)?,
             blob,
@@ -221,7 +227,8 @@ impl Vault {
         let (version_and_tag, nonce) = header.split_at(1 + USER_TAG_BYTES);
         check_version(version_and_tag)?;
         let other_user = version_and_tag.get(1..) != Some(&self.user_tag(user_id)[..]);
-        let plain = decrypt(&data_key, nonce, body, version_and_tag, &self.bound(b"template", user_id));
+        let plain =
+            decrypt(&data_key, nonce, body, version_and_tag, &bound(&self.identity, b"template", user_id));
         let plain = plain.ok_or(if other_user { VaultError::OtherUser } else { VaultError::Tampered })?;
         let template = Template::from_bytes(&plain).map_err(VaultError::Template)?;
         // Bound twice, by the additional data and by the content; a disagreement is a fault of whoever sealed it.
@@ -235,7 +242,7 @@ impl Vault {
         let master = self.master.load_full();
         let mut header = vec![VERSION];
         header.extend(key_id(&master));
-        encrypt(&master, header, data_key.as_slice(), &self.bound(b"data key", user_id))
+        encrypt(&master, header, data_key.as_slice(), &bound(&self.identity, b"data key", user_id))
     }
 
     fn unwrap_key(&self, user_id: &str, sealed: &SealedVoiceprint) -> Result<Key, VaultError> {
@@ -244,6 +251,16 @@ impl Vault {
         {
             return Err(VaultError::OtherModel);
         }
+        self.data_key(&self.identity, user_id, sealed)
+    }
+
+    /// The data key of a voiceprint of the model `identity`.
+    fn data_key(
+        &self,
+        identity: &ModelIdentity,
+        user_id: &str,
+        sealed: &SealedVoiceprint,
+    ) -> Result<Key, VaultError> {
         if sealed.wrapped_key.len() != WRAPPED_BYTES {
             return Err(VaultError::Format);
         }
@@ -253,7 +270,7 @@ impl Vault {
         let master = self.master_of(header.get(1..));
         let other_key = header.get(1..) != Some(&key_id(&master)[..]);
         let other_user = sealed.blob.get(1..=USER_TAG_BYTES) != Some(&self.user_tag(user_id)[..]);
-        let plain = decrypt(&master, nonce, body, header, &self.bound(b"data key", user_id));
+        let plain = decrypt(&master, nonce, body, header, &bound(identity, b"data key", user_id));
         // The reason is read from bytes that are authenticated only if it opens, so it is a hint for the person; that it
         // does not open is certain.
         let plain = plain.ok_or(match (other_key, other_user) {
@@ -267,23 +284,6 @@ impl Vault {
         }
         key.copy_from_slice(&plain);
         Ok(key)
-    }
-
-    /// Additional data: purpose, user and model, each with its length in front so that no two lists look alike.
-    fn bound(&self, purpose: &[u8], user_id: &str) -> Vec<u8> {
-        let parts: [&[u8]; 5] = [
-            b"jarvis voiceprint v1",
-            purpose,
-            user_id.as_bytes(),
-            self.identity.model_sha256.as_bytes(),
-            self.identity.front_end_sha256.as_bytes(),
-        ];
-        let mut bytes = Vec::new();
-        for part in parts {
-            bytes.extend((part.len() as u64).to_le_bytes());
-            bytes.extend(part);
-        }
-        bytes
     }
 
     fn user_tag(&self, user_id: &str) -> [u8; USER_TAG_BYTES] {
@@ -349,6 +349,23 @@ fn first<const N: usize>(bytes: &[u8]) -> [u8; N] {
 
 fn check_version(header: &[u8]) -> Result<(), VaultError> {
     if header.first() == Some(&VERSION) { Ok(()) } else { Err(VaultError::Format) }
+}
+
+/// Additional data: purpose, user and model, each with its length in front so that no two lists look alike.
+fn bound(identity: &ModelIdentity, purpose: &[u8], user_id: &str) -> Vec<u8> {
+    let parts: [&[u8]; 5] = [
+        b"jarvis voiceprint v1",
+        purpose,
+        user_id.as_bytes(),
+        identity.model_sha256.as_bytes(),
+        identity.front_end_sha256.as_bytes(),
+    ];
+    let mut bytes = Vec::new();
+    for part in parts {
+        bytes.extend((part.len() as u64).to_le_bytes());
+        bytes.extend(part);
+    }
+    bytes
 }
 
 /// `header ‖ nonce ‖ ciphertext`, with `header` and `bound` authenticated.

@@ -15,6 +15,7 @@ use crate::config::Settings;
 use crate::error::{Exit, Failure, chain};
 use crate::memory::{Memory, User};
 use crate::pipeline::enrol::{self, Allowed};
+use crate::pipeline::recordings::{self, Sentences};
 use crate::pipeline::voices::Voices;
 use crate::speaker::{Enrolment, Progress, Refusal, Step};
 
@@ -36,6 +37,10 @@ pub struct Enroll {
     /// Enrol a voice although it is like that of somebody else who is enrolled. The device may then answer neither of them.
     #[arg(long)]
     another_person: bool,
+    /// Keep the recordings that were accepted, encrypted with the key of the voice and on this device alone, in no backup. With
+    /// --add what was kept before stays kept in any case; enrolling anew without this deletes it.
+    #[arg(long)]
+    keep_recordings: bool,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -68,6 +73,8 @@ struct Enrolled<'a> {
     /// Of all samples together, those of an earlier enrolment that was added to included.
     net_speech_s: f32,
     samples: Vec<Sample>,
+    /// Recordings that are kept now.
+    recordings_kept: usize,
     /// Why the voice was not enrolled and what to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
@@ -81,10 +88,14 @@ pub fn run(settings: &Settings, args: &Enroll) -> Result<(), Failure> {
         let name = known.as_ref().map_or(args.user.as_str(), |user| user.name.as_str());
         let bar = progress();
         let mut samples: Vec<Sample> = Vec::new();
+        let mut kept = earlier_recordings(memory, &voices, known.as_ref(), args.add).await?;
         show(&bar, &enrolment.standing(name, Step::Waiting, None));
         for file in &args.files {
             let recording = recording::read(file, Channel::Mean, &mut vad)?;
             let sample = add(&mut enrolment, file.clone(), &recording)?;
+            if sample.accepted && args.keep_recordings {
+                kept.push(recordings::sentence(&recording.raw));
+            }
             let step = if sample.accepted { Step::Kept } else { Step::Refused };
             show(&bar, &enrolment.standing(name, step, sample.reason.clone()));
             samples.push(sample);
@@ -101,7 +112,15 @@ pub fn run(settings: &Settings, args: &Enroll) -> Result<(), Failure> {
             Err(refusal) => Err(chain(&refusal)),
         };
         let reason = outcome.as_ref().err().cloned();
-        let result = Enrolled { user: name, enrolled: outcome.is_ok(), net_speech_s, samples, reason };
+        let recordings_kept = if outcome.is_ok() { kept.len() } else { 0 };
+        let result = Enrolled {
+            user: name,
+            enrolled: outcome.is_ok(),
+            net_speech_s,
+            samples,
+            recordings_kept,
+            reason,
+        };
         let template = match outcome {
             Ok(template) => template,
             Err(reason) => {
@@ -113,7 +132,7 @@ pub fn run(settings: &Settings, args: &Enroll) -> Result<(), Failure> {
                 return Err(Failure::new(Exit::Data, format!("the voice was not enrolled: {reason}")));
             }
         };
-        let user = enrol::keep(memory, &voices, (known.as_ref(), &args.user), &template).await?;
+        let user = enrol::keep(memory, &voices, (known.as_ref(), &args.user), &template, &kept).await?;
         if args.json {
             return output::json(&result);
         }
@@ -122,8 +141,25 @@ pub fn run(settings: &Settings, args: &Enroll) -> Result<(), Failure> {
             "Enrolled {}: {net_speech_s:.1} s of speech in {} samples.",
             output::plain(&user.name),
             template.prototypes().len()
-        ))
+        ))?;
+        if recordings_kept > 0 {
+            output::line(format!("{recordings_kept} recordings are kept, encrypted, on this device alone."))?;
+        }
+        Ok(())
     })
+}
+
+/// What was kept with the voice that is added to: it is sealed anew with it.
+async fn earlier_recordings(
+    memory: &Memory,
+    voices: &Voices,
+    user: Option<&User>,
+    add: bool,
+) -> Result<Sentences, Failure> {
+    let Some(user) = user.filter(|_| add) else { return Ok(Sentences::new()) };
+    let Some(voice) = memory.voiceprint(user.id).await? else { return Ok(Sentences::new()) };
+    let kept = voices.recordings.read(&voices.vault, &voice).map_err(super::recordings::failure)?;
+    Ok(kept.unwrap_or_default())
 }
 
 async fn begin(

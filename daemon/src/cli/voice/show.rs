@@ -7,6 +7,7 @@ use crate::cli::{output, user_named};
 use crate::config::Settings;
 use crate::error::{Exit, Failure};
 use crate::memory::{Memory, VoiceprintInfo};
+use crate::pipeline::recordings::Recordings;
 
 #[derive(Debug, Serialize)]
 struct Shown {
@@ -16,6 +17,9 @@ struct Shown {
     consent_unix_ms: Option<i64>,
     /// Probability from which this person counts as verified.
     threshold: f32,
+    /// Bytes of the recordings that are kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recordings_bytes: Option<u64>,
 }
 
 pub async fn run(settings: &Settings, memory: &Memory, args: &Show) -> Result<(), Failure> {
@@ -27,7 +31,9 @@ pub async fn run(settings: &Settings, memory: &Memory, args: &Show) -> Result<()
         return Err(Failure::new(Exit::Failed, message));
     };
     let threshold = settings.voice.user_thresholds.of(&user.name).unwrap_or(settings.voice.threshold);
-    let shown = Shown { voice: voiceprint.info, consent_unix_ms: user.consent_unix_ms, threshold };
+    let recordings_bytes = Recordings::of(&settings.paths.data).bytes(user.id);
+    let consent_unix_ms = user.consent_unix_ms;
+    let shown = Shown { voice: voiceprint.info, consent_unix_ms, threshold, recordings_bytes };
     if args.json {
         return output::json(&shown);
     }
@@ -38,6 +44,12 @@ pub async fn run(settings: &Settings, memory: &Memory, args: &Show) -> Result<()
         ["Threshold".to_owned(), threshold.to_string()],
         ["Samples".to_owned(), voice.samples.to_string()],
         ["Speech".to_owned(), format!("{:.1} s", voice.net_speech_s)],
+        [
+            "Recordings".to_owned(),
+            shown
+                .recordings_bytes
+                .map_or("not kept".to_owned(), |bytes| format!("kept, encrypted, {bytes} bytes")),
+        ],
     ];
     if let Some(cohesion) = voice.quality["cohesion"].as_f64() {
         rows.push([

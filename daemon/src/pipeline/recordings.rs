@@ -1,0 +1,235 @@
+//! What somebody said to be enrolled, kept where they asked for it: one sealed file a person, on this device alone.
+//!
+//! It is not in the database, so it goes into no backup and to no other device. A draft that is sealed for the new voiceprint is on
+//! the disk before the voiceprint is stored and takes its name after; whichever of the two belongs to the voiceprint opens.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use crate::durable;
+use crate::memory::{Memory, MemoryError, UserId, Voiceprint};
+use crate::speaker::{SealedVoiceprint, Vault, VaultError};
+
+/// What is read at most: half an hour.
+const MAX_BYTES: u64 = 64 << 20;
+
+/// 16 kHz mono, one for each sentence.
+pub type Sentences = Vec<Zeroizing<Vec<i16>>>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum RecordingsError {
+    #[error("the kept recordings {} cannot be read", .path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("the recordings could not be kept in {}", .path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error("the kept recordings {} could not be deleted", .path.display())]
+    Delete { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Sealed(#[from] VaultError),
+    #[error("reading whose voice is enrolled")]
+    Memory(#[from] MemoryError),
+}
+
+/// The folder of all of them.
+#[derive(Debug, Clone)]
+pub struct Recordings(PathBuf);
+
+/// On the disk under a name that does not count yet.
+#[derive(Debug)]
+pub struct Draft {
+    draft: PathBuf,
+    path: PathBuf,
+}
+
+impl Recordings {
+    pub fn of(data: &Path) -> Self {
+        Self(data.join("recordings"))
+    }
+
+    fn paths(&self, user: UserId) -> Draft {
+        Draft { draft: self.0.join(format!(".{user}.sealed")), path: self.0.join(format!("{user}.sealed")) }
+    }
+
+    /// Bytes that are kept of a person; `None` if nothing is.
+    pub fn bytes(&self, user: UserId) -> Option<u64> {
+        let Draft { draft, path } = self.paths(user);
+        [path, draft].iter().find_map(|path| Some(fs::metadata(path).ok()?.len()))
+    }
+
+    /// What is kept of the person whose voiceprint this is; `None` if nothing is.
+    ///
+    /// # Errors
+    /// [`RecordingsError`] also if it was changed, or is of another voiceprint.
+    pub fn read(&self, vault: &Vault, voice: &Voiceprint) -> Result<Option<Sentences>, RecordingsError> {
+        let Draft { draft, path } = self.paths(voice.info.user_id);
+        let (user, sealed) = (voice.info.user_id.to_string(), SealedVoiceprint::from(voice));
+        let mut wrong = None;
+        for path in [path, draft] {
+            let Some(bytes) = read(&path)? else { continue };
+            match vault.open_recordings(&user, &sealed, &bytes) {
+                Ok(plain) => return sentences_of(&plain).map(Some).ok_or(VaultError::Recordings.into()),
+                Err(error) => wrong = Some(error),
+            }
+        }
+        wrong.map_or(Ok(None), |error| Err(error.into()))
+    }
+
+    /// Writes what is to be kept with a voiceprint that is about to be stored.
+    ///
+    /// # Errors
+    /// [`RecordingsError::Write`], `Sealed`; then nothing was changed.
+    pub fn draft(
+        &self,
+        vault: &Vault,
+        (user, voiceprint): (UserId, &SealedVoiceprint),
+        sentences: &Sentences,
+    ) -> Result<Draft, RecordingsError> {
+        let sealed = vault.seal_recordings(&user.to_string(), voiceprint, &bytes_of(sentences))?;
+        let draft = self.paths(user);
+        let write = || {
+            if !self.0.is_dir() {
+                let above = durable::folder_of(&self.0);
+                durable::create_folder(above)?;
+                fs::DirBuilder::new().mode(0o700).create(&self.0)?;
+                durable::sync_folder(above)?;
+            }
+            remove(&draft.draft)?;
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft.draft)?;
+            file.write_all(&sealed)?;
+            file.sync_all()?;
+            durable::sync_folder(&self.0)
+        };
+        match write() {
+            Ok(()) => Ok(draft),
+            Err(source) => {
+                let _ = remove(&draft.draft);
+                Err(RecordingsError::Write { path: self.0.clone(), source })
+            }
+        }
+    }
+
+    /// Deletes what is kept of a person; whether there was something.
+    ///
+    /// # Errors
+    /// [`RecordingsError::Delete`].
+    pub fn delete(&self, user: UserId) -> Result<bool, RecordingsError> {
+        let Draft { draft, path } = self.paths(user);
+        let removed = || {
+            let found = remove(&draft)? | remove(&path)?;
+            if found {
+                durable::sync_folder(&self.0)?;
+            }
+            Ok(found)
+        };
+        removed().map_err(|source| RecordingsError::Delete { path: path.clone(), source })
+    }
+
+    /// Deletes what is kept of people who have no voiceprint here any more: it may have been deleted on another device. Its key
+    /// is gone already.
+    ///
+    /// # Errors
+    /// [`RecordingsError`].
+    pub async fn prune(&self, memory: &Memory) -> Result<(), RecordingsError> {
+        let Ok(entries) = fs::read_dir(&self.0) else { return Ok(()) };
+        let known = memory.list_voiceprints().await?;
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let user = name.trim_start_matches('.').strip_suffix(".sealed").map(str::parse::<UserId>);
+            let Some(Ok(user)) = user else { continue };
+            if !known.iter().any(|voice| voice.info.user_id == user) {
+                self.delete(user)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Draft {
+    /// The voiceprint was not stored; nothing opens it then.
+    pub fn discard(self) {
+        let _ = remove(&self.draft);
+    }
+
+    /// The voiceprint is stored: now it counts.
+    ///
+    /// # Errors
+    /// [`RecordingsError::Write`]; what was written is found all the same.
+    pub fn install(self) -> Result<(), RecordingsError> {
+        let Self { draft, path } = self;
+        let install = || {
+            fs::rename(&draft, &path)?;
+            durable::sync_name(&path)
+        };
+        install().map_err(|source| RecordingsError::Write { path: path.clone(), source })
+    }
+}
+
+/// 16-bit samples of sound in [-1, 1].
+pub fn sentence(raw: &[f32]) -> Zeroizing<Vec<i16>> {
+    #[expect(clippy::cast_possible_truncation, reason = "it is clamped")]
+    let sample = |x: &f32| (x.clamp(-1.0, 1.0) * f32::from(i16::MAX)).round() as i16;
+    Zeroizing::new(raw.iter().map(sample).collect())
+}
+
+/// Each sentence with its number of samples, u32, in front; little-endian.
+fn bytes_of(sentences: &Sentences) -> Zeroizing<Vec<u8>> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(sentences.iter().map(|s| 4 + 2 * s.len()).sum()));
+    for sentence in sentences {
+        bytes.extend(u32::try_from(sentence.len()).unwrap_or(u32::MAX).to_le_bytes());
+        sentence.iter().for_each(|sample| bytes.extend(sample.to_le_bytes()));
+    }
+    bytes
+}
+
+fn sentences_of(mut bytes: &[u8]) -> Option<Sentences> {
+    let mut sentences = Vec::new();
+    while let Some((length, rest)) = bytes.split_first_chunk() {
+        let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
+        let (samples, rest) = rest.split_at_checked(length.checked_mul(2)?)?;
+        let samples = samples.as_chunks().0.iter().map(|sample| i16::from_le_bytes(*sample));
+        sentences.push(Zeroizing::new(samples.collect()));
+        bytes = rest;
+    }
+    bytes.is_empty().then_some(sentences)
+}
+
+fn read(path: &Path) -> Result<Option<Vec<u8>>, RecordingsError> {
+    let read = || {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(MAX_BYTES).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    match read() {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if io::Error::kind(&e) == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(RecordingsError::Read { path: path.to_path_buf(), source }),
+    }
+}
+
+fn remove(path: &Path) -> io::Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sentences_come_back_and_a_cut_one_does_not() {
+        let said: Sentences = [&[0.0, 1.0, -1.0][..], &[], &[2.0]].map(sentence).into();
+        let bytes = bytes_of(&said);
+        assert_eq!(sentences_of(&bytes).unwrap(), said);
+        assert_eq!(said[0].to_vec(), [0, 32_767, -32_767]);
+        assert!(sentences_of(&bytes[..bytes.len() - 1]).is_none());
+        assert!(sentences_of(&[255; 8]).is_none());
+        assert!(sentences_of(&[1, 0]).is_none());
+    }
+}
