@@ -102,7 +102,11 @@ impl<R: Read> Lines<R> {
         let header = self.block.as_chunks::<4>().0;
         let lengths: Vec<usize> = header.iter().map(|length| u32::from_le_bytes(*length) as usize).collect();
         let Some((&bytes, lengths)) = lengths.split_first() else { return Err(wrong()) };
-        if lengths.len() != COLUMNS || bytes > MAX_BLOCK_BYTES || lengths.iter().sum::<usize>() != bytes {
+        let possible = lengths.len() == COLUMNS
+            && bytes <= MAX_BLOCK_BYTES
+            && lengths.iter().all(|length| *length <= bytes)
+            && lengths.iter().sum::<usize>() == bytes;
+        if !possible {
             return Err(wrong());
         }
         self.block.clear();

@@ -49,6 +49,8 @@ pub struct Voiceprint {
 }
 
 crate::store::sql::statements! {
+    DELETED = "SELECT 1 FROM tombstones
+        WHERE (kind = 'user' AND id = ?1) OR (kind = 'voiceprint' AND user_id = ?1) LIMIT 1";
     FIND = "SELECT id FROM voiceprints WHERE owner = ?1";
     PUT = "INSERT INTO voiceprints (owner, id, wrapped_key, blob, model_sha256, front_end_sha256, samples, net_speech_s,
             quality, created_unix_ms, created_synced)
@@ -105,6 +107,12 @@ impl Memory {
     pub async fn voiceprint(&self, user: UserId) -> Result<Option<Voiceprint>> {
         let row = self.read_optional(sqlx::query(SELECT).bind(user.bytes())).await?;
         Ok(row.as_ref().map(voiceprint_of).transpose()?)
+    }
+
+    /// Whether `user` has no voiceprint because it was deleted, here or on another device.
+    pub async fn voice_was_deleted(&self, user: UserId) -> Result<bool> {
+        let deleted = self.read_optional(sqlx::query(DELETED).bind(user.bytes())).await?.is_some();
+        Ok(deleted && self.voiceprint(user).await?.is_none())
     }
 
     /// Everyone's voiceprint, by name. The one call that crosses people: telling them apart needs all of them.

@@ -176,3 +176,30 @@ fn warn_of_pause(gate: &FailureGate, now_unix_ms: i64) {
         log::warn!("{failures} attempts in a row failed; the device pauses for {pause_s} s");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::memory::Device;
+
+    #[tokio::test]
+    async fn of_many_guesses_at_once_five_are_looked_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let device = Device { id: "kitchen".into() };
+        let memory = Memory::open(&dir.path().join("jarvis.db"), &device, Clock::System).await.unwrap();
+        memory.add_user("anna").await.unwrap();
+        let guess = || async {
+            let pin = Pin::typed("274913").unwrap();
+            enter(&memory, "anna", pin, Duration::from_secs(60)).await.unwrap()
+        };
+        let entries = futures_util::future::join_all((0..20).map(|_| guess())).await;
+        let refused = entries.iter().filter(|entry| entry.outcome == PinOutcome::Refused).count();
+        let paused = entries.iter().filter(|entry| entry.outcome == PinOutcome::Paused && entry.pause_ms > 0);
+        assert_eq!((refused, paused.count()), (5, 15));
+        assert_eq!(memory.list_audit(None, None, 50).await.unwrap().len(), 20);
+        let mut door = Door::default();
+        door.refresh(&memory).await;
+        assert!(door.granted().is_none() && door.gate.failures == 5);
+    }
+}

@@ -128,19 +128,18 @@ impl Recordings {
         removed().map_err(|source| RecordingsError::Delete { path: path.clone(), source })
     }
 
-    /// Deletes what is kept of people who have no voiceprint here any more: it may have been deleted on another device. Its key
-    /// is gone already.
+    /// Deletes what is kept of people whose voice was deleted, which another device may have done: its key is gone already. That a
+    /// voiceprint is not here is no reason by itself: this memory may be new, and Postgres have it.
     ///
     /// # Errors
     /// [`RecordingsError`].
     pub async fn prune(&self, memory: &Memory) -> Result<(), RecordingsError> {
         let Ok(entries) = fs::read_dir(&self.0) else { return Ok(()) };
-        let known = memory.list_voiceprints().await?;
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let user = name.trim_start_matches('.').strip_suffix(".sealed").map(str::parse::<UserId>);
             let Some(Ok(user)) = user else { continue };
-            if !known.iter().any(|voice| voice.info.user_id == user) {
+            if memory.voice_was_deleted(user).await? {
                 self.delete(user)?;
             }
         }
