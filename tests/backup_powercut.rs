@@ -218,15 +218,7 @@ fn a_cut_while_a_backup_is_made_leaves_the_older_one_and_no_half_one() {
     let disk = Disk::of(&var(&root));
     let args = ["backup", "create"];
     let events = record(&root, &args);
-    let promise = Promise {
-        config: "",
-        args: &args,
-        good: vec![good],
-        doomed: Vec::new(),
-        proven: (1, 2),
-        before: Before::Texts(there.clone()),
-        after: there,
-    };
+    let promise = Promise { proven: (1, 2), ..Promise::of(&args, vec![good], there) };
     cut("create", disk, &events, &promise);
 }
 
@@ -246,16 +238,7 @@ fn a_cut_while_backups_are_deleted_leaves_the_others_and_no_half_one() {
     let disk = Disk::of(&var(&root));
     let args = ["backup", "prune", "--trust-clock"];
     let events = record(&root, &args);
-    let proven = (3, 3);
-    let promise = Promise {
-        config: KEEP_THREE,
-        args: &args,
-        good,
-        doomed,
-        proven,
-        before: Before::Texts(there.clone()),
-        after: there,
-    };
+    let promise = Promise { config: KEEP_THREE, doomed, ..Promise::of(&args, good, there) };
     cut("prune", disk, &events, &promise);
 }
 
@@ -269,16 +252,7 @@ fn a_cut_while_the_leftovers_of_a_killed_run_are_removed_brings_no_half_backup_b
     let renamed = |event: &Event| matches!(event, Event::Rename { to, .. } if to.contains(".deleting-"));
     let root = killed(&mut disk, KEEP_THREE, &events, renamed);
     let events = record(&root, &args);
-    let proven = (3, 3);
-    let promise = Promise {
-        config: KEEP_THREE,
-        args: &args,
-        good,
-        doomed,
-        proven,
-        before: Before::Texts(there.clone()),
-        after: there,
-    };
+    let promise = Promise { config: KEEP_THREE, doomed, ..Promise::of(&args, good, there) };
     cut("prune after a killed prune", disk, &events, &promise);
 }
 
@@ -295,18 +269,17 @@ fn nothing_is_deleted_for_the_sake_of_a_proof_that_is_not_on_the_disk() {
     let root = killed(&mut disk, KEEP_ONE, &events, proof);
     let args = ["backup", "prune", "--trust-clock"];
     let events = record(&root, &args);
-    let (good, doomed) = (Vec::new(), Vec::new());
-    let proven = (1, 1);
-    let promise = Promise {
-        config: KEEP_ONE,
-        args: &args,
-        good,
-        doomed,
-        proven,
-        before: Before::Texts(there.clone()),
-        after: there,
-    };
+    let promise = Promise { config: KEEP_ONE, proven: (1, 1), ..Promise::of(&args, Vec::new(), there) };
     cut("prune after a killed create", disk, &events, &promise);
+}
+
+/// [`cut`] while the backup `good` is restored in place.
+fn cut_restore(name: &str, root: &Root, good: String, before: Before, after: Option<BTreeSet<String>>) {
+    let disk = Disk::of(&var(root));
+    let args = ["backup", "restore", &good, "--in-place", "--yes"];
+    let events = record(root, &args);
+    let promise = Promise { before, ..Promise::of(&args, vec![good.clone()], after) };
+    cut(name, disk, &events, &promise);
 }
 
 #[test]
@@ -320,19 +293,7 @@ fn a_cut_while_a_backup_is_restored_leaves_the_old_or_the_restored_memory_and_al
     let before = texts(&root_of("", &disk.after_power_cut(Luck::Everything, &mut Random::new(0)))).unwrap();
     assert_eq!(before.as_ref().unwrap().len(), after.as_ref().unwrap().len() + 2);
     assert!(var(&root).join("lib/jarvis/jarvis.db-wal").metadata().unwrap().len() > 0);
-    let disk = Disk::of(&var(&root));
-    let args = ["backup", "restore", &good, "--in-place", "--yes"];
-    let events = record(&root, &args);
-    let promise = Promise {
-        config: "",
-        args: &args,
-        good: vec![good.clone()],
-        doomed: Vec::new(),
-        proven: (1, 1),
-        before: Before::Texts(before),
-        after,
-    };
-    cut("restore", disk, &events, &promise);
+    cut_restore("restore", &root, good, Before::Texts(before), after);
 }
 
 #[test]
@@ -340,19 +301,7 @@ fn a_cut_while_a_backup_is_restored_on_a_new_card_leaves_nothing_or_all_of_it() 
     let (root, good) = home("");
     let after = texts(&root).unwrap();
     fs::remove_dir_all(var(&root).join("lib")).unwrap();
-    let disk = Disk::of(&var(&root));
-    let args = ["backup", "restore", &good, "--in-place", "--yes"];
-    let events = record(&root, &args);
-    let promise = Promise {
-        config: "",
-        args: &args,
-        good: vec![good.clone()],
-        doomed: Vec::new(),
-        proven: (1, 1),
-        before: Before::Texts(None),
-        after,
-    };
-    cut("restore on a new card", disk, &events, &promise);
+    cut_restore("restore on a new card", &root, good, Before::Texts(None), after);
 }
 
 #[test]
@@ -364,20 +313,8 @@ fn a_cut_while_a_damaged_memory_is_replaced_leaves_it_or_the_restored_one() {
     let middle = bytes.len() / 2;
     bytes[middle..middle + 8192].fill(0xa5);
     fs::write(&db, &bytes).unwrap();
-    let disk = Disk::of(&var(&root));
-    let args = ["backup", "restore", &good, "--in-place", "--yes"];
-    let events = record(&root, &args);
+    cut_restore("restore over a damaged memory", &root, good, Before::Damaged(bytes), after);
     assert!(!db.with_file_name("jarvis.db-wal").exists());
-    let promise = Promise {
-        config: "",
-        args: &args,
-        good: vec![good.clone()],
-        doomed: Vec::new(),
-        proven: (1, 1),
-        before: Before::Damaged(bytes),
-        after,
-    };
-    cut("restore over a damaged memory", disk, &events, &promise);
 }
 
 #[test]
@@ -388,15 +325,7 @@ fn the_first_backup_is_there_once_it_was_told() {
     let disk = Disk::of(&var(&root));
     let args = ["backup", "create"];
     let events = record(&root, &args);
-    let promise = Promise {
-        config: "",
-        args: &args,
-        good: Vec::new(),
-        doomed: Vec::new(),
-        proven: (0, 1),
-        before: Before::Texts(there.clone()),
-        after: there,
-    };
+    let promise = Promise { proven: (0, 1), ..Promise::of(&args, Vec::new(), there) };
     cut("the first create", disk, &events, &promise);
 }
 

@@ -5,7 +5,7 @@ mod support;
 
 use serde_json::Value;
 use support::mic::Mic;
-use support::{Broker, Root, Voice, free_port, of};
+use support::{Broker, Root, Voice, free_port, of, on_disk};
 
 fn household(url: &str) -> (Root, Mic) {
     let mut root = Root::with_config(&format!(
@@ -149,17 +149,6 @@ fn pin_of(user: &str, pin: &str) -> String {
     serde_json::json!({ "user": user, "pin": pin }).to_string()
 }
 
-/// Whether any file below `dir` holds `text`.
-fn on_disk(dir: &std::path::Path, text: &str) -> bool {
-    std::fs::read_dir(dir).unwrap().any(|entry| {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            return on_disk(&path, text);
-        }
-        std::fs::read(&path).unwrap_or_default().windows(text.len()).any(|part| part == text.as_bytes())
-    })
-}
-
 #[test]
 fn a_pin_lets_its_owner_in_for_a_while_and_is_found_nowhere() {
     let broker = Broker::start();
@@ -246,7 +235,7 @@ fn a_pin_lets_its_owner_in_for_a_while_and_is_found_nowhere() {
     assert!(audit.to_string().contains(r#""outcome":"pin""#), "{audit:#}");
     assert!(!daemon.log().contains(PIN) && !events.seen.iter().any(|l| l.contains(PIN)));
     let data = root.path().join("var");
-    assert!(on_disk(&data, "$argon2id$") && !on_disk(&data, PIN));
+    assert!(on_disk(&data, b"$argon2id$") && !on_disk(&data, PIN.as_bytes()));
     root.ok(&["voice", "pin", "clear", "anna"]);
     assert_eq!(root.json(&["voice", "pin", "list"]), serde_json::json!([]));
 }
@@ -260,7 +249,7 @@ fn a_pin_given_at_the_command_line_counts_as_one_over_mqtt() {
     let enter = |user: &str, typed: &str| {
         let output = type_pin(&root, "enter", user, typed);
         let told = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
-        assert!(!told.contains(typed) && !on_disk(&root.path().join("var"), typed), "{told}");
+        assert!(!told.contains(typed) && !on_disk(&root.path().join("var"), typed.as_bytes()), "{told}");
         (output.status.code(), told)
     };
     let (code, told) = enter("anna", PIN);

@@ -8,17 +8,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use support::{ENROLMENT, Root, Voice};
+use support::{ENROLMENT, Root, Voice, on_disk};
 
-/// The end of an enrolment: exit code, report, what standard error said.
 fn enroll(root: &Root, voice: Voice, user: &str, options: &[&str]) -> (Option<i32>, Value, String) {
     let files: Vec<PathBuf> = ENROLMENT.iter().map(|text| voice.says(text)).collect();
-    let mut args = vec!["voice", "enroll", "--json", "--user", user];
-    args.extend(options);
-    args.extend(files.iter().map(|file| file.to_str().unwrap()));
-    let output = root.run(&args);
-    let said = String::from_utf8(output.stderr).unwrap();
-    (output.status.code(), serde_json::from_slice(&output.stdout).unwrap_or_default(), said)
+    support::enroll(root, user, &files, options)
 }
 
 fn recordings(root: &Root) -> PathBuf {
@@ -34,17 +28,6 @@ fn export(root: &Root, user: &str, to: &Path) -> (Option<i32>, String) {
     let args = ["voice", "recordings", "export", "--user", user, "--out", to.to_str().unwrap()];
     let output = root.run(&args);
     (output.status.code(), String::from_utf8(output.stderr).unwrap())
-}
-
-/// Whether any file below `dir` holds `bytes`.
-fn on_disk(dir: &Path, bytes: &[u8]) -> bool {
-    fs::read_dir(dir).unwrap().any(|entry| {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            return on_disk(&path, bytes);
-        }
-        fs::read(&path).unwrap().windows(bytes.len()).any(|part| part == bytes)
-    })
 }
 
 #[test]

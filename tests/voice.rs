@@ -8,7 +8,7 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use support::{ENROLMENT, Root, Voice, join, sox};
+use support::{ENROLMENT, Root, Voice, enroll, join, sox};
 
 /// Three more sentences, for a second enrolment of the same voice.
 const AGAIN: [&str; 3] = [
@@ -19,17 +19,6 @@ const AGAIN: [&str; 3] = [
 
 fn sentences(voice: Voice, texts: &[&str]) -> Vec<PathBuf> {
     texts.iter().map(|text| voice.says(text)).collect()
-}
-
-/// The end of an enrolment: exit code, report, what standard error said.
-fn enroll(root: &Root, user: &str, files: &[PathBuf], options: &[&str]) -> (Option<i32>, Value, String) {
-    let mut args = vec!["voice", "enroll", "--json", "--user", user];
-    args.extend(options);
-    args.extend(files.iter().map(|file| file.to_str().unwrap()));
-    let output = root.run(&args);
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(!said.contains("panicked"), "{said}");
-    (output.status.code(), serde_json::from_slice(&output.stdout).unwrap_or_default(), said)
 }
 
 #[track_caller]

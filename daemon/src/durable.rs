@@ -1,11 +1,11 @@
-//! Names that outlast a power cut.
+//! Files for their owner alone, and names that outlast a power cut.
 //!
 //! A file that was synced is on the disk; its name is once the folder was synced that holds the name. Until then what was
 //! created, renamed and removed in a folder may be there or not, one without the other.
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 /// Makes everything durable that was created, renamed and removed in `folder`.
@@ -44,6 +44,26 @@ pub fn create_folder(folder: &Path) -> io::Result<()> {
     }
     fs::DirBuilder::new().recursive(true).mode(0o750).create(folder)?;
     missing.iter().rev().try_for_each(|made| sync_name(made))
+}
+
+/// Makes an empty file that only its owner may read.
+///
+/// # Errors
+/// `AlreadyExists`, and what the disk has to say.
+pub fn create_file(path: &Path) -> io::Result<File> {
+    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Removes a file; whether it was there.
+///
+/// # Errors
+/// What the disk has to say.
+pub fn remove_if_there(path: &Path) -> io::Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
 }
 
 #[cfg(test)]

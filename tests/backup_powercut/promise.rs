@@ -29,7 +29,14 @@ pub enum Before {
     Damaged(Vec<u8>),
 }
 
-impl Promise<'_> {
+impl<'a> Promise<'a> {
+    /// `good` stay, and the memory is `there` before and after.
+    pub fn of(args: &'a [&'a str], good: Vec<String>, there: Option<BTreeSet<String>>) -> Self {
+        let proven = (good.len(), good.len());
+        let before = Before::Texts(there.clone());
+        Self { config: "", args, good, doomed: Vec::new(), proven, before, after: there }
+    }
+
     /// What is wrong with this disk. `said`: the command had said that it is done.
     pub fn broken(&self, root: &Root, said: bool) -> Result<(), String> {
         let new = self.look(root, said)?;

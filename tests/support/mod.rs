@@ -128,6 +128,31 @@ impl Root {
     }
 }
 
+/// The end of an enrolment: exit code, report, what standard error said.
+pub fn enroll(root: &Root, user: &str, files: &[PathBuf], options: &[&str]) -> (Option<i32>, Value, String) {
+    let mut args = vec!["voice", "enroll", "--json", "--user", user];
+    args.extend(options);
+    args.extend(files.iter().map(|file| file.to_str().unwrap()));
+    let output = root.run(&args);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!said.contains("panicked"), "{said}");
+    (output.status.code(), serde_json::from_slice(&output.stdout).unwrap_or_default(), said)
+}
+
+/// Whether any file below `dir` holds `bytes`. Files may come and go meanwhile.
+pub fn on_disk(dir: &Path, bytes: &[u8]) -> bool {
+    fs::read_dir(dir).unwrap().any(|entry| {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            return on_disk(&path, bytes);
+        }
+        match fs::read(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
+            read => read.unwrap().windows(bytes.len()).any(|part| part == bytes),
+        }
+    })
+}
+
 /// Three sentences of about four seconds each, the kind an owner reads out when enrolling.
 pub const ENROLMENT: [&str; 3] = [
     "the quick brown fox jumps over the lazy dog while the old cat sleeps beside the warm kitchen fire",

@@ -102,7 +102,7 @@ pub(super) async fn create_from(
         None => from_sqlite(run, partial.path(), &recipients).await?,
     };
     let config = run.settings.print();
-    let mut sealed = Sealed::create(partial.path(), Role::Config, &recipients)?;
+    let mut sealed = Sealed::create(partial.path(), Role::Config, &recipients, None)?;
     sealed.take(config.as_bytes(), &ProgressBar::hidden(), run.cancel)?;
     source.files.push(sealed.finish(Sums::new())?);
     let manifest = Manifest {
@@ -232,7 +232,7 @@ async fn compress(
     recipients: &[age::x25519::Recipient],
     sums: Sums,
 ) -> Result<FileEntry, BackupError> {
-    let mut sealed = Sealed::create(folder, role, recipients)?;
+    let mut sealed = Sealed::create(folder, role, recipients, None)?;
     let (bar, cancel, path) = (run.bar.clone(), run.cancel.clone(), copy.to_path_buf());
     blocking(move || {
         let disk = BackupError::disk("the copy could not be read", &path);

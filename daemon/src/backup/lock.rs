@@ -121,16 +121,11 @@ impl Drop for Scratch {
     }
 }
 
-/// A new file for its owner only.
-pub(super) fn create_file(path: &Path) -> io::Result<File> {
-    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
-}
-
 /// Puts a file with `bytes` in the place of `path`, in one step or not at all; it is written as `draft`, in the same folder.
 /// The name is durable once the folder was synced ([`sync_folder`]).
 pub(super) fn replace_file(path: &Path, draft: &Path, bytes: &[u8]) -> io::Result<()> {
     let written =
-        create_file(draft).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
+        durable::create_file(draft).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
     written.and_then(|()| fs::rename(draft, path)).inspect_err(|_| {
         let _ = fs::remove_file(draft);
     })

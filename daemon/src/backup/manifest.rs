@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::remote::CopyNote;
 use super::{BackupError, Kind, Proof, lock};
+use crate::durable;
 
 /// Version of the format; a test restores one of each. 2: the dump of a Postgres column by column.
 pub const FORMAT: u32 = 2;
@@ -192,7 +193,7 @@ pub fn write(folder: &Path, manifest: &Manifest) -> Result<(), BackupError> {
     let path = folder.join(MANIFEST);
     let disk = BackupError::disk("the manifest could not be written", &path);
     let text = wrap("manifest", manifest).map_err(&disk)?;
-    let mut file = lock::create_file(&path).map_err(&disk)?;
+    let mut file = durable::create_file(&path).map_err(&disk)?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(disk)
 }
 

@@ -12,13 +12,11 @@ use serde::Serialize;
 use super::BackupError;
 use super::create::Run;
 use super::keys::Keys;
-use super::lock::{Scratch, create_file};
+use super::lock::Scratch;
 use super::manifest::{Manifest, Origin};
 use super::restore::to_file;
+use crate::durable;
 use crate::memory::{ConversationId, Device, ExportedConversation, Imported, Memory, MemoryError, User};
-
-/// Conversations that are listed at a time.
-const PAGE: u32 = 500;
 
 /// What is wanted.
 #[derive(Debug, Clone)]
@@ -47,7 +45,7 @@ impl Finding {
     pub(super) fn of(run: &Run<'_>, owner: String) -> Result<Self, BackupError> {
         let scratch = run.lock.scratch()?;
         let path = scratch.path().join("conversations");
-        let file = create_file(&path).map_err(kept(&path))?;
+        let file = durable::create_file(&path).map_err(kept(&path))?;
         Ok(Self {
             found: Found { owner, conversations: 0, path, _scratch: scratch },
             file: BufWriter::new(file),
@@ -116,19 +114,13 @@ async fn find_in(run: &Run<'_>, memory: &Memory, wanted: &Wanted) -> Result<Foun
         Wanted::Person(name) => {
             let user = memory.user_by_name(name).await?;
             let mut finding = Finding::of(run, user.name)?;
-            let mut from = None;
-            loop {
-                let page = memory.list_conversations(user.id, from, PAGE).await?;
-                for conversation in page.items {
+            memory
+                .each_conversation(user.id, |conversation| {
                     run.cancel.check()?;
-                    let whole = memory.export_conversation(user.id, conversation.id).await?;
-                    finding.add(&json(&whole)?)?;
-                }
-                from = page.next;
-                if from.is_none() {
-                    return finding.end();
-                }
-            }
+                    finding.add(&json(&conversation)?)
+                })
+                .await?;
+            finding.end()
         }
         Wanted::Conversation(id) => {
             let (user, conversation) = owner_of(memory, *id).await?;
@@ -173,9 +165,7 @@ pub async fn import(
         run.cancel.check()?;
         let line = line.map_err(kept(&found.path))?;
         let (one, elsewhere) = memory.import_conversation(user.id, &line).await?;
-        imported.conversations += one.conversations;
-        imported.messages += one.messages;
-        imported.skipped += one.skipped;
+        imported += one;
         links.extend(elsewhere);
     }
     memory.link_sources(user.id, &links).await?;

@@ -54,6 +54,7 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 use self::remote::CopyNote;
+use crate::durable;
 use crate::error::Exit;
 use crate::memory::MemoryError;
 use crate::store::StoreError;
@@ -253,7 +254,7 @@ pub fn find_at(dir: &Path, time: Timestamp) -> Result<Backup, BackupError> {
 pub fn release(backup: &Backup) -> Result<(), BackupError> {
     let mark = backup.path.join(RELEASED);
     let disk = BackupError::disk("the backup could not be marked", &mark);
-    lock::create_file(&mark).and_then(|file| file.sync_all()).or_else(|e| match e.kind() {
+    durable::create_file(&mark).and_then(|file| file.sync_all()).or_else(|e| match e.kind() {
         io::ErrorKind::AlreadyExists => Ok(()),
         _ => Err(disk(e)),
     })?;

@@ -12,6 +12,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 use tokio::sync::mpsc;
 
 use super::BackupError;
+use super::columns::Columns;
 use super::create::{Run, Source, blocking, queue_file};
 use super::keys::Keys;
 use super::manifest::{FileEntry, Manifest, Origin, Role, Sums, TableSum, damaged};
@@ -210,7 +211,7 @@ async fn dump_with(
     run.lock.needs(size.saturating_add(16 << 20))?;
     let snapshot: String = sqlx::query_scalar(EXPORT).fetch_one(&mut *conn).await.map_err(&sql)?;
     run.bar.set_length(size);
-    let sealed = Sealed::create(folder, Role::Database, recipients)?.in_columns()?;
+    let sealed = Sealed::create(folder, Role::Database, recipients, Some(Columns::default()))?;
     // At the same time: the server hashes for one connection and dumps to another.
     let (sums, sealed) = tokio::join!(
         sums(conn, run, Hashed::of_server(major)),

@@ -15,8 +15,8 @@ use sqlx::{
 };
 
 use super::cancel::Cancel;
-use super::lock;
 use super::manifest::{Sums, TableSum, hex};
+use crate::durable;
 use crate::store::{BUSY_TIMEOUT, StoreError, classify};
 
 crate::store::sql::statements! {
@@ -127,7 +127,7 @@ pub(super) async fn close(conn: SqliteConnection) {
 /// Writes one moment of the database to the new file `to`.
 pub(super) async fn copy(conn: &mut SqliteConnection, from: &Path, to: &Path) -> Result<(), StoreError> {
     // SQLite would make it for everyone to read.
-    lock::create_file(to).map_err(|e| StoreError::Open { path: to.into(), source: e.into() })?;
+    durable::create_file(to).map_err(|e| StoreError::Open { path: to.into(), source: e.into() })?;
     let copy = sqlx::query(COPY).bind(to.display().to_string());
     copy.execute(conn).await.map(drop).map_err(|e| match classify(e, from) {
         // It is the disk of the copy that is full.

@@ -11,11 +11,12 @@ use age::x25519::Recipient;
 use indicatif::ProgressBar;
 use sha2::{Digest as _, Sha256};
 
+use super::BackupError;
 use super::cancel::Cancel;
 use super::columns::{Columns, Lines};
 use super::keys::Keys;
 use super::manifest::{CHUNK_BYTES, FileEntry, Manifest, Role, Sums, damaged, hex};
-use super::{BackupError, lock};
+use crate::durable;
 
 /// Measured: see docs/design/backup.md.
 const ZSTD_LEVEL: i32 = 3;
@@ -99,11 +100,17 @@ impl Write for Sink {
 }
 
 impl Sealed {
-    /// Begins the file of this role in `folder`, for `recipients` if there are any.
-    pub(super) fn create(folder: &Path, role: Role, recipients: &[Recipient]) -> Result<Self, BackupError> {
+    /// Begins the file of this role in `folder`, for `recipients` if there are any. `columns`, if what comes is lines of
+    /// tab-separated fields.
+    pub(super) fn create(
+        folder: &Path,
+        role: Role,
+        recipients: &[Recipient],
+        columns: Option<Columns>,
+    ) -> Result<Self, BackupError> {
         let path = folder.join(role.file(!recipients.is_empty()));
         let disk = BackupError::disk("a file of the backup could not be written", &path);
-        let file = lock::create_file(&path).map_err(&disk)?;
+        let file = durable::create_file(&path).map_err(&disk)?;
         let tally = Tally {
             file,
             bytes: 0,
@@ -123,23 +130,16 @@ impl Sealed {
         // One core is left to those who talk meanwhile.
         let cores = available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
         let workers = cores.saturating_sub(1).max(1);
+        let level = if columns.is_some() { ZSTD_LEVEL_COLUMNS } else { ZSTD_LEVEL };
         let start = || {
-            let mut zstd = zstd::Encoder::new(sink, ZSTD_LEVEL)?;
+            let mut zstd = zstd::Encoder::new(sink, level)?;
             zstd.multithread(workers.min(ZSTD_MAX_WORKERS))?;
             zstd.long_distance_matching(true)?;
             zstd.window_log(ZSTD_WINDOW_LOG)?;
             zstd.include_checksum(true)?;
             Ok(zstd)
         };
-        Ok(Self { role, columns: None, zstd: start().map_err(disk)?, plain_bytes: 0 })
-    }
-
-    /// What comes is lines of tab-separated fields. For before anything came.
-    pub(super) fn in_columns(mut self) -> Result<Self, BackupError> {
-        self.zstd
-            .set_parameter(zstd::zstd_safe::CParameter::CompressionLevel(ZSTD_LEVEL_COLUMNS))
-            .map_err(BackupError::disk("a file of the backup could not be written", Path::new("")))?;
-        Ok(Self { columns: Some(Columns::default()), ..self })
+        Ok(Self { role, columns, zstd: start().map_err(disk)?, plain_bytes: 0 })
     }
 
     /// Takes everything from `source`.

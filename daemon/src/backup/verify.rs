@@ -1,7 +1,6 @@
 //! Looking whether a backup is what was written, can be read, and can be restored.
 
-use std::fs::{self, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
 use std::path::Path;
 
 use indicatif::ProgressBar;
@@ -14,6 +13,7 @@ use super::manifest::{self, FileEntry, Manifest, Origin, Role, Sums, damaged};
 use super::sqlite::{self, Access};
 use super::stream::{self, pour};
 use super::{BackupError, Level, Proof, pg};
+use crate::durable;
 use crate::store::postgres::PgSettings;
 use crate::store::{Store, StoreError, StoreOptions};
 
@@ -172,8 +172,7 @@ pub(super) async fn unpack(
     let (bar, cancel) = (run.bar.clone(), run.cancel.clone());
     blocking(move || {
         let disk = BackupError::disk("what is restored could not be written", &to);
-        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&to);
-        let mut file = made.map_err(&disk)?;
+        let mut file = durable::create_file(&to).map_err(&disk)?;
         let poured = pour(source, &mut file, (&name, &to), &bar, &cancel);
         let synced = poured.and_then(|()| file.sync_all().map_err(disk));
         if synced.is_err() {

@@ -1,7 +1,6 @@
 //! Results on standard output: lines, tables, JSON. A reader that went away (`| head`) is no failure.
 
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -39,7 +38,7 @@ pub fn json_to(file: Option<&Path>, value: &impl Serialize) -> Result<(), Failur
 pub fn text_to(path: &Path, text: &str) -> Result<(), Failure> {
     let write = || {
         // Somebody's words: not for every account of the machine.
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        let mut file = durable::create_file(path)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         durable::sync_name(path)

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Common, confirmed, output, user_named, with_memory};
 use crate::config::Settings;
-use crate::error::{Exit, Failure};
+use crate::error::Failure;
 use crate::memory::{Memory, User};
 use crate::pipeline::pins;
 use crate::pipeline::recordings::Recordings;
@@ -178,8 +178,7 @@ async fn delete(settings: &Settings, memory: &Memory, args: &Delete) -> Result<(
         return output::line("Nothing was deleted.");
     }
     memory.delete_user(user.id).await?;
-    let kept = Recordings::of(&settings.paths.data).delete(user.id);
-    kept.map_err(|e| Failure::of(Exit::Failed, &e))?;
     pins::clear(memory, user.id).await?;
+    Recordings::of(&settings.paths.data).delete(user.id)?;
     report(&Deleted { deleted: &user }, args.json, format!("Deleted {name} and everything of theirs."))
 }

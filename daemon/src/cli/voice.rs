@@ -331,8 +331,8 @@ async fn delete(settings: &Settings, memory: &Memory, args: &Delete) -> Result<(
         return output::line("Nothing was deleted.");
     }
     memory.delete_voiceprint(user.id).await?;
-    Recordings::of(&settings.paths.data).delete(user.id).map_err(recordings::failure)?;
     pins::clear(memory, user.id).await?;
+    Recordings::of(&settings.paths.data).delete(user.id)?;
     if args.json {
         return output::json(&Deleted { deleted: &user.name });
     }

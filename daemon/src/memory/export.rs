@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{
-    AuditEntry, Conversation, ConversationId, Memory, Message, MessageId, Result, User, UserId,
+    AuditEntry, Conversation, ConversationId, Memory, MemoryError, Message, MessageId, Result, User, UserId,
     VoiceprintInfo,
 };
 
@@ -83,16 +83,38 @@ impl Memory {
 
     /// All conversations of `user`, oldest first.
     pub async fn export_conversations(&self, user: UserId) -> Result<Vec<ExportedConversation>> {
-        let (mut conversations, mut from) = (Vec::new(), None);
+        let mut conversations = Vec::new();
+        self.each_conversation(user, |conversation| {
+            conversations.push(conversation);
+            Ok::<_, MemoryError>(())
+        })
+        .await?;
+        conversations.reverse();
+        Ok(conversations)
+    }
+
+    /// Hands over all conversations of `user`, the newest first, one at a time.
+    ///
+    /// # Errors
+    /// What the database has to say, or `take`.
+    pub async fn each_conversation<E: From<MemoryError>>(
+        &self,
+        user: UserId,
+        mut take: impl FnMut(ExportedConversation) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        let mut from = None;
         loop {
             let page = self.list_conversations(user, from, PAGE).await?;
             for conversation in page.items {
-                conversations.push(self.with_messages(user, conversation).await?);
+                match self.export_conversation(user, conversation.id).await {
+                    // Deleted since the page was read.
+                    Err(MemoryError::NotFound { .. }) => {}
+                    found => take(found?)?,
+                }
             }
             from = page.next;
             if from.is_none() {
-                conversations.reverse();
-                return Ok(conversations);
+                return Ok(());
             }
         }
     }

@@ -2,6 +2,7 @@
 //! of it is stored or nothing.
 
 use std::collections::BTreeSet;
+use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -70,6 +71,14 @@ pub struct Imported {
     pub messages: usize,
     /// Conversations that were there already and were left as they are.
     pub skipped: usize,
+}
+
+impl AddAssign for Imported {
+    fn add_assign(&mut self, more: Self) {
+        self.conversations += more.conversations;
+        self.messages += more.messages;
+        self.skipped += more.skipped;
+    }
 }
 
 crate::store::sql::statements! {

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::error::{Exit, Failure, chain, visible};
 use crate::memory::{ANONYMOUS, Memory, MemoryError, NewVoiceprint, User, Voiceprint};
-use crate::pipeline::recordings::{RecordingsError, Sentences};
+use crate::pipeline::recordings::Sentences;
 use crate::pipeline::voices::Voices;
 use crate::speaker::{ONE_PERSON_FROM, OTHER_PERSON_BELOW, Quality, Template};
 
@@ -121,10 +121,9 @@ pub async fn keep(
     };
     let sealed = voices.vault.seal(&user.id.to_string(), template);
     let sealed = sealed.map_err(|e| Failure::of(Exit::Config, &e))?;
-    let kept = |e: RecordingsError| Failure::of(Exit::Failed, &e);
     let draft = match recordings.as_slice() {
         [] => None,
-        _ => Some(voices.recordings.draft(&voices.vault, (user.id, &sealed), recordings).map_err(kept)?),
+        _ => Some(voices.recordings.draft(&voices.vault, (user.id, &sealed), recordings)?),
     };
     let qualities = template.prototypes().iter().map(|prototype| {
         let Quality { net_speech_s, level_db, snr_db, .. } = prototype.quality;
@@ -146,9 +145,9 @@ pub async fn keep(
         return Err(e.into());
     }
     match draft {
-        Some(draft) => draft.install().map_err(kept)?,
+        Some(draft) => draft.install()?,
         None => {
-            voices.recordings.delete(user.id).map_err(kept)?;
+            voices.recordings.delete(user.id)?;
         }
     }
     Ok(user)

@@ -3,14 +3,15 @@
 //! It is not in the database, so it goes into no backup and to no other device. A draft that is sealed for the new voiceprint is on
 //! the disk before the voiceprint is stored and takes its name after; whichever of the two belongs to the voiceprint opens.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use crate::durable;
+use crate::durable::{create_file, remove_if_there, sync_folder, sync_name};
+use crate::error::{Exit, Failure};
 use crate::memory::{Memory, MemoryError, UserId, Voiceprint};
 use crate::speaker::{SealedVoiceprint, Vault, VaultError};
 
@@ -32,6 +33,16 @@ pub enum RecordingsError {
     Sealed(#[from] VaultError),
     #[error("reading whose voice is enrolled")]
     Memory(#[from] MemoryError),
+}
+
+impl From<RecordingsError> for Failure {
+    fn from(error: RecordingsError) -> Self {
+        match error {
+            RecordingsError::Memory(error) => error.into(),
+            RecordingsError::Sealed(error) => Self::of(Exit::Config, &error),
+            error => Self::of(Exit::Failed, &error),
+        }
+    }
 }
 
 /// The folder of all of them.
@@ -92,21 +103,19 @@ impl Recordings {
         let draft = self.paths(user);
         let write = || {
             if !self.0.is_dir() {
-                let above = durable::folder_of(&self.0);
-                durable::create_folder(above)?;
                 fs::DirBuilder::new().mode(0o700).create(&self.0)?;
-                durable::sync_folder(above)?;
+                sync_name(&self.0)?;
             }
-            remove(&draft.draft)?;
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft.draft)?;
+            remove_if_there(&draft.draft)?;
+            let mut file = create_file(&draft.draft)?;
             file.write_all(&sealed)?;
             file.sync_all()?;
-            durable::sync_folder(&self.0)
+            sync_folder(&self.0)
         };
         match write() {
             Ok(()) => Ok(draft),
             Err(source) => {
-                let _ = remove(&draft.draft);
+                let _ = remove_if_there(&draft.draft);
                 Err(RecordingsError::Write { path: self.0.clone(), source })
             }
         }
@@ -119,9 +128,9 @@ impl Recordings {
     pub fn delete(&self, user: UserId) -> Result<bool, RecordingsError> {
         let Draft { draft, path } = self.paths(user);
         let removed = || {
-            let found = remove(&draft)? | remove(&path)?;
+            let found = remove_if_there(&draft)? | remove_if_there(&path)?;
             if found {
-                durable::sync_folder(&self.0)?;
+                sync_folder(&self.0)?;
             }
             Ok(found)
         };
@@ -150,7 +159,7 @@ impl Recordings {
 impl Draft {
     /// The voiceprint was not stored; nothing opens it then.
     pub fn discard(self) {
-        let _ = remove(&self.draft);
+        let _ = remove_if_there(&self.draft);
     }
 
     /// The voiceprint is stored: now it counts.
@@ -161,7 +170,7 @@ impl Draft {
         let Self { draft, path } = self;
         let install = || {
             fs::rename(&draft, &path)?;
-            durable::sync_name(&path)
+            sync_name(&path)
         };
         install().map_err(|source| RecordingsError::Write { path: path.clone(), source })
     }
@@ -197,23 +206,15 @@ fn sentences_of(mut bytes: &[u8]) -> Option<Sentences> {
 }
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>, RecordingsError> {
-    let read = || {
+    let read = || -> io::Result<_> {
         let mut bytes = Vec::new();
         File::open(path)?.take(MAX_BYTES).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
     match read() {
         Ok(bytes) => Ok(Some(bytes)),
-        Err(e) if io::Error::kind(&e) == io::ErrorKind::NotFound => Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(RecordingsError::Read { path: path.to_path_buf(), source }),
-    }
-}
-
-fn remove(path: &Path) -> io::Result<bool> {
-    match fs::remove_file(path) {
-        Ok(()) => Ok(true),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(e),
     }
 }
 

@@ -10,7 +10,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use rustix::fs::{FlockOperation, flock};
 use super::StoreError;
 use super::salvage::{self, Salvaged};
 use crate::clock::Clock;
-use crate::durable::{folder_of, sync_name};
+use crate::durable::{create_file, folder_of, remove_if_there, sync_name};
 
 /// Damaged files that are kept; older ones are deleted.
 pub const KEPT_COPIES: usize = 3;
@@ -146,7 +146,7 @@ pub(super) async fn heal(
     log::error!("the database {} is damaged ({detail}); repairing it", path.display());
     let fresh = beside(path, ".salvage");
     remove_database(&fresh).map_err(disk)?;
-    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh).map_err(disk)?;
+    create_file(&fresh).map_err(disk)?;
     let salvaged = salvage::salvage(&aside, &fresh, now_unix_ms).await?;
     put_in_place(&fresh, path).map_err(disk)?;
     let kept = copies(path);
@@ -199,7 +199,7 @@ pub(crate) fn move_aside(path: &Path, now_unix_ms: i64) -> io::Result<PathBuf> {
     }
     if !aside.exists() {
         // Only the log was left.
-        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
+        create_file(&aside)?;
     }
     sync_name(path)?;
     Ok(aside)
@@ -247,13 +247,6 @@ pub(crate) fn remove_database(path: &Path) -> io::Result<()> {
         remove_if_there(&beside(path, ending))?;
     }
     Ok(())
-}
-
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
 }
 
 /// A failure of the file system, sorted by what can be done about it.

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{self, Read as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -13,7 +12,7 @@ use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
 use super::heal::{self, FileId, Found, beside, open_error};
 use super::sqlite::{BUSY_TIMEOUT, StoreOptions, classify};
 use super::{StoreError, schema};
-use crate::durable::{create_folder, folder_of};
+use crate::durable::{create_file, create_folder, folder_of};
 
 /// Readers of one process. A household asks one thing at a time; two keep a long listing from delaying a turn.
 const READERS: u32 = 2;
@@ -255,7 +254,7 @@ pub(super) fn prepare_folder(path: &Path) -> io::Result<()> {
 
 /// Makes an empty file for its owner only; SQLite gives WAL and shm the mode of the file.
 pub(super) fn create(path: &Path) -> io::Result<()> {
-    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop)
+    create_file(path).map(drop)
 }
 
 /// Creates what is missing with the right mode and refuses a file that is not SQLite before SQLite touches it.

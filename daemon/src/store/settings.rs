@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
 
 use super::{Store, StoreError, Tx};
 
@@ -17,13 +18,16 @@ pub(crate) async fn get<T: DeserializeOwned>(store: &Store, key: &str) -> Result
     let mut reader = store.reader().await?;
     let row = sqlx::query(GET).bind(key).fetch_optional(&mut *reader).await.map_err(|e| store.classify(e))?;
     let Some(row) = row else { return Ok(None) };
-    let value: String = row.try_get("value").map_err(StoreError::Sql)?;
-    Ok(serde_json::from_str(&value).ok())
+    value_of(&row)
 }
 
 /// As [`get`], as it stands in this transaction.
 pub(crate) async fn get_in<T: DeserializeOwned>(tx: &mut Tx<'_>, key: &str) -> Result<Option<T>, StoreError> {
     let Some(row) = tx.optional(sqlx::query(GET).bind(key)).await? else { return Ok(None) };
+    value_of(&row)
+}
+
+fn value_of<T: DeserializeOwned>(row: &SqliteRow) -> Result<Option<T>, StoreError> {
     let value: String = row.try_get("value").map_err(StoreError::Sql)?;
     Ok(serde_json::from_str(&value).ok())
 }

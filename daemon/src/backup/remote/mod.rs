@@ -27,6 +27,7 @@ use super::create::Run;
 use super::manifest::{self, FileEntry, Manifest};
 use super::stream::Checker;
 use super::{Backup, BackupError, Level, Proof, RELEASED};
+use crate::durable;
 use crate::error::chain;
 
 pub use fetch::fetch;
@@ -291,7 +292,7 @@ pub async fn release(run: &Run<'_>, name: &str) -> Result<(), BackupError> {
     index(run).await?.take(name)?;
     let scratch = run.lock.scratch()?;
     let mark = scratch.path().join(RELEASED);
-    super::lock::create_file(&mark).map_err(BackupError::disk("the mark could not be made", &mark))?;
+    durable::create_file(&mark).map_err(BackupError::disk("the mark could not be made", &mark))?;
     put(&rclone, &mark, name, RELEASED).await
 }
 

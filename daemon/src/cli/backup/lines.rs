@@ -12,7 +12,6 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Read as _, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -23,8 +22,6 @@ use crate::error::{Exit, Failure};
 use crate::memory::{ExportedConversation, Imported, Memory, MemoryError, User, UserId};
 
 const FORMAT: u32 = 1;
-/// Conversations that are listed at a time.
-const PAGE: u32 = 100;
 /// A conversation of a million messages is below this.
 const MAX_LINE_BYTES: u64 = 512 << 20;
 
@@ -109,8 +106,7 @@ pub async fn export(memory: &Memory, args: &Export) -> Result<(), Failure> {
             written => written.map(drop).map_err(|e| e.failure),
         };
     };
-    let made = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    let file = made.map_err(|e| {
+    let file = durable::create_file(path).map_err(|e| {
         let message = format!("{} could not be written; name a file that does not exist yet", path.display());
         Failure::because(Exit::Failed, message, e)
     })?;
@@ -153,24 +149,13 @@ async fn write_all<W: Write>(memory: &Memory, people: &[User], mut to: W) -> Res
     for User { id, name, .. } in people {
         line(&mut to, &Written::Person { name })?;
         counts.people += 1;
-        let mut from = None;
-        loop {
-            let page = memory.list_conversations(*id, from, PAGE).await?;
-            for conversation in page.items {
-                let conversation = match memory.export_conversation(*id, conversation.id).await {
-                    // Deleted since the page was read.
-                    Err(MemoryError::NotFound { .. }) => continue,
-                    found => found?,
-                };
+        memory
+            .each_conversation(*id, |conversation| {
                 counts.conversations += 1;
                 counts.messages += conversation.messages.len();
-                line(&mut to, &Written::Conversation { person: name, conversation: &conversation })?;
-            }
-            from = page.next;
-            if from.is_none() {
-                break;
-            }
-        }
+                line(&mut to, &Written::Conversation { person: name, conversation: &conversation })
+            })
+            .await?;
     }
     line(&mut to, &Written::End(counts))?;
     to.flush().map_err(NotWritten::of)?;
@@ -283,9 +268,7 @@ async fn read_all(memory: &Memory, lines: &mut Lines, done: &mut Done) -> Result
                 })?;
                 counts.conversations += 1;
                 counts.messages += imported.messages;
-                done.imported.conversations += imported.conversations;
-                done.imported.messages += imported.messages;
-                done.imported.skipped += imported.skipped;
+                done.imported += imported;
                 links.extend(elsewhere);
             }
             Some(Line::End(end)) => break end,

@@ -158,7 +158,7 @@ async fn earlier_recordings(
 ) -> Result<Sentences, Failure> {
     let Some(user) = user.filter(|_| add) else { return Ok(Sentences::new()) };
     let Some(voice) = memory.voiceprint(user.id).await? else { return Ok(Sentences::new()) };
-    let kept = voices.recordings.read(&voices.vault, &voice).map_err(super::recordings::failure)?;
+    let kept = voices.recordings.read(&voices.vault, &voice)?;
     Ok(kept.unwrap_or_default())
 }
 

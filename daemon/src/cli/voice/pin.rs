@@ -22,8 +22,9 @@ pub enum Command {
     /// is never an argument.
     #[command(after_help = "\
 Only a hash of it is kept (Argon2id), on this device alone. It counts once voice.pin_valid_s is set:
-the person gives it with `voice pin enter` or over MQTT, and for that long an unverified voice is taken for theirs. Wrong PINs
-count with voices that were not verified, and after five of them the device pauses.")]
+the person gives it with `voice pin enter` or over MQTT, and for that long an unverified voice is
+taken for theirs. Wrong PINs count with voices that were not verified, and after five of them the
+device pauses.")]
     Set(Named),
     /// Give a person's PIN: for voice.pin_valid_s an unverified voice is then taken for theirs, as if it was given over MQTT. It is
     /// asked for on the terminal, or read from the first line of standard input; it is never an argument.

@@ -1,36 +1,29 @@
 //! `jarvisd voice recordings`: what was kept of an enrolment because somebody asked for it.
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::DirBuilder;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::Tools;
+use super::{Deleted, Tools};
 use crate::cli::{confirmed, output, user_named, with_memory};
 use crate::config::Settings;
 use crate::durable;
 use crate::error::{Exit, Failure};
 use crate::memory::{Memory, NewAudit};
-use crate::pipeline::recordings::{Recordings, RecordingsError};
+use crate::pipeline::recordings::Recordings;
 use crate::units::SAMPLE_RATE_HZ;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// List of whom recordings are kept (`jarvisd voice enroll --keep-recordings`).
-    List(List),
+    List(super::List),
     /// Write a person's recordings as WAV files, which are not encrypted, into a folder.
     Export(Export),
     /// Delete a person's recordings; the enrolled voice stays.
     Delete(super::Delete),
-}
-
-#[derive(Debug, clap::Args)]
-pub struct List {
-    /// Print the list as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -58,15 +51,10 @@ struct Exported<'a> {
     files: Vec<PathBuf>,
 }
 
-#[derive(Debug, Serialize)]
-struct Deleted<'a> {
-    deleted: &'a str,
-}
-
 pub fn run(settings: &Settings, command: Command) -> Result<(), Failure> {
     let recordings = Recordings::of(&settings.paths.data);
     with_memory(settings, async |memory| {
-        recordings.prune(memory).await.map_err(failure)?;
+        recordings.prune(memory).await?;
         match command {
             Command::List(args) => list(memory, &recordings, args.json).await,
             Command::Export(args) => export(settings, memory, &args).await,
@@ -101,7 +89,7 @@ async fn export(settings: &Settings, memory: &Memory, args: &Export) -> Result<(
     };
     let voice = memory.voiceprint(user.id).await?.ok_or_else(none)?;
     let Tools { voices, .. } = Tools::open(settings, memory).await?;
-    let sentences = voices.recordings.read(&voices.vault, &voice).map_err(failure)?.ok_or_else(none)?;
+    let sentences = voices.recordings.read(&voices.vault, &voice)?.ok_or_else(none)?;
     let cannot = |e: io::Error| {
         let message =
             format!("the recordings could not be written to {}; name an empty folder", args.out.display());
@@ -140,21 +128,13 @@ async fn delete(memory: &Memory, recordings: &Recordings, args: &super::Delete) 
     if !confirmed(&format!("Delete the recordings of {name} for good?"), args.yes)? {
         return output::line("Nothing was deleted.");
     }
-    recordings.delete(user.id).map_err(failure)?;
+    recordings.delete(user.id)?;
     let entry = NewAudit { user: Some(user.id), action: "recordings", outcome: "deleted", detail: None };
     memory.append_audit(&entry).await?;
     if args.json {
         return output::json(&Deleted { deleted: &user.name });
     }
     output::line(format!("Deleted the recordings of {name}."))
-}
-
-pub fn failure(error: RecordingsError) -> Failure {
-    match error {
-        RecordingsError::Memory(error) => error.into(),
-        RecordingsError::Sealed(error) => Failure::of(Exit::Config, &error),
-        error => Failure::of(Exit::Failed, &error),
-    }
 }
 
 /// 16-bit PCM, as RIFF WAVE (Microsoft, Multimedia Programming Interface 1.0) has it.
@@ -169,7 +149,7 @@ fn write_wav(path: &Path, samples: &[i16]) -> io::Result<()> {
     wav.extend(b"\x02\0\x10\0data");
     wav.extend(bytes.to_le_bytes());
     samples.iter().for_each(|sample| wav.extend(sample.to_le_bytes()));
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut file = durable::create_file(path)?;
     file.write_all(&wav)?;
     file.sync_all()
 }

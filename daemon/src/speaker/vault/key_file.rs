@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 use super::{CREDENTIAL, KEY_BYTES, Key, KeySources, VaultError};
-use crate::durable::{create_folder, folder_of, sync_name};
+use crate::durable::{create_file, create_folder, folder_of, sync_name};
 
 /// The key of the first source that has one; the key file is made where there is none.
 pub fn obtain(sources: &KeySources) -> Result<Key, VaultError> {
@@ -111,7 +111,7 @@ fn make(path: &Path) -> io::Result<()> {
     let dir = folder_of(path);
     create_folder(dir)?;
     let draft = Draft(dir.join(format!(".{CREDENTIAL}.{}", uuid::Uuid::now_v7())));
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft.0)?;
+    let mut file = create_file(&draft.0)?;
     file.write_all(key.as_slice())?;
     file.sync_all()?;
     // A hard link fails where a name exists; a rename would replace the key of a process that was faster.
