@@ -35,7 +35,7 @@ async fn drain(memory: &Memory, server: &Postgres) {
         match forwarder.run_once().await.unwrap() {
             Progress::Empty => return forwarder.close().await,
             Progress::Buried => panic!("an entry was refused"),
-            Progress::Sent(_) | Progress::Smaller => {}
+            Progress::Sent(_) | Progress::NotYet => {}
         }
     }
 }

@@ -241,6 +241,11 @@ impl<'a> Story<'a> {
             }
             Action::SendAgain => self.send_again().await,
             Action::PostgresDies => self.lab.server.borrow_mut().restart(Stop::Immediate),
+            Action::AnotherDatabase { empty: true } => self.lab.server.borrow().lose_database(),
+            // There is none yet, or there is.
+            Action::AnotherDatabase { empty: false } => {
+                let _ = self.lab.server.borrow().try_query("UPDATE jarvis.house SET id = gen_random_uuid()");
+            }
             Action::Elsewhere(change, n) => self.elsewhere(change, n).await,
             Action::Apart { first, second, n, here_first, here_sends_first } => {
                 self.apart((first, second), n, here_first, here_sends_first).await;
@@ -525,7 +530,7 @@ async fn drain(memory: &Memory, forwarder: &mut Forwarder) {
     loop {
         match forwarder.run_once().await {
             Ok(Progress::Empty) => return,
-            Ok(Progress::Sent(_) | Progress::Smaller) => {}
+            Ok(Progress::Sent(_) | Progress::NotYet) => {}
             Ok(Progress::Buried) => panic!("{:#?}", queue::list_dead(memory.store(), 0, 10).await),
             Err(e) => {
                 assert!(Instant::now() < deadline, "{e:?}");
@@ -602,6 +607,12 @@ fn a_client_that_begins_anew_keeps_its_name_for_the_conversation_on_every_device
     let again =
         [Action::SessionTurn(0, 2), Action::Settle, Action::DeleteConversation(0), Action::SessionTurn(0, 2)];
     Lab::new().tell(&runtime(), &again);
+}
+
+#[test]
+fn an_empty_database_gets_everything_also_from_a_device_that_has_nothing_to_say() {
+    let actions = [Action::DeleteUser(0), Action::Settle, Action::AnotherDatabase { empty: true }];
+    Lab::new().tell(&runtime(), &actions);
 }
 
 #[test]

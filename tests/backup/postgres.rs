@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use super::support::postgres::{Options, Postgres};
 use super::support::random::Random;
 use super::{Root, backup, backups, holds, leftovers, listed, much, refused, remember, texts};
@@ -265,6 +267,48 @@ fn a_restore_or_a_backup_that_is_killed_leaves_the_database_whole_and_nothing_th
 }
 
 /// Of format 1, when rows were hashed as text, and of format 2.
+/// The schema as it was before the latest migration.
+const SCHEMA_OF_BEFORE: &str = "DROP INDEX jarvis.conversations_by_owner;
+    CREATE INDEX conversations_by_owner ON jarvis.conversations (owner);
+    DELETE FROM jarvis.schema_version WHERE version = 3";
+
+#[test]
+fn before_the_schema_of_the_house_changes_a_backup_of_it_is_made_and_without_a_place_for_it_it_changes_all_the_same()
+ {
+    let server = server();
+    let root = kitchen(&server);
+    let version = || server.value("SELECT max(version) FROM jarvis.schema_version");
+    let newest = version();
+    server.execute(SCHEMA_OF_BEFORE);
+    // Whichever is the first that connects: a command …
+    root.ok(&["queue", "drain"]);
+    assert_eq!(version(), newest);
+    let all = listed(&root);
+    let (kind, made) = (&all[0]["kind"], &all[0]["manifest"]);
+    assert_eq!((all.len(), kind, &made["origin"]), (1, &json!("safety"), &json!("postgres")));
+    assert_eq!(made["schema_version"], 2);
+    assert_eq!(root.json(&["backup", "verify", "latest"])["proven"], true);
+    root.ok(&["queue", "drain"]);
+    assert_eq!(listed(&root).len(), 1, "the schema is the present one");
+    let restored = root.json(&["backup", "restore", "latest", "--to", "jarvis_before", "--yes"]);
+    assert_eq!(restored["messages"], 2, "{restored}");
+
+    // … or the daemon, first with something in the way.
+    fs::remove_dir_all(backups(&root)).unwrap();
+    fs::write(backups(&root), "a file in the way").unwrap();
+    for (place, told) in [(false, "without a backup of it"), (true, "is a backup of Postgres")] {
+        server.execute(SCHEMA_OF_BEFORE);
+        if place {
+            fs::remove_file(backups(&root)).unwrap();
+        }
+        let mut daemon = root.daemon();
+        daemon.wait_log(told);
+        server.wait_for("SELECT max(version) FROM jarvis.schema_version", &newest);
+        assert_eq!(daemon.stop(), Some(0));
+    }
+    assert_eq!(listed(&root)[0]["manifest"]["schema_version"], 2);
+}
+
 #[test]
 fn a_backup_of_each_format_still_proves_and_restores() {
     for fixture in ["backup-v1-postgres", "backup-v2-postgres"] {

@@ -36,6 +36,10 @@ pub enum Action {
     /// Everything is queued once more, deletions too, and entries of rows that never were.
     SendAgain,
     PostgresDies,
+    /// Another database takes the place of the one before: an empty one, or one with all its rows.
+    AnotherDatabase {
+        empty: bool,
+    },
     /// When all is quiet, the other device does one of these.
     Elsewhere(Change, usize),
     /// Both devices do something while neither reaches Postgres, this one first if the flag says so; then this one, or the
@@ -99,6 +103,7 @@ pub fn action() -> impl Strategy<Value = Action> {
         1 => Just(Action::TwoRounds),
         2 => Just(Action::SendAgain),
         1 => prop::option::weighted(0.3, Just(())).prop_map(|dies| dies.map_or(Action::Round, |()| Action::PostgresDies)),
+        1 => prop::bool::ANY.prop_map(|empty| Action::AnotherDatabase { empty }),
         2 => (prop::sample::select(vec![
             Change::Rename,
             Change::Rename,

@@ -1,4 +1,4 @@
-//! A safety backup before the database is brought to a newer schema.
+//! A safety backup before a database, that of this device or that of the house, is brought to a newer schema.
 //!
 //! It is no condition: a backup that cannot be made (no room, a folder that cannot be written, another one at work, too slow)
 //! costs a warning, because the device shall answer. Migrations are one transaction, so that a failure of one leaves the old
@@ -17,38 +17,53 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::error::chain;
 use crate::store::VERSION;
+use crate::store::postgres::{self, PgSettings};
 
 /// systemd waits for 90 s until the daemon is ready.
 const LONGEST: Duration = Duration::from_secs(45);
+/// Nobody waits for Postgres, but the other devices of the house soon write with the newer program.
+const LONGEST_THERE: Duration = Duration::from_secs(600);
 
 /// Makes a safety backup of the database of this device if opening it would migrate it.
 pub async fn migration(settings: &Settings) {
-    match made(settings).await {
-        Ok(None) => {}
-        Ok(Some(name)) => {
-            log::info!(
-                "{name} is a backup of the database as it was before its schema is brought up to date"
-            );
+    if is_old(settings).await {
+        tell("the database", made(settings, None, LONGEST).await);
+    }
+}
+
+/// Makes a safety backup of the Postgres of the house if connecting to it would migrate it. One that does not answer is for
+/// whoever connects to tell.
+pub async fn migration_there(settings: &Settings, there: &PgSettings) {
+    if matches!(postgres::look(there).await, Ok(found) if (1..postgres::VERSION).contains(&found)) {
+        tell("Postgres", made(settings, Some(there), LONGEST_THERE).await);
+    }
+}
+
+fn tell(what: &str, made: Result<String, BackupError>) {
+    match made {
+        Ok(name) => {
+            log::info!("{name} is a backup of {what} as it was before its schema is brought up to date");
         }
         Err(e) => log::warn!(
-            "the schema of the database is brought up to date without a backup of it as it was: {}",
+            "the schema of {what} is brought up to date without a backup of it as it was: {}",
             chain(&e)
         ),
     }
 }
 
-async fn made(settings: &Settings) -> Result<Option<String>, BackupError> {
-    if !is_old(settings).await {
-        return Ok(None);
-    }
+async fn made(
+    settings: &Settings,
+    there: Option<&PgSettings>,
+    longest: Duration,
+) -> Result<String, BackupError> {
     let lock = Lock::take(&settings.paths.backups)?;
     let (cancel, bar) = (Cancel::default(), ProgressBar::hidden());
     let run = Run { settings, clock: &Clock::System, lock: &lock, cancel: &cancel, bar: &bar };
-    match tokio::time::timeout(LONGEST, create_from(&run, Kind::Safety, None)).await {
-        Ok(made) => made.map(|made| Some(made.backup.name)),
+    match tokio::time::timeout(longest, create_from(&run, Kind::Safety, there)).await {
+        Ok(made) => made.map(|made| made.backup.name),
         Err(_) => {
             cancel.cancel();
-            Err(BackupError::Refused(format!("it took longer than {} s", LONGEST.as_secs())))
+            Err(BackupError::Refused(format!("it took longer than {} s", longest.as_secs())))
         }
     }
 }

@@ -6,6 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::{Common, confirmed, output, with_memory};
+use crate::backup::before;
 use crate::config::Settings;
 use crate::error::{Exit, Failure, chain};
 use crate::memory::Memory;
@@ -156,13 +157,16 @@ pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
 ///
 /// # Errors
 /// There is none.
-pub fn database(settings: &Settings) -> Result<PgSettings, Failure> {
-    PgSettings::of(settings).ok_or_else(|| {
+/// The Postgres of the house, with a backup if connecting will bring its schema up to date.
+pub async fn database(settings: &Settings) -> Result<PgSettings, Failure> {
+    let database = PgSettings::of(settings).ok_or_else(|| {
         Failure::new(
             Exit::Config,
             "no Postgres is configured: set store.postgres_url (docs/postgres.md tells how)",
         )
-    })
+    })?;
+    before::migration_there(settings, &database).await;
+    Ok(database)
 }
 
 async fn pages(
@@ -196,8 +200,15 @@ async fn status(settings: &Settings, memory: &Memory, json: bool) -> Result<(), 
     }
     output::line(match depth.oldest_unix_ms {
         Some(oldest) => format!("{} entries wait, the oldest since {}.", depth.entries, output::time(oldest)),
+        None if depth.still_to_queue > 0 => "No entry waits.".to_owned(),
         None => "Nothing waits.".to_owned(),
     })?;
+    if depth.still_to_queue > 0 {
+        output::line(format!(
+            "Postgres is another database than before: up to {} more are queued as those are sent.",
+            depth.still_to_queue
+        ))?;
+    }
     if depth.dead_letters > 0 {
         output::line(format!(
             "Postgres refused {} entries for good: `jarvisd queue dead-letter list`.",
@@ -244,10 +255,10 @@ fn list_dead(dead: &[Entry], json: bool) -> Result<(), Failure> {
 }
 
 async fn drain(settings: &Settings, memory: &Memory, json: bool) -> Result<(), Failure> {
-    let database = database(settings)?;
+    let database = database(settings).await?;
     let shown = database.shown.clone();
     let before = queue::depth(memory.store()).await?;
-    let bar = progress(before.entries);
+    let bar = progress(before.entries.saturating_add(before.still_to_queue));
     let mut forwarder = Forwarder::new(memory.store().clone(), memory.clock().clone(), database);
     let (mut sent, mut set_aside) = (0, 0);
     let ended = loop {
@@ -255,7 +266,7 @@ async fn drain(settings: &Settings, memory: &Memory, json: bool) -> Result<(), F
             Ok(Progress::Empty) => break Ok(()),
             Ok(Progress::Sent(n)) => sent += n,
             Ok(Progress::Buried) => set_aside += 1,
-            Ok(Progress::Smaller) => {}
+            Ok(Progress::NotYet) => {}
             Err(error) => break Err(error),
         }
         bar.set_position((sent + set_aside) as u64);

@@ -43,7 +43,7 @@ pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
 }
 
 async fn check(settings: &Settings, memory: &Memory, args: &Check) -> Result<(), Failure> {
-    let database = database(settings)?;
+    let database = database(settings).await?;
     let shown = database.shown.clone();
     let bar = progress(0);
     let now = memory.clock().now_unix_ms();
@@ -124,12 +124,13 @@ fn show(found: &Comparison) -> Result<(), Failure> {
 }
 
 async fn pull(settings: &Settings, memory: &Memory, args: &Pull) -> Result<(), Failure> {
-    let database = database(settings)?;
+    let database = database(settings).await?;
     let shown = database.shown.clone();
     let mut puller = Puller::new(memory.clone(), database, None);
     let brought = puller.run_once().await.map_err(|error| match error {
         PullError::Postgres(error) => failure(&ForwardError::Postgres(error), &shown),
         PullError::Memory(error) => Failure::new(error.exit(), chain(&error)),
+        error @ PullError::AnotherHouse => Failure::new(Exit::TryAgain, chain(&error)),
     })?;
     if args.json {
         return output::json(&serde_json::json!({ "changed": brought.changed, "refused": brought.refused }));

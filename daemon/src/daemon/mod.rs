@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audio::alsa::{AlsaSettings, AlsaSource};
 use crate::audio::{CaptureStats, Period, SourceError, capture};
-use crate::backup::watch;
+use crate::backup::{before, watch};
 use crate::config::{Options, Settings};
 use crate::dsp::FrontEnd;
 use crate::error::{Exit, Failure};
@@ -26,7 +26,7 @@ use crate::pipeline::events::{Events, Lines};
 use crate::pipeline::hearing::{Heard, Hearing, HearingControl};
 use crate::pipeline::parts::Parts;
 use crate::pipeline::turns::Turns;
-use crate::store::forward::{self, Forwarder};
+use crate::store::forward::{self, BeforeMigration, Forwarder};
 use crate::store::postgres::PgSettings;
 use crate::store::pull::Puller;
 use crate::stt;
@@ -195,8 +195,14 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
             health.set(mqtt::COMPONENT, Condition::off("no broker is configured"));
         }
         if let Some(postgres) = postgres {
+            let (safe, there) = (settings.clone(), postgres.clone());
+            let before_migration = BeforeMigration::new(move || {
+                let (settings, there) = (safe.clone(), there.clone());
+                Box::pin(async move { before::migration_there(&settings, &there).await })
+            });
             let forwarder =
-                Forwarder::new(parts.memory.store().clone(), parts.memory.clock().clone(), postgres);
+                Forwarder::new(parts.memory.store().clone(), parts.memory.clock().clone(), postgres)
+                    .before_migration(before_migration);
             // A reporter: the last turn is on the disk before it is told to stop.
             let last_words = supervisor.last_words();
             let (circuit, doubt) = (forwarder.circuit(), forwarder.doubt());

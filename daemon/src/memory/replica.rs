@@ -19,7 +19,7 @@ use super::{MAX_MESSAGE_BYTES, Memory, MemoryError, Result, UserId, boot_rid, de
 use crate::clock::Stamp;
 use crate::store::outgoing::{ConversationRow, MessageRow, UserRow, VoiceprintRow};
 use crate::store::postgres::read::Tombstone;
-use crate::store::{StoreError, Tx, replica, settings};
+use crate::store::{StoreError, Tx, house, replica, settings};
 
 /// Some rows of other devices, and how far they bring this one.
 #[derive(Debug, Default)]
@@ -131,12 +131,17 @@ impl Memory {
         Ok(lacking)
     }
 
-    /// Stores rows of other devices and the note how far they bring this one, in one transaction.
+    /// Stores rows of other devices and the note how far they bring this one, in one transaction; nothing, and returns `None`, if
+    /// this device has met another database since they were read.
     ///
     /// # Errors
     /// What the disk has to say; a row is no reason.
-    pub async fn apply_pulled(&self, pulled: &Pulled, read: &replica::Read) -> Result<Applied> {
+    pub async fn apply_pulled(&self, pulled: &Pulled, read: &replica::Read) -> Result<Option<Applied>> {
         let (mut tx, stamp) = self.begin().await?;
+        if !house::is_with(&mut tx, read.house).await? {
+            tx.rollback().await?;
+            return Ok(None);
+        }
         let mut applied = Applied::default();
         let mut scrub = false;
         let copies = !pulled.tombstones.is_empty() && !self.store.damaged_copies().is_empty();
@@ -178,7 +183,7 @@ impl Memory {
         if scrub {
             self.scrub().await;
         }
-        Ok(applied)
+        Ok(Some(applied))
     }
 }
 

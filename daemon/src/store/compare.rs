@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::postgres::{Pg, PgError, PgSettings};
 use super::queue::{self, Op};
-use super::{Store, StoreError, replica};
+use super::{Store, StoreError, house, replica};
 
 /// Conversations compared at once.
 const PAGE: i64 = 200;
@@ -173,7 +173,9 @@ pub async fn compare(
     let mut after = Uuid::nil();
     let mut compared = 0;
     loop {
-        let (here, last) = page_here(store, after, &mut comparison).await?;
+        // Of another database than before nobody knows yet what it lacks.
+        let queueing = house::still_to_queue(store).await?.is_some();
+        let (here, last) = page_here(store, after, queueing, &mut comparison).await?;
         let there = page_there(&mut pg, after, last).await?;
         compared += here.len();
         judge(store, &mut pg, here, there, &mut comparison, &mut lacking).await?;
@@ -294,6 +296,7 @@ async fn judge(
 async fn page_here(
     store: &Store,
     after: Uuid,
+    queueing: bool,
     comparison: &mut Comparison,
 ) -> Result<(BTreeMap<Uuid, Here>, Option<Uuid>), StoreError> {
     let mut reader = store.reader().await?;
@@ -303,7 +306,7 @@ async fn page_here(
         let rows = sqlx::query(CONVERSATIONS).bind(after).bind(PAGE).fetch_all(&mut *snapshot).await?;
         for row in &rows {
             let (rid, id): (i64, Uuid) = (row.try_get("rid")?, row.try_get("id")?);
-            let mut waits: bool = row.try_get("waits")?;
+            let mut waits: bool = queueing || row.try_get("waits")?;
             if !waits {
                 waits =
                     sqlx::query(WAITING_MESSAGES).bind(rid).fetch_optional(&mut *snapshot).await?.is_some();

@@ -18,15 +18,18 @@
 //!    about [`MOST_BYTES`] of text each.
 //! 5. Nobody who answers a person waits for any of this.
 
+use std::fmt;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::postgres::{Fate, Pg, PgError, PgSettings};
-use super::{Store, StoreError, outgoing, queue, replica};
+use super::{Store, StoreError, house, outgoing, queue};
 use crate::clock::Clock;
 use crate::health::{Condition, Health};
 
@@ -58,8 +61,8 @@ pub enum Progress {
     Empty,
     /// This many entries left the queue.
     Sent(usize),
-    /// Nothing yet: the next round sends less at once.
-    Smaller,
+    /// Nothing yet: the next round sends less at once, or to another database.
+    NotYet,
     /// One entry was refused for good and set aside.
     Buried,
 }
@@ -117,9 +120,27 @@ pub struct Forwarder {
     most: usize,
     /// The batch after the one that was committed last, read meanwhile.
     ahead: Option<outgoing::Batch>,
+    /// This database gets everything, and not all of it is in the queue yet.
+    more: bool,
     circuit: watch::Sender<Circuit>,
     /// Somebody found Postgres gone.
     doubt: std::sync::Arc<tokio::sync::Notify>,
+    before_migration: Option<BeforeMigration>,
+}
+
+/// What is done before the schema of a database in use is brought up to date.
+pub struct BeforeMigration(Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>);
+
+impl BeforeMigration {
+    pub fn new(work: impl Fn() -> BoxFuture<'static, ()> + Send + Sync + 'static) -> Self {
+        Self(Box::new(work))
+    }
+}
+
+impl fmt::Debug for BeforeMigration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BeforeMigration").finish_non_exhaustive()
+    }
 }
 
 impl Forwarder {
@@ -133,9 +154,16 @@ impl Forwarder {
             entries: FIRST_ENTRIES,
             most: MOST_ENTRIES,
             ahead: None,
+            more: false,
             circuit: watch::Sender::new(Circuit::Unknown),
             doubt: std::sync::Arc::default(),
+            before_migration: None,
         }
+    }
+
+    #[must_use]
+    pub fn before_migration(self, work: BeforeMigration) -> Self {
+        Self { before_migration: Some(work), ..self }
     }
 
     /// Sends at most so many entries at once instead of [`MOST_ENTRIES`].
@@ -221,20 +249,24 @@ impl Forwarder {
     /// # Errors
     /// [`ForwardError`]; nothing has left the queue then, and another call tries again.
     pub async fn run_once(&mut self) -> Result<Progress, ForwardError> {
-        self.connected().await?;
-        let Some(mut batch) = self.next().await? else {
+        let house = self.connected().await?;
+        let Some(mut batch) = self.next(house).await? else {
             if self.used.is_none() {
                 self.look_after().await?;
             }
-            return Ok(Progress::Empty);
+            if house::is_still_with(&self.store, house).await? {
+                return Ok(Progress::Empty);
+            }
+            return Ok(self.leave().await);
         };
+        let way = queue::Way { generation: batch.generation, house };
         if let Some(op) = batch.unknown.first().cloned() {
             if batch.entries > 1 {
                 self.entries = batch.entries / 2;
-                return Ok(Progress::Smaller);
+                return Ok(Progress::NotYet);
             }
             let why = format!("this version does not know the operation {op:?}");
-            return self.bury(&batch, None, &why).await;
+            return self.bury(way, &batch, None, &why).await;
         }
         let started = Instant::now();
         let (mut sent, ahead) = self.send_and_read_ahead(&batch).await;
@@ -248,7 +280,9 @@ impl Forwarder {
         }
         match sent {
             Ok(()) => {
-                queue::sent(&self.store, batch.generation, batch.last_seq).await?;
+                if !queue::sent(&self.store, way, batch.last_seq).await? {
+                    return Ok(self.leave().await);
+                }
                 self.ahead = ahead;
                 self.adapt(&batch, started.elapsed());
                 Ok(Progress::Sent(batch.entries))
@@ -258,7 +292,7 @@ impl Forwarder {
                     self.entries = batch.entries / 2;
                     // Silence may be a network that is gone rather than too much work: it also opens the circuit.
                     return if error.connection_lives() {
-                        Ok(Progress::Smaller)
+                        Ok(Progress::NotYet)
                     } else {
                         Err(ForwardError::Postgres(error))
                     };
@@ -267,7 +301,7 @@ impl Forwarder {
                 if error.fate() == Fate::Rejected
                     || error.sqlstate().is_some_and(|code| code.starts_with("54"))
                 {
-                    return self.bury(&batch, error.sqlstate(), &error.cause()).await;
+                    return self.bury(way, &batch, error.sqlstate(), &error.cause()).await;
                 }
                 Err(ForwardError::Postgres(error))
             }
@@ -275,14 +309,30 @@ impl Forwarder {
         }
     }
 
-    /// The oldest entries: those that were read ahead, unless they are of another file or another batch size.
-    async fn next(&mut self) -> Result<Option<outgoing::Batch>, StoreError> {
-        match self.ahead.take() {
-            Some(batch) if batch.generation == self.store.generation() && batch.entries <= self.entries => {
-                Ok(Some(batch))
+    /// The oldest entries: those that were read ahead, unless they are of another file or another batch size. If they are few
+    /// while not everything is queued, more is queued first.
+    async fn next(&mut self, house: Uuid) -> Result<Option<outgoing::Batch>, StoreError> {
+        let usable = |batch: &outgoing::Batch| {
+            batch.generation == self.store.generation() && batch.entries <= self.entries
+        };
+        let mut batch = self.ahead.take().filter(usable);
+        loop {
+            if batch.is_none() {
+                batch = outgoing::read(&self.store, 0, self.entries, MOST_BYTES).await?;
             }
-            _ => outgoing::read(&self.store, 0, self.entries, MOST_BYTES).await,
+            if !self.more || batch.as_ref().is_some_and(|batch| batch.full) {
+                return Ok(batch);
+            }
+            self.more = house::queue_more(&self.store, house, self.clock.now_unix_ms()).await?;
+            batch = None;
         }
+    }
+
+    /// Another file, or another database, has taken the place of the one before: it is met as whoever connects meets it.
+    async fn leave(&mut self) -> Progress {
+        self.ahead = None;
+        self.close().await;
+        Progress::NotYet
     }
 
     /// The server and the card work at the same time. What cannot be read now is met, and told, in the next round.
@@ -326,40 +376,45 @@ impl Forwarder {
         }
         // It is met as whoever connects meets it.
         pg.close().await;
-        self.connected().await
+        self.connected().await.map(drop)
     }
 
-    /// A connection, made if there is none. Another database than last time gets everything again.
-    async fn connected(&mut self) -> Result<(), ForwardError> {
-        if self.pg.is_some() {
-            return Ok(());
+    /// A connection, made if there is none, and to which database it is. Another one than last time gets everything again.
+    async fn connected(&mut self) -> Result<Uuid, ForwardError> {
+        if let Some(pg) = &self.pg {
+            return Ok(pg.house);
         }
-        let mut pg = Pg::connect(&self.settings).await.map_err(ForwardError::Postgres)?;
+        let before = async {
+            if let Some(BeforeMigration(work)) = &self.before_migration {
+                work().await;
+            }
+        };
+        let mut pg = Pg::connect_after(&self.settings, before).await.map_err(ForwardError::Postgres)?;
         pg.greet(&self.settings.device).await.map_err(ForwardError::Postgres)?;
-        if replica::meet_house(&self.store, pg.house, self.clock.now_unix_ms()).await? {
-            log::warn!(
-                "Postgres is another database than before: everything on this device is sent to it again"
-            );
-        }
+        let house = pg.house;
+        self.more = house::meet(&self.store, house, self.clock.now_unix_ms()).await?.more;
         self.pg = Some(pg);
         self.used = Some(Instant::now());
         // Another database gets everything under new numbers.
         self.ahead = None;
-        Ok(())
+        Ok(house)
     }
 
     /// Sets aside the only entry of `batch`.
     async fn bury(
         &mut self,
+        way: queue::Way,
         batch: &outgoing::Batch,
         sqlstate: Option<&str>,
         why: &str,
     ) -> Result<Progress, ForwardError> {
         let seq = batch.last_seq;
+        if !queue::bury(&self.store, way, seq, self.clock.now_unix_ms(), sqlstate, why).await? {
+            return Ok(self.leave().await);
+        }
         log::error!(
             "Postgres refused entry {seq} of the queue for good ({why}); it is set aside: `jarvisd queue dead-letter list`"
         );
-        queue::bury(&self.store, batch.generation, seq, self.clock.now_unix_ms(), sqlstate, why).await?;
         Ok(Progress::Buried)
     }
 
@@ -418,7 +473,7 @@ impl Forwarder {
     async fn last_words(&mut self) {
         if self.circuit.borrow().is_closed() {
             let drain =
-                async { while matches!(self.run_once().await, Ok(Progress::Sent(_) | Progress::Smaller)) {} };
+                async { while matches!(self.run_once().await, Ok(Progress::Sent(_) | Progress::NotYet)) {} };
             if tokio::time::timeout(LAST_WORDS, drain).await.is_err() {
                 log::info!("the rest of the queue is sent after the next start");
             }

@@ -17,6 +17,7 @@
 pub mod compare;
 pub mod forward;
 pub mod heal;
+pub(crate) mod house;
 mod open;
 pub mod outgoing;
 pub mod postgres;

@@ -162,9 +162,14 @@ super::sql::statements! {
         FROM messages m JOIN conversations c ON c.rid = m.conversation JOIN users u ON u.rid = m.owner
             JOIN boots b ON b.rid = m.boot JOIN devices d ON d.rid = m.device
         WHERE m.id IN (SELECT entity_id FROM queue WHERE seq > ?1 AND seq <= ?2 AND op = 'insert_message') ORDER BY m.rid";
+    /// Of both ends: where everything is sent again, an answer may go before what it was made from.
     SOURCES = "SELECT answer.id AS message, source.id AS source
         FROM queue q CROSS JOIN messages answer ON answer.id = q.entity_id
             CROSS JOIN message_sources s ON s.message = answer.rid CROSS JOIN messages source ON source.rid = s.source
+        WHERE q.seq > ?1 AND q.seq <= ?2 AND q.op = 'insert_message'
+        UNION SELECT answer.id, source.id
+        FROM queue q CROSS JOIN messages source ON source.id = q.entity_id
+            CROSS JOIN message_sources s ON s.source = source.rid CROSS JOIN messages answer ON answer.rid = s.message
         WHERE q.seq > ?1 AND q.seq <= ?2 AND q.op = 'insert_message'";
     AUDIT = "SELECT a.id AS id, u.id AS owner, a.action, a.outcome, a.detail, a.wall_unix_ms, a.clock_synced, a.monotonic_ns,
             b.boot_id, d.id AS device

@@ -25,8 +25,8 @@ use super::postgres::read::{self, Numbered, Since};
 use super::postgres::write::CHANNEL;
 use super::postgres::{CONNECT_DEADLINE, Pg, PgError, PgSettings, listening_pool, within};
 use super::replica::{self, Read};
-use super::settings;
-use crate::memory::{Memory, MemoryError, Pulled};
+use super::{house, settings};
+use crate::memory::{Applied, Memory, MemoryError, Pulled};
 
 /// A lost notification costs at most this.
 const LOOK: Duration = Duration::from_secs(60);
@@ -39,6 +39,8 @@ pub enum PullError {
     Postgres(#[source] PgError),
     #[error("what other devices wrote could not be stored")]
     Memory(#[source] MemoryError),
+    #[error("this device has met another database meanwhile: try again")]
+    AnotherHouse,
 }
 
 impl From<PgError> for PullError {
@@ -66,7 +68,7 @@ pub struct Brought {
     pub changed: usize,
     /// Rows that broke a rule.
     pub refused: usize,
-    /// The database is another one than this device last sent to.
+    /// The database is another one than this device was with.
     pub another_house: bool,
 }
 
@@ -242,6 +244,8 @@ impl Puller {
     /// Everything that is new, page by page. A page is one transaction here.
     async fn round(&mut self, conn: &mut PgConnection) -> Result<Brought, PullError> {
         let heads = read::heads(conn).await?;
+        // Before anything is read, so that what is newer here waits in the queue.
+        let met = house::meet(self.memory.store(), heads.house, self.memory.clock().now_unix_ms()).await?;
         let stored: Option<Read> = settings::get(self.memory.store(), replica::READ).await?;
         let mut at = match (stored, self.ahead.take()) {
             // Somebody reset it, or this is another database.
@@ -255,9 +259,7 @@ impl Puller {
         if !self.voices_seen {
             at.voiceprints = 0;
         }
-        let sent_to: Option<Uuid> = settings::get(self.memory.store(), replica::HOUSE).await?;
-        let another_house = sent_to.is_some_and(|house| house != heads.house);
-        let mut brought = Brought { another_house, ..Brought::default() };
+        let mut brought = Brought { another_house: met.another, ..Brought::default() };
         while at.users < heads.users {
             let rows = read::users(conn, self.since(at.users, &at)).await?;
             let (users, refused) = pass(rows, &mut at.users, heads.users);
@@ -306,7 +308,7 @@ impl Puller {
         }
         if !at.caught_up {
             at.caught_up = true;
-            self.memory.apply_pulled(&Pulled::default(), &at).await?;
+            self.apply(&Pulled::default(), &at).await?;
         }
         self.ahead = Some(at);
         if brought.changed + brought.refused > 0 {
@@ -336,6 +338,10 @@ impl Puller {
         Ok(usable(read::users_by_id(conn, &lacking).await?))
     }
 
+    async fn apply(&self, page: &Pulled, at: &Read) -> Result<Applied, PullError> {
+        self.memory.apply_pulled(page, at).await?.ok_or(PullError::AnotherHouse)
+    }
+
     async fn store(
         &self,
         brought: &mut Brought,
@@ -351,7 +357,7 @@ impl Puller {
         if page.is_empty() {
             return Ok(());
         }
-        let applied = self.memory.apply_pulled(&page, at).await?;
+        let applied = self.apply(&page, at).await?;
         brought.changed += applied.changed;
         brought.refused += applied.refused;
         Ok(())

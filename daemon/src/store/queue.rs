@@ -20,7 +20,7 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
-use super::{Store, StoreError, Tx};
+use super::{Store, StoreError, Tx, house};
 
 /// One kind of queue entry. The names are a format: they are stored, and other versions read them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -125,19 +125,6 @@ super::sql::statements! {
         OR (q.op = 'upsert_voiceprint' AND NOT EXISTS (SELECT 1 FROM voiceprints r WHERE r.id = q.entity_id))
         OR (q.op = 'append_audit' AND NOT EXISTS (SELECT 1 FROM audit r WHERE r.id = q.entity_id))";
     FIRST = "SELECT min(seq) FROM queue";
-    CLEAR = "DELETE FROM queue";
-    AGAIN_USERS = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
-        SELECT 'upsert_user', id, id, ?1 FROM users ORDER BY rid";
-    AGAIN_VOICEPRINTS = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
-        SELECT 'upsert_voiceprint', v.id, u.id, ?1 FROM voiceprints v JOIN users u ON u.rid = v.owner ORDER BY u.rid";
-    AGAIN_CONVERSATIONS = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
-        SELECT 'upsert_conversation', c.id, u.id, ?1 FROM conversations c JOIN users u ON u.rid = c.owner ORDER BY c.rid";
-    AGAIN_MESSAGES = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
-        SELECT 'insert_message', m.id, u.id, ?1 FROM messages m JOIN users u ON u.rid = m.owner ORDER BY m.rid";
-    AGAIN_AUDIT = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
-        SELECT 'append_audit', a.id, u.id, ?1 FROM audit a LEFT JOIN users u ON u.rid = a.owner ORDER BY a.rid";
-    AGAIN_DELETIONS = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
-        SELECT 'delete_' || kind, id, user_id, deleted_unix_ms FROM tombstones ORDER BY deleted_unix_ms";
 }
 
 /// Queues `op` about the row `entity` of `user` in the transaction that changes the row.
@@ -184,6 +171,8 @@ pub struct Depth {
     pub oldest_unix_ms: Option<i64>,
     /// Entries that Postgres refused for good.
     pub dead_letters: i64,
+    /// At most how many rows are still to be queued, as those before them are sent: Postgres is another database than before.
+    pub still_to_queue: i64,
 }
 
 /// An entry as it is listed: what it is about, never the row itself.
@@ -219,6 +208,7 @@ pub struct Soundness {
 }
 
 pub async fn depth(store: &Store) -> Result<Depth, StoreError> {
+    let still_to_queue = house::still_to_queue(store).await?.unwrap_or(0);
     let mut reader = store.reader().await?;
     let row = sqlx::query(DEPTH).fetch_one(&mut *reader).await.map_err(|e| store.classify(e))?;
     let read = || -> Result<Depth, sqlx::Error> {
@@ -226,14 +216,15 @@ pub async fn depth(store: &Store) -> Result<Depth, StoreError> {
             entries: row.try_get("entries")?,
             oldest_unix_ms: row.try_get("oldest")?,
             dead_letters: row.try_get("dead")?,
+            still_to_queue,
         })
     };
     read().map_err(StoreError::Sql)
 }
 
-/// Whether anything waits, without counting it.
+/// Whether anything waits, or is still to be queued, without counting it.
 pub async fn waits(store: &Store) -> Result<bool, StoreError> {
-    number(store, WAITS).await.map(|n| n != 0)
+    Ok(number(store, WAITS).await? != 0 || house::still_to_queue(store).await?.is_some())
 }
 
 pub async fn dead_letters(store: &Store) -> Result<i64, StoreError> {
@@ -283,34 +274,44 @@ pub async fn check(store: &Store) -> Result<Soundness, StoreError> {
     })
 }
 
-/// A transaction on the file from which was read in `generation`; `None` if another one has taken its place. Its entries carry
-/// the same numbers for other things, which nobody has sent.
-async fn begin_on(store: &Store, generation: u64) -> Result<Option<Tx<'_>>, StoreError> {
-    let tx = store.begin().await?;
-    Ok((store.generation() == generation).then_some(tx))
+/// Where entries were read and sent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Way {
+    /// Of the store, when they were read.
+    pub(crate) generation: u64,
+    /// The database that they were sent to.
+    pub(crate) house: Uuid,
 }
 
-/// Removes what Postgres has committed: everything up to `last`, as read in `generation` of the store. Entries are never
-/// added below one that was read.
-pub(super) async fn sent(store: &Store, generation: u64, last: i64) -> Result<(), StoreError> {
-    let Some(mut tx) = begin_on(store, generation).await? else { return Ok(()) };
+/// A transaction on the file that was read, for the database that was sent to; `None` if another one has taken the place of
+/// either. In another file the same numbers are other things, and another database has nothing yet.
+async fn begin_on(store: &Store, way: Way) -> Result<Option<Tx<'_>>, StoreError> {
+    let mut tx = store.begin().await?;
+    let same = store.generation() == way.generation && house::is_with(&mut tx, way.house).await?;
+    Ok(same.then_some(tx))
+}
+
+/// Removes what Postgres has committed, everything up to `last`; returns whether it may. Entries are never added below one
+/// that was read.
+pub(crate) async fn sent(store: &Store, way: Way, last: i64) -> Result<bool, StoreError> {
+    let Some(mut tx) = begin_on(store, way).await? else { return Ok(false) };
     tx.execute(sqlx::query(SENT).bind(last)).await?;
-    tx.commit().await
+    tx.commit().await.map(|()| true)
 }
 
-/// Sets aside an entry that Postgres will never take, as read in `generation` of the store.
+/// Sets aside an entry that Postgres will never take; returns whether it may.
 pub(super) async fn bury(
     store: &Store,
-    generation: u64,
+    way: Way,
     seq: i64,
     now_unix_ms: i64,
     sqlstate: Option<&str>,
     error: &str,
-) -> Result<(), StoreError> {
-    let Some(mut tx) = begin_on(store, generation).await? else { return Ok(()) };
+) -> Result<bool, StoreError> {
+    let Some(mut tx) = begin_on(store, way).await? else { return Ok(false) };
     tx.execute(sqlx::query(BURY_ENTRY).bind(seq).bind(now_unix_ms).bind(sqlstate).bind(error)).await?;
     tx.execute(sqlx::query(DROP_ENTRY).bind(seq)).await?;
-    tx.commit().await
+    tx.commit().await.map(|()| true)
 }
 
 /// Whether the queue may lack something that Postgres does not have either: its first entries are gone.
@@ -321,17 +322,6 @@ pub(super) async fn was_sent_from(tx: &mut Tx<'_>) -> Result<bool, StoreError> {
         None => None,
     };
     Ok(first != Some(1))
-}
-
-/// Queues everything that is here, in place of what was queued: for a database that has none of it.
-pub(super) async fn enqueue_everything(tx: &mut Tx<'_>, now_unix_ms: i64) -> Result<(), StoreError> {
-    tx.execute(sqlx::query(CLEAR)).await?;
-    let all =
-        [AGAIN_USERS, AGAIN_VOICEPRINTS, AGAIN_CONVERSATIONS, AGAIN_MESSAGES, AGAIN_AUDIT, AGAIN_DELETIONS];
-    for sql in all {
-        tx.execute(sqlx::query(sql).bind(now_unix_ms)).await?;
-    }
-    Ok(())
 }
 
 /// Entries with an operation that this version does not know.

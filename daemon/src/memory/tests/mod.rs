@@ -5,6 +5,7 @@ mod crash;
 mod deletion;
 mod heal;
 mod homes;
+mod house;
 mod import;
 mod isolation;
 mod long;
@@ -73,6 +74,19 @@ async fn say_as(
     let meta = TurnMeta::default();
     let turn = NewTurn { text, kind, reply, responder: "test", sources, forget: &[], meta: &meta };
     memory.append_turn(user, target, &turn).await
+}
+
+/// A voiceprint that nothing but this byte tells from others.
+fn print(byte: u8) -> NewVoiceprint {
+    NewVoiceprint {
+        wrapped_key: vec![byte; 60],
+        blob: vec![byte; 900],
+        model_sha256: "a".repeat(64),
+        front_end_sha256: "b".repeat(64),
+        samples: 3,
+        net_speech_s: 12.5,
+        quality: serde_json::json!([{ "snr_db": 21.0 }]),
+    }
 }
 
 /// (op, how many) of the queue, by op.

@@ -252,15 +252,6 @@ async fn search_takes_any_text_and_ranks_full_matches_first() {
 async fn a_voiceprint_is_replaced_listed_and_deleted() {
     let mut home = Home::new().await;
     let anna = home.memory.add_user("Anna").await.unwrap().id;
-    let print = |byte: u8| NewVoiceprint {
-        wrapped_key: vec![byte; 60],
-        blob: vec![byte; 900],
-        model_sha256: "a".repeat(64),
-        front_end_sha256: "b".repeat(64),
-        samples: 3,
-        net_speech_s: 12.5,
-        quality: serde_json::json!([{ "snr_db": 21.0 }]),
-    };
     home.memory.put_voiceprint(anna, &print(1)).await.unwrap();
     home.memory.put_voiceprint(anna, &print(2)).await.unwrap();
     home.restart().await;

@@ -266,7 +266,21 @@ impl Pg {
     /// # Errors
     /// [`PgError`] with its [`Fate`]; a newer schema and an old server are among them.
     pub async fn connect(settings: &PgSettings) -> Result<Self, PgError> {
+        Self::connect_after(settings, std::future::ready(())).await
+    }
+
+    /// As [`Pg::connect`], with something to be done before the schema of a database that is in use is brought to [`VERSION`].
+    ///
+    /// # Errors
+    /// As [`Pg::connect`].
+    pub async fn connect_after(
+        settings: &PgSettings,
+        before_migration: impl Future<Output = ()>,
+    ) -> Result<Self, PgError> {
         let mut conn = open(settings).await?;
+        if (1..VERSION).contains(&schema::look(&mut conn).await?) {
+            before_migration.await;
+        }
         let house = schema::migrate(&mut conn).await?;
         Ok(Self { conn, house })
     }

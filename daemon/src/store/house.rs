@@ -1,0 +1,327 @@
+//! Which database of the house this device sends to, and how it gets everything if it is another one than before.
+//!
+//! Another database (a new server, a restored backup) may lack anything, so everything that is here is queued again. A device
+//! may hold a million messages while somebody talks to it: they are queued in pieces, with a mark how far.
+//!
+//! ```text
+//!            another id       everything else, at once                 messages, while they are sent
+//!  known ───────────────▶ clear ▶ deletions ▶ users ▶ … conversations ───▶ messages ▶ audit ───▶ known
+//!    │                    nothing is sent or read yet                     a piece when the queue is short     ▲
+//!    └────────────────────────────────────── the id is the same ──────────────────────────────┘
+//! ```
+//!
+//! Invariants:
+//!
+//! 1. A piece and the mark behind it are one transaction. Rows up to the mark were queued, rows behind it will be, and what is
+//!    written meanwhile queues itself.
+//! 2. Until the last piece there is no [`HOUSE`]: an older program that meets such a file queues everything.
+//! 3. Whatever a message needs above it is queued, and what was deleted is, before anything is sent to that database or read
+//!    from it. So a row of it is never taken for newer than one that waits here.
+//! 4. Entries leave the queue only if they were sent to the database that this device is with by then
+//!    ([`super::queue::sent`]), and rows are taken only from that one.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use sqlx::Row as _;
+use uuid::Uuid;
+
+use super::{Store, StoreError, Tx, queue, settings};
+
+/// Database that has, or finds in the queue, everything that is here. Without it everything counts as not sent yet.
+const HOUSE: &str = "postgres_house";
+/// How far everything was queued again ([`Again`]).
+const AGAIN: &str = "postgres_again";
+
+/// Rows that are queued in one transaction: what a turn waits for. Few in the tests of this crate, whose memories are small.
+const PIECE: i64 = if cfg!(test) { 3 } else { 4_000 };
+/// Other processes wait for a moment without a transaction, and look for it this often at most.
+const LONGEST_BREATH: Duration = Duration::from_millis(100);
+
+super::sql::statements! {
+    FORGET = "DELETE FROM settings WHERE key = ?1";
+    LAST_ENTRY = "SELECT coalesce(max(seq), 0) AS rid FROM queue";
+    CLEAR = "DELETE FROM queue WHERE seq IN (SELECT seq FROM queue WHERE seq <= ?1 ORDER BY seq LIMIT ?2)";
+    UP_TO_BURIED = "SELECT kind, id FROM (SELECT kind, id FROM tombstones WHERE (kind, id) > (?1, ?2) ORDER BY kind, id LIMIT ?3)
+        ORDER BY kind DESC, id DESC LIMIT 1";
+    AGAIN_DELETIONS = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
+        SELECT 'delete_' || kind, id, user_id, deleted_unix_ms FROM tombstones
+        WHERE (kind, id) > (?1, ?2) AND (kind, id) <= (?3, ?4) ORDER BY kind, id";
+    UP_TO_USER = "SELECT max(rid) AS rid FROM (SELECT rid FROM users WHERE rid > ?1 ORDER BY rid LIMIT ?2)";
+    AGAIN_USERS = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
+        SELECT 'upsert_user', id, id, ?3 FROM users WHERE rid > ?1 AND rid <= ?2 ORDER BY rid";
+    UP_TO_VOICEPRINT = "SELECT max(rid) AS rid FROM (SELECT owner AS rid FROM voiceprints WHERE owner > ?1 ORDER BY owner LIMIT ?2)";
+    AGAIN_VOICEPRINTS = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
+        SELECT 'upsert_voiceprint', v.id, u.id, ?3 FROM voiceprints v JOIN users u ON u.rid = v.owner
+        WHERE v.owner > ?1 AND v.owner <= ?2 ORDER BY v.owner";
+    UP_TO_CONVERSATION = "SELECT max(rid) AS rid FROM (SELECT rid FROM conversations WHERE rid > ?1 ORDER BY rid LIMIT ?2)";
+    AGAIN_CONVERSATIONS = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
+        SELECT 'upsert_conversation', c.id, u.id, ?3 FROM conversations c JOIN users u ON u.rid = c.owner
+        WHERE c.rid > ?1 AND c.rid <= ?2 ORDER BY c.rid";
+    UP_TO_MESSAGE = "SELECT max(rid) AS rid FROM (SELECT rid FROM messages WHERE rid > ?1 ORDER BY rid LIMIT ?2)";
+    AGAIN_MESSAGES = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
+        SELECT 'insert_message', m.id, u.id, ?3 FROM messages m JOIN users u ON u.rid = m.owner
+        WHERE m.rid > ?1 AND m.rid <= ?2 ORDER BY m.rid";
+    UP_TO_AUDIT = "SELECT max(rid) AS rid FROM (SELECT rid FROM audit WHERE rid > ?1 ORDER BY rid LIMIT ?2)";
+    AGAIN_AUDIT = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
+        SELECT 'append_audit', a.id, u.id, ?3 FROM audit a LEFT JOIN users u ON u.rid = a.owner
+        WHERE a.rid > ?1 AND a.rid <= ?2 ORDER BY a.rid";
+    LAST_MESSAGE = "SELECT coalesce(max(rid), 0) AS rid FROM messages";
+    LAST_AUDIT = "SELECT coalesce(max(rid), 0) AS rid FROM audit";
+}
+
+/// What is queued again, in this order. The names are a format: they are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Stage {
+    /// Entries of before go: what they are about is queued again.
+    Clear,
+    Deletions,
+    Users,
+    Voiceprints,
+    Conversations,
+    Messages,
+    Audit,
+}
+
+impl Stage {
+    fn next(self) -> Option<Self> {
+        match self {
+            Self::Clear => Some(Self::Deletions),
+            Self::Deletions => Some(Self::Users),
+            Self::Users => Some(Self::Voiceprints),
+            Self::Voiceprints => Some(Self::Conversations),
+            Self::Conversations => Some(Self::Messages),
+            Self::Messages => Some(Self::Audit),
+            Self::Audit => None,
+        }
+    }
+
+    /// How the last row of the next piece is found, and how the piece is queued.
+    fn statements(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Clear | Self::Deletions => None,
+            Self::Users => Some((UP_TO_USER, AGAIN_USERS)),
+            Self::Voiceprints => Some((UP_TO_VOICEPRINT, AGAIN_VOICEPRINTS)),
+            Self::Conversations => Some((UP_TO_CONVERSATION, AGAIN_CONVERSATIONS)),
+            Self::Messages => Some((UP_TO_MESSAGE, AGAIN_MESSAGES)),
+            Self::Audit => Some((UP_TO_AUDIT, AGAIN_AUDIT)),
+        }
+    }
+
+    /// Something of it may be sent already.
+    fn is_open(self) -> bool {
+        self >= Self::Messages
+    }
+}
+
+/// The mark: how far everything was queued for `house`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Again {
+    house: Uuid,
+    stage: Stage,
+    /// Row number of the last row of the stage that was queued; while the queue is cleared, of the last entry that goes.
+    row: i64,
+    /// Kind and id of the last deletion that was queued.
+    buried: Option<(String, Uuid)>,
+}
+
+impl Again {
+    /// The mark at the beginning of the next stage; `None` after the last one.
+    fn turned(self) -> Option<Self> {
+        let stage = self.stage.next()?;
+        Some(Self { stage, row: 0, buried: None, ..self })
+    }
+}
+
+/// Where this device stands.
+#[derive(Debug)]
+enum Standing {
+    /// It was never with any database.
+    Alone,
+    Queueing(Again),
+    With(Uuid),
+}
+
+impl Standing {
+    /// An older program does not know of a mark, and leaves it behind.
+    fn of(house: Option<Uuid>, again: Option<Again>) -> Self {
+        match (house, again) {
+            (Some(house), _) => Self::With(house),
+            (None, Some(again)) => Self::Queueing(again),
+            (None, None) => Self::Alone,
+        }
+    }
+
+    async fn read(store: &Store) -> Result<Self, StoreError> {
+        Ok(Self::of(settings::get(store, HOUSE).await?, settings::get(store, AGAIN).await?))
+    }
+
+    async fn read_in(tx: &mut Tx<'_>) -> Result<Self, StoreError> {
+        Ok(Self::of(settings::get_in(tx, HOUSE).await?, settings::get_in(tx, AGAIN).await?))
+    }
+
+    fn is_with(&self, house: Uuid) -> bool {
+        match self {
+            Self::Alone => true,
+            Self::Queueing(again) => again.house == house,
+            Self::With(with) => *with == house,
+        }
+    }
+}
+
+/// What [`meet`] found out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Met {
+    /// It is another database than before, and this call was the one that noticed.
+    pub(crate) another: bool,
+    /// Messages are still to be queued: [`queue_more`].
+    pub(crate) more: bool,
+}
+
+/// Called for each new connection, before anything is sent or read. If `house` is not the database that was last sent to,
+/// everything that is here is queued again: all but the messages by the time that this returns.
+///
+/// # Errors
+/// [`StoreError`]; the next call goes on where this one ended.
+pub(crate) async fn meet(store: &Store, house: Uuid, now_unix_ms: i64) -> Result<Met, StoreError> {
+    let mut another = false;
+    loop {
+        match Standing::read(store).await? {
+            Standing::With(with) if with == house => return Ok(Met { another, more: false }),
+            Standing::Queueing(again) if again.house == house && again.stage.is_open() => {
+                return Ok(Met { another, more: true });
+            }
+            _ => {}
+        }
+        let started = Instant::now();
+        let mut tx = store.begin().await?;
+        match Standing::read_in(&mut tx).await? {
+            // Before the first contact the queue has everything from its first entry on.
+            Standing::Alone if !queue::was_sent_from(&mut tx).await? => {
+                settings::set(&mut tx, HOUSE, &house, now_unix_ms).await?;
+            }
+            Standing::With(with) if with == house => {}
+            Standing::Queueing(again) if again.house == house && again.stage.is_open() => {}
+            Standing::Queueing(again) if again.house == house => {
+                piece(&mut tx, again, now_unix_ms).await?;
+            }
+            before => {
+                if !matches!(before, Standing::Alone) {
+                    log::warn!(
+                        "Postgres is another database than before: everything on this device is sent to it again"
+                    );
+                    another = true;
+                }
+                begin(&mut tx, house, now_unix_ms).await?;
+            }
+        }
+        tx.commit().await?;
+        tokio::time::sleep(started.elapsed().min(LONGEST_BREATH)).await;
+    }
+}
+
+/// Queues the next piece of what is still to be queued for `house`; returns whether there may be more.
+///
+/// # Errors
+/// [`StoreError`]; nothing was queued then.
+pub(crate) async fn queue_more(store: &Store, house: Uuid, now_unix_ms: i64) -> Result<bool, StoreError> {
+    let mut tx = store.begin().await?;
+    match Standing::read_in(&mut tx).await? {
+        Standing::Queueing(again) if again.house == house && again.stage.is_open() => {
+            let more = piece(&mut tx, again, now_unix_ms).await?;
+            tx.commit().await?;
+            Ok(more)
+        }
+        // Somebody else has done it, or another database was met.
+        _ => tx.rollback().await.map(|()| false),
+    }
+}
+
+/// Whether this device is with `house`, as it stands in this transaction. Before it is with any it is with each.
+pub(crate) async fn is_with(tx: &mut Tx<'_>, house: Uuid) -> Result<bool, StoreError> {
+    Ok(Standing::read_in(tx).await?.is_with(house))
+}
+
+/// As [`is_with`], outside of a transaction.
+pub(crate) async fn is_still_with(store: &Store, house: Uuid) -> Result<bool, StoreError> {
+    Ok(Standing::read(store).await?.is_with(house))
+}
+
+/// At most how many rows are still to be queued again; `None` if none is. Rows that were deleted count, so that the answer
+/// takes no time.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) async fn still_to_queue(store: &Store) -> Result<Option<i64>, StoreError> {
+    let Standing::Queueing(again) = Standing::read(store).await? else { return Ok(None) };
+    let mut reader = store.reader().await?;
+    let mut rest = 0_i64;
+    for (stage, sql) in [(Stage::Messages, LAST_MESSAGE), (Stage::Audit, LAST_AUDIT)] {
+        if again.stage > stage {
+            continue;
+        }
+        let row = sqlx::query(sql).fetch_one(&mut *reader).await.map_err(|e| store.classify(e))?;
+        let last: i64 = row.try_get("rid").map_err(StoreError::Sql)?;
+        let done = if again.stage == stage { again.row } else { 0 };
+        rest = rest.saturating_add(last.saturating_sub(done).max(0));
+    }
+    Ok(Some(rest))
+}
+
+/// Notes that everything is to be queued for `house`.
+async fn begin(tx: &mut Tx<'_>, house: Uuid, now_unix_ms: i64) -> Result<(), StoreError> {
+    let row = tx.optional(sqlx::query(LAST_ENTRY)).await?;
+    let last_entry = row.map_or(Ok(0), |row| row.try_get("rid")).map_err(StoreError::Sql)?;
+    tx.execute(sqlx::query(FORGET).bind(HOUSE)).await?;
+    let again = Again { house, stage: Stage::Clear, row: last_entry, buried: None };
+    settings::set(tx, AGAIN, &again, now_unix_ms).await
+}
+
+/// Queues a piece and moves the mark; returns whether anything is left.
+async fn piece(tx: &mut Tx<'_>, again: Again, now_unix_ms: i64) -> Result<bool, StoreError> {
+    let house = again.house;
+    let further = match again.stage {
+        Stage::Clear => clear(tx, again).await?,
+        Stage::Deletions => deletions(tx, again).await?,
+        _ => rows(tx, again, now_unix_ms).await?,
+    };
+    match &further {
+        Some(again) => settings::set(tx, AGAIN, again, now_unix_ms).await?,
+        None => {
+            settings::set(tx, HOUSE, &house, now_unix_ms).await?;
+            tx.execute(sqlx::query(FORGET).bind(AGAIN)).await?;
+        }
+    }
+    Ok(further.is_some())
+}
+
+async fn clear(tx: &mut Tx<'_>, again: Again) -> Result<Option<Again>, StoreError> {
+    let gone = tx.execute(sqlx::query(CLEAR).bind(again.row).bind(PIECE)).await?;
+    Ok(if gone == 0 { again.turned() } else { Some(again) })
+}
+
+async fn deletions(tx: &mut Tx<'_>, again: Again) -> Result<Option<Again>, StoreError> {
+    let (kind, id) = again.buried.clone().unwrap_or_default();
+    let (after, id) = (kind.as_str(), id.as_bytes().as_slice());
+    let Some(row) = tx.optional(sqlx::query(UP_TO_BURIED).bind(after).bind(id).bind(PIECE)).await? else {
+        return Ok(again.turned());
+    };
+    let last = || Ok((row.try_get::<String, _>("kind")?, row.try_get::<Uuid, _>("id")?));
+    let (to, to_id) = last().map_err(StoreError::Sql)?;
+    let queue = sqlx::query(AGAIN_DELETIONS).bind(after).bind(id).bind(&to);
+    tx.execute(queue.bind(to_id.as_bytes().as_slice())).await?;
+    Ok(Some(Again { buried: Some((to, to_id)), ..again }))
+}
+
+async fn rows(tx: &mut Tx<'_>, again: Again, now_unix_ms: i64) -> Result<Option<Again>, StoreError> {
+    let Some((up_to, queue)) = again.stage.statements() else { return Ok(again.turned()) };
+    let row = tx.optional(sqlx::query(up_to).bind(again.row).bind(PIECE)).await?;
+    let last: Option<i64> = match row {
+        Some(row) => row.try_get("rid").map_err(StoreError::Sql)?,
+        None => None,
+    };
+    let Some(last) = last else { return Ok(again.turned()) };
+    tx.execute(sqlx::query(queue).bind(again.row).bind(last).bind(now_unix_ms)).await?;
+    Ok(Some(Again { row: last, ..again }))
+}
