@@ -85,6 +85,38 @@ fn a_backup_that_is_killed_at_any_stage_leaves_the_older_one_and_the_next_run_he
 }
 
 #[test]
+fn a_backup_that_is_asked_to_stop_stops_in_the_middle_of_a_statement_and_leaves_nothing() {
+    let root = home();
+    much(&root, 200);
+    let good = backup(&root);
+    let dir = backups(&root);
+    let mut stopped = 0;
+    // While SQLite copies, and while it looks at what was restored.
+    for (start, file) in [(".partial-", "copy.db"), (".scratch-", "jarvis.db")] {
+        let child =
+            root.command(&["backup", "create"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let id = child.id().to_string();
+        let ended = std::thread::spawn(move || child.wait_with_output().unwrap());
+        while !ended.is_finished() && !appeared(&dir, start, file) {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        // One that has just ended is not there any more.
+        let _ = Command::new("kill").args(["-TERM", &id]).stderr(Stdio::null()).status().unwrap();
+        let ended = ended.join().unwrap();
+        let told = String::from_utf8_lossy(&ended.stderr);
+        if !ended.status.success() {
+            assert!(told.contains("cancelled: nothing was left behind"), "{told}");
+            stopped += 1;
+        }
+        assert_eq!(leftovers(&root), [""; 0]);
+        all_is_well(&root, &good);
+        // What was broken off is no proof of damage.
+        assert!(listed(&root).iter().all(|found| found["last_proof"]["ok"] != false));
+    }
+    assert!(stopped > 0, "each of them had ended before it was told");
+}
+
+#[test]
 fn a_restore_that_is_killed_at_any_moment_leaves_the_old_or_the_new_memory_and_never_half() {
     let root = home();
     much(&root, 100);

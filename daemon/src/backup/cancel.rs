@@ -29,10 +29,19 @@ impl Cancel {
         }
     }
 
+    pub fn is_asked(&self) -> bool {
+        self.inner.asked.load(Ordering::Acquire)
+    }
+
+    /// What to tell of an error: once everything was asked to stop, it is the stop and no fault of what it broke off.
+    pub fn explains(&self, error: BackupError) -> BackupError {
+        if self.is_asked() { BackupError::Cancelled } else { error }
+    }
+
     /// # Errors
     /// [`BackupError::Cancelled`] once [`Cancel::cancel`] was called.
     pub fn check(&self) -> Result<(), BackupError> {
-        if self.inner.asked.load(Ordering::Acquire) { Err(BackupError::Cancelled) } else { Ok(()) }
+        if self.is_asked() { Err(BackupError::Cancelled) } else { Ok(()) }
     }
 
     /// Has `child` end with the run.

@@ -97,10 +97,11 @@ pub(super) async fn create_from(
         keys = with_own;
         recipients.push(own);
     }
-    let mut source = match postgres {
-        Some(postgres) => pg::dump(run, partial.path(), &recipients, postgres).await?,
-        None => from_sqlite(run, partial.path(), &recipients).await?,
+    let source = match postgres {
+        Some(postgres) => pg::dump(run, partial.path(), &recipients, postgres).await,
+        None => from_sqlite(run, partial.path(), &recipients).await,
     };
+    let mut source = source.map_err(|e| run.cancel.explains(e))?;
     let config = run.settings.print();
     let mut sealed = Sealed::create(partial.path(), Role::Config, &recipients, None)?;
     sealed.take(config.as_bytes(), &ProgressBar::hidden(), run.cancel)?;
@@ -156,15 +157,14 @@ async fn from_sqlite(
     recipients: &[age::x25519::Recipient],
 ) -> Result<Source, BackupError> {
     let db = &run.settings.paths.db;
-    let Ok(found) = fs::metadata(db) else {
+    if !db.exists() {
         return Err(BackupError::Refused(format!(
             "there is no database at {} yet, so there is nothing to back up",
             db.display()
         )));
-    };
-    let wal = fs::metadata(crate::store::heal::beside(db, "-wal")).map_or(0, |wal| wal.len());
+    }
     // The copy, and the compressed copy beside it or what it is restored to.
-    run.lock.needs((found.len() + wal).saturating_mul(2).saturating_add(SPARE_BYTES))?;
+    run.lock.needs(bytes_of(db).saturating_mul(2).saturating_add(SPARE_BYTES))?;
     let copy = folder.join("copy.db");
     let made = copy_compared(run, db, &copy).await?;
     let bytes = fs::metadata(&copy).map_or(0, |copy| copy.len());
@@ -180,6 +180,12 @@ async fn from_sqlite(
     })
 }
 
+/// Size of the database with its log.
+fn bytes_of(db: &Path) -> u64 {
+    let bytes = |path: &Path| fs::metadata(path).map_or(0, |found| found.len());
+    bytes(db).saturating_add(bytes(&crate::store::heal::beside(db, "-wal")))
+}
+
 struct Copied {
     sums: Sums,
     identity: sqlite::Identity,
@@ -189,7 +195,7 @@ struct Copied {
 /// Copies the database, and has its rows compared with the original of the same moment: copy and original are read one after
 /// the other, so if somebody writes in between both are done again.
 async fn copy_compared(run: &Run<'_>, db: &Path, copy: &Path) -> Result<Copied, BackupError> {
-    let mut live = sqlite::connect(db, Access::Read).await?;
+    let mut live = sqlite::connect_until(run.cancel, db, Access::Read).await?;
     let identity = sqlite::identity(&mut live, db).await?;
     if !identity.ours {
         sqlite::close(live).await;
@@ -202,7 +208,7 @@ async fn copy_compared(run: &Run<'_>, db: &Path, copy: &Path) -> Result<Copied, 
         run.cancel.check()?;
         let before = sqlite::changes(&mut live, db).await?;
         sqlite::copy(&mut live, db, copy).await?;
-        let mut scratch = sqlite::connect(copy, Access::Scratch).await?;
+        let mut scratch = sqlite::connect_until(run.cancel, copy, Access::Scratch).await?;
         let sums = sqlite::sums(&mut scratch, copy, run.cancel).await;
         sqlite::close(scratch).await;
         let sums = sums?;
@@ -255,13 +261,15 @@ pub(super) async fn queue_file(
     if !db.exists() {
         return Ok(None);
     }
+    // The copy is of everything before it is only of what waits.
+    run.lock.needs(bytes_of(db).saturating_add(SPARE_BYTES))?;
     let copy = folder.join("queue.db");
-    let mut live = sqlite::connect(db, Access::Read).await?;
+    let mut live = sqlite::connect_until(run.cancel, db, Access::Read).await?;
     let copied = sqlite::copy(&mut live, db, &copy).await;
     sqlite::close(live).await;
     copied?;
-    sqlite::keep_what_waits(&copy).await?;
-    let mut scratch = sqlite::connect(&copy, Access::Scratch).await?;
+    sqlite::keep_what_waits(&copy, run.cancel).await?;
+    let mut scratch = sqlite::connect_until(run.cancel, &copy, Access::Scratch).await?;
     let sums = sqlite::sums(&mut scratch, &copy, run.cancel).await;
     sqlite::close(scratch).await;
     compress(run, folder, &copy, Role::Queue, recipients, sums?).await.map(Some)

@@ -27,7 +27,11 @@ crate::store::sql::statements! {
         (SELECT application_id FROM pragma_application_id) AS application, sqlite_version() AS engine";
     INTEGRITY = "PRAGMA integrity_check(1)";
     FOREIGN_KEYS = "PRAGMA foreign_key_check";
-    WAITING = "SELECT count(*) FROM queue";
+    /// Where everything is queued again (store/house.rs) there is more than the queue has.
+    WAITING = "SELECT count(*) + (SELECT count(*) FROM settings WHERE key = 'postgres_again'
+        AND NOT EXISTS (SELECT 1 FROM settings WHERE key = 'postgres_house')) FROM queue";
+    IS_QUEUED_AGAIN = "SELECT EXISTS (SELECT 1 FROM settings WHERE key = 'postgres_again')
+        AND NOT EXISTS (SELECT 1 FROM settings WHERE key = 'postgres_house')";
     // The order of the primary key, so that equal tables have equal hashes.
     AUDIT = "SELECT * FROM audit ORDER BY rid";
     BOOTS = "SELECT * FROM boots ORDER BY rid";
@@ -79,6 +83,9 @@ const TABLES: [(&str, &str); 12] = [
     ("voiceprints", VOICEPRINTS),
 ];
 
+/// Steps of SQLite between two looks whether it shall stop: less than a millisecond.
+const LOOK_EVERY: i32 = 10_000;
+
 /// "JRVS".
 const APPLICATION_ID: i64 = 0x4A52_5653;
 
@@ -116,6 +123,20 @@ pub(super) async fn connect(path: &Path, access: Access) -> Result<SqliteConnect
         Access::Write => options.pragma("synchronous", "FULL").pragma("secure_delete", "ON"),
     };
     options.connect().await.map_err(|e| classify(e, path))
+}
+
+/// As [`connect`]; a statement that is at work when everything is asked to stop ends with an error.
+pub(super) async fn connect_until(
+    cancel: &Cancel,
+    path: &Path,
+    access: Access,
+) -> Result<SqliteConnection, StoreError> {
+    let mut conn = connect(path, access).await?;
+    let cancel = cancel.clone();
+    let mut handle = conn.lock_handle().await.map_err(|e| classify(e, path))?;
+    handle.set_progress_handler(LOOK_EVERY, move || !cancel.is_asked());
+    drop(handle);
+    Ok(conn)
 }
 
 pub(super) async fn close(conn: SqliteConnection) {
@@ -239,10 +260,17 @@ fn field(hash: &mut Sha256, kind: u8, bytes: &[u8]) {
 
 /// Leaves in the copy at `path` only what waits for Postgres, and the rows that this names: a small database with which a new
 /// device can deliver it.
-pub(super) async fn keep_what_waits(path: &Path) -> Result<(), StoreError> {
-    let mut conn = connect(path, Access::Write).await?;
+pub(super) async fn keep_what_waits(path: &Path, cancel: &Cancel) -> Result<(), StoreError> {
+    let mut conn = connect_until(cancel, path, Access::Write).await?;
     let sql = |e| classify(e, path);
     sqlx::query(WITHOUT_JOURNAL).execute(&mut conn).await.map_err(sql)?;
+    // In the middle of queueing everything for another database, everything waits.
+    let everything: bool = sqlx::query_scalar(IS_QUEUED_AGAIN).fetch_one(&mut conn).await.map_err(sql)?;
+    if everything {
+        sqlx::query(FORGET_READ).execute(&mut conn).await.map_err(sql)?;
+        close(conn).await;
+        return Ok(());
+    }
     // Taken out of the full-text index one by one, which forgets them byte by byte, a million messages would take hours.
     let unindex: Option<String> = sqlx::query_scalar(UNINDEX).fetch_optional(&mut conn).await.map_err(sql)?;
     let statements = [
@@ -265,4 +293,26 @@ pub(super) async fn keep_what_waits(path: &Path) -> Result<(), StoreError> {
     sqlx::query(VACUUM).execute(&mut conn).await.map_err(sql)?;
     close(conn).await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_statement_that_would_take_days_ends_when_everything_is_asked_to_stop() {
+        const DAYS: &str = "WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 1000000000000) SELECT sum(n) FROM c";
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        durable::create_file(&path).unwrap();
+        let cancel = Cancel::default();
+        let mut conn = connect_until(&cancel, &path, Access::Read).await.unwrap();
+        let stop = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            cancel.cancel();
+        };
+        let (ended, ()) = tokio::join!(sqlx::query(DAYS).fetch_one(&mut conn), stop);
+        let error = cancel.explains(classify(ended.unwrap_err(), &path).into());
+        assert!(matches!(error, super::super::BackupError::Cancelled), "{error:?}");
+    }
 }

@@ -192,7 +192,7 @@ pub(super) async fn check_unpacked(
     level: Level,
 ) -> Result<(), BackupError> {
     let looked = async {
-        let mut conn = sqlite::connect(path, Access::Scratch).await?;
+        let mut conn = sqlite::connect_until(run.cancel, path, Access::Scratch).await?;
         let identity = sqlite::identity(&mut conn, path).await?;
         sqlite::check(&mut conn, path).await?;
         let sums = match level {
@@ -202,7 +202,7 @@ pub(super) async fn check_unpacked(
         sqlite::close(conn).await;
         Ok::<_, BackupError>((identity, sums))
     };
-    let (identity, sums) = looked.await.map_err(|e| bad_database(manifest, e))?;
+    let (identity, sums) = looked.await.map_err(|e| bad_database(manifest, run.cancel.explains(e)))?;
     let of_store = entry.role == Role::Database;
     if !identity.ours || (of_store && identity.schema_version != manifest.schema_version) {
         return Err(damaged(&manifest.name, "its database is of another kind than it says"));
