@@ -23,6 +23,7 @@ use std::time::Instant;
 use promise::{Before, Promise};
 use serde_json::{Value, json};
 use support::Root;
+use support::postgres::{Options, Postgres};
 use support::powercut::{Disk, Event, Left, Luck, Opened, read_log};
 use support::preload;
 use support::random::Random;
@@ -53,6 +54,9 @@ fn home(config: &str) -> (Root, String) {
     let file = root.path().join("much.json");
     fs::write(&file, serde_json::to_vec(&(0..6).map(conversation).collect::<Vec<_>>()).unwrap()).unwrap();
     root.ok(&["conversation", "import", "--user", "anna", file.to_str().unwrap()]);
+    if config.contains("postgres_url") {
+        root.ok(&["queue", "drain"]);
+    }
     let made = root.json(&["backup", "create", "--kind", "scheduled"]);
     assert_eq!(made["proven"], true, "{made}");
     let name = made["name"].as_str().unwrap().to_owned();
@@ -164,6 +168,10 @@ fn cut(name: &str, disk: Disk, events: &[Event], promise: &Promise<'_>) {
     let mut random = Random::for_test(name);
     let started = Instant::now();
     let sample: usize = std::env::var("JARVIS_POWER_STATES").map_or(40, |n| n.parse().unwrap());
+    // Each of these restores into a Postgres three times, and they are one after the other: each would clear away what it takes
+    // for the leftovers of its own device.
+    let on_postgres = promise.config.contains("postgres_url");
+    let sample = if on_postgres { sample.div_ceil(4) } else { sample };
     let (moments, mut found) = cuts(disk.clone(), events, &mut random);
     let distinct: usize = found.iter().map(Vec::len).sum();
     let mut chosen = Vec::new();
@@ -190,7 +198,9 @@ fn cut(name: &str, disk: Disk, events: &[Event], promise: &Promise<'_>) {
         }
     };
     std::thread::scope(|scope| {
-        scope.spawn(work);
+        if !on_postgres {
+            scope.spawn(work);
+        }
         work();
     });
     let count = |wanted: fn(&Event) -> bool| events.iter().filter(|event| wanted(event)).count();
@@ -220,6 +230,25 @@ fn a_cut_while_a_backup_is_made_leaves_the_older_one_and_no_half_one() {
     let events = record(&root, &args);
     let promise = Promise { proven: (1, 2), ..Promise::of(&args, vec![good], there) };
     cut("create", disk, &events, &promise);
+}
+
+#[test]
+fn a_cut_while_a_backup_of_postgres_is_made_leaves_the_older_one_and_no_half_one() {
+    let server = Postgres::with(Options { fsync: false, ..Options::default() });
+    server.execute("ALTER ROLE jarvis CREATEDB");
+    let config = format!(
+        "[store]\npostgres_url = {:?}\npostgres_password_file = {:?}\n",
+        server.url(),
+        server.password_file()
+    );
+    let (root, good) = home(&config);
+    root.ok(&["ask", "--user", "anna", "remember that this one waits"]);
+    let there = texts(&root).unwrap();
+    let disk = Disk::of(&var(&root));
+    let args = ["backup", "create"];
+    let events = record(&root, &args);
+    let promise = Promise { config: &config, proven: (1, 2), ..Promise::of(&args, vec![good], there) };
+    cut("create from Postgres", disk, &events, &promise);
 }
 
 /// Three backups that stay and four that go.
