@@ -1,11 +1,11 @@
 //! MQTT against a real Mosquitto that comes and goes: Home Assistant sees the device, the household never notices.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod support;
 
 use serde_json::Value;
 use support::mic::Mic;
-use support::{Broker, Root, Voice, free_port, of, on_disk};
+use support::{Broker, Root, Subscriber, Voice, free_port, of, on_disk};
 
 fn household(url: &str) -> (Root, Mic) {
     let mut root = Root::with_config(&format!(
@@ -238,6 +238,91 @@ fn a_pin_lets_its_owner_in_for_a_while_and_is_found_nowhere() {
     assert!(on_disk(&data, b"$argon2id$") && !on_disk(&data, PIN.as_bytes()));
     root.ok(&["voice", "pin", "clear", "anna"]);
     assert_eq!(root.json(&["voice", "pin", "list"]), serde_json::json!([]));
+}
+
+/// What the templates of the announcement ask of a value, in the few forms that there are.
+fn rendered(template: &str, value: &str) -> String {
+    let template = template.trim_start_matches("{{ ").trim_end_matches(" }}");
+    let json = || serde_json::from_str::<serde_json::Value>(value).unwrap();
+    let field = |text: &str| {
+        let name = text.strip_prefix("value_json.").unwrap();
+        json().get(name).unwrap_or_else(|| panic!("{name} is not in {value}")).clone()
+    };
+    if let Some(condition) = template.strip_prefix("'ON' if ").and_then(|t| t.strip_suffix(" else 'OFF'")) {
+        let on = match condition.strip_prefix("value in ") {
+            Some(list) => list.contains(&format!("'{value}'")),
+            None => field(condition).as_bool().unwrap(),
+        };
+        return if on { "ON" } else { "OFF" }.to_owned();
+    }
+    match field(template) {
+        serde_json::Value::Null => "None".to_owned(),
+        serde_json::Value::String(text) => text,
+        other => other.to_string(),
+    }
+}
+
+#[test]
+fn home_assistant_is_told_of_entities_whose_topics_say_what_they_promise() {
+    let broker = Broker::start();
+    let (root, _mic) = household(&broker.url());
+    let announced = |all: &mut Subscriber, what: &str, wanted: &str| {
+        let line = all.wait_for(what, |l| l.starts_with("homeassistant/") && l.contains(wanted));
+        let (topic, payload) = line.split_once(' ').unwrap();
+        assert_eq!(topic, "homeassistant/device/jarvis_kitchen/config");
+        serde_json::from_str::<serde_json::Value>(payload).unwrap()
+    };
+    let mut all = broker.subscribe("#");
+    let mut daemon = root.daemon();
+    daemon.wait_event("ready");
+    let first = announced(&mut all, "the announcement", "jarvis_kitchen_state");
+    assert!(first["components"].get("backup").is_none(), "there are none: {first}");
+    assert_eq!(daemon.stop(), Some(0));
+
+    root.ok(&["backup", "create"]);
+    let mut daemon = root.daemon();
+    daemon.wait_event("ready");
+    let message = announced(&mut all, "the announcement with backups", "backup_proven");
+    assert_eq!(message["device"]["name"], "Jarvis");
+    // Home Assistant comes later than the device: everything is retained.
+    let mut late = broker.subscribe("jarvis/kitchen/#");
+    let wanted = ["jarvis/kitchen/state idle", "jarvis/kitchen/backup {", "jarvis/kitchen/mute OFF"];
+    while !wanted.iter().all(|wanted| late.seen.iter().any(|line| line.starts_with(wanted))) {
+        late.wait_for("what is retained", |_| true);
+    }
+    let value_of = |topic: &str| {
+        let lines = late.seen.iter().filter_map(|line| line.split_once(' '));
+        lines.rev().find(|(t, _)| *t == topic).map(|(_, value)| value.to_owned())
+    };
+    for (key, entity) in message["components"].as_object().unwrap() {
+        let Some(topic) = entity["state_topic"].as_str() else { continue };
+        let value = value_of(topic).unwrap_or_else(|| panic!("{key}: nothing is retained on {topic}"));
+        let shown = entity["value_template"].as_str().map_or(value.clone(), |t| rendered(t, &value));
+        match (entity["platform"].as_str().unwrap(), entity["device_class"].as_str()) {
+            ("binary_sensor" | "switch", _) => assert!(shown == "ON" || shown == "OFF", "{key}: {shown}"),
+            (_, Some("enum")) => assert!(entity["options"].as_array().unwrap().contains(&shown.into())),
+            (_, Some("timestamp")) => {
+                let none = key == "backup_copied";
+                assert!(if none { shown == "None" } else { shown.ends_with('Z') }, "{key}: {shown}");
+            }
+            (_, Some("data_size")) => assert!(shown.parse::<u64>().unwrap() > 0, "{key}: {shown}"),
+            other => panic!("{key}: {other:?}"),
+        }
+        if let Some(attributes) = entity["json_attributes_topic"].as_str() {
+            let value = value_of(attributes).unwrap();
+            assert!(serde_json::from_str::<serde_json::Value>(&value).unwrap().is_object());
+        }
+    }
+    // What its commands do.
+    let mute = &message["components"]["mute"];
+    broker.publish(mute["command_topic"].as_str().unwrap(), "ON");
+    late.wait_for("muted", |l| l == "jarvis/kitchen/mute ON");
+    broker.publish(mute["command_topic"].as_str().unwrap(), "OFF");
+    late.wait_for("heard again", |l| l == "jarvis/kitchen/mute OFF");
+    broker.publish(message["components"]["listen"]["command_topic"].as_str().unwrap(), "PRESS");
+    late.wait_for("listening", |l| l == "jarvis/kitchen/state listening");
+    assert_eq!(daemon.stop(), Some(0));
+    late.wait_for("gone", |l| l == "jarvis/kitchen/availability offline");
 }
 
 #[test]

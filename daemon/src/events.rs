@@ -22,6 +22,19 @@ pub enum State {
 }
 
 impl State {
+    pub const ALL: [Self; 10] = [
+        Self::Starting,
+        Self::Idle,
+        Self::Listening,
+        Self::Verifying,
+        Self::Thinking,
+        Self::Speaking,
+        Self::FollowUp,
+        Self::Muted,
+        Self::Degraded,
+        Self::Error,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Starting => "starting",

@@ -96,7 +96,7 @@ fn a_backup_that_is_asked_to_stop_stops_in_the_middle_of_a_statement_and_leaves_
         let child =
             root.command(&["backup", "create"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let id = child.id().to_string();
-        let ended = std::thread::spawn(move || child.wait_with_output().unwrap());
+        let ended = std::thread::Builder::new().spawn(move || child.wait_with_output().unwrap()).unwrap();
         while !ended.is_finished() && !appeared(&dir, start, file) {
             std::thread::sleep(Duration::from_micros(200));
         }

@@ -177,6 +177,10 @@ section! {
         retain_last_turn: bool = false, Rule::any();
         /// Take commands (mute, listen) over MQTT.
         accept_commands: bool = true, Rule::any();
+        /// Announce the device to Home Assistant, which then shows its entities without set-up.
+        discovery: bool = true, Rule::any();
+        /// Where Home Assistant looks for devices.
+        discovery_prefix: String = "homeassistant".to_owned(), Rule::when("a topic of at most 64 bytes without \"#\", \"+\", \"$\" or an empty level", topic_is_plain);
         /// First part of every topic.
         base_topic: String = "jarvis".to_owned(), Rule::when("a topic of at most 64 bytes without \"#\", \"+\", \"$\" or an empty level", topic_is_plain);
     }

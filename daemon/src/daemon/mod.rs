@@ -294,6 +294,7 @@ fn mqtt_settings(settings: &Settings) -> Option<MqttSettings> {
     broker.accept_pins = settings.voice.enabled && settings.voice.pin_valid_s > 0;
     broker.accept_enrolment = settings.voice.enrol_by_mqtt;
     broker.text_needs_verified = settings.voice.enabled;
+    broker.discovery_prefix = mqtt.discovery.then(|| mqtt.discovery_prefix.clone());
     Some(broker)
 }
 

@@ -10,7 +10,7 @@
 use serde_json::{Map, Value, json};
 
 use super::outbox::Outbox;
-use super::{MqttSettings, Topics};
+use super::{MqttSettings, Topics, discovery};
 use crate::backup::watch::Report;
 use crate::events::{Event, State, What};
 use crate::health::Status;
@@ -23,6 +23,9 @@ pub(super) struct Content {
     text_needs_verified: bool,
     retain_last_turn: bool,
     info: String,
+    /// Where the device is announced, and as what: without backups, and with them.
+    announcement: Option<(String, [String; 2])>,
+    has_backups: bool,
     enrolment_shown: bool,
     /// How the last enrolment stands, as JSON.
     enrolment: Option<String>,
@@ -39,8 +42,14 @@ impl Content {
             "version": env!("CARGO_PKG_VERSION"),
             "commands": settings.accept_commands,
         });
+        let announcement = settings.discovery_prefix.as_deref().map(|prefix| {
+            let payload = |backups| discovery::payload(settings, &topics, backups);
+            (discovery::topic(settings, prefix), [payload(false), payload(true)])
+        });
         Self {
             topics,
+            announcement,
+            has_backups: false,
             publish_text: settings.publish_text,
             text_needs_verified: settings.text_needs_verified,
             retain_last_turn: settings.retain_last_turn,
@@ -55,7 +64,18 @@ impl Content {
     pub(super) fn online(&self, outbox: &mut Outbox) {
         outbox.keep(&self.topics.availability, "online");
         outbox.keep(&self.topics.info, &self.info);
+        self.announce(outbox);
         self.keep_enrolment(outbox);
+    }
+
+    fn announce(&self, outbox: &mut Outbox) {
+        if let Some((topic, payloads)) = &self.announcement {
+            outbox.keep(topic, &payloads[usize::from(self.has_backups)]);
+        }
+    }
+
+    pub(super) fn is_announcement(&self, topic: &str) -> bool {
+        self.announcement.as_ref().is_some_and(|(announced, _)| announced == topic)
     }
 
     /// How the enrolment stands, where there may be one; what an earlier start of the device left there goes away.
@@ -78,7 +98,9 @@ impl Content {
         }
     }
 
-    pub(super) fn backups(&self, report: &Report, outbox: &mut Outbox) {
+    pub(super) fn backups(&mut self, report: &Report, outbox: &mut Outbox) {
+        self.has_backups = true;
+        self.announce(outbox);
         match serde_json::to_string(report) {
             Ok(json) => outbox.keep(&self.topics.backup, &json),
             Err(error) => log::debug!("cannot write the state of the backups as JSON: {error}"),

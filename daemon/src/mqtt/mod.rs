@@ -24,6 +24,7 @@
 mod address;
 mod command;
 mod content;
+mod discovery;
 mod outbox;
 mod session;
 mod tls;
@@ -92,6 +93,8 @@ pub struct MqttSettings {
     pub accept_pins: bool,
     /// Whether an enrolment may be begun over MQTT; nothing without `accept_commands`.
     pub accept_enrolment: bool,
+    /// First part of the topic on which the device is announced to Home Assistant; `None`: it is not.
+    pub discovery_prefix: Option<String>,
 }
 
 impl MqttSettings {
@@ -112,6 +115,7 @@ impl MqttSettings {
             accept_commands: true,
             accept_pins: false,
             accept_enrolment: false,
+            discovery_prefix: Some("homeassistant".to_owned()),
         }
     }
 }

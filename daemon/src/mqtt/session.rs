@@ -373,8 +373,13 @@ impl Session {
             Packet::PubAck(ack) => {
                 let Some(topic) = work.outbox.acked(ack.pkid) else { return };
                 if !matches!(ack.reason, PubAckReason::Success | PubAckReason::NoMatchingSubscribers) {
+                    let or = if work.content.is_announcement(&topic) {
+                        ", or switch mqtt.discovery off"
+                    } else {
+                        ""
+                    };
                     self.refuse(format!(
-                        "the broker at {} does not let the device publish on {topic} ({:?}); see its access list",
+                        "the broker at {} does not let the device publish on {topic} ({:?}); see its access list{or}",
                         work.broker, ack.reason
                     ));
                 }

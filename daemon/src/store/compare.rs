@@ -4,6 +4,7 @@
 //! order. What still waits in the queue, or was deleted on one side and has not reached the other, is no difference but on its way.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -196,6 +197,9 @@ pub async fn compare(
     Ok(comparison)
 }
 
+/// Entries that are queued in one transaction: what a turn waits for.
+const PIECE: usize = 1_000;
+
 /// What is to be queued.
 #[derive(Default)]
 struct Lacking {
@@ -215,19 +219,22 @@ impl Lacking {
         }
         let mut people: BTreeSet<Uuid> = self.users.iter().copied().collect();
         people.extend(owners.values());
-        let mut tx = store.begin().await?;
-        for user in &people {
-            queue::enqueue(&mut tx, Op::UpsertUser, *user, Some(*user), now_unix_ms).await?;
+        let people = people.iter().map(|user| (Op::UpsertUser, *user, Some(*user)));
+        let conversations = owners.iter().map(|(id, owner)| (Op::UpsertConversation, *id, Some(*owner)));
+        let messages = self.messages.iter();
+        let messages = messages.map(|(id, of)| (Op::InsertMessage, *id, owners.get(of).copied()));
+        // What a message needs above it first. A part of it is of use as well, and somebody may be talking.
+        let entries: Vec<_> = people.chain(conversations).chain(messages).collect();
+        for piece in entries.chunks(PIECE) {
+            let started = Instant::now();
+            let mut tx = store.begin().await?;
+            for (op, row, owner) in piece {
+                queue::enqueue(&mut tx, *op, *row, *owner, now_unix_ms).await?;
+            }
+            tx.commit().await?;
+            tokio::time::sleep(started.elapsed().min(house::LONGEST_BREATH)).await;
         }
-        for (conversation, owner) in &owners {
-            queue::enqueue(&mut tx, Op::UpsertConversation, *conversation, Some(*owner), now_unix_ms).await?;
-        }
-        for (message, conversation) in &self.messages {
-            let owner = owners.get(conversation).copied();
-            queue::enqueue(&mut tx, Op::InsertMessage, *message, owner, now_unix_ms).await?;
-        }
-        tx.commit().await?;
-        Ok(people.len() + owners.len() + self.messages.len())
+        Ok(entries.len())
     }
 }
 

@@ -256,6 +256,7 @@ fn a_wrong_password_is_named_and_a_corrected_file_is_used_without_a_restart() {
     let settings = MqttSettings {
         username: Some("jarvis".into()),
         password_file: Some(broker.path("secret")),
+        discovery_prefix: None,
         ..MqttSettings::new(broker.url(), "k10")
     };
     let mut device = Device::start(settings);
@@ -274,11 +275,29 @@ fn a_wrong_password_is_named_and_a_corrected_file_is_used_without_a_restart() {
     let settings = MqttSettings {
         username: Some("jarvis".into()),
         password: Some(Password::new("right")),
+        discovery_prefix: None,
         ..MqttSettings::new(broker.url(), "k10")
     };
     assert!(!format!("{settings:?}").contains("right"));
     let device = Device::start(settings);
     device.wait_condition("does not let the device publish on jarvis/k10/");
+}
+
+#[test]
+fn where_only_the_announcement_is_refused_the_rest_works_and_it_is_said() {
+    let Some(mut broker) = Mosquitto::open() else { return };
+    std::fs::write(broker.path("acl"), "topic readwrite jarvis/k15/#\n").unwrap();
+    let config = std::fs::read_to_string(broker.path("m.conf")).unwrap();
+    std::fs::write(broker.path("m.conf"), format!("{config}\nacl_file {}\n", broker.path("acl").display()))
+        .unwrap();
+    broker.kill();
+    broker.up();
+    let device = Device::start(MqttSettings::new(broker.url(), "k15"));
+    device.wait_condition("homeassistant/device/jarvis_k15/config (NotAuthorized); see its access list, or switch mqtt.discovery off");
+    broker.wait_retained("jarvis/k15/state", "idle");
+    let silent = MqttSettings { discovery_prefix: None, ..MqttSettings::new(broker.url(), "k15") };
+    drop(device);
+    Device::start(silent).wait_condition("ok");
 }
 
 #[test]

@@ -1,0 +1,197 @@
+//! What makes Home Assistant show the device with its entities, without set-up: one retained message that describes all of
+//! them. Format: <https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload> (Home Assistant 2024.12 and later).
+
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::{MqttSettings, Topics};
+use crate::events::State;
+
+/// The topic on which `settings` announce the device below `prefix`.
+pub(super) fn topic(settings: &MqttSettings, prefix: &str) -> String {
+    format!("{prefix}/device/{}/config", object_id(settings))
+}
+
+/// The message; with the entities of the backups where there are any. Unique ids are an interface: a renamed one is a new
+/// entity with an empty history.
+pub(super) fn payload(settings: &MqttSettings, topics: &Topics, backups: bool) -> String {
+    let id = object_id(settings);
+    let mut entities = Entities { id: &id, all: Map::new() };
+    entities.add(
+        "state",
+        "sensor",
+        json!({
+            "name": "State", "icon": "mdi:account-voice", "device_class": "enum", "options": State::ALL.map(State::as_str),
+            "state_topic": topics.state, "json_attributes_topic": topics.health,
+        }),
+    );
+    entities.add(
+        "problem",
+        "binary_sensor",
+        json!({
+            "name": "Problem", "device_class": "problem", "entity_category": "diagnostic", "state_topic": topics.state,
+            "value_template": "{{ 'ON' if value in ['degraded', 'error'] else 'OFF' }}",
+        }),
+    );
+    if settings.accept_commands {
+        entities.add(
+            "mute",
+            "switch",
+            json!({
+                "name": "Muted", "icon": "mdi:microphone-off",
+                "state_topic": topics.mute, "command_topic": topics.mute_set,
+            }),
+        );
+        entities.add(
+            "listen",
+            "button",
+            json!({ "name": "Listen", "icon": "mdi:ear-hearing", "command_topic": topics.listen }),
+        );
+    } else {
+        let muted = json!({ "name": "Muted", "icon": "mdi:microphone-off", "state_topic": topics.mute });
+        entities.add("mute", "binary_sensor", muted);
+    }
+    if backups {
+        let times = [
+            ("backup", "Newest backup", "newest"),
+            ("backup_proven", "Newest proven backup", "newest_proven"),
+            ("backup_proof", "Last proof of a backup", "last_proof"),
+            ("backup_copied", "Newest backup elsewhere", "newest_copied"),
+        ];
+        for (key, name, field) in times {
+            let time = json!({
+                "name": name, "device_class": "timestamp", "entity_category": "diagnostic", "state_topic": topics.backup,
+                "value_template": format!("{{{{ value_json.{field} }}}}"),
+            });
+            entities.add(key, "sensor", time);
+        }
+        entities.add(
+            "backup_size",
+            "sensor",
+            json!({
+                "name": "Size of the newest backup", "device_class": "data_size", "unit_of_measurement": "B",
+                "state_class": "measurement", "entity_category": "diagnostic", "state_topic": topics.backup,
+                "value_template": "{{ value_json.bytes }}",
+            }),
+        );
+        entities.add(
+            "backup_problem",
+            "binary_sensor",
+            json!({
+                "name": "Backup problem", "device_class": "problem", "entity_category": "diagnostic",
+                "state_topic": topics.backup, "json_attributes_topic": topics.backup,
+                "value_template": "{{ 'ON' if value_json.problem else 'OFF' }}",
+            }),
+        );
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    json!({
+        "device": {
+            "identifiers": [id], "name": settings.device_name, "manufacturer": "Jarvis", "model": "jarvisd",
+            "sw_version": version,
+        },
+        "origin": { "name": "jarvisd", "sw_version": version },
+        "availability_topic": topics.availability,
+        "qos": 1,
+        "components": entities.all,
+    })
+    .to_string()
+}
+
+struct Entities<'a> {
+    id: &'a str,
+    all: Map<String, Value>,
+}
+
+impl Entities<'_> {
+    fn add(&mut self, key: &str, platform: &str, mut entity: Value) {
+        entity["platform"] = platform.into();
+        entity["unique_id"] = format!("{}_{key}", self.id).into();
+        self.all.insert(key.to_owned(), entity);
+    }
+}
+
+/// `jarvis_kitchen`. Home Assistant takes letters, digits, `_` and `-`; a name with others gets a number that tells it from
+/// those that look like it then.
+fn object_id(settings: &MqttSettings) -> String {
+    let name = format!("{}_{}", settings.base_topic, settings.device_id);
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    if name.chars().all(plain) {
+        return name;
+    }
+    let hash = Sha256::digest(name.as_bytes());
+    let shown: String = name.chars().map(|c| if plain(c) { c } else { '-' }).collect();
+    format!("{shown}-{:02x}{:02x}{:02x}", hash[0], hash[1], hash[2])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn announced(change: impl FnOnce(&mut MqttSettings), backups: bool) -> (String, Value) {
+        let mut settings = MqttSettings::new("mqtt://broker", "kitchen");
+        change(&mut settings);
+        let topics = Topics::new(&settings.base_topic, &settings.device_id).unwrap();
+        (
+            topic(&settings, "homeassistant"),
+            serde_json::from_str(&payload(&settings, &topics, backups)).unwrap(),
+        )
+    }
+
+    fn platforms(message: &Value) -> Vec<(&str, &str)> {
+        let entities = message["components"].as_object().unwrap();
+        entities.iter().map(|(key, entity)| (key.as_str(), entity["platform"].as_str().unwrap())).collect()
+    }
+
+    #[test]
+    fn the_entities_stay_as_they_are_documented() {
+        let (topic, message) = announced(|_| {}, true);
+        assert_eq!(topic, "homeassistant/device/jarvis_kitchen/config");
+        let expected = [
+            ("backup", "sensor"),
+            ("backup_copied", "sensor"),
+            ("backup_problem", "binary_sensor"),
+            ("backup_proof", "sensor"),
+            ("backup_proven", "sensor"),
+            ("backup_size", "sensor"),
+            ("listen", "button"),
+            ("mute", "switch"),
+            ("problem", "binary_sensor"),
+            ("state", "sensor"),
+        ];
+        assert_eq!(platforms(&message), expected);
+        for (key, entity) in message["components"].as_object().unwrap() {
+            assert_eq!(entity["unique_id"], format!("jarvis_kitchen_{key}"));
+            assert!(entity["state_topic"].is_string() || entity["command_topic"].is_string(), "{entity}");
+        }
+        assert_eq!(message["availability_topic"], "jarvis/kitchen/availability");
+        assert!(message["origin"]["name"].is_string(), "Home Assistant asks for it");
+    }
+
+    #[test]
+    fn what_the_device_does_not_do_is_not_announced() {
+        let (_, message) = announced(|settings| settings.accept_commands = false, false);
+        assert_eq!(
+            platforms(&message),
+            [("mute", "binary_sensor"), ("problem", "binary_sensor"), ("state", "sensor")]
+        );
+    }
+
+    #[test]
+    fn any_name_of_a_device_gives_a_topic_that_is_taken_and_that_no_other_has() {
+        let names = ["kitchen", "wohn raum", "wohn-raum", "wohn.raum", "küche", "kuche", "厨房", "\u{1f373}"];
+        let topics: BTreeSet<String> = names
+            .iter()
+            .map(|name| announced(|settings| settings.device_id = (*name).to_owned(), true).0)
+            .collect();
+        assert_eq!(topics.len(), names.len());
+        for topic in topics {
+            let id = topic.split('/').nth(2).unwrap();
+            assert!(id.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c)), "{topic}");
+        }
+        let (topic, _) = announced(|settings| settings.base_topic = "home/voice".to_owned(), true);
+        assert!(topic.starts_with("homeassistant/device/home-voice_kitchen-"), "{topic}");
+    }
+}
