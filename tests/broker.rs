@@ -420,7 +420,7 @@ fn a_voice_is_enrolled_before_the_microphone_step_by_step() {
     let tell = |text: &str| broker.publish("jarvis/kitchen/enrolment/set", text);
     let mut state = |wanted: &str| payload(&shown.wait_for(wanted, |l| payload(l)["state"] == wanted));
 
-    tell(r#"{"start":"Ben"}"#);
+    tell(r#"{"start":"Ben","keep_recordings":true}"#);
     let begun = state("waiting");
     assert_eq!((&begun["user"], &begun["percent"], &begun["phrase"]), (&"Ben".into(), &0.into(), &1.into()));
     assert!(begun["say"].as_str().unwrap().len() > 40, "{begun}");
@@ -446,6 +446,13 @@ fn a_voice_is_enrolled_before_the_microphone_step_by_step() {
     let finished = state("finished");
     assert_eq!((&finished["percent"], finished.get("say")), (&100.into(), None), "{finished}");
     assert_eq!(root.json(&["voice", "list"]).as_array().unwrap().len(), 2);
+    // What was refused is not among what was asked to be kept, and of Anna nothing was.
+    let kept = root.json(&["voice", "recordings", "list"]);
+    assert_eq!((kept.as_array().unwrap().len(), &kept[0]["user"]), (1, &"Ben".into()), "{kept}");
+    let out = root.path().join("kept");
+    let exported =
+        root.json(&["voice", "recordings", "export", "--user", "Ben", "--out", out.to_str().unwrap()]);
+    assert_eq!(std::fs::read_dir(&out).unwrap().count(), 3, "{exported}");
 
     // Nothing of it was taken for a command, and the new voice is answered.
     daemon.drain();

@@ -98,6 +98,40 @@ fn recordings_are_kept_only_where_asked_for_and_come_back_as_they_were_said() {
 }
 
 #[test]
+fn a_voice_is_enrolled_anew_from_what_was_kept_also_when_its_template_opens_no_more() {
+    let root = Root::new();
+    let anew = |user: &str| root.run(&["voice", "enroll", "--user", user, "--kept", "--json"]);
+    assert_eq!(anew("anna").status.code(), Some(1), "nobody of that name");
+    enroll(&root, Voice::Slt, "anna", &[]);
+    let told = String::from_utf8(anew("anna").stderr).unwrap();
+    assert!(told.contains("no recordings of anna are kept"), "{told}");
+    enroll(&root, Voice::Slt, "anna", &["--keep-recordings"]);
+    let question = Voice::Slt.says("who am i and what do you know about me");
+    let verify = || root.run(&["voice", "verify", "--user", "anna", question.to_str().unwrap(), "--json"]);
+    assert!(verify().status.success());
+    // Whatever became of the template: the recordings have the key of the voice, and a nonce of their own.
+    let db = root.path().join("var/lib/jarvis/jarvis.db");
+    let damage = "UPDATE voiceprints SET blob = zeroblob(length(blob))";
+    assert!(std::process::Command::new("sqlite3").arg(&db).arg(damage).status().unwrap().success());
+    assert!(!verify().status.success());
+
+    let output = anew("anna");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(output.status.success(), "{report}");
+    assert_eq!((&report["enrolled"], &report["recordings_kept"]), (&json!(true), &json!(ENROLMENT.len())));
+    assert_eq!(report["samples"][0]["file"], "1");
+    let verified: Value = serde_json::from_slice(&verify().stdout).unwrap();
+    assert_eq!(verified["outcome"], "verified", "{verified}");
+    // And once more, from what was kept of that.
+    assert!(anew("anna").status.success());
+    assert_eq!(export(&root, "anna", &root.path().join("out")).0, Some(0));
+    for args in [&["--kept", "a.wav"][..], &["--kept", "--add"], &["--kept", "--keep-recordings"]] {
+        let output = root.run(&[&["voice", "enroll", "--user", "anna"], args].concat());
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+    }
+}
+
+#[test]
 fn what_was_changed_is_refused_and_nothing_is_left_of_who_is_gone() {
     let root = Root::new();
     for (user, voice) in [("anna", Voice::Slt), ("ben", Voice::Rms)] {

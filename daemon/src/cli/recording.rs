@@ -22,6 +22,15 @@ pub struct Recording {
 }
 
 impl Recording {
+    /// What was recorded in this form before.
+    ///
+    /// # Errors
+    /// A model that does not work.
+    pub fn of(raw: Vec<f32>, vad: &mut Vad) -> Result<Self, Failure> {
+        let speech = vad.speech_of(&raw).map_err(super::models::failure)?;
+        Ok(Self { raw, speech })
+    }
+
     /// Length in seconds.
     pub fn length_s(&self) -> f32 {
         self.raw.len() as f32 / SAMPLE_RATE_HZ as f32
@@ -56,6 +65,5 @@ pub fn read(path: &Path, channel: Channel, vad: &mut Vad) -> Result<Recording, F
         }
     }
     front_end.flush(&mut |frame| length = keep(frame)).map_err(front_end_failed)?;
-    let speech = vad.speech_of(&raw).map_err(super::models::failure)?;
-    Ok(Recording { raw, speech })
+    Recording::of(raw, vad)
 }

@@ -23,6 +23,8 @@ pub enum Command {
     /// Enrol the voice of this person, before the microphone.
     Enrol {
         user: String,
+        /// Keep what they say for it, encrypted.
+        keep_recordings: bool,
     },
     /// End that enrolment.
     CancelEnrolment,
@@ -43,6 +45,8 @@ struct PinPayload {
 #[serde(deny_unknown_fields)]
 struct EnrolPayload {
     start: String,
+    #[serde(default)]
+    keep_recordings: bool,
 }
 
 /// Reads messages and hands commands out without ever waiting.
@@ -98,7 +102,7 @@ fn parse(topics: &Topics, topic: &[u8], payload: &[u8]) -> Option<Command> {
             return Some(Command::CancelEnrolment);
         }
         let wanted: EnrolPayload = serde_json::from_slice(payload).ok()?;
-        return Some(Command::Enrol { user: wanted.start });
+        return Some(Command::Enrol { user: wanted.start, keep_recordings: wanted.keep_recordings });
     }
     if payload.len() > MAX_PAYLOAD {
         return None;
@@ -167,8 +171,11 @@ mod tests {
         let (mut intake, mut commands, topics) = intake();
         let on = b"jarvis/k/enrolment/set";
         intake.message(&topics, on, br#"{"start":"Anna"}"#, false);
+        intake.message(&topics, on, br#"{"start":"Ben","keep_recordings":true}"#, false);
         intake.message(&topics, on, b"CANCEL\n", false);
-        assert_eq!(commands.try_recv(), Ok(Command::Enrol { user: "Anna".into() }));
+        for (user, keep_recordings) in [("Anna", false), ("Ben", true)] {
+            assert_eq!(commands.try_recv(), Ok(Command::Enrol { user: user.into(), keep_recordings }));
+        }
         assert_eq!(commands.try_recv(), Ok(Command::CancelEnrolment));
         for payload in [&b"Anna"[..], b"{}", br#"{"start":1}"#, br#"{"start":"Anna","replace":true}"#] {
             intake.message(&topics, on, payload, false);

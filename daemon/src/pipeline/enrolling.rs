@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use super::enrol::{self, Allowed};
-use super::recordings::Sentences;
+use super::recordings::{self, Sentences};
 use super::voices::Voices;
 use crate::error::{Exit, Failure, chain};
 use crate::memory::{MAX_NAME_CHARS, Memory, User};
@@ -41,6 +41,8 @@ pub struct Enrolling {
     known: Option<User>,
     /// `None` only while a sample is looked at.
     enrolment: Option<Enrolment>,
+    /// The samples so far, where they are to be kept.
+    kept: Option<Sentences>,
     in_vain: u32,
 }
 
@@ -51,9 +53,11 @@ pub struct Heard {
 }
 
 impl Enrolling {
+    /// With `keep` what is said is stored with the voice, encrypted.
+    ///
     /// # Errors
     /// A name that cannot have a voice, a database that does not work.
-    pub async fn begin(memory: &Memory, voices: &Voices, name: &str) -> Result<Self, Failure> {
+    pub async fn begin(memory: &Memory, voices: &Voices, name: &str, keep: bool) -> Result<Self, Failure> {
         let known = enrol::person(memory, name).await?;
         if known.is_none() && (name.trim().is_empty() || name.len() > MOST_NAME_BYTES) {
             // Before anybody has said three sentences for it; what else is wrong with a name is found when it is stored.
@@ -62,7 +66,7 @@ impl Enrolling {
         }
         let name = known.as_ref().map_or(name, |user| user.name.as_str()).to_owned();
         let enrolment = Some(Enrolment::new(voices.verifier.model().clone()));
-        Ok(Self { name, known, enrolment, in_vain: 0 })
+        Ok(Self { name, known, enrolment, kept: keep.then(Sentences::new), in_vain: 0 })
     }
 
     /// Where it stands.
@@ -105,6 +109,7 @@ impl Enrolling {
         let Some(mut enrolment) = self.enrolment.take() else {
             return failed(self, "the last sample could not be looked at; start again".to_owned());
         };
+        let kept = self.kept.is_some().then(|| recordings::sentence(&raw));
         let looked_at = tokio::task::spawn_blocking(move || {
             let added = enrolment.add(&raw, &speech);
             (enrolment, added)
@@ -117,7 +122,12 @@ impl Enrolling {
             Err(error) => return failed(self, format!("the sample could not be looked at: {error}")),
         };
         match added {
-            Ok(_) => self.in_vain = 0,
+            Ok(_) => {
+                self.in_vain = 0;
+                if let Some(all) = &mut self.kept {
+                    all.extend(kept);
+                }
+            }
             Err(Refusal::Full) => {}
             Err(refusal) => return self.refused(chain(&refusal)),
         }
@@ -131,9 +141,8 @@ impl Enrolling {
                 match belongs {
                     Ok(Ok(())) => {
                         let who = (self.known.as_ref(), self.name.as_str());
-                        enrol::keep(memory, voices, who, &template, &Sentences::new())
-                            .await
-                            .map_err(|e| chain(&e))
+                        let recordings = self.kept.take().unwrap_or_default();
+                        enrol::keep(memory, voices, who, &template, &recordings).await.map_err(|e| chain(&e))
                     }
                     Ok(Err(reason)) => Err(reason),
                     Err(error) => Err(chain(&error)),

@@ -183,6 +183,11 @@ pub fn sentence(raw: &[f32]) -> Zeroizing<Vec<i16>> {
     Zeroizing::new(raw.iter().map(sample).collect())
 }
 
+/// The sound of a sentence in [-1, 1].
+pub fn sound(sentence: &[i16]) -> Vec<f32> {
+    sentence.iter().map(|sample| f32::from(*sample) / f32::from(i16::MAX)).collect()
+}
+
 /// Each sentence with its number of samples, u32, in front; little-endian.
 fn bytes_of(sentences: &Sentences) -> Zeroizing<Vec<u8>> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(sentences.iter().map(|s| 4 + 2 * s.len()).sum()));

@@ -20,7 +20,9 @@ impl Turns {
     pub(super) async fn carry_out(&self, command: Command, door: &mut Door, stop: &CancellationToken) {
         match command {
             Command::Pin { user, pin } => self.pin(&user, pin).await,
-            Command::Enrol { user } => self.enrol(&user, door, stop).await,
+            Command::Enrol { user, keep_recordings } => {
+                self.enrol(&user, keep_recordings, door, stop).await;
+            }
             Command::CancelEnrolment => self.cancel_enrolment(door).await,
             Command::Mute | Command::Unmute | Command::Listen => {}
         }
@@ -41,7 +43,7 @@ impl Turns {
         self.events.at(pos, what).await;
     }
 
-    async fn enrol(&self, name: &str, door: &mut Door, stop: &CancellationToken) {
+    async fn enrol(&self, name: &str, keep: bool, door: &mut Door, stop: &CancellationToken) {
         if let Some(going_on) = &door.enrolling {
             let reason = "another enrolment goes on; cancel it first".to_owned();
             return self.tell(going_on.progress(Step::Waiting, Some(reason))).await;
@@ -49,10 +51,13 @@ impl Turns {
         if self.control.is_muted() {
             return self.tell(Progress::failed(name, "the device is muted; unmute it first".into())).await;
         }
-        match Enrolling::begin(&self.memory, &self.voices, name).await {
+        match Enrolling::begin(&self.memory, &self.voices, name, keep).await {
             Ok(enrolling) => {
                 let progress = enrolling.progress(Step::Waiting, None);
                 door.enrolling = Some(enrolling);
+                if keep {
+                    self.say("What you say now is kept, encrypted, on this device.", stop).await;
+                }
                 self.next_phrase(progress, stop).await;
             }
             Err(error) => self.tell(Progress::failed(name, chain(&error))).await,

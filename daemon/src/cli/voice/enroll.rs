@@ -25,8 +25,12 @@ pub struct Enroll {
     #[arg(long, value_name = "NAME")]
     user: String,
     /// Recordings, WAV or FLAC, one sentence each.
-    #[arg(required = true, value_name = "WAV")]
+    #[arg(required_unless_present = "kept", value_name = "WAV")]
     files: Vec<PathBuf>,
+    /// Enrol anew from the recordings that are kept of this person, for instance after an update that brought another speaker
+    /// model. They stay kept.
+    #[arg(long, conflicts_with_all = ["files", "add", "keep_recordings"])]
+    kept: bool,
     /// Add the recordings to the enrolled voice instead of enrolling it anew.
     #[arg(long)]
     add: bool,
@@ -49,6 +53,7 @@ pub struct Enroll {
 /// What became of one recording.
 #[derive(Debug, Serialize)]
 struct Sample {
+    /// Its number, where it is one that was kept.
     file: PathBuf,
     accepted: bool,
     length_s: f32,
@@ -88,17 +93,27 @@ pub fn run(settings: &Settings, args: &Enroll) -> Result<(), Failure> {
         let name = known.as_ref().map_or(args.user.as_str(), |user| user.name.as_str());
         let bar = progress();
         let mut samples: Vec<Sample> = Vec::new();
-        let mut kept = earlier_recordings(memory, &voices, known.as_ref(), args.add).await?;
+        let mut kept = earlier_recordings(memory, &voices, known.as_ref(), args).await?;
         show(&bar, &enrolment.standing(name, Step::Waiting, None));
-        for file in &args.files {
-            let recording = recording::read(file, Channel::Mean, &mut vad)?;
-            let sample = add(&mut enrolment, file.clone(), &recording)?;
-            if sample.accepted && args.keep_recordings {
-                kept.push(recordings::sentence(&recording.raw));
-            }
-            let step = if sample.accepted { Step::Kept } else { Step::Refused };
+        let mut hear = |file: PathBuf, recording: &Recording| -> Result<bool, Failure> {
+            let sample = add(&mut enrolment, file, recording)?;
+            let accepted = sample.accepted;
+            let step = if accepted { Step::Kept } else { Step::Refused };
             show(&bar, &enrolment.standing(name, step, sample.reason.clone()));
             samples.push(sample);
+            Ok(accepted)
+        };
+        if args.kept {
+            for (n, sentence) in kept.iter().enumerate() {
+                let recording = Recording::of(recordings::sound(sentence), &mut vad)?;
+                hear(PathBuf::from((n + 1).to_string()), &recording)?;
+            }
+        }
+        for file in &args.files {
+            let recording = recording::read(file, Channel::Mean, &mut vad)?;
+            if hear(file.clone(), &recording)? && args.keep_recordings {
+                kept.push(recordings::sentence(&recording.raw));
+            }
         }
         bar.finish_and_clear();
 
@@ -149,16 +164,26 @@ pub fn run(settings: &Settings, args: &Enroll) -> Result<(), Failure> {
     })
 }
 
-/// What was kept with the voice that is added to: it is sealed anew with it.
+/// What was kept with the voice that is added to, or from which it is enrolled anew: it is sealed anew with it.
 async fn earlier_recordings(
     memory: &Memory,
     voices: &Voices,
     user: Option<&User>,
-    add: bool,
+    args: &Enroll,
 ) -> Result<Sentences, Failure> {
-    let Some(user) = user.filter(|_| add) else { return Ok(Sentences::new()) };
-    let Some(voice) = memory.voiceprint(user.id).await? else { return Ok(Sentences::new()) };
-    let kept = voices.recordings.read(&voices.vault, &voice)?;
+    let mut kept = None;
+    if let Some(user) = user.filter(|_| args.add || args.kept)
+        && let Some(voice) = memory.voiceprint(user.id).await?
+    {
+        kept = voices.recordings.read(&voices.vault, &voice)?;
+    }
+    if args.kept && kept.is_none() {
+        let name = output::plain(&args.user);
+        let message = format!(
+            "no recordings of {name} are kept: enrol with new ones, `jarvisd voice enroll --user NAME WAV…`"
+        );
+        return Err(Failure::new(Exit::Failed, message));
+    }
     Ok(kept.unwrap_or_default())
 }
 
