@@ -29,6 +29,7 @@ mod text;
 mod turns;
 mod users;
 mod voiceprints;
+mod words;
 
 #[cfg(test)]
 mod tests;
@@ -452,6 +453,7 @@ pub(crate) fn statements() -> Vec<&'static [(&'static str, &'static str)]> {
         turns::STATEMENTS,
         users::STATEMENTS,
         voiceprints::STATEMENTS,
+        words::STATEMENTS,
     ]
 }
 

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::conversations::Page;
 use super::text::{name_key, tidy, unseen};
-use super::{Memory, MemoryError, NewAudit, Result, UserId, get, named};
+use super::{Memory, MemoryError, NewAudit, Result, UserId, get, named, words};
 use crate::clock::Stamp;
 use crate::store::queue::{Op, enqueue};
 use crate::store::{StoreError, Tx};
@@ -44,6 +44,7 @@ crate::store::sql::statements! {
     NUMBER = "UPDATE users SET house_name = coalesce(house_name, name), name = ?2, name_key = ?3 WHERE id = ?1";
     CONSENT = "UPDATE users SET consent_unix_ms = ?2 WHERE id = ?1";
     RID = "SELECT rid FROM users WHERE id = ?1";
+    COUNT_MESSAGES = "SELECT coalesce(sum(messages), 0) AS n FROM conversations WHERE owner = ?1";
     DELETE_MESSAGES = "DELETE FROM messages WHERE owner = ?1
         AND conversation IN (SELECT rid FROM conversations WHERE owner = ?1)";
     DELETE_CONVERSATIONS = "DELETE FROM conversations WHERE owner = ?1";
@@ -173,9 +174,13 @@ impl Memory {
 
 /// Deletes the person `id`, here `owner`, with all that is theirs and what waits for it. It does not bury them.
 pub(super) async fn erase_user(tx: &mut Tx<'_>, owner: i64, id: UserId) -> Result<()> {
+    let row = tx.optional(sqlx::query(COUNT_MESSAGES).bind(owner)).await?;
+    let messages = row.map_or(Ok(0), |row| get(&row, "n"))?;
+    let anew = words::will_delete(tx, messages).await?;
     for sql in [DELETE_MESSAGES, DELETE_CONVERSATIONS, DELETE_VOICEPRINT, DELETE] {
         tx.execute(sqlx::query(sql).bind(owner)).await?;
     }
+    words::deleted(tx, anew).await?;
     for sql in [FORGET_PENDING, FORGET_DEAD, FORGET_TOMBSTONES, ANONYMISE_AUDIT] {
         tx.execute(sqlx::query(sql).bind(id.bytes())).await?;
     }

@@ -170,12 +170,14 @@ mod tests {
     fn an_enrolment_is_begun_and_cancelled() {
         let (mut intake, mut commands, topics) = intake();
         let on = b"jarvis/k/enrolment/set";
-        intake.message(&topics, on, br#"{"start":"Anna"}"#, false);
-        intake.message(&topics, on, br#"{"start":"Ben","keep_recordings":true}"#, false);
-        intake.message(&topics, on, b"CANCEL\n", false);
-        for (user, keep_recordings) in [("Anna", false), ("Ben", true)] {
+        for (asked, user, keep_recordings) in [
+            (&br#"{"start":"Anna"}"#[..], "Anna", false),
+            (br#"{"start":"Ben","keep_recordings":true}"#, "Ben", true),
+        ] {
+            intake.message(&topics, on, asked, false);
             assert_eq!(commands.try_recv(), Ok(Command::Enrol { user: user.into(), keep_recordings }));
         }
+        intake.message(&topics, on, b"CANCEL\n", false);
         assert_eq!(commands.try_recv(), Ok(Command::CancelEnrolment));
         for payload in [&b"Anna"[..], b"{}", br#"{"start":1}"#, br#"{"start":"Anna","replace":true}"#] {
             intake.message(&topics, on, payload, false);

@@ -36,7 +36,7 @@ const AGAIN: &str = "postgres_again";
 /// Rows that are queued in one transaction: what a turn waits for. Few in the tests of this crate, whose memories are small.
 const PIECE: i64 = if cfg!(test) { 3 } else { 4_000 };
 /// Other processes wait for a moment without a transaction, and look for it this often at most.
-pub(super) const LONGEST_BREATH: Duration = Duration::from_millis(100);
+pub(crate) const LONGEST_BREATH: Duration = Duration::from_millis(100);
 
 super::sql::statements! {
     FORGET = "DELETE FROM settings WHERE key = ?1";

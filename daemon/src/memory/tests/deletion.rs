@@ -273,3 +273,47 @@ async fn wish(memory: &Memory) {
     memory.want_scrub(&mut tx, &stamp).await.unwrap();
     tx.commit().await.unwrap();
 }
+
+/// Whether a block of the index holds these letters, of a word that is there or is only marked as deleted.
+async fn in_the_index(memory: &Memory, start: &str) -> bool {
+    let rows = memory.read_all(sqlx::query("SELECT block FROM messages_fts_data")).await.unwrap();
+    rows.iter().any(|row| {
+        let block: Vec<u8> = get(row, "block").unwrap();
+        block.windows(start.len()).any(|bytes| bytes == start.as_bytes())
+    })
+}
+
+#[tokio::test]
+async fn the_words_of_many_messages_leave_the_index_and_those_of_the_others_stay() {
+    let home = Home::new().await;
+    let memory = &home.memory;
+    let anna = memory.add_user("Anna").await.unwrap().id;
+    let bob = memory.add_user("Bob").await.unwrap().id;
+    let here = say(memory, anna, Target::New, "qwword", "yes").await.unwrap().conversation_id;
+    let there = say(memory, anna, Target::New, "I stay", "zwstays").await.unwrap().conversation_id;
+    for n in 0..60 {
+        let text = format!("qwword{n:02} and qwword{:02} and the bicycle", n * 7 % 60);
+        say(memory, anna, Target::Existing(here), &text, "yes, the bicycle").await.unwrap();
+        say(memory, bob, Target::New, &format!("bicycle {n}"), "zwbob").await.unwrap();
+    }
+    let found = async |user, words| memory.search(user, words, None, None, 200).await.unwrap().items.len();
+    assert_eq!((found(anna, "bicycle").await, in_the_index(memory, "qwword").await), (120, true));
+    memory.delete_conversation(anna, here).await.unwrap();
+    assert_eq!((found(anna, "bicycle").await, in_the_index(memory, "qwword").await), (0, false));
+    assert_eq!(on_disk(&home, "qwword"), None);
+    assert_eq!((found(bob, "bicycle").await, found(anna, "zwstays").await), (60, 1));
+    memory.store().check().await.unwrap();
+    // Few are taken out one by one again, and many once more.
+    let mode = "SELECT CAST(v AS INTEGER) AS n FROM messages_fts_config WHERE k = 'secure-delete'";
+    assert_eq!(count(memory, mode).await, 1);
+    memory.delete_conversation(anna, there).await.unwrap();
+    assert!(!in_the_index(memory, "zwstays").await);
+    say(memory, anna, Target::New, "a bicycle", "indeed").await.unwrap();
+    memory.delete_user(bob).await.unwrap();
+    assert!(!in_the_index(memory, "zwbob").await);
+    assert_eq!(on_disk(&home, "zwbob"), None);
+    assert_eq!(found(anna, "bicycle").await, 1);
+    memory.delete_user(anna).await.unwrap();
+    assert_eq!(on_disk(&home, "bicycle"), None);
+    memory.store().check().await.unwrap();
+}
