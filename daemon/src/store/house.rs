@@ -137,7 +137,7 @@ impl Again {
 /// Where this device stands.
 #[derive(Debug)]
 enum Standing {
-    /// It was never with any database.
+    /// It was never with any database, or its file was repaired since.
     Alone,
     Queueing(Again),
     With(Uuid),
@@ -163,7 +163,7 @@ impl Standing {
 
     fn is_with(&self, house: Uuid) -> bool {
         match self {
-            Self::Alone => true,
+            Self::Alone => false,
             Self::Queueing(again) => again.house == house,
             Self::With(with) => *with == house,
         }
@@ -238,7 +238,7 @@ pub(crate) async fn queue_more(store: &Store, house: Uuid, now_unix_ms: i64) -> 
     }
 }
 
-/// Whether this device is with `house`, as it stands in this transaction. Before it is with any it is with each.
+/// Whether this device is with `house`, as it stands in this transaction. After a repair it is with none until it meets one.
 pub(crate) async fn is_with(tx: &mut Tx<'_>, house: Uuid) -> Result<bool, StoreError> {
     Ok(Standing::read_in(tx).await?.is_with(house))
 }

@@ -166,7 +166,7 @@ impl Puller {
             };
             self.progress.done.send_modify(|done| done.connected = false);
             log::debug!("{}", crate::error::chain(&error));
-            if matches!(error, PullError::Postgres(_)) {
+            if matches!(error, PullError::Postgres(_) | PullError::AnotherHouse) {
                 doubt.notify_one();
             }
             tokio::select! {
@@ -179,9 +179,12 @@ impl Puller {
 
     /// One connection's life: listen, pull, wait, pull.
     async fn follow(&mut self, doubt: &Notify) -> PullError {
+        let mut fresh = true;
         match self.listen().await {
             Ok(mut listener) => loop {
-                match self.round_on(&mut listener).await {
+                let round = self.round_on(&mut listener, fresh).await;
+                fresh = false;
+                match round {
                     // The forwarder goes on sending on a connection from before, and must send everything.
                     Ok(brought) if brought.another_house => doubt.notify_one(),
                     Ok(_) => {}
@@ -205,10 +208,10 @@ impl Puller {
         Ok(listener)
     }
 
-    async fn round_on(&mut self, listener: &mut PgListener) -> Result<Brought, PullError> {
+    async fn round_on(&mut self, listener: &mut PgListener, fresh: bool) -> Result<Brought, PullError> {
         let request = self.progress.asked.load(Ordering::Acquire);
         let conn = within(CONNECT_DEADLINE, "listening at Postgres", listener.acquire()).await?;
-        let brought = self.round(conn).await?;
+        let brought = self.round(conn, fresh).await?;
         self.progress.done.send_modify(|done| *done = Done { connected: true, request });
         Ok(brought)
     }
@@ -236,14 +239,18 @@ impl Puller {
     /// [`PullError`]; what was read before is stored.
     pub async fn run_once(&mut self) -> Result<Brought, PullError> {
         let mut pg = Pg::connect(&self.settings).await?;
-        let brought = self.round(&mut pg.conn).await;
+        let brought = self.round(&mut pg.conn, true).await;
         pg.close().await;
         brought
     }
 
-    /// Everything that is new, page by page. A page is one transaction here.
-    async fn round(&mut self, conn: &mut PgConnection) -> Result<Brought, PullError> {
+    /// Everything that is new, page by page. A page is one transaction here. Only on a `fresh` connection another database is
+    /// met: an older one may be all that is left of the database before.
+    async fn round(&mut self, conn: &mut PgConnection, fresh: bool) -> Result<Brought, PullError> {
         let heads = read::heads(conn).await?;
+        if !fresh && !house::is_still_with(self.memory.store(), heads.house).await? {
+            return Err(PullError::AnotherHouse);
+        }
         // Before anything is read, so that what is newer here waits in the queue.
         let met = house::meet(self.memory.store(), heads.house, self.memory.clock().now_unix_ms()).await?;
         let stored: Option<Read> = settings::get(self.memory.store(), replica::READ).await?;
