@@ -11,7 +11,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgListener;
 use sqlx::{Acquire as _, PgConnection};
@@ -346,7 +346,13 @@ impl Puller {
     }
 
     async fn apply(&self, page: &Pulled, at: &Read) -> Result<Applied, PullError> {
-        self.memory.apply_pulled(page, at).await?.ok_or(PullError::AnotherHouse)
+        let started = Instant::now();
+        let applied = self.memory.apply_pulled(page, at).await?.ok_or(PullError::AnotherHouse)?;
+        // One large page after the other would leave no moment to other processes, which look now and then.
+        if started.elapsed() > house::LONGEST_BREATH {
+            tokio::time::sleep(house::LONGEST_BREATH).await;
+        }
+        Ok(applied)
     }
 
     async fn store(
@@ -407,8 +413,6 @@ fn unique(ids: impl IntoIterator<Item = Uuid>) -> Vec<Uuid> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use super::*;
 
     /// Longer than anything here takes, on any machine.
