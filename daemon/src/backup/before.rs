@@ -33,10 +33,15 @@ pub async fn migration(settings: &Settings) {
 
 /// Makes a safety backup of the Postgres of the house if connecting to it would migrate it. One that does not answer is for
 /// whoever connects to tell.
-pub async fn migration_there(settings: &Settings, there: &PgSettings) {
-    if matches!(postgres::look(there).await, Ok(found) if (1..postgres::VERSION).contains(&found)) {
-        tell("Postgres", made(settings, Some(there), LONGEST_THERE).await);
+pub async fn connecting(settings: &Settings, there: &PgSettings) {
+    if postgres::look(there).await.is_ok_and(postgres::is_old) {
+        migration_there(settings, there).await;
     }
+}
+
+/// Makes a safety backup of the Postgres of the house, which is about to be migrated.
+pub async fn migration_there(settings: &Settings, there: &PgSettings) {
+    tell("Postgres", made(settings, Some(there), LONGEST_THERE).await);
 }
 
 fn tell(what: &str, made: Result<String, BackupError>) {

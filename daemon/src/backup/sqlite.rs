@@ -19,6 +19,14 @@ use super::manifest::{Sums, TableSum, hex};
 use crate::durable;
 use crate::store::{BUSY_TIMEOUT, StoreError, classify};
 
+/// 1 while everything is queued again for another database.
+macro_rules! is_queued_again {
+    () => {
+        "SELECT EXISTS (SELECT 1 FROM settings WHERE key = 'postgres_again')
+            AND NOT EXISTS (SELECT 1 FROM settings WHERE key = 'postgres_house')"
+    };
+}
+
 crate::store::sql::statements! {
     COPY = "VACUUM INTO ?1";
     VACUUM = "VACUUM";
@@ -28,10 +36,8 @@ crate::store::sql::statements! {
     INTEGRITY = "PRAGMA integrity_check(1)";
     FOREIGN_KEYS = "PRAGMA foreign_key_check";
     /// Where everything is queued again (store/house.rs) there is more than the queue has.
-    WAITING = "SELECT count(*) + (SELECT count(*) FROM settings WHERE key = 'postgres_again'
-        AND NOT EXISTS (SELECT 1 FROM settings WHERE key = 'postgres_house')) FROM queue";
-    IS_QUEUED_AGAIN = "SELECT EXISTS (SELECT 1 FROM settings WHERE key = 'postgres_again')
-        AND NOT EXISTS (SELECT 1 FROM settings WHERE key = 'postgres_house')";
+    WAITING = concat!("SELECT count(*) + (", is_queued_again!(), ") FROM queue");
+    IS_QUEUED_AGAIN = is_queued_again!();
     // The order of the primary key, so that equal tables have equal hashes.
     AUDIT = "SELECT * FROM audit ORDER BY rid";
     BOOTS = "SELECT * FROM boots ORDER BY rid";

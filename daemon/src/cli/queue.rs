@@ -165,7 +165,7 @@ pub async fn database(settings: &Settings) -> Result<PgSettings, Failure> {
             "no Postgres is configured: set store.postgres_url (docs/postgres.md tells how)",
         )
     })?;
-    before::migration_there(settings, &database).await;
+    before::connecting(settings, &database).await;
     Ok(database)
 }
 

@@ -78,7 +78,7 @@ crate::store::sql::statements! {
     COUNT = "SELECT count(*) AS n FROM conversations WHERE owner = (SELECT rid FROM users WHERE id = ?1)";
     RENAME = "UPDATE conversations SET title = ?3, title_by_user = 1, named = ?4 WHERE rid = ?2 AND owner = ?1";
     RID = "SELECT rid FROM conversations WHERE id = ?2 AND owner = ?1";
-    COUNT_MESSAGES = "SELECT messages FROM conversations WHERE rid = ?1";
+    COUNT_MESSAGES = "SELECT messages AS n FROM conversations WHERE rid = ?1";
     DELETE_MESSAGES = "DELETE FROM messages WHERE conversation = ?1 AND owner = ?2";
     DELETE = "DELETE FROM conversations WHERE rid = ?1 AND owner = ?2";
     // What waits for its messages; both before these are deleted.
@@ -235,9 +235,7 @@ impl Memory {
 
 /// Deletes the conversation `rid` of `owner` with its messages and what waits for them. It does not bury it.
 pub(super) async fn erase_conversation(tx: &mut Tx<'_>, rid: i64, owner: i64) -> Result<()> {
-    let row = tx.optional(sqlx::query(COUNT_MESSAGES).bind(rid)).await?;
-    let messages = row.map_or(Ok(0), |row| get(&row, "messages"))?;
-    let anew = words::will_delete(tx, messages).await?;
+    let anew = words::will_delete(tx, sqlx::query(COUNT_MESSAGES).bind(rid)).await?;
     for sql in [FORGET_PENDING, FORGET_DEAD, DELETE_MESSAGES, DELETE] {
         tx.execute(sqlx::query(sql).bind(rid).bind(owner)).await?;
     }

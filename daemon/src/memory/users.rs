@@ -174,9 +174,7 @@ impl Memory {
 
 /// Deletes the person `id`, here `owner`, with all that is theirs and what waits for it. It does not bury them.
 pub(super) async fn erase_user(tx: &mut Tx<'_>, owner: i64, id: UserId) -> Result<()> {
-    let row = tx.optional(sqlx::query(COUNT_MESSAGES).bind(owner)).await?;
-    let messages = row.map_or(Ok(0), |row| get(&row, "n"))?;
-    let anew = words::will_delete(tx, messages).await?;
+    let anew = words::will_delete(tx, sqlx::query(COUNT_MESSAGES).bind(owner)).await?;
     for sql in [DELETE_MESSAGES, DELETE_CONVERSATIONS, DELETE_VOICEPRINT, DELETE] {
         tx.execute(sqlx::query(sql).bind(owner)).await?;
     }

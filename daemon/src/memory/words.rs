@@ -19,13 +19,16 @@ crate::store::sql::statements! {
     TAKEN_OUT = "INSERT INTO messages_fts (messages_fts, rank) VALUES ('secure-delete', 1)";
 }
 
-/// Called before `messages` are deleted in this transaction; what it returns is for [`deleted`], after.
-pub(super) async fn will_delete(tx: &mut Tx<'_>, messages: i64) -> Result<bool> {
+/// Called before as many messages as `count` says (`n`) are deleted in this transaction; what it returns is for [`deleted`], after.
+pub(super) async fn will_delete(
+    tx: &mut Tx<'_>,
+    count: sqlx::query::Query<'_, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>,
+) -> Result<bool> {
+    let messages = number(tx, count).await?;
     if messages <= FEW {
         return Ok(false);
     }
-    let row = tx.optional(sqlx::query(ALL)).await?;
-    let all: i64 = row.map_or(Ok(0), |row| get(&row, "n"))?;
+    let all = number(tx, sqlx::query(ALL)).await?;
     let anew = messages.saturating_mul(WORTH) > all.saturating_sub(messages);
     if anew {
         // The old index is thrown away: what is marked there costs little.
@@ -41,4 +44,12 @@ pub(super) async fn deleted(tx: &mut Tx<'_>, anew: bool) -> Result<()> {
         tx.execute(sqlx::query(TAKEN_OUT)).await?;
     }
     Ok(())
+}
+
+async fn number(
+    tx: &mut Tx<'_>,
+    count: sqlx::query::Query<'_, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>,
+) -> Result<i64> {
+    let row = tx.optional(count).await?;
+    Ok(row.map_or(Ok(0), |row| get(&row, "n"))?)
 }

@@ -175,7 +175,7 @@ pub async fn compare(
     let mut compared = 0;
     loop {
         // Of another database than before nobody knows yet what it lacks.
-        let queueing = house::still_to_queue(store).await?.is_some();
+        let queueing = house::is_queueing(store).await?;
         let (here, last) = page_here(store, after, queueing, &mut comparison).await?;
         let there = page_there(&mut pg, after, last).await?;
         compared += here.len();
@@ -232,7 +232,7 @@ impl Lacking {
                 queue::enqueue(&mut tx, *op, *row, *owner, now_unix_ms).await?;
             }
             tx.commit().await?;
-            tokio::time::sleep(started.elapsed().min(house::LONGEST_BREATH)).await;
+            house::breathe(started).await;
         }
         Ok(entries.len())
     }

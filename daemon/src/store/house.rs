@@ -36,7 +36,49 @@ const AGAIN: &str = "postgres_again";
 /// Rows that are queued in one transaction: what a turn waits for. Few in the tests of this crate, whose memories are small.
 const PIECE: i64 = if cfg!(test) { 3 } else { 4_000 };
 /// Other processes wait for a moment without a transaction, and look for it this often at most.
-pub(crate) const LONGEST_BREATH: Duration = Duration::from_millis(100);
+pub(super) const LONGEST_BREATH: Duration = Duration::from_millis(100);
+
+/// Leaves other processes a moment, as long as the transaction that was `begun` then, before the next one.
+pub(super) async fn breathe(begun: Instant) {
+    tokio::time::sleep(begun.elapsed().min(LONGEST_BREATH)).await;
+}
+
+/// The last of the next ?2 rows of a table after number ?1.
+macro_rules! up_to {
+    ($table:literal, $number:literal) => {
+        concat!(
+            "SELECT max(rid) AS rid FROM (SELECT ",
+            $number,
+            " AS rid FROM ",
+            $table,
+            " WHERE ",
+            $number,
+            " > ?1 ORDER BY ",
+            $number,
+            " LIMIT ?2)"
+        )
+    };
+}
+
+/// Queues the rows of a table after number ?1 up to ?2, each as its owner's, who may be gone from the audit log.
+macro_rules! again {
+    ($op:literal, $table:literal, $number:literal) => {
+        concat!(
+            "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
+            SELECT '",
+            $op,
+            "', r.id, u.id, ?3 FROM ",
+            $table,
+            " r LEFT JOIN users u ON u.rid = r.owner
+            WHERE r.",
+            $number,
+            " > ?1 AND r.",
+            $number,
+            " <= ?2 ORDER BY r.",
+            $number
+        )
+    };
+}
 
 super::sql::statements! {
     FORGET = "DELETE FROM settings WHERE key = ?1";
@@ -47,25 +89,17 @@ super::sql::statements! {
     AGAIN_DELETIONS = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
         SELECT 'delete_' || kind, id, user_id, deleted_unix_ms FROM tombstones
         WHERE (kind, id) > (?1, ?2) AND (kind, id) <= (?3, ?4) ORDER BY kind, id";
-    UP_TO_USER = "SELECT max(rid) AS rid FROM (SELECT rid FROM users WHERE rid > ?1 ORDER BY rid LIMIT ?2)";
+    UP_TO_USER = up_to!("users", "rid");
     AGAIN_USERS = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
         SELECT 'upsert_user', id, id, ?3 FROM users WHERE rid > ?1 AND rid <= ?2 ORDER BY rid";
-    UP_TO_VOICEPRINT = "SELECT max(rid) AS rid FROM (SELECT owner AS rid FROM voiceprints WHERE owner > ?1 ORDER BY owner LIMIT ?2)";
-    AGAIN_VOICEPRINTS = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
-        SELECT 'upsert_voiceprint', v.id, u.id, ?3 FROM voiceprints v JOIN users u ON u.rid = v.owner
-        WHERE v.owner > ?1 AND v.owner <= ?2 ORDER BY v.owner";
-    UP_TO_CONVERSATION = "SELECT max(rid) AS rid FROM (SELECT rid FROM conversations WHERE rid > ?1 ORDER BY rid LIMIT ?2)";
-    AGAIN_CONVERSATIONS = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
-        SELECT 'upsert_conversation', c.id, u.id, ?3 FROM conversations c JOIN users u ON u.rid = c.owner
-        WHERE c.rid > ?1 AND c.rid <= ?2 ORDER BY c.rid";
-    UP_TO_MESSAGE = "SELECT max(rid) AS rid FROM (SELECT rid FROM messages WHERE rid > ?1 ORDER BY rid LIMIT ?2)";
-    AGAIN_MESSAGES = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
-        SELECT 'insert_message', m.id, u.id, ?3 FROM messages m JOIN users u ON u.rid = m.owner
-        WHERE m.rid > ?1 AND m.rid <= ?2 ORDER BY m.rid";
-    UP_TO_AUDIT = "SELECT max(rid) AS rid FROM (SELECT rid FROM audit WHERE rid > ?1 ORDER BY rid LIMIT ?2)";
-    AGAIN_AUDIT = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
-        SELECT 'append_audit', a.id, u.id, ?3 FROM audit a LEFT JOIN users u ON u.rid = a.owner
-        WHERE a.rid > ?1 AND a.rid <= ?2 ORDER BY a.rid";
+    UP_TO_VOICEPRINT = up_to!("voiceprints", "owner");
+    AGAIN_VOICEPRINTS = again!("upsert_voiceprint", "voiceprints", "owner");
+    UP_TO_CONVERSATION = up_to!("conversations", "rid");
+    AGAIN_CONVERSATIONS = again!("upsert_conversation", "conversations", "rid");
+    UP_TO_MESSAGE = up_to!("messages", "rid");
+    AGAIN_MESSAGES = again!("insert_message", "messages", "rid");
+    UP_TO_AUDIT = up_to!("audit", "rid");
+    AGAIN_AUDIT = again!("append_audit", "audit", "rid");
     LAST_MESSAGE = "SELECT coalesce(max(rid), 0) AS rid FROM messages";
     LAST_AUDIT = "SELECT coalesce(max(rid), 0) AS rid FROM audit";
 }
@@ -168,6 +202,11 @@ impl Standing {
             Self::With(with) => *with == house,
         }
     }
+
+    /// Something may be sent to `house` and read from it.
+    fn is_open_to(&self, house: Uuid) -> bool {
+        self.is_with(house) && !matches!(self, Self::Queueing(again) if !again.stage.is_open())
+    }
 }
 
 /// What [`meet`] found out.
@@ -187,12 +226,9 @@ pub(crate) struct Met {
 pub(crate) async fn meet(store: &Store, house: Uuid, now_unix_ms: i64) -> Result<Met, StoreError> {
     let mut another = false;
     loop {
-        match Standing::read(store).await? {
-            Standing::With(with) if with == house => return Ok(Met { another, more: false }),
-            Standing::Queueing(again) if again.house == house && again.stage.is_open() => {
-                return Ok(Met { another, more: true });
-            }
-            _ => {}
+        let standing = Standing::read(store).await?;
+        if standing.is_open_to(house) {
+            return Ok(Met { another, more: matches!(standing, Standing::Queueing(_)) });
         }
         let started = Instant::now();
         let mut tx = store.begin().await?;
@@ -201,8 +237,8 @@ pub(crate) async fn meet(store: &Store, house: Uuid, now_unix_ms: i64) -> Result
             Standing::Alone if !queue::was_sent_from(&mut tx).await? => {
                 settings::set(&mut tx, HOUSE, &house, now_unix_ms).await?;
             }
-            Standing::With(with) if with == house => {}
-            Standing::Queueing(again) if again.house == house && again.stage.is_open() => {}
+            // Somebody else has just done it.
+            standing if standing.is_open_to(house) => {}
             Standing::Queueing(again) if again.house == house => {
                 piece(&mut tx, again, now_unix_ms).await?;
             }
@@ -217,7 +253,7 @@ pub(crate) async fn meet(store: &Store, house: Uuid, now_unix_ms: i64) -> Result
             }
         }
         tx.commit().await?;
-        tokio::time::sleep(started.elapsed().min(LONGEST_BREATH)).await;
+        breathe(started).await;
     }
 }
 
@@ -246,6 +282,11 @@ pub(crate) async fn is_with(tx: &mut Tx<'_>, house: Uuid) -> Result<bool, StoreE
 /// As [`is_with`], outside of a transaction.
 pub(crate) async fn is_still_with(store: &Store, house: Uuid) -> Result<bool, StoreError> {
     Ok(Standing::read(store).await?.is_with(house))
+}
+
+/// Whether everything is being queued again.
+pub(super) async fn is_queueing(store: &Store) -> Result<bool, StoreError> {
+    Ok(matches!(Standing::read(store).await?, Standing::Queueing(_)))
 }
 
 /// At most how many rows are still to be queued again; `None` if none is. Rows that were deleted count, so that the answer

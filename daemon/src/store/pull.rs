@@ -350,7 +350,7 @@ impl Puller {
         let applied = self.memory.apply_pulled(page, at).await?.ok_or(PullError::AnotherHouse)?;
         // One large page after the other would leave no moment to other processes, which look now and then.
         if started.elapsed() > house::LONGEST_BREATH {
-            tokio::time::sleep(house::LONGEST_BREATH).await;
+            house::breathe(started).await;
         }
         Ok(applied)
     }

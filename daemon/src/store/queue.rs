@@ -224,7 +224,7 @@ pub async fn depth(store: &Store) -> Result<Depth, StoreError> {
 
 /// Whether anything waits, or is still to be queued, without counting it.
 pub async fn waits(store: &Store) -> Result<bool, StoreError> {
-    Ok(number(store, WAITS).await? != 0 || house::still_to_queue(store).await?.is_some())
+    Ok(number(store, WAITS).await? != 0 || house::is_queueing(store).await?)
 }
 
 pub async fn dead_letters(store: &Store) -> Result<i64, StoreError> {

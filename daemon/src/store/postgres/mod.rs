@@ -28,7 +28,7 @@ use zeroize::Zeroizing;
 use crate::config::{Secret, Settings};
 
 pub use error::{Fate, PgError};
-pub use schema::VERSION;
+pub use schema::{VERSION, is_old};
 
 /// How long a connection may take to be made and greeted.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
@@ -278,10 +278,7 @@ impl Pg {
         before_migration: impl Future<Output = ()>,
     ) -> Result<Self, PgError> {
         let mut conn = open(settings).await?;
-        if (1..VERSION).contains(&schema::look(&mut conn).await?) {
-            before_migration.await;
-        }
-        let house = schema::migrate(&mut conn).await?;
+        let house = schema::migrate(&mut conn, before_migration).await?;
         Ok(Self { conn, house })
     }
 

@@ -30,18 +30,27 @@ super::super::sql::statements! {
     MAKE_SCHEMA = "CREATE SCHEMA jarvis";
 }
 
-/// Brings the schema to [`VERSION`] and says which database this is. Several devices may do this at once.
-pub(super) async fn migrate(conn: &mut PgConnection) -> Result<Uuid, PgError> {
+/// Whether a database with this version is in use and will be migrated by whoever connects to it.
+pub fn is_old(found: i32) -> bool {
+    (1..VERSION).contains(&found)
+}
+
+/// Brings the schema to [`VERSION`] and says which database this is; `before` is done first if the database is in use. Several
+/// devices may do this at once.
+pub(super) async fn migrate(
+    conn: &mut PgConnection,
+    before: impl Future<Output = ()>,
+) -> Result<Uuid, PgError> {
     const STEP: &str = "reading the schema of Postgres";
-    loop {
-        match look(conn).await? {
-            VERSION => {
-                return within(STATEMENT_DEADLINE, STEP, sqlx::query_scalar(HOUSE).fetch_one(&mut *conn))
-                    .await;
-            }
-            _ => next_version(conn).await?,
-        }
+    let mut found = look(conn).await?;
+    if is_old(found) {
+        before.await;
     }
+    while found < VERSION {
+        next_version(conn).await?;
+        found = look(conn).await?;
+    }
+    within(STATEMENT_DEADLINE, STEP, sqlx::query_scalar(HOUSE).fetch_one(&mut *conn)).await
 }
 
 /// The version that is there; one that this program does not know is refused.
