@@ -94,8 +94,11 @@ mod tests {
             let output = plan.session().unwrap().run(&[Input::F32(&sound)]).unwrap();
             let got = output.f32(0).unwrap();
             assert_eq!(got.len(), expected.len());
-            let worst = got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            assert!(worst < 1e-3, "vector {n}: {worst}");
+            // The order in which a processor adds shows in the logarithm of what is hardly possible (-16), not in what is likely.
+            for (a, b) in got.iter().zip(&expected) {
+                let close = (a - b).abs() < 1e-3 * (1.0 + b.abs());
+                assert!(close && (a.exp() - b.exp()).abs() < 1e-4, "vector {n}: {a} {b}");
+            }
         }
     }
 
