@@ -130,7 +130,7 @@ async fn pull(settings: &Settings, memory: &Memory, args: &Pull) -> Result<(), F
     let brought = puller.run_once().await.map_err(|error| match error {
         PullError::Postgres(error) => failure(&ForwardError::Postgres(error), &shown),
         PullError::Memory(error) => Failure::new(error.exit(), chain(&error)),
-        error @ PullError::AnotherHouse => Failure::new(Exit::TryAgain, chain(&error)),
+        error @ PullError::Outdated => Failure::new(Exit::TryAgain, chain(&error)),
     })?;
     if args.json {
         return output::json(&serde_json::json!({ "changed": brought.changed, "refused": brought.refused }));

@@ -446,6 +446,7 @@ pub(crate) fn statements() -> Vec<&'static [(&'static str, &'static str)]> {
         replica::STATEMENTS,
         replica::BELOW[0],
         replica::BELOW[1],
+        replica::BELOW[2],
         restamp::STATEMENTS,
         search::STATEMENTS,
         sessions::STATEMENTS,

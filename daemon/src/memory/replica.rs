@@ -7,15 +7,18 @@
 //!
 //! Of the names that a row has here and there, those that were given later stay (`named`).
 
+use std::collections::BTreeSet;
+
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 mod bury;
+mod messages;
 mod session;
 
 use super::text::name_key;
 use super::users::{checked_name, free_name, is_numbered};
-use super::{MAX_MESSAGE_BYTES, Memory, MemoryError, Result, UserId, boot_rid, device_rid, get, named};
+use super::{Memory, MemoryError, Result, UserId, boot_rid, device_rid, get, named};
 use crate::clock::Stamp;
 use crate::store::outgoing::{ConversationRow, MessageRow, UserRow, VoiceprintRow};
 use crate::store::postgres::read::Tombstone;
@@ -43,7 +46,7 @@ pub struct Applied {
 
 /// Every statement of the modules below, for the test that prepares them.
 #[cfg(test)]
-pub(super) const BELOW: [&[(&str, &str)]; 2] = [bury::STATEMENTS, session::STATEMENTS];
+pub(super) const BELOW: [&[(&str, &str)]; 3] = [bury::STATEMENTS, messages::STATEMENTS, session::STATEMENTS];
 
 /// What became of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,17 +85,12 @@ crate::store::sql::statements! {
     ADVANCE = "UPDATE conversations SET next_seq = ?2, updated_unix_ms = ?3, updated_synced = ?4, updated_monotonic_ns = ?5,
             boot = ?6, activity = (SELECT max(activity) + 1 FROM conversations a WHERE a.owner = conversations.owner)
         WHERE rid = ?1";
-    MESSAGE = "SELECT m.rid, m.clock_synced, c.id AS conversation_id FROM messages m JOIN conversations c ON c.rid = m.conversation
-        WHERE m.id = ?1";
-    ADD_MESSAGE = "INSERT INTO messages (id, conversation, owner, seq, role, kind, text, meta, wall_unix_ms, clock_synced,
-            monotonic_ns, boot, device)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
-    COUNT_UP = "UPDATE conversations SET messages = messages + 1, next_seq = max(next_seq, ?2) WHERE rid = ?1";
-    RESTAMP = "UPDATE messages SET wall_unix_ms = ?2, clock_synced = 1 WHERE rid = ?1";
     ADD_SOURCE = "INSERT INTO message_sources (source, message)
         SELECT source.rid, answer.rid FROM messages source, messages answer
         WHERE source.id = ?1 AND answer.id = ?2 AND source.owner = answer.owner AND source.rid <> answer.rid
         ON CONFLICT DO NOTHING";
+    CONVERSATIONS_HERE = "SELECT id FROM conversations WHERE id IN (SELECT unhex(value) FROM json_each(?1))";
+    USERS_HERE = "SELECT id FROM users WHERE id IN (SELECT unhex(value) FROM json_each(?1))";
     VOICEPRINT_OF = "SELECT id FROM voiceprints WHERE owner = ?1";
     ADD_VOICEPRINT = "INSERT INTO voiceprints (owner, id, wrapped_key, blob, model_sha256, front_end_sha256, samples,
             net_speech_s, quality, created_unix_ms, created_synced)
@@ -106,6 +104,7 @@ impl Pulled {
             && self.conversations.is_empty()
             && self.voiceprints.is_empty()
             && self.messages.is_empty()
+            && self.sources.is_empty()
             && self.tombstones.is_empty()
     }
 }
@@ -113,32 +112,39 @@ impl Pulled {
 impl Memory {
     /// Ids of `conversations` that are not here: their rows must come first.
     pub async fn lacks_conversations(&self, conversations: &[Uuid]) -> Result<Vec<Uuid>> {
-        self.lacks(CONVERSATION, conversations).await
+        self.lacks(CONVERSATIONS_HERE, conversations).await
     }
 
     /// Ids of `users` that are not here.
     pub async fn lacks_users(&self, users: &[Uuid]) -> Result<Vec<Uuid>> {
-        self.lacks(USER, users).await
+        self.lacks(USERS_HERE, users).await
     }
 
     async fn lacks(&self, find: &'static str, ids: &[Uuid]) -> Result<Vec<Uuid>> {
-        let mut lacking = Vec::new();
-        for id in ids {
-            if self.read_optional(sqlx::query(find).bind(bytes(id))).await?.is_none() {
-                lacking.push(*id);
-            }
+        if ids.is_empty() {
+            return Ok(Vec::new());
         }
-        Ok(lacking)
+        let wanted = messages::ids(ids.iter().copied());
+        let rows = self.read_all(sqlx::query(find).bind(wanted)).await?;
+        let here = rows.iter().map(uuid_of).collect::<Result<BTreeSet<_>, _>>()?;
+        Ok(ids.iter().filter(|id| !here.contains(id)).copied().collect())
     }
 
     /// Stores rows of other devices and the note how far they bring this one, in one transaction; nothing, and returns `None`, if
-    /// this device has met another database since they were read.
+    /// this device has met another database since they were read, or is to read everything again: `begun` says that there was a
+    /// note before.
     ///
     /// # Errors
     /// What the disk has to say; a row is no reason.
-    pub async fn apply_pulled(&self, pulled: &Pulled, read: &replica::Read) -> Result<Option<Applied>> {
+    pub async fn apply_pulled(
+        &self,
+        pulled: &Pulled,
+        read: &replica::Read,
+        begun: bool,
+    ) -> Result<Option<Applied>> {
         let (mut tx, stamp) = self.begin().await?;
-        if !house::is_with(&mut tx, read.house).await? {
+        let again = begun && !replica::is_begun(&mut tx).await?;
+        if again || !house::is_with(&mut tx, read.house).await? {
             tx.rollback().await?;
             return Ok(None);
         }
@@ -160,11 +166,7 @@ impl Memory {
             let outcome = put_voiceprint(&mut tx, row).await;
             scrub |= applied.end_row(&mut tx, "voiceprint", &row.id, outcome).await?;
         }
-        for row in &pulled.messages {
-            begin_row(&mut tx).await?;
-            let outcome = put_message(&mut tx, row, &stamp).await;
-            applied.end_row(&mut tx, "message", &row.id, outcome).await?;
-        }
+        messages::put(&mut tx, &pulled.messages, &stamp, &mut applied).await?;
         for (message, source) in &pulled.sources {
             tx.execute(sqlx::query(ADD_SOURCE).bind(bytes(source)).bind(bytes(message))).await?;
         }
@@ -188,8 +190,7 @@ impl Memory {
 }
 
 impl Applied {
-    /// Counts; returns whether something is to leave the file. A rule of the database that refuses the row is a refusal as well, and
-    /// what was half done of it is undone.
+    /// Counts; returns whether something is to leave the file. What is half done of a row that is refused is undone.
     async fn end_row(
         &mut self,
         tx: &mut Tx<'_>,
@@ -197,14 +198,22 @@ impl Applied {
         id: &Uuid,
         outcome: Result<Outcome>,
     ) -> Result<bool> {
+        if let Err(MemoryError::Store(StoreError::Constraint { .. })) = outcome {
+            tx.execute(sqlx::query(UNDO_ROW)).await?;
+        }
+        let outcome = self.count(what, id, outcome)?;
+        tx.execute(sqlx::query(END_ROW)).await?;
+        Ok(outcome == Erased)
+    }
+
+    /// Counts. A rule of the database that refuses the row is a refusal as well.
+    fn count(&mut self, what: &str, id: &Uuid, outcome: Result<Outcome>) -> Result<Outcome> {
         let outcome = match outcome {
             Err(MemoryError::Store(StoreError::Constraint { .. })) => {
-                tx.execute(sqlx::query(UNDO_ROW)).await?;
                 Refused("it breaks a rule of the database")
             }
             other => other?,
         };
-        tx.execute(sqlx::query(END_ROW)).await?;
         match outcome {
             Changed | Erased => self.changed += 1,
             Left | Noted => {}
@@ -213,7 +222,7 @@ impl Applied {
                 log::warn!("a {what} of another device ({id}) is left out: {why}");
             }
         }
-        Ok(outcome == Erased)
+        Ok(outcome)
     }
 }
 
@@ -358,66 +367,6 @@ async fn put_conversation(
         outcome = if outcome == Erased { Erased } else { Changed };
     }
     Ok(outcome)
-}
-
-async fn put_message(tx: &mut Tx<'_>, row: &MessageRow, stamp: &Stamp) -> Result<Outcome> {
-    if dead(tx, "message", &row.id, &row.owner).await?
-        || dead(tx, "conversation", &row.conversation, &row.owner).await?
-    {
-        return Ok(Left);
-    }
-    if let Some(known) = tx.optional(sqlx::query(MESSAGE).bind(bytes(&row.id))).await? {
-        if get::<Vec<u8>>(&known, "conversation_id")? != bytes(&row.conversation) {
-            return Ok(Refused("it is in another conversation here"));
-        }
-        if row.synced && !get::<bool>(&known, "clock_synced")? {
-            let rid: i64 = get(&known, "rid")?;
-            tx.execute(sqlx::query(RESTAMP).bind(rid).bind(row.wall_unix_ms)).await?;
-            return Ok(Changed);
-        }
-        return Ok(Left);
-    }
-    if !(1..HIGHEST_SEQ).contains(&row.seq) {
-        return Ok(Refused("its place in the conversation is out of range"));
-    }
-    // Each NUL of a text becomes three bytes.
-    if row.text.len() > 3 * MAX_MESSAGE_BYTES || row.text.contains('\0') {
-        return Ok(Refused("its text is too long or none"));
-    }
-    let Some(conversation) = tx.optional(sqlx::query(CONVERSATION).bind(bytes(&row.conversation))).await?
-    else {
-        return Ok(Refused("its conversation is not here"));
-    };
-    if get::<Vec<u8>>(&conversation, "owner_id")? != bytes(&row.owner) {
-        return Ok(Refused("its conversation belongs to somebody else"));
-    }
-    let (rid, owner): (i64, i64) = (get(&conversation, "rid")?, get(&conversation, "owner")?);
-    let (boot, device) = (boot_rid(tx, &row.boot_id).await?, device_rid(tx, &row.device, stamp).await?);
-    let meta = row.meta.as_deref().filter(|meta| serde_json::from_str::<serde_json::Value>(meta).is_ok());
-    let add = sqlx::query(ADD_MESSAGE)
-        .bind(bytes(&row.id))
-        .bind(rid)
-        .bind(owner)
-        .bind(row.seq)
-        .bind(&row.role)
-        .bind(&row.kind)
-        .bind(&row.text)
-        .bind(meta)
-        .bind(row.wall_unix_ms)
-        .bind(row.synced)
-        .bind(row.monotonic_ns)
-        .bind(boot)
-        .bind(device);
-    match tx.execute(add).await {
-        Err(StoreError::Constraint { unique: true, .. }) => {
-            return Ok(Refused("another message has its place in the conversation"));
-        }
-        done => {
-            done?;
-        }
-    }
-    tx.execute(sqlx::query(COUNT_UP).bind(rid).bind(row.seq + 1)).await?;
-    Ok(Changed)
 }
 
 /// The caller has seen that this device's key opens it. Replaces the one that is here, unless that has not been sent yet.

@@ -35,8 +35,9 @@ const AGAIN: &str = "postgres_again";
 
 /// Rows that are queued in one transaction: what a turn waits for. Few in the tests of this crate, whose memories are small.
 const PIECE: i64 = if cfg!(test) { 3 } else { 4_000 };
-/// Other processes wait for a moment without a transaction, and look for it this often at most.
-pub(super) const LONGEST_BREATH: Duration = Duration::from_millis(100);
+/// A moment without a transaction that another process which waits for one cannot miss: it looks every 100 ms at least
+/// (`sqliteDefaultBusyCallback`).
+pub(super) const LONGEST_BREATH: Duration = Duration::from_millis(120);
 
 /// Leaves other processes a moment, as long as the transaction that was `begun` then, before the next one.
 pub(super) async fn breathe(begun: Instant) {

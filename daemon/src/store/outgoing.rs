@@ -85,7 +85,7 @@ pub struct ConversationRow {
     pub boot_id: String,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct MessageRow {
     pub id: Uuid,
     pub conversation: Uuid,

@@ -30,6 +30,8 @@ use crate::memory::{Applied, Memory, MemoryError, Pulled};
 
 /// A lost notification costs at most this.
 const LOOK: Duration = Duration::from_secs(60);
+/// Work after which other processes are left a moment: they wait for as long.
+const SPELL: Duration = Duration::from_millis(300);
 /// After a failure; the forwarder's pauses come on top.
 const REST: Duration = Duration::from_secs(1);
 
@@ -39,8 +41,8 @@ pub enum PullError {
     Postgres(#[source] PgError),
     #[error("what other devices wrote could not be stored")]
     Memory(#[source] MemoryError),
-    #[error("this device has met another database meanwhile: try again")]
-    AnotherHouse,
+    #[error("this device has met another database meanwhile, or is to read everything again: try again")]
+    Outdated,
 }
 
 impl From<PgError> for PullError {
@@ -81,8 +83,12 @@ pub struct Puller {
     memory: Memory,
     settings: PgSettings,
     opens: Option<Opens>,
-    /// Further than what is stored, by rows of this device itself.
-    ahead: Option<Read>,
+    /// Further than what is stored, by rows that are in the file of this generation already.
+    ahead: Option<(u64, Read)>,
+    /// How far was read is stored: once it is not any more, reading is to begin again.
+    begun: bool,
+    /// Time with a transaction since other processes were left a moment.
+    busy: Duration,
     /// Voiceprints are looked at once more at each start: the key may be another one now.
     voices_seen: bool,
     progress: Progress,
@@ -134,7 +140,16 @@ impl Freshness {
 impl Puller {
     /// Without `opens` voiceprints are left for later.
     pub fn new(memory: Memory, settings: PgSettings, opens: Option<Opens>) -> Self {
-        Self { memory, settings, opens, ahead: None, voices_seen: false, progress: Progress::default() }
+        Self {
+            memory,
+            settings,
+            opens,
+            ahead: None,
+            begun: false,
+            busy: Duration::ZERO,
+            voices_seen: false,
+            progress: Progress::default(),
+        }
     }
 
     pub fn freshness(&self, patience: Duration) -> Freshness {
@@ -166,7 +181,7 @@ impl Puller {
             };
             self.progress.done.send_modify(|done| done.connected = false);
             log::debug!("{}", crate::error::chain(&error));
-            if matches!(error, PullError::Postgres(_) | PullError::AnotherHouse) {
+            if matches!(error, PullError::Postgres(_) | PullError::Outdated) {
                 doubt.notify_one();
             }
             tokio::select! {
@@ -249,12 +264,15 @@ impl Puller {
     async fn round(&mut self, conn: &mut PgConnection, fresh: bool) -> Result<Brought, PullError> {
         let heads = read::heads(conn).await?;
         if !fresh && !house::is_still_with(self.memory.store(), heads.house).await? {
-            return Err(PullError::AnotherHouse);
+            return Err(PullError::Outdated);
         }
         // Before anything is read, so that what is newer here waits in the queue.
         let met = house::meet(self.memory.store(), heads.house, self.memory.clock().now_unix_ms()).await?;
+        let generation = self.memory.store().generation();
+        let ahead = self.ahead.take().filter(|(of, _)| *of == generation).map(|(_, ahead)| ahead);
         let stored: Option<Read> = settings::get(self.memory.store(), replica::READ).await?;
-        let mut at = match (stored, self.ahead.take()) {
+        (self.begun, self.busy) = (stored.is_some(), Duration::ZERO);
+        let mut at = match (stored, ahead) {
             // Somebody reset it, or this is another database.
             (None, _) => Read { house: heads.house, ..Read::default() },
             (Some(stored), _) if stored.house != heads.house => {
@@ -297,6 +315,9 @@ impl Puller {
             let (messages, refused) = pass(rows, &mut at.messages, heads.messages);
             let ids: Vec<Uuid> = messages.iter().map(|row| row.id).collect();
             let sources = if ids.is_empty() { Vec::new() } else { read::sources(conn, &ids).await? };
+            // After everything was forgotten about how far was read, nearly all of it is here.
+            let messages = self.memory.news(messages).await?;
+            let sources = self.memory.lacks_links(sources).await?;
             let conversations = unique(messages.iter().map(|row| row.conversation));
             let lacking = self.memory.lacks_conversations(&conversations).await?;
             let conversations = match lacking.as_slice() {
@@ -307,6 +328,8 @@ impl Puller {
             let users = self.missing_users(conn, owners).await?;
             let page = Pulled { users, conversations, messages, sources, ..Pulled::default() };
             self.store(&mut brought, page, refused, &at).await?;
+            // Of pages that hold nothing new nothing is stored: after a lost connection they are not read once more.
+            self.ahead = Some((generation, at.clone()));
         }
         while at.tombstones < heads.tombstones {
             let rows = read::tombstones(conn, self.since(at.tombstones, &at)).await?;
@@ -317,7 +340,7 @@ impl Puller {
             at.caught_up = true;
             self.apply(&Pulled::default(), &at).await?;
         }
-        self.ahead = Some(at);
+        self.ahead = Some((generation, at));
         if brought.changed + brought.refused > 0 {
             log::debug!(
                 "{} rows of other devices are here, {} were refused",
@@ -345,18 +368,21 @@ impl Puller {
         Ok(usable(read::users_by_id(conn, &lacking).await?))
     }
 
-    async fn apply(&self, page: &Pulled, at: &Read) -> Result<Applied, PullError> {
+    async fn apply(&mut self, page: &Pulled, at: &Read) -> Result<Applied, PullError> {
         let started = Instant::now();
-        let applied = self.memory.apply_pulled(page, at).await?.ok_or(PullError::AnotherHouse)?;
-        // One large page after the other would leave no moment to other processes, which look now and then.
-        if started.elapsed() > house::LONGEST_BREATH {
-            house::breathe(started).await;
+        let applied = self.memory.apply_pulled(page, at, self.begun).await?.ok_or(PullError::Outdated)?;
+        self.begun = true;
+        // One page after the other would leave no moment to other processes, which look now and then.
+        self.busy += started.elapsed();
+        if self.busy > SPELL {
+            tokio::time::sleep(house::LONGEST_BREATH).await;
+            self.busy = Duration::ZERO;
         }
         Ok(applied)
     }
 
     async fn store(
-        &self,
+        &mut self,
         brought: &mut Brought,
         page: Pulled,
         refused: usize,
@@ -366,7 +392,7 @@ impl Puller {
         if refused > 0 {
             log::warn!("{refused} rows of other devices cannot be read and are left out");
         }
-        // Nothing but rows of this device: that is no reason to write.
+        // Nothing but rows that are here: that is no reason to write.
         if page.is_empty() {
             return Ok(());
         }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, Tx, settings};
 
 super::sql::statements! {
     CLEAR = "DELETE FROM settings WHERE key = ?1";
@@ -30,4 +30,9 @@ pub async fn read_again(store: &Store) -> Result<(), StoreError> {
     let mut tx = store.begin().await?;
     tx.execute(sqlx::query(CLEAR).bind(READ)).await?;
     tx.commit().await
+}
+
+/// Whether a part was read since then.
+pub(crate) async fn is_begun(tx: &mut Tx<'_>) -> Result<bool, StoreError> {
+    Ok(settings::get_in::<Read>(tx, READ).await?.is_some())
 }

@@ -9,6 +9,7 @@ mod house;
 mod import;
 mod isolation;
 mod long;
+mod pages;
 mod rows;
 mod search;
 
