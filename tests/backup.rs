@@ -16,6 +16,7 @@ mod pitr;
 #[path = "backup/postgres.rs"]
 mod postgres;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -126,6 +127,41 @@ fn a_restore_in_place_brings_back_what_was_and_keeps_what_came_since_in_a_safety
     assert!(holds(&root, "anna", "spare key"));
     remember(&root, "anna", "it goes on");
     assert_eq!(leftovers(&root), [""; 0]);
+}
+
+#[test]
+fn the_metrics_tell_what_a_collector_needs_for_an_alarm() {
+    let root = home();
+    let samples = || {
+        let told = root.ok(&["backup", "list", "--metrics"]);
+        for line in told.lines().filter(|line| line.starts_with("# TYPE ")) {
+            assert!(line.starts_with("# TYPE jarvis_backup") && line.ends_with(" gauge"), "{line}");
+        }
+        let samples = told.lines().filter(|line| !line.starts_with('#'));
+        let samples = samples.map(|line| line.split_once(' ').unwrap());
+        samples.map(|(name, n)| (name.to_owned(), n.parse::<i64>().unwrap())).collect::<BTreeMap<_, _>>()
+    };
+    let none = samples();
+    assert_eq!((none.len(), none["jarvis_backups"], none["jarvis_backup_problem"]), (2, 0, 0), "{none:?}");
+    let before = jarvisd::clock::Clock::System.now_unix_ms() / 1000;
+    let name = backup(&root);
+    let good = samples();
+    assert_eq!((good["jarvis_backups"], good["jarvis_backup_problem"]), (1, 0), "{good:?}");
+    let newest = good["jarvis_backup_newest_timestamp_seconds"];
+    assert!(newest >= before && good["jarvis_backup_newest_proven_timestamp_seconds"] == newest, "{good:?}");
+    assert!(good["jarvis_backup_last_proof_timestamp_seconds"] >= newest, "{good:?}");
+    assert_eq!(listed(&root)[0]["bytes"], good["jarvis_backup_newest_size_bytes"]);
+    assert!(!good.contains_key("jarvis_backup_newest_copied_timestamp_seconds"), "{good:?}");
+    // It is not good any more, and that is known.
+    let file = backups(&root).join(&name).join("database.zst");
+    let size = fs::metadata(&file).unwrap().len();
+    fs::File::options().write(true).open(&file).unwrap().set_len(size / 2).unwrap();
+    assert!(!root.run(&["backup", "verify", "latest"]).status.success());
+    let bad = samples();
+    assert_eq!(bad["jarvis_backup_problem"], 1, "{bad:?}");
+    assert!(!bad.contains_key("jarvis_backup_newest_proven_timestamp_seconds"), "{bad:?}");
+    root.ok(&["backup", "failed", "jarvis-backup"]);
+    assert_eq!(samples()["jarvis_backup_problem"], 1);
 }
 
 #[test]

@@ -32,6 +32,7 @@ pub mod keys;
 pub mod lock;
 pub mod manifest;
 pub mod merge;
+pub mod metrics;
 pub(crate) mod pg;
 mod pg_tools;
 pub mod prune;

@@ -10,7 +10,8 @@
 
 use std::fs;
 use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -182,6 +183,17 @@ fn missing_copy(backups: &[Backup], remote: &str, age: impl Fn(&Backup) -> i64) 
     })
 }
 
+/// What there is to be said about the backups now, and elsewhere than in the health.
+pub fn look(settings: &Settings, last: Option<&LastRun>, clock: &Clock) -> (Condition, Option<Report>) {
+    let (stamp, level) = (clock.stamp(), settings.backup.verify);
+    let now = Timestamp::from_millisecond(stamp.wall_unix_ms).ok().filter(|_| stamp.synced);
+    let backups = super::list(&settings.paths.backups);
+    let remote = settings.backup.remote.as_ref().map(|remote| remote.0.as_str());
+    let found = condition(&backups, last, level, remote, now);
+    let report = Report::of(&backups, &found, level);
+    (found, report)
+}
+
 /// Keeps [`COMPONENT`] and `told` current until `stop`.
 ///
 /// # Errors
@@ -193,9 +205,7 @@ pub async fn run(
     told: Sender<Option<Report>>,
     stop: CancellationToken,
 ) -> Result<(), std::convert::Infallible> {
-    let (data, dir, level): (PathBuf, PathBuf, Level) =
-        (settings.paths.data.clone(), settings.paths.backups.clone(), settings.backup.verify);
-    let remote = settings.backup.remote.as_ref().map(|remote| remote.0.clone());
+    let settings = Arc::new(settings);
     let mut every = interval(LOOK_EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut seen: Option<(Option<LastRun>, Instant)> = None;
@@ -205,18 +215,14 @@ pub async fn run(
             () = stop.cancelled() => return Ok(()),
             _ = every.tick() => {}
         }
-        let (data, dir, stamp) = (data.clone(), dir.clone(), clock.stamp());
-        let (known, remote) = (seen.clone(), remote.clone());
+        let (settings, clock, known) = (settings.clone(), clock.clone(), seen.clone());
         let looked = tokio::task::spawn_blocking(move || {
-            let last = noted(&data);
+            let last = noted(&settings.paths.data);
             if known.is_some_and(|(before, at)| before == last && at.elapsed() < LIST_EVERY) {
                 return None;
             }
-            let now = Timestamp::from_millisecond(stamp.wall_unix_ms).ok().filter(|_| stamp.synced);
-            let backups = super::list(&dir);
-            let found = condition(&backups, last.as_ref(), level, remote.as_deref(), now);
-            let report = Report::of(&backups, &found, level);
-            Some((found, report, last))
+            let (condition, report) = look(&settings, last.as_ref(), &clock);
+            Some((condition, report, last))
         });
         if let Ok(Some((condition, report, last))) = looked.await {
             health.set(COMPONENT, condition);

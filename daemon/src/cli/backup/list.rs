@@ -5,8 +5,9 @@ use serde::Serialize;
 use super::{Shown, Summary, size};
 use crate::backup::create::Run;
 use crate::backup::remote::{self, Index};
-use crate::backup::{self, Backup, Level};
+use crate::backup::{self, Backup, Level, metrics, watch};
 use crate::cli::output;
+use crate::clock::Clock;
 use crate::config::Settings;
 use crate::error::Failure;
 
@@ -18,9 +19,17 @@ pub struct Args {
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
+    /// Print number, age, proof and problem as metrics in the text format of Prometheus, for whoever collects them.
+    #[arg(long, conflicts_with_all = ["json", "remote"])]
+    metrics: bool,
 }
 
 pub fn here(settings: &Settings, args: &Args) -> Result<(), Failure> {
+    if args.metrics {
+        let last = watch::noted(&settings.paths.data);
+        let (_, report) = watch::look(settings, last.as_ref(), &Clock::System);
+        return output::line(metrics::text(report.as_ref()).trim_end());
+    }
     let dir = &settings.paths.backups;
     let all = backup::list(dir)?;
     if args.json {
