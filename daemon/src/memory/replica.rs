@@ -36,6 +36,15 @@ pub struct Pulled {
     pub tombstones: Vec<Tombstone>,
 }
 
+/// What a round of reading began with.
+#[derive(Debug, Clone, Copy)]
+pub struct Basis {
+    /// Of the file ([`crate::store::Store::generation`]).
+    pub generation: u64,
+    /// How far was read before is stored, and goes on.
+    pub stored: bool,
+}
+
 /// What became of them.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Applied {
@@ -131,8 +140,8 @@ impl Memory {
     }
 
     /// Stores rows of other devices and the note how far they bring this one, in one transaction; nothing, and returns `None`, if
-    /// this device has met another database since they were read, or is to read everything again: `begun` says that there was a
-    /// note before.
+    /// this device has met another database since they were read, has another file than that of `basis`, or is to read everything
+    /// again since `read` was stored.
     ///
     /// # Errors
     /// What the disk has to say; a row is no reason.
@@ -140,11 +149,12 @@ impl Memory {
         &self,
         pulled: &Pulled,
         read: &replica::Read,
-        begun: bool,
+        basis: Basis,
     ) -> Result<Option<Applied>> {
         let (mut tx, stamp) = self.begin().await?;
-        let again = begun && !replica::is_begun(&mut tx).await?;
-        if again || !house::is_with(&mut tx, read.house).await? {
+        let same = self.store.generation() == basis.generation
+            && (!basis.stored || replica::goes_on(&mut tx, read).await?);
+        if !same || !house::is_with(&mut tx, read.house).await? {
             tx.rollback().await?;
             return Ok(None);
         }

@@ -26,12 +26,14 @@ use super::postgres::write::CHANNEL;
 use super::postgres::{CONNECT_DEADLINE, Pg, PgError, PgSettings, listening_pool, within};
 use super::replica::{self, Read};
 use super::{house, settings};
-use crate::memory::{Applied, Memory, MemoryError, Pulled};
+use crate::memory::{Applied, Basis, Memory, MemoryError, Pulled};
 
 /// A lost notification costs at most this.
 const LOOK: Duration = Duration::from_secs(60);
 /// Work after which other processes are left a moment: they wait for as long.
 const SPELL: Duration = Duration::from_millis(300);
+/// Pages that hold nothing new, after which how far was read is stored all the same.
+const UNSAVED: u32 = 50;
 /// After a failure; the forwarder's pauses come on top.
 const REST: Duration = Duration::from_secs(1);
 
@@ -85,8 +87,10 @@ pub struct Puller {
     opens: Option<Opens>,
     /// Further than what is stored, by rows that are in the file of this generation already.
     ahead: Option<(u64, Read)>,
-    /// How far was read is stored: once it is not any more, reading is to begin again.
-    begun: bool,
+    /// What the round began with.
+    basis: Basis,
+    /// Pages since how far was read was stored.
+    unsaved: u32,
     /// Time with a transaction since other processes were left a moment.
     busy: Duration,
     /// Voiceprints are looked at once more at each start: the key may be another one now.
@@ -145,7 +149,8 @@ impl Puller {
             settings,
             opens,
             ahead: None,
-            begun: false,
+            basis: Basis { generation: 0, stored: false },
+            unsaved: 0,
             busy: Duration::ZERO,
             voices_seen: false,
             progress: Progress::default(),
@@ -271,14 +276,15 @@ impl Puller {
         let generation = self.memory.store().generation();
         let ahead = self.ahead.take().filter(|(of, _)| *of == generation).map(|(_, ahead)| ahead);
         let stored: Option<Read> = settings::get(self.memory.store(), replica::READ).await?;
-        (self.begun, self.busy) = (stored.is_some(), Duration::ZERO);
+        // Somebody reset it, or this is another database: from the beginning.
+        let stored = stored.filter(|stored| stored.house == heads.house);
+        self.basis = Basis { generation, stored: stored.is_some() };
+        self.busy = Duration::ZERO;
         let mut at = match (stored, ahead) {
-            // Somebody reset it, or this is another database.
-            (None, _) => Read { house: heads.house, ..Read::default() },
-            (Some(stored), _) if stored.house != heads.house => {
-                Read { house: heads.house, ..Read::default() }
+            (None, _) => Read { house: heads.house, reading: Uuid::now_v7(), ..Read::default() },
+            (Some(stored), Some(ahead)) if ahead.reading == stored.reading && ahead.house == stored.house => {
+                stored.or_further(&ahead)
             }
-            (Some(stored), Some(ahead)) if ahead.house == stored.house => stored.or_further(&ahead),
             (Some(stored), _) => stored,
         };
         if !self.voices_seen {
@@ -317,7 +323,7 @@ impl Puller {
             let sources = if ids.is_empty() { Vec::new() } else { read::sources(conn, &ids).await? };
             // After everything was forgotten about how far was read, nearly all of it is here.
             let messages = self.memory.news(messages).await?;
-            let sources = self.memory.lacks_links(sources).await?;
+            let sources = self.memory.lacks_links(&sources).await?;
             let conversations = unique(messages.iter().map(|row| row.conversation));
             let lacking = self.memory.lacks_conversations(&conversations).await?;
             let conversations = match lacking.as_slice() {
@@ -370,8 +376,9 @@ impl Puller {
 
     async fn apply(&mut self, page: &Pulled, at: &Read) -> Result<Applied, PullError> {
         let started = Instant::now();
-        let applied = self.memory.apply_pulled(page, at, self.begun).await?.ok_or(PullError::Outdated)?;
-        self.begun = true;
+        let applied = self.memory.apply_pulled(page, at, self.basis).await?.ok_or(PullError::Outdated)?;
+        self.basis.stored = true;
+        self.unsaved = 0;
         // One page after the other would leave no moment to other processes, which look now and then.
         self.busy += started.elapsed();
         if self.busy > SPELL {
@@ -392,8 +399,9 @@ impl Puller {
         if refused > 0 {
             log::warn!("{refused} rows of other devices cannot be read and are left out");
         }
-        // Nothing but rows that are here: that is no reason to write.
-        if page.is_empty() {
+        // Nothing but rows that are here: that is a reason to write only now and then, so that a restart need not begin again.
+        self.unsaved += 1;
+        if page.is_empty() && self.unsaved < UNSAVED {
             return Ok(());
         }
         let applied = self.apply(&page, at).await?;
@@ -408,6 +416,7 @@ impl Read {
     fn or_further(&self, other: &Self) -> Self {
         Self {
             house: self.house,
+            reading: self.reading,
             users: self.users.max(other.users),
             voiceprints: self.voiceprints.max(other.voiceprints),
             conversations: self.conversations.max(other.conversations),

@@ -16,6 +16,9 @@ pub const READ: &str = "postgres_read";
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Read {
     pub house: Uuid,
+    /// Another one each time that reading begins at the beginning.
+    #[serde(default)]
+    pub reading: Uuid,
     pub users: i64,
     pub voiceprints: i64,
     pub conversations: i64,
@@ -32,7 +35,8 @@ pub async fn read_again(store: &Store) -> Result<(), StoreError> {
     tx.commit().await
 }
 
-/// Whether a part was read since then.
-pub(crate) async fn is_begun(tx: &mut Tx<'_>) -> Result<bool, StoreError> {
-    Ok(settings::get_in::<Read>(tx, READ).await?.is_some())
+/// Whether what is stored was not begun anew since `read`.
+pub(crate) async fn goes_on(tx: &mut Tx<'_>, read: &Read) -> Result<bool, StoreError> {
+    let stored: Option<Read> = settings::get_in(tx, READ).await?;
+    Ok(stored.is_some_and(|stored| stored.reading == read.reading))
 }

@@ -20,7 +20,7 @@ crate::store::sql::statements! {
         FROM json_each(?1) wanted CROSS JOIN messages m ON m.id = unhex(wanted.value)
         JOIN conversations c ON c.rid = m.conversation";
     /// Of pairs of a kind and an id.
-    DEAD = "SELECT t.id FROM json_each(?1) wanted
+    DEAD = "SELECT t.kind, t.id FROM json_each(?1) wanted
         CROSS JOIN tombstones t ON t.kind = wanted.value ->> 0 AND t.id = unhex(wanted.value ->> 1)";
     CONVERSATIONS = "SELECT c.id, c.rid, c.owner, u.id AS owner_id
         FROM json_each(?1) wanted CROSS JOIN conversations c ON c.id = unhex(wanted.value) JOIN users u ON u.rid = c.owner";
@@ -35,6 +35,9 @@ crate::store::sql::statements! {
     COUNT_UP = "UPDATE conversations SET messages = messages + ?2, next_seq = max(next_seq, ?3) WHERE rid = ?1";
     RESTAMP = "UPDATE messages SET wall_unix_ms = ?2, clock_synced = 1 WHERE rid = ?1";
 }
+
+/// Links of one question: a page of 200 messages may come with any number of them.
+const LINKS: usize = 1_000;
 
 /// A message that is here.
 struct Known {
@@ -63,8 +66,8 @@ struct Home {
 /// What is here of the rows of a page, and of what they need.
 struct Page<'r> {
     known: BTreeMap<Uuid, Known>,
-    /// Messages, conversations and people that were deleted here: all ids differ.
-    dead: BTreeSet<Uuid>,
+    /// What was deleted here, with its kind.
+    dead: BTreeSet<(String, Uuid)>,
     conversations: BTreeMap<Uuid, Home>,
     boots: BTreeMap<&'r str, i64>,
     devices: BTreeMap<&'r str, i64>,
@@ -89,16 +92,15 @@ impl Memory {
     ///
     /// # Errors
     /// What the disk has to say.
-    pub async fn lacks_links(&self, links: Vec<(Uuid, Uuid)>) -> Result<Vec<(Uuid, Uuid)>> {
-        if links.is_empty() {
-            return Ok(links);
-        }
-        let pairs: Vec<_> = links.iter().map(|(answer, source)| [hex(answer), hex(source)]).collect();
-        let rows = self.read_all(sqlx::query(NOT_LINKED).bind(serde_json::json!(pairs).to_string())).await?;
-        let mut lacking = Vec::with_capacity(rows.len());
-        for row in &rows {
-            let place = usize::try_from(get::<i64>(row, "place")?).unwrap_or(usize::MAX);
-            lacking.extend(links.get(place).copied());
+    pub async fn lacks_links(&self, links: &[(Uuid, Uuid)]) -> Result<Vec<(Uuid, Uuid)>> {
+        let mut lacking = Vec::new();
+        for links in links.chunks(LINKS) {
+            let pairs: Vec<_> = links.iter().map(|(answer, source)| [hex(answer), hex(source)]).collect();
+            let pairs = serde_json::json!(pairs).to_string();
+            for row in &self.read_all(sqlx::query(NOT_LINKED).bind(pairs)).await? {
+                let place = usize::try_from(get::<i64>(row, "place")?).unwrap_or(usize::MAX);
+                lacking.extend(links.get(place).copied());
+            }
         }
         Ok(lacking)
     }
@@ -116,7 +118,7 @@ pub(super) async fn put(
     }
     let mut page = Page::look(tx, rows).await?;
     for row in rows {
-        // A rule of the database that refuses the row undoes its statement, which is all there is of it.
+        // A rule of the database that refuses the row undoes its statement; a boot or a device that was noted for it may stay.
         let outcome = page.put(tx, row, stamp).await;
         applied.count("message", &row.id, outcome)?;
     }
@@ -131,13 +133,11 @@ impl<'r> Page<'r> {
     async fn look(tx: &mut Tx<'_>, rows: &'r [MessageRow]) -> Result<Self> {
         let found = tx.all(sqlx::query(KNOWN).bind(ids(rows.iter().map(|row| row.id)))).await?;
         let known = known(&found)?;
-        let named: BTreeSet<(&str, Uuid)> = rows
-            .iter()
-            .flat_map(|row| [("message", row.id), ("conversation", row.conversation), ("user", row.owner)])
-            .collect();
+        let named: BTreeSet<(&str, Uuid)> = rows.iter().flat_map(ties).collect();
         let named: Vec<_> = named.iter().map(|(kind, id)| [(*kind).to_owned(), hex(id)]).collect();
         let found = tx.all(sqlx::query(DEAD).bind(serde_json::json!(named).to_string())).await?;
-        let dead = found.iter().map(|row| get(row, "id")).collect::<Result<_, StoreError>>()?;
+        let dead = found.iter().map(|row| Ok((get(row, "kind")?, get(row, "id")?)));
+        let dead = dead.collect::<Result<_, StoreError>>()?;
         let wanted: BTreeSet<Uuid> = rows.iter().map(|row| row.conversation).collect();
         let mut conversations = BTreeMap::new();
         for row in tx.all(sqlx::query(CONVERSATIONS).bind(ids(wanted))).await? {
@@ -154,7 +154,7 @@ impl<'r> Page<'r> {
     }
 
     async fn put(&mut self, tx: &mut Tx<'_>, row: &'r MessageRow, stamp: &Stamp) -> Result<Outcome> {
-        if [row.id, row.conversation, row.owner].iter().any(|id| self.dead.contains(id)) {
+        if ties(row).iter().any(|(kind, id)| self.dead.contains(&((*kind).to_owned(), *id))) {
             return Ok(Left);
         }
         match self.known.get(&row.id) {
@@ -218,6 +218,11 @@ impl<'r> Page<'r> {
         home.next_seq = home.next_seq.max(row.seq + 1);
         Ok(Changed)
     }
+}
+
+/// What of a message may have been deleted: itself, its conversation, its person.
+fn ties(row: &MessageRow) -> [(&'static str, Uuid); 3] {
+    [("message", row.id), ("conversation", row.conversation), ("user", row.owner)]
 }
 
 fn known(rows: &[sqlx::sqlite::SqliteRow]) -> Result<BTreeMap<Uuid, Known>> {

@@ -182,8 +182,9 @@ async fn nothing_leaves_the_queue_for_a_database_that_is_no_longer_ours() {
     assert!(!queue_more(store, OLD, NOON_UNIX_MS).await.unwrap());
     // Nor is anything taken from it.
     let read = |house| Read { house, ..Read::default() };
-    assert_eq!(home.memory.apply_pulled(&Pulled::default(), &read(OLD), false).await.unwrap(), None);
-    assert!(home.memory.apply_pulled(&Pulled::default(), &read(NEW), false).await.unwrap().is_some());
+    let basis = Basis { generation: store.generation(), stored: false };
+    assert_eq!(home.memory.apply_pulled(&Pulled::default(), &read(OLD), basis).await.unwrap(), None);
+    assert!(home.memory.apply_pulled(&Pulled::default(), &read(NEW), basis).await.unwrap().is_some());
     let mut tx = store.begin().await.unwrap();
     assert!(is_with(&mut tx, NEW).await.unwrap() && !is_with(&mut tx, OLD).await.unwrap());
 }

@@ -31,9 +31,13 @@ async fn page_of(home: &Home) -> Pulled {
     Pulled { users, conversations, messages, sources, ..Pulled::default() }
 }
 
+fn basis(home: &Home, stored: bool) -> Basis {
+    Basis { generation: home.memory.store().generation(), stored }
+}
+
 async fn apply(home: &Home, page: &Pulled) -> Applied {
     let read = Read { house: HOUSE, ..Read::default() };
-    home.memory.apply_pulled(page, &read, false).await.unwrap().unwrap()
+    home.memory.apply_pulled(page, &read, basis(home, false)).await.unwrap().unwrap()
 }
 
 /// What is counted of the messages of each conversation is what there is.
@@ -48,13 +52,13 @@ async fn what_is_here_is_no_news() {
     let (_there, here, page) = devices().await;
     let memory = &here.memory;
     assert_eq!(memory.news(page.messages.clone()).await.unwrap().len(), 6);
-    assert_eq!(memory.lacks_links(page.sources.clone()).await.unwrap(), page.sources);
+    assert_eq!(memory.lacks_links(&page.sources).await.unwrap(), page.sources);
     assert_eq!(apply(&here, &page).await, Applied { changed: 9, refused: 0 });
     counts_are_right(memory).await;
     assert!(memory.news(page.messages.clone()).await.unwrap().is_empty());
-    assert!(memory.lacks_links(page.sources.clone()).await.unwrap().is_empty());
+    assert!(memory.lacks_links(&page.sources).await.unwrap().is_empty());
     assert!(memory.news(Vec::new()).await.unwrap().is_empty());
-    assert!(memory.lacks_links(Vec::new()).await.unwrap().is_empty());
+    assert!(memory.lacks_links(&[]).await.unwrap().is_empty());
     // All the same it does no harm.
     assert_eq!(apply(&here, &page).await, Applied::default());
     counts_are_right(memory).await;
@@ -66,11 +70,11 @@ async fn what_is_here_is_no_news() {
         .unwrap();
     tx.commit().await.unwrap();
     assert_eq!(memory.news(page.messages.clone()).await.unwrap().len(), 1);
-    assert_eq!(memory.lacks_links(page.sources.clone()).await.unwrap().len(), 1);
+    assert_eq!(memory.lacks_links(&page.sources).await.unwrap().len(), 1);
     let only_links = Pulled { sources: page.sources.clone(), ..Pulled::default() };
     assert!(!only_links.is_empty());
     apply(&here, &only_links).await;
-    assert!(memory.lacks_links(page.sources.clone()).await.unwrap().is_empty());
+    assert!(memory.lacks_links(&page.sources).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -166,10 +170,28 @@ async fn what_was_deleted_here_does_not_come_back_whatever_of_it_was_deleted() {
 #[tokio::test]
 async fn a_page_is_left_out_once_everything_is_to_be_read_again() {
     let (_there, here, page) = devices().await;
-    let read = Read { house: HOUSE, messages: 7, ..Read::default() };
-    assert!(here.memory.apply_pulled(&page, &read, false).await.unwrap().is_some());
-    assert!(here.memory.apply_pulled(&page, &read, true).await.unwrap().is_some());
+    let read = Read { house: HOUSE, reading: Uuid::from_u128(7), ..Read::default() };
+    let apply = async |read: &Read, stored| {
+        here.memory.apply_pulled(&page, read, basis(&here, stored)).await.unwrap().is_some()
+    };
+    assert!(apply(&read, false).await);
+    assert!(apply(&read, true).await);
     read_again(here.memory.store()).await.unwrap();
-    assert_eq!(here.memory.apply_pulled(&page, &read, true).await.unwrap(), None);
-    assert!(here.memory.apply_pulled(&page, &read, false).await.unwrap().is_some());
+    assert!(!apply(&read, true).await);
+    // Somebody else has begun at the beginning since.
+    let other = Read { reading: Uuid::from_u128(8), ..read.clone() };
+    assert!(apply(&other, false).await);
+    assert!(!apply(&read, true).await);
+    assert!(apply(&other, true).await);
+    // What was learnt of another file does not hold for this one.
+    let before = Basis { generation: here.memory.store().generation() - 1, stored: true };
+    assert_eq!(here.memory.apply_pulled(&page, &other, before).await.unwrap(), None);
+}
+
+#[test]
+fn a_note_of_an_older_version_is_read() {
+    let note = r#"{"house":"00000000-0000-0000-0000-000000000001","users":1,"voiceprints":2,"conversations":3,"messages":4,
+        "tombstones":5,"caught_up":true}"#;
+    let read: Read = serde_json::from_str(note).unwrap();
+    assert_eq!((read.messages, read.reading, read.caught_up), (4, Uuid::nil(), true));
 }
