@@ -18,7 +18,7 @@ pub fn text(report: Option<&Report>) -> String {
     let problem = report.is_some_and(|report| report.problem);
     let gauges = [
         ("jarvis_backups", "Backups in the folder of this device.", Some(count)),
-        ("jarvis_backup_problem", "1 if a backup failed, is missing or is old.", Some(problem.into())),
+        ("jarvis_backup_problem", "1 while the health shows a problem of the backups.", Some(problem.into())),
         ("jarvis_backup_newest_timestamp_seconds", "When the newest was taken.", seconds(|r| r.newest)),
         (
             "jarvis_backup_newest_proven_timestamp_seconds",
