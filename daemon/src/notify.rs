@@ -14,6 +14,8 @@
 //! So a clock that freezes without an error, a front end that hangs, and a re-open that never returns all silence it and
 //! systemd restarts the daemon; an unplugged microphone does not, because a restart would not plug it in again.
 
+pub mod start;
+
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -37,6 +39,7 @@ const MAX_STATUS_CHARS: usize = 300;
 
 /// Start-up, or a reload, is finished; `words` becomes the status line.
 pub fn ready(words: &str) {
+    start::is_over();
     send(&[NotifyState::Ready, NotifyState::Status(&one_line(words))]);
 }
 

@@ -16,18 +16,18 @@ use super::{BackupError, Kind};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::error::chain;
+use crate::notify::start::{self, SAFETY_BACKUP, Wait};
 use crate::store::VERSION;
 use crate::store::postgres::{self, PgSettings};
 
-/// systemd waits for 90 s until the daemon is ready.
-const LONGEST: Duration = Duration::from_secs(45);
 /// Nobody waits for Postgres, but the other devices of the house soon write with the newer program.
 const LONGEST_THERE: Duration = Duration::from_secs(600);
 
 /// Makes a safety backup of the database of this device if opening it would migrate it.
 pub async fn migration(settings: &Settings) {
     if is_old(settings).await {
-        tell("the database", made(settings, None, LONGEST).await);
+        let _waiting = start::waits(Wait::SafetyBackup);
+        tell("the database", made(settings, None, SAFETY_BACKUP).await);
     }
 }
 

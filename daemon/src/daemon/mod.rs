@@ -42,6 +42,10 @@ pub const HEARD_DEPTH: usize = 1024;
 pub const STT_BLOCKS: usize = 1024;
 /// How long everything may take to stop.
 const DRAIN: Duration = Duration::from_secs(10);
+/// And to give the log back to the database after that.
+const CLOSE: Duration = Duration::from_secs(1);
+/// From the signal to the end of the process; `TimeoutStopSec=` of the unit is longer.
+pub const STOPS_WITHIN: Duration = Duration::from_secs(DRAIN.as_secs() + CLOSE.as_secs());
 
 /// Runs the daemon until it is told to stop. `lines` receives every event (`run --events`).
 ///
@@ -60,8 +64,15 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
         health.register(part, need);
     }
     notify::status("starting");
-    // An SD card takes its time over the models, and the checks of their hashes.
-    notify::extend_timeout(Duration::from_secs(60));
+    let cannot_start = |e| Failure::because(Exit::Failed, "the daemon cannot start its threads", e);
+    let mut supervisor = Supervisor::new();
+    let stop = supervisor.token();
+    let until = stop.clone();
+    let keep_alive = move || {
+        notify::start::keep_alive(&until);
+        Ok::<_, std::convert::Infallible>(())
+    };
+    supervisor.job_thread("starting", keep_alive).map_err(cannot_start)?;
 
     // Before anything that takes time: a signal without a handler would end the process by itself.
     let (mut terminate, hang_up) = (listen_for(SignalKind::terminate())?, listen_for(SignalKind::hangup())?);
@@ -94,8 +105,6 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
     let memory = parts.memory.clone();
 
     // Start, in data-flow order, so that the drain goes the same way.
-    let mut supervisor = Supervisor::new();
-    let stop = supervisor.token();
     let start = || -> Result<(), SpawnError> {
         let mut detector = parts.detector;
         let (for_hearing, hearing_stop) = (control.clone(), stop.clone());
@@ -216,14 +225,14 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
         }
         Ok(())
     };
-    start().map_err(|e| Failure::because(Exit::Failed, "the daemon cannot start its threads", e))?;
+    start().map_err(cannot_start)?;
 
     // Work until told to stop.
     let ended = supervisor.wait().await;
     notify::stopping("stopping");
     let drained = supervisor.drain(DRAIN).await;
     // The write-ahead log goes back into the database, so that a backup of the file alone is whole.
-    let _ = tokio::time::timeout(Duration::from_secs(1), memory.close()).await;
+    let _ = tokio::time::timeout(CLOSE, memory.close()).await;
     let mut faults = match ended {
         Ended::Fault(fault) => vec![fault],
         Ended::Asked | Ended::AllDone => Vec::new(),

@@ -20,11 +20,10 @@ use super::StoreError;
 use super::salvage::{self, Salvaged};
 use crate::clock::Clock;
 use crate::durable::{create_file, folder_of, remove_if_there, sync_name};
+use crate::notify::start::{self, REPAIR_OF_ANOTHER, Wait};
 
 /// Damaged files that are kept; older ones are deleted.
 pub const KEPT_COPIES: usize = 3;
-/// How long to wait for another process that is repairing: a large file takes its time.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A repair that was done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -232,8 +231,9 @@ pub(crate) async fn lock(path: &Path) -> Result<File, StoreError> {
     const PAUSE: Duration = Duration::from_millis(50);
     let folder = File::open(folder_of(path)).map_err(|e| open_error(path, e))?;
     let mut waited = Duration::ZERO;
+    let _waiting = start::waits(Wait::RepairOfAnother);
     while flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err() {
-        if waited >= PATIENCE {
+        if waited >= REPAIR_OF_ANOTHER {
             return Err(StoreError::Busy { path: path.into() });
         }
         tokio::time::sleep(PAUSE).await;
