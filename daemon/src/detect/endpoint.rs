@@ -14,7 +14,8 @@
 //! handed out lies in the utterance that ends it; frames are looked at once, in order, except that arming looks again at
 //! those after the wake phrase, so that nothing of "hey jarvis what time is it" is lost.
 
-use crate::units::{FRAME_SAMPLES, FramePos};
+use crate::dsp::level::{self, HighPass};
+use crate::units::{FRAME_SAMPLES, FramePos, SAMPLE_RATE_HZ};
 
 use super::sound::Sound;
 use super::{Detection, Utterance};
@@ -54,15 +55,19 @@ const PAUSE_BEGINS_WITHIN: u64 = 20;
 /// It lasts longer than the closure of a stop consonant: 150 ms.
 const PAUSE: u64 = 15;
 /// And is this much quieter than the phrase: -20 dB, as a ratio of energies.
-const PAUSE_ENERGY: f32 = 0.01;
+const PAUSE_ENERGY: f64 = 0.01;
 
 /// Where the pause after a wake phrase begins that was estimated to end at `end`, if there is one.
 fn pause_after(end: FramePos, sound: &Sound) -> Option<FramePos> {
-    let energy = |pos: FramePos| {
-        let (raw, _) = sound.frame(pos)?;
-        Some(raw.iter().map(|x| x * x).sum::<f32>())
-    };
-    let loudest = (1..=60).filter_map(|back| energy(FramePos(end.0.checked_sub(back)?))).fold(0.0, f32::max);
+    let first = FramePos(end.0.saturating_sub(60)).max(sound.start());
+    // A DC offset or hum would fill every pause.
+    let mut audible = HighPass::new(SAMPLE_RATE_HZ);
+    let energies: Vec<f64> = (first.0..=end.0 + PAUSE_BEGINS_WITHIN + PAUSE)
+        .map_while(|pos| sound.frame(FramePos(pos)))
+        .map(|(raw, _)| level::power(&audible.filter(raw)))
+        .collect();
+    let energy = |pos: FramePos| energies.get(usize::try_from(pos.0.checked_sub(first.0)?).ok()?).copied();
+    let loudest = (1..=60).filter_map(|back| energy(FramePos(end.0.checked_sub(back)?))).fold(0.0, f64::max);
     let quiet = |pos: FramePos| energy(pos).is_some_and(|e| e < loudest * PAUSE_ENERGY);
     (0..=PAUSE_BEGINS_WITHIN)
         .map(|after| FramePos(end.0 + after))

@@ -23,6 +23,7 @@
 //! of this length, and speaker models look up to 7.6 kHz; blocks of 20 ms would keep that too, but cost 10 ms more.
 
 mod denoise;
+pub mod level;
 pub mod resample;
 
 use std::collections::VecDeque;

@@ -1,5 +1,6 @@
 //! From a stretch of sound and its voice activity to net speech and its quality.
 
+use crate::dsp::level::{audible, decibel, power};
 use crate::units::{FRAME_SAMPLES, SAMPLE_RATE_HZ};
 
 /// VAD probability from which a frame counts as speech.
@@ -23,7 +24,8 @@ pub struct NetSpeech {
     pub quality: Quality,
 }
 
-/// Measured on the speech of one sample.
+/// Measured on the speech of one sample. Levels are those of what can be heard: a DC offset and the hum of the mains count
+/// neither as voice nor as noise.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Quality {
     pub net_speech_s: f32,
@@ -31,7 +33,7 @@ pub struct Quality {
     pub level_db: f32,
     /// Mean power of the speech over that of the noise behind it; at most 60 dB.
     pub snr_db: f32,
-    /// Share of speech samples at the end of the scale, 0 to 1.
+    /// Share of speech samples at the end of the converter's scale, 0 to 1. Of the raw sound: that is what reaches the end.
     pub clipped: f32,
 }
 
@@ -46,9 +48,10 @@ impl NetSpeech {
         let mut rest = Vec::new();
         let mut all = Vec::new();
         let mut clipped = 0usize;
-        for (index, frame) in samples.chunks_exact(FRAME_SAMPLES).enumerate() {
-            let power =
-                frame.iter().map(|&s| f64::from(s) * f64::from(s)).sum::<f64>() / FRAME_SAMPLES as f64;
+        let heard = audible(samples);
+        let frames_heard = heard.chunks_exact(FRAME_SAMPLES);
+        for (index, (frame, heard)) in samples.chunks_exact(FRAME_SAMPLES).zip(frames_heard).enumerate() {
+            let power = power(heard);
             all.push(power);
             if mask.get(index).copied().unwrap_or(false) {
                 // One bad sample would make every feature, and so every score, meaningless.
@@ -128,12 +131,6 @@ impl Mean {
     }
 }
 
-/// Power to dB, with a floor at the quantisation noise of 16 bits.
-#[expect(clippy::cast_possible_truncation, reason = "a level in dB needs no f64")]
-fn decibel(power: f64) -> f32 {
-    (10.0 * power.max(1e-10).log10()) as f32
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,6 +158,24 @@ mod tests {
         let quality = NetSpeech::of(&sound, &speech).quality;
         assert!((quality.level_db + 23.0).abs() < 0.2, "{quality:?}");
         assert!((quality.snr_db - 40.0).abs() < 0.5, "{quality:?}");
+    }
+
+    #[test]
+    fn a_dc_offset_and_hum_change_no_level() {
+        let mut sound = tone(50, 0.001);
+        sound.extend(tone(50, 0.1));
+        let speech: Vec<f32> = (0..100).map(|i| if i < 50 { 0.0 } else { 1.0 }).collect();
+        let plain = NetSpeech::of(&sound, &speech);
+        let hum = |hz: f32, n: usize| 0.2 * (std::f32::consts::TAU * hz * n as f32 / 16_000.0).sin();
+        for (offset, hz) in [(0.07, 0.0), (-0.5, 0.0), (0.0, 50.0), (0.1, 60.0)] {
+            let dirty: Vec<f32> = sound.iter().enumerate().map(|(n, x)| x + offset + hum(hz, n)).collect();
+            let net = NetSpeech::of(&dirty, &speech);
+            let (want, got) = (plain.quality, net.quality);
+            assert!((got.level_db - want.level_db).abs() < 0.3, "{offset} {hz}: {got:?}, {want:?}");
+            assert!(got.snr_db > if hz > 0.0 { 20.0 } else { want.snr_db - 0.5 }, "{offset} {hz}: {got:?}");
+            // What the model hears is what was recorded.
+            assert_eq!(net.samples, dirty[50 * FRAME_SAMPLES..]);
+        }
     }
 
     #[test]
