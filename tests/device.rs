@@ -249,6 +249,175 @@ fn the_watchdog_is_fed_by_sound_and_falls_silent_when_sound_freezes() {
     assert_eq!(daemon.exit_code(), Some(0));
 }
 
+/// The sentence about the microphone that the service manager shows last within `window`; empty if there is none.
+fn told_of_the_microphone(manager: &Manager, window: Duration) -> String {
+    let told = manager.during(window);
+    let status = told.into_iter().rev().find(|line| line.starts_with("STATUS="));
+    status.filter(|line| line.contains("microphone")).unwrap_or_default()
+}
+
+/// Runs a daemon on a microphone that delivers `samples` (a frame of `channels` for each number) for 90 s and then its own
+/// noise, and compares what is told with what `doctor` says.
+fn a_microphone_without_sound(channels: i32, wanted: &str, samples: impl Fn(i32) -> i16) {
+    let device = if channels == 1 { "room" } else { "pair" };
+    let config = format!(
+        "[audio]\ndevice = \"{device}\"\n[speech]\nenabled = false\n[stt]\nengine = \"off\"\n[wake]\nmodel = \"none\"\n"
+    );
+    let mut root = Root::with_config(&config);
+    root.env("JARVIS__STT__ENGINE", "off");
+    let mic = Mic::plug_into(&mut root);
+    mic.delivers((0..90 * 48_000 * channels).map(samples));
+    let manager = Manager::watch(&mut root);
+    let mut daemon = root.daemon();
+    manager.wait_for("READY=1");
+    let early = told_of_the_microphone(&manager, Duration::from_secs(30));
+    assert_eq!(early, "", "half a minute of it is no fault yet");
+    let mut told = String::new();
+    wait_until(wanted, || {
+        told = told_of_the_microphone(&manager, Duration::from_secs(1));
+        !told.is_empty()
+    });
+    assert!(told.contains(wanted), "{told}");
+
+    let report: Value = serde_json::from_slice(&root.run(&["doctor", "--json"]).stdout).unwrap();
+    let findings = report["findings"].as_array().unwrap();
+    let found = findings.iter().find(|f| f["check"] == "microphone").unwrap();
+    assert_eq!(found["state"], "warn", "{found}");
+    assert!(found["message"].as_str().unwrap().contains(wanted), "{found}");
+    assert!(
+        told.contains(found["fix"].as_str().unwrap()),
+        "doctor and the device say the same: {told} {found}"
+    );
+
+    if wanted.contains("cancel") {
+        // Over when something as loud does not cancel.
+        assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+        return;
+    }
+    // The end of the 90 s: what follows is alive.
+    wait_until("the microphone to be well again", || {
+        manager
+            .during(Duration::from_secs(1))
+            .iter()
+            .any(|line| line.starts_with("STATUS=") && !line.contains("microphone"))
+    });
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+}
+
+#[test]
+fn a_microphone_that_delivers_no_sound_is_told_after_a_minute_and_well_again_by_itself() {
+    std::thread::scope(|scope| {
+        scope.spawn(|| a_microphone_without_sound(1, "digital silence", |_| 0));
+        scope.spawn(|| a_microphone_without_sound(1, "the same value in every sample", |_| 1_234));
+        scope.spawn(|| a_microphone_without_sound(1, "flicker of the last bit", |n| i16::from(n % 100 == 0)));
+    });
+}
+
+#[test]
+fn a_dead_channel_of_two_and_channels_that_cancel_are_told() {
+    // Noise of 12 bits or so, different in every sample.
+    let noise = |n: i32| {
+        let mixed = (n / 2).wrapping_mul(1_103_515_245) ^ ((n / 2).wrapping_mul(69_069) >> 7);
+        i16::try_from(mixed >> 20).unwrap()
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            a_microphone_without_sound(2, "no sound in channel 1", |n| if n % 2 == 0 { noise(n) } else { 0 });
+        });
+        scope.spawn(|| {
+            a_microphone_without_sound(2, "cancel each other out", |n| {
+                if n % 2 == 0 { noise(n) } else { -noise(n) }
+            });
+        });
+    });
+}
+
+#[test]
+fn a_microphone_in_a_quiet_room_is_well_for_longer_than_a_minute() {
+    let (mut root, _mic) = household();
+    let manager = Manager::watch(&mut root);
+    let mut daemon = root.daemon();
+    manager.wait_for("READY=1");
+    let told = manager.during(Duration::from_secs(75));
+    assert!(!told.iter().any(|line| line.contains("microphone")), "{told:?}");
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn doctor_names_a_dc_offset_and_the_hum_of_the_mains() {
+    let mut root = Root::with_config(CONFIG);
+    let mic = Mic::plug_into(&mut root);
+    let sine =
+        |n: i32, hz: f64, level: f64| level * (std::f64::consts::TAU * hz * f64::from(n) / 48_000.0).sin();
+    for (offset, hz, level, wanted, other) in [
+        (2_300.0, 0.0, 0.0, "a DC offset of 7 % of full scale", "hum"),
+        (0.0, 50.0, 1_000.0, "hum of the mains at 50 Hz, -33 dB", "offset"),
+        (0.0, 60.0, 3_000.0, "hum of the mains at 60 Hz, -24 dB", "offset"),
+    ] {
+        #[expect(clippy::cast_possible_truncation, reason = "within 16 bits")]
+        let sample = |n: i32| (offset + sine(n, hz, level)).round() as i16 + i16::from(n % 3 == 0);
+        mic.delivers((0..4 * 48_000).map(sample));
+        let report: Value = serde_json::from_slice(&root.run(&["doctor", "--json"]).stdout).unwrap();
+        let found = report["findings"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|f| f["check"] == "microphone")
+            .unwrap()
+            .clone();
+        let message = found["message"].as_str().unwrap();
+        assert!(message.contains(wanted) && !message.contains(other), "{found}");
+        assert_eq!(found["state"], "warn");
+        assert!(found["fix"].as_str().unwrap().contains("the device hears in spite of"), "{found}");
+    }
+}
+
+/// A service manager that ends what does not come up in time: the deadline of `TimeoutStartSec=` moves on only with
+/// `EXTEND_TIMEOUT_USEC=`, which counts from when it comes (`sd_notify(3)`).
+fn starts_in_time(manager: &Manager, daemon: &Daemon) -> Duration {
+    const TIMEOUT_START: Duration = Duration::from_secs(60);
+    let began = Instant::now();
+    let mut deadline = began + TIMEOUT_START;
+    loop {
+        for line in manager.during(Duration::from_millis(100)) {
+            if line == "READY=1" {
+                return began.elapsed();
+            }
+            if let Some(usec) = line.strip_prefix("EXTEND_TIMEOUT_USEC=") {
+                deadline = deadline.max(Instant::now() + Duration::from_micros(usec.parse().unwrap()));
+            }
+        }
+        assert!(
+            Instant::now() < deadline,
+            "the service manager would have ended the start; log:\n{}",
+            daemon.log()
+        );
+    }
+}
+
+#[test]
+fn a_start_that_waits_for_another_programs_repair_is_not_killed() {
+    let (mut root, _mic) = household();
+    let data = root.path().join("var/lib/jarvis");
+    // Damaged in its middle, so that the start repairs it, while another program holds the lock of a repair.
+    let db = data.join("jarvis.db");
+    let mut bytes = std::fs::read(&db).unwrap();
+    let length = bytes.len();
+    bytes[length / 4..length * 3 / 4].fill(0xA5);
+    std::fs::write(&db, bytes).unwrap();
+    let ready = root.path().join("locked");
+    let script = "exec 9<\"$0\"; flock 9; touch \"$1\"; sleep 80";
+    let mut other =
+        std::process::Command::new("bash").args(["-c", script]).args([&data, &ready]).spawn().unwrap();
+    wait_until("the lock", || ready.exists());
+    let manager = Manager::watch(&mut root);
+    let daemon = root.daemon();
+    let took = starts_in_time(&manager, &daemon);
+    assert!(took > Duration::from_secs(65), "the start did not wait for the other program: {took:?}");
+    assert!(daemon.log().contains("has been repaired"), "{}", daemon.log());
+    other.wait().unwrap();
+}
+
 #[test]
 fn sighup_applies_what_can_change_without_a_restart() {
     let (root, mic) = household();

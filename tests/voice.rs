@@ -638,3 +638,203 @@ fn of_a_deleted_voice_no_byte_is_left_in_the_database_its_log_the_queue_or_a_lat
     let backups = root.path().join("var/backups/jarvis");
     assert!(backups.is_dir() && !holds(&backups, &annas));
 }
+
+/// `file` with effects of sox, as 16 bits of the same rate.
+fn through(root: &Root, file: &Path, name: &str, effects: &[&str]) -> PathBuf {
+    let to = root.path().join(format!("{name}-{}", file.file_name().unwrap().to_str().unwrap()));
+    let mut args = vec![file.to_str().unwrap(), to.to_str().unwrap()];
+    args.extend(effects);
+    sox(&args);
+    to
+}
+
+/// `file` with the hum of the mains under it.
+fn humming(root: &Root, file: &Path, hz: u32, level: &str) -> PathBuf {
+    let hum = root.path().join(format!("hum-{hz}-{level}.wav"));
+    let sine = format!("{hz}");
+    sox(&[
+        "-n",
+        "-r",
+        "16000",
+        "-c",
+        "1",
+        "-b",
+        "16",
+        hum.to_str().unwrap(),
+        "synth",
+        "30",
+        "sine",
+        &sine,
+        "vol",
+        level,
+    ]);
+    let to = root.path().join(format!("with-{hz}-{level}-{}", file.file_name().unwrap().to_str().unwrap()));
+    let length = format!("{}", (fs::metadata(file).unwrap().len() - 44) / 2);
+    let length = format!("{length}s");
+    sox(&[
+        "-m",
+        "-v",
+        "1",
+        file.to_str().unwrap(),
+        "-v",
+        "1",
+        hum.to_str().unwrap(),
+        to.to_str().unwrap(),
+        "trim",
+        "0",
+        &length,
+    ]);
+    to
+}
+
+#[test]
+fn a_dc_offset_or_hum_is_no_noise_to_an_enrolment() {
+    let question = Voice::Rms.says("hey jarvis, what do you remember about the spare key");
+    type Dirt = (&'static str, Box<dyn Fn(&Root, &Path) -> PathBuf>);
+    let shifted = |by: &'static str| -> Dirt {
+        (
+            by,
+            Box::new(move |root: &Root, file: &Path| through(root, file, by, &["gain", "-3", "dcshift", by])),
+        )
+    };
+    let hum = |hz: u32, level: &'static str| -> Dirt {
+        (level, Box::new(move |root: &Root, file: &Path| humming(root, file, hz, level)))
+    };
+    for (name, dirty) in
+        [shifted("0.07"), shifted("-0.3"), hum(50, "0.02"), hum(50, "0.1"), hum(60, "0.02"), hum(60, "0.1")]
+    {
+        let root = Root::new();
+        let files: Vec<PathBuf> =
+            sentences(Voice::Rms, &ENROLMENT).iter().map(|file| dirty(&root, file)).collect();
+        enrolled(&root, "Anna", &files, &[]);
+        // Clean and dirty recordings of the voice are verified, and another's is not.
+        for file in [question.clone(), dirty(&root, &question)] {
+            let verdict = identified(&root, &file);
+            assert_eq!(
+                (&verdict["outcome"], &verdict["user"]),
+                (&"verified".into(), &"Anna".into()),
+                "{name}: {verdict}"
+            );
+        }
+        let stranger = dirty(&root, &Voice::Kal.says("hey jarvis, what do you remember about the spare key"));
+        assert_ne!(identified(&root, &stranger)["outcome"], "verified", "{name}");
+    }
+}
+
+#[test]
+fn true_noise_is_still_refused() {
+    let root = Root::new();
+    let files: Vec<PathBuf> = sentences(Voice::Rms, &ENROLMENT)
+        .iter()
+        .map(|file| {
+            let noise = root.path().join("noise.wav");
+            sox(&[
+                "-n",
+                "-r",
+                "16000",
+                "-c",
+                "1",
+                "-b",
+                "16",
+                noise.to_str().unwrap(),
+                "synth",
+                "12",
+                "whitenoise",
+                "vol",
+                "0.1",
+            ]);
+            let to = root.path().join(format!("noisy-{}", file.file_name().unwrap().to_str().unwrap()));
+            sox(&[
+                "-m",
+                "-v",
+                "1",
+                file.to_str().unwrap(),
+                "-v",
+                "1",
+                noise.to_str().unwrap(),
+                to.to_str().unwrap(),
+            ]);
+            to
+        })
+        .collect();
+    let (report, _) = refused(&root, "Anna", &files, &[]);
+    assert!(report["samples"][0]["reason"].as_str().unwrap().contains("too much noise"), "{report}");
+}
+
+/// A stereo recording: left and right.
+fn stereo(root: &Root, left: &Path, right: &Path, name: &str) -> PathBuf {
+    let to = root.path().join(name);
+    sox(&["-M", left.to_str().unwrap(), right.to_str().unwrap(), to.to_str().unwrap()]);
+    to
+}
+
+#[test]
+fn the_channel_that_the_device_hears_is_the_one_that_recordings_are_heard_by() {
+    // Anna on the right; on the left somebody else, as loud.
+    let mut root = Root::new();
+    root.env("JARVIS__AUDIO__CHANNEL", "right");
+    let pairs: Vec<PathBuf> = ENROLMENT
+        .iter()
+        .enumerate()
+        .map(|(n, text)| {
+            let (left, right) = (Voice::Kal.says(ENROLMENT[(n + 1) % 3]), Voice::Rms.says(text));
+            stereo(&root, &left, &right, &format!("pair-{n}.wav"))
+        })
+        .collect();
+    enrolled(&root, "Anna", &pairs, &[]);
+    let text = "hey jarvis, remember that the spare key is under the blue pot";
+    let (right, left) = (Voice::Rms.says(text), Voice::Kal.says("hey jarvis, what time is it now"));
+    let both = stereo(&root, &left, &right, "both.wav");
+    let swapped = stereo(&root, &right, &left, "swapped.wav");
+    assert_eq!(identified(&root, &both)["user"], "Anna");
+    assert_ne!(identified(&root, &swapped)["outcome"], "verified");
+    // A recording of one channel is heard as it is.
+    assert_eq!(identified(&root, &right)["user"], "Anna");
+    let verify =
+        |file: &Path| root.run(&["voice", "verify", "--user", "Anna", file.to_str().unwrap()]).status.code();
+    assert_eq!((verify(&both), verify(&swapped)), (Some(0), Some(1)));
+    // The same turn as from the right side alone.
+    let heard = |file: &Path| {
+        root.listen(&[file]).iter().find(|e| e["event"] == "verified").map(|e| e["user"].clone())
+    };
+    assert_eq!(
+        (heard(&both), heard(&right), heard(&swapped)),
+        (Some("Anna".into()), Some("Anna".into()), None)
+    );
+
+    let trials = root.path().join("trials.txt");
+    fs::write(&trials, "1 pair-0.wav,pair-1.wav both.wav\n0 pair-0.wav,pair-1.wav swapped.wav\n").unwrap();
+    let scores = root.path().join("scores.csv");
+    root.ok(&["voice", "score", "--trials", trials.to_str().unwrap(), "--out", scores.to_str().unwrap()]);
+    let text = fs::read_to_string(&scores).unwrap();
+    let accepted: Vec<&str> = text.lines().skip(1).map(|line| line.rsplit(',').next().unwrap()).collect();
+    assert_eq!(accepted, ["1", "0"], "{text}");
+}
+
+#[test]
+fn channels_that_cancel_each_other_are_told_and_one_of_them_is_heard() {
+    let root = Root::new();
+    let upside_down = |file: &Path| {
+        let to = root.path().join(format!("anti-{}", file.file_name().unwrap().to_str().unwrap()));
+        sox(&[file.to_str().unwrap(), to.to_str().unwrap(), "remix", "1", "1v-1"]);
+        to
+    };
+    let files: Vec<PathBuf> =
+        sentences(Voice::Rms, &ENROLMENT).iter().map(|file| upside_down(file)).collect();
+    let (code, report, said) = enroll(&root, "Anna", &files, &[]);
+    assert_eq!((code, &report["enrolled"]), (Some(0), &Value::Bool(true)), "{report} {said}");
+    assert_eq!(said.matches("cancel each other out").count(), 3, "{said}");
+    let question = upside_down(&Voice::Rms.says("hey jarvis, who am i"));
+    let output = root.run(&["voice", "identify", "--json", question.to_str().unwrap()]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cancel each other out"), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("Anna"), "{output:?}");
+    assert!(root.listen(&[&question]).iter().any(|e| e["event"] == "verified"));
+    // FLAC as well, and plain stereo is no such thing.
+    let flac = root.path().join("anti.flac");
+    sox(&[question.to_str().unwrap(), flac.to_str().unwrap()]);
+    assert_eq!(identified(&root, &flac)["user"], "Anna");
+    let plain = root.path().join("plain.wav");
+    sox(&[question.to_str().unwrap(), plain.to_str().unwrap(), "remix", "1", "1"]);
+    let output = root.run(&["voice", "identify", plain.to_str().unwrap()]);
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::{Root, scratch, sox, wait_until};
 
-/// ALSA name of the microphone and of the loudspeaker: S16_LE, mono.
+/// ALSA name of the microphone and of the loudspeaker: S16_LE, mono. "pair" is the same in stereo.
 pub const DEVICE: &str = "room";
 pub const RATE_HZ: u32 = 48_000;
 
@@ -26,7 +26,19 @@ impl Mic {
         let conf_path = dir.join("asound.conf");
         fs::write(&conf_path, conf).unwrap();
         root.env("ALSA_CONFIG_PATH", &conf_path);
-        Self { dir }
+        let mic = Self { dir };
+        mic.own_noise(true);
+        mic
+    }
+
+    /// Whether the microphone has its own noise, as every real one does, or delivers zeros.
+    pub fn own_noise(&self, on: bool) {
+        self.fault("noise", on);
+    }
+
+    /// From the first start of the daemon on the microphone delivers these samples, interleaved, as long as they last.
+    pub fn delivers(&self, samples: impl Iterator<Item = i16>) {
+        fs::write(self.dir.join("in.raw"), samples.flat_map(i16::to_le_bytes).collect::<Vec<u8>>()).unwrap();
     }
 
     /// Says a recording into the microphone, now. Returns when it has begun.

@@ -7,6 +7,8 @@
  *
  *   DIR/in.raw    what the microphone hears: interleaved frames in the device's format, frame 0 at the first start of
  *                 any capture in this process; silence after its end
+ *   DIR/noise     while it exists: in place of silence the microphone hears its own noise, the last bit of 16 at random,
+ *                 as every real one does (S16_LE)
  *   DIR/say.raw   a file moved to this name is heard from now on, once (it is removed when it begins)
  *   DIR/out.raw   what the loudspeaker played is appended here
  *   DIR/unplug    while it exists: ENODEV on everything, open included
@@ -156,6 +158,16 @@ static void echo_is_heard(uint64_t at, int16_t *sound, snd_pcm_uframes_t frames)
     }
 }
 
+/* What a microphone hears where nothing is heard. */
+static void own_noise(int16_t *sound, size_t samples)
+{
+    static uint32_t state = 1;
+    for (size_t i = 0; i < samples; i++) {
+        state = state * 1664525 + 1013904223;
+        sound[i] = (int16_t)(state >> 31);
+    }
+}
+
 static int sim_start(snd_pcm_ioplug_t *io)
 {
     struct sim *sim = io->private_data;
@@ -252,6 +264,8 @@ static snd_pcm_sframes_t sim_transfer(snd_pcm_ioplug_t *io, const snd_pcm_channe
         if (got == 0)
             got = read_some(sim->file, sound, size, (int64_t)((sim->start + sim->moved) * width));
         memset(sound + got, 0, size - got);
+        if (got < size && io->format == SND_PCM_FORMAT_S16_LE && fault(sim, "noise"))
+            own_noise((int16_t *)(sound + got), (size - got) / 2);
         if (echo_ms(sim) >= 0)
             echo_is_heard(sim->start + sim->moved, (int16_t *)sound, frames);
     } else {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::flac::FlacDecoder;
 use super::wav::WavDecoder;
-use super::{Channel, SourceError};
+use super::{Channel, Measure, SourceError};
 
 /// The bytes of a recording, read once from front to back.
 pub(super) type Input = Box<dyn Read + Send + Sync>;
@@ -17,6 +17,8 @@ pub(super) enum Fault {
     NotAudio(String),
     Empty,
     Unsupported(String),
+    /// A rate or a number of channels that is not supported.
+    Shape(String),
     Damaged(String),
 }
 
@@ -28,6 +30,7 @@ impl Fault {
             Self::NotAudio(what) => SourceError::NotAudio { path, what },
             Self::Empty => SourceError::Empty { path },
             Self::Unsupported(format) => SourceError::Unsupported { path, format },
+            Self::Shape(what) => SourceError::Shape { path, what },
             Self::Damaged(what) => SourceError::Damaged { path, what },
         }
     }
@@ -42,25 +45,41 @@ pub(super) enum Decoder {
 
 impl Decoder {
     pub(super) fn new(mut input: Input) -> Result<Self, Fault> {
-        let mut head = [0; 12];
-        let mut got = 0;
-        while let Some(rest) = head.get_mut(got..).filter(|rest| !rest.is_empty()) {
-            match input.read(rest) {
-                Ok(0) => break,
-                Ok(n) => got += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(Fault::Io(e)),
-            }
-        }
+        let mut tagged = false;
+        let (head, got) = loop {
+            let (head, got) = read_head(&mut input)?;
+            let Some(length) = id3_length(&head).filter(|_| got == HEAD) else { break (head, got) };
+            tagged = true;
+            // The first bytes of the tag are read already.
+            let rest = (length + 10).saturating_sub(HEAD as u64);
+            io::copy(&mut input.by_ref().take(rest), &mut io::sink()).map_err(Fault::Io)?;
+        };
         let whole = Cursor::new(head).take(got as u64).chain(input);
         match (&head[..4], &head[8..]) {
-            _ if got == 0 => Err(Fault::Empty),
+            _ if got == 0 && !tagged => Err(Fault::Empty),
             (b"RIFF", b"WAVE") => WavDecoder::new(Box::new(whole) as Input).map(Self::Wav),
             (b"fLaC", _) => FlacDecoder::new(Box::new(whole)).map(|flac| Self::Flac(Box::new(flac))),
             _ => Err(match other_format(&head) {
                 Some(name) => Fault::Unsupported(name.into()),
+                // Nothing else has such a tag in front.
+                None if tagged => Fault::Unsupported("MP3".into()),
                 None => Fault::NotAudio("it starts like neither".into()),
             }),
+        }
+    }
+
+    /// Measures every channel of what is decoded from here on.
+    pub(super) fn measure(&mut self) {
+        match self {
+            Self::Wav(wav) => wav.measure = Some(Box::default()),
+            Self::Flac(flac) => flac.measure = Some(Box::default()),
+        }
+    }
+
+    pub(super) fn measured(&self) -> Option<&Measure> {
+        match self {
+            Self::Wav(wav) => wav.measure.as_deref(),
+            Self::Flac(flac) => flac.measure.as_deref(),
         }
     }
 
@@ -94,10 +113,37 @@ impl Decoder {
     }
 }
 
+/// Bytes that tell one format from another.
+const HEAD: usize = 12;
+
+/// The first bytes of what is left of `input`, and how many there are.
+fn read_head(input: &mut Input) -> Result<([u8; HEAD], usize), Fault> {
+    let mut head = [0; HEAD];
+    let mut got = 0;
+    while let Some(rest) = head.get_mut(got..).filter(|rest| !rest.is_empty()) {
+        match input.read(rest) {
+            Ok(0) => break,
+            Ok(n) => got += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(Fault::Io(e)),
+        }
+    }
+    Ok((head, got))
+}
+
+/// Bytes behind the ten of the head of an ID3v2 tag (id3.org, ID3v2.4.0 §3.1), which some programs put in front of any
+/// recording.
+fn id3_length(head: &[u8; HEAD]) -> Option<u64> {
+    let [b'I', b'D', b'3', _, _, flags, size @ ..] = head else { return None };
+    let size = size.get(..4).filter(|size| size.iter().all(|b| b & 0x80 == 0))?;
+    let length = size.iter().fold(0, |length, b| length << 7 | u64::from(*b));
+    // A footer of ten bytes may follow.
+    Some(length + if flags & 0x10 == 0 { 0 } else { 10 })
+}
+
 /// Names what people most often give in place of WAV or FLAC.
-fn other_format(head: &[u8; 12]) -> Option<&'static str> {
+fn other_format(head: &[u8; HEAD]) -> Option<&'static str> {
     Some(match head {
-        [b'I', b'D', b'3', ..] => "MP3",
         [b'O', b'g', b'g', b'S', ..] => "Ogg (Vorbis or Opus)",
         [b'F', b'O', b'R', b'M', _, _, _, _, b'A', b'I', b'F', b'F' | b'C'] => "AIFF",
         [_, _, _, _, b'f', b't', b'y', b'p', ..] => "MP4 or M4A (AAC)",

@@ -14,10 +14,10 @@ use symphonia::core::io::{MediaSourceStream, ReadOnlySource};
 use symphonia::default::codecs::FlacDecoder as SymphoniaDecoder;
 use symphonia::default::formats::FlacReader;
 
-use super::Channel;
 use super::decode::{Fault, Input};
 use super::sample::scale_s32;
 use super::wav::check_shape;
+use super::{Channel, Measure};
 
 const STREAMINFO_BYTES: usize = 34;
 /// Frames in a row that may be unreadable before the rest is given up.
@@ -41,6 +41,7 @@ pub(super) struct FlacDecoder {
     /// Samples missing just before `pending`.
     hole: u32,
     ended: bool,
+    pub(super) measure: Option<Box<Measure>>,
 }
 
 impl std::fmt::Debug for FlacDecoder {
@@ -82,6 +83,7 @@ impl FlacDecoder {
             position: 0,
             hole: 0,
             ended: false,
+            measure: None,
         })
     }
 
@@ -141,6 +143,12 @@ impl FlacDecoder {
             let start = u64::try_from(packet.pts.get()).unwrap_or(0);
             let Ok(decoded) = self.decoder.decode(&packet) else { continue };
             mix(&decoded, self.channels, channel, &mut self.pending);
+            if let (Some(measure), GenericAudioBufferRef::S32(planes)) = (&mut self.measure, &decoded) {
+                for n in 0..planes.frames() {
+                    let plane = |p: &[i32]| p.get(n).copied().map_or(0.0, scale_s32);
+                    measure.add_frame(planes.iter_planes().map(plane));
+                }
+            }
             if self.pending.is_empty() {
                 continue;
             }

@@ -18,6 +18,7 @@ mod clock;
 mod decode;
 pub mod file;
 mod flac;
+mod measure;
 pub mod playback;
 pub mod realtime;
 mod sample;
@@ -29,12 +30,15 @@ use std::path::PathBuf;
 
 use crate::error::Exit;
 
+pub use measure::{Measure, SoundFault};
 pub use stats::{CaptureStats, CaptureStatus, monotonic_ms};
 
 /// Most samples one period can hold: 20 ms at 96 kHz.
 pub const MAX_PERIOD_SAMPLES: usize = 1_920;
-/// Most channels that a device or a recording may have.
+/// Most channels that a device may have.
 pub const MAX_CHANNELS: u16 = 8;
+/// Most channels that a recording may have.
+pub const MAX_FILE_CHANNELS: u16 = 32;
 
 /// One period of mono sound as it left the device, after channel selection. Plain data, so the ring never allocates.
 ///
@@ -73,6 +77,11 @@ pub enum Channel {
 impl Channel {
     pub const LEFT: Self = Self::Nth(0);
     pub const RIGHT: Self = Self::Nth(1);
+
+    /// What is heard of a recording with `channels` channels: this channel, or the mean where it has no such.
+    pub fn of_recording(self, channels: u16) -> Self {
+        if self.fits(channels) { self } else { Self::Mean }
+    }
 
     /// Whether a device with `channels` channels has this one.
     pub fn fits(self, channels: u16) -> bool {
@@ -119,14 +128,22 @@ pub enum SourceError {
     NotAudio { path: PathBuf, what: String },
     #[error("{} holds no sound; record it again", path.display())]
     Empty { path: PathBuf },
-    #[error("{} is {format}, which is not supported; convert it to PCM WAV or FLAC, for instance with `sox`", path.display())]
+    #[error(
+        "{} is {format}, which is not supported; convert it with `ffmpeg -i {} -ar 48000 new.wav`",
+        path.display(),
+        path.display()
+    )]
     Unsupported { path: PathBuf, format: String },
+    #[error(
+        "{} has {what}, which is not supported; convert it with `sox {} -r 48000 new.wav remix 1`",
+        path.display(),
+        path.display()
+    )]
+    Shape { path: PathBuf, what: String },
     #[error("{} is damaged: {what}", path.display())]
     Damaged { path: PathBuf, what: String },
     #[error("{} is longer than the {max_s} seconds that are allowed here; cut it into pieces", path.display())]
     TooLong { path: PathBuf, max_s: u32 },
-    #[error("{} has {channels} channel(s), so there is no channel {}; choose another or the mean", path.display(), wanted + 1)]
-    NoSuchChannel { path: PathBuf, wanted: u16, channels: u16 },
     #[error(
         "audio device {device} has {channels} channel(s), so there is no channel {}; set audio.channel to \"mean\" or another number",
         wanted + 1

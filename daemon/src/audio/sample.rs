@@ -50,30 +50,64 @@ pub(super) fn to_mono(
     out: &mut [f32],
 ) -> usize {
     match encoding {
-        Encoding::U8 => mix(bytes, channels, channel, out, |b: [u8; 1]| (f32::from(b[0]) - 128.0) / 128.0),
-        Encoding::S16 => mix(bytes, channels, channel, out, |b| f32::from(i16::from_le_bytes(b)) / 32_768.0),
-        Encoding::S24Packed => mix(bytes, channels, channel, out, |[a, b, c]: [u8; 3]| {
-            scale_s32(i32::from_le_bytes([0, a, b, c]))
-        }),
-        Encoding::S24In32 => mix(bytes, channels, channel, out, |[a, b, c, _]: [u8; 4]| {
-            scale_s32(i32::from_le_bytes([0, a, b, c]))
-        }),
-        Encoding::S32 => mix(bytes, channels, channel, out, |b| scale_s32(i32::from_le_bytes(b))),
-        Encoding::F32 => mix(bytes, channels, channel, out, |b| tame(f32::from_le_bytes(b))),
-        Encoding::F64 =>
-        {
-            #[expect(
-                clippy::cast_possible_truncation,
-                reason = "f32 is what the rest of the path works with"
-            )]
-            mix(bytes, channels, channel, out, |b| tame(f64::from_le_bytes(b) as f32))
-        }
+        Encoding::U8 => mix(bytes, channels, channel, out, u8_sample),
+        Encoding::S16 => mix(bytes, channels, channel, out, s16_sample),
+        Encoding::S24Packed => mix(bytes, channels, channel, out, s24_packed_sample),
+        Encoding::S24In32 => mix(bytes, channels, channel, out, s24_sample),
+        Encoding::S32 => mix(bytes, channels, channel, out, s32_sample),
+        Encoding::F32 => mix(bytes, channels, channel, out, f32_sample),
+        Encoding::F64 => mix(bytes, channels, channel, out, f64_sample),
     }
 }
 
 /// i32 full scale to [-1, 1); the division is exact for 24-bit values.
 pub(super) fn scale_s32(value: i32) -> f32 {
     value as f32 / 2_147_483_648.0
+}
+
+/// Shows every sample of `bytes` to `see`, in their order.
+pub(super) fn visit(bytes: &[u8], encoding: Encoding, see: impl FnMut(f32)) {
+    fn each<const N: usize>(bytes: &[u8], decode: impl Fn([u8; N]) -> f32, see: impl FnMut(f32)) {
+        bytes.as_chunks::<N>().0.iter().copied().map(decode).for_each(see);
+    }
+    match encoding {
+        Encoding::U8 => each(bytes, u8_sample, see),
+        Encoding::S16 => each(bytes, s16_sample, see),
+        Encoding::S24Packed => each(bytes, s24_packed_sample, see),
+        Encoding::S24In32 => each(bytes, s24_sample, see),
+        Encoding::S32 => each(bytes, s32_sample, see),
+        Encoding::F32 => each(bytes, f32_sample, see),
+        Encoding::F64 => each(bytes, f64_sample, see),
+    }
+}
+
+fn u8_sample([b]: [u8; 1]) -> f32 {
+    (f32::from(b) - 128.0) / 128.0
+}
+
+fn s16_sample(bytes: [u8; 2]) -> f32 {
+    f32::from(i16::from_le_bytes(bytes)) / 32_768.0
+}
+
+fn s24_packed_sample([a, b, c]: [u8; 3]) -> f32 {
+    scale_s32(i32::from_le_bytes([0, a, b, c]))
+}
+
+fn s24_sample([a, b, c, _]: [u8; 4]) -> f32 {
+    scale_s32(i32::from_le_bytes([0, a, b, c]))
+}
+
+fn s32_sample(bytes: [u8; 4]) -> f32 {
+    scale_s32(i32::from_le_bytes(bytes))
+}
+
+fn f32_sample(bytes: [u8; 4]) -> f32 {
+    tame(f32::from_le_bytes(bytes))
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "f32 is what the rest of the path works with")]
+fn f64_sample(bytes: [u8; 8]) -> f32 {
+    tame(f64::from_le_bytes(bytes) as f32)
 }
 
 fn mix<const N: usize>(

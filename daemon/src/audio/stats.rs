@@ -1,11 +1,12 @@
 //! What the capture thread tells the rest of the daemon: atomics only, because it must neither lock nor log.
 
-use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
 use super::clock::frame_of;
+use super::measure::SoundFault;
 use crate::units::FramePos;
 
 /// Sound that has not come for this long is not assumed to have gone on: the device may stand still, and if it is away
@@ -47,6 +48,8 @@ pub struct CaptureStats {
     ahead_ns: AtomicI64,
     status: AtomicU8,
     last_errno: AtomicI32,
+    /// [`SoundFault::code`]; 0 for none.
+    sound_fault: AtomicU32,
 }
 
 const UNKNOWN: i64 = i64::MIN;
@@ -65,6 +68,7 @@ impl Default for CaptureStats {
             ahead_ns: AtomicI64::new(UNKNOWN),
             status: AtomicU8::new(CaptureStatus::Starting as u8),
             last_errno: AtomicI32::new(0),
+            sound_fault: AtomicU32::new(0),
         }
     }
 }
@@ -113,6 +117,15 @@ impl CaptureStats {
 
     pub(super) fn set_errno(&self, errno: i32) {
         self.last_errno.store(errno, Ordering::Relaxed);
+    }
+
+    /// What has been wrong with the sound itself for a minute or longer.
+    pub fn sound_fault(&self) -> Option<SoundFault> {
+        SoundFault::of_code(self.sound_fault.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_sound_fault(&self, fault: Option<SoundFault>) {
+        self.sound_fault.store(fault.map_or(0, SoundFault::code), Ordering::Relaxed);
     }
 
     pub(super) fn count(counter: &AtomicU64, more: u64) {

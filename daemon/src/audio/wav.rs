@@ -11,19 +11,19 @@ use std::io::{self, Read, Write};
 
 use super::decode::Fault;
 use super::sample::{Encoding, to_mono};
-use super::{Channel, MAX_CHANNELS, MAX_PERIOD_SAMPLES};
+use super::{Channel, MAX_FILE_CHANNELS, MAX_PERIOD_SAMPLES, Measure};
 
 /// Slowest sample rate accepted, in Hz.
 pub(super) const MIN_RATE_HZ: u32 = 4_000;
 /// Fastest sample rate accepted, in Hz.
-pub(super) const MAX_RATE_HZ: u32 = 384_000;
+pub(super) const MAX_RATE_HZ: u32 = 768_000;
 
 /// Data lengths from here on are what streaming writers put in place of "unknown".
 const UNKNOWN_LENGTH: u32 = 0x7FFF_0000;
 /// Chunks in front of the data that are skipped before the file is called damaged.
 const MAX_CHUNKS: usize = 1_000;
-/// Bytes read at a time: a period of the widest frame (8 channels of 8 bytes).
-const BUFFER_BYTES: usize = MAX_PERIOD_SAMPLES * MAX_CHANNELS as usize * 8;
+/// Bytes read at a time: a period of eight channels of 8 bytes; of wider frames fewer fit.
+const BUFFER_BYTES: usize = MAX_PERIOD_SAMPLES * 8 * 8;
 
 /// The shape of the samples, from the `fmt ` chunk.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +40,7 @@ pub(super) struct WavDecoder<R> {
     /// Bytes of sound that the header still promises; `None` where the writer did not know.
     left: Option<u64>,
     buffer: Vec<u8>,
+    pub(super) measure: Option<Box<Measure>>,
 }
 
 impl<R> std::fmt::Debug for WavDecoder<R> {
@@ -70,7 +71,8 @@ impl<R: Read> WavDecoder<R> {
                     let open_end = riff_length == u32::MAX || to_end <= 0;
                     let unknown = length >= UNKNOWN_LENGTH || (length == 0 && open_end);
                     let left = (!unknown).then_some(u64::from(length));
-                    return Ok(Self { reader, shape, left, buffer: vec![0; BUFFER_BYTES] });
+                    let buffer = vec![0; BUFFER_BYTES];
+                    return Ok(Self { reader, shape, left, buffer, measure: None });
                 }
                 _ => skip(&mut reader, u64::from(length) + u64::from(length & 1))?,
             }
@@ -116,6 +118,10 @@ impl<R: Read> WavDecoder<R> {
             *left = left.saturating_sub(got as u64);
         }
         let bytes = self.buffer.get(..got).unwrap_or_default();
+        if let Some(measure) = &mut self.measure {
+            let whole = bytes.get(..got / frame * frame).unwrap_or_default();
+            measure.add(whole, self.shape.encoding, self.shape.channels);
+        }
         Ok(to_mono(bytes, self.shape.encoding, self.shape.channels, channel, out))
     }
 }
@@ -159,10 +165,10 @@ fn read_format(reader: &mut impl Read, length: u32) -> Result<Shape, Fault> {
 /// Refuses rates and channel counts that no microphone has.
 pub(super) fn check_shape(rate_hz: u32, channels: u16) -> Result<(), Fault> {
     if !(MIN_RATE_HZ..=MAX_RATE_HZ).contains(&rate_hz) {
-        return Err(Fault::Unsupported(format!("sound at {rate_hz} Hz")));
+        return Err(Fault::Shape(format!("{rate_hz} samples a second")));
     }
-    if channels == 0 || channels > MAX_CHANNELS {
-        return Err(Fault::Unsupported(format!("sound with {channels} channels")));
+    if channels == 0 || channels > MAX_FILE_CHANNELS {
+        return Err(Fault::Shape(format!("{channels} channels")));
     }
     Ok(())
 }

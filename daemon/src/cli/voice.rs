@@ -14,7 +14,6 @@ use serde_json::json;
 
 use super::recording;
 use super::{Common, confirmed, models, output, user_named, with_memory};
-use crate::audio::Channel;
 use crate::config::{Settings, UserThresholds};
 use crate::detect::vad::Vad;
 use crate::error::{Exit, Failure, chain};
@@ -247,7 +246,7 @@ fn compare(
     let (threshold, own) = (settings.voice.threshold, &settings.voice.user_thresholds);
     with_memory(settings, async |memory| {
         let Tools { mut vad, voices } = Tools::open(settings, memory).await?;
-        let recording = recording::read(file, Channel::Mean, &mut vad)?;
+        let recording = recording::read(file, settings.audio.channel, &mut vad)?;
         let enrolled = match name {
             None => voices.enrolled_with(own).await.map_err(voices_failure)?,
             Some(name) => {

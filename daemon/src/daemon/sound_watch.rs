@@ -124,7 +124,15 @@ impl SoundWatch {
 
     fn report_condition(&self, capture: CaptureStatus, waited: Duration) {
         let condition = match capture {
-            CaptureStatus::Running => Condition::Ok,
+            CaptureStatus::Running => match self.stats.sound_fault() {
+                None => Condition::Ok,
+                Some(fault) => Condition::degraded(format!(
+                    "the microphone {:?} gives {}; {}",
+                    self.device,
+                    fault.words(),
+                    fault.fix()
+                )),
+            },
             CaptureStatus::Starting if waited < Duration::from_secs(1) => return,
             CaptureStatus::Starting | CaptureStatus::Recovering => {
                 let why =

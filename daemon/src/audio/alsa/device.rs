@@ -137,10 +137,13 @@ fn negotiate(pcm: &PCM, settings: &AlsaSettings) -> Result<Agreed, OpenError> {
     Ok(Agreed { encoding, channels, rate_hz, period_frames })
 }
 
-/// One channel where the mean is wanted and the device can do it; else as few as hold the wanted one. For a single
-/// channel at least two are asked for, because a plug layer that is asked for one would hand out a mixture.
+/// One channel where the mean is wanted and the device can do it; else as few as hold the wanted one. A layer that converts
+/// (it offers any number of channels) is asked for two at least: asked for one it would hand out a mixture, in which
+/// nobody hears that one of the channels is dead.
 fn choose_channels(hw: &HwParams<'_>, settings: &AlsaSettings) -> Result<u16, OpenError> {
+    let converts = hw.get_channels_max().is_ok_and(|most| most > u32::from(MAX_CHANNELS));
     let want = match settings.channel {
+        Channel::Mean if converts => 2,
         Channel::Mean => 1,
         Channel::Nth(n) => u32::from(n).saturating_add(1).max(2),
     };

@@ -26,9 +26,10 @@ use std::time::Duration;
 use alsa::pcm::State as PcmState;
 use alsa::poll::{Descriptors, Flags, poll};
 
+use super::measure::Watch;
 use super::sample::to_mono;
 use super::stats::monotonic_ns;
-use super::{CaptureStats, CaptureStatus, Channel, Period, Read, Source, SourceError};
+use super::{CaptureStats, CaptureStatus, Channel, Measure, Period, Read, SoundFault, Source, SourceError};
 use device::{Device, OpenError};
 
 /// Longest wait for data in one call.
@@ -62,6 +63,7 @@ pub struct AlsaSource {
     name: CString,
     stats: Arc<CaptureStats>,
     state: State,
+    watch: Watch,
     back_off_ns: u64,
     opened_before: bool,
     /// When the newest sound that was read left the microphone; `CLOCK_MONOTONIC`.
@@ -78,7 +80,8 @@ enum State {
 
 /// What a look at an open device brought.
 enum Step {
-    Sound,
+    /// So many bytes are in the buffer.
+    Sound(usize),
     Nothing,
     Overrun,
     Suspended,
@@ -102,11 +105,27 @@ impl AlsaSource {
             name,
             stats,
             state: State::Closed { retry_at_ns: 0 },
+            watch: Watch::default(),
             back_off_ns: FIRST_BACK_OFF_NS,
             opened_before: false,
             heard_until_ns: None,
             interrupted: false,
         })
+    }
+
+    /// What was heard so far, for a judgement before a minute is over.
+    pub fn measured(&self) -> Measure {
+        self.watch.whole()
+    }
+
+    /// The configured channel; where the mean of the channels is nothing, one of them.
+    fn heard(&self) -> Channel {
+        match self.stats.sound_fault() {
+            Some(SoundFault::Cancelling(loudest)) if self.settings.channel == Channel::Mean => {
+                Channel::Nth(loudest)
+            }
+            _ => self.settings.channel,
+        }
     }
 
     /// One attempt to open the device, if it is time for one.
@@ -175,6 +194,7 @@ impl Source for AlsaSource {
     }
 
     fn read(&mut self, period: &mut Period) -> Result<Read, SourceError> {
+        let heard = self.heard();
         let (device, progress_at_ns) = match &mut self.state {
             State::Closed { retry_at_ns } => {
                 let retry_at_ns = *retry_at_ns;
@@ -183,9 +203,14 @@ impl Source for AlsaSource {
             }
             State::Open { device, progress_at_ns } => (device, progress_at_ns),
         };
-        match device.step(period, self.settings.channel) {
-            Step::Sound => {
+        match device.step(period, heard) {
+            Step::Sound(bytes) => {
                 let now = monotonic_ns();
+                let raw = device.buffer.get(..bytes).unwrap_or(&device.buffer);
+                let raw = (raw, device.encoding, device.channels);
+                if let Some(fault) = self.watch.add(raw, period.rate_hz, self.settings.channel) {
+                    self.stats.set_sound_fault(fault);
+                }
                 *progress_at_ns = now;
                 let behind = device.avail() + period.len as u64;
                 let began_ns = now.saturating_sub(samples_to_ns(behind, period.rate_hz));
@@ -246,10 +271,11 @@ impl Device {
         match self.pcm.io_bytes().readi(&mut self.buffer) {
             Ok(0) => Step::Nothing,
             Ok(frames) => {
-                let bytes = self.buffer.get(..frames * self.frame_bytes).unwrap_or(&self.buffer);
+                let read = frames * self.frame_bytes;
+                let bytes = self.buffer.get(..read).unwrap_or(&self.buffer);
                 period.rate_hz = self.rate_hz;
                 period.len = to_mono(bytes, self.encoding, self.channels, channel, &mut period.samples);
-                Step::Sound
+                Step::Sound(read)
             }
             Err(error) => self.step_of(device::errno(&error), flags),
         }

@@ -1,4 +1,5 @@
-//! Recordings: WAV (8, 16, 24, 32-bit PCM, 32 and 64-bit float) and FLAC, 4 to 384 kHz, 1 to 8 channels.
+//! Recordings: WAV (8, 16, 24, 32-bit PCM, 32 and 64-bit float) and FLAC, 4 to 768 kHz, 1 to 32 channels, also with ID3 tags
+//! in front.
 //!
 //! A recording is streamed: a file of ten hours takes no more memory than one of ten seconds. One that ends before the
 //! length in its header is read to where it ends, with a warning, because streaming writers cannot know the length; one
@@ -10,12 +11,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::decode::{Decoder, Fault, Input};
-use super::{Channel, MAX_PERIOD_SAMPLES, Period, Read, Source, SourceError};
+use super::{Channel, MAX_PERIOD_SAMPLES, Period, Read, SoundFault, Source, SourceError};
 
 /// Periods a second: 20 ms, the longest that DESIGN allows. At more than 96 kHz they are shorter to fit a [`Period`].
 const PERIODS_PER_S: u32 = 50;
 /// Longest single wait when pacing, so that the capture thread sees a stop in time.
 const MAX_WAIT: Duration = Duration::from_millis(100);
+/// How much of a recording is looked at before it is heard.
+const LOOK_AHEAD_S: u64 = 120;
 
 /// A recording as a [`Source`].
 #[derive(Debug)]
@@ -41,21 +44,38 @@ struct Pace {
 impl FileSource {
     /// Opens a recording. With `realtime` it is read at the speed at which it was recorded.
     ///
+    /// A channel that the recording does not have is no error: a recording from elsewhere is heard as the mean of all it has.
+    /// Where that mean is nearly nothing, because one channel is the other upside down, one of them is heard and the log
+    /// says so.
+    ///
     /// # Errors
     /// A file that cannot be read, is no WAV or FLAC, has an unsupported codec, rate or number of channels, is damaged
     /// in its header, or holds no sound. All of them are [`Exit::Data`](crate::error::Exit::Data).
     pub fn open(path: &Path, channel: Channel, realtime: bool) -> Result<Self, SourceError> {
-        let file = File::open(path).map_err(|e| Fault::Io(e).of(path))?;
-        Self::from_input(Box::new(BufReader::with_capacity(1 << 16, file)), path, channel, realtime)
+        let source = Self::from_input(input(path)?, path, channel, realtime)?;
+        // Only a file can be read twice.
+        if source.channel != Channel::Mean || source.decoder.channels() < 2 || !path.is_file() {
+            return Ok(source);
+        }
+        match look_ahead(path) {
+            Ok(Some(fault @ SoundFault::Cancelling(loudest))) => {
+                log::warn!("{} has {}", path.display(), fault.words());
+                Self::from_input(input(path)?, path, Channel::Nth(loudest), realtime)
+            }
+            // Whoever reads it meets an error at its place.
+            Ok(_) | Err(_) => Ok(source),
+        }
     }
 
-    fn from_input(input: Input, path: &Path, channel: Channel, realtime: bool) -> Result<Self, SourceError> {
+    fn from_input(input: Input, path: &Path, wanted: Channel, realtime: bool) -> Result<Self, SourceError> {
         let decoder = Decoder::new(input).map_err(|fault| fault.of(path))?;
-        if let Channel::Nth(wanted) = channel
-            && !channel.fits(decoder.channels())
+        let channels = decoder.channels();
+        let channel = wanted.of_recording(channels);
+        if let Channel::Nth(n) = wanted
+            && channel != wanted
+            && channels > 1
         {
-            let channels = decoder.channels();
-            return Err(SourceError::NoSuchChannel { path: path.to_owned(), wanted, channels });
+            log::warn!("{} has no channel {n}; the mean of its {channels} is heard", path.display());
         }
         let rate_hz = decoder.rate_hz();
         let mut source = Self {
@@ -102,6 +122,27 @@ impl FileSource {
         }
         Ok(len > 0)
     }
+}
+
+fn input(path: &Path) -> Result<Input, SourceError> {
+    let file = File::open(path).map_err(|e| Fault::Io(e).of(path))?;
+    Ok(Box::new(BufReader::with_capacity(1 << 16, file)))
+}
+
+/// What is wrong with the channels of a recording, by its first minutes.
+fn look_ahead(path: &Path) -> Result<Option<SoundFault>, SourceError> {
+    let mut decoder = Decoder::new(input(path)?).map_err(|fault| fault.of(path))?;
+    decoder.measure();
+    let most = u64::from(decoder.rate_hz()) * LOOK_AHEAD_S;
+    let mut samples = vec![0.0; MAX_PERIOD_SAMPLES];
+    let mut seen = 0;
+    while seen < most {
+        match decoder.next(&mut samples, Channel::Mean).map_err(|fault| fault.of(path))? {
+            (0, _) => break,
+            (read, _) => seen += read as u64,
+        }
+    }
+    Ok(decoder.measured().and_then(|measure| measure.verdict(Channel::Mean)))
 }
 
 impl Source for FileSource {

@@ -102,8 +102,8 @@ fn every_pcm_and_float_size_reads_the_same() {
 
 #[test]
 fn every_channel_count_and_rate_is_read() {
-    for channels in 1..=8_u16 {
-        for rate_hz in [4_000, 8_000, 11_025, 22_050, 44_100, 96_000, 192_000, 384_000] {
+    for channels in [1, 2, 3, 5, 8, 16, 32_u16] {
+        for rate_hz in [4_000, 8_000, 11_025, 22_050, 44_100, 96_000, 384_000, 768_000] {
             let frames = (rate_hz / 10) as usize;
             let data: Vec<u8> =
                 (0..frames).flat_map(|_| (1..=channels).flat_map(|c| (c * 1_000).to_le_bytes())).collect();
@@ -115,8 +115,8 @@ fn every_channel_count_and_rate_is_read() {
             let last = Channel::Nth(channels - 1);
             let (nth, _) = read_bytes(bytes.clone(), "x", last, 60).expect("read");
             assert!(nth.iter().all(|s| *s == f32::from(channels) * 1_000.0 / 32_768.0));
-            let error = read_bytes(bytes, "x", Channel::Nth(channels), 60).expect_err("no such channel");
-            assert!(error.to_string().contains(&format!("no channel {}", channels + 1)), "{error}");
+            let (other, _) = read_bytes(bytes, "x", Channel::Nth(channels), 60).expect("no such channel");
+            assert_eq!(other, mean, "a recording without that channel is heard as it is");
         }
     }
 }
@@ -178,12 +178,12 @@ fn codecs_that_are_not_supported_are_named() {
 #[test]
 fn shapes_that_no_microphone_has_are_refused() {
     for (bits, channels, rate_hz, says) in [
-        (16, 9, 16_000, "9 channels"),
+        (16, 33, 16_000, "33 channels"),
         (16, 0, 16_000, "0 channels"),
         (16, u16::MAX, 16_000, "65535 channels"),
-        (16, 1, 0, "0 Hz"),
-        (16, 1, 2_000, "2000 Hz"),
-        (16, 1, u32::MAX, "Hz"),
+        (16, 1, 0, "0 samples a second"),
+        (16, 1, 2_000, "2000 samples a second"),
+        (16, 1, u32::MAX, "samples a second"),
         (64, 1, 16_000, "64-bit PCM"),
         (0, 1, 16_000, "0-bit PCM"),
     ] {

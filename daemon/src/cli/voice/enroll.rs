@@ -8,7 +8,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::{Tools, speaker_failure, voices_failure};
-use crate::audio::Channel;
 use crate::cli::recording::{self, Recording};
 use crate::cli::{output, with_memory};
 use crate::config::Settings;
@@ -110,7 +109,7 @@ pub fn run(settings: &Settings, args: &Enroll) -> Result<(), Failure> {
             }
         }
         for file in &args.files {
-            let recording = recording::read(file, Channel::Mean, &mut vad)?;
+            let recording = recording::read(file, settings.audio.channel, &mut vad)?;
             if hear(file.clone(), &recording)? && args.keep_recordings {
                 kept.push(recordings::sentence(&recording.raw));
             }

@@ -60,7 +60,7 @@ pub fn run(args: &Args, settings: &Settings) -> Result<(), Failure> {
     let folder = args.trials.parent().unwrap_or(Path::new(""));
     let store = parts::open_models(settings)?;
     let verifier = parts::load_speaker(&store)?;
-    let voices = hear_all(&store, &verifier, &files(&lines), folder)?;
+    let voices = hear_all(&store, &verifier, &files(&lines), folder, settings.audio.channel)?;
     let outcomes = lines
         .iter()
         .map(|line| compare(&verifier, line, &voices))
@@ -88,6 +88,7 @@ fn hear_all<'a>(
     verifier: &Verifier,
     files: &[(&'a str, usize)],
     folder: &Path,
+    channel: Channel,
 ) -> Result<BTreeMap<&'a str, Voice>, Failure> {
     let next = AtomicUsize::new(0);
     let bar = ProgressBar::new(files.len() as u64);
@@ -95,7 +96,7 @@ fn hear_all<'a>(
     let work = || -> Result<(), Failure> {
         let mut vad = Vad::new(store).map_err(models::failure)?;
         while let Some(&(file, line)) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let voice = hear(file, folder, &mut vad, verifier).inspect_err(|_| {
+            let voice = hear(file, folder, channel, &mut vad, verifier).inspect_err(|_| {
                 // The others need not go on.
                 next.store(files.len(), Ordering::Relaxed);
             });
@@ -116,11 +117,17 @@ fn hear_all<'a>(
     Ok(heard.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
 }
 
-fn hear(file: &str, folder: &Path, vad: &mut Vad, verifier: &Verifier) -> Result<Voice, Failure> {
+fn hear(
+    file: &str,
+    folder: &Path,
+    channel: Channel,
+    vad: &mut Vad,
+    verifier: &Verifier,
+) -> Result<Voice, Failure> {
     // As it is named, or beside the list.
     let beside = folder.join(file);
     let path = if Path::new(file).exists() { Path::new(file) } else { &beside };
-    let recording = recording::read(path, Channel::Mean, vad)?;
+    let recording = recording::read(path, channel, vad)?;
     let net = NetSpeech::of(&recording.raw, &recording.speech);
     let quality = net.quality;
     if quality.net_speech_s < LEAST_NET_SPEECH_S {
