@@ -25,7 +25,7 @@ use jarvisd::dsp::{Frame, FrontEnd};
 use jarvisd::inference::ModelStore;
 use jarvisd::memory::{Device, Memory, TurnMeta};
 use jarvisd::speaker::{Calibration, EnrolledVoice, Enrolment, SpeakerModel, Verifier};
-use jarvisd::stt::{self, Engine, SttSettings};
+use jarvisd::stt::{self, Engine, Opened, SttSettings};
 
 const RATE_HZ: u32 = 48_000;
 const ROUNDS: usize = 3;
@@ -83,7 +83,11 @@ fn main() {
     });
     println!("| verify the speaker | {verify_ms:.1} |");
     let whisper = SttSettings { engine: Engine::Whisper, vosk_model: None, model_dirs: dirs };
-    let mut recognizer = stt::open(&whisper, &store).unwrap().expect("Whisper is installed");
+    let recognizer = match stt::open(&whisper, &store).unwrap() {
+        Opened::Ready(recognizer) => Some(recognizer),
+        Opened::Off | Opened::Unusable { .. } => None,
+    };
+    let mut recognizer = recognizer.expect("Whisper is installed");
     let mut text = String::new();
     let transcribe_ms = best(|| {
         recognizer.reset();

@@ -11,6 +11,7 @@
 
 use std::path::Path;
 
+use crate::error::chain;
 use crate::inference::{Buffer, Input, InputFact, ModelError, ModelStore, Plan, Role, Session};
 use crate::units::FRAME_SAMPLES;
 
@@ -65,12 +66,47 @@ struct Grid {
     embeddings: Vec<f32>,
 }
 
+/// A head is often a file of the owner's own. One that fails on some sound gives no score for it and is told once; the
+/// device goes on listening with the others.
+#[derive(Debug)]
+struct Head {
+    session: Session,
+    fault: Option<ModelError>,
+}
+
+impl Head {
+    fn new(plan: &Plan) -> Result<Self, ModelError> {
+        Ok(Self { session: plan.session()?, fault: None })
+    }
+
+    fn score(&mut self, embeddings: &[f32]) -> f32 {
+        let score = self
+            .session
+            .run(&[Input::F32(embeddings)])
+            .and_then(|outputs| Ok(outputs.f32(0)?.first().copied().unwrap_or(0.0)));
+        score.unwrap_or_else(|fault| {
+            if self.fault.is_none() {
+                let name = self.session.plan().name();
+                log::error!(
+                    "the wake word {name} fails on what is heard and is passed over: {}",
+                    chain(&fault)
+                );
+                self.fault = Some(fault);
+            }
+            if let Ok(fresh) = self.session.plan().session() {
+                self.session = fresh;
+            }
+            0.0
+        })
+    }
+}
+
 /// The chain. It hears what is pushed; whether it is pushed is the gate's business.
 #[derive(Debug)]
 pub struct WakeChain {
     mel: Session,
     embedding: Session,
-    heads: Vec<Session>,
+    heads: Vec<Head>,
     phases: usize,
     grids: Vec<Grid>,
     /// A grid that has heard a quiet room for long enough.
@@ -106,7 +142,7 @@ impl WakeChain {
         let quiet = Grid { past, embeddings: vec![0.0; HISTORY * EMBEDDING] };
         let mut heads = Vec::new();
         for word in words {
-            heads.push(word.load(store)?.session()?);
+            heads.push(Head::new(&word.load(store)?)?);
         }
         let mut chain = Self {
             mel: mel.session()?,
@@ -122,7 +158,11 @@ impl WakeChain {
             next_grid: 0,
         };
         chain.prime()?;
-        Ok(chain)
+        // One that fails on a quiet room is no model.
+        match chain.heads.iter_mut().find_map(|head| head.fault.take()) {
+            Some(fault) => Err(fault),
+            None => Ok(chain),
+        }
     }
 
     /// Lets grid 0 hear a quiet room and keeps the result as the state that a fresh chain starts from: a head has never
@@ -198,8 +238,7 @@ impl WakeChain {
             *past = outputs.buffer(index + 1)?;
         }
         for (head, score) in self.heads.iter_mut().zip(&mut self.scores) {
-            let outputs = head.run(&[Input::F32(&grid.embeddings)])?;
-            *score = outputs.f32(0)?.first().copied().unwrap_or(0.0);
+            *score = head.score(&grid.embeddings);
         }
         Ok(())
     }

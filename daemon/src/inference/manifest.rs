@@ -75,10 +75,10 @@ pub struct ModelEntry {
 }
 
 impl ModelEntry {
-    /// What a person does about a missing or damaged file.
-    pub fn fix(&self) -> String {
+    /// What a person does about a missing or damaged file, with the folder that a fetched one belongs in.
+    pub fn fix(&self, folder: Option<&Path>) -> String {
         match &self.fetch {
-            Some(command) => format!("run `{command}`"),
+            Some(command) => format!("run `{}`", into_folder(command, folder)),
             None => {
                 format!("reinstall the package, or run `git checkout -- models/{}` in a checkout", self.file)
             }
@@ -132,6 +132,16 @@ impl Manifest {
         let name = normal_name(name);
         self.models.iter().find(|m| m.name == name)
     }
+}
+
+/// The command line of `scripts/fetch-models.sh` that fills `folder`, as whoever may write there.
+pub fn into_folder(command: &str, folder: Option<&Path>) -> String {
+    let Some(folder) = folder else { return command.to_owned() };
+    let name = folder.display().to_string();
+    let plain = name.chars().all(|c| c.is_alphanumeric() || "/._-+".contains(c));
+    let name = if plain { name } else { format!("'{}'", name.replace('\'', "'\\''")) };
+    let writable = rustix::fs::access(folder, rustix::fs::Access::WRITE_OK).is_ok();
+    format!("{}{command} --dest {name}", if writable { "" } else { "sudo " })
 }
 
 /// How names are compared: "Hey Jarvis", "hey_jarvis" and "hey-jarvis" are one.

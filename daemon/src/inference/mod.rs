@@ -8,7 +8,8 @@
 //!
 //! Invariants: the bytes that are parsed are the bytes that were hashed; a [`Plan`] is immutable and shared between
 //! threads; what changes from run to run lives in a [`Session`] of one user. A symbolic axis makes tract several times
-//! slower, so every plan is made for one exact shape.
+//! slower, so every plan is made for one exact shape. tract panics on graphs that no exporter writes, so nothing of it runs
+//! outside [`guarded`].
 
 pub mod allocator;
 mod manifest;
@@ -19,13 +20,18 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use manifest::normal_name;
 pub use manifest::{Manifest, ModelEntry, Role};
+pub(crate) use manifest::{into_folder, normal_name};
 pub(crate) use plan::fold_large_casts;
 pub use plan::{Buffer, ElementType, Input, InputFact, Outputs, Plan, Session};
+pub(crate) use store::install_dir;
 pub use store::{ModelState, ModelStatus, ModelStore};
 
 use std::path::PathBuf;
+
+use tract_onnx::prelude::TractResult;
+
+use crate::supervisor::guarded;
 
 /// Why a model cannot be used. Each says which file and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -52,20 +58,28 @@ pub enum ModelError {
     Damaged { path: PathBuf, expected: String, found: String, fix: String },
     #[error("{} has {bytes} bytes, more than the {limit} a model may have", .path.display())]
     TooLarge { path: PathBuf, bytes: u64, limit: u64 },
-    #[error("{} is not an ONNX model that this program can run", .path.display())]
+    #[error(
+        "{} is not an ONNX model that this program can run; copy the file again, or set another model",
+        .path.display()
+    )]
     Parse { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("{} has the wrong shape: {what} is {found}, expected {expected}", .path.display())]
     Shape { path: PathBuf, what: String, expected: String, found: String },
-    #[error("running model {model}")]
+    #[error("model {model} does not run; copy its file again, or set another one")]
     Run { model: String, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("input {index} of model {model} takes {expected} values, got {found}")]
     InputSize { model: String, index: usize, expected: usize, found: usize },
-    #[error("model {model} gave a value that is not a number")]
+    #[error("model {model} gave a value that is not a number; copy its file again, or set another one")]
     NotFinite { model: String },
 }
 
 /// Name of the manifest in a model folder.
 pub const MANIFEST: &str = "manifest.toml";
+
+/// Runs a step of tract; a panic in it is an error like its others.
+pub(crate) fn contained<T>(work: impl FnOnce() -> TractResult<T>) -> TractResult<T> {
+    guarded(work).unwrap_or_else(|caught| Err(caught.into()))
+}
 
 fn list(dirs: &[PathBuf]) -> String {
     dirs.iter().map(|d| d.display().to_string()).collect::<Vec<_>>().join(", ")

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,7 +13,8 @@ use tract_onnx::tract_core::plan::SimpleState;
 use tract_onnx::tract_hir::infer::Factoid;
 use tract_onnx::tract_hir::internal::DimLike;
 
-use super::ModelError;
+use super::{ModelError, contained};
+use crate::supervisor::guarded;
 
 /// What the elements of a tensor are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,9 +82,8 @@ impl Plan {
     ) -> Result<Self, ModelError> {
         // tract indexes maps with names taken from the file and panics on graphs that no exporter writes; a wake word
         // that the owner dropped in must give an error instead. Nothing of the attempt outlives it.
-        catch_unwind(AssertUnwindSafe(|| Self::build(name, path, bytes, inputs))).unwrap_or_else(|_| {
-            Err(ModelError::Parse { path: path.into(), source: "the graph is inconsistent".into() })
-        })
+        guarded(|| Self::build(name, path, bytes, inputs))
+            .unwrap_or_else(|caught| Err(ModelError::Parse { path: path.into(), source: caught.into() }))
     }
 
     fn build(
@@ -184,8 +183,8 @@ impl Plan {
 
     /// Run state for one user of the plan.
     pub fn session(&self) -> Result<Session, ModelError> {
-        let state = self.model.spawn().map_err(|e| self.run_error(e.into()))?;
-        Ok(Session { plan: self.clone(), state, runs: 0 })
+        let state = contained(|| self.model.spawn()).map_err(|e| self.run_error(e.into()))?;
+        Ok(Session { plan: self.clone(), state: Some(state), runs: 0 })
     }
 
     fn run_error(&self, source: Cause) -> ModelError {
@@ -286,7 +285,8 @@ impl Buffer {
 /// One user's state of a plan: buffers are kept between runs. Not shared; make one per thread.
 pub struct Session {
     plan: Plan,
-    state: SimpleState<TypedFact, Box<dyn TypedOp>>,
+    /// `None` after a panic in tract: what it left half changed is not used again.
+    state: Option<SimpleState<TypedFact, Box<dyn TypedOp>>>,
     runs: u64,
 }
 
@@ -329,7 +329,11 @@ impl Session {
             values.push(value.map_err(|e| self.plan.run_error(e.into()))?);
         }
         self.runs += 1;
-        let outputs = self.state.run(values).map_err(|e| self.plan.run_error(e.into()))?;
+        let mut state =
+            self.state.take().ok_or_else(|| self.plan.run_error("it has failed before".into()))?;
+        let ran = guarded(|| state.run(values)).map_err(|caught| self.plan.run_error(caught.into()))?;
+        self.state = Some(state);
+        let outputs = ran.map_err(|e| self.plan.run_error(e.into()))?;
         Ok(Outputs { plan: self.plan.clone(), values: outputs })
     }
 

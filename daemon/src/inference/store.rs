@@ -148,8 +148,25 @@ impl ModelStore {
                 (Some(path), state)
             }
         };
-        let fix = if state == ModelState::Verified { String::new() } else { entry.fix() };
+        let fix = match &state {
+            ModelState::Verified => String::new(),
+            _ => self.fix(entry, path.as_deref()),
+        };
         ModelStatus { entry: entry.clone(), path, state, fix }
+    }
+
+    /// What to do about a file of model `name` that is right and cannot be used.
+    pub fn fix_of(&self, name: &str) -> String {
+        self.entry(name).map_or_else(String::new, |entry| self.fix(entry, self.find(entry).ok().as_deref()))
+    }
+
+    /// A damaged file is replaced where it lies; a missing one goes where this device keeps its models.
+    fn fix(&self, entry: &ModelEntry, found: Option<&Path>) -> String {
+        let installed = || {
+            let manifest = self.manifest_path.parent().filter(|dir| is_installed(dir));
+            manifest.or_else(|| install_dir(&self.dirs))
+        };
+        entry.fix(found.and_then(Path::parent).or_else(installed))
     }
 
     fn known(&self, name: &str) -> Result<&ModelEntry, ModelError> {
@@ -165,7 +182,7 @@ impl ModelStore {
                 name: entry.name.clone(),
                 file: entry.file.clone(),
                 dirs: self.dirs.clone(),
-                fix: entry.fix(),
+                fix: self.fix(entry, None),
             }
         })
     }
@@ -180,10 +197,10 @@ impl ModelStore {
     fn admit(&self, entry: &ModelEntry, path: PathBuf, found: &str) -> Result<PathBuf, ModelError> {
         if found != entry.sha256 {
             return Err(ModelError::Damaged {
+                fix: self.fix(entry, Some(&path)),
                 path,
                 expected: entry.sha256.clone(),
                 found: found.into(),
-                fix: entry.fix(),
             });
         }
         self.lock().insert(entry.name.clone(), path.clone());
@@ -194,6 +211,16 @@ impl ModelStore {
         // The map only ever holds facts that were true when inserted, so a poisoned lock is still right.
         self.checked.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The folder among `dirs` that fetched models belong in; `None` where the default of `scripts/fetch-models.sh` will do.
+pub fn install_dir(dirs: &[PathBuf]) -> Option<&Path> {
+    dirs.iter().map(PathBuf::as_path).find(|dir| is_installed(dir))
+}
+
+/// Not in a source tree: what is fetched is no part of it.
+fn is_installed(dir: &Path) -> bool {
+    dir.is_dir() && !dir.ancestors().any(|above| above.join("daemon/Cargo.toml").is_file())
 }
 
 fn read_capped(path: &Path) -> Result<Vec<u8>, ModelError> {

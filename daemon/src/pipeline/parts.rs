@@ -20,7 +20,7 @@ use crate::speaker::{
     Calibration, ModelIdentity, OverlapModel, SealedVoiceprint, SpeakerModel, Vault, Verifier,
 };
 use crate::store::StoreOptions;
-use crate::stt::{self, Recognizer, SttSettings};
+use crate::stt::{self, Opened, Recognizer, SttSettings};
 
 /// Everything between the front end and the answer, ready to be started.
 pub struct Parts {
@@ -56,24 +56,16 @@ impl Parts {
 
         let detector = joined(detector.await)?;
         let verifier = joined(verifier.await)?;
-        let recognizer = match recognizer.await {
-            Ok(Ok(Some(recognizer))) => {
-                health.set("stt", Condition::Ok);
-                Some(recognizer)
-            }
-            Ok(Ok(None)) => {
-                let condition = match settings.stt.engine {
-                    stt::Engine::Off => Condition::off("speech to text is switched off"),
-                    _ => Condition::failed(stt::NO_ENGINE),
-                };
-                health.set("stt", condition);
-                None
-            }
-            Ok(Err(error)) => {
-                return Err(Failure::of(Exit::Config, &error));
-            }
-            Err(error) => return Err(Failure::because(Exit::Failed, "speech to text cannot start", error)),
+        let opened = recognizer
+            .await
+            .map_err(|error| Failure::because(Exit::Failed, "speech to text cannot start", error))?
+            .map_err(|error| Failure::of(Exit::Config, &error))?;
+        let (recognizer, condition) = match opened {
+            Opened::Ready(recognizer) => (Some(recognizer), Condition::Ok),
+            Opened::Off => (None, Condition::off("speech to text is switched off")),
+            Opened::Unusable { sentence } => (None, Condition::failed(sentence)),
         };
+        health.set("stt", condition);
         let vault = open_vault(settings, verifier.model().identity().clone(), &memory).await?;
         let voices = Voices {
             memory: memory.clone(),
@@ -192,7 +184,8 @@ pub fn open_dialogue(settings: &Settings, memory: Memory) -> Dialogue {
     Dialogue::new(memory, Responder::Builtin(Builtin::default()), dialogue)
 }
 
-fn detect_settings(settings: &Settings) -> DetectSettings {
+/// What the detector listens for, and how.
+pub fn detect_settings(settings: &Settings) -> DetectSettings {
     let endpoint = &settings.endpoint;
     let wake = settings.wake.model.0.iter().map(|model| WakeWord {
         model: match model {

@@ -21,6 +21,7 @@ use super::campplus::Network;
 use super::fbank::{DESCRIPTION, Fbank};
 use super::speech::NetSpeech;
 use crate::inference::{ModelError, ModelStore};
+use crate::supervisor::guarded;
 use crate::units::SAMPLE_RATE_HZ;
 
 /// Numbers in an embedding.
@@ -135,9 +136,10 @@ impl SpeakerModel {
     ) -> Result<Self, SpeakerError> {
         let entry = store.entry(MODEL_NAME).ok_or(SpeakerError::NotInManifest)?;
         let bytes = store.read(MODEL_NAME).map_err(SpeakerError::Model)?;
-        let network = Network::from_onnx(&bytes).map_err(|source| {
-            SpeakerError::Model(ModelError::Parse { path: entry.file.clone().into(), source: source.into() })
-        })?;
+        let refused =
+            |source| SpeakerError::Model(ModelError::Parse { path: entry.file.clone().into(), source });
+        let network = guarded(|| Network::from_onnx(&bytes)).map_err(|caught| refused(caught.into()))?;
+        let network = network.map_err(|source| refused(source.into()))?;
         let identity = ModelIdentity {
             model_sha256: entry.sha256.clone(),
             front_end_sha256: front_end_sha256(plan_frames, padding),

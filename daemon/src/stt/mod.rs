@@ -35,18 +35,15 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::chain;
-use crate::inference::{ModelError, ModelStore};
+use crate::inference::{ModelError, ModelStore, install_dir, into_folder};
 
 #[cfg(feature = "vosk")]
 pub use vosk::VoskRecognizer;
 pub use vosk_model::{VoskModelDir, installed as installed_vosk_models};
 pub use whisper::WhisperRecognizer;
 
-/// What to do where no engine can be opened.
-pub const NO_ENGINE: &str = "speech to text is off: no model is installed; run `scripts/fetch-models.sh` for English \
-                             (Whisper tiny.en) or `scripts/fetch-models.sh --vosk-model en-us-small` for Vosk";
-
-/// Sound that stays below this (−66 dBFS) is silence, which both engines would fill with invented words.
+/// Sound that stays below this (−66 dBFS, behind [`crate::dsp::level`]'s filter) is silence, which both engines would fill
+/// with invented words.
 const SILENCE_PEAK: f32 = 5e-4;
 
 /// Which engine transcribes.
@@ -101,21 +98,22 @@ pub trait Recognizer: Send {
 pub enum SttError {
     #[error("loading Whisper tiny.en")]
     Model(#[source] ModelError),
-    #[error("loading Whisper tiny.en: {what}; run `scripts/fetch-models.sh`")]
-    Whisper { what: String },
+    #[error("loading Whisper tiny.en: {what}; {fix}")]
+    Whisper { what: String, fix: String },
     #[error("{step}")]
     Tract { step: &'static str, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("{step} gave a value that is not a number")]
     NotFinite { step: &'static str },
     #[error(
-        "there is no Vosk model in {}; run `scripts/fetch-models.sh --vosk-model en-us-small` or set [stt] vosk_model",
-        list(.dirs)
+        "there is no Vosk model in {}; run `{}` or set [stt] vosk_model",
+        list(.dirs),
+        fetch_vosk(install_dir(.dirs))
     )]
     NoVoskModel { dirs: Vec<PathBuf> },
     #[error(
-        "{} cannot be used as a Vosk model: {fault}; run `scripts/fetch-models.sh --vosk-model en-us-small` \
-         or set [stt] vosk_model to another folder",
-        .path.display()
+        "{} cannot be used as a Vosk model: {fault}; run `{}` or set [stt] vosk_model to another folder",
+        .path.display(),
+        fetch_vosk(.path.parent().filter(|folder| folder.is_dir()))
     )]
     VoskModel { path: PathBuf, fault: String },
     #[error("Vosk failed while {step}")]
@@ -128,19 +126,34 @@ pub enum SttError {
     WorkerGone,
 }
 
+/// The command that fetches a Vosk model into `folder`.
+fn fetch_vosk(folder: Option<&Path>) -> String {
+    into_folder("scripts/fetch-models.sh --vosk-model en-us-small", folder)
+}
+
 fn list(dirs: &[PathBuf]) -> String {
     dirs.iter().map(|d| d.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// Opens the engine that `settings` asks for; `None` if it is off, or if `auto` finds no model (the log then says
-/// [`NO_ENGINE`], and everything that needs no words goes on).
+/// What [`open`] found.
+pub enum Opened {
+    Ready(Box<dyn Recognizer>),
+    /// Switched off.
+    Off,
+    /// `auto` finds nothing that can be used. The sentence says why and what to do; everything that needs no words goes on.
+    Unusable {
+        sentence: String,
+    },
+}
+
+/// Opens the engine that `settings` asks for.
 ///
-/// An engine or model that was named and cannot be used is an error; one that `auto` merely found is passed over with a
-/// warning. A Whisper file with a wrong hash is always an error.
-pub fn open(settings: &SttSettings, store: &ModelStore) -> Result<Option<Box<dyn Recognizer>>, SttError> {
+/// An engine or model that was named and cannot be used is an error. What `auto` finds is optional: a model that is missing,
+/// damaged or does not run is passed over, and the next one is taken.
+pub fn open(settings: &SttSettings, store: &ModelStore) -> Result<Opened, SttError> {
     match settings.engine {
-        Engine::Off => Ok(None),
-        Engine::Whisper => Ok(Some(Box::new(WhisperRecognizer::load(store)?))),
+        Engine::Off => Ok(Opened::Off),
+        Engine::Whisper => Ok(Opened::Ready(Box::new(WhisperRecognizer::load(store)?))),
         Engine::Vosk => {
             let found = match &settings.vosk_model {
                 Some(path) => path.clone(),
@@ -149,15 +162,15 @@ pub fn open(settings: &SttSettings, store: &ModelStore) -> Result<Option<Box<dyn
                     .next()
                     .ok_or_else(|| SttError::NoVoskModel { dirs: settings.model_dirs.clone() })?,
             };
-            open_vosk(&found).map(Some)
+            open_vosk(&found).map(Opened::Ready)
         }
         Engine::Auto => open_best(settings, store),
     }
 }
 
-fn open_best(settings: &SttSettings, store: &ModelStore) -> Result<Option<Box<dyn Recognizer>>, SttError> {
+fn open_best(settings: &SttSettings, store: &ModelStore) -> Result<Opened, SttError> {
     if let Some(path) = &settings.vosk_model {
-        return open_vosk(path).map(Some);
+        return open_vosk(path).map(Opened::Ready);
     }
     let installed = installed_vosk_models(&settings.model_dirs);
     if installed.len() > 1 && cfg!(feature = "vosk") {
@@ -168,17 +181,13 @@ fn open_best(settings: &SttSettings, store: &ModelStore) -> Result<Option<Box<dy
     }
     for path in installed {
         match open_vosk(&path) {
-            Ok(recognizer) => return Ok(Some(recognizer)),
+            Ok(recognizer) => return Ok(Opened::Ready(recognizer)),
             Err(error) => log::warn!("not using the Vosk model {}: {}", path.display(), chain(&error)),
         }
     }
     match WhisperRecognizer::load(store) {
-        Ok(recognizer) => Ok(Some(Box::new(recognizer))),
-        Err(SttError::Model(error @ (ModelError::Missing { .. } | ModelError::Unknown { .. }))) => {
-            log::warn!("{NO_ENGINE} ({})", chain(&error));
-            Ok(None)
-        }
-        Err(error) => Err(error),
+        Ok(recognizer) => Ok(Opened::Ready(Box::new(recognizer))),
+        Err(error) => Ok(Opened::Unusable { sentence: format!("speech to text is off: {}", chain(&error)) }),
     }
 }
 
@@ -205,12 +214,16 @@ mod tests {
         SttSettings { engine, vosk_model: None, model_dirs: vec![dir.to_path_buf()] }
     }
 
+    fn is_unusable(opened: Opened) -> bool {
+        matches!(opened, Opened::Unusable { sentence } if sentence.starts_with("speech to text is off"))
+    }
+
     #[test]
     fn with_nothing_installed_auto_and_off_give_no_engine_and_no_error() {
         let dir = tempfile::tempdir().unwrap();
         let store = empty_store(dir.path());
-        assert!(open(&settings(Engine::Off, dir.path()), &store).unwrap().is_none());
-        assert!(open(&settings(Engine::Auto, dir.path()), &store).unwrap().is_none());
+        assert!(matches!(open(&settings(Engine::Off, dir.path()), &store).unwrap(), Opened::Off));
+        assert!(is_unusable(open(&settings(Engine::Auto, dir.path()), &store).unwrap()));
     }
 
     #[test]
@@ -228,7 +241,7 @@ mod tests {
         let store = empty_store(dir.path());
         let broken = dir.path().join("vosk-broken");
         std::fs::create_dir_all(broken.join("am")).unwrap();
-        assert!(open(&settings(Engine::Auto, dir.path()), &store).unwrap().is_none());
+        assert!(is_unusable(open(&settings(Engine::Auto, dir.path()), &store).unwrap()));
         let told = SttSettings { vosk_model: Some(broken), ..settings(Engine::Auto, dir.path()) };
         assert!(open(&told, &store).is_err());
     }

@@ -6,13 +6,14 @@
 //! then depends on the sound alone.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use vosk::{DecodingState, LogLevel, Model, Recognizer as Decoder};
 
 use super::{Recognizer, SILENCE_PEAK, SttError, Transcript, VoskModelDir};
+use crate::dsp::level::{self, HighPass};
+use crate::supervisor::guarded;
 use crate::units::SAMPLE_RATE_HZ;
 
 /// Samples fed at once: 100 ms.
@@ -29,6 +30,8 @@ pub struct VoskRecognizer {
     said: Vec<String>,
     /// The words last reported.
     partial: String,
+    /// What can be heard of the sound: an offset or hum is silence as well.
+    level: HighPass,
     /// Something louder than silence was heard: on digital silence models invent short words.
     heard: bool,
 }
@@ -64,6 +67,7 @@ impl VoskRecognizer {
             waiting: Vec::new(),
             said: Vec::new(),
             partial: String::new(),
+            level: HighPass::new(SAMPLE_RATE_HZ),
             heard: false,
         };
         // Not before the first utterance: a model that gives no decoder is a fault of the start.
@@ -90,7 +94,7 @@ impl VoskRecognizer {
             Some(decoder) => decoder,
             None => self.new_decoder()?,
         };
-        let result = catch_unwind(AssertUnwindSafe(|| work(&mut decoder))).ok().flatten();
+        let result = guarded(|| work(&mut decoder)).ok().flatten();
         let result = result.ok_or(SttError::Vosk { step })?;
         self.decoder = Some(decoder);
         Ok(result)
@@ -134,7 +138,7 @@ impl Recognizer for VoskRecognizer {
 
     fn accept(&mut self, samples: &[f32]) -> Result<Option<String>, SttError> {
         let before = self.partial.clone();
-        self.heard = self.heard || samples.iter().any(|x| x.is_finite() && x.abs() >= SILENCE_PEAK);
+        self.heard = self.heard || level::peak(&self.level.filter(samples)) >= SILENCE_PEAK;
         for &sample in samples {
             self.waiting.push(if sample.is_finite() { to_pcm(sample) } else { 0 });
             if self.waiting.len() == BLOCK {
@@ -166,6 +170,7 @@ impl Recognizer for VoskRecognizer {
         self.waiting.clear();
         self.said.clear();
         self.partial.clear();
+        self.level = HighPass::new(SAMPLE_RATE_HZ);
         self.heard = false;
     }
 }

@@ -14,6 +14,7 @@
 //!   them closes it, so sound already heard is worked off in the order in which it flows. What reports about the others
 //!   (broker, service manager) gets [`Supervisor::last_words`], which is cancelled after the data path has ended.
 //! * A panic is a bug: [`install_panic_hook`] logs it and aborts, so that systemd restarts a process whose state is known.
+//!   Only what runs in [`guarded`] (foreign models, foreign libraries) may panic without that.
 
 mod panic;
 
@@ -29,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::chain;
 
-pub use panic::install_panic_hook;
+pub use panic::{Caught, guarded, install_panic_hook};
 
 /// What the kernel keeps of a thread name.
 pub const MAX_NAME_BYTES: usize = 15;

@@ -10,19 +10,22 @@ use alsa::pcm::PCM;
 
 use super::Finding;
 use crate::audio::alsa::{AlsaSettings, AlsaSource};
-use crate::audio::{CaptureStats, Period, Read, Source};
+use crate::audio::{CaptureStats, Period, Read, SoundFault, Source};
 use crate::clock::Clock;
 use crate::config::{Settings, WakeModel};
+use crate::detect::Detector;
 use crate::dialogue::speech::{Speech, SpeechSettings};
+use crate::dsp::level::{self, HighPass};
 use crate::error::chain;
 use crate::inference::{ModelEntry, ModelError, ModelState, ModelStore, Role};
 use crate::memory::{Device, Memory, MemoryError};
+use crate::pipeline::parts;
 use crate::speaker::{Calibration, CalibrationError};
 use crate::store::StoreOptions;
 use crate::store::postgres::{self, PgSettings};
-use crate::stt::{self, Engine, SttSettings};
+use crate::stt::{self, Opened, SttSettings};
 
-pub const FETCH: &str = "install the models: scripts/fetch-models.sh";
+pub const REINSTALL: &str = "reinstall the package: its models and their manifest come with it";
 
 pub fn configuration(settings: &Settings) -> Vec<Finding> {
     let files: Vec<String> = settings.files.iter().map(|file| file.display().to_string()).collect();
@@ -51,7 +54,7 @@ pub fn models(settings: &Settings) -> Vec<Finding> {
     const CHECK: &str = "models";
     let store = match ModelStore::open(&settings.paths.models) {
         Ok(store) => store,
-        Err(e) => return vec![Finding::fail(CHECK, chain(&e), FETCH)],
+        Err(e) => return vec![Finding::fail(CHECK, chain(&e), REINSTALL)],
     };
     let heads: Vec<&str> = settings
         .wake
@@ -71,6 +74,7 @@ pub fn models(settings: &Settings) -> Vec<Finding> {
             heads.iter().any(|name| store.entry(name).is_some_and(|known| known.name == entry.name))
         }
         Role::Speaker | Role::SpeakerCalibration | Role::SpeakerCohort => true,
+        Role::Segmentation => settings.voice.enabled && settings.voice.refuse_overlap,
         _ => false,
     };
     let mut findings = Vec::new();
@@ -100,6 +104,12 @@ pub fn models(settings: &Settings) -> Vec<Finding> {
             findings.push(Finding::fail(CHECK, chain(&e), "reinstall the models that come with the program"));
         }
     }
+    // A wake word of the owner's own has no hash: whether it works is seen by loading it, as the daemon does.
+    if settings.wake.model.0.iter().any(|model| matches!(model, WakeModel::File(_)))
+        && let Err(e) = Detector::new(&store, &parts::detect_settings(settings))
+    {
+        findings.push(Finding::fail(CHECK, chain(&e), "wake.model names the file of the wake word"));
+    }
     if !sound.is_empty() {
         findings.insert(0, Finding::ok(CHECK, format!("verified: {}", sound.join(", "))));
     }
@@ -109,9 +119,6 @@ pub fn models(settings: &Settings) -> Vec<Finding> {
 /// Opens the recogniser as the daemon does.
 pub fn speech_to_text(settings: &Settings) -> Finding {
     const CHECK: &str = "speech to text";
-    if settings.stt.engine == Engine::Off {
-        return Finding::ok(CHECK, "switched off");
-    }
     let wanted = SttSettings {
         engine: settings.stt.engine,
         vosk_model: settings.stt.vosk_model.clone(),
@@ -119,16 +126,25 @@ pub fn speech_to_text(settings: &Settings) -> Finding {
     };
     let store = match ModelStore::open(&settings.paths.models) {
         Ok(store) => store,
-        Err(e) => return Finding::fail(CHECK, chain(&e), FETCH),
+        Err(e) => return Finding::fail(CHECK, chain(&e), REINSTALL),
     };
     match stt::open(&wanted, &store) {
-        Ok(Some(engine)) if engine.engine() == "whisper" && settings.stt.language != "en" => {
+        Ok(Opened::Ready(engine)) if engine.engine() == "whisper" && settings.stt.language != "en" => {
             Finding::warn(CHECK, "Whisper tiny.en knows English only", "install a Vosk model of the language")
         }
-        Ok(Some(engine)) => Finding::ok(CHECK, format!("{} is ready", engine.engine())),
-        Ok(None) => Finding::fail(CHECK, "no recogniser is installed", FETCH),
-        Err(e) => Finding::fail(CHECK, chain(&e), FETCH),
+        Ok(Opened::Ready(engine)) => Finding::ok(CHECK, format!("{} is ready", engine.engine())),
+        Ok(Opened::Off) => Finding::ok(CHECK, "switched off"),
+        Ok(Opened::Unusable { sentence }) => Finding::fail(CHECK, sentence, fetch(&store)),
+        Err(e) => Finding::fail(CHECK, chain(&e), fetch(&store)),
     }
+}
+
+/// How words are had: both engines, into the folder that this device reads.
+fn fetch(store: &ModelStore) -> String {
+    format!(
+        "{} for Whisper (English), with `--vosk-model WHAT` for Vosk",
+        store.fix_of("whisper-tiny-en-encoder")
+    )
 }
 
 /// How long the microphone is heard.
@@ -151,23 +167,17 @@ pub fn microphone(settings: &Settings) -> Finding {
         Err(e) => return Finding::fail(CHECK, chain(&e), NAMES),
     };
     let mut period = Period::default();
-    let (mut samples, mut power, mut peak) = (0_u64, 0.0_f64, 0.0_f32);
+    let mut sound: Vec<f32> = Vec::new();
     let end = Instant::now() + LISTEN;
     while Instant::now() < end {
         match source.read(&mut period) {
-            Ok(Read::Period) => {
-                for sample in period.sound() {
-                    power += f64::from(*sample) * f64::from(*sample);
-                    peak = peak.max(sample.abs());
-                }
-                samples += period.sound().len() as u64;
-            }
+            Ok(Read::Period) => sound.extend_from_slice(period.sound()),
             Ok(Read::Nothing) => {}
             Ok(Read::End) => break,
             Err(e) => return Finding::fail(CHECK, chain(&e), NAMES),
         }
     }
-    if samples == 0 {
+    if sound.is_empty() {
         let why = stats.last_error().map_or_else(|| "no sound came".to_owned(), |e| e.to_string());
         let busy = "; stop the daemon first if it is using the microphone";
         return Finding::fail(
@@ -176,21 +186,48 @@ pub fn microphone(settings: &Settings) -> Finding {
             format!("{NAMES}{busy}"),
         );
     }
-    let level_db = 10.0 * (power / samples as f64).max(1e-12).log10();
+    let level_db = level::decibel(level::power(&HighPass::new(period.rate_hz).filter(&sound)));
     let heard = format!("\"{}\", {} Hz, {level_db:.0} dB", audio.device, period.rate_hz);
-    if peak == 0.0 {
-        let fix =
-            "choose another audio.channel, switch the microphone on in `alsamixer`, or check its wiring";
-        Finding::warn(CHECK, format!("{heard}: digital silence"), fix)
-    } else if peak >= 0.99 {
-        Finding::warn(
-            CHECK,
-            format!("{heard}: overdriven"),
-            "lower the gain in `alsamixer`, or say nothing during the check",
-        )
-    } else {
-        Finding::ok(CHECK, heard)
+    let (faults, fixes): (Vec<String>, Vec<String>) =
+        sound_faults(source.measured().verdict(audio.channel), &sound, period.rate_hz).into_iter().unzip();
+    if faults.is_empty() {
+        return Finding::ok(CHECK, heard);
     }
+    Finding::warn(CHECK, format!("{heard}: {}", faults.join("; ")), fixes.join("; "))
+}
+
+/// What is wrong with the sound of the microphone, each with what to do about it.
+fn sound_faults(verdict: Option<SoundFault>, sound: &[f32], rate_hz: u32) -> Vec<(String, String)> {
+    /// Share of full scale from which a DC offset is worth a word: of a loud voice, this much is cut off.
+    const LEAST_OFFSET: f64 = 0.02;
+    let mut faults = Vec::new();
+    match verdict {
+        // A value that never changes is an offset as well, and no news.
+        Some(fault @ (SoundFault::Silent | SoundFault::Constant | SoundFault::Flicker)) => {
+            return vec![(fault.words(), fault.fix())];
+        }
+        Some(fault) => faults.push((fault.words(), fault.fix())),
+        None => {}
+    }
+    if level::peak(sound) >= 0.99 {
+        let fix = "lower the gain in `alsamixer`, or say nothing during the check";
+        faults.push(("overdriven".to_owned(), fix.to_owned()));
+    }
+    let offset = sound.iter().map(|&x| f64::from(x)).sum::<f64>() / sound.len() as f64;
+    if offset.abs() >= LEAST_OFFSET {
+        let fix = "the device hears in spite of the offset, but loud words are cut off sooner: switch on the high-pass filter \
+                   of the sound card in `alsamixer`, or use another one";
+        faults.push((format!("a DC offset of {:.0} % of full scale", 100.0 * offset), fix.to_owned()));
+    }
+    if let Some(hum) = level::hum(sound, rate_hz) {
+        let fix = "the device hears in spite of the hum, but not from afar: keep the cable away from the mains, or use \
+                   another power supply or a shielded cable";
+        faults.push((
+            format!("hum of the mains at {} Hz, {:.0} dB", hum.mains_hz, hum.level_db),
+            fix.to_owned(),
+        ));
+    }
+    faults
 }
 
 pub fn loudspeaker(settings: &Settings) -> Finding {

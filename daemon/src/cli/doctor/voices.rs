@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Finding;
-use super::checks::{FETCH, look_only};
+use super::checks::{REINSTALL, look_only};
 use crate::config::Settings;
 use crate::error::chain;
 use crate::inference::ModelStore;
@@ -36,7 +36,7 @@ pub async fn voices(settings: &Settings) -> Vec<Finding> {
     // the check of the models.
     let identity = match ModelStore::open(&settings.paths.models) {
         Ok(store) => Calibration::load(&store).map(|calibration| calibration.identity().clone()),
-        Err(e) => return vec![Finding::fail(CHECK, chain(&e), FETCH)],
+        Err(e) => return vec![Finding::fail(CHECK, chain(&e), REINSTALL)],
     };
     let identity = match identity {
         Ok(identity) => identity,

@@ -20,8 +20,9 @@ pub struct Embedding {
 
 impl Embedding {
     pub fn load(store: &ModelStore) -> Result<Self, SttError> {
-        let bytes = store.read("whisper-tiny-en-embedding").map_err(SttError::Model)?;
-        Self::parse(bytes).map_err(|what| SttError::Whisper { what: what.into() })
+        const NAME: &str = "whisper-tiny-en-embedding";
+        let bytes = store.read(NAME).map_err(SttError::Model)?;
+        Self::parse(bytes).map_err(|what| SttError::Whisper { what: what.into(), fix: store.fix_of(NAME) })
     }
 
     /// The integers row by row, then a scale for each row, then one for each column (f32, little endian).

@@ -10,9 +10,11 @@ use tract_onnx::prelude::*;
 
 use super::embedding::{Embedding, WIDTH};
 use super::mel::BANDS;
-use crate::inference::{ModelStore, fold_large_casts};
+use crate::inference::{ModelStore, contained, fold_large_casts};
 use crate::stt::SttError;
 
+const ENCODER: &str = "whisper-tiny-en-encoder";
+const DECODER: &str = "whisper-tiny-en-decoder";
 pub const LAYERS: usize = 4;
 pub const HEADS: usize = 6;
 pub const HEAD_WIDTH: usize = 64;
@@ -41,24 +43,32 @@ fn fault(step: &'static str) -> impl Fn(TractError) -> SttError {
 }
 
 fn plan(bytes: Vec<u8>, declare: impl Fn(&mut InferenceModel) -> TractResult<()>) -> TractResult<Graph> {
-    let mut model =
-        tract_onnx::onnx().with_ignore_output_shapes(true).model_for_read(&mut Cursor::new(&bytes))?;
-    drop(bytes);
-    declare(&mut model)?;
-    let mut model = model.into_typed()?;
-    fold_large_casts(&mut model)?;
-    model.into_optimized()?.into_runnable()
+    contained(|| {
+        let mut model =
+            tract_onnx::onnx().with_ignore_output_shapes(true).model_for_read(&mut Cursor::new(&bytes))?;
+        drop(bytes);
+        declare(&mut model)?;
+        let mut model = model.into_typed()?;
+        fold_large_casts(&mut model)?;
+        model.into_optimized()?.into_runnable()
+    })
 }
 
 impl Networks {
     pub fn load(store: &ModelStore) -> Result<Self, SttError> {
-        let encoder = store.read("whisper-tiny-en-encoder").map_err(SttError::Model)?;
+        let refused = |name: &'static str| {
+            move |error: TractError| SttError::Whisper {
+                what: format!("{name} cannot be used ({error:#})"),
+                fix: store.fix_of(name),
+            }
+        };
+        let encoder = store.read(ENCODER).map_err(SttError::Model)?;
         let encoder = plan(encoder, |model| {
             let context: TDim = model.symbols.sym("T").into();
             model.set_input_fact(0, f32::fact(&[1.to_dim(), BANDS.to_dim(), context * 2]).into())
         })
-        .map_err(fault("loading Whisper's encoder"))?;
-        let decoder = store.read("whisper-tiny-en-decoder").map_err(SttError::Model)?;
+        .map_err(refused(ENCODER))?;
+        let decoder = store.read(DECODER).map_err(SttError::Model)?;
         let decoder = plan(decoder, |model| {
             let context: TDim = model.symbols.sym("T").into();
             let past: TDim = model.symbols.sym("P").into();
@@ -73,7 +83,7 @@ impl Networks {
             }
             Ok(())
         })
-        .map_err(fault("loading Whisper's decoder"))?;
+        .map_err(refused(DECODER))?;
         Ok(Self { encoder, decoder, embedding: Embedding::load(store)? })
     }
 
@@ -84,7 +94,7 @@ impl Networks {
             let mel = Tensor::from_shape(&[1, BANDS, frames], mel)?;
             self.encoder.run(tvec!(mel.into_tvalue()))
         };
-        let mut outputs = run().map_err(fault(step))?;
+        let mut outputs = contained(run).map_err(fault(step))?;
         outputs.truncate(2 * LAYERS);
         if outputs.len() == 2 * LAYERS { Ok(Encoded(outputs)) } else { Err(SttError::NotFinite { step }) }
     }
@@ -108,7 +118,7 @@ impl Decoding<'_> {
     /// Feeds `token`; returns the scores (logits) of what comes next, `TOKENS` of them, all finite.
     pub fn step(&mut self, token: usize) -> Result<Vec<f32>, SttError> {
         let step = "running Whisper's decoder";
-        let outputs = self.run(token).map_err(fault(step))?;
+        let outputs = contained(|| self.run(token)).map_err(fault(step))?;
         let mut states = outputs.iter().skip(1);
         for heads in self.past.chunks_exact_mut(HEADS) {
             let state = states.next().map(values).unwrap_or_default();

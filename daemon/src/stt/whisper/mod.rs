@@ -24,6 +24,7 @@ use self::graph::Networks;
 use self::mel::LogMel;
 use self::vocabulary::Vocabulary;
 use super::{Recognizer, SILENCE_PEAK, SttError, Transcript, text};
+use crate::dsp::level;
 use crate::inference::ModelStore;
 use crate::units::SAMPLE_RATE_HZ;
 
@@ -93,8 +94,7 @@ impl WhisperRecognizer {
     fn transcribe(&mut self, samples: &[f32]) -> Result<Transcript, SttError> {
         let (mut texts, mut sum, mut seconds) = (Vec::new(), 0.0, 0.0);
         for piece in pieces(samples) {
-            let peak = piece.iter().fold(0.0f32, |peak, x| peak.max(x.abs()));
-            if piece.len() < LEAST_SAMPLES || peak < SILENCE_PEAK {
+            if piece.len() < LEAST_SAMPLES || level::peak(&level::audible(piece)) < SILENCE_PEAK {
                 continue;
             }
             let hypothesis = self.hypothesis(piece)?;
@@ -121,12 +121,11 @@ fn pieces(mut samples: &[f32]) -> Vec<&[f32]> {
     let mut out = Vec::new();
     while samples.len() > LONG_SAMPLES {
         let from = LONG_SAMPLES - 6 * RATE;
-        let window = samples.get(from..LONG_SAMPLES).unwrap_or_default();
-        let energy = |block: &[f32]| block.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>();
+        let window = level::audible(samples.get(from..LONG_SAMPLES).unwrap_or_default());
         let quietest = window
             .chunks(BLOCK)
             .enumerate()
-            .min_by(|(_, a), (_, b)| energy(a).total_cmp(&energy(b)))
+            .min_by(|(_, a), (_, b)| level::power(a).total_cmp(&level::power(b)))
             .map_or(0, |(i, _)| i);
         let (piece, rest) = samples.split_at(from + quietest * BLOCK + BLOCK / 2);
         out.push(piece);

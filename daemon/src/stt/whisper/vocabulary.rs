@@ -21,9 +21,11 @@ pub struct Vocabulary {
 
 impl Vocabulary {
     pub fn load(store: &ModelStore) -> Result<Self, SttError> {
-        let spelling = store.read("whisper-tiny-en-vocabulary").map_err(SttError::Model)?;
+        const NAME: &str = "whisper-tiny-en-vocabulary";
+        let spelling = store.read(NAME).map_err(SttError::Model)?;
         let suppressed = store.read("whisper-tiny-en-suppress").map_err(SttError::Model)?;
-        Self::parse(&spelling, &suppressed).map_err(|what| SttError::Whisper { what: what.into() })
+        Self::parse(&spelling, &suppressed)
+            .map_err(|what| SttError::Whisper { what: what.into(), fix: store.fix_of(NAME) })
     }
 
     /// `spelling`: per token one byte length, then the bytes. `suppressed`: one token number a line.
