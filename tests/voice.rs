@@ -639,15 +639,6 @@ fn of_a_deleted_voice_no_byte_is_left_in_the_database_its_log_the_queue_or_a_lat
     assert!(backups.is_dir() && !holds(&backups, &annas));
 }
 
-/// `file` with effects of sox, as 16 bits of the same rate.
-fn through(root: &Root, file: &Path, name: &str, effects: &[&str]) -> PathBuf {
-    let to = root.path().join(format!("{name}-{}", file.file_name().unwrap().to_str().unwrap()));
-    let mut args = vec![file.to_str().unwrap(), to.to_str().unwrap()];
-    args.extend(effects);
-    sox(&args);
-    to
-}
-
 /// `file` with the hum of the mains under it.
 fn humming(root: &Root, file: &Path, hz: u32, level: &str) -> PathBuf {
     let hum = root.path().join(format!("hum-{hz}-{level}.wav"));
@@ -692,10 +683,11 @@ fn a_dc_offset_or_hum_is_no_noise_to_an_enrolment() {
     let question = Voice::Rms.says("hey jarvis, what do you remember about the spare key");
     type Dirt = (&'static str, Box<dyn Fn(&Root, &Path) -> PathBuf>);
     let shifted = |by: &'static str| -> Dirt {
-        (
-            by,
-            Box::new(move |root: &Root, file: &Path| through(root, file, by, &["gain", "-3", "dcshift", by])),
-        )
+        let shift = move |root: &Root, file: &Path| {
+            let name = format!("shifted-{}", file.file_name().unwrap().to_str().unwrap());
+            changed(root, &name, file, &[], &["gain", "-3", "dcshift", by])
+        };
+        (by, Box::new(shift))
     };
     let hum = |hz: u32, level: &'static str| -> Dirt {
         (level, Box::new(move |root: &Root, file: &Path| humming(root, file, hz, level)))
@@ -724,39 +716,8 @@ fn a_dc_offset_or_hum_is_no_noise_to_an_enrolment() {
 #[test]
 fn true_noise_is_still_refused() {
     let root = Root::new();
-    let files: Vec<PathBuf> = sentences(Voice::Rms, &ENROLMENT)
-        .iter()
-        .map(|file| {
-            let noise = root.path().join("noise.wav");
-            sox(&[
-                "-n",
-                "-r",
-                "16000",
-                "-c",
-                "1",
-                "-b",
-                "16",
-                noise.to_str().unwrap(),
-                "synth",
-                "12",
-                "whitenoise",
-                "vol",
-                "0.1",
-            ]);
-            let to = root.path().join(format!("noisy-{}", file.file_name().unwrap().to_str().unwrap()));
-            sox(&[
-                "-m",
-                "-v",
-                "1",
-                file.to_str().unwrap(),
-                "-v",
-                "1",
-                noise.to_str().unwrap(),
-                to.to_str().unwrap(),
-            ]);
-            to
-        })
-        .collect();
+    let noise = |(n, file): (usize, &PathBuf)| noisy(&root, &format!("noisy-{n}.wav"), file, "1", "0.3");
+    let files: Vec<PathBuf> = sentences(Voice::Rms, &ENROLMENT).iter().enumerate().map(noise).collect();
     let (report, _) = refused(&root, "Anna", &files, &[]);
     assert!(report["samples"][0]["reason"].as_str().unwrap().contains("too much noise"), "{report}");
 }

@@ -18,6 +18,7 @@ use super::decode::{Fault, Input};
 use super::sample::scale_s32;
 use super::wav::check_shape;
 use super::{Channel, Measure};
+use crate::supervisor::guarded;
 
 const STREAMINFO_BYTES: usize = 34;
 /// Frames in a row that may be unreadable before the rest is given up.
@@ -65,13 +66,18 @@ impl FlacDecoder {
         head.extend_from_slice(&info);
         let stream = ReadOnlySource::new(Cursor::new(head).chain(input));
         let stream = MediaSourceStream::new(Box::new(stream), Default::default());
-        let reader = FlacReader::try_new(stream, FormatOptions::default()).map_err(fault)?;
-        let decoder = match reader.tracks().first().and_then(|t| t.codec_params.as_ref()) {
-            Some(CodecParameters::Audio(parameters)) => {
-                SymphoniaDecoder::try_new(parameters, &AudioDecoderOptions::default()).map_err(fault)?
-            }
-            _ => return Err(Fault::Damaged("its stream has no sound".into())),
-        };
+        // Code of others on bytes of others: a panic in it is damage.
+        let opened = guarded(move || {
+            let reader = FlacReader::try_new(stream, FormatOptions::default()).map_err(fault)?;
+            let decoder = match reader.tracks().first().and_then(|t| t.codec_params.as_ref()) {
+                Some(CodecParameters::Audio(parameters)) => {
+                    SymphoniaDecoder::try_new(parameters, &AudioDecoderOptions::default()).map_err(fault)?
+                }
+                _ => return Err(Fault::Damaged("its stream has no sound".into())),
+            };
+            Ok((reader, decoder))
+        });
+        let (reader, decoder) = opened.unwrap_or_else(|caught| Err(Fault::Damaged(caught.to_string())))?;
         Ok(Self {
             reader,
             decoder,
@@ -134,14 +140,20 @@ impl FlacDecoder {
         self.pending.clear();
         self.taken = 0;
         for _ in 0..MAX_BAD_FRAMES {
-            let packet = match self.reader.next_packet() {
-                Ok(Some(packet)) => packet,
+            let packet = match guarded(|| self.reader.next_packet()) {
+                Ok(Ok(Some(packet))) => packet,
                 // A frame whose checksum is wrong: the reader looks for the next one.
-                Err(Error::DecodeError(_)) => continue,
-                Ok(None) | Err(_) => break,
+                Ok(Err(Error::DecodeError(_))) => continue,
+                Ok(Ok(None) | Err(_)) | Err(_) => break,
             };
             let start = u64::try_from(packet.pts.get()).unwrap_or(0);
-            let Ok(decoded) = self.decoder.decode(&packet) else { continue };
+            let decoder = &mut self.decoder;
+            let decoded = match guarded(|| decoder.decode(&packet)) {
+                Ok(Ok(decoded)) => decoded,
+                Ok(Err(_)) => continue,
+                // What it left half changed is not used again.
+                Err(_) => break,
+            };
             mix(&decoded, self.channels, channel, &mut self.pending);
             if let (Some(measure), GenericAudioBufferRef::S32(planes)) = (&mut self.measure, &decoded) {
                 for n in 0..planes.frames() {

@@ -31,7 +31,8 @@ section! {
         /// ALSA name of the microphone.
         device: String = "default".to_owned(), Rule::when("an ALSA name of a microphone such as \"plughw:CARD=Device,DEV=0\"",
             |name: &String| is_alsa_name(name) && name != "null");
-        /// Which channel of the microphone is heard: the mean of all, one side, or a channel by its number.
+        /// Which channel of the microphone, and of recordings that have it, is heard: the mean of all, one side, or a channel by
+        /// its number.
         channel: Channel = Channel::Mean, Rule::any();
         /// Sample rate asked of the microphone. Without it 48000 is tried first, then what the device prefers.
         rate_hz: Option<u32> = None, Rule::if_set(Rule::between(8_000, 96_000));
