@@ -7,8 +7,8 @@
 use super::{Result, get};
 use crate::store::Tx;
 
-/// Messages that are always taken out one by one. Fewer in the tests of this crate, whose memories are small.
-const FEW: i64 = if cfg!(test) { 10 } else { 100 };
+/// Messages that are always taken out one by one.
+const FEW: i64 = 100;
 /// Messages that can be put into a new index in the time in which one is taken out of the old one. Measured: 30 to 70.
 const WORTH: i64 = 30;
 

@@ -84,7 +84,8 @@ async fn deleting_a_person_leaves_one_deletion_and_an_audit_log_without_them() {
     let memory = &home.memory;
     let anna = memory.add_user("Qwanna").await.unwrap().id;
     let bob = memory.add_user("Bob").await.unwrap().id;
-    for n in 0..20 {
+    // More than are taken out of the index one by one.
+    for n in 0..60 {
         say(memory, anna, Target::New, &format!("qwanna says {n}"), "yes qwanna").await.unwrap();
         say(memory, bob, Target::New, &format!("bob says {n}"), "yes bob").await.unwrap();
     }
@@ -103,8 +104,30 @@ async fn deleting_a_person_leaves_one_deletion_and_an_audit_log_without_them() {
         ["delete_user"]
     );
     assert_eq!(memory.list_audit(None, None, 10).await.unwrap()[0].user_id, None);
-    assert_eq!(memory.list_conversations(bob, None, 100).await.unwrap().items.len(), 20);
+    assert_eq!(memory.list_conversations(bob, None, 100).await.unwrap().items.len(), 60);
     memory.add_user("qwanna").await.unwrap();
+}
+
+#[tokio::test]
+async fn deleting_a_long_conversation_leaves_the_index_of_the_others_and_no_byte_of_it() {
+    let home = Home::new().await;
+    let memory = &home.memory;
+    let anna = memory.add_user("Anna").await.unwrap().id;
+    let long = say(memory, anna, Target::New, "qwlong begins", "yes").await.unwrap().conversation_id;
+    for n in 0..60 {
+        say(memory, anna, Target::Existing(long), &format!("qwlong {n}"), "yes").await.unwrap();
+    }
+    say(memory, anna, Target::New, "a qwshort one", "yes").await.unwrap();
+    memory.delete_conversation(anna, long).await.unwrap();
+    let found = |word: &str| {
+        count(
+            memory,
+            format!("SELECT count(*) AS n FROM messages_fts WHERE messages_fts MATCH '{word}'").leak(),
+        )
+    };
+    assert_eq!((found("qwlong").await, found("qwshort").await), (0, 1));
+    assert_eq!(on_disk(&home, "qwlong"), None);
+    memory.store().check().await.unwrap();
 }
 
 /// Wherever somebody's words can be: messages, titles, session ids, summaries, dead letters, damaged copies.
