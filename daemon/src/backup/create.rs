@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use indicatif::ProgressBar;
 use jiff::{SignedDuration, Timestamp};
+use uuid::Uuid;
 
 use super::cancel::Cancel;
 use super::keys::Keys;
@@ -251,11 +252,13 @@ async fn compress(
     .await
 }
 
-/// What this device had not delivered, as a file of the backup; `None` if it has no database.
+/// What this device had not delivered to the database `house`, as a file of the backup; `None` if it has no
+/// database of its own.
 pub(super) async fn queue_file(
     run: &Run<'_>,
     folder: &Path,
     recipients: &[age::x25519::Recipient],
+    house: Option<Uuid>,
 ) -> Result<Option<FileEntry>, BackupError> {
     let db = &run.settings.paths.db;
     if !db.exists() {
@@ -268,7 +271,7 @@ pub(super) async fn queue_file(
     let copied = sqlite::copy(&mut live, db, &copy).await;
     sqlite::close(live).await;
     copied?;
-    sqlite::keep_what_waits(&copy, run.cancel).await?;
+    sqlite::keep_what_waits(&copy, house, run.cancel).await?;
     let mut scratch = sqlite::connect_until(run.cancel, &copy, Access::Scratch).await?;
     let sums = sqlite::sums(&mut scratch, &copy, run.cancel).await;
     sqlite::close(scratch).await;

@@ -80,6 +80,7 @@ crate::store::sql::statements! {
     AUDIT = sum_of!("audit");
     CONVERSATIONS = sum_of!("conversations");
     DEVICES = sum_of!("devices");
+    WHICH = "SELECT id FROM jarvis.house";
     HOUSE = sum_of!("house");
     MESSAGE_SOURCES = sum_of!("message_sources");
     MESSAGES = sum_of!("messages");
@@ -169,8 +170,10 @@ pub(super) async fn dump(
     settings: &PgSettings,
 ) -> Result<Source, BackupError> {
     // Before the snapshot: what is delivered in between is in both, and twice is once.
-    let queue = queue_file(run, folder, recipients).await?;
     let mut conn = session(settings).await?;
+    // Where there is none yet, the dump says so.
+    let house = sqlx::query_scalar(WHICH).fetch_optional(&mut conn).await.ok().flatten();
+    let queue = queue_file(run, folder, recipients, house).await?;
     let dumped = dump_with(&mut conn, run, folder, recipients, settings).await;
     let _ = conn.close().await;
     let mut source = dumped?;

@@ -124,7 +124,11 @@ pub async fn in_place(
     let disk = BackupError::disk("what is restored could not be written", &fresh);
     heal::remove_database(&fresh).map_err(&disk)?;
     to_file(run, folder, manifest, keys, &fresh).await?;
-    let replaced = replace(run, db, &fresh).await;
+    let replaced = async {
+        sqlite::forget_read(&fresh).await?;
+        replace(run, db, &fresh).await
+    };
+    let replaced = replaced.await;
     if replaced.is_err() {
         let _ = heal::remove_database(&fresh);
     }

@@ -13,6 +13,7 @@ use sqlx::{
     AssertSqlSafe, Column as _, ConnectOptions as _, Connection as _, Row as _, Sqlite, SqliteConnection,
     TypeInfo as _, ValueRef as _,
 };
+use uuid::Uuid;
 
 use super::cancel::Cancel;
 use super::manifest::{Sums, TableSum, hex};
@@ -38,6 +39,8 @@ crate::store::sql::statements! {
     /// Where everything is queued again (store/house.rs) there is more than the queue has.
     WAITING = concat!("SELECT count(*) + (", is_queued_again!(), ") FROM queue");
     IS_QUEUED_AGAIN = is_queued_again!();
+    /// 1 unless everything was queued for this database.
+    IS_ELSEWHERE = "SELECT NOT EXISTS (SELECT 1 FROM settings WHERE key = 'postgres_house' AND value = ?1)";
     // The order of the primary key, so that equal tables have equal hashes.
     AUDIT = "SELECT * FROM audit ORDER BY rid";
     BOOTS = "SELECT * FROM boots ORDER BY rid";
@@ -264,14 +267,22 @@ fn field(hash: &mut Sha256, kind: u8, bytes: &[u8]) {
     hash.update(bytes);
 }
 
-/// Leaves in the copy at `path` only what waits for Postgres, and the rows that this names: a small database with which a new
-/// device can deliver it.
-pub(super) async fn keep_what_waits(path: &Path, cancel: &Cancel) -> Result<(), StoreError> {
+/// Leaves in the copy at `path` only what waits for the database `house` of Postgres, and the rows that this
+/// names: a small database with which a new device can deliver it.
+pub(super) async fn keep_what_waits(
+    path: &Path,
+    house: Option<Uuid>,
+    cancel: &Cancel,
+) -> Result<(), StoreError> {
     let mut conn = connect_until(cancel, path, Access::Write).await?;
     let sql = |e| classify(e, path);
     sqlx::query(WITHOUT_JOURNAL).execute(&mut conn).await.map_err(sql)?;
-    // In the middle of queueing everything for another database, everything waits.
-    let everything: bool = sqlx::query_scalar(IS_QUEUED_AGAIN).fetch_one(&mut conn).await.map_err(sql)?;
+    // In the middle of queueing everything for another database, and before that is begun, everything waits.
+    let everything = match house {
+        Some(house) => sqlx::query_scalar(IS_ELSEWHERE).bind(format!("\"{house}\"")),
+        None => sqlx::query_scalar(IS_QUEUED_AGAIN),
+    };
+    let everything: bool = everything.fetch_one(&mut conn).await.map_err(sql)?;
     if everything {
         sqlx::query(FORGET_READ).execute(&mut conn).await.map_err(sql)?;
         close(conn).await;
@@ -299,6 +310,15 @@ pub(super) async fn keep_what_waits(path: &Path, cancel: &Cancel) -> Result<(), 
     sqlx::query(VACUUM).execute(&mut conn).await.map_err(sql)?;
     close(conn).await;
     Ok(())
+}
+
+/// Forgets how far the database at `path` has read Postgres: one from before has not read what this device
+/// has written and lost since.
+pub(super) async fn forget_read(path: &Path) -> Result<(), StoreError> {
+    let mut conn = connect(path, Access::Write).await?;
+    let done = sqlx::query(FORGET_READ).execute(&mut conn).await;
+    close(conn).await;
+    done.map(|_| ()).map_err(|e| classify(e, path))
 }
 
 #[cfg(test)]
