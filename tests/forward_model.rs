@@ -21,7 +21,7 @@ use jarvisd::memory::{
 };
 use jarvisd::store::forward::{Forwarder, Progress};
 use jarvisd::store::postgres::PgSettings;
-use jarvisd::store::pull::Puller;
+use jarvisd::store::pull::{Opener, Puller};
 use jarvisd::store::queue;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
@@ -542,7 +542,8 @@ async fn drain(memory: &Memory, forwarder: &mut Forwarder) {
 
 /// Reads what the other device wrote; returns how much that was.
 async fn pull(lab: &Lab, memory: &Memory, device: &str) -> usize {
-    let mut puller = Puller::new(memory.clone(), settings_of(lab, device), Some(Arc::new(|_| true)));
+    let opener = Opener { name: Arc::new(|| "one key".into()), opens: Arc::new(|_| true) };
+    let mut puller = Puller::new(memory.clone(), settings_of(lab, device), Some(opener));
     let brought = puller.run_once().await.unwrap();
     assert_eq!(brought.refused, 0, "{device} refuses rows of the other device");
     brought.changed

@@ -668,6 +668,240 @@ fn a_voiceprint_is_shared_by_devices_of_one_key_and_harms_no_other() {
     assert_eq!(verified["outcome"], "verified", "{verified}");
 }
 
+fn key(root: &Root) -> std::path::PathBuf {
+    root.path().join("var/lib/jarvis/voiceprint.key")
+}
+
+/// Puts the key of one device into another.
+fn copy_key(from: &Root, to: &Root) {
+    fs::create_dir_all(key(to).parent().unwrap()).unwrap();
+    fs::copy(key(from), key(to)).unwrap();
+}
+
+/// Whether Anna has a voice on this device; `None`: she is not known.
+fn has_voice(root: &Root) -> Option<bool> {
+    root.json(&["user", "list"]).as_array().unwrap().first().map(|user| user["voice"] == true)
+}
+
+/// A kitchen at which Anna is enrolled, all of it in Postgres.
+fn enrolled(postgres: &Postgres) -> Root {
+    let kitchen = device(postgres, "kitchen");
+    kitchen.enrol("anna", Voice::Rms);
+    drain(&kitchen);
+    pull(&kitchen);
+    kitchen
+}
+
+#[test]
+fn a_voice_comes_back_to_a_new_card_whenever_its_key_does() {
+    let postgres = server();
+    let kitchen = enrolled(&postgres);
+    kitchen.ok(&["store", "check"]);
+    // The key first.
+    let card = device(&postgres, "kitchen");
+    copy_key(&kitchen, &card);
+    let unread = stderr_of(&card, &["store", "check"], 75);
+    assert!(unread.contains("still to be read"), "{unread}");
+    assert_eq!(pull(&card)["voiceprints_read"], true);
+    assert_eq!(has_voice(&card), Some(true));
+    card.ok(&["store", "check"]);
+    assert_eq!(pull(&card)["changed"], 0);
+    let said = Voice::Rms.says("what time is it and what did we talk about this morning in the kitchen");
+    let verified = card.json(&["voice", "verify", "--user", "anna", said.to_str().unwrap()]);
+    assert_eq!(verified["outcome"], "verified", "{verified}");
+
+    // The key after the first reading, of which nobody says that everything was read.
+    let card = device(&postgres, "kitchen");
+    let told = card.ok(&["store", "pull"]);
+    assert!(told.contains("Voiceprints are not read yet"), "{told}");
+    assert_eq!(has_voice(&card), Some(false));
+    let told = card.ok(&["store", "check"]);
+    assert!(told.contains("Voiceprints: 1 in Postgres do not open"), "{told}");
+    copy_key(&kitchen, &card);
+    assert!(stderr_of(&card, &["store", "check"], 75).contains("still to be read"));
+    pull(&card);
+    assert_eq!(has_voice(&card), Some(true));
+    card.ok(&["store", "check"]);
+
+    // The key after a start of the daemon, which has made one of its own.
+    let (card, _mic) = with_microphone(device(&postgres, "kitchen"));
+    let mut daemon = card.daemon();
+    daemon.wait_event("ready");
+    wait_until("the person", || has_voice(&card).is_some());
+    wait_until("everything to be read", || card.run(&["store", "check"]).status.success());
+    assert_eq!(has_voice(&card), Some(false));
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+    copy_key(&kitchen, &card);
+    let mut daemon = card.daemon();
+    daemon.wait_event("ready");
+    wait_until("the voice", || has_voice(&card) == Some(true));
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+    assert_eq!(postgres.value("SELECT count(*) FROM jarvis.voiceprints"), "1");
+}
+
+#[test]
+fn a_voice_comes_back_after_a_restore() {
+    let postgres = server();
+    postgres.execute("ALTER ROLE jarvis CREATEDB");
+    let kitchen = enrolled(&postgres);
+    let name = kitchen.json(&["backup", "create"])["name"].as_str().unwrap().to_owned();
+    let restored = |root: &Root| {
+        postgres.execute("DELETE FROM jarvis.voiceprints");
+        root.ok(&["backup", "restore", &name, "--in-place", "--yes"]);
+        drain(root);
+        pull(root);
+        assert_eq!(has_voice(root), Some(true));
+        root.ok(&["store", "check"]);
+        assert_eq!(postgres.value("SELECT count(*) FROM jarvis.voiceprints"), "1");
+    };
+    // On the device that had it all the while, and on a new card.
+    restored(&kitchen);
+    let card = device(&postgres, "kitchen");
+    copy_key(&kitchen, &card);
+    let folder = |root: &Root| root.path().join("var/backups");
+    let copied =
+        std::process::Command::new("cp").args(["-a", "-T"]).args([folder(&kitchen), folder(&card)]).status();
+    assert!(copied.unwrap().success());
+    restored(&card);
+}
+
+#[test]
+fn of_several_voiceprints_of_a_person_the_last_one_stays_and_none_outlives_the_voice() {
+    let postgres = server();
+    let kitchen = enrolled(&postgres);
+    let first = postgres.value("SELECT id FROM jarvis.voiceprints");
+    let there = || postgres.value("SELECT count(*) FROM jarvis.voiceprints");
+    let phrases = support::ENROLMENT.map(|phrase| Voice::Rms.says(phrase));
+    let anew = |root: &Root| {
+        let [a, b, c] = phrases.each_ref().map(|path| path.to_str().unwrap());
+        root.ok(&["voice", "enroll", "--user", "anna", a, b, c]);
+    };
+    // A new card knows her, not her voice, and has the key by the time that she enrols again.
+    let card = device(&postgres, "kitchen");
+    pull(&card);
+    copy_key(&kitchen, &card);
+    anew(&card);
+    // It is not sent yet, and stays.
+    pull(&card);
+    drain(&card);
+    assert_eq!(there(), "2");
+    pull(&card);
+    drain(&card);
+    assert_eq!(there(), "1");
+    assert_ne!(postgres.value("SELECT id FROM jarvis.voiceprints"), first);
+    card.ok(&["store", "check"]);
+    // The other device of the same key keeps the same one.
+    let bedroom = device(&postgres, "bedroom");
+    copy_key(&kitchen, &bedroom);
+    pull(&bedroom);
+    bedroom.ok(&["store", "check"]);
+    card.ok(&["voice", "delete", "--user", "anna", "--yes"]);
+    drain(&card);
+    assert_eq!(there(), "0");
+    pull(&bedroom);
+    assert_eq!(has_voice(&bedroom), Some(false));
+
+    // The key is lost for good: what it sealed goes with the voice.
+    anew(&card);
+    drain(&card);
+    let card = device(&postgres, "kitchen");
+    pull(&card);
+    assert_eq!(has_voice(&card), Some(false));
+    anew(&card);
+    drain(&card);
+    assert_eq!(there(), "2");
+    card.ok(&["voice", "delete", "--user", "anna", "--yes"]);
+    drain(&card);
+    assert_eq!(there(), "0");
+    pull(&card);
+    assert_eq!(has_voice(&card), Some(false));
+    card.ok(&["store", "check"]);
+}
+
+#[test]
+fn a_row_of_any_table_that_one_side_lacks_or_has_otherwise_is_found() {
+    let postgres = server();
+    let root = enrolled(&postgres);
+    ask(&root, "anna", "remember that the ladder is in the shed");
+    ask(&root, "anna", "what do you remember about the ladder");
+    ask(&root, "anna", "remember that the umbrella is in the hall");
+    ask(&root, "anna", "forget everything about umbrella");
+    drain(&root);
+    pull(&root);
+    root.ok(&["store", "check"]);
+    let found = || {
+        let output = root.run(&["store", "check", "--json"]);
+        assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+        let check: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let differs =
+            |table: &&Value| ["missing_there", "missing_here", "differ"].iter().any(|kind| table[*kind] != 0);
+        let tables = check["tables"].as_array().unwrap().iter().filter(differs);
+        tables.map(|table| table["table"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    // Lost there: this device has them, and sends them again.
+    let losses = [
+        ("voiceprints", "DELETE FROM jarvis.voiceprints"),
+        ("voiceprints", "UPDATE jarvis.voiceprints SET blob = '\\x00'"),
+        ("audit", "DELETE FROM jarvis.audit"),
+        ("deletions", "DELETE FROM jarvis.tombstones"),
+        ("links", "DELETE FROM jarvis.message_sources"),
+    ];
+    for (table, loss) in losses {
+        let before = postgres.value(&format!("SELECT count(*) FROM jarvis.{}", relation(table)));
+        assert_ne!(before, "0", "{table}");
+        postgres.execute(loss);
+        assert_eq!(found(), [table], "{loss}");
+        root.ok(&["store", "check", "--repair"]);
+        drain(&root);
+        pull(&root);
+        root.ok(&["store", "check"]);
+        assert_eq!(postgres.value(&format!("SELECT count(*) FROM jarvis.{}", relation(table))), before);
+    }
+    // Changed there by somebody else than a device: found, and told with its table.
+    for (table, change) in [
+        ("users", "UPDATE jarvis.users SET name = 'eve'"),
+        ("conversations", "UPDATE jarvis.conversations SET title = 'garbled'"),
+    ] {
+        postgres
+            .execute(&format!("BEGIN; CREATE TABLE kept AS SELECT * FROM jarvis.{table}; {change}; COMMIT"));
+        assert_eq!(found(), [table], "{change}");
+        let column = if table == "users" { "name" } else { "title" };
+        postgres.execute(&format!(
+            "UPDATE jarvis.{table} t SET {column} = k.{column} FROM kept k WHERE k.id = t.id; DROP TABLE kept"
+        ));
+        root.ok(&["store", "check"]);
+    }
+    // Lost here: what other devices have, and what this one has written itself, is read again.
+    let bedroom = device(&postgres, "bedroom");
+    copy_key(&root, &bedroom);
+    pull(&bedroom);
+    bedroom.ok(&["store", "check"]);
+    for (who, loss) in [
+        (&bedroom, "DELETE FROM voiceprints"),
+        (&root, "DELETE FROM voiceprints"),
+        (&bedroom, "DELETE FROM tombstones"),
+        (&bedroom, "DELETE FROM message_sources"),
+    ] {
+        let db = who.path().join("var/lib/jarvis/jarvis.db");
+        assert!(std::process::Command::new("sqlite3").arg(&db).arg(loss).status().unwrap().success());
+        assert!(stderr_of(who, &["store", "check"], 1).contains("difference"), "{loss}");
+        who.ok(&["store", "check", "--repair"]);
+        drain(who);
+        assert!(stderr_of(who, &["store", "check"], 75).contains("still to be read"), "{loss}");
+        pull(who);
+        who.ok(&["store", "check"]);
+    }
+}
+
+/// The table of Postgres that `store check` calls so.
+fn relation(table: &str) -> &str {
+    match table {
+        "links" => "message_sources",
+        "deletions" => "tombstones",
+        other => other,
+    }
+}
+
 #[test]
 fn the_daemon_sends_what_another_process_wrote_and_says_when_postgres_is_away() {
     let mut postgres = server();

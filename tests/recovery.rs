@@ -18,8 +18,8 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use house::{
-    Divide, Running, Talker, backup, configuration, copy, device, filled_server, ready, restore,
-    same_everywhere, server, settle, timed,
+    Divide, Running, Talker, backup, configuration, copy, database, device, filled_server, ready, restore,
+    same_everywhere, server, settle, size, timed,
 };
 use serde_json::Value;
 use support::postgres::{Postgres, Stop};
@@ -168,6 +168,130 @@ fn the_database_is_damaged() {
     let rebuilt = divide.of_database("rebuilt");
     assert_eq!(rebuilt.fingerprint(&server), before);
     rebuilt.all_there(&server, &[&said]);
+}
+
+/// Has every entry of this kind refused on the device, so that whoever queues everything again stays at that
+/// step.
+fn held_at(device: &Root, op: &str) {
+    let when = format!("NEW.op LIKE '{op}' BEGIN SELECT RAISE(ABORT, 'held'); END");
+    let held = format!("CREATE TRIGGER held BEFORE INSERT ON queue WHEN {when};");
+    sqlite(device, &format!("BEGIN IMMEDIATE; DROP TRIGGER IF EXISTS held; {held} COMMIT;"));
+}
+
+fn let_go(device: &Root) {
+    sqlite(device, "DROP TRIGGER held;");
+}
+
+fn sqlite(device: &Root, sql: &str) -> String {
+    try_sqlite(device, sql, 60_000).map_err(|why| format!("{sql}: {why}")).unwrap()
+}
+
+fn try_sqlite(device: &Root, sql: &str, patience_ms: u32) -> Result<String, String> {
+    let mut command = std::process::Command::new("sqlite3");
+    command.args(["-bail", "-cmd", &format!(".timeout {patience_ms}")]);
+    let done = command.arg(database(device)).arg(sql).output().unwrap();
+    let text = |bytes| String::from_utf8_lossy(bytes).trim().to_owned();
+    if done.status.success() { Ok(text(&done.stdout)) } else { Err(text(&done.stderr)) }
+}
+
+/// That neither command reports an end, in figures, in words and by its exit code; returns what the check
+/// says.
+fn nothing_is_done(device: &Root) -> Value {
+    let status = device.json(&["queue", "status"]);
+    assert_eq!(status["complete"], false, "{status}");
+    let told = device.ok(&["queue", "status"]);
+    assert!(told.contains("another database") && !told.contains("Nothing waits"), "{told}");
+    let told = refused(device, &["store", "check"], 75);
+    assert!(told.contains("not everything could be compared"), "{told}");
+    let output = device.run(&["store", "check", "--json"]);
+    assert_eq!(output.status.code(), Some(75));
+    let check: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&check["complete"], &check["findings"]), (&false.into(), &serde_json::json!([])), "{check}");
+    let left = &check["left"];
+    assert!(left["queueing"] == true || left["another_database"] == true, "{check}");
+    assert!(!device.run(&["store", "check"]).stdout.ends_with(b"same on both sides.\n"));
+    check
+}
+
+#[test]
+fn nobody_reports_an_end_while_the_daemon_is_held_at_any_step() {
+    let server = filled_server();
+    let kitchen = kitchen(&server, "mia", "");
+    kitchen.ok(&["store", "pull"]);
+    kitchen.ok(&["ask", "--user", "mia", "remember that the ladder is behind the shed"]);
+    kitchen.ok(&["queue", "drain"]);
+    kitchen.ok(&["store", "check"]);
+    // Another database that lacks the last turn, as a restored backup does.
+    server.execute(
+        "UPDATE jarvis.house SET id = gen_random_uuid(); DELETE FROM jarvis.messages WHERE device = 'kitchen'",
+    );
+    // Nobody has met it yet: the queue is empty, and nothing is to be queued.
+    let check = nothing_is_done(&kitchen);
+    assert_eq!(
+        (&check["left"]["entries"], &check["left"]["queueing"]),
+        (&0.into(), &false.into()),
+        "{check}"
+    );
+
+    // Nor does a backup take what is there for everything: the words that only the device has go into it.
+    let manifest = fs::read(backups(&kitchen).join(backup(&kitchen)).join("manifest.json")).unwrap();
+    let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+    let queue = manifest["files"].as_array().unwrap().iter().find(|file| file["role"] == "queue").unwrap();
+    assert_eq!(queue["tables"]["messages"]["rows"], check["here"]["messages"], "{manifest}");
+
+    // It was met, and the queue is still empty: the step at which an empty queue was taken for an end.
+    held_at(&kitchen, "delete!_%' ESCAPE '!");
+    let daemon = Running::start(&kitchen);
+    let mark = |stage: &str| {
+        support::wait_until(&format!("the daemon to be held at the {stage}"), || {
+            sqlite(
+                &kitchen,
+                "SELECT json_extract(value, '$.stage') FROM settings WHERE key = 'postgres_again'",
+            ) == stage
+        });
+    };
+    mark("deletions");
+    let check = nothing_is_done(&kitchen);
+    assert_eq!((&check["left"]["entries"], &check["left"]["queueing"]), (&0.into(), &true.into()), "{check}");
+    assert_eq!(check["waiting"], check["here"]["conversations"], "{check}");
+    // Nor does the drain, which meets the same obstacle.
+    assert_eq!(kitchen.run(&["queue", "drain", "--json"]).status.code(), Some(75));
+
+    for (op, stage) in [("upsert_conversation", "conversations"), ("insert_message", "messages")] {
+        held_at(&kitchen, op);
+        mark(stage);
+        let check = nothing_is_done(&kitchen);
+        assert!(
+            check["left"]["still_to_queue"].as_i64().unwrap() > i64::try_from(size()).unwrap(),
+            "{check}"
+        );
+    }
+
+    // With the daemon held, another process brings all of it to its end before it says so.
+    support::wait_until("the daemon to be held without the lock of the file", || {
+        daemon.signal("STOP");
+        let free = try_sqlite(&kitchen, "BEGIN IMMEDIATE; COMMIT;", 2_000).is_ok();
+        if !free {
+            daemon.signal("CONT");
+        }
+        free
+    });
+    let_go(&kitchen);
+    let drained = timed(&kitchen, "queue drain", &["queue", "drain"]);
+    assert_eq!(
+        (&drained["complete"], &drained["entries"], &drained["queueing"]),
+        (&true.into(), &0.into(), &false.into())
+    );
+    // The new database was not read yet, and that is said as well.
+    assert_eq!(drained["read"], false, "{drained}");
+    assert!(kitchen.ok(&["queue", "drain"]).contains("still to be read"));
+    assert_eq!(kitchen.json(&["queue", "status"])["complete"], true);
+    assert_eq!(server.value("SELECT count(*) FROM jarvis.messages WHERE device = 'kitchen'"), "2");
+    kitchen.ok(&["store", "pull"]);
+    assert!(!kitchen.ok(&["queue", "drain"]).contains("still to be read"));
+    daemon.signal("CONT");
+    same_everywhere(&[&kitchen]);
+    daemon.stop(&kitchen);
 }
 
 /// What a conversation is, whatever its ids are.

@@ -138,7 +138,8 @@ fn tool(server: &Postgres, name: &str, args: &[&str]) {
     assert!(done.success(), "{command:?}");
 }
 
-fn database(device: &Root) -> PathBuf {
+/// The file of a device.
+pub fn database(device: &Root) -> PathBuf {
     device.path().join("var/lib/jarvis/jarvis.db")
 }
 
@@ -276,7 +277,7 @@ pub fn same_everywhere(devices: &[&Root]) {
     for device in devices {
         timed(device, "store pull", &["store", "pull"]);
         let check = timed(device, "store check", &["store", "check"]);
-        assert_eq!(check["here"], check["there"], "{check}");
+        assert_eq!((&check["complete"], &check["here"]), (&true.into(), &check["there"]), "{check}");
         assert_eq!(
             (&check["waiting"], check["findings"].as_array().map(Vec::len)),
             (&0.into(), Some(0)),
@@ -287,12 +288,13 @@ pub fn same_everywhere(devices: &[&Root]) {
     }
 }
 
-/// Waits until the daemon of this device has sent everything.
+/// Waits until the daemon of this device has sent everything. An empty queue is no sign of it: everything may
+/// be about to be queued for another database.
 pub fn settle(device: &Root) {
     let started = Instant::now();
-    let waits = || device.json(&["queue", "status"])["entries"].clone();
-    let most = waits();
-    wait_within(patience(), "the queue to be empty", || waits() == 0);
+    let status = || device.json(&["queue", "status"]);
+    let most = status()["entries"].clone();
+    wait_within(patience(), "everything to be sent", || status()["complete"] == true);
     note("sending what waits", started.elapsed(), &format!("{most} entries seen first"));
 }
 
@@ -413,6 +415,12 @@ impl Running {
             assert!(started.elapsed() < patience(), "the restore was not noticed: {}", log());
             sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Holds it where it is, or lets it go on.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.0.id().to_string()]).status();
+        assert!(sent.unwrap().success());
     }
 
     /// Ends it as systemd does.

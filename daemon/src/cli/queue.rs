@@ -11,8 +11,10 @@ use crate::config::Settings;
 use crate::error::{Exit, Failure, chain};
 use crate::memory::Memory;
 use crate::store::forward::{ForwardError, Forwarder, Progress};
+use crate::store::house::{self, Sent};
 use crate::store::postgres::{self, PgSettings};
 use crate::store::queue::{self, Depth, Entry, Soundness};
+use crate::store::replica;
 
 /// Entries read at once for a listing.
 const PAGE: u32 = 500;
@@ -95,17 +97,26 @@ pub struct Drop {
 struct Status {
     #[serde(flatten)]
     depth: Depth,
+    /// Postgres answers and has everything of this device but the dead letters.
+    complete: bool,
     /// The address, masked; `null` if none is configured.
     postgres: Option<String>,
     reachable: bool,
+    /// Postgres is another database than the one that this device sends to: everything is still to be sent to
+    /// it.
+    another_database: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
 struct Drained {
+    /// Postgres has everything of this device but the dead letters. Without it the command fails.
+    complete: bool,
     sent: usize,
     set_aside: usize,
+    /// What other devices wrote was read at least once from this database.
+    read: bool,
     #[serde(flatten)]
     left: Depth,
 }
@@ -129,7 +140,8 @@ pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
         Command::List(args) => {
             let entries =
                 pages(args.limit, async |after, n| Ok(queue::list(memory.store(), after, n).await?)).await?;
-            list(&entries, args.json)
+            let more = queue::depth(memory.store()).await?.queueing;
+            list(&entries, more, args.json)
         }
         Command::Drain(args) => drain(&settings, memory, args.json).await,
         Command::Check(args) => check(memory, args.json).await,
@@ -186,12 +198,30 @@ async fn pages(
 }
 
 async fn status(settings: &Settings, memory: &Memory, json: bool) -> Result<(), Failure> {
-    let depth = queue::depth(memory.store()).await?;
-    let mut status = Status { depth, postgres: None, reachable: false, error: None };
+    let mut depth = queue::depth(memory.store()).await?;
+    let mut status = Status {
+        depth,
+        complete: false,
+        postgres: None,
+        reachable: false,
+        another_database: false,
+        error: None,
+    };
     if let Some(database) = PgSettings::of(settings) {
         status.postgres = Some(database.shown.clone());
-        match postgres::look(&database).await {
-            Ok(_) => status.reachable = true,
+        match postgres::which(&database).await {
+            Ok(house) => {
+                status.reachable = true;
+                let sent = match house {
+                    Some(house) => house::sent_to(memory.store(), house).await?,
+                    None => Sent::Elsewhere,
+                };
+                // Again: what was written while Postgres was asked waits as well.
+                depth = queue::depth(memory.store()).await?;
+                status.depth = depth;
+                status.another_database = sent == Sent::Elsewhere;
+                status.complete = sent == Sent::All && depth.is_nothing();
+            }
             Err(error) => status.error = Some(error.sentence(&database.shown)),
         }
     }
@@ -200,14 +230,19 @@ async fn status(settings: &Settings, memory: &Memory, json: bool) -> Result<(), 
     }
     output::line(match depth.oldest_unix_ms {
         Some(oldest) => format!("{} entries wait, the oldest since {}.", depth.entries, output::time(oldest)),
-        None if depth.still_to_queue > 0 => "No entry waits.".to_owned(),
+        None if depth.queueing || status.another_database => "No entry waits yet.".to_owned(),
         None => "Nothing waits.".to_owned(),
     })?;
-    if depth.still_to_queue > 0 {
+    if depth.queueing {
         output::line(format!(
             "Postgres is another database than before: up to {} more are queued as those are sent.",
             depth.still_to_queue
         ))?;
+    } else if status.another_database {
+        output::line(
+            "This device was not with this database before (a new one, or another database than before): everything is sent \
+             to it, by the daemon or by `jarvisd queue drain`.",
+        )?;
     }
     if depth.dead_letters > 0 {
         output::line(format!(
@@ -222,12 +257,18 @@ async fn status(settings: &Settings, memory: &Memory, json: bool) -> Result<(), 
     })
 }
 
-fn list(entries: &[Entry], json: bool) -> Result<(), Failure> {
+/// `more`: others are still to be queued.
+fn list(entries: &[Entry], more: bool, json: bool) -> Result<(), Failure> {
     if json {
         return output::json(&entries);
     }
     if entries.is_empty() {
-        return output::line("Nothing waits.");
+        return output::line(match more {
+            true => {
+                "No entry waits yet: everything is being queued again, `jarvisd queue status` says how far."
+            }
+            false => "Nothing waits.",
+        });
     }
     let row = |e: &Entry| {
         [e.seq.to_string(), e.op.clone(), e.entity_id.to_string(), output::time(e.created_unix_ms)]
@@ -261,27 +302,46 @@ async fn drain(settings: &Settings, memory: &Memory, json: bool) -> Result<(), F
     let bar = progress(before.entries.saturating_add(before.still_to_queue));
     let mut forwarder = Forwarder::new(memory.store().clone(), memory.clock().clone(), database);
     let (mut sent, mut set_aside) = (0, 0);
+    let (mut asked, mut left) = (false, before);
     let ended = loop {
         match forwarder.run_once().await {
-            Ok(Progress::Empty) => break Ok(()),
+            Ok(Progress::Empty) => {
+                left = queue::depth(memory.store()).await?;
+                if asked && left.is_nothing() {
+                    break Ok(());
+                }
+                // Once more, and before that the server is asked whether its database is still the same one.
+                asked = true;
+                forwarder.look_again();
+                continue;
+            }
             Ok(Progress::Sent(n)) => sent += n,
             Ok(Progress::Buried) => set_aside += 1,
             Ok(Progress::NotYet) => {}
             Err(error) => break Err(error),
         }
+        asked = false;
         bar.set_position((sent + set_aside) as u64);
     };
+    let house = forwarder.house();
     forwarder.close().await;
     bar.finish_and_clear();
     ended.map_err(|error| failure(&error, &shown))?;
-    let left = queue::depth(memory.store()).await?;
+    let read = match house {
+        Some(house) => replica::is_read(memory.store(), house).await?,
+        None => false,
+    };
     if json {
-        return output::json(&Drained { sent, set_aside, left });
+        return output::json(&Drained { complete: true, sent, set_aside, read, left });
     }
     output::line(match set_aside {
         0 => format!("Sent {sent} entries; nothing waits."),
         n => format!("Sent {sent} entries; Postgres refused {n}: `jarvisd queue dead-letter list`."),
-    })
+    })?;
+    if read {
+        return Ok(());
+    }
+    output::line("What other devices wrote is still to be read: the daemon does so, or `jarvisd store pull`.")
 }
 
 /// A sentence with the way out, and the exit code that fits: what passes by itself is 75, what does not 69.

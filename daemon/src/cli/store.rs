@@ -1,17 +1,24 @@
 //! `jarvisd store`: this device and Postgres side by side.
 
+use std::sync::Arc;
+
 use super::queue::{database, failure, progress};
 use super::{Common, output, with_memory};
 use crate::config::Settings;
 use crate::error::{Exit, Failure, chain};
 use crate::memory::Memory;
-use crate::store::compare::{CompareError, Comparison, Difference, compare};
+use crate::pipeline::{parts, voices};
+use crate::store::compare::tables::TableComparison;
+use crate::store::compare::{CompareError, Comparison, Difference, Left, compare};
 use crate::store::forward::ForwardError;
-use crate::store::pull::{PullError, Puller};
+use crate::store::pull::{Opener, PullError, Puller};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// Compare this device with Postgres: numbers, gaps, a checksum of every conversation.
+    /// Compare this device with Postgres: every row, and a checksum of every conversation.
+    ///
+    /// Exit code 1: something differs. 75: nothing differs so far, but not everything could be compared,
+    /// because it waits to be sent or to be read.
     Check(Check),
     /// Fetch now what other devices wrote. The daemon does so by itself.
     Pull(Pull),
@@ -42,12 +49,18 @@ pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
     })
 }
 
+/// What opens voiceprints on this device; where nothing does, the reason.
+fn opener(settings: &Settings) -> Result<Opener, Failure> {
+    parts::existing_vault(settings).map(|vault| voices::opener(Arc::new(vault)))
+}
+
 async fn check(settings: &Settings, memory: &Memory, args: &Check) -> Result<(), Failure> {
     let database = database(settings).await?;
     let shown = database.shown.clone();
     let bar = progress(0);
-    let now = memory.clock().now_unix_ms();
-    let compared = compare(memory.store(), &database, args.repair, now, |n| {
+    let repair = args.repair.then(|| memory.clock().now_unix_ms());
+    let opener = opener(settings).ok();
+    let compared = compare(memory.store(), &database, opener.as_ref(), repair, |n| {
         bar.set_length(n as u64);
         bar.set_position(n as u64);
     })
@@ -62,33 +75,75 @@ async fn check(settings: &Settings, memory: &Memory, args: &Check) -> Result<(),
     } else {
         show(&found)?;
     }
-    if found.is_equal() || args.repair {
+    if args.repair {
         return Ok(());
     }
-    let n = found.findings.len() + found.users_missing_there;
-    Err(Failure::new(
-        Exit::Failed,
-        format!(
-            "{n} {} between this device and Postgres; `jarvisd store check --repair` mends what can be mended",
-            if n == 1 { "difference" } else { "differences" }
-        ),
-    ))
+    match found.differences() {
+        0 if found.complete => Ok(()),
+        0 => Err(Failure::new(
+            Exit::TryAgain,
+            format!(
+                "not everything could be compared: {}; check again when that is done",
+                on_its_way(&found)
+            ),
+        )),
+        n => Err(Failure::new(
+            Exit::Failed,
+            format!(
+                "{n} {} between this device and Postgres; `jarvisd store check --repair` mends what can be mended",
+                if n == 1 { "difference" } else { "differences" }
+            ),
+        )),
+    }
+}
+
+/// What stands in the way of a comparison of everything.
+fn on_its_way(found: &Comparison) -> String {
+    let Left { entries, still_to_queue, queueing, another_database, unread } = found.left;
+    let mut parts = Vec::new();
+    if another_database {
+        parts.push("everything is still to be sent to this database (`jarvisd queue drain`)".to_owned());
+    }
+    if entries > 0 {
+        parts.push(format!("{entries} entries wait to be sent (`jarvisd queue drain`)"));
+    }
+    if queueing {
+        parts.push(format!("up to {still_to_queue} more are still to be queued (`jarvisd queue drain`)"));
+    }
+    if unread > 0 {
+        parts.push(format!("{unread} rows there are still to be read (`jarvisd store pull`)"));
+    }
+    if parts.is_empty() {
+        parts.push("something was on its way meanwhile".to_owned());
+    }
+    parts.join(", ")
 }
 
 fn show(found: &Comparison) -> Result<(), Failure> {
     let row = |what: &str, here: i64, there: i64| [what.to_owned(), here.to_string(), there.to_string()];
     let (here, there) = (found.here, found.there);
+    let of = |table: &str, what: &str| {
+        let counts = found.tables.iter().find(|found| found.table == table);
+        counts.map_or_else(|| row(what, 0, 0), |table| row(what, table.here, table.there))
+    };
     output::table(
         ["", "HERE", "POSTGRES"],
         &[
             row("People", here.users, there.users),
             row("Conversations", here.conversations, there.conversations),
             row("Messages", here.messages, there.messages),
+            of("voiceprints", "Voiceprints"),
+            of("links", "Links between messages"),
+            of("audit", "Audit log"),
+            of("deletions", "Deletions"),
         ],
     )?;
+    for table in &found.tables {
+        differs(table)?;
+    }
     if found.waiting > 0 {
         output::line(format!(
-            "{} conversations have something in the queue and were not compared.",
+            "{} conversations have something on its way and were not compared.",
             found.waiting
         ))?;
     }
@@ -109,8 +164,12 @@ fn show(found: &Comparison) -> Result<(), Failure> {
             .collect();
         output::table(["CONVERSATION", "DIFFERENCE", "HERE", "POSTGRES"], &rows)?;
     }
-    if found.is_equal() {
-        return output::line("Everything that was compared is the same.");
+    if found.is_equal() && found.complete {
+        return output::line("Everything is the same on both sides.");
+    }
+    if !found.complete {
+        let so_far = if found.is_equal() { "What was compared is the same. " } else { "" };
+        output::line(format!("{so_far}Not everything could be compared: {}.", on_its_way(found)))?;
     }
     if found.queued > 0 {
         output::line(format!("Queued {} entries; `jarvisd queue drain` sends them now.", found.queued))?;
@@ -123,17 +182,53 @@ fn show(found: &Comparison) -> Result<(), Failure> {
     Ok(())
 }
 
+/// How a table other than that of the messages differs.
+fn differs(table: &TableComparison) -> Result<(), Failure> {
+    let name = match table.table {
+        "users" => "People",
+        "conversations" => "Conversations",
+        "voiceprints" => "Voiceprints",
+        "links" => "Links between messages",
+        "audit" => "Audit log",
+        _ => "Deletions",
+    };
+    if table.of_others > 0 {
+        output::line(format!(
+            "{name}: {} in Postgres do not open with the key and the model of this device.",
+            table.of_others
+        ))?;
+    }
+    if table.waiting + table.unread > 0 {
+        let rows = table.waiting + table.unread;
+        output::line(format!("{name}: {rows} rows are on their way and were not compared."))?;
+    }
+    if table.differences() == 0 {
+        return Ok(());
+    }
+    output::line(format!(
+        "{name}: Postgres lacks {}, this device lacks {}, {} are not the same.",
+        table.missing_there, table.missing_here, table.differ
+    ))
+}
+
 async fn pull(settings: &Settings, memory: &Memory, args: &Pull) -> Result<(), Failure> {
     let database = database(settings).await?;
     let shown = database.shown.clone();
-    let mut puller = Puller::new(memory.clone(), database, None);
+    let opener = opener(settings);
+    let voices = opener.as_ref().map(|_| ()).map_err(ToString::to_string);
+    let mut puller = Puller::new(memory.clone(), database, opener.ok());
     let brought = puller.run_once().await.map_err(|error| match error {
         PullError::Postgres(error) => failure(&ForwardError::Postgres(error), &shown),
         PullError::Memory(error) => Failure::new(error.exit(), chain(&error)),
         error @ PullError::Outdated => Failure::new(Exit::TryAgain, chain(&error)),
     })?;
     if args.json {
-        return output::json(&serde_json::json!({ "changed": brought.changed, "refused": brought.refused }));
+        return output::json(&serde_json::json!({
+            "changed": brought.changed, "refused": brought.refused, "voiceprints_read": voices.is_ok(),
+        }));
+    }
+    if let Err(why) = voices {
+        output::line(format!("Voiceprints are not read yet: {why}."))?;
     }
     output::line(match brought.refused {
         0 => format!("{} rows are new or changed.", brought.changed),

@@ -140,9 +140,9 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
             }
             None => None,
         };
-        let opens = parts.voices.opens();
+        let opener = parts.voices.opener();
         let puller =
-            postgres.clone().map(|postgres| Puller::new(parts.memory.clone(), postgres, Some(opens)));
+            postgres.clone().map(|postgres| Puller::new(parts.memory.clone(), postgres, Some(opener)));
         let patience = Duration::from_millis(settings.store.fresh_ms.into());
         let fresh = puller.as_ref().map(|puller| puller.freshness(patience));
         let turns = Turns {

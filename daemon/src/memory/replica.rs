@@ -30,6 +30,8 @@ pub struct Pulled {
     pub users: Vec<UserRow>,
     pub conversations: Vec<ConversationRow>,
     pub voiceprints: Vec<VoiceprintRow>,
+    /// (voiceprint, its person): those of `voiceprints` have taken their place.
+    pub superseded: Vec<(Uuid, Uuid)>,
     pub messages: Vec<MessageRow>,
     /// (answer, what it was made from)
     pub sources: Vec<(Uuid, Uuid)>,
@@ -51,6 +53,8 @@ pub struct Applied {
     /// Rows that are new or changed here.
     pub changed: usize,
     pub refused: usize,
+    /// Voiceprints that were left out because of what still waits here: they are to be looked at again.
+    pub unsettled: bool,
 }
 
 /// Every statement of the modules below, for the test that prepares them.
@@ -67,9 +71,11 @@ enum Outcome {
     Noted,
     /// Known already, deleted here, or newer here.
     Left,
+    /// Something about it is still to be sent, and decides.
+    Waits,
     Refused(&'static str),
 }
-use Outcome::{Changed, Erased, Left, Noted, Refused};
+use Outcome::{Changed, Erased, Left, Noted, Refused, Waits};
 
 /// Seqs stay far from the end of the number, so that adding to one never overflows.
 const HIGHEST_SEQ: i64 = 1 << 52;
@@ -101,6 +107,7 @@ crate::store::sql::statements! {
     CONVERSATIONS_HERE = "SELECT id FROM conversations WHERE id IN (SELECT unhex(value) FROM json_each(?1))";
     USERS_HERE = "SELECT id FROM users WHERE id IN (SELECT unhex(value) FROM json_each(?1))";
     VOICEPRINT_OF = "SELECT id FROM voiceprints WHERE owner = ?1";
+    VOICE_WAITS = "SELECT 1 FROM queue WHERE user_id = ?1 AND op IN ('upsert_voiceprint', 'delete_voiceprint') LIMIT 1";
     ADD_VOICEPRINT = "INSERT INTO voiceprints (owner, id, wrapped_key, blob, model_sha256, front_end_sha256, samples,
             net_speech_s, quality, created_unix_ms, created_synced)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
@@ -112,6 +119,7 @@ impl Pulled {
         self.users.is_empty()
             && self.conversations.is_empty()
             && self.voiceprints.is_empty()
+            && self.superseded.is_empty()
             && self.messages.is_empty()
             && self.sources.is_empty()
             && self.tombstones.is_empty()
@@ -174,7 +182,11 @@ impl Memory {
         for row in &pulled.voiceprints {
             begin_row(&mut tx).await?;
             let outcome = put_voiceprint(&mut tx, row).await;
+            applied.unsettled |= matches!(outcome, Ok(Waits));
             scrub |= applied.end_row(&mut tx, "voiceprint", &row.id, outcome).await?;
+        }
+        for (id, owner) in &pulled.superseded {
+            bury::supersede(&mut tx, *id, *owner, &stamp).await?;
         }
         messages::put(&mut tx, &pulled.messages, &stamp, &mut applied).await?;
         for (message, source) in &pulled.sources {
@@ -226,7 +238,7 @@ impl Applied {
         };
         match outcome {
             Changed | Erased => self.changed += 1,
-            Left | Noted => {}
+            Left | Noted | Waits => {}
             Refused(why) => {
                 self.refused += 1;
                 log::warn!("a {what} of another device ({id}) is left out: {why}");
@@ -379,7 +391,8 @@ async fn put_conversation(
     Ok(outcome)
 }
 
-/// The caller has seen that this device's key opens it. Replaces the one that is here, unless that has not been sent yet.
+/// The caller has seen that this device's key opens it, and that it is the last one of its person. Replaces
+/// the one that is here, unless something that was done to the person's voice here has not been sent yet.
 async fn put_voiceprint(tx: &mut Tx<'_>, row: &VoiceprintRow) -> Result<Outcome> {
     if dead(tx, "voiceprint", &row.id, &row.owner).await? {
         return Ok(Left);
@@ -388,11 +401,15 @@ async fn put_voiceprint(tx: &mut Tx<'_>, row: &VoiceprintRow) -> Result<Outcome>
         return Ok(Refused("its person is not here"));
     };
     let mut outcome = Changed;
-    if let Some(known) = tx.optional(sqlx::query(VOICEPRINT_OF).bind(owner)).await? {
-        let id = uuid_of(&known)?;
-        if id == row.id || pending(tx, &id).await? {
-            return Ok(Left);
-        }
+    let known = tx.optional(sqlx::query(VOICEPRINT_OF).bind(owner)).await?;
+    let known = known.map(|known| uuid_of(&known)).transpose()?;
+    if known == Some(row.id) {
+        return Ok(Left);
+    }
+    if tx.optional(sqlx::query(VOICE_WAITS).bind(bytes(&row.owner))).await?.is_some() {
+        return Ok(Waits);
+    }
+    if let Some(id) = known {
         tx.execute(sqlx::query(DELETE_VOICEPRINT).bind(bytes(&id))).await?;
         outcome = Erased;
     }

@@ -7,7 +7,7 @@ use sqlx::sqlite::SqliteRow;
 use super::users::{consent_within, owner_rid};
 use super::{Memory, MemoryError, NewAudit, Result, UserId, VoiceprintId, get};
 use crate::clock::Stamp;
-use crate::store::queue::{Op, enqueue};
+use crate::store::queue::{Op, enqueue, enqueue_voice_deletion};
 use crate::store::{StoreError, Tx};
 
 /// A voiceprint to be stored.
@@ -177,7 +177,7 @@ impl Memory {
         let row = row.ok_or_else(|| MemoryError::not_found("voiceprint of user", user))?;
         let id = VoiceprintId::read(&row, "id")?;
         tx.execute(sqlx::query(DELETE).bind(owner)).await?;
-        enqueue(&mut tx, Op::DeleteVoiceprint, id.0, Some(user.0), stamp.wall_unix_ms).await?;
+        enqueue_voice_deletion(&mut tx, id.0, user.0, stamp.wall_unix_ms).await?;
         let entry = NewAudit { user: Some(user), action: "voiceprint_delete", outcome: "done", detail: None };
         self.audit_within(&mut tx, &stamp, &entry).await?;
         self.want_scrub(&mut tx, &stamp).await?;

@@ -161,10 +161,7 @@ pub async fn open_vault(
     identity: ModelIdentity,
     memory: &Memory,
 ) -> Result<Vault, Failure> {
-    let sources = KeySources {
-        credentials_dir: settings.paths.credentials.clone(),
-        key_file: settings.paths.key.clone(),
-    };
+    let sources = key_sources(settings);
     let stored: Vec<_> = memory.list_voiceprints().await?.iter().map(SealedVoiceprint::from).collect();
     let opened = if stored.is_empty() {
         Vault::open(&sources, identity)
@@ -173,6 +170,22 @@ pub async fn open_vault(
     };
     let settled = opened.and_then(|vault| vault.settle(&stored).map(|()| vault));
     settled.map_err(|e| Failure::of(Exit::Config, &e))
+}
+
+/// The vault of this device as it is, for looking at voiceprints: no key is made, and of the speaker model
+/// nothing is loaded but what it is called.
+///
+/// # Errors
+/// There is no key, or no model.
+pub fn existing_vault(settings: &Settings) -> Result<Vault, Failure> {
+    let models = open_models(settings)?;
+    let calibration = Calibration::load(&models).map_err(|e| Failure::of(Exit::Config, &e))?;
+    let vault = Vault::open_existing(&key_sources(settings), calibration.identity().clone());
+    vault.map_err(|e| Failure::of(Exit::Config, &e))
+}
+
+fn key_sources(settings: &Settings) -> KeySources {
+    KeySources { credentials_dir: settings.paths.credentials.clone(), key_file: settings.paths.key.clone() }
 }
 
 /// The dialogue of this device, as the daemon and `jarvisd ask` hold it.

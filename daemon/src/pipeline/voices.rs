@@ -10,7 +10,7 @@ use crate::memory::{Memory, MemoryError, Voiceprint};
 use crate::pipeline::recordings::Recordings;
 use crate::speaker::{EnrolledVoice, SealedVoiceprint, SpeakerError, Vault, VaultError, Verdict, Verifier};
 use crate::store::outgoing::VoiceprintRow;
-use crate::store::pull::Opens;
+use crate::store::pull::Opener;
 
 /// Everything that a comparison needs.
 #[derive(Debug, Clone)]
@@ -58,11 +58,19 @@ impl From<&VoiceprintRow> for SealedVoiceprint {
     }
 }
 
+/// Tells which voiceprints that come from Postgres `vault` opens.
+pub fn opener(vault: Arc<Vault>) -> Opener {
+    let named = vault.clone();
+    let opens = move |row: &VoiceprintRow| {
+        vault.open_sealed(&row.owner.to_string(), &SealedVoiceprint::from(row)).is_ok()
+    };
+    Opener { name: Arc::new(move || named.name()), opens: Arc::new(opens) }
+}
+
 impl Voices {
-    /// Tells whether the key of this device opens a voiceprint that came from Postgres.
-    pub fn opens(&self) -> Opens {
-        let vault = self.vault.clone();
-        Arc::new(move |row| vault.open_sealed(&row.owner.to_string(), &SealedVoiceprint::from(row)).is_ok())
+    /// Tells which voiceprints that come from Postgres open here.
+    pub fn opener(&self) -> Opener {
+        opener(self.vault.clone())
     }
 
     /// Every voice that can be opened. One that cannot is named in the log and left out: a damaged voiceprint of one

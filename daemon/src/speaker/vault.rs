@@ -147,6 +147,21 @@ impl Vault {
         Ok(Self::with(key_file::existing(sources)?, sources, identity))
     }
 
+    /// Names the key that is in use, as it is on the disk now, and the model: where it is another name, other
+    /// voiceprints open.
+    pub fn name(&self) -> String {
+        let id = match key_file::existing(&self.sources) {
+            Ok(key) => key_id(&key),
+            Err(_) => key_id(&self.master.load()),
+        };
+        let mut hash = Sha256::new();
+        hash.update(b"jarvis voiceprint opener v1");
+        hash.update(id);
+        hash.update(self.identity.model_sha256.as_bytes());
+        hash.update(self.identity.front_end_sha256.as_bytes());
+        hash.finalize().iter().take(KEY_ID_BYTES).map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// Begins a rotation: the new key is made in `to`, else beside the key file. One that an interrupted rotation has left
     /// there is used again.
     ///

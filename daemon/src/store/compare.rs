@@ -1,7 +1,10 @@
-//! Compares this device with Postgres, conversation by conversation, and mends what can be mended.
+//! Compares this device with Postgres, conversation by conversation and table by table, and mends what can be
+//! mended.
 //!
-//! Both sides make the same checksum of a conversation: SHA-256 over the SHA-256 of each message (id, place, role, text) in its
-//! order. What still waits in the queue, or was deleted on one side and has not reached the other, is no difference but on its way.
+//! Both sides make the same checksum of a conversation: SHA-256 over the SHA-256 of each message (id, place,
+//! role, kind, text) in its order. The other tables are compared row by row ([`tables`]). What still waits in
+//! the queue, is newer there than what was read, or was deleted on one side and has not reached the other, is
+//! no difference but on its way: then the comparison is not complete, and says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -12,9 +15,15 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Connection as _, Row as _};
 use uuid::Uuid;
 
+use super::house::Sent;
 use super::postgres::{Pg, PgError, PgSettings};
-use super::queue::{self, Op};
+use super::pull::Opener;
+use super::queue::{self, Depth, Op};
 use super::{Store, StoreError, house, replica};
+
+pub mod tables;
+
+use tables::{Sides, TableComparison};
 
 /// Conversations compared at once.
 const PAGE: i64 = 200;
@@ -70,13 +79,50 @@ pub struct Counts {
     pub messages: i64,
 }
 
+/// What is on its way between both sides.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Left {
+    /// Entries that wait to be sent.
+    pub entries: i64,
+    /// At most how many rows are still to be queued, since Postgres is another database than before.
+    pub still_to_queue: i64,
+    /// Rows are still to be queued.
+    pub queueing: bool,
+    /// This is not the database that this device sends to: everything is still to be sent to it.
+    pub another_database: bool,
+    /// Rows that are not here and that this device has not read yet: other devices wrote them, or it lost
+    /// them itself.
+    pub unread: usize,
+}
+
+impl Left {
+    fn of(depth: &Depth, sent: Sent, unread: usize) -> Self {
+        Self {
+            entries: depth.entries,
+            still_to_queue: depth.still_to_queue,
+            queueing: depth.queueing,
+            another_database: sent == Sent::Elsewhere,
+            unread,
+        }
+    }
+
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 #[derive(Debug, Default, Serialize)]
 pub struct Comparison {
+    /// Everything was compared: nothing waits, is still to be queued, or is still to be read.
+    pub complete: bool,
+    pub left: Left,
     pub here: Counts,
     pub there: Counts,
-    /// Conversations with something in the queue: not compared.
+    /// Every table but the messages.
+    pub tables: Vec<TableComparison>,
+    /// Conversations whose messages are on their way, in whatever direction: not compared.
     pub waiting: usize,
-    /// People and messages that Postgres lacks and that nothing waits for.
+    /// People that Postgres lacks and that nothing waits for.
     pub users_missing_there: usize,
     /// Conversations here in which a number of the sequence is used by no message: something of it was forgotten, or lost.
     pub with_gaps: usize,
@@ -89,22 +135,32 @@ pub struct Comparison {
 
 impl Comparison {
     pub fn is_equal(&self) -> bool {
-        self.findings.is_empty() && self.users_missing_there == 0
+        self.differences() == 0
+    }
+
+    /// Conversations of which something differs, and rows of the other tables.
+    pub fn differences(&self) -> usize {
+        let of_tables = self.tables.iter().map(|table| match table.table {
+            // One that is missing is among the findings.
+            tables::CONVERSATIONS_NAME => table.differ,
+            _ => table.differences(),
+        });
+        self.findings.len() + of_tables.sum::<usize>()
     }
 }
 
 super::sql::statements! {
     COUNTS = "SELECT (SELECT count(*) FROM users) AS users, (SELECT count(*) FROM conversations) AS conversations,
         (SELECT count(*) FROM messages) AS messages";
-    USERS = "SELECT u.id AS id FROM users u WHERE NOT EXISTS (SELECT 1 FROM queue q WHERE q.entity_id = u.id)";
     CONVERSATIONS = "SELECT c.rid, c.id AS id, c.next_seq, c.messages,
             EXISTS (SELECT 1 FROM queue q WHERE q.entity_id = c.id) AS waits
         FROM conversations c WHERE c.id > ?1 ORDER BY c.id LIMIT ?2";
-    MESSAGES = "SELECT id, seq, role, text FROM messages WHERE conversation = ?1 ORDER BY seq";
+    MESSAGES = "SELECT id, seq, role, kind, text FROM messages WHERE conversation = ?1 ORDER BY seq";
     WAITING_MESSAGES = "SELECT 1 FROM messages m JOIN queue q ON q.entity_id = m.id WHERE m.conversation = ?1 LIMIT 1";
-    BURIED = "SELECT 1 FROM tombstones WHERE id = ?1 LIMIT 1";
+    KNOWN = "SELECT 1 FROM tombstones WHERE id = ?1 UNION ALL SELECT 1 FROM messages WHERE id = ?1 LIMIT 1";
     OWNER = "SELECT u.id AS id FROM conversations c JOIN users u ON u.rid = c.owner WHERE c.id = ?1";
-    MESSAGE_IDS = "SELECT m.id AS id FROM messages m JOIN conversations c ON c.rid = m.conversation WHERE c.id = ?1 ORDER BY m.seq";
+    CONVERSATION = "SELECT m.id, m.seq, m.role, m.kind, m.text, EXISTS (SELECT 1 FROM queue q WHERE q.entity_id = m.id) AS waits
+        FROM messages m JOIN conversations c ON c.rid = m.conversation WHERE c.id = ?1 ORDER BY m.seq";
 }
 
 /// Statements for Postgres.
@@ -112,21 +168,21 @@ mod there {
     crate::store::sql::statements! {
         pub(super) COUNTS = "SELECT (SELECT count(*) FROM jarvis.users) AS users, (SELECT count(*) FROM jarvis.conversations) AS conversations,
             (SELECT count(*) FROM jarvis.messages) AS messages";
-        pub(super) USERS = "SELECT id FROM jarvis.users WHERE id = ANY($1)";
         pub(super) BURIED = "SELECT id FROM jarvis.tombstones WHERE id = ANY($1)";
         pub(super) CONVERSATIONS = "SELECT c.id, count(m.id) AS messages,
-                encode(sha256(coalesce(string_agg(sha256(convert_to(m.id::text || ' ' || m.seq || ' ' || m.role || ' ' || m.text,
+                encode(sha256(coalesce(string_agg(sha256(convert_to(m.id::text || ' ' || m.seq || ' ' || m.role || ' ' || m.kind || ' ' || m.text,
                     'UTF8')), ''::bytea ORDER BY m.seq), ''::bytea)), 'hex') AS sum
             FROM (SELECT id FROM jarvis.conversations WHERE id > $1 AND ($2::uuid IS NULL OR id <= $2) ORDER BY id LIMIT $3) c
                 LEFT JOIN jarvis.messages m ON m.conversation = c.id
             GROUP BY c.id ORDER BY c.id";
-        pub(super) MESSAGE_IDS = "SELECT id FROM jarvis.messages WHERE conversation = $1";
+        /// What is newer than $2 and was not written by $3 is not read yet.
+        pub(super) MESSAGE_IDS = "SELECT id, change > $2 AND (origin <> $3 OR $4) AS unread FROM jarvis.messages WHERE conversation = $1";
     }
 }
 
 /// For the test that prepares them.
 #[cfg(test)]
-pub(crate) const STATEMENTS_THERE: &[(&str, &str)] = there::STATEMENTS;
+pub(crate) const STATEMENTS_THERE: [&[(&str, &str)]; 2] = [there::STATEMENTS, tables::there::STATEMENTS];
 
 struct Here {
     sum: String,
@@ -134,19 +190,21 @@ struct Here {
     waits: bool,
 }
 
-/// Compares everything; `repair` queues what Postgres lacks and has everything of other devices read again where this device
-/// lacks something. `progress` gets the number of conversations that were compared.
+/// Compares everything; `repair` queues what Postgres lacks and has everything of other devices read again
+/// where this device lacks something. Without an opener no voiceprint counts as one of this device.
+/// `progress` gets the number of conversations that were compared.
 ///
 /// # Errors
 /// [`CompareError`]; a comparison that broke off has changed nothing.
 pub async fn compare(
     store: &Store,
     settings: &PgSettings,
-    repair: bool,
-    now_unix_ms: i64,
-    mut progress: impl FnMut(usize),
+    opener: Option<&Opener>,
+    repair: Option<i64>,
+    progress: impl FnMut(usize),
 ) -> Result<Comparison, CompareError> {
     let mut pg = Pg::connect(settings).await?;
+    let read = replica::read_of(store, pg.house).await?;
     let mut comparison = Comparison { here: counts_here(store).await?, ..Comparison::default() };
     let rows = pg
         .value(STEP, sqlx::query(there::COUNTS), |row| {
@@ -159,42 +217,65 @@ pub async fn compare(
         .await?;
     comparison.there = rows.into_iter().next().unwrap_or_default();
 
-    let known: Vec<Uuid> = all(store, sqlx::query(USERS), |row| row.try_get("id")).await?;
-    let found: BTreeSet<Uuid> = pg
-        .value(STEP, sqlx::query(there::USERS).bind(&known), |row| row.try_get("id"))
-        .await?
-        .into_iter()
-        .collect();
-    let absent: Vec<Uuid> = known.into_iter().filter(|id| !found.contains(id)).collect();
-    let buried = buried_there(&mut pg, &absent).await?;
-    let absent: Vec<Uuid> = absent.into_iter().filter(|id| !buried.contains(id)).collect();
-    comparison.users_missing_there = absent.len();
+    let mut lacking = Lacking::default();
+    // Of another database than before nobody knows yet what it lacks.
+    let queueing = matches!(house::sent_to(store, pg.house).await?, Sent::Queueing | Sent::Elsewhere);
+    let device = settings.device.as_str();
+    let mut sides = Sides {
+        store,
+        pg: &mut pg,
+        device,
+        read: read.as_ref(),
+        queueing,
+        opener,
+        missing_there: BTreeSet::new(),
+        missing_here: BTreeSet::new(),
+    };
+    comparison.tables = sides.compare(&mut lacking).await?;
+    comparison.users_missing_there = comparison
+        .tables
+        .iter()
+        .filter(|table| table.table == "users")
+        .map(|table| table.missing_there)
+        .sum();
+    messages(&mut sides, &mut comparison, &mut lacking, progress).await?;
+    if let Some(now_unix_ms) = repair {
+        comparison.reads_again = lacking.read_again;
+        comparison.queued = lacking.queue(store, now_unix_ms).await?;
+        if comparison.reads_again {
+            replica::read_again(store).await?;
+        }
+    }
+    // At the end: what was said meanwhile is on its way as well.
+    let unread = comparison.left.unread + comparison.tables.iter().map(|table| table.unread).sum::<usize>();
+    let sent = house::sent_to(store, pg.house).await?;
+    comparison.left = Left::of(&queue::depth(store).await?, sent, unread);
+    comparison.complete = sent == Sent::All
+        && comparison.left.is_nothing()
+        && comparison.waiting == 0
+        && comparison.tables.iter().all(|table| table.waiting == 0 && table.unread == 0);
+    pg.close().await;
+    Ok(comparison)
+}
 
-    let mut lacking = Lacking { users: absent, ..Lacking::default() };
-    let mut after = Uuid::nil();
-    let mut compared = 0;
+async fn messages(
+    sides: &mut Sides<'_>,
+    comparison: &mut Comparison,
+    lacking: &mut Lacking,
+    mut progress: impl FnMut(usize),
+) -> Result<(), CompareError> {
+    let (mut after, mut compared) = (Uuid::nil(), 0);
     loop {
-        // Of another database than before nobody knows yet what it lacks.
-        let queueing = house::is_queueing(store).await?;
-        let (here, last) = page_here(store, after, queueing, &mut comparison).await?;
-        let there = page_there(&mut pg, after, last).await?;
+        let (here, last) = page_here(sides.store, after, sides.queueing, comparison).await?;
+        let there = page_there(sides.pg, after, last).await?;
         compared += here.len();
-        judge(store, &mut pg, here, there, &mut comparison, &mut lacking).await?;
+        judge(sides, here, there, comparison, lacking).await?;
         progress(compared);
         match last {
             Some(last) => after = last,
-            None => break,
+            None => return Ok(()),
         }
     }
-    if repair {
-        comparison.queued = lacking.queue(store, now_unix_ms).await?;
-        if comparison.findings.iter().any(|f| f.difference != Difference::MissingThere) {
-            replica::read_again(store).await?;
-            comparison.reads_again = true;
-        }
-    }
-    pg.close().await;
-    Ok(comparison)
 }
 
 /// Entries that are queued in one transaction: what a turn waits for.
@@ -203,13 +284,25 @@ const PIECE: usize = 1_000;
 /// What is to be queued.
 #[derive(Default)]
 struct Lacking {
-    users: Vec<Uuid>,
+    /// By what they do; deletions and whatever a row needs above it come first.
+    rows: BTreeMap<Op, BTreeMap<Uuid, Option<Uuid>>>,
+    /// Conversations with their messages that are missing there, and their people.
     conversations: Vec<Uuid>,
     messages: Vec<(Uuid, Uuid)>,
+    /// This device lacks something.
+    read_again: bool,
 }
 
 impl Lacking {
-    async fn queue(&self, store: &Store, now_unix_ms: i64) -> Result<usize, StoreError> {
+    /// Notes a row that is to be sent; without an operation its deletion is, and `kind` says of what.
+    fn note(&mut self, op: Option<Op>, id: Uuid, owner: Option<Uuid>, kind: &str) {
+        let op = op.or_else(|| Op::ALL.into_iter().find(|op| op.tombstone_kind() == Some(kind)));
+        if let Some(op) = op {
+            self.rows.entry(op).or_default().insert(id, owner);
+        }
+    }
+
+    async fn queue(mut self, store: &Store, now_unix_ms: i64) -> Result<usize, StoreError> {
         let mut owners = BTreeMap::new();
         for id in &self.conversations {
             let owner: Vec<Uuid> = all(store, sqlx::query(OWNER).bind(*id), |row| row.try_get("id")).await?;
@@ -217,14 +310,26 @@ impl Lacking {
                 owners.insert(*id, *owner);
             }
         }
-        let mut people: BTreeSet<Uuid> = self.users.iter().copied().collect();
-        people.extend(owners.values());
-        let people = people.iter().map(|user| (Op::UpsertUser, *user, Some(*user)));
-        let conversations = owners.iter().map(|(id, owner)| (Op::UpsertConversation, *id, Some(*owner)));
-        let messages = self.messages.iter();
-        let messages = messages.map(|(id, of)| (Op::InsertMessage, *id, owners.get(of).copied()));
-        // What a message needs above it first. A part of it is of use as well, and somebody may be talking.
-        let entries: Vec<_> = people.chain(conversations).chain(messages).collect();
+        for (id, owner) in &owners {
+            self.note(Some(Op::UpsertUser), *owner, Some(*owner), "");
+            self.note(Some(Op::UpsertConversation), *id, Some(*owner), "");
+        }
+        for (id, of) in std::mem::take(&mut self.messages) {
+            self.note(Some(Op::InsertMessage), id, owners.get(&of).copied(), "");
+        }
+        let mut entries: Vec<_> = self
+            .rows
+            .into_iter()
+            .flat_map(|(op, rows)| rows.into_iter().map(move |(id, owner)| (op, id, owner)))
+            .collect();
+        let order = |op: &Op| match op {
+            Op::UpsertUser => 1,
+            Op::UpsertConversation | Op::UpsertVoiceprint => 2,
+            Op::InsertMessage | Op::AppendAudit => 3,
+            _ => 0,
+        };
+        entries.sort_by_key(|(op, ..)| order(op));
+        // A part of it is of use as well, and somebody may be talking.
         for piece in entries.chunks(PIECE) {
             let started = Instant::now();
             let mut tx = store.begin().await?;
@@ -239,64 +344,111 @@ impl Lacking {
 }
 
 async fn judge(
-    store: &Store,
-    pg: &mut Pg,
+    sides: &mut Sides<'_>,
     here: BTreeMap<Uuid, Here>,
     there: BTreeMap<Uuid, (i64, String)>,
     comparison: &mut Comparison,
     lacking: &mut Lacking,
 ) -> Result<(), CompareError> {
-    let only_here: Vec<Uuid> = here.keys().filter(|id| !there.contains_key(id)).copied().collect();
-    let buried = buried_there(pg, &only_here).await?;
     for (id, mine) in &here {
+        let theirs = there.get(id);
         if mine.waits {
             comparison.waiting += 1;
             continue;
         }
-        let theirs = there.get(id);
-        if buried.contains(id) || theirs.is_some_and(|(_, sum)| *sum == mine.sum) {
+        if theirs.is_some_and(|(_, sum)| *sum == mine.sum) {
             continue;
         }
-        let ours: Vec<Uuid> = all(store, sqlx::query(MESSAGE_IDS).bind(*id), |row| row.try_get("id")).await?;
-        let theirs_ids: BTreeSet<Uuid> = pg
-            .value(STEP, sqlx::query(there::MESSAGE_IDS).bind(*id), |row| row.try_get("id"))
-            .await?
-            .into_iter()
-            .collect();
-        let missing: Vec<Uuid> = ours.iter().filter(|m| !theirs_ids.contains(m)).copied().collect();
-        let deleted = buried_there(pg, &missing).await?;
-        let missing: Vec<Uuid> = missing.into_iter().filter(|m| !deleted.contains(m)).collect();
-        let mine_ids: BTreeSet<Uuid> = ours.into_iter().collect();
-        let mut absent = false;
-        for message in theirs_ids.difference(&mine_ids) {
-            absent |= all(store, sqlx::query(BURIED).bind(*message), |_| Ok(())).await?.is_empty();
+        // Without a row there that counts as missing it was deleted, or has come there since.
+        if theirs.is_none() && !sides.missing_there.contains(id) {
+            continue;
         }
-        let difference = match (theirs.is_none() || !missing.is_empty(), absent) {
-            (true, _) => Difference::MissingThere,
-            (false, true) => Difference::MissingHere,
-            // Deleted on one side, and on its way to the other.
-            (false, false) if theirs_ids != mine_ids => continue,
-            (false, false) => Difference::Differs,
+        let (difference, missing) = match look_closer(sides, *id).await? {
+            Closer::Same => continue,
+            Closer::OnItsWay { unread } => {
+                comparison.waiting += 1;
+                comparison.left.unread += unread;
+                continue;
+            }
+            Closer::Found(difference, missing) => (difference, missing),
         };
-        lacking.messages.extend(missing.into_iter().map(|message| (message, *id)));
         if difference == Difference::MissingThere {
             lacking.conversations.push(*id);
+        } else {
+            lacking.read_again = true;
         }
-        let messages_there = theirs.map_or(0, |(n, _)| *n);
-        let messages_here = mine.messages;
+        lacking.messages.extend(missing.into_iter().map(|message| (message, *id)));
+        let (messages_here, messages_there) = (mine.messages, theirs.map_or(0, |(n, _)| *n));
         comparison.findings.push(Finding { conversation_id: *id, difference, messages_here, messages_there });
     }
-    for (id, (messages_there, _)) in there.iter().filter(|(id, _)| !here.contains_key(id)) {
-        if all(store, sqlx::query(BURIED).bind(*id), |_| Ok(())).await?.is_empty() {
-            comparison.findings.push(Finding {
-                conversation_id: *id,
-                difference: Difference::MissingHere,
-                messages_here: 0,
-                messages_there: *messages_there,
-            });
-        }
+    for (id, (messages_there, _)) in there.iter().filter(|(id, _)| sides.missing_here.contains(*id)) {
+        comparison.findings.push(Finding {
+            conversation_id: *id,
+            difference: Difference::MissingHere,
+            messages_here: 0,
+            messages_there: *messages_there,
+        });
     }
     Ok(())
+}
+
+/// What a second look at a conversation finds, with what Postgres lacks of it.
+enum Closer {
+    Same,
+    /// Something was said or forgotten on one side and has not reached the other, or not been read.
+    OnItsWay {
+        unread: usize,
+    },
+    Found(Difference, Vec<Uuid>),
+}
+
+/// Compares one conversation message by message: this device first, so that what did not wait then must be
+/// there.
+async fn look_closer(sides: &mut Sides<'_>, id: Uuid) -> Result<Closer, CompareError> {
+    let (store, pg) = (sides.store, &mut *sides.pg);
+    let (read_to, everything) = sides.read.map_or((0, true), |read| (read.messages, !read.caught_up));
+    let (ours, mine) = conversation_here(store, id).await?;
+    let query = sqlx::query(there::MESSAGE_IDS).bind(id).bind(read_to).bind(sides.device).bind(everything);
+    let found: Vec<(Uuid, bool)> =
+        pg.value(STEP, query, |row| Ok((row.try_get("id")?, row.try_get("unread")?))).await?;
+    let theirs: BTreeSet<Uuid> = found.iter().map(|(id, _)| *id).collect();
+    let missing: Vec<Uuid> =
+        ours.iter().filter(|(id, waits)| !**waits && !theirs.contains(*id)).map(|(id, _)| *id).collect();
+    let deleted = buried_there(pg, &missing).await?;
+    let missing: Vec<Uuid> = missing.into_iter().filter(|id| !deleted.contains(id)).collect();
+    if !missing.is_empty() || (theirs.is_empty() && ours.is_empty() && sides.missing_there.contains(&id)) {
+        return Ok(Closer::Found(Difference::MissingThere, missing));
+    }
+    let mut unread = 0;
+    for (message, newer) in found.iter().filter(|(id, _)| !ours.contains_key(id)) {
+        // It was said here, or forgotten, since this device was looked at.
+        let known = all(store, sqlx::query(KNOWN).bind(*message), |_| Ok(())).await?;
+        if known.is_empty() && !newer {
+            return Ok(Closer::Found(Difference::MissingHere, Vec::new()));
+        }
+        unread += usize::from(known.is_empty());
+    }
+    if theirs.len() != ours.len() || ours.iter().any(|(id, waits)| *waits || !theirs.contains(id)) {
+        return Ok(Closer::OnItsWay { unread });
+    }
+    // The same messages: of the same content?
+    let before = Uuid::from_u128(id.as_u128().saturating_sub(1));
+    let there = page_there(pg, before, Some(id)).await?;
+    Ok(match there.get(&id) {
+        Some((_, sum)) if *sum == mine => Closer::Same,
+        Some((n, _)) if usize::try_from(*n) != Ok(ours.len()) => Closer::OnItsWay { unread },
+        _ => Closer::Found(Difference::Differs, Vec::new()),
+    })
+}
+
+/// The messages of a conversation here, whether each waits, and their checksum.
+async fn conversation_here(store: &Store, id: Uuid) -> Result<(BTreeMap<Uuid, bool>, String), StoreError> {
+    let mut reader = store.reader().await?;
+    let rows = sqlx::query(CONVERSATION).bind(id).fetch_all(&mut *reader).await;
+    let rows = rows.map_err(|e| store.classify(e))?;
+    let messages = rows.iter().map(|row| Ok((row.try_get("id")?, row.try_get("waits")?)));
+    let messages = messages.collect::<Result<_, sqlx::Error>>().map_err(StoreError::Sql)?;
+    Ok((messages, sum(&rows).map_err(StoreError::Sql)?))
 }
 
 /// A page of conversations here, and where it ends (`None`: there are no more).
@@ -371,8 +523,9 @@ fn sum(messages: &[SqliteRow]) -> Result<String, sqlx::Error> {
     let mut whole = Sha256::new();
     for row in messages {
         let (id, seq): (Uuid, i64) = (row.try_get("id")?, row.try_get("seq")?);
-        let (role, text): (&str, &str) = (row.try_get("role")?, row.try_get("text")?);
-        whole.update(Sha256::digest(format!("{id} {seq} {role} {text}").as_bytes()));
+        let (role, kind): (&str, &str) = (row.try_get("role")?, row.try_get("kind")?);
+        let text: &str = row.try_get("text")?;
+        whole.update(Sha256::digest(format!("{id} {seq} {role} {kind} {text}").as_bytes()));
     }
     let mut hex = String::with_capacity(64);
     for byte in whole.finalize() {

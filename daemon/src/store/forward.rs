@@ -28,6 +28,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::house::Sent;
 use super::postgres::{Fate, Pg, PgError, PgSettings};
 use super::{Store, StoreError, house, outgoing, queue};
 use crate::clock::Clock;
@@ -57,7 +58,8 @@ const LAST_WORDS: Duration = Duration::from_millis(1_500);
 /// What a round did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// The queue is empty.
+    /// The database that this device is with has everything: the queue is empty and nothing is still to be
+    /// queued.
     Empty,
     /// This many entries left the queue.
     Sent(usize),
@@ -173,6 +175,16 @@ impl Forwarder {
         Self { entries: self.entries.min(most), most, ..self }
     }
 
+    /// The database that it is connected to.
+    pub fn house(&self) -> Option<Uuid> {
+        self.pg.as_ref().map(|pg| pg.house)
+    }
+
+    /// Before the next [`Progress::Empty`] the server is asked whether its database is still the same one.
+    pub fn look_again(&mut self) {
+        self.used = None;
+    }
+
     pub fn circuit(&self) -> watch::Receiver<Circuit> {
         self.circuit.subscribe()
     }
@@ -254,10 +266,16 @@ impl Forwarder {
             if self.used.is_none() {
                 self.look_after().await?;
             }
-            if house::is_still_with(&self.store, house).await? {
-                return Ok(Progress::Empty);
-            }
-            return Ok(self.leave().await);
+            return Ok(match house::sent_to(&self.store, house).await? {
+                Sent::All => Progress::Empty,
+                // Written, or begun again by another process, since the queue was found empty.
+                Sent::Waits => Progress::NotYet,
+                Sent::Queueing => {
+                    self.more = true;
+                    Progress::NotYet
+                }
+                Sent::Elsewhere => self.leave().await,
+            });
         };
         let way = queue::Way { generation: batch.generation, house };
         if let Some(op) = batch.unknown.first().cloned() {
@@ -280,7 +298,9 @@ impl Forwarder {
         }
         match sent {
             Ok(()) => {
-                if !queue::sent(&self.store, way, batch.last_seq).await? {
+                if !self.bury_leftovers(way, &batch).await?
+                    || !queue::sent(&self.store, way, batch.last_seq).await?
+                {
                     return Ok(self.leave().await);
                 }
                 self.ahead = ahead;
@@ -398,6 +418,28 @@ impl Forwarder {
         // Another database gets everything under new numbers.
         self.ahead = None;
         Ok(house)
+    }
+
+    /// Queues the deletion of voiceprints that this device once sent and lost since, with its file or its
+    /// key, for people whose voice was deleted. It comes before the entry leaves the queue, so that a crash
+    /// in between repeats it. Returns whether the entry may leave.
+    async fn bury_leftovers(
+        &mut self,
+        way: queue::Way,
+        batch: &outgoing::Batch,
+    ) -> Result<bool, ForwardError> {
+        if batch.voiceless.is_empty() {
+            return Ok(true);
+        }
+        // It has just sent the batch.
+        let Some(mut pg) = self.pg.take() else { return Ok(false) };
+        let found = pg.voiceprints_of(&batch.voiceless, &self.settings.device).await;
+        let leftovers = found.map_err(ForwardError::Postgres)?;
+        self.pg = Some(pg);
+        if leftovers.is_empty() {
+            return Ok(true);
+        }
+        Ok(queue::bury_leftovers(&self.store, way, &leftovers, self.clock.now_unix_ms()).await?)
     }
 
     /// Sets aside the only entry of `batch`.

@@ -33,8 +33,8 @@ const HOUSE: &str = "postgres_house";
 /// How far everything was queued again ([`Again`]).
 const AGAIN: &str = "postgres_again";
 
-/// Rows that are queued in one transaction: what a turn waits for. Few in the tests of this crate, whose memories are small.
-const PIECE: i64 = if cfg!(test) { 3 } else { 4_000 };
+/// Rows that are queued in one transaction: what a turn waits for.
+const PIECE: i64 = 4_000;
 /// A moment without a transaction that another process which waits for one cannot miss: it looks every 100 ms at least
 /// (`sqliteDefaultBusyCallback`).
 pub(super) const LONGEST_BREATH: Duration = Duration::from_millis(120);
@@ -103,6 +103,11 @@ super::sql::statements! {
     AGAIN_AUDIT = again!("append_audit", "audit", "rid");
     LAST_MESSAGE = "SELECT coalesce(max(rid), 0) AS rid FROM messages";
     LAST_AUDIT = "SELECT coalesce(max(rid), 0) AS rid FROM audit";
+    ANYTHING = "SELECT 1 FROM users UNION ALL SELECT 1 FROM audit UNION ALL SELECT 1 FROM tombstones
+        UNION ALL SELECT 1 FROM queue LIMIT 1";
+    /// The marks and the queue at one moment.
+    STATE = "SELECT EXISTS (SELECT 1 FROM queue) AS waits, (SELECT value FROM settings WHERE key = ?1) AS house,
+        (SELECT value FROM settings WHERE key = ?2) AS again";
 }
 
 /// What is queued again, in this order. The names are a format: they are stored.
@@ -210,6 +215,38 @@ impl Standing {
     }
 }
 
+/// How far this device is with sending everything to one database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// Nothing waits and nothing is still to be queued.
+    All,
+    /// The queue is not empty.
+    Waits,
+    /// Rows are still to be queued.
+    Queueing,
+    /// The device is with another database, with none, or meets this one only now.
+    Elsewhere,
+}
+
+/// How far this device is with `house`, as of one moment: an empty queue alone does not say that everything
+/// was sent.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) async fn sent_to(store: &Store, house: Uuid) -> Result<Sent, StoreError> {
+    let mut reader = store.reader().await?;
+    let state = sqlx::query(STATE).bind(HOUSE).bind(AGAIN);
+    let row = state.fetch_one(&mut *reader).await.map_err(|e| store.classify(e))?;
+    let waits: bool = row.try_get("waits").map_err(StoreError::Sql)?;
+    let standing = Standing::of(settings::value_in(&row, "house")?, settings::value_in(&row, "again")?);
+    Ok(match standing {
+        standing if !standing.is_open_to(house) => Sent::Elsewhere,
+        Standing::Queueing(_) => Sent::Queueing,
+        _ if waits => Sent::Waits,
+        _ => Sent::All,
+    })
+}
+
 /// What [`meet`] found out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Met {
@@ -225,6 +262,16 @@ pub(crate) struct Met {
 /// # Errors
 /// [`StoreError`]; the next call goes on where this one ended.
 pub(crate) async fn meet(store: &Store, house: Uuid, now_unix_ms: i64) -> Result<Met, StoreError> {
+    meet_in_pieces(store, house, now_unix_ms, PIECE).await
+}
+
+/// As [`meet`], with this many rows in one transaction.
+pub(crate) async fn meet_in_pieces(
+    store: &Store,
+    house: Uuid,
+    now_unix_ms: i64,
+    rows: i64,
+) -> Result<Met, StoreError> {
     let mut another = false;
     loop {
         let standing = Standing::read(store).await?;
@@ -234,14 +281,15 @@ pub(crate) async fn meet(store: &Store, house: Uuid, now_unix_ms: i64) -> Result
         let started = Instant::now();
         let mut tx = store.begin().await?;
         match Standing::read_in(&mut tx).await? {
-            // Before the first contact the queue has everything from its first entry on.
-            Standing::Alone if !queue::was_sent_from(&mut tx).await? => {
+            // Before the first contact the queue has everything from its first entry on, or there is nothing
+            // at all.
+            Standing::Alone if !queue::was_sent_from(&mut tx).await? || is_blank(&mut tx).await? => {
                 settings::set(&mut tx, HOUSE, &house, now_unix_ms).await?;
             }
             // Somebody else has just done it.
             standing if standing.is_open_to(house) => {}
             Standing::Queueing(again) if again.house == house => {
-                piece(&mut tx, again, now_unix_ms).await?;
+                piece(&mut tx, again, now_unix_ms, rows).await?;
             }
             before => {
                 if !matches!(before, Standing::Alone) {
@@ -263,10 +311,20 @@ pub(crate) async fn meet(store: &Store, house: Uuid, now_unix_ms: i64) -> Result
 /// # Errors
 /// [`StoreError`]; nothing was queued then.
 pub(crate) async fn queue_more(store: &Store, house: Uuid, now_unix_ms: i64) -> Result<bool, StoreError> {
+    queue_piece(store, house, now_unix_ms, PIECE).await
+}
+
+/// As [`queue_more`], with at most this many rows.
+pub(crate) async fn queue_piece(
+    store: &Store,
+    house: Uuid,
+    now_unix_ms: i64,
+    rows: i64,
+) -> Result<bool, StoreError> {
     let mut tx = store.begin().await?;
     match Standing::read_in(&mut tx).await? {
         Standing::Queueing(again) if again.house == house && again.stage.is_open() => {
-            let more = piece(&mut tx, again, now_unix_ms).await?;
+            let more = piece(&mut tx, again, now_unix_ms, rows).await?;
             tx.commit().await?;
             Ok(more)
         }
@@ -311,6 +369,12 @@ pub(crate) async fn still_to_queue(store: &Store) -> Result<Option<i64>, StoreEr
     Ok(Some(rest))
 }
 
+/// Whether there is nothing here that could be sent: whatever there is belongs to a person, is an attempt, or
+/// a deletion.
+async fn is_blank(tx: &mut Tx<'_>) -> Result<bool, StoreError> {
+    Ok(tx.optional(sqlx::query(ANYTHING)).await?.is_none())
+}
+
 /// Notes that everything is to be queued for `house`.
 async fn begin(tx: &mut Tx<'_>, house: Uuid, now_unix_ms: i64) -> Result<(), StoreError> {
     let row = tx.optional(sqlx::query(LAST_ENTRY)).await?;
@@ -321,12 +385,12 @@ async fn begin(tx: &mut Tx<'_>, house: Uuid, now_unix_ms: i64) -> Result<(), Sto
 }
 
 /// Queues a piece and moves the mark; returns whether anything is left.
-async fn piece(tx: &mut Tx<'_>, again: Again, now_unix_ms: i64) -> Result<bool, StoreError> {
+async fn piece(tx: &mut Tx<'_>, again: Again, now_unix_ms: i64, most: i64) -> Result<bool, StoreError> {
     let house = again.house;
     let further = match again.stage {
-        Stage::Clear => clear(tx, again).await?,
-        Stage::Deletions => deletions(tx, again).await?,
-        _ => rows(tx, again, now_unix_ms).await?,
+        Stage::Clear => clear(tx, again, most).await?,
+        Stage::Deletions => deletions(tx, again, most).await?,
+        _ => rows(tx, again, now_unix_ms, most).await?,
     };
     match &further {
         Some(again) => settings::set(tx, AGAIN, again, now_unix_ms).await?,
@@ -338,15 +402,15 @@ async fn piece(tx: &mut Tx<'_>, again: Again, now_unix_ms: i64) -> Result<bool, 
     Ok(further.is_some())
 }
 
-async fn clear(tx: &mut Tx<'_>, again: Again) -> Result<Option<Again>, StoreError> {
-    let gone = tx.execute(sqlx::query(CLEAR).bind(again.row).bind(PIECE)).await?;
+async fn clear(tx: &mut Tx<'_>, again: Again, most: i64) -> Result<Option<Again>, StoreError> {
+    let gone = tx.execute(sqlx::query(CLEAR).bind(again.row).bind(most)).await?;
     Ok(if gone == 0 { again.turned() } else { Some(again) })
 }
 
-async fn deletions(tx: &mut Tx<'_>, again: Again) -> Result<Option<Again>, StoreError> {
+async fn deletions(tx: &mut Tx<'_>, again: Again, most: i64) -> Result<Option<Again>, StoreError> {
     let (kind, id) = again.buried.clone().unwrap_or_default();
     let (after, id) = (kind.as_str(), id.as_bytes().as_slice());
-    let Some(row) = tx.optional(sqlx::query(UP_TO_BURIED).bind(after).bind(id).bind(PIECE)).await? else {
+    let Some(row) = tx.optional(sqlx::query(UP_TO_BURIED).bind(after).bind(id).bind(most)).await? else {
         return Ok(again.turned());
     };
     let last = || Ok((row.try_get::<String, _>("kind")?, row.try_get::<Uuid, _>("id")?));
@@ -356,9 +420,14 @@ async fn deletions(tx: &mut Tx<'_>, again: Again) -> Result<Option<Again>, Store
     Ok(Some(Again { buried: Some((to, to_id)), ..again }))
 }
 
-async fn rows(tx: &mut Tx<'_>, again: Again, now_unix_ms: i64) -> Result<Option<Again>, StoreError> {
+async fn rows(
+    tx: &mut Tx<'_>,
+    again: Again,
+    now_unix_ms: i64,
+    most: i64,
+) -> Result<Option<Again>, StoreError> {
     let Some((up_to, queue)) = again.stage.statements() else { return Ok(again.turned()) };
-    let row = tx.optional(sqlx::query(up_to).bind(again.row).bind(PIECE)).await?;
+    let row = tx.optional(sqlx::query(up_to).bind(again.row).bind(most)).await?;
     let last: Option<i64> = match row {
         Some(row) => row.try_get("rid").map_err(StoreError::Sql)?,
         None => None,

@@ -35,6 +35,8 @@ pub struct Batch {
     pub sources: Vec<(Uuid, Uuid)>,
     pub audit: Vec<AuditRow>,
     pub deletions: BTreeMap<Op, Vec<Deletion>>,
+    /// People whose voice was deleted altogether.
+    pub voiceless: Vec<Uuid>,
     /// Operations that this version does not know: written by a newer one.
     pub unknown: Vec<String>,
 }
@@ -147,7 +149,8 @@ macro_rules! of_conversation {
 
 super::sql::statements! {
     /// The oldest entries, with the length of the text that each brings along.
-    OLDEST = "SELECT q.seq, q.op, q.entity_id, q.user_id, coalesce(octet_length(m.text), 0) AS bytes
+    OLDEST = "SELECT q.seq, q.op, q.entity_id, q.user_id, coalesce(octet_length(m.text), 0) AS bytes,
+            coalesce(json_extract(q.payload, '$.whole'), 0) AS whole
         FROM queue q LEFT JOIN messages m ON q.op = 'insert_message' AND m.id = q.entity_id
         WHERE q.seq > ?1 ORDER BY q.seq LIMIT ?2";
     USERS = of_user!("IN (SELECT entity_id FROM queue WHERE seq > ?1 AND seq <= ?2 AND op = 'upsert_user') ORDER BY rid");
@@ -226,6 +229,9 @@ async fn read_within(
         if op.is_deletion() {
             let id: Uuid = row.try_get("entity_id")?;
             let owner: Option<Uuid> = row.try_get("user_id")?;
+            if op == Op::DeleteVoiceprint && row.try_get::<i64, _>("whole")? != 0 {
+                batch.voiceless.extend(owner);
+            }
             batch.deletions.entry(op).or_default().push(Deletion { id, owner: owner.unwrap_or(id) });
         } else {
             seen.note(op);

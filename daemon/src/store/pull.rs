@@ -8,6 +8,7 @@
 //! Woken by the notification of whoever wrote, at the start of speech, and once a minute in case a notification was lost. It
 //! tries only while the forwarder finds Postgres well, and tells the forwarder when it does not.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,12 +21,12 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::forward::Circuit;
+use super::house;
 use super::outgoing::VoiceprintRow;
 use super::postgres::read::{self, Numbered, Since};
 use super::postgres::write::CHANNEL;
 use super::postgres::{CONNECT_DEADLINE, Pg, PgError, PgSettings, listening_pool, within};
 use super::replica::{self, Read};
-use super::{house, settings};
 use crate::memory::{Applied, Basis, Memory, MemoryError, Pulled};
 
 /// A lost notification costs at most this.
@@ -76,15 +77,37 @@ pub struct Brought {
     pub another_house: bool,
 }
 
-/// Whether the key of this device opens a voiceprint. One that it does not open is of another device and is not stored: it
-/// could not be used, and it would take the place of the one that can.
-pub type Opens = Arc<dyn Fn(&VoiceprintRow) -> bool + Send + Sync>;
+/// The key and the model of this device. A voiceprint that they do not open is of another device and is not
+/// stored: it could not be used, and it would take the place of the one that can.
+#[derive(Clone)]
+pub struct Opener {
+    /// Names both, so that voiceprints are looked at again once another key or model is there.
+    pub name: Arc<dyn Fn() -> String + Send + Sync>,
+    pub opens: Arc<dyn Fn(&VoiceprintRow) -> bool + Send + Sync>,
+}
+
+impl Opener {
+    /// Of the voiceprints of each person that open, in the order in which they were written, the last one,
+    /// and those that it took the place of.
+    pub fn choose(&self, rows: Vec<VoiceprintRow>) -> (Vec<VoiceprintRow>, Vec<(Uuid, Uuid)>) {
+        let mut last: BTreeMap<Uuid, VoiceprintRow> = BTreeMap::new();
+        let mut superseded = Vec::new();
+        for row in rows {
+            if (self.opens)(&row)
+                && let Some(before) = last.insert(row.owner, row)
+            {
+                superseded.push((before.id, before.owner));
+            }
+        }
+        (last.into_values().collect(), superseded)
+    }
+}
 
 /// Reads on from where it was.
 pub struct Puller {
     memory: Memory,
     settings: PgSettings,
-    opens: Option<Opens>,
+    opener: Option<Opener>,
     /// Further than what is stored, by rows that are in the file of this generation already.
     ahead: Option<(u64, Read)>,
     /// What the round began with.
@@ -93,8 +116,8 @@ pub struct Puller {
     unsaved: u32,
     /// Time with a transaction since other processes were left a moment.
     busy: Duration,
-    /// Voiceprints are looked at once more at each start: the key may be another one now.
-    voices_seen: bool,
+    /// Rows were read since how far was read was stored.
+    unstored: bool,
     progress: Progress,
 }
 
@@ -142,17 +165,17 @@ impl Freshness {
 }
 
 impl Puller {
-    /// Without `opens` voiceprints are left for later.
-    pub fn new(memory: Memory, settings: PgSettings, opens: Option<Opens>) -> Self {
+    /// Without an opener voiceprints are left for later.
+    pub fn new(memory: Memory, settings: PgSettings, opener: Option<Opener>) -> Self {
         Self {
             memory,
             settings,
-            opens,
+            opener,
             ahead: None,
             basis: Basis { generation: 0, stored: false },
             unsaved: 0,
             busy: Duration::ZERO,
-            voices_seen: false,
+            unstored: false,
             progress: Progress::default(),
         }
     }
@@ -275,9 +298,8 @@ impl Puller {
         let met = house::meet(self.memory.store(), heads.house, self.memory.clock().now_unix_ms()).await?;
         let generation = self.memory.store().generation();
         let ahead = self.ahead.take().filter(|(of, _)| *of == generation).map(|(_, ahead)| ahead);
-        let stored: Option<Read> = settings::get(self.memory.store(), replica::READ).await?;
-        // Somebody reset it, or this is another database: from the beginning.
-        let stored = stored.filter(|stored| stored.house == heads.house);
+        // `None`: somebody reset it, or this is another database.
+        let stored = replica::read_of(self.memory.store(), heads.house).await?;
         self.basis = Basis { generation, stored: stored.is_some() };
         self.busy = Duration::ZERO;
         let mut at = match (stored, ahead) {
@@ -287,38 +309,27 @@ impl Puller {
             }
             (Some(stored), _) => stored,
         };
-        if !self.voices_seen {
-            at.voiceprints = 0;
-        }
+        self.unstored = false;
         let mut brought = Brought { another_house: met.another, ..Brought::default() };
         while at.users < heads.users {
             let rows = read::users(conn, self.since(at.users, &at)).await?;
-            let (users, refused) = pass(rows, &mut at.users, heads.users);
+            let (users, refused) = self.pass(rows, &mut at.users, heads.users);
             self.store(&mut brought, Pulled { users, ..Pulled::default() }, refused, &at).await?;
         }
         while at.conversations < heads.conversations {
             let rows = read::conversations(conn, self.since(at.conversations, &at)).await?;
-            let (conversations, refused) = pass(rows, &mut at.conversations, heads.conversations);
+            let (conversations, refused) = self.pass(rows, &mut at.conversations, heads.conversations);
             let owners: Vec<Uuid> = conversations.iter().map(|row| row.owner).collect();
             let users = self.missing_users(conn, owners).await?;
             let page = Pulled { users, conversations, ..Pulled::default() };
             self.store(&mut brought, page, refused, &at).await?;
         }
-        if let Some(opens) = self.opens.clone() {
-            while at.voiceprints < heads.voiceprints {
-                let rows = read::voiceprints(conn, self.since(at.voiceprints, &at)).await?;
-                let (mut voiceprints, refused) = pass(rows, &mut at.voiceprints, heads.voiceprints);
-                voiceprints.retain(|row| opens(row));
-                let users =
-                    self.missing_users(conn, voiceprints.iter().map(|row| row.owner).collect()).await?;
-                let page = Pulled { users, voiceprints, ..Pulled::default() };
-                self.store(&mut brought, page, refused, &at).await?;
-            }
-            self.voices_seen = true;
+        if let Some(opener) = self.opener.clone() {
+            self.voices(conn, &opener, heads.voiceprints, &mut at, &mut brought).await?;
         }
         while at.messages < heads.messages {
             let rows = read::messages(conn, self.since(at.messages, &at)).await?;
-            let (messages, refused) = pass(rows, &mut at.messages, heads.messages);
+            let (messages, refused) = self.pass(rows, &mut at.messages, heads.messages);
             let ids: Vec<Uuid> = messages.iter().map(|row| row.id).collect();
             let sources = if ids.is_empty() { Vec::new() } else { read::sources(conn, &ids).await? };
             // After everything was forgotten about how far was read, nearly all of it is here.
@@ -339,10 +350,10 @@ impl Puller {
         }
         while at.tombstones < heads.tombstones {
             let rows = read::tombstones(conn, self.since(at.tombstones, &at)).await?;
-            let (tombstones, refused) = pass(rows, &mut at.tombstones, heads.tombstones);
+            let (tombstones, refused) = self.pass(rows, &mut at.tombstones, heads.tombstones);
             self.store(&mut brought, Pulled { tombstones, ..Pulled::default() }, refused, &at).await?;
         }
-        if !at.caught_up {
+        if !at.caught_up || self.unstored {
             at.caught_up = true;
             self.apply(&Pulled::default(), &at).await?;
         }
@@ -357,9 +368,61 @@ impl Puller {
         Ok(brought)
     }
 
+    /// Voiceprints: all of them where they were not looked at yet with this key and this model, else what is
+    /// new. Of several that open, a person keeps the last.
+    async fn voices(
+        &mut self,
+        conn: &mut PgConnection,
+        opener: &Opener,
+        head: i64,
+        at: &mut Read,
+        brought: &mut Brought,
+    ) -> Result<(), PullError> {
+        let name = (opener.name)();
+        let all = at.voices_of.as_deref() != Some(name.as_str());
+        if all {
+            at.voiceprints = 0;
+            at.voices_of = None;
+        }
+        let mut people = BTreeSet::new();
+        let mut refused = 0;
+        while at.voiceprints < head {
+            let since = Since { change: at.voiceprints, device: &self.settings.device, all };
+            let rows = read::voiceprints(conn, since).await?;
+            let (rows, left_out) = self.pass(rows, &mut at.voiceprints, head);
+            people.extend(rows.iter().filter(|row| (opener.opens)(row)).map(|row| row.owner));
+            refused += left_out;
+        }
+        let mut unsettled = false;
+        if !people.is_empty() || refused > 0 {
+            let people = unique(people);
+            let (voiceprints, superseded) = opener.choose(usable(read::voiceprints_of(conn, &people).await?));
+            let users = self.missing_users(conn, people).await?;
+            let page = Pulled { users, voiceprints, superseded, ..Pulled::default() };
+            // Stored with the mark that they are to be looked at again, which goes once they are there.
+            let before = Read { voices_of: None, ..at.clone() };
+            unsettled = self.store(brought, page, refused, &before).await?.unsettled;
+            self.unstored = true;
+        }
+        self.unstored |= all;
+        at.voices_of = (!unsettled).then_some(name);
+        Ok(())
+    }
+
     fn since(&self, change: i64, at: &Read) -> Since<'_> {
         // Until everything was read once, also what this device wrote: it may have lost it.
         Since { change, device: &self.settings.device, all: !at.caught_up }
+    }
+
+    /// Moves `at` past a page and returns its usable rows and how many were not. An empty page means that up
+    /// to `head` there is nothing of interest.
+    fn pass<T>(&mut self, rows: Vec<Numbered<T>>, at: &mut i64, head: i64) -> (Vec<T>, usize) {
+        *at = rows.last().map_or(head, |(change, _)| *change);
+        self.unstored |= !rows.is_empty();
+        let all = rows.len();
+        let rows = usable(rows);
+        let refused = all - rows.len();
+        (rows, refused)
     }
 
     async fn missing_users(
@@ -379,6 +442,7 @@ impl Puller {
         let applied = self.memory.apply_pulled(page, at, self.basis).await?.ok_or(PullError::Outdated)?;
         self.basis.stored = true;
         self.unsaved = 0;
+        self.unstored = false;
         // One page after the other would leave no moment to other processes, which look now and then.
         self.busy += started.elapsed();
         if self.busy > SPELL {
@@ -394,7 +458,7 @@ impl Puller {
         page: Pulled,
         refused: usize,
         at: &Read,
-    ) -> Result<(), PullError> {
+    ) -> Result<Applied, PullError> {
         brought.refused += refused;
         if refused > 0 {
             log::warn!("{refused} rows of other devices cannot be read and are left out");
@@ -402,12 +466,12 @@ impl Puller {
         // Nothing but rows that are here: that is a reason to write only now and then, so that a restart need not begin again.
         self.unsaved += 1;
         if page.is_empty() && self.unsaved < UNSAVED {
-            return Ok(());
+            return Ok(Applied::default());
         }
         let applied = self.apply(&page, at).await?;
         brought.changed += applied.changed;
         brought.refused += applied.refused;
-        Ok(())
+        Ok(applied)
     }
 }
 
@@ -423,18 +487,9 @@ impl Read {
             messages: self.messages.max(other.messages),
             tombstones: self.tombstones.max(other.tombstones),
             caught_up: self.caught_up || other.caught_up,
+            voices_of: self.voices_of.clone().filter(|name| other.voices_of.as_ref() == Some(name)),
         }
     }
-}
-
-/// Moves `at` past a page and returns its usable rows and how many were not. An empty page means that up to `head` there is
-/// nothing of interest.
-fn pass<T>(rows: Vec<Numbered<T>>, at: &mut i64, head: i64) -> (Vec<T>, usize) {
-    *at = rows.last().map_or(head, |(change, _)| *change);
-    let all = rows.len();
-    let rows = usable(rows);
-    let refused = all - rows.len();
-    (rows, refused)
 }
 
 fn usable<T>(rows: Vec<Numbered<T>>) -> Vec<T> {
@@ -442,7 +497,7 @@ fn usable<T>(rows: Vec<Numbered<T>>) -> Vec<T> {
 }
 
 fn unique(ids: impl IntoIterator<Item = Uuid>) -> Vec<Uuid> {
-    let set: std::collections::BTreeSet<Uuid> = ids.into_iter().collect();
+    let set: BTreeSet<Uuid> = ids.into_iter().collect();
     set.into_iter().collect()
 }
 

@@ -91,6 +91,11 @@ impl fmt::Display for Op {
 
 super::sql::statements! {
     ENQUEUE = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms) VALUES (?1, ?2, ?3, ?4)";
+    /// What is deleted is all of this kind that the person has.
+    ENQUEUE_WHOLE = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms, payload)
+        VALUES (?1, ?2, ?3, ?4, '{\"whole\": true}')";
+    IS_HERE = "SELECT 1 FROM voiceprints WHERE id = ?1";
+    BURIED = "SELECT 1 FROM tombstones WHERE (kind = 'voiceprint' AND id = ?1) OR (kind = 'user' AND id = ?2) LIMIT 1";
     FORGET_PENDING = "DELETE FROM queue WHERE entity_id = ?1";
     FORGET_DEAD = "DELETE FROM dead_letter WHERE entity_id = ?1";
     BURY = "INSERT INTO tombstones (kind, id, user_id, deleted_unix_ms) VALUES (?1, ?2, ?3, ?4)
@@ -137,12 +142,34 @@ pub(crate) async fn enqueue(
     user: Option<Uuid>,
     now_unix_ms: i64,
 ) -> Result<(), StoreError> {
+    enqueue_as(tx, ENQUEUE, op, entity, user, now_unix_ms).await
+}
+
+/// Queues that the voiceprint `entity` of `user` is deleted, and with it whatever else of theirs this device
+/// has written there: one that it lost with its file must not outlive it.
+pub(crate) async fn enqueue_voice_deletion(
+    tx: &mut Tx<'_>,
+    entity: Uuid,
+    user: Uuid,
+    now_unix_ms: i64,
+) -> Result<(), StoreError> {
+    enqueue_as(tx, ENQUEUE_WHOLE, Op::DeleteVoiceprint, entity, Some(user), now_unix_ms).await
+}
+
+async fn enqueue_as(
+    tx: &mut Tx<'_>,
+    enqueue: &'static str,
+    op: Op,
+    entity: Uuid,
+    user: Option<Uuid>,
+    now_unix_ms: i64,
+) -> Result<(), StoreError> {
     let id = entity.as_bytes().as_slice();
     let user_id = user.as_ref().map(|user| user.as_bytes().as_slice());
     if let Some(kind) = op.tombstone_kind() {
         entomb(tx, kind, entity, user, now_unix_ms).await?;
     }
-    tx.execute(sqlx::query(ENQUEUE).bind(op.as_str()).bind(id).bind(user_id).bind(now_unix_ms)).await?;
+    tx.execute(sqlx::query(enqueue).bind(op.as_str()).bind(id).bind(user_id).bind(now_unix_ms)).await?;
     Ok(())
 }
 
@@ -173,6 +200,15 @@ pub struct Depth {
     pub dead_letters: i64,
     /// At most how many rows are still to be queued, as those before them are sent: Postgres is another database than before.
     pub still_to_queue: i64,
+    /// Rows are still to be queued: an empty queue is no end.
+    pub queueing: bool,
+}
+
+impl Depth {
+    /// Nothing waits here, and nothing is still to be queued.
+    pub fn is_nothing(&self) -> bool {
+        self.entries == 0 && !self.queueing
+    }
 }
 
 /// An entry as it is listed: what it is about, never the row itself.
@@ -208,7 +244,8 @@ pub struct Soundness {
 }
 
 pub async fn depth(store: &Store) -> Result<Depth, StoreError> {
-    let still_to_queue = house::still_to_queue(store).await?.unwrap_or(0);
+    // Before the entries are counted: what is queued in between is counted twice rather than never.
+    let still_to_queue = house::still_to_queue(store).await?;
     let mut reader = store.reader().await?;
     let row = sqlx::query(DEPTH).fetch_one(&mut *reader).await.map_err(|e| store.classify(e))?;
     let read = || -> Result<Depth, sqlx::Error> {
@@ -216,7 +253,8 @@ pub async fn depth(store: &Store) -> Result<Depth, StoreError> {
             entries: row.try_get("entries")?,
             oldest_unix_ms: row.try_get("oldest")?,
             dead_letters: row.try_get("dead")?,
-            still_to_queue,
+            still_to_queue: still_to_queue.unwrap_or(0),
+            queueing: still_to_queue.is_some(),
         })
     };
     read().map_err(StoreError::Sql)
@@ -311,6 +349,27 @@ pub(super) async fn bury(
     let Some(mut tx) = begin_on(store, way).await? else { return Ok(false) };
     tx.execute(sqlx::query(BURY_ENTRY).bind(seq).bind(now_unix_ms).bind(sqlstate).bind(error)).await?;
     tx.execute(sqlx::query(DROP_ENTRY).bind(seq)).await?;
+    tx.commit().await.map(|()| true)
+}
+
+/// Queues the deletion of voiceprints (id, person) that this device once wrote there and does not have; returns
+/// whether it may.
+pub(super) async fn bury_leftovers(
+    store: &Store,
+    way: Way,
+    leftovers: &[(Uuid, Uuid)],
+    now_unix_ms: i64,
+) -> Result<bool, StoreError> {
+    let Some(mut tx) = begin_on(store, way).await? else { return Ok(false) };
+    for (id, user) in leftovers {
+        let (of_id, of_user) = (id.as_bytes().as_slice(), user.as_bytes().as_slice());
+        if tx.optional(sqlx::query(IS_HERE).bind(of_id)).await?.is_some()
+            || tx.optional(sqlx::query(BURIED).bind(of_id).bind(of_user)).await?.is_some()
+        {
+            continue;
+        }
+        enqueue(&mut tx, Op::DeleteVoiceprint, *id, Some(*user), now_unix_ms).await?;
+    }
     tx.commit().await.map(|()| true)
 }
 

@@ -24,8 +24,22 @@ pub struct Read {
     pub conversations: i64,
     pub messages: i64,
     pub tombstones: i64,
-    /// Everything was read once, so what this device wrote itself need not be read back.
+    /// Everything but the voiceprints was read once, so what this device wrote itself need not be read back.
     pub caught_up: bool,
+    /// The key and the model with which every voiceprint was looked at. Others may open what these did not.
+    #[serde(default)]
+    pub voices_of: Option<String>,
+}
+
+/// How far this device has read `house`; `None` if it is to read everything from the beginning.
+pub(crate) async fn read_of(store: &Store, house: Uuid) -> Result<Option<Read>, StoreError> {
+    let stored: Option<Read> = settings::get(store, READ).await?;
+    Ok(stored.filter(|stored| stored.house == house))
+}
+
+/// Whether everything of `house` but the voiceprints was read at least once.
+pub(crate) async fn is_read(store: &Store, house: Uuid) -> Result<bool, StoreError> {
+    Ok(read_of(store, house).await?.is_some_and(|read| read.caught_up))
 }
 
 /// Forgets how far was read: the next pull begins at the beginning.

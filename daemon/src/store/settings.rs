@@ -28,8 +28,13 @@ pub(crate) async fn get_in<T: DeserializeOwned>(tx: &mut Tx<'_>, key: &str) -> R
 }
 
 fn value_of<T: DeserializeOwned>(row: &SqliteRow) -> Result<Option<T>, StoreError> {
-    let value: String = row.try_get("value").map_err(StoreError::Sql)?;
-    Ok(serde_json::from_str(&value).ok())
+    value_in(row, "value")
+}
+
+/// The value that a statement of its own has read into `column`, NULL where there is none.
+pub(super) fn value_in<T: DeserializeOwned>(row: &SqliteRow, column: &str) -> Result<Option<T>, StoreError> {
+    let value: Option<String> = row.try_get(column).map_err(StoreError::Sql)?;
+    Ok(value.and_then(|value| serde_json::from_str(&value).ok()))
 }
 
 pub(crate) async fn set<T: Serialize>(

@@ -129,6 +129,7 @@ async fn every_statement_prepares_on_the_real_schema() {
     let mut conn = raw(&path).await;
     let all = [
         super::compare::STATEMENTS,
+        super::compare::tables::STATEMENTS,
         super::house::STATEMENTS,
         super::open::STATEMENTS,
         super::outgoing::STATEMENTS,

@@ -1,5 +1,7 @@
 //! Deletions of other devices, done here as forgetting is done here.
 
+use uuid::Uuid;
+
 use super::Outcome::{self, Erased, Left, Noted, Refused};
 use super::{CONVERSATION, DELETE_VOICEPRINT, bytes, dead, rid_of_user, uuid_of};
 use crate::clock::Stamp;
@@ -9,11 +11,21 @@ use crate::memory::users::erase_user;
 use crate::memory::{MessageId, Result, UserId, get};
 use crate::store::Tx;
 use crate::store::postgres::read::Tombstone;
-use crate::store::queue::entomb;
+use crate::store::queue::{Op, enqueue, entomb};
 
 crate::store::sql::statements! {
     OWNER_OF_VOICEPRINT = "SELECT u.id AS id FROM voiceprints v JOIN users u ON u.rid = v.owner WHERE v.id = ?1";
     OWNER_OF_MESSAGE = "SELECT u.id AS id, u.rid AS rid FROM messages m JOIN users u ON u.rid = m.owner WHERE m.id = ?1";
+}
+
+/// Has the voiceprint `id` of `owner` deleted there, unless it is the one that this person has here: a later
+/// one that the same key opens has taken its place.
+pub(super) async fn supersede(tx: &mut Tx<'_>, id: Uuid, owner: Uuid, stamp: &Stamp) -> Result<()> {
+    let here = tx.optional(sqlx::query(OWNER_OF_VOICEPRINT).bind(bytes(&id))).await?;
+    if here.is_none() && !dead(tx, "voiceprint", &id, &owner).await? {
+        enqueue(tx, Op::DeleteVoiceprint, id, Some(owner), stamp.wall_unix_ms).await?;
+    }
+    Ok(())
 }
 
 /// Deletes what was deleted elsewhere. `Erased` if there was something to delete, `Noted` if there was not and the deletion is new.

@@ -6,7 +6,7 @@ use sqlx::Row as _;
 use uuid::Uuid;
 
 use super::*;
-use crate::store::house::{is_with, meet, queue_more, still_to_queue};
+use crate::store::house::{Met, Sent, is_with, meet_in_pieces, queue_piece, sent_to, still_to_queue};
 use crate::store::outgoing;
 use crate::store::queue::{Way, sent};
 use crate::store::replica::Read;
@@ -17,6 +17,16 @@ type Entry = (String, Vec<u8>);
 const OLD: Uuid = Uuid::from_u128(1);
 const NEW: Uuid = Uuid::from_u128(2);
 const OTHER: Uuid = Uuid::from_u128(3);
+/// These memories are small, and so are the pieces.
+const PIECE: i64 = 3;
+
+async fn meet(store: &Store, house: Uuid, now_unix_ms: i64) -> Result<Met, StoreError> {
+    meet_in_pieces(store, house, now_unix_ms, PIECE).await
+}
+
+async fn queue_more(store: &Store, house: Uuid, now_unix_ms: i64) -> Result<bool, StoreError> {
+    queue_piece(store, house, now_unix_ms, PIECE).await
+}
 
 /// Every row and every deletion as the entry that sends it.
 const EVERYTHING: &str = "SELECT 'upsert_user' AS op, id FROM users UNION ALL SELECT 'upsert_voiceprint', id FROM voiceprints
@@ -126,6 +136,33 @@ async fn another_database_gets_everything_wherever_the_device_is_killed_in_betwe
             break;
         }
     }
+}
+
+#[tokio::test]
+async fn everything_is_sent_only_once_nothing_is_left_to_be_queued() {
+    let (home, ..) = household().await;
+    let store = home.memory.store();
+    let way = |house| Way { generation: store.generation(), house };
+    assert_eq!(sent_to(store, OLD).await.unwrap(), Sent::Waits);
+    assert!(sent(store, way(OLD), i64::MAX).await.unwrap());
+    assert_eq!(sent_to(store, OLD).await.unwrap(), Sent::All);
+    assert_eq!(sent_to(store, NEW).await.unwrap(), Sent::Elsewhere);
+    meet(store, NEW, NOON_UNIX_MS).await.unwrap();
+    let mut empty_in_between = 0;
+    loop {
+        assert!(sent(store, way(NEW), i64::MAX).await.unwrap());
+        // The queue is empty now, again and again.
+        assert_eq!(count(&home.memory, "SELECT count(*) AS n FROM queue").await, 0);
+        if sent_to(store, NEW).await.unwrap() == Sent::All {
+            break;
+        }
+        assert_eq!(sent_to(store, NEW).await.unwrap(), Sent::Queueing);
+        assert!(crate::store::queue::depth(store).await.unwrap().queueing);
+        empty_in_between += 1;
+        queue_more(store, NEW, NOON_UNIX_MS).await.unwrap();
+    }
+    assert!(empty_in_between > 3, "{empty_in_between}");
+    assert!(!crate::store::queue::depth(store).await.unwrap().queueing);
 }
 
 #[tokio::test]

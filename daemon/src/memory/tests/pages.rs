@@ -53,7 +53,7 @@ async fn what_is_here_is_no_news() {
     let memory = &here.memory;
     assert_eq!(memory.news(page.messages.clone()).await.unwrap().len(), 6);
     assert_eq!(memory.lacks_links(&page.sources).await.unwrap(), page.sources);
-    assert_eq!(apply(&here, &page).await, Applied { changed: 9, refused: 0 });
+    assert_eq!(apply(&here, &page).await, Applied { changed: 9, ..Applied::default() });
     counts_are_right(memory).await;
     assert!(memory.news(page.messages.clone()).await.unwrap().is_empty());
     assert!(memory.lacks_links(&page.sources).await.unwrap().is_empty());
@@ -90,9 +90,10 @@ async fn a_message_is_news_when_its_time_is_known_or_it_says_something_else() {
     let dated = one(&|row| (row.synced, row.wall_unix_ms) = (true, 77));
     let moved = one(&|row| row.conversation = Uuid::from_u128(9));
     assert!(here.memory.news(one(&|_| {})).await.unwrap().is_empty());
-    for (messages, became) in
-        [(dated, Applied { changed: 1, refused: 0 }), (moved, Applied { changed: 0, refused: 1 })]
-    {
+    for (messages, became) in [
+        (dated, Applied { changed: 1, ..Applied::default() }),
+        (moved, Applied { refused: 1, ..Applied::default() }),
+    ] {
         let messages = here.memory.news(messages).await.unwrap();
         assert_eq!(messages.len(), 1);
         assert_eq!(apply(&here, &Pulled { messages, ..Pulled::default() }).await, became);

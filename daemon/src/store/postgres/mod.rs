@@ -307,6 +307,21 @@ pub async fn look(settings: &PgSettings) -> Result<i32, PgError> {
     found
 }
 
+/// Connects, changes nothing, and says which database of the house is there; `None`: none yet.
+///
+/// # Errors
+/// As [`Pg::connect`].
+pub async fn which(settings: &PgSettings) -> Result<Option<Uuid>, PgError> {
+    let mut conn = open(settings).await?;
+    let house = match schema::look(&mut conn).await {
+        Ok(0) => Ok(None),
+        Ok(_) => schema::house(&mut conn).await.map(Some),
+        Err(e) => Err(e),
+    };
+    let _ = tokio::time::timeout(Duration::from_millis(500), conn.close()).await;
+    house
+}
+
 /// Connects for a backup, without a look at the schema.
 pub(crate) async fn open(settings: &PgSettings) -> Result<PgConnection, PgError> {
     let options = settings.options()?;

@@ -76,6 +76,19 @@ macro_rules! of_conversation {
         )
     };
 }
+macro_rules! of_voiceprint {
+    ($of:literal) => {
+        concat!(
+            "SELECT change, id, owner, CASE WHEN octet_length(wrapped_key) <= 4096 THEN wrapped_key END AS wrapped_key,
+                CASE WHEN octet_length(blob) <= 262144 THEN blob END AS blob, model_sha256, front_end_sha256, samples,
+                net_speech_s, CASE WHEN octet_length(quality::text) <= 65536 THEN quality::text END AS quality,
+                CASE WHEN isfinite(created_at) THEN round(extract(epoch FROM created_at) * 1000)::bigint END AS created,
+                clock_synced
+            FROM jarvis.voiceprints WHERE ",
+            $of
+        )
+    };
+}
 
 crate::store::sql::statements! {
     HEADS = "SELECT (SELECT id FROM jarvis.house) AS house,
@@ -87,11 +100,8 @@ crate::store::sql::statements! {
     // Without an origin a row is of several devices.
     USERS = of_user!("change > $1 AND (origin IS DISTINCT FROM $2 OR $3) ORDER BY change LIMIT $4");
     USERS_BY_ID = of_user!("id = ANY($1)");
-    VOICEPRINTS = "SELECT change, id, owner, CASE WHEN octet_length(wrapped_key) <= 4096 THEN wrapped_key END AS wrapped_key,
-            CASE WHEN octet_length(blob) <= 262144 THEN blob END AS blob, model_sha256, front_end_sha256, samples, net_speech_s,
-            CASE WHEN octet_length(quality::text) <= 65536 THEN quality::text END AS quality,
-            CASE WHEN isfinite(created_at) THEN round(extract(epoch FROM created_at) * 1000)::bigint END AS created, clock_synced
-        FROM jarvis.voiceprints WHERE change > $1 AND (origin <> $2 OR $3) ORDER BY change LIMIT $4";
+    VOICEPRINTS = of_voiceprint!("change > $1 AND (origin <> $2 OR $3) ORDER BY change LIMIT $4");
+    VOICEPRINTS_OF = of_voiceprint!("owner = ANY($1) ORDER BY change");
     CONVERSATIONS = of_conversation!("change > $1 AND (origin IS DISTINCT FROM $2 OR $3) ORDER BY change LIMIT $4");
     CONVERSATIONS_BY_ID = of_conversation!("id = ANY($1)");
     /// A page ends early where its texts come to more than 4 MiB.
@@ -140,6 +150,14 @@ pub async fn voiceprints(
     since: Since<'_>,
 ) -> Result<Vec<Numbered<VoiceprintRow>>, PgError> {
     page(conn, since.bound(VOICEPRINTS), voiceprint_of).await
+}
+
+/// Every voiceprint of these people, in the order in which they were written.
+pub async fn voiceprints_of(
+    conn: &mut PgConnection,
+    people: &[Uuid],
+) -> Result<Vec<Numbered<VoiceprintRow>>, PgError> {
+    page(conn, sqlx::query(VOICEPRINTS_OF).bind(people), voiceprint_of).await
 }
 
 pub async fn conversations(

@@ -41,7 +41,6 @@ pub(super) async fn migrate(
     conn: &mut PgConnection,
     before: impl Future<Output = ()>,
 ) -> Result<Uuid, PgError> {
-    const STEP: &str = "reading the schema of Postgres";
     let mut found = look(conn).await?;
     if is_old(found) {
         before.await;
@@ -50,6 +49,12 @@ pub(super) async fn migrate(
         next_version(conn).await?;
         found = look(conn).await?;
     }
+    house(conn).await
+}
+
+/// Which database this is.
+pub(super) async fn house(conn: &mut PgConnection) -> Result<Uuid, PgError> {
+    const STEP: &str = "reading the schema of Postgres";
     within(STATEMENT_DEADLINE, STEP, sqlx::query_scalar(HOUSE).fetch_one(&mut *conn)).await
 }
 

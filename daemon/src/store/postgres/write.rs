@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use sqlx::Row as _;
 use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
 use uuid::Uuid;
@@ -145,6 +146,8 @@ crate::store::sql::statements! {
         WHERE t.id = x.id AND t.owner = x.owner";
     DELETE_USERS = "DELETE FROM jarvis.users t USING unnest($1::uuid[], $2::uuid[]) AS x (id, owner)
         WHERE t.id = x.id AND x.owner = x.id";
+    /// Of these people, what this device has written.
+    VOICEPRINTS_OF = "SELECT id, owner FROM jarvis.voiceprints WHERE owner = ANY($1) AND origin = $2 ORDER BY change";
     DELETE_TOMBSTONES = "DELETE FROM jarvis.tombstones t USING unnest($1::uuid[]) AS x (id)
         WHERE t.owner = x.id AND t.kind <> 'user'";
 }
@@ -339,7 +342,17 @@ impl Pg {
         Ok(())
     }
 
-    /// Which of these messages are there, for whoever compares.
+    /// Voiceprints of these people that `device` has written, with their owners.
+    pub(crate) async fn voiceprints_of(
+        &mut self,
+        people: &[Uuid],
+        device: &str,
+    ) -> Result<Vec<(Uuid, Uuid)>, PgError> {
+        let find = sqlx::query(VOICEPRINTS_OF).bind(people).bind(device);
+        self.value(STEP, find, |row| Ok((row.try_get("id")?, row.try_get("owner")?))).await
+    }
+
+    /// Rows that a query finds, for whoever compares.
     pub(crate) async fn value<T>(
         &mut self,
         step: &'static str,
