@@ -24,7 +24,7 @@ started=$SECONDS
 
 step "Packages"
 apt_install "${build_packages[@]}" "${model_packages[@]}" git shellcheck \
-    mosquitto mosquitto-clients postgresql pgbackrest openssl rclone sqlite3 procps sox espeak-ng flite festival festvox-kdlpc16k festlex-cmu festlex-poslex
+    mosquitto mosquitto-clients postgresql pgbackrest openssl rclone sqlite3 strace procps sox espeak-ng flite festival festvox-kdlpc16k festlex-cmu festlex-poslex
 install_rust rustfmt-web rust-web-clippy
 
 step "Models and libvosk"
@@ -58,6 +58,21 @@ if [ "$quick" = no ]; then
 fi
 
 step "Tests"
-cargo test
+# Continuous integration lacks nothing: there a test without its tool or its recordings fails. Elsewhere it is skipped.
+skipped=$cache/skipped-tests
+log=$cache/test.log
+rm -f "$skipped"
+[ "${CI:-}" = true ] || export JARVIS_TEST_SKIPPED=$skipped
+status=0
+cargo test --no-fail-fast 2>&1 | tee "$log" || status=$?
 
+skips=0
+if [ -s "$skipped" ]; then
+    step "Skipped"
+    sort -u "$skipped"
+    skips=$(sed 's/: .*//' "$skipped" | sort -u | wc -l)
+fi
+awk -v skips="$skips" '/^test result:/ {passed += $4; failed += $6; ignored += $8}
+    END {printf "\n%d passed, %d failed, %d skipped\n", passed - skips, failed, skips + ignored}' "$log"
+[ "$status" = 0 ] || fail "tests failed (see above, and $log)"
 note "all of it passed in $((SECONDS - started)) s"

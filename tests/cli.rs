@@ -316,7 +316,7 @@ fn a_turn_that_is_not_stored_is_said_to_be_so() {
     let mount =
         |args: &[&str]| std::process::Command::new("mount").args(args).status().is_ok_and(|s| s.success());
     if !mount(&["--bind", data, data]) || !mount(&["-o", "remount,ro,bind", data]) {
-        eprintln!("skipped: mounting read-only needs root");
+        support::missing::skipped("mounting read-only needs root");
         return;
     }
     let plain = root.run(&["ask", "--user", "anna", "what do you remember"]);

@@ -1,5 +1,4 @@
 //! The disk is full while the pipeline runs: answered, said not to be stored, and stored again when there is room.
-#![expect(clippy::print_stdout, reason = "a skipped test says so")]
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod support;
@@ -20,7 +19,7 @@ fn daemon_on_small_disk(root: &Root, size: &str) -> Option<(Daemon, PathBuf)> {
         .stderr(Stdio::null())
         .status();
     if !may.is_ok_and(|status| status.success()) {
-        println!("skipped: no file system can be mounted on this machine (unshare -r -m)");
+        support::missing::skipped("no file system can be mounted on this machine (unshare -r -m)");
         return None;
     }
     let data = root.path().join("var/lib/jarvis");

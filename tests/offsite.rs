@@ -334,7 +334,7 @@ fn a_full_store_is_a_failure_of_the_copy_alone() {
     let output = command.output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
     if output.status.code() == Some(99) || told.starts_with("unshare:") {
-        println!("skipped: no file system can be mounted on this machine (unshare -r -m)");
+        support::missing::skipped("no file system can be mounted on this machine (unshare -r -m)");
         return;
     }
     assert_eq!(output.status.code(), Some(69), "{told}");

@@ -148,7 +148,7 @@ fn what_was_said_before_the_clock_was_set_is_dated_again_by_the_daemon() {
         support::mic::DEVICE
     ));
     let Some(run) = with_a_clock_that_is_set(&root.command(&["run", "--events"])) else {
-        eprintln!("skipped: it needs root to say to the daemon that the clock is set");
+        support::missing::skipped("it needs root to say to the daemon that the clock is set");
         return;
     };
     root.ok(&["user", "add", "anna"]);

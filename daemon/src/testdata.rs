@@ -4,8 +4,12 @@ use std::path::{Path, PathBuf};
 
 use crate::inference::ModelStore;
 
+#[path = "../../tests/support/missing.rs"]
+mod missing;
+pub use missing::skipped;
+
 /// A file or folder of the shared test data: below `JARVIS_TEST_DATA`, else below `../shared` beside the repository.
-/// Prints a line and returns `None` where it is not there, so that the test can say that it skips.
+/// Where it is not there, the test is noted as skipped.
 pub fn shared(relative: &str) -> Option<PathBuf> {
     let base = std::env::var_os("JARVIS_TEST_DATA")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"), PathBuf::from);
@@ -13,7 +17,7 @@ pub fn shared(relative: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    eprintln!("skipped: test data {relative} is not on this machine");
+    skipped(format!("test data {relative} is not on this machine"));
     None
 }
 

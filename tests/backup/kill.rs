@@ -165,7 +165,7 @@ fn without_room_nothing_is_begun_and_nothing_is_left() {
         .stderr(Stdio::null())
         .status();
     if !may.is_ok_and(|status| status.success()) {
-        println!("skipped: no file system can be mounted on this machine (unshare -r -m)");
+        super::support::missing::skipped("no file system can be mounted on this machine (unshare -r -m)");
         return;
     }
     fs::create_dir_all(backups(&root)).unwrap();
@@ -221,7 +221,7 @@ fn a_restore_onto_a_full_disk_leaves_the_memory_as_it_was() {
     let output = command.output().unwrap();
     let (left, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if output.status.code() == Some(99) || told.starts_with("unshare:") {
-        println!("skipped: no file system can be mounted on this machine (unshare -r -m)");
+        super::support::missing::skipped("no file system can be mounted on this machine (unshare -r -m)");
         return;
     }
     assert_eq!(output.status.code(), Some(75), "{told}");

@@ -13,6 +13,7 @@
 pub mod actions;
 pub mod household;
 pub mod mic;
+pub mod missing;
 pub mod postgres;
 pub mod powercut;
 pub mod preload;

@@ -77,7 +77,7 @@ fn a_models_folder_in_the_environment_is_searched_first() {
 fn a_source_tree_that_the_current_folder_stands_in_lends_its_models() {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/manifest.toml");
     if !models.exists() {
-        eprintln!("skipped: this tree has no models");
+        crate::testdata::skipped("this tree has no models");
         return;
     }
     let settings = load_with(&[], &[]).unwrap();
@@ -217,7 +217,7 @@ fn a_named_pipe_in_conf_d_does_not_stop_the_start() {
     let pipe = dir.path().join("etc/jarvis/conf.d/pipe.toml");
     let made = std::process::Command::new("mkfifo").arg(&pipe).status();
     if !made.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: no mkfifo");
+        crate::testdata::skipped("no mkfifo");
         return;
     }
     let options = Options { root: Some(dir.path().to_owned()), ..Options::default() };

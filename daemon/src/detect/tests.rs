@@ -18,8 +18,8 @@ fn jarvis() -> Option<Detector> {
     match Detector::new(&models(), &DetectSettings::default()) {
         Ok(detector) => Some(detector),
         Err(ModelError::Missing { .. }) => {
-            eprintln!(
-                "skipped: the wake-word head is not on this machine (scripts/fetch-models.sh --wake-word)"
+            crate::testdata::skipped(
+                "the wake-word head is not on this machine (scripts/fetch-models.sh --wake-word)",
             );
             None
         }
@@ -81,7 +81,7 @@ fn say(voice: &str, text: &str) -> Option<(Vec<f32>, Vec<Phone>)> {
     let file = dir.path().join("a.wav");
     let made = Command::new("flite").args(["-voice", voice, "-psdur", "-t", text, "-o"]).arg(&file).output();
     let Ok(made) = made else {
-        eprintln!("skipped: flite is not on this machine");
+        crate::testdata::skipped("flite is not on this machine");
         return None;
     };
     let (mut speech, rate) = read_all(&file, Channel::Mean, 60).unwrap();

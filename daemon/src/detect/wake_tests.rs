@@ -65,7 +65,7 @@ fn the_head_equals_its_reference_vectors() {
     let plan = match models().load("hey-jarvis", &[(0, InputFact::f32(&[1, 16, 96]))]) {
         Ok(plan) => plan,
         Err(ModelError::Missing { .. }) => {
-            return eprintln!("skipped: the wake-word head is not on this machine");
+            return crate::testdata::skipped("the wake-word head is not on this machine");
         }
         Err(e) => panic!("{e}"),
     };
@@ -84,7 +84,7 @@ fn two_heads_share_one_front_part_and_a_reset_chain_repeats_itself() {
     let mut chain = match WakeChain::new(&models(), &[word(0.5), word(0.7)], 2) {
         Ok(chain) => chain,
         Err(ModelError::Missing { .. }) => {
-            return eprintln!("skipped: the wake-word head is not on this machine");
+            return crate::testdata::skipped("the wake-word head is not on this machine");
         }
         Err(e) => panic!("{e}"),
     };

@@ -322,7 +322,7 @@ mod tests {
     fn installed(program: &str) -> bool {
         let there = find(program, &std::env::var_os("PATH").unwrap_or_default()).is_some();
         if !there {
-            eprintln!("skipped: {program} is not installed");
+            crate::testdata::skipped(format!("{program} is not installed"));
         }
         there
     }

@@ -21,7 +21,7 @@ fn two_sentences() -> Option<(Vec<f32>, [Span; 2])> {
     let wav = dir.path().join("a.wav");
     let text = "remember that the garage door is open";
     if Command::new("flite").args(["-voice", "rms", "-t", text, "-o"]).arg(&wav).status().is_err() {
-        eprintln!("skipped: flite is not on this machine");
+        crate::testdata::skipped("flite is not on this machine");
         return None;
     }
     let (speech, rate_hz) = read_all(&wav, Channel::Mean, 60).unwrap();
@@ -42,7 +42,9 @@ fn detector(wake: bool) -> Option<Detector> {
     match Detector::new(&models(), &settings) {
         Ok(detector) => Some(detector),
         Err(ModelError::Missing { .. }) => {
-            eprintln!("skipped: the wake word is not on this machine (scripts/fetch-models.sh --wake-word)");
+            crate::testdata::skipped(
+                "the wake word is not on this machine (scripts/fetch-models.sh --wake-word)",
+            );
             None
         }
         Err(error) => panic!("{error}"),

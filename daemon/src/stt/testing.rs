@@ -22,7 +22,7 @@ pub fn whisper_store() -> Option<ModelStore> {
     if store.file("whisper-tiny-en-decoder").is_ok() {
         return Some(store);
     }
-    eprintln!("skipped: Whisper is not on this machine; scripts/fetch-models.sh fetches it");
+    crate::testdata::skipped("Whisper is not on this machine; scripts/fetch-models.sh fetches it");
     None
 }
 
@@ -51,7 +51,7 @@ fn run(program: &str, arguments: &[&str]) -> Option<Vec<u8>> {
         Ok(output) if output.status.success() => Some(output.stdout),
         Ok(output) => panic!("{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr)),
         Err(error) => {
-            eprintln!("skipped: {program} is not on this machine ({error})");
+            crate::testdata::skipped(format!("{program} is not on this machine ({error})"));
             None
         }
     }

@@ -16,7 +16,9 @@ pub fn korean() -> Option<PathBuf> {
     if path.is_dir() {
         return Some(path);
     }
-    eprintln!("skipped: the Korean model is not here; scripts/fetch-models.sh --vosk-model ko fetches it");
+    crate::testdata::skipped(
+        "the Korean model is not here; scripts/fetch-models.sh --vosk-model ko fetches it",
+    );
     None
 }
 

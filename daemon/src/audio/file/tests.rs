@@ -389,7 +389,7 @@ fn flac_is_the_same_sound_as_the_wav_it_was_made_from() {
     let wav = dir.path().join("a.wav");
     let made = Command::new("sox").arg(&flac).arg(&wav).output();
     if !made.is_ok_and(|made| made.status.success()) {
-        println!("skipped: sox is not on this machine");
+        crate::testdata::skipped("sox is not on this machine");
         return;
     }
     let from_flac = read_all(&flac, Channel::Mean, 60).expect("flac");

@@ -108,7 +108,7 @@ async fn a_turn_costs_one_fsync() {
     // The first run also writes the user and the conversation; the difference of the next two is turns alone.
     let counts = [1, 20, 120].map(count);
     let [Some(_), Some(few), Some(many)] = counts else {
-        eprintln!("skipped: strace is not installed or may not trace");
+        crate::testdata::skipped("strace is not installed or may not trace");
         return;
     };
     // Starting a fresh write-ahead log costs up to two more, once a process; a second fsync a turn would be 100 more.

@@ -157,7 +157,7 @@ impl Mount {
         if run(&["mount", "-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs", at]) {
             return Some(mount);
         }
-        eprintln!("skipped: mounting a small file system needs root");
+        crate::testdata::skipped("mounting a small file system needs root");
         None
     }
 

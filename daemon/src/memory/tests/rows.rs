@@ -376,7 +376,7 @@ async fn a_full_file_system_is_said_and_the_memory_recovers_when_there_is_space(
     };
     let at = folder.path().to_str().unwrap();
     if !mount(&["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", at]) {
-        eprintln!("skipped: mounting a small file system needs root");
+        crate::testdata::skipped("mounting a small file system needs root");
         return;
     }
     let path = folder.path().join("jarvis.db");

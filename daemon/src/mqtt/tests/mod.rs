@@ -360,7 +360,7 @@ fn openssl(folder: &Path, arguments: &str) {
 #[test]
 fn tls_works_with_the_right_authority_and_only_with_it() {
     if Process::new("openssl").arg("version").output().is_err() {
-        eprintln!("skipped: openssl is not installed");
+        crate::testdata::skipped("openssl is not installed");
         return;
     }
     let keys = tempfile::tempdir().unwrap();

@@ -35,7 +35,7 @@ impl Mosquitto {
     /// `None`, with a line, where Mosquitto is not installed.
     pub(super) fn start(config: &str) -> Option<Self> {
         if Process::new("mosquitto").arg("-h").output().is_err() {
-            eprintln!("skipped: mosquitto is not installed");
+            crate::testdata::skipped("mosquitto is not installed");
             return None;
         }
         let mut broker = Self { folder: tempfile::tempdir().unwrap(), port: free_port(), child: None };
