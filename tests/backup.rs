@@ -15,6 +15,8 @@ mod lines;
 mod pitr;
 #[path = "backup/postgres.rs"]
 mod postgres;
+#[path = "backup/vanished.rs"]
+mod vanished;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -442,4 +444,28 @@ async fn before_the_schema_changes_a_backup_is_made_and_without_a_place_for_it_t
     let added = root.run(&["user", "add", "anna"]);
     let told = String::from_utf8_lossy(&added.stderr);
     assert!(added.status.success() && told.contains("without a backup"), "{told}");
+}
+
+/// Some network shares have no locks, some cannot write a file through to their disk: said in words, without an error number.
+#[test]
+fn a_share_that_lacks_locks_or_syncing_is_said_in_words() {
+    let mut root = home();
+    let folder = backups(&root).to_str().unwrap().to_owned();
+    root.env("LD_PRELOAD", support::preload::share());
+    for (variable, value) in [("JARVIS_NO_LOCKS", "1"), ("JARVIS_NO_SYNC", folder.as_str())] {
+        let mut command = root.command(&["backup", "create"]);
+        let output = command.env(variable, value).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{variable}: {said}");
+        assert!(said.contains("use a disk of this machine"), "{variable}: {said}");
+        assert!(!said.contains("os error"), "{variable}: {said}");
+        assert_eq!(leftovers(&root), Vec::<String>::new(), "{variable}");
+    }
+    // The daemon, and a repair of the database, lock the data folder.
+    fs::write(root.path().join("var/lib/jarvis/jarvis.db"), "garbage").unwrap();
+    for args in [&["run"][..], &["user", "list"]] {
+        let output = root.command(args).env("JARVIS_NO_LOCKS", "1").output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && said.contains("has no locks"), "{args:?}: {said}");
+    }
 }

@@ -204,6 +204,7 @@ fn of_a_voice_that_was_deleted_elsewhere_nothing_stays_and_of_one_that_is_yet_to
     for name in ["jarvis.db", "jarvis.db-wal", "jarvis.db-shm"] {
         let _ = fs::remove_file(root.path().join("var/lib/jarvis").join(name));
     }
+    root.ok(&["store", "accept-empty"]);
     assert_eq!(root.json(&["voice", "recordings", "list"]), json!([]));
     assert_eq!(kept(&root).len(), 1);
 }

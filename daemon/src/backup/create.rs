@@ -20,7 +20,7 @@ use super::lock::{Lock, Scratch, sync_folder};
 use super::manifest::{self, CHUNK_BYTES, FORMAT, FileEntry, Manifest, Origin, Role, Sums};
 use super::sqlite::{self, Access};
 use super::stream::Sealed;
-use super::{Backup, BackupError, Kind, PREFIX, find, name_at, pg};
+use super::{Backup, BackupError, Kind, PREFIX, find, name_at, pg, way_back};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::store::postgres::PgSettings;
@@ -158,6 +158,12 @@ async fn from_sqlite(
     recipients: &[age::x25519::Recipient],
 ) -> Result<Source, BackupError> {
     let db = &run.settings.paths.db;
+    if run.settings.store.postgres_url.is_none()
+        && let Some(missing) = way_back::missing(run.settings).await?
+    {
+        // An empty memory shall not become the newest backup.
+        return Err(StoreError::Vanished(missing).into());
+    }
     if !db.exists() {
         return Err(BackupError::Refused(format!(
             "there is no database at {} yet, so there is nothing to back up",

@@ -15,6 +15,7 @@ use super::keys::Keys;
 use super::lock::Scratch;
 use super::manifest::{Manifest, Origin};
 use super::restore::to_file;
+use super::sqlite::{self, Access};
 use crate::durable;
 use crate::memory::{ConversationId, Device, ExportedConversation, Imported, Memory, MemoryError, User};
 
@@ -103,6 +104,40 @@ pub async fn find(
     let found = find_in(run, &memory, wanted).await;
     memory.close().await;
     found
+}
+
+/// Adds to the database `fresh`, which nobody else has open, what is said in `db`, which is held apart.
+///
+/// # Errors
+/// [`BackupError`]; `db` is as it was.
+pub(super) async fn held_apart(run: &Run<'_>, db: &Path, fresh: &Path) -> Result<Imported, BackupError> {
+    let scratch = run.lock.scratch()?;
+    let copy = scratch.path().join("jarvis.db");
+    let mut live = sqlite::connect(db, Access::Read).await?;
+    let copied = sqlite::copy(&mut live, db, &copy).await;
+    sqlite::close(live).await;
+    copied?;
+    let device = Device { id: run.settings.device.id.clone() };
+    let apart = Memory::open(&copy, &device, run.clock.clone()).await?;
+    let memory = Memory::open(fresh, &device, run.clock.clone()).await?;
+    let added = async {
+        let mut added = Imported::default();
+        for user in apart.list_users().await? {
+            let found = find_in(run, &apart, &Wanted::Person(user.name)).await?;
+            if found.conversations > 0 {
+                added += import(run, &memory, "", &found).await?.imported;
+            }
+        }
+        memory.store().checkpoint_truncate().await?;
+        Ok(added)
+    };
+    let added: Result<Imported, BackupError> = added.await;
+    apart.close().await;
+    memory.close().await;
+    let added = added?;
+    let disk = BackupError::disk("what was held apart could not be written", fresh);
+    File::open(fresh).and_then(|file| file.sync_all()).map_err(disk)?;
+    Ok(added)
 }
 
 async fn find_in(run: &Run<'_>, memory: &Memory, wanted: &Wanted) -> Result<Found, BackupError> {

@@ -44,6 +44,7 @@ pub(crate) mod sqlite;
 mod stream;
 pub mod verify;
 pub mod watch;
+pub mod way_back;
 
 use std::fs;
 use std::io;
@@ -324,7 +325,10 @@ pub enum BackupError {
     /// A program that we call failed.
     #[error("{program} failed: {detail}")]
     Tool { program: String, detail: String },
-    #[error("the database could not be read for the backup")]
+    #[error("{}", match .0 {
+        StoreError::Vanished(_) => "there is nothing to back up",
+        _ => "the database could not be read for the backup",
+    })]
     Store(#[source] StoreError),
     #[error("the memory could not take what was restored")]
     Memory(#[source] MemoryError),
@@ -335,7 +339,7 @@ pub enum BackupError {
 impl BackupError {
     fn disk(step: &'static str, path: &Path) -> impl Fn(io::Error) -> Self + use<> {
         let path = path.to_path_buf();
-        move |source| Self::Disk { step, path: path.clone(), source }
+        move |source| Self::Disk { step, path: path.clone(), source: durable::in_words(source) }
     }
 
     /// A failure at Postgres, whose address is shown as `shown`.

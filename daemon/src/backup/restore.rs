@@ -23,8 +23,10 @@ use super::lock::sync_folder;
 use super::manifest::{Manifest, Role};
 use super::sqlite::{self, Access};
 use super::verify::{check_hashes, check_unpacked, open_as_store, unpack};
-use super::{BackupError, Kind, Level};
+use super::{BackupError, Kind, Level, merge};
 use crate::durable;
+use crate::memory::Imported;
+use crate::store::vanished::marked;
 use crate::store::{StoreError, VERSION, classify, heal};
 
 crate::store::sql::statements! {
@@ -43,6 +45,9 @@ pub struct Restored {
     pub safety: Option<String>,
     /// Where the damaged file is kept that was there before.
     pub set_aside: Option<PathBuf>,
+    /// What was said while the memory was missing, and was added.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_apart: Option<Imported>,
     pub messages: u64,
     pub took_ms: u64,
 }
@@ -132,12 +137,13 @@ pub async fn in_place(
     if replaced.is_err() {
         let _ = heal::remove_database(&fresh);
     }
-    let (safety, set_aside) = replaced?;
+    let Replaced { safety, set_aside, held_apart } = replaced?;
     let restored = Restored {
         backup: manifest.name.clone(),
         to: db.display().to_string(),
         safety,
         set_aside,
+        held_apart,
         messages: messages(manifest),
         took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
     };
@@ -157,21 +163,41 @@ pub(super) fn data_folder(db: &Path) -> Result<&Path, BackupError> {
     Ok(folder)
 }
 
-/// Backs up what is there and puts `fresh` in its place.
-async fn replace(
-    run: &Run<'_>,
-    db: &Path,
-    fresh: &Path,
-) -> Result<(Option<String>, Option<PathBuf>), BackupError> {
-    if !db.exists() {
+/// What became of what was there.
+#[derive(Debug, Default)]
+struct Replaced {
+    safety: Option<String>,
+    set_aside: Option<PathBuf>,
+    held_apart: Option<Imported>,
+}
+
+/// Backs up what is there and puts `fresh` in its place. What was held apart while the memory was
+/// missing goes into `fresh` instead.
+async fn replace(run: &Run<'_>, db: &Path, fresh: &Path) -> Result<Replaced, BackupError> {
+    let bytes = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
+    if bytes(db) == 0 {
+        let mut replaced = Replaced::default();
+        if bytes(&heal::beside(db, "-wal")) > 0 {
+            // All that is left of what was there.
+            let disk = BackupError::disk("the log of the database could not be set aside", db);
+            replaced.set_aside = Some(heal::move_aside(db, run.clock.now_unix_ms()).map_err(disk)?);
+        }
         put_in_place(fresh, db).await?;
-        return Ok((None, None));
+        return Ok(replaced);
     }
     let safe = async {
-        let held = hold(db).await?;
+        let mut held = hold(db).await?;
         // Through another connection, which reads what was committed while this one keeps others from writing.
-        match create_from(run, Kind::Safety, None).await {
-            Ok(made) => Ok((held, made.backup.name)),
+        let kept = async {
+            if marked(&mut held, db).await?.is_some() {
+                let held_apart = Some(merge::held_apart(run, db, fresh).await?);
+                return Ok(Replaced { held_apart, ..Replaced::default() });
+            }
+            let safety = Some(create_from(run, Kind::Safety, None).await?.backup.name);
+            Ok(Replaced { safety, ..Replaced::default() })
+        };
+        match kept.await {
+            Ok(replaced) => Ok((held, replaced)),
             Err(e) => {
                 let_go(held, db).await;
                 Err(e)
@@ -179,11 +205,11 @@ async fn replace(
         }
     };
     match safe.await {
-        Ok((held, safety)) => {
+        Ok((held, replaced)) => {
             let put = put_in_place(fresh, db).await;
             let_go(held, db).await;
             put?;
-            Ok((Some(safety), None))
+            Ok(replaced)
         }
         Err(BackupError::Store(StoreError::Damaged { detail, .. } | StoreError::NotOurs { detail, .. })) => {
             log::warn!("the database that is replaced is damaged ({detail}) and is set aside as it is");
@@ -191,7 +217,7 @@ async fn replace(
             let disk = BackupError::disk("the damaged database could not be set aside", db);
             let aside = heal::move_aside(db, run.clock.now_unix_ms()).map_err(&disk)?;
             heal::put_in_place(fresh, db).map_err(disk)?;
-            Ok((None, Some(aside)))
+            Ok(Replaced { set_aside: Some(aside), ..Replaced::default() })
         }
         Err(e) => Err(e),
     }

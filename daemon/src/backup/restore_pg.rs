@@ -204,6 +204,7 @@ fn done(manifest: &Manifest, settings: &PgSettings, safety: Option<String>, star
         to: settings.shown.clone(),
         safety,
         set_aside: None,
+        held_apart: None,
         messages: messages(manifest),
         took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
     }

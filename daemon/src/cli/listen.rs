@@ -21,7 +21,7 @@ use crate::health::Health;
 use crate::mqtt;
 use crate::pipeline::events::{Events, Lines};
 use crate::pipeline::hearing::{Heard, Hearing, HearingControl};
-use crate::pipeline::parts::Parts;
+use crate::pipeline::parts::{MissingMemory, Parts};
 use crate::pipeline::turns::Turns;
 use crate::stt;
 use crate::supervisor::Supervisor;
@@ -56,7 +56,7 @@ pub fn run(args: Args, common: &Common) -> Result<(), Failure> {
 /// # Errors
 /// What keeps the pipeline from starting; exit 65 when a recording cannot be used (the others are heard all the same).
 async fn listen(settings: Settings, recordings: &[PathBuf], realtime: bool) -> Result<(), Failure> {
-    let mut parts = Parts::load(&settings, &Health::new()).await?;
+    let mut parts = Parts::load(&settings, &Health::new(), MissingMemory::Refuse).await?;
     // A recording is a trial at a desk: answers are printed, not spoken.
     parts.answer = None;
     let mut supervisor = Supervisor::new();

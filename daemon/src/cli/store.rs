@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::queue::{database, failure, progress};
-use super::{Common, output, with_memory};
+use super::{Common, block_on, output, with_memory};
 use crate::config::Settings;
 use crate::error::{Exit, Failure, chain};
 use crate::memory::Memory;
-use crate::pipeline::{parts, voices};
+use crate::pipeline::parts::{self, MissingMemory};
+use crate::pipeline::voices;
 use crate::store::compare::tables::TableComparison;
 use crate::store::compare::{CompareError, Comparison, Difference, Left, compare};
 use crate::store::forward::ForwardError;
@@ -22,6 +23,16 @@ pub enum Command {
     Check(Check),
     /// Fetch now what other devices wrote. The daemon does so by itself.
     Pull(Pull),
+    /// Go on with an empty memory where the one that there was is missing. What was held apart meanwhile
+    /// is the memory then. Backups stay as they are.
+    AcceptEmpty(AcceptEmpty),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct AcceptEmpty {
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -43,10 +54,28 @@ pub struct Pull {
 
 pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
     let settings = common.settings()?;
-    with_memory(&settings, async |memory| match command {
-        Command::Check(args) => check(&settings, memory, &args).await,
-        Command::Pull(args) => pull(&settings, memory, &args).await,
-    })
+    match command {
+        Command::Check(args) => with_memory(&settings, async |memory| check(&settings, memory, &args).await),
+        Command::Pull(args) => with_memory(&settings, async |memory| pull(&settings, memory, &args).await),
+        Command::AcceptEmpty(args) => block_on(accept_empty(&settings, &args)),
+    }
+}
+
+async fn accept_empty(settings: &Settings, args: &AcceptEmpty) -> Result<(), Failure> {
+    let memory = parts::open_memory_or(settings, MissingMemory::HoldApart).await?;
+    let accepted = memory.accept().await;
+    let people = memory.list_users().await.map(|people| people.len());
+    memory.close().await;
+    let (accepted, people) = (accepted?, people?);
+    if !accepted {
+        let path = settings.paths.db.display();
+        let message = format!("no memory is missing: {path} is in use, and nothing was changed");
+        return Err(Failure::new(Exit::Failed, message));
+    }
+    if args.json {
+        return output::json(&serde_json::json!({ "accepted": true, "people": people }));
+    }
+    output::line("The empty memory is the memory now; earlier backups are as they were.")
 }
 
 /// What opens voiceprints on this device; where nothing does, the reason.

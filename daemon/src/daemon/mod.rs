@@ -20,11 +20,12 @@ use crate::config::{Options, Settings};
 use crate::dsp::FrontEnd;
 use crate::error::{Exit, Failure};
 use crate::health::{Condition, Health, Need};
+use crate::memory;
 use crate::mqtt::{self, Feeds, MqttSettings};
 use crate::notify;
 use crate::pipeline::events::{Events, Lines};
 use crate::pipeline::hearing::{Heard, Hearing, HearingControl};
-use crate::pipeline::parts::Parts;
+use crate::pipeline::parts::{MissingMemory, Parts};
 use crate::pipeline::turns::Turns;
 use crate::store::forward::{self, BeforeMigration, Forwarder};
 use crate::store::postgres::PgSettings;
@@ -58,6 +59,7 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
         ("voice", Need::Required),
         ("stt", Need::Required),
         ("store", Need::Required),
+        (memory::COMPONENT, Need::Required),
         (forward::COMPONENT, Need::Optional),
         (watch::COMPONENT, Need::Optional),
     ] {
@@ -81,7 +83,7 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
 
     // Build: everything that can be refused is refused here.
     let parts = tokio::select! {
-        parts = Parts::load(&settings, &health) => parts?,
+        parts = Parts::load(&settings, &health, MissingMemory::HoldApart) => parts?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
@@ -160,9 +162,10 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
             live: live.clone(),
         };
         supervisor.task("turns", turns.run(heard_out, command_out, stop.clone()))?;
-        let (memory, maintain_stop) = (parts.memory.clone(), stop.clone());
+        let (memory, maintain_stop, audit_days) =
+            (parts.memory.clone(), stop.clone(), settings.store.audit_days);
         supervisor.job("maintain", async move {
-            memory.maintain(maintain_stop).await;
+            memory.maintain(maintain_stop, audit_days).await;
             Ok::<_, std::convert::Infallible>(())
         })?;
         let (for_watchdog, frames) = (stats.clone(), control.clone());
@@ -211,7 +214,8 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
             });
             let forwarder =
                 Forwarder::new(parts.memory.store().clone(), parts.memory.clock().clone(), postgres)
-                    .before_migration(before_migration);
+                    .before_migration(before_migration)
+                    .keep_audit(settings.store.audit_days);
             // A reporter: the last turn is on the disk before it is told to stop.
             let last_words = supervisor.last_words();
             let (circuit, doubt) = (forwarder.circuit(), forwarder.doubt());
@@ -264,17 +268,14 @@ fn lock(settings: &Settings) -> Result<std::fs::File, Failure> {
     crate::durable::create_folder(&settings.paths.data).map_err(cannot)?;
     let mut options = std::fs::OpenOptions::new();
     let file = options.create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(cannot)?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Failure::new(
-            Exit::TryAgain,
-            format!(
-                "another daemon uses {}; stop it first, or give this one a folder of its own with --root",
-                settings.paths.data.display()
-            ),
-        )),
-        Err(e) => Err(cannot(e.into())),
+    if crate::durable::try_lock(&file).map_err(cannot)? {
+        return Ok(file);
     }
+    let data = settings.paths.data.display();
+    let message = format!(
+        "another daemon uses {data}; stop it first, or give this one a folder of its own with --root"
+    );
+    Err(Failure::new(Exit::TryAgain, message))
 }
 
 fn open_microphone(settings: &Settings, stats: &Arc<CaptureStats>) -> Result<AlsaSource, Failure> {

@@ -27,6 +27,14 @@ use crate::memory::{
     WINDOW_TOKENS, Window,
 };
 
+/// What every answer begins with while the memory is missing ([`Memory::apart`]).
+pub const MISSING: &str =
+    "My memory is missing. I keep apart what you say until it is restored or I am told to begin anew.";
+
+/// What is said then to whoever is not verified, as no voice is known.
+pub const NOBODY_IS_KNOWN: &str =
+    "My memory is missing, and with it every voice that I knew. I can answer nobody before it is restored.";
+
 /// Which conversation a turn belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Select {
@@ -128,6 +136,19 @@ impl DialogueError {
     }
 }
 
+/// An answer that is not stored yet, to what was said in `conversation`.
+struct Answer {
+    reply: Reply,
+    conversation: Option<ConversationId>,
+}
+
+impl Answer {
+    /// It says that something was done.
+    fn acts(&self) -> bool {
+        self.reply.kind == crate::memory::Kind::Note || self.reply.forgets() || self.reply.new_conversation
+    }
+}
+
 /// Turns words into stored turns. Cloning shares the memory.
 #[derive(Debug, Clone)]
 pub struct Dialogue {
@@ -146,7 +167,7 @@ impl Dialogue {
     }
 
     /// Answers `text` of `user` and returns once the turn is on the disk. A database that turns out to be damaged meanwhile
-    /// is repaired first.
+    /// is repaired first; the answer that was found by then is stored, and nobody is asked for another.
     pub async fn turn(
         &self,
         user: &User,
@@ -154,44 +175,51 @@ impl Dialogue {
         text: &str,
         meta: TurnMeta,
     ) -> Result<TurnOutcome, DialogueError> {
-        match self.try_turn(user, select.clone(), text, meta.clone()).await {
-            Err(DialogueError::Memory(e) | DialogueError::NotStored { source: e, .. })
-                if e.is_worth_repeating() && self.memory.mend().await.is_ok() =>
-            {
-                self.try_turn(user, select, text, meta).await
+        let answered = match self.answer(user, &select, text, &meta).await {
+            Err(e) if self.is_mended(&e).await => self.answer(user, &select, text, &meta).await,
+            answered => answered,
+        };
+        let answer = answered.map_err(DialogueError::Memory)?;
+        let stored = match self.store(user, &select, text, &meta, &answer).await {
+            Err(e) if self.is_mended(&e).await => self.store(user, &select, text, &meta, &answer).await,
+            stored => stored,
+        };
+        match stored {
+            Ok(appended) => Ok(outcome(appended, answer.reply.text)),
+            Err(source) => {
+                let acts = answer.acts();
+                Err(DialogueError::NotStored { reply: answer.reply.text, acts, source })
             }
-            done => done,
         }
     }
 
-    async fn try_turn(
+    /// Whether it failed on a file that is sound by now.
+    async fn is_mended(&self, error: &MemoryError) -> bool {
+        error.is_worth_repeating() && self.memory.mend().await.is_ok()
+    }
+
+    /// Reads what was said before and asks the responder.
+    async fn answer(
         &self,
         user: &User,
-        select: Select,
+        select: &Select,
         text: &str,
-        meta: TurnMeta,
-    ) -> Result<TurnOutcome, DialogueError> {
+        meta: &TurnMeta,
+    ) -> Result<Answer, MemoryError> {
         let now = meta.at.clone().unwrap_or_else(|| self.memory.clock().stamp());
         let conversation = match select {
             Select::New => None,
             // Before anything is thought about: here it could not be stored.
-            Select::Id(id) => Some(self.memory.home(user.id, id).await.map_err(DialogueError::Memory)?),
-            Select::Session(ref session) => {
-                self.memory.session(user.id, session).await.map_err(DialogueError::Memory)?
+            Select::Id(id) => Some(self.memory.home(user.id, *id).await?),
+            Select::Session(session) => self.memory.session(user.id, session).await?,
+            Select::Continue => {
+                let within_ms = self.settings.continue_within_ms;
+                self.memory.current_conversation(user.id, within_ms, &now).await?
             }
-            Select::Continue => self
-                .memory
-                .current_conversation(user.id, self.settings.continue_within_ms, &now)
-                .await
-                .map_err(DialogueError::Memory)?,
         };
         let window = match conversation {
             None => Window::default(),
-            Some(id) => self
-                .memory
-                .window(user.id, id, self.settings.context_tokens)
-                .await
-                .map_err(DialogueError::Memory)?,
+            Some(id) => self.memory.window(user.id, id, self.settings.context_tokens).await?,
         };
         let context = TurnContext {
             user,
@@ -202,18 +230,31 @@ impl Dialogue {
             recent: &window.messages,
             memory: OwnMemory::new(&self.memory, user.id),
         };
-        let mut reply = self.responder.respond(&context).await.map_err(DialogueError::Memory)?;
-        let target = match (&select, conversation) {
-            (Select::Session(session), _) => {
-                if reply.new_conversation {
-                    // A session id means one conversation and keeps doing so.
-                    reply.new_conversation = false;
-                    reply.text =
-                        "This session stays one conversation. Begin another session for a new one.".into();
-                }
-                Target::Session(session)
-            }
-            (_, Some(id)) if !reply.new_conversation => Target::Existing(id),
+        let missing = self.memory.apart().await?.is_some();
+        let mut reply = self.responder.respond(&context).await?;
+        if matches!(select, Select::Session(_)) && reply.new_conversation {
+            // A session id means one conversation and keeps doing so.
+            reply.new_conversation = false;
+            reply.text = "This session stays one conversation. Begin another session for a new one.".into();
+        }
+        if missing {
+            reply.text = format!("{MISSING} {}", reply.text);
+        }
+        Ok(Answer { reply, conversation })
+    }
+
+    /// Writes the turn down.
+    async fn store(
+        &self,
+        user: &User,
+        select: &Select,
+        text: &str,
+        meta: &TurnMeta,
+        Answer { reply, conversation }: &Answer,
+    ) -> Result<Appended, MemoryError> {
+        let target = match (select, conversation) {
+            (Select::Session(session), _) => Target::Session(session),
+            (_, Some(id)) if !reply.new_conversation => Target::Existing(*id),
             _ => Target::New,
         };
         let turn = NewTurn {
@@ -223,20 +264,16 @@ impl Dialogue {
             responder: reply.responder,
             sources: &reply.sources,
             forget: &reply.forget,
-            meta: &meta,
+            meta,
         };
-        let acts = reply.kind == crate::memory::Kind::Note || reply.forgets() || reply.new_conversation;
-        let mut appended = self.memory.append_turn_unnaming(user.id, target, &turn, &reply.unname).await;
+        let appended = self.memory.append_turn_unnaming(user.id, target, &turn, &reply.unname).await;
         // Another process deleted the conversation in the meantime: nobody asked for that one by name, so start anew.
-        if select == Select::Continue
+        if *select == Select::Continue
             && matches!(appended, Err(MemoryError::NotFound { what: "conversation", .. }))
         {
-            appended = self.memory.append_turn_unnaming(user.id, Target::New, &turn, &reply.unname).await;
+            return self.memory.append_turn_unnaming(user.id, Target::New, &turn, &reply.unname).await;
         }
-        match appended {
-            Ok(appended) => Ok(outcome(appended, reply.text)),
-            Err(source) => Err(DialogueError::NotStored { reply: reply.text, acts, source }),
-        }
+        appended
     }
 }
 

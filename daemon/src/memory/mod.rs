@@ -47,6 +47,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Stamp};
 use crate::health::{Condition, Health};
+use crate::store::vanished::Missing;
 use crate::store::{Store, StoreError, StoreOptions, Tx};
 
 pub use audit::{AuditEntry, NewAudit};
@@ -65,6 +66,8 @@ pub use turns::{Appended, NewTurn, Target, TurnMeta};
 pub use users::{ANONYMOUS, MAX_NAME_CHARS, User, UserCursor};
 pub use voiceprints::{NewVoiceprint, Voiceprint, VoiceprintInfo};
 
+/// Name under which [`Health`] knows whether the memory is the right one: a memory that vanished has failed.
+pub const COMPONENT: &str = "memory";
 /// Names under which [`Health`] knows the store: whether turns can be stored, and what happened to the file.
 const STORE: &str = "store";
 const DATABASE: &str = "database";
@@ -162,8 +165,39 @@ impl Memory {
                 log::warn!("nothing can be stored at present: {}", crate::error::chain(&e));
                 Ok(memory)
             }
-            Ok(()) => Ok(memory),
+            Ok(()) => {
+                memory.store.leave_mark().await;
+                Ok(memory)
+            }
         }
+    }
+
+    /// What is missing, while what is said is held apart from a memory that vanished.
+    ///
+    /// # Errors
+    /// [`MemoryError`] if the file cannot be asked.
+    pub async fn apart(&self) -> Result<Option<Missing>> {
+        let missing = self.store.apart().await?;
+        if let Some(health) = self.health.get() {
+            let condition =
+                missing.as_ref().map_or(Condition::Ok, |missing| Condition::failed(missing.to_string()));
+            health.set(COMPONENT, condition);
+        }
+        Ok(missing)
+    }
+
+    /// Takes what was held apart for the memory: the owner gives up what there was before. Returns whether anything was
+    /// missing.
+    ///
+    /// # Errors
+    /// [`MemoryError`]; then it is held apart as before.
+    pub async fn accept(&self) -> Result<bool> {
+        if self.apart().await?.is_none() {
+            return Ok(false);
+        }
+        self.store.accept().await?;
+        self.apart().await?;
+        Ok(true)
     }
 
     /// What is to be done once in a file before rows are written.
@@ -210,21 +244,23 @@ impl Memory {
     }
 
     /// Keeps the file tidy between turns: shortens the WAL, takes deleted text out of the file, gives rows from before the
-    /// clock was set their true time. Ends as soon as `stop` is
+    /// clock was set their true time, deletes rows of the audit log that are older than `audit_days`. Ends as soon as `stop` is
     /// cancelled, work that was begun is left to the next start; errors are logged and tried again, taking text out of the
     /// file ever more rarely (`scrub_pause`).
-    pub async fn maintain(&self, stop: CancellationToken) {
+    pub async fn maintain(&self, stop: CancellationToken, audit_days: u32) {
         const EVERY: Duration = Duration::from_secs(30);
         const AFTER_BUSY: Duration = Duration::from_secs(2);
+        const PRUNE_EVERY: Duration = Duration::from_secs(6 * 3_600);
         self.scrubber.maintained.store(true, Ordering::Release);
         let mut failures = 0;
-        let mut scrub_from = Instant::now();
+        let (mut scrub_from, mut prune_from) = (Instant::now(), Instant::now());
         let mut again = false;
         // A large file was not read as a whole when it was opened; damage that it finds is repaired in the next round.
         let mut unchecked = self.store.bytes() > crate::store::CHECK_AT_OPEN_BYTES;
         loop {
             let round = async {
                 tidied(self.mend().await);
+                tidied(self.apart().await.map(drop));
                 if std::mem::take(&mut unchecked) {
                     tidied(self.check().await);
                 }
@@ -238,6 +274,13 @@ impl Memory {
                     tidied(scrubbed);
                 }
                 tidied(self.restamp().await.map(drop));
+                if Instant::now() >= prune_from {
+                    let pruned = self.prune_audit(audit_days).await;
+                    if matches!(pruned, Ok(Some(_))) {
+                        prune_from = Instant::now() + PRUNE_EVERY;
+                    }
+                    tidied(pruned.map(drop));
+                }
                 tidied(self.store.checkpoint().await.map_err(MemoryError::from));
             };
             tokio::select! {
@@ -269,6 +312,7 @@ impl Memory {
 
     /// Closes the file; the last process to do so moves the WAL into it.
     pub async fn close(&self) {
+        self.store.leave_mark().await;
         self.store.close().await;
     }
 

@@ -39,6 +39,11 @@ pub async fn person(memory: &Memory, name: &str) -> Result<Option<User>, Failure
         );
         return Err(Failure::new(Exit::Data, message));
     }
+    if let Some(missing) = memory.apart().await? {
+        // A restore brings turns along that were held apart, and no voices.
+        let message = format!("no voice is enrolled while {missing}");
+        return Err(Failure::new(Exit::Unavailable, message));
+    }
     match memory.user_by_name(name).await {
         Ok(user) => Ok(Some(user)),
         Err(MemoryError::NotFound { .. }) => Ok(None),
@@ -123,7 +128,7 @@ pub async fn keep(
     let sealed = sealed.map_err(|e| Failure::of(Exit::Config, &e))?;
     let draft = match recordings.as_slice() {
         [] => None,
-        _ => Some(voices.recordings.draft(&voices.vault, (user.id, &sealed), recordings)?),
+        _ => Some(voices.recordings.draft(&voices.vault, (user.id, &sealed), recordings).await?),
     };
     let qualities = template.prototypes().iter().map(|prototype| {
         let Quality { net_speech_s, level_db, snr_db, .. } = prototype.quality;
@@ -140,14 +145,14 @@ pub async fn keep(
     };
     if let Err(e) = memory.put_voiceprint(user.id, &new).await {
         if let Some(draft) = draft {
-            draft.discard();
+            draft.discard().await;
         }
         return Err(e.into());
     }
     match draft {
-        Some(draft) => draft.install()?,
+        Some(draft) => draft.install().await?,
         None => {
-            voices.recordings.delete(user.id)?;
+            voices.recordings.delete(user.id).await?;
         }
     }
     Ok(user)

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::backup::{before, way_back};
 use crate::clock::Clock;
 use crate::config::{self, Settings, WakeModel};
 use crate::detect::{DetectSettings, Detector, WakeWord};
@@ -36,9 +37,11 @@ pub struct Parts {
 impl Parts {
     /// Opens and loads everything; the models are planned in parallel, because that is what start-up waits for.
     ///
+    /// `missing` says what to do where the memory vanished.
+    ///
     /// # Errors
     /// One sentence with the way out: a missing or wrong model, a database or key that cannot be used.
-    pub async fn load(settings: &Settings, health: &Health) -> Result<Self, Failure> {
+    pub async fn load(settings: &Settings, health: &Health, missing: MissingMemory) -> Result<Self, Failure> {
         let models = open_models(settings)?;
         let detect = detect_settings(settings);
         let stt = stt_settings(settings);
@@ -51,8 +54,9 @@ impl Parts {
         });
         let verifier = tokio::task::spawn_blocking(move || load_verifier(&for_speaker, &voice));
         let recognizer = tokio::task::spawn_blocking(move || stt::open(&stt, &for_stt));
-        let memory = open_memory(settings).await?;
+        let memory = open_memory_or(settings, missing).await?;
         memory.report_to(health);
+        memory.apart().await?;
 
         let detector = joined(detector.await)?;
         let verifier = joined(verifier.await)?;
@@ -138,15 +142,33 @@ pub fn load_verifier(models: &ModelStore, voice: &config::Voice) -> Result<Verif
     Ok(verifier.refusing_overlap(overlap))
 }
 
-/// The database of this device; its folder is made if it is missing.
+/// What to do where the memory vanished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MissingMemory {
+    /// Refuse, and say how it comes back.
+    Refuse,
+    /// Go on, and hold what is said apart until the owner has decided.
+    HoldApart,
+}
+
+/// The database of this device; its folder is made if it is missing. A memory that vanished is refused.
 ///
 /// # Errors
 /// See [`Memory::open`].
 pub async fn open_memory(settings: &Settings) -> Result<Memory, Failure> {
-    crate::backup::before::migration(settings).await;
+    open_memory_or(settings, MissingMemory::Refuse).await
+}
+
+/// As [`open_memory`]; `missing` says what to do where the memory vanished.
+///
+/// # Errors
+/// See [`Memory::open`].
+pub async fn open_memory_or(settings: &Settings, missing: MissingMemory) -> Result<Memory, Failure> {
+    before::migration(settings).await;
     let device = Device { id: settings.device.id.clone() };
     let options = StoreOptions {
         max_bytes: settings.store.max_mib.map(|mib| u64::from(mib) << 20),
+        vanished: way_back::policy(settings, missing == MissingMemory::HoldApart),
         ..StoreOptions::default()
     };
     Ok(Memory::open_with(&settings.paths.db, &device, Clock::System, &options).await?)

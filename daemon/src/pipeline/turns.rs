@@ -28,7 +28,7 @@ use super::understanding::Speaker;
 use super::voices::Voices;
 use crate::daemon::live::{Live, LiveSettings};
 use crate::detect::{Detection, Utterance};
-use crate::dialogue::{Dialogue, DialogueError, Select};
+use crate::dialogue::{Dialogue, DialogueError, NOBODY_IS_KNOWN, Select};
 use crate::error::chain;
 use crate::events::{Event, Reason, State, What};
 use crate::health::{Condition, Health};
@@ -276,7 +276,21 @@ impl Turns {
             self.health.set_stage(State::FollowUp);
             return;
         }
+        if self.verify {
+            self.tell_missing(pos, &live, stop).await;
+        }
         self.rest();
+    }
+
+    /// With the memory the voices are missing, so nobody can be verified: whoever spoke hears why.
+    async fn tell_missing(&self, pos: FramePos, live: &Live, stop: &CancellationToken) {
+        if !matches!(self.memory.apart().await, Ok(Some(_))) {
+            return;
+        }
+        self.events.at(pos, What::Reply { text: NOBODY_IS_KNOWN.to_owned() }).await;
+        if live.speak {
+            self.speak(NOBODY_IS_KNOWN, stop).await;
+        }
     }
 
     /// Answers and stores; whether a follow-up window is to be opened.

@@ -4,8 +4,9 @@
 //!  jarvis.db ─damaged─▶ jarvis.db.corrupt.<UTC> ─salvage─▶ jarvis.db.salvage ─whole, synced─▶ jarvis.db
 //! ```
 //!
-//! The order makes it safe to be interrupted anywhere: while there is no `jarvis.db`, the newest damaged copy is what the next
-//! start salvages. One process at a time does it (a lock on the folder).
+//! The order makes it safe to be interrupted anywhere: `jarvis.db.salvage` is there before the damaged file is moved, so while
+//! it is there and `jarvis.db` is not, the newest damaged copy is what the next start salvages. A copy alone is one of a repair
+//! that was finished: a database that vanishes later is not replaced by it. One process at a time repairs (a lock on the folder).
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -14,14 +15,15 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock};
-
 use super::StoreError;
 use super::salvage::{self, Salvaged};
+use super::vanished::{self, Vanished};
 use crate::clock::Clock;
-use crate::durable::{create_file, folder_of, remove_if_there, sync_name};
+use crate::durable::{self, create_file, folder_of, remove_if_there, sync_name};
 use crate::notify::start::{self, REPAIR_OF_ANOTHER, Wait};
 
+/// Ending of the file that a repair writes.
+const SALVAGE: &str = ".salvage";
 /// Damaged files that are kept; older ones are deleted.
 pub const KEPT_COPIES: usize = 3;
 
@@ -56,7 +58,7 @@ pub(super) enum Found {
     /// Nothing, and nothing tells that there was ever more.
     Nothing,
     /// Nothing any more, though there was a database: what tells so.
-    Gone { evidence: &'static str },
+    Gone { evidence: String },
     /// Nothing, because a repair was interrupted or the file was lost with its log left: what to salvage.
     Unfinished { aside: Option<PathBuf> },
 }
@@ -74,15 +76,14 @@ pub(super) fn look(path: &Path) -> Found {
         return Found::Unfinished { aside: newest.filter(|copy| id(&beside(copy, "-wal")) == id(&log)) };
     }
     // An empty file may be one that another process is creating at this moment.
-    if let Some(newest) = newest {
+    if let Some(newest) = newest.filter(|_| beside(path, SALVAGE).exists()) {
         return Found::Unfinished { aside: Some(newest) };
     }
-    // The key of the voiceprints lies in the same folder and is made after the database.
-    let key = path.with_file_name("voiceprint.key");
-    if fs::metadata(key).is_ok_and(|key| key.len() > 0) {
-        return Found::Gone { evidence: "the key of its voiceprints is there" };
+    let copy = || Some(format!("a damaged copy of it is kept: {}", copies(path).pop()?.display()));
+    match vanished::beside(path).or_else(copy) {
+        Some(evidence) => Found::Gone { evidence },
+        None => Found::Nothing,
     }
-    Found::Nothing
 }
 
 /// The damaged copies beside `path`, oldest first.
@@ -124,29 +125,40 @@ pub(super) fn remove_copies(path: &Path) -> io::Result<usize> {
 
 /// Moves the damaged `path` aside and puts what can be read of it in its place.
 ///
-/// `still` looks again once no other process can be repairing: `false`, and it is sound by now.
+/// `still` looks again once no other process can be repairing: `false`, and it is sound by now. Where nothing can be read and
+/// something tells that there was a memory, the new file is held apart if `policy` lets the owner decide.
 ///
 /// # Errors
 /// What the disk has to say. Then the next start goes on with the copy.
 pub(super) async fn heal(
     path: &Path,
     detail: &str,
+    policy: &Vanished,
     still: impl AsyncFnOnce() -> bool,
 ) -> Result<Option<Healed>, StoreError> {
     let _lock = lock(path).await?;
     let disk = |e: io::Error| open_error(path, e);
     let now_unix_ms = Clock::System.now_unix_ms();
     let aside = match look(path) {
-        Found::Unfinished { aside: Some(aside) } => aside,
-        Found::Unfinished { aside: None } => move_aside(path, now_unix_ms).map_err(disk)?,
-        Found::Something if still().await => move_aside(path, now_unix_ms).map_err(disk)?,
+        Found::Unfinished { aside } => aside,
+        Found::Something if still().await => None,
         _ => return Ok(None),
     };
     log::error!("the database {} is damaged ({detail}); repairing it", path.display());
-    let fresh = beside(path, ".salvage");
+    let fresh = beside(path, SALVAGE);
     remove_database(&fresh).map_err(disk)?;
-    create_file(&fresh).map_err(disk)?;
+    create_file(&fresh).and_then(|_| sync_name(&fresh)).map_err(disk)?;
+    let aside = match aside {
+        Some(aside) => aside,
+        None => move_aside(path, now_unix_ms).map_err(disk)?,
+    };
     let salvaged = salvage::salvage(&aside, &fresh, now_unix_ms).await?;
+    if salvaged.is_nothing()
+        && policy.lets_the_owner_decide()
+        && let Some(evidence) = vanished::evidence(path, policy)
+    {
+        vanished::mark_file(&fresh, &evidence).await?;
+    }
     put_in_place(&fresh, path).map_err(disk)?;
     let kept = copies(path);
     for old in kept.iter().take(kept.len().saturating_sub(KEPT_COPIES)) {
@@ -232,7 +244,7 @@ pub(crate) async fn lock(path: &Path) -> Result<File, StoreError> {
     let folder = File::open(folder_of(path)).map_err(|e| open_error(path, e))?;
     let mut waited = Duration::ZERO;
     let _waiting = start::waits(Wait::RepairOfAnother);
-    while flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err() {
+    while !durable::try_lock(&folder).map_err(|e| open_error(path, e))? {
         if waited >= REPAIR_OF_ANOTHER {
             return Err(StoreError::Busy { path: path.into() });
         }

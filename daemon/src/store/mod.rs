@@ -10,7 +10,8 @@
 //!    aside, what can be read of it is saved ([`salvage`]), and it is said.
 //! 5. A file that was moved, removed or replaced under the running process is noticed before a commit is acknowledged.
 //! 6. A file that can only be read (full disk, no permission) is read; writing is tried again each time.
-//! 7. Two processes may have the file open at once: each waits for the other up to [`BUSY_TIMEOUT`].
+//! 7. An empty file does not take the place of a memory that vanished before the owner has decided so ([`vanished`]).
+//! 8. Two processes may have the file open at once: each waits for the other up to [`BUSY_TIMEOUT`].
 //!
 //! `docs/design/store.md` says why.
 
@@ -30,6 +31,7 @@ mod scrub;
 pub(crate) mod settings;
 pub(crate) mod sql;
 mod sqlite;
+pub mod vanished;
 
 #[cfg(test)]
 mod tests;
@@ -49,6 +51,9 @@ pub enum StoreError {
         path.display()
     )]
     DiskFull { path: PathBuf },
+    /// Nothing is at the path, or nothing of what there was, until the owner has decided.
+    #[error("{0}")]
+    Vanished(vanished::Missing),
     #[error("the database {} is in use by another process: try again", path.display())]
     Busy { path: PathBuf },
     #[error(
@@ -74,7 +79,10 @@ pub enum StoreError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    #[error("the disk that holds {} failed", path.display())]
+    #[error(
+        "the disk that holds {} failed, or is a share without locks and syncing: use a disk of this machine",
+        path.display()
+    )]
     Disk {
         path: PathBuf,
         #[source]

@@ -11,6 +11,7 @@ use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
 
 use super::heal::{self, FileId, Found, beside, open_error};
 use super::sqlite::{BUSY_TIMEOUT, StoreOptions, classify};
+use super::vanished::{self, Missing, Vanished};
 use super::{StoreError, schema};
 use crate::durable::{create_file, create_folder, folder_of};
 
@@ -48,6 +49,8 @@ pub(super) struct Opened {
     pub(super) log: Mutex<Option<FileId>>,
     /// Why nothing can be written.
     pub(super) read_only: Option<StoreError>,
+    /// The memory vanished: this file is held apart until the owner has decided.
+    pub(super) apart: Mutex<Option<Missing>>,
 }
 
 impl Opened {
@@ -92,18 +95,31 @@ pub(super) enum Look {
 pub(super) async fn open(path: &Path, options: &StoreOptions, look: &Look) -> Result<Ready, StoreError> {
     let thorough = *look != Look::Quick;
     let mut told: Vec<String> = Vec::new();
-    let found = heal::look(path);
+    let policy = &options.vanished;
+    let found = match heal::look(path) {
+        // Backups lie elsewhere.
+        Found::Nothing => match vanished::evidence(path, policy) {
+            Some(evidence) => Found::Gone { evidence },
+            None => Found::Nothing,
+        },
+        found => found,
+    };
     match &found {
-        Found::Gone { evidence } if !options.keep_damaged => told.push(format!(
-            "there was a database at {} ({evidence}) and it is gone; a new one was begun: restore the latest backup",
-            path.display()
-        )),
+        Found::Gone { evidence } => {
+            told.extend(gone(path, evidence, options).await?);
+        }
         Found::Unfinished { .. } if options.keep_damaged => {
             let detail = "it is missing, and a repair of it was not finished".to_owned();
             return Err(StoreError::Damaged { path: path.into(), detail });
         }
         Found::Unfinished { .. } => {
-            let healed = heal::heal(path, "it was missing, and its log or a damaged copy was left", async || true).await?;
+            let healed = heal::heal(
+                path,
+                "it was missing, and its log or a damaged copy was left",
+                policy,
+                async || true,
+            )
+            .await?;
             told.extend(healed.map(|healed| healed.sentence()));
         }
         _ => {}
@@ -111,7 +127,7 @@ pub(super) async fn open(path: &Path, options: &StoreOptions, look: &Look) -> Re
     if let Look::Mistrust(detail) = look
         && !options.keep_damaged
     {
-        let healed = heal::heal(path, detail, async || true).await?;
+        let healed = heal::heal(path, detail, policy, async || true).await?;
         told.extend(healed.map(|healed| healed.sentence()));
     }
     let mut writer = writable(path, options, thorough).await;
@@ -120,13 +136,13 @@ pub(super) async fn open(path: &Path, options: &StoreOptions, look: &Look) -> Re
     {
         let still =
             async || matches!(writable(path, options, thorough).await, Err(StoreError::Damaged { .. }));
-        let healed = heal::heal(path, detail, still).await?;
+        let healed = heal::heal(path, detail, policy, still).await?;
         told.extend(healed.map(|healed| healed.sentence()));
         writer = writable(path, options, false).await;
     }
     let busy_timeout = options.busy_timeout.unwrap_or(BUSY_TIMEOUT);
     let connect = connect_options(path, options, busy_timeout);
-    let (writer, reading, read_only) = match writer {
+    let (mut writer, reading, read_only) = match writer {
         Ok(writer) => (Some(writer), connect.clone().read_only(true), None),
         Err(why) if found == Found::Something && only_reading_may_help(&why) => {
             match readable(path, &connect).await {
@@ -136,6 +152,7 @@ pub(super) async fn open(path: &Path, options: &StoreOptions, look: &Look) -> Re
         }
         Err(e) => return Err(e),
     };
+    let apart = held_apart(path, options, writer.as_mut(), &reading).await?;
     let readers = SqlitePoolOptions::new()
         .min_connections(0)
         .max_connections(READERS)
@@ -148,7 +165,56 @@ pub(super) async fn open(path: &Path, options: &StoreOptions, look: &Look) -> Re
     let file = id(path)?.ok_or_else(|| StoreError::Replaced { path: path.into() })?;
     let log = Mutex::new(id(&beside(path, "-wal"))?);
     let problem = (!told.is_empty()).then(|| told.join("; "));
-    Ok(Ready { writer, opened: Opened { connect, readers, file, log, read_only }, problem })
+    Ok(Ready { writer, opened: Opened { connect, readers, file, log, read_only, apart }, problem })
+}
+
+/// The memory vanished: refuses, or begins a new file and returns what is to be said of it.
+async fn gone(path: &Path, evidence: &str, options: &StoreOptions) -> Result<Option<String>, StoreError> {
+    let policy = &options.vanished;
+    let refused = || StoreError::Vanished(vanished::missing(path, evidence.to_owned(), policy));
+    if options.keep_damaged {
+        return Err(refused());
+    }
+    let then = match policy {
+        Vanished::Begin => "restore the latest backup",
+        Vanished::PullBack => "what Postgres has of it is read back, and what it did not have yet is lost",
+        Vanished::Refuse(_) => return Err(refused()),
+        Vanished::HoldApart(_) => {
+            log::error!("{}", refused());
+            return vanished::begin_apart(path, evidence).await.map(|()| None);
+        }
+    };
+    let path = path.display();
+    Ok(Some(format!(
+        "there was a database at {path} ({evidence}) and it is gone; a new one was begun: {then}"
+    )))
+}
+
+/// Whether the file is held apart; [`StoreError::Vanished`] for those who do not open such a file.
+async fn held_apart(
+    path: &Path,
+    options: &StoreOptions,
+    writer: Option<&mut SqliteConnection>,
+    reading: &SqliteConnectOptions,
+) -> Result<Mutex<Option<Missing>>, StoreError> {
+    let policy = &options.vanished;
+    if !policy.lets_the_owner_decide() {
+        return Ok(Mutex::default());
+    }
+    let marked = match writer {
+        Some(conn) => vanished::marked(conn, path).await?,
+        None => {
+            let mut conn = reading.connect().await.map_err(|e| classify(e, path))?;
+            let marked = vanished::marked(&mut conn, path).await;
+            let _ = conn.close().await;
+            marked?
+        }
+    };
+    let missing = marked.map(|evidence| vanished::missing(path, evidence, policy));
+    match (missing, policy) {
+        (Some(missing), Vanished::Refuse(_)) => Err(StoreError::Vanished(missing)),
+        (missing, _) => Ok(Mutex::new(missing)),
+    }
 }
 
 /// A connection that can write, to a file that was checked and has the present schema.
@@ -257,9 +323,20 @@ pub(super) fn create(path: &Path) -> io::Result<()> {
     create_file(path).map(drop)
 }
 
+const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+
+/// Whether the file begins as a database, or cannot be read: then that is what is to be said of it.
+pub(super) fn begins_as_database(path: &Path) -> bool {
+    let mut head = [0; MAGIC.len()];
+    let read = fs::File::open(path).and_then(|mut file| file.read_exact(&mut head));
+    match read {
+        Ok(()) => head == *MAGIC,
+        Err(e) => e.kind() != io::ErrorKind::UnexpectedEof,
+    }
+}
+
 /// Creates what is missing with the right mode and refuses a file that is not SQLite before SQLite touches it.
 fn prepare_file(path: &Path) -> Result<(), StoreError> {
-    const MAGIC: &[u8; 16] = b"SQLite format 3\0";
     let open_error = |e| open_error(path, e);
     prepare_folder(path).map_err(open_error)?;
     match create(path) {

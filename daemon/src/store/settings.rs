@@ -9,7 +9,7 @@ use super::{Store, StoreError, Tx};
 
 super::sql::statements! {
     GET = "SELECT value FROM settings WHERE key = ?1";
-    SET = "INSERT INTO settings (key, value, updated_unix_ms) VALUES (?1, ?2, ?3)
+    pub(super) SET = "INSERT INTO settings (key, value, updated_unix_ms) VALUES (?1, ?2, ?3)
         ON CONFLICT (key) DO UPDATE SET value = excluded.value, updated_unix_ms = excluded.updated_unix_ms";
 }
 

@@ -13,6 +13,7 @@ use tokio::sync::{Mutex, MutexGuard, watch};
 
 use super::heal::{self, FileId, Found};
 use super::open::{self, Look, Opened, Ready};
+use super::vanished::{self, Missing, Vanished};
 use super::{StoreError, scrub};
 
 /// How long a statement waits for another process before it fails with [`StoreError::Busy`].
@@ -51,6 +52,8 @@ pub struct StoreOptions {
     pub busy_timeout: Option<Duration>,
     /// Refuse a damaged file instead of repairing it (`doctor` changes nothing).
     pub keep_damaged: bool,
+    /// What to do where there was a memory and nothing of it is left.
+    pub vanished: Vanished,
 }
 
 /// The open database file. Cloning shares the connections.
@@ -145,6 +148,41 @@ impl Store {
     /// Why nothing can be written at present, if that is so.
     pub fn read_only(&self) -> Option<String> {
         self.inner.open.load().read_only.as_ref().map(|e| crate::error::chain(e))
+    }
+
+    /// What is missing, while this file is held apart from a memory that vanished. The owner may accept it in another process.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the file cannot be asked.
+    pub async fn apart(&self) -> Result<Option<Missing>, StoreError> {
+        let open = self.inner.open.load_full();
+        let missing = open.apart.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(missing) = missing else { return Ok(None) };
+        let mut reader = self.reader().await?;
+        if vanished::marked(&mut reader, &self.inner.path).await?.is_some() {
+            return Ok(Some(missing));
+        }
+        *open.apart.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Ok(None)
+    }
+
+    /// Takes the file for the memory from now on.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then it is held apart as before.
+    pub async fn accept(&self) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        tx.execute(sqlx::query(vanished::ACCEPT)).await?;
+        tx.commit().await
+    }
+
+    /// Leaves a mark beside the file, once somebody is known: where the file vanishes, the mark tells that there was one.
+    pub async fn leave_mark(&self) {
+        if self.inner.options.vanished.is_kept()
+            && let Ok(mut reader) = self.reader().await
+        {
+            vanished::leave_mark(&self.inner.path, &mut reader).await;
+        }
     }
 
     /// What was repaired or lost since the last call, for a person.
@@ -349,7 +387,7 @@ impl Inner {
             return self.reopen(home, None, &Look::Quick).await;
         }
         let disk = |e| heal::open_error(&self.path, e);
-        let fresh = heal::beside(&self.path, ".salvage");
+        let fresh = heal::beside(&self.path, ".anew");
         open::prepare_folder(&self.path).map_err(disk)?;
         heal::remove_database(&fresh).map_err(disk)?;
         open::create(&fresh).map_err(disk)?;
@@ -377,7 +415,7 @@ impl Inner {
                 for ending in ["-wal", "-shm"] {
                     let _ = fs::remove_file(heal::beside(&self.path, ending));
                 }
-                "the file of the database was removed while it was in use, and all of it is lost; restore the latest backup"
+                "the file of the database was removed while it was in use, and nothing of it can be written again"
             }
         };
         drop(_lock);

@@ -140,6 +140,7 @@ async fn every_statement_prepares_on_the_real_schema() {
         super::scrub::STATEMENTS,
         super::settings::STATEMENTS,
         super::sqlite::STATEMENTS,
+        super::vanished::STATEMENTS,
         crate::backup::restore::STATEMENTS,
         crate::backup::sqlite::STATEMENTS,
     ];

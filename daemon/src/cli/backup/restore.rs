@@ -1,5 +1,6 @@
 //! `jarvisd backup restore`: all of a backup, one person, or one conversation.
 
+use std::fs::File;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
@@ -14,11 +15,12 @@ use crate::backup::keys::Keys;
 use crate::backup::manifest::{self, Manifest, Origin};
 use crate::backup::merge::{self, Merged, Wanted};
 use crate::backup::restore::{self, Restored};
-use crate::backup::{self, BackupError, restore_pg, verify};
+use crate::backup::{self, BackupError, restore_pg, verify, way_back};
 use crate::cli::{confirmed, output};
 use crate::error::{Exit, Failure};
-use crate::memory::ConversationId;
+use crate::memory::{ConversationId, Imported};
 use crate::pipeline::parts;
+use crate::privilege;
 use crate::store::postgres::PgSettings;
 
 #[derive(Debug, clap::Args)]
@@ -108,11 +110,15 @@ async fn to_another(run: &Run<'_>, args: &Args, from: From<'_>, to: &str) -> Res
         return Err(Failure::new(Exit::Usage, message));
     }
     restore::to_file(run, folder, manifest, keys, path).await?;
+    File::open(path).and_then(|file| privilege::hand_over(&file)).map_err(|e| {
+        Failure::because(Exit::Failed, format!("{to} was restored and cannot be given to you"), e)
+    })?;
     let restored = Restored {
         backup: manifest.name.clone(),
         to: to.to_owned(),
         safety: None,
         set_aside: None,
+        held_apart: None,
         messages: Summary::of(manifest).rows.get("messages").copied().unwrap_or(0),
         took_ms: 0,
     };
@@ -146,7 +152,9 @@ async fn in_place(run: &Run<'_>, args: &Args, from: From<'_>) -> Result<(), Fail
         manifest.name,
         output::time(manifest.taken_unix_ms)
     );
-    if !run.bar.suspend(|| agreed(&question, args.yes))? {
+    // Where the memory is missing nothing is replaced.
+    let missing = manifest.origin == Origin::Sqlite && way_back::missing(run.settings).await?.is_some();
+    if !run.bar.suspend(|| agreed(&question, args.yes || missing))? {
         return output::line("Nothing was restored.");
     }
     let restored = match manifest.origin {
@@ -287,6 +295,13 @@ fn told(run: &Run<'_>, args: &Args, restored: &Restored) -> Result<(), Failure> 
     }
     if let Some(aside) = &restored.set_aside {
         output::line(format!("What was there before is damaged and kept as {}.", aside.display()))?;
+    }
+    if let Some(added) = &restored.held_apart {
+        let Imported { messages, conversations, .. } = added;
+        output::line(format!(
+            "What was said while the memory was missing was added: {messages} messages in {conversations} \
+             conversations."
+        ))?;
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use alsa::pcm::PCM;
 use super::Finding;
 use crate::audio::alsa::{AlsaSettings, AlsaSource};
 use crate::audio::{CaptureStats, Period, Read, SoundFault, Source};
+use crate::backup::way_back;
 use crate::clock::Clock;
 use crate::config::{Settings, WakeModel};
 use crate::detect::Detector;
@@ -280,6 +281,17 @@ pub async fn look_only(settings: &Settings) -> Result<Memory, MemoryError> {
 pub async fn database(settings: &Settings) -> Finding {
     const CHECK: &str = "database";
     let path = &settings.paths.db;
+    match way_back::missing(settings).await {
+        Ok(Some(missing)) if settings.store.postgres_url.is_none() => {
+            return Finding::fail(CHECK, missing.fault(), missing.choice());
+        }
+        Ok(Some(missing)) => {
+            let fix = "the next start makes a new one and reads back what Postgres has";
+            return Finding::warn(CHECK, missing.fault(), fix);
+        }
+        // What cannot be asked is opened below, which says why.
+        Ok(None) | Err(_) => {}
+    }
     if !path.exists() {
         let folder = existing_part(path);
         return if writable(&folder) {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Finding;
 use super::checks::{REINSTALL, look_only};
+use crate::backup::way_back;
 use crate::config::Settings;
 use crate::error::chain;
 use crate::inference::ModelStore;
@@ -18,6 +19,10 @@ const RESTORE: &str = "put back the voiceprint.key that the voices were sealed w
 /// Opens every voiceprint with the key of this process. Nothing is made: no database, no key.
 pub async fn voices(settings: &Settings) -> Vec<Finding> {
     const NOBODY: &str = "nobody is enrolled; `jarvisd voice enroll` does that";
+    if way_back::missing(settings).await.is_ok_and(|missing| missing.is_some()) {
+        // The check of the database says so.
+        return Vec::new();
+    }
     if !settings.paths.db.exists() {
         return vec![Finding::ok(CHECK, NOBODY)];
     }

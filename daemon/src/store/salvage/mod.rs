@@ -53,9 +53,20 @@ impl Salvaged {
         self.saved.get(what).copied().unwrap_or(0)
     }
 
+    /// Neither people nor anything that they said.
+    pub fn is_nothing(&self) -> bool {
+        let rows = ["people", "messages", "conversations", "voiceprints"];
+        rows.iter().all(|what| self.saved(what) == 0)
+            && self.recovered_people + self.recovered_conversations == 0
+    }
+
     /// For a person, without a full stop.
     pub fn sentence(&self) -> String {
+        if self.is_nothing() {
+            return "nothing that was stored could be read, and an empty one took its place".to_owned();
+        }
         let lost = match self.lost_messages {
+            0 if self.saved("messages") == 0 => "nothing that was said could be read".to_owned(),
             0 => "no loss is known".to_owned(),
             n => format!("at least {n} messages are lost"),
         };

@@ -1,0 +1,86 @@
+//! What the backups tell where the memory vanished: that there was one, and which of them brings it back.
+
+use std::path::Path;
+
+use super::manifest::{self, Origin};
+use super::{Backup, Level, list, watch};
+use crate::config::Settings;
+use crate::store::StoreError;
+use crate::store::vanished::{self, Backups, KnownBackups, Missing, Vanished};
+
+/// What to do where the memory of these settings vanished: hold apart what is said then, or refuse.
+/// Postgres gives back what it has; a file elsewhere than in the data folder is not the memory.
+pub fn policy(settings: &Settings, hold_apart: bool) -> Vanished {
+    if settings.paths.db.parent() != Some(settings.paths.data.as_path()) {
+        return Vanished::Begin;
+    }
+    if settings.store.postgres_url.is_some() {
+        return Vanished::PullBack;
+    }
+    let of = settings.clone();
+    let backups = Backups::new(move || known(&of));
+    if hold_apart { Vanished::HoldApart(backups) } else { Vanished::Refuse(backups) }
+}
+
+/// Looks whether the memory of this device vanished, without touching anything.
+///
+/// # Errors
+/// [`StoreError`] if the database cannot be asked.
+pub async fn missing(settings: &Settings) -> Result<Option<Missing>, StoreError> {
+    vanished::look(&settings.paths.db, &policy(settings, false)).await
+}
+
+/// Asked only where the memory vanished or is held apart. A folder that cannot be read tells nothing.
+pub fn known(settings: &Settings) -> KnownBackups {
+    let dir = &settings.paths.backups;
+    let all = list(dir).unwrap_or_default();
+    let evidence = if all.iter().rev().any(|backup| is_of(backup, &settings.device.id)) {
+        Some(format!("backups of it are in {}", dir.display()))
+    } else {
+        noted(&settings.paths.data)
+    };
+    let way_back = match newest_good(&all, &settings.device.id) {
+        Some((name, proven)) => {
+            let state = if proven { "the newest proven backup" } else { "the newest backup, not proven yet" };
+            format!("`jarvisd backup restore {name} --in-place` brings back {state}")
+        }
+        None => format!(
+            "no good backup of it is in {}: put one there, and `jarvisd backup restore latest --in-place` \
+             brings it back",
+            dir.display()
+        ),
+    };
+    KnownBackups { evidence, way_back }
+}
+
+/// A run of `jarvisd backup` that went well had a memory before it.
+fn noted(data: &Path) -> Option<String> {
+    let last = watch::noted(data).filter(|last| last.failed_unit.is_none())?;
+    Some(format!("a backup of it was made or looked at on {}", last.at.strftime("%Y-%m-%d")))
+}
+
+/// Whether it is a backup of the database of the device `id`.
+fn is_of(backup: &Backup, id: &str) -> bool {
+    let read = manifest::read(&backup.path).ok();
+    read.is_some_and(|read| read.manifest.origin == Origin::Sqlite && read.manifest.device == id)
+}
+
+/// The newest proven backup, of this device if there is one, else the newest that can be used; and
+/// whether it is proven.
+fn newest_good(all: &[Backup], id: &str) -> Option<(String, bool)> {
+    let of_sqlite = |backup: &&Backup| {
+        manifest::read(&backup.path).is_ok_and(|read| read.manifest.origin == Origin::Sqlite)
+    };
+    let usable =
+        |backup: &&Backup| backup.fault.is_none() && backup.last_proof().is_none_or(|proof| proof.ok);
+    let proven = |backup: &&Backup| backup.is_proven_to(Level::Restore);
+    let newest = |good: &dyn Fn(&&Backup) -> bool| {
+        let mut newest_first = all.iter().rev().filter(good);
+        let own = newest_first.clone().find(|backup| is_of(backup, id));
+        own.or_else(|| newest_first.find(of_sqlite)).map(|backup| backup.name.clone())
+    };
+    match newest(&proven) {
+        Some(name) => Some((name, true)),
+        None => newest(&usable).map(|name| (name, false)),
+    }
+}

@@ -1,0 +1,250 @@
+//! A memory that vanished: the file is missing, empty or holds nothing that can be read, and something tells that there was one.
+//!
+//! ```text
+//!  evidence ─┬─ beside the file: its mark, the key of the voices, the log of restores, damaged copies
+//!            └─ known to the caller: backups ([`Backups`])
+//!
+//!  command ─▶ refused with the way back        daemon ─▶ a new file, marked in its table `settings` as held apart
+//!                                                          ├─ restore: its turns go into the restored file, which replaces it
+//!                                                          └─ accept: the mark is deleted, it is the memory
+//! ```
+//!
+//! Until the owner has decided, no backup is made of the file that is held apart, so the earlier ones stay the newest.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
+
+use super::heal::{self, Found};
+use super::open::{self, PAGE_BYTES};
+use super::sqlite::classify;
+use super::{StoreError, schema, settings};
+use crate::clock::Clock;
+use crate::durable;
+
+/// Key of the mark among the settings of the file.
+pub(super) const APART: &str = "apart";
+/// Ending of the file that says that there is a memory: `jarvis.db.mark`.
+const MARK: &str = ".mark";
+const MARK_TEXT: &str = "People and their words are stored in the database beside this file. Where this file is and the database \
+    is not, jarvisd does not take an empty memory for the right one.\n";
+
+crate::store::sql::statements! {
+    MARKED = "SELECT value FROM settings WHERE key = 'apart'";
+    pub(super) ACCEPT = "DELETE FROM settings WHERE key = 'apart'";
+    ANYBODY = "SELECT 1 FROM users LIMIT 1";
+}
+
+/// What to do where the memory vanished.
+#[derive(Debug, Clone, Default)]
+pub enum Vanished {
+    /// A new one is begun, which is said: a file that nobody keeps.
+    #[default]
+    Begin,
+    /// A new one is begun, which is said: Postgres gives back what it has.
+    PullBack,
+    /// Nothing is touched until the owner has decided.
+    Refuse(Backups),
+    /// A new one is begun and held apart until the owner has decided.
+    HoldApart(Backups),
+}
+
+impl Vanished {
+    /// Whether the owner decides.
+    fn backups(&self) -> Option<&Backups> {
+        match self {
+            Self::Begin | Self::PullBack => None,
+            Self::Refuse(backups) | Self::HoldApart(backups) => Some(backups),
+        }
+    }
+
+    pub(super) fn lets_the_owner_decide(&self) -> bool {
+        self.backups().is_some()
+    }
+
+    /// Whether the file is one that is kept, so that its mark is left beside it.
+    pub(super) fn is_kept(&self) -> bool {
+        !matches!(self, Self::Begin)
+    }
+}
+
+/// What the backups tell of an earlier memory.
+#[derive(Debug, Clone, Default)]
+pub struct KnownBackups {
+    /// That there was a memory, completing "there was one (…)".
+    pub evidence: Option<String>,
+    /// How the owner gets it back, a clause.
+    pub way_back: String,
+}
+
+/// Asks the backups, which lie outside the folder of the file; only where the memory vanished.
+#[derive(Clone)]
+pub struct Backups(Arc<dyn Fn() -> KnownBackups + Send + Sync>);
+
+impl Backups {
+    pub fn new(look: impl Fn() -> KnownBackups + Send + Sync + 'static) -> Self {
+        Self(Arc::new(look))
+    }
+}
+
+impl std::fmt::Debug for Backups {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Backups")
+    }
+}
+
+/// A memory that vanished.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    pub path: PathBuf,
+    /// What tells that there was one.
+    pub evidence: String,
+    /// How the owner gets it back.
+    pub way_back: String,
+}
+
+impl Missing {
+    /// What is wrong, without a full stop.
+    pub fn fault(&self) -> String {
+        let Self { path, evidence, .. } = self;
+        format!("the memory is missing: there was one ({evidence}), and {} does not hold it", path.display())
+    }
+
+    /// What the owner can do, without a full stop.
+    pub fn choice(&self) -> String {
+        format!("{}, and `jarvisd store accept-empty` goes on with an empty one", self.way_back)
+    }
+}
+
+impl std::fmt::Display for Missing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}; {}", self.fault(), self.choice())
+    }
+}
+
+/// The mark in a file that is held apart.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Mark {
+    evidence: String,
+    since_unix_ms: i64,
+}
+
+/// What beside `path` tells that there was a memory.
+pub(super) fn beside(path: &Path) -> Option<String> {
+    let has = |path: &Path| fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() > 0);
+    // The key of the voices lies in the same folder and is made after the database.
+    let traces = [
+        (path.with_file_name("voiceprint.key"), "the key of its voices is there"),
+        (heal::beside(path, MARK), "its mark is there"),
+        (path.with_file_name("restore.log"), "it was restored before"),
+    ];
+    let found = traces.into_iter().find(|(trace, _)| has(trace));
+    found.map(|(trace, words)| format!("{words}: {}", trace.display()))
+}
+
+/// What tells that there was a memory at `path`; `None` where nothing does.
+pub(super) fn evidence(path: &Path, policy: &Vanished) -> Option<String> {
+    beside(path).or_else(|| (policy.backups()?.0)().evidence)
+}
+
+/// The error of a command, and what the daemon says.
+pub(super) fn missing(path: &Path, evidence: String, policy: &Vanished) -> Missing {
+    let way_back = match policy.backups() {
+        Some(backups) => (backups.0)().way_back,
+        None => "`jarvisd backup list` shows the backups".to_owned(),
+    };
+    Missing { path: path.into(), evidence, way_back }
+}
+
+/// Looks whether the memory at `path` vanished, without touching anything.
+///
+/// # Errors
+/// [`StoreError`] if a database cannot be asked whether it is held apart.
+pub async fn look(path: &Path, policy: &Vanished) -> Result<Option<Missing>, StoreError> {
+    let gone = |evidence| missing(path, evidence, policy);
+    match heal::look(path) {
+        Found::Gone { evidence } => return Ok(Some(gone(evidence))),
+        Found::Nothing | Found::Unfinished { .. } => return Ok(evidence(path, policy).map(gone)),
+        Found::Something if !open::begins_as_database(path) => return Ok(evidence(path, policy).map(gone)),
+        Found::Something if policy.lets_the_owner_decide() => {}
+        Found::Something => return Ok(None),
+    }
+    let connect = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(false)
+        .read_only(true)
+        .log_statements(log::LevelFilter::Off);
+    let mut conn = connect.connect().await.map_err(|e| classify(e, path))?;
+    let marked = marked(&mut conn, path).await;
+    let _ = conn.close().await;
+    Ok(marked?.map(gone))
+}
+
+/// Leaves the mark beside `path` that there is a memory, once somebody is known. A disk that cannot take it is no fault here.
+pub(super) async fn leave_mark(path: &Path, conn: &mut SqliteConnection) {
+    let mark = heal::beside(path, MARK);
+    if mark.exists() || !matches!(sqlx::query(ANYBODY).fetch_optional(conn).await, Ok(Some(_))) {
+        return;
+    }
+    let left = durable::create_file(&mark).and_then(|mut file| {
+        std::io::Write::write_all(&mut file, MARK_TEXT.as_bytes())?;
+        file.sync_all()?;
+        durable::sync_name(&mark)
+    });
+    if let Err(e) = left
+        && e.kind() != std::io::ErrorKind::AlreadyExists
+    {
+        log::debug!("the mark {} was not made: {e}", mark.display());
+    }
+}
+
+/// Puts a new database at `path` that is held apart, in one step; not where another process has put one.
+pub(super) async fn begin_apart(path: &Path, evidence: &str) -> Result<(), StoreError> {
+    let disk = |e| heal::open_error(path, e);
+    open::prepare_folder(path).map_err(disk)?;
+    let _lock = heal::lock(path).await?;
+    if fs::metadata(path).is_ok_and(|file| file.len() > 0) {
+        return Ok(());
+    }
+    let fresh = heal::beside(path, ".apart");
+    heal::remove_database(&fresh).map_err(disk)?;
+    open::create(&fresh).map_err(disk)?;
+    mark_file(&fresh, evidence).await?;
+    heal::put_in_place(&fresh, path).map_err(disk)
+}
+
+/// Marks the new file `fresh`, which nobody else has open and which may still be empty, as one that is held apart.
+pub(super) async fn mark_file(fresh: &Path, evidence: &str) -> Result<(), StoreError> {
+    let sql = |e| classify(e, fresh);
+    let connect = SqliteConnectOptions::new()
+        .filename(fresh)
+        .create_if_missing(false)
+        .page_size(PAGE_BYTES)
+        .log_statements(log::LevelFilter::Off);
+    let mut conn = connect.connect().await.map_err(sql)?;
+    let since_unix_ms = Clock::System.now_unix_ms();
+    let mark = Mark { evidence: evidence.to_owned(), since_unix_ms };
+    let value = serde_json::to_string(&mark).map_err(|e| StoreError::Sql(sqlx::Error::Encode(e.into())))?;
+    let made = async {
+        schema::migrate(&mut conn, fresh).await?;
+        let set = sqlx::query(settings::SET).bind(APART).bind(value).bind(since_unix_ms);
+        set.execute(&mut conn).await.map(drop).map_err(sql)
+    };
+    let made = made.await;
+    conn.close().await.map_err(sql)?;
+    made?;
+    fs::File::open(fresh).and_then(|file| file.sync_all()).map_err(|e| heal::open_error(fresh, e))
+}
+
+/// What told that there was a memory, if the file is held apart.
+pub(crate) async fn marked(conn: &mut SqliteConnection, path: &Path) -> Result<Option<String>, StoreError> {
+    let row = sqlx::query(MARKED).fetch_optional(conn).await.map_err(|e| classify(e, path))?;
+    let Some(row) = row else { return Ok(None) };
+    let value: String = row.try_get("value").map_err(StoreError::Sql)?;
+    let mark = serde_json::from_str(&value).map(|mark: Mark| mark.evidence);
+    Ok(Some(mark.unwrap_or_else(|_| "it is marked so".to_owned())))
+}
