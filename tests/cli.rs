@@ -1,7 +1,11 @@
 //! The command line as people and scripts meet it: exit codes, one sentence on standard error, stable JSON.
 #![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::print_stdout, reason = "a skipped test says so")]
 
 mod support;
+
+#[path = "cli/owner.rs"]
+mod owner;
 
 use std::fs;
 use std::path::PathBuf;

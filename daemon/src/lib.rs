@@ -21,6 +21,7 @@ pub mod units;
 pub mod config;
 pub mod health;
 pub mod logging;
+pub mod privilege;
 pub mod supervisor;
 
 pub mod audio;

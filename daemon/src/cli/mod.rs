@@ -30,6 +30,7 @@ use crate::config::{self, Fault, Options, Settings};
 use crate::error::{Exit, Failure, chain, visible};
 use crate::memory::{Memory, MemoryError, User};
 use crate::pipeline::parts;
+use crate::privilege::{self, Keep};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -104,6 +105,26 @@ enum Command {
     Models(models::Command),
 }
 
+impl Command {
+    /// What root keeps when it runs this as the owner of the data folder.
+    fn keeps(&self) -> Keep {
+        match self {
+            Self::Run(_) => Keep::Reading { folder: true },
+            Self::CheckConfig(_) | Self::Doctor(_) | Self::Models(_) => Keep::Reading { folder: false },
+            Self::Listen(_)
+            | Self::User(_)
+            | Self::Voice(_)
+            | Self::Vault(_)
+            | Self::Ask(_)
+            | Self::Conversation(_)
+            | Self::Queue(_)
+            | Self::Store(_)
+            | Self::Audit(_)
+            | Self::Backup(_) => Keep::Files,
+        }
+    }
+}
+
 /// Runs one command line to its end: parse, log, dispatch, report.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let line = match CommandLine::try_parse_from(args) {
@@ -114,6 +135,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(Exit::Usage as u8));
         }
     };
+    // Before anything is opened and any thread is started.
+    let (paths, root_is_named) = (config::paths(&line.common.options()), line.common.root.is_some());
+    if let Err(refused) = privilege::act_as_owner(&paths, root_is_named, line.command.keeps()) {
+        let _ = writeln!(std::io::stderr(), "jarvisd: {}", visible(&refused));
+        return ExitCode::from(Exit::Failed as u8);
+    }
     crate::logging::init();
     crate::supervisor::install_panic_hook();
     if !matches!(line.command, Command::Run(_)) && std::env::var_os("JARVIS_LOG").is_none() {

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::durable;
 use crate::error::{Exit, Failure};
+use crate::privilege;
 
 /// One line of text.
 pub fn line(text: impl AsRef<str>) -> Result<(), Failure> {
@@ -39,6 +40,7 @@ pub fn text_to(path: &Path, text: &str) -> Result<(), Failure> {
     let write = || {
         // Somebody's words: not for every account of the machine.
         let mut file = durable::create_file(path)?;
+        privilege::hand_over(&file)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         durable::sync_name(path)

@@ -95,17 +95,28 @@ fn sections() -> Vec<(&'static str, String, Vec<Key>)> {
     ]
 }
 
-/// Reads and checks the configuration.
-///
-/// # Errors
-/// Every fault of every file and variable, in the order of reading; never an empty list.
-pub fn load(options: &Options) -> Result<Settings, Vec<Fault>> {
+/// Where things are before any file is read: the configuration can name another folder for backups.
+pub fn paths(options: &Options) -> Paths {
+    let (root, named) = places(options);
+    Paths::new(&root, named.as_deref(), &options.env)
+}
+
+/// The folder that stands for `/`, and the configuration file if one is named.
+fn places(options: &Options) -> (PathBuf, Option<PathBuf>) {
     let root = match &options.root {
         Some(root) => std::path::absolute(root).unwrap_or_else(|_| root.clone()),
         None => PathBuf::from("/"),
     };
     let named = options.config_file.as_ref();
-    let named = named.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()));
+    (root, named.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone())))
+}
+
+/// Reads and checks the configuration.
+///
+/// # Errors
+/// Every fault of every file and variable, in the order of reading; never an empty list.
+pub fn load(options: &Options) -> Result<Settings, Vec<Fault>> {
+    let (root, named) = places(options);
     let mut paths = Paths::new(&root, named.as_deref(), &options.env);
 
     let mut faults = Vec::new();

@@ -20,6 +20,7 @@ use crate::cli::{output, user_named};
 use crate::durable;
 use crate::error::{Exit, Failure};
 use crate::memory::{ExportedConversation, Imported, Memory, MemoryError, User, UserId};
+use crate::privilege;
 
 const FORMAT: u32 = 1;
 /// A conversation of a million messages is below this.
@@ -106,7 +107,8 @@ pub async fn export(memory: &Memory, args: &Export) -> Result<(), Failure> {
             written => written.map(drop).map_err(|e| e.failure),
         };
     };
-    let file = durable::create_file(path).map_err(|e| {
+    let made = durable::create_file(path).and_then(|file| privilege::hand_over(&file).map(|()| file));
+    let file = made.map_err(|e| {
         let message = format!("{} could not be written; name a file that does not exist yet", path.display());
         Failure::because(Exit::Failed, message, e)
     })?;

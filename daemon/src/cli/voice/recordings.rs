@@ -1,6 +1,6 @@
 //! `jarvisd voice recordings`: what was kept of an enrolment because somebody asked for it.
 
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use crate::durable;
 use crate::error::{Exit, Failure};
 use crate::memory::{Memory, NewAudit};
 use crate::pipeline::recordings::Recordings;
+use crate::privilege;
 use crate::units::SAMPLE_RATE_HZ;
 
 #[derive(Debug, clap::Subcommand)]
@@ -96,7 +97,8 @@ async fn export(settings: &Settings, memory: &Memory, args: &Export) -> Result<(
         Failure::because(Exit::Failed, message, e)
     };
     if !args.out.is_dir() {
-        DirBuilder::new().mode(0o700).create(&args.out).map_err(cannot)?;
+        let made = DirBuilder::new().mode(0o700).create(&args.out);
+        made.and_then(|()| privilege::hand_over(&File::open(&args.out)?)).map_err(cannot)?;
     }
     // Before the first byte leaves the device.
     let entry = NewAudit { user: Some(user.id), action: "recordings", outcome: "exported", detail: None };
@@ -128,7 +130,7 @@ async fn delete(memory: &Memory, recordings: &Recordings, args: &super::Delete) 
     if !confirmed(&format!("Delete the recordings of {name} for good?"), args.yes)? {
         return output::line("Nothing was deleted.");
     }
-    recordings.delete(user.id)?;
+    recordings.delete(user.id).await?;
     let entry = NewAudit { user: Some(user.id), action: "recordings", outcome: "deleted", detail: None };
     memory.append_audit(&entry).await?;
     if args.json {
@@ -150,6 +152,7 @@ fn write_wav(path: &Path, samples: &[i16]) -> io::Result<()> {
     wav.extend(bytes.to_le_bytes());
     samples.iter().for_each(|sample| wav.extend(sample.to_le_bytes()));
     let mut file = durable::create_file(path)?;
+    privilege::hand_over(&file)?;
     file.write_all(&wav)?;
     file.sync_all()
 }
