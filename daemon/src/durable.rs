@@ -14,9 +14,35 @@ use std::path::Path;
 /// What the disk has to say. A file system that cannot sync folders (some network shares) is none.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
     match File::open(folder)?.sync_all() {
-        Err(e) if e.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS)) => Ok(()),
         synced => synced,
     }
+}
+
+/// Takes the lock of an open file or folder, which goes with it; `false` if somebody else has it.
+///
+/// # Errors
+/// What the file system has to say, in words where it has no locks.
+pub fn try_lock(file: &File) -> io::Result<bool> {
+    match rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(e) => Err(in_words(e.into())),
+    }
+}
+
+/// A failure of a file system that lacks what we need (some network shares), as a sentence instead of an
+/// error number.
+pub fn in_words(error: io::Error) -> io::Error {
+    let lacks = match error.raw_os_error() {
+        Some(libc::ENOLCK) => "has no locks",
+        Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL) => {
+            "cannot lock files or write them through to its disk"
+        }
+        _ => return error,
+    };
+    let sentence = format!("the file system there {lacks}: use a disk of this machine, or a share that can");
+    io::Error::new(error.kind(), sentence)
 }
 
 /// Makes the name of `path` durable.

@@ -14,6 +14,11 @@ pub fn diskfull() -> PathBuf {
     compiled("diskfull", include_str!("diskfull.c"))
 }
 
+/// A network share that lacks things: see the head of the file.
+pub fn share() -> PathBuf {
+    compiled("share", include_str!("share.c"))
+}
+
 /// Compiles a library once per version of its source, where every account can read it.
 fn compiled(name: &str, source: &str) -> PathBuf {
     let mut hash = DefaultHasher::new();

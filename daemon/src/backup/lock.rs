@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock, statvfs};
+use rustix::fs::statvfs;
 
 use super::BackupError;
 use crate::durable;
@@ -37,10 +37,9 @@ impl Lock {
             .custom_flags(libc::O_NOFOLLOW)
             .open(&path)
             .map_err(&disk)?;
-        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|e| match e {
-            rustix::io::Errno::WOULDBLOCK => BackupError::Locked { dir: dir.into() },
-            e => disk(e.into()),
-        })?;
+        if !durable::try_lock(&file).map_err(&disk)? {
+            return Err(BackupError::Locked { dir: dir.into() });
+        }
         let left = |entry: &fs::DirEntry| {
             let name = entry.file_name();
             LEFTOVERS.iter().any(|start| name.to_string_lossy().starts_with(start))

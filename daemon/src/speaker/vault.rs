@@ -89,7 +89,7 @@ pub enum VaultError {
     ReplaceKey { path: PathBuf, source: std::io::Error },
     #[error("the voiceprint key {} must be a plain file", .path.display())]
     NotAFile { path: PathBuf },
-    #[error("the voiceprint key {} has {bytes} bytes instead of {KEY_BYTES}; restore it from a backup, or delete it and enrol all voices again", .path.display())]
+    #[error("the voiceprint key {} has {bytes} bytes instead of {KEY_BYTES}; put your own copy of it back (no backup holds it), or delete it and enrol all voices again", .path.display())]
     KeySize { path: PathBuf, bytes: u64 },
     #[error("others may read the voiceprint key {} (mode {mode:03o}); run `chmod 600` on it", .path.display())]
     KeyMode { path: PathBuf, mode: u32 },

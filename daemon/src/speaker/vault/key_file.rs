@@ -5,12 +5,10 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
-use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 use super::{CREDENTIAL, KEY_BYTES, Key, KeySources, VaultError};
-use crate::durable::{create_file, create_folder, folder_of, sync_name};
+use crate::durable::{create_file, create_folder, folder_of, sync_name, try_lock};
 
 /// The key of the first source that has one; the key file is made where there is none.
 pub fn obtain(sources: &KeySources) -> Result<Key, VaultError> {
@@ -48,11 +46,7 @@ pub fn existing(sources: &KeySources) -> Result<Key, VaultError> {
 pub fn lock(path: &Path) -> Result<File, VaultError> {
     let failed = |source| VaultError::ReadKey { path: path.into(), source };
     let dir = File::open(folder_of(path)).map_err(failed)?;
-    match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(dir),
-        Err(Errno::WOULDBLOCK) => Err(VaultError::Rotating),
-        Err(e) => Err(failed(e.into())),
-    }
+    if try_lock(&dir).map_err(failed)? { Ok(dir) } else { Err(VaultError::Rotating) }
 }
 
 /// Where the key that is to come waits: beside the key file.
