@@ -52,7 +52,13 @@ impl Memory {
             if rows.is_empty() {
                 break;
             }
-            done += self.stamp_all(&rows, STAMP_MESSAGE, Op::InsertMessage).await?;
+            let stamped = self.stamp_all(&rows, STAMP_MESSAGE, Op::InsertMessage).await?;
+            done += stamped;
+            if stamped == 0 {
+                // The clock was lost again, or another process was faster: the same rows would be found for ever.
+                self.stamped.store(false, std::sync::atomic::Ordering::Relaxed);
+                return Ok(done);
+            }
         }
         // No index for these: once, and again when the clock was lost or messages told of more.
         let first = !self.stamped.swap(true, std::sync::atomic::Ordering::Relaxed);

@@ -117,6 +117,10 @@ pub async fn enter(memory: &Memory, name: &str, pin: Pin, valid: Duration) -> Re
             Some(user) => {
                 memory.set_setting(GATE, &FailureGate::default()).await?;
                 grant(memory, &user, valid).await?;
+                if !pins::is_set(memory, user.id).await? {
+                    // Cleared by another process between the look at it and the grant.
+                    revoke(memory, user.id).await?;
+                }
                 Entry { outcome: PinOutcome::Accepted, user: Some(user), pause_ms: 0 }
             }
             None => {

@@ -49,9 +49,9 @@ pub async fn set(memory: &Memory, user: &User, pin: &Pin) -> Result<(), PinsErro
         return Err(PinsError::NoVoice);
     }
     let hash = pin.hash()?;
-    let mut hashes = load(memory).await?;
-    hashes.0.insert(user.id.to_string(), hash);
-    Ok(memory.set_setting(PINS, &hashes).await?)
+    let add = |hashes: &mut Hashes| hashes.0.insert(user.id.to_string(), hash);
+    memory.update_setting(PINS, add).await?;
+    Ok(())
 }
 
 /// Forgets the PIN of `user`; whether there was one.
@@ -59,12 +59,8 @@ pub async fn set(memory: &Memory, user: &User, pin: &Pin) -> Result<(), PinsErro
 /// # Errors
 /// A database that does not work.
 pub async fn clear(memory: &Memory, user: UserId) -> Result<bool, MemoryError> {
-    let mut hashes = load(memory).await?;
-    let had = hashes.0.remove(&user.to_string()).is_some();
-    if had {
-        memory.set_setting(PINS, &hashes).await?;
-    }
-    Ok(had)
+    let remove = |hashes: &mut Hashes| hashes.0.remove(&user.to_string()).is_some();
+    memory.update_setting(PINS, remove).await
 }
 
 /// Forgets the PINs of people who are not known any more: they may have been deleted on another device.
@@ -72,17 +68,26 @@ pub async fn clear(memory: &Memory, user: UserId) -> Result<bool, MemoryError> {
 /// # Errors
 /// A database that does not work.
 pub async fn prune(memory: &Memory) -> Result<(), MemoryError> {
-    let mut hashes = load(memory).await?;
-    if hashes.0.is_empty() {
+    // The PINs first: of somebody who is added meanwhile none is among them.
+    let mut gone = load(memory).await?;
+    if gone.0.is_empty() {
         return Ok(());
     }
-    let known: Vec<String> = memory.list_users().await?.into_iter().map(|user| user.id.to_string()).collect();
-    let before = hashes.0.len();
-    hashes.0.retain(|id, _| known.contains(id));
-    if hashes.0.len() < before {
-        memory.set_setting(PINS, &hashes).await?;
+    for user in memory.list_users().await? {
+        gone.0.remove(&user.id.to_string());
     }
-    Ok(())
+    if gone.0.is_empty() {
+        return Ok(());
+    }
+    memory.update_setting(PINS, |hashes: &mut Hashes| hashes.0.retain(|id, _| !gone.0.contains_key(id))).await
+}
+
+/// Whether `user` has a PIN.
+///
+/// # Errors
+/// A database that does not work.
+pub async fn is_set(memory: &Memory, user: UserId) -> Result<bool, MemoryError> {
+    Ok(load(memory).await?.0.contains_key(&user.to_string()))
 }
 
 /// Who has a PIN.
