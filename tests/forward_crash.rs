@@ -50,7 +50,7 @@ async fn talk(path: &Path, settings: PgSettings, first: usize) {
     supervisor.task("forward", forwarder.run(health, supervisor.token())).unwrap();
     let (tidy, stop) = (memory.clone(), supervisor.token());
     let work = async move {
-        tidy.maintain(stop).await;
+        tidy.maintain(stop, 365).await;
         Ok::<(), std::convert::Infallible>(())
     };
     supervisor.task("maintain", work).unwrap();

@@ -4,11 +4,14 @@
 mod support;
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::io::Write as _;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _, SqliteConnection};
 use support::mic::Mic;
+use support::postgres::Postgres;
 use support::{Daemon, Root, wait_until};
 
 /// Runs statements behind the back of the program, and gives the first column of the last one.
@@ -115,6 +118,99 @@ fn the_check_of_the_queue_finds_what_is_not_sound() {
     assert_eq!(output.status.code(), Some(1));
     let said = stderr(&output);
     assert!(said.contains("1 entries are of a newer version") && said.contains("1 deletions lack"), "{said}");
+}
+
+/// Processes that change PINs at the same time: none takes back what another has changed.
+#[test]
+fn pins_that_are_set_and_cleared_at_the_same_time_all_count() {
+    let root = Root::new();
+    let people = ["anna", "ben", "carla", "dora"];
+    people.iter().for_each(|name| drop(root.ok(&["user", "add", name])));
+    // A PIN stands in for a voice; whether it opens is not asked here.
+    behind(
+        &root,
+        &["INSERT INTO voiceprints (owner, id, wrapped_key, blob, model_sha256, front_end_sha256, samples, net_speech_s, quality,
+            created_unix_ms, created_synced)
+            SELECT rid, randomblob(16), randomblob(97), randomblob(60), hex(randomblob(32)), hex(randomblob(32)), 3, 12.0, '{}',
+            1, 1 FROM users"],
+    );
+    let pin = |args: &[&str]| {
+        let mut command = root.command(&[&["voice", "pin"], args].concat());
+        let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(b"274913\n").unwrap();
+        child
+    };
+    let ended = |child: Child| {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+    };
+    ended(pin(&["set", "anna"]));
+    let path = root.path().join("var/lib/jarvis/jarvis.db");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    // All of them have read what there is before the first can write.
+    let children = runtime.block_on(async {
+        let mut conn = SqliteConnection::connect(path.to_str().unwrap()).await.unwrap();
+        sqlx::query("BEGIN IMMEDIATE").execute(&mut conn).await.unwrap();
+        let children =
+            [pin(&["set", "ben"]), pin(&["set", "carla"]), pin(&["set", "dora"]), pin(&["clear", "anna"])];
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        sqlx::query("ROLLBACK").execute(&mut conn).await.unwrap();
+        conn.close().await.unwrap();
+        children
+    });
+    children.into_iter().for_each(ended);
+    assert_eq!(root.json(&["voice", "pin", "list"]), json!(["ben", "carla", "dora"]));
+}
+
+/// Rows of the audit log that are too old go, here and in Postgres, and do not come back.
+#[test]
+fn the_audit_log_is_kept_as_long_as_the_configuration_says() {
+    let postgres = Postgres::start();
+    let mut root = Root::with_config("");
+    let mic = Mic::plug_into(&mut root);
+    let config = |days: u32| {
+        format!(
+            "[device]\nid = \"kitchen\"\n[audio]\ndevice = {0:?}\nplayback_device = {0:?}\n[speech]\nenabled = false\n\
+             [store]\npostgres_url = {1:?}\npostgres_password_file = {2:?}\naudit_days = {days}\n",
+            support::mic::DEVICE,
+            postgres.url(),
+            postgres.password_file()
+        )
+    };
+    root.write_config(&config(365));
+    let Some(run) = with_a_clock_that_is_set(&root.command(&["run", "--events"])) else {
+        eprintln!("skipped: it needs root to say to the daemon that the clock is set");
+        return;
+    };
+    for name in ["anna", "ben", "carla"] {
+        root.ok(&["user", "add", name]);
+        root.ok(&["user", "delete", "--yes", name]);
+    }
+    // The first is two years old, the second was written before the clock was set, by then.
+    behind(
+        &root,
+        &[
+            "UPDATE audit SET clock_synced = 1",
+            "UPDATE audit SET wall_unix_ms = wall_unix_ms - 2 * 365 * 86400000
+                WHERE rid <> (SELECT max(rid) FROM audit)",
+            "UPDATE audit SET wall_unix_ms = 4000, clock_synced = 0, boot = (SELECT min(rid) FROM boots)
+                WHERE rid = (SELECT min(rid) FROM audit)",
+            "INSERT INTO boots (boot_id) VALUES ('another')",
+            "UPDATE audit SET boot = (SELECT max(rid) FROM boots)",
+        ],
+    );
+    root.json(&["queue", "drain"]);
+    assert_eq!(postgres.value("SELECT count(*) FROM jarvis.audit"), "3");
+    let mut daemon = Daemon::start(run);
+    daemon.wait_event("ready");
+    wait_until("the old rows to go here", || behind(&root, &["SELECT '' || count(*) FROM audit"]) == ["1"]);
+    wait_until("the old row to go there", || {
+        postgres.value("SELECT count(*) FROM jarvis.audit WHERE clock_synced") == "1"
+    });
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+    root.ok(&["store", "pull"]);
+    assert_eq!(root.json(&["audit", "list"]).as_array().unwrap().len(), 1);
+    drop(mic);
 }
 
 /// `command` where systemd-timesyncd has set the clock: in a file system of its own, with the sign of it in place.

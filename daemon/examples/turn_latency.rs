@@ -33,7 +33,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (mut times, mut target) = (Vec::new(), Target::New);
     let stop = CancellationToken::new();
     // Between turns, as the daemon does.
-    let maintained = memory.maintain(stop.clone());
+    let maintained = memory.maintain(stop.clone(), 365);
     tokio::pin!(maintained);
     loop {
         let what = format!("number {} was said", times.len());

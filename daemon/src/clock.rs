@@ -6,6 +6,8 @@
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+pub const DAY_MS: i64 = 86_400_000;
+
 /// When something happened, as well as this device can tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stamp {

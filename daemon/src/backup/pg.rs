@@ -192,7 +192,7 @@ async fn dump_with(
     let server = sqlx::query(SERVER).fetch_one(&mut *conn).await.map_err(&sql)?;
     let server_version: String = server.try_get("version").map_err(&sql)?;
     let major: i32 = server.try_get::<i32, _>("number").map_err(&sql)? / 10_000;
-    let tool = Tool::find("pg_dump", u32::try_from(major).unwrap_or(0))?;
+    let tool = blocking(move || Tool::find("pg_dump", u32::try_from(major).unwrap_or(0))).await?;
     sqlx::raw_sql(BEGIN).execute(&mut *conn).await.map_err(&sql)?;
     if !sqlx::query_scalar::<_, bool>(INSTALLED).fetch_one(&mut *conn).await.map_err(&sql)? {
         return Err(BackupError::Refused(format!(
@@ -275,7 +275,7 @@ async fn pieces(
     let source = stream::open(folder, manifest, entry, keys)?;
     let made_by = manifest.tool.as_deref().and_then(|tool| tool.split_whitespace().nth(2));
     let major = made_by.and_then(|version| version.split('.').next()?.parse().ok()).unwrap_or(0);
-    let tool = Tool::find("pg_restore", major)?;
+    let tool = blocking(move || Tool::find("pg_restore", major)).await?;
     let name = manifest.name.clone();
     let (bar, cancel) = (run.bar.clone(), run.cancel.clone());
     blocking(move || {

@@ -179,6 +179,6 @@ async fn delete(settings: &Settings, memory: &Memory, args: &Delete) -> Result<(
     }
     memory.delete_user(user.id).await?;
     pins::clear(memory, user.id).await?;
-    Recordings::of(&settings.paths.data).delete(user.id)?;
+    Recordings::of(&settings.paths.data).delete(user.id).await?;
     report(&Deleted { deleted: &user }, args.json, format!("Deleted {name} and everything of theirs."))
 }

@@ -331,7 +331,7 @@ async fn delete(settings: &Settings, memory: &Memory, args: &Delete) -> Result<(
     }
     memory.delete_voiceprint(user.id).await?;
     pins::clear(memory, user.id).await?;
-    Recordings::of(&settings.paths.data).delete(user.id)?;
+    Recordings::of(&settings.paths.data).delete(user.id).await?;
     if args.json {
         return output::json(&Deleted { deleted: &user.name });
     }

@@ -157,6 +157,9 @@ section! {
         max_mib: Option<u32> = None, Rule::if_set(Rule::between(16, 1_000_000)).default_is("as much as the disk has");
         /// How long an answer may wait, at most, for what other devices have just written. Only while Postgres answers.
         fresh_ms: u32 = 150, Rule::between(0, 2_000);
+        /// Days that a row of the audit log is kept, here and in Postgres; each device deletes what it wrote
+        /// itself. Nothing is deleted while the clock is not set.
+        audit_days: u32 = 365, Rule::between(1, 36_500);
     }
 }
 

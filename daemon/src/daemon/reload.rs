@@ -25,8 +25,11 @@ pub async fn run(
             _ = hang_up.recv() => {}
         }
         notify::reloading();
-        match config::load(&options) {
-            Ok(new) => {
+        let from = options.clone();
+        let loaded = tokio::task::spawn_blocking(move || config::load(&from)).await;
+        match loaded {
+            Err(e) => log::error!("reading the configuration was interrupted: {e}"),
+            Ok(Ok(new)) => {
                 let changes = Live::of(&new);
                 let changed = changes != **live.load();
                 live.store(changes.into());
@@ -38,7 +41,7 @@ pub async fn run(
                     log::warn!("{key} has changed: restart the service to apply it");
                 }
             }
-            Err(faults) => {
+            Ok(Err(faults)) => {
                 log::error!(
                     "the configuration has {} fault(s); the running one stays in force",
                     faults.len()

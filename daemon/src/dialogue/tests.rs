@@ -388,7 +388,7 @@ async fn turns_and_memory_can_run_in_tasks_of_the_supervisor() {
     let memory = home.dialogue.memory();
     let stop = tokio_util::sync::CancellationToken::new();
     stop.cancel();
-    can_be_spawned(memory.maintain(stop)).await;
+    can_be_spawned(memory.maintain(stop, 365)).await;
     can_be_spawned(memory.export_user(home.anna.id)).await.unwrap();
     can_be_spawned(memory.delete_voiceprint(home.anna.id)).await.unwrap_err();
     can_be_spawned(home.dialogue.turn(&home.anna, Select::Continue, "hello", TurnMeta::default()))

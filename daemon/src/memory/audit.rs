@@ -4,7 +4,7 @@ use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
 
 use super::{AuditId, Memory, Result, UserId, get};
-use crate::clock::Stamp;
+use crate::clock::{DAY_MS, Stamp};
 use crate::store::queue::{Op, enqueue};
 use crate::store::{StoreError, Tx};
 
@@ -46,7 +46,15 @@ crate::store::sql::statements! {
             a.wall_unix_ms, a.clock_synced
         FROM audit a JOIN users u ON u.rid = a.owner
         WHERE u.id = ?3 AND a.rid < ?1 ORDER BY a.rid DESC LIMIT ?2";
+    // A row whose time is a guess is as old as the rows around it.
+    PRUNE = "DELETE FROM audit WHERE rid IN (SELECT rid FROM audit
+        WHERE (clock_synced = 1 AND wall_unix_ms < ?1) OR (clock_synced = 0 AND rid <
+            (SELECT max(rid) FROM audit WHERE clock_synced = 1 AND wall_unix_ms < ?1))
+        ORDER BY rid LIMIT ?2)";
 }
+
+/// Rows that are deleted in one transaction: a turn waits for no more than that.
+const PRUNED_AT_ONCE: u32 = 500;
 
 impl Memory {
     pub async fn append_audit(&self, entry: &NewAudit) -> Result<AuditId> {
@@ -78,6 +86,32 @@ impl Memory {
         tx.execute(append).await?;
         enqueue(tx, Op::AppendAudit, id.0, entry.user.map(|user| user.0), stamp.wall_unix_ms).await?;
         Ok(id)
+    }
+
+    /// Deletes the rows that are older than `days`. Returns how many; `None` while the clock is not set.
+    ///
+    /// # Errors
+    /// [`super::MemoryError`]; what was deleted by then stays deleted.
+    pub async fn prune_audit(&self, days: u32) -> Result<Option<u64>> {
+        let mut pruned = 0;
+        loop {
+            let (mut tx, now) = self.begin().await?;
+            if !now.synced {
+                tx.rollback().await?;
+                return Ok(None);
+            }
+            let before = now.wall_unix_ms.saturating_sub(i64::from(days) * DAY_MS);
+            let rows = tx.execute(sqlx::query(PRUNE).bind(before).bind(PRUNED_AT_ONCE)).await?;
+            if rows == 0 {
+                tx.rollback().await?;
+                if pruned > 0 {
+                    log::info!("{pruned} rows of the audit log were older than {days} days and were deleted");
+                }
+                return Ok(Some(pruned));
+            }
+            tx.commit().await?;
+            pruned += rows;
+        }
     }
 
     /// Newest first, of one person or (for whoever runs the device) of all; `before` is the cursor of the last row of the

@@ -155,6 +155,8 @@ pub enum MqttError {
     NoAuthority { from: String },
     #[error("cannot set up TLS")]
     Tls(#[source] rustls::Error),
+    #[error("reading the certificates was interrupted")]
+    Interrupted(#[source] tokio::task::JoinError),
 }
 
 /// Everything that [`run`] reads from and writes to.

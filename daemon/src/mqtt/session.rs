@@ -149,11 +149,10 @@ pub(super) fn password(settings: &MqttSettings) -> Result<Option<Zeroizing<Strin
     }
 }
 
-fn options(work: &Work) -> Result<MqttOptions, MqttError> {
-    let settings = &work.settings;
-    let mut options =
-        MqttOptions::new(format!("jarvis-{}", settings.device_id), &work.broker.host, work.broker.port);
-    if work.broker.tls {
+/// Reads the password and the certificates, on a disk that may be slow: not for a worker of the runtime.
+fn options(settings: &MqttSettings, broker: &Broker, availability: &str) -> Result<MqttOptions, MqttError> {
+    let mut options = MqttOptions::new(format!("jarvis-{}", settings.device_id), &broker.host, broker.port);
+    if broker.tls {
         let config = tls::client_config(settings.ca_file.as_deref())?;
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(config)));
     }
@@ -174,13 +173,7 @@ fn options(work: &Work) -> Result<MqttOptions, MqttError> {
         .set_network_options(network)
         // More than the window, so that a packet id is never reused while it waits.
         .set_outgoing_inflight_upper_limit(100)
-        .set_last_will(LastWill::new(
-            &work.content.topics.availability,
-            "offline",
-            QoS::AtLeastOnce,
-            true,
-            None,
-        ));
+        .set_last_will(LastWill::new(availability, "offline", QoS::AtLeastOnce, true, None));
     Ok(options)
 }
 
@@ -217,7 +210,10 @@ struct Session {
 
 /// Connects and works until the connection breaks (`Err`) or `stop` ended it properly (`Ok`).
 pub(super) async fn run_once(work: &mut Work, stop: &CancellationToken) -> Result<(), Broken> {
-    let options = options(work).map_err(Broken::Setup)?;
+    let (settings, broker) = (work.settings.clone(), work.broker.clone());
+    let will = work.content.topics.availability.clone();
+    let options = tokio::task::spawn_blocking(move || options(&settings, &broker, &will)).await;
+    let options = options.map_err(MqttError::Interrupted).flatten().map_err(Broken::Setup)?;
     let (client, mut event_loop) = AsyncClient::new(options, REQUESTS);
     let mut session = Session {
         client,

@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
@@ -33,6 +34,8 @@ pub enum RecordingsError {
     Sealed(#[from] VaultError),
     #[error("reading whose voice is enrolled")]
     Memory(#[from] MemoryError),
+    #[error("the work at the recordings was interrupted")]
+    Interrupted(#[source] tokio::task::JoinError),
 }
 
 impl From<RecordingsError> for Failure {
@@ -93,7 +96,18 @@ impl Recordings {
     ///
     /// # Errors
     /// [`RecordingsError::Write`], `Sealed`; then nothing was changed.
-    pub fn draft(
+    pub async fn draft(
+        &self,
+        vault: &Arc<Vault>,
+        (user, voiceprint): (UserId, &SealedVoiceprint),
+        sentences: &Sentences,
+    ) -> Result<Draft, RecordingsError> {
+        let (recordings, vault) = (self.clone(), vault.clone());
+        let (voiceprint, sentences) = (voiceprint.clone(), sentences.clone());
+        on_disk(move || recordings.write(&vault, (user, &voiceprint), &sentences)).await
+    }
+
+    fn write(
         &self,
         vault: &Vault,
         (user, voiceprint): (UserId, &SealedVoiceprint),
@@ -125,16 +139,19 @@ impl Recordings {
     ///
     /// # Errors
     /// [`RecordingsError::Delete`].
-    pub fn delete(&self, user: UserId) -> Result<bool, RecordingsError> {
-        let Draft { draft, path } = self.paths(user);
-        let removed = || {
-            let found = remove_if_there(&draft)? | remove_if_there(&path)?;
-            if found {
-                sync_folder(&self.0)?;
-            }
-            Ok(found)
-        };
-        removed().map_err(|source| RecordingsError::Delete { path: path.clone(), source })
+    pub async fn delete(&self, user: UserId) -> Result<bool, RecordingsError> {
+        let (folder, Draft { draft, path }) = (self.0.clone(), self.paths(user));
+        on_disk(move || {
+            let removed = || {
+                let found = remove_if_there(&draft)? | remove_if_there(&path)?;
+                if found {
+                    sync_folder(&folder)?;
+                }
+                Ok(found)
+            };
+            removed().map_err(|source| RecordingsError::Delete { path: path.clone(), source })
+        })
+        .await
     }
 
     /// Deletes what is kept of people whose voice was deleted, which another device may have done: its key is gone already. That a
@@ -143,13 +160,16 @@ impl Recordings {
     /// # Errors
     /// [`RecordingsError`].
     pub async fn prune(&self, memory: &Memory) -> Result<(), RecordingsError> {
-        let Ok(entries) = fs::read_dir(&self.0) else { return Ok(()) };
-        for entry in entries.flatten() {
+        let folder = self.0.clone();
+        let listed =
+            on_disk(move || Ok(fs::read_dir(folder).into_iter().flatten().flatten().collect())).await;
+        let entries: Vec<fs::DirEntry> = listed?;
+        for entry in entries {
             let name = entry.file_name().to_string_lossy().into_owned();
             let user = name.trim_start_matches('.').strip_suffix(".sealed").map(str::parse::<UserId>);
             let Some(Ok(user)) = user else { continue };
             if memory.voice_was_deleted(user).await? {
-                self.delete(user)?;
+                self.delete(user).await?;
             }
         }
         Ok(())
@@ -158,22 +178,32 @@ impl Recordings {
 
 impl Draft {
     /// The voiceprint was not stored; nothing opens it then.
-    pub fn discard(self) {
-        let _ = remove_if_there(&self.draft);
+    pub async fn discard(self) {
+        let _ = on_disk(move || Ok(remove_if_there(&self.draft).is_ok())).await;
     }
 
     /// The voiceprint is stored: now it counts.
     ///
     /// # Errors
     /// [`RecordingsError::Write`]; what was written is found all the same.
-    pub fn install(self) -> Result<(), RecordingsError> {
+    pub async fn install(self) -> Result<(), RecordingsError> {
         let Self { draft, path } = self;
-        let install = || {
-            fs::rename(&draft, &path)?;
-            sync_name(&path)
-        };
-        install().map_err(|source| RecordingsError::Write { path: path.clone(), source })
+        on_disk(move || {
+            let install = || {
+                fs::rename(&draft, &path)?;
+                sync_name(&path)
+            };
+            install().map_err(|source| RecordingsError::Write { path: path.clone(), source })
+        })
+        .await
     }
+}
+
+/// Work for the disk, on a thread of its own: the workers of the runtime carry the turn.
+async fn on_disk<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, RecordingsError> + Send + 'static,
+) -> Result<T, RecordingsError> {
+    tokio::task::spawn_blocking(work).await.map_err(RecordingsError::Interrupted)?
 }
 
 /// 16-bit samples of sound in [-1, 1].

@@ -31,7 +31,7 @@ use uuid::Uuid;
 use super::house::Sent;
 use super::postgres::{Fate, Pg, PgError, PgSettings};
 use super::{Store, StoreError, house, outgoing, queue};
-use crate::clock::Clock;
+use crate::clock::{Clock, DAY_MS};
 use crate::health::{Condition, Health};
 
 /// Name of the part in the health of the device.
@@ -128,6 +128,8 @@ pub struct Forwarder {
     /// Somebody found Postgres gone.
     doubt: std::sync::Arc<tokio::sync::Notify>,
     before_migration: Option<BeforeMigration>,
+    /// Days that rows of the audit log are kept there, and when they are looked through again.
+    audit: Option<(u32, Instant)>,
 }
 
 /// What is done before the schema of a database in use is brought up to date.
@@ -160,7 +162,14 @@ impl Forwarder {
             circuit: watch::Sender::new(Circuit::Unknown),
             doubt: std::sync::Arc::default(),
             before_migration: None,
+            audit: None,
         }
+    }
+
+    /// Deletes rows of the audit log that this device wrote more than `days` ago.
+    #[must_use]
+    pub fn keep_audit(self, days: u32) -> Self {
+        Self { audit: Some((days, Instant::now())), ..self }
     }
 
     #[must_use]
@@ -217,6 +226,17 @@ impl Forwarder {
                 Ok(Progress::Empty) => {
                     failures = 0;
                     self.closed(&health).await;
+                    let pruned = tokio::select! {
+                        biased;
+                        () = stop.cancelled() => break,
+                        pruned = self.prune_audit() => pruned,
+                    };
+                    if let Err(error) = pruned {
+                        log::warn!(
+                            "old rows of the audit log stay in Postgres: {}",
+                            crate::error::chain(&error)
+                        );
+                    }
                     tokio::select! {
                         biased;
                         () = stop.cancelled() => break,
@@ -244,6 +264,24 @@ impl Forwarder {
             }
         }
         self.last_words().await;
+        Ok(())
+    }
+
+    /// Now and then deletes what Postgres keeps of the audit log of this device for too long; not while the clock is not set.
+    async fn prune_audit(&mut self) -> Result<(), PgError> {
+        const EVERY: Duration = Duration::from_secs(6 * 3_600);
+        let Some((days, _)) = self.audit.filter(|(_, from)| Instant::now() >= *from) else { return Ok(()) };
+        let now = self.clock.stamp();
+        if !now.synced {
+            return Ok(());
+        }
+        // Taken out as in `send`. What fails is tried again after the pause, too.
+        let Some(mut pg) = self.pg.take() else { return Ok(()) };
+        self.audit = Some((days, Instant::now() + EVERY));
+        // A day later than here, so that nothing is missing there that is still here.
+        let before = now.wall_unix_ms.saturating_sub((i64::from(days) + 1) * DAY_MS);
+        pg.prune_audit(&self.settings.device, before).await?;
+        self.pg = Some(pg);
         Ok(())
     }
 

@@ -149,6 +149,51 @@ async fn a_running_daemon_restamps_by_itself() {
         }
         stop.cancel();
     };
-    tokio::join!(memory.maintain(stop.clone()), watch);
+    tokio::join!(memory.maintain(stop.clone(), 365), watch);
     assert_eq!(times(&memory, MESSAGES).await, [(NOON_UNIX_MS, true), (NOON_UNIX_MS, true)]);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_lost_while_rows_get_their_time_ends_the_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = DrivenClock::new("boot-1", 0, false);
+    let memory = open_at(&folder.path().join("j.db"), &clock).await;
+    let anna = memory.add_user("Anna").await.unwrap().id;
+    say(&memory, anna, Target::New, "one", "1").await.unwrap();
+    clock.set(NOON_UNIX_MS, true);
+    // The work has begun with a clock that is set, and waits for this transaction.
+    let tx = memory.store.begin().await.unwrap();
+    let lose = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        clock.set(NOON_UNIX_MS, false);
+        tx.rollback().await.unwrap();
+    };
+    let work = tokio::time::timeout(Duration::from_secs(30), memory.restamp());
+    let (done, ()) = tokio::join!(work, lose);
+    assert_eq!(done.expect("it ends").unwrap(), 0);
+    clock.set(NOON_UNIX_MS, true);
+    assert_eq!(memory.restamp().await.unwrap(), 3, "and is done once the clock is set again");
+}
+
+#[tokio::test]
+async fn old_rows_of_the_audit_log_go_once_the_clock_is_set_and_a_guess_is_as_old_as_the_rows_around_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = DrivenClock::new("boot-1", 4_000, false);
+    let memory = open_at(&folder.path().join("j.db"), &clock).await;
+    let entry = NewAudit { user: None, action: "verify", outcome: "rejected", detail: None };
+    let write = async || memory.append_audit(&entry).await.unwrap();
+    write().await;
+    clock.set(NOON_UNIX_MS - 2 * YEAR_MS, true);
+    write().await;
+    clock.set(5_000, false);
+    write().await;
+    clock.set(NOON_UNIX_MS, true);
+    write().await;
+    clock.set(NOON_UNIX_MS, false);
+    assert_eq!(memory.prune_audit(365).await.unwrap(), None, "no clock, no age");
+    assert_eq!(times(&memory, AUDIT).await.len(), 4);
+    clock.set(NOON_UNIX_MS, true);
+    assert_eq!(memory.prune_audit(3 * 365).await.unwrap(), Some(0));
+    assert_eq!(memory.prune_audit(365).await.unwrap(), Some(2));
+    assert_eq!(times(&memory, AUDIT).await, [(5_000, false), (NOON_UNIX_MS, true)]);
 }

@@ -228,7 +228,7 @@ async fn a_running_daemon_takes_forgotten_text_out_of_the_file_by_itself() {
         assert_eq!(on_disk(&home, "qwgone"), None);
         stop.cancel();
     };
-    tokio::join!(memory.maintain(stop.clone()), forget);
+    tokio::join!(memory.maintain(stop.clone(), 365), forget);
 }
 
 #[tokio::test]
@@ -276,7 +276,7 @@ async fn the_end_is_not_delayed_by_tidying_up_that_waits_for_another_process() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         stop.cancel();
     };
-    tokio::join!(home.memory.maintain(stop.clone()), end);
+    tokio::join!(home.memory.maintain(stop.clone(), 365), end);
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     drop(in_the_way);
     assert!(home.memory.scrub_wish().await.unwrap().is_some());

@@ -169,6 +169,15 @@ impl PgSettings {
         Ok(password.map(|password| Zeroizing::new(percent_decoded(password))))
     }
 
+    /// As [`Self::options`]: the files are on a disk that may be slow.
+    async fn read_options(&self) -> Result<PgConnectOptions, PgError> {
+        let settings = self.clone();
+        let read = tokio::task::spawn_blocking(move || settings.options()).await;
+        read.unwrap_or_else(|e| {
+            Err(PgError::settings("reading the password was interrupted", Some(e.to_string())))
+        })
+    }
+
     fn options(&self) -> Result<PgConnectOptions, PgError> {
         let url = with_host(self.url.reveal());
         let mut options = PgConnectOptions::from_str(&url)
@@ -324,7 +333,7 @@ pub async fn which(settings: &PgSettings) -> Result<Option<Uuid>, PgError> {
 
 /// Connects for a backup, without a look at the schema.
 pub(crate) async fn open(settings: &PgSettings) -> Result<PgConnection, PgError> {
-    let options = settings.options()?;
+    let options = settings.read_options().await?;
     let mut conn = within(CONNECT_DEADLINE, "connecting to Postgres", options.connect()).await?;
     set_up(&mut conn).await?;
     Ok(conn)
@@ -349,7 +358,7 @@ async fn set_up(conn: &mut PgConnection) -> Result<(), PgError> {
 
 /// A pool of one connection for a listener, which takes nothing else.
 pub(super) async fn listening_pool(settings: &PgSettings) -> Result<PgPool, PgError> {
-    let options = settings.options()?;
+    let options = settings.read_options().await?;
     let connect = PgPoolOptions::new()
         .max_connections(1)
         .acquire_timeout(CONNECT_DEADLINE)

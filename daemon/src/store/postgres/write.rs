@@ -124,6 +124,8 @@ crate::store::sql::statements! {
         SELECT m.id, s.id, m.owner FROM unnest($1::uuid[], $2::uuid[]) AS x (message, source)
             JOIN jarvis.messages m ON m.id = x.message JOIN jarvis.messages s ON s.id = x.source AND s.owner = m.owner
         ON CONFLICT DO NOTHING";
+    PRUNE_AUDIT = "DELETE FROM jarvis.audit WHERE id IN (SELECT id FROM jarvis.audit WHERE device = $1 AND clock_synced
+        AND wall_time < timestamptz 'epoch' + $2::bigint * interval '1 ms' LIMIT $3)";
     AUDIT = "INSERT INTO jarvis.audit AS t (id, owner, action, outcome, detail, wall_time, clock_synced, monotonic_ns, boot_id, device)
         SELECT x.id, u.id, x.action, x.outcome, x.detail::jsonb, timestamptz 'epoch' + x.wall * interval '1 ms', x.synced,
             x.monotonic, x.boot, x.device
@@ -340,6 +342,22 @@ impl Pg {
             self.run(sqlx::query(DELETE_TOMBSTONES).bind(&ids)).await?;
         }
         Ok(())
+    }
+
+    /// Deletes the rows of the audit log that `device` wrote before this time.
+    pub(crate) async fn prune_audit(&mut self, device: &str, before_unix_ms: i64) -> Result<(), PgError> {
+        const AT_ONCE: i64 = 5_000;
+        loop {
+            let prune = sqlx::query(PRUNE_AUDIT).bind(device).bind(before_unix_ms).bind(AT_ONCE);
+            let pruned = within(
+                STATEMENT_DEADLINE,
+                "deleting old rows of the audit log",
+                prune.execute(&mut self.conn),
+            );
+            if pruned.await?.rows_affected() == 0 {
+                return Ok(());
+            }
+        }
     }
 
     /// Voiceprints of these people that `device` has written, with their owners.
