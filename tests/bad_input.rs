@@ -342,7 +342,7 @@ fn a_damaged_whisper_file_switches_words_off_like_a_missing_one() {
             let findings = report["findings"].as_array().unwrap();
             let found = findings.iter().find(|f| f["check"] == "speech to text").unwrap();
             assert!(found["fix"].as_str().unwrap().contains(&advice), "{found}");
-            // Whoever asks for this engine by name is told at once.
+            // An engine that is asked for by name and cannot be used is an error.
             root.env("JARVIS__STT__ENGINE", "whisper");
             assert_eq!(root.run(&["listen", recording.to_str().unwrap()]).status.code(), Some(78));
         }

@@ -158,7 +158,7 @@ static void echo_is_heard(uint64_t at, int16_t *sound, snd_pcm_uframes_t frames)
     }
 }
 
-/* What a microphone hears where nothing is heard. */
+/* The noise of the microphone itself. */
 static void own_noise(int16_t *sound, size_t samples)
 {
     static uint32_t state = 1;

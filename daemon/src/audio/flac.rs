@@ -151,7 +151,7 @@ impl FlacDecoder {
             let decoded = match guarded(|| decoder.decode(&packet)) {
                 Ok(Ok(decoded)) => decoded,
                 Ok(Err(_)) => continue,
-                // What it left half changed is not used again.
+                // The decoder may be half changed and is not used again.
                 Err(_) => break,
             };
             mix(&decoded, self.channels, channel, &mut self.pending);

@@ -1,4 +1,4 @@
-//! What raw sound says about the microphone, and the one judgement on it: `doctor`, the daemon and recordings share it.
+//! Raw statistics of sound and the one judgement on them, shared by `doctor`, the daemon and recordings.
 //!
 //! ```text
 //!  bytes of all channels ──▶ Measure ──verdict(channel)──▶ None | SoundFault ──▶ sentence, what to do
@@ -71,7 +71,7 @@ impl Default for Measure {
     }
 }
 
-/// What is wrong with the sound of a microphone.
+/// A fault in the sound of a microphone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SoundFault {
     /// Zeros.
@@ -87,7 +87,7 @@ pub enum SoundFault {
 }
 
 impl SoundFault {
-    /// What is heard, without a full stop: "digital silence".
+    /// The finding, without a full stop: "digital silence".
     pub fn words(self) -> String {
         match self {
             Self::Silent => "digital silence".to_owned(),
@@ -102,7 +102,7 @@ impl SoundFault {
         }
     }
 
-    /// What to do about it.
+    /// The way out.
     pub fn fix(self) -> String {
         match self {
             Self::Silent | Self::Constant | Self::Flicker => {
@@ -228,7 +228,7 @@ impl Measure {
         }
     }
 
-    /// What is wrong with this sound for somebody who hears `heard` of it. `None` too for no sound at all.
+    /// The fault of this sound for a listener to `heard`. Also `None` for no sound at all.
     pub fn verdict(&self, heard: Channel) -> Option<SoundFault> {
         if self.frames == 0 {
             return None;

@@ -78,7 +78,7 @@ impl Channel {
     pub const LEFT: Self = Self::Nth(0);
     pub const RIGHT: Self = Self::Nth(1);
 
-    /// What is heard of a recording with `channels` channels: this channel, or the mean where it has no such.
+    /// The channel heard of a recording with `channels` channels: this one, or the mean where there is no such.
     pub fn of_recording(self, channels: u16) -> Self {
         if self.fits(channels) { self } else { Self::Mean }
     }

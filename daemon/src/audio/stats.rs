@@ -119,7 +119,7 @@ impl CaptureStats {
         self.last_errno.store(errno, Ordering::Relaxed);
     }
 
-    /// What has been wrong with the sound itself for a minute or longer.
+    /// The fault of the sound itself that has lasted for a minute or longer.
     pub fn sound_fault(&self) -> Option<SoundFault> {
         SoundFault::of_code(self.sound_fault.load(Ordering::Relaxed))
     }

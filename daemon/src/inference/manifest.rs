@@ -75,7 +75,7 @@ pub struct ModelEntry {
 }
 
 impl ModelEntry {
-    /// What a person does about a missing or damaged file, with the folder that a fetched one belongs in.
+    /// The way out for a missing or damaged file. `folder` is where a fetched file belongs.
     pub fn fix(&self, folder: Option<&Path>) -> String {
         match &self.fetch {
             Some(command) => format!("run `{}`", into_folder(command, folder)),

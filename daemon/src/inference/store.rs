@@ -155,7 +155,7 @@ impl ModelStore {
         ModelStatus { entry: entry.clone(), path, state, fix }
     }
 
-    /// What to do about a file of model `name` that is right and cannot be used.
+    /// The way out for a file of model `name` that has the right hash and cannot be used.
     pub fn fix_of(&self, name: &str) -> String {
         self.entry(name).map_or_else(String::new, |entry| self.fix(entry, self.find(entry).ok().as_deref()))
     }

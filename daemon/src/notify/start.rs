@@ -86,7 +86,7 @@ pub(super) fn is_over() {
     READY.store(true, Ordering::Relaxed);
 }
 
-/// What the process has done so far.
+/// The work of the process so far.
 #[derive(Debug, Clone, Copy)]
 struct Work {
     cpu: Duration,
@@ -163,7 +163,7 @@ mod tests {
         assert!(!before.since(before));
     }
 
-    /// What the unit says about `key`, in seconds.
+    /// The unit's value of `key`, in seconds.
     fn unit(key: &str) -> Duration {
         let unit = include_str!("../../../systemd/jarvisd.service");
         let value = unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));

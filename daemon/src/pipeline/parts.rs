@@ -219,7 +219,7 @@ pub fn open_dialogue(settings: &Settings, memory: Memory) -> Dialogue {
     Dialogue::new(memory, Responder::Builtin(Builtin::default()), dialogue)
 }
 
-/// What the detector listens for, and how.
+/// The settings of the detector.
 pub fn detect_settings(settings: &Settings) -> DetectSettings {
     let endpoint = &settings.endpoint;
     let wake = settings.wake.model.0.iter().map(|model| WakeWord {

@@ -173,7 +173,7 @@ mod tests {
             let (want, got) = (plain.quality, net.quality);
             assert!((got.level_db - want.level_db).abs() < 0.3, "{offset} {hz}: {got:?}, {want:?}");
             assert!(got.snr_db > if hz > 0.0 { 20.0 } else { want.snr_db - 0.5 }, "{offset} {hz}: {got:?}");
-            // What the model hears is what was recorded.
+            // The model hears the sound as it was recorded.
             assert_eq!(net.samples, dirty[50 * FRAME_SAMPLES..]);
         }
     }

@@ -135,7 +135,7 @@ fn list(dirs: &[PathBuf]) -> String {
     dirs.iter().map(|d| d.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// What [`open`] found.
+/// Result of [`open`].
 pub enum Opened {
     Ready(Box<dyn Recognizer>),
     /// Switched off.

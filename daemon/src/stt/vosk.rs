@@ -30,7 +30,7 @@ pub struct VoskRecognizer {
     said: Vec<String>,
     /// The words last reported.
     partial: String,
-    /// What can be heard of the sound: an offset or hum is silence as well.
+    /// Takes out what cannot be heard: an offset or hum is silence as well.
     level: HighPass,
     /// Something louder than silence was heard: on digital silence models invent short words.
     heard: bool,

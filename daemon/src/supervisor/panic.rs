@@ -1,4 +1,4 @@
-//! What a panic does: it is a bug, so the process ends at once. The exception is foreign code that is run in [`guarded`].
+//! A panic is a bug and ends the process at once. The exception is foreign code that runs in [`guarded`].
 //!
 //! The hook runs before anything unwinds, so a plain `catch_unwind` never sees a panic in this program. The hook
 //! therefore has to know who catches: [`guarded`] counts per thread how many guards the thread is in, and inside one the
@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 thread_local! {
     /// Guards that this thread is in.
     static GUARDS: Cell<u32> = const { Cell::new(0) };
-    /// What the hook heard of a panic inside a guard.
+    /// The hook's account of a panic inside a guard.
     static HEARD: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 

@@ -113,7 +113,7 @@ impl AlsaSource {
         })
     }
 
-    /// What was heard so far, for a judgement before a minute is over.
+    /// The sound so far, for a judgement before a minute is over.
     pub fn measured(&self) -> Measure {
         self.watch.whole()
     }

@@ -62,7 +62,7 @@ impl FileSource {
                 log::warn!("{} has {}", path.display(), fault.words());
                 Self::from_input(input(path)?, path, Channel::Nth(loudest), realtime)
             }
-            // Whoever reads it meets an error at its place.
+            // The reader meets an error at its place.
             Ok(_) | Err(_) => Ok(source),
         }
     }
@@ -129,7 +129,7 @@ fn input(path: &Path) -> Result<Input, SourceError> {
     Ok(Box::new(BufReader::with_capacity(1 << 16, file)))
 }
 
-/// What is wrong with the channels of a recording, by its first minutes.
+/// A fault of the channels of a recording, by its first minutes.
 fn look_ahead(path: &Path) -> Result<Option<SoundFault>, SourceError> {
     let mut decoder = Decoder::new(input(path)?).map_err(|fault| fault.of(path))?;
     decoder.measure();

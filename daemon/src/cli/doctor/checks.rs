@@ -197,7 +197,7 @@ pub fn microphone(settings: &Settings) -> Finding {
     Finding::warn(CHECK, format!("{heard}: {}", faults.join("; ")), fixes.join("; "))
 }
 
-/// What is wrong with the sound of the microphone, each with what to do about it.
+/// Faults of the microphone's sound, each with the way out.
 fn sound_faults(verdict: Option<SoundFault>, sound: &[f32], rate_hz: u32) -> Vec<(String, String)> {
     /// Share of full scale from which a DC offset is worth a word: of a loud voice, this much is cut off.
     const LEAST_OFFSET: f64 = 0.02;
