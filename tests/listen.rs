@@ -169,6 +169,42 @@ fn five_failures_in_a_row_make_the_device_pause() {
 }
 
 #[test]
+fn a_television_does_not_lock_the_owner_out_and_guessing_stays_slow() {
+    let root = Root::new();
+    root.enrol("anna", Voice::Rms);
+    let (strange, owner) = (Voice::Kal.says(RECALL), Voice::Rms.says(RECALL));
+    let mut heard = vec![&strange; 6];
+    heard.push(&owner);
+    let events = root.listen(&heard);
+    assert_eq!(of(&events, "rejected").len(), 6, "{events:#?}");
+    let verified = of(&events, "verified");
+    assert!(verified[0]["confidence"].as_f64().unwrap() >= 0.99, "{events:#?}");
+    assert_eq!(of(&events, "stored").len(), 1, "{events:#?}");
+
+    // A long pause, so that no slow machine outlasts it: of many attempts a few are compared, and then none is.
+    let db = root.path().join("var/lib/jarvis/jarvis.db");
+    let order = "UPDATE settings SET value = json_object('failures', 12, 'looks', 0, 'last_failure_unix_ms', \
+                 1000 * strftime('%s', 'now')) WHERE key = 'failure_gate';";
+    let status = std::process::Command::new("sqlite3").arg(&db).arg(order).status();
+    assert!(status.unwrap().success());
+    let rows = root.json(&["audit", "list"]).as_array().unwrap().len();
+    let mut heard = vec![&strange; 5];
+    heard.push(&owner);
+    let events = root.listen(&heard);
+    let rejected = of(&events, "rejected");
+    assert_eq!(rejected.len(), 6, "the owner comes after too many: {events:#?}");
+    for refused in rejected {
+        assert_eq!((&refused["reason"], refused.get("confidence")), (&"paused".into(), None), "{refused}");
+    }
+    assert!(of(&events, "transcript").is_empty(), "{events:#?}");
+    assert_eq!(
+        root.json(&["audit", "list"]).as_array().unwrap().len(),
+        rows + 6,
+        "each attempt leaves a row"
+    );
+}
+
+#[test]
 fn a_voice_that_is_surely_a_strangers_is_never_transcribed_and_the_owners_is() {
     const LONG: &str =
         "hey jarvis, remember that the money lies behind the green door of the old garden house";

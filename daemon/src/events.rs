@@ -17,12 +17,14 @@ pub enum State {
     Speaking,
     FollowUp,
     Muted,
+    /// Too many attempts failed in a row.
+    Paused,
     Degraded,
     Error,
 }
 
 impl State {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Starting,
         Self::Idle,
         Self::Listening,
@@ -31,6 +33,7 @@ impl State {
         Self::Speaking,
         Self::FollowUp,
         Self::Muted,
+        Self::Paused,
         Self::Degraded,
         Self::Error,
     ];
@@ -45,6 +48,7 @@ impl State {
             Self::Speaking => "speaking",
             Self::FollowUp => "follow_up",
             Self::Muted => "muted",
+            Self::Paused => "paused",
             Self::Degraded => "degraded",
             Self::Error => "error",
         }
@@ -130,6 +134,22 @@ pub enum What {
     Error {
         stage: String,
         message: String,
+    },
+    /// A required part of the device does not work as it should, or all do again.
+    Problem {
+        problem: bool,
+        /// The worst of them, and its sentence.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        part: Option<&'static str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        message: Option<String>,
+    },
+    /// Too many attempts failed in a row: until then only a voice that is surely known is answered.
+    Pause {
+        /// RFC 3339, UTC.
+        until: String,
+        pause_s: u64,
+        failures: u32,
     },
     /// The source ended (recordings only).
     End,

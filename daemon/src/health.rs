@@ -7,7 +7,11 @@
 //!    who muted the device must be able to trust the word.
 //! 2. Else, with a required part that has failed for good, `error`.
 //! 3. Else, with a required part that is degraded or away, `degraded`.
-//! 4. Else `idle`. Optional parts (the broker, the loudspeaker) never change the state; they show in the list.
+//! 4. Else, after too many failed attempts in a row, `paused`.
+//! 5. Else `idle`. Optional parts (the broker, the loudspeaker) never change the state; they show in the list.
+//!
+//! The state hides faults by rule 1. So [`Status::problem`] is a second value, made from the required parts alone:
+//! a turn, the mute and the pause never switch it off.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,6 +21,9 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::events::State;
+
+/// Name of the part that hears.
+pub const MICROPHONE: &str = "microphone";
 
 /// Condition of one part. The sentence says what is wrong, what still works and what to do, without a final full stop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -115,17 +122,37 @@ pub struct Component {
 pub struct Status {
     /// The state to show, after the rules at the top of this module.
     pub state: State,
+    /// A required part is not as it should be, whatever `state` says.
+    pub problem: bool,
+    /// The household muted the device.
+    pub muted: bool,
+    /// The sound card is open, also while the device is muted: what it brings is dropped before any detection.
+    pub microphone_open: bool,
+    /// After too many failed attempts: until when unsure voices are refused. Milliseconds since 1970 UTC; RFC 3339 in JSON.
+    #[serde(serialize_with = "as_rfc3339")]
+    pub paused_until: Option<i64>,
     pub components: BTreeMap<&'static str, Component>,
     /// What the pipeline does, before the rules.
     #[serde(skip)]
     stage: State,
-    #[serde(skip)]
-    muted: bool,
+}
+
+#[expect(clippy::ref_option, reason = "serde passes a reference")]
+fn as_rfc3339<S: serde::Serializer>(unix_ms: &Option<i64>, serializer: S) -> Result<S::Ok, S::Error> {
+    unix_ms.and_then(rfc3339).serialize(serializer)
 }
 
 impl Status {
     fn new() -> Self {
-        Self { state: State::Starting, components: BTreeMap::new(), stage: State::Starting, muted: false }
+        Self {
+            state: State::Starting,
+            problem: false,
+            muted: false,
+            microphone_open: false,
+            paused_until: None,
+            components: BTreeMap::new(),
+            stage: State::Starting,
+        }
     }
 
     fn judge(&mut self) {
@@ -136,12 +163,21 @@ impl Status {
             .map(|c| c.condition.severity())
             .max()
             .unwrap_or(0);
+        self.problem = worst > 0;
+        let microphone = self.components.get(MICROPHONE).map(|c| &c.condition);
+        self.microphone_open = matches!(microphone, Some(Condition::Ok | Condition::Degraded { .. }));
         self.state = match (self.stage, worst) {
             _ if self.muted => State::Muted,
             (State::Idle, 3) => State::Error,
             (State::Idle, 1 | 2) => State::Degraded,
+            (State::Idle, _) if self.paused_until.is_some() => State::Paused,
             (stage, _) => stage,
         };
+    }
+
+    /// The required part that is worst, if any is not as it should be: why [`Status::problem`] is set.
+    pub fn worst(&self) -> Option<(&'static str, &Component)> {
+        self.problems().into_iter().next().filter(|(_, component)| component.need == Need::Required)
     }
 
     /// The parts that are not as they should be, the worst first, required ones before optional ones.
@@ -166,17 +202,32 @@ impl Status {
             State::Thinking => "thinking",
             State::Speaking => "speaking",
             State::FollowUp => "listening for a follow-up",
+            State::Muted if self.microphone_open => {
+                "muted (the microphone stays open, what it hears is dropped)"
+            }
             State::Muted => "muted",
+            State::Paused => "pausing",
             State::Degraded => "working with limits",
             State::Error => "not working",
         }
         .to_owned();
+        if let Some(until) = self.paused_until.and_then(rfc3339) {
+            line.push_str(
+                "; too many attempts failed, so only a voice that is surely known is answered until ",
+            );
+            line.push_str(&until);
+        }
         for (name, component) in self.problems() {
             line.push_str("; ");
             line.push_str(component.condition.sentence().unwrap_or(name));
         }
         line
     }
+}
+
+/// UTC to the second, as Home Assistant reads it; `None` for a time outside the calendar.
+pub fn rfc3339(unix_ms: i64) -> Option<String> {
+    jiff::Timestamp::from_second(unix_ms.div_euclid(1000)).ok().map(|time| time.to_string())
 }
 
 /// The registry. Clones share it. Not for the capture thread: it takes a lock.
@@ -264,6 +315,16 @@ impl Health {
         });
     }
 
+    /// Says until when unsure voices are refused after too many failures; `None`: no longer.
+    pub fn set_paused_until(&self, unix_ms: Option<i64>) {
+        self.status.send_if_modified(|status| {
+            let changed = status.paused_until != unix_ms;
+            status.paused_until = unix_ms;
+            status.judge();
+            changed
+        });
+    }
+
     pub fn status(&self) -> Status {
         self.status.borrow().clone()
     }
@@ -318,6 +379,41 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_problem_is_on_whatever_the_device_does_and_whether_it_is_muted() {
+        let health = idle();
+        assert!(!health.status().problem);
+        health.set("microphone", Condition::away("the microphone is unplugged"));
+        for stage in [State::Idle, State::Listening, State::Verifying, State::Speaking, State::FollowUp] {
+            health.set_stage(stage);
+            assert!(health.status().problem, "{stage:?}");
+        }
+        health.set_muted(true);
+        let status = health.status();
+        assert!(status.problem && status.muted);
+        assert_eq!(status.worst().unwrap().0, "microphone");
+        assert_eq!(status.words(), "muted; the microphone is unplugged");
+        health.set("microphone", Condition::Ok);
+        health.set("mqtt", Condition::failed("gone"));
+        let status = health.status();
+        assert!(!status.problem && status.worst().is_none(), "an optional part is no problem of the device");
+    }
+
+    #[test]
+    fn a_pause_shows_until_when_and_a_fault_shows_before_it() {
+        let health = idle();
+        health.set_paused_until(Some(1_700_000_000_999));
+        let status = health.status();
+        assert_eq!(status.state, State::Paused);
+        assert!(status.words().ends_with("until 2023-11-14T22:13:20Z"), "{}", status.words());
+        assert_eq!(serde_json::to_value(&status).unwrap()["paused_until"], "2023-11-14T22:13:20Z");
+        health.set("microphone", Condition::away("gone"));
+        assert_eq!(health.status().state, State::Degraded);
+        health.set_paused_until(None);
+        health.set("microphone", Condition::Ok);
+        assert_eq!(health.status().state, State::Idle);
+    }
+
     #[tokio::test]
     async fn watchers_wake_for_changes_and_for_nothing_else() {
         let health = idle();
@@ -339,6 +435,10 @@ mod tests {
             json,
             serde_json::json!({
                 "state": "idle",
+                "problem": false,
+                "muted": false,
+                "microphone_open": true,
+                "paused_until": null,
                 "components": {
                     "microphone": { "need": "required", "condition": "ok" },
                     "mqtt": { "need": "optional", "condition": "away", "sentence": "no broker" },

@@ -9,9 +9,9 @@
 //! watchdog interval, and allows a ping only when
 //!
 //! * a period has arrived from the source **and** the front end has worked on since the last ping, or
-//! * the source is known to be away (unplugged, reported, being re-opened) **and** attempts to re-open it go on.
+//! * the source is known to be away (unplugged, reported, being re-opened) **and** attempts to re-open it go on,
 //!
-//! So a clock that freezes without an error, a front end that hangs, and a re-open that never returns all silence it and
+//! and only while the turn task is idle or within the deadline of what it does ([`GRACE`] on top). So a clock that freezes without an error, a front end that hangs, a re-open that never returns and a turn that never ends all silence it and
 //! systemd restarts the daemon; an unplugged microphone does not, because a restart would not plug it in again.
 
 pub mod start;
@@ -88,7 +88,12 @@ pub struct Progress {
     /// A counter that grows while the source tries to come back; `None` where the source cannot tell, and then it is
     /// believed.
     pub attempts: Option<u64>,
+    /// When the turn task must be over with what it does; 0 = it waits for something to do.
+    pub turn_due_ms: u64,
 }
+
+/// How long a turn may be over its deadline: the deadline itself ends it, unless the task does not run any more.
+pub const GRACE: Duration = Duration::from_secs(10);
 
 /// Why the watchdog is not fed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +104,8 @@ pub enum Silence {
     FrontEnd,
     /// The source is away and nobody tries to re-open it any more.
     Recovery,
+    /// A turn goes on after its last deadline.
+    Turns,
 }
 
 impl Silence {
@@ -107,6 +114,7 @@ impl Silence {
             Self::Capture => "no sound arrives although the microphone reports no error",
             Self::FrontEnd => "sound arrives but the front end does not take it",
             Self::Recovery => "the microphone is away and re-opening it hangs",
+            Self::Turns => "a turn does not end",
         }
     }
 }
@@ -138,6 +146,10 @@ impl Watchdog {
         if now.attempts != self.attempts || now.attempts.is_none() || !now.recovering {
             self.attempts = now.attempts;
             self.attempt_ms = now_ms;
+        }
+        let grace_ms = u64::try_from(GRACE.as_millis()).unwrap_or(u64::MAX);
+        if now.turn_due_ms != 0 && now_ms > now.turn_due_ms.saturating_add(grace_ms) {
+            return Err(Silence::Turns);
         }
         if now.recovering {
             if now_ms.saturating_sub(self.attempt_ms) > self.patience_ms {
@@ -210,7 +222,13 @@ mod tests {
     }
 
     fn away(attempts: u64) -> Progress {
-        Progress { capture_ms: 100, front_end: 5, recovering: true, attempts: Some(attempts) }
+        Progress {
+            capture_ms: 100,
+            front_end: 5,
+            recovering: true,
+            attempts: Some(attempts),
+            ..Progress::default()
+        }
     }
 
     #[test]
@@ -235,6 +253,18 @@ mod tests {
         let mut watchdog = Watchdog::new(PATIENCE, 0);
         assert_eq!(watchdog.look(100, progress(95, 5)), Ok(()));
         assert_eq!(watchdog.look(200, progress(195, 5)), Err(Silence::FrontEnd));
+    }
+
+    #[test]
+    fn a_turn_that_does_not_end_silences_it_and_a_long_one_does_not() {
+        let mut watchdog = Watchdog::new(PATIENCE, 0);
+        let turn = |now: u64, due| Progress { turn_due_ms: due, ..progress(now, now) };
+        assert_eq!(watchdog.look(1_000, turn(1_000, 60_000)), Ok(()));
+        assert_eq!(watchdog.look(69_000, turn(69_000, 60_000)), Ok(()), "its deadline is about to end it");
+        assert_eq!(watchdog.look(70_001, turn(70_001, 60_000)), Err(Silence::Turns));
+        let away = Progress { turn_due_ms: 60_000, ..away(1) };
+        assert_eq!(watchdog.look(71_000, away), Err(Silence::Turns), "also without a microphone");
+        assert_eq!(watchdog.look(72_000, turn(72_000, 0)), Ok(()), "it has ended");
     }
 
     #[test]

@@ -96,6 +96,11 @@ impl Mic {
         self.fault("freeze", on);
     }
 
+    /// The stream is suspended, as by a computer that sleeps.
+    pub fn suspend(&self, on: bool) {
+        self.fault("suspend", on);
+    }
+
     /// The loudspeaker takes no sound and keeps the call that brings it.
     pub fn hang_loudspeaker(&self) {
         self.fault("hang", true);

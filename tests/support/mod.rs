@@ -504,6 +504,14 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
+    /// A line that has come already, or comes: what is retained comes in any order.
+    pub fn shows(&mut self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        match self.seen.iter().find(|line| wanted(line)) {
+            Some(line) => line.clone(),
+            None => self.wait_for(what, wanted),
+        }
+    }
+
     /// Waits for a line (`topic payload`) that satisfies `wanted`.
     pub fn wait_for(&mut self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
         let deadline = Instant::now() + PATIENCE;

@@ -19,6 +19,11 @@ pub fn share() -> PathBuf {
     compiled("share", include_str!("share.c"))
 }
 
+/// Makes a recogniser or a disk hang at will: see the head of the file.
+pub fn hang() -> PathBuf {
+    compiled("hang", include_str!("hang.c"))
+}
+
 /// Compiles a library once per version of its source, where every account can read it.
 fn compiled(name: &str, source: &str) -> PathBuf {
     let mut hash = DefaultHasher::new();

@@ -22,6 +22,7 @@ use crate::mqtt;
 use crate::pipeline::events::{Events, Lines};
 use crate::pipeline::hearing::{Heard, Hearing, HearingControl};
 use crate::pipeline::parts::{MissingMemory, Parts};
+use crate::pipeline::switches::Switches;
 use crate::pipeline::turns::Turns;
 use crate::stt;
 use crate::supervisor::Supervisor;
@@ -98,6 +99,9 @@ async fn listen(settings: Settings, recordings: &[PathBuf], realtime: bool) -> R
         events: session.events.clone(),
         health: Health::new(),
         control: session.control.clone(),
+        switches: Switches::new(session.control.clone()),
+        pulse: Arc::default(),
+        counted: Arc::default(),
         live: Arc::new(ArcSwap::from_pointee(Live::of(&settings))),
     };
     let stop = session.supervisor.token();

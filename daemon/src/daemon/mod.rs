@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::audio::alsa::{AlsaSettings, AlsaSource};
@@ -23,9 +23,12 @@ use crate::health::{Condition, Health, Need};
 use crate::memory;
 use crate::mqtt::{self, Feeds, MqttSettings};
 use crate::notify;
+use crate::pipeline::deadline::Pulse;
 use crate::pipeline::events::{Events, Lines};
 use crate::pipeline::hearing::{Heard, Hearing, HearingControl};
 use crate::pipeline::parts::{MissingMemory, Parts};
+use crate::pipeline::pause::PauseWatch;
+use crate::pipeline::switches::{self, Switches};
 use crate::pipeline::turns::Turns;
 use crate::store::forward::{self, BeforeMigration, Forwarder};
 use crate::store::postgres::PgSettings;
@@ -60,6 +63,7 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
         ("stt", Need::Required),
         ("store", Need::Required),
         (memory::COMPONENT, Need::Required),
+        (switches::COMPONENT, Need::Required),
         (forward::COMPONENT, Need::Optional),
         (watch::COMPONENT, Need::Optional),
     ] {
@@ -105,6 +109,10 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
     let (command_in, command_out) = mqtt::command_channel();
 
     let memory = parts.memory.clone();
+    // Before the first sound.
+    let switches = Switches::new(control.clone());
+    switches.restore(&memory, &health).await;
+    let (pulse, counted) = (Arc::new(Pulse::default()), Arc::new(Notify::new()));
 
     // Start, in data-flow order, so that the drain goes the same way.
     let start = || -> Result<(), SpawnError> {
@@ -159,9 +167,24 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
             events: events.clone(),
             health: health.clone(),
             control: control.clone(),
+            switches: switches.clone(),
+            pulse: pulse.clone(),
+            counted: counted.clone(),
             live: live.clone(),
         };
         supervisor.task("turns", turns.run(heard_out, command_out, stop.clone()))?;
+        let keep = switches.clone().keep(parts.memory.clone(), health.clone(), stop.clone());
+        supervisor.task("mute", keep)?;
+        if settings.voice.enabled {
+            let watch = PauseWatch {
+                memory: parts.memory.clone(),
+                health: health.clone(),
+                events: events.clone(),
+                control: control.clone(),
+                changed: counted,
+            };
+            supervisor.task("pausewatch", watch.run(stop.clone()))?;
+        }
         let (memory, maintain_stop, audit_days) =
             (parts.memory.clone(), stop.clone(), settings.store.audit_days);
         supervisor.job("maintain", async move {
@@ -169,7 +192,7 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
             Ok::<_, std::convert::Infallible>(())
         })?;
         let (for_watchdog, frames) = (stats.clone(), control.clone());
-        let progress = move || sound_watch::progress(&for_watchdog, &frames);
+        let progress = move || sound_watch::progress(&for_watchdog, &frames, &pulse);
         supervisor.task(
             "watchdog",
             notify::feed_watchdog(progress, sound_watch::RECOVERY_PATIENCE, stop.clone()),
@@ -199,6 +222,7 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
                 status: health.watch(),
                 health: health.clone(),
                 backups,
+                switches,
                 commands: command_in,
             };
             let last_words = supervisor.last_words();

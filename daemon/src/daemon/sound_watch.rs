@@ -10,14 +10,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audio::{CaptureStats, CaptureStatus};
 use crate::events::{Event, State, What};
-use crate::health::{Condition, Health};
+use crate::health::{self, Condition, Health, Status};
 use crate::notify::{self, Progress};
+use crate::pipeline::deadline::Pulse;
 use crate::pipeline::events::Events;
 use crate::pipeline::hearing::HearingControl;
 use crate::units::FramePos;
 
 /// Name of the microphone in [`Health`].
-pub const COMPONENT: &str = "microphone";
+pub const COMPONENT: &str = health::MICROPHONE;
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// A microphone that is not there is no reason to keep the service in `activating`: after this long it is reported as
@@ -29,14 +30,27 @@ pub const RECOVERY_PATIENCE: Duration = Duration::from_secs(30);
 /// How far the sound has come: what [`notify::feed_watchdog`] feeds on.
 ///
 /// A device that is open and yields nothing is not away: re-opening it was tried, so what is left is a restart.
-pub fn progress(stats: &CaptureStats, control: &HearingControl) -> Progress {
+pub fn progress(stats: &CaptureStats, control: &HearingControl, turns: &Pulse) -> Progress {
     let stalled = stats.last_error().is_some_and(|e| e.kind() == std::io::ErrorKind::TimedOut);
     Progress {
         capture_ms: stats.last_progress_ms.load(Relaxed),
         front_end: control.frames(),
         recovering: stats.status() != CaptureStatus::Running && !stalled,
         attempts: Some(stats.reads.load(Relaxed)),
+        turn_due_ms: turns.due_ms(),
     }
+}
+
+/// The event for a problem that came or went since the last look.
+fn change_of_problem(was: &mut bool, now: &Status) -> Option<What> {
+    if std::mem::replace(was, now.problem) == now.problem {
+        return None;
+    }
+    let (part, message) = match now.worst() {
+        Some((part, component)) => (Some(part), component.condition.sentence().map(str::to_owned)),
+        None => (None, None),
+    };
+    Some(What::Problem { problem: now.problem, part, message })
 }
 
 pub struct SoundWatch {
@@ -63,6 +77,7 @@ impl SoundWatch {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut status = self.health.watch();
         let mut seen = Counters::default();
+        let mut problem = false;
         let (mut told_ready, mut heard_anything) = (false, false);
         let mut not_running = 0_u32;
         let started = Instant::now();
@@ -71,7 +86,11 @@ impl SoundWatch {
                 biased;
                 () = stop.cancelled() => return Ok(()),
                 Ok(()) = status.changed() => {
-                    notify::status(&status.borrow_and_update().words());
+                    let now = status.borrow_and_update().clone();
+                    notify::status(&now.words());
+                    if let Some(what) = change_of_problem(&mut problem, &now) {
+                        self.events.emit(Event::at(self.control.position(), what)).await;
+                    }
                     continue;
                 }
                 _ = ticks.tick() => {}

@@ -68,7 +68,7 @@ impl Bench {
             Detection::SpeechEnd { utterance } if utterance.truncated => 't',
             Detection::SpeechEnd { .. } => 'e',
             Detection::NoSpeech { .. } => 'n',
-            Detection::Dropped { .. } => 'd',
+            Detection::Dropped { .. } | Detection::Lost { .. } => 'd',
             Detection::Asked { .. } => 'a',
         };
         let mut story: Vec<char> = self.out.iter().map(letter).collect();
@@ -305,7 +305,7 @@ fn check(seed: u64, out: &[Detection]) {
                 assert!(raw.len() <= 1_500 * FRAME_SAMPLES, "seed {seed}: command of {} samples", raw.len());
                 assert!(frames <= 1_500 + 150 + 30 + 500 + 40, "seed {seed}: {frames} frames");
             }
-            Detection::Dropped { .. } | Detection::Asked { .. } => {
+            Detection::Dropped { .. } | Detection::Lost { .. } | Detection::Asked { .. } => {
                 panic!("seed {seed}: the detector itself never says so")
             }
             Detection::NoSpeech { .. } | Detection::Wake { .. } => {}

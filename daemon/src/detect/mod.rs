@@ -113,6 +113,10 @@ pub enum Detection {
     Asked {
         pos: FramePos,
     },
+    /// What was open or awaited is dropped because no sound came for longer than a command survives.
+    Lost {
+        pos: FramePos,
+    },
     /// What was open or awaited is dropped because the device speaks or is muted. Said by whoever holds the detector.
     Dropped {
         pos: FramePos,
@@ -162,6 +166,8 @@ const WAKE_GATE_HANGOVER: u64 = 100;
 const LOOK_BACK: u64 = 50;
 /// Lost sound up to this long is heard as silence; a longer hole ends what is open: 0.5 s.
 const BRIDGED: u64 = 50;
+/// A hole from this length on takes what is open with it: what was said may be the half of it, or hours old. 1 s.
+const TORN: u64 = 100;
 
 /// Finds wake words and commands in a stream of frames.
 #[derive(Debug)]
@@ -257,6 +263,14 @@ impl Detector {
         }
     }
 
+    /// No sound has come for longer than a command survives: drops what is open or awaited.
+    pub fn interrupt(&mut self, out: &mut Vec<Detection>) {
+        if self.is_attending() {
+            self.endpointer.reset();
+            out.push(Detection::Lost { pos: self.sound.end() });
+        }
+    }
+
     /// Whether a command is open or awaited.
     pub fn is_attending(&self) -> bool {
         self.endpointer.is_open() || self.endpointer.is_armed()
@@ -300,6 +314,9 @@ impl Detector {
         }
         if self.started {
             self.settle(out)?;
+            if frame.pos >= expected && frame.pos.since(expected) >= TORN {
+                self.interrupt(out);
+            }
             self.endpointer.cut(expected, true, &self.sound, out);
         }
         if frame.pos < expected {

@@ -257,10 +257,10 @@ fn korean_speech_is_speech() {
 }
 
 #[test]
-fn a_short_hole_in_a_command_is_bridged_and_a_long_one_ends_it() {
+fn a_short_hole_in_a_command_is_bridged_a_longer_one_ends_it_and_one_of_a_second_drops_it() {
     let Some(samples) = librispeech(1).pop() else { return };
     let frames = frames_of(&[vec![0.0; S / 2], samples].concat());
-    for (hole, whole) in [(10, true), (200, false)] {
+    for (hole, whole, dropped) in [(10, true, false), (70, false, false), (200, false, true)] {
         let mut detector = always();
         let mut out = Vec::new();
         for frame in &frames[..300] {
@@ -279,7 +279,9 @@ fn a_short_hole_in_a_command_is_bridged_and_a_long_one_ends_it() {
         );
         let across = found.iter().any(|u| u.start.0 < 300 && u.end.0 > 310);
         assert_eq!(across, whole, "hole of {hole} frames");
-        assert_eq!(found.iter().any(|u| u.truncated), !whole);
+        assert_eq!(found.iter().any(|u| u.truncated), !whole && !dropped);
+        assert_eq!(found.iter().any(|u| u.start.0 < 300), !dropped);
+        assert_eq!(out.iter().any(|found| matches!(found, Detection::Lost { .. })), dropped);
     }
 }
 

@@ -5,29 +5,33 @@ use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
 use super::Topics;
+use crate::pipeline::switches::Switches;
 use crate::speaker::pin::Pin;
 
-/// Something a person asked for at a distance. Printing one shows no PIN.
+/// Something a person asked for at a distance that takes its turn. Printing one shows no PIN. What is a state (the mute,
+/// the listening window, the end of an enrolment) is none: see [`Switches`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// Stop listening until told otherwise.
-    Mute,
-    Unmute,
-    /// Open the listening window as if the wake word had been said.
-    Listen,
     /// Take whoever speaks next for `user`.
-    Pin {
-        user: String,
-        pin: Pin,
-    },
+    Pin { user: String, pin: Pin },
     /// Enrol the voice of this person, before the microphone.
     Enrol {
         user: String,
         /// Keep what they say for it, encrypted.
         keep_recordings: bool,
+        /// [`Switches::cancels`] when it was asked for: what was cancelled since does not begin any more.
+        cancels: u64,
     },
-    /// End that enrolment.
+}
+
+/// What a message asks for.
+#[derive(Debug)]
+enum Told {
+    Muted(bool),
+    /// Open the listening window as if the wake word had been said.
+    Listen,
     CancelEnrolment,
+    Command(Command),
 }
 
 /// Longest payload that is looked at.
@@ -52,13 +56,14 @@ struct EnrolPayload {
 /// Reads messages and hands commands out without ever waiting.
 #[derive(Debug)]
 pub(super) struct Intake {
+    switches: Switches,
     commands: mpsc::Sender<Command>,
     ignored: u64,
 }
 
 impl Intake {
-    pub(super) fn new(commands: mpsc::Sender<Command>) -> Self {
-        Self { commands, ignored: 0 }
+    pub(super) fn new(switches: Switches, commands: mpsc::Sender<Command>) -> Self {
+        Self { switches, commands, ignored: 0 }
     }
 
     /// Messages that were no command, or came faster than commands are carried out.
@@ -68,10 +73,10 @@ impl Intake {
 
     /// `retained` messages are old: a kept `PRESS` would open the microphone at every reconnect.
     pub(super) fn message(&mut self, topics: &Topics, topic: &[u8], payload: &[u8], retained: bool) {
-        let command = if retained { None } else { parse(topics, topic, payload) };
-        let told = command.and_then(|command| {
-            let what = format!("{command:?}");
-            self.commands.try_send(command).is_ok().then_some(what)
+        let told = if retained { None } else { parse(topics, topic, payload, self.switches.cancels()) };
+        let told = told.and_then(|told| {
+            let what = format!("{told:?}");
+            self.carry_out(told).then_some(what)
         });
         if let Some(what) = told {
             log::info!("told over MQTT: {what}");
@@ -91,18 +96,32 @@ impl Intake {
     }
 }
 
-fn parse(topics: &Topics, topic: &[u8], payload: &[u8]) -> Option<Command> {
+impl Intake {
+    /// Whether it is in force, or will be in its turn.
+    fn carry_out(&self, told: Told) -> bool {
+        match told {
+            Told::Muted(muted) => self.switches.set_muted(muted),
+            Told::Listen => self.switches.listen(),
+            Told::CancelEnrolment => self.switches.cancel_enrolment(),
+            Told::Command(command) => return self.commands.try_send(command).is_ok(),
+        }
+        true
+    }
+}
+
+fn parse(topics: &Topics, topic: &[u8], payload: &[u8], cancels: u64) -> Option<Told> {
     if topic == topics.pin.as_bytes() && payload.len() <= MAX_JSON {
         let given: PinPayload = serde_json::from_slice(payload).ok()?;
         let pin = Pin::typed(&Zeroizing::new(given.pin)).ok()?;
-        return Some(Command::Pin { user: given.user, pin });
+        return Some(Told::Command(Command::Pin { user: given.user, pin }));
     }
     if topic == topics.enrolment_set.as_bytes() && payload.len() <= MAX_JSON {
         if payload.trim_ascii() == b"CANCEL" {
-            return Some(Command::CancelEnrolment);
+            return Some(Told::CancelEnrolment);
         }
         let wanted: EnrolPayload = serde_json::from_slice(payload).ok()?;
-        return Some(Command::Enrol { user: wanted.start, keep_recordings: wanted.keep_recordings });
+        let EnrolPayload { start: user, keep_recordings } = wanted;
+        return Some(Told::Command(Command::Enrol { user, keep_recordings, cancels }));
     }
     if payload.len() > MAX_PAYLOAD {
         return None;
@@ -110,12 +129,12 @@ fn parse(topics: &Topics, topic: &[u8], payload: &[u8]) -> Option<Command> {
     let word = std::str::from_utf8(payload).ok()?.trim();
     if topic == topics.mute_set.as_bytes() {
         match word {
-            "ON" => Some(Command::Mute),
-            "OFF" => Some(Command::Unmute),
+            "ON" => Some(Told::Muted(true)),
+            "OFF" => Some(Told::Muted(false)),
             _ => None,
         }
     } else if topic == topics.listen.as_bytes() && word == "PRESS" {
-        Some(Command::Listen)
+        Some(Told::Listen)
     } else {
         None
     }
@@ -123,22 +142,31 @@ fn parse(topics: &Topics, topic: &[u8], payload: &[u8]) -> Option<Command> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::pipeline::hearing::HearingControl;
 
     fn intake() -> (Intake, mpsc::Receiver<Command>, Topics) {
         let (sender, receiver) = mpsc::channel(2);
-        (Intake::new(sender), receiver, Topics::new("jarvis", "k").unwrap())
+        let switches = Switches::new(Arc::default());
+        (Intake::new(switches, sender), receiver, Topics::new("jarvis", "k").unwrap())
     }
 
     #[test]
-    fn the_three_commands_are_understood() {
-        let (mut intake, mut commands, topics) = intake();
-        intake.message(&topics, b"jarvis/k/mute/set", b"ON", false);
-        intake.message(&topics, b"jarvis/k/mute/set", b"OFF\n", false);
-        assert_eq!((commands.try_recv(), commands.try_recv()), (Ok(Command::Mute), Ok(Command::Unmute)));
+    fn a_mute_is_in_force_at_once_and_the_last_of_many_wins() {
+        let control = Arc::new(HearingControl::default());
+        let (sender, mut commands) = mpsc::channel(1);
+        let mut intake = Intake::new(Switches::new(control.clone()), sender);
+        let topics = Topics::new("jarvis", "k").unwrap();
+        for n in 0..1_001 {
+            let word: &[u8] = if n % 2 == 0 { b"ON" } else { b"OFF\n" };
+            intake.message(&topics, b"jarvis/k/mute/set", word, false);
+            assert_eq!(control.is_muted(), n % 2 == 0);
+        }
         intake.message(&topics, b"jarvis/k/listen", b"PRESS", false);
-        assert_eq!(commands.try_recv(), Ok(Command::Listen));
         assert_eq!(intake.ignored(), 0);
+        assert!(commands.try_recv().is_err(), "none of it waits in a queue");
     }
 
     #[test]
@@ -175,10 +203,13 @@ mod tests {
             (br#"{"start":"Ben","keep_recordings":true}"#, "Ben", true),
         ] {
             intake.message(&topics, on, asked, false);
-            assert_eq!(commands.try_recv(), Ok(Command::Enrol { user: user.into(), keep_recordings }));
+            let begun = Command::Enrol { user: user.into(), keep_recordings, cancels: 0 };
+            assert_eq!(commands.try_recv(), Ok(begun));
         }
         intake.message(&topics, on, b"CANCEL\n", false);
-        assert_eq!(commands.try_recv(), Ok(Command::CancelEnrolment));
+        assert_eq!((commands.try_recv().is_err(), intake.switches.cancels()), (true, 1));
+        intake.message(&topics, on, br#"{"start":"Ben"}"#, false);
+        assert!(matches!(commands.try_recv(), Ok(Command::Enrol { cancels: 1, .. })));
         for payload in [&b"Anna"[..], b"{}", br#"{"start":1}"#, br#"{"start":"Anna","replace":true}"#] {
             intake.message(&topics, on, payload, false);
         }
@@ -212,7 +243,7 @@ mod tests {
     fn commands_that_nobody_takes_are_dropped() {
         let (mut intake, _commands, topics) = intake();
         for _ in 0..5 {
-            intake.message(&topics, b"jarvis/k/listen", b"PRESS", false);
+            intake.message(&topics, b"jarvis/k/pin", br#"{"user":"Anna","pin":"274913"}"#, false);
         }
         assert_eq!(intake.ignored(), 3);
     }

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::outbox::Outbox;
 use super::{MqttSettings, Topics, discovery};
 use crate::backup::watch::Report;
-use crate::events::{Event, State, What};
+use crate::events::{Event, What};
 use crate::health::Status;
 
 /// Turns events and states into messages.
@@ -91,7 +91,7 @@ impl Content {
 
     pub(super) fn status(&self, status: &Status, outbox: &mut Outbox) {
         outbox.keep(&self.topics.state, status.state.as_str());
-        outbox.keep(&self.topics.mute, if status.state == State::Muted { "ON" } else { "OFF" });
+        outbox.keep(&self.topics.mute, if status.muted { "ON" } else { "OFF" });
         match serde_json::to_string(status) {
             Ok(json) => outbox.keep(&self.topics.health, &json),
             Err(error) => log::debug!("cannot write the health as JSON: {error}"),

@@ -29,8 +29,17 @@ pub(super) fn payload(settings: &MqttSettings, topics: &Topics, backups: bool) -
         "problem",
         "binary_sensor",
         json!({
-            "name": "Problem", "device_class": "problem", "entity_category": "diagnostic", "state_topic": topics.state,
-            "value_template": "{{ 'ON' if value in ['degraded', 'error'] else 'OFF' }}",
+            "name": "Problem", "device_class": "problem", "entity_category": "diagnostic", "state_topic": topics.health,
+            "value_template": "{{ 'ON' if value_json.problem else 'OFF' }}",
+        }),
+    );
+    entities.add(
+        "paused_until",
+        "sensor",
+        json!({
+            "name": "Paused until", "icon": "mdi:account-clock", "device_class": "timestamp",
+            "entity_category": "diagnostic", "state_topic": topics.health,
+            "value_template": "{{ value_json.paused_until }}",
         }),
     );
     if settings.accept_commands {
@@ -158,6 +167,7 @@ mod tests {
             ("backup_size", "sensor"),
             ("listen", "button"),
             ("mute", "switch"),
+            ("paused_until", "sensor"),
             ("problem", "binary_sensor"),
             ("state", "sensor"),
         ];
@@ -175,7 +185,12 @@ mod tests {
         let (_, message) = announced(|settings| settings.accept_commands = false, false);
         assert_eq!(
             platforms(&message),
-            [("mute", "binary_sensor"), ("problem", "binary_sensor"), ("state", "sensor")]
+            [
+                ("mute", "binary_sensor"),
+                ("paused_until", "sensor"),
+                ("problem", "binary_sensor"),
+                ("state", "sensor")
+            ]
         );
     }
 

@@ -49,6 +49,7 @@ use crate::backup::watch::Report;
 use crate::error::chain;
 use crate::events::Event;
 use crate::health::{Condition, Health, Status};
+use crate::pipeline::switches::Switches;
 use content::Content;
 use outbox::Outbox;
 
@@ -166,6 +167,7 @@ pub struct Feeds {
     pub status: watch::Receiver<Status>,
     pub health: Health,
     pub backups: watch::Receiver<Option<Report>>,
+    pub switches: Switches,
     /// Made by [`command_channel`].
     pub commands: mpsc::Sender<Command>,
 }
@@ -196,7 +198,7 @@ pub async fn run(settings: MqttSettings, feeds: Feeds, stop: CancellationToken) 
     let mut work = Work {
         content: Content::new(&settings, topics),
         outbox: Outbox::new(),
-        commands: command::Intake::new(feeds.commands),
+        commands: command::Intake::new(feeds.switches, feeds.commands),
         events: Some(feeds.events),
         status: feeds.status,
         health: feeds.health,

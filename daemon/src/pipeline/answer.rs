@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::hearing::HearingControl;
 use crate::audio::playback::{self, PlaybackError};
-use crate::dialogue::speech::Speech;
+use crate::dialogue::speech::{Speech, SpeechError};
 use crate::error::chain;
 use crate::health::{Condition, Health};
 
@@ -37,23 +37,31 @@ impl Answer {
     }
 
     /// Speaks `text` to its end or until `stop`. What cannot be spoken stays text: the turn is stored already.
-    pub async fn speak(&self, text: &str, control: &HearingControl, stop: &CancellationToken) {
+    ///
+    /// # Errors
+    /// The sentence that [`Health`] shows as well. A device without a loudspeaker, or a speech program, is none.
+    pub async fn speak(
+        &self,
+        text: &str,
+        control: &HearingControl,
+        stop: &CancellationToken,
+    ) -> Result<(), String> {
         let rendered = tokio::select! {
             biased;
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return Ok(()),
             rendered = self.speech.render(text) => rendered,
         };
         let sound = match rendered {
             Ok(sound) => sound,
             Err(error) => {
-                self.health
-                    .set(COMPONENT, Condition::degraded(format!("answers are text only: {}", chain(&error))));
-                return;
+                let sentence = format!("answers are text only: {}", chain(&error));
+                self.health.set(COMPONENT, Condition::degraded(&sentence));
+                return if matches!(error, SpeechError::Silent(_)) { Ok(()) } else { Err(sentence) };
             }
         };
         if self.playing.swap(true, Ordering::AcqRel) {
             // The thread of an earlier answer cannot be ended; another one would only wait beside it.
-            return self.hung();
+            return Err(self.hung());
         }
         let most = Duration::from_secs_f32(sound.seconds()) + HUNG;
         let (device, token, playing) = (self.device.clone(), stop.clone(), self.playing.clone());
@@ -76,32 +84,31 @@ impl Answer {
         match played {
             Some(Ok(Ok(()))) => {
                 self.health.set(COMPONENT, Condition::Ok);
+                Ok(())
             }
             Some(Ok(Err(error))) => self.text_only(&error),
-            Some(Err(error)) => log::error!("speaking was interrupted: {error}"),
-            None => self.hung(),
+            Some(Err(error)) => Err(format!("speaking was interrupted: {error}")),
+            None => Err(self.hung()),
         }
     }
 
-    fn hung(&self) {
+    fn hung(&self) -> String {
         let device = &self.device;
-        self.health.set(
-            COMPONENT,
-            Condition::degraded(format!(
-                "answers are text only: the playback device {device} hangs; restart the service when it works again"
-            )),
+        let sentence = format!(
+            "answers are text only: the playback device {device} hangs; restart the service when it works again"
         );
+        self.health.set(COMPONENT, Condition::degraded(&sentence));
+        sentence
     }
 
     /// A device without a loudspeaker is no fault. [`Health`] says a change once.
-    fn text_only(&self, error: &PlaybackError) {
-        self.health.set(
-            COMPONENT,
-            if error.is_no_device() {
-                Condition::off(format!("answers are text only: {}", chain(error)))
-            } else {
-                Condition::degraded(format!("an answer was not spoken: {}", chain(error)))
-            },
-        );
+    fn text_only(&self, error: &PlaybackError) -> Result<(), String> {
+        if error.is_no_device() {
+            self.health.set(COMPONENT, Condition::off(format!("answers are text only: {}", chain(error))));
+            return Ok(());
+        }
+        let sentence = format!("an answer was not spoken: {}", chain(error));
+        self.health.set(COMPONENT, Condition::degraded(&sentence));
+        Err(sentence)
     }
 }

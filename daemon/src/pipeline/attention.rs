@@ -28,6 +28,8 @@ const MOST: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct Attention {
     muted: bool,
+    /// Muted since the last frame: what was being said then is over, however short the mute was.
+    was_muted: bool,
     /// The device speaks from here on.
     speaking: Option<FramePos>,
     /// Stretches that are over, in the order of their ends.
@@ -53,6 +55,7 @@ impl Attention {
 
     pub(super) fn mute(&mut self) {
         self.muted = true;
+        self.was_muted = true;
         self.window = None;
     }
 
@@ -87,7 +90,10 @@ impl Attention {
     pub(super) fn heed(&mut self, pos: FramePos) -> Heed {
         self.over.retain(|stretch| pos < stretch.end);
         let spoken = self.speaking.is_some_and(|from| from <= pos);
-        if self.muted || spoken || self.over.iter().any(|stretch| stretch.contains(&pos)) {
+        if std::mem::replace(&mut self.was_muted, self.muted)
+            || spoken
+            || self.over.iter().any(|stretch| stretch.contains(&pos))
+        {
             return Heed::Silenced;
         }
         match self.window {
@@ -159,9 +165,13 @@ mod tests {
         assert!(heard(&mut attention, 50..60).is_empty(), "also what came before");
         attention.unmute(FramePos(70));
         assert_eq!(heard(&mut attention, 60..73), [70, 71, 72]);
+        // However short: what was being said before goes on unheard for one frame, which drops it.
+        attention.mute();
+        attention.unmute(FramePos(73));
+        assert_eq!(heard(&mut attention, 73..76), [74, 75]);
         // To unmute what is not muted silences nothing.
         attention.unmute(FramePos(90));
-        assert_eq!(heard(&mut attention, 73..76), [73, 74, 75]);
+        assert_eq!(heard(&mut attention, 76..79), [76, 77, 78]);
     }
 
     #[test]
@@ -183,8 +193,9 @@ mod tests {
         attention.mute();
         attention.open_window(FramePos(1), Window::Asked, 5_000);
         attention.unmute(FramePos(2));
-        assert_eq!(attention.heed(FramePos(2)), Heed::Listen);
-        attention.open_window(FramePos(3), Window::FollowUp, 0);
-        assert_eq!(attention.heed(FramePos(3)), Heed::Listen, "a window of no length is none");
+        assert_eq!(attention.heed(FramePos(2)), Heed::Silenced, "the first frame ends what was open");
+        assert_eq!(attention.heed(FramePos(3)), Heed::Listen);
+        attention.open_window(FramePos(4), Window::FollowUp, 0);
+        assert_eq!(attention.heed(FramePos(4)), Heed::Listen, "a window of no length is none");
     }
 }

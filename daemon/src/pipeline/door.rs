@@ -4,7 +4,7 @@
 //! are settings in the database of the device, so that a PIN counts wherever it was given (MQTT, the command line), in one
 //! process as in two, and a restart ends no pause.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +47,16 @@ pub struct Door {
     granted: Option<User>,
     /// What is said now is a sample of this enrolment; nobody is answered.
     pub enrolling: Option<Enrolling>,
+    /// When somebody was last told that the device pauses.
+    pub told_of_pause: Option<Instant>,
+}
+
+/// What was counted, by whoever.
+///
+/// # Errors
+/// A database that does not work.
+pub async fn gate(memory: &Memory) -> Result<FailureGate, MemoryError> {
+    Ok(memory.setting(GATE).await?.unwrap_or_default())
 }
 
 impl Door {
@@ -54,8 +64,7 @@ impl Door {
     /// counted stays.
     pub async fn refresh(&mut self, memory: &Memory) {
         let read = async {
-            let gate: Option<FailureGate> = memory.setting(GATE).await?;
-            self.gate = gate.unwrap_or_default();
+            self.gate = gate(memory).await?;
             granted(memory).await
         };
         self.granted = read.await.unwrap_or_else(|error: MemoryError| {
@@ -83,6 +92,22 @@ impl Door {
             gate
         });
         warn_of_pause(&self.gate, now);
+    }
+
+    /// Whether an attempt during the pause is compared all the same ([`FailureGate::look`]). A database that does not work
+    /// allows none: they could not be counted.
+    pub async fn look(&mut self, memory: &Memory) -> bool {
+        let counted = memory.update_setting(GATE, |gate: &mut FailureGate| (gate.look(), *gate));
+        match counted.await {
+            Ok((allowed, gate)) => {
+                self.gate = gate;
+                allowed
+            }
+            Err(error) => {
+                log::error!("the count of attempts cannot be stored: {}", chain(&error));
+                false
+            }
+        }
     }
 
     /// A verified voice ends the row of failures.

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use super::attention::Window;
@@ -24,12 +24,18 @@ use crate::units::{FramePos, frames_in_ms};
 /// How long the thread sleeps at most when the ring is empty; the capture thread unparks it earlier.
 const PARK: Duration = Duration::from_millis(50);
 
+/// Empty looks at the ring in a row after which the sound has been interrupted for a second. Looks are counted, not time:
+/// while the whole program stands still nothing is known about the sound.
+const INTERRUPTED_LOOKS: u32 = 20;
+
 /// What others may ask of the detector while it runs.
 #[derive(Debug, Default)]
 pub struct HearingControl {
     /// Where the sound stands; see [`CaptureStats::position`].
     stats: Arc<CaptureStats>,
     attention: Mutex<Attention>,
+    /// For whoever waits for it; the truth is in `attention`.
+    muted: watch::Sender<bool>,
     /// Frames through the detector since start: the proof of life of this thread.
     frames: AtomicU64,
 }
@@ -70,7 +76,17 @@ impl HearingControl {
     pub fn set_muted(&self, muted: bool) {
         let now = self.stats.position();
         let mut attention = self.attention();
-        if muted { attention.mute() } else { attention.unmute(now) }
+        if muted {
+            attention.mute();
+        } else {
+            attention.unmute(now);
+        }
+        self.muted.send_if_modified(|was| std::mem::replace(was, muted) != muted);
+    }
+
+    /// For whoever must act when the device is muted.
+    pub fn watch_muted(&self) -> watch::Receiver<bool> {
+        self.muted.subscribe()
     }
 
     pub fn is_muted(&self) -> bool {
@@ -129,6 +145,7 @@ impl Hearing<'_> {
     /// When a model or a resampler fails, which no sound does to a sound build: a bug or a broken machine.
     pub fn run(mut self, stop: &CancellationToken) -> Result<(), HearingError> {
         let mut frames: Vec<Frame> = Vec::with_capacity(8);
+        let mut empty_looks = 0;
         loop {
             if stop.is_cancelled() {
                 return Ok(());
@@ -136,10 +153,12 @@ impl Hearing<'_> {
             // Read before the pop: what was pushed before the producer went away is then seen by the pop.
             let abandoned = self.ring.is_abandoned();
             match self.ring.pop() {
-                Ok(period) => self
-                    .front
-                    .push(&period, &mut |frame| frames.push(frame.clone()))
-                    .map_err(HearingError::FrontEnd)?,
+                Ok(period) => {
+                    empty_looks = 0;
+                    self.front
+                        .push(&period, &mut |frame| frames.push(frame.clone()))
+                        .map_err(HearingError::FrontEnd)?;
+                }
                 Err(_) if abandoned => {
                     self.front
                         .flush(&mut |frame| frames.push(frame.clone()))
@@ -152,7 +171,18 @@ impl Hearing<'_> {
                     }
                     return Ok(());
                 }
-                Err(_) => thread::park_timeout(PARK),
+                Err(_) => {
+                    thread::park_timeout(PARK);
+                    empty_looks += 1;
+                    // A recording comes as fast as it is read.
+                    if empty_looks == INTERRUPTED_LOOKS && !self.lockstep {
+                        let mut found = Vec::new();
+                        self.detector.interrupt(&mut found);
+                        if !self.tell(found) {
+                            return Ok(());
+                        }
+                    }
+                }
             }
             if !self.detect(&mut frames)? {
                 return Ok(());

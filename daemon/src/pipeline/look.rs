@@ -1,5 +1,6 @@
 //! What is known of an utterance while it is being said, the first look at who says it included.
 
+use super::deadline::Stage;
 use super::door::Door;
 use super::turns::Turns;
 use super::voices::FirstLook;
@@ -20,6 +21,8 @@ pub(super) struct Hearing {
     pub(super) look: Option<FirstLook>,
     /// What it came to, where that is certain: no more of this utterance is transcribed.
     pub(super) stranger: Option<Verdict>,
+    /// The recogniser could not take all of it.
+    pub(super) torn: bool,
 }
 
 impl Hearing {
@@ -37,9 +40,10 @@ impl Turns {
         if !self.verify || paused || door.granted().is_some() || door.enrolling.is_some() {
             return;
         }
-        match self.voices.first_look(raw, speech).await {
-            Ok(look) => hearing.look = Some(look),
-            Err(error) => log::debug!("no first look at who speaks: {}", chain(&error)),
+        match self.pulse.within(Stage::Memory, self.voices.first_look(raw, speech)).await {
+            Some(Ok(look)) => hearing.look = Some(look),
+            Some(Err(error)) => log::debug!("no first look at who speaks: {}", chain(&error)),
+            None => log::warn!("no first look at who speaks: {}", Stage::Memory.overdue()),
         }
     }
 
@@ -49,7 +53,10 @@ impl Turns {
             return;
         }
         let Some(look) = hearing.look.take() else { return };
-        match look.await {
+        let Some(looked) = self.pulse.within(Stage::Verify, look).await else {
+            return log::warn!("no first look at who speaks: {}", Stage::Verify.overdue());
+        };
+        match looked {
             Ok((Ok(verdict), took)) => {
                 log::debug!(
                     "a first look at who speaks took {} ms: {}",

@@ -11,6 +11,7 @@
 
 pub mod answer;
 mod attention;
+pub mod deadline;
 pub(crate) mod door;
 pub mod enrol;
 mod enrolling;
@@ -18,8 +19,10 @@ pub mod events;
 pub mod hearing;
 mod look;
 pub mod parts;
+pub mod pause;
 pub mod pins;
 pub mod recordings;
+pub mod switches;
 mod told;
 pub mod turns;
 mod understanding;

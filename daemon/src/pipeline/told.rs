@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::deadline::Stage;
 use super::door::{self, Door};
 use super::enrolling::{Enrolling, Heard, WINDOW_MS};
 use super::hearing::Window;
@@ -20,11 +21,11 @@ impl Turns {
     pub(super) async fn carry_out(&self, command: Command, door: &mut Door, stop: &CancellationToken) {
         match command {
             Command::Pin { user, pin } => self.pin(&user, pin).await,
-            Command::Enrol { user, keep_recordings } => {
+            // Cancelled before its turn came.
+            Command::Enrol { cancels, .. } if cancels != self.switches.cancels() => {}
+            Command::Enrol { user, keep_recordings, .. } => {
                 self.enrol(&user, keep_recordings, door, stop).await;
             }
-            Command::CancelEnrolment => self.cancel_enrolment(door).await,
-            Command::Mute | Command::Unmute | Command::Listen => {}
         }
     }
 
@@ -34,9 +35,11 @@ impl Turns {
             return;
         }
         let pos = self.control.position();
-        let entry = match door::enter(&self.memory, name, pin, self.pin_valid).await {
-            Ok(entry) => entry,
-            Err(error) => return self.trouble(pos, "voice", chain(&error)).await,
+        let entered = door::enter(&self.memory, name, pin, self.pin_valid);
+        let entry = match self.pulse.within(Stage::Verify, entered).await {
+            Some(Ok(entry)) => entry,
+            Some(Err(error)) => return self.trouble(pos, "voice", chain(&error)).await,
+            None => return self.trouble(pos, "voice", Stage::Verify.overdue()).await,
         };
         let valid_s = entry.user.is_some().then_some(self.pin_valid.as_secs());
         let what = What::Pin { outcome: entry.outcome, user: entry.user.map(|user| user.name), valid_s };
@@ -51,16 +54,18 @@ impl Turns {
         if self.control.is_muted() {
             return self.tell(Progress::failed(name, "the device is muted; unmute it first".into())).await;
         }
-        match Enrolling::begin(&self.memory, &self.voices, name, keep).await {
-            Ok(enrolling) => {
+        let begun = Enrolling::begin(&self.memory, &self.voices, name, keep);
+        match self.pulse.within(Stage::Memory, begun).await {
+            Some(Ok(enrolling)) => {
                 let progress = enrolling.progress(Step::Waiting, None);
                 door.enrolling = Some(enrolling);
                 if keep {
-                    self.say("What you say now is kept, encrypted, on this device.", stop).await;
+                    self.ask("What you say now is kept, encrypted, on this device.", stop).await;
                 }
                 self.next_phrase(progress, stop).await;
             }
-            Err(error) => self.tell(Progress::failed(name, chain(&error))).await,
+            Some(Err(error)) => self.tell(Progress::failed(name, chain(&error))).await,
+            None => self.tell(Progress::failed(name, Stage::Memory.overdue())).await,
         }
     }
 
@@ -76,7 +81,12 @@ impl Turns {
         let Some(enrolling) = &mut door.enrolling else { return };
         self.health.set_stage(State::Verifying);
         let (raw, speech) = (Arc::new(utterance.raw), Arc::new(utterance.speech));
-        let heard = enrolling.sample(&self.memory, &self.voices, raw, speech).await;
+        let sample = enrolling.sample(&self.memory, &self.voices, raw, speech);
+        let sampled = self.pulse.within(Stage::Enrol, sample).await;
+        let heard = sampled.unwrap_or_else(|| Heard {
+            progress: enrolling.progress(Step::Failed, Some(Stage::Enrol.overdue())),
+            over: true,
+        });
         self.go_on(heard, door, stop).await;
     }
 
@@ -111,15 +121,20 @@ impl Turns {
             sentence.push_str("Please say: ");
             sentence.push_str(phrase);
         }
+        let cancels = self.switches.cancels();
         self.tell(progress).await;
-        self.say(&sentence, stop).await;
+        self.ask(&sentence, stop).await;
+        if self.control.is_muted() || cancels != self.switches.cancels() {
+            return;
+        }
         self.control.open_window(Window::Asked, WINDOW_MS);
         self.health.set_stage(State::Listening);
     }
 
-    async fn say(&self, sentence: &str, stop: &CancellationToken) {
+    /// Speaks for the enrolment; whoever cancels it cuts that short.
+    async fn ask(&self, sentence: &str, stop: &CancellationToken) {
         if self.live.load().speak {
-            self.speak(sentence, stop).await;
+            self.speak(sentence, true, stop).await;
         }
     }
 

@@ -11,19 +11,24 @@
 //!   surely a stranger's is not transcribed at all: from the first look on the recogniser gets no sound of it.
 //! * A reply is shown, published or spoken only after its turn is on the disk.
 //! * One turn at a time. What is heard meanwhile waits in the bounded channel and after that in the ring.
+//! * Every stage has a deadline ([`super::deadline`]). A stage that fails ends with a sentence and an event, and the next
+//!   command is heard.
+//! * The mute is no command: it is in force at once, whatever goes on here ([`super::switches`]).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::answer::Answer;
+use super::deadline::{Pulse, Stage};
 use super::door::Door;
 use super::events::Events;
 use super::hearing::{Heard, HearingControl, Window};
 use super::look::Hearing;
 use super::pins;
+use super::switches::Switches;
 use super::understanding::Speaker;
 use super::voices::Voices;
 use crate::daemon::live::{Live, LiveSettings};
@@ -41,9 +46,6 @@ use crate::stt::Transcript;
 use crate::stt::worker::SttHandle;
 use crate::units::{FRAME_SAMPLES, FramePos};
 
-/// How long a window opened at a distance (push to talk) stays open.
-const PUSH_TO_TALK_MS: u32 = 5_000;
-
 /// Everything a turn needs.
 pub struct Turns {
     pub memory: Memory,
@@ -60,6 +62,10 @@ pub struct Turns {
     pub events: Events,
     pub health: Health,
     pub control: Arc<HearingControl>,
+    pub switches: Switches,
+    pub pulse: Arc<Pulse>,
+    /// Told when the count of failed attempts may have changed.
+    pub counted: Arc<Notify>,
     pub live: LiveSettings,
     /// `None`: no other device writes what this one answers from.
     pub fresh: Option<Freshness>,
@@ -85,42 +91,38 @@ impl Turns {
         }
         let mut hearing = Hearing::default();
         let mut commanded = true;
+        let (mut muted, mut cancels) = (self.control.watch_muted(), self.switches.watch_cancels());
         loop {
+            self.pulse.rest();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
+                Ok(()) = muted.changed() => {
+                    self.pulse.begin();
+                    if *muted.borrow_and_update() {
+                        self.drop_command(&mut hearing);
+                    }
+                }
+                Ok(()) = cancels.changed() => {
+                    self.pulse.begin();
+                    cancels.mark_unchanged();
+                    self.cancel_enrolment(&mut door).await;
+                }
                 command = commands.recv(), if commanded => match command {
                     Some(command) => {
-                        if let Some(command) = self.obey(command) {
-                            self.carry_out(command, &mut door, &stop).await;
-                        }
+                        self.pulse.begin();
+                        self.carry_out(command, &mut door, &stop).await;
+                        self.counted.notify_one();
                     }
                     None => commanded = false,
                 },
                 next = heard.recv() => {
                     let Some(heard) = next else { break };
                     let Some(detection) = heard.detection else { continue };
+                    self.pulse.begin();
                     // A recording waits: the same file then gives the same events on any machine.
                     let wait = heard.turn_over.is_some();
-                    // A turn takes seconds; who mutes the device meanwhile must not wait for its end. What changes what the
-                    // turn goes by does wait.
-                    let mut later = None;
-                    {
-                        let work = self.hear(detection, wait, &mut hearing, &mut door, &stop);
-                        tokio::pin!(work);
-                        loop {
-                            tokio::select! {
-                                biased;
-                                () = &mut work => break,
-                                Some(command) = commands.recv(), if commanded && later.is_none() => {
-                                    later = self.obey(command);
-                                }
-                            }
-                        }
-                    }
-                    if let Some(command) = later {
-                        self.carry_out(command, &mut door, &stop).await;
-                    }
+                    self.hear(detection, wait, &mut hearing, &mut door, &stop).await;
                 }
             }
             if self.control.is_muted() {
@@ -129,24 +131,8 @@ impl Turns {
         }
         // What is queued for the recogniser is not worth decoding any more.
         self.forget_sound();
+        self.pulse.rest();
         Ok(())
-    }
-
-    /// Carries a command out, at once; what changes who is answered is handed back, for when nothing else goes on.
-    fn obey(&self, command: Command) -> Option<Command> {
-        match command {
-            Command::Mute => {
-                self.control.set_muted(true);
-                self.health.set_muted(true);
-            }
-            Command::Unmute => {
-                self.control.set_muted(false);
-                self.health.set_muted(false);
-            }
-            Command::Listen => self.control.open_window(Window::Asked, PUSH_TO_TALK_MS),
-            later => return Some(later),
-        }
-        None
     }
 
     fn rest(&self) {
@@ -168,7 +154,7 @@ impl Turns {
         door: &mut Door,
         stop: &CancellationToken,
     ) {
-        if self.control.is_muted() && !matches!(detection, Detection::Dropped { .. }) {
+        if self.control.is_muted() {
             // Heard before the device was muted, and still in the queue.
             return self.drop_command(hearing);
         }
@@ -195,8 +181,8 @@ impl Turns {
                 hearing.until.0 += (raw.len() / FRAME_SAMPLES) as u64;
                 self.see(hearing, false).await;
                 let (Some(stt), None, None) = (&self.stt, &hearing.stranger, &door.enrolling) else { return };
-                // A full queue is counted and reported by the worker.
-                stt.accept(raw);
+                // A full queue is counted and reported by the worker; words with a hole in them are not answered.
+                hearing.torn |= !stt.accept(raw);
                 let words = stt.partial();
                 if !words.is_empty() && words != hearing.partial {
                     hearing.partial.clone_from(&words);
@@ -204,21 +190,20 @@ impl Turns {
                 }
             }
             Detection::SoFar { raw, speech } => {
-                if self.verify {
-                    door.refresh(&self.memory).await;
-                }
+                self.refresh(door).await;
                 self.look(raw, speech, hearing, door).await;
                 self.see(hearing, wait).await;
             }
             Detection::SpeechEnd { utterance } => {
                 // Begun while they spoke, so mostly over by now; the end waits for it, so that there is one verdict.
                 self.see(hearing, true).await;
-                let stranger = std::mem::take(hearing).stranger;
+                let Hearing { stranger, torn, .. } = std::mem::take(hearing);
                 if door.enrolling.is_some() {
                     self.forget_sound();
                     self.sample(utterance, door, stop).await;
                 } else {
-                    self.utterance(utterance, stranger, door, stop).await;
+                    self.utterance(utterance, stranger, torn, door, stop).await;
+                    self.counted.notify_one();
                 }
                 // What the models needed for this turn is not needed before the next one.
                 let _ = tokio::task::spawn_blocking(allocator::give_back).await;
@@ -236,6 +221,21 @@ impl Turns {
                 self.rest();
             }
             Detection::Dropped { .. } => self.drop_command(hearing),
+            Detection::Lost { .. } if door.enrolling.is_some() => {
+                self.drop_command(hearing);
+                self.silence(door, stop).await;
+            }
+            Detection::Lost { pos } => {
+                // A follow-up window that nobody used is no command.
+                let torn = hearing.woken || hearing.until > FramePos(0);
+                self.drop_command(hearing);
+                if !torn {
+                    return;
+                }
+                let message =
+                    "the sound was interrupted in the middle of a command, which is dropped; say it again";
+                self.trouble(pos, "microphone", message.to_owned()).await;
+            }
         }
     }
 
@@ -245,11 +245,13 @@ impl Turns {
         self.rest();
     }
 
-    /// `stranger`: what is certain already, so that nothing was or will be transcribed.
+    /// `stranger`: what is certain already, so that nothing was or will be transcribed. `torn`: the recogniser has not got
+    /// all of it.
     async fn utterance(
         &self,
         utterance: Utterance,
         stranger: Option<Verdict>,
+        torn: bool,
         door: &mut Door,
         stop: &CancellationToken,
     ) {
@@ -259,17 +261,19 @@ impl Turns {
         let speech_s = seconds(utterance.raw.len() - utterance.command_start.min(utterance.raw.len()));
         self.events.at(pos, What::SpeechEnd { speech_s, truncated: utterance.truncated }).await;
 
-        if self.verify {
-            door.refresh(&self.memory).await;
-        }
-        if self.verify && door.gate.remaining_ms(self.memory.clock().now_unix_ms()) > 0 {
-            // Before any model runs: an attempt during the pause must not tell the voice's score to whoever tries.
-            self.forget_sound();
-            self.audit("paused", None, None).await;
-            self.reject(pos, Reason::Paused, None, None).await;
+        self.refresh(door).await;
+        let paused = self.verify && door.gate.remaining_ms(self.memory.clock().now_unix_ms()) > 0;
+        if paused && (stranger.is_some() || !self.may_look(door).await) {
+            self.refuse_paused(pos, door, stop).await;
         } else if let Some(verdict) = stranger {
             self.refuse(pos, &verdict, None, door).await;
-        } else if let Some((speaker, transcript)) = self.understand(utterance, &live, door).await
+        } else if torn && self.stt.is_some() {
+            self.forget_sound();
+            let message = "speech to text is too slow, so a part of the command was lost".to_owned();
+            self.fail(pos, "stt", message, "I did not get all of that. Please say it again.", stop).await;
+        } else if let Some((speaker, transcript)) =
+            self.understand(utterance, &live, paused, door, stop).await
+            && !self.control.is_muted()
             && self.turn(pos, speaker, transcript, &live, stop).await
         {
             self.control.open_window(Window::FollowUp, live.follow_up_ms);
@@ -284,13 +288,25 @@ impl Turns {
 
     /// With the memory the voices are missing, so nobody can be verified: whoever spoke hears why.
     async fn tell_missing(&self, pos: FramePos, live: &Live, stop: &CancellationToken) {
-        if !matches!(self.memory.apart().await, Ok(Some(_))) {
+        if !matches!(self.pulse.within(Stage::Memory, self.memory.apart()).await, Some(Ok(Some(_)))) {
             return;
         }
         self.events.at(pos, What::Reply { text: NOBODY_IS_KNOWN.to_owned() }).await;
         if live.speak {
-            self.speak(NOBODY_IS_KNOWN, stop).await;
+            self.speak(NOBODY_IS_KNOWN, false, stop).await;
         }
+    }
+
+    /// Reads what was counted and granted, where it matters.
+    async fn refresh(&self, door: &mut Door) {
+        if self.verify && self.pulse.within(Stage::Memory, door.refresh(&self.memory)).await.is_none() {
+            log::error!("the count of failed attempts: {}", Stage::Memory.overdue());
+        }
+    }
+
+    /// Whether this attempt during the pause is compared all the same.
+    async fn may_look(&self, door: &mut Door) -> bool {
+        self.pulse.within(Stage::Memory, door.look(&self.memory)).await.unwrap_or(false)
     }
 
     /// Answers and stores; whether a follow-up window is to be opened.
@@ -304,7 +320,8 @@ impl Turns {
     ) -> bool {
         self.health.set_stage(State::Thinking);
         if let Some(fresh) = &self.fresh {
-            fresh.settle().await;
+            // Has a shorter deadline of its own; without what others wrote the answer is made of what is here.
+            let _ = self.pulse.within(Stage::Memory, fresh.settle()).await;
         }
         let started = Instant::now();
         let meta = TurnMeta {
@@ -312,8 +329,14 @@ impl Turns {
             engine: Some(transcript.engine.to_owned()),
             ..TurnMeta::default()
         };
-        let outcome = match self.dialogue.turn(&speaker.user, Select::Continue, &transcript.text, meta).await
-        {
+        let turn = self.dialogue.turn(&speaker.user, Select::Continue, &transcript.text, meta);
+        let Some(answered) = self.pulse.within(Stage::Answer, turn).await else {
+            let sentence =
+                "That took too long. I do not know whether it is remembered, so please ask me again.";
+            self.fail(pos, Stage::Answer.name(), Stage::Answer.overdue(), sentence, stop).await;
+            return false;
+        };
+        let outcome = match answered {
             Ok(outcome) => {
                 self.health.set("store", Condition::Ok);
                 outcome
@@ -331,16 +354,63 @@ impl Turns {
         };
         self.events.emit(Event::at(pos, what).took(took)).await;
         if live.speak {
-            self.speak(&outcome.reply, stop).await;
+            self.speak(&outcome.reply, false, stop).await;
         }
-        live.follow_up_ms > 0 && !stop.is_cancelled()
+        live.follow_up_ms > 0 && !stop.is_cancelled() && !self.control.is_muted()
     }
 
-    /// Detection is held while the device speaks: it would hear itself.
-    pub(super) async fn speak(&self, text: &str, stop: &CancellationToken) {
+    /// Detection is held while the device speaks: it would hear itself. Who mutes the device, or cancels the enrolment that it
+    /// speaks for, ends that at once.
+    pub(super) async fn speak(&self, text: &str, enrolling: bool, stop: &CancellationToken) {
         let Some(answer) = &self.answer else { return };
+        let (mut muted, mut cancels) = (self.control.watch_muted(), self.switches.watch_cancels());
+        if *muted.borrow_and_update() {
+            return;
+        }
         self.health.set_stage(State::Speaking);
-        answer.speak(text, &self.control, stop).await;
+        let quiet = stop.child_token();
+        let silence = async {
+            tokio::select! {
+                _ = muted.wait_for(|muted| *muted) => {}
+                _ = cancels.changed(), if enrolling => {}
+            }
+            quiet.cancel();
+            std::future::pending::<()>().await;
+        };
+        let spoken = async {
+            tokio::select! {
+                biased;
+                spoken = answer.speak(text, &self.control, &quiet) => spoken,
+                () = silence => Ok(()),
+            }
+        };
+        let failed = match self.pulse.within(Stage::Speak, spoken).await {
+            Some(Ok(())) => return,
+            Some(Err(why)) => why,
+            None => Stage::Speak.overdue(),
+        };
+        let what = What::Error { stage: Stage::Speak.name().to_owned(), message: failed };
+        self.events.at(self.control.position(), what).await;
+    }
+
+    /// [`Turns::speak`], where answers are spoken.
+    pub(super) async fn say(&self, sentence: &str, stop: &CancellationToken) {
+        if self.live.load().speak {
+            self.speak(sentence, false, stop).await;
+        }
+    }
+
+    /// A stage of a turn failed: an event says which and why, and the person hears `sentence`.
+    pub(super) async fn fail(
+        &self,
+        pos: FramePos,
+        stage: &str,
+        message: String,
+        sentence: &str,
+        stop: &CancellationToken,
+    ) {
+        self.trouble(pos, stage, message).await;
+        self.say(sentence, stop).await;
     }
 
     /// The disk is full or damaged: answered all the same, and not as if it were stored.
@@ -361,22 +431,35 @@ impl Turns {
         self.events.at(pos, What::Reply { text: text.clone() }).await;
         self.events.at(pos, What::Error { stage: "store".to_owned(), message: why }).await;
         if live.speak {
-            self.speak(&text, stop).await;
+            self.speak(&text, false, stop).await;
         }
     }
 
-    pub(super) async fn anonymous(&self, pos: FramePos) -> Option<User> {
-        let found = match self.memory.user_by_name(ANONYMOUS).await {
-            Err(MemoryError::NotFound { .. }) => self.memory.add_user(ANONYMOUS).await,
-            other => other,
-        };
-        match found {
-            Ok(user) => Some(user),
-            Err(error) => {
-                self.trouble(pos, "store", chain(&error)).await;
-                None
+    pub(super) async fn anonymous(&self, pos: FramePos, stop: &CancellationToken) -> Option<User> {
+        let find = async {
+            match self.memory.user_by_name(ANONYMOUS).await {
+                Err(MemoryError::NotFound { .. }) => self.memory.add_user(ANONYMOUS).await,
+                other => other,
             }
-        }
+        };
+        self.known(pos, find, stop).await
+    }
+
+    /// The person that the memory finds; a failure is said.
+    pub(super) async fn known(
+        &self,
+        pos: FramePos,
+        find: impl Future<Output = Result<User, MemoryError>>,
+        stop: &CancellationToken,
+    ) -> Option<User> {
+        let why = match self.pulse.within(Stage::Memory, find).await {
+            Some(Ok(user)) => return Some(user),
+            Some(Err(error)) => chain(&error),
+            None => Stage::Memory.overdue(),
+        };
+        self.fail(pos, Stage::Memory.name(), why, "I could not do that: my memory does not answer.", stop)
+            .await;
+        None
     }
 
     pub(super) async fn reject(
@@ -417,9 +500,12 @@ impl Turns {
         detail: Option<serde_json::Value>,
     ) {
         let entry = NewAudit { user: user.map(|u| u.id), action, outcome, detail };
-        if let Err(error) = self.memory.append_audit(&entry).await {
-            log::error!("an attempt is missing from the audit log: {}", chain(&error));
-        }
+        let why = match self.pulse.within(Stage::Memory, self.memory.append_audit(&entry)).await {
+            Some(Ok(_)) => return,
+            Some(Err(error)) => chain(&error),
+            None => Stage::Memory.overdue(),
+        };
+        log::error!("an attempt is missing from the audit log: {why}");
     }
 }
 

@@ -5,6 +5,10 @@
 //!  pause after it      –         30 s  60 s  120 s  … 15 min at most
 //! ```
 //!
+//! During a pause nobody is refused unheard at once: the first few attempts are compared all the same, and a voice that is
+//! surely known ([`SURELY_KNOWN`]) gets through and ends it. So a television cannot lock the owner out, and guessing gains
+//! [`LOOKS_IN_A_PAUSE`] attempts a pause at a bar that far fewer strangers reach.
+//!
 //! Pure state: time is passed in and whoever owns memory stores it, so a restart does not end a pause. A verified attempt
 //! resets it.
 
@@ -12,6 +16,10 @@ use serde::{Deserialize, Serialize};
 
 /// Failures in a row that start the first pause.
 const FREE_FAILURES: u32 = 5;
+/// Attempts that are compared during one pause.
+const LOOKS_IN_A_PAUSE: u32 = 5;
+/// Probability from which a voice is answered during a pause, if it is verified as well.
+pub const SURELY_KNOWN: f32 = 0.99;
 const FIRST_PAUSE_MS: i64 = 30_000;
 const LONGEST_PAUSE_MS: i64 = 15 * 60_000;
 
@@ -23,6 +31,9 @@ pub struct FailureGate {
     pub failures: u32,
     /// Wall clock of the last failure, milliseconds since 1970 UTC.
     pub last_failure_unix_ms: i64,
+    /// Attempts that were compared during the pause that the last failure began.
+    #[serde(default)]
+    pub looks: u32,
 }
 
 impl FailureGate {
@@ -30,6 +41,7 @@ impl FailureGate {
     pub fn failed(&mut self, now_unix_ms: i64) -> i64 {
         self.failures = self.failures.saturating_add(1);
         self.last_failure_unix_ms = now_unix_ms;
+        self.looks = 0;
         self.pause_ms()
     }
 
@@ -44,6 +56,20 @@ impl FailureGate {
     pub fn remaining_ms(&self, now_unix_ms: i64) -> i64 {
         let elapsed = now_unix_ms.saturating_sub(self.last_failure_unix_ms).max(0);
         self.pause_ms().saturating_sub(elapsed).max(0)
+    }
+
+    /// When the pause at `now_unix_ms` ends; `None` if there is none. It stays the same while the clock runs as it should.
+    pub fn paused_until(&self, now_unix_ms: i64) -> Option<i64> {
+        let remaining_ms = self.remaining_ms(now_unix_ms);
+        let from = self.last_failure_unix_ms.min(now_unix_ms);
+        (remaining_ms > 0).then(|| from.saturating_add(self.pause_ms()).max(now_unix_ms))
+    }
+
+    /// Whether an attempt during a pause is compared all the same; it then counts as one of the few.
+    pub fn look(&mut self) -> bool {
+        let left = self.looks < LOOKS_IN_A_PAUSE;
+        self.looks += u32::from(left);
+        left
     }
 
     fn pause_ms(&self) -> i64 {
@@ -70,6 +96,25 @@ mod tests {
         assert_eq!(gate.remaining_ms(32_000), 0);
         assert_eq!(gate.failed(40_000), 60_000);
         assert_eq!(gate.failed(200_000), 120_000);
+    }
+
+    #[test]
+    fn a_few_attempts_a_pause_are_compared_and_no_more() {
+        let mut gate = FailureGate::default();
+        for n in 0..6 {
+            gate.failed(1_000 * n);
+        }
+        assert_eq!(gate.paused_until(6_000), Some(65_000));
+        assert_eq!((0..20).filter(|_| gate.look()).count(), 5);
+        let stored: FailureGate = serde_json::from_str(&serde_json::to_string(&gate).unwrap()).unwrap();
+        assert!(!stored.clone().look(), "a restart gives no more");
+        assert_eq!(gate.paused_until(65_000), None);
+        gate.failed(70_000);
+        assert!(gate.look(), "the next pause has its own");
+        // As an earlier version wrote it.
+        let old: FailureGate = serde_json::from_str(r#"{"failures":5,"last_failure_unix_ms":9}"#).unwrap();
+        assert_eq!((old.looks, old.paused_until(10)), (0, Some(30_009)));
+        assert_eq!(old.paused_until(-5), Some(29_995), "a clock that jumped back");
     }
 
     #[test]

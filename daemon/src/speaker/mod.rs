@@ -39,7 +39,7 @@ pub use aside::Aside;
 pub use calibration::{Calibration, CalibrationError};
 pub use embedding::{Embedding, ModelIdentity, SpeakerModel};
 pub use enrolment::{Enrolment, Progress, Refusal, SampleReport, Step};
-pub use gate::FailureGate;
+pub use gate::{FailureGate, SURELY_KNOWN};
 pub use overlap::OverlapModel;
 pub use speech::{NetSpeech, Quality};
 pub use template::{Prototype, Template, TemplateError};

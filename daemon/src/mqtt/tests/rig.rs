@@ -10,6 +10,7 @@ use std::time::Instant as Std;
 use super::super::*;
 use crate::events::{Event, State, What};
 use crate::health::Need;
+use crate::pipeline::hearing::HearingControl;
 use crate::units::FramePos;
 
 /// Mosquitto with its own folder and port.
@@ -161,6 +162,7 @@ impl Drop for Watch {
 pub(super) struct Device {
     pub(super) events: broadcast::Sender<Arc<Event>>,
     pub(super) health: Health,
+    pub(super) control: Arc<HearingControl>,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) stop: CancellationToken,
     /// Drops the runtime, and with it the connection, without a goodbye.
@@ -176,11 +178,13 @@ impl Device {
         health.set_stage(State::Idle);
         let (events, receiver) = broadcast::channel(64);
         let (sender, commands) = command_channel();
+        let control = Arc::new(HearingControl::default());
         let feeds = Feeds {
             events: receiver,
             status: health.watch(),
             health: health.clone(),
             backups: watch::channel(None).1,
+            switches: Switches::new(control.clone()),
             commands: sender,
         };
         let (stop, die) = (CancellationToken::new(), CancellationToken::new());
@@ -196,7 +200,7 @@ impl Device {
                 })
             })
             .unwrap();
-        Self { events, health, commands, stop, die, thread: Some(thread) }
+        Self { events, health, control, commands, stop, die, thread: Some(thread) }
     }
 
     pub(super) fn say(&self, what: What) {
@@ -212,15 +216,6 @@ impl Device {
             let condition = self.condition();
             condition.sentence().unwrap_or(if condition == Condition::Ok { "ok" } else { "" }).contains(part)
         });
-    }
-
-    pub(super) fn command(&mut self) -> Command {
-        let mut got = None;
-        wait_for("command", || {
-            got = self.commands.try_recv().ok();
-            got.is_some()
-        });
-        got.unwrap()
     }
 
     pub(super) fn stop(&mut self) -> Duration {

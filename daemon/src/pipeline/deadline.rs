@@ -1,0 +1,120 @@
+//! A deadline for every stage of a turn, and the sign of life of the turn task.
+//!
+//! A stage that does not end in time is given up: the person hears a sentence, an event says which stage it was, and the
+//! next command is heard. The watchdog knows when the stage at hand must be over, so that a turn task that hangs all the
+//! same is noticed (`notify.rs`).
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::audio::monotonic_ms;
+
+/// What a turn waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Who speaks.
+    Verify,
+    /// The last words of the recogniser.
+    Transcribe,
+    /// One read or write of the memory.
+    Memory,
+    /// The answer and its place on the disk; a damaged database is repaired meanwhile.
+    Answer,
+    /// A sample of an enrolment; the last one is stored.
+    Enrol,
+    /// An answer is spoken. [`super::answer::Answer`] has deadlines of its own for every step of it.
+    Speak,
+}
+
+impl Stage {
+    /// Several times what the slowest board takes on a bad day.
+    pub(super) fn most(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Verify => 20,
+            Self::Transcribe | Self::Enrol => 30,
+            Self::Memory => 10,
+            Self::Answer => 60,
+            Self::Speak => 720,
+        })
+    }
+
+    /// As in the event `error`.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Verify | Self::Enrol => "voice",
+            Self::Transcribe => "stt",
+            Self::Memory => "store",
+            Self::Answer => "dialogue",
+            Self::Speak => "speech",
+        }
+    }
+
+    /// What went wrong, for the journal and the event.
+    pub(super) fn overdue(self) -> String {
+        let what = match self {
+            Self::Verify => "the check of who speaks",
+            Self::Enrol => "the check of the sample",
+            Self::Transcribe => "speech to text",
+            Self::Memory => "the database",
+            Self::Answer => "the answer",
+            Self::Speak => "the spoken answer",
+        };
+        format!("{what} did not come within {} s and was given up", self.most().as_secs())
+    }
+}
+
+/// When the turn task must be over with what it does.
+#[derive(Debug, Default)]
+pub struct Pulse {
+    /// `CLOCK_MONOTONIC` in milliseconds; 0 while it waits for something to do.
+    due_ms: AtomicU64,
+}
+
+impl Pulse {
+    /// 0 while nothing is to be done.
+    pub fn due_ms(&self) -> u64 {
+        self.due_ms.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn rest(&self) {
+        self.due_ms.store(0, Ordering::Relaxed);
+    }
+
+    /// Something begins that has no stage yet.
+    pub(super) fn begin(&self) {
+        self.expect(Stage::Memory);
+    }
+
+    fn expect(&self, stage: Stage) {
+        let most_ms = u64::try_from(stage.most().as_millis()).unwrap_or(u64::MAX);
+        self.due_ms.store(monotonic_ms().saturating_add(most_ms), Ordering::Relaxed);
+    }
+
+    /// Does the work of a stage; `None` if it was not done in time.
+    pub(super) async fn within<T>(&self, stage: Stage, work: impl Future<Output = T>) -> Option<T> {
+        self.expect(stage);
+        let done = timeout(stage.most(), work).await.ok();
+        self.begin();
+        done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_watchdog_knows_when_what_goes_on_must_be_over() {
+        let pulse = Pulse::default();
+        assert_eq!(pulse.due_ms(), 0);
+        let during = pulse.within(Stage::Transcribe, async { pulse.due_ms() }).await.unwrap();
+        let left_ms = during - monotonic_ms();
+        assert!((20_000..=30_000).contains(&left_ms), "{left_ms}");
+        assert!(pulse.due_ms() > 0, "the turn goes on");
+        pulse.rest();
+        assert_eq!(pulse.due_ms(), 0);
+        assert_eq!(Stage::Transcribe.overdue(), "speech to text did not come within 30 s and was given up");
+    }
+}
