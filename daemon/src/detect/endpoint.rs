@@ -74,6 +74,70 @@ fn pause_after(end: FramePos, sound: &Sound) -> Option<FramePos> {
         .find(|from| (0..PAUSE).all(|n| quiet(FramePos(from.0 + n))))
 }
 
+/// The hiss of the last "s" of a wake phrase begins at most this long before its estimated end: 60 ms.
+const HISS_BEFORE: u64 = 6;
+/// Or this long after it: 90 ms. The estimate is up to 140 ms early.
+const HISS_AFTER: u64 = 9;
+/// Less than this is no "s": 30 ms.
+const LEAST_HISS: u64 = 3;
+/// More than this is the "s" with that of the command's first word: 170 ms. Alone it lasts 60 to 150 ms.
+const MOST_HISS: u64 = 17;
+/// Of two that run into one the first keeps this much: 80 ms.
+const OWN_HISS: u64 = 8;
+/// A frame hisses if neighbouring samples have this little in common: their correlation. Vowels have 0.8 and more.
+const HISS_CORRELATION: f32 = 0.4;
+/// And if it is no quieter than this against the phrase: -40 dB, as a ratio of energies.
+const HISS_ENERGY: f32 = 1e-4;
+
+/// Where a wake phrase that ends with an "s" really ended, if it was estimated to end at `end`: where its hiss ends. The
+/// estimate where there is no such hiss, or where everything hisses (noise).
+pub(super) fn after_hiss(end: FramePos, sound: &Sound) -> FramePos {
+    let frame = |pos: FramePos| sound.frame(pos).map(|(raw, _)| raw);
+    let energy = |raw: &[f32; FRAME_SAMPLES]| raw.iter().map(|x| x * x).sum::<f32>();
+    let before = (1..=60).filter_map(|back| Some(energy(frame(FramePos(end.0.checked_sub(back)?))?)));
+    let least = before.fold(0.0, f32::max) * HISS_ENERGY;
+    let hisses = |pos: u64| frame(FramePos(pos)).is_some_and(|raw| energy(raw) > least && is_hiss(raw));
+    let from = end.0.saturating_sub(HISS_BEFORE);
+    // Of those before the estimate the last one, else the first behind it: the command may hiss as well.
+    let mut run: Option<(u64, u64)> = None;
+    let mut pos = from;
+    while pos <= end.0 + HISS_AFTER && !(run.is_some() && pos >= end.0) {
+        if !hisses(pos) {
+            pos += 1;
+            continue;
+        }
+        let first = (0..=MOST_HISS)
+            .take_while(|back| *back < pos && hisses(pos - back))
+            .last()
+            .map_or(pos, |b| pos - b);
+        let next = (first..=first + MOST_HISS).find(|pos| !hisses(*pos)).unwrap_or(first + MOST_HISS + 1);
+        if next - first >= LEAST_HISS {
+            run = Some((first, next));
+        }
+        pos = next.max(pos + 1);
+    }
+    match run {
+        None => end,
+        Some((first, next)) if next - first <= MOST_HISS => FramePos(next),
+        // Begun long ago: that is no phrase.
+        Some((first, _)) if first + MOST_HISS < end.0 => end,
+        Some((first, _)) => FramePos((first + OWN_HISS).max(end.0)),
+    }
+}
+
+/// Whether the energy of a frame lies high, as that of an "s" does and that of no vowel.
+fn is_hiss(raw: &[f32; FRAME_SAMPLES]) -> bool {
+    #[expect(clippy::cast_precision_loss, reason = "160")]
+    let mean = raw.iter().sum::<f32>() / FRAME_SAMPLES as f32;
+    let (mut energy, mut common, mut last) = (0.0, 0.0, None);
+    for sample in raw {
+        let sample = sample - mean;
+        energy += sample * sample;
+        common += sample * last.replace(sample).unwrap_or(0.0);
+    }
+    energy > 0.0 && common < energy * HISS_CORRELATION
+}
+
 #[derive(Debug, Clone)]
 enum State {
     Waiting {
@@ -187,7 +251,15 @@ impl Endpointer {
     }
 
     /// A wake phrase was heard that ended at `end`. `false` if it is a part of what is being said.
-    pub(super) fn wake(&mut self, end: FramePos, sound: &Sound, out: &mut Vec<Detection>) -> bool {
+    /// `hisses`: its last sound is an "s", by which the end is found better.
+    pub(super) fn wake(
+        &mut self,
+        end: FramePos,
+        hisses: bool,
+        sound: &Sound,
+        out: &mut Vec<Detection>,
+    ) -> bool {
+        let end = if hisses { after_hiss(end, sound) } else { end };
         if let State::Open { command, .. } = self.state
             && end.since(command) > RESTART_WITHIN
         {

@@ -1,6 +1,6 @@
 //! The endpointing state machine alone: what it says for any sequence of frames, wake words and gaps.
 
-use super::endpoint::{Endpointer, Limits};
+use super::endpoint::{Endpointer, Limits, after_hiss};
 use super::sound::Sound;
 use super::{Detection, Utterance};
 use crate::dsp::Frame;
@@ -55,7 +55,7 @@ impl Bench {
     }
 
     fn wake(&mut self, end: u64) -> bool {
-        self.endpointer.wake(FramePos(end), &self.sound, &mut self.out)
+        self.endpointer.wake(FramePos(end), true, &self.sound, &mut self.out)
     }
 
     /// The events in a line: s(tart), p(iece), l(ook), e(nd), t(runcated end), n(o speech).
@@ -87,6 +87,52 @@ impl Bench {
 
 fn sample_at(pos: FramePos) -> f32 {
     f32::from(u16::try_from(pos.0 % 30_000).unwrap()) / 32_768.0
+}
+
+/// Sound of vowels (`-`), hiss (`s`) and silence (`.`), a letter a frame.
+fn sound_of(letters: &str) -> Sound {
+    let mut sound = Sound::default();
+    let mut seed = 1_u32;
+    for (n, letter) in letters.chars().enumerate() {
+        let sample = |k: usize| match letter {
+            '-' => (f32::from(u16::try_from(n * FRAME_SAMPLES + k).unwrap()) * 0.08).sin() * 0.3,
+            's' => {
+                seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (f32::from(u16::try_from(seed >> 16).unwrap()) / 32_768.0 - 1.0) * 0.05
+            }
+            _ => 0.0,
+        };
+        let raw: [f32; FRAME_SAMPLES] = std::array::from_fn(sample);
+        let pos = FramePos(n as u64);
+        let frame = Frame { pos, raw, clean: raw, speech_probability: 1.0, discontinuity: false };
+        sound.push(&frame);
+    }
+    sound
+}
+
+#[test]
+fn the_end_of_a_phrase_is_where_its_s_ends_and_no_s_of_the_command_is_taken() {
+    // "jarvis remind": however early or late the estimate is.
+    let remind = sound_of(&format!("{}ssssssss{}", "-".repeat(60), "-".repeat(60)));
+    for estimate in 54..=72 {
+        assert_eq!(after_hiss(FramePos(estimate), &remind).0, 68, "{estimate}");
+    }
+    // "jarvis is it": the hiss of the command follows soon.
+    let is_it = sound_of(&format!("{}ssssssss--------sssss{}", "-".repeat(60), "-".repeat(60)));
+    for estimate in 54..=72 {
+        assert_eq!(after_hiss(FramePos(estimate), &is_it).0, 68, "{estimate}");
+    }
+    // "jarvis, stop": a pause between the two.
+    let stop = sound_of(&format!("{}ssssssss......ssssss{}", "-".repeat(60), "-".repeat(60)));
+    assert_eq!(after_hiss(FramePos(62), &stop).0, 68);
+    // "jarvis stop": one long hiss, of which the command keeps its part.
+    let stop = sound_of(&format!("{}ssssssssssssssssssss{}", "-".repeat(60), "-".repeat(60)));
+    assert_eq!(after_hiss(FramePos(62), &stop).0, 68);
+    assert_eq!(after_hiss(FramePos(70), &stop).0, 70, "never earlier than it was");
+    // No hiss, and nothing but hiss: the estimate stays.
+    assert_eq!(after_hiss(FramePos(62), &sound_of(&"-".repeat(120))).0, 62);
+    assert_eq!(after_hiss(FramePos(62), &sound_of(&"s".repeat(120))).0, 62);
+    assert_eq!(after_hiss(FramePos(62), &Sound::default()).0, 62);
 }
 
 #[test]

@@ -402,7 +402,8 @@ impl Detector {
         self.wake_heard = Some(pos);
         if let Some((word, hit)) = heard {
             let at = out.len();
-            if self.endpointer.wake(hit.end, &self.sound, out) {
+            let hisses = word.contains("jarvis");
+            if self.endpointer.wake(hit.end, hisses, &self.sound, out) {
                 out.insert(at, Detection::Wake { word, score: hit.score, pos: hit.end });
             }
         }
