@@ -73,6 +73,68 @@ fn the_settings_in_force_are_printed_with_their_place_and_without_secrets() {
 }
 
 #[test]
+fn no_part_of_an_address_that_may_be_a_secret_is_ever_shown() {
+    // As people type them: with the letters that end an authority, with those that escape them, in the wrong
+    // place.
+    let wrong = [
+        ("store.postgres_url", "postgres://jarvis:2024/hunter2@db/jarvis", "%2F"),
+        ("store.postgres_url", "postgres://jarvis:20?hunter2@db/jarvis", "%3F"),
+        ("store.postgres_url", "postgres://jarvis:20#hunter2@db/jarvis", "%23"),
+        ("store.postgres_url", "postgres://jarvis@db/jarvis?password=hunter2@x", "%40"),
+        ("store.postgres_url", "postgres://jarvis:20%hunter2@db/jarvis", "% escape"),
+        ("store.postgres_url", "postgres://jarvis:hunter2@d,b/jarvis", "host"),
+        ("store.postgres_url", "postgres://jarvis:hunter2@[::1/jarvis", "host"),
+        ("store.postgres_url", "postgres://jarvis:hunter2@db:99999/jarvis", "port"),
+        ("store.postgres_url", "postgres:jarvis:hunter2@db/jarvis", "scheme"),
+        ("store.postgres_url", "jarvis:hunter2@db://jarvis", "scheme"),
+        ("mqtt.url", "mqtt://jarvis:hunter2@broker", "mqtt.password_file"),
+        ("mqtt.url", "mqtt://jarvis:18/hunter2@broker", "%2F"),
+        ("mqtt.url", "hunter2@broker", "scheme"),
+    ];
+    for (key, address, told) in wrong {
+        let (section, name) = key.split_once('.').unwrap();
+        let root = Root::with_config(&format!("[{section}]\n{name} = \"{address}\"\n"));
+        for args in
+            [&["check-config"][..], &["check-config", "--print"], &["check-config", "--json"], &["doctor"]]
+        {
+            let output = root.run(args);
+            let said = String::from_utf8(output.stdout.clone()).unwrap() + &stderr(&output);
+            assert_eq!(output.status.code(), Some(78), "{address}: {said}");
+            assert!(said.contains(told) && said.contains(key), "{address}: {said}");
+            assert!(!said.contains("hunter2"), "{address}: {said}");
+        }
+    }
+    let right = [
+        ("postgres://jarvis:hunter2@db/jarvis", "postgres://jarvis:***@db/jarvis"),
+        ("postgres://jarvis:hun@ter2@db/jarvis", "postgres://jarvis:***@db/jarvis"),
+        (
+            "postgres://jarvis:%2F%40%3A%3F%23hunter2@[::1]:5433/jarvis",
+            "postgres://jarvis:***@[::1]:5433/jarvis",
+        ),
+        ("postgres://jarvis%3Ahunter2@db/jarvis", "postgres://***@db/jarvis"),
+        (
+            "postgres://jarvis@db/jarvis?password=hunter2&sslmode=disable",
+            "jarvis?password=***&sslmode=disable",
+        ),
+        ("postgres://jarvis@db/jarvis?p%61ssword=hunter2", "=***"),
+        (
+            "postgres://jarvis:hunter2@[fe80::1%25eth0]/jarvis",
+            "postgres://jarvis:***@[fe80::1%25eth0]/jarvis",
+        ),
+        (
+            "postgres://jarvis:hunter2@/jarvis?host=/no/socket",
+            "postgres://jarvis:***@/jarvis?host=/no/socket",
+        ),
+        ("postgres://jarvis:hunter2@%2Fno%2Fsocket/jarvis", "postgres://jarvis:***@%2Fno%2Fsocket/jarvis"),
+    ];
+    for (address, shown) in right {
+        let root = Root::with_config(&format!("[store]\npostgres_url = \"{address}\"\n"));
+        let printed = root.ok(&["check-config", "--print"]);
+        assert!(printed.contains(shown) && !printed.contains("ter2"), "{address}: {printed}");
+    }
+}
+
+#[test]
 fn a_configuration_that_is_no_file_of_text_is_refused_with_a_sentence() {
     let root = Root::new();
     let bad = root.path().join("bad.toml");

@@ -35,7 +35,7 @@ fn device() {
     let variable = |name: &str| std::env::var(name).unwrap();
     let settings = PgSettings {
         password_file: Some(variable("JARVIS_CRASH_PASSWORD_FILE").into()),
-        ..PgSettings::new(&variable("JARVIS_CRASH_URL"), DEVICE)
+        ..PgSettings::new(&variable("JARVIS_CRASH_URL"), DEVICE).unwrap()
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(talk(Path::new(&path), settings, variable("JARVIS_CRASH_FIRST").parse().unwrap()));

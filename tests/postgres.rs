@@ -589,6 +589,62 @@ fn a_client_certificate_opens_the_door() {
 }
 
 #[test]
+fn an_ipv6_address_in_brackets_is_reached_by_sending_and_by_backing_up() {
+    let conf = vec!["listen_addresses = '::1'".to_owned()];
+    let postgres = Postgres::with(Options { fsync: false, conf, ..Options::default() });
+    postgres.execute("ALTER ROLE jarvis CREATEDB");
+    let store = format!("postgres_url = \"postgres://jarvis@[::1]:{}/jarvis\"\n", postgres.port());
+    let root = device_with(&postgres, "kitchen", &store);
+    root.ok(&["user", "add", "anna"]);
+    drain(&root);
+    assert_eq!(postgres.value("SELECT name FROM jarvis.users"), "anna");
+    let made = root.json(&["backup", "create"]);
+    let name = made["name"].as_str().unwrap_or("latest");
+    root.ok(&["backup", "restore", name, "--to", "elsewhere"]);
+    // The same as a parameter, where no bracket is needed and one does no harm.
+    for host in ["::1", "[::1]"] {
+        let store =
+            format!("postgres_url = \"postgres://jarvis@/jarvis?host={host}&port={}\"\n", postgres.port());
+        drain(&device_with(&postgres, "bedroom", &store));
+    }
+}
+
+#[test]
+fn a_password_of_any_characters_opens_the_door_wherever_it_stands() {
+    let postgres = server();
+    postgres.execute("ALTER ROLE jarvis CREATEDB PASSWORD 'p/@:?#%&+=x'");
+    let escaped = "p%2F%40%3A%3F%23%25%26%2B%3Dx";
+    let (host, port, folder) = ("127.0.0.1", postgres.port(), postgres.socket_dir());
+    let folder = folder.display().to_string();
+    let in_path = folder.replace('/', "%2F");
+    for address in [
+        format!("postgres://jarvis:{escaped}@{host}:{port}/jarvis"),
+        format!("postgres://jarvis:p%2F@:%3F%23%25&+=x@{host}:{port}/jarvis"),
+        format!("postgres://jarvis@{host}:{port}/jarvis?password={escaped}"),
+        format!("postgres://jarvis@{host}:{port}/jarvis?sslmode=prefer&password=p/%40:?%23%25%26+=x"),
+        format!("postgresql://{host}/?user=jarvis&password={escaped}&dbname=jarvis&port={port}"),
+        format!("postgres://jarvis:{escaped}@{in_path}:{port}/jarvis"),
+        format!("postgres://jarvis:{escaped}@/jarvis?host={folder}&port={port}"),
+    ] {
+        let root = Root::with_config(&format!("[store]\npostgres_url = {address:?}\n"));
+        drain(&root);
+        let doctor = root.run(&["doctor"]);
+        let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
+        assert!(
+            doctor.contains("answers, schema version") && !doctor.contains("p/@:"),
+            "{address}: {doctor}"
+        );
+        assert!(!doctor.contains(escaped), "{doctor}");
+        // The programs of Postgres get the same password, and an address that is none is not repeated.
+        root.ok(&["backup", "create"]);
+        let target = format!("jarvis:{escaped}@{host}/elsewhere");
+        let refused = root.run(&["backup", "restore", "latest", "--to", &target]);
+        let refused = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(refused.contains("scheme") && !refused.contains(escaped), "{refused}");
+    }
+}
+
+#[test]
 fn a_unix_socket_is_enough() {
     let postgres = server();
     let socket = format!(

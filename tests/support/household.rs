@@ -57,7 +57,7 @@ impl Promised {
 pub fn settings(server: &Postgres, port: u16) -> PgSettings {
     PgSettings {
         password_file: Some(server.password_file()),
-        ..PgSettings::new(&server.url_at(port), DEVICE)
+        ..PgSettings::new(&server.url_at(port), DEVICE).unwrap()
     }
 }
 

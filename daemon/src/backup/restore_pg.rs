@@ -97,11 +97,13 @@ pub async fn to_database(
     let started = Instant::now();
     // First, so that no database is made of a damaged one.
     let entry = checked(run, folder, manifest).await?;
-    let target = if to.contains("://") {
+    let target = if to.contains(['@', ':', '/']) {
+        let target = PgSettings::new(to, &settings.device);
+        let target = target.map_err(|e| BackupError::postgres(&e, "the address to restore to"))?;
         PgSettings {
             password_file: settings.password_file.clone(),
             ca_file: settings.ca_file.clone(),
-            ..PgSettings::new(to, &settings.device)
+            ..target
         }
     } else if plain(to) {
         make_database(settings, to).await?;

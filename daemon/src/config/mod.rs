@@ -9,6 +9,7 @@
 //! A fault never stops the reading: all of them are reported at once, each with its place and its key. What a section
 //! holds is declared once (`settings.rs`); the structs, the checks and `docs/configuration.md` come from that.
 
+mod address;
 mod fault;
 mod files;
 mod paths;
@@ -17,7 +18,6 @@ mod schema;
 mod settings;
 mod source;
 mod suggest;
-mod url;
 mod value;
 
 #[cfg(test)]
@@ -26,13 +26,13 @@ mod tests;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+pub use address::{BrokerUrl, PostgresUrl};
 pub use fault::{Fault, Origin};
 pub use paths::Paths;
 pub use reference::reference_page;
 pub use schema::Key;
 pub use settings::{Audio, Backup, Device, Dialogue, Endpoint, Http, Mqtt, Speech, Store, Stt, Voice, Wake};
 pub use source::{ENV_PREFIX, Effective};
-pub use url::{BrokerUrl, PostgresUrl, Secret};
 pub use value::{CommandLine, Recipients, Remote, UserThresholds, WakeModel, WakeModels};
 
 use crate::stt::Engine;
@@ -221,6 +221,14 @@ impl Settings {
                 "store.postgres_client_key"
             };
             fault(key, "certificate and key belong together: set the other one as well".to_owned());
+        }
+        if store.postgres_ca_file.is_some() && store.postgres_url.as_ref().is_some_and(|url| url.is_scoped) {
+            fault(
+                "store.postgres_ca_file",
+                "TLS cannot be demanded of an address with an interface; write the name of the host in \
+                 store.postgres_url"
+                    .to_owned(),
+            );
         }
         faults
     }

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use super::address::{BrokerUrl, PostgresUrl};
 use super::schema::section;
-use super::url::{BrokerUrl, PostgresUrl};
 use super::value::{CommandLine, Recipients, Remote, UserThresholds, WakeModels};
 use crate::audio::Channel;
 use crate::backup::Level;
@@ -141,7 +141,9 @@ section! {
     Store = "store" {
         /// Address of a Postgres database, as in `"postgres://jarvis@database.local/jarvis"`; for a Unix socket
         /// `"postgres://jarvis@/jarvis?host=/run/postgresql"`. `?sslmode=` says how TLS is used; without it TLS is used
-        /// where the server offers it, and demanded and verified (`verify-full`) if `postgres_ca_file` is set.
+        /// where the server offers it, and demanded and verified (`verify-full`) if `postgres_ca_file` is
+        /// set. An IPv6 address stands in brackets; a password inside the address is percent-encoded, and
+        /// shown nowhere.
         postgres_url: Option<PostgresUrl> = None, Rule::any();
         /// File whose first line is the password. Without it the systemd credential `postgres-password` is used, where
         /// there is one.

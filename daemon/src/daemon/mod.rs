@@ -316,7 +316,7 @@ fn open_microphone(settings: &Settings, stats: &Arc<CaptureStats>) -> Result<Als
 fn mqtt_settings(settings: &Settings) -> Option<MqttSettings> {
     let mqtt = &settings.mqtt;
     let url = mqtt.url.as_ref()?;
-    let mut broker = MqttSettings::new(url.to_string(), settings.device.id.clone());
+    let mut broker = MqttSettings::new(url.clone(), settings.device.id.clone());
     broker.username = mqtt.username.clone();
     broker.password_file = settings.mqtt_password_file();
     broker.ca_file = mqtt.ca_file.clone();

@@ -138,9 +138,10 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::config::BrokerUrl;
 
     fn announced(change: impl FnOnce(&mut MqttSettings), backups: bool) -> (String, Value) {
-        let mut settings = MqttSettings::new("mqtt://broker", "kitchen");
+        let mut settings = MqttSettings::new(BrokerUrl::parse("mqtt://broker").unwrap(), "kitchen");
         change(&mut settings);
         let topics = Topics::new(&settings.base_topic, &settings.device_id).unwrap();
         (

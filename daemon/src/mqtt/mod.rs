@@ -21,7 +21,6 @@
 //! it acknowledged and dropped), keeps messages larger than our maximum to itself instead of making us drop the
 //! connection, and does not send retained commands. Mosquitto has spoken it since 1.6 (2019).
 
-mod address;
 mod command;
 mod content;
 mod discovery;
@@ -41,11 +40,11 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use address::Broker;
 pub use command::Command;
 pub use topics::Topics;
 
 use crate::backup::watch::Report;
+use crate::config::BrokerUrl;
 use crate::error::chain;
 use crate::events::Event;
 use crate::health::{Condition, Health, Status};
@@ -67,8 +66,7 @@ const STABLE: Duration = Duration::from_secs(20);
 /// Section `[mqtt]`, with the device's id and name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MqttSettings {
-    /// `mqtt://host[:1883]` or `mqtts://host[:8883]`, without user name and password.
-    pub url: String,
+    pub broker: BrokerUrl,
     pub username: Option<String>,
     /// File whose first line is the password; read anew for every connection.
     pub password_file: Option<PathBuf>,
@@ -99,10 +97,10 @@ pub struct MqttSettings {
 }
 
 impl MqttSettings {
-    pub fn new(url: impl Into<String>, device_id: impl Into<String>) -> Self {
+    pub fn new(broker: BrokerUrl, device_id: impl Into<String>) -> Self {
         let device_id = device_id.into();
         Self {
-            url: url.into(),
+            broker,
             username: None,
             password_file: None,
             password: None,
@@ -140,10 +138,6 @@ impl std::fmt::Debug for Password {
 /// A setting that cannot work, whatever the broker does.
 #[derive(Debug, thiserror::Error)]
 pub enum MqttError {
-    #[error(
-        "the address of the broker is not usable: {0}; it looks like mqtt://host:1883 or mqtts://host:8883"
-    )]
-    Address(&'static str),
     #[error("{what} {value:?} cannot be part of a topic: it must not be empty or longer than 64 bytes, and have no + # or control characters{}", if *.slash { "" } else { " and no /" })]
     Topic { what: &'static str, value: String, slash: bool },
     #[error("a password for the broker is of no use without a user name")]
@@ -177,12 +171,11 @@ pub fn command_channel() -> (mpsc::Sender<Command>, mpsc::Receiver<Command>) {
     mpsc::channel(COMMAND_QUEUE)
 }
 
-/// Checks everything that can be checked without the broker: address, topics, files.
+/// Checks everything that can be checked without the broker: topics and files.
 pub fn check(settings: &MqttSettings) -> Result<(), MqttError> {
-    let broker = Broker::parse(&settings.url)?;
     Topics::new(&settings.base_topic, &settings.device_id)?;
     session::password(settings)?;
-    if broker.tls {
+    if settings.broker.tls {
         tls::client_config(settings.ca_file.as_deref())?;
     }
     Ok(())
@@ -193,7 +186,6 @@ pub fn check(settings: &MqttSettings) -> Result<(), MqttError> {
 /// Returns an error only for settings that can never work; a broker that is away, refuses, or talks nonsense shows in
 /// [`Health`] and is tried again for ever.
 pub async fn run(settings: MqttSettings, feeds: Feeds, stop: CancellationToken) -> Result<(), MqttError> {
-    let broker = Broker::parse(&settings.url)?;
     let topics = Topics::new(&settings.base_topic, &settings.device_id)?;
     let mut work = Work {
         content: Content::new(&settings, topics),
@@ -204,7 +196,6 @@ pub async fn run(settings: MqttSettings, feeds: Feeds, stop: CancellationToken) 
         health: feeds.health,
         backups: Some(feeds.backups),
         settings,
-        broker,
     };
     work.keep_status();
     work.keep_backups();
@@ -219,8 +210,8 @@ pub async fn run(settings: MqttSettings, feeds: Feeds, stop: CancellationToken) 
         if started.elapsed() > STABLE {
             pause = FIRST_PAUSE;
         }
-        log::debug!("connection to {} ended: {}", work.broker, chain(&ended));
-        work.health.set(COMPONENT, Condition::away(ended.sentence(&work.broker)));
+        log::debug!("connection to {} ended: {}", work.settings.broker, chain(&ended));
+        work.health.set(COMPONENT, Condition::away(ended.sentence(&work.settings.broker)));
         // What happens meanwhile goes into the bounded queue.
         let until = Instant::now() + jittered(pause);
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -242,7 +233,6 @@ pub async fn run(settings: MqttSettings, feeds: Feeds, stop: CancellationToken) 
 /// What lives through all connections.
 struct Work {
     settings: MqttSettings,
-    broker: Broker,
     content: Content,
     outbox: Outbox,
     commands: command::Intake,

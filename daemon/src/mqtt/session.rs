@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use super::outbox::WINDOW;
-use super::{Broker, COMPONENT, MqttError, MqttSettings, Work, tls};
+use super::{COMPONENT, MqttError, MqttSettings, Work, tls};
+use crate::config::BrokerUrl;
 use crate::health::Condition;
 
 const CONNECT_TIMEOUT_S: u64 = 10;
@@ -52,7 +53,7 @@ pub(super) enum Broken {
 
 impl Broken {
     /// What is wrong and what to do, for the owner.
-    pub(super) fn sentence(&self, broker: &Broker) -> String {
+    pub(super) fn sentence(&self, broker: &BrokerUrl) -> String {
         let what = match self {
             Self::Setup(error) => crate::error::chain(error),
             Self::Silent => format!("the broker at {broker} went silent"),
@@ -65,7 +66,7 @@ impl Broken {
     }
 }
 
-fn connection_sentence(error: &ConnectionError, broker: &Broker) -> String {
+fn connection_sentence(error: &ConnectionError, broker: &BrokerUrl) -> String {
     use ConnectionError as E;
     let not_mqtt =
         || format!("what answers at {broker} does not speak MQTT 5 (Mosquitto does since version 1.6)");
@@ -150,7 +151,11 @@ pub(super) fn password(settings: &MqttSettings) -> Result<Option<Zeroizing<Strin
 }
 
 /// Reads the password and the certificates, on a disk that may be slow: not for a worker of the runtime.
-fn options(settings: &MqttSettings, broker: &Broker, availability: &str) -> Result<MqttOptions, MqttError> {
+fn options(
+    settings: &MqttSettings,
+    broker: &BrokerUrl,
+    availability: &str,
+) -> Result<MqttOptions, MqttError> {
     let mut options = MqttOptions::new(format!("jarvis-{}", settings.device_id), &broker.host, broker.port);
     if broker.tls {
         let config = tls::client_config(settings.ca_file.as_deref())?;
@@ -162,6 +167,9 @@ fn options(settings: &MqttSettings, broker: &Broker, availability: &str) -> Resu
     }
     let mut network = NetworkOptions::new();
     network.set_tcp_nodelay(true);
+    if let Some(interface) = &broker.scope {
+        network.set_bind_device(interface);
+    }
     options
         .set_keep_alive(KEEP_ALIVE)
         .set_clean_start(true)
@@ -210,7 +218,7 @@ struct Session {
 
 /// Connects and works until the connection breaks (`Err`) or `stop` ended it properly (`Ok`).
 pub(super) async fn run_once(work: &mut Work, stop: &CancellationToken) -> Result<(), Broken> {
-    let (settings, broker) = (work.settings.clone(), work.broker.clone());
+    let (settings, broker) = (work.settings.clone(), work.settings.broker.clone());
     let will = work.content.topics.availability.clone();
     let options = tokio::task::spawn_blocking(move || options(&settings, &broker, &will)).await;
     let options = options.map_err(MqttError::Interrupted).flatten().map_err(Broken::Setup)?;
@@ -364,7 +372,7 @@ impl Session {
                     log::debug!("cannot hand the subscription to the MQTT client: {error}");
                 }
                 work.content.online(&mut work.outbox);
-                log::info!("connected to the broker at {}", work.broker);
+                log::info!("connected to the broker at {}", work.settings.broker);
             }
             Packet::PubAck(ack) => {
                 let Some(topic) = work.outbox.acked(ack.pkid) else { return };
@@ -376,7 +384,7 @@ impl Session {
                     };
                     self.refuse(format!(
                         "the broker at {} does not let the device publish on {topic} ({:?}); see its access list{or}",
-                        work.broker, ack.reason
+                        work.settings.broker, ack.reason
                     ));
                 }
                 // The word online has passed, or will not: either way the connection is as good as it gets.
@@ -389,7 +397,7 @@ impl Session {
                     self.refuse(format!(
                         "the broker at {} does not let the device subscribe to its commands, so it cannot be muted over \
                          MQTT; see its access list",
-                        work.broker
+                        work.settings.broker
                     ));
                 }
             }

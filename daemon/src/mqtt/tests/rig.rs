@@ -20,6 +20,10 @@ pub(super) struct Mosquitto {
     pub(super) child: Option<Child>,
 }
 
+pub(super) fn broker_at(address: impl AsRef<str>) -> BrokerUrl {
+    BrokerUrl::parse(address.as_ref()).unwrap()
+}
+
 pub(super) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -77,8 +81,8 @@ impl Mosquitto {
         }
     }
 
-    pub(super) fn url(&self) -> String {
-        format!("mqtt://127.0.0.1:{}", self.port)
+    pub(super) fn url(&self) -> BrokerUrl {
+        broker_at(format!("mqtt://127.0.0.1:{}", self.port))
     }
 
     pub(super) fn client(&self, program: &str, arguments: &[&str]) -> Process {

@@ -17,7 +17,6 @@ pub mod write;
 mod tests;
 
 use std::path::{Path, PathBuf};
-use std::str::FromStr as _;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode};
@@ -25,7 +24,7 @@ use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::config::{Secret, Settings};
+use crate::config::{PostgresUrl, Settings};
 
 pub use error::{Fate, PgError};
 pub use schema::{VERSION, is_old};
@@ -57,7 +56,7 @@ const OLDEST_SERVER: i32 = 130_000;
 /// Where the database is and how to get in.
 #[derive(Debug, Clone)]
 pub struct PgSettings {
-    pub url: Secret,
+    pub address: PostgresUrl,
     /// The address as it may be shown.
     pub shown: String,
     pub password_file: Option<PathBuf>,
@@ -74,7 +73,7 @@ impl PgSettings {
         let store = &settings.store;
         let address = store.postgres_url.as_ref()?;
         Some(Self {
-            url: address.url.clone(),
+            address: address.clone(),
             shown: address.to_string(),
             password_file: settings.postgres_password_file(),
             ca_file: store.postgres_ca_file.clone(),
@@ -85,45 +84,36 @@ impl PgSettings {
     }
 
     /// A database by its address alone.
-    pub fn new(url: &str, device: &str) -> Self {
-        let masked = url.split_once('@').map_or(url, |(_, place)| place);
-        Self {
-            url: Secret::new(url),
-            shown: masked.split('?').next().unwrap_or_default().to_owned(),
+    ///
+    /// # Errors
+    /// [`PgError`] for what is no address.
+    pub fn new(url: &str, device: &str) -> Result<Self, PgError> {
+        let address = PostgresUrl::parse(url)
+            .map_err(|why| PgError::settings("the address of Postgres cannot be used", Some(why)))?;
+        Ok(Self {
+            shown: address.to_string(),
+            address,
             password_file: None,
             ca_file: None,
             client_cert: None,
             client_key: None,
             device: device.to_owned(),
-        }
+        })
     }
 
     /// Another database of the same server.
     pub fn at(&self, database: &str) -> Self {
-        let split = |text: &str, ends: &[char]| {
-            let start = text.find("://").map_or(0, |at| at + 3);
-            let end = text.get(start..).and_then(|rest| rest.find(ends)).map_or(text.len(), |at| start + at);
-            (text.get(..end).unwrap_or(text).to_owned(), text.get(end..).unwrap_or_default().to_owned())
-        };
-        let other = |text: &str| {
-            let (head, rest) = split(text, &['/', '?']);
-            let query = rest.split_once('?').map_or(String::new(), |(_, query)| {
-                let kept: Vec<&str> = query.split('&').filter(|pair| !pair.starts_with("dbname=")).collect();
-                format!("?{}", kept.join("&"))
-            });
-            format!("{head}/{database}{query}")
-        };
-        Self { url: Secret::new(other(self.url.reveal())), shown: other(&self.shown), ..self.clone() }
+        let address = self.address.at(database);
+        Self { shown: address.to_string(), address, ..self.clone() }
     }
 
     /// What the programs of Postgres need to get to the same place; the password is not among it.
     pub(crate) fn client_env(&self) -> Result<Vec<(&'static str, String)>, PgError> {
         let options = self.options()?;
-        let url = self.url.reveal();
         let socket = options.get_socket().map(|socket| socket.to_string_lossy().into_owned());
-        let given = |keys: &[&str]| url_parameter(url, keys);
-        let file = |path: &Option<PathBuf>, keys: &[&str]| {
-            path.as_ref().map(|path| path.to_string_lossy().into_owned()).or_else(|| given(keys))
+        let file = |path: &Option<PathBuf>, key: &str| {
+            let path = path.as_ref().map(|path| path.to_string_lossy().into_owned());
+            path.or_else(|| self.address.parameter(key))
         };
         let mode = match options.get_ssl_mode() {
             PgSslMode::Disable => "disable",
@@ -133,7 +123,7 @@ impl PgSettings {
             PgSslMode::VerifyCa => "verify-ca",
             PgSslMode::VerifyFull => "verify-full",
         };
-        let ca = file(&self.ca_file, &["sslrootcert", "ssl-root-cert", "ssl-ca"]);
+        let ca = file(&self.ca_file, "sslrootcert");
         // libpq looks nowhere by itself where the other client takes the authorities of the system.
         let ca = ca.or_else(|| mode.starts_with("verify").then(|| SYSTEM_AUTHORITIES.to_owned()));
         let session = format!("{} -c jarvis.role=forwarder", options.get_options().unwrap_or_default());
@@ -144,8 +134,8 @@ impl PgSettings {
             ("PGDATABASE", Some(options.get_database().unwrap_or(options.get_username()).to_owned())),
             ("PGSSLMODE", Some(mode.to_owned())),
             ("PGSSLROOTCERT", ca),
-            ("PGSSLCERT", file(&self.client_cert, &["sslcert", "ssl-cert"])),
-            ("PGSSLKEY", file(&self.client_key, &["sslkey", "ssl-key"])),
+            ("PGSSLCERT", file(&self.client_cert, "sslcert")),
+            ("PGSSLKEY", file(&self.client_key, "sslkey")),
             ("PGOPTIONS", Some(session.trim().to_owned())),
             ("PGAPPNAME", Some(format!("jarvisd {}", self.device))),
             ("PGCONNECT_TIMEOUT", Some("10".to_owned())),
@@ -158,15 +148,7 @@ impl PgSettings {
         if let Some(path) = &self.password_file {
             return read_password(path).map(Some);
         }
-        let url = self.url.reveal();
-        if let Some(password) = url_parameter(url, &["password"]) {
-            return Ok(Some(Zeroizing::new(password)));
-        }
-        let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
-        let authority = authority.split(['/', '?']).next().unwrap_or_default();
-        let user = authority.rsplit_once('@').map(|(user, _)| user);
-        let password = user.and_then(|user| user.split_once(':')).map(|(_, password)| password);
-        Ok(password.map(|password| Zeroizing::new(percent_decoded(password))))
+        Ok(self.address.password())
     }
 
     /// As [`Self::options`]: the files are on a disk that may be slow.
@@ -179,8 +161,7 @@ impl PgSettings {
     }
 
     fn options(&self) -> Result<PgConnectOptions, PgError> {
-        let url = with_host(self.url.reveal());
-        let mut options = PgConnectOptions::from_str(&url)
+        let mut options = PgConnectOptions::from_url(&self.address.for_driver())
             .map_err(|_| PgError::settings("store.postgres_url is no address of Postgres", None))?
             .application_name(&format!("jarvisd {}", self.device))
             .log_statements(log::LevelFilter::Off)
@@ -194,10 +175,11 @@ impl PgSettings {
         if let (Some(cert), Some(key)) = (&self.client_cert, &self.client_key) {
             options = options.ssl_client_cert(cert).ssl_client_key(key);
         }
-        if options.get_socket().is_some() {
-            // It does not leave the machine.
+        if options.get_socket().is_some() || self.address.is_scoped {
+            // A socket does not leave the machine, and the driver's TLS takes no address with an interface
+            // for a name.
             options = options.ssl_mode(PgSslMode::Disable);
-        } else if !names_ssl_mode(&url) {
+        } else if !self.address.names_ssl_mode {
             // Whoever names an authority wants to be sure whom they talk to. Without one TLS is used where the server has it.
             let mode = if self.ca_file.is_some() { PgSslMode::VerifyFull } else { PgSslMode::Prefer };
             options = options.ssl_mode(mode);
@@ -208,48 +190,6 @@ impl PgSettings {
 
 /// Where Debian and its kin keep the authorities that the system trusts.
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
-
-/// The last of these parameters of the address.
-fn url_parameter(url: &str, keys: &[&str]) -> Option<String> {
-    let (_, query) = url.split_once('?')?;
-    let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-    pairs.rfind(|(key, _)| keys.contains(key)).map(|(_, value)| percent_decoded(value))
-}
-
-fn percent_decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        let hex = after.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
-        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()).filter(|_| byte == b'%') {
-            Some(decoded) => {
-                bytes.push(decoded);
-                rest = after.get(2..).unwrap_or_default();
-            }
-            None => {
-                bytes.push(byte);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// `user@/database`, which libpq takes for a socket and the URL standard does not, with a host that a parameter overrides.
-fn with_host(url: &str) -> Zeroizing<String> {
-    let start = url.find("://").map_or(0, |at| at + 3);
-    let end = url.get(start..).and_then(|rest| rest.find(['/', '?'])).map_or(url.len(), |at| start + at);
-    match (url.get(..end), url.get(end..)) {
-        (Some(head), Some(tail)) if head.ends_with('@') => Zeroizing::new(format!("{head}localhost{tail}")),
-        _ => Zeroizing::new(url.to_owned()),
-    }
-}
-
-/// Whether the address itself says how TLS is to be used.
-fn names_ssl_mode(url: &str) -> bool {
-    let query = url.split_once('?').map_or("", |(_, query)| query);
-    query.split('&').any(|pair| pair.starts_with("sslmode=") || pair.starts_with("ssl-mode="))
-}
 
 /// The first line of the file.
 fn read_password(path: &Path) -> Result<Zeroizing<String>, PgError> {

@@ -19,7 +19,7 @@ use server::{Options, Postgres};
 
 fn start() -> (Postgres, PgSettings) {
     let postgres = Postgres::with(Options { fsync: false, ..Options::default() });
-    let settings = PgSettings::new(&postgres.url_with_password(), "kitchen");
+    let settings = PgSettings::new(&postgres.url_with_password(), "kitchen").unwrap();
     (postgres, settings)
 }
 
