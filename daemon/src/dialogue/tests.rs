@@ -198,7 +198,8 @@ async fn small_talk_time_and_help_are_answered() {
         ("...", "I did not hear any words."),
         (
             "forget everything about me",
-            "That would delete everything you ever told me, so a voice is not enough. Whoever looks after me can do it with the command jarvisd user delete.",
+            "That would delete everything you ever told me, so a voice is not enough. Whoever looks after \
+             me can do it for you.",
         ),
         ("what is the capital of france", "I do not know that. If you tell me to remember it, I will."),
         ("the weather is nice", "I heard you. Say help to hear what I can do."),

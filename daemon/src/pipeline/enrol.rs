@@ -14,7 +14,7 @@ use crate::error::{Exit, Failure, chain, visible};
 use crate::memory::{ANONYMOUS, Memory, MemoryError, NewVoiceprint, User, Voiceprint};
 use crate::pipeline::recordings::Sentences;
 use crate::pipeline::voices::Voices;
-use crate::speaker::{ONE_PERSON_FROM, OTHER_PERSON_BELOW, Quality, Template};
+use crate::speaker::{ONE_PERSON_FROM, OTHER_PERSON_BELOW, Quality, Refusal, Template};
 
 /// What the owner allows an enrolment to do; nothing by default.
 #[derive(Debug, Clone, Copy, Default)]
@@ -27,17 +27,104 @@ pub struct Allowed {
     pub another_person: bool,
 }
 
+/// Where an enrolment was asked for. Each has other means to go on, and what is said there names no others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Face {
+    CommandLine,
+    /// Also what the device says aloud.
+    Mqtt,
+}
+
+/// Why nobody is enrolled.
+#[derive(Debug)]
+pub enum Refused {
+    /// The name stands for whoever is answered without verification.
+    Anonymous,
+    NameLength,
+    /// Another enrolment goes on.
+    Busy,
+    Muted,
+    /// The voice is enrolled under this name.
+    EnrolledAs(String),
+    /// The person with this name has another voice.
+    AnotherVoice(String),
+    /// The sample, or all of them together, are not good enough.
+    Samples(Refusal),
+    /// The sample was lost in the program.
+    Lost,
+    /// A database, a key or a disk that does not work; or a name that the memory does not take.
+    Device(Failure),
+}
+
+impl From<MemoryError> for Refused {
+    fn from(error: MemoryError) -> Self {
+        Self::Device(error.into())
+    }
+}
+
+impl Refused {
+    /// What failed and what to do.
+    pub fn sentence(&self, face: Face) -> String {
+        let at_terminal = face == Face::CommandLine;
+        match self {
+            Self::Anonymous => format!(
+                "\"{ANONYMOUS}\" is whoever is answered while voice verification is switched off, and has \
+                 no voice; \
+                 enrol the person under a name of their own"
+            ),
+            Self::NameLength => "the name is empty or too long; give another one".to_owned(),
+            Self::Busy => "another enrolment goes on; cancel it first".to_owned(),
+            Self::Muted => "the device is muted; unmute it first".to_owned(),
+            Self::EnrolledAs(other) => {
+                let way_out = if at_terminal {
+                    "Add the recordings there (`voice enroll --add --user`) or delete that voice (`voice \
+                     delete --user`); \
+                     if these are two people who sound alike, say --another-person"
+                } else {
+                    "If these are two people who sound alike, whoever looks after the device can enrol \
+                     the voice there"
+                };
+                format!(
+                    "this voice is already enrolled as {other}; enrolled twice, the device could not tell \
+                     which of the two \
+                     speaks, and would answer neither. {way_out}"
+                )
+            }
+            Self::AnotherVoice(name) => {
+                let way_out = if at_terminal {
+                    "check --user, or say --replace to put this voice in its place"
+                } else {
+                    "start again with the name of whoever speaks; whoever looks after the device can \
+                     replace the voice there"
+                };
+                format!("this does not sound like the voice that is enrolled as {name}; {way_out}")
+            }
+            Self::Samples(refusal) => chain(refusal),
+            Self::Lost => "the last sample could not be looked at; start again".to_owned(),
+            Self::Device(failure) if at_terminal || failure.exit == Exit::Data => chain(failure),
+            Self::Device(failure) => {
+                log::error!("an enrolment failed: {}", chain(failure));
+                "the device could not do it; its journal says why".to_owned()
+            }
+        }
+    }
+
+    /// For the command line.
+    pub fn failure(self) -> Failure {
+        match self {
+            Self::Device(failure) => failure,
+            other => Failure::new(Exit::Data, other.sentence(Face::CommandLine)),
+        }
+    }
+}
+
 /// Who is to be enrolled; `None` if the person is not known yet.
 ///
 /// # Errors
 /// A name that cannot have a voice, a database that does not work.
-pub async fn person(memory: &Memory, name: &str) -> Result<Option<User>, Failure> {
+pub async fn person(memory: &Memory, name: &str) -> Result<Option<User>, Refused> {
     if name.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase() == ANONYMOUS {
-        let message = format!(
-            "\"{ANONYMOUS}\" is whoever is answered while voice verification is switched off, and has no voice; \
-             enrol the person under a name of their own"
-        );
-        return Err(Failure::new(Exit::Data, message));
+        return Err(Refused::Anonymous);
     }
     if let Some(missing) = memory.apart().await? {
         // A restore brings turns along that were held apart, and no voices.
@@ -51,18 +138,18 @@ pub async fn person(memory: &Memory, name: &str) -> Result<Option<User>, Failure
     }
 }
 
-/// Whether the voice may become `user`'s; the sentence says why not. A voiceprint that does not open is not compared: it
+/// Whether the voice may become `user`'s. A voiceprint that does not open is not compared: it
 /// never verifies anyone, and enrolling anew is what mends it.
 ///
 /// # Errors
-/// A database that does not work.
+/// Why not, or a database that does not work.
 pub async fn belongs(
     memory: &Memory,
     voices: &Voices,
     user: Option<&User>,
     template: &Template,
     allowed: Allowed,
-) -> Result<Result<(), String>, Failure> {
+) -> Result<(), Refused> {
     let mut own = None;
     let mut nearest: Option<(f32, String)> = None;
     for voiceprint in memory.list_voiceprints().await? {
@@ -85,11 +172,7 @@ pub async fn belongs(
     }
     if let Some((alike, other)) = &nearest {
         if *alike >= ONE_PERSON_FROM && !allowed.another_person {
-            return Ok(Err(format!(
-                "this voice is already enrolled as {other}; enrolled twice, the device could not tell which of the two \
-                 speaks, and would answer neither. Add the recordings there (`voice enroll --add --user`) or delete that \
-                 voice (`voice delete --user`); if these are two people who sound alike, say --another-person"
-            )));
+            return Err(Refused::EnrolledAs(other.clone()));
         }
         if *alike >= OTHER_PERSON_BELOW {
             log::warn!(
@@ -99,12 +182,9 @@ pub async fn belongs(
     }
     match own {
         Some((alike, name)) if alike < OTHER_PERSON_BELOW && !allowed.replace && !allowed.add => {
-            Ok(Err(format!(
-                "this does not sound like the voice that is enrolled as {name}; check --user, or say --replace to put \
-                 this voice in its place"
-            )))
+            Err(Refused::AnotherVoice(name))
         }
-        _ => Ok(Ok(())),
+        _ => Ok(()),
     }
 }
 

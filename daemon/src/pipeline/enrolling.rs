@@ -11,12 +11,11 @@
 
 use std::sync::Arc;
 
-use super::enrol::{self, Allowed};
+use super::enrol::{self, Allowed, Face, Refused};
 use super::recordings::{self, Sentences};
 use super::voices::Voices;
-use crate::error::{Exit, Failure, chain};
 use crate::memory::{MAX_NAME_CHARS, Memory, User};
-use crate::speaker::{Enrolment, Progress, Refusal, Step};
+use crate::speaker::{Enrolment, Progress, Refusal, Step, Template};
 
 /// How long the device waits for each sentence.
 pub const WINDOW_MS: u32 = 15_000;
@@ -57,12 +56,11 @@ impl Enrolling {
     ///
     /// # Errors
     /// A name that cannot have a voice, a database that does not work.
-    pub async fn begin(memory: &Memory, voices: &Voices, name: &str, keep: bool) -> Result<Self, Failure> {
+    pub async fn begin(memory: &Memory, voices: &Voices, name: &str, keep: bool) -> Result<Self, Refused> {
         let known = enrol::person(memory, name).await?;
         if known.is_none() && (name.trim().is_empty() || name.len() > MOST_NAME_BYTES) {
             // Before anybody has said three sentences for it; what else is wrong with a name is found when it is stored.
-            let message = "the name is empty or too long; send another one as \"start\"";
-            return Err(Failure::new(Exit::Data, message));
+            return Err(Refused::NameLength);
         }
         let name = known.as_ref().map_or(name, |user| user.name.as_str()).to_owned();
         let enrolment = Some(Enrolment::new(voices.verifier.model().clone()));
@@ -72,7 +70,7 @@ impl Enrolling {
     /// Where it stands.
     pub fn progress(&self, step: Step, reason: Option<String>) -> Progress {
         let mut progress = self.enrolment.as_ref().map_or_else(
-            || Progress::failed(&self.name, "the last sample could not be looked at; start again".into()),
+            || Progress::failed(&self.name, Refused::Lost.sentence(Face::Mqtt)),
             |enrolment| enrolment.standing(&self.name, step, reason),
         );
         if matches!(progress.state, Step::Waiting | Step::Kept | Step::Refused) {
@@ -104,11 +102,11 @@ impl Enrolling {
         raw: Arc<Vec<f32>>,
         speech: Arc<Vec<f32>>,
     ) -> Heard {
-        let failed =
-            |heard: &Self, reason| Heard { progress: heard.progress(Step::Failed, Some(reason)), over: true };
-        let Some(mut enrolment) = self.enrolment.take() else {
-            return failed(self, "the last sample could not be looked at; start again".to_owned());
+        let failed = |heard: &Self, refused: &Refused| {
+            let reason = Some(refused.sentence(Face::Mqtt));
+            Heard { progress: heard.progress(Step::Failed, reason), over: true }
         };
+        let Some(mut enrolment) = self.enrolment.take() else { return failed(self, &Refused::Lost) };
         let kept = self.kept.is_some().then(|| recordings::sentence(&raw));
         let looked_at = tokio::task::spawn_blocking(move || {
             let added = enrolment.add(&raw, &speech);
@@ -119,7 +117,10 @@ impl Enrolling {
                 self.enrolment = Some(enrolment);
                 added
             }
-            Err(error) => return failed(self, format!("the sample could not be looked at: {error}")),
+            Err(error) => {
+                log::error!("a sample of an enrolment could not be looked at: {error}");
+                return failed(self, &Refused::Lost);
+            }
         };
         match added {
             Ok(_) => {
@@ -129,30 +130,26 @@ impl Enrolling {
                 }
             }
             Err(Refusal::Full) => {}
-            Err(refusal) => return self.refused(chain(&refusal)),
+            Err(refusal) => return self.refused(Refused::Samples(refusal).sentence(Face::Mqtt)),
         }
         let Some(enrolment) = self.enrolment.as_ref().filter(|enrolment| enrolment.is_enough()) else {
             return Heard { progress: self.progress(Step::Kept, None), over: false };
         };
         let stored = match enrolment.clone().finish() {
-            Ok(template) => {
-                let belongs =
-                    enrol::belongs(memory, voices, self.known.as_ref(), &template, Allowed::default()).await;
-                match belongs {
-                    Ok(Ok(())) => {
-                        let who = (self.known.as_ref(), self.name.as_str());
-                        let recordings = self.kept.take().unwrap_or_default();
-                        enrol::keep(memory, voices, who, &template, &recordings).await.map_err(|e| chain(&e))
-                    }
-                    Ok(Err(reason)) => Err(reason),
-                    Err(error) => Err(chain(&error)),
-                }
-            }
-            Err(refusal) => Err(chain(&refusal)),
+            Ok(template) => self.store(memory, voices, &template).await,
+            Err(refusal) => Err(Refused::Samples(refusal)),
         };
         match stored {
-            Ok(_) => Heard { progress: self.progress(Step::Finished, None), over: true },
-            Err(reason) => failed(self, reason),
+            Ok(()) => Heard { progress: self.progress(Step::Finished, None), over: true },
+            Err(refused) => failed(self, &refused),
         }
+    }
+
+    async fn store(&mut self, memory: &Memory, voices: &Voices, template: &Template) -> Result<(), Refused> {
+        let known = self.known.as_ref();
+        enrol::belongs(memory, voices, known, template, Allowed::default()).await?;
+        let recordings = self.kept.take().unwrap_or_default();
+        let kept = enrol::keep(memory, voices, (known, self.name.as_str()), template, &recordings).await;
+        kept.map(|_| ()).map_err(Refused::Device)
     }
 }

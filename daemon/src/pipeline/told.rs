@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::deadline::Stage;
 use super::door::{self, Door};
+use super::enrol::{Face, Refused};
 use super::enrolling::{Enrolling, Heard, WINDOW_MS};
 use super::hearing::Window;
 use super::turns::Turns;
@@ -48,11 +49,11 @@ impl Turns {
 
     async fn enrol(&self, name: &str, keep: bool, door: &mut Door, stop: &CancellationToken) {
         if let Some(going_on) = &door.enrolling {
-            let reason = "another enrolment goes on; cancel it first".to_owned();
+            let reason = Refused::Busy.sentence(Face::Mqtt);
             return self.tell(going_on.progress(Step::Waiting, Some(reason))).await;
         }
         if self.control.is_muted() {
-            return self.tell(Progress::failed(name, "the device is muted; unmute it first".into())).await;
+            return self.tell(Progress::failed(name, Refused::Muted.sentence(Face::Mqtt))).await;
         }
         let begun = Enrolling::begin(&self.memory, &self.voices, name, keep);
         match self.pulse.within(Stage::Memory, begun).await {
@@ -64,7 +65,9 @@ impl Turns {
                 }
                 self.next_phrase(progress, stop).await;
             }
-            Some(Err(error)) => self.tell(Progress::failed(name, chain(&error))).await,
+            Some(Err(refused)) => {
+                self.tell(Progress::failed(name, refused.sentence(Face::Mqtt))).await;
+            }
             None => self.tell(Progress::failed(name, Stage::Memory.overdue())).await,
         }
     }

@@ -13,7 +13,7 @@ use crate::cli::{output, with_memory};
 use crate::config::Settings;
 use crate::error::{Exit, Failure, chain};
 use crate::memory::{Memory, User};
-use crate::pipeline::enrol::{self, Allowed};
+use crate::pipeline::enrol::{self, Allowed, Face, Refused};
 use crate::pipeline::recordings::{self, Sentences};
 use crate::pipeline::voices::Voices;
 use crate::speaker::{Enrolment, Progress, Refusal, Step};
@@ -86,7 +86,7 @@ struct Enrolled<'a> {
 
 pub fn run(settings: &Settings, args: &Enroll) -> Result<(), Failure> {
     with_memory(settings, async |memory| {
-        let known = enrol::person(memory, &args.user).await?;
+        let known = enrol::person(memory, &args.user).await.map_err(Refused::failure)?;
         let Tools { mut vad, voices } = Tools::open(settings, memory).await?;
         let mut enrolment = begin(memory, &voices, known.as_ref(), args.add).await?;
         let name = known.as_ref().map_or(args.user.as_str(), |user| user.name.as_str());
@@ -121,9 +121,13 @@ pub fn run(settings: &Settings, args: &Enroll) -> Result<(), Failure> {
             Ok(template) => {
                 let Enroll { add, replace, another_person, .. } = *args;
                 let allowed = Allowed { add, replace, another_person };
-                enrol::belongs(memory, &voices, known.as_ref(), &template, allowed).await?.map(|()| template)
+                enrol::belongs(memory, &voices, known.as_ref(), &template, allowed).await.map(|()| template)
             }
-            Err(refusal) => Err(chain(&refusal)),
+            Err(refusal) => Err(Refused::Samples(refusal)),
+        };
+        let outcome = match outcome {
+            Err(Refused::Device(failure)) => return Err(failure),
+            outcome => outcome.map_err(|refused| refused.sentence(Face::CommandLine)),
         };
         let reason = outcome.as_ref().err().cloned();
         let recordings_kept = if outcome.is_ok() { kept.len() } else { 0 };

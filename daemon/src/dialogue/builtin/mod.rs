@@ -57,7 +57,7 @@ impl Builtin {
             Intent::ForgetAbout(topic) => forget_about(context, &topic).await?,
             Intent::ForgetEverything => {
                 ask("That would delete everything you ever told me, so a voice is not enough. \
-                 Whoever looks after me can do it with the command jarvisd user delete.")
+                 Whoever looks after me can do it for you.")
             }
             Intent::NewConversation => {
                 Reply { new_conversation: true, ..ask("All right, a new conversation.") }
