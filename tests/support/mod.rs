@@ -433,10 +433,23 @@ impl Broker {
     }
 
     fn start_with(port: u16, settings: &str) -> Self {
+        let config = format!("listener PORT 127.0.0.1\nallow_anonymous true\n{settings}\n");
+        Self::made(port, &config, |_| {})
+    }
+
+    /// A broker with a configuration of its own, in which `PORT` and `DIR` stand for its port and for a
+    /// folder that
+    /// `prepare` fills.
+    pub fn configured(config: &str, prepare: impl FnOnce(&Path)) -> Self {
+        Self::made(free_port(), config, prepare)
+    }
+
+    fn made(port: u16, config: &str, prepare: impl FnOnce(&Path)) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        prepare(dir.path());
+        let text = config.replace("PORT", &port.to_string()).replace("DIR", dir.path().to_str().unwrap());
         let config = dir.path().join("mosquitto.conf");
-        let text = format!("listener {port} 127.0.0.1\nallow_anonymous true\n{settings}\n");
-        fs::write(&config, text).unwrap();
+        fs::write(&config, format!("{text}\n")).unwrap();
         let program = ["/usr/sbin/mosquitto", "mosquitto"]
             .into_iter()
             .find(|p| !p.starts_with('/') || Path::new(p).exists());
@@ -446,8 +459,14 @@ impl Broker {
             .stderr(Stdio::null())
             .spawn()
             .expect("mosquitto is installed");
-        wait_until("the broker", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        let up = |host: &str| std::net::TcpStream::connect((host, port)).is_ok();
+        wait_until("the broker", || up("127.0.0.1") || up("::1"));
         Self { child, port, dir }
+    }
+
+    /// The folder of its configuration.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     pub fn url(&self) -> String {
@@ -471,6 +490,11 @@ impl Broker {
         self.subscriber(topic, &["-q", "1", "-c", "-i", "listener"])
     }
 
+    /// A client with a name and a password.
+    pub fn subscribe_as(&self, user: &str, password: &str, topic: &str) -> Subscriber {
+        self.subscriber(topic, &["-u", user, "-P", password])
+    }
+
     fn subscriber(&self, topic: &str, more: &[&str]) -> Subscriber {
         let mut child = Command::new("mosquitto_sub")
             .args(["-p", &self.port.to_string(), "-v", "-t", topic])
@@ -483,10 +507,35 @@ impl Broker {
     }
 
     pub fn publish(&self, topic: &str, payload: &str) {
-        let status = Command::new("mosquitto_pub")
-            .args(["-p", &self.port.to_string(), "-t", topic, "-m", payload])
-            .status();
-        assert!(status.unwrap().success());
+        self.publisher(topic, &["-m", payload]);
+    }
+
+    /// As a client with a name and a password.
+    pub fn publish_as(&self, user: &str, password: &str, topic: &str, payload: &str) {
+        self.publisher(topic, &["-u", user, "-P", password, "-m", payload]);
+    }
+
+    /// Sets the retained value of a topic, or deletes it with an empty `payload`.
+    pub fn retain(&self, topic: &str, payload: &str) {
+        match payload {
+            "" => self.publisher(topic, &["-r", "-n"]),
+            payload => self.publisher(topic, &["-r", "-m", payload]),
+        }
+    }
+
+    /// Publishes each line.
+    pub fn publish_lines(&self, topic: &str, lines: &str) {
+        let file = self.dir.path().join("lines");
+        fs::write(&file, lines).unwrap();
+        let mut command = Command::new("mosquitto_pub");
+        command.args(["-p", &self.port.to_string(), "-t", topic, "-l"]).stdin(fs::File::open(file).unwrap());
+        assert!(command.status().unwrap().success());
+    }
+
+    fn publisher(&self, topic: &str, more: &[&str]) {
+        let mut command = Command::new("mosquitto_pub");
+        command.args(["-p", &self.port.to_string(), "-t", topic]).args(more);
+        assert!(command.status().unwrap().success());
     }
 }
 
@@ -510,6 +559,22 @@ impl Subscriber {
             Some(line) => line.clone(),
             None => self.wait_for(what, wanted),
         }
+    }
+
+    /// Waits until it is subscribed and has seen all that is retained: `publish` sends a word on a topic that
+    /// it reads.
+    pub fn sync(&mut self, publish: impl Fn(&str)) {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            publish("sync");
+            while let Ok(line) = self.lines.recv_timeout(Duration::from_millis(500)) {
+                self.seen.push(line);
+                if self.seen.last().is_some_and(|line| line.ends_with(" sync")) {
+                    return;
+                }
+            }
+        }
+        panic!("the subscriber hears nothing; so far: {:#?}", self.seen);
     }
 
     /// Waits for a line (`topic payload`) that satisfies `wanted`.

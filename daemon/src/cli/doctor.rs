@@ -90,7 +90,9 @@ pub fn run(args: &Args, common: &Common) -> Result<(), Failure> {
     }
     found(block_on(async { Ok(checks::postgres(&settings).await) })?)?;
     found(checks::disk(&settings))?;
-    found(checks::broker(&settings))?;
+    for finding in checks::broker(&settings) {
+        found(finding)?;
+    }
     found(checks::clock())?;
     // Last, because it changes this process.
     found(checks::priority(&settings))?;

@@ -20,7 +20,19 @@ section! {
         id: String = host_id(), Rule::when("1 to 64 lower-case letters, digits, \"-\" and \"_\"", id_is_plain)
             .default_is("the host name, in lower case");
         /// Name that people read.
-        name: String = "Jarvis".to_owned(), Rule::when("at most 64 characters", |s: &String| s.chars().count() <= 64);
+        name: Option<String> = None, Rule::if_set(Rule::when("at most 64 characters", |s: &String| s.chars().count() <= 64))
+            .default_is("`Jarvis` and the id");
+    }
+}
+
+impl Device {
+    /// Name that people read: that of the configuration, or one that tells the devices of a house apart.
+    pub fn name(&self) -> String {
+        match &self.name {
+            Some(name) => name.clone(),
+            None if self.id == "jarvis" => "Jarvis".to_owned(),
+            None => format!("Jarvis {}", self.id),
+        }
     }
 }
 

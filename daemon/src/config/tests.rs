@@ -123,7 +123,7 @@ fn the_environment_takes_bare_texts_and_toml_values() {
     assert_eq!(settings.wake.model.0, models);
     assert_eq!(settings.wake.threshold, 0.7);
     assert_eq!(settings.audio.device, "plughw:CARD=mic,DEV=0");
-    assert_eq!(settings.device.name, "1234");
+    assert_eq!(settings.device.name(), "1234");
     assert_eq!(settings.speech.command.0, ["flite", "-voice", "slt"]);
     assert!(!settings.voice.enabled);
 }

@@ -18,7 +18,7 @@ use crate::audio::{CaptureStats, Period, SourceError, capture};
 use crate::backup::{before, watch};
 use crate::config::{Options, Settings};
 use crate::dsp::FrontEnd;
-use crate::error::{Exit, Failure};
+use crate::error::{Exit, Failure, chain};
 use crate::health::{Condition, Health, Need};
 use crate::memory;
 use crate::mqtt::{self, Feeds, MqttSettings};
@@ -93,7 +93,7 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
     };
     let stats = Arc::new(CaptureStats::default());
     let source = open_microphone(&settings, &stats)?;
-    let broker = mqtt_settings(&settings);
+    let broker = MqttSettings::of(&settings);
     if let Some(broker) = &broker {
         mqtt::check(broker).map_err(|e| Failure::of(Exit::Config, &e))?;
     }
@@ -113,6 +113,10 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
     let switches = Switches::new(control.clone());
     switches.restore(&memory, &health).await;
     let (pulse, counted) = (Arc::new(Pulse::default()), Arc::new(Notify::new()));
+    // What cannot be read was announced by nobody; the worst of it is an entity that stays.
+    let announced =
+        memory.setting::<mqtt::Announced>(mqtt::ANNOUNCED).await.ok().flatten().unwrap_or_default();
+    let announced = tokio::sync::watch::channel(announced).0;
 
     // Start, in data-flow order, so that the drain goes the same way.
     let start = || -> Result<(), SpawnError> {
@@ -217,12 +221,24 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
         )?;
         supervisor.job("signals", until_told(terminate, interrupt, stop.clone()))?;
         if let Some(broker) = broker {
+            let remembers = parts.memory.clone();
+            let mut changes = announced.subscribe();
+            supervisor.reporter("mqtt-announced", async move {
+                while changes.changed().await.is_ok() {
+                    let now = changes.borrow_and_update().clone();
+                    if let Err(e) = remembers.set_setting(mqtt::ANNOUNCED, &now).await {
+                        log::warn!("what Home Assistant was told of cannot be stored: {}", chain(&e));
+                    }
+                }
+                Ok::<_, std::convert::Infallible>(())
+            })?;
             let feeds = Feeds {
                 events: events.subscribe(),
                 status: health.watch(),
                 health: health.clone(),
                 backups,
                 switches,
+                announced,
                 commands: command_in,
             };
             let last_words = supervisor.last_words();
@@ -311,25 +327,6 @@ fn open_microphone(settings: &Settings, stats: &Arc<CaptureStats>) -> Result<Als
         rate_hz: audio.rate_hz,
     };
     AlsaSource::new(alsa, stats.clone()).map_err(|e| Failure::of(e.exit(), &e))
-}
-
-fn mqtt_settings(settings: &Settings) -> Option<MqttSettings> {
-    let mqtt = &settings.mqtt;
-    let url = mqtt.url.as_ref()?;
-    let mut broker = MqttSettings::new(url.clone(), settings.device.id.clone());
-    broker.username = mqtt.username.clone();
-    broker.password_file = settings.mqtt_password_file();
-    broker.ca_file = mqtt.ca_file.clone();
-    broker.base_topic = mqtt.base_topic.clone();
-    broker.device_name = settings.device.name.clone();
-    broker.publish_text = mqtt.publish_text;
-    broker.retain_last_turn = mqtt.retain_last_turn;
-    broker.accept_commands = mqtt.accept_commands;
-    broker.accept_pins = settings.voice.enabled && settings.voice.pin_valid_s > 0;
-    broker.accept_enrolment = settings.voice.enrol_by_mqtt;
-    broker.text_needs_verified = settings.voice.enabled;
-    broker.discovery_prefix = mqtt.discovery.then(|| mqtt.discovery_prefix.clone());
-    Some(broker)
 }
 
 fn listen_for(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {

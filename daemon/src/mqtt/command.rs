@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 use tokio::sync::mpsc;
+use tokio::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 use super::Topics;
@@ -34,6 +35,8 @@ enum Told {
     Command(Command),
 }
 
+/// What `jarvisd doctor` sends to see that commands arrive; it means nothing.
+pub(super) const PROBE: &[u8] = b"DOCTOR";
 /// Longest payload that is looked at.
 const MAX_PAYLOAD: usize = 16;
 const MAX_JSON: usize = 512;
@@ -59,16 +62,67 @@ pub(super) struct Intake {
     switches: Switches,
     commands: mpsc::Sender<Command>,
     ignored: u64,
+    journal: Journal,
+}
+
+/// One line for each accepted command, but for a flood: then one line with the number of the others.
+#[derive(Debug)]
+struct Journal {
+    since: Instant,
+    lines: u32,
+    more: u64,
+}
+
+/// How long a flood is counted before it is told.
+const JOURNAL_WINDOW: Duration = Duration::from_secs(60);
+/// Lines in that time.
+const JOURNAL_LINES: u32 = 10;
+
+impl Journal {
+    fn told(&mut self, now: Instant, what: &str) {
+        self.summarise(now);
+        if self.lines < JOURNAL_LINES {
+            self.lines += 1;
+            log::info!("told over MQTT: {what}");
+        } else {
+            self.more += 1;
+        }
+    }
+
+    fn summarise(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.since) >= JOURNAL_WINDOW {
+            self.end();
+            *self = Self { since: now, lines: 0, more: 0 };
+        }
+    }
+
+    fn end(&mut self) {
+        let more = std::mem::take(&mut self.more);
+        if more > 0 {
+            log::warn!("told over MQTT {more} more times within {} s", JOURNAL_WINDOW.as_secs());
+        }
+    }
 }
 
 impl Intake {
     pub(super) fn new(switches: Switches, commands: mpsc::Sender<Command>) -> Self {
-        Self { switches, commands, ignored: 0 }
+        let journal = Journal { since: Instant::now(), lines: 0, more: 0 };
+        Self { switches, commands, ignored: 0, journal }
     }
 
     /// Messages that were no command, or came faster than commands are carried out.
     pub(super) fn ignored(&self) -> u64 {
         self.ignored
+    }
+
+    /// Tells what a flood came to, when it is over.
+    pub(super) fn summarise(&mut self) {
+        self.journal.summarise(Instant::now());
+    }
+
+    /// Tells the rest before the device stops.
+    pub(super) fn end(&mut self) {
+        self.journal.end();
     }
 
     /// `retained` messages are old: a kept `PRESS` would open the microphone at every reconnect.
@@ -79,8 +133,8 @@ impl Intake {
             self.carry_out(told).then_some(what)
         });
         if let Some(what) = told {
-            log::info!("told over MQTT: {what}");
-        } else {
+            self.journal.told(Instant::now(), &what);
+        } else if payload != PROBE {
             self.ignored = self.ignored.saturating_add(1);
             // The count grows without limit, the journal must not.
             if self.ignored.is_power_of_two() {

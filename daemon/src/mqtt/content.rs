@@ -8,9 +8,12 @@
 //! * With `publish_text` off they are published without the text.
 
 use serde_json::{Map, Value, json};
+use tokio::sync::watch;
 
+use super::announced::Announced;
+use super::discovery::{self, Backups};
 use super::outbox::Outbox;
-use super::{MqttSettings, Topics, discovery};
+use super::{MqttSettings, Topics};
 use crate::backup::watch::Report;
 use crate::events::{Event, What};
 use crate::health::Status;
@@ -23,9 +26,12 @@ pub(super) struct Content {
     text_needs_verified: bool,
     retain_last_turn: bool,
     info: String,
-    /// Where the device is announced, and as what: without backups, and with them.
-    announcement: Option<(String, [String; 2])>,
-    has_backups: bool,
+    settings: MqttSettings,
+    /// Where the device is announced.
+    announcement: Option<String>,
+    /// What was announced so far, kept over restarts.
+    announced: watch::Sender<Announced>,
+    backups: Backups,
     enrolment_shown: bool,
     /// How the last enrolment stands, as JSON.
     enrolment: Option<String>,
@@ -35,21 +41,22 @@ pub(super) struct Content {
 }
 
 impl Content {
-    pub(super) fn new(settings: &MqttSettings, topics: Topics) -> Self {
+    pub(super) fn new(settings: &MqttSettings, topics: Topics, announced: watch::Sender<Announced>) -> Self {
         let info = json!({
             "id": settings.device_id,
             "name": settings.device_name,
             "version": env!("CARGO_PKG_VERSION"),
             "commands": settings.accept_commands,
         });
-        let announcement = settings.discovery_prefix.as_deref().map(|prefix| {
-            let payload = |backups| discovery::payload(settings, &topics, backups);
-            (discovery::topic(settings, prefix), [payload(false), payload(true)])
-        });
         Self {
             topics,
-            announcement,
-            has_backups: false,
+            announcement: settings
+                .discovery_prefix
+                .as_deref()
+                .map(|prefix| discovery::topic(settings, prefix)),
+            announced,
+            backups: Backups::None,
+            settings: settings.clone(),
             publish_text: settings.publish_text,
             text_needs_verified: settings.text_needs_verified,
             retain_last_turn: settings.retain_last_turn,
@@ -68,14 +75,47 @@ impl Content {
         self.keep_enrolment(outbox);
     }
 
+    /// Announces the device as it is now, and takes back what is not announced any more: single entities, or
+    /// the whole device where it was announced elsewhere or is not to be announced.
     fn announce(&self, outbox: &mut Outbox) {
-        if let Some((topic, payloads)) = &self.announcement {
-            outbox.keep(topic, &payloads[usize::from(self.has_backups)]);
+        if let Some(topic) = &self.announcement {
+            let entities = discovery::entities(&self.settings, &self.topics, self.backups);
+            let platform = |entity: &Value| entity["platform"].as_str().unwrap_or_default().to_owned();
+            let now: Vec<_> = entities.iter().map(|(key, entity)| (key.clone(), platform(entity))).collect();
+            self.announced.send_if_modified(|announced| {
+                let earlier = announced.0.entry(topic.clone()).or_default();
+                let before = earlier.len();
+                earlier.extend(now);
+                earlier.len() > before
+            });
+            let announced = self.announced.borrow();
+            let earlier = announced.0.get(topic).cloned().unwrap_or_default();
+            outbox.keep(topic, &discovery::payload(&self.settings, &self.topics, entities, &earlier));
+        }
+        for topic in self.announced.borrow().0.keys().filter(|topic| !self.is_announcement(topic)) {
+            outbox.keep(topic, "");
+        }
+    }
+
+    /// Home Assistant may have forgotten the device.
+    pub(super) fn announce_again(&self, outbox: &mut Outbox) {
+        if let Some(topic) = &self.announcement {
+            outbox.keep_again(topic);
         }
     }
 
     pub(super) fn is_announcement(&self, topic: &str) -> bool {
-        self.announcement.as_ref().is_some_and(|(announced, _)| announced == topic)
+        self.announcement.as_deref() == Some(topic)
+    }
+
+    /// Whether an announcement of an earlier start was taken back on this topic, and the broker has done it.
+    pub(super) fn is_taken_back(&self, topic: &str, outbox: &mut Outbox) -> bool {
+        let taken_back = !self.is_announcement(topic)
+            && self.announced.send_if_modified(|announced| announced.0.remove(topic).is_some());
+        if taken_back {
+            outbox.forget(topic);
+        }
+        taken_back
     }
 
     /// How the enrolment stands, where there may be one; what an earlier start of the device left there goes away.
@@ -99,7 +139,7 @@ impl Content {
     }
 
     pub(super) fn backups(&mut self, report: &Report, outbox: &mut Outbox) {
-        self.has_backups = true;
+        self.backups = if self.settings.copies_backups { Backups::Copied } else { Backups::Here };
         self.announce(outbox);
         match serde_json::to_string(report) {
             Ok(json) => outbox.keep(&self.topics.backup, &json),

@@ -1,6 +1,8 @@
 //! What makes Home Assistant show the device with its entities, without set-up: one retained message that describes all of
 //! them. Format: <https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload> (Home Assistant 2024.12 and later).
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -12,9 +14,24 @@ pub(super) fn topic(settings: &MqttSettings, prefix: &str) -> String {
     format!("{prefix}/device/{}/config", object_id(settings))
 }
 
-/// The message; with the entities of the backups where there are any. Unique ids are an interface: a renamed one is a new
-/// entity with an empty history.
-pub(super) fn payload(settings: &MqttSettings, topics: &Topics, backups: bool) -> String {
+/// Where Home Assistant says that it has started.
+pub(super) fn status_topic(prefix: &str) -> String {
+    format!("{prefix}/status")
+}
+
+/// Which entities of backups there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Backups {
+    None,
+    Here,
+    /// And copies elsewhere.
+    Copied,
+}
+
+/// The entities: key → what Home Assistant is told of it. Keys and unique ids are an interface: a renamed one
+/// is a new entity with an empty history. A key never changes its platform: Home Assistant cannot take one
+/// back and add another in one message.
+pub(super) fn entities(settings: &MqttSettings, topics: &Topics, backups: Backups) -> Map<String, Value> {
     let id = object_id(settings);
     let mut entities = Entities { id: &id, all: Map::new() };
     entities.add(
@@ -58,9 +75,9 @@ pub(super) fn payload(settings: &MqttSettings, topics: &Topics, backups: bool) -
         );
     } else {
         let muted = json!({ "name": "Muted", "icon": "mdi:microphone-off", "state_topic": topics.mute });
-        entities.add("mute", "binary_sensor", muted);
+        entities.add("muted", "binary_sensor", muted);
     }
-    if backups {
+    if backups != Backups::None {
         let times = [
             ("backup", "Newest backup", "newest"),
             ("backup_proven", "Newest proven backup", "newest_proven"),
@@ -68,6 +85,9 @@ pub(super) fn payload(settings: &MqttSettings, topics: &Topics, backups: bool) -
             ("backup_copied", "Newest backup elsewhere", "newest_copied"),
         ];
         for (key, name, field) in times {
+            if key == "backup_copied" && backups != Backups::Copied {
+                continue;
+            }
             let time = json!({
                 "name": name, "device_class": "timestamp", "entity_category": "diagnostic", "state_topic": topics.backup,
                 "value_template": format!("{{{{ value_json.{field} }}}}"),
@@ -93,16 +113,30 @@ pub(super) fn payload(settings: &MqttSettings, topics: &Topics, backups: bool) -
             }),
         );
     }
+    entities.all
+}
+
+/// The message. `earlier` are the entities that Home Assistant was told of before, with their platforms:
+/// those that are no more are in it with the platform alone, which removes them.
+pub(super) fn payload(
+    settings: &MqttSettings,
+    topics: &Topics,
+    mut entities: Map<String, Value>,
+    earlier: &BTreeMap<String, String>,
+) -> String {
+    for (key, platform) in earlier {
+        entities.entry(key).or_insert_with(|| json!({ "platform": platform }));
+    }
     let version = env!("CARGO_PKG_VERSION");
     json!({
         "device": {
-            "identifiers": [id], "name": settings.device_name, "manufacturer": "Jarvis", "model": "jarvisd",
-            "sw_version": version,
+            "identifiers": [object_id(settings)], "name": settings.device_name, "manufacturer": "Jarvis",
+            "model": "jarvisd", "sw_version": version,
         },
         "origin": { "name": "jarvisd", "sw_version": version },
         "availability_topic": topics.availability,
         "qos": 1,
-        "components": entities.all,
+        "components": entities,
     })
     .to_string()
 }
@@ -140,14 +174,13 @@ mod tests {
     use super::*;
     use crate::config::BrokerUrl;
 
-    fn announced(change: impl FnOnce(&mut MqttSettings), backups: bool) -> (String, Value) {
+    fn announced(change: impl FnOnce(&mut MqttSettings), backups: Backups) -> (String, Value) {
         let mut settings = MqttSettings::new(BrokerUrl::parse("mqtt://broker").unwrap(), "kitchen");
         change(&mut settings);
         let topics = Topics::new(&settings.base_topic, &settings.device_id).unwrap();
-        (
-            topic(&settings, "homeassistant"),
-            serde_json::from_str(&payload(&settings, &topics, backups)).unwrap(),
-        )
+        let earlier = BTreeMap::from([("backup_copied".to_owned(), "sensor".to_owned())]);
+        let message = payload(&settings, &topics, entities(&settings, &topics, backups), &earlier);
+        (topic(&settings, "homeassistant"), serde_json::from_str(&message).unwrap())
     }
 
     fn platforms(message: &Value) -> Vec<(&str, &str)> {
@@ -157,7 +190,7 @@ mod tests {
 
     #[test]
     fn the_entities_stay_as_they_are_documented() {
-        let (topic, message) = announced(|_| {}, true);
+        let (topic, message) = announced(|_| {}, Backups::Copied);
         assert_eq!(topic, "homeassistant/device/jarvis_kitchen/config");
         let expected = [
             ("backup", "sensor"),
@@ -183,15 +216,21 @@ mod tests {
 
     #[test]
     fn what_the_device_does_not_do_is_not_announced() {
-        let (_, message) = announced(|settings| settings.accept_commands = false, false);
+        let (_, message) = announced(|settings| settings.accept_commands = false, Backups::None);
         assert_eq!(
             platforms(&message),
             [
-                ("mute", "binary_sensor"),
+                ("backup_copied", "sensor"),
+                ("muted", "binary_sensor"),
                 ("paused_until", "sensor"),
                 ("problem", "binary_sensor"),
                 ("state", "sensor")
             ]
+        );
+        assert_eq!(
+            message["components"]["backup_copied"],
+            json!({ "platform": "sensor" }),
+            "it is taken back"
         );
     }
 
@@ -200,14 +239,14 @@ mod tests {
         let names = ["kitchen", "wohn raum", "wohn-raum", "wohn.raum", "küche", "kuche", "厨房", "\u{1f373}"];
         let topics: BTreeSet<String> = names
             .iter()
-            .map(|name| announced(|settings| settings.device_id = (*name).to_owned(), true).0)
+            .map(|name| announced(|settings| settings.device_id = (*name).to_owned(), Backups::None).0)
             .collect();
         assert_eq!(topics.len(), names.len());
         for topic in topics {
             let id = topic.split('/').nth(2).unwrap();
             assert!(id.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c)), "{topic}");
         }
-        let (topic, _) = announced(|settings| settings.base_topic = "home/voice".to_owned(), true);
+        let (topic, _) = announced(|settings| settings.base_topic = "home/voice".to_owned(), Backups::None);
         assert!(topic.starts_with("homeassistant/device/home-voice_kitchen-"), "{topic}");
     }
 }

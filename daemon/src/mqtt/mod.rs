@@ -15,16 +15,20 @@
 //!   again on the next connection (so at least once, in order); retained topics are always sent anew.
 //! * Every connection gets its own client and event loop with a clean start: what rumqttc keeps from the last session,
 //!   and drops when the broker says `session_present = false`, never matters.
+//! * What Home Assistant is told of is remembered over restarts ([`Announced`]), so that it can be taken back.
 //! * Text of speech that was not verified never leaves `content`.
 //!
 //! MQTT 5 rather than 3.1.1, because the broker then says that an access list refused a publish or a subscription (before,
 //! it acknowledged and dropped), keeps messages larger than our maximum to itself instead of making us drop the
 //! connection, and does not send retained commands. Mosquitto has spoken it since 1.6 (2019).
 
+mod announced;
 mod command;
 mod content;
 mod discovery;
+mod limits;
 mod outbox;
+mod probe;
 mod session;
 mod tls;
 mod topics;
@@ -40,16 +44,19 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use announced::{ANNOUNCED, Announced};
 pub use command::Command;
+pub use probe::{Probe, probe};
 pub use topics::Topics;
 
 use crate::backup::watch::Report;
-use crate::config::BrokerUrl;
+use crate::config::{BrokerUrl, Settings};
 use crate::error::chain;
 use crate::events::Event;
 use crate::health::{Condition, Health, Status};
 use crate::pipeline::switches::Switches;
 use content::Content;
+use limits::Limits;
 use outbox::Outbox;
 
 /// Name of the broker in [`Health`].
@@ -60,6 +67,9 @@ pub const COMMAND_QUEUE: usize = 8;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long after the start of Home Assistant the device is announced again.
+const BIRTH_FROM: Duration = Duration::from_millis(500);
+const BIRTH_TO: Duration = Duration::from_secs(4);
 /// A connection that held this long starts the back-off anew.
 const STABLE: Duration = Duration::from_secs(20);
 
@@ -94,9 +104,32 @@ pub struct MqttSettings {
     pub accept_enrolment: bool,
     /// First part of the topic on which the device is announced to Home Assistant; `None`: it is not.
     pub discovery_prefix: Option<String>,
+    /// Whether backups are copied elsewhere.
+    pub copies_backups: bool,
 }
 
 impl MqttSettings {
+    /// The broker of the configuration; `None` where there is none.
+    pub fn of(settings: &Settings) -> Option<Self> {
+        let mqtt = &settings.mqtt;
+        Some(Self {
+            username: mqtt.username.clone(),
+            password_file: settings.mqtt_password_file(),
+            ca_file: mqtt.ca_file.clone(),
+            base_topic: mqtt.base_topic.clone(),
+            device_name: settings.device.name(),
+            publish_text: mqtt.publish_text,
+            retain_last_turn: mqtt.retain_last_turn,
+            accept_commands: mqtt.accept_commands,
+            accept_pins: settings.voice.enabled && settings.voice.pin_valid_s > 0,
+            accept_enrolment: settings.voice.enrol_by_mqtt,
+            text_needs_verified: settings.voice.enabled,
+            discovery_prefix: mqtt.discovery.then(|| mqtt.discovery_prefix.clone()),
+            copies_backups: settings.backup.remote.is_some(),
+            ..Self::new(mqtt.url.clone()?, settings.device.id.clone())
+        })
+    }
+
     pub fn new(broker: BrokerUrl, device_id: impl Into<String>) -> Self {
         let device_id = device_id.into();
         Self {
@@ -115,6 +148,7 @@ impl MqttSettings {
             accept_pins: false,
             accept_enrolment: false,
             discovery_prefix: Some("homeassistant".to_owned()),
+            copies_backups: false,
         }
     }
 }
@@ -162,6 +196,8 @@ pub struct Feeds {
     pub health: Health,
     pub backups: watch::Receiver<Option<Report>>,
     pub switches: Switches,
+    /// What was announced in earlier starts; what is announced now is added, for whoever stores it.
+    pub announced: watch::Sender<Announced>,
     /// Made by [`command_channel`].
     pub commands: mpsc::Sender<Command>,
 }
@@ -188,7 +224,7 @@ pub fn check(settings: &MqttSettings) -> Result<(), MqttError> {
 pub async fn run(settings: MqttSettings, feeds: Feeds, stop: CancellationToken) -> Result<(), MqttError> {
     let topics = Topics::new(&settings.base_topic, &settings.device_id)?;
     let mut work = Work {
-        content: Content::new(&settings, topics),
+        content: Content::new(&settings, topics, feeds.announced),
         outbox: Outbox::new(),
         commands: command::Intake::new(feeds.switches, feeds.commands),
         events: Some(feeds.events),
@@ -196,6 +232,8 @@ pub async fn run(settings: MqttSettings, feeds: Feeds, stop: CancellationToken) 
         health: feeds.health,
         backups: Some(feeds.backups),
         settings,
+        limits: Limits::default(),
+        again: None,
     };
     work.keep_status();
     work.keep_backups();
@@ -207,6 +245,10 @@ pub async fn run(settings: MqttSettings, feeds: Feeds, stop: CancellationToken) 
             return Ok(());
         };
         work.outbox.connection_lost();
+        work.again = None;
+        if ended.lowers(&mut work.limits) {
+            continue;
+        }
         if started.elapsed() > STABLE {
             pause = FIRST_PAUSE;
         }
@@ -233,6 +275,10 @@ pub async fn run(settings: MqttSettings, feeds: Feeds, stop: CancellationToken) 
 /// What lives through all connections.
 struct Work {
     settings: MqttSettings,
+    /// As the broker said on the last connection.
+    limits: Limits,
+    /// What is to be sent again, and when.
+    again: Option<(Instant, Again)>,
     content: Content,
     outbox: Outbox,
     commands: command::Intake,
@@ -244,7 +290,43 @@ struct Work {
     backups: Option<watch::Receiver<Option<Report>>>,
 }
 
+/// What is sent again although it has not changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Again {
+    /// Home Assistant has started: it forgets devices that were deleted there while their announcement was
+    /// retained.
+    Announcement,
+    /// Every retained topic, once Home Assistant has read the announcement: the broker retains nothing.
+    Values,
+}
+
+/// How long Home Assistant is given to subscribe to what was announced.
+const SUBSCRIBED_AFTER: Duration = Duration::from_secs(3);
+
 impl Work {
+    fn values_again_soon(&mut self) {
+        self.again = Some((Instant::now() + SUBSCRIBED_AFTER, Again::Values));
+    }
+
+    /// Home Assistant has started. All devices of a house hear of it at once, so each waits for a while of
+    /// its own.
+    fn announce_again_soon(&mut self) {
+        self.again = Some((Instant::now() + at_random(BIRTH_FROM, BIRTH_TO), Again::Announcement));
+    }
+
+    fn send_again(&mut self) {
+        match self.again.take() {
+            Some((_, Again::Announcement)) => {
+                self.content.announce_again(&mut self.outbox);
+                if !self.limits.retain {
+                    self.values_again_soon();
+                }
+            }
+            Some((_, Again::Values)) => self.outbox.keep_all_again(),
+            None => {}
+        }
+    }
+
     /// Waits for the next event or status and puts it into the outbox. Cancel safe.
     async fn next_input(&mut self) {
         let events = async {
@@ -289,7 +371,8 @@ impl Work {
         self.content.status(&status, &mut self.outbox);
     }
 
-    fn report_losses(&self) {
+    fn report_losses(&mut self) {
+        self.commands.end();
         let (dropped, ignored) = (self.outbox.dropped(), self.commands.ignored());
         if dropped > 0 || ignored > 0 {
             log::info!(
@@ -301,8 +384,12 @@ impl Work {
 
 /// `pause` ± 25 %, so that the devices of a house do not all knock at a restarted broker at once.
 fn jittered(pause: Duration) -> Duration {
+    at_random(pause.mul_f64(0.75), pause.mul_f64(1.25))
+}
+
+fn at_random(from: Duration, to: Duration) -> Duration {
     let mut random = [0_u8; 1];
-    // Without randomness the pause is merely not spread.
+    // Without randomness it is merely not spread.
     let _ = getrandom::fill(&mut random);
-    pause.mul_f64(0.75 + f64::from(random[0]) / 510.0)
+    from + to.saturating_sub(from).mul_f64(f64::from(random[0]) / 255.0)
 }

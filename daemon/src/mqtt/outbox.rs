@@ -73,6 +73,8 @@ pub(super) struct Outbox {
     in_flight: BTreeMap<u16, Sent>,
     next_number: u64,
     dropped: u64,
+    /// Topics whose value the broker would not take on this connection, with its size.
+    too_large: BTreeMap<String, usize>,
 }
 
 impl Outbox {
@@ -96,6 +98,20 @@ impl Outbox {
         if let Some(latest) = self.latest.get_mut(topic) {
             latest.sent = false;
         }
+    }
+
+    /// Sends every retained topic again: for a broker that retains nothing.
+    pub(super) fn keep_all_again(&mut self) {
+        self.latest.values_mut().for_each(|latest| latest.sent = false);
+    }
+
+    /// Takes a retained topic out that the broker has deleted.
+    pub(super) fn forget(&mut self, topic: &str) {
+        self.latest.remove(topic);
+    }
+
+    pub(super) fn too_large(&self) -> &BTreeMap<String, usize> {
+        &self.too_large
     }
 
     /// Queues an event. A full queue loses its oldest.
@@ -149,12 +165,10 @@ impl Outbox {
         for (topic, latest) in self.latest.iter_mut().filter(|(_, latest)| !latest.sent) {
             latest.sent = true;
             if !fits(topic, &latest.payload) {
-                log::warn!(
-                    "{topic} is not published: its {} bytes are more than the broker takes",
-                    latest.payload.len()
-                );
+                self.too_large.insert(topic.clone(), latest.payload.len());
                 continue;
             }
+            self.too_large.remove(topic);
             let message = Message { topic: topic.clone(), payload: latest.payload.clone(), retain: true };
             self.submitted.push_back(Sent { carried: Carried::Latest(topic.clone()), at: now });
             return Some(message);
@@ -213,9 +227,8 @@ impl Outbox {
                 self.queue.push_front(queued);
             }
         }
-        for latest in self.latest.values_mut() {
-            latest.sent = false;
-        }
+        self.too_large.clear();
+        self.keep_all_again();
     }
 }
 

@@ -15,8 +15,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
+use super::limits::Limits;
 use super::outbox::WINDOW;
-use super::{COMPONENT, MqttError, MqttSettings, Work, tls};
+use super::{Again, COMPONENT, MqttError, MqttSettings, Work, discovery, tls};
 use crate::config::BrokerUrl;
 use crate::health::Condition;
 
@@ -52,6 +53,17 @@ pub(super) enum Broken {
 }
 
 impl Broken {
+    /// Whether the broker takes no last will such as ours, which the next connection does without.
+    pub(super) fn lowers(&self, limits: &mut Limits) -> bool {
+        match self {
+            Self::Connection(error) => match **error {
+                ConnectionError::ConnectionRefused(code) => limits.lower(code),
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
     /// What is wrong and what to do, for the owner.
     pub(super) fn sentence(&self, broker: &BrokerUrl) -> String {
         let what = match self {
@@ -68,34 +80,15 @@ impl Broken {
 
 fn connection_sentence(error: &ConnectionError, broker: &BrokerUrl) -> String {
     use ConnectionError as E;
-    let not_mqtt =
-        || format!("what answers at {broker} does not speak MQTT 5 (Mosquitto does since version 1.6)");
+    let not_mqtt = || not_mqtt_5(broker);
     match error {
-        E::ConnectionRefused(code) => match code {
-            ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized => {
-                format!(
-                    "the broker at {broker} refused the user name or the password; see username and password_file"
-                )
-            }
-            ConnectReturnCode::UnsupportedProtocolVersion | ConnectReturnCode::RefusedProtocolVersion => {
-                not_mqtt()
-            }
-            ConnectReturnCode::ServerBusy
-            | ConnectReturnCode::ServerUnavailable
-            | ConnectReturnCode::ServiceUnavailable => {
-                format!("the broker at {broker} is too busy to take us")
-            }
-            other => format!("the broker at {broker} refused the connection ({other:?})"),
-        },
+        E::ConnectionRefused(code) => refusal_sentence(*code, broker),
         E::Tls(error) => {
             let why = match error {
-                rumqttc::v5::TlsError::Io(error) => error.to_string(),
+                rumqttc::v5::TlsError::Io(error) => tls::sentence(error),
                 other => other.to_string(),
             };
-            format!(
-                "no trusted connection to the broker at {broker} ({why}); see ca_file, and whether the certificate names \
-                 this host"
-            )
+            format!("no trusted connection to the broker at {broker}: {why}")
         }
         E::Io(error) => format!("cannot reach the broker at {broker} ({error})"),
         E::Timeout(_) => format!("the broker at {broker} does not answer"),
@@ -130,6 +123,28 @@ fn connection_sentence(error: &ConnectionError, broker: &BrokerUrl) -> String {
     }
 }
 
+fn not_mqtt_5(broker: &BrokerUrl) -> String {
+    format!("what answers at {broker} does not speak MQTT 5 (Mosquitto does since version 1.6)")
+}
+
+/// Why the broker did not take the device in.
+pub(super) fn refusal_sentence(code: ConnectReturnCode, broker: &BrokerUrl) -> String {
+    match code {
+        ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized => {
+            format!(
+                "the broker at {broker} refused the user name or the password; see username and password_file"
+            )
+        }
+        ConnectReturnCode::UnsupportedProtocolVersion | ConnectReturnCode::RefusedProtocolVersion => {
+            not_mqtt_5(broker)
+        }
+        ConnectReturnCode::ServerBusy
+        | ConnectReturnCode::ServerUnavailable
+        | ConnectReturnCode::ServiceUnavailable => format!("the broker at {broker} is too busy to take us"),
+        other => format!("the broker at {broker} refused the connection ({other:?})"),
+    }
+}
+
 /// The password: the first line of the file, or what the settings hold.
 pub(super) fn password(settings: &MqttSettings) -> Result<Option<Zeroizing<String>>, MqttError> {
     use std::io::Read;
@@ -151,11 +166,8 @@ pub(super) fn password(settings: &MqttSettings) -> Result<Option<Zeroizing<Strin
 }
 
 /// Reads the password and the certificates, on a disk that may be slow: not for a worker of the runtime.
-fn options(
-    settings: &MqttSettings,
-    broker: &BrokerUrl,
-    availability: &str,
-) -> Result<MqttOptions, MqttError> {
+fn options(settings: &MqttSettings, availability: &str, limits: Limits) -> Result<MqttOptions, MqttError> {
+    let broker = &settings.broker;
     let mut options = MqttOptions::new(format!("jarvis-{}", settings.device_id), &broker.host, broker.port);
     if broker.tls {
         let config = tls::client_config(settings.ca_file.as_deref())?;
@@ -181,7 +193,7 @@ fn options(
         .set_network_options(network)
         // More than the window, so that a packet id is never reused while it waits.
         .set_outgoing_inflight_upper_limit(100)
-        .set_last_will(LastWill::new(availability, "offline", QoS::AtLeastOnce, true, None));
+        .set_last_will(LastWill::new(availability, "offline", limits.qos, limits.retain, None));
     Ok(options)
 }
 
@@ -210,17 +222,15 @@ struct Session {
     connected: bool,
     closing: Closing,
     last_packet: Instant,
-    /// Largest packet the broker takes.
-    max_packet: usize,
     /// What the broker did not allow, as a sentence.
     refused: Option<String>,
 }
 
 /// Connects and works until the connection breaks (`Err`) or `stop` ended it properly (`Ok`).
 pub(super) async fn run_once(work: &mut Work, stop: &CancellationToken) -> Result<(), Broken> {
-    let (settings, broker) = (work.settings.clone(), work.settings.broker.clone());
+    let (settings, limits) = (work.settings.clone(), work.limits);
     let will = work.content.topics.availability.clone();
-    let options = tokio::task::spawn_blocking(move || options(&settings, &broker, &will)).await;
+    let options = tokio::task::spawn_blocking(move || options(&settings, &will, limits)).await;
     let options = options.map_err(MqttError::Interrupted).flatten().map_err(Broken::Setup)?;
     let (client, mut event_loop) = AsyncClient::new(options, REQUESTS);
     let mut session = Session {
@@ -228,7 +238,6 @@ pub(super) async fn run_once(work: &mut Work, stop: &CancellationToken) -> Resul
         connected: false,
         closing: Closing::No,
         last_packet: Instant::now(),
-        max_packet: usize::MAX,
         refused: None,
     };
     loop {
@@ -244,7 +253,13 @@ pub(super) async fn run_once(work: &mut Work, stop: &CancellationToken) -> Resul
             Err(_) if matches!(session.closing, Closing::Goodbye(_)) => return Ok(()),
             Err(error) => return Err(Broken::Connection(Box::new(error))),
             Ok(Event::Outgoing(outgoing)) => match outgoing {
-                Outgoing::Publish(packet_id) => work.outbox.numbered(packet_id),
+                Outgoing::Publish(packet_id) => {
+                    work.outbox.numbered(packet_id);
+                    // With QoS 0 nobody acknowledges anything.
+                    if work.limits.qos == QoS::AtMostOnce {
+                        session.taken(packet_id, None, work);
+                    }
+                }
                 Outgoing::Disconnect => return Ok(()),
                 _ => {}
             },
@@ -253,6 +268,7 @@ pub(super) async fn run_once(work: &mut Work, stop: &CancellationToken) -> Resul
                 session.packet(packet, work);
             }
         }
+        work.commands.summarise();
         session.fill(work);
     }
 }
@@ -295,6 +311,10 @@ impl Session {
                     Closing::Goodbye(_) => return Ok(Step::Stopped),
                     _ => if self.close_further(work) { return Ok(Step::Stopped) },
                 },
+                () = due(work.again), if self.closing == Closing::No => {
+                    work.send_again();
+                    self.fill(work);
+                }
                 () = work.next_input(), if self.closing == Closing::No => self.fill(work),
             }
         }
@@ -340,9 +360,10 @@ impl Session {
         // The last value of all must not wait behind events that are not acknowledged.
         let window = if matches!(self.closing, Closing::Offline(_)) { WINDOW + 2 } else { WINDOW };
         let now = Instant::now();
-        while let Some(message) = work.outbox.next(now, window, self.max_packet) {
-            let sent =
-                self.client.try_publish(message.topic, QoS::AtLeastOnce, message.retain, message.payload);
+        let Limits { qos, retain, max_packet } = work.limits;
+        while let Some(message) = work.outbox.next(now, window, max_packet) {
+            let retain = retain && message.retain;
+            let sent = self.client.try_publish(message.topic, qos, retain, message.payload);
             if let Err(error) = sent {
                 // The channel has more room than the window; what is submitted comes back with the next connection.
                 return log::debug!("cannot hand a message to the MQTT client: {error}");
@@ -355,48 +376,43 @@ impl Session {
         match packet {
             Packet::ConnAck(ack) => {
                 self.connected = true;
-                let limit = ack.properties.and_then(|properties| properties.max_packet_size);
-                self.max_packet = limit.map_or(usize::MAX, |bytes| bytes as usize);
+                work.limits = Limits::of(ack.properties.as_ref());
+                let status = work.settings.discovery_prefix.as_deref().map(discovery::status_topic);
+                let told = topics.of_commands(&work.settings).into_iter().chain(status.as_deref());
                 let mut filters = vec![Filter::new(&topics.availability, QoS::AtLeastOnce)];
-                if work.settings.accept_commands {
-                    let pin = work.settings.accept_pins.then_some(&topics.pin);
-                    let enrolment = work.settings.accept_enrolment.then_some(&topics.enrolment_set);
-                    let more = pin.into_iter().chain(enrolment);
-                    for topic in [&topics.mute_set, &topics.listen].into_iter().chain(more) {
-                        let mut filter = Filter::new(topic, QoS::AtLeastOnce);
-                        filter.retain_forward_rule = RetainForwardRule::Never;
-                        filters.push(filter);
-                    }
-                }
+                filters.extend(told.map(|topic| Filter {
+                    retain_forward_rule: RetainForwardRule::Never,
+                    ..Filter::new(topic, QoS::AtLeastOnce)
+                }));
                 if let Err(error) = self.client.try_subscribe_many(filters) {
                     log::debug!("cannot hand the subscription to the MQTT client: {error}");
                 }
                 work.content.online(&mut work.outbox);
+                if !work.limits.retain {
+                    work.values_again_soon();
+                }
                 log::info!("connected to the broker at {}", work.settings.broker);
             }
             Packet::PubAck(ack) => {
-                let Some(topic) = work.outbox.acked(ack.pkid) else { return };
-                if !matches!(ack.reason, PubAckReason::Success | PubAckReason::NoMatchingSubscribers) {
-                    let or = if work.content.is_announcement(&topic) {
-                        ", or switch mqtt.discovery off"
-                    } else {
-                        ""
-                    };
-                    self.refuse(format!(
-                        "the broker at {} does not let the device publish on {topic} ({:?}); see its access list{or}",
-                        work.settings.broker, ack.reason
-                    ));
-                }
-                // The word online has passed, or will not: either way the connection is as good as it gets.
-                let condition = self.refused.as_ref().map_or(Condition::Ok, Condition::degraded);
-                work.health.set(COMPONENT, condition);
+                let passed =
+                    matches!(ack.reason, PubAckReason::Success | PubAckReason::NoMatchingSubscribers);
+                self.taken(ack.pkid, (!passed).then_some(ack.reason), work);
             }
             Packet::SubAck(ack) => {
                 let denied = |code: &SubscribeReasonCode| !matches!(code, SubscribeReasonCode::Success(_));
-                if work.settings.accept_commands && ack.return_codes.iter().skip(1).any(denied) {
+                let commands = topics.of_commands(&work.settings).len();
+                let of_status = ack.return_codes.get(1 + commands);
+                if ack.return_codes.iter().skip(1).take(commands).any(denied) {
                     self.refuse(format!(
                         "the broker at {} does not let the device subscribe to its commands, so it cannot be muted over \
                          MQTT; see its access list",
+                        work.settings.broker
+                    ));
+                } else if of_status.is_some_and(denied) {
+                    self.refuse(format!(
+                        "the broker at {} does not let the device subscribe to the status of Home \
+                         Assistant, so a device \
+                         that was deleted there stays away; see its access list",
                         work.settings.broker
                     ));
                 }
@@ -407,6 +423,12 @@ impl Session {
                     if !publish.retain && &publish.payload[..] == b"offline" && self.closing == Closing::No {
                         work.outbox.keep_again(&topics.availability);
                     }
+                } else if let Some(prefix) = &work.settings.discovery_prefix
+                    && publish.topic == discovery::status_topic(prefix).as_bytes()
+                {
+                    if !publish.retain && &publish.payload[..] == b"online" {
+                        work.announce_again_soon();
+                    }
                 } else {
                     work.commands.message(topics, &publish.topic, &publish.payload, publish.retain);
                 }
@@ -415,10 +437,60 @@ impl Session {
         }
     }
 
+    /// The broker has taken a message, or refused it; with QoS 0 it was sent.
+    fn taken(&mut self, packet_id: u16, refused: Option<PubAckReason>, work: &mut Work) {
+        let Some(topic) = work.outbox.acked(packet_id) else { return };
+        match refused {
+            None => {
+                work.content.is_taken_back(&topic, &mut work.outbox);
+            }
+            Some(reason) => {
+                let or =
+                    if work.content.is_announcement(&topic) { ", or switch mqtt.discovery off" } else { "" };
+                self.refuse(format!(
+                    "the broker at {} does not let the device publish on {topic} ({reason:?}); see its \
+                     access list{or}",
+                    work.settings.broker
+                ));
+            }
+        }
+        // The word online has passed, or will not: either way the connection is as good as it gets.
+        work.health.set(COMPONENT, self.condition(work));
+    }
+
+    fn condition(&self, work: &Work) -> Condition {
+        let mut sentences: Vec<String> = self.refused.iter().cloned().collect();
+        let mut limits: Vec<String> = work.limits.sentences().into_iter().map(str::to_owned).collect();
+        if let Some((topic, bytes)) = work.outbox.too_large().iter().next() {
+            let (more, most) = (work.outbox.too_large().len() - 1, work.limits.max_packet);
+            let others = if more > 0 { format!(" and {more} more") } else { String::new() };
+            limits.push(format!(
+                "it takes packets of {most} bytes at most (Mosquitto: max_packet_size), and {topic} of \
+                 {bytes} bytes{others} \
+                 is not published"
+            ));
+        }
+        if !limits.is_empty() {
+            sentences.push(format!(
+                "the broker at {} is limited: {}",
+                work.settings.broker,
+                limits.join("; ")
+            ));
+        }
+        if sentences.is_empty() { Condition::Ok } else { Condition::degraded(sentences.join("; ")) }
+    }
+
     fn refuse(&mut self, sentence: String) {
         if self.refused.is_none() {
             self.refused = Some(sentence);
         }
+    }
+}
+
+async fn due(again: Option<(Instant, Again)>) {
+    match again {
+        Some((at, _)) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

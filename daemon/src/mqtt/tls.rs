@@ -9,6 +9,37 @@ use rustls::{ClientConfig, RootCertStore};
 
 use super::MqttError;
 
+/// What is wrong with a TLS connection and what to do, for the owner.
+pub(super) fn sentence(error: &std::io::Error) -> String {
+    use rustls::CertificateError as C;
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match inner {
+        Some(rustls::Error::InvalidCertificate(why)) => match why {
+            C::Expired | C::ExpiredContext { .. } => {
+                "its certificate has expired; renew it at the broker".to_owned()
+            }
+            C::NotValidYet | C::NotValidYetContext { .. } => {
+                "its certificate is not valid yet; check the clock of this device".to_owned()
+            }
+            C::UnknownIssuer => {
+                "its certificate is by an authority that is not trusted here; set mqtt.ca_file to the one \
+                 that signed it"
+                    .to_owned()
+            }
+            C::NotValidForName | C::NotValidForNameContext { .. } => {
+                "its certificate is for another name; mqtt.url must name the host as the certificate \
+                 does"
+                    .to_owned()
+            }
+            _ => format!("its certificate cannot be used ({error}); see mqtt.ca_file"),
+        },
+        Some(rustls::Error::InvalidMessage(_)) => {
+            "what answers does not speak TLS; mqtt:// or another port may be right".to_owned()
+        }
+        _ => format!("{error}; see mqtt.ca_file, and whether the port is the one for TLS"),
+    }
+}
+
 /// The client side of every TLS connection to the broker.
 pub(super) fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, MqttError> {
     let mut roots = RootCertStore::empty();

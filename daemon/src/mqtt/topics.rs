@@ -1,6 +1,6 @@
 //! The topics of one device. They are an interface: documented in `docs/home-assistant.md` and never renamed.
 
-use super::MqttError;
+use super::{MqttError, MqttSettings};
 
 /// Full topic names, all below `<base>/<device id>/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +31,37 @@ pub struct Topics {
     pub enrolment: String,
     /// JSON with `start` and a name begins an enrolment, `CANCEL` ends it.
     pub enrolment_set: String,
+    /// What `jarvisd doctor` publishes to see that it may; never retained.
+    pub doctor: String,
+}
+
+impl Topics {
+    /// The topics on which `settings` let the device be told something.
+    pub(super) fn of_commands(&self, settings: &MqttSettings) -> Vec<&str> {
+        if !settings.accept_commands {
+            return Vec::new();
+        }
+        let mut topics = vec![self.mute_set.as_str(), &self.listen];
+        topics.extend(settings.accept_pins.then_some(self.pin.as_str()));
+        topics.extend(settings.accept_enrolment.then_some(self.enrolment_set.as_str()));
+        topics
+    }
+
+    /// The topics on which the device publishes, apart from its announcement.
+    pub(super) fn of_values(&self, settings: &MqttSettings) -> Vec<&str> {
+        let mut topics: Vec<&str> = vec![
+            &self.availability,
+            &self.state,
+            &self.mute,
+            &self.health,
+            &self.backup,
+            &self.info,
+            &self.event,
+            &self.last_turn,
+        ];
+        topics.extend(settings.accept_enrolment.then_some(self.enrolment.as_str()));
+        topics
+    }
 }
 
 /// Longest base topic or device id, in bytes.
@@ -55,6 +86,7 @@ impl Topics {
             pin: topic("pin"),
             enrolment: topic("enrolment"),
             enrolment_set: topic("enrolment/set"),
+            doctor: topic("doctor"),
         })
     }
 }

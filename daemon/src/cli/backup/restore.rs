@@ -250,7 +250,7 @@ async fn merge_one(run: &Run<'_>, args: &Args, from: From<'_>, wanted: &Wanted) 
         }
         return output::line(format!(
             "Would add what {} lacks of {} conversations of {}. Nothing was changed.",
-            run.settings.device.name,
+            run.settings.device.name(),
             found.conversations,
             output::plain(&found.owner)
         ));

@@ -1,6 +1,5 @@
 //! The single checks. Each returns what it found; none fails as a whole.
 
-use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,6 +19,7 @@ use crate::dsp::level::{self, HighPass};
 use crate::error::chain;
 use crate::inference::{ModelEntry, ModelError, ModelState, ModelStore, Role};
 use crate::memory::{Device, Memory, MemoryError};
+use crate::mqtt::{self, MqttSettings};
 use crate::pipeline::parts;
 use crate::speaker::{Calibration, CalibrationError};
 use crate::store::StoreOptions;
@@ -377,25 +377,67 @@ pub fn disk(settings: &Settings) -> Finding {
     }
 }
 
-pub fn broker(settings: &Settings) -> Finding {
+/// Signs in at the broker as the daemon does.
+pub fn broker(settings: &Settings) -> Vec<Finding> {
     const CHECK: &str = "MQTT broker";
-    const PATIENCE: Duration = Duration::from_secs(3);
-    let Some(url) = &settings.mqtt.url else {
-        return Finding::ok(CHECK, "none is set: nothing is published");
+    const LIST: &str = "let its access list allow them (docs/home-assistant.md)";
+    const FIX: &str = "docs/home-assistant.md tells more; the device works without it and goes on trying";
+    let Some(wanted) = MqttSettings::of(settings) else {
+        return vec![Finding::ok(CHECK, "none is set: nothing is published")];
     };
-    let fix = "check mqtt.url and the broker; the device works without it and goes on trying";
-    let addresses: Vec<_> = match (url.host.as_str(), url.port).to_socket_addrs() {
-        Ok(addresses) => addresses.collect(),
-        Err(e) => return Finding::warn(CHECK, format!("{url}: the host is not found: {e}"), fix),
-    };
-    let mut last = "the host has no address".to_owned();
-    for address in addresses {
-        match TcpStream::connect_timeout(&address, PATIENCE) {
-            Ok(_) => return Finding::ok(CHECK, format!("{url} answers at {address}")),
-            Err(e) => last = e.to_string(),
-        }
+    if let Err(e) = mqtt::check(&wanted) {
+        return vec![Finding::fail(
+            CHECK,
+            chain(&e),
+            "correct the section [mqtt]; the daemon does not start with it",
+        )];
     }
-    Finding::warn(CHECK, format!("{url} does not answer: {last}"), fix)
+    let url = &wanted.broker;
+    let found = match bounded(BROKER_PATIENCE, "mqtt-probe", {
+        let wanted = wanted.clone();
+        move || mqtt::probe(&wanted)
+    }) {
+        Some(Ok(found)) => found,
+        Some(Err(why)) => return vec![Finding::warn(CHECK, why, FIX)],
+        None => {
+            let why = format!("cannot reach the broker at {url}: it, or the name service, does not answer");
+            return vec![Finding::warn(CHECK, why, FIX)];
+        }
+    };
+    let mut findings = Vec::new();
+    if !found.mute_on.is_empty() {
+        let topics = found.mute_on.join(", ");
+        let why = format!("the broker at {url} does not let the device publish on {topics}");
+        findings.push(Finding::warn(CHECK, why, LIST));
+    }
+    if !found.deaf_to.is_empty() {
+        let topics = found.deaf_to.join(", ");
+        let why = format!("the broker at {url} does not let the device read {topics}");
+        findings.push(Finding::warn(CHECK, why, LIST));
+    }
+    for limit in found.limits {
+        let fix = "set it at the broker; without it the device works as far as that goes";
+        findings.push(Finding::warn(CHECK, format!("the broker at {url} is limited: {limit}"), fix));
+    }
+    if findings.is_empty() {
+        let message = format!("{url} takes the device in and lets it publish and read its topics");
+        findings.push(Finding::ok(CHECK, message));
+    }
+    findings
+}
+
+/// More than the deadline of the probe, which the resolver does not keep.
+const BROKER_PATIENCE: Duration = Duration::from_secs(20);
+
+/// What `work` comes to, or `None` if that takes too long; the thread is left to end with the process.
+fn bounded<T: Send + 'static>(
+    patience: Duration,
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+    let begun = std::thread::Builder::new().name(name.to_owned()).spawn(move || sender.send(work()));
+    begun.ok().and_then(|_| receiver.recv_timeout(patience).ok())
 }
 
 pub fn clock() -> Finding {

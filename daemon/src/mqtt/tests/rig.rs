@@ -189,6 +189,7 @@ impl Device {
             health: health.clone(),
             backups: watch::channel(None).1,
             switches: Switches::new(control.clone()),
+            announced: watch::channel(Announced::default()).0,
             commands: sender,
         };
         let (stop, die) = (CancellationToken::new(), CancellationToken::new());

@@ -1,0 +1,12 @@
+//! What Home Assistant was told of in earlier connections, so that what is switched off can be taken back.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Name among the settings that survive a restart.
+pub const ANNOUNCED: &str = "mqtt_announced";
+
+/// Topic of an announcement → key of each entity that was ever in it → its platform.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announced(pub(super) BTreeMap<String, BTreeMap<String, String>>);
