@@ -24,7 +24,7 @@ done
 started=$SECONDS
 
 step "1/5 Packages"
-apt_install "${build_packages[@]}" "${model_packages[@]}" sox espeak-ng \
+apt_install "${build_packages[@]}" "${model_packages[@]}" sox espeak-ng alsa-utils \
     flite festival festvox-kdlpc16k festlex-cmu festlex-poslex
 # shellcheck disable=SC2119 # a build needs no lints
 install_rust
