@@ -24,7 +24,7 @@ started=$SECONDS
 
 step "Packages"
 apt_install "${build_packages[@]}" "${model_packages[@]}" git shellcheck \
-    mosquitto mosquitto-clients postgresql pgbackrest openssl rclone sqlite3 strace procps sox espeak-ng flite festival festvox-kdlpc16k festlex-cmu festlex-poslex
+    mosquitto mosquitto-clients postgresql pgbouncer pgbackrest openssl rclone sqlite3 strace procps sox espeak-ng flite festival festvox-kdlpc16k festlex-cmu festlex-poslex
 install_rust rustfmt-web rust-web-clippy
 
 step "Models and libvosk"

@@ -3,6 +3,15 @@
 
 mod support;
 
+#[path = "postgres/holders.rs"]
+mod holders;
+#[path = "postgres/pooler.rs"]
+mod pooler;
+#[path = "postgres/refused.rs"]
+mod refused;
+#[path = "postgres/roles.rs"]
+mod roles;
+
 use std::fs;
 
 use serde_json::Value;
@@ -513,7 +522,7 @@ fn a_schema_of_a_newer_version_is_refused_with_both_versions() {
     for command in [["queue", "drain"], ["store", "pull"]] {
         let refused = stderr_of(&root, &command, 69);
         assert!(
-            refused.contains("99") && refused.contains("up to 3") && refused.contains("newer jarvisd"),
+            refused.contains("99") && refused.contains("up to 4") && refused.contains("newer jarvisd"),
             "{refused}"
         );
     }

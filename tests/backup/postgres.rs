@@ -268,9 +268,8 @@ fn a_restore_or_a_backup_that_is_killed_leaves_the_database_whole_and_nothing_th
 
 /// Of format 1, when rows were hashed as text, and of format 2.
 /// The schema as it was before the latest migration.
-const SCHEMA_OF_BEFORE: &str = "DROP INDEX jarvis.conversations_by_owner;
-    CREATE INDEX conversations_by_owner ON jarvis.conversations (owner);
-    DELETE FROM jarvis.schema_version WHERE version = 3";
+const SCHEMA_OF_BEFORE: &str = "ALTER TABLE jarvis.devices DROP COLUMN memory, DROP COLUMN token;
+    DELETE FROM jarvis.schema_version WHERE version = 4";
 
 #[test]
 fn before_the_schema_of_the_house_changes_a_backup_of_it_is_made_and_without_a_place_for_it_it_changes_all_the_same()
@@ -286,7 +285,7 @@ fn before_the_schema_of_the_house_changes_a_backup_of_it_is_made_and_without_a_p
     let all = listed(&root);
     let (kind, made) = (&all[0]["kind"], &all[0]["manifest"]);
     assert_eq!((all.len(), kind, &made["origin"]), (1, &json!("safety"), &json!("postgres")));
-    assert_eq!(made["schema_version"], 2);
+    assert_eq!(made["schema_version"], 3);
     assert_eq!(root.json(&["backup", "verify", "latest"])["proven"], true);
     root.ok(&["queue", "drain"]);
     assert_eq!(listed(&root).len(), 1, "the schema is the present one");
@@ -306,7 +305,7 @@ fn before_the_schema_of_the_house_changes_a_backup_of_it_is_made_and_without_a_p
         server.wait_for("SELECT max(version) FROM jarvis.schema_version", &newest);
         assert_eq!(daemon.stop(), Some(0));
     }
-    assert_eq!(listed(&root)[0]["manifest"]["schema_version"], 2);
+    assert_eq!(listed(&root)[0]["manifest"]["schema_version"], 3);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::cancel::Cancel;
 use super::keys::Keys;
 use super::lock::{Lock, Scratch, sync_folder};
-use super::manifest::{self, CHUNK_BYTES, FORMAT, FileEntry, Manifest, Origin, Role, Sums};
+use super::manifest::{self, CHUNK_BYTES, FORMAT, FileEntry, Manifest, Origin, Role, Sums, Undelivered};
 use super::sqlite::{self, Access};
 use super::stream::Sealed;
 use super::{Backup, BackupError, Kind, PREFIX, find, name_at, pg, way_back};
@@ -58,6 +58,8 @@ pub(super) struct Source {
     pub(super) server_version: String,
     pub(super) tool: Option<String>,
     pub(super) compared_with_source: bool,
+    /// Of Postgres: what it does not have.
+    pub(super) undelivered: Option<Undelivered>,
 }
 
 /// Makes a backup of the memory: of Postgres where there is one, else of the database of this device.
@@ -124,6 +126,7 @@ pub(super) async fn create_from(
         encrypted: !recipients.is_empty(),
         recipients: run.settings.backup.recipients.0.clone(),
         chunk_bytes: CHUNK_BYTES,
+        undelivered: source.undelivered,
         files: source.files,
     };
     run.cancel.check()?;
@@ -184,6 +187,7 @@ async fn from_sqlite(
         server_version: format!("SQLite {}", made.identity.engine),
         tool: None,
         compared_with_source: made.compared,
+        undelivered: None,
     })
 }
 
@@ -258,14 +262,14 @@ async fn compress(
     .await
 }
 
-/// What this device had not delivered to the database `house`, as a file of the backup; `None` if it has no
-/// database of its own.
+/// What this device had not delivered to the database `house`, as a file of the backup and in numbers; `None` if it
+/// has no database of its own.
 pub(super) async fn queue_file(
     run: &Run<'_>,
     folder: &Path,
     recipients: &[age::x25519::Recipient],
     house: Option<Uuid>,
-) -> Result<Option<FileEntry>, BackupError> {
+) -> Result<Option<(FileEntry, Undelivered)>, BackupError> {
     let db = &run.settings.paths.db;
     if !db.exists() {
         return Ok(None);
@@ -277,11 +281,14 @@ pub(super) async fn queue_file(
     let copied = sqlite::copy(&mut live, db, &copy).await;
     sqlite::close(live).await;
     copied?;
-    sqlite::keep_what_waits(&copy, house, run.cancel).await?;
+    let everything = sqlite::keep_what_waits(&copy, house, run.cancel).await?;
     let mut scratch = sqlite::connect_until(run.cancel, &copy, Access::Scratch).await?;
     let sums = sqlite::sums(&mut scratch, &copy, run.cancel).await;
+    let undelivered = sqlite::undelivered(&mut scratch, everything, &copy).await;
     sqlite::close(scratch).await;
-    compress(run, folder, &copy, Role::Queue, recipients, sums?).await.map(Some)
+    let undelivered = undelivered?;
+    let entry = compress(run, folder, &copy, Role::Queue, recipients, sums?).await?;
+    Ok(Some((entry, undelivered)))
 }
 
 /// How many operations of this device Postgres does not have and could be sent. What a newer program left in the queue only

@@ -86,6 +86,34 @@ pub struct FileEntry {
     pub tables: Sums,
 }
 
+/// Words that were on the device only when a backup of Postgres was made: they are in the file of the queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Undelivered {
+    pub messages: u64,
+    /// Those among them that Postgres had refused for good.
+    pub refused: u64,
+    /// The device had never sent anything to this database, or not all of it yet: all of its memory counts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub everything: bool,
+}
+
+impl Undelivered {
+    /// A sentence about it; `None` where Postgres had everything.
+    pub fn sentence(self) -> Option<String> {
+        let what = match self.messages {
+            0 => return None,
+            1 => "1 message is not in Postgres; this device keeps it, and it is in the backup".to_owned(),
+            n => format!(
+                "{n} messages are not in Postgres; this device keeps them, and they are in the backup"
+            ),
+        };
+        Some(match self.refused {
+            0 => format!("{what}."),
+            n => format!("{what}. Postgres refused {n}: `jarvisd queue dead-letter list` says why."),
+        })
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     pub format: u32,
@@ -113,6 +141,9 @@ pub struct Manifest {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub recipients: Vec<String>,
     pub chunk_bytes: u64,
+    /// What Postgres did not have, of its backups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undelivered: Option<Undelivered>,
     pub files: Vec<FileEntry>,
 }
 

@@ -167,7 +167,10 @@ async fn find_in(run: &Run<'_>, memory: &Memory, wanted: &Wanted) -> Result<Foun
 }
 
 /// Whose conversation it is: the backup is asked for each person, as every read names its owner.
-async fn owner_of(memory: &Memory, id: ConversationId) -> Result<(User, ExportedConversation), BackupError> {
+pub(super) async fn owner_of(
+    memory: &Memory,
+    id: ConversationId,
+) -> Result<(User, ExportedConversation), BackupError> {
     for user in memory.list_users().await? {
         match memory.export_conversation(user.id, id).await {
             Ok(found) => return Ok((user, found)),

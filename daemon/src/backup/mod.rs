@@ -42,6 +42,7 @@ pub mod restore_pg;
 pub mod retention;
 pub(crate) mod sqlite;
 mod stream;
+mod undelivered;
 pub mod verify;
 pub mod watch;
 pub mod way_back;

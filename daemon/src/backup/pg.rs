@@ -2,7 +2,7 @@
 //!
 //! One transaction of ours exports its snapshot; the hashes of the tables are made in it and `pg_dump` reads through it, so
 //! both see the same moment. Row-level security hides rows without a word from a session that does not say who it is: the
-//! session and the programs say `jarvis.role = forwarder`, a policy that hides rows from it is refused before anything is
+//! session says `jarvis.role = forwarder` and the program its name, a policy that hides rows from it is refused before anything is
 //! dumped, and the rows in the dump are counted against those of the session.
 
 use std::collections::BTreeMap;
@@ -177,7 +177,10 @@ pub(super) async fn dump(
     let dumped = dump_with(&mut conn, run, folder, recipients, settings).await;
     let _ = conn.close().await;
     let mut source = dumped?;
-    source.files.extend(queue);
+    if let Some((file, undelivered)) = queue {
+        source.files.push(file);
+        source.undelivered = Some(undelivered);
+    }
     Ok(source)
 }
 
@@ -208,7 +211,7 @@ async fn dump_with(
             hidden.join(", ")
         )));
     }
-    let schema_version = sqlx::query_scalar(VERSION).fetch_one(&mut *conn).await.map_err(&sql)?;
+    let schema_version: i64 = sqlx::query_scalar(VERSION).fetch_one(&mut *conn).await.map_err(&sql)?;
     let size: i64 = sqlx::query_scalar(SIZE).fetch_one(&mut *conn).await.map_err(&sql)?;
     let size = u64::try_from(size).unwrap_or(0);
     run.lock.needs(size.saturating_add(16 << 20))?;
@@ -218,7 +221,7 @@ async fn dump_with(
     // At the same time: the server hashes for one connection and dumps to another.
     let (sums, sealed) = tokio::join!(
         sums(conn, run, Hashed::of_server(major)),
-        run_dump(run, &tool, settings, &snapshot, sealed)
+        run_dump(run, &tool, (settings, schema_version), &snapshot, sealed)
     );
     let sealed = sealed?;
     run.cancel.check()?;
@@ -231,20 +234,22 @@ async fn dump_with(
         server_version: format!("PostgreSQL {server_version}"),
         tool: Some(tool.version),
         compared_with_source: true,
+        undelivered: None,
     })
 }
 
 async fn run_dump(
     run: &Run<'_>,
     tool: &Tool,
-    settings: &PgSettings,
+    (settings, schema_version): (&PgSettings, i64),
     snapshot: &str,
     mut sealed: Sealed,
 ) -> Result<Sealed, BackupError> {
-    let way_in = WayIn::to(settings)?;
+    let way_in = WayIn::to(settings, schema_version)?;
     let mut command = tool.command();
     command.args(["--format=custom", "--compress=0", "--schema=jarvis", "--no-owner", "--no-privileges"]);
-    command.args(["--enable-row-security", "--no-password", "--lock-wait-timeout=60000"]);
+    // A role may have another encoding set, which would be that of the dump.
+    command.args(["--encoding=UTF8", "--enable-row-security", "--no-password", "--lock-wait-timeout=60000"]);
     command.arg(format!("--snapshot={snapshot}")).stdout(std::process::Stdio::piped());
     way_in.apply(&mut command);
     let (bar, cancel) = (run.bar.clone(), run.cancel.clone());

@@ -15,9 +15,6 @@ use super::BackupError;
 use super::cancel::{Cancel, Program};
 use crate::store::postgres::PgSettings;
 
-/// Variables that would lead the programs elsewhere.
-const MISLEADING: [&str; 6] =
-    ["PGSERVICE", "PGSERVICEFILE", "PGHOSTADDR", "PGPASSWORD", "PGREQUIRESSL", "PGTARGETSESSIONATTRS"];
 /// What is kept of what a program says on its standard error.
 const MAX_SAID_BYTES: u64 = 4096;
 
@@ -61,7 +58,8 @@ impl Tool {
 
     pub(super) fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
-        for name in MISLEADING {
+        // The programs get what was made of the address and of these variables, and read none of their own.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG")) {
             command.env_remove(name);
         }
         command.stdin(Stdio::null()).env("LC_ALL", "C.UTF-8");
@@ -77,9 +75,9 @@ pub(super) struct WayIn {
 }
 
 impl WayIn {
-    pub(super) fn to(settings: &PgSettings) -> Result<Self, BackupError> {
+    pub(super) fn to(settings: &PgSettings, schema_version: i64) -> Result<Self, BackupError> {
         let shown = &settings.shown;
-        let env = settings.client_env().map_err(|e| BackupError::postgres(&e, shown))?;
+        let env = settings.client_env(schema_version).map_err(|e| BackupError::postgres(&e, shown))?;
         let password = settings.password().map_err(|e| BackupError::postgres(&e, shown))?;
         let keep = || {
             let Some(password) = password else { return Ok(None) };

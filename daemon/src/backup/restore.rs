@@ -49,7 +49,15 @@ pub struct Restored {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_apart: Option<Imported>,
     pub messages: u64,
+    /// Messages that Postgres did not have and that are back on this device.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub brought_back: u64,
     pub took_ms: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// Unpacks the database of a backup to the new file `to`, compares it with the manifest and brings it to the present schema.
@@ -131,6 +139,7 @@ pub async fn in_place(
     to_file(run, folder, manifest, keys, &fresh).await?;
     let replaced = async {
         sqlite::forget_read(&fresh).await?;
+        sqlite::take_over(&fresh).await?;
         replace(run, db, &fresh).await
     };
     let replaced = replaced.await;
@@ -145,6 +154,7 @@ pub async fn in_place(
         set_aside,
         held_apart,
         messages: messages(manifest),
+        brought_back: 0,
         took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
     };
     note(run, data, &restored)?;

@@ -9,6 +9,7 @@
 //! another database, sends everything that it has, deletions included, and reads everything. So nothing that was said since
 //! the backup is lost, wherever a device still has it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Instant;
 
@@ -22,11 +23,12 @@ use super::manifest::{FileEntry, Manifest, Origin, Role};
 use super::merge::{Finding, Found, Wanted};
 use super::pg::{self, ScratchDatabase, load, of, plain, session};
 use super::restore::{Restored, data_folder, messages, not_newer, note, restore_file};
+use super::undelivered::Undelivered;
 use super::verify::check_hashes;
 use super::{BackupError, Kind};
-use crate::memory::MemoryError;
-use crate::store::heal;
+use crate::memory::{Device, Memory, MemoryError};
 use crate::store::postgres::{Pg, PgSettings, schema::WRITE_LOCK, write::CHANNEL};
+use crate::store::{Store, StoreOptions, heal, outgoing, queue};
 
 crate::store::sql::statements! {
     /// Until the session ends.
@@ -35,6 +37,8 @@ crate::store::sql::statements! {
     EXISTS = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)";
     DROP_SCHEMA = "DROP SCHEMA IF EXISTS jarvis CASCADE";
     NEW_HOUSE = "UPDATE jarvis.house SET id = gen_random_uuid()";
+    /// Every device shows itself anew: what the backup says of them was true then.
+    NO_HOLDERS = "UPDATE jarvis.devices SET memory = NULL, token = NULL";
     /// For the devices that are connected: they look at once, and find another house.
     TELL = "SELECT pg_notify($1, '')";
     PEOPLE = "SELECT id, name FROM jarvis.users WHERE lower(name) = lower($1)";
@@ -51,6 +55,9 @@ crate::store::sql::statements! {
                 FROM jarvis.messages m WHERE m.conversation = c.id), '[]'::json))::text AS doc
         FROM jarvis.conversations c WHERE c.owner = $1 AND ($2::uuid IS NULL OR c.id = $2) ORDER BY c.created_at DESC";
 }
+
+/// Version of the schema that knows which memory holds the id of a device.
+const HOLDERS_SINCE: i64 = 4;
 
 /// Puts the rows of a backup in the place of what is in the database of the house.
 ///
@@ -77,8 +84,8 @@ pub async fn in_place(
     let _ = conn.close().await;
     migrate(settings).await?;
     let data = data_folder(&run.settings.paths.db)?;
-    bring_queue_back(run, folder, manifest, keys).await?;
-    let restored = done(manifest, settings, safety, started);
+    let brought_back = bring_queue_back(run, folder, manifest, keys).await?;
+    let restored = Restored { brought_back, ..done(manifest, settings, safety, started) };
     note(run, data, &restored)?;
     Ok(restored)
 }
@@ -171,6 +178,9 @@ async fn replace(
     sqlx::query(DROP_SCHEMA).execute(&mut *conn).await.map_err(of(settings))?;
     load(conn, run, backup, settings).await?;
     sqlx::query(NEW_HOUSE).execute(&mut *conn).await.map_err(of(settings))?;
+    if backup.1.schema_version >= HOLDERS_SINCE {
+        sqlx::query(NO_HOLDERS).execute(&mut *conn).await.map_err(of(settings))?;
+    }
     sqlx::query(TELL).bind(CHANNEL).execute(&mut *conn).await.map_err(of(settings))?;
     sqlx::raw_sql("COMMIT").execute(conn).await.map(|_| ()).map_err(of(settings))
 }
@@ -181,23 +191,66 @@ async fn migrate(settings: &PgSettings) -> Result<(), BackupError> {
     Ok(())
 }
 
-/// A device that lost its own database gets back what it had not delivered; one that has it knows better.
+/// A device that lost its own database gets back what it had not delivered; one that has one, what is missing in it. Returns
+/// how many messages.
 async fn bring_queue_back(
     run: &Run<'_>,
     folder: &Path,
     manifest: &Manifest,
     keys: &Keys,
-) -> Result<(), BackupError> {
+) -> Result<u64, BackupError> {
     let db = &run.settings.paths.db;
-    let Ok(entry) = manifest.file(Role::Queue) else { return Ok(()) };
-    if db.exists() || manifest.device != run.settings.device.id {
-        return Ok(());
+    let Ok(entry) = manifest.file(Role::Queue) else { return Ok(0) };
+    if manifest.device != run.settings.device.id {
+        return Ok(0);
+    }
+    if db.exists() {
+        return take_back(run, folder, manifest, entry, keys).await;
     }
     let fresh = heal::beside(db, ".restore");
     let disk = BackupError::disk("what is restored could not be written", &fresh);
     heal::remove_database(&fresh).map_err(&disk)?;
     restore_file(run, folder, manifest, entry, keys, &fresh).await?;
-    heal::put_in_place(&fresh, db).map_err(disk)
+    super::sqlite::take_over(&fresh).await?;
+    heal::put_in_place(&fresh, db).map_err(disk)?;
+    Ok(manifest.undelivered.unwrap_or_default().messages)
+}
+
+/// Brings what was not delivered, and what Postgres refused, into the database that this device has by now.
+async fn take_back(
+    run: &Run<'_>,
+    folder: &Path,
+    manifest: &Manifest,
+    entry: &FileEntry,
+    keys: &Keys,
+) -> Result<u64, BackupError> {
+    const ENTRIES: usize = 500;
+    const BYTES: u64 = 1 << 20;
+    let scratch = run.lock.scratch()?;
+    let path = scratch.path().join("queue.db");
+    restore_file(run, folder, manifest, entry, keys, &path).await?;
+    let options = StoreOptions { keep_damaged: true, ..StoreOptions::default() };
+    let copy = Store::open(&path, &options).await?;
+    let memory = Memory::open(&run.settings.paths.db, &device(run), run.clock.clone()).await?;
+    let taken = async {
+        let everything = manifest.undelivered.is_some_and(|undelivered| undelivered.everything);
+        queue::revive(&copy, everything).await?;
+        let (mut after, mut messages) = (0, 0);
+        while let Some(batch) = outgoing::read(&copy, after, ENTRIES, BYTES).await? {
+            run.cancel.check()?;
+            after = batch.last_seq;
+            messages += memory.take_back(&batch).await? as u64;
+        }
+        Ok(messages)
+    };
+    let taken = taken.await;
+    memory.close().await;
+    copy.close().await;
+    taken
+}
+
+fn device(run: &Run<'_>) -> Device {
+    Device { id: run.settings.device.id.clone() }
 }
 
 fn done(manifest: &Manifest, settings: &PgSettings, safety: Option<String>, started: Instant) -> Restored {
@@ -208,6 +261,7 @@ fn done(manifest: &Manifest, settings: &PgSettings, safety: Option<String>, star
         set_aside: None,
         held_apart: None,
         messages: messages(manifest),
+        brought_back: 0,
         took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
     }
 }
@@ -226,17 +280,21 @@ pub(super) async fn find(
         )
     })?;
     let entry = checked(run, folder, manifest).await?;
+    let undelivered = Undelivered::open(run, folder, manifest, keys).await?;
     let scratch = ScratchDatabase::create(&settings).await?;
     let found = async {
         let mut conn = session(&scratch.settings).await?;
         sqlx::raw_sql("BEGIN").execute(&mut conn).await.map_err(of(&settings))?;
         load(&mut conn, run, (folder, manifest, entry, keys), &scratch.settings).await?;
-        let found = find_in(run, &mut conn, wanted, &settings).await;
+        let found = find_in(run, &mut conn, wanted, &settings, undelivered.as_ref()).await;
         let _ = conn.close().await;
         found
     };
     let found = found.await;
     let dropped = scratch.drop().await;
+    if let Some(Undelivered { memory, .. }) = undelivered {
+        memory.close().await;
+    }
     found.and_then(|found| dropped.map(|()| found))
 }
 
@@ -245,6 +303,7 @@ async fn find_in(
     conn: &mut PgConnection,
     wanted: &Wanted,
     settings: &PgSettings,
+    undelivered: Option<&Undelivered>,
 ) -> Result<Found, BackupError> {
     let sql = of(settings);
     pg::set_up(conn, settings).await?;
@@ -256,8 +315,13 @@ async fn find_in(
         }
     };
     let people = people.map_err(&sql)?;
-    let person = match (people.as_slice(), wanted) {
-        ([person], _) => person,
+    let of_device = match undelivered {
+        Some(undelivered) => undelivered.whose(wanted).await?,
+        None => None,
+    };
+    let (id, owner): (Uuid, String) = match (people.as_slice(), wanted) {
+        ([person], _) => (person.try_get("id").map_err(&sql)?, person.try_get("name").map_err(&sql)?),
+        ([], _) if of_device.is_some() => of_device.map(|user| (user.id.0, user.name)).unwrap_or_default(),
         ([], Wanted::Person(name)) => {
             let what = "user in this backup named";
             return Err(MemoryError::NotFound { what, which: name.clone() }.into());
@@ -273,13 +337,19 @@ async fn find_in(
             ));
         }
     };
-    let (id, owner): (Uuid, String) =
-        (person.try_get("id").map_err(&sql)?, person.try_get("name").map_err(&sql)?);
     let mut finding = Finding::of(run, owner)?;
+    let mut seen = BTreeSet::new();
     let mut rows = sqlx::query(EXPORT).bind(id).bind(one).fetch(conn);
     while let Some(row) = rows.try_next().await.map_err(&sql)? {
         run.cancel.check()?;
-        finding.add(row.try_get("doc").map_err(&sql)?)?;
+        let doc: &str = row.try_get("doc").map_err(&sql)?;
+        match undelivered {
+            Some(undelivered) => finding.add(&undelivered.completed(id, doc, &mut seen).await?)?,
+            None => finding.add(doc)?,
+        }
+    }
+    if let Some(undelivered) = undelivered {
+        undelivered.rest(id, one, &seen, &mut finding).await?;
     }
     finding.end()
 }

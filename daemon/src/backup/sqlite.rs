@@ -16,15 +16,23 @@ use sqlx::{
 use uuid::Uuid;
 
 use super::cancel::Cancel;
-use super::manifest::{Sums, TableSum, hex};
+use super::manifest::{Sums, TableSum, Undelivered, hex};
 use crate::durable;
-use crate::store::{BUSY_TIMEOUT, StoreError, classify};
+use crate::store::{BUSY_TIMEOUT, StoreError, classify, holder};
 
 /// 1 while everything is queued again for another database.
 macro_rules! is_queued_again {
     () => {
         "SELECT EXISTS (SELECT 1 FROM settings WHERE key = 'postgres_again')
             AND NOT EXISTS (SELECT 1 FROM settings WHERE key = 'postgres_house')"
+    };
+}
+
+/// Rows that an entry names: what waits for Postgres, what it refused, and what was then given up. They are on this device
+/// only.
+macro_rules! named {
+    () => {
+        "SELECT entity_id FROM queue UNION SELECT entity_id FROM dead_letter"
     };
 }
 
@@ -60,20 +68,29 @@ crate::store::sql::statements! {
     NO_UNINDEX = "DROP TRIGGER IF EXISTS messages_fts_delete";
     INDEX_AGAIN = "INSERT INTO messages_fts (messages_fts) VALUES ('rebuild')";
     // What waits, and the rows that it names. Answers keep what they were made from.
-    KEEP_MESSAGES = "DELETE FROM messages WHERE id NOT IN (SELECT entity_id FROM queue) AND rid NOT IN (
-        SELECT s.source FROM message_sources s JOIN messages m ON m.rid = s.message JOIN queue q ON q.entity_id = m.id)";
-    KEEP_CONVERSATIONS = "DELETE FROM conversations WHERE id NOT IN (SELECT entity_id FROM queue)
-        AND rid NOT IN (SELECT conversation FROM messages)";
+    KEEP_MESSAGES = concat!("DELETE FROM messages WHERE id NOT IN (", named!(), ") AND rid NOT IN (
+        SELECT s.source FROM message_sources s JOIN messages m ON m.rid = s.message WHERE m.id IN (", named!(), "))");
+    KEEP_CONVERSATIONS = concat!("DELETE FROM conversations WHERE id NOT IN (", named!(), ")
+        AND rid NOT IN (SELECT conversation FROM messages)");
     COUNT_MESSAGES = "UPDATE conversations SET summary = '', summary_seq = 0,
         messages = (SELECT count(*) FROM messages m WHERE m.conversation = conversations.rid)";
-    KEEP_VOICEPRINTS = "DELETE FROM voiceprints WHERE id NOT IN (SELECT entity_id FROM queue)";
-    KEEP_AUDIT = "DELETE FROM audit WHERE id NOT IN (SELECT entity_id FROM queue)";
-    KEEP_USERS = "DELETE FROM users WHERE id NOT IN (SELECT entity_id FROM queue)
-        AND id NOT IN (SELECT user_id FROM queue WHERE user_id IS NOT NULL)
+    KEEP_VOICEPRINTS = concat!("DELETE FROM voiceprints WHERE id NOT IN (", named!(), ")");
+    KEEP_AUDIT = concat!("DELETE FROM audit WHERE id NOT IN (", named!(), ")");
+    KEEP_USERS = concat!("DELETE FROM users WHERE id NOT IN (", named!(), ")
+        AND id NOT IN (SELECT user_id FROM queue WHERE user_id IS NOT NULL
+            UNION SELECT user_id FROM dead_letter WHERE user_id IS NOT NULL)
         AND rid NOT IN (SELECT owner FROM conversations) AND rid NOT IN (SELECT owner FROM voiceprints)
-        AND rid NOT IN (SELECT owner FROM audit WHERE owner IS NOT NULL)";
+        AND rid NOT IN (SELECT owner FROM audit WHERE owner IS NOT NULL)");
+    /// Messages that Postgres does not have, and those among them that it refused.
+    /// ?1: everything in the file waits for the database that was backed up.
+    UNDELIVERED = concat!("SELECT count(*) FILTER (WHERE ?1 OR id IN (", named!(), ")) AS messages,
+            count(*) FILTER (WHERE id IN (SELECT entity_id FROM dead_letter)) AS refused
+        FROM messages");
     // What others wrote is read from the beginning.
     FORGET_READ = "DELETE FROM settings WHERE key = 'postgres_read'";
+    TAKE_OVER = "INSERT INTO settings (key, value, updated_unix_ms) VALUES (?1, ?2, 0)
+        ON CONFLICT (key) DO UPDATE SET value = json_set(value, '$.take_over', json('true'))";
+    OWN_JOURNAL = "PRAGMA journal_mode = DELETE";
 }
 
 /// Everything that is not derived from something else (the full-text index is).
@@ -188,6 +205,19 @@ pub(super) async fn waiting(conn: &mut SqliteConnection, path: &Path) -> Result<
     sqlx::query_scalar(WAITING).fetch_one(conn).await.map_err(|e| classify(e, path))
 }
 
+/// What the copy of a queue keeps that Postgres does not have.
+pub(super) async fn undelivered(
+    conn: &mut SqliteConnection,
+    everything: bool,
+    path: &Path,
+) -> Result<Undelivered, StoreError> {
+    let row =
+        sqlx::query(UNDELIVERED).bind(everything).fetch_one(conn).await.map_err(|e| classify(e, path))?;
+    let count = |name| row.try_get::<i64, _>(name).map(|n| u64::try_from(n).unwrap_or(0));
+    let read = || Ok(Undelivered { messages: count("messages")?, refused: count("refused")?, everything });
+    read().map_err(StoreError::Sql)
+}
+
 /// Reads all of the file: structure, indexes, full-text index, references.
 ///
 /// # Errors
@@ -268,12 +298,12 @@ fn field(hash: &mut Sha256, kind: u8, bytes: &[u8]) {
 }
 
 /// Leaves in the copy at `path` only what waits for the database `house` of Postgres, and the rows that this
-/// names: a small database with which a new device can deliver it.
+/// names: a small database with which a new device can deliver it. Returns whether that is everything.
 pub(super) async fn keep_what_waits(
     path: &Path,
     house: Option<Uuid>,
     cancel: &Cancel,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     let mut conn = connect_until(cancel, path, Access::Write).await?;
     let sql = |e| classify(e, path);
     sqlx::query(WITHOUT_JOURNAL).execute(&mut conn).await.map_err(sql)?;
@@ -286,7 +316,7 @@ pub(super) async fn keep_what_waits(
     if everything {
         sqlx::query(FORGET_READ).execute(&mut conn).await.map_err(sql)?;
         close(conn).await;
-        return Ok(());
+        return Ok(true);
     }
     // Taken out of the full-text index one by one, which forgets them byte by byte, a million messages would take hours.
     let unindex: Option<String> = sqlx::query_scalar(UNINDEX).fetch_optional(&mut conn).await.map_err(sql)?;
@@ -309,7 +339,7 @@ pub(super) async fn keep_what_waits(
     }
     sqlx::query(VACUUM).execute(&mut conn).await.map_err(sql)?;
     close(conn).await;
-    Ok(())
+    Ok(false)
 }
 
 /// Forgets how far the database at `path` has read Postgres: one from before has not read what this device
@@ -319,6 +349,18 @@ pub(super) async fn forget_read(path: &Path) -> Result<(), StoreError> {
     let done = sqlx::query(FORGET_READ).execute(&mut conn).await;
     close(conn).await;
     done.map(|_| ()).map_err(|e| classify(e, path))
+}
+
+/// Notes in the file at `path`, which is to become the memory of this device, that it sends under the device's id from now on,
+/// whatever was there before (store/holder.rs).
+pub(super) async fn take_over(path: &Path) -> Result<(), StoreError> {
+    let mut conn = connect(path, Access::Write).await?;
+    let sql = |e| classify(e, path);
+    sqlx::query(OWN_JOURNAL).execute(&mut conn).await.map_err(sql)?;
+    let note = sqlx::query(TAKE_OVER).bind(holder::KEY).bind(holder::TAKES_OVER);
+    note.execute(&mut conn).await.map_err(sql)?;
+    close(conn).await;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -199,13 +199,27 @@ pub(super) async fn check_unpacked(
             Level::Restore => Some(sqlite::sums(&mut conn, path, run.cancel).await?),
             _ => None,
         };
+        let undelivered = match (entry.role, manifest.undelivered) {
+            (Role::Queue, Some(wanted)) => {
+                Some(sqlite::undelivered(&mut conn, wanted.everything, path).await?)
+            }
+            _ => None,
+        };
         sqlite::close(conn).await;
-        Ok::<_, BackupError>((identity, sums))
+        Ok::<_, BackupError>((identity, sums, undelivered))
     };
-    let (identity, sums) = looked.await.map_err(|e| bad_database(manifest, run.cancel.explains(e)))?;
+    let (identity, sums, undelivered) =
+        looked.await.map_err(|e| bad_database(manifest, run.cancel.explains(e)))?;
     let of_store = entry.role == Role::Database;
     if !identity.ours || (of_store && identity.schema_version != manifest.schema_version) {
         return Err(damaged(&manifest.name, "its database is of another kind than it says"));
+    }
+    if let (Some(wanted), Some(found)) = (manifest.undelivered, undelivered)
+        && wanted != found
+    {
+        let detail =
+            format!("it has {} of {} messages that were not in Postgres", found.messages, wanted.messages);
+        return Err(damaged(&manifest.name, detail));
     }
     match sums {
         Some(sums) => compare(manifest, &entry.tables, &sums),

@@ -20,7 +20,7 @@ use crate::backup::cancel::Cancel;
 use crate::backup::create::Run;
 use crate::backup::keys::Keys;
 use crate::backup::lock::{Lock, be_polite};
-use crate::backup::manifest::{self, Manifest, Origin};
+use crate::backup::manifest::{self, Manifest, Origin, Undelivered};
 use crate::backup::watch::{self, LastRun};
 use crate::backup::{self, Backup, Level, Proof};
 use crate::clock::Clock;
@@ -92,6 +92,8 @@ struct Summary {
     took_ms: u64,
     compared_with_source: bool,
     encrypted: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    undelivered: Option<Undelivered>,
     rows: std::collections::BTreeMap<String, u64>,
 }
 
@@ -106,6 +108,7 @@ impl Summary {
             took_ms: manifest.took_ms,
             compared_with_source: manifest.compared_with_source,
             encrypted: manifest.encrypted,
+            undelivered: manifest.undelivered,
             rows: tables.into_iter().map(|(name, sum)| (name, sum.rows)).collect(),
         }
     }
@@ -116,6 +119,11 @@ impl Shown {
         let manifest = manifest::read(&backup.path).ok().map(|read| Summary::of(&read.manifest));
         Self { proven: backup.is_proven(), backup, manifest }
     }
+}
+
+/// What a backup of Postgres keeps that Postgres did not have, as a sentence.
+fn undelivered(backup: &Backup) -> Option<String> {
+    manifest::read(&backup.path).ok()?.manifest.undelivered?.sentence()
 }
 
 pub fn run(command: Command, common: &Common) -> Result<(), Failure> {

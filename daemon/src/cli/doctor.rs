@@ -1,6 +1,7 @@
 //! `jarvisd doctor`: each thing the device needs, whether it works, and what to do if not.
 
 mod checks;
+mod postgres;
 mod voices;
 
 use serde::Serialize;
@@ -88,7 +89,9 @@ pub fn run(args: &Args, common: &Common) -> Result<(), Failure> {
     for finding in block_on(async { Ok(voices::voices(&settings).await) })? {
         found(finding)?;
     }
-    found(block_on(async { Ok(checks::postgres(&settings).await) })?)?;
+    for finding in block_on(async { Ok(postgres::postgres(&settings).await) })? {
+        found(finding)?;
+    }
     found(checks::disk(&settings))?;
     for finding in checks::broker(&settings) {
         found(finding)?;

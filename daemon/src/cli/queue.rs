@@ -11,9 +11,10 @@ use crate::config::Settings;
 use crate::error::{Exit, Failure, chain};
 use crate::memory::Memory;
 use crate::store::forward::{ForwardError, Forwarder, Progress};
+use crate::store::holder;
 use crate::store::house::{self, Sent};
 use crate::store::postgres::{self, PgSettings};
-use crate::store::queue::{self, Depth, Entry, Soundness};
+use crate::store::queue::{self, Depth, Entry, Retried, Soundness};
 use crate::store::replica;
 
 /// Entries read at once for a listing.
@@ -40,7 +41,7 @@ pub enum DeadLetter {
     List(Json),
     /// Put them back into the queue.
     Retry(Which),
-    /// Give them up. What they are about stays on this device.
+    /// Give them up. What they are about stays on this device and in its backups.
     Drop(Drop),
 }
 
@@ -114,6 +115,8 @@ struct Drained {
     /// Postgres has everything of this device but the dead letters. Without it the command fails.
     complete: bool,
     sent: usize,
+    /// Nothing was sent for these: their row is not on this device any more.
+    without_row: usize,
     set_aside: usize,
     /// What other devices wrote was read at least once from this database.
     read: bool,
@@ -153,7 +156,7 @@ pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
         }
         Command::DeadLetter(DeadLetter::Retry(args)) => {
             let moved = queue::retry_dead(memory.store(), args.chosen.number).await?;
-            changed(moved, &args.chosen, args.json, "Put back into the queue")
+            retried(moved, &args.chosen, args.json)
         }
         Command::DeadLetter(DeadLetter::Drop(args)) => {
             if !confirmed("Give these entries up? Postgres will never have what they are about.", args.yes)? {
@@ -221,6 +224,8 @@ async fn status(settings: &Settings, memory: &Memory, json: bool) -> Result<(), 
                 status.depth = depth;
                 status.another_database = sent == Sent::Elsewhere;
                 status.complete = sent == Sent::All && depth.is_nothing();
+                let held_back = holder::held_back(memory.store(), &database).await.ok().flatten();
+                status.error = held_back.map(|error| error.sentence(&database.shown));
             }
             Err(error) => status.error = Some(error.sentence(&database.shown)),
         }
@@ -249,6 +254,10 @@ async fn status(settings: &Settings, memory: &Memory, json: bool) -> Result<(), 
             "Postgres refused {} entries for good: `jarvisd queue dead-letter list`.",
             depth.dead_letters
         ))?;
+        let refused = queue::dead_letters(memory.store()).await?;
+        if let Some(sentence) = refused.sentence().filter(|_| refused.messages > 0) {
+            output::line(format!("{sentence}."))?;
+        }
     }
     output::line(match (&status.postgres, &status.error) {
         (None, _) => "No Postgres is configured: memory stays on this device.".to_owned(),
@@ -331,13 +340,20 @@ async fn drain(settings: &Settings, memory: &Memory, json: bool) -> Result<(), F
         Some(house) => replica::is_read(memory.store(), house).await?,
         None => false,
     };
+    let without_row = forwarder.without_row();
+    let sent = sent.saturating_sub(without_row);
     if json {
-        return output::json(&Drained { complete: true, sent, set_aside, read, left });
+        return output::json(&Drained { complete: true, sent, without_row, set_aside, read, left });
     }
     output::line(match set_aside {
         0 => format!("Sent {sent} entries; nothing waits."),
         n => format!("Sent {sent} entries; Postgres refused {n}: `jarvisd queue dead-letter list`."),
     })?;
+    if without_row > 0 {
+        output::line(format!(
+            "Nothing was sent for {without_row} more: their rows are not on this device any more."
+        ))?;
+    }
     if read {
         return Ok(());
     }
@@ -375,6 +391,28 @@ async fn check(memory: &Memory, json: bool) -> Result<(), Failure> {
              run `jarvisd store check`"
         ),
     ))
+}
+
+fn retried(retried: Retried, chosen: &Chosen, json: bool) -> Result<(), Failure> {
+    let Retried { dead_letters, without_row } = retried;
+    if dead_letters == 0 && without_row == 0 {
+        return changed(0, chosen, json, "Put back into the queue");
+    }
+    if json {
+        output::json(&retried)?;
+    } else {
+        output::line(format!("Put back into the queue: {dead_letters}."))?;
+    }
+    match without_row {
+        0 => Ok(()),
+        n => Err(Failure::new(
+            Exit::Failed,
+            format!(
+                "{n} of them name rows that are not on this device any more, so there is nothing to send: restore a backup \
+                 that has them, or give them up with `jarvisd queue dead-letter drop`"
+            ),
+        )),
+    }
 }
 
 fn changed(n: u64, chosen: &Chosen, json: bool, did: &str) -> Result<(), Failure> {

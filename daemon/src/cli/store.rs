@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use super::queue::{database, failure, progress};
-use super::{Common, block_on, output, with_memory};
+use super::{Common, block_on, confirmed, output, with_memory};
 use crate::config::Settings;
 use crate::error::{Exit, Failure, chain};
 use crate::memory::Memory;
@@ -11,7 +13,8 @@ use crate::pipeline::parts::{self, MissingMemory};
 use crate::pipeline::voices;
 use crate::store::compare::tables::TableComparison;
 use crate::store::compare::{CompareError, Comparison, Difference, Left, compare};
-use crate::store::forward::ForwardError;
+use crate::store::forward::{ForwardError, Forwarder};
+use crate::store::holder;
 use crate::store::pull::{Opener, PullError, Puller};
 
 #[derive(Debug, clap::Subcommand)]
@@ -21,8 +24,10 @@ pub enum Command {
     /// Exit code 1: something differs. 75: nothing differs so far, but not everything could be compared,
     /// because it waits to be sent or to be read.
     Check(Check),
-    /// Fetch now what other devices wrote. The daemon does so by itself.
+    /// Fetch now what other devices wrote. The daemon does so by itself. On a new card this brings everything back.
     Pull(Pull),
+    /// Send under the id of this device from now on, although another memory does: this card replaces that one.
+    TakeOver(TakeOver),
     /// Go on with an empty memory where the one that there was is missing. What was held apart meanwhile
     /// is the memory then. Backups stay as they are.
     AcceptEmpty(AcceptEmpty),
@@ -52,11 +57,24 @@ pub struct Pull {
     json: bool,
 }
 
+#[derive(Debug, clap::Args)]
+pub struct TakeOver {
+    /// Do not ask; needed where there is no terminal to ask on.
+    #[arg(long, short)]
+    yes: bool,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
 pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
     let settings = common.settings()?;
     match command {
         Command::Check(args) => with_memory(&settings, async |memory| check(&settings, memory, &args).await),
         Command::Pull(args) => with_memory(&settings, async |memory| pull(&settings, memory, &args).await),
+        Command::TakeOver(args) => {
+            with_memory(&settings, async |memory| take_over(&settings, memory, &args).await)
+        }
         Command::AcceptEmpty(args) => block_on(accept_empty(&settings, &args)),
     }
 }
@@ -99,10 +117,16 @@ async fn check(settings: &Settings, memory: &Memory, args: &Check) -> Result<(),
         CompareError::Postgres(error) => failure(&ForwardError::Postgres(error), &shown),
         CompareError::Store(error) => error.into(),
     })?;
+    // That it could not be asked is told by the comparison, which asked the same server.
+    let held_back = holder::held_back(memory.store(), &database).await.ok().flatten();
+    let held_back = held_back.map(|error| error.sentence(&shown));
     if args.json {
-        output::json(&found)?;
+        output::json(&Checked { found: &found, held_back: held_back.as_deref() })?;
     } else {
         show(&found)?;
+        if let Some(sentence) = &held_back {
+            output::line(format!("{}.", output::plain(sentence)))?;
+        }
     }
     if args.repair {
         return Ok(());
@@ -146,6 +170,15 @@ fn on_its_way(found: &Comparison) -> String {
         parts.push("something was on its way meanwhile".to_owned());
     }
     parts.join(", ")
+}
+
+/// What the comparison found, and whether this memory may send.
+#[derive(Debug, Serialize)]
+struct Checked<'a> {
+    #[serde(flatten)]
+    found: &'a Comparison,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held_back: Option<&'a str>,
 }
 
 fn show(found: &Comparison) -> Result<(), Failure> {
@@ -243,6 +276,7 @@ fn differs(table: &TableComparison) -> Result<(), Failure> {
 async fn pull(settings: &Settings, memory: &Memory, args: &Pull) -> Result<(), Failure> {
     let database = database(settings).await?;
     let shown = database.shown.clone();
+    let is_new = holder::is_new(memory.store()).await?;
     let opener = opener(settings);
     let voices = opener.as_ref().map(|_| ()).map_err(ToString::to_string);
     let mut puller = Puller::new(memory.clone(), database, opener.ok());
@@ -251,6 +285,10 @@ async fn pull(settings: &Settings, memory: &Memory, args: &Pull) -> Result<(), F
         PullError::Memory(error) => Failure::new(error.exit(), chain(&error)),
         error @ PullError::Outdated => Failure::new(Exit::TryAgain, chain(&error)),
     })?;
+    if is_new {
+        // A new card, and a person who has brought everything back to it: it goes on as this device.
+        holder::take_over(memory.store(), memory.clock().now_unix_ms()).await?;
+    }
     if args.json {
         return output::json(&serde_json::json!({
             "changed": brought.changed, "refused": brought.refused, "voiceprints_read": voices.is_ok(),
@@ -263,4 +301,24 @@ async fn pull(settings: &Settings, memory: &Memory, args: &Pull) -> Result<(), F
         0 => format!("{} rows are new or changed.", brought.changed),
         n => format!("{} rows are new or changed; {n} break a rule and were left out.", brought.changed),
     })
+}
+
+async fn take_over(settings: &Settings, memory: &Memory, args: &TakeOver) -> Result<(), Failure> {
+    let database = database(settings).await?;
+    let (shown, device) = (database.shown.clone(), database.device.clone());
+    let question = format!(
+        "Send as \"{device}\" from now on? Another memory that does so is held back and keeps its words."
+    );
+    if !confirmed(&question, args.yes)? {
+        return output::line("Nothing was changed.");
+    }
+    holder::take_over(memory.store(), memory.clock().now_unix_ms()).await?;
+    let mut forwarder = Forwarder::new(memory.store().clone(), memory.clock().clone(), database);
+    let met = forwarder.meet().await;
+    forwarder.close().await;
+    met.map_err(|error| failure(&error, &shown))?;
+    if args.json {
+        return output::json(&serde_json::json!({ "device": device }));
+    }
+    output::line(format!("This memory sends as \"{device}\" now."))
 }

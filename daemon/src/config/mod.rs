@@ -39,6 +39,9 @@ use crate::stt::Engine;
 use schema::Section;
 use source::{KnownKeys, Layers};
 
+/// Host names that images of cards come with.
+const FRESH_NAMES: [&str; 6] = ["debian", "dietpi", "localhost", "raspberry", "raspberrypi", "ubuntu"];
+
 /// Where to look for the configuration.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -277,6 +280,7 @@ impl Settings {
             }
             Some(_) => {}
         }
+        warnings.extend(self.shared_name(layers));
         if self.backup.remote.is_none() && self.backup.rclone_config_file.is_some() {
             warnings.push(
                 "backup.rclone_config_file is set, but backup.remote is not: nothing is copied elsewhere"
@@ -287,6 +291,27 @@ impl Settings {
             warnings.push("voice.enabled is false: anyone within earshot is answered".to_owned());
         }
         warnings
+    }
+
+    /// An id that another device is likely to have as well, where devices meet: at a database or at a broker.
+    fn shared_name(&self, layers: &Layers) -> Option<String> {
+        let place = match (&self.store.postgres_url, &self.mqtt.url) {
+            (Some(_), Some(_)) => "store.postgres_url and mqtt.url are",
+            (Some(_), None) => "store.postgres_url is",
+            (None, Some(_)) => "mqtt.url is",
+            (None, None) => return None,
+        };
+        let id = &self.device.id;
+        let which = if layers.origin("device.id") == Origin::Default {
+            format!("device.id is not set, so it is the host name \"{id}\"")
+        } else if FRESH_NAMES.contains(&id.as_str()) {
+            format!("device.id is \"{id}\", as many a fresh card is called")
+        } else {
+            return None;
+        };
+        Some(format!(
+            "{which}, and {place} set: give each device an id of its own, or two of them are taken for one"
+        ))
     }
 
     /// The file with the password of Postgres: `store.postgres_password_file`, else the systemd credential

@@ -250,7 +250,7 @@ fn values_that_contradict_each_other_are_faults() {
 #[test]
 fn keys_that_nothing_uses_yet_are_checked_and_warned_about() {
     let settings = load_text(
-        "[store]\npostgres_url = \"postgres://u:hunter2@h/db\"\n[http]\nlisten = \"127.0.0.1:80\"\n[backup]\ndir = \"/b\"\n",
+        "[device]\nid = \"kitchen\"\n[store]\npostgres_url = \"postgres://u:hunter2@h/db\"\n[http]\nlisten = \"127.0.0.1:80\"\n[backup]\ndir = \"/b\"\n",
     )
     .unwrap();
     assert_eq!(settings.warnings.len(), 2);
@@ -268,9 +268,13 @@ fn an_address_of_postgres_holds_nothing_that_would_be_ignored() {
     assert!(faults(&with("passwrod=hunter2"))[0].contains("passwrod"));
     assert!(!faults(&with("passwrod=hunter2"))[0].contains("hunter2"));
     assert!(faults(&with("sslmode=verify"))[0].contains("verify-full"));
-    assert!(load_text(&with("sslmode=verify-full")).unwrap().warnings.is_empty());
+    let kitchen = "[device]\nid = \"kitchen\"\n";
+    let verified = format!("{kitchen}{}", with("sslmode=verify-full"));
+    assert!(load_text(&verified).unwrap().warnings.is_empty());
     let socket = "[store]\npostgres_url = \"postgres://u@/db?host=/run/postgresql\"\n";
-    assert!(load_text(socket).unwrap().warnings.is_empty());
+    assert!(load_text(&format!("{kitchen}{socket}")).unwrap().warnings.is_empty());
+    let nameless = load_text(socket).unwrap().warnings;
+    assert!(nameless.len() == 1 && nameless[0].contains("device.id is not set"), "{nameless:?}");
     let half = faults(&format!("{socket}postgres_client_key = \"/k\"\n"));
     assert!(half[0].contains("belong together"), "{half:?}");
 }

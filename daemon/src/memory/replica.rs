@@ -15,6 +15,7 @@ use uuid::Uuid;
 mod bury;
 mod messages;
 mod session;
+mod take_back;
 
 use super::text::name_key;
 use super::users::{checked_name, free_name, is_numbered};
@@ -59,7 +60,8 @@ pub struct Applied {
 
 /// Every statement of the modules below, for the test that prepares them.
 #[cfg(test)]
-pub(super) const BELOW: [&[(&str, &str)]; 3] = [bury::STATEMENTS, messages::STATEMENTS, session::STATEMENTS];
+pub(super) const BELOW: [&[(&str, &str)]; 4] =
+    [bury::STATEMENTS, messages::STATEMENTS, session::STATEMENTS, take_back::STATEMENTS];
 
 /// What became of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

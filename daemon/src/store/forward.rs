@@ -30,7 +30,7 @@ use uuid::Uuid;
 
 use super::house::Sent;
 use super::postgres::{Fate, Pg, PgError, PgSettings};
-use super::{Store, StoreError, house, outgoing, queue};
+use super::{Store, StoreError, holder, house, outgoing, queue, renumber};
 use crate::clock::{Clock, DAY_MS};
 use crate::health::{Condition, Health};
 
@@ -52,6 +52,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Entries of other processes (`jarvisd ask`) are found this late at most; those of this one wake the forwarder.
 const LOOK: Duration = Duration::from_secs(5);
+/// An idle connection is looked at this often, and the house told that this device is there.
+const BEAT: Duration = Duration::from_secs(60);
 /// At the end, what is still queued gets this long.
 const LAST_WORDS: Duration = Duration::from_millis(1_500);
 
@@ -122,6 +124,8 @@ pub struct Forwarder {
     most: usize,
     /// The batch after the one that was committed last, read meanwhile.
     ahead: Option<outgoing::Batch>,
+    /// Entries that left the queue without anything being sent: their row is gone.
+    without_row: usize,
     /// This database gets everything, and not all of it is in the queue yet.
     more: bool,
     circuit: watch::Sender<Circuit>,
@@ -158,6 +162,7 @@ impl Forwarder {
             entries: FIRST_ENTRIES,
             most: MOST_ENTRIES,
             ahead: None,
+            without_row: 0,
             more: false,
             circuit: watch::Sender::new(Circuit::Unknown),
             doubt: std::sync::Arc::default(),
@@ -192,6 +197,11 @@ impl Forwarder {
     /// Before the next [`Progress::Empty`] the server is asked whether its database is still the same one.
     pub fn look_again(&mut self) {
         self.used = None;
+    }
+
+    /// Entries so far for which there was nothing to send.
+    pub fn without_row(&self) -> usize {
+        self.without_row
     }
 
     pub fn circuit(&self) -> watch::Receiver<Circuit> {
@@ -301,7 +311,7 @@ impl Forwarder {
     pub async fn run_once(&mut self) -> Result<Progress, ForwardError> {
         let house = self.connected().await?;
         let Some(mut batch) = self.next(house).await? else {
-            if self.used.is_none() {
+            if self.used.is_none_or(|used| used.elapsed() > BEAT) {
                 self.look_after().await?;
             }
             return Ok(match house::sent_to(&self.store, house).await? {
@@ -326,6 +336,10 @@ impl Forwarder {
         }
         let started = Instant::now();
         let (mut sent, ahead) = self.send_and_read_ahead(&batch).await;
+        if sent.as_ref().is_err_and(PgError::is_held_back) {
+            // Another memory, or a restore: whoever connects finds out which.
+            return Ok(self.leave().await);
+        }
         if batch.entries == 1
             && let Err(error) = &sent
             && error.sqlstate() == Some("23503")
@@ -334,12 +348,26 @@ impl Forwarder {
             outgoing::add_parents(&self.store, &mut batch).await?;
             sent = self.send(&batch).await;
         }
+        if let (Err(error), [message], 1) = (&sent, batch.messages.as_slice(), batch.entries)
+            && error.is_place_taken()
+            && let Some(pg) = &mut self.pg
+            && renumber::behind(&self.store, pg, message).await?
+        {
+            return Ok(Progress::NotYet);
+        }
         match sent {
             Ok(()) => {
                 if !self.bury_leftovers(way, &batch).await?
                     || !queue::sent(&self.store, way, batch.last_seq).await?
                 {
                     return Ok(self.leave().await);
+                }
+                if batch.without_row > 0 {
+                    self.without_row += batch.without_row;
+                    log::warn!(
+                        "{} entries of the queue named rows that are not on this device any more: nothing was sent for them",
+                        batch.without_row
+                    );
                 }
                 self.ahead = ahead;
                 self.adapt(&batch, started.elapsed());
@@ -410,13 +438,17 @@ impl Forwarder {
 
     async fn send(&mut self, batch: &outgoing::Batch) -> Result<(), PgError> {
         // Taken out, so that a call that is cancelled half-way leaves no connection in an unknown state behind.
-        let mut pg = match self.pg.take() {
-            Some(pg) => pg,
-            None => Pg::connect(&self.settings).await?,
-        };
-        let sent = pg.send(batch, &self.settings.device).await;
+        let Some(mut pg) = self.pg.take() else { return Err(PgError::lost("sending to Postgres")) };
+        let device = &self.settings.device;
+        let mut sent = pg.send(batch, device).await;
+        if sent.as_ref().is_err_and(PgError::is_held_back)
+            && holder::adopt(&self.store, &mut pg, device).await.unwrap_or(false)
+        {
+            sent = pg.send(batch, device).await;
+        }
         match &sent {
             Ok(()) => self.pg = Some(pg),
+            Err(error) if error.is_held_back() => pg.close().await,
             Err(error) if error.connection_lives() && !error.schema_gone() => self.pg = Some(pg),
             Err(_) => {}
         }
@@ -427,13 +459,27 @@ impl Forwarder {
     /// Somebody doubts that the connection is of use.
     async fn look_after(&mut self) -> Result<(), ForwardError> {
         let Some(mut pg) = self.pg.take() else { return Ok(()) };
-        if pg.is_same().await.map_err(ForwardError::Postgres)? {
+        let device = &self.settings.device;
+        let same = pg.is_same().await.map_err(ForwardError::Postgres)?;
+        let held = match pg.hold(device).await {
+            Err(error) if error.is_held_back() => holder::adopt(&self.store, &mut pg, device).await?,
+            held => held.map(|()| true).map_err(ForwardError::Postgres)?,
+        };
+        if same && held {
             self.pg = Some(pg);
             self.used = Some(Instant::now());
             return Ok(());
         }
         // It is met as whoever connects meets it.
         pg.close().await;
+        self.connected().await.map(drop)
+    }
+
+    /// Connects, and sends nothing yet.
+    ///
+    /// # Errors
+    /// [`ForwardError`].
+    pub async fn meet(&mut self) -> Result<(), ForwardError> {
         self.connected().await.map(drop)
     }
 
@@ -448,7 +494,12 @@ impl Forwarder {
             }
         };
         let mut pg = Pg::connect_after(&self.settings, before).await.map_err(ForwardError::Postgres)?;
-        pg.greet(&self.settings.device).await.map_err(ForwardError::Postgres)?;
+        let claimed =
+            holder::claim(&self.store, &mut pg, &self.settings.device, self.clock.now_unix_ms()).await;
+        if let Err(error) = claimed {
+            pg.close().await;
+            return Err(error);
+        }
         let house = pg.house;
         self.more = house::meet(&self.store, house, self.clock.now_unix_ms()).await?.more;
         self.pg = Some(pg);
@@ -518,12 +569,8 @@ impl Forwarder {
 
     async fn closed(&self, health: &Health) {
         self.circuit.send_if_modified(|now| !std::mem::replace(now, Circuit::Closed).is_closed());
-        let condition = match queue::dead_letters(&self.store).await {
-            Ok(n) if n > 0 => Condition::degraded(format!(
-                "Postgres refused {n} entries for good; they are kept: `jarvisd queue dead-letter list` shows them"
-            )),
-            _ => Condition::Ok,
-        };
+        let refused = queue::dead_letters(&self.store).await.unwrap_or_default();
+        let condition = refused.sentence().map_or(Condition::Ok, Condition::degraded);
         health.set(COMPONENT, condition);
     }
 

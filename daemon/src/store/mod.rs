@@ -18,12 +18,14 @@
 pub mod compare;
 pub mod forward;
 pub mod heal;
+pub mod holder;
 pub(crate) mod house;
 mod open;
 pub mod outgoing;
 pub mod postgres;
 pub mod pull;
 pub mod queue;
+mod renumber;
 pub mod replica;
 pub mod salvage;
 mod schema;

@@ -5,7 +5,7 @@
 //! needs them. That makes the order within a batch free, and the sender groups it by kind. A batch that is read ahead, while
 //! the one before is on its way, has a later snapshot, so the same holds for it once that one was committed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Connection as _, Row as _, SqliteConnection};
@@ -24,6 +24,8 @@ pub struct Batch {
     pub last_seq: i64,
     /// There may be more.
     pub full: bool,
+    /// Entries among them whose row is gone without a deletion: nothing is sent for them.
+    pub without_row: usize,
     /// Rough size of the rows.
     pub bytes: u64,
     pub devices: Vec<String>,
@@ -212,6 +214,7 @@ async fn read_within(
     let oldest = sqlx::query(OLDEST).bind(after).bind(limit).fetch_all(&mut *conn).await?;
     let mut batch = Batch { full: oldest.len() == entries, ..Batch::default() };
     let mut seen = Seen::default();
+    let mut named_rows: Vec<Uuid> = Vec::new();
     for row in &oldest {
         let size = u64::try_from(row.try_get::<i64, _>("bytes")?).unwrap_or(0) + 100;
         if batch.entries > 0 && batch.bytes + size > bytes {
@@ -235,6 +238,7 @@ async fn read_within(
             batch.deletions.entry(op).or_default().push(Deletion { id, owner: owner.unwrap_or(id) });
         } else {
             seen.note(op);
+            named_rows.push(row.try_get("entity_id")?);
         }
     }
     if batch.entries == 0 {
@@ -258,6 +262,8 @@ async fn read_within(
     if seen.audit {
         batch.audit = all(conn, AUDIT, named, audit_of).await?;
     }
+    let there = batch.rows();
+    batch.without_row = named_rows.iter().filter(|id| !there.contains(*id)).count();
     batch.note_devices();
     Ok(Some(batch))
 }
@@ -291,6 +297,16 @@ pub async fn add_parents(store: &Store, batch: &mut Batch) -> Result<(), StoreEr
 }
 
 impl Batch {
+    /// Ids of all rows that are sent.
+    fn rows(&self) -> HashSet<Uuid> {
+        let users = self.users.iter().map(|row| row.id);
+        let voiceprints = self.voiceprints.iter().map(|row| row.id);
+        let conversations = self.conversations.iter().map(|row| row.id);
+        let messages = self.messages.iter().map(|row| row.id);
+        let audit = self.audit.iter().map(|row| row.id);
+        users.chain(voiceprints).chain(conversations).chain(messages).chain(audit).collect()
+    }
+
     /// Every device that a row names.
     fn note_devices(&mut self) {
         let homes = self.conversations.iter().filter_map(|c| c.device.as_ref());

@@ -72,7 +72,7 @@ impl Op {
     }
 
     /// What a deletion leaves behind.
-    pub(super) fn tombstone_kind(self) -> Option<&'static str> {
+    pub(crate) fn tombstone_kind(self) -> Option<&'static str> {
         match self {
             Self::DeleteUser => Some("user"),
             Self::DeleteVoiceprint => Some("voiceprint"),
@@ -89,6 +89,46 @@ impl fmt::Display for Op {
     }
 }
 
+/// Entries of this table whose row is gone: nothing can be sent for them.
+macro_rules! without_row {
+    ($of:literal) => {
+        concat!(
+            "(",
+            $of,
+            ".op = 'insert_message' AND NOT EXISTS (SELECT 1 FROM messages r WHERE r.id = ",
+            $of,
+            ".entity_id))
+            OR (",
+            $of,
+            ".op = 'upsert_conversation' AND NOT EXISTS (SELECT 1 FROM conversations r WHERE r.id = ",
+            $of,
+            ".entity_id))
+            OR (",
+            $of,
+            ".op = 'upsert_user' AND NOT EXISTS (SELECT 1 FROM users r WHERE r.id = ",
+            $of,
+            ".entity_id))
+            OR (",
+            $of,
+            ".op = 'upsert_voiceprint' AND NOT EXISTS (SELECT 1 FROM voiceprints r WHERE r.id = ",
+            $of,
+            ".entity_id))
+            OR (",
+            $of,
+            ".op = 'append_audit' AND NOT EXISTS (SELECT 1 FROM audit r WHERE r.id = ",
+            $of,
+            ".entity_id))"
+        )
+    };
+}
+
+/// Dead letters that nobody has given up.
+macro_rules! refused {
+    () => {
+        "json_extract(payload, '$.given_up') IS NULL"
+    };
+}
+
 super::sql::statements! {
     ENQUEUE = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms) VALUES (?1, ?2, ?3, ?4)";
     /// What is deleted is all of this kind that the person has.
@@ -100,13 +140,20 @@ super::sql::statements! {
     FORGET_DEAD = "DELETE FROM dead_letter WHERE entity_id = ?1";
     BURY = "INSERT INTO tombstones (kind, id, user_id, deleted_unix_ms) VALUES (?1, ?2, ?3, ?4)
         ON CONFLICT DO NOTHING";
-    DEPTH = "SELECT count(*) AS entries, min(created_unix_ms) AS oldest, (SELECT count(*) FROM dead_letter) AS dead FROM queue";
+    DEPTH = concat!("SELECT count(*) AS entries, min(created_unix_ms) AS oldest,
+            (SELECT count(*) FROM dead_letter WHERE ", refused!(), ") AS dead FROM queue");
     WAITS = "SELECT EXISTS (SELECT 1 FROM queue)";
-    DEAD = "SELECT count(*) FROM dead_letter";
+    DEAD = concat!("SELECT count(*) AS entries, count(DISTINCT CASE WHEN op = 'insert_message' THEN entity_id END) AS messages
+        FROM dead_letter WHERE ", refused!());
     LIST = "SELECT seq, op, entity_id, user_id, created_unix_ms FROM queue WHERE seq > ?1 ORDER BY seq LIMIT ?2";
-    LIST_DEAD = "SELECT seq, op, entity_id, user_id, created_unix_ms, failed_unix_ms, attempts, sqlstate, error FROM dead_letter
-        WHERE seq > ?1 ORDER BY seq LIMIT ?2";
+    LIST_DEAD = concat!("SELECT seq, op, entity_id, user_id, created_unix_ms, failed_unix_ms, attempts, sqlstate, error
+        FROM dead_letter WHERE seq > ?1 AND ", refused!(), " ORDER BY seq LIMIT ?2");
+    /// Refused earlier, by another database or given up since, and taken now.
+    TAKEN = "DELETE FROM dead_letter WHERE EXISTS (SELECT 1 FROM queue q
+        WHERE q.entity_id = dead_letter.entity_id AND q.op = dead_letter.op AND q.seq <= ?1)";
     SENT = "DELETE FROM queue WHERE seq <= ?1";
+    /// Another database may have refused the same before.
+    BURIED_BEFORE = "DELETE FROM dead_letter WHERE (op, entity_id) IN (SELECT op, entity_id FROM queue WHERE seq = ?1)";
     /// An entry may have been sent before: its payload then says how often it was refused.
     BURY_ENTRY = "INSERT INTO dead_letter (seq, op, entity_id, user_id, payload, created_unix_ms, failed_unix_ms, attempts, sqlstate,
             error)
@@ -114,21 +161,32 @@ super::sql::statements! {
             ?3, ?4
         FROM queue WHERE seq = ?1";
     DROP_ENTRY = "DELETE FROM queue WHERE seq = ?1";
-    RETRY_DEAD = "INSERT INTO queue (op, entity_id, user_id, payload, created_unix_ms)
-        SELECT op, entity_id, user_id, json_set(payload, '$.attempts', attempts), created_unix_ms FROM dead_letter
-        WHERE ?1 IS NULL OR seq = ?1 ORDER BY seq";
-    DROP_DEAD = "DELETE FROM dead_letter WHERE ?1 IS NULL OR seq = ?1";
+    RETRY_DEAD = concat!("INSERT INTO queue (op, entity_id, user_id, payload, created_unix_ms)
+        SELECT d.op, d.entity_id, d.user_id, json_set(d.payload, '$.attempts', d.attempts), d.created_unix_ms FROM dead_letter d
+        WHERE (?1 IS NULL OR d.seq = ?1) AND ", refused!(), " AND NOT (", without_row!("d"), ") ORDER BY d.seq");
+    RETRIED = concat!("DELETE FROM dead_letter AS d WHERE (?1 IS NULL OR d.seq = ?1) AND ", refused!(),
+        " AND NOT (", without_row!("d"), ")");
+    ROWLESS_DEAD = concat!("SELECT count(*) AS n FROM dead_letter d WHERE (?1 IS NULL OR d.seq = ?1) AND ", refused!(),
+        " AND (", without_row!("d"), ")");
+    /// It stays, marked: what it is about is on this device only, and belongs into every backup.
+    DROP_DEAD = concat!("UPDATE dead_letter SET payload = json_set(payload, '$.given_up', json('true'))
+        WHERE (?1 IS NULL OR seq = ?1) AND ", refused!());
+    REVIVE_USERS = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
+        SELECT 'upsert_user', id, id, 0 FROM users ORDER BY rid";
+    REVIVE_CONVERSATIONS = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
+        SELECT 'upsert_conversation', c.id, u.id, 0 FROM conversations c JOIN users u ON u.rid = c.owner ORDER BY c.rid";
+    REVIVE_MESSAGES = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
+        SELECT 'insert_message', m.id, u.id, 0 FROM messages m JOIN users u ON u.rid = m.owner ORDER BY m.rid";
+    REVIVE_DEAD = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
+        SELECT op, entity_id, user_id, created_unix_ms FROM dead_letter ORDER BY seq";
+    /// Nothing is left that a backup could keep.
+    DROP_ROWLESS = concat!("DELETE FROM dead_letter AS d WHERE (?1 IS NULL OR d.seq = ?1) AND (", without_row!("d"), ")");
     OPS = "SELECT op, count(*) AS n FROM queue GROUP BY op";
     /// Deletions without their tombstone.
     UNBURIED = "SELECT count(*) FROM queue q WHERE q.op LIKE 'delete!_%' ESCAPE '!'
         AND NOT EXISTS (SELECT 1 FROM tombstones t WHERE t.kind = substr(q.op, 8) AND t.id = q.entity_id)";
     /// Entries whose row is gone: nothing will be sent for them.
-    EMPTY_ENTRIES = "SELECT count(*) FROM queue q WHERE
-        (q.op = 'insert_message' AND NOT EXISTS (SELECT 1 FROM messages r WHERE r.id = q.entity_id))
-        OR (q.op = 'upsert_conversation' AND NOT EXISTS (SELECT 1 FROM conversations r WHERE r.id = q.entity_id))
-        OR (q.op = 'upsert_user' AND NOT EXISTS (SELECT 1 FROM users r WHERE r.id = q.entity_id))
-        OR (q.op = 'upsert_voiceprint' AND NOT EXISTS (SELECT 1 FROM voiceprints r WHERE r.id = q.entity_id))
-        OR (q.op = 'append_audit' AND NOT EXISTS (SELECT 1 FROM audit r WHERE r.id = q.entity_id))";
+    EMPTY_ENTRIES = concat!("SELECT count(*) FROM queue q WHERE ", without_row!("q"));
     FIRST = "SELECT min(seq) FROM queue";
 }
 
@@ -265,8 +323,38 @@ pub async fn waits(store: &Store) -> Result<bool, StoreError> {
     Ok(number(store, WAITS).await? != 0 || house::is_queueing(store).await?)
 }
 
-pub async fn dead_letters(store: &Store) -> Result<i64, StoreError> {
-    number(store, DEAD).await
+/// What Postgres refused for good and nobody has given up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Refused {
+    pub entries: i64,
+    /// Messages among them: words that are on this device and not in Postgres.
+    pub messages: i64,
+}
+
+impl Refused {
+    /// A sentence about it; `None` where there is nothing to say.
+    pub fn sentence(self) -> Option<String> {
+        const SHOWN: &str = "`jarvisd queue dead-letter list` says why";
+        match self {
+            Self { entries: 0, .. } => None,
+            Self { messages: 0, entries } => {
+                Some(format!("Postgres refused {entries} entries for good; they are kept: {SHOWN}"))
+            }
+            Self { messages: 1, .. } => Some(format!(
+                "1 message is not in Postgres, which refused it for good; this device keeps it: {SHOWN}"
+            )),
+            Self { messages, .. } => Some(format!(
+                "{messages} messages are not in Postgres, which refused them for good; this device keeps them: {SHOWN}"
+            )),
+        }
+    }
+}
+
+pub async fn dead_letters(store: &Store) -> Result<Refused, StoreError> {
+    let mut reader = store.reader().await?;
+    let row = sqlx::query(DEAD).fetch_one(&mut *reader).await.map_err(|e| store.classify(e))?;
+    let read = || Ok(Refused { entries: row.try_get("entries")?, messages: row.try_get("messages")? });
+    read().map_err(StoreError::Sql)
 }
 
 /// Entries after `after`, oldest first.
@@ -287,19 +375,44 @@ pub async fn list_dead(store: &Store, after: i64, limit: u32) -> Result<Vec<Entr
     .await
 }
 
-/// Puts dead letters back at the end of the queue, one (`seq`) or all of them; returns how many.
-pub async fn retry_dead(store: &Store, seq: Option<i64>) -> Result<u64, StoreError> {
-    let mut tx = store.begin().await?;
-    let moved = tx.execute(sqlx::query(RETRY_DEAD).bind(seq)).await?;
-    tx.execute(sqlx::query(DROP_DEAD).bind(seq)).await?;
-    tx.commit().await?;
-    Ok(moved)
+/// What became of dead letters that were to be sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Retried {
+    /// Back in the queue.
+    pub dead_letters: u64,
+    /// Their row is not on this device any more, so there is nothing to send: they stay.
+    pub without_row: i64,
 }
 
-/// Deletes dead letters, one (`seq`) or all of them; returns how many. The rows stay on this device.
+/// Puts dead letters back at the end of the queue, one (`seq`) or all of them.
+pub async fn retry_dead(store: &Store, seq: Option<i64>) -> Result<Retried, StoreError> {
+    let mut tx = store.begin().await?;
+    let dead_letters = tx.execute(sqlx::query(RETRY_DEAD).bind(seq)).await?;
+    tx.execute(sqlx::query(RETRIED).bind(seq)).await?;
+    let rowless = tx.optional(sqlx::query(ROWLESS_DEAD).bind(seq)).await?;
+    let without_row = rowless.map_or(Ok(0), |row| row.try_get("n")).map_err(StoreError::Sql)?;
+    tx.commit().await?;
+    Ok(Retried { dead_letters, without_row })
+}
+
+/// Queues every dead letter, those that were given up among them: in a copy from which a memory takes back what it lacks.
+/// `everything`: every row, where all of the copy counts.
+pub(crate) async fn revive(store: &Store, everything: bool) -> Result<(), StoreError> {
+    let mut tx = store.begin().await?;
+    if everything {
+        for all in [REVIVE_USERS, REVIVE_CONVERSATIONS, REVIVE_MESSAGES] {
+            tx.execute(sqlx::query(all)).await?;
+        }
+    }
+    tx.execute(sqlx::query(REVIVE_DEAD)).await?;
+    tx.commit().await
+}
+
+/// Gives dead letters up, one (`seq`) or all of them; returns how many. The rows stay on this device and in its backups.
 pub async fn drop_dead(store: &Store, seq: Option<i64>) -> Result<u64, StoreError> {
     let mut tx = store.begin().await?;
     let gone = tx.execute(sqlx::query(DROP_DEAD).bind(seq)).await?;
+    tx.execute(sqlx::query(DROP_ROWLESS).bind(seq)).await?;
     tx.commit().await?;
     Ok(gone)
 }
@@ -333,6 +446,7 @@ async fn begin_on(store: &Store, way: Way) -> Result<Option<Tx<'_>>, StoreError>
 /// that was read.
 pub(crate) async fn sent(store: &Store, way: Way, last: i64) -> Result<bool, StoreError> {
     let Some(mut tx) = begin_on(store, way).await? else { return Ok(false) };
+    tx.execute(sqlx::query(TAKEN).bind(last)).await?;
     tx.execute(sqlx::query(SENT).bind(last)).await?;
     tx.commit().await.map(|()| true)
 }
@@ -347,6 +461,7 @@ pub(super) async fn bury(
     error: &str,
 ) -> Result<bool, StoreError> {
     let Some(mut tx) = begin_on(store, way).await? else { return Ok(false) };
+    tx.execute(sqlx::query(BURIED_BEFORE).bind(seq)).await?;
     tx.execute(sqlx::query(BURY_ENTRY).bind(seq).bind(now_unix_ms).bind(sqlstate).bind(error)).await?;
     tx.execute(sqlx::query(DROP_ENTRY).bind(seq)).await?;
     tx.commit().await.map(|()| true)

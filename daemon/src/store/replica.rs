@@ -45,8 +45,13 @@ pub(crate) async fn is_read(store: &Store, house: Uuid) -> Result<bool, StoreErr
 /// Forgets how far was read: the next pull begins at the beginning.
 pub async fn read_again(store: &Store) -> Result<(), StoreError> {
     let mut tx = store.begin().await?;
-    tx.execute(sqlx::query(CLEAR).bind(READ)).await?;
+    read_again_in(&mut tx).await?;
     tx.commit().await
+}
+
+/// As [`read_again`], in this transaction.
+pub(crate) async fn read_again_in(tx: &mut Tx<'_>) -> Result<(), StoreError> {
+    tx.execute(sqlx::query(CLEAR).bind(READ)).await.map(drop)
 }
 
 /// Whether what is stored was not begun anew since `read`.

@@ -130,10 +130,12 @@ async fn every_statement_prepares_on_the_real_schema() {
     let all = [
         super::compare::STATEMENTS,
         super::compare::tables::STATEMENTS,
+        super::holder::STATEMENTS,
         super::house::STATEMENTS,
         super::open::STATEMENTS,
         super::outgoing::STATEMENTS,
         super::queue::STATEMENTS,
+        super::renumber::STATEMENTS,
         super::replica::STATEMENTS,
         super::salvage::STATEMENTS,
         super::schema::STATEMENTS,

@@ -73,9 +73,14 @@ impl Postgres {
 
     /// Throws the database away and makes an empty one in its place.
     pub fn lose_database(&self) {
+        self.lose_database_to("");
+    }
+
+    /// The same with further options of `CREATE DATABASE`.
+    pub fn lose_database_to(&self, options: &str) {
         self.has_database.store(false, Relaxed);
         self.execute(&format!("DROP DATABASE {ROLE} WITH (FORCE)"));
-        self.execute(&format!("CREATE DATABASE {ROLE} OWNER {ROLE}"));
+        self.execute(&format!("CREATE DATABASE {ROLE} OWNER {ROLE} {options}"));
         self.has_database.store(true, Relaxed);
     }
 

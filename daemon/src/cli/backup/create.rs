@@ -2,6 +2,7 @@
 
 use super::{Shown, Summary, prune, sentence, size, well};
 use crate::backup::create::{self, Run};
+use crate::backup::manifest::Undelivered;
 use crate::backup::{self, Kind, Level, remote, verify};
 use crate::cli::output;
 use crate::error::Failure;
@@ -54,6 +55,9 @@ pub async fn run(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
         let messages = Summary::of(&made.manifest).rows.get("messages").copied().unwrap_or(0);
         let size = size(backup.bytes);
         output::line(format!("{name}: {messages} messages in {size}. {}", sentence(Some(&proof))))?;
+        if let Some(sentence) = made.manifest.undelivered.and_then(Undelivered::sentence) {
+            output::line(sentence)?;
+        }
         if !made.manifest.compared_with_source {
             output::line("Somebody kept writing, so it was not compared with the database row by row.")?;
         }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Shown, Summary, size};
+use super::{Shown, Summary, size, undelivered};
 use crate::backup::create::Run;
 use crate::backup::remote::{self, Index};
 use crate::backup::{self, Backup, Level, metrics, watch};
@@ -41,7 +41,8 @@ pub fn here(settings: &Settings, args: &Args) -> Result<(), Failure> {
     }
     let Some(remote) = &settings.backup.remote else {
         let rows: Vec<[String; 5]> = all.iter().map(row).collect();
-        return output::table(["NAME", "TAKEN", "KIND", "SIZE", "STATE"], &rows);
+        output::table(["NAME", "TAKEN", "KIND", "SIZE", "STATE"], &rows)?;
+        return not_in_postgres(&all);
     };
     let copy = |backup: &Backup| match backup.copy.as_ref().filter(|copy| copy.remote == remote.0) {
         None => "none".to_owned(),
@@ -55,7 +56,14 @@ pub fn here(settings: &Settings, args: &Args) -> Result<(), Failure> {
             [name, taken, kind, size, state, copy(backup)]
         })
         .collect();
-    output::table(["NAME", "TAKEN", "KIND", "SIZE", "STATE", "COPY"], &rows)
+    output::table(["NAME", "TAKEN", "KIND", "SIZE", "STATE", "COPY"], &rows)?;
+    not_in_postgres(&all)
+}
+
+/// Of the newest backup, as older ones say what was true then.
+fn not_in_postgres(all: &[Backup]) -> Result<(), Failure> {
+    let Some(newest) = all.last() else { return Ok(()) };
+    undelivered(newest).map_or(Ok(()), |sentence| output::line(format!("{}: {sentence}", newest.name)))
 }
 
 fn row(backup: &Backup) -> [String; 5] {

@@ -120,6 +120,7 @@ async fn to_another(run: &Run<'_>, args: &Args, from: From<'_>, to: &str) -> Res
         set_aside: None,
         held_apart: None,
         messages: Summary::of(manifest).rows.get("messages").copied().unwrap_or(0),
+        brought_back: 0,
         took_ms: 0,
     };
     told(run, args, &restored)
@@ -290,6 +291,12 @@ fn told(run: &Run<'_>, args: &Args, restored: &Restored) -> Result<(), Failure> 
         output::plain(&restored.to),
         restored.messages
     ))?;
+    if restored.brought_back > 0 {
+        output::line(format!(
+            "{} messages that were not in Postgres are back on this device; `jarvisd queue drain` sends them.",
+            restored.brought_back
+        ))?;
+    }
     if let Some(safety) = &restored.safety {
         output::line(format!("What was there before is in {safety}."))?;
     }

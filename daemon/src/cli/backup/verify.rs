@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Shown, VERIFY_UNIT, keys, sentence, well};
+use super::{Shown, VERIFY_UNIT, keys, sentence, undelivered, well};
 use crate::backup::create::Run;
 use crate::backup::{self, Level, remote, verify, watch};
 use crate::cli::output;
@@ -43,7 +43,8 @@ pub async fn run(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
     if args.json {
         return output::json(&Shown::of(backup::find(run.lock.dir(), &backup.name)?));
     }
-    output::line(format!("{}: {}", backup.name, sentence(Some(&proof))))
+    output::line(format!("{}: {}", backup.name, sentence(Some(&proof))))?;
+    undelivered(&backup).map_or(Ok(()), output::line)
 }
 
 async fn look_elsewhere(run: &Run<'_>, args: &Args) -> Result<(), Failure> {

@@ -23,7 +23,6 @@ use crate::mqtt::{self, MqttSettings};
 use crate::pipeline::parts;
 use crate::speaker::{Calibration, CalibrationError};
 use crate::store::StoreOptions;
-use crate::store::postgres::{self, PgSettings};
 use crate::stt::{self, Opened, SttSettings};
 
 pub const REINSTALL: &str = "reinstall the package: its models and their manifest come with it";
@@ -37,7 +36,7 @@ pub fn configuration(settings: &Settings) -> Vec<Finding> {
         findings.push(Finding::warn(
             "configuration",
             warning,
-            "remove the key, or leave it for a later version",
+            "the message names the key: set it, take it out, or leave it for a later version",
         ));
     }
     for fault in settings.faults_of_files() {
@@ -325,25 +324,6 @@ pub async fn database(settings: &Settings) -> Finding {
     match checked.and(users) {
         Ok(users) => Finding::ok(CHECK, format!("{} is sound, people: {users}", path.display())),
         Err(e) => Finding::fail(CHECK, chain(&e), fix),
-    }
-}
-
-/// Connects as the forwarder would, and changes nothing.
-pub async fn postgres(settings: &Settings) -> Finding {
-    const CHECK: &str = "Postgres";
-    let Some(database) = PgSettings::of(settings) else {
-        return Finding::ok(CHECK, "none is set: memory stays on this device");
-    };
-    match postgres::look(&database).await {
-        Ok(0) => {
-            Finding::ok(CHECK, format!("{} answers; the daemon will make the schema there", database.shown))
-        }
-        Ok(version) => Finding::ok(CHECK, format!("{} answers, schema version {version}", database.shown)),
-        Err(e) => {
-            let fix =
-                "docs/postgres.md tells how it is set up; the device works without it and goes on trying";
-            Finding::warn(CHECK, e.sentence(&database.shown), fix)
-        }
     }
 }
 

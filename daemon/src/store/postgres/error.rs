@@ -33,6 +33,8 @@ pub struct PgError {
     advice: Option<&'static str>,
     /// The connection can be used on.
     alive: bool,
+    /// Another memory sends under the id of this device.
+    held_back: bool,
 }
 
 #[derive(Debug)]
@@ -68,6 +70,7 @@ impl PgError {
             cause: Some(Cause(crate::error::chain(error))),
             advice,
             alive: false,
+            held_back: false,
         };
         match error {
             sqlx::Error::Database(database) => {
@@ -81,6 +84,7 @@ impl PgError {
                     alive: !code.starts_with("57P") && !code.starts_with("08"),
                     sqlstate: Some(code),
                     advice,
+                    held_back: false,
                 }
             }
             // A handshake that fails comes as an error of the socket.
@@ -120,6 +124,7 @@ impl PgError {
             cause: cause.map(Cause),
             advice: None,
             alive: false,
+            held_back: false,
         }
     }
 
@@ -133,6 +138,7 @@ impl PgError {
             cause: Some(Cause(cause)),
             advice: None,
             alive: false,
+            held_back: false,
         }
     }
 
@@ -145,7 +151,32 @@ impl PgError {
             cause: Some(Cause("the connection ended".to_owned())),
             advice: None,
             alive: false,
+            held_back: false,
         }
+    }
+
+    /// Another memory sends as `device`, and did so `silent_s` seconds ago.
+    pub(in crate::store) fn held_back(device: &str, silent_s: f64) -> Self {
+        let cause = format!(
+            "another memory sends as \"{device}\" and did so {:.0} s ago; what is said here waits on this device",
+            silent_s.max(0.0)
+        );
+        Self {
+            step: "sending under the id of this device",
+            fate: Fate::Retry,
+            sqlstate: None,
+            cause: Some(Cause(cause)),
+            advice: Some(
+                "give this device an id of its own (device.id), or run `jarvisd store take-over` if it replaces the other",
+            ),
+            alive: true,
+            held_back: true,
+        }
+    }
+
+    /// Whether another memory sends under the id of this device.
+    pub fn is_held_back(&self) -> bool {
+        self.held_back
     }
 
     pub(super) fn advised(mut self, advice: &'static str) -> Self {
@@ -164,6 +195,11 @@ impl PgError {
     /// Whether the connection can be used on after a rollback.
     pub fn connection_lives(&self) -> bool {
         self.alive
+    }
+
+    /// Whether another message has the place of this one in its conversation. The server's message names the constraint.
+    pub fn is_place_taken(&self) -> bool {
+        self.sqlstate() == Some("23505") && self.cause().contains("messages_conversation_seq_key")
     }
 
     /// Whether tables or the schema are gone: a new connection makes them anew.
@@ -208,7 +244,15 @@ fn judge(code: &str) -> (Fate, Option<&'static str>) {
                 "let the role of store.postgres_url own its database, or the schema \"jarvis\" in it (docs/postgres.md)",
             ),
         ),
-        "25006" => (Fate::Retry, Some("the server is read-only: store.postgres_url must name the primary")),
+        "25006" => (
+            Fate::Retry,
+            Some(
+                "the server is read-only: store.postgres_url must name the primary, and default_transaction_read_only \
+                 must be off for its role and database",
+            ),
+        ),
+        // Named statements of another client, or none of ours: a session was handed on.
+        "42P05" | "26000" => (Fate::Blocked, Some(super::SESSIONS_ADVICE)),
         "53300" => (Fate::Retry, Some("all connections of the server are in use; raise its max_connections")),
         "53100" => (Fate::Retry, Some("the disk of the Postgres server is full")),
         "57014" | "53200" => (Fate::TooMuch, None),

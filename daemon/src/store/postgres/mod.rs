@@ -11,6 +11,7 @@
 mod error;
 pub mod read;
 pub mod schema;
+mod survey;
 pub mod write;
 
 #[cfg(test)]
@@ -20,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode};
-use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection, Row as _};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -28,13 +29,14 @@ use crate::config::{PostgresUrl, Settings};
 
 pub use error::{Fate, PgError};
 pub use schema::{VERSION, is_old};
+pub use survey::{Survey, survey};
 
 /// How long a connection may take to be made and greeted.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// How long one statement may take, seen from here; the server gives up a little earlier, so that its reason is heard.
 pub const STATEMENT_DEADLINE: Duration = Duration::from_secs(35);
 
-/// What every session sets. The server ends what a vanished client left behind after half a minute, so that its locks do not
+/// What every session sets, over what the role, the database or the server have set. The server ends what a vanished client left behind after half a minute, so that its locks do not
 /// hold up the other devices, and gives up on statements before [`STATEMENT_DEADLINE`] does. `synchronous_commit` is raised where
 /// the server has it off: what it has answered is deleted from the queue here.
 const SESSION: &str = "
@@ -46,12 +48,28 @@ const SESSION: &str = "
     SET tcp_keepalives_count = 3;
     SET tcp_user_timeout = 30000;
     SET default_transaction_isolation = 'read committed';
+    SET client_encoding = 'UTF8';
+    SET search_path = pg_catalog;
+    SET row_security = on;
+    SET standard_conforming_strings = on;
+    SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings
+        WHERE name IN ('idle_session_timeout', 'transaction_timeout');
     SET TIME ZONE 'UTC';
     SET jarvis.role = 'forwarder';
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
 
+/// The first question, in the simple protocol: behind a pooler that does not keep sessions a prepared statement of somebody
+/// else may have the name already. A session that is new has no mark of ours.
+const GREETING: &str = "SELECT pg_catalog.current_setting('server_version_num') AS version,
+    pg_catalog.current_setting('server_encoding') AS encoding,
+    coalesce(pg_catalog.current_setting('jarvis.session', true), '') AS session";
+
 /// Oldest server: `gen_random_uuid()` without an extension.
 const OLDEST_SERVER: i32 = 130_000;
+
+/// The one way out where a session does not stay a session.
+const SESSIONS_ADVICE: &str =
+    "set pool_mode = session for this database in PgBouncer, or name the server itself in store.postgres_url";
 
 /// Where the database is and how to get in.
 #[derive(Debug, Clone)]
@@ -107,8 +125,9 @@ impl PgSettings {
         Self { shown: address.to_string(), address, ..self.clone() }
     }
 
-    /// What the programs of Postgres need to get to the same place; the password is not among it.
-    pub(crate) fn client_env(&self) -> Result<Vec<(&'static str, String)>, PgError> {
+    /// What the programs of Postgres need to get to the same place; the password is not among it. A schema from
+    /// [`NAMED_SINCE`] on knows them by their name, an older one by an option, which a pooler does not let through.
+    pub(crate) fn client_env(&self, schema_version: i64) -> Result<Vec<(&'static str, String)>, PgError> {
         let options = self.options()?;
         let socket = options.get_socket().map(|socket| socket.to_string_lossy().into_owned());
         let file = |path: &Option<PathBuf>, key: &str| {
@@ -123,10 +142,14 @@ impl PgSettings {
             PgSslMode::VerifyCa => "verify-ca",
             PgSslMode::VerifyFull => "verify-full",
         };
-        let ca = file(&self.ca_file, "sslrootcert");
+        let ca = file(&self.ca_file, "sslrootcert").or_else(|| env("PGSSLROOTCERT"));
         // libpq looks nowhere by itself where the other client takes the authorities of the system.
         let ca = ca.or_else(|| mode.starts_with("verify").then(|| SYSTEM_AUTHORITIES.to_owned()));
-        let session = format!("{} -c jarvis.role=forwarder", options.get_options().unwrap_or_default());
+        let mut session = options.get_options().unwrap_or_default().to_owned();
+        if schema_version < NAMED_SINCE {
+            session.push_str(" -c jarvis.role=forwarder");
+        }
+        let session = Some(session.trim().to_owned()).filter(|session| !session.is_empty());
         let all = [
             ("PGHOST", Some(socket.unwrap_or_else(|| options.get_host().to_owned()))),
             ("PGPORT", Some(options.get_port().to_string())),
@@ -134,21 +157,22 @@ impl PgSettings {
             ("PGDATABASE", Some(options.get_database().unwrap_or(options.get_username()).to_owned())),
             ("PGSSLMODE", Some(mode.to_owned())),
             ("PGSSLROOTCERT", ca),
-            ("PGSSLCERT", file(&self.client_cert, "sslcert")),
-            ("PGSSLKEY", file(&self.client_key, "sslkey")),
-            ("PGOPTIONS", Some(session.trim().to_owned())),
-            ("PGAPPNAME", Some(format!("jarvisd {}", self.device))),
+            ("PGSSLCERT", file(&self.client_cert, "sslcert").or_else(|| env("PGSSLCERT"))),
+            ("PGSSLKEY", file(&self.client_key, "sslkey").or_else(|| env("PGSSLKEY"))),
+            ("PGPASSFILE", env("PGPASSFILE")),
+            ("PGOPTIONS", session),
+            ("PGAPPNAME", Some(BACKUP_NAME.to_owned())),
             ("PGCONNECT_TIMEOUT", Some("10".to_owned())),
         ];
         Ok(all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect())
     }
 
-    /// The password, from its file or from the address.
+    /// The password, from its file, from the address, or from the environment, as the other client takes it.
     pub(crate) fn password(&self) -> Result<Option<Zeroizing<String>>, PgError> {
         if let Some(path) = &self.password_file {
             return read_password(path).map(Some);
         }
-        Ok(self.address.password())
+        Ok(self.address.password().or_else(|| env("PGPASSWORD").map(Zeroizing::new)))
     }
 
     /// As [`Self::options`]: the files are on a disk that may be slow.
@@ -164,6 +188,8 @@ impl PgSettings {
         let mut options = PgConnectOptions::from_url(&self.address.for_driver())
             .map_err(|_| PgError::settings("store.postgres_url is no address of Postgres", None))?
             .application_name(&format!("jarvisd {}", self.device))
+            // Numbers travel in binary, and PgBouncer refuses parameters that it does not know.
+            .extra_float_digits(None)
             .log_statements(log::LevelFilter::Off)
             .log_slow_statements(log::LevelFilter::Off, Duration::MAX);
         if let Some(path) = &self.password_file {
@@ -188,8 +214,17 @@ impl PgSettings {
     }
 }
 
+/// Name under which the policies of the schema let a backup read every row, and the version that they do from.
+const BACKUP_NAME: &str = "jarvisd backup";
+const NAMED_SINCE: i64 = 4;
+
 /// Where Debian and its kin keep the authorities that the system trusts.
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// A variable of the environment that is set to something.
+fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
 
 /// The first line of the file.
 fn read_password(path: &Path) -> Result<Zeroizing<String>, PgError> {
@@ -207,9 +242,23 @@ pub struct Pg {
     pub(super) conn: PgConnection,
     /// Which database this is (`jarvis.house`).
     pub house: Uuid,
+    /// Under which this memory holds the id of its device ([`crate::store::holder`]); `None` on a connection that only reads.
+    pub(super) token: Option<Uuid>,
 }
 
 impl Pg {
+    /// Connects and changes nothing; `None` where the schema is older than `least`.
+    pub(super) async fn visit(settings: &PgSettings, least: i32) -> Result<Option<Self>, PgError> {
+        const STEP: &str = "reading the schema of Postgres";
+        let mut conn = open(settings).await?;
+        if schema::look(&mut conn).await? < least {
+            return Ok(None);
+        }
+        let house =
+            within(STATEMENT_DEADLINE, STEP, sqlx::query_scalar(schema::HOUSE).fetch_one(&mut conn)).await?;
+        Ok(Some(Self { conn, house, token: None }))
+    }
+
     /// Connects, sets the session up, brings the schema to [`VERSION`].
     ///
     /// # Errors
@@ -228,7 +277,7 @@ impl Pg {
     ) -> Result<Self, PgError> {
         let mut conn = open(settings).await?;
         let house = schema::migrate(&mut conn, before_migration).await?;
-        Ok(Self { conn, house })
+        Ok(Self { conn, house, token: None })
     }
 
     /// Says goodbye, so that the server does not log a lost client.
@@ -281,19 +330,39 @@ pub(crate) async fn open(settings: &PgSettings) -> Result<PgConnection, PgError>
 
 async fn set_up(conn: &mut PgConnection) -> Result<(), PgError> {
     let step = "setting up the session at Postgres";
-    within(CONNECT_DEADLINE, step, async {
-        sqlx::raw_sql(SESSION).execute(&mut *conn).await?;
-        let version: i32 = sqlx::query_scalar(SERVER_VERSION).fetch_one(&mut *conn).await?;
-        Ok(version)
+    let mark = Uuid::now_v7();
+    let (version, encoding, left) = within(CONNECT_DEADLINE, step, async {
+        let row = sqlx::raw_sql(GREETING).fetch_one(&mut *conn).await?;
+        let of = |name| row.try_get::<String, _>(name);
+        Ok((of("version")?, of("encoding")?, of("session")?))
     })
-    .await
-    .and_then(|version| {
-        if version >= OLDEST_SERVER {
-            return Ok(());
-        }
+    .await?;
+    let version: i32 = version.parse().unwrap_or(OLDEST_SERVER);
+    if version < OLDEST_SERVER {
         let found = format!("it is version {}, at least 13 is needed", version / 10_000);
-        Err(PgError::settings("the Postgres server is too old", Some(found)))
+        return Err(PgError::settings("the Postgres server is too old", Some(found)));
+    }
+    if encoding != "UTF8" {
+        let cause =
+            format!("it has {encoding} and needs UTF8, or not everything that is said can be stored in it");
+        return Err(PgError::settings("the encoding of the database in Postgres", Some(cause)).advised(
+            "create a new one with `createdb --encoding=UTF8 --template=template0` and name it in store.postgres_url: \
+             every device sends everything to it",
+        ));
+    }
+    let own = within(CONNECT_DEADLINE, step, async {
+        sqlx::raw_sql(SESSION).execute(&mut *conn).await?;
+        let set = AssertSqlSafe(format!("SET jarvis.session = '{mark}'"));
+        sqlx::raw_sql(set).execute(&mut *conn).await?;
+        let row = sqlx::raw_sql(GREETING).fetch_one(&mut *conn).await?;
+        row.try_get::<String, _>("session")
     })
+    .await?;
+    if left.is_empty() && own == mark.to_string() {
+        return Ok(());
+    }
+    let cause = "a pooler stands before it that gives a session to several clients".to_owned();
+    Err(PgError::settings("setting up the session at Postgres", Some(cause)).advised(SESSIONS_ADVICE))
 }
 
 /// A pool of one connection for a listener, which takes nothing else.
@@ -312,10 +381,6 @@ pub(super) async fn listening_pool(settings: &PgSettings) -> Result<PgPool, PgEr
             })
         });
     within(CONNECT_DEADLINE, "connecting to Postgres", connect.connect_with(options)).await
-}
-
-crate::store::sql::statements! {
-    SERVER_VERSION = "SELECT current_setting('server_version_num')::integer";
 }
 
 /// Runs one step with a deadline on this side.
@@ -337,7 +402,7 @@ pub(super) async fn within<T>(
 #[cfg(test)]
 pub(crate) fn statements() -> Vec<&'static [(&'static str, &'static str)]> {
     vec![
-        STATEMENTS,
+        survey::STATEMENTS,
         read::STATEMENTS,
         schema::STATEMENTS,
         write::STATEMENTS,

@@ -10,6 +10,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/postgres/0001_initial.sql")),
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/postgres/0002_named.sql")),
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/postgres/0003_parents.sql")),
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/postgres/0004_holders.sql")),
 ];
 
 /// Schema version of this program.

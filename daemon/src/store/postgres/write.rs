@@ -23,7 +23,8 @@ crate::store::sql::statements! {
     COMMIT = "COMMIT";
     ROLLBACK = "ROLLBACK";
     NOTIFY = "SELECT pg_notify('jarvis', $1)";
-    SEEN = "INSERT INTO jarvis.devices (id) VALUES ($1) ON CONFLICT (id) DO UPDATE SET last_seen = now()";
+    /// Nothing if another memory sends under this id now; until the transaction ends none can take it over.
+    HOLD = "UPDATE jarvis.devices SET last_seen = now() WHERE id = $1 AND token = $2";
     DEVICES = "INSERT INTO jarvis.devices (id) SELECT unnest($1::text[]) ON CONFLICT (id) DO NOTHING";
     /// Of two names the one that was given later, of two consents the later one. A device that sends an older name does not
     /// know the newer one: the row then has no origin, and everybody reads it.
@@ -155,12 +156,16 @@ crate::store::sql::statements! {
 }
 
 impl Pg {
-    /// Notes that this device is there.
-    pub async fn greet(&mut self, device: &str) -> Result<(), PgError> {
-        let greet = sqlx::query(SEEN).bind(device);
-        within(STATEMENT_DEADLINE, "introducing this device to Postgres", greet.execute(&mut self.conn))
-            .await
-            .map(|_| ())
+    /// Notes that this device is there, if it still holds its id.
+    ///
+    /// # Errors
+    /// [`PgError::is_held_back`] if it does not.
+    pub(in crate::store) async fn hold(&mut self, device: &str) -> Result<(), PgError> {
+        let Some(token) = self.token else { return Ok(()) };
+        match self.run(sqlx::query(HOLD).bind(device).bind(token)).await? {
+            0 => Err(PgError::held_back(device, 0.0)),
+            _ => Ok(()),
+        }
     }
 
     /// Sends a batch as one transaction. When this returns `Ok`, Postgres has committed it. An error leaves it open whether it
@@ -183,6 +188,7 @@ impl Pg {
     async fn send_all(&mut self, batch: &Batch, device: &str) -> Result<(), PgError> {
         self.run(sqlx::query(BEGIN)).await?;
         self.run(sqlx::query(LOCK).bind(WRITE_LOCK)).await?;
+        self.hold(device).await?;
         // Deletions first: whatever is sent below exists, so it is none of them, and what they free may be needed.
         for (op, rows) in &batch.deletions {
             self.delete(*op, rows, device).await?;
@@ -203,7 +209,10 @@ impl Pg {
         Ok(())
     }
 
-    async fn run(&mut self, query: Query<'_, sqlx::Postgres, PgArguments>) -> Result<u64, PgError> {
+    pub(in crate::store) async fn run(
+        &mut self,
+        query: Query<'_, sqlx::Postgres, PgArguments>,
+    ) -> Result<u64, PgError> {
         within(STATEMENT_DEADLINE, STEP, query.execute(&mut self.conn)).await.map(|done| done.rows_affected())
     }
 

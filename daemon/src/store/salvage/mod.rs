@@ -34,7 +34,7 @@ use self::record::{Record, Tree, Value};
 use self::shape::Table;
 use super::open::PAGE_BYTES;
 use super::sqlite::classify;
-use super::{StoreError, schema};
+use super::{StoreError, holder, schema};
 
 /// What came of a damaged database.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,6 +154,8 @@ super::sql::statements! {
     // Which database of the house this device knows and how far it has read it: forgotten, so that everything is sent and read
     // again.
     FORGET_POSTGRES = "DELETE FROM settings WHERE key LIKE 'postgres%' OR key LIKE 'pull%' OR key LIKE 'house%'";
+    /// Where its page was lost, the repaired file is still the memory of this device.
+    HOLDS_ID = "INSERT OR IGNORE INTO settings (key, value, updated_unix_ms) VALUES (?1, ?2, ?3)";
     REPORT = "INSERT INTO settings (key, value, updated_unix_ms) VALUES ('salvaged', ?1, ?2)
         ON CONFLICT (key) DO UPDATE SET value = excluded.value, updated_unix_ms = excluded.updated_unix_ms";
     BROKEN_KEYS = "SELECT count(*) AS n FROM pragma_foreign_key_check";
@@ -301,6 +303,8 @@ impl Into<'_> {
         for sql in [COUNT_ANEW, FORGET_POSTGRES] {
             self.run(sqlx::query(sql)).await?;
         }
+        let holds = sqlx::query(HOLDS_ID).bind(holder::KEY).bind(holder::TAKES_OVER).bind(now_unix_ms);
+        self.run(holds).await?;
         let report = serde_json::json!(self.done).to_string();
         self.run(sqlx::query(REPORT).bind(report).bind(now_unix_ms)).await?;
         let broken = self.all(BROKEN_KEYS).await?;

@@ -1,0 +1,92 @@
+//! What a device had not delivered, out of a backup into the memory as it is: a new card that has read the house already.
+//!
+//! What is here or was deleted here stays so. What comes back is queued, so that it goes to Postgres as it would have.
+
+use uuid::Uuid;
+
+use super::{
+    ADD_SOURCE, Applied, begin_row, bury, bytes, messages, put_conversation, put_user, put_voiceprint,
+};
+use crate::clock::Stamp;
+use crate::memory::{Memory, Result, get};
+use crate::store::Tx;
+use crate::store::outgoing::{Batch, MessageRow};
+use crate::store::postgres::read::Tombstone;
+use crate::store::queue::{Op, enqueue};
+
+crate::store::sql::statements! {
+    HERE = "SELECT 1 FROM messages WHERE id = ?1";
+    /// Where a message goes whose place another one has.
+    BEHIND = "SELECT c.next_seq AS seq FROM conversations c JOIN messages m ON m.conversation = c.rid
+        WHERE c.id = ?1 AND m.seq = ?2 AND m.id <> ?3";
+}
+
+impl Memory {
+    /// Stores and queues the rows of `batch`, in one transaction; returns how many messages were not here.
+    ///
+    /// # Errors
+    /// What the disk has to say; a row is no reason.
+    pub async fn take_back(&self, batch: &Batch) -> Result<usize> {
+        let (mut tx, stamp) = self.begin().await?;
+        let now = stamp.wall_unix_ms;
+        let mut applied = Applied::default();
+        for (op, rows) in &batch.deletions {
+            for row in rows {
+                let Some(kind) = op.tombstone_kind().map(str::to_owned) else { continue };
+                let gone = Tombstone { kind, id: row.id, owner: row.owner, deleted_unix_ms: now };
+                begin_row(&mut tx).await?;
+                let outcome = bury::bury(&mut tx, &gone, &stamp).await;
+                applied.end_row(&mut tx, "deletion", &row.id, outcome).await?;
+                enqueue(&mut tx, *op, row.id, Some(row.owner), now).await?;
+            }
+        }
+        for row in &batch.users {
+            begin_row(&mut tx).await?;
+            let outcome = put_user(&mut tx, row).await;
+            applied.end_row(&mut tx, "user", &row.id, outcome).await?;
+            enqueue(&mut tx, Op::UpsertUser, row.id, Some(row.id), now).await?;
+        }
+        for row in &batch.conversations {
+            begin_row(&mut tx).await?;
+            let outcome = put_conversation(&mut tx, row, self.here()?.device, &stamp).await;
+            applied.end_row(&mut tx, "conversation", &row.id, outcome).await?;
+            enqueue(&mut tx, Op::UpsertConversation, row.id, Some(row.owner), now).await?;
+        }
+        for row in &batch.voiceprints {
+            begin_row(&mut tx).await?;
+            let outcome = put_voiceprint(&mut tx, row).await;
+            applied.end_row(&mut tx, "voiceprint", &row.id, outcome).await?;
+            enqueue(&mut tx, Op::UpsertVoiceprint, row.id, Some(row.owner), now).await?;
+        }
+        let mut stored = 0;
+        for row in &batch.messages {
+            stored += usize::from(take(&mut tx, row, &stamp, &mut applied).await?);
+        }
+        for (message, source) in &batch.sources {
+            tx.execute(sqlx::query(ADD_SOURCE).bind(bytes(source)).bind(bytes(message))).await?;
+        }
+        tx.commit().await?;
+        Ok(stored)
+    }
+}
+
+async fn take(tx: &mut Tx<'_>, row: &MessageRow, stamp: &Stamp, applied: &mut Applied) -> Result<bool> {
+    if is_here(tx, &row.id).await? {
+        return Ok(false);
+    }
+    let mut row = row.clone();
+    let place = sqlx::query(BEHIND).bind(bytes(&row.conversation)).bind(row.seq).bind(bytes(&row.id));
+    if let Some(behind) = tx.optional(place).await? {
+        row.seq = get(&behind, "seq")?;
+    }
+    messages::put(tx, std::slice::from_ref(&row), stamp, applied).await?;
+    let stored = is_here(tx, &row.id).await?;
+    if stored {
+        enqueue(tx, Op::InsertMessage, row.id, Some(row.owner), stamp.wall_unix_ms).await?;
+    }
+    Ok(stored)
+}
+
+async fn is_here(tx: &mut Tx<'_>, id: &Uuid) -> Result<bool> {
+    Ok(tx.optional(sqlx::query(HERE).bind(bytes(id))).await?.is_some())
+}

@@ -1,0 +1,250 @@
+//! Which memory sends under the id of this device.
+//!
+//! Two cards with one `[device] id` would continue the same conversations, each with numbers of its own, and read nothing of
+//! one another. So a file has an identity, and with each connection of its forwarder a new token:
+//!
+//! ```text
+//!   the file                  jarvis.devices
+//!   … t6 t7    ── same ──▶    t7                this memory holds the id; its next connection makes it t8
+//!   … t6                      t7                a copy of the file went on elsewhere: held back
+//!   none                      t7                another memory: held back
+//!   none                      t7, long silent   the card was replaced: takes over, and reads everything anew
+//! ```
+//!
+//! Invariants:
+//!
+//! 1. A token is in the file before it is there, so a connection that is lost half-way leaves one that the file knows.
+//! 2. A batch is sent only if the token there is still ours, in the same transaction.
+//! 3. A memory that is held back changes nothing there and sets nothing aside: its words wait here.
+//!
+//! Several processes of one memory share its tokens. A restore of Postgres makes another house, in which nobody holds an id.
+
+use serde::{Deserialize, Serialize};
+use sqlx::Row as _;
+use uuid::Uuid;
+
+use super::forward::ForwardError;
+use super::postgres::{Pg, PgError, PgSettings, schema};
+use super::{Store, StoreError, replica, settings};
+
+/// Where [`Own`] is kept. A repair of the file keeps it.
+pub(crate) const KEY: &str = "holder";
+/// Tokens that the file remembers: a Postgres that was put back by other means than ours shows one of them.
+const REMEMBERED: usize = 64;
+/// Version of the schema that knows of holders.
+const SINCE_VERSION: i32 = 4;
+
+super::sql::statements! {
+    IS_EMPTY = "SELECT NOT EXISTS (SELECT 1 FROM users) AND NOT EXISTS (SELECT 1 FROM queue) AS empty";
+}
+
+/// Statements for Postgres.
+mod there {
+    /// A holder that was heard of in the last ten minutes, by the clock of the server; one from the future is not believed.
+    macro_rules! holder {
+        () => {
+            "SELECT token, extract(epoch FROM now() - last_seen)::double precision AS silent_s,
+                last_seen NOT BETWEEN now() - interval '10 min' AND now() + interval '10 min' AS silent
+            FROM jarvis.devices WHERE id = $1"
+        };
+    }
+    crate::store::sql::statements! {
+        pub(super) BEGIN = "BEGIN";
+        pub(super) COMMIT = "COMMIT";
+        pub(super) ROLLBACK = "ROLLBACK";
+        pub(super) ADD = "INSERT INTO jarvis.devices (id) VALUES ($1) ON CONFLICT (id) DO NOTHING";
+        pub(super) HOLDER = holder!();
+        pub(super) HOLDER_LOCKED = concat!(holder!(), " FOR UPDATE");
+        pub(super) TAKE = "UPDATE jarvis.devices SET memory = $2, token = $3, last_seen = now() WHERE id = $1";
+    }
+}
+
+/// For the test that prepares them.
+#[cfg(test)]
+pub(crate) const STATEMENTS_THERE: &[(&str, &str)] = there::STATEMENTS;
+
+/// What the file knows of itself.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Own {
+    /// Identity of the file.
+    memory: Option<Uuid>,
+    /// The id under which it was sent, and the database.
+    device: String,
+    house: Option<Uuid>,
+    /// Newest last.
+    tokens: Vec<Uuid>,
+    /// The next connection takes the id over, whoever holds it.
+    take_over: bool,
+}
+
+impl Own {
+    fn knows(&self, token: Uuid, house: Uuid, device: &str) -> bool {
+        self.device == device && self.house == Some(house) && self.tokens.contains(&token)
+    }
+}
+
+/// What stands in the database.
+#[derive(Debug, Clone, Copy, Default)]
+struct There {
+    token: Option<Uuid>,
+    silent_s: f64,
+    silent: bool,
+}
+
+/// What this memory may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Right {
+    Holds,
+    TakesOver,
+    HeldBack,
+}
+
+impl Right {
+    fn of(own: &Own, there: &There, house: Uuid, device: &str) -> Self {
+        match there.token {
+            None => Self::Holds,
+            Some(token) if own.knows(token, house, device) => Self::Holds,
+            Some(_) if there.silent || own.take_over => Self::TakesOver,
+            Some(_) => Self::HeldBack,
+        }
+    }
+}
+
+async fn own(store: &Store) -> Result<Own, StoreError> {
+    Ok(settings::get(store, KEY).await?.unwrap_or_default())
+}
+
+async fn there(pg: &mut Pg, sql: &'static str, device: &str) -> Result<There, PgError> {
+    let rows = pg
+        .value("asking who sends under this id", sqlx::query(sql).bind(device), |row| {
+            Ok(There {
+                token: row.try_get("token")?,
+                silent_s: row.try_get("silent_s")?,
+                silent: row.try_get("silent")?,
+            })
+        })
+        .await?;
+    Ok(rows.into_iter().next().unwrap_or_default())
+}
+
+/// Makes this memory the one that sends as `device` on this connection.
+///
+/// # Errors
+/// [`PgError::is_held_back`] if another memory does.
+pub(super) async fn claim(
+    store: &Store,
+    pg: &mut Pg,
+    device: &str,
+    now_unix_ms: i64,
+) -> Result<(), ForwardError> {
+    pg.run(sqlx::query(there::ADD).bind(device)).await.map_err(ForwardError::Postgres)?;
+    pg.run(sqlx::query(there::BEGIN)).await.map_err(ForwardError::Postgres)?;
+    let claimed = claim_within(store, pg, device, now_unix_ms).await;
+    let end = if claimed.is_ok() { there::COMMIT } else { there::ROLLBACK };
+    let ended = pg.run(sqlx::query(end)).await.map_err(ForwardError::Postgres);
+    let token = claimed?;
+    ended?;
+    pg.token = Some(token);
+    Ok(())
+}
+
+async fn claim_within(
+    store: &Store,
+    pg: &mut Pg,
+    device: &str,
+    now_unix_ms: i64,
+) -> Result<Uuid, ForwardError> {
+    let there = there(pg, there::HOLDER_LOCKED, device).await.map_err(ForwardError::Postgres)?;
+    // Read under the lock: another process of this memory may have made a token meanwhile.
+    let own = own(store).await?;
+    let right = Right::of(&own, &there, pg.house, device);
+    if right == Right::HeldBack {
+        return Err(ForwardError::Postgres(PgError::held_back(device, there.silent_s)));
+    }
+    if right == Right::TakesOver {
+        log::warn!(
+            "this memory takes over the device id \"{device}\"; another one that had it is held back from now on"
+        );
+    }
+    let renamed = !own.device.is_empty() && own.device != device;
+    let token = Uuid::now_v7();
+    let known = if own.house == Some(pg.house) && !renamed { own.tokens } else { Vec::new() };
+    let mut tokens: Vec<Uuid> = known.into_iter().chain(there.token).chain([token]).collect();
+    tokens.drain(..tokens.len().saturating_sub(REMEMBERED));
+    let memory = own.memory.unwrap_or_else(Uuid::now_v7);
+    let next = Own {
+        memory: Some(memory),
+        device: device.to_owned(),
+        house: Some(pg.house),
+        tokens,
+        take_over: false,
+    };
+    let mut tx = store.begin().await?;
+    settings::set(&mut tx, KEY, &next, now_unix_ms).await?;
+    if renamed || right == Right::TakesOver {
+        // What was written under the id is not all known here.
+        replica::read_again_in(&mut tx).await?;
+    }
+    tx.commit().await?;
+    let take = sqlx::query(there::TAKE).bind(device).bind(memory).bind(token);
+    pg.run(take).await.map_err(ForwardError::Postgres)?;
+    Ok(token)
+}
+
+/// Whether another process of this memory has made the token that is there, which this connection then goes on with.
+pub(super) async fn adopt(store: &Store, pg: &mut Pg, device: &str) -> Result<bool, ForwardError> {
+    let there = there(pg, there::HOLDER, device).await.map_err(ForwardError::Postgres)?;
+    let own = own(store).await?;
+    let ours = there.token.filter(|token| own.knows(*token, pg.house, device));
+    if ours.is_some() {
+        pg.token = ours;
+    }
+    Ok(ours.is_some())
+}
+
+/// Why this memory would be held back now; `None` if it would not. Nothing is changed.
+///
+/// # Errors
+/// [`ForwardError`].
+pub async fn held_back(store: &Store, settings: &PgSettings) -> Result<Option<PgError>, ForwardError> {
+    let Some(mut pg) = Pg::visit(settings, SINCE_VERSION).await.map_err(ForwardError::Postgres)? else {
+        return Ok(None);
+    };
+    let there = there(&mut pg, there::HOLDER, &settings.device).await;
+    let house = pg.house;
+    pg.close().await;
+    let there = there.map_err(ForwardError::Postgres)?;
+    let right = Right::of(&own(store).await?, &there, house, &settings.device);
+    Ok((right == Right::HeldBack).then(|| PgError::held_back(&settings.device, there.silent_s)))
+}
+
+/// Notes that this memory takes over the id of the device at its next connection.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn take_over(store: &Store, now_unix_ms: i64) -> Result<(), StoreError> {
+    let mut tx = store.begin().await?;
+    let own: Own = settings::get_in(&mut tx, KEY).await?.unwrap_or_default();
+    settings::set(&mut tx, KEY, &Own { take_over: true, ..own }, now_unix_ms).await?;
+    tx.commit().await
+}
+
+/// Whether this is the memory of a new card: it never sent anything, and there is nothing that it could.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn is_new(store: &Store) -> Result<bool, StoreError> {
+    if own(store).await?.memory.is_some() {
+        return Ok(false);
+    }
+    let mut reader = store.reader().await?;
+    let row = sqlx::query(IS_EMPTY).fetch_one(&mut *reader).await.map_err(|e| store.classify(e))?;
+    row.try_get("empty").map_err(StoreError::Sql)
+}
+
+/// What a file that a person has put back says of itself: it takes over at its next connection.
+pub(crate) const TAKES_OVER: &str = "{\"take_over\":true}";
+
+// The schema of this program knows of holders.
+const _: () = assert!(SINCE_VERSION <= schema::VERSION);

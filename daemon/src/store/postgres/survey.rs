@@ -1,0 +1,65 @@
+//! What a database offers to whoever asks before anything is sent: for `doctor`.
+
+use sqlx::{Connection as _, Row as _};
+
+use super::{CONNECT_DEADLINE, PgError, PgSettings, STATEMENT_DEADLINE, open, schema, within};
+
+super::super::sql::statements! {
+    /// The rights that the program needs: to make its schema or to bring it up to date, and to make a scratch database.
+    RIGHTS = "SELECT current_user::text AS role, current_setting('server_version') AS server,
+        pg_is_in_recovery() AS replica, current_setting('transaction_read_only') = 'on' AS read_only,
+        (SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user) AS creates_databases,
+        coalesce((SELECT pg_has_role(nspowner, 'USAGE') OR has_schema_privilege(oid, 'CREATE')
+            FROM pg_namespace WHERE nspname = 'jarvis'), has_database_privilege(current_database(), 'CREATE')) AS creates,
+        NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE n.nspname = 'jarvis' AND c.relkind = 'r' AND NOT pg_has_role(c.relowner, 'USAGE')) AS owns";
+}
+
+/// What was found. Nothing was changed.
+#[derive(Debug, Clone)]
+pub struct Survey {
+    /// Version of the schema; 0: none there.
+    pub schema: i32,
+    /// Version of the server.
+    pub server: String,
+    pub role: String,
+    /// It follows another server.
+    pub replica: bool,
+    pub read_only: bool,
+    /// The schema can be made or brought up to date.
+    pub creates: bool,
+    /// Every table that is there belongs to the role.
+    pub owns: bool,
+    /// What a proof by restoring needs.
+    pub creates_databases: bool,
+}
+
+/// Connects as the forwarder would and asks what it would need. A second connection is made beside the first: a pooler that
+/// does not keep sessions shows itself.
+///
+/// # Errors
+/// As [`super::Pg::connect`].
+pub async fn survey(settings: &PgSettings) -> Result<Survey, PgError> {
+    const STEP: &str = "asking Postgres for the rights of its role";
+    let mut conn = open(settings).await?;
+    let beside = open(settings).await?;
+    let schema = schema::look(&mut conn).await?;
+    let row = within(STATEMENT_DEADLINE, STEP, sqlx::query(RIGHTS).fetch_one(&mut conn)).await?;
+    let read = || {
+        Ok(Survey {
+            schema,
+            server: row.try_get("server")?,
+            role: row.try_get("role")?,
+            replica: row.try_get("replica")?,
+            read_only: row.try_get("read_only")?,
+            creates: row.try_get("creates")?,
+            owns: row.try_get("owns")?,
+            creates_databases: row.try_get("creates_databases")?,
+        })
+    };
+    let found = read().map_err(|e| PgError::of(STEP, &e));
+    for conn in [conn, beside] {
+        let _ = tokio::time::timeout(CONNECT_DEADLINE, conn.close()).await;
+    }
+    found
+}
