@@ -173,3 +173,21 @@ fn the_configuration_warns_of_an_id_that_another_device_may_have() {
     assert!(warned(&format!("[device]\nid = \"raspberrypi\"\n{broker}")));
     assert!(!warned("") && !warned(&format!("[device]\nid = \"kitchen\"\n{postgres}{broker}")));
 }
+
+#[test]
+fn commands_beside_the_daemon_are_the_same_memory() {
+    let postgres = server();
+    let (root, mic) = with_microphone(device(&postgres, "kitchen"));
+    root.ok(&["user", "add", "anna"]);
+    let mut daemon = root.daemon();
+    daemon.wait_event("ready");
+    for n in 0..5 {
+        ask(&root, "anna", &format!("remember that the ladder {n} is in the shed"));
+        drain(&root);
+    }
+    ask(&root, "anna", "remember that the bicycle is in the cellar");
+    postgres.wait_for("SELECT count(*) FROM jarvis.messages", "12");
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+    drop(mic);
+    assert!(!daemon.log().contains("another memory"), "{}", daemon.log());
+}

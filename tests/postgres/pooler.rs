@@ -41,7 +41,7 @@ impl PgBouncer {
         }
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         command.arg("-q").arg(file("pgbouncer.ini")).stdin(Stdio::null()).current_dir("/");
-        let child = command.spawn().expect("pgbouncer is installed");
+        let child = command.spawn().unwrap();
         wait_until("PgBouncer", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
         Self { child, port, _dir: dir }
     }

@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use super::support::postgres::Postgres;
-use super::{Root, ask, device, drain, server, stderr_of, texts};
+use super::{Root, ask, device, drain, server, stderr_of, texts, with_microphone};
 
 const XYLOPHONE: &str =
     "ALTER TABLE jarvis.messages ADD CONSTRAINT no_xylophone CHECK (text NOT LIKE '%xylophone%')";
@@ -59,6 +59,11 @@ fn what_postgres_refused_is_in_the_backup_is_counted_comes_back_and_is_sent_afte
     let postgres = server();
     let root = refused(&postgres);
     assert!(findings(&root).contains("3 messages are not in Postgres"), "{}", findings(&root));
+    let (root, mic) = with_microphone(root);
+    let mut daemon = root.daemon();
+    daemon.wait_log("3 messages are not in Postgres");
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+    drop(mic);
     let made = root.json(&["backup", "create"]);
     assert_eq!((&made["proven"], &made["manifest"]["undelivered"]["messages"]), (&true.into(), &3.into()));
     for args in [vec!["backup", "list"], vec!["backup", "verify", "latest"]] {

@@ -55,7 +55,7 @@ pub struct Restored {
     pub took_ms: u64,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+/// Serde hands it over like this.
 fn is_zero(n: &u64) -> bool {
     *n == 0
 }

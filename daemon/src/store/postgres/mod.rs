@@ -343,9 +343,10 @@ async fn set_up(conn: &mut PgConnection) -> Result<(), PgError> {
         return Err(PgError::settings("the Postgres server is too old", Some(found)));
     }
     if encoding != "UTF8" {
-        let cause =
-            format!("it has {encoding} and needs UTF8, or not everything that is said can be stored in it");
-        return Err(PgError::settings("the encoding of the database in Postgres", Some(cause)).advised(
+        let cause = format!(
+            "the database has the encoding {encoding}, and only UTF8 can store everything that is said"
+        );
+        return Err(PgError::settings("connecting to Postgres", Some(cause)).advised(
             "create a new one with `createdb --encoding=UTF8 --template=template0` and name it in store.postgres_url: \
              every device sends everything to it",
         ));
