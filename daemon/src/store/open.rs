@@ -12,7 +12,7 @@ use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
 use super::heal::{self, FileId, Found, beside, open_error};
 use super::sqlite::{BUSY_TIMEOUT, StoreOptions, classify};
 use super::vanished::{self, Missing, Vanished};
-use super::{StoreError, schema};
+use super::{StoreError, holder, schema, settings};
 use crate::durable::{create_file, create_folder, folder_of};
 
 /// Readers of one process. A household asks one thing at a time; two keep a long listing from delaying a turn.
@@ -152,6 +152,11 @@ pub(super) async fn open(path: &Path, options: &StoreOptions, look: &Look) -> Re
         }
         Err(e) => return Err(e),
     };
+    if let (Found::Gone { .. }, Vanished::PullBack, Some(conn)) = (&found, policy, writer.as_mut()) {
+        // The data folder of this device: its new memory goes on under its id at once.
+        let note = sqlx::query(settings::SET).bind(holder::KEY).bind(holder::TAKES_OVER).bind(0_i64);
+        note.execute(conn).await.map_err(|e| classify(e, path))?;
+    }
     let apart = held_apart(path, options, writer.as_mut(), &reading).await?;
     let readers = SqlitePoolOptions::new()
         .min_connections(0)
