@@ -129,7 +129,7 @@ pub async fn person(memory: &Memory, name: &str) -> Result<Option<User>, Refused
     if let Some(missing) = memory.apart().await? {
         // A restore brings turns along that were held apart, and no voices.
         let message = format!("no voice is enrolled while {missing}");
-        return Err(Failure::new(Exit::Unavailable, message));
+        return Err(Refused::Device(Failure::new(Exit::Unavailable, message)));
     }
     match memory.user_by_name(name).await {
         Ok(user) => Ok(Some(user)),
