@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::Output;
 
 use serde_json::Value;
-use support::{ENROLMENT, Root, Voice};
+use support::{ENROLMENT, Root, Voice, sox};
 
 fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
@@ -217,6 +217,171 @@ fn a_name_that_drives_a_terminal_is_shown_harmless() {
     let root = Root::new();
     let said = fails(&root, 65, &["voice", "identify", "/no/such/\u{1b}[31mfile.wav"]);
     assert!(!said.contains('\u{1b}') && said.contains("file.wav"), "{said}");
+}
+
+/// Stored words, a name from another program's database, a word in an error: in lines and in JSON.
+#[test]
+fn stored_words_that_drive_a_terminal_are_shown_harmless_wherever_they_are_printed() {
+    let root = Root::new();
+    let odd = "x\u{1b}]0;evil\u{7}\u{9b}2J\u{7f}\u{202e}y";
+    let drives = |text: &str| {
+        let c1 = text.contains(['\u{9b}', '\u{7f}', '\u{202e}']);
+        c1 || text.chars().any(|c| c.is_control() && c != '\n')
+    };
+    root.ok(&["user", "add", "anna"]);
+    for text in ["remember that the {} leaks", "the weather in {} is nice"] {
+        root.ok(&["ask", "--user", "anna", &text.replace("{}", odd)]);
+    }
+    for args in [
+        &["ask", "--user", "anna", "what do you remember"][..],
+        &["ask", "--user", "anna", "what did we talk about"],
+        &["ask", "--user", "anna", "forget everything about the weather"],
+        &["ask", "--user", "anna", "undo that"],
+        &["ask", "--user", "anna", "--json", "what do you remember"],
+        &["conversation", "list", "--user", "anna"],
+        &["conversation", "search", "--user", "anna", "leaks"],
+        &["conversation", "search", "--user", "anna", "--json", "leaks"],
+        &["conversation", "export", "--user", "anna"],
+        &["user", "export", "anna"],
+        &["backup", "export"],
+        &["audit", "list"],
+        &["doctor"],
+    ] {
+        let output = root.run(args);
+        for text in [&output.stdout, &output.stderr] {
+            let text = String::from_utf8(text.clone()).unwrap();
+            assert!(!drives(&text), "{args:?}: {text:?}");
+        }
+    }
+    // What is escaped in JSON is the same text.
+    let hits = root.json(&["conversation", "search", "--user", "anna", "leaks"]);
+    assert!(hits.to_string().contains(serde_json::to_string(odd).unwrap().trim_matches('"')), "{hits}");
+    for args in [
+        &["conversation", "list", "--user", odd][..],
+        &["voice", "show", "--user", odd],
+        &["user", "add", odd],
+    ] {
+        let output = root.run(args);
+        let said = stderr(&output);
+        assert!(!output.status.success() && !drives(&said) && said.contains("evil"), "{args:?}: {said:?}");
+    }
+}
+
+/// Silence, and a recording of nothing: figures of zero without a sign.
+#[test]
+fn zero_is_printed_without_a_sign_and_no_figure_is_nan() {
+    let root = Root::new();
+    let silence = root.path().join("silence.wav");
+    sox(&["-n", "-r", "16000", "-c", "1", "-b", "16", silence.to_str().unwrap(), "trim", "0", "4"]);
+    let silence = silence.to_str().unwrap();
+    root.ok(&["user", "add", "anna"]);
+    for args in [
+        &["voice", "enroll", "--user", "anna", silence, silence, silence][..],
+        &["voice", "enroll", "--json", "--user", "anna", silence, silence, silence],
+        &["voice", "identify", silence],
+        &["listen", silence],
+    ] {
+        let output = root.run(args);
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), stderr(&output));
+        let signed = said.match_indices("-0").any(|(at, _)| {
+            let rest = said[at + 2..].trim_start_matches(['.', '0']);
+            !rest.starts_with(|c: char| c.is_ascii_digit())
+                && !said[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '-')
+        });
+        assert!(!signed && !said.to_lowercase().contains("nan "), "{args:?}: {said}");
+    }
+}
+
+// ---- configuration, as editors and shells write it --------------------------------------------------------------------
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_what_a_file_says() {
+    let root = Root::with_config("\u{feff}[device]\nname = \"Kitchen\"\n");
+    let print = root.ok(&["check-config", "--print"]);
+    assert!(print.contains("Kitchen"), "{print}");
+    let secret = root.path().join("secret");
+    fs::write(&secret, "\u{feff}hunter2 \r\nmore\n").unwrap();
+    root.write_config(&format!(
+        "\u{feff}[mqtt]\nurl = \"mqtt://127.0.0.1:1\"\nusername = \"jarvis\"\npassword_file = {secret:?}\n"
+    ));
+    let said = root.ok(&["check-config"]);
+    assert!(
+        said.contains("mqtt.password_file") && said.contains("blank") && !said.contains("hunter2"),
+        "{said}"
+    );
+    fs::write(&secret, "\u{feff}\n").unwrap();
+    assert!(fails(&root, 78, &["check-config"]).contains("has no password"));
+
+    root.write_config("");
+    root.ok(&["user", "add", "anna"]);
+    root.ok(&["ask", "--user", "anna", "remember that the roof leaks"]);
+    let export = root.ok(&["conversation", "export", "--user", "anna"]);
+    let file = root.path().join("export.json");
+    fs::write(&file, format!("\u{feff}{export}")).unwrap();
+    root.ok(&["user", "add", "bob"]);
+    let lines = root.path().join("export.jsonl");
+    fs::write(&lines, format!("\u{feff}{}", root.ok(&["backup", "export"]))).unwrap();
+    let other = Root::new();
+    other.ok(&["user", "add", "anna"]);
+    other.ok(&["conversation", "import", "--user", "anna", file.to_str().unwrap()]);
+    assert!(other.ok(&["ask", "--user", "anna", "what do you remember"]).contains("the roof leaks"));
+    other.ok(&["backup", "import", lines.to_str().unwrap()]);
+    assert!(other.ok(&["user", "list"]).contains("bob"));
+}
+
+#[test]
+fn variables_that_nearly_set_a_key_and_zones_that_do_not_exist_are_named() {
+    for (name, meant) in [
+        ("JARVIS_DEVICE__NAME", "JARVIS__DEVICE__NAME"),
+        ("jarvis__device__name", "JARVIS__DEVICE__NAME"),
+        ("JARVIS__DEVICE_NAME", "JARVIS__DEVICE__NAME"),
+        ("JARVIS_STORE__POSTGRES_ULR", "JARVIS__STORE__POSTGRES_URL"),
+        ("JARVIS___DEVICE__NAME", "device"),
+    ] {
+        let mut root = Root::new();
+        root.env(name, "Kitchen");
+        let said = fails(&root, 78, &["check-config"]);
+        assert!(said.contains(name) && said.contains(meant), "{said}");
+    }
+    let mut root = Root::new();
+    root.env("JARVIS_DEVICE_NAME", "Kitchen");
+    let said = root.ok(&["check-config"]);
+    assert!(said.contains("did you mean JARVIS__DEVICE__NAME?"), "{said}");
+
+    for zone in ["Europe/Atlantis", ":Mars", "Berlin"] {
+        let mut root = Root::new();
+        root.env("TZ", zone);
+        for args in [&["check-config"][..], &["run"], &["backup", "prune", "--dry-run"]] {
+            let said = fails(&root, 78, args);
+            assert!(said.contains("TZ") && said.contains("no time zone"), "{zone}: {said}");
+        }
+    }
+    for zone in ["Europe/Berlin", "UTC", "", "CET-1CEST,M3.5.0,M10.5.0/3"] {
+        let mut root = Root::new();
+        root.env("TZ", zone);
+        root.ok(&["check-config"]);
+    }
+}
+
+#[test]
+fn names_are_written_with_the_joiners_that_they_need_and_twins_are_refused() {
+    let root = Root::new();
+    let joined = ["علی\u{200c}رضا", "👩\u{200d}👧", "❤\u{fe0f}"];
+    for name in joined {
+        root.ok(&["user", "add", name]);
+        assert!(root.json(&["user", "list"]).to_string().contains(name));
+        let twin: String =
+            name.chars().filter(|c| !matches!(c, '\u{200c}' | '\u{200d}' | '\u{fe0f}')).collect();
+        let said = fails(&root, 1, &["user", "add", &twin]);
+        assert!(said.contains("is taken"), "{said}");
+        root.ok(&["ask", "--user", &twin, "hello"]);
+    }
+    for name in ["An\u{200d}na", "Anna\u{200c}", "علی\u{200c}", "a\u{fe0f}"] {
+        assert!(fails(&root, 65, &["user", "add", name]).contains("cannot be a name"), "{name:?}");
+    }
+    root.ok(&["ask", "--user", joined[1], "remember that the roof leaks"]);
+    let id = root.json(&["conversation", "list", "--user", joined[1]])[0]["id"].as_str().unwrap().to_owned();
+    root.ok(&["conversation", "rename", "--user", joined[1], &id, joined[1]]);
 }
 
 // ---- usage ------------------------------------------------------------------------------------------------------------

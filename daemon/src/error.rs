@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::fmt;
 
+pub use crate::plain::visible;
+
 /// Exit codes, after `sysexits.h` where it has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -85,17 +87,16 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     line
 }
 
+/// Longest part of a chain, in characters: libraries repeat statements and whole inputs.
+const MOST_OF_A_CAUSE: usize = 400;
+
 fn one_line(text: &str) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
-    visible(&words.join(" "))
-}
-
-/// Text without anything that drives a terminal; line breaks stay.
-pub fn visible(text: &str) -> String {
-    let shown = |c: char| {
-        if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.to_string() }
-    };
-    text.chars().map(shown).collect()
+    let line = visible(&words.join(" "));
+    if line.chars().count() <= MOST_OF_A_CAUSE {
+        return line;
+    }
+    line.chars().take(MOST_OF_A_CAUSE).chain(['…']).collect()
 }
 
 /// What is wrong with a TOML text, on one line: the parser draws the place over several.

@@ -16,6 +16,7 @@ pub mod clock;
 pub mod durable;
 pub mod error;
 pub mod events;
+pub mod plain;
 pub mod units;
 
 pub mod config;

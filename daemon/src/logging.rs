@@ -9,6 +9,7 @@ use log::kv::{Key, Value, VisitSource};
 use log::{LevelFilter, Log, Metadata, Record};
 
 use crate::clock::Clock;
+use crate::plain::{drives_a_terminal, visible};
 
 /// Libraries that say more at `info` than an owner wants to read.
 const QUIET: [(&str, LevelFilter); 5] = [
@@ -96,7 +97,11 @@ impl Log for Logger {
             return;
         }
         match &self.sink {
-            Sink::Journal(journal) => journal.log(record),
+            Sink::Journal(journal) => {
+                let message = visible(&record.args().to_string());
+                let mut visible = record.to_builder();
+                journal.log(&visible.args(format_args!("{message}")).build());
+            }
             Sink::Stderr => {
                 let line = plain_line(record, Clock::System.now_unix_ms());
                 // One write a line, so that threads do not mix; a closed standard error is nobody's fault.
@@ -131,7 +136,7 @@ fn plain_line(record: &Record<'_>, unix_ms: i64) -> String {
         match c {
             '\n' => line.push_str("\n    "),
             // Text from outside (a broker, a device name) must not drive the terminal.
-            c if c.is_control() => line.extend(c.escape_default()),
+            c if drives_a_terminal(c) => line.extend(c.escape_default()),
             c => line.push(c),
         }
     }

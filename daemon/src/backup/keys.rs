@@ -11,6 +11,7 @@ use age::x25519::{Identity, Recipient};
 use zeroize::Zeroizing;
 
 use super::BackupError;
+use crate::plain::without_mark;
 
 /// No file of keys is longer.
 const MAX_BYTES: u64 = 1 << 20;
@@ -50,7 +51,10 @@ impl Keys {
         fs::File::open(path)
             .and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text))
             .map_err(|e| unusable(&e.to_string()))?;
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let lines = without_mark(&text)
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty() && !line.starts_with('#'));
         let keys: Result<Vec<Identity>, _> = lines.map(str::parse).collect();
         match keys {
             Ok(keys) if keys.is_empty() => Err(unusable("it holds no key")),

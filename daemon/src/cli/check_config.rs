@@ -45,8 +45,10 @@ struct Setting<'a> {
 
 pub fn run(args: &Args, common: &Common) -> Result<(), Failure> {
     let (settings, faults) = match config::load(&common.options()) {
-        Ok(settings) => {
+        Ok(mut settings) => {
             let faults = settings.faults_of_files();
+            let odd = settings.warnings_of_files();
+            settings.warnings.extend(odd);
             (Some(settings), faults)
         }
         Err(faults) => (None, faults),

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{Common, confirmed, output, user_named, with_memory};
 use crate::error::{Exit, Failure};
 use crate::memory::{Conversation, ConversationId, ExportedMessage, Hit, Imported, Memory, Role};
+use crate::plain::without_mark;
 
 /// Largest file that is imported at once.
 const MAX_IMPORT_BYTES: u64 = 256 << 20;
@@ -233,7 +234,7 @@ async fn export(memory: &Memory, args: &Export) -> Result<(), Failure> {
 
 async fn import(memory: &Memory, args: &Import) -> Result<(), Failure> {
     let user = user_named(memory, &args.owner.user).await?;
-    let done = memory.import_conversations(user.id, &text_of(&args.file)?).await?;
+    let done = memory.import_conversations(user.id, without_mark(&text_of(&args.file)?)).await?;
     if args.owner.json {
         return output::json(&done);
     }

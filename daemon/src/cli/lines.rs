@@ -13,10 +13,10 @@ use crate::events::Event;
 /// When standard output is closed.
 pub fn print(mut events: mpsc::Receiver<Arc<Event>>) -> std::io::Result<()> {
     while let Some(event) = events.blocking_recv() {
-        let mut line = serde_json::to_vec(&*event)?;
-        line.push(b'\n');
+        let mut line = crate::plain::json(&*event)?;
+        line.push('\n');
         let mut out = std::io::stdout().lock();
-        out.write_all(&line)?;
+        out.write_all(line.as_bytes())?;
         out.flush()?;
     }
     Ok(())

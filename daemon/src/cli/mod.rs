@@ -131,7 +131,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(line) => line,
         Err(usage) => {
             // `--help` comes this way too; a reader that went away is no failure.
-            let _ = usage.print();
+            // A message about a mistake repeats what was typed.
+            let _ = if usage.use_stderr() {
+                write!(std::io::stderr(), "{}", visible(&usage.render().to_string()))
+            } else {
+                usage.print()
+            };
             return ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(Exit::Usage as u8));
         }
     };
@@ -274,7 +279,7 @@ fn confirmed(question: &str, yes: bool) -> Result<bool, Failure> {
         return Err(Failure::new(Exit::Usage, "this deletes for good; say --yes"));
     }
     let mut answer = String::new();
-    let asked = write!(std::io::stderr(), "{question} [y/N] ");
+    let asked = write!(std::io::stderr(), "{} [y/N] ", visible(question));
     asked
         .and_then(|()| std::io::stdin().read_line(&mut answer))
         .map_err(|e| Failure::because(Exit::Failed, "the answer could not be read; say --yes", e))?;

@@ -8,13 +8,13 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use crate::durable;
-use crate::error::{Exit, Failure};
 use crate::privilege;
+use crate::error::{Exit, Failure, visible};
 
-/// One line of text.
+/// One line of text, or several. Whatever in it could drive a terminal is written out.
 pub fn line(text: impl AsRef<str>) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
-    match writeln!(stdout, "{}", text.as_ref()).and_then(|()| stdout.flush()) {
+    match writeln!(stdout, "{}", visible(text.as_ref())).and_then(|()| stdout.flush()) {
         Err(e) if e.kind() != ErrorKind::BrokenPipe => {
             Err(Failure::because(Exit::Failed, "the result could not be written to standard output", e))
         }
@@ -52,7 +52,7 @@ pub fn text_to(path: &Path, text: &str) -> Result<(), Failure> {
 }
 
 fn to_json(value: &impl Serialize) -> Result<String, Failure> {
-    serde_json::to_string_pretty(value)
+    crate::plain::json_indented(value)
         .map_err(|e| Failure::because(Exit::Failed, "the result could not be written as JSON", e))
 }
 
@@ -74,15 +74,9 @@ pub fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> Result
     rows.iter().try_for_each(|row| show(row.iter().map(String::as_str).collect()))
 }
 
-/// Text without anything that drives a terminal.
+/// Text on one line, without anything that drives a terminal.
 pub fn plain(text: &str) -> String {
-    text.chars()
-        .map(|c| match c {
-            '\n' => " ".to_owned(),
-            c if c.is_control() => c.escape_default().to_string(),
-            c => c.to_string(),
-        })
-        .collect()
+    crate::plain::visible_line(text)
 }
 
 /// A time as people here write it: local, to the minute.

@@ -21,6 +21,7 @@ use crate::memory::{Memory, NewAudit};
 use crate::pipeline::recordings::Recordings;
 use crate::pipeline::voices::{Voices, VoicesError};
 use crate::pipeline::{parts, pins};
+use crate::plain::figure;
 use crate::speaker::{EnrolledVoice, SpeakerError, Verdict};
 
 #[derive(Debug, clap::Subcommand)]
@@ -217,22 +218,26 @@ impl Compared {
         let confidence = self.confidence.unwrap_or_default();
         match self.outcome {
             "uncertain" => format!(
-                "not verified: {} is likely ({confidence:.2}), but not by the {:.2} that the configuration asks for",
+                "not verified: {} is likely ({}), but not by the {} that the configuration asks for",
                 self.user.as_deref().map_or_else(String::new, output::plain),
-                self.threshold
+                figure(confidence, 2),
+                figure(self.threshold, 2)
             ),
             "too_short" => format!(
-                "too short: {:.1} s of speech were heard, and one second is the least",
-                self.net_speech_s.unwrap_or_default()
+                "too short: {} s of speech were heard, and one second is the least",
+                figure(self.net_speech_s.unwrap_or_default(), 1)
             ),
             "ambiguous" => "two enrolled voices are too alike to tell which it is".to_owned(),
             "multiple_speakers" => format!(
-                "somebody else speaks as well, for {:.1} s; say it again when nobody else does (voice.second_voice and \
+                "somebody else speaks as well, for {} s; say it again when nobody else does (voice.second_voice and \
                  voice.refuse_overlap decide on this)",
-                self.other_s.unwrap_or_default()
+                figure(self.other_s.unwrap_or_default(), 1)
             ),
             "not_enrolled" => "no voice is enrolled; `jarvisd voice enroll` does that".to_owned(),
-            _ => format!("rejected: no enrolled voice that was asked for (confidence {confidence:.2})"),
+            _ => format!(
+                "rejected: no enrolled voice that was asked for (confidence {})",
+                figure(confidence, 2)
+            ),
         }
     }
 }
@@ -282,10 +287,13 @@ fn compare(
         match &verdict {
             Verdict::Verified { .. } if json => Ok(()),
             Verdict::Verified { user_name, confidence, net_speech_s, .. } => output::line(format!(
-                "Verified {}: confidence {confidence:.3} from {net_speech_s:.1} s of speech{}.",
+                "Verified {}: confidence {} from {} s of speech{}.",
                 output::plain(user_name),
+                figure(*confidence, 3),
+                figure(*net_speech_s, 1),
                 compared.other_s.map_or_else(String::new, |other_s| format!(
-                    ", {other_s:.1} s of which are somebody else's and count for nothing"
+                    ", {} s of which are somebody else's and count for nothing",
+                    figure(other_s, 1)
                 ))
             )),
             _ => Err(Failure::new(Exit::Failed, compared.refusal())),
@@ -307,7 +315,7 @@ async fn list(memory: &Memory, json: bool) -> Result<(), Failure> {
             [
                 v.user_name,
                 v.samples.to_string(),
-                format!("{:.1} s", v.net_speech_s),
+                format!("{} s", figure(v.net_speech_s, 1)),
                 output::time(v.created_unix_ms),
             ]
         })

@@ -17,6 +17,7 @@ use crate::backup::keys::Keys;
 use crate::dialogue::speech::{Speech, SpeechSettings};
 use crate::error::chain;
 use crate::inference::{ModelStore, Role};
+use crate::plain::{first_line, without_mark};
 use crate::stt::{Engine, VoskModelDir};
 
 impl Settings {
@@ -69,6 +70,16 @@ impl Settings {
             check("backup.rclone_config_file", named(path, check_plain));
         }
         faults
+    }
+
+    /// What is odd in what keys point to, and may be meant.
+    pub fn warnings_of_files(&self) -> Vec<String> {
+        let secrets = [
+            ("mqtt.password_file", self.mqtt_password_file()),
+            ("store.postgres_password_file", self.postgres_password_file()),
+        ];
+        let odd = |(key, path): (&str, Option<PathBuf>)| Some(format!("{key}: {}", odd_secret(&path?)?));
+        secrets.into_iter().filter_map(odd).collect()
     }
 
     /// A name must be one of a wake word in the manifest; where that cannot be read, the installation is at fault and not
@@ -139,11 +150,26 @@ fn read_plain(path: &Path, most: u64, is_not: &str) -> Result<Zeroizing<Vec<u8>>
 fn check_secret(path: &Path) -> Result<(), String> {
     let bytes = read_plain(path, 4096, "a password")?;
     let text = std::str::from_utf8(&bytes).map_err(|_| "is not UTF-8 text".to_owned())?;
-    match text.lines().next() {
-        None | Some("") => Err("has no password on its first line".to_owned()),
-        Some(line) if line.contains('\0') => Err("holds a NUL, so it is not a password".to_owned()),
-        Some(_) => Ok(()),
+    match first_line(text) {
+        "" => Err("has no password on its first line".to_owned()),
+        line if line.contains('\0') => Err("holds a NUL, so it is not a password".to_owned()),
+        _ => Ok(()),
     }
+}
+
+/// What is odd about a password, which may be meant.
+fn odd_secret(path: &Path) -> Option<String> {
+    let bytes = read_plain(path, 4096, "a password").ok()?;
+    let text = std::str::from_utf8(&bytes).ok()?;
+    let line = first_line(text);
+    if line.starts_with(char::is_whitespace) || line.ends_with(char::is_whitespace) {
+        return Some(format!(
+            "{} begins or ends with a blank, which counts as part of the password",
+            path.display()
+        ));
+    }
+    let more = without_mark(text).lines().skip(1).any(|line| !line.trim().is_empty());
+    more.then(|| format!("{} has more than one line; the first one is the password", path.display()))
 }
 
 /// Whether `path` holds at least one certificate.

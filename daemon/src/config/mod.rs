@@ -19,6 +19,7 @@ mod settings;
 mod source;
 mod suggest;
 mod value;
+mod zone;
 
 #[cfg(test)]
 mod tests;
@@ -134,6 +135,8 @@ pub fn load(options: &Options) -> Result<Settings, Vec<Fault>> {
     layers.read_file(&paths.config_file, named.is_some(), &mut faults);
     layers.read_folder(&paths.config_dir, &mut faults);
     layers.read_env(&options.env, &mut faults);
+    layers.find_near_misses(&options.env, &mut faults);
+    faults.extend(zone::fault(&options.env));
 
     let settings = Settings {
         device: Device::take(&mut layers, &mut faults),
@@ -237,7 +240,7 @@ impl Settings {
     }
 
     fn unused_or_unwise(&self, layers: &Layers) -> Vec<String> {
-        let mut warnings = Vec::new();
+        let mut warnings = layers.warnings.clone();
         let not_yet = [
             ("http.listen", "there is no web page"),
             ("stt.libvosk", "libvosk.so is looked for beside the program and in ../lib/jarvis"),

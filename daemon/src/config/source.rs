@@ -13,6 +13,7 @@ use toml::de::{DeString, DeTable, DeValue};
 use super::fault::{Fault, Origin, quote};
 use super::suggest::closest;
 use super::value::Raw;
+use crate::plain::without_mark;
 
 /// No configuration is longer; a longer file is the wrong file.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -55,11 +56,19 @@ pub(super) struct Layers {
     pub effective: Vec<Effective>,
     /// Files that were read.
     pub files: Vec<PathBuf>,
+    /// What is no fault and probably a mistake.
+    pub warnings: Vec<String>,
 }
 
 impl Layers {
     pub(super) fn new(known: KnownKeys) -> Self {
-        Self { known, entries: BTreeMap::new(), effective: Vec::new(), files: Vec::new() }
+        Self {
+            known,
+            entries: BTreeMap::new(),
+            effective: Vec::new(),
+            files: Vec::new(),
+            warnings: Vec::new(),
+        }
     }
 
     pub(super) fn take(&mut self, section: &'static str, key: &'static str) -> Option<Entry> {
@@ -180,6 +189,49 @@ impl Layers {
         }
     }
 
+    /// Finds variables that look as if they were to set a key, and set none: one underscore, other letters.
+    pub(super) fn find_near_misses(&mut self, env: &[(OsString, OsString)], faults: &mut Vec<Fault>) {
+        for (name, _) in env {
+            let Some(name) = name.to_str().filter(|name| !name.starts_with(ENV_PREFIX)) else { continue };
+            let upper = name.to_uppercase().replace('-', "_");
+            let Some(rest) = upper.trim_start_matches('_').strip_prefix("JARVIS") else { continue };
+            let rest = rest.trim_start_matches('_').to_lowercase();
+            let meant = self.key_meant(&rest);
+            let shown = quote(name);
+            match (meant, rest.contains("__")) {
+                (Some((section, key)), true) => faults.push(Fault::new(
+                    Origin::Env(shown),
+                    None,
+                    format!("sets nothing; did you mean {}?", variable(section, key)),
+                )),
+                (None, true) => faults.push(Fault::new(
+                    Origin::Env(shown),
+                    None,
+                    format!("sets nothing; variables are written {ENV_PREFIX}SECTION__KEY"),
+                )),
+                (Some((section, key)), false) => self
+                    .warnings
+                    .push(format!("{shown} sets nothing; did you mean {}?", variable(section, key))),
+                (None, false) => {}
+            }
+        }
+    }
+
+    /// The key that `section_key`, with any number of underscores between, means or nearly means.
+    fn key_meant(&self, name: &str) -> Option<(&'static str, &'static str)> {
+        let whole = |(section, keys): (&&'static str, &Vec<&'static str>)| {
+            let rest = name.strip_prefix(section)?.strip_prefix('_')?.trim_start_matches('_');
+            keys.iter().find(|key| **key == rest).map(|key| (*section, *key))
+        };
+        if let Some(found) = self.known.iter().find_map(whole) {
+            return Some(found);
+        }
+        let (section, key) = name.split_once("__")?;
+        let section = closest(section, self.known.keys().copied())?;
+        let (section, keys) = self.known.get_key_value(section)?;
+        Some((section, closest(key.trim_start_matches('_'), keys.iter().copied())?))
+    }
+
     /// Reads the variables `JARVIS__SECTION__KEY`.
     pub(super) fn read_env(&mut self, env: &[(OsString, OsString)], faults: &mut Vec<Fault>) {
         let mut ours: Vec<_> = env
@@ -201,7 +253,12 @@ impl Layers {
             }
             let lower = name.strip_prefix(ENV_PREFIX).unwrap_or_default().to_lowercase();
             let Some((section, key)) = lower.split_once("__") else {
-                fail(format!("names no key; variables are written {ENV_PREFIX}SECTION__KEY"));
+                fail(match self.key_meant(&lower) {
+                    Some((section, key)) => {
+                        format!("names no key; did you mean {}?", variable(section, key))
+                    }
+                    None => format!("names no key; variables are written {ENV_PREFIX}SECTION__KEY"),
+                });
                 continue;
             };
             let known = self.known.get_key_value(section);
@@ -272,6 +329,11 @@ impl Page<'_> {
     }
 }
 
+/// The variable that sets a key.
+fn variable(section: &str, key: &str) -> String {
+    format!("{ENV_PREFIX}{}__{}", section.to_uppercase(), key.to_uppercase())
+}
+
 fn line_of(origin: &Origin) -> usize {
     match origin {
         Origin::File { line, .. } => *line,
@@ -303,7 +365,7 @@ fn read_text(path: &Path) -> Result<Option<String>, (usize, String)> {
         return fail(format!("is longer than {MAX_FILE_BYTES} bytes, so it is not a configuration"));
     }
     match String::from_utf8(bytes) {
-        Ok(text) => Ok(Some(text)),
+        Ok(text) => Ok(Some(without_mark(&text).to_owned())),
         Err(e) => {
             let valid = e.utf8_error().valid_up_to();
             let line = e.as_bytes().iter().take(valid).filter(|b| **b == b'\n').count() + 1;

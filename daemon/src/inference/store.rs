@@ -69,7 +69,7 @@ impl ModelStore {
                 }
                 Err(source) => return Err(ModelError::Read { path, source }),
             };
-            let manifest = Manifest::parse(&text, &path)?;
+            let manifest = Manifest::parse(crate::plain::without_mark(&text), &path)?;
             return Ok(Self {
                 manifest,
                 manifest_path: path,

@@ -132,7 +132,7 @@ impl Content {
     pub(super) fn status(&self, status: &Status, outbox: &mut Outbox) {
         outbox.keep(&self.topics.state, status.state.as_str());
         outbox.keep(&self.topics.mute, if status.muted { "ON" } else { "OFF" });
-        match serde_json::to_string(status) {
+        match crate::plain::json(status) {
             Ok(json) => outbox.keep(&self.topics.health, &json),
             Err(error) => log::debug!("cannot write the health as JSON: {error}"),
         }
@@ -141,7 +141,7 @@ impl Content {
     pub(super) fn backups(&mut self, report: &Report, outbox: &mut Outbox) {
         self.backups = if self.settings.copies_backups { Backups::Copied } else { Backups::Here };
         self.announce(outbox);
-        match serde_json::to_string(report) {
+        match crate::plain::json(report) {
             Ok(json) => outbox.keep(&self.topics.backup, &json),
             Err(error) => log::debug!("cannot write the state of the backups as JSON: {error}"),
         }
@@ -154,7 +154,7 @@ impl Content {
             _ => {}
         }
         if let What::Enrolment(progress) = &event.what {
-            self.enrolment = serde_json::to_string(progress).ok();
+            self.enrolment = crate::plain::json(progress).ok();
             self.keep_enrolment(outbox);
         }
         let has_text = match &event.what {
@@ -166,7 +166,7 @@ impl Content {
             log::warn!("text without a verified speaker was not published");
             return;
         }
-        let mut body = match serde_json::to_value(event) {
+        let mut body = match crate::plain::json(event).and_then(|json| serde_json::from_str(&json)) {
             Ok(Value::Object(body)) => body,
             // NaN becomes null and keys are fixed, so this is only a change of the type.
             other => return log::debug!("cannot write an event as JSON: {other:?}"),

@@ -148,6 +148,8 @@ pub(super) fn refusal_sentence(code: ConnectReturnCode, broker: &BrokerUrl) -> S
 /// The password: the first line of the file, or what the settings hold.
 pub(super) fn password(settings: &MqttSettings) -> Result<Option<Zeroizing<String>>, MqttError> {
     use std::io::Read;
+
+    use crate::plain::first_line;
     const WHAT: &str = "password file of the broker";
     if settings.username.is_none() && (settings.password_file.is_some() || settings.password.is_some()) {
         return Err(MqttError::PasswordWithoutUser);
@@ -159,8 +161,8 @@ pub(super) fn password(settings: &MqttSettings) -> Result<Option<Zeroizing<Strin
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_PASSWORD_BYTES).read_to_string(&mut text))
         .map_err(|source| MqttError::File { what: WHAT, path: path.clone(), source })?;
-    match text.lines().next() {
-        Some(line) if !line.is_empty() => Ok(Some(Zeroizing::new(line.to_owned()))),
+    match first_line(&text) {
+        line if !line.is_empty() => Ok(Some(Zeroizing::new(line.to_owned()))),
         _ => Err(MqttError::Empty { what: WHAT, path: path.clone() }),
     }
 }

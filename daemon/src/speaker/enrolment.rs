@@ -18,6 +18,7 @@ use super::embedding::{Embedding, SpeakerModel};
 use super::repeated::Sound;
 use super::speech::{NetSpeech, Quality};
 use super::template::{MOST_PROTOTYPES, Prototype, Template};
+use crate::plain::figure;
 
 /// Fewest samples: less would hold one way of speaking only.
 pub const LEAST_SAMPLES: usize = 3;
@@ -104,17 +105,20 @@ impl Progress {
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     #[error(
-        "only {net_speech_s:.1} s of speech were heard; say a whole sentence of at least {LEAST_SAMPLE_S} s"
+        "only {} s of speech were heard; say a whole sentence of at least {LEAST_SAMPLE_S} s",
+        figure(*net_speech_s, 1)
     )]
     TooShort { net_speech_s: f32 },
     #[error("the recording is overdriven; move away from the microphone or lower its gain, and say it again")]
     Clipped { share: f32 },
     #[error(
-        "the voice is too quiet ({level_db:.0} dB); come closer to the microphone or raise its gain, and say it again"
+        "the voice is too quiet ({} dB); come closer to the microphone or raise its gain, and say it again",
+        figure(*level_db, 0)
     )]
     TooQuiet { level_db: f32 },
     #[error(
-        "there is too much noise (the voice is {snr_db:.0} dB above it, {LEAST_SNR_DB:.0} dB are needed); make it quieter, and say it again"
+        "there is too much noise (the voice is {} dB above it, {LEAST_SNR_DB:.0} dB are needed); make it quieter, and say it again",
+        figure(*snr_db, 0)
     )]
     TooNoisy { snr_db: f32 },
     #[error(
@@ -130,7 +134,8 @@ pub enum Refusal {
     #[error("there are {MOST_PROTOTYPES} samples already; finish the enrolment")]
     Full,
     #[error(
-        "{samples} of at least {LEAST_SAMPLES} samples and {net_speech_s:.1} of at least {LEAST_TOTAL_S:.0} s of speech; add more sentences"
+        "{samples} of at least {LEAST_SAMPLES} samples and {} of at least {LEAST_TOTAL_S:.0} s of speech; add more sentences",
+        figure(*net_speech_s, 1)
     )]
     NotEnough { samples: usize, net_speech_s: f32 },
     #[error("the sample could not be compared")]
@@ -228,7 +233,8 @@ impl Enrolment {
 
     /// Net speech so far, in seconds.
     pub fn net_speech_s(&self) -> f32 {
-        self.prototypes.iter().map(|p| p.quality.net_speech_s).sum()
+        // The sum of nothing is a negative zero.
+        self.prototypes.iter().map(|p| p.quality.net_speech_s).fold(0.0, |sum, s| sum + s)
     }
 
     /// The template, once there is enough.

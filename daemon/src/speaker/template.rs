@@ -73,7 +73,8 @@ impl Template {
 
     /// Net speech of all samples, in seconds.
     pub fn net_speech_s(&self) -> f32 {
-        self.prototypes.iter().map(|p| p.quality.net_speech_s).sum()
+        // The sum of nothing is a negative zero.
+        self.prototypes.iter().map(|p| p.quality.net_speech_s).fold(0.0, |sum, s| sum + s)
     }
 
     /// How well the samples agree: the least cosine of a sample to the mean of the others; 1 for a single sample.

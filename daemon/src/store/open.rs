@@ -398,5 +398,5 @@ async fn passes(check: &'static str, conn: &mut SqliteConnection, path: &Path) -
     if first == "ok" {
         return Ok(());
     }
-    Err(StoreError::Damaged { path: path.into(), detail: first })
+    Err(StoreError::Damaged { path: path.into(), detail: super::sqlite::briefly(&first) })
 }

@@ -565,13 +565,23 @@ impl Tx<'_> {
     }
 }
 
+/// The beginning of what SQLite says, on one line. Its messages repeat statements and definitions of tables.
+pub(super) fn briefly(message: &str) -> String {
+    const MOST: usize = 120;
+    let line = crate::plain::visible(message.lines().next().unwrap_or_default().trim());
+    if line.chars().count() <= MOST {
+        return line;
+    }
+    line.chars().take(MOST).chain(['…']).collect()
+}
+
 /// Sorts a failure by what can be done about it. Codes: <https://www.sqlite.org/rescode.html>.
 pub(crate) fn classify(error: sqlx::Error, path: &Path) -> StoreError {
     let path = path.to_path_buf();
     let (code, detail) = match &error {
         sqlx::Error::Database(database) => {
             let code = database.code().and_then(|code| code.parse::<i32>().ok()).unwrap_or(0);
-            (code, database.message().to_owned())
+            (code, briefly(database.message()))
         }
         sqlx::Error::PoolTimedOut => return StoreError::Busy { path },
         _ => return StoreError::Sql(error),

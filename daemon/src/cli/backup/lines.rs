@@ -21,6 +21,7 @@ use crate::durable;
 use crate::error::{Exit, Failure};
 use crate::memory::{ExportedConversation, Imported, Memory, MemoryError, User, UserId};
 use crate::privilege;
+use crate::plain::without_mark;
 
 const FORMAT: u32 = 1;
 /// A conversation of a million messages is below this.
@@ -165,7 +166,7 @@ async fn write_all<W: Write>(memory: &Memory, people: &[User], mut to: W) -> Res
 }
 
 fn line(to: &mut impl Write, written: &Written<'_>) -> Result<(), NotWritten> {
-    serde_json::to_writer(&mut *to, written).map_err(|e| NotWritten::of(e.into()))?;
+    crate::plain::json_to(&mut *to, written).map_err(|e| NotWritten::of(e.into()))?;
     to.write_all(b"\n").map_err(NotWritten::of)
 }
 
@@ -220,6 +221,9 @@ impl Lines {
         self.text = String::from_utf8(bytes).map_err(|_| self.wrong("is not UTF-8 text"))?;
         if self.text.is_empty() {
             return Ok(None);
+        }
+        if self.number == 1 {
+            self.text = without_mark(&self.text).to_owned();
         }
         let read: Result<Line, _> = serde_json::from_str(&self.text);
         read.map(Some).map_err(|_| self.wrong("is not what `backup export` writes"))

@@ -187,7 +187,8 @@ pub fn microphone(settings: &Settings) -> Finding {
         );
     }
     let level_db = level::decibel(level::power(&HighPass::new(period.rate_hz).filter(&sound)));
-    let heard = format!("\"{}\", {} Hz, {level_db:.0} dB", audio.device, period.rate_hz);
+    let heard =
+        format!("\"{}\", {} Hz, {} dB", audio.device, period.rate_hz, crate::plain::figure(level_db, 0));
     let (faults, fixes): (Vec<String>, Vec<String>) =
         sound_faults(source.measured().verdict(audio.channel), &sound, period.rate_hz).into_iter().unzip();
     if faults.is_empty() {
@@ -217,7 +218,7 @@ fn sound_faults(verdict: Option<SoundFault>, sound: &[f32], rate_hz: u32) -> Vec
     if offset.abs() >= LEAST_OFFSET {
         let fix = "the device hears in spite of the offset, but loud words are cut off sooner: switch on the high-pass filter \
                    of the sound card in `alsamixer`, or use another one";
-        faults.push((format!("a DC offset of {:.0} % of full scale", 100.0 * offset), fix.to_owned()));
+        faults.push((format!("a DC offset of {} % of full scale", crate::plain::figure(100.0 * offset, 0)), fix.to_owned()));
     }
     if let Some(hum) = level::hum(sound, rate_hz) {
         let fix = "the device hears in spite of the hum, but not from afar: keep the cable away from the mains, or use \

@@ -16,6 +16,7 @@ use crate::memory::{Memory, User};
 use crate::pipeline::enrol::{self, Allowed, Face, Refused};
 use crate::pipeline::recordings::{self, Sentences};
 use crate::pipeline::voices::Voices;
+use crate::plain::figure;
 use crate::speaker::{Enrolment, Progress, Refusal, Step};
 
 #[derive(Debug, clap::Args)]
@@ -156,8 +157,9 @@ pub fn run(settings: &Settings, args: &Enroll) -> Result<(), Failure> {
         }
         tell(&result.samples)?;
         output::line(format!(
-            "Enrolled {}: {net_speech_s:.1} s of speech in {} samples.",
+            "Enrolled {}: {} s of speech in {} samples.",
             output::plain(&user.name),
+            figure(net_speech_s, 1),
             template.prototypes().len()
         ))?;
         if recordings_kept > 0 {
@@ -235,10 +237,10 @@ fn tell(samples: &[Sample]) -> Result<(), Failure> {
         match &sample.reason {
             Some(reason) => output::line(format!("{file}: refused: {reason}")),
             None => output::line(format!(
-                "{file}: {:.1} s of speech, {:.0} dB, {:.0} dB above the noise",
-                sample.net_speech_s.unwrap_or_default(),
-                sample.level_db.unwrap_or_default(),
-                sample.snr_db.unwrap_or_default()
+                "{file}: {} s of speech, {} dB, {} dB above the noise",
+                figure(sample.net_speech_s.unwrap_or_default(), 1),
+                figure(sample.level_db.unwrap_or_default(), 0),
+                figure(sample.snr_db.unwrap_or_default(), 0)
             )),
         }
     })

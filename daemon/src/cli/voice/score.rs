@@ -16,6 +16,7 @@ use crate::detect::vad::Vad;
 use crate::error::{Exit, Failure, chain};
 use crate::inference::ModelStore;
 use crate::pipeline::parts;
+use crate::plain::figure;
 use crate::speaker::trials::{self, Compared, Line, Outcome, Report};
 use crate::speaker::{LEAST_NET_SPEECH_S, NetSpeech, Prototype, Template, Verifier};
 
@@ -51,7 +52,7 @@ pub fn run(args: &Args, settings: &Settings) -> Result<(), Failure> {
     let text = std::fs::read_to_string(&args.trials).map_err(|e| {
         Failure::because(Exit::Data, format!("the list {} cannot be read", args.trials.display()), e)
     })?;
-    let lines = trials::parse(&text).map_err(|e| {
+    let lines = trials::parse(crate::plain::without_mark(&text)).map_err(|e| {
         Failure::new(Exit::Data, format!("{} is no list of trials: {e}", args.trials.display()))
     })?;
     if let Some(out) = args.out.as_deref().filter(|out| out.exists()) {
@@ -170,21 +171,21 @@ fn csv(lines: &[Line], outcomes: &[Outcome], threshold: f32) -> String {
     for (line, outcome) in lines.iter().zip(outcomes) {
         let figures = match outcome.compared {
             Some(c) => format!(
-                "{:.4},{:.4},{:.6},{}",
-                c.score,
-                c.log_odds,
-                c.confidence,
+                "{},{},{},{}",
+                figure(c.score, 4),
+                figure(c.log_odds, 4),
+                figure(c.confidence, 6),
                 u8::from(c.confidence >= threshold)
             ),
             None => ",,,0".to_owned(),
         };
         let _ = writeln!(
             text,
-            "{},{},{},{:.2},{figures}",
+            "{},{},{},{},{figures}",
             u8::from(line.same),
             field(&line.enrol.join(",")),
             field(&line.test),
-            outcome.net_speech_s
+            figure(outcome.net_speech_s, 2)
         );
     }
     text

@@ -8,6 +8,7 @@ use crate::config::Settings;
 use crate::error::{Exit, Failure};
 use crate::memory::{Memory, VoiceprintInfo};
 use crate::pipeline::recordings::Recordings;
+use crate::plain::figure;
 
 #[derive(Debug, Serialize)]
 struct Shown {
@@ -43,7 +44,7 @@ pub async fn run(settings: &Settings, memory: &Memory, args: &Show) -> Result<()
         ["Consent".to_owned(), shown.consent_unix_ms.map_or("not given".to_owned(), output::time)],
         ["Threshold".to_owned(), threshold.to_string()],
         ["Samples".to_owned(), voice.samples.to_string()],
-        ["Speech".to_owned(), format!("{:.1} s", voice.net_speech_s)],
+        ["Speech".to_owned(), format!("{} s", figure(voice.net_speech_s, 1))],
         [
             "Recordings".to_owned(),
             shown
@@ -54,19 +55,19 @@ pub async fn run(settings: &Settings, memory: &Memory, args: &Show) -> Result<()
     if let Some(cohesion) = voice.quality["cohesion"].as_f64() {
         rows.push([
             "Agreement".to_owned(),
-            format!("{cohesion:.2} (cosine of the sample that is least like the others)"),
+            format!("{} (cosine of the sample that is least like the others)", figure(cohesion, 2)),
         ]);
     }
     let samples = voice.quality["samples"].as_array().map_or(&[][..], Vec::as_slice);
     for (number, sample) in samples.iter().enumerate() {
-        let figure = |key: &str| sample[key].as_f64().unwrap_or_default();
+        let shown = |key: &str, digits| figure(sample[key].as_f64().unwrap_or_default(), digits);
         rows.push([
             format!("Sample {}", number + 1),
             format!(
-                "{:.1} s of speech, {:.0} dB, {:.0} dB above the noise",
-                figure("net_speech_s"),
-                figure("level_db"),
-                figure("snr_db")
+                "{} s of speech, {} dB, {} dB above the noise",
+                shown("net_speech_s", 1),
+                shown("level_db", 0),
+                shown("snr_db", 0)
             ),
         ]);
     }

@@ -233,7 +233,7 @@ fn read_password(path: &Path) -> Result<Zeroizing<String>, PgError> {
         PgError::settings(step, Some(format!("{}: {e}", path.display())))
     };
     let text = Zeroizing::new(std::fs::read_to_string(path).map_err(unreadable)?);
-    Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
+    Ok(Zeroizing::new(crate::plain::first_line(&text).to_owned()))
 }
 
 /// A connection with its session set and its schema at our version.

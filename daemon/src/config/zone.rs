@@ -1,0 +1,73 @@
+//! The time zone of the system: it decides which day a backup is of, and what is said when somebody asks for
+//! the time. One that does not exist would silently be UTC.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::sync::Arc;
+
+use jiff::tz::TimeZone;
+
+use super::fault::{Fault, Origin, quote};
+
+const VARIABLE: &str = "TZ";
+const LOCAL: &str = "/etc/localtime";
+
+/// What is wrong with the zone that `TZ`, else the system, names. A system without any is in UTC.
+pub(super) fn fault(env: &[(OsString, OsString)]) -> Option<Fault> {
+    let set = env.iter().find(|(name, _)| name == VARIABLE).map(|(_, value)| value.to_string_lossy());
+    match set {
+        Some(zone) => (!exists(&zone)).then(|| {
+            let sentence = format!(
+                "\"{}\" is no time zone of this system; write one as Europe/Berlin, or install tzdata",
+                quote(&zone)
+            );
+            Fault::new(Origin::Env(VARIABLE.to_owned()), None, sentence)
+        }),
+        None => {
+            let local = Path::new(LOCAL);
+            let sound = || std::fs::read(local).is_ok_and(|bytes| is_zone(&bytes));
+            let broken = local.symlink_metadata().is_ok() && !sound();
+            broken.then(|| {
+                let place: Arc<Path> = local.into();
+                let sentence = "is no time zone; set one with timedatectl set-timezone, or install tzdata";
+                Fault::new(Origin::file(&place, 0), None, sentence)
+            })
+        }
+    }
+}
+
+/// The ways in which `TZ` names a zone: nothing for UTC, a name or a path behind an optional colon, a POSIX
+/// rule.
+fn exists(zone: &str) -> bool {
+    let name = zone.strip_prefix(':').unwrap_or(zone);
+    if name.is_empty() || TimeZone::get(name).is_ok() || TimeZone::posix(name).is_ok() {
+        return true;
+    }
+    name.starts_with('/') && std::fs::read(name).is_ok_and(|bytes| is_zone(&bytes))
+}
+
+fn is_zone(bytes: &[u8]) -> bool {
+    TimeZone::tzif("", bytes).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::exists;
+
+    #[test]
+    fn a_zone_has_a_name_a_path_or_a_rule() {
+        for zone in [
+            "",
+            "UTC",
+            ":UTC",
+            "Europe/Berlin",
+            "CET-1CEST,M3.5.0,M10.5.0/3",
+            "/usr/share/zoneinfo/Europe/Berlin",
+        ] {
+            assert!(exists(zone), "{zone}");
+        }
+        for zone in ["Europe/Atlantis", "Berlin", "/etc/passwd", "/no/such", "Mars"] {
+            assert!(!exists(zone), "{zone}");
+        }
+    }
+}
