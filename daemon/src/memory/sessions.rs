@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::text::unseen;
+use super::text::unseen_anywhere;
 use super::users::owner_rid;
 use super::{ConversationId, Memory, MemoryError, Result, UserId};
 use crate::clock::Stamp;
@@ -22,7 +22,7 @@ impl SessionId {
     /// `InvalidSession` with the reason.
     pub fn new(id: &str) -> Result<Self> {
         let refuse = |reason| Err(MemoryError::InvalidSession { reason });
-        if let Some(reason) = unseen(id) {
+        if let Some(reason) = unseen_anywhere(id) {
             return refuse(reason);
         }
         match id.chars().count() {

@@ -3,10 +3,21 @@
 use unicode_normalization::UnicodeNormalization as _;
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
 
-/// Why a text cannot be a name of something, if it cannot: it holds a character that nobody sees, so that two names could
-/// look alike and differ, or that turns around how what follows is shown.
+/// Why a text cannot be a name of something, if it cannot: it holds a character that nobody sees, so that two
+/// names could look alike and differ, or that turns around how what follows is shown. Joiners and variation
+/// selectors may stand where a script or an emoji needs them ([`belongs`]); [`name_key`] does not count them.
 pub(super) fn unseen(text: &str) -> Option<&'static str> {
-    text.chars().find_map(|c| match c.general_category() {
+    in_place(text)
+        .find_map(|(before, c, after)| if belongs(before, c, after) { None } else { unseen_char(c) })
+}
+
+/// As [`unseen`], of a text that is no person's writing: no character that nobody sees, wherever it stands.
+pub(super) fn unseen_anywhere(text: &str) -> Option<&'static str> {
+    text.chars().find_map(unseen_char)
+}
+
+fn unseen_char(c: char) -> Option<&'static str> {
+    match c.general_category() {
         GeneralCategory::Control | GeneralCategory::LineSeparator | GeneralCategory::ParagraphSeparator => {
             Some("it contains a control character")
         }
@@ -17,7 +28,49 @@ pub(super) fn unseen(text: &str) -> Option<&'static str> {
         }
         _ if blank(c) => Some("it contains an invisible character"),
         _ => None,
+    }
+}
+
+const NON_JOINER: char = '\u{200c}';
+const JOINER: char = '\u{200d}';
+const SELECTORS: std::ops::RangeInclusive<char> = '\u{fe00}'..='\u{fe0f}';
+
+/// Each character with its neighbours.
+fn in_place(text: &str) -> impl Iterator<Item = (Option<char>, char, Option<char>)> {
+    let mut before = None;
+    let mut chars = text.chars().peekable();
+    std::iter::from_fn(move || {
+        let c = chars.next()?;
+        let here = (before, c, chars.peek().copied());
+        before = Some(c);
+        Some(here)
     })
+}
+
+/// Whether `c` is a joiner or a selector that changes how its neighbours are written: between letters of scripts
+/// that join (Persian, Hindi and others), between emoji, behind an emoji.
+fn belongs(before: Option<char>, c: char, after: Option<char>) -> bool {
+    const JOINING: &[std::ops::RangeInclusive<char>] =
+        &['\u{600}'..='\u{109f}', '\u{1780}'..='\u{18af}', '\u{fb50}'..='\u{fdff}', '\u{fe70}'..='\u{fefc}'];
+    let joins = |c: char| {
+        let kind = c.general_category();
+        let mark = matches!(kind, GeneralCategory::NonspacingMark | GeneralCategory::SpacingMark);
+        JOINING.iter().any(|script| script.contains(&c)) && (mark || c.is_alphabetic())
+    };
+    let pictures = |c: char| {
+        c.general_category() == GeneralCategory::OtherSymbol || matches!(c, '\u{1f3fb}'..='\u{1f3ff}')
+    };
+    let behind = |fits: &dyn Fn(char) -> bool| before.is_some_and(fits);
+    let ahead = |fits: &dyn Fn(char) -> bool| after.is_some_and(fits);
+    match c {
+        NON_JOINER => behind(&joins) && ahead(&joins),
+        JOINER => {
+            behind(&joins) && ahead(&joins)
+                || behind(&|c| pictures(c) || SELECTORS.contains(&c)) && ahead(&pictures)
+        }
+        c if SELECTORS.contains(&c) => behind(&pictures),
+        _ => false,
+    }
 }
 
 /// Characters outside the format category that are shown as nothing: the rest of `Default_Ignorable_Code_Point` (Unicode
@@ -30,20 +83,28 @@ fn blank(c: char) -> bool {
 
 /// `text` in composed form (NFC), with single spaces and without what [`unseen`] finds.
 pub(super) fn tidy(text: &str) -> String {
-    let seen: String = text
-        .nfc()
-        .filter_map(|c| match c {
+    let composed: String = text.nfc().collect();
+    let seen: String = in_place(&composed)
+        .filter_map(|(before, c, after)| match c {
             c if c.is_whitespace() || c.is_control() => Some(' '),
-            c if unseen(c.encode_utf8(&mut [0; 4])).is_some() => None,
+            c if belongs(before, c, after) => Some(c),
+            c if unseen_char(c).is_some() => None,
             c => Some(c),
         })
         .collect();
     seen.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// What names are compared by: composed form, lower case, single spaces.
+/// What names are compared by: composed form, lower case, single spaces. Joiners and selectors do not count: they
+/// change how letters and emoji are drawn, not which they are. Persian and Arabic codes of a letter are the same.
 pub(crate) fn name_key(name: &str) -> String {
-    let composed: String = name.nfc().collect();
+    let drawn = |c: char| c != NON_JOINER && c != JOINER && !SELECTORS.contains(&c);
+    let same = |c: char| match c {
+        '\u{64a}' | '\u{649}' => '\u{6cc}',
+        '\u{643}' => '\u{6a9}',
+        c => c,
+    };
+    let composed: String = name.nfc().filter(|c| drawn(*c)).map(same).collect();
     // Lower-casing can take a composed letter apart again.
     let lower: String = composed.to_lowercase().nfc().collect();
     lower.split_whitespace().collect::<Vec<_>>().join(" ")
@@ -52,6 +113,32 @@ pub(crate) fn name_key(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn joiners_and_selectors_may_stand_where_they_are_needed_and_make_no_other_name() {
+        for name in
+            ["علی\u{200c}رضا", "👩\u{200d}👧", "❤\u{fe0f}", "👩\u{200d}❤\u{fe0f}\u{200d}👨", "क्\u{200d}ष"]
+        {
+            assert_eq!(unseen(name), None, "{name:?}");
+            assert_eq!(tidy(name), name);
+            let bare: String =
+                name.chars().filter(|c| !matches!(c, '\u{200c}' | '\u{200d}' | '\u{fe0f}')).collect();
+            assert_eq!(name_key(name), name_key(&bare));
+            assert!(unseen_anywhere(name).is_some());
+        }
+        for twin in [
+            "علی\u{200c}",
+            "\u{200c}علی",
+            "علی\u{200c}\u{200c}رضا",
+            "An\u{200c}na",
+            "👩\u{200d}",
+            "👩\u{200d}a",
+            "a\u{fe0f}",
+        ] {
+            assert!(unseen(twin).is_some(), "{twin:?}");
+        }
+        assert_eq!(name_key("علي"), name_key("علی"));
+    }
 
     #[test]
     fn names_that_look_alike_are_the_same_or_refused() {
