@@ -190,6 +190,44 @@ fn what_is_forgotten_on_one_device_is_gone_on_the_other_byte_by_byte() {
     assert!(!on_disk(&bedroom, "ladder"));
 }
 
+/// The deletion is sent at once; what comes back is new to everybody, and no tombstone stands in its way.
+#[test]
+fn a_forgetting_that_is_undone_reaches_the_other_device_as_well() {
+    let postgres = server();
+    let (kitchen, bedroom) = house(&postgres);
+    let told = ask(&kitchen, "anna", "remember that the password is zyzzyva");
+    drain(&kitchen);
+    pull(&bedroom);
+    ask(&kitchen, "anna", "forget the password");
+    drain(&kitchen);
+    pull(&bedroom);
+    let there = || postgres.value("SELECT count(*) FROM jarvis.messages WHERE text LIKE '%zyzzyva%'");
+    assert_eq!(there(), "0");
+    assert!(!on_disk(&bedroom, "zyzzyva") && !on_disk(&kitchen, "zyzzyva"));
+    let back = ask(&kitchen, "anna", "bring it back");
+    assert_eq!(back["effects"][0]["effect"], "brought_back", "{back}");
+    drain(&kitchen);
+    pull(&bedroom);
+    assert_eq!(there(), "3", "what was said, its answer, and that it is back");
+    let reply = ask(&bedroom, "anna", "what do you remember about the password");
+    assert!(reply["reply"].as_str().unwrap().contains("zyzzyva"), "{reply}");
+    let id = told["user_message_id"].as_str().unwrap();
+    assert_eq!(postgres.value(&format!("SELECT count(*) FROM jarvis.messages WHERE id = '{id}'")), "0");
+    let (mine, theirs) = (texts(&kitchen, "anna"), texts(&bedroom, "anna"));
+    assert!(mine.iter().all(|text| theirs.contains(text)), "{mine:?} {theirs:?}");
+    for root in [&kitchen, &bedroom] {
+        drain(root);
+        let check = root.json(&["store", "check"]);
+        assert_eq!(check["findings"], serde_json::json!([]), "{check}");
+    }
+    // Forgotten again, it is gone again.
+    ask(&bedroom, "anna", "forget everything about the password");
+    drain(&bedroom);
+    pull(&kitchen);
+    assert_eq!(there(), "0");
+    assert!(!on_disk(&kitchen, "zyzzyva") && !on_disk(&bedroom, "zyzzyva"));
+}
+
 #[test]
 fn a_deleted_person_is_deleted_everywhere_and_leaves_one_tombstone() {
     let postgres = server();

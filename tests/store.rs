@@ -1,6 +1,10 @@
 //! The store as an owner meets it: its size, its queue, the clock, long conversations.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[path = "store/forgetting.rs"]
+mod forgetting;
+#[path = "store/searching.rs"]
+mod searching;
 mod support;
 
 use std::fs;

@@ -1,4 +1,4 @@
--- Frozen dump of what the migrations produce, schema version 4. Not applied by anything: a test compares it.
+-- Frozen dump of what the migrations produce, schema version 5. Not applied by anything: a test compares it.
 -- After adding a migration: JARVIS_BLESS=1 cargo test -p jarvisd migrations_produce
 
 CREATE TABLE audit (
@@ -67,6 +67,16 @@ CREATE TABLE devices (
     created_unix_ms  INTEGER NOT NULL
 ) STRICT;
 
+CREATE TABLE forgotten (
+    rid           INTEGER PRIMARY KEY,
+    id            BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
+    owner         INTEGER NOT NULL REFERENCES users (rid) ON DELETE CASCADE,
+    conversation  INTEGER NOT NULL REFERENCES conversations (rid) ON DELETE CASCADE, -- in which it was asked for
+    monotonic_ns  INTEGER NOT NULL,                                                   -- when, within `boot`
+    boot          INTEGER NOT NULL REFERENCES boots (rid),
+    sealed        BLOB NOT NULL
+) STRICT;
+
 CREATE TABLE message_sources (
     source   INTEGER NOT NULL REFERENCES messages (rid) ON DELETE CASCADE,
     message  INTEGER NOT NULL REFERENCES messages (rid) ON DELETE CASCADE,
@@ -96,10 +106,11 @@ CREATE TABLE messages (
 
 CREATE VIRTUAL TABLE messages_fts USING fts5 (
     text,
+    grams,
     owner,
     role,
     kind,
-    content = 'messages',
+    content = 'messages_words',
     content_rowid = 'rid',
     columnsize = 0,
     tokenize = 'porter unicode61 remove_diacritics 2'
@@ -109,15 +120,16 @@ CREATE TABLE 'messages_fts_config'(k PRIMARY KEY, v) WITHOUT ROWID;
 
 CREATE TABLE 'messages_fts_data'(id INTEGER PRIMARY KEY, block BLOB);
 
-CREATE TRIGGER messages_fts_delete AFTER DELETE ON messages BEGIN
-    INSERT INTO messages_fts (messages_fts, rowid, text, owner, role, kind)
-    VALUES ('delete', old.rid, old.text, old.owner, old.role, old.kind);
+CREATE TRIGGER messages_fts_delete BEFORE DELETE ON messages BEGIN
+    INSERT INTO messages_fts (messages_fts, rowid, text, grams, owner, role, kind)
+    SELECT 'delete', rid, text, grams, owner, role, kind FROM messages_words WHERE rid = old.rid;
 END;
 
 CREATE TABLE 'messages_fts_idx'(segid, term, pgno, PRIMARY KEY(segid, term)) WITHOUT ROWID;
 
 CREATE TRIGGER messages_fts_insert AFTER INSERT ON messages BEGIN
-    INSERT INTO messages_fts (rowid, text, owner, role, kind) VALUES (new.rid, new.text, new.owner, new.role, new.kind);
+    INSERT INTO messages_fts (rowid, text, grams, owner, role, kind)
+    SELECT rid, text, grams, owner, role, kind FROM messages_words WHERE rid = new.rid;
 END;
 
 CREATE INDEX messages_notes ON messages (owner, rid) WHERE kind = 'note';
@@ -127,6 +139,40 @@ CREATE TRIGGER messages_summary_delete AFTER DELETE ON messages BEGIN
 END;
 
 CREATE INDEX messages_unsynced ON messages (boot) WHERE clock_synced = 0;
+
+CREATE VIEW messages_words AS SELECT
+    m.rid,
+    m.text,
+    CASE WHEN length(CAST(m.text AS BLOB)) > length(m.text)
+        AND m.text GLOB '*[ก-ໟက-႟ក-៹々-〇ぁ-ㄯㆠ-ㆿㇰ-ㇿ㐀-䶿一-鿿ｦ-ﾟ𠀀-𲎯]*' THEN (
+        WITH RECURSIVE
+            piece (start, letters) AS (
+                SELECT 0, substr(m.text, 1, 257)
+                UNION ALL
+                SELECT start + 256, substr(m.text, start + 257, 257) FROM piece WHERE start + 256 < length(m.text)
+            ),
+            pair (start, letters, n, a, b) AS (
+                SELECT start, letters, 1, unicode(letters), unicode(substr(letters, 2, 1)) FROM piece
+                UNION ALL
+                SELECT start, letters, n + 1, b, unicode(substr(letters, n + 2, 1)) FROM pair
+                WHERE n < min(256, length(letters))
+                ORDER BY 1, 3
+            )
+        SELECT group_concat(
+            CASE WHEN (b BETWEEN 0x0E01 AND 0x0EDF OR b BETWEEN 0x1000 AND 0x109F OR b BETWEEN 0x1780 AND 0x17F9
+                OR b BETWEEN 0x3005 AND 0x3007 OR b BETWEEN 0x3041 AND 0x312F OR b BETWEEN 0x31A0 AND 0x31BF
+                OR b BETWEEN 0x31F0 AND 0x31FF OR b BETWEEN 0x3400 AND 0x4DBF OR b BETWEEN 0x4E00 AND 0x9FFF
+                OR b BETWEEN 0xFF66 AND 0xFF9F OR b BETWEEN 0x20000 AND 0x323AF)
+                THEN printf('%06d%06d', a, b) ELSE printf('%06d', a) END, ' ')
+        FROM pair WHERE (a BETWEEN 0x0E01 AND 0x0EDF OR a BETWEEN 0x1000 AND 0x109F OR a BETWEEN 0x1780 AND 0x17F9
+                OR a BETWEEN 0x3005 AND 0x3007 OR a BETWEEN 0x3041 AND 0x312F OR a BETWEEN 0x31A0 AND 0x31BF
+                OR a BETWEEN 0x31F0 AND 0x31FF OR a BETWEEN 0x3400 AND 0x4DBF OR a BETWEEN 0x4E00 AND 0x9FFF
+                OR a BETWEEN 0xFF66 AND 0xFF9F OR a BETWEEN 0x20000 AND 0x323AF)
+    ) END AS grams,
+    m.owner,
+    m.role,
+    m.kind
+FROM messages m;
 
 CREATE TABLE queue (
     seq              INTEGER PRIMARY KEY AUTOINCREMENT,        -- never reused, also after the queue was empty

@@ -8,8 +8,8 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use crate::durable;
-use crate::privilege;
 use crate::error::{Exit, Failure, visible};
+use crate::privilege;
 
 /// One line of text, or several. Whatever in it could drive a terminal is written out.
 pub fn line(text: impl AsRef<str>) -> Result<(), Failure> {

@@ -1,7 +1,9 @@
 //! What a responder gets, and what it gives back.
 
 use crate::clock::Stamp;
-use crate::memory::{ConversationId, Kind, Memory, MemoryError, Message, MessageId, User, UserId, Words};
+use crate::memory::{
+    ConversationId, Kind, Memory, MemoryError, Message, MessageId, Undoable, User, UserId, Words,
+};
 
 /// One turn as a responder sees it.
 #[derive(Debug)]
@@ -41,9 +43,23 @@ impl<'a> OwnMemory<'a> {
         self.memory.notes(self.user, limit).await
     }
 
-    /// See [`Memory::matching`].
-    pub async fn matching(&self, text: &str) -> Result<Vec<MessageId>, MemoryError> {
-        self.memory.matching(self.user, text).await
+    /// See [`Memory::matching_messages`].
+    pub async fn matching(&self, text: &str) -> Result<Vec<Message>, MemoryError> {
+        self.memory.matching_messages(self.user, text).await
+    }
+
+    /// See [`Memory::messages`].
+    pub async fn messages(&self, messages: &[MessageId]) -> Result<Vec<Message>, MemoryError> {
+        self.memory.messages(self.user, messages).await
+    }
+
+    /// See [`Memory::undoable`].
+    pub async fn undoable(
+        &self,
+        conversation: ConversationId,
+        now: &Stamp,
+    ) -> Result<Option<Undoable>, MemoryError> {
+        self.memory.undoable(self.user, conversation, now).await
     }
 
     /// See [`Memory::sources`].
@@ -91,6 +107,12 @@ pub struct Reply {
     pub new_conversation: bool,
     /// What to store instead of the words, when the words themselves are to be forgotten.
     pub store_as: Option<String>,
+    /// What to store instead of the answer, when it names what is forgotten.
+    pub answer_as: Option<String>,
+    /// A forgetting that is undone in the same transaction.
+    pub bring_back: Option<Undoable>,
+    /// The answer asks which of these is meant; the next turn may answer it.
+    pub which: Vec<MessageId>,
 }
 
 impl Reply {

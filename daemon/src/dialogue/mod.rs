@@ -23,8 +23,8 @@ pub use builtin::Builtin;
 pub use context::{OwnMemory, Reply, TurnContext};
 
 use crate::memory::{
-    Appended, ConversationId, Memory, MemoryError, MessageId, NewTurn, SessionId, Target, TurnMeta, User,
-    WINDOW_TOKENS, Window,
+    Acts, Appended, ConversationId, Memory, MemoryError, MessageId, NewTurn, SessionId, Target, TurnMeta,
+    User, WINDOW_TOKENS, Window,
 };
 
 /// What every answer begins with while the memory is missing ([`Memory::apart`]).
@@ -94,8 +94,10 @@ pub struct TurnOutcome {
 pub enum Effect {
     /// The turn is the first of a new conversation.
     NewConversation,
-    /// Messages were deleted for good.
+    /// Messages were deleted; within minutes and in the same conversation that can be undone.
     Forgot { messages: usize },
+    /// Messages that had been forgotten are back.
+    BroughtBack { messages: usize },
 }
 
 /// Why there is no stored turn.
@@ -145,7 +147,10 @@ struct Answer {
 impl Answer {
     /// It says that something was done.
     fn acts(&self) -> bool {
-        self.reply.kind == crate::memory::Kind::Note || self.reply.forgets() || self.reply.new_conversation
+        self.reply.kind == crate::memory::Kind::Note
+            || self.reply.forgets()
+            || self.reply.bring_back.is_some()
+            || self.reply.new_conversation
     }
 }
 
@@ -260,18 +265,24 @@ impl Dialogue {
         let turn = NewTurn {
             text: reply.store_as.as_deref().unwrap_or(text),
             kind: reply.kind,
-            reply: &reply.text,
+            reply: reply.answer_as.as_deref().unwrap_or(&reply.text),
             responder: reply.responder,
             sources: &reply.sources,
             forget: &reply.forget,
             meta,
         };
-        let appended = self.memory.append_turn_unnaming(user.id, target, &turn, &reply.unname).await;
+        let acts = Acts {
+            unname: &reply.unname,
+            undoable: reply.forgets(),
+            bring_back: reply.bring_back.as_ref(),
+            which: &reply.which,
+        };
+        let appended = self.memory.append_turn_with(user.id, target, &turn, &acts).await;
         // Another process deleted the conversation in the meantime: nobody asked for that one by name, so start anew.
         if *select == Select::Continue
             && matches!(appended, Err(MemoryError::NotFound { what: "conversation", .. }))
         {
-            return self.memory.append_turn_unnaming(user.id, Target::New, &turn, &reply.unname).await;
+            return self.memory.append_turn_with(user.id, Target::New, &turn, &acts).await;
         }
         appended
     }
@@ -284,6 +295,9 @@ fn outcome(appended: Appended, reply: String) -> TurnOutcome {
     }
     if appended.forgotten > 0 {
         effects.push(Effect::Forgot { messages: appended.forgotten });
+    }
+    if appended.brought_back > 0 {
+        effects.push(Effect::BroughtBack { messages: appended.brought_back });
     }
     TurnOutcome {
         conversation_id: appended.conversation_id,

@@ -133,6 +133,11 @@ async fn remembering_understands_many_ways_to_ask_for_it() {
         ("could you remember, um, the milk please", "the milk"),
         ("REMEMBER THAT YOU ARE CALLED JARVIS", "that I am CALLED JARVIS"),
         ("keep in mind that Bob hates cheese!", "that Bob hates cheese"),
+        ("do not forget the milk", "the milk"),
+        ("Do not forget that the oven is on", "that the oven is on"),
+        ("never forget my birthday", "your birthday"),
+        ("don't let me forget that the bins go out", "that the bins go out"),
+        ("remember that Anna likes 🍓", "that Anna likes 🍓"),
     ] {
         let home = Home::new().await;
         assert_eq!(home.say(text).await, format!("I will remember {reply}."), "{text}");
@@ -235,7 +240,11 @@ async fn forget_that_removes_the_last_statement_and_what_was_made_from_it() {
         home.say("what time is it").await;
         assert!(home.on_disk("qwkey"));
         let forgot = home.turn(&home.anna, Select::Continue, order).await;
-        assert_eq!(forgot.reply, "I have forgotten it.", "{order}");
+        assert_eq!(
+            forgot.reply,
+            "I have forgotten that the qwkey is under the pot. For 10 minutes, while we go on talking, undo that brings it back.",
+            "{order}"
+        );
         assert_eq!(forgot.effects, [Effect::Forgot { messages: 4 }], "{order}");
         assert!(!home.on_disk("qwkey"), "{order}");
         assert_eq!(home.say("what do you remember").await, "You told me that the milk is sour.");
@@ -252,6 +261,161 @@ async fn forget_that_after_an_answer_with_several_statements_asks_which() {
     home.say("what do you remember about the key").await;
     let asked = home.turn(&home.anna, Select::Continue, "forget that").await;
     assert_eq!((asked.effects.as_slice(), asked.reply.contains("which one")), ([].as_slice(), true));
+    let forgot = home.turn(&home.anna, Select::Continue, "the second one").await;
+    assert!(forgot.reply.starts_with("I have forgotten that the key is in the "), "{}", forgot.reply);
+    assert!(
+        home.say("what do you remember about the key")
+            .await
+            .starts_with("You told me that the key is in the ")
+    );
+}
+
+/// Two keys, and the question which of them is to be forgotten.
+async fn asked_which(order: &str) -> Home {
+    let home = Home::new().await;
+    home.say("remember that the qwbike key is in the drawer").await;
+    home.say("remember that the qwcar key is under the pot").await;
+    home.say("remember that the milk is sour").await;
+    let asked = home.turn(&home.anna, Select::Continue, order).await;
+    assert_eq!(
+        asked.reply,
+        "I know two things about the key: that the qwcar key is under the pot, and that the qwbike key is in the drawer. \
+         Tell me which one I shall forget, or both."
+    );
+    assert!(asked.effects.is_empty());
+    home
+}
+
+#[tokio::test]
+async fn what_could_mean_several_things_is_asked_about_and_the_next_turn_answers() {
+    for (order, answer, gone, kept) in [
+        ("forget the key", "the first one", "qwcar", "qwbike"),
+        ("forget about the key", "the second", "qwbike", "qwcar"),
+        ("please delete the key", "the one in the drawer", "qwbike", "qwcar"),
+        ("forget what I told you about the key", "forget the one under the pot", "qwcar", "qwbike"),
+    ] {
+        let home = asked_which(order).await;
+        let forgot = home.turn(&home.anna, Select::Continue, answer).await;
+        assert!(
+            forgot.reply.starts_with(&format!("I have forgotten that the {gone} key is ")),
+            "{}",
+            forgot.reply
+        );
+        assert!(!home.on_disk(gone) && home.on_disk(kept), "{order}, {answer}");
+        assert!(home.say("what do you remember about the key").await.contains(kept));
+    }
+    let home = asked_which("forget the key").await;
+    let both = home.turn(&home.anna, Select::Continue, "both of them").await;
+    assert!(both.reply.starts_with("I have forgotten two things: "), "{}", both.reply);
+    assert!(!home.on_disk("qwcar") && !home.on_disk("qwbike"));
+    assert_eq!(home.say("what do you remember").await, "You told me that the milk is sour.");
+    let home = asked_which("forget the key").await;
+    assert_eq!(home.say("neither").await, "All right, I forget nothing.");
+    assert!(home.on_disk("qwcar") && home.on_disk("qwbike"));
+    // Another subject is no answer, and afterwards nothing is asked any more.
+    let home = asked_which("forget the key").await;
+    assert_eq!(home.say("what time is it").await, "It is 12:00 PM.");
+    assert_eq!(home.say("both").await, "I heard you. Say help to hear what I can do.");
+    assert!(home.on_disk("qwcar") && home.on_disk("qwbike"));
+}
+
+#[tokio::test]
+async fn a_forgetting_is_undone_within_its_conversation_and_its_time() {
+    let clock = crate::clock::DrivenClock::new("boot", 1_795_348_800_000, true);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("jarvis.db");
+    let open = async || {
+        let device = Device { id: "kitchen".into() };
+        dialogue(Memory::open(&path, &device, Clock::Driven(clock.clone())).await.unwrap())
+    };
+    let home =
+        Home { anna: open().await.memory().add_user("Anna").await.unwrap(), dialogue: open().await, folder };
+    home.say("remember that the milk is sour").await;
+    home.say("remember that the qwkey is under the pot").await;
+    let recalled = home.say("what do you remember about the qwkey").await;
+    assert_eq!(
+        home.turn(&home.anna, Select::Continue, "forget the qwkey").await.effects,
+        [Effect::Forgot { messages: 4 }]
+    );
+    assert!(!home.on_disk("qwkey"));
+    clock.pass(9 * 60_000);
+    let back = home.turn(&home.anna, Select::Continue, "undo that").await;
+    assert_eq!(back.reply, "I remember it again: that the qwkey is under the pot.");
+    assert_eq!(back.effects, [Effect::BroughtBack { messages: 4 }]);
+    assert_eq!(home.say("what do you remember about the qwkey").await, recalled);
+    let search = home.dialogue.memory().search(home.anna.id, "qwkey", None, None, 50).await.unwrap();
+    assert!(search.items.len() >= 4, "{search:?}");
+    // Only once.
+    assert!(home.say("bring it back").await.starts_with("There is nothing that I can bring back."));
+    // The answer that told of it goes with it.
+    home.say("forget the qwkey").await;
+    clock.pass(11 * 60_000);
+    assert!(home.say("undo that").await.starts_with("There is nothing that I can bring back."));
+    assert!(!home.on_disk("qwkey"));
+    assert_eq!(keys_of(&home), 0);
+    // Another conversation ends it.
+    home.say("remember that the qwkey is gone").await;
+    home.say("forget that").await;
+    assert_eq!(keys_of(&home), 1);
+    let first = home.turn(&home.anna, Select::New, "hello").await;
+    assert_eq!(first.seq, 1);
+    assert_eq!(keys_of(&home), 0);
+    assert!(home.say("undo the last forgetting").await.starts_with("There is nothing"));
+    // A restart within the time does not, another boot does.
+    home.say("remember that the qwkey is back").await;
+    home.say("forget that").await;
+    let mut home = Home { dialogue: open().await, ..home };
+    assert_eq!(home.say("undo").await, "I remember it again: that the qwkey is back.");
+    home.say("forget the qwkey").await;
+    let later = crate::clock::DrivenClock::new("another boot", 1_795_348_900_000, true);
+    let device = Device { id: "kitchen".into() };
+    home.dialogue = dialogue(Memory::open(&path, &device, Clock::Driven(later)).await.unwrap());
+    assert_eq!(keys_of(&home), 0);
+    assert!(home.say("undo").await.starts_with("There is nothing"));
+    assert!(!home.on_disk("qwkey"));
+}
+
+/// Key files of what can still be undone.
+fn keys_of(home: &Home) -> usize {
+    let names = std::fs::read_dir(home.folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    names.filter(|name| name.to_string_lossy().contains(".undo-")).count()
+}
+
+#[tokio::test]
+async fn names_of_conversations_come_back_too_and_a_person_takes_what_could_be_undone_along() {
+    let home = Home::new().await;
+    let memory = home.dialogue.memory();
+    let talk =
+        home.turn(&home.anna, Select::Continue, "remember that the qwboat is blue").await.conversation_id;
+    memory.rename_conversation(home.anna.id, talk, "My qwboat").await.unwrap();
+    home.say("forget everything about the qwboat").await;
+    assert_ne!(memory.conversation(home.anna.id, talk).await.unwrap().title, "My qwboat");
+    home.say("undo that").await;
+    let back = memory.conversation(home.anna.id, talk).await.unwrap();
+    assert_eq!((back.title.as_str(), back.messages), ("My qwboat", 6));
+    home.say("forget everything about the qwboat").await;
+    memory.delete_user(home.anna.id).await.unwrap();
+    assert_eq!(keys_of(&home), 0);
+    assert!(!home.on_disk("qwboat"));
+}
+
+#[tokio::test]
+async fn nothing_is_said_to_be_forgotten_that_was_not_there() {
+    let home = Home::new().await;
+    home.say("what do you remember about the qwboat").await;
+    let forgot = home.turn(&home.anna, Select::Continue, "forget the qwboat").await;
+    assert!(forgot.reply.starts_with("You have told me nothing about the qwboat."), "{}", forgot.reply);
+    assert_eq!(forgot.effects, [Effect::Forgot { messages: 2 }]);
+    assert!(!home.on_disk("qwboat"));
+    home.say("remember that the conversation was long").await;
+    for order in ["delete this conversation", "forget our conversation", "forget everything we talked about"]
+    {
+        let refused = home.turn(&home.anna, Select::Continue, order).await;
+        assert!(
+            refused.effects.is_empty() && refused.reply.contains("jarvisd conversation delete"),
+            "{order}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -259,7 +423,6 @@ async fn forget_everything_about_a_topic_leaves_no_trace_of_it_not_even_in_the_o
     for order in [
         "forget everything about the qwkey",
         "Forget everything I told you about the qwkey.",
-        "forget about the qwkey",
         "delete all you know about the qwkey",
         "jarvis please forget whatever you remember about my qwkey",
     ] {
@@ -271,7 +434,13 @@ async fn forget_everything_about_a_topic_leaves_no_trace_of_it_not_even_in_the_o
         home.say("remember that the milk is sour").await;
         home.turn(&bob, Select::New, "remember that qw is my initial").await;
         let forgot = home.turn(&home.anna, Select::Continue, order).await;
-        assert_eq!(forgot.reply, "I have forgotten everything about that.", "{order}");
+        assert!(
+            forgot.reply.starts_with(
+                "I have forgotten two things: that the qwkey is rusty by the way, and that the qwkey is under the pot. For 10"
+            ),
+            "{order}: {}",
+            forgot.reply
+        );
         assert_eq!(forgot.effects, [Effect::Forgot { messages: 6 }], "{order}");
         assert!(!home.on_disk("qwkey"), "{order}");
         assert_eq!(home.say("what do you remember").await, "You told me that the milk is sour.");

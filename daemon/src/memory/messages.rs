@@ -71,6 +71,14 @@ pub struct Message {
     pub meta: Option<serde_json::Value>,
 }
 
+impl Message {
+    /// The messages of which an answer asks which one is meant, in the order in which it names them.
+    pub fn asks_which(&self) -> Vec<MessageId> {
+        let which = self.meta.as_ref().and_then(|meta| meta.get("which"));
+        which.and_then(|which| serde_json::from_value(which.clone()).ok()).unwrap_or_default()
+    }
+}
+
 crate::store::sql::statements! {
     HISTORY = "SELECT m.id AS id, c.id AS conversation_id, m.seq, m.role, m.kind, m.text, m.wall_unix_ms, m.clock_synced, m.meta
         FROM messages m JOIN conversations c ON c.rid = m.conversation
@@ -79,6 +87,10 @@ crate::store::sql::statements! {
     NOTES = "SELECT m.id AS id, c.id AS conversation_id, m.seq, m.role, m.kind, m.text, m.wall_unix_ms, m.clock_synced, m.meta
         FROM messages m JOIN conversations c ON c.rid = m.conversation
         WHERE m.owner = (SELECT rid FROM users WHERE id = ?1) AND m.kind = 'note' ORDER BY m.rid DESC LIMIT ?2";
+    THESE = "SELECT m.id AS id, c.id AS conversation_id, m.seq, m.role, m.kind, m.text, m.wall_unix_ms, m.clock_synced, m.meta
+        FROM json_each(?2) wanted CROSS JOIN messages m ON m.id = unhex(wanted.value)
+        JOIN conversations c ON c.rid = m.conversation
+        WHERE m.owner = (SELECT rid FROM users WHERE id = ?1) ORDER BY wanted.key";
     SOURCES = "SELECT source.id AS id FROM messages answer
         JOIN message_sources s ON s.message = answer.rid JOIN messages source ON source.rid = s.source
         WHERE answer.id = ?2 AND answer.owner = (SELECT rid FROM users WHERE id = ?1)";
@@ -129,6 +141,13 @@ impl Memory {
         Ok(rows.iter().map(message_of).collect::<Result<_, _>>()?)
     }
 
+    /// Those of `messages` that `user` has, in this order.
+    pub async fn messages(&self, user: UserId, messages: &[MessageId]) -> Result<Vec<Message>> {
+        let wanted: Vec<String> = messages.iter().map(|id| id.0.simple().to_string()).collect();
+        let these = sqlx::query(THESE).bind(user.bytes()).bind(serde_json::json!(wanted).to_string());
+        Ok(self.read_all(these).await?.iter().map(message_of).collect::<Result<_, _>>()?)
+    }
+
     /// The messages that an answer was made from.
     pub async fn sources(&self, user: UserId, answer: MessageId) -> Result<Vec<MessageId>> {
         let rows = self.read_all(sqlx::query(SOURCES).bind(user.bytes()).bind(answer.bytes())).await?;
@@ -152,7 +171,18 @@ impl Memory {
     }
 }
 
+/// Messages that are to be deleted, by row number.
+#[derive(Debug)]
+pub(super) struct Doomed(BTreeMap<i64, Place>);
+
+impl Doomed {
+    pub(super) fn rids(&self) -> Vec<i64> {
+        self.0.keys().copied().collect()
+    }
+}
+
 /// Where a message stands.
+#[derive(Debug)]
 struct Place {
     id: MessageId,
     conversation: i64,
@@ -168,6 +198,13 @@ pub(super) async fn forget_in(
     messages: &[MessageId],
     stamp: &Stamp,
 ) -> Result<usize> {
+    let gone = doomed(tx, owner, messages).await?;
+    delete_in(tx, user, owner, gone, stamp).await
+}
+
+/// What goes with `messages` of `owner`: the other half of their turns, and every turn whose answer was made
+/// from any of them.
+pub(super) async fn doomed(tx: &mut Tx<'_>, owner: i64, messages: &[MessageId]) -> Result<Doomed> {
     let mut gone = BTreeMap::new();
     let mut found = Vec::new();
     for message in messages {
@@ -183,6 +220,17 @@ pub(super) async fn forget_in(
         found.extend(tx.all(mate).await?);
         found.extend(tx.all(sqlx::query(MADE_FROM).bind(owner).bind(rid)).await?);
     }
+    Ok(Doomed(gone))
+}
+
+/// Deletes what [`doomed`] found, and returns how many messages that was.
+pub(super) async fn delete_in(
+    tx: &mut Tx<'_>,
+    user: UserId,
+    owner: i64,
+    Doomed(gone): Doomed,
+    stamp: &Stamp,
+) -> Result<usize> {
     // A message that is never sent cannot raise `next_seq` of its conversation at Postgres: the conversation does it itself.
     let mut raised = BTreeSet::new();
     for rid in gone.keys() {

@@ -8,7 +8,8 @@
 //!    [`Memory::append_turn`] returns, it is on the disk.
 //! 3. `seq` of a conversation grows without gaps while nothing is forgotten and is never used twice.
 //! 4. Forgetting removes the message, the answer to it, every answer made from it, their words in the index and their
-//!    queue entries; then it is taken out of unused parts of the file, so that no byte stays.
+//!    queue entries; then it is taken out of unused parts of the file, so that no byte stays. What can be undone is
+//!    kept sealed, for minutes (see [`undo`]).
 
 mod audit;
 mod conversations;
@@ -25,8 +26,10 @@ mod search;
 mod sessions;
 mod settings;
 mod summary;
+mod terms;
 mod text;
 mod turns;
+mod undo;
 mod users;
 mod voiceprints;
 mod words;
@@ -61,8 +64,10 @@ pub use replica::{Applied, Basis, Pulled};
 pub use search::{Hit, SearchCursor, Words};
 pub use sessions::{MAX_SESSION_CHARS, SessionId};
 pub use summary::{MAX_SUMMARY_BYTES, Summary, WINDOW_TOKENS, Window, tokens_of};
+pub(crate) use terms::is_run_letter;
 pub(crate) use text::name_key;
-pub use turns::{Appended, NewTurn, Target, TurnMeta};
+pub use turns::{Acts, Appended, NewTurn, Target, TurnMeta};
+pub use undo::{UNDO_MINUTES, Undoable};
 pub use users::{ANONYMOUS, MAX_NAME_CHARS, User, UserCursor};
 pub use voiceprints::{NewVoiceprint, Voiceprint, VoiceprintInfo};
 
@@ -203,7 +208,15 @@ impl Memory {
     /// What is to be done once in a file before rows are written.
     async fn settle(&self) -> Result<()> {
         self.settle_here().await?;
-        self.mend_name_keys().await
+        self.mend_name_keys().await?;
+        // Somebody else may be writing; the next one to open the file, or the daemon, does it as well.
+        match self.end_undos().await {
+            Err(e) if !e.is_damaged() => {
+                log::debug!("what can be undone was not looked through: {}", crate::error::chain(&e));
+                Ok(())
+            }
+            ended => ended,
+        }
     }
 
     /// Finds or makes the rows of this device and this boot.
@@ -261,6 +274,7 @@ impl Memory {
             let round = async {
                 tidied(self.mend().await);
                 tidied(self.apart().await.map(drop));
+                tidied(self.end_undos().await);
                 if std::mem::take(&mut unchecked) {
                     tidied(self.check().await);
                 }
@@ -389,6 +403,9 @@ impl Memory {
     /// After a commit that deleted text. The deletion itself is done, so a failure here is no error of the caller:
     /// the wish is in the file and the next [`Memory::maintain`] grants it.
     async fn scrub(&self) {
+        if let Err(e) = self.sweep_keys().await {
+            log::warn!("the key of something that was forgotten is still there: {}", crate::error::chain(&e));
+        }
         if self.scrubber.maintained.load(Ordering::Acquire) {
             self.scrubber.wanted.notify_one();
         } else if let Err(e) = self.scrub_if_wanted().await {
@@ -496,6 +513,7 @@ pub(crate) fn statements() -> Vec<&'static [(&'static str, &'static str)]> {
         sessions::STATEMENTS,
         summary::STATEMENTS,
         turns::STATEMENTS,
+        undo::STATEMENTS,
         users::STATEMENTS,
         voiceprints::STATEMENTS,
         words::STATEMENTS,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::messages::retitle;
+use super::terms::is_run_letter;
 use super::text::name_key;
 use super::{ConversationId, Memory, Result, UserId, get, named};
 use crate::clock::Stamp;
@@ -64,12 +65,14 @@ pub(super) async fn unname_within(
 
 fn words_of(text: &str) -> Vec<String> {
     name_key(text)
-        .split(|c: char| !c.is_alphanumeric())
+        .split(|c: char| !c.is_alphanumeric() && !is_run_letter(c))
         .filter(|word| !word.is_empty())
         .map(str::to_owned)
         .collect()
 }
 
 fn begins(word: &str, want: &str) -> bool {
-    word.starts_with(want) || (word.chars().count() >= 3 && want.starts_with(word))
+    word.starts_with(want)
+        || (want.contains(is_run_letter) && word.contains(want))
+        || (word.chars().count() >= 3 && want.starts_with(word))
 }

@@ -9,7 +9,7 @@
 //! words is rare there (then the index skips from one of its messages to the next), else when the next page is asked for.
 //! Nothing is left out, each step costs the same however much was said, and a page says whether there is more.
 //!
-//! What still grows: words of scripts that are matched as beginnings (see [`term_of`]) collect all words with that beginning.
+//! What still grows: words of scripts that are matched as beginnings (see [`super::terms`]) collect all words with that beginning.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,6 +19,7 @@ use serde::Serialize;
 
 use super::conversations::Page;
 use super::messages::message_of;
+use super::terms::terms_of;
 use super::{Memory, Message, MessageId, Result, Role, UserId, get};
 use crate::store::StoreError;
 
@@ -126,9 +127,12 @@ crate::store::sql::statements! {
         FROM json_each(?2) wanted CROSS JOIN messages m ON m.rid = wanted.value
         JOIN conversations c ON c.rid = m.conversation
         WHERE m.owner = (SELECT rid FROM users WHERE id = ?1)";
-    MATCHING = "SELECT m.id AS id FROM messages_fts f CROSS JOIN messages m ON m.rid = f.rowid
+    MATCHING = "SELECT m.id AS id, c.id AS conversation_id, m.seq, m.role, m.kind, m.text, m.wall_unix_ms, m.clock_synced,
+            m.meta
+        FROM messages_fts f CROSS JOIN messages m ON m.rid = f.rowid JOIN conversations c ON c.rid = m.conversation
         WHERE f.messages_fts MATCH 'owner : ' || coalesce((SELECT rid FROM users WHERE id = ?1), 0) || ?2
-            AND m.owner = (SELECT rid FROM users WHERE id = ?1)";
+            AND m.owner = (SELECT rid FROM users WHERE id = ?1)
+        ORDER BY f.rowid DESC";
 }
 
 /// What one step has found.
@@ -286,15 +290,20 @@ impl Memory {
     }
 
     /// Every message of `user`, of either side, with all words of `text`: for forgetting, so nothing is left out, however
-    /// many there are.
+    /// many there are. Newest first.
     pub async fn matching(&self, user: UserId, text: &str) -> Result<Vec<MessageId>> {
+        Ok(self.matching_messages(user, text).await?.iter().map(|message| message.id).collect())
+    }
+
+    /// As [`Memory::matching`], the messages themselves.
+    pub async fn matching_messages(&self, user: UserId, text: &str) -> Result<Vec<Message>> {
         let terms = terms_of(text, MAX_FORGET_TERMS);
         if terms.is_empty() {
             return Ok(Vec::new());
         }
-        let query = format!(" AND text : ({})", terms.join(" AND "));
+        let query = all_of("", &terms);
         let rows = self.read_all(sqlx::query(MATCHING).bind(user.bytes()).bind(query)).await?;
-        Ok(rows.iter().map(|row| MessageId::read(row, "id")).collect::<Result<_, _>>()?)
+        Ok(rows.iter().map(message_of).collect::<Result<_, _>>()?)
     }
 
     /// One above the highest row number.
@@ -359,8 +368,7 @@ impl Memory {
         };
         let owner = format!("owner : {}", get::<i64>(&row, "rid")?);
         let filters = filter.split(" AND ").filter(|part| !part.is_empty()).map(str::to_owned);
-        let words = terms.iter().map(|term| format!("text : {term}"));
-        for query in words.chain(filters).chain([owner]) {
+        for query in terms.iter().cloned().chain(filters).chain([owner]) {
             let count = sqlx::query(HOW_MANY).bind(query).bind(before).bind(reach.rare);
             let row = self.read_optional(count).await?;
             if row.map(|row| get::<i64>(&row, "n")).transpose()?.unwrap_or(0) < reach.rare {
@@ -430,7 +438,7 @@ struct Found {
 
 /// The query for messages with all of `terms`, which `filter` narrows.
 fn all_of(filter: &str, terms: &[String]) -> String {
-    format!("{filter} AND text : ({})", terms.join(" AND "))
+    format!("{filter} AND {}", terms.join(" AND "))
 }
 
 /// Ranks matches that all have every one of `terms` words.
@@ -479,44 +487,9 @@ fn rarity(found: &[Found], before: i64) -> f64 {
     (1.0 + (all - with).max(0.0) / (with + 0.5)).ln()
 }
 
-/// The words of `text` as terms of an FTS5 query, each once: quoted strings, which have no syntax inside.
-fn terms_of(text: &str, most: usize) -> Vec<String> {
-    let mut terms: Vec<String> = Vec::new();
-    for word in text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()) {
-        let term = term_of(word);
-        if !terms.contains(&term) {
-            terms.push(term);
-        }
-        if terms.len() == most {
-            break;
-        }
-    }
-    terms
-}
-
-/// A word as a query term. Words of scripts that write particles or whole sentences without a space (Thai, Korean, Chinese,
-/// Japanese and others above U+0E00, but not the Latin and Greek letters there) match as beginnings.
-fn term_of(word: &str) -> String {
-    let joined = |c: char| c >= '\u{e00}' && !matches!(c, '\u{1e00}'..='\u{1fff}');
-    if word.contains(joined) { format!("\"{word}\"*") } else { format!("\"{word}\"") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_query_has_no_syntax_whatever_the_text_contains() {
-        let all = |text| terms_of(text, MAX_TERMS).join(" AND ");
-        assert_eq!(all("spare key"), "\"spare\" AND \"key\"");
-        assert_eq!(all("\"a\" OR b* NEAR(c, 2) ^d -e col:f").matches('"').count() % 2, 0);
-        assert_eq!(all("it's"), "\"it\" AND \"s\"");
-        assert_eq!(all("열쇠 Schlüssel ключ"), "\"열쇠\"* AND \"Schlüssel\" AND \"ключ\"");
-        assert_eq!(all("key key KEY"), "\"key\" AND \"KEY\"");
-        assert_eq!(all(""), "");
-        assert_eq!(all("🙂 … \0 \"\" --"), "");
-        assert_eq!(all(&"word ".repeat(10_000)), "\"word\"");
-    }
 
     #[test]
     fn a_place_in_the_results_survives_being_text() {

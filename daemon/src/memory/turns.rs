@@ -3,13 +3,13 @@
 use serde_json::json;
 
 use super::conversations::title_from;
-use super::messages::{checked_text, forget_in};
+use super::messages::{checked_text, delete_in, doomed};
 use super::names::unname_within;
 use super::summary::fold_within;
 use super::users::owner_rid;
 use super::{
-    ConversationId, Kind, Memory, MemoryError, MessageId, Result, Role, SessionId, UserId, device_rid, get,
-    named,
+    ConversationId, Kind, Memory, MemoryError, MessageId, Result, Role, SessionId, Undoable, UserId,
+    device_rid, get, named,
 };
 use crate::clock::Stamp;
 use crate::store::queue::{Op, enqueue};
@@ -54,6 +54,19 @@ pub struct NewTurn<'a> {
     pub meta: &'a TurnMeta,
 }
 
+/// What a turn does besides being stored and forgetting messages.
+#[derive(Debug, Clone, Default)]
+pub struct Acts<'a> {
+    /// Conversations that lose their names (see [`Memory::named_after`]).
+    pub unname: &'a [ConversationId],
+    /// What the turn forgets can be undone in its conversation for a while.
+    pub undoable: bool,
+    /// A forgetting that is undone.
+    pub bring_back: Option<&'a Undoable>,
+    /// The answer asks which of these is meant (see [`Message::asks_which`]).
+    pub which: &'a [MessageId],
+}
+
 /// A turn that is on the disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Appended {
@@ -66,6 +79,8 @@ pub struct Appended {
     pub seq: i64,
     /// Messages that were forgotten.
     pub forgotten: usize,
+    /// Messages that are back.
+    pub brought_back: usize,
 }
 
 /// A turn whose text can be stored, with the ids that it gets, however often it is tried.
@@ -73,7 +88,7 @@ struct Checked<'a> {
     text: String,
     reply: String,
     turn: &'a NewTurn<'a>,
-    unname: &'a [ConversationId],
+    acts: &'a Acts<'a>,
     ids: (MessageId, MessageId),
 }
 
@@ -110,19 +125,22 @@ impl Memory {
         target: Target<'_>,
         turn: &NewTurn<'_>,
     ) -> Result<Appended> {
-        self.append_turn_unnaming(user, target, turn, &[]).await
+        self.append_turn_with(user, target, turn, &Acts::default()).await
     }
 
-    /// [`Memory::append_turn`] that also takes their names from conversations (see [`Memory::named_after`]).
-    pub async fn append_turn_unnaming(
+    /// [`Memory::append_turn`] that also does what `acts` says, in the same transaction.
+    ///
+    /// # Errors
+    /// As there, and `NotFound` if what is to be brought back is so already, or not there any more.
+    pub async fn append_turn_with(
         &self,
         user: UserId,
         target: Target<'_>,
         turn: &NewTurn<'_>,
-        unname: &[ConversationId],
+        acts: &Acts<'_>,
     ) -> Result<Appended> {
         let (text, reply) = (checked_text(turn.text)?, checked_text(turn.reply)?);
-        let turn = Checked { text, reply, turn, unname, ids: (MessageId::new(), MessageId::new()) };
+        let turn = Checked { text, reply, turn, acts, ids: (MessageId::new(), MessageId::new()) };
         match self.try_append(user, target, &turn).await {
             // The file was exchanged or repaired underneath. The ids stay, so the turn cannot be there twice.
             Err(e) if e.is_worth_repeating() => self.try_append(user, target, &turn).await,
@@ -131,7 +149,7 @@ impl Memory {
     }
 
     async fn try_append(&self, user: UserId, target: Target<'_>, turn: &Checked<'_>) -> Result<Appended> {
-        let Checked { text, reply, turn, unname, ids: (user_message_id, assistant_message_id) } = turn;
+        let Checked { text, reply, turn, acts, ids: (user_message_id, assistant_message_id) } = turn;
         let (mut tx, now) = self.begin().await?;
         let there = sqlx::query(THERE).bind(user.bytes()).bind(assistant_message_id.bytes());
         if let Some(row) = tx.optional(there).await? {
@@ -142,10 +160,20 @@ impl Memory {
                 assistant_message_id: *assistant_message_id,
                 seq: get(&row, "seq")?,
                 forgotten: turn.forget.len(),
+                brought_back: acts.bring_back.map_or(0, |undo| undo.said().len()),
             });
         }
         let owner = owner_rid(&mut tx, user).await?;
-        let forgotten = forget_in(&mut tx, user, owner, turn.forget, &now).await?;
+        let brought_back = match acts.bring_back {
+            Some(undo) => self.bring_back_in(&mut tx, user, owner, undo, &now).await?,
+            None => 0,
+        };
+        let doomed = doomed(&mut tx, owner, turn.forget).await?;
+        let kept = match acts.undoable {
+            true => Some(self.keep_in(&mut tx, owner, &doomed, acts.unname).await?),
+            false => None,
+        };
+        let forgotten = delete_in(&mut tx, user, owner, doomed, &now).await?;
         let here = self.here()?;
         let (conversation_id, created) = match target {
             Target::New => (self.create_conversation(&mut tx, user, owner, None, None, &now).await?, true),
@@ -154,11 +182,7 @@ impl Memory {
                 self.session_within(&mut tx, user, owner, session, None, &now).await?
             }
         };
-        let unnamed = unname_within(&mut tx, user, owner, unname, &now).await?;
-        let scrub = forgotten > 0 || unnamed > 0;
-        if scrub {
-            self.want_scrub(&mut tx, &now).await?;
-        }
+        let unnamed = unname_within(&mut tx, user, owner, acts.unname, &now).await?;
         let open = sqlx::query(OPEN).bind(owner).bind(conversation_id.bytes()).bind(here.device);
         let row = tx.optional(open).await?;
         let row = row.ok_or_else(|| MemoryError::not_found("conversation", conversation_id))?;
@@ -166,6 +190,15 @@ impl Memory {
             return Err(MemoryError::OtherHome { conversation: conversation_id, device: get(&row, "home")? });
         }
         let (conversation, seq): (i64, i64) = (get(&row, "rid")?, get(&row, "next_seq")?);
+        let ended = self.end_in(&mut tx, &now, Some((owner, conversation))).await?;
+        let forgets = forgotten > 0 || unnamed > 0;
+        if forgets {
+            if let Some(kept) = kept {
+                self.seal_in(&mut tx, owner, conversation, &kept, &now).await?;
+            }
+            self.want_scrub(&mut tx, &now).await?;
+        }
+        let scrub = forgets || ended || brought_back > 0;
         if get::<bool>(&row, "untitled")? && turn.kind != Kind::Ask {
             let named = named::just_after(&named::of_conversation(&mut tx, conversation, owner).await?);
             let title = sqlx::query(TITLE).bind(owner).bind(conversation).bind(title_from(text));
@@ -190,7 +223,7 @@ impl Memory {
                 Role::Assistant,
                 Kind::Say,
                 reply,
-                json!({ "engine": turn.responder }),
+                json!({ "engine": turn.responder, "which": (!acts.which.is_empty()).then_some(acts.which) }),
                 &now,
             ),
         ];
@@ -230,7 +263,15 @@ impl Memory {
         if scrub {
             self.scrub().await;
         }
-        Ok(Appended { conversation_id, created, user_message_id, assistant_message_id, seq, forgotten })
+        Ok(Appended {
+            conversation_id,
+            created,
+            user_message_id,
+            assistant_message_id,
+            seq,
+            forgotten,
+            brought_back,
+        })
     }
 }
 

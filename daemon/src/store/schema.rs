@@ -14,6 +14,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/sqlite/0002_replica.sql")),
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/sqlite/0003_named.sql")),
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/sqlite/0004_leaves.sql")),
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/sqlite/0005_grams.sql")),
 ];
 
 /// Schema version of this program.
@@ -95,7 +96,7 @@ pub(super) async fn migrate(conn: &mut SqliteConnection, path: &Path) -> Result<
                 // A step that was tested on every older version fails only on a file that is not what it says.
                 StoreError::Sql(e) => StoreError::Damaged {
                     path: path.into(),
-                    detail: format!("its schema is not that of version {done}: {e}"),
+                    detail: super::sqlite::briefly(&format!("its schema is not that of version {done}: {e}")),
                 },
                 other => other,
             })?;

@@ -20,8 +20,8 @@ use crate::cli::{output, user_named};
 use crate::durable;
 use crate::error::{Exit, Failure};
 use crate::memory::{ExportedConversation, Imported, Memory, MemoryError, User, UserId};
-use crate::privilege;
 use crate::plain::without_mark;
+use crate::privilege;
 
 const FORMAT: u32 = 1;
 /// A conversation of a million messages is below this.

@@ -218,7 +218,10 @@ fn sound_faults(verdict: Option<SoundFault>, sound: &[f32], rate_hz: u32) -> Vec
     if offset.abs() >= LEAST_OFFSET {
         let fix = "the device hears in spite of the offset, but loud words are cut off sooner: switch on the high-pass filter \
                    of the sound card in `alsamixer`, or use another one";
-        faults.push((format!("a DC offset of {} % of full scale", crate::plain::figure(100.0 * offset, 0)), fix.to_owned()));
+        faults.push((
+            format!("a DC offset of {} % of full scale", crate::plain::figure(100.0 * offset, 0)),
+            fix.to_owned(),
+        ));
     }
     if let Some(hum) = level::hum(sound, rate_hz) {
         let fix = "the device hears in spite of the hum, but not from afar: keep the cable away from the mains, or use \

@@ -21,8 +21,14 @@ pub enum Intent {
     TalkedAbout,
     WhoAmI,
     ForgetThat,
+    /// What was said about a topic; when that is several things, the person is asked which.
     ForgetAbout(String),
+    /// All of what was said about a topic, as the person says.
+    ForgetAllAbout(String),
     ForgetEverything,
+    ForgetConversation,
+    /// Bring back what was forgotten a moment ago.
+    Undo,
     NewConversation,
     Time,
     Date,
@@ -92,7 +98,29 @@ const PATTERNS: &[(&str, Want)] = &[
     ("let us? start over|again|afresh", Is(|| Intent::NewConversation)),
     ("let's? start over|again|afresh", Is(|| Intent::NewConversation)),
     ("change the subject|topic", Is(|| Intent::NewConversation)),
+    // Bringing back.
+    ("undo that|this|it|everything?", Is(|| Intent::Undo)),
+    ("undo the|my? last|latest? forgetting|deletion|deleting|thing|one|command|order", Is(|| Intent::Undo)),
+    (
+        "@ bring|get|take|give me? it|that|this|them|those|everything|both|all back again?",
+        Is(|| Intent::Undo),
+    ),
+    ("@ bring back it|that|this|them|those|everything|both|all again?", Is(|| Intent::Undo)),
+    ("restore|recover|unforget it|that|this|them|those|everything|both?", Is(|| Intent::Undo)),
+    ("remember it|that|this|them|those|both again", Is(|| Intent::Undo)),
+    ("i didn't mean|want to forget|delete|erase that|this|it|them", Is(|| Intent::Undo)),
+    ("i did not mean|want to forget|delete|erase that|this|it|them", Is(|| Intent::Undo)),
+    // What must not be forgotten; before forgetting.
+    ("do? don't|not|never you? forget|forgot it|that|this|them", Is(|| Intent::Cancel)),
     // Forgetting.
+    (
+        "@ forget|delete|erase|remove the|this|our|that|my whole|entire|last|latest? conversation|chat|session now?",
+        Is(|| Intent::ForgetConversation),
+    ),
+    (
+        "@ forget|delete|erase|remove everything|all|what we have? just? talked|spoke|spoken|discussed about? now|today?",
+        Is(|| Intent::ForgetConversation),
+    ),
     ("@ forget|delete|erase everything|all you know|remember about me", Is(|| Intent::ForgetEverything)),
     ("@ forget|delete|erase everything|all about me", Is(|| Intent::ForgetEverything)),
     ("@ forget|delete|erase everything|all", Is(|| Intent::ForgetEverything)),
@@ -102,12 +130,12 @@ const PATTERNS: &[(&str, Want)] = &[
     ),
     (
         "@ forget|delete|erase|remove everything|all|anything|whatever that? i|you have? ever? told|said|know|remember you? about|of|on *",
-        Takes(Intent::ForgetAbout),
+        Takes(Intent::ForgetAllAbout),
     ),
     ("@ forget|delete|erase|remove what i have? told|said to? you? about *", Takes(Intent::ForgetAbout)),
     (
         "@ forget|delete|erase|remove everything|all|anything|whatever about|of|on|regarding *",
-        Takes(Intent::ForgetAbout),
+        Takes(Intent::ForgetAllAbout),
     ),
     ("@ forget|delete|erase|remove what i have? just? said|told you? just? now?", Is(|| Intent::ForgetThat)),
     (
@@ -115,10 +143,13 @@ const PATTERNS: &[(&str, Want)] = &[
         Is(|| Intent::ForgetThat),
     ),
     ("forget|delete|erase|scratch|remove about? that|this|it again|now?", Is(|| Intent::ForgetThat)),
-    ("don't|not remember that|this|it", Is(|| Intent::ForgetThat)),
-    ("don't|not forget|forgot that *", Takes(that)),
-    ("don't|not forget|forgot to *", Takes(Intent::Remind)),
-    ("don't|not forget|forgot *", Takes(something)),
+    ("do? don't|not|never remember that|this|it", Is(|| Intent::ForgetThat)),
+    ("do? don't|not|never you? forget|forgot that *", Takes(that)),
+    ("do? don't|not|never you? forget|forgot to *", Takes(Intent::Remind)),
+    ("do? don't|not|never you? forget|forgot about? *", Takes(something)),
+    ("do? don't|not|never let me forget|forgot that *", Takes(that)),
+    ("do? don't|not|never let me forget|forgot to *", Takes(Intent::Remind)),
+    ("do? don't|not|never let me forget|forgot about? *", Takes(something)),
     ("forget|delete|erase about *", Takes(Intent::ForgetAbout)),
     ("forget|delete|erase that *", Takes(Intent::ForgetAbout)),
     ("forget|delete|erase *", Takes(Intent::ForgetAbout)),

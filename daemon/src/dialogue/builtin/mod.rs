@@ -1,6 +1,7 @@
 //! The responder that needs no network: time, date, remembering, recalling, forgetting.
 
 mod clock;
+mod forget;
 mod intent;
 mod recall;
 mod rephrase;
@@ -31,7 +32,11 @@ pub struct Builtin {
 impl Builtin {
     /// Answers one turn. Nothing is written here.
     pub async fn respond(&self, context: &TurnContext<'_>) -> Result<Reply, MemoryError> {
-        Ok(match understand(context.text) {
+        let intent = understand(context.text);
+        if let Some(reply) = forget::chosen(context, &intent).await? {
+            return Ok(reply);
+        }
+        Ok(match intent {
             Intent::Nothing => ask("I did not hear any words."),
             Intent::Remember { statement, clause } => note(format!(
                 "I will remember {}{}.",
@@ -53,8 +58,14 @@ impl Builtin {
             Intent::RecallAll => tell_notes(context).await?,
             Intent::TalkedAbout => tell_talk(context).await?,
             Intent::WhoAmI => ask(format!("You are {}.", context.user.name)),
-            Intent::ForgetThat => forget_last(context).await?,
-            Intent::ForgetAbout(topic) => forget_about(context, &topic).await?,
+            Intent::ForgetThat => forget::last(context).await?,
+            Intent::ForgetAbout(topic) => forget::about(context, &topic, false).await?,
+            Intent::ForgetAllAbout(topic) => forget::about(context, &topic, true).await?,
+            Intent::ForgetConversation => ask(
+                "I do not forget a whole conversation when I am told to: say what it is about, or delete it with \
+                 the command jarvisd conversation delete.",
+            ),
+            Intent::Undo => forget::undo(context).await?,
             Intent::ForgetEverything => {
                 ask("That would delete everything you ever told me, so a voice is not enough. \
                  Whoever looks after me can do it for you.")
@@ -73,7 +84,8 @@ impl Builtin {
             Intent::Goodbye => ask(format!("Goodbye {}.", context.user.name)),
             Intent::Help => ask(
                 "You can say: remember that the key is under the pot. Then ask: what do you remember about the key. \
-                 I also tell the time and the date, what we talked about, and I forget what you ask me to forget.",
+                 I also tell the time and the date, what we talked about, and I forget what you ask me to forget; \
+                 undo that brings it back for a while.",
             ),
             Intent::Cancel => ask("All right."),
             Intent::Question(topic) => match tell_about(context, &topic).await? {
@@ -104,6 +116,9 @@ fn ask(text: impl Into<String>) -> Reply {
         unname: Vec::new(),
         new_conversation: false,
         store_as: None,
+        answer_as: None,
+        bring_back: None,
+        which: Vec::new(),
     }
 }
 
@@ -193,42 +208,4 @@ async fn add_gist(
     let new: Vec<_> = gist.into_iter().filter(|m| !talk.iter().any(|said| said.id == m.id)).collect();
     talk.extend(new);
     Ok(())
-}
-
-/// Forgets the latest turn that said or recalled something; recalling it means the statement itself.
-async fn forget_last(context: &TurnContext<'_>) -> Result<Reply, MemoryError> {
-    let mut last = None;
-    for answer in context.recent.iter().rev().filter(|m| m.role == Role::Assistant) {
-        let question = context.recent.iter().find(|m| m.seq == answer.seq - 1 && m.role == Role::User);
-        let sources = context.memory.sources(answer.id).await?;
-        let telling = !sources.is_empty() || question.is_some_and(|question| question.kind != Kind::Ask);
-        if telling && sources.len() > 1 && answer.text.contains(ALSO) {
-            return Ok(ask("I said several things. Say forget everything about, and then which one."));
-        }
-        if telling {
-            last = Some((answer.id, sources));
-            break;
-        }
-    }
-    Ok(match last {
-        None => ask("There is nothing in this conversation to forget."),
-        Some((answer, mut forget)) => {
-            forget.push(answer);
-            Reply { forget, ..ask("I have forgotten it.") }
-        }
-    })
-}
-
-/// Forgets every message with all words of `topic`. The order itself is stored without the topic: it would be the last
-/// trace of it.
-async fn forget_about(context: &TurnContext<'_>, topic: &str) -> Result<Reply, MemoryError> {
-    let terms = recall::terms(topic).join(" ");
-    let forget = context.memory.matching(&terms).await?;
-    let unname = context.memory.named_after(&terms).await?;
-    let text = match forget.len() + unname.len() {
-        0 if terms.is_empty() => "Please say what I should forget.",
-        0 => "I remember nothing about that.",
-        _ => "I have forgotten everything about that.",
-    };
-    Ok(Reply { forget, unname, store_as: Some("forget everything about …".into()), ..ask(text) })
 }

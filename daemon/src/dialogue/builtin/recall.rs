@@ -6,7 +6,7 @@ use super::intent::{Intent, understand};
 use super::rephrase::{inside_a_sentence, second_person};
 use super::words::words_of;
 use crate::dialogue::OwnMemory;
-use crate::memory::{Kind, MemoryError, Message, Words};
+use crate::memory::{Kind, MemoryError, Message, Words, is_run_letter};
 
 /// Words that say nothing about a topic.
 const EMPTY_WORDS: &[&str] = &[
@@ -92,11 +92,25 @@ const EMPTY_WORDS: &[&str] = &[
 
 /// Half of a topic's words must be in a statement that is given as an answer.
 const ENOUGH: f64 = 0.5;
+/// A topic has at most so many words. A sentence has fewer; of a whole text the first ones tell the topic.
+const MAX_TERMS: usize = 32;
+/// Words of a statement that are compared with a topic one by one.
+const MAX_WORDS: usize = 1_000;
+/// A longer word was not misheard by a letter, and comparing such words costs the product of their lengths.
+const MAX_MISHEARD_CHARS: usize = 32;
 
 /// The words of `topic` that say what it is about.
 pub fn terms(topic: &str) -> Vec<String> {
-    let words = words_of(topic).into_iter().map(|word| word.norm);
-    words.filter(|word| !EMPTY_WORDS.contains(&word.as_str())).collect()
+    let mut terms: Vec<String> = Vec::new();
+    for word in words_of(topic).into_iter().map(|word| word.norm) {
+        if terms.len() == MAX_TERMS {
+            break;
+        }
+        if !EMPTY_WORDS.contains(&word.as_str()) && !terms.contains(&word) {
+            terms.push(word);
+        }
+    }
+    terms
 }
 
 /// What the person said about `topic`: exact matches, or else the statements that share most words with it. What was to
@@ -131,15 +145,17 @@ pub async fn find(memory: OwnMemory<'_>, topic: &str) -> Result<Vec<Message>, Me
 
 /// Which part of `terms` is in `text`, 0…1.
 fn coverage(terms: &[String], text: &str) -> f64 {
-    let words = words_of(text);
-    let found = terms.iter().filter(|term| words.iter().any(|word| close(&word.norm, term))).count();
+    let mut words: Vec<String> = words_of(text).into_iter().take(MAX_WORDS).map(|word| word.norm).collect();
+    words.sort_unstable();
+    words.dedup();
+    let found = terms.iter().filter(|term| words.iter().any(|word| close(word, term))).count();
     #[expect(clippy::cast_precision_loss, reason = "a handful of words")]
     let part = found as f64 / terms.len().max(1) as f64;
     part
 }
 
 /// Equal, another form of the same word, or one letter apart.
-fn close(word: &str, term: &str) -> bool {
+pub fn close(word: &str, term: &str) -> bool {
     let stem = |w: &str| {
         ["ing", "ed", "es", "s"]
             .iter()
@@ -147,16 +163,32 @@ fn close(word: &str, term: &str) -> bool {
             .unwrap_or(w)
             .to_owned()
     };
-    word == term || stem(word) == stem(term) || (term.chars().count() >= 5 && osa_distance(word, term) <= 1)
+    // A script without spaces: the term is somewhere in the run.
+    if term.contains(is_run_letter) && word.contains(term) {
+        return true;
+    }
+    let (long, short) = (word.chars().count(), term.chars().count());
+    let alike = (5..=MAX_MISHEARD_CHARS).contains(&short) && long.abs_diff(short) <= 1;
+    word == term || stem(word) == stem(term) || (alike && osa_distance(word, term) <= 1)
+}
+
+/// Whether all of `terms` are in `text`, as well as [`find`] tells.
+pub fn covers(terms: &[String], text: &str) -> bool {
+    coverage(terms, text) >= 1.0
 }
 
 /// Tells the person what they said: "You told me that your key is under the pot."
 pub fn tell(message: &Message) -> String {
-    match understand(&message.text) {
+    tell_text(&message.text)
+}
+
+/// As [`tell`], of the words alone.
+pub fn tell_text(text: &str) -> String {
+    match understand(text) {
         Intent::Remember { statement, clause: true } => told(&statement),
         Intent::Remember { statement, clause: false } => asked(&statement),
         Intent::Remind(what) => asked(&format!("to {what}")),
-        _ => told(&message.text),
+        _ => told(text),
     }
 }
 

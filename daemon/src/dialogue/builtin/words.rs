@@ -3,6 +3,8 @@
 
 use strsim::osa_distance;
 
+use crate::memory::is_run_letter;
+
 /// One word: as it is compared, and where it stands in the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Word {
@@ -115,8 +117,24 @@ pub fn original(text: &str, words: &[Word]) -> String {
         out.push_str(raw);
         at = end;
     }
+    // An emoji is no word, and still part of what was said: before the first word and behind the last one.
+    let behind = text.get(last.end..).unwrap_or_default();
+    out.push_str(&symbols(behind.split(char::is_alphanumeric).next().unwrap_or_default()));
+    let front = text.get(..first.start).unwrap_or_default();
+    out.insert_str(0, &symbols(front.rsplit(char::is_alphanumeric).next().unwrap_or_default()));
     // Longer silence makes recognisers write dots; one statement is one line.
     out.split_whitespace().collect::<Vec<_>>().join(" ").trim_matches([',', ' ', '.']).to_owned()
+}
+
+/// The emoji and other symbols of what stands between two words, with its blanks; nothing if there are none.
+fn symbols(between: &str) -> String {
+    let symbol = |c: char| {
+        use unicode_properties::{GeneralCategoryGroup as Group, UnicodeGeneralCategory as _};
+        let kind = c.general_category_group();
+        matches!(c, '%' | '$' | '\u{200d}') || (!c.is_ascii() && matches!(kind, Group::Symbol | Group::Mark))
+    };
+    let kept: String = between.chars().filter(|c| c.is_whitespace() || symbol(*c)).collect();
+    if kept.trim().is_empty() { String::new() } else { kept }
 }
 
 /// Byte ranges of words: runs of letters and digits, with apostrophes, and with points, colons and commas between digits.
@@ -128,6 +146,7 @@ fn spans(text: &str) -> Vec<(usize, usize)> {
     while let Some((at, c)) = chars.next() {
         let next = chars.peek().map_or(' ', |(_, next)| *next);
         let inside = c.is_alphanumeric()
+            || is_run_letter(c)
             || (matches!(c, '\'' | '\u{2019}') && previous.is_alphanumeric() && next.is_alphanumeric())
             || (matches!(c, '.' | ':' | ',') && previous.is_ascii_digit() && next.is_ascii_digit());
         match (inside, open) {
@@ -168,7 +187,10 @@ pub fn sounds_like(heard: &str, wanted: &str) -> bool {
         6..8 => 1,
         _ => 2,
     };
-    heard == wanted || (slack > 0 && osa_distance(heard, wanted) <= slack)
+    heard == wanted
+        || (slack > 0
+            && heard.len().abs_diff(wanted.len()) <= 4 * slack
+            && osa_distance(heard, wanted) <= slack)
 }
 
 /// Matches `words` from their beginning to their end against `pattern` and returns what `*` took.
@@ -232,6 +254,20 @@ mod tests {
         let text = "Remember that, uh, Anna's number is, um, 3.14, please.";
         let words = command_of(text);
         assert_eq!(original(text, matches(&words, "remember that *").unwrap()), "Anna's number is, 3.14");
+    }
+
+    #[test]
+    fn symbols_around_the_words_stay() {
+        for (text, statement) in [
+            ("remember that I love 🙂", "I love 🙂"),
+            ("remember that 🍓 are for Anna, please", "🍓 are for Anna"),
+            ("remember that it costs 5 €.", "it costs 5 €"),
+            ("remember that I got $5 or 50%", "I got $5 or 50%"),
+            ("remember that it is * nice *", "it is * nice"),
+        ] {
+            let words = command_of(text);
+            assert_eq!(original(text, matches(&words, "remember that *").unwrap()), statement);
+        }
     }
 
     #[test]

@@ -144,7 +144,8 @@ async fn conversations_lose_names_that_hold_a_forgotten_topic() {
     let (text, reply) = ("forget everything about …", "I have forgotten everything about that.");
     let turn =
         NewTurn { text, kind: Kind::Ask, reply, responder: "test", sources: &[], forget: &[], meta: &meta };
-    memory.append_turn_unnaming(anna, Target::Existing(first), &turn, &named).await.unwrap();
+    let acts = Acts { unname: &named, ..Acts::default() };
+    memory.append_turn_with(anna, Target::Existing(first), &turn, &acts).await.unwrap();
     let shown = memory.conversation(anna, first).await.unwrap();
     assert_eq!(shown.title, "hello there");
     assert_eq!(memory.conversation(anna, second).await.unwrap().session_id, None);

@@ -1,0 +1,451 @@
+//! What a person has just forgotten, until it cannot be brought back any more.
+//!
+//! ```text
+//!  "forget the key" ──▶ rows, index and queue entries are deleted, deletions are queued: all as without undo
+//!                       copies of the rows ──sealed──▶ table `forgotten`, the key ──▶ jarvis.db.undo-ID
+//!  "undo that"      ──▶ rows again, with new ids; the key and the sealed copy are deleted
+//!  anything that ends it ──▶ the key and the sealed copy are deleted
+//! ```
+//!
+//! It ends after [`UNDO_MINUTES`], when the person says something in another conversation, with a new boot,
+//! with the person or the conversation. [`Memory::open_with`] and [`Memory::maintain`] look for what has
+//! ended while nobody was there to notice. Invariants:
+//!
+//! 1. A crash forgets: the deletion is complete and on its way to Postgres before there is an answer, and
+//!    nothing but "undo that" writes the words again. What comes back has new ids, so no tombstone stands in
+//!    its way, here or elsewhere.
+//! 2. No readable byte is kept: the log, free pages and copies of the database have the sealed copy, which is
+//!    worth nothing once the key, a file of its own, is overwritten. A backup has no key.
+//! 3. A key file is written and removed by whoever holds the write lock of the database, so a key without a
+//!    row is garbage.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use chacha20poly1305::aead::{Aead as _, KeyInit as _};
+use chacha20poly1305::{XChaCha20Poly1305, XNonce};
+use serde::{Deserialize, Serialize};
+use sqlx::Row as _;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use super::messages::{Doomed, retitle};
+use super::summary::{covered_within, rebuild_within};
+use super::{ConversationId, Memory, MemoryError, MessageId, Result, Role, UserId, get, named};
+use crate::clock::Stamp;
+use crate::durable;
+use crate::store::queue::{Op, enqueue};
+use crate::store::{StoreError, Tx};
+
+/// How long a forgetting can be undone. Answers and documentation name it.
+pub const UNDO_MINUTES: i64 = 10;
+const UNDO_NS: i64 = UNDO_MINUTES * 60 * 1_000_000_000;
+const KEY_BYTES: usize = 32;
+/// Between the name of the database and the id in the name of a key file.
+const KEY_MARK: &str = ".undo-";
+
+crate::store::sql::statements! {
+    ROWS = "SELECT m.rid, m.id, c.id AS conversation, m.seq, m.role, m.kind, m.text, m.meta, m.wall_unix_ms, m.clock_synced,
+            m.monotonic_ns, m.boot, m.device
+        FROM json_each(?2) wanted CROSS JOIN messages m ON m.rid = wanted.value
+        JOIN conversations c ON c.rid = m.conversation
+        WHERE m.owner = ?1 ORDER BY m.rid";
+    LINKS = "SELECT source.id AS source, answer.id AS answer FROM message_sources s
+        JOIN messages source ON source.rid = s.source JOIN messages answer ON answer.rid = s.message
+        WHERE source.owner = ?1 AND (s.source IN (SELECT value FROM json_each(?2))
+            OR s.message IN (SELECT value FROM json_each(?2)))";
+    NAMES = "SELECT id, CASE title_by_user WHEN 1 THEN title END AS title, session_id FROM conversations
+        WHERE owner = ?1 AND id = ?2";
+    KEEP = "INSERT INTO forgotten (id, owner, conversation, monotonic_ns, boot, sealed) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    LATEST = "SELECT f.id, f.sealed FROM forgotten f
+        WHERE f.owner = (SELECT rid FROM users WHERE id = ?1)
+            AND f.conversation = (SELECT rid FROM conversations WHERE id = ?2)
+            AND f.boot = (SELECT rid FROM boots WHERE boot_id = ?3) AND f.monotonic_ns BETWEEN ?4 AND ?5
+        ORDER BY f.rid DESC LIMIT 1";
+    ANY = "SELECT EXISTS (SELECT 1 FROM forgotten) AS n";
+    // A time after now is of another clock.
+    ENDED = "SELECT id FROM forgotten WHERE boot <> ?1 OR monotonic_ns NOT BETWEEN ?2 AND ?3
+        OR (owner = ?4 AND conversation <> ?5)";
+    END = "DELETE FROM forgotten WHERE id = ?1";
+    ALL = "SELECT id FROM forgotten";
+    CONVERSATION = "SELECT rid FROM conversations WHERE id = ?2 AND owner = ?1";
+    // The number that it had keeps its place among the newest; it may be another message's by now.
+    INSERT = "INSERT INTO messages (rid, id, conversation, owner, seq, role, kind, text, meta, wall_unix_ms, clock_synced,
+            monotonic_ns, boot, device)
+        SELECT CASE WHEN EXISTS (SELECT 1 FROM messages WHERE rid = ?1) THEN NULL ELSE ?1 END,
+            ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14";
+    COUNT_UP = "UPDATE conversations SET messages = messages + ?3 WHERE rid = ?2 AND owner = ?1";
+    LINK = "INSERT INTO message_sources (source, message)
+        SELECT source.rid, answer.rid FROM messages source, messages answer
+        WHERE source.id = ?2 AND source.owner = ?1 AND answer.id = ?3 AND answer.owner = ?1
+        ON CONFLICT DO NOTHING";
+    NAME = "UPDATE conversations SET title = CASE title_by_user WHEN 1 THEN title ELSE coalesce(?3, title) END,
+            title_by_user = max(title_by_user, ?3 IS NOT NULL), session_id = coalesce(session_id, ?4), named = ?5
+        WHERE rid = ?2 AND owner = ?1";
+    TAKEN = "SELECT 1 FROM conversations c WHERE c.owner = ?1 AND c.session_id = ?3
+        AND c.device IS (SELECT device FROM conversations WHERE rid = ?2)";
+}
+
+/// A forgetting that can still be undone.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Undoable {
+    id: Uuid,
+    /// The ids that `messages` get when they come back.
+    ids: Vec<MessageId>,
+    kept: Kept,
+}
+
+impl Undoable {
+    /// What the person said of it, oldest first: the ids that it gets, and the words.
+    pub fn said(&self) -> Vec<(MessageId, &str)> {
+        let mine =
+            |row: &&(MessageId, &Row)| row.1.role == Role::User && row.1.kind != super::Kind::Ask.as_str();
+        let rows = self.ids.iter().copied().zip(&self.kept.messages);
+        rows.filter(|row| mine(&row)).map(|(id, row)| (id, row.text.as_str())).collect()
+    }
+}
+
+/// What is sealed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Kept {
+    messages: Vec<Row>,
+    /// (source, answer) of which at least one is in `messages`.
+    links: Vec<(Uuid, Uuid)>,
+    names: Vec<Name>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Row {
+    rid: i64,
+    id: Uuid,
+    conversation: Uuid,
+    seq: i64,
+    role: Role,
+    kind: String,
+    text: String,
+    meta: Option<String>,
+    wall_unix_ms: i64,
+    clock_synced: bool,
+    monotonic_ns: i64,
+    boot: i64,
+    device: i64,
+}
+
+/// The names that somebody gave a conversation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Name {
+    conversation: Uuid,
+    title: Option<String>,
+    session: Option<String>,
+}
+
+impl Memory {
+    /// The latest forgetting in `conversation` that can still be undone.
+    pub async fn undoable(
+        &self,
+        user: UserId,
+        conversation: ConversationId,
+        now: &Stamp,
+    ) -> Result<Option<Undoable>> {
+        let latest = sqlx::query(LATEST)
+            .bind(user.bytes())
+            .bind(conversation.bytes())
+            .bind(&*now.boot_id)
+            .bind(now.monotonic_ns.saturating_sub(UNDO_NS))
+            .bind(now.monotonic_ns);
+        let Some(row) = self.read_optional(latest).await? else { return Ok(None) };
+        let id = uuid_of(&row, "id")?;
+        let kept =
+            read_key(&key_path(self.store.path(), id)).and_then(|key| open(&key, get(&row, "sealed").ok()?));
+        Ok(kept.map(|kept| Undoable {
+            id,
+            ids: kept.messages.iter().map(|_| MessageId::new()).collect(),
+            kept,
+        }))
+    }
+
+    /// Ends every undo whose time is over and removes keys that belong to none; the text is out of the file
+    /// with the next scrub.
+    pub(super) async fn end_undos(&self) -> Result<()> {
+        let row = self.read_optional(sqlx::query(ANY)).await?;
+        let any = row.map(|row| get::<bool>(&row, "n")).transpose()?.unwrap_or(false);
+        if !any && keys(self.store.path()).is_empty() {
+            return Ok(());
+        }
+        let (mut tx, now) = self.begin().await?;
+        let ended = self.end_in(&mut tx, &now, None).await?;
+        tx.commit().await?;
+        if ended {
+            self.scrub().await;
+        } else {
+            self.sweep_keys().await?;
+        }
+        Ok(())
+    }
+
+    /// Removes the keys of what is gone: with a person, with a conversation, by a crash.
+    pub(super) async fn sweep_keys(&self) -> Result<()> {
+        if keys(self.store.path()).is_empty() {
+            return Ok(());
+        }
+        let (mut tx, _) = self.begin().await?;
+        let alive = tx.all(sqlx::query(ALL)).await?;
+        let alive = alive.iter().map(|row| uuid_of(row, "id")).collect::<Result<Vec<_>, _>>()?;
+        for (id, path) in keys(self.store.path()) {
+            if !alive.contains(&id) {
+                shred(&path);
+            }
+        }
+        Ok(tx.commit().await?)
+    }
+
+    /// In a transaction: ends what is over, and what `owner` can undo in other conversations than the one
+    /// with this row number (`here`). Returns whether that was anything, in which case a scrub is wanted.
+    pub(super) async fn end_in(
+        &self,
+        tx: &mut Tx<'_>,
+        now: &Stamp,
+        here: Option<(i64, i64)>,
+    ) -> Result<bool> {
+        let (owner, conversation) = here.unzip();
+        let ended = sqlx::query(ENDED)
+            .bind(self.here()?.boot)
+            .bind(now.monotonic_ns.saturating_sub(UNDO_NS))
+            .bind(now.monotonic_ns)
+            .bind(owner)
+            .bind(conversation);
+        let ended = tx.all(ended).await?;
+        for row in &ended {
+            self.end_one(tx, uuid_of(row, "id")?).await?;
+        }
+        if !ended.is_empty() {
+            self.want_scrub(tx, now).await?;
+        }
+        Ok(!ended.is_empty())
+    }
+
+    async fn end_one(&self, tx: &mut Tx<'_>, id: Uuid) -> Result<u64> {
+        shred(&key_path(self.store.path(), id));
+        Ok(tx.execute(sqlx::query(END).bind(id.as_bytes().as_slice())).await?)
+    }
+
+    /// In the transaction that forgets, before it does: the rows and names that will be gone.
+    pub(super) async fn keep_in(
+        &self,
+        tx: &mut Tx<'_>,
+        owner: i64,
+        doomed: &Doomed,
+        unname: &[ConversationId],
+    ) -> Result<Kept> {
+        let rids = serde_json::json!(doomed.rids()).to_string();
+        let rows = tx.all(sqlx::query(ROWS).bind(owner).bind(&rids)).await?;
+        let messages = rows.iter().map(row_of).collect::<Result<_, StoreError>>()?;
+        let links = tx.all(sqlx::query(LINKS).bind(owner).bind(&rids)).await?;
+        let links = links.iter().map(|row| Ok((uuid_of(row, "source")?, uuid_of(row, "answer")?)));
+        let mut kept = Kept { messages, links: links.collect::<Result<_, StoreError>>()?, names: Vec::new() };
+        for id in unname {
+            let Some(row) = tx.optional(sqlx::query(NAMES).bind(owner).bind(id.bytes())).await? else {
+                continue;
+            };
+            let (title, session) = (get(&row, "title")?, get(&row, "session_id")?);
+            kept.names.push(Name { conversation: id.0, title, session });
+        }
+        Ok(kept)
+    }
+
+    /// In the transaction that forgot: seals what was kept. Without it the forgetting is as good, so a key
+    /// that cannot be written only means that it cannot be undone.
+    pub(super) async fn seal_in(
+        &self,
+        tx: &mut Tx<'_>,
+        owner: i64,
+        conversation: i64,
+        kept: &Kept,
+        now: &Stamp,
+    ) -> Result<()> {
+        let id = Uuid::now_v7();
+        let sealed = match seal(&key_path(self.store.path(), id), kept) {
+            Ok(sealed) => sealed,
+            Err(e) => {
+                log::warn!("what was forgotten cannot be brought back: {e}");
+                return Ok(());
+            }
+        };
+        let keep = sqlx::query(KEEP)
+            .bind(id.as_bytes().to_vec())
+            .bind(owner)
+            .bind(conversation)
+            .bind(now.monotonic_ns)
+            .bind(self.here()?.boot)
+            .bind(sealed);
+        tx.execute(keep).await?;
+        Ok(())
+    }
+
+    /// In a transaction: writes what was forgotten again, with its new ids. Returns how many messages.
+    ///
+    /// # Errors
+    /// `NotFound` if it was brought back, or its time ended, meanwhile.
+    pub(super) async fn bring_back_in(
+        &self,
+        tx: &mut Tx<'_>,
+        user: UserId,
+        owner: i64,
+        undo: &Undoable,
+        now: &Stamp,
+    ) -> Result<usize> {
+        if self.end_one(tx, undo.id).await? == 0 {
+            return Err(MemoryError::not_found("forgetting to undo", ""));
+        }
+        let mut back = 0;
+        let mut touched = std::collections::BTreeMap::<i64, (i64, i64)>::new();
+        for (id, row) in undo.ids.iter().zip(&undo.kept.messages) {
+            let Some(conversation) = conversation_in(tx, owner, row.conversation).await? else { continue };
+            let insert = sqlx::query(INSERT)
+                .bind(row.rid)
+                .bind(id.bytes())
+                .bind(conversation)
+                .bind(owner)
+                .bind(row.seq)
+                .bind(row.role.as_str())
+                .bind(&row.kind)
+                .bind(&row.text)
+                .bind(&row.meta)
+                .bind(row.wall_unix_ms)
+                .bind(row.clock_synced)
+                .bind(row.monotonic_ns)
+                .bind(row.boot)
+                .bind(row.device);
+            tx.execute(insert).await?;
+            enqueue(tx, Op::InsertMessage, id.0, Some(user.0), now.wall_unix_ms).await?;
+            let (count, first) = touched.entry(conversation).or_insert((0, row.seq));
+            (*count, *first) = (*count + 1, row.seq.min(*first));
+            back += 1;
+        }
+        let new = |old: Uuid| {
+            let known = undo.kept.messages.iter().position(|row| row.id == old);
+            known.and_then(|at| undo.ids.get(at)).map_or(old, |id| id.0)
+        };
+        for (source, answer) in &undo.kept.links {
+            let link = sqlx::query(LINK).bind(owner).bind(new(*source).as_bytes().to_vec());
+            tx.execute(link.bind(new(*answer).as_bytes().to_vec())).await?;
+        }
+        for name in &undo.kept.names {
+            name_again(tx, user, owner, name, now).await?;
+        }
+        for (conversation, (count, first)) in &touched {
+            tx.execute(sqlx::query(COUNT_UP).bind(owner).bind(conversation).bind(count)).await?;
+            let upto = covered_within(tx, owner, *conversation).await?;
+            if *first <= upto {
+                rebuild_within(tx, owner, *conversation, upto).await?;
+            }
+        }
+        retitle(tx, user, owner, touched.into_keys().collect(), now).await?;
+        // Some may be from before the clock was set.
+        self.stamped.store(false, std::sync::atomic::Ordering::Relaxed);
+        self.want_scrub(tx, now).await?;
+        Ok(back)
+    }
+}
+
+async fn conversation_in(tx: &mut Tx<'_>, owner: i64, id: Uuid) -> Result<Option<i64>> {
+    let row = tx.optional(sqlx::query(CONVERSATION).bind(owner).bind(id.as_bytes().to_vec())).await?;
+    Ok(row.map(|row| get(&row, "rid")).transpose()?)
+}
+
+/// Gives a conversation the names that it had, unless it has others by now.
+async fn name_again(tx: &mut Tx<'_>, user: UserId, owner: i64, name: &Name, now: &Stamp) -> Result<()> {
+    let Some(rid) = conversation_in(tx, owner, name.conversation).await? else { return Ok(()) };
+    let taken = sqlx::query(TAKEN).bind(owner).bind(rid).bind(&name.session);
+    let session = if tx.optional(taken).await?.is_some() { None } else { name.session.as_deref() };
+    let moment = named::now_after(&named::of_conversation(tx, rid, owner).await?, now);
+    let again = sqlx::query(NAME).bind(owner).bind(rid).bind(&name.title).bind(session);
+    tx.execute(again.bind(named::bytes(&moment))).await?;
+    enqueue(tx, Op::UpsertConversation, name.conversation, Some(user.0), now.wall_unix_ms).await?;
+    Ok(())
+}
+
+fn row_of(row: &sqlx::sqlite::SqliteRow) -> Result<Row, StoreError> {
+    let role: String = get(row, "role")?;
+    Ok(Row {
+        rid: get(row, "rid")?,
+        id: uuid_of(row, "id")?,
+        conversation: uuid_of(row, "conversation")?,
+        seq: get(row, "seq")?,
+        role: if role == Role::User.as_str() { Role::User } else { Role::Assistant },
+        kind: get(row, "kind")?,
+        text: get(row, "text")?,
+        meta: get(row, "meta")?,
+        wall_unix_ms: get(row, "wall_unix_ms")?,
+        clock_synced: get(row, "clock_synced")?,
+        monotonic_ns: get(row, "monotonic_ns")?,
+        boot: get(row, "boot")?,
+        device: get(row, "device")?,
+    })
+}
+
+fn uuid_of(row: &sqlx::sqlite::SqliteRow, column: &str) -> Result<Uuid, StoreError> {
+    row.try_get(column).map_err(StoreError::Sql)
+}
+
+fn key_path(database: &Path, id: Uuid) -> PathBuf {
+    let mut name = database.file_name().unwrap_or_default().to_owned();
+    name.push(format!("{KEY_MARK}{}", id.simple()));
+    database.with_file_name(name)
+}
+
+/// The key files beside the database.
+fn keys(database: &Path) -> Vec<(Uuid, PathBuf)> {
+    let Some(name) = database.file_name().and_then(|name| name.to_str()) else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(durable::folder_of(database)) else { return Vec::new() };
+    let key = |entry: fs::DirEntry| {
+        let file = entry.file_name();
+        let id = file.to_str()?.strip_prefix(name)?.strip_prefix(KEY_MARK)?.parse().ok()?;
+        Some((id, entry.path()))
+    };
+    entries.flatten().filter_map(key).collect()
+}
+
+/// Seals `kept` under a key that is written to `path` and used for nothing else.
+fn seal(path: &Path, kept: &Kept) -> io::Result<Vec<u8>> {
+    let plain = Zeroizing::new(serde_json::to_vec(kept).map_err(io::Error::other)?);
+    let mut key = Zeroizing::new([0_u8; KEY_BYTES]);
+    getrandom::fill(key.as_mut_slice()).map_err(io::Error::other)?;
+    let cipher = XChaCha20Poly1305::new((&*key).into());
+    // One message a key: any nonce will do.
+    let sealed = cipher
+        .encrypt(&XNonce::default(), plain.as_slice())
+        .map_err(|_| io::Error::other("sealing failed"))?;
+    let mut file = durable::create_file(path)?;
+    file.write_all(key.as_slice())?;
+    Ok(sealed)
+}
+
+fn read_key(path: &Path) -> Option<Zeroizing<[u8; KEY_BYTES]>> {
+    let bytes = Zeroizing::new(fs::read(path).ok()?);
+    bytes.as_slice().try_into().ok().map(Zeroizing::new)
+}
+
+fn open(key: &[u8; KEY_BYTES], sealed: &[u8]) -> Option<Kept> {
+    let plain =
+        XChaCha20Poly1305::new(key.into()).decrypt(&XNonce::default(), sealed).ok().map(Zeroizing::new)?;
+    serde_json::from_slice(&plain).ok()
+}
+
+/// Overwrites and removes a key file.
+fn shred(path: &Path) {
+    let shredded = || -> io::Result<()> {
+        let mut file = fs::OpenOptions::new().write(true).open(path)?;
+        file.write_all(&[0; KEY_BYTES])?;
+        file.sync_all()?;
+        fs::remove_file(path)?;
+        durable::sync_name(path)
+    };
+    match shredded() {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            log::warn!("{} could not be removed, trying again later: {e}", path.display());
+        }
+        _ => {}
+    }
+}
