@@ -226,7 +226,8 @@ fn a_key_that_is_wrong_or_gone_or_open_to_others_is_one_clear_problem() {
     assert!(String::from_utf8(said).unwrap().contains("another master key"));
 
     put(&copy[..31]);
-    assert!(voiceprints(&root)[0]["message"].as_str().unwrap().contains("31 bytes"));
+    let told = voiceprints(&root)[0]["message"].as_str().unwrap().to_owned();
+    assert!(told.contains("31 bytes") && told.contains("no backup holds it"), "{told}");
     put(&copy);
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
     assert!(voiceprints(&root)[0]["message"].as_str().unwrap().contains("chmod 600"));

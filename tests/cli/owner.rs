@@ -27,7 +27,10 @@ fn give(path: &Path) {
 
 /// An installed device: folders as `systemd/jarvis.tmpfiles` makes them.
 fn installed() -> Root {
-    let root = Root::new();
+    let mut root = Root::new();
+    for variable in ["SUDO_UID", "SUDO_GID"] {
+        root.env(variable, "0");
+    }
     fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
     for folder in ["var/lib/jarvis", "var/backups/jarvis"] {
         let folder = root.path().join(folder);
