@@ -11,10 +11,18 @@ mod damage;
 mod kill;
 #[path = "backup/lines.rs"]
 mod lines;
+#[path = "backup/links.rs"]
+mod links;
+#[path = "backup/lost.rs"]
+mod lost;
+#[path = "backup/newest.rs"]
+mod newest;
 #[path = "backup/pitr.rs"]
 mod pitr;
 #[path = "backup/postgres.rs"]
 mod postgres;
+#[path = "backup/unwritable.rs"]
+mod unwritable;
 #[path = "backup/vanished.rs"]
 mod vanished;
 

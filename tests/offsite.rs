@@ -437,6 +437,31 @@ fn a_copy_of_an_on_demand_backup_stays_until_it_is_released() {
 }
 
 #[test]
+fn a_copy_that_somebody_deleted_is_missed_and_made_again() {
+    let store = tempfile::tempdir().unwrap();
+    let root = home(&folder_section(store.path()), "");
+    let name = create(&root);
+    let problem = || root.ok(&["backup", "list", "--metrics"]).contains("jarvis_backup_problem 1");
+    assert!(!problem());
+    fs::remove_dir_all(store.path().join("house/kitchen").join(&name)).unwrap();
+    assert_eq!(copies(&root).len(), 0);
+    assert!(problem(), "it was noted as copied, and is there no more");
+    let told = root.ok(&["backup", "list"]);
+    assert!(told.contains("FAILED"), "{told}");
+    assert!(!root.ok(&["backup", "list", "--metrics"]).contains("newest_copied"));
+    root.ok(&["backup", "upload", "latest"]);
+    assert!(!problem());
+    // A copy that the calendar deletes is not missed.
+    let root = home(&folder_section(store.path()), "keep_daily = 1\nkeep_weekly = 0\nkeep_monthly = 0\n");
+    create(&root);
+    create(&root);
+    let pruned = root.json(&["backup", "prune", "--trust-clock"]);
+    assert_eq!(pruned["remote"]["deleted"], 2, "{pruned}");
+    copies(&root);
+    assert!(!root.ok(&["backup", "list"]).contains("FAILED"));
+}
+
+#[test]
 fn the_nightly_run_prunes_although_the_copy_failed() {
     let store = tempfile::tempdir().unwrap();
     let root = home(&folder_section(store.path()), "keep_daily = 1\nkeep_weekly = 0\nkeep_monthly = 0\n");

@@ -6,7 +6,9 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
 
 /// Makes everything durable that was created, renamed and removed in `folder`.
 ///
@@ -24,7 +26,19 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
 /// # Errors
 /// What the file system has to say, in words where it has no locks.
 pub fn try_lock(file: &File) -> io::Result<bool> {
-    match rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+    lock(file, FlockOperation::NonBlockingLockExclusive)
+}
+
+/// As [`try_lock`], together with others that do the same.
+///
+/// # Errors
+/// As [`try_lock`].
+pub fn try_lock_shared(file: &File) -> io::Result<bool> {
+    lock(file, FlockOperation::NonBlockingLockShared)
+}
+
+fn lock(file: &File, how: FlockOperation) -> io::Result<bool> {
+    match flock(file, how) {
         Ok(()) => Ok(true),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
         Err(e) => Err(in_words(e.into())),
@@ -56,6 +70,14 @@ pub fn sync_name(path: &Path) -> io::Result<()> {
 /// The folder that holds the name of `path`.
 pub fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// The file itself where `path` is a link to one that is there: whoever replaces a file must not replace the
+/// link, or what was in the file stays where it lies.
+pub fn behind_link(path: &Path) -> PathBuf {
+    let is_link = fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
+    let target = is_link.then(|| fs::canonicalize(path).ok()).flatten();
+    target.unwrap_or_else(|| path.to_path_buf())
 }
 
 /// Makes `folder` and what is missing above it, durably, for its owner and group. One that is there stays as it is.
@@ -117,6 +139,18 @@ mod tests {
         fs::write(&file, "").unwrap();
         assert_eq!(create_folder(&file).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert!(create_folder(&file.join("lib")).is_err());
+    }
+
+    #[test]
+    fn a_link_leads_to_its_file_and_one_that_leads_nowhere_is_left_alone() {
+        let home = tempfile::tempdir().unwrap();
+        let real = fs::canonicalize(home.path()).unwrap();
+        let (file, link) = (real.join("file"), home.path().join("link"));
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        assert_eq!(behind_link(&link), link);
+        fs::write(&file, "").unwrap();
+        assert_eq!(behind_link(&link), file);
+        assert_eq!(behind_link(&home.path().join("file")), home.path().join("file"));
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod actions;
 pub mod household;
 pub mod mic;
 pub mod missing;
+pub mod mount;
 pub mod postgres;
 pub mod powercut;
 pub mod preload;

@@ -24,6 +24,11 @@ pub fn hang() -> PathBuf {
     compiled("hang", include_str!("hang.c"))
 }
 
+/// Says that the clock is set: see the head of the file.
+pub fn clockset() -> PathBuf {
+    compiled("clockset", include_str!("clockset.c"))
+}
+
 /// Compiles a library once per version of its source, where every account can read it.
 fn compiled(name: &str, source: &str) -> PathBuf {
     let mut hash = DefaultHasher::new();

@@ -12,7 +12,7 @@ use super::cancel::Cancel;
 use super::create::{Run, create_from};
 use super::lock::Lock;
 use super::sqlite::{self, Access};
-use super::{BackupError, Kind};
+use super::{BackupError, Kind, known};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::error::chain;
@@ -61,6 +61,7 @@ async fn made(
     there: Option<&PgSettings>,
     longest: Duration,
 ) -> Result<String, BackupError> {
+    known::may_write(settings, &Clock::System)?;
     let lock = Lock::take(&settings.paths.backups)?;
     let (cancel, bar) = (Cancel::default(), ProgressBar::hidden());
     let run = Run { settings, clock: &Clock::System, lock: &lock, cancel: &cancel, bar: &bar };

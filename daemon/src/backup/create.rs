@@ -20,7 +20,7 @@ use super::lock::{Lock, Scratch, sync_folder};
 use super::manifest::{self, CHUNK_BYTES, FORMAT, FileEntry, Manifest, Origin, Role, Sums, Undelivered};
 use super::sqlite::{self, Access};
 use super::stream::Sealed;
-use super::{Backup, BackupError, Kind, PREFIX, find, name_at, pg, way_back};
+use super::{Backup, BackupError, Kind, PREFIX, find, known, name_at, order, pg, way_back};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::store::postgres::PgSettings;
@@ -82,6 +82,7 @@ pub(super) async fn create_from(
     let started = Instant::now();
     let stamp = run.clock.stamp();
     let (name, taken_at) = free_name(run.lock.dir(), stamp.wall_unix_ms)?;
+    let seq = order::next_seq(known::highest(run)?, &stamp);
     let partial = run.lock.dir().join(format!(".partial-{name}"));
     let disk = BackupError::disk("the folder of the backup could not be made", &partial);
     let partial = Scratch::of(partial).map_err(&disk)?;
@@ -115,6 +116,8 @@ pub(super) async fn create_from(
         kind,
         taken_unix_ms: taken_at.as_millisecond(),
         clock_synced: stamp.synced,
+        seq: Some(seq),
+        boot: Some(manifest::Boot { id: stamp.boot_id.to_string(), monotonic_ns: stamp.monotonic_ns }),
         took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         device: run.settings.device.id.clone(),
         program: format!("jarvisd {}", env!("CARGO_PKG_VERSION")),
@@ -134,7 +137,7 @@ pub(super) async fn create_from(
     sync_folder(partial.path())?;
     partial.rename(&run.lock.dir().join(&name)).map_err(disk)?;
     sync_folder(run.lock.dir())?;
-    let backup = find(run.lock.dir(), &name)?;
+    let backup = find(run.lock.dir(), &name, run.clock)?;
     Ok(Made { backup, manifest, keys })
 }
 

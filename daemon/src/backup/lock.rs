@@ -7,17 +7,27 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::statvfs;
 
-use super::BackupError;
+use super::{BackupError, is_unwritable};
 use crate::durable;
 
 /// What an interrupted run leaves behind begins with one of these.
 const LEFTOVERS: [&str; 3] = [".partial-", ".scratch-", ".deleting-"];
 
+/// How often a folder of its own is made anew because somebody took it for a leftover.
+const ATTEMPTS: usize = 3;
+/// Room for what is little: manifests, one conversation after the other.
+const SMALL_BYTES: u64 = 16 << 20;
+/// What scratch folders elsewhere are called.
+const SCRATCH_ELSEWHERE: &str = ".jarvis-scratch-";
+
 /// Held while backups are written, verified, deleted or restored; the kernel lets go of it when the process ends.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    /// `None` where nothing can be locked: a folder that is not there, or that others may not open.
+    _file: Option<File>,
     dir: PathBuf,
+    /// Where scratch folders go when there is no place for them in `dir`.
+    elsewhere: Vec<PathBuf>,
 }
 
 impl Lock {
@@ -28,60 +38,146 @@ impl Lock {
     pub fn take(dir: &Path) -> Result<Self, BackupError> {
         let disk = BackupError::disk("the folder of the backups cannot be used", dir);
         durable::create_folder(dir).map_err(&disk)?;
-        let path = dir.join(".lock");
-        let file = fs::OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&path)
-            .map_err(&disk)?;
-        if !durable::try_lock(&file).map_err(&disk)? {
-            return Err(BackupError::Locked { dir: dir.into() });
+        let file = open(dir, true).map_err(&disk)?;
+        hold(durable::try_lock(&file), dir)?;
+        remove_leftovers(dir)?;
+        Ok(Self { _file: Some(file), dir: dir.into(), elsewhere: Vec::new() })
+    }
+
+    /// Takes the folder to read what is in it. As [`Lock::take`] where that works; a folder that is
+    /// read-only, full, somebody else's or not there is read all the same, and scratch folders are made
+    /// `elsewhere`.
+    ///
+    /// # Errors
+    /// `Locked` if another process writes there, `Disk`.
+    pub fn look(dir: &Path, elsewhere: Vec<PathBuf>) -> Result<Self, BackupError> {
+        let disk = BackupError::disk("the folder of the backups cannot be used", dir);
+        for place in &elsewhere {
+            sweep(place);
         }
-        let left = |entry: &fs::DirEntry| {
-            let name = entry.file_name();
-            LEFTOVERS.iter().any(|start| name.to_string_lossy().starts_with(start))
+        let of = |file| Self { _file: file, dir: dir.into(), elsewhere };
+        let file = match open(dir, true) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(of(None)),
+            Err(e) if is_unwritable(&e) => {
+                // Whoever may write holds the lock alone; readers share it. Without a file nobody has ever
+                // written.
+                let Ok(file) = open(dir, false) else { return Ok(of(None)) };
+                return match hold(durable::try_lock_shared(&file), dir) {
+                    Err(e @ BackupError::Locked { .. }) => Err(e),
+                    _ => Ok(of(Some(file))),
+                };
+            }
+            Err(e) => return Err(disk(e)),
         };
-        let leftovers: Vec<fs::DirEntry> = fs::read_dir(dir).map_err(&disk)?.flatten().filter(left).collect();
-        if !leftovers.is_empty() {
-            // A run that was killed may not have made these names durable: what is emptied must not be a backup again after a
-            // power cut.
-            sync_folder(dir)?;
+        hold(durable::try_lock(&file), dir)?;
+        match remove_leftovers(dir) {
+            Err(e) if !e.is_unwritable() => Err(e),
+            _ => Ok(of(Some(file))),
         }
-        for entry in leftovers {
-            log::info!(
-                "removing {}, which an interrupted run left behind",
-                entry.file_name().to_string_lossy()
-            );
-            fs::remove_dir_all(entry.path()).map_err(&disk)?;
-        }
-        Ok(Self { _file: file, dir: dir.into() })
     }
 
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// A folder of its own that goes away with the value.
+    /// As [`Lock::look`]: scratch folders go `elsewhere` where there is no place for them in the folder.
+    #[must_use]
+    pub fn or_elsewhere(self, elsewhere: Vec<PathBuf>) -> Self {
+        Self { elsewhere, ..self }
+    }
+
+    /// A folder of its own for little, that goes away with the value.
     ///
     /// # Errors
-    /// [`BackupError::Disk`].
+    /// [`BackupError::Disk`], [`BackupError::NoSpace`].
     pub fn scratch(&self) -> Result<Scratch, BackupError> {
+        self.scratch_for(SMALL_BYTES)
+    }
+
+    /// A folder of its own with room for `need` bytes, that goes away with the value.
+    ///
+    /// # Errors
+    /// [`BackupError::Disk`], [`BackupError::NoSpace`].
+    pub fn scratch_for(&self, need: u64) -> Result<Scratch, BackupError> {
         let path = self.dir.join(format!(".scratch-{}", uuid::Uuid::now_v7().simple()));
-        let made = fs::DirBuilder::new().mode(0o700).create(&path);
-        made.map_err(BackupError::disk("a scratch folder could not be made", &path))?;
-        Ok(Scratch { path, kept: false })
+        let here = self.needs(need).and_then(|()| {
+            Scratch::of(path.clone()).map_err(BackupError::disk("a scratch folder could not be made", &path))
+        });
+        let Err(why) = here else { return here };
+        let not_here = |e: &BackupError| {
+            let gone =
+                matches!(e, BackupError::Disk { source, .. } if source.kind() == io::ErrorKind::NotFound);
+            gone || e.is_unwritable()
+        };
+        if !not_here(&why) {
+            return Err(why);
+        }
+        self.elsewhere.iter().find_map(|place| Scratch::elsewhere(place, need).ok()).ok_or(why)
     }
 
     /// # Errors
     /// [`BackupError::NoSpace`] if less than `need` bytes are free.
     pub fn needs(&self, need: u64) -> Result<(), BackupError> {
-        let stat = statvfs(&self.dir).map_err(io::Error::from);
-        let stat = stat.map_err(BackupError::disk("the free space is not known", &self.dir))?;
-        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-        if free < need { Err(BackupError::NoSpace { dir: self.dir.clone(), free, need }) } else { Ok(()) }
+        needs(&self.dir, need)
+    }
+}
+
+/// Opens the file that is locked, which is made where it is missing if it is opened to `write`.
+fn open(dir: &Path, write: bool) -> io::Result<File> {
+    let mut options = fs::OpenOptions::new();
+    options.custom_flags(libc::O_NOFOLLOW);
+    if write {
+        options.create(true).truncate(false).write(true).mode(0o600);
+    } else {
+        options.read(true);
+    }
+    options.open(dir.join(".lock"))
+}
+
+fn hold(locked: io::Result<bool>, dir: &Path) -> Result<(), BackupError> {
+    match locked.map_err(BackupError::disk("the folder of the backups cannot be used", dir))? {
+        true => Ok(()),
+        false => Err(BackupError::Locked { dir: dir.into() }),
+    }
+}
+
+fn needs(dir: &Path, need: u64) -> Result<(), BackupError> {
+    let stat = statvfs(dir).map_err(io::Error::from);
+    let stat = stat.map_err(BackupError::disk("the free space is not known", dir))?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    if free < need { Err(BackupError::NoSpace { dir: dir.into(), free, need }) } else { Ok(()) }
+}
+
+fn remove_leftovers(dir: &Path) -> Result<(), BackupError> {
+    let disk = BackupError::disk("the folder of the backups cannot be used", dir);
+    let left = |entry: &fs::DirEntry| {
+        let name = entry.file_name();
+        LEFTOVERS.iter().any(|start| name.to_string_lossy().starts_with(start))
+    };
+    let leftovers: Vec<fs::DirEntry> = fs::read_dir(dir).map_err(&disk)?.flatten().filter(left).collect();
+    if !leftovers.is_empty() {
+        // A run that was killed may not have made these names durable: what is emptied must not be a backup
+        // again after a power cut.
+        sync_folder(dir)?;
+    }
+    for entry in leftovers {
+        log::info!("removing {}, which an interrupted run left behind", entry.file_name().to_string_lossy());
+        fs::remove_dir_all(entry.path()).map_err(&disk)?;
+    }
+    Ok(())
+}
+
+/// Removes the scratch folders at `place` that nobody holds any more.
+fn sweep(place: &Path) {
+    let entries = fs::read_dir(place).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(SCRATCH_ELSEWHERE)) {
+        let Ok(folder) = File::open(entry.path()) else { continue };
+        if durable::try_lock(&folder).is_ok_and(|free| free)
+            && let Err(e) = fs::remove_dir_all(entry.path())
+        {
+            log::debug!("{} was not removed: {e}", entry.path().display());
+        }
     }
 }
 
@@ -90,6 +186,8 @@ impl Lock {
 pub struct Scratch {
     path: PathBuf,
     kept: bool,
+    /// Locked as long as it is in use, where no other lock says so.
+    _held: Option<File>,
 }
 
 impl Scratch {
@@ -106,7 +204,31 @@ impl Scratch {
 
     pub(super) fn of(path: PathBuf) -> io::Result<Self> {
         fs::DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Self { path, kept: false })
+        Ok(Self { path, kept: false, _held: None })
+    }
+
+    /// One at `place`, which is not the folder of the backups.
+    fn elsewhere(place: &Path, need: u64) -> Result<Self, BackupError> {
+        needs(place, need)?;
+        let disk = BackupError::disk("a scratch folder could not be made", place);
+        let mut last = io::Error::from(io::ErrorKind::NotFound);
+        for _ in 0..ATTEMPTS {
+            let path = place.join(format!("{SCRATCH_ELSEWHERE}{}", uuid::Uuid::now_v7().simple()));
+            let mut scratch = Self::of(path).map_err(&disk)?;
+            match File::open(&scratch.path) {
+                Ok(folder) if durable::try_lock_shared(&folder).is_ok_and(|ours| ours) => {
+                    if scratch.path.exists() {
+                        scratch._held = Some(folder);
+                        return Ok(scratch);
+                    }
+                }
+                Ok(_) => {}
+                Err(e) => last = e,
+            }
+            // Whoever sweeps there has it.
+            scratch.kept = true;
+        }
+        Err(disk(last))
     }
 }
 

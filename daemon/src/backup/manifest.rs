@@ -114,6 +114,13 @@ impl Undelivered {
     }
 }
 
+/// A moment since the kernel started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot {
+    pub id: String,
+    pub monotonic_ns: i64,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     pub format: u32,
@@ -123,6 +130,14 @@ pub struct Manifest {
     pub taken_unix_ms: i64,
     /// Whether the clock was set by NTP then.
     pub clock_synced: bool,
+    /// Its place among the backups of this device, which grows whatever the clock does (`order.rs`). Backups
+    /// of older versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
+    /// Boot of the kernel in which it was made, and its time since then: with them a backup of the present
+    /// boot has an age that no clock can change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<Boot>,
     pub took_ms: u64,
     pub device: String,
     /// Program that made it, with its version.
@@ -178,10 +193,15 @@ pub fn read(path: &Path) -> Result<Read, BackupError> {
 /// The manifest of the backup at `path` as it stands there.
 ///
 /// # Errors
-/// `Damaged` if it cannot be read.
+/// `Damaged` if it cannot be read, `Disk` if it may not be.
 pub(super) fn bytes(path: &Path) -> Result<Vec<u8>, BackupError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    read_bounded(&path.join(MANIFEST)).map_err(|e| damaged(&name, format!("{MANIFEST}: {e}")))
+    let file = path.join(MANIFEST);
+    read_bounded(&file).map_err(|e| match e.kind() {
+        // That it may not be read says nothing about what is in it.
+        std::io::ErrorKind::PermissionDenied => BackupError::disk("the manifest cannot be read", &file)(e),
+        _ => damaged(&name, format!("{MANIFEST}: {e}")),
+    })
 }
 
 /// Checks a manifest that must be that of the backup called `name`.
@@ -292,6 +312,16 @@ pub(super) fn read_copy(path: &Path, manifest_sha256: &str) -> Option<CopyNote> 
 /// [`BackupError::Disk`].
 pub(super) fn note_copy(path: &Path, manifest_sha256: &str, copy: CopyNote) -> Result<(), BackupError> {
     note(path, COPY, "copy", &NotedCopy { manifest_sha256: manifest_sha256.to_owned(), copy })
+}
+
+/// Takes back that there is a copy elsewhere.
+///
+/// # Errors
+/// [`BackupError::Disk`].
+pub(super) fn forget_copy(path: &Path) -> Result<(), BackupError> {
+    let file = path.join(COPY);
+    durable::remove_if_there(&file).map_err(BackupError::disk("the result could not be noted", &file))?;
+    lock::sync_folder(path)
 }
 
 /// Puts a note beside the backup, in the place of the one before.

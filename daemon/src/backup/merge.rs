@@ -19,6 +19,9 @@ use super::sqlite::{self, Access};
 use crate::durable;
 use crate::memory::{ConversationId, Device, ExportedConversation, Imported, Memory, MemoryError, User};
 
+/// Free space that is left alone.
+const SPARE_BYTES: u64 = 16 << 20;
+
 /// What is wanted.
 #[derive(Debug, Clone)]
 pub enum Wanted {
@@ -96,7 +99,8 @@ pub async fn find(
     if manifest.origin == Origin::Postgres {
         return super::restore_pg::find(run, folder, manifest, keys, wanted).await;
     }
-    let scratch = run.lock.scratch()?;
+    let plain = manifest.file(super::manifest::Role::Database)?.plain_bytes;
+    let scratch = run.lock.scratch_for(plain.saturating_add(SPARE_BYTES))?;
     let path = scratch.path().join("jarvis.db");
     to_file(run, folder, manifest, keys, &path).await?;
     let device = Device { id: run.settings.device.id.clone() };

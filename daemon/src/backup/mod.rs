@@ -29,10 +29,12 @@ pub mod cancel;
 mod columns;
 pub mod create;
 pub mod keys;
+pub mod known;
 pub mod lock;
 pub mod manifest;
 pub mod merge;
 pub mod metrics;
+pub mod order;
 pub(crate) mod pg;
 mod pg_tools;
 pub mod prune;
@@ -56,7 +58,9 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
+use self::order::{Dated, Moment};
 use self::remote::CopyNote;
+use crate::clock::Clock;
 use crate::durable;
 use crate::error::Exit;
 use crate::memory::MemoryError;
@@ -129,7 +133,12 @@ pub struct Proof {
 pub struct Backup {
     pub name: String,
     pub path: PathBuf,
+    /// As its name says; [`Backup::dated`] says what that is worth.
     pub taken_at: Timestamp,
+    pub dated: Dated,
+    /// Its place among the backups of its device; backups of older versions have none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
     pub kind: Kind,
     /// An on-demand backup that need not be kept any longer.
     pub released: bool,
@@ -144,6 +153,14 @@ pub struct Backup {
     /// Its manifest cannot be used: what is wrong with it. The kind is then not known and stands as on demand.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
+    #[serde(skip)]
+    moment: Moment,
+    /// It was made then or later: what its age is counted from.
+    #[serde(skip)]
+    surely_at: Option<Timestamp>,
+    /// The time for which it stands in the calendar; `None` if its own is wrong and no later one bounds it.
+    #[serde(skip)]
+    day_of: Option<Timestamp>,
 }
 
 fn last_of<S: serde::Serializer>(proofs: &[Proof], serializer: S) -> Result<S::Ok, S::Error> {
@@ -179,22 +196,27 @@ impl Backup {
             name: name.to_owned(),
             path: name.into(),
             taken_at,
+            dated: Dated::Sure,
+            seq: None,
             kind,
             released: false,
             proofs,
             copy: None,
             bytes: 1,
             fault: None,
+            moment: Moment { synced: true, boot: None },
+            surely_at: Some(taken_at),
+            day_of: Some(taken_at),
         }
     }
 }
 
-/// The backups in `dir`, oldest first; none if there is no such folder. Folders that an interrupted run left behind are not
-/// among them.
+/// The backups in `dir`, oldest first ([`order`]); none if there is no such folder. Folders that an
+/// interrupted run left behind are not among them.
 ///
 /// # Errors
 /// [`BackupError::Disk`] if the folder cannot be read.
-pub fn list(dir: &Path) -> Result<Vec<Backup>, BackupError> {
+pub fn list(dir: &Path, clock: &Clock) -> Result<Vec<Backup>, BackupError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -209,30 +231,49 @@ pub fn list(dir: &Path) -> Result<Vec<Backup>, BackupError> {
             found.push(look(entry.path(), name, taken_at));
         }
     }
-    found.sort_by(|a, b| (a.taken_at, &a.name).cmp(&(b.taken_at, &b.name)));
+    order::arrange(&mut found, &clock.stamp());
     Ok(found)
 }
 
 fn look(path: PathBuf, name: String, taken_at: Timestamp) -> Backup {
-    let (kind, proofs, copy, fault) = match manifest::read(&path) {
-        Ok(read) => {
-            let proofs = manifest::read_proofs(&path, &read.sha256);
-            (read.manifest.kind, proofs, manifest::read_copy(&path, &read.sha256), None)
-        }
-        Err(e) => (Kind::OnDemand, Vec::new(), None, Some(crate::error::chain(&e))),
+    let mut backup = Backup {
+        name,
+        path,
+        taken_at,
+        dated: Dated::default(),
+        seq: None,
+        kind: Kind::OnDemand,
+        released: false,
+        proofs: Vec::new(),
+        copy: None,
+        bytes: 0,
+        fault: None,
+        moment: Moment::default(),
+        surely_at: None,
+        day_of: None,
     };
-    let files = fs::read_dir(&path).into_iter().flatten().flatten();
-    let bytes = files.filter_map(|file| Some(file.metadata().ok()?.len())).sum();
-    let released = path.join(RELEASED).exists();
-    Backup { name, path, taken_at, kind, released, proofs, copy, bytes, fault }
+    let path = &backup.path;
+    match manifest::read(path) {
+        Ok(read) => {
+            backup.proofs = manifest::read_proofs(path, &read.sha256);
+            backup.copy = manifest::read_copy(path, &read.sha256);
+            backup.moment = Moment::of(&read.manifest);
+            (backup.kind, backup.seq) = (read.manifest.kind, read.manifest.seq);
+        }
+        Err(e) => backup.fault = Some(crate::error::chain(&e)),
+    }
+    let files = fs::read_dir(path).into_iter().flatten().flatten();
+    backup.bytes = files.filter_map(|file| Some(file.metadata().ok()?.len())).sum();
+    backup.released = path.join(RELEASED).exists();
+    backup
 }
 
 /// The backup called `which`; `latest` is the newest one.
 ///
 /// # Errors
 /// [`BackupError::NotFound`].
-pub fn find(dir: &Path, which: &str) -> Result<Backup, BackupError> {
-    let mut all = list(dir)?;
+pub fn find(dir: &Path, which: &str, clock: &Clock) -> Result<Backup, BackupError> {
+    let mut all = list(dir, clock)?;
     let found = if which == "latest" {
         all.pop()
     } else {
@@ -245,8 +286,9 @@ pub fn find(dir: &Path, which: &str) -> Result<Backup, BackupError> {
 ///
 /// # Errors
 /// [`BackupError::NotFound`].
-pub fn find_at(dir: &Path, time: Timestamp) -> Result<Backup, BackupError> {
-    let newest = list(dir)?.into_iter().rfind(|backup| backup.taken_at <= time);
+pub fn find_at(dir: &Path, time: Timestamp, clock: &Clock) -> Result<Backup, BackupError> {
+    let by_then = |backup: &Backup| backup.day_of.is_some_and(|day| day <= time);
+    let newest = list(dir, clock)?.into_iter().rfind(by_then);
     newest.ok_or_else(|| BackupError::NotFound { which: format!("from before {time}"), dir: dir.into() })
 }
 
@@ -338,6 +380,15 @@ pub enum BackupError {
 }
 
 impl BackupError {
+    /// The place that should be written to is full, read-only, or somebody else's.
+    pub fn is_unwritable(&self) -> bool {
+        match self {
+            Self::NoSpace { .. } => true,
+            Self::Disk { source, .. } => is_unwritable(source),
+            _ => false,
+        }
+    }
+
     fn disk(step: &'static str, path: &Path) -> impl Fn(io::Error) -> Self + use<> {
         let path = path.to_path_buf();
         move |source| Self::Disk { step, path: path.clone(), source: durable::in_words(source) }
@@ -364,6 +415,11 @@ impl BackupError {
             _ => Exit::Failed,
         }
     }
+}
+
+fn is_unwritable(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
+        || is_full(error)
 }
 
 fn is_full(error: &io::Error) -> bool {

@@ -80,7 +80,8 @@ fn candidate(backup: &Backup, level: Level) -> Candidate {
         false if backup.is_proven_to(level) => Standing::Proven,
         false => Standing::Unproven,
     };
-    Candidate { name: backup.name.clone(), taken_at: backup.taken_at, standing, hold }
+    let taken_at = backup.day_of.unwrap_or(backup.taken_at);
+    Candidate { name: backup.name.clone(), taken_at, standing, hold }
 }
 
 /// Makes the backups that stay durable, with what is known of them: whoever made or proved one may have been killed before the

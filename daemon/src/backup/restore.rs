@@ -132,7 +132,7 @@ pub async fn in_place(
     let started = std::time::Instant::now();
     let db = &run.settings.paths.db;
     let fresh = heal::beside(db, ".restore");
-    let data = data_folder(db)?;
+    data_folder(db)?;
     // Left by a restore that was interrupted.
     let disk = BackupError::disk("what is restored could not be written", &fresh);
     heal::remove_database(&fresh).map_err(&disk)?;
@@ -157,7 +157,7 @@ pub async fn in_place(
         brought_back: 0,
         took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
     };
-    note(run, data, &restored)?;
+    note(run, &run.settings.paths.data, &restored)?;
     Ok(restored)
 }
 
@@ -229,7 +229,25 @@ async fn replace(run: &Run<'_>, db: &Path, fresh: &Path) -> Result<Replaced, Bac
             heal::put_in_place(fresh, db).map_err(disk)?;
             Ok(Replaced { set_aside: Some(aside), ..Replaced::default() })
         }
-        Err(e) => Err(e),
+        Err(e) => Err(without_safety(run, e)),
+    }
+}
+
+/// Says that it is the backup of what is there that could not be made, where the folder of the backups can
+/// only be read.
+fn without_safety(run: &Run<'_>, error: BackupError) -> BackupError {
+    let dir = run.lock.dir();
+    match &error {
+        BackupError::Disk { path, .. } if error.is_unwritable() && path.starts_with(dir) => {
+            BackupError::Refused(format!(
+                "what is there would be backed up to {} before it is replaced, and that folder cannot be written to \
+                 ({}): make it writable, copy the backup to another folder and set backup.dir to that, or restore \
+                 with --to FILE",
+                dir.display(),
+                crate::error::chain(&error)
+            ))
+        }
+        _ => error,
     }
 }
 

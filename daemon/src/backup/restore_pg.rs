@@ -83,10 +83,10 @@ pub async fn in_place(
     replace(&mut conn, run, (folder, manifest, entry, keys), settings).await?;
     let _ = conn.close().await;
     migrate(settings).await?;
-    let data = data_folder(&run.settings.paths.db)?;
+    data_folder(&run.settings.paths.db)?;
     let brought_back = bring_queue_back(run, folder, manifest, keys).await?;
     let restored = Restored { brought_back, ..done(manifest, settings, safety, started) };
-    note(run, data, &restored)?;
+    note(run, &run.settings.paths.data, &restored)?;
     Ok(restored)
 }
 
@@ -131,7 +131,10 @@ pub async fn to_database(
     let _ = conn.close().await;
     migrate(&target).await?;
     let restored = done(manifest, &target, None, started);
-    note(run, data_folder(&run.settings.paths.db)?, &restored)?;
+    // Nothing of this device has changed, and it may be a machine that only looks at backups.
+    if let Err(e) = note(run, &run.settings.paths.data, &restored) {
+        log::warn!("{}", crate::error::chain(&e));
+    }
     Ok(restored)
 }
 

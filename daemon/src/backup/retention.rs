@@ -10,6 +10,7 @@
 //! | month | of the days there are, the nearest to its first |
 //!
 //! A proven backup is preferred to one that was never proven; one that failed its proof stands for nothing.
+//! Which is newer, the order of the list says (`order.rs`), not the time.
 //!
 //! Invariants: a backup that is newer than the last proven one stays until it was proven, and takes no period from a proven
 //! one; the newest proven one stays; one from the future (a clock that jumped) stays and takes no period; as long as nothing
@@ -62,6 +63,7 @@ pub enum Hold {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
     pub name: String,
+    /// The time for which it stands.
     pub taken_at: Timestamp,
     pub standing: Standing,
     pub hold: Option<Hold>,
@@ -126,11 +128,10 @@ impl Decision {
     }
 }
 
-/// Decides about every backup, in the order given. `now` must come from a clock that is set.
+/// Decides about every backup, the oldest first. `now` must come from a clock that is set.
 pub fn decide(backups: &[Candidate], policy: &Policy, now: Timestamp, zone: &TimeZone) -> Vec<Decision> {
     let past = |b: &&Candidate| b.taken_at <= now;
-    let last_proven =
-        backups.iter().filter(past).filter(|b| b.standing == Standing::Proven).map(|b| b.taken_at).max();
+    let last_proven = backups.iter().rposition(|b| past(&b) && b.standing == Standing::Proven);
     let mut reasons = vec![Vec::new(); backups.len()];
     let mut counted = Vec::new();
     for (index, backup) in backups.iter().enumerate() {
@@ -154,10 +155,10 @@ pub fn decide(backups: &[Candidate], policy: &Policy, now: Timestamp, zone: &Tim
             says(Reason::Future);
         } else if backup.standing == Standing::Failed {
             // Stands for nothing.
-        } else if backup.taken_at > last_proven {
+        } else if index > last_proven {
             says(Reason::AwaitsProof);
         } else {
-            if backup.taken_at == last_proven && backup.standing == Standing::Proven {
+            if index == last_proven {
                 says(Reason::LastProven);
             }
             counted.push((index, backup, local));

@@ -17,12 +17,33 @@ use crate::durable;
 use crate::store::postgres::PgSettings;
 use crate::store::{Store, StoreError, StoreOptions};
 
-/// Verifies the backup in `folder` and notes the result beside it. A failure that says nothing about the backup (no space,
-/// no server, no key) is not noted.
+/// What a look at a backup found.
+#[derive(Debug, Clone)]
+pub struct Looked {
+    pub proof: Proof,
+    /// The result stands beside the backup; `false` where nothing can be written there.
+    pub noted: bool,
+}
+
+/// Verifies the backup in `folder` and notes the result beside it, if that can be written to. A failure that
+/// says nothing about the backup (no space, no server, no key) is not noted.
 ///
 /// # Errors
 /// [`BackupError::Damaged`] if the backup is not good; else why it could not be looked at.
 pub async fn verify(run: &Run<'_>, folder: &Path, level: Level, keys: &Keys) -> Result<Proof, BackupError> {
+    verify_and_note(run, folder, level, keys).await.map(|looked| looked.proof)
+}
+
+/// As [`verify`]; also says whether the result could be noted.
+///
+/// # Errors
+/// As [`verify`].
+pub async fn verify_and_note(
+    run: &Run<'_>,
+    folder: &Path,
+    level: Level,
+    keys: &Keys,
+) -> Result<Looked, BackupError> {
     let found = look(run, folder, level, keys).await;
     let at = Timestamp::from_millisecond(run.clock.now_unix_ms()).unwrap_or_default();
     let proof = match &found {
@@ -30,18 +51,21 @@ pub async fn verify(run: &Run<'_>, folder: &Path, level: Level, keys: &Keys) -> 
         Err(BackupError::Damaged { detail, .. }) => {
             Proof { level, at, ok: false, detail: Some(detail.clone()) }
         }
-        Err(_) => return found.map(|()| Proof { level, at, ok: false, detail: None }),
+        Err(_) => {
+            return found
+                .map(|()| Looked { proof: Proof { level, at, ok: false, detail: None }, noted: false });
+        }
     };
+    let mut written = false;
     // Without a manifest that can be believed there is nothing that a proof could refer to.
     if let Ok(read) = manifest::read(folder) {
-        let noted = manifest::add_proof(folder, &read.sha256, proof.clone());
-        if found.is_ok() {
-            noted?;
-        } else if let Err(e) = noted {
-            log::warn!("{}", crate::error::chain(&e));
+        match manifest::add_proof(folder, &read.sha256, proof.clone()) {
+            Ok(()) => written = true,
+            Err(e) if found.is_ok() && !e.is_unwritable() => return Err(e),
+            Err(e) => log::warn!("{}", crate::error::chain(&e)),
         }
     }
-    found.map(|()| proof)
+    found.map(|()| Looked { proof, noted: written })
 }
 
 async fn look(run: &Run<'_>, folder: &Path, level: Level, keys: &Keys) -> Result<(), BackupError> {
@@ -147,8 +171,7 @@ async fn into_scratch(
     level: Level,
     keys: &Keys,
 ) -> Result<(), BackupError> {
-    let scratch = run.lock.scratch()?;
-    run.lock.needs(entry.plain_bytes.saturating_add(16 << 20))?;
+    let scratch = run.lock.scratch_for(entry.plain_bytes.saturating_add(16 << 20))?;
     let path = scratch.path().join("jarvis.db");
     unpack(run, folder, manifest, entry, keys, &path).await?;
     check_unpacked(run, manifest, entry, &path, level).await?;

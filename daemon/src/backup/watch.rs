@@ -2,14 +2,17 @@
 //!
 //! ```text
 //!  backup create, verify ─┐
-//!  a unit that failed ────┴─▶ <data>/backup.json ─looked at every minute─▶ list of backups ─┬▶ health "backup"
+//!  a unit that failed ────┴─▶ <data>/backup.json ─looked at all the time─▶ list of backups ─┬▶ health "backup"
 //!                                                                                              └▶ [`Report`] ─▶ MQTT
 //! ```
 //!
-//! The list is read when that file changes and every six hours: backups may lie on a disk that sleeps.
+//! The list is read when that file, the note of what is known ([`known`]) or the folder itself changes, and
+//! every six hours: backups may lie on a disk that sleeps. A folder that does not answer (a share whose
+//! server is gone) is a problem, not silence.
 
 use std::fs;
 use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,17 +23,21 @@ use tokio::sync::watch::Sender;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::{Backup, BackupError, Level, lock};
-use crate::clock::Clock;
+use super::order::{self, Age, Dated};
+use super::{Backup, BackupError, Level, known, lock};
+use crate::clock::{Clock, Stamp};
 use crate::config::Settings;
 use crate::error::chain;
 use crate::health::{Condition, Health};
 
 /// Name of the backups in [`Health`].
 pub const COMPONENT: &str = "backup";
-const RECORD: &str = "backup.json";
-const LOOK_EVERY: Duration = Duration::from_secs(60);
+pub(super) const RECORD: &str = "backup.json";
+/// Three questions to the kernel about files that it knows.
+const LOOK_EVERY: Duration = Duration::from_secs(20);
 const LIST_EVERY: Duration = Duration::from_secs(6 * 3_600);
+/// A disk that sleeps wakes up in less.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(60);
 /// Two nights missed and one on the way.
 const OLD_DAYS: i64 = 3;
 
@@ -56,13 +63,13 @@ impl LastRun {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
     pub count: usize,
-    /// When the newest was taken.
+    /// When the newest was taken, or a moment before that where its clock was wrong ([`order`]).
     pub newest: Option<Timestamp>,
-    /// When the newest was taken that was found good as `backup.verify` asks.
+    /// The same of the newest that was found good as `backup.verify` asks.
     pub newest_proven: Option<Timestamp>,
     /// When that was found.
     pub last_proof: Option<Timestamp>,
-    /// When the newest was taken that was copied elsewhere.
+    /// The same of the newest that was copied elsewhere: to `backup.remote`, if that is set.
     pub newest_copied: Option<Timestamp>,
     /// Size of the newest.
     pub bytes: u64,
@@ -71,23 +78,70 @@ pub struct Report {
     pub sentence: Option<String>,
 }
 
+/// Everything that is looked at.
+#[derive(Debug)]
+struct Seen<'a> {
+    backups: &'a Result<Vec<Backup>, BackupError>,
+    /// What is missing.
+    lost: Option<&'a str>,
+    last: &'a Result<Option<LastRun>, String>,
+    level: Level,
+    remote: Option<&'a str>,
+    now: &'a Stamp,
+}
+
+impl Seen<'_> {
+    fn here(&self) -> &[Backup] {
+        self.backups.as_ref().map(Vec::as_slice).unwrap_or_default()
+    }
+
+    fn newest_proven(&self) -> Option<&Backup> {
+        self.here().iter().rfind(|backup| backup.is_proven_to(self.level))
+    }
+}
+
+/// What is said of a folder that does not answer.
+const SILENT: &str = "the folder of the backups does not answer, so nobody knows what is in it: look whether its disk or its \
+                      server is there (backup.dir)";
+
 impl Report {
+    /// What was told before, as far as it is still known while the folder does not answer.
+    fn silent(before: Option<Self>, condition: &Condition) -> Self {
+        let nothing = Self {
+            count: 0,
+            newest: None,
+            newest_proven: None,
+            last_proof: None,
+            newest_copied: None,
+            bytes: 0,
+            problem: true,
+            sentence: None,
+        };
+        let sentence = condition.sentence().map(str::to_owned);
+        Self { problem: true, sentence, ..before.unwrap_or(nothing) }
+    }
+
     /// `None` where nothing is backed up and nobody asked for it.
-    fn of(backups: &Result<Vec<Backup>, BackupError>, condition: &Condition, level: Level) -> Option<Self> {
+    fn of(seen: &Seen<'_>, condition: &Condition) -> Option<Self> {
         if matches!(condition, Condition::Off { .. }) {
             return None;
         }
-        let backups = backups.as_ref().map(Vec::as_slice).unwrap_or_default();
+        let backups = seen.here();
         let newest = backups.last();
-        let proven = backups.iter().rfind(|backup| backup.is_proven_to(level));
-        let last_proof = proven.and_then(|backup| backup.proofs.iter().rfind(|proof| proof.level >= level));
-        let copied = backups.iter().rfind(|backup| backup.copy.as_ref().is_some_and(|copy| copy.ok));
+        let proven = seen.newest_proven();
+        let last_proof =
+            proven.and_then(|backup| backup.proofs.iter().rfind(|proof| proof.level >= seen.level));
+        let is_copied = |backup: &&Backup| {
+            let copy = backup.copy.as_ref().filter(|copy| copy.ok);
+            copy.is_some_and(|copy| seen.remote.is_none_or(|remote| copy.remote == remote))
+        };
+        let copied = backups.iter().rfind(is_copied);
         Some(Self {
             count: backups.len(),
-            newest: newest.map(|backup| backup.taken_at),
-            newest_proven: proven.map(|backup| backup.taken_at),
-            last_proof: last_proof.map(|proof| proof.at),
-            newest_copied: copied.map(|backup| backup.taken_at),
+            newest: newest.and_then(|backup| backup.surely_at),
+            newest_proven: proven.and_then(|backup| backup.surely_at),
+            last_proof: last_proof.and_then(|proof| order::past(proof.at, backups, seen.now)),
+            newest_copied: copied.and_then(|backup| backup.surely_at),
             bytes: newest.map_or(0, |backup| backup.bytes),
             problem: *condition != Condition::Ok,
             sentence: condition.sentence().map(str::to_owned),
@@ -112,34 +166,52 @@ pub fn note(data: &Path, run: &LastRun) -> Result<(), BackupError> {
 /// # Errors
 /// [`BackupError::Disk`].
 pub fn note_change(data: &Path, clock: &Clock) -> Result<(), BackupError> {
-    let now = LastRun::now(clock, None);
-    let last = noted(data).map(|last| LastRun { changed: Some(now.at), ..last });
-    note(data, &last.unwrap_or(now))
+    // Without a note nothing was ever backed up here, and looking at copies is no sign that something was.
+    let Some(last) = noted(data) else { return Ok(()) };
+    note(data, &LastRun { changed: Some(LastRun::now(clock, None).at), ..last })
 }
 
-/// The note of the last run. One that cannot be read counts as none: the list of backups tells the rest.
+/// The note of the last run. One that cannot be read counts as none here; [`look`] says so.
 pub fn noted(data: &Path) -> Option<LastRun> {
-    let mut text = String::new();
-    fs::File::open(data.join(RECORD)).ok()?.take(4096).read_to_string(&mut text).ok()?;
-    serde_json::from_str(&text).ok()
+    read_note(data).ok().flatten()
 }
 
-/// What the device says: of `backups`, the last run, the copies at `remote`, and `now` (`None` while the clock is not set).
-pub fn condition(
-    backups: &Result<Vec<Backup>, BackupError>,
-    last: Option<&LastRun>,
-    level: Level,
-    remote: Option<&str>,
-    now: Option<Timestamp>,
-) -> Condition {
-    let backups = match backups {
+fn read_note(data: &Path) -> Result<Option<LastRun>, String> {
+    let path = data.join(RECORD);
+    let unusable = |why: &dyn std::fmt::Display| {
+        format!(
+            "how the last backup ended is not known ({}: {why}): `jarvisd backup create` makes one and notes it anew",
+            path.display()
+        )
+    };
+    let mut text = String::new();
+    match fs::File::open(&path).and_then(|file| file.take(4096).read_to_string(&mut text)) {
+        Ok(_) => serde_json::from_str(&text).map(Some).map_err(|e| unusable(&e)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(unusable(&e)),
+    }
+}
+
+/// What the device says.
+fn condition(seen: &Seen<'_>) -> Condition {
+    let backups = match seen.backups {
         Ok(backups) => backups,
         Err(e) => return Condition::away(chain(e)),
     };
+    if let (true, Some(sentence)) = (backups.is_empty(), seen.lost) {
+        return Condition::degraded(sentence);
+    }
+    let last = match seen.last {
+        Ok(last) => last.as_ref(),
+        Err(sentence) => return Condition::degraded(sentence.clone()),
+    };
     if let Some(LastRun { at, failed_unit: Some(unit), .. }) = last {
         let at = at.strftime("%Y-%m-%d %H:%M UTC");
+        let others =
+            if backups.is_empty() { "there is no backup" } else { "earlier backups are still there" };
+        let also = seen.lost.map_or_else(String::new, |sentence| format!("; {sentence}"));
         return Condition::degraded(format!(
-            "{unit} failed at {at}: earlier backups are still there, and `journalctl -u {unit}` tells why"
+            "{unit} failed at {at}: {others}, and `journalctl -u {unit}` tells why{also}"
         ));
     }
     if backups.is_empty() {
@@ -147,21 +219,33 @@ pub fn condition(
             "nothing is backed up: `systemctl enable --now jarvis-backup.timer` does that every night",
         );
     }
-    let Some(proven) = backups.iter().rfind(|backup| backup.is_proven_to(level)) else {
-        return Condition::degraded("no backup is proven: `jarvisd backup verify latest` tells more");
-    };
-    let age = |backup: &Backup| now.map_or(0, |now| (now.as_second() - backup.taken_at.as_second()) / 86_400);
-    let days = age(proven);
-    if days >= OLD_DAYS {
+    let Some(proven) = seen.newest_proven() else {
+        let also = seen.lost.map_or_else(String::new, |sentence| format!("; {sentence}"));
         return Condition::degraded(format!(
-            "the newest proven backup is {days} days old: `systemctl status jarvis-backup.timer` tells when the next is due"
+            "no backup is proven: `jarvisd backup verify latest` tells more{also}"
         ));
+    };
+    if let Some(sentence) = seen.lost {
+        return Condition::degraded(sentence);
     }
-    remote.and_then(|remote| missing_copy(backups, remote, age)).unwrap_or(Condition::Ok)
+    match order::age(proven, seen.now) {
+        Age::Unknown => Condition::degraded(format!(
+            "the age of the newest proven backup {} is not known, because the clock was {} when it was made: `jarvisd backup \
+             create` makes one with the clock as it is now",
+            proven.name,
+            if proven.dated == Dated::Wrong { "wrong" } else { "not set" }
+        )),
+        Age::Days(days) if days >= OLD_DAYS => Condition::degraded(format!(
+            "the newest proven backup is {days} days old: `systemctl status jarvis-backup.timer` tells when the next is due"
+        )),
+        Age::Days(_) => {
+            seen.remote.and_then(|remote| missing_copy(backups, remote, seen.now)).unwrap_or(Condition::Ok)
+        }
+    }
 }
 
 /// What is wrong with the copies at `remote`.
-fn missing_copy(backups: &[Backup], remote: &str, age: impl Fn(&Backup) -> i64) -> Option<Condition> {
+fn missing_copy(backups: &[Backup], remote: &str, now: &Stamp) -> Option<Condition> {
     const AGAIN: &str = "`jarvisd backup upload latest` tries again";
     let copies = || backups.iter().filter_map(|backup| Some((backup, backup.copy.as_ref()?)));
     let mut copies = copies().filter(|(_, copy)| copy.remote == remote).rev();
@@ -175,23 +259,70 @@ fn missing_copy(backups: &[Backup], remote: &str, age: impl Fn(&Backup) -> i64) 
             "the copy of {name} elsewhere failed at {at} and the backup here is good; {AGAIN} ({why})"
         )));
     }
-    let days = age(backup);
-    (days >= OLD_DAYS).then(|| {
-        Condition::degraded(format!(
+    match order::age(backup, now) {
+        Age::Unknown => Some(Condition::degraded(format!(
+            "the age of the newest backup that was copied to {remote} is not known: {AGAIN}"
+        ))),
+        Age::Days(days) if days >= OLD_DAYS => Some(Condition::degraded(format!(
             "the newest backup that was copied to {remote} is {days} days old: {AGAIN}"
-        ))
-    })
+        ))),
+        Age::Days(_) => None,
+    }
 }
 
-/// What there is to be said about the backups now, and elsewhere than in the health.
-pub fn look(settings: &Settings, last: Option<&LastRun>, clock: &Clock) -> (Condition, Option<Report>) {
-    let (stamp, level) = (clock.stamp(), settings.backup.verify);
-    let now = Timestamp::from_millisecond(stamp.wall_unix_ms).ok().filter(|_| stamp.synced);
-    let backups = super::list(&settings.paths.backups);
-    let remote = settings.backup.remote.as_ref().map(|remote| remote.0.as_str());
-    let found = condition(&backups, last, level, remote, now);
-    let report = Report::of(&backups, &found, level);
-    (found, report)
+/// The state of the backups now.
+#[derive(Debug)]
+pub struct State {
+    pub condition: Condition,
+    /// For elsewhere than the health.
+    pub report: Option<Report>,
+    pub lost: Option<known::Lost>,
+    pub backups: Result<Vec<Backup>, BackupError>,
+    /// How old the newest proven backup is at least, in days.
+    pub days: Option<i64>,
+}
+
+/// Looks at the backups.
+pub fn look(settings: &Settings, clock: &Clock) -> State {
+    let backups = super::list(&settings.paths.backups, clock);
+    let lost = backups.as_ref().ok().and_then(|here| known::lost(settings, here));
+    let seen = Seen {
+        backups: &backups,
+        lost: lost.as_ref().map(|lost| lost.sentence.as_str()),
+        last: &read_note(&settings.paths.data),
+        level: settings.backup.verify,
+        remote: settings.backup.remote.as_ref().map(|remote| remote.0.as_str()),
+        now: &clock.stamp(),
+    };
+    let condition = condition(&seen);
+    let report = Report::of(&seen, &condition);
+    let days = seen.newest_proven().and_then(|backup| match order::age(backup, seen.now) {
+        Age::Days(days) => Some(days),
+        Age::Unknown => None,
+    });
+    State { condition, report, days, lost, backups }
+}
+
+/// What is cheap to ask and changes when something about the backups does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Signs {
+    run: Option<LastRun>,
+    known: Sign,
+    folder: Sign,
+}
+
+/// Device, inode and time of the last change of a file or a folder; `None` if it is not there.
+type Sign = Option<(u64, u64, i64, i64)>;
+
+impl Signs {
+    fn of(settings: &Settings) -> Self {
+        let sign = |path: &Path| {
+            let found = fs::metadata(path).ok()?;
+            Some((found.dev(), found.ino(), found.mtime(), found.mtime_nsec()))
+        };
+        let (data, folder) = (&settings.paths.data, &settings.paths.backups);
+        Self { run: noted(data), known: sign(&data.join(known::NOTE)), folder: sign(folder) }
+    }
 }
 
 /// Keeps [`COMPONENT`] and `told` current until `stop`.
@@ -208,7 +339,7 @@ pub async fn run(
     let settings = Arc::new(settings);
     let mut every = interval(LOOK_EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut seen: Option<(Option<LastRun>, Instant)> = None;
+    let mut seen: Option<(Signs, Instant)> = None;
     loop {
         tokio::select! {
             biased;
@@ -216,18 +347,37 @@ pub async fn run(
             _ = every.tick() => {}
         }
         let (settings, clock, known) = (settings.clone(), clock.clone(), seen.clone());
-        let looked = tokio::task::spawn_blocking(move || {
-            let last = noted(&settings.paths.data);
-            if known.is_some_and(|(before, at)| before == last && at.elapsed() < LIST_EVERY) {
+        let mut looking = tokio::task::spawn_blocking(move || {
+            let signs = Signs::of(&settings);
+            if known.is_some_and(|(before, at)| before == signs && at.elapsed() < LIST_EVERY) {
                 return None;
             }
-            let (condition, report) = look(&settings, last.as_ref(), &clock);
-            Some((condition, report, last))
+            Some((look(&settings, &clock), signs))
         });
-        if let Ok(Some((condition, report, last))) = looked.await {
-            health.set(COMPONENT, condition);
-            told.send_replace(report);
-            seen = Some((last, Instant::now()));
+        let looked = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            looked = tokio::time::timeout(ANSWERS_WITHIN, &mut looking) => looked,
+        };
+        let looked = match looked {
+            Ok(looked) => looked,
+            Err(_) => {
+                let silent = Condition::away(SILENT);
+                told.send_modify(|report| *report = Some(Report::silent(report.take(), &silent)));
+                health.set(COMPONENT, silent);
+                seen = None;
+                // The thread that asks is stuck until it answers; another one would be as well.
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return Ok(()),
+                    looked = looking => looked,
+                }
+            }
+        };
+        if let Ok(Some((state, signs))) = looked {
+            health.set(COMPONENT, state.condition);
+            told.send_replace(state.report);
+            seen = Some((signs, Instant::now()));
         }
     }
 }
@@ -243,8 +393,28 @@ mod tests {
         Backup::sample(name, Kind::Scheduled, &proofs)
     }
 
-    fn said(backups: Vec<Backup>, last: Option<&LastRun>, now: Option<&str>) -> Condition {
-        condition(&Ok(backups), last, Level::Restore, None, now.map(|now| now.parse().unwrap()))
+    fn now(at: &str, synced: bool) -> Stamp {
+        let wall_unix_ms = at.parse::<Timestamp>().unwrap().as_millisecond();
+        Stamp { wall_unix_ms, synced, boot_id: "b".into(), monotonic_ns: 0 }
+    }
+
+    fn seen<T>(
+        mut backups: Result<Vec<Backup>, BackupError>,
+        last: Option<&LastRun>,
+        (remote, lost): (Option<&str>, Option<&str>),
+        at: Option<&str>,
+        of: impl FnOnce(&Seen<'_>) -> T,
+    ) -> T {
+        let now = now(at.unwrap_or("2026-11-28T03:00:00Z"), at.is_some());
+        if let Ok(backups) = &mut backups {
+            order::arrange(backups, &now);
+        }
+        let last = Ok(last.cloned());
+        of(&Seen { backups: &backups, lost, last: &last, level: Level::Restore, remote, now: &now })
+    }
+
+    fn said(backups: Vec<Backup>, last: Option<&LastRun>, at: Option<&str>) -> Condition {
+        seen(Ok(backups), last, (None, None), at, condition)
     }
 
     fn copied(name: &str, remote: &str, ok: bool) -> Backup {
@@ -257,7 +427,7 @@ mod tests {
     #[test]
     fn a_copy_elsewhere_that_is_missing_failed_or_old_is_said() {
         let said = |backups: Vec<Backup>, now: &str| {
-            condition(&Ok(backups), None, Level::Restore, Some("nas:j"), Some(now.parse().unwrap()))
+            seen(Ok(backups), None, (Some("nas:j"), None), Some(now), condition)
         };
         let (older, newer) = ("jarvis-backup-20261122-020000", "jarvis-backup-20261123-020000");
         let now = "2026-11-23T12:00:00Z";
@@ -299,23 +469,62 @@ mod tests {
 
     #[test]
     fn what_is_told_names_the_newest_the_proven_and_the_copied_one() {
-        let level = Level::Restore;
-        let all = Ok(vec![
-            copied("jarvis-backup-20261121-020000", "nas:j", true),
-            backup("jarvis-backup-20261122-020000", Some(true)),
-            backup("jarvis-backup-20261123-020000", None),
-        ]);
-        let report = Report::of(&all, &Condition::Ok, level).unwrap();
-        let told = serde_json::to_value(&report).unwrap();
+        let all = || {
+            vec![
+                copied("jarvis-backup-20261121-020000", "nas:j", true),
+                backup("jarvis-backup-20261122-020000", Some(true)),
+                backup("jarvis-backup-20261123-020000", None),
+            ]
+        };
+        let at = Some("2026-11-23T03:00:00Z");
+        let report = |condition: &Condition, backups: Result<Vec<Backup>, BackupError>, remote| {
+            seen(backups, None, (remote, None), at, |seen| Report::of(seen, condition))
+        };
+        let good = report(&Condition::Ok, Ok(all()), None).unwrap();
+        let told = serde_json::to_value(&good).unwrap();
         assert_eq!(told["newest"], "2026-11-23T02:00:00Z");
         assert_eq!(told["newest_proven"], "2026-11-22T02:00:00Z");
         assert_eq!(told["newest_copied"], "2026-11-21T02:00:00Z");
-        assert_eq!((report.count, report.problem), (3, false));
-        let worse = Report::of(&all, &Condition::degraded("old"), level).unwrap();
+        assert_eq!((good.count, good.problem), (3, false));
+        let moved = report(&Condition::Ok, Ok(all()), Some("other:j")).unwrap();
+        assert_eq!(moved.newest_copied, None, "a copy at a place that is not used any more");
+        let worse = report(&Condition::degraded("old"), Ok(all()), None).unwrap();
         assert_eq!((worse.problem, worse.sentence.as_deref()), (true, Some("old")));
-        assert_eq!(Report::of(&Ok(Vec::new()), &Condition::off("none"), level), None);
+        assert_eq!(report(&Condition::off("none"), Ok(Vec::new()), None), None);
         let away = Err(BackupError::NoRemote);
-        assert!(Report::of(&away, &Condition::away("disk"), level).unwrap().problem);
+        assert!(report(&Condition::away("disk"), away, None).unwrap().problem);
+        let silent = Report::silent(Some(good), &Condition::away(SILENT));
+        assert_eq!((silent.problem, silent.count), (true, 3));
+    }
+
+    #[test]
+    fn what_is_missing_is_said_before_all_is_well_and_before_nothing_is_backed_up() {
+        let good = || backup("jarvis-backup-20261122-020000", Some(true));
+        let at = Some("2026-11-23T03:00:00Z");
+        let said = |backups, last| seen(Ok(backups), last, (None, Some("2 are missing")), at, condition);
+        assert_eq!(said(vec![good()], None).sentence(), Some("2 are missing"));
+        assert_eq!(said(Vec::new(), None).sentence(), Some("2 are missing"));
+        let failed = LastRun {
+            at: "2026-11-23T02:00:00Z".parse().unwrap(),
+            failed_unit: Some("jarvis-backup".into()),
+            changed: None,
+        };
+        assert_eq!(said(Vec::new(), Some(&failed)).sentence(), Some("2 are missing"));
+        assert!(said(vec![good()], Some(&failed)).sentence().unwrap().ends_with("; 2 are missing"));
+    }
+
+    #[test]
+    fn a_backup_from_the_future_has_no_age_and_hides_none() {
+        let good = || backup("jarvis-backup-20261110-020000", Some(true));
+        let future = || backup("jarvis-backup-20310101-020000", Some(true));
+        let at = Some("2026-11-23T03:00:00Z");
+        let old = said(vec![good(), future()], None, at);
+        assert!(old.sentence().unwrap().contains("13 days old"), "{old:?}");
+        let unknown = said(vec![future()], None, at);
+        assert!(unknown.sentence().unwrap().contains("is not known"), "{unknown:?}");
+        let told =
+            seen(Ok(vec![good(), future()]), None, (None, None), at, |s| Report::of(s, &Condition::Ok));
+        assert_eq!(told.unwrap().newest, Some(good().taken_at));
     }
 
     #[test]

@@ -4,14 +4,16 @@ use std::path::Path;
 
 use super::manifest::{self, Origin};
 use super::{Backup, Level, list, watch};
+use crate::clock::Clock;
 use crate::config::Settings;
+use crate::durable::behind_link;
 use crate::store::StoreError;
 use crate::store::vanished::{self, Backups, KnownBackups, Missing, Vanished};
 
 /// What to do where the memory of these settings vanished: hold apart what is said then, or refuse.
 /// Postgres gives back what it has; a file elsewhere than in the data folder is not the memory.
 pub fn policy(settings: &Settings, hold_apart: bool) -> Vanished {
-    if settings.paths.db.parent() != Some(settings.paths.data.as_path()) {
+    if settings.paths.db != behind_link(&settings.paths.data.join("jarvis.db")) {
         return Vanished::Begin;
     }
     if settings.store.postgres_url.is_some() {
@@ -33,7 +35,7 @@ pub async fn missing(settings: &Settings) -> Result<Option<Missing>, StoreError>
 /// Asked only where the memory vanished or is held apart. A folder that cannot be read tells nothing.
 pub fn known(settings: &Settings) -> KnownBackups {
     let dir = &settings.paths.backups;
-    let all = list(dir).unwrap_or_default();
+    let all = list(dir, &Clock::System).unwrap_or_default();
     let evidence = if all.iter().rev().any(|backup| is_of(backup, &settings.device.id)) {
         Some(format!("backups of it are in {}", dir.display()))
     } else {

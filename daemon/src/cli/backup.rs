@@ -1,5 +1,6 @@
 //! `jarvisd backup`: backups of the memory, proven by restoring them.
 
+mod accept;
 mod create;
 mod lines;
 mod list;
@@ -22,7 +23,7 @@ use crate::backup::keys::Keys;
 use crate::backup::lock::{Lock, be_polite};
 use crate::backup::manifest::{self, Manifest, Origin, Undelivered};
 use crate::backup::watch::{self, LastRun};
-use crate::backup::{self, Backup, Level, Proof};
+use crate::backup::{self, Backup, Level, Proof, known};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::error::{Exit, Failure, chain};
@@ -50,6 +51,9 @@ pub enum Command {
     Release(Release),
     /// Delete what no day, week or month needs, and say why for each. The newest proven one always stays.
     Prune(prune::Args),
+    /// Take the folder of the backups as it is: what is missing is not expected any more, and new ones go
+    /// there.
+    Accept(accept::Args),
     /// Write what everybody said as JSON Lines, one conversation a line. Not a backup: voices and the audit log are not in it.
     Export(lines::Export),
     /// Read what `backup export` wrote. Conversations that are here already are left as they are.
@@ -129,30 +133,33 @@ fn undelivered(backup: &Backup) -> Option<String> {
 pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
     let settings = common.settings()?;
     match command {
-        Command::List(args) if args.remote => work(&settings, async |run| list::elsewhere(run, &args).await),
+        Command::List(args) if args.remote => {
+            work(&settings, Folder::Read, async |run| list::elsewhere(run, &args).await)
+        }
         Command::List(args) => list::here(&settings, &args),
-        Command::Release(args) if args.remote => work(&settings, async |run| {
+        Command::Release(args) if args.remote => work(&settings, Folder::Read, async |run| {
             backup::remote::release(run, &args.name).await?;
             output::line(format!("The copy of {} need not be kept any longer.", args.name))
         }),
         Command::Release(args) => {
-            let backup = backup::find(&settings.paths.backups, &args.name)?;
+            let backup = backup::find(&settings.paths.backups, &args.name, &Clock::System)?;
             backup::release(&backup)?;
             output::line(format!("{} need not be kept any longer.", backup.name))
         }
         Command::Create(args) => {
             be_polite();
-            work(&settings, async |run| create::run(run, &args).await)
+            work(&settings, Folder::Write, async |run| create::run(run, &args).await)
         }
         Command::Verify(args) => {
             be_polite();
-            work(&settings, async |run| verify::run(run, &args).await)
+            work(&settings, Folder::Read, async |run| verify::run(run, &args).await)
         }
         Command::Upload(args) => {
             be_polite();
-            work(&settings, async |run| remote::upload(run, &args).await)
+            work(&settings, Folder::Read, async |run| remote::upload(run, &args).await)
         }
-        Command::Fetch(args) => work(&settings, async |run| remote::fetch(run, &args).await),
+        Command::Fetch(args) => work(&settings, Folder::Write, async |run| remote::fetch(run, &args).await),
+        Command::Accept(args) => work(&settings, Folder::Accept, async |run| accept::run(run, &args)),
         Command::Export(args) => with_memory(&settings, async |memory| lines::export(memory, &args).await),
         Command::Import(args) => with_memory(&settings, async |memory| lines::import(memory, &args).await),
         Command::Failed(Unit { unit }) => {
@@ -163,14 +170,48 @@ pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
             }
             Ok(watch::note(&settings.paths.data, &LastRun::now(&Clock::System, Some(unit)))?)
         }
-        Command::Prune(args) => work(&settings, async |run| prune::run(run, &args).await),
-        Command::Restore(args) => work(&settings, async |run| restore::run(run, &args).await),
+        Command::Prune(args) => work(&settings, Folder::Change, async |run| prune::run(run, &args).await),
+        Command::Restore(args) => work(&settings, Folder::Read, async |run| restore::run(run, &args).await),
+    }
+}
+
+/// What a command needs the folder of backups for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Folder {
+    /// To look at what is there, which works wherever it can be read.
+    Read,
+    /// To delete from what is there.
+    Change,
+    /// To put something there.
+    Write,
+    /// As [`Folder::Write`], whatever is known of the folder.
+    Accept,
+}
+
+impl Folder {
+    fn take(self, settings: &Settings) -> Result<Lock, Failure> {
+        let dir = &settings.paths.backups;
+        let gone = || std::fs::metadata(dir).is_err();
+        let elsewhere = vec![settings.paths.data.clone(), std::env::temp_dir()];
+        Ok(match self {
+            Self::Write => {
+                known::may_write(settings, &Clock::System)?;
+                Lock::take(dir)?.or_elsewhere(elsewhere)
+            }
+            Self::Change if !gone() => Lock::take(dir)?.or_elsewhere(elsewhere),
+            Self::Accept => Lock::take(dir)?,
+            Self::Read | Self::Change => Lock::look(dir, elsewhere)?,
+        })
     }
 }
 
 /// Takes the folder of backups and runs `work`, which a signal cancels.
-fn work(settings: &Settings, work: impl AsyncFnOnce(&Run<'_>) -> Result<(), Failure>) -> Result<(), Failure> {
-    let lock = Lock::take(&settings.paths.backups)?;
+fn work(
+    settings: &Settings,
+    folder: Folder,
+    work: impl AsyncFnOnce(&Run<'_>) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let lock = folder.take(settings)?;
     let (cancel, bar) = (Cancel::default(), progress());
     let run = Run { settings, clock: &Clock::System, lock: &lock, cancel: &cancel, bar: &bar };
     let done = block_on(async {
@@ -189,6 +230,16 @@ fn work(settings: &Settings, work: impl AsyncFnOnce(&Run<'_>) -> Result<(), Fail
     });
     bar.finish_and_clear();
     done
+}
+
+/// Says on standard error that a newer backup than the newest that is here is missing.
+fn mind_newer(run: &Run<'_>, which: Option<&str>) {
+    if which == Some("latest")
+        && let Ok(here) = backup::list(run.lock.dir(), run.clock)
+        && let Some(lost) = known::lost(run.settings, &here).filter(|lost| lost.newer)
+    {
+        log::warn!("a newer backup than the newest that is here is known: {}", lost.sentence);
+    }
 }
 
 /// Tells the daemon that all went well. A note that cannot be made is no fault of the backup.

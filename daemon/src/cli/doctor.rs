@@ -1,5 +1,6 @@
 //! `jarvisd doctor`: each thing the device needs, whether it works, and what to do if not.
 
+mod backups;
 mod checks;
 mod postgres;
 mod voices;
@@ -94,6 +95,9 @@ pub fn run(args: &Args, common: &Common) -> Result<(), Failure> {
     }
     found(checks::disk(&settings))?;
     for finding in checks::broker(&settings) {
+        found(finding)?;
+    }
+    for finding in backups::backups(&settings) {
         found(finding)?;
     }
     found(checks::clock())?;

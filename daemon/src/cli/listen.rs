@@ -47,7 +47,7 @@ pub struct Args {
 pub fn run(args: Args, common: &Common) -> Result<(), Failure> {
     let mut settings = common.settings()?;
     if let Some(db) = args.user_db {
-        settings.paths.db = db;
+        settings.paths.db = crate::durable::behind_link(&db);
     }
     pipeline_runtime()?.block_on(listen(settings, &args.files, args.realtime))
 }

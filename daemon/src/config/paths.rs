@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use crate::durable::behind_link;
+
 /// Every place the program reads or writes that is not named by a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paths {
@@ -12,6 +14,7 @@ pub struct Paths {
     pub config_dir: PathBuf,
     /// Everything that must survive: `/var/lib/jarvis`.
     pub data: PathBuf,
+    /// The database itself, where a link to another disk stands in the data folder.
     pub db: PathBuf,
     /// Master key of the voiceprints, where systemd does not pass one.
     pub key: PathBuf,
@@ -40,8 +43,8 @@ impl Paths {
         Self {
             config_dir: config_file.parent().unwrap_or(Path::new("")).join("conf.d"),
             config_file,
-            db: data.join("jarvis.db"),
-            key: data.join("voiceprint.key"),
+            db: behind_link(&data.join("jarvis.db")),
+            key: behind_link(&data.join("voiceprint.key")),
             models,
             runtime: root.join("run/jarvis"),
             backups: root.join("var/backups/jarvis"),

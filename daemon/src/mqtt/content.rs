@@ -147,6 +147,14 @@ impl Content {
         }
     }
 
+    /// Nothing is backed up any more: what was told of the backups must not stay at the broker.
+    pub(super) fn no_backups(&mut self, outbox: &mut Outbox) {
+        if std::mem::take(&mut self.has_backups) {
+            outbox.keep(&self.topics.backup, "");
+            self.announce(outbox);
+        }
+    }
+
     pub(super) fn event(&mut self, event: &Event, outbox: &mut Outbox) {
         match &event.what {
             What::Verified { .. } | What::Accepted { .. } => self.verified = true,

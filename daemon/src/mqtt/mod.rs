@@ -361,8 +361,9 @@ impl Work {
 
     fn keep_backups(&mut self) {
         let Some(backups) = &mut self.backups else { return };
-        if let Some(report) = &*backups.borrow_and_update() {
-            self.content.backups(report, &mut self.outbox);
+        match &*backups.borrow_and_update() {
+            Some(report) => self.content.backups(report, &mut self.outbox),
+            None => self.content.no_backups(&mut self.outbox),
         }
     }
 

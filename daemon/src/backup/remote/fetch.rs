@@ -60,7 +60,7 @@ pub async fn fetch(run: &Run<'_>, which: &str) -> Result<Backup, BackupError> {
     let disk = BackupError::disk("the backup could not be put in its place", &target);
     fs::rename(&folder, &target).map_err(disk)?;
     sync_folder(run.lock.dir())?;
-    find(run.lock.dir(), &name)
+    find(run.lock.dir(), &name, run.clock)
 }
 
 /// Files for their owner only, and on the disk.

@@ -113,7 +113,7 @@ pub async fn index(run: &Run<'_>) -> Result<Index, BackupError> {
     }
     let scratch = run.lock.scratch()?;
     bring_small(&rclone, scratch.path()).await?;
-    for mut backup in list(scratch.path())? {
+    for mut backup in list(scratch.path(), run.clock)? {
         let Some(files) = all.remove(&backup.name) else { continue };
         if !files.contains_key(manifest::MANIFEST) {
             index.partial.push(backup.name);

@@ -80,7 +80,11 @@ pub async fn upload(run: &Run<'_>, backup: &Backup) -> Result<CopyNote, BackupEr
     let note = note_of(run, &rclone, check, sent.as_ref().err());
     let noted = manifest::note_copy(&backup.path, &read.sha256, note.clone());
     sent?;
-    noted?;
+    match noted {
+        // It is there all the same.
+        Err(e) if e.is_unwritable() => log::warn!("{}", chain(&e)),
+        noted => noted?,
+    }
     Ok(note)
 }
 
@@ -296,6 +300,32 @@ pub async fn release(run: &Run<'_>, name: &str) -> Result<(), BackupError> {
     put(&rclone, &mark, name, RELEASED).await
 }
 
+/// Notes which copies of backups that are here are gone from the remote, of which this is everything that is
+/// there. Whoever looks at the backups here sees it then: a note that they were copied would outlive the
+/// copies. Returns whether there are any.
+///
+/// # Errors
+/// [`BackupError::Disk`] if the folder here cannot be read.
+pub fn miss(run: &Run<'_>, index: &Index) -> Result<bool, BackupError> {
+    let mut missed = false;
+    let remote = run.settings.backup.remote.as_ref().map_or("", |remote| remote.0.as_str());
+    for backup in super::list(run.lock.dir(), run.clock)? {
+        let Some(note) = backup.copy.filter(|copy| copy.ok && copy.remote == remote) else { continue };
+        if index.copies.iter().any(|copied| copied.backup.name == backup.name) {
+            continue;
+        }
+        let detail = Some("it is not there any more".to_owned());
+        let note = CopyNote { ok: false, at: now(run), detail, ..note };
+        let noted = manifest::read(&backup.path)
+            .and_then(|read| manifest::note_copy(&backup.path, &read.sha256, note));
+        missed = true;
+        if let Err(e) = noted {
+            log::warn!("{}", chain(&e));
+        }
+    }
+    Ok(missed)
+}
+
 /// Deletes a copy, or what is left of one.
 ///
 /// # Errors
@@ -304,6 +334,10 @@ pub async fn remove(run: &Run<'_>, name: &str) -> Result<(), BackupError> {
     let rclone = Rclone::of(run)?;
     if remote_manifest(&rclone, name).await?.is_some() {
         delete(&rclone, name, manifest::MANIFEST).await?;
+    }
+    let here = run.lock.dir().join(name);
+    if here.is_dir() {
+        manifest::forget_copy(&here)?;
     }
     let path = rclone.at(name);
     // A store without folders has none left once its last file is gone.

@@ -3,7 +3,7 @@
 use super::{Shown, Summary, prune, sentence, size, well};
 use crate::backup::create::{self, Run};
 use crate::backup::manifest::Undelivered;
-use crate::backup::{self, Kind, Level, remote, verify};
+use crate::backup::{self, Kind, Level, known, remote, verify};
 use crate::cli::output;
 use crate::error::Failure;
 
@@ -38,12 +38,13 @@ pub async fn run(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
         let exit = e.exit();
         Failure::because(exit, format!("{} was made and is not proven", made.backup.name), e)
     })?;
-    let mut backup = backup::find(run.lock.dir(), &made.backup.name)?;
+    let mut backup = backup::find(run.lock.dir(), &made.backup.name, run.clock)?;
+    known::learn_or_warn(run, true);
     well(run);
     let mut copied = Ok(None);
     if run.settings.backup.remote.is_some() && !args.no_upload {
         copied = remote::upload(run, &backup).await.map(Some);
-        backup = backup::find(run.lock.dir(), &made.backup.name)?;
+        backup = backup::find(run.lock.dir(), &made.backup.name, run.clock)?;
         // The daemon looks again.
         well(run);
     }

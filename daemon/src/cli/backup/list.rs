@@ -4,12 +4,14 @@ use serde::Serialize;
 
 use super::{Shown, Summary, size, undelivered};
 use crate::backup::create::Run;
+use crate::backup::known::Lost;
+use crate::backup::order::Dated;
 use crate::backup::remote::{self, Index};
-use crate::backup::{self, Backup, Level, metrics, watch};
+use crate::backup::{Backup, Level, metrics, watch};
 use crate::cli::output;
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::error::Failure;
+use crate::error::{Exit, Failure};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -25,20 +27,65 @@ pub struct Args {
 }
 
 pub fn here(settings: &Settings, args: &Args) -> Result<(), Failure> {
+    let state = watch::look(settings, &Clock::System);
     if args.metrics {
-        let last = watch::noted(&settings.paths.data);
-        let (_, report) = watch::look(settings, last.as_ref(), &Clock::System);
-        return output::line(metrics::text(report.as_ref()).trim_end());
+        return output::line(metrics::text(state.report.as_ref()).trim_end());
     }
-    let dir = &settings.paths.backups;
-    let all = backup::list(dir)?;
+    let all = state.backups?;
     if args.json {
-        let shown: Vec<Shown> = all.into_iter().map(Shown::of).collect();
-        return output::json(&shown);
+        let missing =
+            state.lost.iter().flat_map(|lost| lost.names.iter().map(|name| Missing::of(name, lost)));
+        let missing: Vec<Missing> =
+            missing.filter(|gone| all.iter().all(|here| here.name != gone.name)).collect();
+        let here = all.into_iter().map(|backup| Entry::Here(Box::new(Shown::of(backup))));
+        let shown: Vec<Entry> = here.chain(missing.into_iter().map(Entry::Missing)).collect();
+        output::json(&shown)?;
+        return told(state.lost.as_ref());
     }
     if all.is_empty() {
-        return output::line(format!("There are no backups in {} yet.", dir.display()));
+        told(state.lost.as_ref())?;
+        return output::line(format!("There are no backups in {} yet.", settings.paths.backups.display()));
     }
+    table(settings, &all)?;
+    told(state.lost.as_ref())
+}
+
+/// Says what is missing: as a failure if nothing is left.
+fn told(lost: Option<&Lost>) -> Result<(), Failure> {
+    match lost {
+        None => Ok(()),
+        Some(lost) if lost.all => Err(Failure::new(Exit::Unavailable, lost.sentence.clone())),
+        Some(lost) => {
+            log::warn!("{}", lost.sentence);
+            Ok(())
+        }
+    }
+}
+
+/// A line of `list --json`.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Entry {
+    Here(Box<Shown>),
+    Missing(Missing),
+}
+
+/// A backup that this device knows and that is not there.
+#[derive(Debug, Serialize)]
+struct Missing {
+    name: String,
+    missing: bool,
+    proven: bool,
+    fault: String,
+}
+
+impl Missing {
+    fn of(name: &str, lost: &Lost) -> Self {
+        Self { name: name.to_owned(), missing: true, proven: false, fault: lost.sentence.clone() }
+    }
+}
+
+fn table(settings: &Settings, all: &[Backup]) -> Result<(), Failure> {
     let Some(remote) = &settings.backup.remote else {
         let rows: Vec<[String; 5]> = all.iter().map(row).collect();
         output::table(["NAME", "TAKEN", "KIND", "SIZE", "STATE"], &rows)?;
@@ -68,6 +115,7 @@ fn not_in_postgres(all: &[Backup]) -> Result<(), Failure> {
 
 fn row(backup: &Backup) -> [String; 5] {
     let state = match (&backup.fault, backup.last_proof()) {
+        (Some(fault), _) if fault.starts_with("the manifest cannot be read") => "UNREADABLE".to_owned(),
         (Some(_), _) => "DAMAGED".to_owned(),
         (None, None) => "not proven yet".to_owned(),
         (None, Some(proof)) if !proof.ok => format!("DAMAGED ({})", output::time(proof.at.as_millisecond())),
@@ -79,6 +127,11 @@ fn row(backup: &Backup) -> [String; 5] {
     let kind = backup.kind.as_str().replace('_', " ");
     let kind = if backup.released { format!("{kind}, released") } else { kind };
     let taken = output::time(backup.taken_at.as_millisecond());
+    let taken = match backup.dated {
+        Dated::Sure => taken,
+        Dated::Guess => format!("{taken} (clock not set)"),
+        Dated::Wrong => format!("{taken} (CLOCK WRONG)"),
+    };
     [backup.name.clone(), taken, kind, size(backup.bytes), state]
 }
 
@@ -94,7 +147,11 @@ struct Copy {
 }
 
 pub async fn elsewhere(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
-    let Index { copies, partial, .. } = remote::index(run).await?;
+    let index = remote::index(run).await?;
+    if remote::miss(run, &index)? {
+        super::look_again(run);
+    }
+    let Index { copies, partial, .. } = index;
     run.bar.finish_and_clear();
     let here = |backup: &Backup| run.lock.dir().join(&backup.name).exists();
     if args.json {

@@ -3,12 +3,12 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use super::size;
+use super::{look_again, size};
 use crate::backup::create::Run;
 use crate::backup::prune::{self, Fate};
 use crate::backup::remote::{self, Copied};
 use crate::backup::retention::Policy;
-use crate::backup::{self, Backup, BackupError};
+use crate::backup::{self, Backup, BackupError, known};
 use crate::cli::output;
 use crate::error::Failure;
 
@@ -83,14 +83,20 @@ pub async fn run(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
 
 /// Prunes here, then elsewhere if there is a place for copies. A failure there is told when what was done here was.
 pub async fn carry_out(run: &Run<'_>, dry_run: bool, trust_clock: bool) -> Result<Pruned, Failure> {
-    let all = backup::list(run.lock.dir())?;
+    let all = backup::list(run.lock.dir(), run.clock)?;
     let released: Vec<String> = all.iter().filter(|b| b.released).map(|b| b.name.clone()).collect();
     let here = Place::of(decide(run, all, trust_clock)?, Vec::new());
     if !dry_run && here.deleted > 0 {
         prune::settle(run.lock, &here.backups)?;
+        // First, or a power cut would leave a note of what nobody has any more.
+        let forgotten = known::forget(&run.settings.paths.data, here.going());
         for backup in here.going() {
             run.cancel.check()?;
             prune::remove(run.lock, backup)?;
+        }
+        if forgotten.is_err() {
+            // A full disk has room now.
+            known::forget(&run.settings.paths.data, here.going())?;
         }
     }
     let mut pruned = Pruned { dry_run, here, remote: None, failed: None };
@@ -115,12 +121,16 @@ async fn elsewhere(
     trust_clock: bool,
 ) -> Result<Place, BackupError> {
     let index = remote::index(run).await?;
+    if !dry_run && remote::miss(run, &index)? {
+        look_again(run);
+    }
     let device = &run.settings.device.id;
     // What another device put there is not ours to delete, nor is what cannot be read.
     let ours = |copied: &Copied| copied.manifest.as_ref().is_ok_and(|read| read.manifest.device == *device);
     let copies = index.copies.into_iter().filter(ours).map(|copied| {
-        let known = released.contains(&copied.backup.name);
-        Backup { released: known || copied.backup.released, ..copied.backup }
+        let mut backup = copied.backup;
+        backup.released |= released.contains(&backup.name);
+        backup
     });
     let fates = decide(run, copies.collect(), trust_clock)?;
     let now = Timestamp::from_millisecond(run.clock.now_unix_ms()).unwrap_or_default();

@@ -5,7 +5,7 @@ use jiff::SignedDuration;
 use super::{BACKUP_UNIT, Shown, look_again, size, well};
 use crate::backup::create::Run;
 use crate::backup::remote::{self, Check, CopyNote};
-use crate::backup::{self, Backup, BackupError, watch};
+use crate::backup::{self, Backup, BackupError, known, watch};
 use crate::cli::output;
 use crate::error::Failure;
 
@@ -31,7 +31,7 @@ pub struct Fetch {
 }
 
 pub async fn upload(run: &Run<'_>, args: &Upload) -> Result<(), Failure> {
-    let backup = backup::find(run.lock.dir(), &args.name)?;
+    let backup = backup::find(run.lock.dir(), &args.name, run.clock)?;
     let bad = backup.last_proof().filter(|proof| !proof.ok).and_then(|proof| proof.detail.clone());
     if let Some(detail) = backup.fault.clone().or(bad) {
         return Err(BackupError::Damaged { name: backup.name, detail }.into());
@@ -44,7 +44,7 @@ pub async fn upload(run: &Run<'_>, args: &Upload) -> Result<(), Failure> {
     let copy = copied?;
     run.bar.finish_and_clear();
     if args.json {
-        return output::json(&Shown::of(backup::find(run.lock.dir(), &backup.name)?));
+        return output::json(&Shown::of(backup::find(run.lock.dir(), &backup.name, run.clock)?));
     }
     output::line(format!("{}: {}", backup.name, sentence(&copy)))
 }
@@ -60,6 +60,7 @@ fn ends_the_failure(run: &Run<'_>, backup: &Backup) -> bool {
 
 pub async fn fetch(run: &Run<'_>, args: &Fetch) -> Result<(), Failure> {
     let backup = remote::fetch(run, &args.name).await?;
+    known::learn_or_warn(run, true);
     run.bar.finish_and_clear();
     if args.json {
         return output::json(&Shown::of(backup));

@@ -9,7 +9,7 @@ use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use super::{Summary, keys};
+use super::{Summary, keys, mind_newer};
 use crate::backup::create::{self, Run};
 use crate::backup::keys::Keys;
 use crate::backup::manifest::{self, Manifest, Origin};
@@ -65,9 +65,10 @@ pub struct Args {
 
 pub async fn run(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
     let dir = run.lock.dir();
+    mind_newer(run, args.name.as_deref());
     let backup = match (&args.name, args.at) {
-        (Some(name), _) => backup::find(dir, name)?,
-        (None, Some(at)) => backup::find_at(dir, at)?,
+        (Some(name), _) => backup::find(dir, name, run.clock)?,
+        (None, Some(at)) => backup::find_at(dir, at, run.clock)?,
         (None, None) => return Err(Failure::new(Exit::Usage, "name a backup, or a time with --at")),
     };
     let manifest = manifest::read(&backup.path)?.manifest;

@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
-use super::{Shown, VERIFY_UNIT, keys, sentence, undelivered, well};
+use serde::Serialize;
+
+use super::{Shown, VERIFY_UNIT, keys, mind_newer, sentence, undelivered, well};
 use crate::backup::create::Run;
-use crate::backup::{self, Level, remote, verify, watch};
+use crate::backup::verify::Looked;
+use crate::backup::{self, Level, known, remote, verify, watch};
 use crate::cli::output;
 use crate::error::Failure;
 
@@ -30,9 +33,15 @@ pub async fn run(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
     if args.remote {
         return look_elsewhere(run, args).await;
     }
-    let backup = backup::find(run.lock.dir(), &args.name)?;
+    mind_newer(run, Some(&args.name));
+    let mut backup = backup::find(run.lock.dir(), &args.name, run.clock)?;
     let keys = keys(run, args.identity.as_deref(), args.level > Level::Quick, &backup)?;
-    let proof = verify::verify(run, &backup.path, args.level, &keys).await?;
+    let looked = verify::verify_and_note(run, &backup.path, args.level, &keys).await;
+    // Nothing has changed where nothing could be noted.
+    if !looked.as_ref().is_ok_and(|looked| !looked.noted) {
+        known::learn_or_warn(run, false);
+    }
+    let Looked { proof, noted } = looked?;
     run.bar.finish_and_clear();
     // Not of every look: that an older backup is good does not undo that last night's was not made.
     if watch::noted(&run.settings.paths.data)
@@ -41,10 +50,27 @@ pub async fn run(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
         well(run);
     }
     if args.json {
-        return output::json(&Shown::of(backup::find(run.lock.dir(), &backup.name)?));
+        if noted {
+            backup = backup::find(run.lock.dir(), &backup.name, run.clock)?;
+        } else {
+            backup.proofs.push(proof);
+        }
+        return output::json(&Noted { shown: Shown::of(backup), noted });
     }
     output::line(format!("{}: {}", backup.name, sentence(Some(&proof))))?;
+    if !noted {
+        output::line("The folder of the backups cannot be written, so this is not noted there.")?;
+    }
     undelivered(&backup).map_or(Ok(()), output::line)
+}
+
+/// What `verify` prints.
+#[derive(Debug, Serialize)]
+struct Noted {
+    #[serde(flatten)]
+    shown: Shown,
+    /// Whether the result stands beside the backup.
+    noted: bool,
 }
 
 async fn look_elsewhere(run: &Run<'_>, args: &Args) -> Result<(), Failure> {

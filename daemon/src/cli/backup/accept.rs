@@ -1,0 +1,22 @@
+//! `jarvisd backup accept`: the folder of the backups is what its owner wants, with what is in it now.
+
+use crate::backup::create::Run;
+use crate::backup::known;
+use crate::cli::output;
+use crate::error::Failure;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
+    let proven = known::accept(run)?;
+    let dir = run.lock.dir();
+    if args.json {
+        return output::json(&serde_json::json!({ "dir": dir, "proven": proven }));
+    }
+    output::line(format!("{} is the folder of the backups, with {proven} proven ones.", dir.display()))
+}

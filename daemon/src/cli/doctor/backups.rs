@@ -1,0 +1,94 @@
+//! What `doctor` says of the backups: what the daemon would say, where they lie, and how much room there is.
+
+use std::fs;
+
+use super::Finding;
+use crate::backup::watch::{self, State as Seen};
+use crate::backup::{Backup, known};
+use crate::cli::output;
+use crate::clock::Clock;
+use crate::config::Settings;
+use crate::health::Condition;
+
+const CHECK: &str = "backups";
+
+/// The newest proven one with its age, then the folder. Nothing is made or locked.
+pub fn backups(settings: &Settings) -> Vec<Finding> {
+    let seen = watch::look(settings, &Clock::System);
+    let here = seen.backups.as_deref().unwrap_or_default();
+    let mut findings = vec![state(settings, &seen, here)];
+    findings.extend(folder(settings, here));
+    findings
+}
+
+fn state(settings: &Settings, seen: &Seen, here: &[Backup]) -> Finding {
+    let what = proven(settings, seen, here);
+    match seen.condition.sentence() {
+        None => Finding::ok(CHECK, what),
+        Some(sentence) => {
+            // Sentences of the health say what to do behind the last colon.
+            let (wrong, fix) =
+                sentence.rsplit_once(": ").unwrap_or((sentence, "`jarvisd backup list` tells more"));
+            let message = if here.is_empty() { wrong.to_owned() } else { format!("{wrong}; {what}") };
+            match seen.condition {
+                Condition::Away { .. } | Condition::Failed { .. } => Finding::fail(CHECK, message, fix),
+                _ => Finding::warn(CHECK, message, fix),
+            }
+        }
+    }
+}
+
+/// The newest proven backup, its age, its proof, and the copy elsewhere.
+fn proven(settings: &Settings, seen: &Seen, here: &[Backup]) -> String {
+    let Some(newest) = here.iter().rfind(|backup| backup.is_proven_to(settings.backup.verify)) else {
+        return "none is proven".to_owned();
+    };
+    let age = match seen.days {
+        None => "of unknown age".to_owned(),
+        Some(0) => "less than a day old".to_owned(),
+        Some(1) => "a day old".to_owned(),
+        Some(days) => format!("{days} days old"),
+    };
+    let proof = newest.last_proof().map_or_else(String::new, |proof| {
+        format!(", proof ({}) of {}", proof.level.as_str(), output::time(proof.at.as_millisecond()))
+    });
+    let copy = match &settings.backup.remote {
+        None => "no copy elsewhere is set up (backup.remote)".to_owned(),
+        Some(remote) => match &newest.copy {
+            Some(copy) if copy.ok && copy.remote == remote.0 => format!("copied to {}", remote.0),
+            _ => format!("not copied to {}", remote.0),
+        },
+    };
+    format!("{} of {} proven, {age}{proof}; {copy}", newest.name, here.len())
+}
+
+/// Where they lie, and whether the next one fits.
+fn folder(settings: &Settings, here: &[Backup]) -> Option<Finding> {
+    let dir = &settings.paths.backups;
+    if fs::metadata(dir).is_err() {
+        // With nothing known, the first backup makes it.
+        return None;
+    }
+    let free = match rustix::fs::statvfs(dir) {
+        Ok(stat) => stat.f_bavail.saturating_mul(stat.f_frsize),
+        Err(e) => return Some(Finding::warn(CHECK, format!("{}: {e}", dir.display()), "check the disk")),
+    };
+    let last = here.last().map_or(0, |backup| backup.bytes);
+    let message = format!(
+        "{:.1} GB free in {}, {}",
+        free as f64 / 1e9,
+        dir.display(),
+        if known::is_apart(settings) { "a disk of its own" } else { "the disk of the memory" }
+    );
+    // The copy of the database, the backup, and what it is restored to.
+    let database = fs::metadata(&settings.paths.db).map_or(0, |db| db.len());
+    let need = last.saturating_add(database.saturating_mul(2));
+    Some(if rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_err() {
+        let fix = "give the folder to the user of the daemon, or set backup.dir to another one";
+        Finding::warn(CHECK, format!("{message}, and it cannot be written to"), fix)
+    } else if free < need {
+        Finding::warn(CHECK, format!("{message}, too little for the next one"), "free some space")
+    } else {
+        Finding::ok(CHECK, message)
+    })
+}
