@@ -149,7 +149,8 @@ impl Content {
 
     /// Nothing is backed up any more: what was told of the backups must not stay at the broker.
     pub(super) fn no_backups(&mut self, outbox: &mut Outbox) {
-        if std::mem::take(&mut self.has_backups) {
+        if !matches!(self.backups, Backups::None) {
+            self.backups = Backups::None;
             outbox.keep(&self.topics.backup, "");
             self.announce(outbox);
         }

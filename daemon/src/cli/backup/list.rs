@@ -89,7 +89,7 @@ fn table(settings: &Settings, all: &[Backup]) -> Result<(), Failure> {
     let Some(remote) = &settings.backup.remote else {
         let rows: Vec<[String; 5]> = all.iter().map(row).collect();
         output::table(["NAME", "TAKEN", "KIND", "SIZE", "STATE"], &rows)?;
-        return not_in_postgres(&all);
+        return not_in_postgres(all);
     };
     let copy = |backup: &Backup| match backup.copy.as_ref().filter(|copy| copy.remote == remote.0) {
         None => "none".to_owned(),
@@ -104,7 +104,7 @@ fn table(settings: &Settings, all: &[Backup]) -> Result<(), Failure> {
         })
         .collect();
     output::table(["NAME", "TAKEN", "KIND", "SIZE", "STATE", "COPY"], &rows)?;
-    not_in_postgres(&all)
+    not_in_postgres(all)
 }
 
 /// Of the newest backup, as older ones say what was true then.
