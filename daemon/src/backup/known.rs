@@ -311,9 +311,10 @@ fn place(dir: &Path, data: &Path) -> Place {
         id => format!("{id:x}"),
     };
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let inside = on_disk(&mounts, &dir).map(|inside| as_text(&inside.join(rest)));
+    // By its parts, so that it is the same text whether the folder is there or not.
+    let inside = on_disk(&mounts, &dir).map(|inside| inside.join(rest).components().collect::<PathBuf>());
     let apart = dev(&dir) != dev(&data) || is_mounted_between(&mounts, &dir, &data);
-    Place { apart, file_system, inside: inside.unwrap_or_default() }
+    Place { apart, file_system, inside: as_text(&inside.unwrap_or_default()) }
 }
 
 /// Whether a mount of another folder of the same file system lies on the way to `dir`. One of the folder onto
