@@ -106,7 +106,8 @@ const PATTERNS: &[(&str, Want)] = &[
         Is(|| Intent::Undo),
     ),
     ("@ bring back it|that|this|them|those|everything|both|all again?", Is(|| Intent::Undo)),
-    ("restore|recover|unforget it|that|this|them|those|everything|both?", Is(|| Intent::Undo)),
+    // Not "unforget": a recogniser's "forget" is close enough to it.
+    ("restore|recover it|that|this|them|those|everything|both?", Is(|| Intent::Undo)),
     ("remember it|that|this|them|those|both again", Is(|| Intent::Undo)),
     ("i didn't mean|want to forget|delete|erase that|this|it|them", Is(|| Intent::Undo)),
     ("i did not mean|want to forget|delete|erase that|this|it|them", Is(|| Intent::Undo)),
