@@ -62,7 +62,7 @@ fn with_qos_0_alone_events_states_and_commands_go_through() {
 
 #[test]
 fn what_is_too_large_for_the_broker_is_named_and_the_rest_goes_through() {
-    let broker = limited("max_packet_size 2000");
+    let broker = limited("max_packet_size 1200");
     let (root, _mic) = household(&broker.url());
     let mut all = broker.subscribe("#");
     let mut daemon = root.daemon();

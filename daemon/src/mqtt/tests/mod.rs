@@ -64,7 +64,7 @@ fn state_and_availability_are_retained_and_follow_the_device() {
         (Some("k1"), Some(env!("CARGO_PKG_VERSION")))
     );
     device.wait_condition("ok");
-    device.health.set_stage(State::Muted);
+    device.health.set_muted(true);
     broker.wait_retained("jarvis/k1/state", "muted");
     broker.wait_retained("jarvis/k1/mute", "ON");
     device.health.register("microphone", Need::Required);
