@@ -828,6 +828,7 @@ fn a_voice_comes_back_to_a_new_card_whenever_its_key_does() {
 
     // The key after a start of the daemon, which has made one of its own.
     let (card, _mic) = with_microphone(device(&postgres, "kitchen"));
+    card.ok(&["store", "take-over", "--yes"]);
     let mut daemon = card.daemon();
     daemon.wait_event("ready");
     wait_until("the person", || has_voice(&card).is_some());

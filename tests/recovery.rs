@@ -223,7 +223,8 @@ fn nobody_reports_an_end_while_the_daemon_is_held_at_any_step() {
     kitchen.ok(&["store", "check"]);
     // Another database that lacks the last turn, as a restored backup does.
     server.execute(
-        "UPDATE jarvis.house SET id = gen_random_uuid(); DELETE FROM jarvis.messages WHERE device = 'kitchen'",
+        "UPDATE jarvis.house SET id = gen_random_uuid(); UPDATE jarvis.devices SET memory = NULL, token = NULL;
+        DELETE FROM jarvis.messages WHERE device = 'kitchen'",
     );
     // Nobody has met it yet: the queue is empty, and nothing is to be queued.
     let check = nothing_is_done(&kitchen);
