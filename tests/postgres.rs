@@ -639,6 +639,7 @@ fn a_client_certificate_opens_the_door() {
 fn an_ipv6_address_in_brackets_is_reached_by_sending_and_by_backing_up() {
     let conf = vec!["listen_addresses = '::1'".to_owned()];
     let postgres = Postgres::with(Options { fsync: false, conf, ..Options::default() });
+    postgres.set_hba("host all all ::1/128 scram-sha-256");
     postgres.execute("ALTER ROLE jarvis CREATEDB");
     let store = format!("postgres_url = \"postgres://jarvis@[::1]:{}/jarvis\"\n", postgres.port());
     let root = device_with(&postgres, "kitchen", &store);
@@ -649,10 +650,10 @@ fn an_ipv6_address_in_brackets_is_reached_by_sending_and_by_backing_up() {
     let name = made["name"].as_str().unwrap_or("latest");
     root.ok(&["backup", "restore", name, "--to", "elsewhere"]);
     // The same as a parameter, where no bracket is needed and one does no harm.
-    for host in ["::1", "[::1]"] {
+    for (id, host) in [("bedroom", "::1"), ("hall", "[::1]")] {
         let store =
             format!("postgres_url = \"postgres://jarvis@/jarvis?host={host}&port={}\"\n", postgres.port());
-        drain(&device_with(&postgres, "bedroom", &store));
+        drain(&device_with(&postgres, id, &store));
     }
 }
 
@@ -664,7 +665,7 @@ fn a_password_of_any_characters_opens_the_door_wherever_it_stands() {
     let (host, port, folder) = ("127.0.0.1", postgres.port(), postgres.socket_dir());
     let folder = folder.display().to_string();
     let in_path = folder.replace('/', "%2F");
-    for address in [
+    let addresses = [
         format!("postgres://jarvis:{escaped}@{host}:{port}/jarvis"),
         format!("postgres://jarvis:p%2F@:%3F%23%25&+=x@{host}:{port}/jarvis"),
         format!("postgres://jarvis@{host}:{port}/jarvis?password={escaped}"),
@@ -672,15 +673,14 @@ fn a_password_of_any_characters_opens_the_door_wherever_it_stands() {
         format!("postgresql://{host}/?user=jarvis&password={escaped}&dbname=jarvis&port={port}"),
         format!("postgres://jarvis:{escaped}@{in_path}:{port}/jarvis"),
         format!("postgres://jarvis:{escaped}@/jarvis?host={folder}&port={port}"),
-    ] {
-        let root = Root::with_config(&format!("[store]\npostgres_url = {address:?}\n"));
+    ];
+    for (n, address) in addresses.iter().enumerate() {
+        let device = format!("[device]\nid = \"d{n}\"\n");
+        let root = Root::with_config(&format!("{device}[store]\npostgres_url = {address:?}\n"));
         drain(&root);
         let doctor = root.run(&["doctor"]);
         let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
-        assert!(
-            doctor.contains("answers, schema version") && !doctor.contains("p/@:"),
-            "{address}: {doctor}"
-        );
+        assert!(doctor.contains("schema version") && !doctor.contains("p/@:"), "{address}: {doctor}");
         assert!(!doctor.contains(escaped), "{doctor}");
         // The programs of Postgres get the same password, and an address that is none is not repeated.
         root.ok(&["backup", "create"]);
