@@ -26,6 +26,7 @@ use super::restore::{Restored, data_folder, messages, not_newer, note, restore_f
 use super::undelivered::Undelivered;
 use super::verify::check_hashes;
 use super::{BackupError, Kind};
+use crate::error::chain;
 use crate::memory::{Device, Memory, MemoryError};
 use crate::store::postgres::{Pg, PgSettings, schema::WRITE_LOCK, write::CHANNEL};
 use crate::store::{Store, StoreOptions, heal, outgoing, queue};
@@ -106,7 +107,7 @@ pub async fn to_database(
     let entry = checked(run, folder, manifest).await?;
     let target = if to.contains(['@', ':', '/']) {
         let target = PgSettings::new(to, &settings.device);
-        let target = target.map_err(|e| BackupError::postgres(&e, "the address to restore to"))?;
+        let target = target.map_err(|e| BackupError::Refused(chain(&e)))?;
         PgSettings {
             password_file: settings.password_file.clone(),
             ca_file: settings.ca_file.clone(),
