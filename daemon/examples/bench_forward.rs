@@ -43,7 +43,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     println!("{messages} messages wait; {:.0} MiB resident", resident_mib());
 
-    let settings = PgSettings::new(&url, "bench");
+    let settings = PgSettings::new(&url, "bench")?;
     let mut forwarder = Forwarder::new(memory.store().clone(), Clock::System, settings);
     let started = Instant::now();
     let (mut batches, mut most) = (0, 0.0_f64);
