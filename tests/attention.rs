@@ -281,7 +281,9 @@ fn an_enrolment_that_was_cancelled_does_not_begin_and_one_that_is_asked_for_alou
     std::thread::sleep(A_WHILE);
     let whole = std::fs::metadata(&question).unwrap().len() * 3;
     assert!((mic.played().len() as u64) < whole / 2, "{played} of {whole} bytes were played");
-    assert!(!topics.seen.iter().any(|l| l.contains("Cleo")), "{:#?}", topics.seen);
+    // The order itself comes back to whoever listens to all topics.
+    let mut told = topics.seen.iter().filter(|l| !l.starts_with("jarvis/kitchen/enrolment/set "));
+    assert!(!told.any(|l| l.contains("Cleo")), "{:#?}", topics.seen);
     daemon.drain();
     assert!(of(&daemon.seen, "enrolment").iter().all(|e| e["user"] != "Cleo"), "{:#?}", daemon.seen);
     assert_eq!(daemon.stop(), Some(0));

@@ -354,7 +354,7 @@ mod tests {
         assert_eq!(verdict(&one_side, 2, Channel::Mean), Some(SoundFault::DeadChannel(0)));
         assert_eq!(verdict(&one_side, 2, Channel::LEFT), Some(SoundFault::Silent));
         assert_eq!(verdict(&one_side, 2, Channel::RIGHT), None);
-        let upside_down = sound(1, |n| vec![noise(n, 400), 1 - noise(n, 400) + noise(n + 7, 3)]);
+        let upside_down = sound(1, |n| vec![noise(n, 400) + noise(n + 7, 3), 1 - noise(n, 400)]);
         assert_eq!(verdict(&upside_down, 2, Channel::Mean), Some(SoundFault::Cancelling(0)));
         assert_eq!(verdict(&upside_down, 2, Channel::RIGHT), None);
         let apart = sound(1, |n| vec![noise(n, 400), noise(n + 9, 400)]);
