@@ -133,6 +133,8 @@ fn a_memory_whose_predecessor_is_long_silent_takes_over_by_itself() {
     ask(&first, "anna", "remember that the ladder is in the shed");
     drain(&first);
     let second = device(&postgres, "raspberrypi");
+    // With nothing to send it is not in the way of anybody, and may read.
+    drain(&second);
     second.ok(&["user", "add", "ben"]);
     held_back(&second);
     postgres.execute("UPDATE jarvis.devices SET last_seen = now() - interval '11 min'");
@@ -190,4 +192,26 @@ fn commands_beside_the_daemon_are_the_same_memory() {
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
     drop(mic);
     assert!(!daemon.log().contains("another memory"), "{}", daemon.log());
+}
+
+#[test]
+fn a_new_card_that_has_read_everything_need_not_read_it_again_to_take_over() {
+    let postgres = server();
+    let old = device(&postgres, "kitchen");
+    old.ok(&["user", "add", "anna"]);
+    ask(&old, "anna", "remember that the ladder is in the shed");
+    drain(&old);
+    let (quiet, late) = (device(&postgres, "kitchen"), device(&postgres, "kitchen"));
+    pull(&quiet);
+    ask(&quiet, "anna", "remember that the umbrella is in the hall");
+    assert_eq!(drain(&quiet)["read"], true);
+    quiet.ok(&["store", "check"]);
+    // What the one before wrote in between is read.
+    pull(&late);
+    ask(&quiet, "anna", "remember that the bicycle is in the cellar");
+    drain(&quiet);
+    late.ok(&["user", "add", "ben"]);
+    assert_eq!(drain(&late)["read"], false);
+    pull(&late);
+    assert_eq!(texts(&late, "anna").len(), 6);
 }

@@ -277,6 +277,8 @@ async fn pull(settings: &Settings, memory: &Memory, args: &Pull) -> Result<(), F
     let database = database(settings).await?;
     let shown = database.shown.clone();
     let is_new = holder::is_new(memory.store()).await?;
+    // Before anything is read: whatever comes later is not known to have been read.
+    let seen = if is_new { holder::seen(&database).await.ok().flatten() } else { None };
     let opener = opener(settings);
     let voices = opener.as_ref().map(|_| ()).map_err(ToString::to_string);
     let mut puller = Puller::new(memory.clone(), database, opener.ok());
@@ -287,7 +289,7 @@ async fn pull(settings: &Settings, memory: &Memory, args: &Pull) -> Result<(), F
     })?;
     if is_new {
         // A new card, and a person who has brought everything back to it: it goes on as this device.
-        holder::take_over(memory.store(), memory.clock().now_unix_ms()).await?;
+        holder::take_over(memory.store(), seen, memory.clock().now_unix_ms()).await?;
     }
     if args.json {
         return output::json(&serde_json::json!({
@@ -312,7 +314,7 @@ async fn take_over(settings: &Settings, memory: &Memory, args: &TakeOver) -> Res
     if !confirmed(&question, args.yes)? {
         return output::line("Nothing was changed.");
     }
-    holder::take_over(memory.store(), memory.clock().now_unix_ms()).await?;
+    holder::take_over(memory.store(), None, memory.clock().now_unix_ms()).await?;
     let mut forwarder = Forwarder::new(memory.store().clone(), memory.clock().clone(), database);
     let met = forwarder.meet().await;
     forwarder.close().await;

@@ -334,6 +334,14 @@ impl Forwarder {
             let why = format!("this version does not know the operation {op:?}");
             return self.bury(way, &batch, None, &why).await;
         }
+        if let Some(mut pg) = self.pg.take_if(|pg| pg.token.is_none()) {
+            // It was held back, and now has something to send.
+            if let Err(error) = self.claim(&mut pg).await {
+                pg.close().await;
+                return Err(error);
+            }
+            self.pg = Some(pg);
+        }
         let started = Instant::now();
         let (mut sent, ahead) = self.send_and_read_ahead(&batch).await;
         if sent.as_ref().is_err_and(PgError::is_held_back) {
@@ -475,6 +483,11 @@ impl Forwarder {
         self.connected().await.map(drop)
     }
 
+    /// See [`holder::claim`].
+    async fn claim(&self, pg: &mut Pg) -> Result<(), ForwardError> {
+        holder::claim(&self.store, pg, &self.settings.device, self.clock.now_unix_ms()).await
+    }
+
     /// Connects, and sends nothing yet.
     ///
     /// # Errors
@@ -494,11 +507,13 @@ impl Forwarder {
             }
         };
         let mut pg = Pg::connect_after(&self.settings, before).await.map_err(ForwardError::Postgres)?;
-        let claimed =
-            holder::claim(&self.store, &mut pg, &self.settings.device, self.clock.now_unix_ms()).await;
-        if let Err(error) = claimed {
-            pg.close().await;
-            return Err(error);
+        if let Err(error) = self.claim(&mut pg).await {
+            let held_back = matches!(&error, ForwardError::Postgres(error) if error.is_held_back());
+            // If it has nothing to send, it may read on.
+            if !held_back || queue::waits(&self.store).await? {
+                pg.close().await;
+                return Err(error);
+            }
         }
         let house = pg.house;
         self.more = house::meet(&self.store, house, self.clock.now_unix_ms()).await?.more;

@@ -15,7 +15,8 @@
 //!
 //! 1. A token is in the file before it is there, so a connection that is lost half-way leaves one that the file knows.
 //! 2. A batch is sent only if the token there is still ours, in the same transaction.
-//! 3. A memory that is held back changes nothing there and sets nothing aside: its words wait here.
+//! 3. A memory that is held back changes nothing there and sets nothing aside: its words wait here. One that has nothing
+//!    to send reads on.
 //!
 //! Several processes of one memory share its tokens. A restore of Postgres makes another house, in which nobody holds an id.
 
@@ -43,7 +44,7 @@ mod there {
     /// A holder that was heard of in the last ten minutes, by the clock of the server; one from the future is not believed.
     macro_rules! holder {
         () => {
-            "SELECT token, extract(epoch FROM now() - last_seen)::double precision AS silent_s,
+            "SELECT token, last_seen::text AS seen, extract(epoch FROM now() - last_seen)::double precision AS silent_s,
                 last_seen NOT BETWEEN now() - interval '10 min' AND now() + interval '10 min' AS silent
             FROM jarvis.devices WHERE id = $1"
         };
@@ -69,25 +70,22 @@ pub(crate) const STATEMENTS_THERE: &[(&str, &str)] = there::STATEMENTS;
 struct Own {
     /// Identity of the file.
     memory: Option<Uuid>,
-    /// The id under which it was sent, and the database.
+    /// The id under which it was sent.
     device: String,
-    house: Option<Uuid>,
-    /// Newest last.
+    /// Newest last, of whatever database and id: each is random, and whoever has made it knows it.
     tokens: Vec<Uuid>,
     /// The next connection takes the id over, whoever holds it.
     take_over: bool,
-}
-
-impl Own {
-    fn knows(&self, token: Uuid, house: Uuid, device: &str) -> bool {
-        self.device == device && self.house == Some(house) && self.tokens.contains(&token)
-    }
+    /// When the holder before was heard of last, if all that it wrote until then is here.
+    read_until: Option<String>,
 }
 
 /// What stands in the database.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct There {
     token: Option<Uuid>,
+    /// When the holder was heard of last, as the server writes it.
+    seen: String,
     silent_s: f64,
     silent: bool,
 }
@@ -101,10 +99,10 @@ enum Right {
 }
 
 impl Right {
-    fn of(own: &Own, there: &There, house: Uuid, device: &str) -> Self {
+    fn of(own: &Own, there: &There) -> Self {
         match there.token {
             None => Self::Holds,
-            Some(token) if own.knows(token, house, device) => Self::Holds,
+            Some(token) if own.tokens.contains(&token) => Self::Holds,
             Some(_) if there.silent || own.take_over => Self::TakesOver,
             Some(_) => Self::HeldBack,
         }
@@ -120,6 +118,7 @@ async fn there(pg: &mut Pg, sql: &'static str, device: &str) -> Result<There, Pg
         .value("asking who sends under this id", sqlx::query(sql).bind(device), |row| {
             Ok(There {
                 token: row.try_get("token")?,
+                seen: row.try_get("seen")?,
                 silent_s: row.try_get("silent_s")?,
                 silent: row.try_get("silent")?,
             })
@@ -158,7 +157,7 @@ async fn claim_within(
     let there = there(pg, there::HOLDER_LOCKED, device).await.map_err(ForwardError::Postgres)?;
     // Read under the lock: another process of this memory may have made a token meanwhile.
     let own = own(store).await?;
-    let right = Right::of(&own, &there, pg.house, device);
+    let right = Right::of(&own, &there);
     if right == Right::HeldBack {
         return Err(ForwardError::Postgres(PgError::held_back(device, there.silent_s)));
     }
@@ -168,21 +167,19 @@ async fn claim_within(
         );
     }
     let renamed = !own.device.is_empty() && own.device != device;
+    // A batch of another holder since then would have changed it.
+    let knows_all = own.read_until.as_deref() == Some(there.seen.as_str());
     let token = Uuid::now_v7();
-    let known = if own.house == Some(pg.house) && !renamed { own.tokens } else { Vec::new() };
-    let mut tokens: Vec<Uuid> = known.into_iter().chain(there.token).chain([token]).collect();
+    // Also the token of the holder before: it is still there if this connection is lost now.
+    let before = there.token.filter(|token| !own.tokens.contains(token));
+    let mut tokens: Vec<Uuid> = own.tokens.into_iter().chain(before).chain([token]).collect();
     tokens.drain(..tokens.len().saturating_sub(REMEMBERED));
     let memory = own.memory.unwrap_or_else(Uuid::now_v7);
-    let next = Own {
-        memory: Some(memory),
-        device: device.to_owned(),
-        house: Some(pg.house),
-        tokens,
-        take_over: false,
-    };
+    let next =
+        Own { memory: Some(memory), device: device.to_owned(), tokens, take_over: false, read_until: None };
     let mut tx = store.begin().await?;
     settings::set(&mut tx, KEY, &next, now_unix_ms).await?;
-    if renamed || right == Right::TakesOver {
+    if renamed || (right == Right::TakesOver && !knows_all) {
         // What was written under the id is not all known here.
         replica::read_again_in(&mut tx).await?;
     }
@@ -196,7 +193,7 @@ async fn claim_within(
 pub(super) async fn adopt(store: &Store, pg: &mut Pg, device: &str) -> Result<bool, ForwardError> {
     let there = there(pg, there::HOLDER, device).await.map_err(ForwardError::Postgres)?;
     let own = own(store).await?;
-    let ours = there.token.filter(|token| own.knows(*token, pg.house, device));
+    let ours = there.token.filter(|token| own.tokens.contains(token));
     if ours.is_some() {
         pg.token = ours;
     }
@@ -212,21 +209,37 @@ pub async fn held_back(store: &Store, settings: &PgSettings) -> Result<Option<Pg
         return Ok(None);
     };
     let there = there(&mut pg, there::HOLDER, &settings.device).await;
-    let house = pg.house;
     pg.close().await;
     let there = there.map_err(ForwardError::Postgres)?;
-    let right = Right::of(&own(store).await?, &there, house, &settings.device);
+    let right = Right::of(&own(store).await?, &there);
     Ok((right == Right::HeldBack).then(|| PgError::held_back(&settings.device, there.silent_s)))
 }
 
-/// Notes that this memory takes over the id of the device at its next connection.
+/// When the holder of this device's id was heard of last, as the server writes it; `None` if there is none.
+///
+/// # Errors
+/// [`PgError`].
+pub async fn seen(settings: &PgSettings) -> Result<Option<String>, PgError> {
+    let Some(mut pg) = Pg::visit(settings, SINCE_VERSION).await? else { return Ok(None) };
+    let found = there(&mut pg, there::HOLDER, &settings.device).await;
+    pg.close().await;
+    let found = found?;
+    Ok(found.token.is_some().then_some(found.seen))
+}
+
+/// Notes that this memory takes over the id of the device at its next connection. `read_until`, from [`seen`]: it has read
+/// everything since then.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn take_over(store: &Store, now_unix_ms: i64) -> Result<(), StoreError> {
+pub async fn take_over(
+    store: &Store,
+    read_until: Option<String>,
+    now_unix_ms: i64,
+) -> Result<(), StoreError> {
     let mut tx = store.begin().await?;
     let own: Own = settings::get_in(&mut tx, KEY).await?.unwrap_or_default();
-    settings::set(&mut tx, KEY, &Own { take_over: true, ..own }, now_unix_ms).await?;
+    settings::set(&mut tx, KEY, &Own { take_over: true, read_until, ..own }, now_unix_ms).await?;
     tx.commit().await
 }
 

@@ -30,11 +30,11 @@ fn of_survey(settings: &Settings, database: &PgSettings, found: &Survey) -> Vec<
     let Survey { server, role, schema, .. } = found;
     let shown = &database.shown;
     let state = match schema {
-        0 => "the daemon will make the schema there".to_owned(),
-        version => format!("schema version {version}"),
+        0 => "answers; the daemon will make the schema there".to_owned(),
+        version => format!("answers, schema version {version}"),
     };
     let mut findings =
-        vec![Finding::ok(CHECK, format!("{shown} answers: PostgreSQL {server}, encoding UTF8, {state}"))];
+        vec![Finding::ok(CHECK, format!("{shown} {state} (PostgreSQL {server}, encoding UTF8)"))];
     if found.replica {
         let fix = "name the primary in store.postgres_url";
         findings.push(Finding::warn(CHECK, "it is a replica, which takes nothing", fix));

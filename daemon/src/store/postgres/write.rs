@@ -161,6 +161,7 @@ impl Pg {
     /// # Errors
     /// [`PgError::is_held_back`] if it does not.
     pub(in crate::store) async fn hold(&mut self, device: &str) -> Result<(), PgError> {
+        // It only reads, or was held back when it came and had nothing to send.
         let Some(token) = self.token else { return Ok(()) };
         match self.run(sqlx::query(HOLD).bind(device).bind(token)).await? {
             0 => Err(PgError::held_back(device, 0.0)),
@@ -188,6 +189,9 @@ impl Pg {
     async fn send_all(&mut self, batch: &Batch, device: &str) -> Result<(), PgError> {
         self.run(sqlx::query(BEGIN)).await?;
         self.run(sqlx::query(LOCK).bind(WRITE_LOCK)).await?;
+        if self.token.is_none() {
+            return Err(PgError::held_back(device, 0.0));
+        }
         self.hold(device).await?;
         // Deletions first: whatever is sent below exists, so it is none of them, and what they free may be needed.
         for (op, rows) in &batch.deletions {
