@@ -72,11 +72,11 @@ fn a_memory_that_vanished_is_refused_everywhere_until_it_is_restored() {
 
 #[test]
 fn each_trace_alone_tells_that_there_was_a_memory() {
-    for trace in ["jarvis.db.mark", "voiceprint.key", "backup.json", "backups"] {
+    for trace in ["jarvis.db.mark", "voiceprint.key", "backup.json", "backups.json", "backups"] {
         let root = home();
         let data = root.path().join("var/lib/jarvis");
         fs::write(data.join("voiceprint.key"), [7; 32]).unwrap();
-        backup(&root);
+        let name = backup(&root);
         for entry in fs::read_dir(&data).unwrap() {
             let path = entry.unwrap().path();
             if path.is_file() && !path.ends_with(trace) {
@@ -90,6 +90,7 @@ fn each_trace_alone_tells_that_there_was_a_memory() {
         let said = refused(&root, &["user", "list"], 1);
         assert!(said.contains("memory is missing") && said.contains("accept-empty"), "{trace}: {said}");
         assert!(!database(&root).exists(), "{trace}: a command touches nothing");
+        assert!(!trace.starts_with("backups") || said.contains(&name), "{trace}: {said}");
     }
 }
 

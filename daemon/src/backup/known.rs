@@ -255,6 +255,12 @@ pub fn lost(settings: &Settings, here: &[Backup]) -> Option<Lost> {
 }
 
 impl Known {
+    /// The backup that was proven last, wherever it is now.
+    pub(super) fn newest_proven(&self) -> Option<&str> {
+        let newest = self.proven.iter().max_by_key(|(name, seq)| (**seq, *name));
+        newest.map(|(name, _)| name.as_str())
+    }
+
     /// Names of those that are not there, cannot be read, or have lost their proof, the oldest first.
     fn missing(&self, here: &[Backup]) -> Vec<String> {
         let is_good = |name: &String| {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::manifest::{self, Origin};
-use super::{Backup, Level, list, watch};
+use super::{Backup, Level, known, list, watch};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::durable::behind_link;
@@ -20,7 +20,7 @@ pub fn policy(settings: &Settings, hold_apart: bool) -> Vanished {
         return Vanished::PullBack;
     }
     let of = settings.clone();
-    let backups = Backups::new(move || known(&of));
+    let backups = Backups::new(move || asked(&of));
     if hold_apart { Vanished::HoldApart(backups) } else { Vanished::Refuse(backups) }
 }
 
@@ -33,24 +33,30 @@ pub async fn missing(settings: &Settings) -> Result<Option<Missing>, StoreError>
 }
 
 /// Asked only where the memory vanished or is held apart. A folder that cannot be read tells nothing.
-pub fn known(settings: &Settings) -> KnownBackups {
+pub fn asked(settings: &Settings) -> KnownBackups {
     let dir = &settings.paths.backups;
     let all = list(dir, &Clock::System).unwrap_or_default();
+    let proven = known::read(&settings.paths.data).ok().flatten();
+    let proven = proven.as_ref().and_then(known::Known::newest_proven);
     let evidence = if all.iter().rev().any(|backup| is_of(backup, &settings.device.id)) {
         Some(format!("backups of it are in {}", dir.display()))
     } else {
-        noted(&settings.paths.data)
+        let noted = || noted(&settings.paths.data);
+        proven.map(|name| format!("{name} was proven to be a backup of it")).or_else(noted)
     };
     let way_back = match newest_good(&all, &settings.device.id) {
         Some((name, proven)) => {
             let state = if proven { "the newest proven backup" } else { "the newest backup, not proven yet" };
             format!("`jarvisd backup restore {name} --in-place` brings back {state}")
         }
-        None => format!(
-            "no good backup of it is in {}: put one there, and `jarvisd backup restore latest --in-place` \
-             brings it back",
-            dir.display()
-        ),
+        None => {
+            let one = proven.map_or("one".to_owned(), |name| format!("one, such as {name},"));
+            format!(
+                "no good backup of it is in {}: put {one} there, and `jarvisd backup restore latest --in-place` \
+                 brings it back",
+                dir.display()
+            )
+        }
     };
     KnownBackups { evidence, way_back }
 }
