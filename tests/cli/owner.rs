@@ -77,10 +77,10 @@ fn all_is_the_owners(root: &Root) {
     assert!(can.unwrap().success());
 }
 
-/// A folder of whoever types the commands.
+/// A folder of whoever types the commands, into which nobody else may look.
 fn home_of_the_caller() -> tempfile::TempDir {
     let home = tempfile::tempdir().unwrap();
-    assert_eq!(home.path().metadata().unwrap().mode() & 0o077, 0, "nobody else may look into it");
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o700)).unwrap();
     home
 }
 
