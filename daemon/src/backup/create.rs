@@ -165,7 +165,7 @@ async fn from_sqlite(
 ) -> Result<Source, BackupError> {
     let db = &run.settings.paths.db;
     if run.settings.store.postgres_url.is_none()
-        && let Some(missing) = way_back::missing(run.settings).await?
+        && let Ok(Some(missing)) = way_back::missing(run.settings).await
     {
         // An empty memory shall not become the newest backup.
         return Err(StoreError::Vanished(missing).into());

@@ -199,7 +199,8 @@ async fn replace(run: &Run<'_>, db: &Path, fresh: &Path) -> Result<Replaced, Bac
         let mut held = hold(db).await?;
         // Through another connection, which reads what was committed while this one keeps others from writing.
         let kept = async {
-            if marked(&mut held, db).await?.is_some() {
+            // A file that cannot be asked is damaged or another's, which the backup of it tells.
+            if matches!(marked(&mut held, db).await, Ok(Some(_))) {
                 let held_apart = Some(merge::held_apart(run, db, fresh).await?);
                 return Ok(Replaced { held_apart, ..Replaced::default() });
             }

@@ -169,7 +169,8 @@ pub async fn look(path: &Path, policy: &Vanished) -> Result<Option<Missing>, Sto
     match heal::look(path) {
         Found::Gone { evidence } => return Ok(Some(gone(evidence))),
         Found::Nothing | Found::Unfinished { .. } => return Ok(evidence(path, policy).map(gone)),
-        Found::Something if !open::begins_as_database(path) => return Ok(evidence(path, policy).map(gone)),
+        // How much of it can be read is found by whoever opens it.
+        Found::Something if !open::begins_as_database(path) => return Ok(None),
         Found::Something if policy.lets_the_owner_decide() => {}
         Found::Something => return Ok(None),
     }

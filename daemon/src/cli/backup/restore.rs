@@ -155,7 +155,8 @@ async fn in_place(run: &Run<'_>, args: &Args, from: From<'_>) -> Result<(), Fail
         output::time(manifest.taken_unix_ms)
     );
     // Where the memory is missing nothing is replaced.
-    let missing = manifest.origin == Origin::Sqlite && way_back::missing(run.settings).await?.is_some();
+    let missing = manifest.origin == Origin::Sqlite
+        && way_back::missing(run.settings).await.is_ok_and(|missing| missing.is_some());
     if !run.bar.suspend(|| agreed(&question, args.yes || missing))? {
         return output::line("Nothing was restored.");
     }

@@ -311,6 +311,10 @@ pub async fn database(settings: &Settings) -> Finding {
     let fix = "the message says what to do; docs/install.md tells where the file lies";
     let memory = match look_only(settings).await {
         Ok(memory) => memory,
+        Err(e) if e.is_damaged() && settings.store.postgres_url.is_none() => {
+            let fix = format!("{fix}; {}", way_back::asked(settings).way_back);
+            return Finding::fail(CHECK, chain(&e), fix);
+        }
         Err(e) => return Finding::fail(CHECK, chain(&e), fix),
     };
     let copies = memory.store().damaged_copies();
