@@ -56,6 +56,10 @@ impl Lock {
             sweep(place);
         }
         let of = |file| Self { _file: file, dir: dir.into(), elsewhere };
+        if fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none()) {
+            // Nothing to look at, and perhaps not the folder that it should be.
+            return Ok(of(None));
+        }
         let file = match open(dir, true) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(of(None)),

@@ -18,7 +18,7 @@ use crate::clock::Stamp;
 
 /// Clocks of two moments may disagree by this. A name may be some minutes ahead, where many backups were made
 /// in one second.
-const TOLERANCE: SignedDuration = SignedDuration::from_mins(15);
+pub(super) const TOLERANCE: SignedDuration = SignedDuration::from_mins(15);
 
 /// How far the time of a backup can be believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::lock::{self, Lock};
 use super::retention::{self, Candidate, Decision, Hold, Policy, Standing};
-use super::{Backup, BackupError, Kind, Level};
+use super::{Backup, BackupError, Kind, Level, order};
 use crate::clock::Stamp;
 use crate::config::Settings;
 
@@ -56,7 +56,13 @@ pub fn decide(
     }
     let now = Timestamp::from_millisecond(clock.wall_unix_ms)
         .map_err(|_| BackupError::Refused("the clock shows a time that cannot be".to_owned()))?;
-    let candidates: Vec<Candidate> = backups.iter().map(|backup| candidate(backup, level)).collect();
+    let mut candidates: Vec<Candidate> = backups.iter().map(|backup| candidate(backup, level)).collect();
+    for candidate in &mut candidates {
+        // The second of a name that was free, not the future.
+        if candidate.taken_at > now && candidate.taken_at.duration_since(now) <= order::TOLERANCE {
+            candidate.taken_at = now;
+        }
+    }
     let decisions = retention::decide(&candidates, policy, now, &TimeZone::system());
     let fates = backups.into_iter().zip(decisions).map(|(backup, decision)| {
         let keep = decision.keep();
