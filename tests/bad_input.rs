@@ -370,6 +370,7 @@ fn a_recording_with_tags_in_front_is_read_and_other_formats_are_named_with_a_too
         ("tagged.flac", &flac, tag(0)),
         ("footer.flac", &flac, tag(0x10)),
         ("twice.wav", &command, [tag(0), tag(0)].concat()),
+        ("empty-tag.wav", &command, b"ID3\x04\0\0\0\0\0\0".to_vec()),
     ] {
         let path = root.path().join(name);
         fs::write(&path, [front, fs::read(from).unwrap()].concat()).unwrap();

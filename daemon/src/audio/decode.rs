@@ -45,24 +45,32 @@ pub(super) enum Decoder {
 
 impl Decoder {
     pub(super) fn new(mut input: Input) -> Result<Self, Fault> {
-        let mut tagged = false;
+        let mut tags = 0;
         let (head, got) = loop {
             let (head, got) = read_head(&mut input)?;
-            let Some(length) = id3_length(&head).filter(|_| got == HEAD) else { break (head, got) };
-            tagged = true;
-            // The first bytes of the tag are read already.
-            let rest = (length + 10).saturating_sub(HEAD as u64);
-            io::copy(&mut input.by_ref().take(rest), &mut io::sink()).map_err(Fault::Io)?;
+            let Some(length) = id3_length(&head).filter(|_| got == HEAD && tags < MAX_TAGS) else {
+                break (head, got);
+            };
+            tags += 1;
+            let tag = length + 10;
+            match usize::try_from(tag).ok().and_then(|tag| head.get(tag..)) {
+                // A tag shorter than the head: the rest of it is what follows.
+                Some(rest) => input = Box::new(Cursor::new(rest.to_vec()).chain(input)),
+                None => {
+                    let left = tag - HEAD as u64;
+                    io::copy(&mut input.by_ref().take(left), &mut io::sink()).map_err(Fault::Io)?;
+                }
+            }
         };
         let whole = Cursor::new(head).take(got as u64).chain(input);
         match (&head[..4], &head[8..]) {
-            _ if got == 0 && !tagged => Err(Fault::Empty),
+            _ if got == 0 && tags == 0 => Err(Fault::Empty),
             (b"RIFF", b"WAVE") => WavDecoder::new(Box::new(whole) as Input).map(Self::Wav),
             (b"fLaC", _) => FlacDecoder::new(Box::new(whole)).map(|flac| Self::Flac(Box::new(flac))),
             _ => Err(match other_format(&head) {
                 Some(name) => Fault::Unsupported(name.into()),
                 // Nothing else has such a tag in front.
-                None if tagged => Fault::Unsupported("MP3".into()),
+                None if tags > 0 => Fault::Unsupported("MP3".into()),
                 None => Fault::NotAudio("it starts like neither".into()),
             }),
         }
@@ -115,6 +123,8 @@ impl Decoder {
 
 /// Bytes that tell one format from another.
 const HEAD: usize = 12;
+/// ID3 tags in front of a recording that are skipped.
+const MAX_TAGS: usize = 8;
 
 /// The first bytes of what is left of `input`, and how many there are.
 fn read_head(input: &mut Input) -> Result<([u8; HEAD], usize), Fault> {
