@@ -236,9 +236,10 @@ fn nobody_reports_an_end_while_the_daemon_is_held_at_any_step() {
 
     // Nor does a backup take what is there for everything: the words that only the device has go into it.
     let manifest = fs::read(backups(&kitchen).join(backup(&kitchen)).join("manifest.json")).unwrap();
-    let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+    let manifest = &serde_json::from_slice::<Value>(&manifest).unwrap()["manifest"];
     let queue = manifest["files"].as_array().unwrap().iter().find(|file| file["role"] == "queue").unwrap();
     assert_eq!(queue["tables"]["messages"]["rows"], check["here"]["messages"], "{manifest}");
+    assert_eq!(manifest["undelivered"]["everything"], true, "{manifest}");
 
     // It was met, and the queue is still empty: the step at which an empty queue was taken for an end.
     held_at(&kitchen, "delete!_%' ESCAPE '!");
