@@ -74,16 +74,18 @@ fn pause_after(end: FramePos, sound: &Sound) -> Option<FramePos> {
         .find(|from| (0..PAUSE).all(|n| quiet(FramePos(from.0 + n))))
 }
 
-/// The hiss of the last "s" of a wake phrase begins at most this long before its estimated end: 60 ms.
-const HISS_BEFORE: u64 = 6;
-/// Or this long after it: 90 ms. The estimate is up to 140 ms early.
+/// The hiss of the last "s" of a wake phrase is looked for from this long before its estimated end: 100 ms.
+const HISS_BEFORE: u64 = 10;
+/// Up to this long after it: 90 ms. The estimate is up to 140 ms early.
 const HISS_AFTER: u64 = 9;
 /// Less than this is no "s": 30 ms.
 const LEAST_HISS: u64 = 3;
-/// More than this is the "s" with that of the command's first word: 170 ms. Alone it lasts 60 to 150 ms.
-const MOST_HISS: u64 = 17;
-/// Of two that run into one the first keeps this much: 80 ms.
-const OWN_HISS: u64 = 8;
+/// The phrase's "s" keeps this much: 110 ms. Where a pause or a vowel follows it lasts up to 160 ms.
+const OWN_HISS: u64 = 11;
+/// More than this is surely the "s" with that of the command's first word: 160 ms.
+const SHARED_HISS: u64 = 16;
+/// Of two that run into one the first keeps this much: 90 ms.
+const OWN_OF_SHARED: u64 = 9;
 /// A frame hisses if neighbouring samples have this little in common: their correlation. Vowels have 0.8 and more.
 const HISS_CORRELATION: f32 = 0.4;
 /// And if it is no quieter than this against the phrase: -40 dB, as a ratio of energies.
@@ -98,31 +100,33 @@ pub(super) fn after_hiss(end: FramePos, sound: &Sound) -> FramePos {
     let least = before.fold(0.0, f32::max) * HISS_ENERGY;
     let hisses = |pos: u64| frame(FramePos(pos)).is_some_and(|raw| energy(raw) > least && is_hiss(raw));
     let from = end.0.saturating_sub(HISS_BEFORE);
-    // Of those before the estimate the last one, else the first behind it: the command may hiss as well.
-    let mut run: Option<(u64, u64)> = None;
     let mut pos = from;
-    while pos <= end.0 + HISS_AFTER && !(run.is_some() && pos >= end.0) {
+    // The first one in reach: nothing else in the phrase hisses, and the command may.
+    while pos <= end.0 + HISS_AFTER {
         if !hisses(pos) {
             pos += 1;
             continue;
         }
-        let first = (0..=MOST_HISS)
-            .take_while(|back| *back < pos && hisses(pos - back))
-            .last()
-            .map_or(pos, |b| pos - b);
-        let next = (first..=first + MOST_HISS).find(|pos| !hisses(*pos)).unwrap_or(first + MOST_HISS + 1);
-        if next - first >= LEAST_HISS {
-            run = Some((first, next));
+        let most = SHARED_HISS + 1;
+        let back = (0..=most).take_while(|back| *back <= pos && hisses(pos - back)).last().unwrap_or(0);
+        let first = pos - back;
+        let next = (first..first + most).find(|pos| !hisses(*pos)).unwrap_or(first + most);
+        let length = next - first;
+        if length < LEAST_HISS {
+            pos = next.max(pos + 1);
+            continue;
         }
-        pos = next.max(pos + 1);
+        if length <= OWN_HISS {
+            return FramePos(next);
+        }
+        if length > SHARED_HISS && next < end.0 {
+            // Has gone on for long: that is no phrase.
+            return end;
+        }
+        let own = if length > SHARED_HISS { OWN_OF_SHARED } else { OWN_HISS };
+        return FramePos((first + own).max(end.0).min(next));
     }
-    match run {
-        None => end,
-        Some((first, next)) if next - first <= MOST_HISS => FramePos(next),
-        // Begun long ago: that is no phrase.
-        Some((first, _)) if first + MOST_HISS < end.0 => end,
-        Some((first, _)) => FramePos((first + OWN_HISS).max(end.0)),
-    }
+    end
 }
 
 /// Whether the energy of a frame lies high, as that of an "s" does and that of no vowel.

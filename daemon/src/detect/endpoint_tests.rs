@@ -122,13 +122,20 @@ fn the_end_of_a_phrase_is_where_its_s_ends_and_no_s_of_the_command_is_taken() {
     for estimate in 54..=72 {
         assert_eq!(after_hiss(FramePos(estimate), &is_it).0, 68, "{estimate}");
     }
+    // "jarvis turn on": the burst of the "t" is no part of the phrase.
+    let turn = sound_of(&format!("{}ssssssss...sssss{}", "-".repeat(60), "-".repeat(60)));
+    for estimate in 54..=74 {
+        assert_eq!(after_hiss(FramePos(estimate), &turn).0, 68, "{estimate}");
+    }
     // "jarvis, stop": a pause between the two.
     let stop = sound_of(&format!("{}ssssssss......ssssss{}", "-".repeat(60), "-".repeat(60)));
     assert_eq!(after_hiss(FramePos(62), &stop).0, 68);
-    // "jarvis stop": one long hiss, of which the command keeps its part.
+    // "jarvis stop": one long hiss, of which the command keeps its part. A shorter one may be shared or not.
     let stop = sound_of(&format!("{}ssssssssssssssssssss{}", "-".repeat(60), "-".repeat(60)));
-    assert_eq!(after_hiss(FramePos(62), &stop).0, 68);
-    assert_eq!(after_hiss(FramePos(70), &stop).0, 70, "never earlier than it was");
+    assert_eq!(after_hiss(FramePos(62), &stop).0, 69);
+    assert_eq!(after_hiss(FramePos(71), &stop).0, 71, "never earlier than it was");
+    let add = sound_of(&format!("{}ssssssssssssss{}", "-".repeat(60), "-".repeat(60)));
+    assert_eq!(after_hiss(FramePos(62), &add).0, 71);
     // No hiss, and nothing but hiss: the estimate stays.
     assert_eq!(after_hiss(FramePos(62), &sound_of(&"-".repeat(120))).0, 62);
     assert_eq!(after_hiss(FramePos(62), &sound_of(&"s".repeat(120))).0, 62);
