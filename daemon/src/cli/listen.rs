@@ -19,6 +19,7 @@ use crate::error::{Exit, Failure, chain};
 use crate::events::{Event, What};
 use crate::health::Health;
 use crate::mqtt;
+use crate::pipeline::deadline::Pulse;
 use crate::pipeline::events::{Events, Lines};
 use crate::pipeline::hearing::{Heard, Hearing, HearingControl};
 use crate::pipeline::parts::{MissingMemory, Parts};
@@ -100,7 +101,7 @@ async fn listen(settings: Settings, recordings: &[PathBuf], realtime: bool) -> R
         health: Health::new(),
         control: session.control.clone(),
         switches: Switches::new(session.control.clone()),
-        pulse: Arc::default(),
+        pulse: Arc::new(Pulse::of_recording()),
         counted: Arc::default(),
         live: Arc::new(ArcSwap::from_pointee(Live::of(&settings))),
     };

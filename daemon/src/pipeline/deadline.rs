@@ -30,7 +30,7 @@ pub(super) enum Stage {
 
 impl Stage {
     /// Several times what the slowest board takes on a bad day.
-    pub(super) fn most(self) -> Duration {
+    fn most(self) -> Duration {
         Duration::from_secs(match self {
             Self::Verify => 20,
             Self::Transcribe | Self::Enrol => 30,
@@ -65,14 +65,29 @@ impl Stage {
     }
 }
 
+/// Longer than any recording takes on any machine.
+const NO_HURRY: Duration = Duration::from_secs(24 * 3600);
+
 /// When the turn task must be over with what it does.
 #[derive(Debug, Default)]
 pub struct Pulse {
+    /// A recording is heard: nobody waits, and the same file gives the same turns on any machine, however slow it is.
+    recording: bool,
     /// `CLOCK_MONOTONIC` in milliseconds; 0 while it waits for something to do.
     due_ms: AtomicU64,
 }
 
 impl Pulse {
+    /// For recordings: no stage is given up.
+    pub fn of_recording() -> Self {
+        Self { recording: true, ..Self::default() }
+    }
+
+    /// How long a stage may take.
+    pub(super) fn most(&self, stage: Stage) -> Duration {
+        if self.recording { NO_HURRY } else { stage.most() }
+    }
+
     /// 0 while nothing is to be done.
     pub fn due_ms(&self) -> u64 {
         self.due_ms.load(Ordering::Relaxed)
@@ -88,14 +103,14 @@ impl Pulse {
     }
 
     fn expect(&self, stage: Stage) {
-        let most_ms = u64::try_from(stage.most().as_millis()).unwrap_or(u64::MAX);
+        let most_ms = u64::try_from(self.most(stage).as_millis()).unwrap_or(u64::MAX);
         self.due_ms.store(monotonic_ms().saturating_add(most_ms), Ordering::Relaxed);
     }
 
     /// Does the work of a stage; `None` if it was not done in time.
     pub(super) async fn within<T>(&self, stage: Stage, work: impl Future<Output = T>) -> Option<T> {
         self.expect(stage);
-        let done = timeout(stage.most(), work).await.ok();
+        let done = timeout(self.most(stage), work).await.ok();
         self.begin();
         done
     }
@@ -115,6 +130,7 @@ mod tests {
         assert!(pulse.due_ms() > 0, "the turn goes on");
         pulse.rest();
         assert_eq!(pulse.due_ms(), 0);
+        assert!(Pulse::of_recording().most(Stage::Verify) > Duration::from_secs(3600));
         assert_eq!(Stage::Transcribe.overdue(), "speech to text did not come within 30 s and was given up");
     }
 }

@@ -72,7 +72,7 @@ impl Turns {
         };
         let transcribe = async {
             let stt = self.stt.as_ref()?;
-            let words = timeout(Stage::Transcribe.most(), stt.finish()).await.ok();
+            let words = timeout(self.pulse.most(Stage::Transcribe), stt.finish()).await.ok();
             Some((words, started.elapsed()))
         };
         tokio::pin!(judge, transcribe);
