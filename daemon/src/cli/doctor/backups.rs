@@ -59,7 +59,7 @@ fn proven(settings: &Settings, seen: &Seen, here: &[Backup]) -> String {
             _ => format!("not copied to {}", remote.0),
         },
     };
-    format!("{} of {} proven, {age}{proof}; {copy}", newest.name, here.len())
+    format!("the newest proven one of {} is {}, {age}{proof}; {copy}", here.len(), newest.name)
 }
 
 /// Where they lie, and whether the next one fits.
