@@ -115,7 +115,7 @@ fn a_folder_on_a_disk_that_took_it_along_is_not_made_anew() {
     assert!(!dir.exists());
     // Another folder, on purpose, takes nothing but the key.
     root.write_config("");
-    let told = refused(&root, &["backup", "list"], 69);
+    let told = root.ok(&["backup", "list"]);
     assert!(told.contains("earlier ones are in"), "{told}");
     backup(&root);
     assert!(!problem(&root));
@@ -196,5 +196,5 @@ fn a_note_that_cannot_be_read_is_a_problem_and_not_silence() {
     assert!(!problem(&root));
     fs::remove_dir_all(backups(&root)).unwrap();
     assert!(problem(&root));
-    assert!(refused(&root, &["backup", "list"], 69).contains("though some were made"));
+    assert!(root.ok(&["backup", "list"]).contains("though some were made"));
 }

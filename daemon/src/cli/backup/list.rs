@@ -43,18 +43,25 @@ pub fn here(settings: &Settings, args: &Args) -> Result<(), Failure> {
         return told(state.lost.as_ref());
     }
     if all.is_empty() {
-        told(state.lost.as_ref())?;
-        return output::line(format!("There are no backups in {} yet.", settings.paths.backups.display()));
+        return match &state.lost {
+            Some(lost) if lost.names.is_empty() => output::line(format!("{}.", lost.sentence)),
+            Some(lost) => told(Some(lost)),
+            None => {
+                output::line(format!("There are no backups in {} yet.", settings.paths.backups.display()))
+            }
+        };
     }
     table(settings, &all)?;
     told(state.lost.as_ref())
 }
 
-/// Says what is missing: as a failure if nothing is left.
+/// Says what is missing: as a failure if nothing is left of what is known to have been there.
 fn told(lost: Option<&Lost>) -> Result<(), Failure> {
     match lost {
         None => Ok(()),
-        Some(lost) if lost.all => Err(Failure::new(Exit::Unavailable, lost.sentence.clone())),
+        Some(lost) if lost.all && !lost.names.is_empty() => {
+            Err(Failure::new(Exit::Unavailable, lost.sentence.clone()))
+        }
         Some(lost) => {
             log::warn!("{}", lost.sentence);
             Ok(())
