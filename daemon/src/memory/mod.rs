@@ -9,7 +9,7 @@
 //! 3. `seq` of a conversation grows without gaps while nothing is forgotten and is never used twice.
 //! 4. Forgetting removes the message, the answer to it, every answer made from it, their words in the index and their
 //!    queue entries; then it is taken out of unused parts of the file, so that no byte stays. What can be undone is
-//!    kept sealed, for minutes (see [`undo`]).
+//!    kept sealed, for minutes (see `undo.rs`).
 
 mod audit;
 mod conversations;

@@ -63,7 +63,7 @@ pub struct Acts<'a> {
     pub undoable: bool,
     /// A forgetting that is undone.
     pub bring_back: Option<&'a Undoable>,
-    /// The answer asks which of these is meant (see [`Message::asks_which`]).
+    /// The answer asks which of these is meant (see `asks_which` of a message).
     pub which: &'a [MessageId],
 }
 

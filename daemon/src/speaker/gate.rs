@@ -7,7 +7,7 @@
 //!
 //! During a pause nobody is refused unheard at once: the first few attempts are compared all the same, and a voice that is
 //! surely known ([`SURELY_KNOWN`]) gets through and ends it. So a television cannot lock the owner out, and guessing gains
-//! [`LOOKS_IN_A_PAUSE`] attempts a pause at a bar that far fewer strangers reach.
+//! `LOOKS_IN_A_PAUSE` attempts a pause at a bar that far fewer strangers reach.
 //!
 //! Pure state: time is passed in and whoever owns memory stores it, so a restart does not end a pause. A verified attempt
 //! resets it.

@@ -1,6 +1,6 @@
 //! Every table that is kept on both sides but the messages, row by row.
 //!
-//! A table that is sent or read belongs in [`TABLES`], or below with a reason: voiceprints (some of them are
+//! A table that is sent or read belongs in `TABLES`, or below with a reason: voiceprints (some of them are
 //! not for this device) and links (they have no row of their own).
 //!
 //! A row is on its way while an entry of the queue names it, or while it is newer there than what this device
