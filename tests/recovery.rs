@@ -14,6 +14,7 @@ mod house;
 mod support;
 
 use std::fs;
+use std::io::{BufRead as _, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
@@ -178,6 +179,19 @@ fn held_at(device: &Root, op: &str) {
     sqlite(device, &format!("BEGIN IMMEDIATE; DROP TRIGGER IF EXISTS held; {held} COMMIT;"));
 }
 
+/// A connection to the file that stays: as long as there is one, nobody who closes another takes the log away, which the daemon
+/// would take for a file that was replaced.
+fn kept_open(device: &Root) -> std::process::Child {
+    let mut command = std::process::Command::new("sqlite3");
+    let pipe = std::process::Stdio::piped;
+    let mut held = command.arg(database(device)).stdin(pipe()).stdout(pipe()).spawn().unwrap();
+    held.stdin.as_mut().unwrap().write_all(b"SELECT count(*) FROM settings;\n").unwrap();
+    let mut line = String::new();
+    std::io::BufReader::new(held.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(!line.is_empty());
+    held
+}
+
 fn let_go(device: &Root) {
     sqlite(device, "DROP TRIGGER held;");
 }
@@ -242,6 +256,7 @@ fn nobody_reports_an_end_while_the_daemon_is_held_at_any_step() {
     assert_eq!(manifest["undelivered"]["everything"], true, "{manifest}");
 
     // It was met, and the queue is still empty: the step at which an empty queue was taken for an end.
+    let mut held = kept_open(&kitchen);
     held_at(&kitchen, "delete!_%' ESCAPE '!");
     let daemon = Running::start(&kitchen);
     let mark = |stage: &str| {
@@ -292,6 +307,8 @@ fn nobody_reports_an_end_while_the_daemon_is_held_at_any_step() {
     kitchen.ok(&["store", "pull"]);
     assert!(!kitchen.ok(&["queue", "drain"]).contains("still to be read"));
     daemon.signal("CONT");
+    drop(held.stdin.take());
+    held.wait().unwrap();
     same_everywhere(&[&kitchen]);
     daemon.stop(&kitchen);
 }
