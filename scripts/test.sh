@@ -72,7 +72,8 @@ if [ -s "$skipped" ]; then
     sort -u "$skipped"
     skips=$(sed 's/: .*//' "$skipped" | sort -u | wc -l)
 fi
-awk -v skips="$skips" '/^test result:/ {passed += $4; failed += $6; ignored += $8}
-    END {printf "\n%d passed, %d failed, %d skipped\n", passed - skips, failed, skips + ignored}' "$log"
+# A test that runs ignored ones in processes of their own prints their results as well: those are filtered runs.
+awk -v skips="$skips" '/^test result:/ && $12 == 0 {passed += $4; failed += $6}
+    END {printf "\n%d passed, %d failed, %d skipped\n", passed - skips, failed, skips}' "$log"
 [ "$status" = 0 ] || fail "tests failed (see above, and $log)"
 note "all of it passed in $((SECONDS - started)) s"
