@@ -148,7 +148,8 @@ pub fn filled_server() -> Postgres {
     let server = server();
     let dump = made().dump.to_str().unwrap();
     tool(&server, "pg_restore", &["--exit-on-error", "--dbname=jarvis", dump]);
-    server.execute("ANALYZE");
+    // The device that filled it is gone, and nobody holds its id.
+    server.execute("UPDATE jarvis.devices SET memory = NULL, token = NULL; ANALYZE");
     server
 }
 
