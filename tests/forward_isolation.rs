@@ -212,7 +212,7 @@ async fn an_old_copy_of_the_device_brings_nothing_back_that_was_deleted_since() 
     let done = Command::new("sqlite3").arg(&copy).arg(requeue).status().unwrap();
     assert!(done.success());
     // By a person who says so: else it is held back.
-    jarvisd::store::holder::take_over(old.store(), old.clock().now_unix_ms()).await.unwrap();
+    jarvisd::store::holder::take_over(old.store(), None, old.clock().now_unix_ms()).await.unwrap();
     drain(&old, &server).await;
     assert_eq!(server.query(ids), left);
     assert_eq!(server.query("SELECT kind, id FROM jarvis.tombstones ORDER BY 1, 2"), buried);
