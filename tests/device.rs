@@ -188,7 +188,7 @@ fn the_verdict_is_told_before_the_words_and_a_recogniser_that_hangs_ends_one_tur
     assert!(of(&daemon.seen, "error").is_empty());
     let told = daemon.wait_event("error");
     assert_eq!(told["stage"], "stt", "{told}");
-    assert!(told["message"].as_str().unwrap().contains("30 s"), "{told}");
+    assert!(told["message"].as_str().unwrap().contains("45 s"), "{told}");
     mic.wait_until_answered(0);
     std::fs::remove_file(dir.join("recogniser")).unwrap();
     mic.hears(&Voice::Rms.says("hey jarvis, remember that the spare key is under the blue pot"));
