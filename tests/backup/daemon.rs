@@ -4,9 +4,9 @@ use std::fs;
 
 use serde_json::Value;
 
-use super::support::mic::Mic;
-use super::support::{Broker, Root, Voice};
 use super::{backup, home_with, listed, texts};
+use crate::support::mic::Mic;
+use crate::support::{Broker, Root, Voice};
 
 #[test]
 fn a_running_daemon_goes_on_with_the_memory_that_was_restored_under_it() {
@@ -16,7 +16,7 @@ fn a_running_daemon_goes_on_with_the_memory_that_was_restored_under_it() {
     let mut daemon = root.daemon();
     daemon.wait_event("ready");
     let mut said = 0;
-    let mut say = |daemon: &mut super::support::Daemon, what: &str| {
+    let mut say = |daemon: &mut crate::support::Daemon, what: &str| {
         mic.hears(&Voice::Rms.says(&format!("hey jarvis, remember that {what}")));
         daemon.wait_for("an end of the turn", |e| e["event"] == "stored" || e["event"] == "error");
         mic.wait_until_answered(said);

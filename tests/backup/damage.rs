@@ -13,8 +13,8 @@ use jarvisd::clock::Clock;
 use jarvisd::config::{Options, Settings, load};
 use jarvisd::store::postgres::PgSettings;
 
-use super::support::random::Random;
 use super::{Root, backup, backups, holds, home, home_with, key_pair, listed, much, refused};
+use crate::support::random::Random;
 
 const LEVELS: [Level; 3] = [Level::Quick, Level::Full, Level::Restore];
 

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::support::random::Random;
 use super::{Root, backup, backups, home, leftovers, listed, much, remember, texts};
+use crate::support::random::Random;
 
 fn kill(mut child: Child) {
     let _ = child.kill();
@@ -23,7 +23,7 @@ fn appeared(folder: &Path, start: &str, file: &str) -> bool {
 
 /// Kills `child` as soon as `stage` is reached; `false` if it ended before.
 fn kill_at(mut child: Child, mut stage: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + super::support::PATIENCE;
+    let deadline = Instant::now() + crate::support::PATIENCE;
     while !stage() {
         assert!(Instant::now() < deadline, "the stage is never reached");
         if child.try_wait().unwrap().is_some() {
@@ -165,7 +165,7 @@ fn without_room_nothing_is_begun_and_nothing_is_left() {
         .stderr(Stdio::null())
         .status();
     if !may.is_ok_and(|status| status.success()) {
-        super::support::missing::skipped("no file system can be mounted on this machine (unshare -r -m)");
+        crate::support::missing::skipped("no file system can be mounted on this machine (unshare -r -m)");
         return;
     }
     fs::create_dir_all(backups(&root)).unwrap();
@@ -221,7 +221,7 @@ fn a_restore_onto_a_full_disk_leaves_the_memory_as_it_was() {
     let output = command.output().unwrap();
     let (left, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if output.status.code() == Some(99) || told.starts_with("unshare:") {
-        super::support::missing::skipped("no file system can be mounted on this machine (unshare -r -m)");
+        crate::support::missing::skipped("no file system can be mounted on this machine (unshare -r -m)");
         return;
     }
     assert_eq!(output.status.code(), Some(75), "{told}");

@@ -5,8 +5,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use super::support::{Root, Voice};
 use super::{backup, backups, holds, home, remember};
+use crate::support::{Root, Voice};
 
 /// Puts what is at `path` elsewhere and a link in its place.
 fn moved(root: &Root, path: &Path) -> PathBuf {

@@ -4,9 +4,9 @@ use std::fs;
 
 use serde_json::Value;
 
-use super::support::mount::Mount;
-use super::support::{Broker, Root, refused};
 use super::{backup, backups, home, home_with, listed};
+use crate::support::mount::Mount;
+use crate::support::{Broker, Root, refused};
 
 fn problem(root: &Root) -> bool {
     let told = root.ok(&["backup", "list", "--metrics"]);

@@ -4,9 +4,9 @@ use std::fs;
 
 use serde_json::Value;
 
-use super::support::sealed::aged;
-use super::support::{Root, preload};
 use super::{backup, backups, holds, home, listed, remember};
+use crate::support::sealed::aged;
+use crate::support::{Root, preload};
 
 fn sample(root: &Root, name: &str) -> Option<i64> {
     let told = root.ok(&["backup", "list", "--metrics"]);

@@ -5,9 +5,9 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use super::postgres::{kitchen, server};
-use super::support::free_port;
-use super::support::postgres::{Postgres, Stop};
 use super::{holds, remember};
+use crate::support::free_port;
+use crate::support::postgres::{Postgres, Stop};
 
 struct Pitr<'a> {
     server: &'a Postgres,
@@ -140,7 +140,7 @@ impl<'a> Restored<'a> {
         let options = format!("-p {port} -k {} -c listen_addresses=127.0.0.1", socket.display());
         let log = data.join("log");
         restored.control(&["-w", "-l", log.to_str().unwrap(), "-o", &options, "start"]);
-        super::support::wait_until("the end of the recovery", || {
+        crate::support::wait_until("the end of the recovery", || {
             restored.value("SELECT pg_is_in_recovery()") == "f"
         });
         restored

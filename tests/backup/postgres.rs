@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::support::postgres::{Options, Postgres};
-use super::support::random::Random;
 use super::{Root, backup, backups, holds, leftovers, listed, much, refused, remember, texts};
+use crate::support::postgres::{Options, Postgres};
+use crate::support::random::Random;
 
 pub fn server() -> Postgres {
     server_with(Options { fsync: false, ..Options::default() })

@@ -7,10 +7,10 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::support::missing::skipped;
-use super::support::mount::Mount;
-use super::support::{Root, refused};
 use super::{backup, backups, holds, home, remember};
+use crate::support::missing::skipped;
+use crate::support::mount::Mount;
+use crate::support::{Root, refused};
 
 /// Everything that only looks, for a device that has its memory and the backup called `name`.
 fn looks(root: &Root, name: &str) {

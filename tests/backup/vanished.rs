@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::PathBuf;
 
-use super::support::mic::Mic;
-use super::support::{Broker, Root, Voice, refused, wait_until};
 use super::{backup, backups, holds, home, home_with, listed, remember, texts};
+use crate::support::mic::Mic;
+use crate::support::{Broker, Root, Voice, refused, wait_until};
 
 const DATABASE: &str = "var/lib/jarvis/jarvis.db";
 

@@ -1,0 +1,22 @@
+//! The device as a household meets it: microphone, voices, broker, command line. One binary, because linking costs more
+//! than most of its tests.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot set up must fail loudly"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod attention;
+mod bad_input;
+mod broker;
+mod cli;
+mod disk;
+mod listen;
+mod microphone;
+mod recordings;
+mod score;
+mod voice;

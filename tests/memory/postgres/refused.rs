@@ -1,0 +1,167 @@
+//! Words that Postgres will never take: where they are kept, that they come back, and that it is said.
+
+use std::fs;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use super::{Root, ask, device, drain, server, stderr_of, texts, with_microphone};
+use crate::support::postgres::Postgres;
+
+const XYLOPHONE: &str =
+    "ALTER TABLE jarvis.messages ADD CONSTRAINT no_xylophone CHECK (text NOT LIKE '%xylophone%')";
+
+/// A device of which Postgres refuses two notes with their answers (a rule) and one message of an import (a NUL in `meta`).
+fn refused(postgres: &Postgres) -> Root {
+    postgres.execute("ALTER ROLE jarvis CREATEDB");
+    let root = device(postgres, "kitchen");
+    root.ok(&["user", "add", "anna"]);
+    ask(&root, "anna", "remember that the ladder is in the shed");
+    drain(&root);
+    postgres.execute(XYLOPHONE);
+    ask(&root, "anna", "remember that the xylophone is under the stairs 🙂 열쇠");
+    let file = root.path().join("import.json");
+    let document = json!({
+        "id": "0190a000-0001-7000-8000-000000000001", "title": "letters", "created_unix_ms": 1_700_000_000_000_i64,
+        "updated_unix_ms": 1_700_000_000_000_i64,
+        "messages": [{
+            "id": "0190a000-0001-7000-8000-000000000002", "seq": 1, "role": "user", "kind": "say", "text": "the trombone",
+            "wall_unix_ms": 1_700_000_000_000_i64, "clock_synced": true, "meta": {"engine": "a\u{0}b"},
+        }],
+    });
+    fs::write(&file, document.to_string()).unwrap();
+    root.ok(&["conversation", "import", file.to_str().unwrap(), "--user", "anna"]);
+    let drained = drain(&root);
+    assert_eq!(drained["set_aside"], 3, "{drained}");
+    root
+}
+
+fn findings(root: &Root) -> String {
+    let output = root.run(&["doctor", "--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let all = report["findings"].as_array().unwrap().clone();
+    let ours: Vec<String> =
+        all.iter().filter(|f| f["check"] == "Postgres" && f["state"] != "ok").map(Value::to_string).collect();
+    ours.join("\n")
+}
+
+fn lose_card(root: &Root) {
+    fs::remove_dir_all(root.path().join("var/lib/jarvis")).unwrap();
+}
+
+fn sent(postgres: &Postgres) -> String {
+    let all = "SELECT count(*) FROM jarvis.messages WHERE text LIKE '%xylophone%' OR text LIKE '%trombone%'";
+    postgres.value(all)
+}
+
+#[test]
+fn what_postgres_refused_is_in_the_backup_is_counted_comes_back_and_is_sent_after_the_mend() {
+    let postgres = server();
+    let root = refused(&postgres);
+    assert!(findings(&root).contains("3 messages are not in Postgres"), "{}", findings(&root));
+    let (root, mic) = with_microphone(root);
+    let mut daemon = root.daemon();
+    daemon.wait_log("3 messages are not in Postgres");
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+    drop(mic);
+    let made = root.json(&["backup", "create"]);
+    assert_eq!((&made["proven"], &made["manifest"]["undelivered"]["messages"]), (&true.into(), &3.into()));
+    for args in [vec!["backup", "list"], vec!["backup", "verify", "latest"]] {
+        let told = root.ok(&args);
+        assert!(told.contains("3 messages are not in Postgres"), "{told}");
+    }
+
+    lose_card(&root);
+    let told = root.ok(&["backup", "restore", "latest", "--in-place", "--yes"]);
+    assert!(told.contains("3 messages that were not in Postgres are back"), "{told}");
+    let letters = root.json(&["queue", "dead-letter", "list"]);
+    assert_eq!(letters.as_array().unwrap().len(), 3, "{letters}");
+    let kept = texts(&root, "anna").join("\n");
+    assert!(kept.contains("xylophone") && kept.contains("열쇠") && kept.contains("trombone"), "{kept}");
+
+    postgres.execute("ALTER TABLE jarvis.messages DROP CONSTRAINT no_xylophone");
+    root.json(&["queue", "dead-letter", "retry", "--all"]);
+    let drained = drain(&root);
+    assert_eq!((&drained["without_row"], &drained["set_aside"]), (&0.into(), &1.into()), "{drained}");
+    assert_eq!(sent(&postgres), "2", "the NUL stays refused");
+    assert!(findings(&root).contains("1 message is not in Postgres"), "{}", findings(&root));
+}
+
+#[test]
+fn what_postgres_refused_comes_back_into_the_memory_of_a_card_that_has_read_the_house_already() {
+    let postgres = server();
+    let root = refused(&postgres);
+    // Given up is not thrown away: it is on this device only, so it is in its backups.
+    root.ok(&["queue", "dead-letter", "drop", "--all", "--yes"]);
+    assert_eq!(root.json(&["queue", "status"])["dead_letters"], 0);
+    let made = root.json(&["backup", "create"]);
+    assert_eq!(made["manifest"]["undelivered"]["messages"], 3, "{made}");
+    lose_card(&root);
+    root.ok(&["store", "pull"]);
+    assert!(!texts(&root, "anna").join("\n").contains("xylophone"));
+    let restored = root.json(&["backup", "restore", "latest", "--in-place", "--yes"]);
+    assert_eq!(restored["brought_back"], 3, "{restored}");
+    let kept = texts(&root, "anna").join("\n");
+    assert!(kept.contains("xylophone") && kept.contains("trombone"), "{kept}");
+    postgres.execute("ALTER TABLE jarvis.messages DROP CONSTRAINT no_xylophone");
+    drain(&root);
+    assert_eq!(sent(&postgres), "2");
+}
+
+#[test]
+fn one_person_is_restored_with_the_words_that_were_never_in_postgres() {
+    let postgres = server();
+    let root = refused(&postgres);
+    root.ok(&["backup", "create"]);
+    lose_card(&root);
+    root.ok(&["backup", "restore", "latest", "--user", "anna"]);
+    let kept = texts(&root, "anna").join("\n");
+    assert!(kept.contains("ladder") && kept.contains("xylophone") && kept.contains("trombone"), "{kept}");
+}
+
+#[test]
+fn a_retry_of_what_is_not_on_the_device_any_more_says_so_and_sends_nothing() {
+    let postgres = server();
+    let root = refused(&postgres);
+    let db = root.path().join("var/lib/jarvis/jarvis.db");
+    let delete = "DELETE FROM messages WHERE text LIKE '%xylophone%'";
+    assert!(Command::new("sqlite3").arg(&db).arg(delete).status().unwrap().success());
+    postgres.execute("ALTER TABLE jarvis.messages DROP CONSTRAINT no_xylophone");
+    let told = stderr_of(&root, &["queue", "dead-letter", "retry", "--all"], 1);
+    assert!(told.contains("2 of them name rows that are not on this device any more"), "{told}");
+    assert_eq!(root.json(&["queue", "dead-letter", "list"]).as_array().unwrap().len(), 2);
+    assert_eq!(drain(&root)["sent"], 0);
+    root.ok(&["queue", "dead-letter", "drop", "--all", "--yes"]);
+}
+
+#[test]
+fn what_another_database_takes_is_no_dead_letter_any_more() {
+    let postgres = server();
+    let root = refused(&postgres);
+    postgres.lose_database();
+    drain(&root);
+    let letters = root.json(&["queue", "dead-letter", "list"]);
+    assert_eq!(letters.as_array().unwrap().len(), 1, "only the NUL is refused again: {letters}");
+    assert_eq!(sent(&postgres), "2");
+}
+
+#[test]
+fn a_database_of_another_encoding_is_refused_once_and_nothing_is_set_aside() {
+    let postgres = server();
+    for encoding in ["LATIN1", "SQL_ASCII"] {
+        postgres.lose_database_to(&format!(
+            "TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
+        ));
+        let root = device(&postgres, "kitchen");
+        root.ok(&["user", "add", "anna"]);
+        ask(&root, "anna", "remember that the key 🙂 열쇠 is in the drawer");
+        for args in [["queue", "drain"], ["store", "pull"], ["backup", "create"]] {
+            let told = stderr_of(&root, &args, 69);
+            assert!(told.contains(encoding) && told.contains("UTF8") && told.contains("createdb"), "{told}");
+        }
+        let status = root.json(&["queue", "status"]);
+        assert_eq!(status["dead_letters"], 0, "{status}");
+        assert!(status["entries"].as_i64().unwrap() > 0, "{status}");
+        assert!(findings(&root).contains(encoding), "{}", findings(&root));
+    }
+}

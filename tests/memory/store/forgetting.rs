@@ -1,0 +1,154 @@
+//! Forgetting as a person meets it: it says what goes, asks when that is several things, and can be undone
+//! for ten minutes.
+
+use std::fs;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::behind;
+use crate::support::mic::{self, Mic};
+use crate::support::{Root, on_disk, wait_within};
+
+const TEN_MINUTES: &str = "UPDATE forgotten SET monotonic_ns = monotonic_ns - 601000000000 RETURNING hex(id)";
+
+/// A home in which somebody has told of two keys.
+fn home() -> Root {
+    let root = Root::new();
+    root.ok(&["user", "add", "anna"]);
+    say(&root, "remember that the qwbike key is in the drawer");
+    say(&root, "remember that the qwcar key is under the pot");
+    root
+}
+
+fn say(root: &Root, text: &str) -> String {
+    root.ok(&["ask", "--user", "anna", text]).trim().to_owned()
+}
+
+fn data(root: &Root) -> std::path::PathBuf {
+    root.path().join("var/lib/jarvis")
+}
+
+/// Files with the key of something that can still be undone.
+fn keys(root: &Root) -> usize {
+    let names = fs::read_dir(data(root)).unwrap().map(|entry| entry.unwrap().file_name());
+    names.filter(|name| name.to_string_lossy().contains(".undo-")).count()
+}
+
+fn left(root: &Root) -> String {
+    behind(root, &["SELECT CAST(count(*) AS TEXT) FROM forgotten"]).remove(0)
+}
+
+#[test]
+fn with_two_keys_it_asks_which_and_the_next_turn_answers() {
+    let root = home();
+    let asked = root.json(&["ask", "--user", "anna", "forget the key"]);
+    let reply = asked["reply"].as_str().unwrap();
+    assert!(reply.starts_with("I know two things about the key: "), "{reply}");
+    assert!(reply.contains("qwbike") && reply.contains("qwcar") && reply.contains("both"), "{reply}");
+    assert_eq!(asked["effects"], json!([]));
+    let forgot = root.json(&["ask", "--user", "anna", "the one in the drawer"]);
+    let reply = forgot["reply"].as_str().unwrap();
+    assert!(reply.contains("the qwbike key is in the drawer") && reply.contains("10 minutes"), "{reply}");
+    assert_eq!(forgot["effects"][0]["effect"], "forgot");
+    assert!(!on_disk(&data(&root), b"qwbike") && on_disk(&data(&root), b"qwcar"));
+    assert_eq!(
+        say(&root, "what do you remember about the key"),
+        "You told me that the qwcar key is under the pot."
+    );
+    // One thing is forgotten at once; nothing is not said to be forgotten.
+    assert!(
+        say(&root, "forget the key").starts_with("I have forgotten that the qwcar key is under the pot.")
+    );
+    assert_eq!(say(&root, "forget the key"), "I remember nothing about that.");
+    assert!(!on_disk(&data(&root), b"qwcar"));
+}
+
+#[test]
+fn a_forgetting_is_undone_by_another_process_and_only_in_its_conversation() {
+    let root = home();
+    assert!(say(&root, "forget everything about the key").starts_with("I have forgotten two things: "));
+    assert!(!on_disk(&data(&root), b"qwbike") && !on_disk(&data(&root), b"qwcar"));
+    assert_eq!((keys(&root), left(&root).as_str()), (1, "1"));
+    let back = root.json(&["ask", "--user", "anna", "undo that"]);
+    assert!(back["reply"].as_str().unwrap().starts_with("I remember two things again: "), "{back}");
+    assert_eq!(back["effects"], json!([{ "effect": "brought_back", "messages": 4 }]));
+    let found: Value = root.json(&["conversation", "search", "--user", "anna", "qwbike"]);
+    assert!(found.to_string().contains("the qwbike key is in the drawer"), "{found}");
+    assert_eq!((keys(&root), left(&root).as_str()), (0, "0"));
+    assert!(say(&root, "bring it back").starts_with("There is nothing that I can bring back."));
+    // Another conversation of the person ends it, and then nothing is left.
+    say(&root, "forget everything about the key");
+    assert_eq!(keys(&root), 1);
+    root.ok(&["ask", "--user", "anna", "--new", "hello"]);
+    assert_eq!((keys(&root), left(&root).as_str()), (0, "0"));
+    assert!(say(&root, "undo the last forgetting").starts_with("There is nothing"));
+    let integrity = behind(
+        &root,
+        &[
+            "PRAGMA integrity_check",
+            "INSERT INTO messages_fts (messages_fts, rank) VALUES ('integrity-check', 1)",
+        ],
+    );
+    assert!(integrity.is_empty());
+}
+
+#[test]
+fn what_could_be_undone_is_gone_after_its_time_also_after_a_kill() {
+    let mut root = home();
+    let mic = Mic::plug_into(&mut root);
+    root.write_config(&format!(
+        "[audio]\ndevice = {0:?}\nplayback_device = {0:?}\n[speech]\nenabled = false\n",
+        mic::DEVICE
+    ));
+    let mut daemon = root.daemon();
+    daemon.wait_event("ready");
+    say(&root, "forget everything about the key");
+    let sealed = behind(&root, &["SELECT hex(substr(sealed, 1, 32)) FROM forgotten"]).remove(0);
+    let sealed: Vec<u8> =
+        (0..32).map(|n| u8::from_str_radix(&sealed[2 * n..2 * n + 2], 16).unwrap()).collect();
+    assert!(on_disk(&data(&root), &sealed));
+    behind(&root, &[TEN_MINUTES]);
+    wait_within(Duration::from_secs(120), "the sealed copy is gone", || {
+        keys(&root) == 0 && !on_disk(&data(&root), &sealed)
+    });
+    assert_eq!(left(&root), "0");
+    assert!(say(&root, "undo that").starts_with("There is nothing that I can bring back."));
+
+    // Killed, and started after the time: whoever opens the file next takes it out.
+    say(&root, "remember that the qwboat is blue");
+    say(&root, "forget the qwboat");
+    daemon.signal("KILL");
+    daemon.exit_code();
+    assert_eq!(keys(&root), 1);
+    behind(&root, &[TEN_MINUTES]);
+    root.ok(&["user", "list"]);
+    assert_eq!((keys(&root), left(&root).as_str()), (0, "0"));
+    assert!(!on_disk(&data(&root), b"qwboat"));
+    assert!(say(&root, "undo that").starts_with("There is nothing"));
+    drop(mic);
+}
+
+#[test]
+fn a_person_and_a_conversation_take_along_what_could_be_undone() {
+    let root = home();
+    say(&root, "forget everything about the key");
+    let id = root.json(&["conversation", "list", "--user", "anna"])[0]["id"].as_str().unwrap().to_owned();
+    root.ok(&["conversation", "delete", "--user", "anna", "--yes", &id]);
+    assert_eq!((keys(&root), left(&root).as_str()), (0, "0"));
+    say(&root, "remember that the qwboat is blue");
+    say(&root, "forget the qwboat");
+    assert_eq!(keys(&root), 1);
+    root.ok(&["user", "delete", "--yes", "anna"]);
+    assert_eq!((keys(&root), left(&root).as_str()), (0, "0"));
+}
+
+#[test]
+fn a_note_keeps_its_emoji_and_what_must_not_be_forgotten_is_one() {
+    let root = Root::new();
+    root.ok(&["user", "add", "anna"]);
+    assert_eq!(say(&root, "remember that Bob likes 🍓"), "I will remember that Bob likes 🍓.");
+    assert_eq!(say(&root, "what does Bob like?"), "You told me that Bob likes 🍓.");
+    assert_eq!(say(&root, "do not forget the milk"), "I will remember the milk.");
+    assert_eq!(say(&root, "what do you remember about the milk"), "You asked me to remember the milk.");
+}
