@@ -63,6 +63,28 @@ fn events_stand_in_the_order_of_the_audio_clock_and_carry_their_times() {
 }
 
 #[test]
+fn nothing_of_the_wake_phrase_is_left_in_a_transcript_and_nothing_of_the_command_is_cut_off() {
+    let mut root = Root::new();
+    root.env("JARVIS__VOICE__ENABLED", "false");
+    // They begin with a consonant, a vowel, and the hiss with which "Jarvis" ends.
+    let commands =
+        ["remind me to water the plants", "is it raining", "stop", "set the timer to five minutes"];
+    for voice in [Voice::Rms, Voice::Awb, Voice::Kal] {
+        let spoken: Vec<PathBuf> =
+            commands.iter().map(|command| voice.says(&format!("hey jarvis, {command}"))).collect();
+        let tape = root.path().join("tape.wav");
+        join(&spoken.iter().map(PathBuf::as_path).collect::<Vec<_>>(), 2.0, &tape);
+        let events = root.listen(&[&tape]);
+        let first_words = |texts: &[&str]| -> Vec<String> {
+            texts.iter().map(|text| text.split([' ', '.', ',']).next().unwrap().to_lowercase()).collect()
+        };
+        let heard: Vec<&str> =
+            of(&events, "transcript").into_iter().map(|event| event["text"].as_str().unwrap()).collect();
+        assert_eq!(first_words(&heard), first_words(&commands), "{voice:?}: {heard:?}");
+    }
+}
+
+#[test]
 fn speech_without_the_wake_word_does_nothing() {
     let root = Root::new();
     root.enrol("anna", Voice::Rms);

@@ -332,7 +332,11 @@ async fn delete(settings: &Settings, memory: &Memory, args: &Delete) -> Result<(
     let user = user_named(memory, &args.user).await?;
     let name = output::plain(&user.name);
     if memory.voiceprint(user.id).await?.is_none() {
-        return Err(Failure::new(Exit::Failed, format!("no voice of {name} is enrolled")));
+        let elsewhere = match settings.store.postgres_url {
+            Some(_) => "; delete one that another device has enrolled over there",
+            None => "",
+        };
+        return Err(Failure::new(Exit::Failed, format!("no voice of {name} is enrolled here{elsewhere}")));
     }
     if !confirmed(&format!("Delete the voice of {name} for good?"), args.yes)? {
         return output::line("Nothing was deleted.");
