@@ -1,7 +1,9 @@
-//! The disk is full while the pipeline runs: answered, said not to be stored, and stored again when there is room.
+//! The disk is full while the pipeline runs: answered, said not to be stored, and stored again when there is room. And a
+//! disk that hangs: who reads a file there does so where nobody else waits.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -90,5 +92,43 @@ fn with_a_full_disk_the_answer_says_that_it_will_be_forgotten_and_afterwards_all
     daemon.wait_event("stored");
     let reply = of(&daemon.seen, "reply").last().unwrap()["text"].as_str().unwrap().to_owned();
     assert!(!reply.contains("blue pot"), "what was not stored is forgotten: {reply}");
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+}
+
+#[test]
+fn password_files_on_a_disk_that_hangs_hold_nobody_up() {
+    let mut root = Root::new();
+    let mic = Mic::plug_into(&mut root);
+    root.enrol("anna", Voice::Rms);
+    let (broker, postgres) = (root.path().join("broker.password"), root.path().join("postgres.password"));
+    for file in [&broker, &postgres] {
+        std::fs::write(file, "secret\n").unwrap();
+    }
+    root.write_config(&format!(
+        "[audio]\ndevice = \"room\"\n[speech]\nenabled = false\n\
+         [mqtt]\nurl = \"mqtt://127.0.0.1:1\"\nusername = \"jarvis\"\npassword_file = {broker:?}\n\
+         [store]\npostgres_url = \"postgres://jarvis@127.0.0.1:1/jarvis\"\npostgres_password_file = {postgres:?}\n"
+    ));
+    let mut daemon = root.daemon();
+    daemon.wait_event("ready");
+    // A pipe that nobody writes to is a file whose disk does not answer.
+    for file in [&broker, &postgres] {
+        std::fs::remove_file(file).unwrap();
+        assert!(Command::new("mkfifo").arg(file).status().unwrap().success());
+    }
+    // It can be opened for writing once somebody reads, and these two ends keep the readers waiting: as many as the
+    // runtime has workers.
+    let mut held = Vec::new();
+    for file in [&broker, &postgres] {
+        wait_until("the password to be read", || {
+            let end = OpenOptions::new()
+                .write(true)
+                .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
+                .open(file);
+            end.map(|end| held.push(end)).is_ok()
+        });
+    }
+    mic.hears(&Voice::Rms.says("hey jarvis, what time is it"));
+    daemon.wait_event("stored");
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
 }

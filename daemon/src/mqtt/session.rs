@@ -232,7 +232,16 @@ struct Session {
 pub(super) async fn run_once(work: &mut Work, stop: &CancellationToken) -> Result<(), Broken> {
     let (settings, limits) = (work.settings.clone(), work.limits);
     let will = work.content.topics.availability.clone();
-    let options = tokio::task::spawn_blocking(move || options(&settings, &will, limits)).await;
+    let mut reading = tokio::task::spawn_blocking(move || options(&settings, &will, limits));
+    let options = loop {
+        tokio::select! {
+            biased;
+            // A disk that hangs holds neither the end up nor those that have something to publish.
+            () = stop.cancelled() => return Ok(()),
+            read = &mut reading => break read,
+            () = work.next_input() => {}
+        }
+    };
     let options = options.map_err(MqttError::Interrupted).flatten().map_err(Broken::Setup)?;
     let (client, mut event_loop) = AsyncClient::new(options, REQUESTS);
     let mut session = Session {
