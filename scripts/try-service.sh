@@ -3,6 +3,8 @@
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
+# shellcheck source-path=SCRIPTDIR source=container.sh
+. "$(dirname "$0")/container.sh"
 
 usage() {
     cat <<'TEXT'
@@ -24,16 +26,12 @@ while [ $# -gt 0 ]; do
     *) usage >&2; exit 2 ;;
     esac
 done
-case $suite in
-bookworm) sound=libasound2 ;;
-trixie) sound=libasound2t64 ;;
-*) fail "the suite is bookworm or trixie" ;;
-esac
+sound_of "$suite" >/dev/null
 [ "$(id -u)" -eq 0 ] || fail "a container needs root"
 cd "$repository"
 
 step "Packages and program"
-apt_install "${build_packages[@]}" debootstrap systemd-container flite sox procps
+apt_install "${build_packages[@]}" "${container_packages[@]}" flite sox
 if [ -z "$program" ]; then
     # shellcheck disable=SC2119 # no component is wanted
     install_rust
@@ -44,34 +42,14 @@ libvosk=$(readlink -f "$(dirname "$program")/libvosk.so" || true)
 
 step "A small Debian ($suite)"
 root=$cache/try-service/$suite
-if [ ! -e "$root.complete" ]; then
-    rm -rf "$root"
-    mkdir -p "$root"
-    debootstrap --variant=minbase \
-        --include="systemd,systemd-sysv,dbus,libpam-systemd,util-linux,iproute2,procps,espeak-ng,$sound" "$suite" "$root" >"$root.log" ||
-        fail "debootstrap failed, see $root.log"
-    touch "$root.complete"
-fi
+debian_root "$root" "$suite"
 
 work=$(mktemp -d)
-leader=
-pid=
-group=
-in_it() {
-    nsenter -t "$leader" -m -p -u -i -n -C -r -w -- \
-        env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 "$@"
-}
-stop_container() {
-    [ -z "$leader" ] || in_it systemctl poweroff >/dev/null 2>&1 || true
-    for _ in $(seq 100); do
-        kill -0 "$pid" 2>/dev/null || break
-        sleep 0.1
-    done
-    [ -z "$pid" ] || kill -9 "$pid" 2>/dev/null || true
-    [ -z "$group" ] || find "$group" -depth -type d -exec rmdir {} + 2>/dev/null || true
+finish() {
+    stop_container
     rm -rf "$work"
 }
-trap stop_container EXIT
+trap finish EXIT
 
 # What is installed goes into the folder of the container, which is mounted under an overlay that is thrown away.
 step "Install as docs/install.md says"
@@ -106,32 +84,7 @@ mkdir -p "$dropins"
 printf '[Service]\nEnvironment=ALSA_CONFIG_PATH=/opt/sound/asound.conf\nReadWritePaths=/opt/sound/files\n' >"$dropins/sound.conf"
 
 step "Boot"
-name=try-service-$$
-base=/sys/fs/cgroup
-[ ! -d $base/unified ] || base=$base/unified
-group=$base/$name
-mkdir -p "$group/payload"
-# On a machine without systemd nspawn wants a few folders, and a hierarchy of control groups of one kind: both in a mount
-# namespace of their own.
-# shellcheck disable=SC2016 # expanded by the inner shell
-unshare -m --propagation private bash -c '
-    echo $$ >"$1/payload/cgroup.procs"
-    mount -t tmpfs tmpfs /run
-    mkdir -p /run/systemd /run/lock
-    umount -R /sys/fs/cgroup 2>/dev/null || umount -l /sys/fs/cgroup
-    mount -t cgroup2 cgroup2 /sys/fs/cgroup
-    export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 SYSTEMD_NSPAWN_LOCK=0
-    exec systemd-nspawn -D "$2" --machine="$3" --register=no --keep-unit --console=pipe --private-network \
-        --volatile=overlay --capability=all --system-call-filter=bpf -b </dev/null' \
-    try "$group" "$root" "$name" >"$work/console" 2>&1 &
-pid=$!
-for _ in $(seq 300); do
-    leader=$(pgrep -P "$pid" | head -n 1 || true)
-    if [ -n "$leader" ] && in_it systemctl is-system-running 2>/dev/null | grep -qE 'running|degraded'; then break; fi
-    kill -0 "$pid" 2>/dev/null || { cat "$work/console" >&2; fail "the container did not boot"; }
-    sleep 0.1
-done
-note "$(in_it systemctl --version | head -n 1)"
+boot_container "$root" "$work/console"
 
 failed=0
 ok() { printf '    ok    %s\n' "$*"; }
