@@ -28,13 +28,16 @@ stanza=${PITR_STANZA:-jarvis}
 fail() { printf 'pitr: %s\n' "$1" >&2; exit 1; }
 note() { printf 'pitr: %s\n' "$1"; }
 
+# In a folder that the account of the server may enter: that of whoever runs this is often closed to it.
 as_server() {
     if [ "$(id -un)" = "$account" ]; then
-        "$@"
+        env --chdir=/ "$@"
     else
-        setpriv --reuid "$account" --regid "$account" --init-groups env HOME=/ "$@"
+        setpriv --reuid "$account" --regid "$account" --init-groups env --chdir=/ HOME=/ "$@"
     fi
 }
+# Whether a file is as Debian's package has brought it.
+of_the_package() { dpkg-query -W -f '${Conffiles}' pgbackrest 2>/dev/null | grep -q "$(md5sum <"$1" | cut -d' ' -f1)"; }
 ask() { as_server psql -XAtq -d postgres -U "$role" -c "$1"; }
 archiver() { as_server pgbackrest --config="$config" --stanza="$stanza" --log-level-console=warn --log-level-file=off "$@"; }
 
@@ -58,7 +61,8 @@ setup() {
     port=$(ask 'SHOW port')
     socket=$(ask "SELECT trim(split_part(current_setting('unix_socket_directories'), ',', 1))")
     install -d -o "$account" -g "$account" -m 750 "$repo"
-    if [ -s "$config" ] && ! grep -q "^# written by scripts/pitr.sh" "$config" && grep -q '^[^#]*=' "$config"; then
+    if [ -s "$config" ] && ! grep -q "^# written by scripts/pitr.sh" "$config" && grep -q '^[^#]*=' "$config" &&
+        ! of_the_package "$config"; then
         fail "$config has somebody else's settings: set PITR_CONFIG to another file"
     fi
     local written
