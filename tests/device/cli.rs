@@ -433,7 +433,7 @@ fn people_are_added_listed_renamed_exported_and_deleted() {
     assert_eq!(export["user"]["name"], "Anne");
     fails(&root, 1, &["user", "export", "anne", "--out", file.to_str().unwrap()]);
 
-    assert!(fails(&root, 2, &["user", "delete", "anne"]).contains("say --yes"));
+    assert!(fails(&root, 2, &["user", "delete", "anne"]).contains("no terminal to ask on; say --yes"));
     assert_eq!(root.json(&["user", "delete", "anne", "--yes"])["deleted"]["name"], "Anne");
     assert!(fails(&root, 1, &["user", "show", "anne"]).contains("user list"));
 }

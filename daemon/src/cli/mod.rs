@@ -276,7 +276,10 @@ fn confirmed(question: &str, yes: bool) -> Result<bool, Failure> {
         return Ok(true);
     }
     if !std::io::stdin().is_terminal() {
-        return Err(Failure::new(Exit::Usage, "this deletes for good; say --yes"));
+        return Err(Failure::new(
+            Exit::Usage,
+            "this asks first, and there is no terminal to ask on; say --yes",
+        ));
     }
     let mut answer = String::new();
     let asked = write!(std::io::stderr(), "{} [y/N] ", visible(question));
