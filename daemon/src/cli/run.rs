@@ -18,8 +18,8 @@ const LINES_DEPTH: usize = 256;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  jarvisd run                                 as systemd starts it
-  jarvisd --root ~/jarvis run --events        a trial in a folder of its own, with what happens on the terminal")]
+  jarvisd run                                   as systemd starts it
+  jarvisd --root ~/jarvis-trial run --events    a trial in a folder of its own, with what happens on the terminal")]
 pub struct Args {
     /// Print what happens to standard output, one JSON object a line, as `jarvisd listen` does. Words of a speaker who
     /// is not verified yet are shown on a terminal only.
