@@ -3,13 +3,16 @@
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
+# shellcheck source-path=SCRIPTDIR source=container.sh
+. "$(dirname "$0")/container.sh"
 
 usage() {
     cat <<'TEXT'
 Usage: scripts/test.sh [--quick]
 
 Checks the format, the lints, the docs and the scripts, then runs every test against a real SQLite, PostgreSQL, Mosquitto, systemd
-notification socket and ALSA device (a test plugin). --quick leaves out the checks and runs the tests alone.
+notification socket and ALSA device (a test plugin), and the commands of README.md and docs/ in a booted Debian where that is possible.
+--quick leaves out the checks and runs the tests alone.
 TEXT
 }
 quick=no
@@ -76,4 +79,15 @@ fi
 awk -v skips="$skips" '/^test result:/ && $12 == 0 {passed += $4; failed += $6}
     END {printf "\n%d passed, %d failed, %d skipped\n", passed - skips, failed, skips}' "$log"
 [ "$status" = 0 ] || fail "tests failed (see above, and $log)"
+
+if [ "$quick" = no ]; then
+    step "Documented commands"
+    reason=$(no_container)
+    if [ -z "$reason" ]; then
+        scripts/try-docs.sh --program "$CARGO_TARGET_DIR/debug/jarvisd"
+    else
+        scripts/docs-commands.py check --program "$CARGO_TARGET_DIR/debug/jarvisd"
+        note "left out: the documented commands were not run in a container: $reason"
+    fi
+fi
 note "all of it passed in $((SECONDS - started)) s"
