@@ -17,7 +17,9 @@ use super::manifest::{Manifest, Origin};
 use super::restore::to_file;
 use super::sqlite::{self, Access};
 use crate::durable;
-use crate::memory::{ConversationId, Device, ExportedConversation, Imported, Memory, MemoryError, User};
+use crate::memory::{
+    ConversationId, Device, ExportedConversation, Imported, Memory, MemoryError, User, UserId,
+};
 
 /// Free space that is left alone.
 const SPARE_BYTES: u64 = 16 << 20;
@@ -34,6 +36,8 @@ pub enum Wanted {
 #[derive(Debug)]
 pub struct Found {
     pub owner: String,
+    /// Under which id that person was known then.
+    pub owner_id: UserId,
     pub conversations: usize,
     path: PathBuf,
     _scratch: Scratch,
@@ -46,12 +50,12 @@ pub(super) struct Finding {
 }
 
 impl Finding {
-    pub(super) fn of(run: &Run<'_>, owner: String) -> Result<Self, BackupError> {
+    pub(super) fn of(run: &Run<'_>, owner: String, owner_id: UserId) -> Result<Self, BackupError> {
         let scratch = run.lock.scratch()?;
         let path = scratch.path().join("conversations");
         let file = durable::create_file(&path).map_err(kept(&path))?;
         Ok(Self {
-            found: Found { owner, conversations: 0, path, _scratch: scratch },
+            found: Found { owner, owner_id, conversations: 0, path, _scratch: scratch },
             file: BufWriter::new(file),
         })
     }
@@ -152,7 +156,7 @@ async fn find_in(run: &Run<'_>, memory: &Memory, wanted: &Wanted) -> Result<Foun
     match wanted {
         Wanted::Person(name) => {
             let user = memory.user_by_name(name).await?;
-            let mut finding = Finding::of(run, user.name)?;
+            let mut finding = Finding::of(run, user.name, user.id)?;
             memory
                 .each_conversation(user.id, |conversation| {
                     run.cancel.check()?;
@@ -163,7 +167,7 @@ async fn find_in(run: &Run<'_>, memory: &Memory, wanted: &Wanted) -> Result<Foun
         }
         Wanted::Conversation(id) => {
             let (user, conversation) = owner_of(memory, *id).await?;
-            let mut finding = Finding::of(run, user.name)?;
+            let mut finding = Finding::of(run, user.name, user.id)?;
             finding.add(&json(&conversation)?)?;
             finding.end()
         }
@@ -198,7 +202,9 @@ pub async fn import(
 ) -> Result<Merged, BackupError> {
     let (user, added) = match memory.user_by_name(&found.owner).await {
         Ok(user) => (user, false),
-        Err(MemoryError::NotFound { .. }) => (memory.add_user(&found.owner).await?, true),
+        Err(MemoryError::NotFound { .. }) => {
+            (memory.bring_back_user(found.owner_id, &found.owner).await?, true)
+        }
         Err(e) => return Err(e.into()),
     };
     let file = File::open(&found.path).map_err(kept(&found.path))?;

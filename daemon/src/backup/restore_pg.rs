@@ -27,7 +27,7 @@ use super::undelivered::Undelivered;
 use super::verify::check_hashes;
 use super::{BackupError, Kind};
 use crate::error::chain;
-use crate::memory::{Device, Memory, MemoryError};
+use crate::memory::{Device, Memory, MemoryError, UserId};
 use crate::store::postgres::{Pg, PgSettings, schema::WRITE_LOCK, write::CHANNEL};
 use crate::store::{Store, StoreOptions, heal, outgoing, queue};
 
@@ -341,7 +341,7 @@ async fn find_in(
             ));
         }
     };
-    let mut finding = Finding::of(run, owner)?;
+    let mut finding = Finding::of(run, owner, UserId(id))?;
     let mut seen = BTreeSet::new();
     let mut rows = sqlx::query(EXPORT).bind(id).bind(one).fetch(conn);
     while let Some(row) = rows.try_next().await.map_err(&sql)? {

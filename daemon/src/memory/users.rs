@@ -34,6 +34,7 @@ pub struct User {
 
 crate::store::sql::statements! {
     ADD = "INSERT INTO users (id, name, name_key, created_unix_ms, created_synced, named) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    BURIED = "SELECT 1 FROM tombstones WHERE kind = 'user' AND id = ?1";
     LIST = "SELECT id, name, name_key, consent_unix_ms, created_unix_ms FROM users WHERE name_key > ?1 ORDER BY name_key LIMIT ?2";
     KEYS = "SELECT id, name, name_key FROM users";
     BY_ID = "SELECT id, name, consent_unix_ms, created_unix_ms FROM users WHERE id = ?1";
@@ -69,9 +70,30 @@ impl Memory {
     /// # Errors
     /// `InvalidName` (empty, longer than [`MAX_NAME_CHARS`], control characters), `NameTaken`.
     pub async fn add_user(&self, name: &str) -> Result<User> {
+        self.add(name, None).await
+    }
+
+    /// The person who had the id `id` in a backup and is called `name` there: as they are here, or added with that id, by
+    /// which other devices of the house know them. Somebody who was deleted here gets a new one.
+    ///
+    /// # Errors
+    /// As [`Memory::add_user`].
+    pub async fn bring_back_user(&self, id: UserId, name: &str) -> Result<User> {
+        match self.user(id).await {
+            Err(MemoryError::NotFound { .. }) => self.add(name, Some(id)).await,
+            here => here,
+        }
+    }
+
+    async fn add(&self, name: &str, known_as: Option<UserId>) -> Result<User> {
         let name = checked_name(name)?;
         let (mut tx, stamp) = self.begin().await?;
-        let id = UserId::new();
+        let mut id = UserId::new();
+        if let Some(known_as) = known_as
+            && tx.optional(sqlx::query(BURIED).bind(known_as.bytes())).await?.is_none()
+        {
+            id = known_as;
+        }
         let named = named::now_after(&Uuid::nil(), &stamp);
         let add = sqlx::query(ADD)
             .bind(id.bytes())

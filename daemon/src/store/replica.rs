@@ -42,6 +42,15 @@ pub(crate) async fn is_read(store: &Store, house: Uuid) -> Result<bool, StoreErr
     Ok(read_of(store, house).await?.is_some_and(|read| read.caught_up))
 }
 
+/// Whether everything of the database that this device is with, but the voiceprints, was read at least once.
+///
+/// # Errors
+/// [`StoreError`] of the memory.
+pub async fn is_caught_up(store: &Store) -> Result<bool, StoreError> {
+    let stored: Option<Read> = settings::get(store, READ).await?;
+    Ok(stored.is_some_and(|stored| stored.caught_up))
+}
+
 /// Forgets how far was read: the next pull begins at the beginning.
 pub async fn read_again(store: &Store) -> Result<(), StoreError> {
     let mut tx = store.begin().await?;

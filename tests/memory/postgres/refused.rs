@@ -117,6 +117,39 @@ fn one_person_is_restored_with_the_words_that_were_never_in_postgres() {
     root.ok(&["backup", "restore", "latest", "--user", "anna"]);
     let kept = texts(&root, "anna").join("\n");
     assert!(kept.contains("ladder") && kept.contains("xylophone") && kept.contains("trombone"), "{kept}");
+    // Postgres knows her and her words: they are the same person's.
+    postgres.execute("ALTER TABLE jarvis.messages DROP CONSTRAINT no_xylophone");
+    root.ok(&["store", "take-over", "--yes"]);
+    drain(&root);
+    assert_eq!(sent(&postgres), "2");
+    root.ok(&["store", "pull"]);
+    assert_eq!(root.json(&["user", "list"]).as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn one_person_is_restored_on_another_device_of_the_house_as_the_same_person() {
+    let postgres = server();
+    postgres.execute("ALTER ROLE jarvis CREATEDB");
+    let kitchen = device(&postgres, "kitchen");
+    kitchen.ok(&["user", "add", "anna"]);
+    ask(&kitchen, "anna", "remember that the ladder is in the shed");
+    drain(&kitchen);
+    kitchen.ok(&["backup", "create"]);
+    // The hall has met Postgres, where it has sent somebody of the same name, and has read nothing yet.
+    let hall = device(&postgres, "hall");
+    hall.ok(&["user", "add", "anna"]);
+    drain(&hall);
+    let backups = |root: &Root| root.path().join("var/backups");
+    let copied = Command::new("cp").arg("-a").args([backups(&kitchen), backups(&hall)]).status();
+    assert!(copied.unwrap().success());
+    let restore = ["backup", "restore", "latest", "--user", "anna"];
+    assert!(stderr_of(&hall, &restore, 75).contains("jarvisd store pull"));
+    hall.ok(&["store", "pull"]);
+    hall.ok(&restore);
+    ask(&hall, "anna", "remember that the bicycle is in the cellar");
+    drain(&hall);
+    assert_eq!(hall.json(&["queue", "status"])["dead_letters"], 0);
+    assert_eq!(hall.json(&["store", "check"])["findings"], serde_json::json!([]));
 }
 
 #[test]
