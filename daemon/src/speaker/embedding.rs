@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use super::SpeakerError;
 use super::aside;
 use super::campplus::Network;
-use super::fbank::{DESCRIPTION, Fbank};
+use super::fbank::{Acoustics, DESCRIPTION, Fbank};
 use super::speech::NetSpeech;
 use crate::inference::{ModelError, ModelStore};
 use crate::supervisor::guarded;
@@ -46,9 +46,13 @@ const MOST_WINDOWS: usize = 8;
 /// Speech beyond this is not looked at.
 const LONGEST_S: usize = 60;
 
-/// A voice as a direction: 192 numbers with Euclidean length 1.
+/// A voice as a direction: 192 numbers with Euclidean length 1; and the acoustics it was heard in, where they are
+/// known.
 #[derive(Clone, PartialEq)]
-pub struct Embedding([f32; DIMENSIONS]);
+pub struct Embedding {
+    values: [f32; DIMENSIONS],
+    acoustics: Option<Acoustics>,
+}
 
 impl std::fmt::Debug for Embedding {
     /// Biometric: never printed.
@@ -69,33 +73,44 @@ impl Embedding {
         for v in &mut out {
             *v = (f64::from(*v) / length) as f32;
         }
-        Some(Self(out))
+        Some(Self { values: out, acoustics: None })
+    }
+
+    /// The same voice, heard in such sound.
+    pub fn heard_in(self, acoustics: Option<Acoustics>) -> Self {
+        Self { acoustics, ..self }
+    }
+
+    pub fn acoustics(&self) -> Option<Acoustics> {
+        self.acoustics
     }
 
     /// Takes `values` as they are. `None` if they are not 192 finite numbers; the caller checks their length.
     pub(super) fn exact(values: &[f32]) -> Option<Self> {
         let values: [f32; DIMENSIONS] = values.try_into().ok()?;
-        values.iter().all(|v| v.is_finite()).then_some(Self(values))
+        values.iter().all(|v| v.is_finite()).then_some(Self { values, acoustics: None })
     }
 
     /// The direction of the sum: the mean voice of several embeddings. `None` for none, or if they cancel out.
     pub fn mean<'a>(embeddings: impl IntoIterator<Item = &'a Self>) -> Option<Self> {
         let mut sum = [0f32; DIMENSIONS];
+        let mut sounds = Vec::new();
         for embedding in embeddings {
-            for (sum, value) in sum.iter_mut().zip(&embedding.0) {
+            for (sum, value) in sum.iter_mut().zip(&embedding.values) {
                 *sum += value;
             }
+            sounds.extend(embedding.acoustics);
         }
-        Self::normalised(&sum)
+        Some(Self::normalised(&sum)?.heard_in(Acoustics::mean(sounds)))
     }
 
     /// Cosine of the angle between two voices, -1 to 1.
     pub fn cosine(&self, other: &Self) -> f32 {
-        self.0.iter().zip(&other.0).map(|(a, b)| a * b).sum()
+        self.values.iter().zip(&other.values).map(|(a, b)| a * b).sum()
     }
 
     pub fn values(&self) -> &[f32; DIMENSIONS] {
-        &self.0
+        &self.values
     }
 }
 
@@ -182,6 +197,7 @@ impl SpeakerModel {
         if frames == 0 {
             return Err(SpeakerError::NoSpeech);
         }
+        let acoustics = features.acoustics();
         features.subtract_mean();
         let fitting = self.lengths.iter().find(|length| frames <= **length);
         let Some(&length) = fitting.or(self.lengths.last()) else { return Err(SpeakerError::NoSpeech) };
@@ -201,7 +217,8 @@ impl SpeakerModel {
                 found.push((range.start + start..range.end + start, voice(part)?));
             }
         }
-        Ok((Embedding::mean(&windows).ok_or(SpeakerError::NoSpeech)?, found))
+        let voice = Embedding::mean(&windows).ok_or(SpeakerError::NoSpeech)?;
+        Ok((voice.heard_in(acoustics), found))
     }
 
     /// [`SpeakerModel::embed`] of the speech in a stretch of sound.

@@ -1,22 +1,28 @@
 //! What is kept of an enrolled voice: a few embeddings, how good their samples were, and which model made them.
 //!
 //! ```text
-//!  byte   0     4         5       6..38          38..70            70 + i · 784 (n times)
-//!        "JVPT" version n         model sha256   front-end sha256  f32 net_speech_s, snr_db, level_db, clipped; f32[192]
+//!  byte   0     4         5       6..38          38..70            70 + i · 796 (n times)
+//!        "JVPT" version n         model sha256   front-end sha256  f32 net_speech_s, snr_db, level_db, clipped,
+//!                                                                  high, low, range; f32[192]
 //! ```
 //!
-//! Little-endian. The length must match `n` exactly, every number must be finite and every embedding of length 1: a
+//! `high`, `low` and `range` are the sample's [`Acoustics`], 0 where they are not known. Version 1 had none of them
+//! (784 bytes a sample) and is read as well. Little-endian.
+//! The length must match `n` exactly, every number must be finite and every embedding of length 1: a
 //! template is parsed only after its seal was found intact, and still nothing in it is trusted.
 
 use zeroize::Zeroize;
 
 use super::embedding::{DIMENSIONS, Embedding, ModelIdentity, hex};
+use super::fbank::Acoustics;
 use super::speech::Quality;
 
 const MAGIC: &[u8; 4] = b"JVPT";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// The version before the acoustics.
+const VERSION_WITHOUT_ACOUSTICS: u8 = 1;
 const HEADER_BYTES: usize = 70;
-const PROTOTYPE_BYTES: usize = 4 * (4 + DIMENSIONS);
+const PROTOTYPE_NUMBERS: usize = 7 + DIMENSIONS;
 /// Most samples a template is made of.
 pub const MOST_PROTOTYPES: usize = 16;
 
@@ -89,7 +95,7 @@ impl Template {
     }
 
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(HEADER_BYTES + self.prototypes.len() * PROTOTYPE_BYTES);
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + self.prototypes.len() * 4 * PROTOTYPE_NUMBERS);
         bytes.extend(MAGIC);
         bytes.push(VERSION);
         bytes.push(u8::try_from(self.prototypes.len()).unwrap_or(u8::MAX));
@@ -98,7 +104,9 @@ impl Template {
         }
         for prototype in &self.prototypes {
             let q = prototype.quality;
-            let numbers = [q.net_speech_s, q.snr_db, q.level_db, q.clipped];
+            let known = prototype.embedding.acoustics();
+            let [high, low, range] = known.map_or([0.0; 3], |a| [a.high, a.low, a.range]);
+            let numbers = [q.net_speech_s, q.snr_db, q.level_db, q.clipped, high, low, range];
             for value in numbers.iter().chain(prototype.embedding.values()) {
                 bytes.extend(value.to_le_bytes());
             }
@@ -118,38 +126,48 @@ impl Template {
         if magic != MAGIC {
             return Err(TemplateError::NotATemplate);
         }
-        if *version != VERSION {
-            return Err(TemplateError::Version { found: *version });
-        }
+        let numbers = match *version {
+            VERSION => PROTOTYPE_NUMBERS,
+            VERSION_WITHOUT_ACOUSTICS => PROTOTYPE_NUMBERS - 3,
+            found => return Err(TemplateError::Version { found }),
+        };
         let count = usize::from(*count);
         if count == 0 || count > MOST_PROTOTYPES {
             return Err(damaged("a number of samples that cannot be"));
         }
-        if body.len() != count * PROTOTYPE_BYTES {
+        if body.len() != count * 4 * numbers {
             return Err(damaged("its length does not match its number of samples"));
         }
         let identity = ModelIdentity {
             model_sha256: hex(header.get(6..38).unwrap_or_default()),
             front_end_sha256: hex(header.get(38..70).unwrap_or_default()),
         };
-        let prototypes = body.chunks_exact(PROTOTYPE_BYTES).map(prototype).collect::<Option<Vec<_>>>();
+        let prototypes = body.chunks_exact(4 * numbers).map(prototype).collect::<Option<Vec<_>>>();
         prototypes.and_then(|p| Self::new(identity, p)).ok_or_else(|| damaged("numbers that no voice gives"))
     }
 }
 
+/// A sample of either version, which its length tells.
 fn prototype(bytes: &[u8]) -> Option<Prototype> {
     let mut numbers: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
     let parsed = (|| {
-        let (&[net_speech_s, snr_db, level_db, clipped], values) = numbers.split_first_chunk::<4>()?;
+        let (&[net_speech_s, snr_db, level_db, clipped], rest) = numbers.split_first_chunk::<4>()?;
+        let (&[high, low, range], values) = match rest.len() {
+            DIMENSIONS => (&[0.0; 3], rest),
+            _ => rest.split_first_chunk::<3>()?,
+        };
+        let known = range > 0.0;
         let quality = Quality { net_speech_s, snr_db, level_db, clipped };
         let sane = net_speech_s.is_finite()
             && (0.0..=3_600.0).contains(&net_speech_s)
             && (-200.0..=200.0).contains(&snr_db)
             && (-200.0..=20.0).contains(&level_db)
-            && (0.0..=1.0).contains(&clipped);
+            && (0.0..=1.0).contains(&clipped)
+            && [high, low].iter().all(|v| (-100.0..=100.0).contains(v))
+            && (0.0..=100.0).contains(&range);
         let length = values.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt();
         // Kept bit for bit, so that a template is the same before and after it was stored.
-        let embedding = Embedding::exact(values)?;
+        let embedding = Embedding::exact(values)?.heard_in(known.then_some(Acoustics { high, low, range }));
         (sane && (length - 1.0).abs() < 1e-3).then_some(Prototype { embedding, quality })
     })();
     numbers.zeroize();
@@ -184,7 +202,9 @@ pub(super) mod tests {
         let prototypes = (0..prototypes)
             .map(|_| {
                 let values: Vec<f32> = (0..DIMENSIONS).map(|_| next()).collect();
-                Prototype { embedding: Embedding::normalised(&values).unwrap(), quality }
+                let embedding = Embedding::normalised(&values).unwrap();
+                let acoustics = Acoustics { high: -1.5, low: -3.5, range: 7.25 };
+                Prototype { embedding: embedding.heard_in(Some(acoustics)), quality }
             })
             .collect();
         Template::new(identity, prototypes).unwrap()
@@ -196,6 +216,28 @@ pub(super) mod tests {
             let template = sample(7, n);
             assert_eq!(Template::from_bytes(&template.to_bytes()).unwrap(), template);
         }
+    }
+
+    #[test]
+    fn a_voice_that_was_stored_before_the_acoustics_is_still_one() {
+        let template = sample(7, 3);
+        let new = template.to_bytes();
+        let mut old = new[..HEADER_BYTES].to_vec();
+        old[4] = VERSION_WITHOUT_ACOUSTICS;
+        for sample in new[HEADER_BYTES..].chunks_exact(4 * PROTOTYPE_NUMBERS) {
+            old.extend(&sample[..16]);
+            old.extend(&sample[28..]);
+        }
+        let read = Template::from_bytes(&old).unwrap();
+        assert_eq!(read.centroid().values(), template.centroid().values());
+        assert_eq!(read.centroid().acoustics(), None);
+        assert_eq!(read.net_speech_s(), template.net_speech_s());
+        assert!(Template::from_bytes(&old[..old.len() - 4]).is_err());
+        // Stored again it is of this version, and what is not known stays so; more samples may know it.
+        assert_eq!(Template::from_bytes(&read.to_bytes()).unwrap(), read);
+        let mixed = [read.prototypes(), template.prototypes()].concat();
+        let mixed = Template::new(read.identity().clone(), mixed).unwrap();
+        assert_eq!(mixed.centroid().acoustics(), template.centroid().acoustics());
     }
 
     #[test]
@@ -216,15 +258,18 @@ pub(super) mod tests {
             Template::from_bytes(&bytes)
         };
         assert_eq!(with(0, b"X"), Err(TemplateError::NotATemplate));
-        assert_eq!(with(4, &[2]), Err(TemplateError::Version { found: 2 }));
+        assert_eq!(with(4, &[3]), Err(TemplateError::Version { found: 3 }));
         for count in [0, 1, 3, 17, 255] {
             assert!(matches!(with(5, &[count]), Err(TemplateError::Damaged { .. })), "{count} samples");
         }
         for value in [f32::NAN, f32::INFINITY, -1.0, 1e9] {
             assert!(matches!(with(70, &value.to_le_bytes()), Err(TemplateError::Damaged { .. })));
         }
+        for value in [f32::NAN, f32::INFINITY, -1.0, 1e9] {
+            assert!(matches!(with(94, &value.to_le_bytes()), Err(TemplateError::Damaged { .. })));
+        }
         for value in [f32::NAN, f32::NEG_INFINITY, 3.0] {
-            assert!(matches!(with(90, &value.to_le_bytes()), Err(TemplateError::Damaged { .. })));
+            assert!(matches!(with(102, &value.to_le_bytes()), Err(TemplateError::Damaged { .. })));
         }
     }
 
@@ -238,7 +283,7 @@ pub(super) mod tests {
                     (state >> 56) as u8
                 })
                 .collect();
-            let mut framed = b"JVPT\x01".to_vec();
+            let mut framed = b"JVPT\x02".to_vec();
             framed.extend(&bytes);
             assert!(Template::from_bytes(&bytes).is_err());
             assert!(Template::from_bytes(&framed).is_err());
