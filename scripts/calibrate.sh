@@ -1,6 +1,7 @@
 #!/bin/sh
-# Fits models/calibration/campplus.{toml,cohort.bin} again, pins them in models/manifest.toml and prints the tables of
-# docs/design/speaker.md.
+# Makes models/calibration/campplus.{cohort.bin,channels.bin,toml} again, pins them in models/manifest.toml and
+# prints the tables of docs/design/speaker.md and docs/lab/speaker-shared-channel.md. Compensation and constants are
+# made by scripts/calibrate-channels.py, which names the Python packages that it needs.
 #
 #   scripts/calibrate.sh AUDIO_DIR     one recording (FLAC or WAV, 16 kHz) of each of some 250 speakers, 12 s or longer
 #   scripts/calibrate.sh AUDIO_DIR --denoised yes        also compares raw with denoised sound
@@ -46,7 +47,7 @@ make_voices() {
 
 case ${1:-} in
 "" | -h | --help)
-    sed -n '2,14p' "$0" | cut -c3-
+    sed -n '2,16p' "$0" | cut -c3-
     exit 2
     ;;
 --voices) ;;
@@ -54,6 +55,9 @@ case ${1:-} in
     audio=$1
     shift
     calibrate --audio "$audio" "$@"
+    if [ $# -eq 0 ]; then
+        scripts/calibrate-channels.py "$audio" --write
+    fi
     ;;
 esac
 

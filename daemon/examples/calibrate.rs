@@ -1,4 +1,7 @@
-//! Fits the constants of `jarvisd::speaker::calibration` and measures them: `scripts/calibrate.sh` runs it.
+//! Makes the cohort of `jarvisd::speaker::calibration` and measures the shipped constants on sound of its own:
+//! `scripts/calibrate.sh` runs it. Compensation and constants are made by `scripts/calibrate-channels.py`; the
+//! tables of sound, cohort and features fit their own weights, for comparison, on the cosine and the score without
+//! compensation.
 //!
 //! ```text
 //!  AUDIO/*.flac (one speaker a file) ─ same front end, VAD, net speech and model as the device ─▶ embeddings
@@ -22,8 +25,8 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use jarvisd::audio::file::read_all;
@@ -32,7 +35,8 @@ use jarvisd::detect::vad::Vad;
 use jarvisd::dsp::FrontEnd;
 use jarvisd::inference::ModelStore;
 use jarvisd::speaker::calibration::{
-    Calibration, CalibrationFile, Cohort, Constants, Score, normalise, sigmoid,
+    Calibration, CalibrationFile, Cohort, Compensation, Constants, Differs, Impostors, Score, normalise,
+    sigmoid,
 };
 use jarvisd::speaker::embedding::{Embedding, PLAN_FRAMES, Padding};
 use jarvisd::speaker::metrics::{Trial, cllr, ece, eer, error_rates, min_dcf};
@@ -94,6 +98,9 @@ fn main() -> Result<(), Failure> {
     }
     let models = PathBuf::from(options.get("--models").ok_or("--models DIR is missing")?);
     let store = ModelStore::open(std::slice::from_ref(&models))?;
+    let channels = std::fs::read(models.join("calibration/campplus.channels.bin"))?;
+    let channels = Compensation::from_bytes(&channels).ok_or("the channel compensation is none")?;
+    CHANNELS.get_or_init(|| channels);
     let plans =
         options.get("--plans").map(|l| l.split(',').map(str::parse).collect::<Result<_, _>>()).transpose()?;
     let choice = Choice {
@@ -405,28 +412,80 @@ enum Sound {
     RawEnrolDenoisedTest,
 }
 
+/// The shipped channel compensation.
+static CHANNELS: OnceLock<Compensation> = OnceLock::new();
+
+/// A voice, and all that it is compared by.
+struct Known {
+    voice: Embedding,
+    compensated: Embedding,
+    impostors: Impostors,
+}
+
+impl Known {
+    fn of(voice: &Embedding, cohort: &Cohort, top: usize) -> Self {
+        let compensated = CHANNELS.get().map_or_else(|| voice.clone(), |channels| channels.apply(voice));
+        Self { voice: voice.clone(), compensated, impostors: cohort.impostors(voice, top) }
+    }
+
+    fn score(&self, template: &Self) -> Score {
+        let cosine = self.voice.cosine(&template.voice);
+        Score {
+            cosine,
+            normalised: normalise(cosine, self.impostors, template.impostors),
+            compensated: self.compensated.cosine(&template.compensated),
+            differs: Differs::between(self.voice.acoustics(), template.voice.acoustics()),
+        }
+    }
+}
+
+/// From a score to ln(P / (1 − P)).
+trait Odds {
+    fn log_odds(&self, score: Score, net_s: f32) -> f64;
+}
+
+impl Odds for Constants {
+    fn log_odds(&self, score: Score, net_s: f32) -> f64 {
+        Constants::log_odds(self, score, net_s)
+    }
+}
+
+/// Weights of normalised score, 1, ln(net s) and cosine, without compensation.
+#[derive(Debug)]
+struct Weights([f64; 4]);
+
+impl Odds for Weights {
+    fn log_odds(&self, score: Score, net_s: f32) -> f64 {
+        dot(&self.0, &features_of(score, net_s))
+    }
+}
+
+fn features_of(score: Score, net_s: f32) -> [f64; 4] {
+    let net = f64::from(net_s).clamp(1.0, 5.0);
+    [f64::from(score.normalised), 1.0, net.ln(), f64::from(score.cosine)]
+}
+
 /// Every test of every speaker against every speaker's enrolment.
 fn compare(speakers: &[&Speaker], cohort: &Cohort, top: usize, sound: Sound) -> Vec<Scored> {
     let enrolled: Vec<_> = speakers
         .iter()
         .map(|s| {
             let voices = if sound == Sound::Denoised { &s.clean } else { &s.raw };
-            voices.iter().map(|e| (e, cohort.impostors(e, top))).collect::<Vec<_>>()
+            voices.iter().map(|e| Known::of(e, cohort, top)).collect::<Vec<_>>()
         })
         .collect();
     let mut scored = Vec::new();
     for (i, speaker) in speakers.iter().enumerate() {
         for test in &speaker.tests {
             let e = if sound == Sound::Raw { &test.raw } else { &test.clean };
-            let impostors = cohort.impostors(e, top);
+            let known = Known::of(e, cohort, top);
             let device = match test.condition {
                 FIRST_DEVICE..UNSEEN => test.condition + 1 - FIRST_DEVICE,
                 _ => 0,
             };
             for (j, voices) in enrolled.iter().enumerate() {
-                let Some((template, own)) = voices.get(device) else { continue };
-                let cosine = e.cosine(template);
-                let score = Score { cosine, normalised: normalise(cosine, impostors, *own) };
+                let Some(template) = voices.get(device) else { continue };
+                let score = known.score(template);
                 let Test { condition, length, net_s, .. } = *test;
                 scored.push(Scored { same: i == j, condition, length, net_s, score });
             }
@@ -441,10 +500,10 @@ fn seen(speakers: &[&Speaker], cohort: &Cohort, top: usize, sound: Sound) -> Vec
     all.filter(|t| t.condition < UNSEEN).collect()
 }
 
-/// Logistic regression by Newton's method on the features `used` of [`Constants::features`]. Each (class, condition,
+/// Logistic regression by Newton's method on those of [`features_of`] that are `used`. Each (class, condition,
 /// length) cell weighs the same, so neither the many impostors nor the many short pieces decide alone; the small ridge
 /// keeps separable data from certainty without bound.
-fn fit_constants(trials: &[Scored], used: [bool; 4]) -> Constants {
+fn fit_weights(trials: &[Scored], used: [bool; 4]) -> Weights {
     const RIDGE: f64 = 1e-3;
     let mut cells: BTreeMap<(bool, usize, usize), f64> = BTreeMap::new();
     for t in trials {
@@ -484,15 +543,14 @@ fn fit_constants(trials: &[Scored], used: [bool; 4]) -> Constants {
             break;
         }
     }
-    let [a, b, c, d] = w;
-    Constants { a, b, c, d }
+    Weights(w)
 }
 
 /// Ridge per feature: none on the constant; the cosine's range is some ten times smaller than the normalised score's.
 const SCALES: [f64; 4] = [1.0, 0.0, 0.1, 0.01];
 
 fn features(t: &Scored, used: [bool; 4]) -> [f64; 4] {
-    let mut x = Constants::features(t.score, t.net_s);
+    let mut x = features_of(t.score, t.net_s);
     for (x, used) in x.iter_mut().zip(used) {
         if !used {
             *x = 0.0;
@@ -530,7 +588,7 @@ fn solve(mut m: [[f64; 4]; 4], mut v: [f64; 4]) -> [f64; 4] {
     v
 }
 
-fn trials(scored: &[Scored], constants: &Constants, keep: impl Fn(&Scored) -> bool) -> Vec<Trial> {
+fn trials(scored: &[Scored], constants: &dyn Odds, keep: impl Fn(&Scored) -> bool) -> Vec<Trial> {
     let kept = scored.iter().filter(|t| keep(t));
     kept.map(|t| {
         let log_odds = constants.log_odds(t.score, t.net_s);
@@ -603,7 +661,7 @@ fn fit(audio: &Path, models: &Path, store: &ModelStore, choice: &Choice) -> Resu
             continue;
         }
         let cohort = Cohort::new(if sound == Sound::Denoised { clean.clone() } else { raw.clone() });
-        let k = fit_constants(&seen(&fitted, &cohort, 50, sound), ALL);
+        let k = fit_weights(&seen(&fitted, &cohort, 50, sound), ALL);
         let scored = compare(&held, &cohort, 50, sound);
         say(&row(label, &trials(&scored, &k, |t| t.condition < UNSEEN)))?;
         for (c, name) in CONDITIONS.iter().enumerate() {
@@ -616,7 +674,7 @@ fn fit(audio: &Path, models: &Path, store: &ModelStore, choice: &Choice) -> Resu
         for top in [10, 25, 50, 100] {
             if top <= size {
                 let cohort = Cohort::new(raw.iter().take(size).cloned().collect());
-                let k = fit_constants(&seen(&fitted, &cohort, top, Sound::Raw), ALL);
+                let k = fit_weights(&seen(&fitted, &cohort, top, Sound::Raw), ALL);
                 let scored = seen(&held, &cohort, top, Sound::Raw);
                 say(&row(&format!("{size} voices, nearest {top}"), &trials(&scored, &k, |_| true)))?;
             }
@@ -635,16 +693,12 @@ fn fit(audio: &Path, models: &Path, store: &ModelStore, choice: &Choice) -> Resu
         ("normalised, cosine", [true, true, false, true]),
         ("normalised, ln net, cosine", ALL),
     ] {
-        let k = fit_constants(&fit_scored, used);
-        say(&row(
-            &format!("{label} (a {:.3} b {:.3} c {:.3} d {:.3})", k.a, k.b, k.c, k.d),
-            &trials(&scored, &k, |t| t.condition < UNSEEN),
-        ))?;
+        let k = fit_weights(&fit_scored, used);
+        say(&row(&format!("{label} ({:.3?})", k.0), &trials(&scored, &k, |t| t.condition < UNSEEN)))?;
     }
 
-    let constants = fit_constants(&fit_scored, USED);
-    say(&format!("\n### Chosen: {constants:?}\n\nHeld out, clean\n\n{HEAD}"))?;
-    let mut held_out = toml::Table::new();
+    let (_, constants) = shipped(models)?;
+    say(&format!("\n### Shipped: {constants:?}\n\nHeld out, clean\n\n{HEAD}"))?;
     for (condition, name) in CONDITIONS.iter().enumerate() {
         if condition > 0 {
             say(&format!("\nHeld out, {name}\n\n{HEAD}"))?;
@@ -655,7 +709,6 @@ fn fit(audio: &Path, models: &Path, store: &ModelStore, choice: &Choice) -> Resu
         }
         let t = trials(&scored, &constants, |t| t.condition == condition);
         say(&row("all", &t))?;
-        held_out.insert((*name).into(), row(name, &t).into());
     }
     if let Some(path) = &choice.scores {
         let mut text = "label,condition,net_speech_s,confidence\n".to_owned();
@@ -690,41 +743,6 @@ fn fit(audio: &Path, models: &Path, store: &ModelStore, choice: &Choice) -> Resu
     std::fs::create_dir_all(&dir)?;
     let bytes = cohort.to_bytes();
     std::fs::write(dir.join("campplus.cohort.bin"), &bytes)?;
-    let mut about = toml::Table::new();
-    about.insert("with".into(), "scripts/calibrate.sh".into());
-    about.insert(
-        "data".into(),
-        "LibriSpeech train-clean-100, one utterance of each of 251 speakers (Panayotov et al., 2015)".into(),
-    );
-    about.insert(
-        "data_licence".into(),
-        "CC BY 4.0; only embeddings and constants derived from it are here, no sound".into(),
-    );
-    about.insert("bias".into(), "same-speaker pairs are disjoint pieces of one utterance of one session, so real error rates across days and rooms are higher than these; noise, other rooms and shared devices are simulated".into());
-    about.insert("cohort_speakers".into(), i64::try_from(cohort.len())?.into());
-    about.insert("fit_speakers".into(), i64::try_from(fitted.len())?.into());
-    about.insert("held_out_speakers".into(), i64::try_from(held.len())?.into());
-    about.insert(
-        "columns".into(),
-        "condition, same / different trials, EER, FAR and FRR at 0.85, Cllr, ECE, minDCF(0.01)".into(),
-    );
-    about.insert("held_out".into(), held_out.into());
-    let identity = SpeakerModel::load(store)?.identity().clone();
-    let file = CalibrationFile {
-        version: 1,
-        model_sha256: identity.model_sha256,
-        front_end_sha256: identity.front_end_sha256,
-        cohort_file: "campplus.cohort.bin".into(),
-        cohort_sha256: hex(&Sha256::digest(&bytes)),
-        cohort_top: TOP,
-        constants,
-        fitted: about,
-    };
-    let text = format!(
-        "# Made by scripts/calibrate.sh. Fitted to one model and one front end; see docs/design/speaker.md.\n\n{}",
-        toml::to_string(&file)?
-    );
-    std::fs::write(dir.join("campplus.toml"), text)?;
     pin(models)
 }
 
@@ -753,8 +771,8 @@ fn pin(models: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Nearest cohort voices that a score is normalised against, and the features used: set before the first run, not the best of
-/// the tables above, which only show that nothing else is clearly better.
+/// Nearest cohort voices that a score is normalised against: set before the first run, not the best of the tables
+/// above, which only show that nothing else is clearly better.
 const TOP: usize = 50;
 const USED: [bool; 4] = [true, true, true, true];
 

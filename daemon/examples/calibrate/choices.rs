@@ -113,21 +113,15 @@ impl Against<'_> {
                     Method::Mean => Embedding::mean(&samples).into_iter().collect(),
                     _ => samples,
                 };
-                voices.into_iter().map(|v| (self.cohort.impostors(&v, TOP), v)).collect()
+                voices.iter().map(|v| Known::of(v, self.cohort, TOP)).collect()
             })
             .collect();
         let mut scored = Vec::new();
         for (i, reader) in readers.iter().enumerate() {
             for piece in pieces(reader) {
-                let impostors = self.cohort.impostors(&piece.voice, TOP);
+                let known = Known::of(&piece.voice, self.cohort, TOP);
                 let all = enrolled.iter().enumerate().map(|(j, voices)| {
-                    let scores: Vec<Score> = voices
-                        .iter()
-                        .map(|(own, voice)| {
-                            let cosine = piece.voice.cosine(voice);
-                            Score { cosine, normalised: normalise(cosine, impostors, *own) }
-                        })
-                        .collect();
+                    let scores: Vec<Score> = voices.iter().map(|voice| known.score(voice)).collect();
                     let Piece { condition, length, net_s, .. } = *piece;
                     Scored { same: i == j, condition, length, net_s, score: self.pooled(&scores) }
                 });
@@ -143,7 +137,12 @@ impl Against<'_> {
             Method::Average => scores.iter().map(of).sum::<f32>() / count,
             _ => scores.iter().map(of).fold(f32::NEG_INFINITY, f32::max),
         };
-        Score { cosine: pool(&|s| s.cosine), normalised: pool(&|s| s.normalised) }
+        Score {
+            cosine: pool(&|s| s.cosine),
+            normalised: pool(&|s| s.normalised),
+            compensated: pool(&|s| s.compensated),
+            differs: scores.first().map_or_else(Differs::default, |s| s.differs),
+        }
     }
 }
 
@@ -257,7 +256,7 @@ fn prototypes(cohort: &Cohort, held: &[&Reader], fitted: &[&Reader]) -> Result<(
                 let all = against.compare(readers, |reader| &reader.pieces).into_iter().flatten();
                 all.filter(|t| t.condition < UNSEEN).collect()
             };
-            let constants = fit_constants(&flat(fitted), USED);
+            let constants = fit_weights(&flat(fitted), USED);
             let scored = flat(held);
             let label = format!("{where_from}, {how}");
             say(&row(&label, &trials(&scored, &constants, |_| true)))?;

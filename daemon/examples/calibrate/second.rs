@@ -102,11 +102,8 @@ impl Bench<'_> {
         other: Option<std::ops::Range<usize>>,
     ) -> Result<Heard, Failure> {
         let template = if condition == ONE_DEVICE { &reader.enrolled_on_device } else { &reader.enrolled };
-        let own = self.cohort.impostors(template, TOP);
-        let score = |voice: &Embedding| {
-            let cosine = voice.cosine(template);
-            Score { cosine, normalised: normalise(cosine, self.cohort.impostors(voice, TOP), own) }
-        };
+        let enrolled = Known::of(template, self.cohort, TOP);
+        let score = |voice: &Embedding| Known::of(voice, self.cohort, TOP).score(&enrolled);
         let (whole, pieces) = self.model.embed_pieces(sound)?;
         let log_odds = self.constants.log_odds(score(&whole), sound.len() as f32 / RATE_HZ as f32);
         let scored: Vec<Scored> = pieces

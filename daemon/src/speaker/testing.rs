@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
+use super::calibration::{Constants, Widening};
 use super::speech::NetSpeech;
 use super::{Calibration, SpeakerModel};
 use crate::inference::ModelStore;
@@ -18,6 +19,12 @@ pub fn store() -> ModelStore {
 
 pub fn calibration() -> Calibration {
     Calibration::load(&store()).unwrap()
+}
+
+/// Constants that weigh nothing but the cosine.
+pub fn constants() -> Constants {
+    let nothing = Widening { offset: 0.0, slope: 0.0 };
+    Constants { b: 0.0, c: 0.0, d: 1.0, band: nothing, room: nothing, effort: nothing }
 }
 
 /// One model for all tests.

@@ -582,7 +582,8 @@ mod tests {
             identity,
             crate::speaker::calibration::Cohort::new(Vec::new()),
             2,
-            crate::speaker::calibration::Constants { a: 1.0, b: 0.0, c: 0.0, d: 0.0 },
+            crate::speaker::calibration::Compensation::none(),
+            testing::constants(),
         );
         assert!(matches!(Verifier::new(testing::model(), other), Err(SpeakerError::OtherCalibration)));
     }

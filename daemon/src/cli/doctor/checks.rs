@@ -73,7 +73,7 @@ pub fn models(settings: &Settings) -> Vec<Finding> {
         Role::WakeHead => {
             heads.iter().any(|name| store.entry(name).is_some_and(|known| known.name == entry.name))
         }
-        Role::Speaker | Role::SpeakerCalibration | Role::SpeakerCohort => true,
+        Role::Speaker | Role::SpeakerCalibration | Role::SpeakerCohort | Role::SpeakerChannels => true,
         Role::Segmentation => settings.voice.enabled && settings.voice.refuse_overlap,
         _ => false,
     };
@@ -96,8 +96,8 @@ pub fn models(settings: &Settings) -> Vec<Finding> {
             }
         }
     }
-    // What the hashes do not say: that constants, cohort and speaker model belong together. A file that is not the pinned
-    // one is named above.
+    // The hashes do not say that constants, cohort, compensation and speaker model belong together. A file that is
+    // not the pinned one is named above.
     match Calibration::load(&store) {
         Ok(_) | Err(CalibrationError::Pinned(ModelError::Missing { .. } | ModelError::Damaged { .. })) => {}
         Err(e) => {
