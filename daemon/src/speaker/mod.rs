@@ -11,7 +11,7 @@
 //! * Embeddings are compared only if model hash and front-end hash are equal; anything else is an error, not a low score.
 //! * A verdict is a function of the sound, the templates and the shipped constants: the same input gives the same verdict.
 //! * Templates leave memory only sealed. Nothing here logs or prints an embedding.
-//! * Nothing is learnt from verdicts.
+//! * Nothing is learnt from verdicts, nor from the speech of strangers: the channel is taken out by what ships.
 //! * Both enrolment and verification hear the **raw** 16 kHz sound, and all of it, wake phrase included: denoised
 //!   sound quadruples the equal error rate (docs/design/speaker.md).
 

@@ -34,9 +34,9 @@ pub const SURELY_A_STRANGER: f32 = 0.01;
 const FIRST_LOOK_S: f32 = 1.9;
 /// From here up to the threshold a voice is `Uncertain`: as likely the person as not.
 const UNCERTAIN_FROM: f32 = 0.5;
-/// From here on two templates are taken for one person's. Measured, each with some 6 s of speech: halves of one reading have
-/// 0.99 or more (64 people), readings of different people 0.72 or less (2016 pairs), and of the five synthetic voices the
-/// two that are most alike 0.88 (`docs/design/speaker.md`).
+/// From here on two templates are taken for one person's. Measured, each with some 6 s of speech: parts of one reading
+/// have 0.99 or more (72 people), readings of different people 0.49 or less (2926 pairs); through one channel 6 of
+/// 20482 pairs have 0.95 or more (`docs/lab/speaker-shared-channel.md`).
 pub const ONE_PERSON_FROM: f32 = 0.95;
 /// Below this two templates are not of one person: as likely somebody else as not.
 pub const OTHER_PERSON_BELOW: f32 = 0.5;
