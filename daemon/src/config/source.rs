@@ -1,6 +1,6 @@
 //! Where values are written: the file, the files beside it, the environment. The later wins, key by key.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -135,16 +135,16 @@ impl Layers {
     fn read_text(&mut self, path: &Arc<Path>, text: &str, faults: &mut Vec<Fault>) {
         let lines = Lines::of(text);
         let (document, errors) = DeTable::parse_recoverable(text);
-        let mut found: Vec<Fault> = Vec::new();
+        // Sets: a file that is no TOML at all has half a million lines that are none.
+        let (mut found, mut told, mut broken) = (Vec::new(), HashSet::new(), HashSet::new());
         for error in &errors {
             let line = error.span().map_or(0, |span| lines.at(span.start));
             let sentence = format!("is not TOML: {}", quote_message(error.message()));
-            let fault = Fault::new(Origin::file(path, line), None, sentence);
-            if !found.contains(&fault) {
-                found.push(fault);
+            broken.insert(line);
+            if told.insert((line, sentence.clone())) {
+                found.push(Fault::new(Origin::file(path, line), None, sentence));
             }
         }
-        let broken: Vec<usize> = found.iter().map(|fault| line_of(&fault.origin)).collect();
         let mut page = Page { path, lines: &lines, broken: &broken, found: Vec::new() };
         for (name, value) in document.get_ref() {
             self.read_section(name.get_ref(), page.line(name), value.get_ref(), &mut page);
@@ -313,7 +313,7 @@ struct Page<'a> {
     path: &'a Arc<Path>,
     lines: &'a Lines,
     /// Lines that are not TOML: what stands there was not read as it was meant.
-    broken: &'a [usize],
+    broken: &'a HashSet<usize>,
     found: Vec<Fault>,
 }
 

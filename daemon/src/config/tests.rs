@@ -34,6 +34,14 @@ fn faults(text: &str) -> Vec<String> {
     load_text(text).expect_err("the configuration should be refused")
 }
 
+/// With a search through all faults for each of them it takes hours.
+#[test]
+fn a_file_that_is_no_toml_at_all_is_refused_at_once() {
+    let found = faults(&"x\n".repeat(400_000));
+    assert_eq!(found.len(), 101);
+    assert!(found[100].contains("more faults like these"), "{}", found[100]);
+}
+
 #[test]
 fn an_empty_configuration_has_every_default() {
     let settings = load_with(&[], &[]).unwrap();
