@@ -1,10 +1,13 @@
 //! Conversations that come back from an export. The text is somebody's file: everything in it is checked, and either all
 //! of it is stored or nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::ops::AddAssign;
 
-use serde::{Deserialize, Serialize};
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use sha2::{Digest as _, Sha256};
 use uuid::{Builder, Uuid, Variant, Version};
 
@@ -26,16 +29,68 @@ const LAST_UNIX_MS: i64 = 253_402_300_799_999;
 /// Longest `meta` of a message, in bytes of JSON.
 const MAX_META_BYTES: usize = 4096;
 
-/// What was read, and is not checked yet.
+/// What was read, and is not checked yet: a list of conversations (`conversation export`), one (with an id), or those of
+/// a person (`user export`).
+///
+/// Read in one pass: serde keeps the whole of an untagged enum as values first, which of a hostile file take ten times
+/// its bytes.
+#[derive(Debug)]
+struct Document(Vec<ImportedConversation>);
+
+impl<'de> Deserialize<'de> for Document {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        struct Any;
+
+        impl<'de> Visitor<'de> for Any {
+            type Value = Document;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an export")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> std::result::Result<Document, A::Error> {
+                Deserialize::deserialize(SeqAccessDeserializer::new(list)).map(Document)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> std::result::Result<Document, A::Error> {
+                let Single {
+                    conversations,
+                    id,
+                    title,
+                    created_unix_ms,
+                    updated_unix_ms,
+                    session_id,
+                    messages,
+                } = Deserialize::deserialize(MapAccessDeserializer::new(map))?;
+                if let Some(conversations) = conversations {
+                    return Ok(Document(conversations));
+                }
+                let missing = A::Error::missing_field;
+                Ok(Document(vec![ImportedConversation {
+                    id: id.ok_or_else(|| missing("id"))?,
+                    title: title.ok_or_else(|| missing("title"))?,
+                    created_unix_ms: created_unix_ms.ok_or_else(|| missing("created_unix_ms"))?,
+                    updated_unix_ms: updated_unix_ms.ok_or_else(|| missing("updated_unix_ms"))?,
+                    session_id,
+                    messages: messages.ok_or_else(|| missing("messages"))?,
+                }]))
+            }
+        }
+
+        from.deserialize_any(Any)
+    }
+}
+
+/// A conversation or a person.
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Document {
-    /// What `conversation export` without an id writes.
-    Many(Vec<ImportedConversation>),
-    /// What `user export` writes.
-    Person { conversations: Vec<ImportedConversation> },
-    /// What `conversation export ID` writes.
-    One(ImportedConversation),
+struct Single {
+    conversations: Option<Vec<ImportedConversation>>,
+    id: Option<ConversationId>,
+    title: Option<String>,
+    created_unix_ms: Option<i64>,
+    updated_unix_ms: Option<i64>,
+    session_id: Option<String>,
+    messages: Option<Vec<ImportedMessage>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -115,11 +170,7 @@ impl Memory {
     /// # Errors
     /// `Unreadable`, `InvalidSession`, `TooLong` for what cannot be stored; then nothing is.
     pub async fn import_conversations(&self, user: UserId, json: &str) -> Result<Imported> {
-        let document: Document = serde_json::from_str(json).map_err(|e| unreadable(0, reason_of(&e)))?;
-        let conversations = match document {
-            Document::Many(many) | Document::Person { conversations: many } => many,
-            Document::One(one) => vec![one],
-        };
+        let Document(conversations) = serde_json::from_str(json).map_err(|e| unreadable(0, reason_of(&e)))?;
         self.import_all(user, conversations).await.map(|(done, _)| done)
     }
 
@@ -151,8 +202,19 @@ impl Memory {
         user: UserId,
         mut conversations: Vec<ImportedConversation>,
     ) -> Result<(Imported, Vec<Link>)> {
+        let mut homes = HashMap::new();
         for (n, conversation) in conversations.iter_mut().enumerate() {
             check(n + 1, conversation)?;
+            for message in &conversation.messages {
+                // Each of a thousand would be stored under an id behind all of those before it.
+                let home = homes.insert(message.id, conversation.id);
+                if home.is_some_and(|home| home != conversation.id) {
+                    return Err(unreadable(
+                        n + 1,
+                        "a message of it is in another conversation as well".to_owned(),
+                    ));
+                }
+            }
         }
         let (mut tx, stamp) = self.begin().await?;
         let here = self.here()?;
