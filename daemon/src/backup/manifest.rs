@@ -230,7 +230,12 @@ pub(super) fn parse(bytes: &[u8], name: &str) -> Result<Read, BackupError> {
     let mut roles: Vec<Role> = manifest.files.iter().map(|file| file.role).collect();
     roles.sort_unstable();
     roles.dedup();
-    if roles.len() != manifest.files.len() || manifest.chunk_bytes == 0 {
+    // Whoever reads on adds the lengths up.
+    let total = |of: fn(&FileEntry) -> u64| {
+        manifest.files.iter().try_fold(0_u64, |sum, file| sum.checked_add(of(file)))
+    };
+    let adds_up = total(|file| file.bytes).is_some() && total(|file| file.plain_bytes).is_some();
+    if roles.len() != manifest.files.len() || manifest.chunk_bytes == 0 || !adds_up {
         return Err(wrong(format!("{MANIFEST} contradicts itself")));
     }
     Ok(Read { manifest, sha256 })

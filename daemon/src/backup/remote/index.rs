@@ -126,7 +126,8 @@ pub async fn index(run: &Run<'_>) -> Result<Index, BackupError> {
             let at = super::now(run);
             backup.proofs.push(Proof { level: Level::Quick, at, ok: false, detail: Some(wrong) });
         }
-        backup.bytes = files.values().sum();
+        // As the remote says: any numbers.
+        backup.bytes = files.values().copied().fold(0, u64::saturating_add);
         backup.path = PathBuf::from(rclone.at(&backup.name));
         index.copies.push(Copied { backup, manifest });
     }

@@ -54,7 +54,8 @@ pub struct Pruned {
 impl Place {
     fn of(backups: Vec<Fate>, partial: Vec<String>) -> Self {
         let going = || backups.iter().filter(|fate| !fate.keep).map(|fate| &fate.backup);
-        Self { deleted: going().count(), freed_bytes: going().map(|b| b.bytes).sum(), backups, partial }
+        let freed_bytes = going().map(|b| b.bytes).fold(0, u64::saturating_add);
+        Self { deleted: going().count(), freed_bytes, backups, partial }
     }
 
     fn going(&self) -> impl Iterator<Item = &Backup> {
