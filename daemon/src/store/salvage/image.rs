@@ -22,6 +22,8 @@ pub struct Image {
     /// Where in the log the latest version of a page is.
     newer: HashMap<u32, u64>,
     pages: u32,
+    /// How many of them the file itself has room for.
+    in_file: u32,
 }
 
 impl Image {
@@ -34,7 +36,7 @@ impl Image {
         let size =
             size_in_file(&file).or_else(|| size_in_log(log.as_ref()?)).unwrap_or_else(|| guess_size(&file));
         let in_file = u32::try_from(file.metadata()?.len().div_ceil(size as u64)).unwrap_or(u32::MAX);
-        let mut image = Self { file, size, log: None, newer: HashMap::new(), pages: in_file };
+        let mut image = Self { file, size, log: None, newer: HashMap::new(), pages: in_file, in_file };
         if let Some(log) = log {
             if let Some((newer, pages)) = read_log(&log, size)? {
                 image.newer = newer;
@@ -48,6 +50,16 @@ impl Image {
     /// Number of pages; they count from 1.
     pub fn pages(&self) -> u32 {
         self.pages
+    }
+
+    /// The pages that are somewhere, in their order. The log may claim any number of pages: of those that are neither in
+    /// the file nor in the log there is nothing to read, and to count to four billion takes hours.
+    pub fn numbers(&self) -> impl Iterator<Item = u32> + use<> {
+        let behind = self.in_file.saturating_add(1)..=self.pages;
+        let mut of_log: Vec<u32> =
+            self.newer.keys().copied().filter(|number| behind.contains(number)).collect();
+        of_log.sort_unstable();
+        (1..=self.pages.min(self.in_file)).chain(of_log)
     }
 
     /// Bytes of a page.

@@ -257,7 +257,7 @@ impl Into<'_> {
     /// Which pages hold rows of which table.
     async fn sort(&self, image: &Image) -> HashMap<Table, Vec<u32>> {
         let mut pages: HashMap<Table, Vec<u32>> = HashMap::new();
-        for number in 1..=image.pages() {
+        for number in image.numbers() {
             let tables: HashSet<Table> = read(image, number)
                 .iter()
                 .filter_map(|found| shape::table_of(found.tree, &found.record.values))

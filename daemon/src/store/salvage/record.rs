@@ -44,12 +44,27 @@ pub struct Record {
     pub overflow: Vec<u32>,
 }
 
+/// Overflow bytes that are read for one page: of its cells at most ten go on elsewhere, because a tenth of a page or
+/// more stays in the cell (section 1.6 of the format).
+const MAX_OVERFLOW: usize = 16 * MAX_PAYLOAD;
+
+/// What the records of a page may still take. The cells of a sound page do not overlap and share no overflow page;
+/// those of a damaged one may all be the same megabytes, thousands of times.
+struct Room {
+    on_page: usize,
+    /// Bytes on other pages, also of what turns out to be no record.
+    overflow: usize,
+    /// Overflow pages that belong to a record.
+    taken: HashSet<u32>,
+}
+
 /// The records of page `number` that can be read.
 pub fn records(image: &Image, number: u32, page: &[u8]) -> Vec<Record> {
     let Some(tree) = tree_of(number, page) else { return Vec::new() };
+    let mut room = Room { on_page: page.len(), overflow: MAX_OVERFLOW, taken: HashSet::new() };
     cells(number, page)
         .into_iter()
-        .filter_map(|at| record(image, page, at, tree, inner(number, page)))
+        .filter_map(|at| record(image, page, at, (tree, inner(number, page)), &mut room))
         .collect()
 }
 
@@ -83,7 +98,13 @@ fn cells(number: u32, page: &[u8]) -> Vec<usize> {
     starts.filter(|at| *at >= first + 2 * count && *at < page.len() && seen.insert(*at)).collect()
 }
 
-fn record(image: &Image, page: &[u8], at: usize, tree: Tree, inner: bool) -> Option<Record> {
+fn record(
+    image: &Image,
+    page: &[u8],
+    at: usize,
+    (tree, inner): (Tree, bool),
+    room: &mut Room,
+) -> Option<Record> {
     let cell = page.get(at + if inner { 4 } else { 0 }..)?;
     let (size, mut used) = varint(cell)?;
     let size = usize::try_from(size).ok().filter(|size| *size <= MAX_PAYLOAD)?;
@@ -99,10 +120,12 @@ fn record(image: &Image, page: &[u8], at: usize, tree: Tree, inner: bool) -> Opt
     if local < size {
         let mut next = word(cell.get(used + local..)?, 0);
         while payload.len() < size {
-            if next == 0 || next > image.pages() || overflow.contains(&next) {
+            let twice = overflow.contains(&next) || room.taken.contains(&next);
+            if next == 0 || next > image.pages() || twice {
                 return None;
             }
             overflow.push(next);
+            room.overflow = room.overflow.checked_sub(page.len())?;
             let more = image.page(next).ok()?;
             let wanted = (size - payload.len()).min(more.len().saturating_sub(4));
             payload.extend_from_slice(more.get(4..4 + wanted)?);
@@ -113,7 +136,10 @@ fn record(image: &Image, page: &[u8], at: usize, tree: Tree, inner: bool) -> Opt
             return None;
         }
     }
-    Some(Record { rowid, values: values(&payload)?, overflow })
+    let values = values(&payload)?;
+    room.on_page = room.on_page.checked_sub(local)?;
+    room.taken.extend(&overflow);
+    Some(Record { rowid, values, overflow })
 }
 
 /// Bytes of a payload that lie on the page of `page` bytes itself (section 1.6 of the format).
