@@ -20,6 +20,10 @@ const MAX_WAIT: Duration = Duration::from_millis(100);
 /// How much of a recording is looked at before it is heard.
 const LOOK_AHEAD_S: u64 = 120;
 
+/// Samples of a recording that are held in memory at once, 110 MiB: ten minutes at 48 kHz. Kilobytes of FLAC can be ten
+/// minutes of silence at 640 kHz, which are 1.5 GiB.
+const MAX_SAMPLES: u32 = 600 * 48_000;
+
 /// A recording as a [`Source`].
 #[derive(Debug)]
 pub struct FileSource {
@@ -182,7 +186,8 @@ impl Source for FileSource {
 /// A whole recording in memory: mono samples in [-1, 1] and the rate in Hz. For enrolment and speech output.
 ///
 /// # Errors
-/// As [`FileSource::open`], and [`SourceError::TooLong`] beyond `max_s` seconds (nothing more is read then).
+/// As [`FileSource::open`], and [`SourceError::TooLong`] beyond `max_s` seconds, and beyond what is held in memory at
+/// once (nothing more is read then).
 pub fn read_all(path: &Path, channel: Channel, max_s: u32) -> Result<(Vec<f32>, u32), SourceError> {
     collect(FileSource::open(path, channel, false)?, max_s)
 }
@@ -203,6 +208,7 @@ pub fn read_bytes(
 }
 
 fn collect(mut source: FileSource, max_s: u32) -> Result<(Vec<f32>, u32), SourceError> {
+    let max_s = max_s.min(MAX_SAMPLES / source.rate_hz);
     let most = u64::from(max_s) * u64::from(source.rate_hz);
     let mut samples = Vec::new();
     let mut period = Period::default();

@@ -305,6 +305,12 @@ fn a_recording_that_is_too_long_is_refused_without_reading_it_all() {
 }
 
 #[test]
+fn a_recording_that_is_too_much_for_memory_is_refused() {
+    let error = read(Wav::pcm(8, 1, 768_000, vec![128; 768_000 * 38]).bytes()).expect_err("too much");
+    assert!(matches!(error, SourceError::TooLong { max_s: 37, .. }), "{error}");
+}
+
+#[test]
 fn a_recording_is_paced_like_a_microphone() {
     let dir = tempfile::tempdir().expect("tempdir");
     let path = dir.path().join("a.wav");
