@@ -144,8 +144,9 @@ super::sql::statements! {
     HOMELESS = "UPDATE conversations SET device = coalesce(
         (SELECT m.device FROM messages m WHERE m.conversation = conversations.rid ORDER BY m.seq LIMIT 1),
         (SELECT min(d.rid) FROM devices d)) WHERE device IS NULL";
-    LOST = "SELECT coalesce(sum(max(c.messages - (SELECT count(*) FROM messages m WHERE m.conversation = c.rid), 0)), 0)
-        AS lost FROM conversations c";
+    // A sum that overflows is an error.
+    LOST = "SELECT coalesce(sum(min(max(c.messages - (SELECT count(*) FROM messages m WHERE m.conversation = c.rid), 0),
+        4294967296)), 0) AS lost FROM conversations c";
     COUNT_ANEW = "UPDATE conversations SET
         messages = (SELECT count(*) FROM messages m WHERE m.conversation = conversations.rid),
         next_seq = max(next_seq, 1 + coalesce((SELECT max(m.seq) FROM messages m WHERE m.conversation = conversations.rid), 0)),
@@ -228,7 +229,7 @@ impl Into<'_> {
         for table in Table::ALL {
             for number in pages.get(&table).into_iter().flatten() {
                 for record in read(image, *number) {
-                    if shape::table_of(record.tree, &record.record.values) != Some(table) {
+                    if shape::table_of(record.tree, &record.record) != Some(table) {
                         continue;
                     }
                     if table == Table::Sequence {
@@ -260,7 +261,7 @@ impl Into<'_> {
         for number in image.numbers() {
             let tables: HashSet<Table> = read(image, number)
                 .iter()
-                .filter_map(|found| shape::table_of(found.tree, &found.record.values))
+                .filter_map(|found| shape::table_of(found.tree, &found.record))
                 .collect();
             for table in tables {
                 pages.entry(table).or_default().push(number);
