@@ -4,7 +4,7 @@ use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
-use super::text::{tidy, unseen};
+use super::text::{tidy, tidy_within, unseen};
 use super::users::owner_rid;
 use super::{ConversationId, Memory, MemoryError, Result, UserId, get, named, words};
 use crate::clock::Stamp;
@@ -247,7 +247,7 @@ pub(super) fn title_from(text: &str) -> String {
     // A title is a few words: what stands behind them, however long, is not looked at.
     let start: String = text.chars().take(16 * MAX_TITLE_CHARS).collect();
     let words = tidy(&start).split(' ').take(TITLE_WORDS).collect::<Vec<_>>().join(" ");
-    words.chars().take(MAX_TITLE_CHARS).collect::<String>().trim_end().to_owned()
+    tidy_within(&words, MAX_TITLE_CHARS)
 }
 
 /// A title that a person chose, with single spaces.

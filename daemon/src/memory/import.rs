@@ -13,7 +13,7 @@ use uuid::{Builder, Uuid, Variant, Version};
 
 use super::conversations::{MAX_TITLE_CHARS, title_from};
 use super::messages::checked_text;
-use super::text::tidy;
+use super::text::tidy_within;
 use super::users::owner_rid;
 use super::{
     ConversationId, Kind, Memory, MemoryError, MessageId, Result, Role, SessionId, UserId, boot_rid, get,
@@ -366,7 +366,7 @@ fn named_by_a_person(conversation: &ImportedConversation) -> bool {
 /// Checks the `n`th conversation and brings its text to the form in which it is stored.
 fn check(n: usize, conversation: &mut ImportedConversation) -> Result<()> {
     let refuse = |reason: &str| Err(unreadable(n, reason.to_owned()));
-    conversation.title = tidy(&conversation.title).chars().take(MAX_TITLE_CHARS).collect();
+    conversation.title = tidy_within(&conversation.title, MAX_TITLE_CHARS);
     if let Some(session) = &conversation.session_id {
         SessionId::new(session)?;
     }

@@ -95,6 +95,19 @@ pub(super) fn tidy(text: &str) -> String {
     seen.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// The first `most` characters of [`tidy`] text, which are tidy themselves: a cut may end in a space, or leave a joiner
+/// without its right neighbour.
+pub(super) fn tidy_within(text: &str, most: usize) -> String {
+    let mut cut: String = tidy(text).chars().take(most).collect();
+    loop {
+        let again = tidy(&cut);
+        if again == cut {
+            return cut;
+        }
+        cut = again;
+    }
+}
+
 /// What names are compared by: composed form, lower case, single spaces. Joiners and selectors do not count: they
 /// change how letters and emoji are drawn, not which they are. Persian and Arabic codes of a letter are the same.
 pub(crate) fn name_key(name: &str) -> String {
@@ -113,6 +126,13 @@ pub(crate) fn name_key(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_cut_is_tidy() {
+        assert_eq!(tidy_within("a  b c", 2), "a");
+        assert_eq!(tidy_within("👩\u{200d}👧", 2), "👩");
+        assert_eq!(tidy_within("x\u{fe0f}\u{200d}👧", 9), "x👧");
+    }
 
     #[test]
     fn joiners_and_selectors_may_stand_where_they_are_needed_and_make_no_other_name() {
