@@ -134,13 +134,28 @@ super::sql::statements! {
     // A message that says another owner than its conversation belongs to nobody who may see it.
     STRAY_MESSAGES = "DELETE FROM messages WHERE NOT EXISTS
         (SELECT 1 FROM conversations c WHERE c.rid = messages.conversation AND c.owner = messages.owner)";
-    LOST_BOOTS = "INSERT OR IGNORE INTO boots (rid, boot_id) SELECT boot, 'lost-' || boot FROM
+    USER_IDS = "SELECT id FROM users";
+    CONVERSATION_IDS = "SELECT id FROM conversations";
+    // With a piece of chance, because anything may be called lost-1.
+    LOST_BOOTS = "INSERT OR IGNORE INTO boots (rid, boot_id)
+        SELECT boot, 'lost-' || boot || '-' || hex(randomblob(4)) FROM
         (SELECT boot FROM messages UNION SELECT boot FROM conversations UNION SELECT boot FROM audit)
         WHERE boot NOT IN (SELECT rid FROM boots)";
-    LOST_DEVICES = "INSERT OR IGNORE INTO devices (rid, id, created_unix_ms) SELECT device, 'lost-' || device, 0 FROM
+    LOST_DEVICES = "INSERT OR IGNORE INTO devices (rid, id, created_unix_ms)
+        SELECT device, 'lost-' || device || '-' || hex(randomblob(4)), 0 FROM
         (SELECT device FROM messages UNION SELECT device FROM conversations UNION SELECT device FROM audit)
         WHERE device IS NOT NULL AND device NOT IN (SELECT rid FROM devices)";
     LOST_AUDITED = "UPDATE audit SET owner = NULL WHERE owner NOT IN (SELECT rid FROM users)";
+    // What found no place in spite of all that: a memory without it is better than none.
+    MISFIT_VOICEPRINTS = "DELETE FROM voiceprints WHERE owner NOT IN (SELECT rid FROM users)";
+    MISFIT_CONVERSATIONS = "DELETE FROM conversations WHERE owner NOT IN (SELECT rid FROM users)
+        OR boot NOT IN (SELECT rid FROM boots) OR device NOT IN (SELECT rid FROM devices)";
+    MISFIT_MESSAGES = "DELETE FROM messages WHERE boot NOT IN (SELECT rid FROM boots)
+        OR device NOT IN (SELECT rid FROM devices) OR conversation NOT IN (SELECT rid FROM conversations)";
+    MISFIT_AUDIT = "DELETE FROM audit WHERE boot NOT IN (SELECT rid FROM boots)
+        OR device NOT IN (SELECT rid FROM devices)";
+    MISFIT_SOURCES = "DELETE FROM message_sources WHERE source NOT IN (SELECT rid FROM messages)
+        OR message NOT IN (SELECT rid FROM messages)";
     HOMELESS = "UPDATE conversations SET device = coalesce(
         (SELECT m.device FROM messages m WHERE m.conversation = conversations.rid ORDER BY m.seq LIMIT 1),
         (SELECT min(d.rid) FROM devices d)) WHERE device IS NULL";
@@ -295,7 +310,18 @@ impl Into<'_> {
         }
         self.mend_people(image, &schema, now_unix_ms).await?;
         self.mend_conversations(image, &schema).await?;
-        for sql in [STRAY_MESSAGES, LOST_BOOTS, LOST_DEVICES, LOST_AUDITED, HOMELESS] {
+        for sql in [
+            STRAY_MESSAGES,
+            LOST_BOOTS,
+            LOST_DEVICES,
+            LOST_AUDITED,
+            MISFIT_VOICEPRINTS,
+            MISFIT_CONVERSATIONS,
+            MISFIT_MESSAGES,
+            MISFIT_AUDIT,
+            MISFIT_SOURCES,
+            HOMELESS,
+        ] {
             self.run(sqlx::query(sql)).await?;
         }
         let lost = self.all(LOST).await?;
@@ -318,6 +344,11 @@ impl Into<'_> {
         }
     }
 
+    async fn ids(&mut self, sql: &'static str) -> Result<HashSet<Vec<u8>>, StoreError> {
+        let rows = self.all(sql).await?;
+        rows.iter().map(|row| row.try_get("id").map_err(StoreError::Sql)).collect()
+    }
+
     /// People whose row is lost, by what the indexes say of them.
     async fn mend_people(
         &mut self,
@@ -327,12 +358,10 @@ impl Into<'_> {
     ) -> Result<(), StoreError> {
         let ids = schema.by_row(image, "sqlite_autoindex_users_1");
         let names = schema.by_row(image, "sqlite_autoindex_users_2");
+        let mut there = self.ids(USER_IDS).await?;
         for (n, row) in self.all(LOST_OWNERS).await?.iter().enumerate() {
             let rid: i64 = row.try_get("rid").map_err(StoreError::Sql)?;
-            let id = match ids.get(&rid) {
-                Some(Value::Blob(id)) if id.len() == 16 => id.clone(),
-                _ => Uuid::now_v7().as_bytes().to_vec(),
-            };
+            let id = id_or_new(ids.get(&rid), &mut there);
             let name = match names.get(&rid) {
                 Some(Value::Text(name)) if !name.is_empty() => name.clone(),
                 _ => format!("Recovered person {}", n + 1),
@@ -359,13 +388,11 @@ impl Into<'_> {
     /// Conversations whose row is lost while messages of theirs are there.
     async fn mend_conversations(&mut self, image: &Image, schema: &Schema) -> Result<(), StoreError> {
         let ids = schema.by_row(image, "sqlite_autoindex_conversations_1");
+        let mut there = self.ids(CONVERSATION_IDS).await?;
         for row in self.all(LOST_CONVERSATIONS).await? {
             let get = |column: &str| row.try_get::<i64, _>(column).map_err(StoreError::Sql);
             let rid = get("rid")?;
-            let id = match ids.get(&rid) {
-                Some(Value::Blob(id)) if id.len() == 16 => id.clone(),
-                _ => Uuid::now_v7().as_bytes().to_vec(),
-            };
+            let id = id_or_new(ids.get(&rid), &mut there);
             let adopt = sqlx::query(ADOPT).bind(rid).bind(id).bind(get("owner")?).bind(get("began")?);
             let adopt = adopt.bind(get("ended")?).bind(get("boot")?).bind(get("device")?);
             if self.insert(adopt).await? {
@@ -373,6 +400,15 @@ impl Into<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// The id that an index gives to a row number. A row with another number may have that id already, if the damage is in
+/// the number; then it gets a new one, as where the index says nothing.
+fn id_or_new(of_index: Option<&Value>, there: &mut HashSet<Vec<u8>>) -> Vec<u8> {
+    match of_index {
+        Some(Value::Blob(id)) if id.len() == 16 && there.insert(id.clone()) => id.clone(),
+        _ => Uuid::now_v7().as_bytes().to_vec(),
     }
 }
 
