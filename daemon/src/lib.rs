@@ -42,6 +42,8 @@ pub mod cli;
 pub mod daemon;
 pub mod pipeline;
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 #[cfg(test)]
 mod testdata;
 

@@ -158,6 +158,23 @@ fn wrong() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "a block of its columns contradicts itself")
 }
 
+/// Any bytes as blocks, and on the way in and back.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(bytes: &[u8]) {
+    use crate::fuzzing::sure;
+
+    let mut lines = Vec::new();
+    if Lines::new(bytes).read_to_end(&mut lines).is_ok() {
+        assert!(lines.len() < bytes.len() || bytes.is_empty(), "{} bytes of {}", lines.len(), bytes.len());
+    }
+    let (mut columns, mut stored) = (Columns::default(), Vec::new());
+    sure(columns.push(bytes, &mut stored), "columns");
+    sure(columns.end_block(&mut stored), "columns");
+    lines.clear();
+    sure(Lines::new(stored.as_slice()).read_to_end(&mut lines), "lines");
+    assert!(lines == bytes, "other bytes came back");
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

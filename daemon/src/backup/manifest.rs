@@ -9,6 +9,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -263,13 +264,11 @@ struct Proofs {
 /// What was found out about the backup whose manifest has this hash, oldest first. A file of proofs that is damaged, or about
 /// another manifest, proves nothing.
 pub fn read_proofs(path: &Path, manifest_sha256: &str) -> Vec<Proof> {
-    let read = || {
-        let bytes = read_bounded(&path.join(PROOFS)).ok()?;
-        let (body, _) = unwrap("proofs", &bytes)?;
-        let read: Proofs = serde_json::from_str(body).ok()?;
-        (read.manifest_sha256 == manifest_sha256).then_some(read.proofs)
-    };
-    read().unwrap_or_default()
+    let bytes = read_bounded(&path.join(PROOFS)).unwrap_or_default();
+    parse_note("proofs", &bytes)
+        .filter(|read: &Proofs| read.manifest_sha256 == manifest_sha256)
+        .map(|read| read.proofs)
+        .unwrap_or_default()
 }
 
 /// Notes one more look at the backup.
@@ -306,8 +305,7 @@ struct NotedCopy {
 /// How the last copying elsewhere ended; `None` if there was none, or of another backup.
 pub(super) fn read_copy(path: &Path, manifest_sha256: &str) -> Option<CopyNote> {
     let bytes = read_bounded(&path.join(COPY)).ok()?;
-    let (body, _) = unwrap("copy", &bytes)?;
-    let read: NotedCopy = serde_json::from_str(body).ok()?;
+    let read: NotedCopy = parse_note("copy", &bytes)?;
     (read.manifest_sha256 == manifest_sha256).then_some(read.copy)
 }
 
@@ -338,6 +336,12 @@ fn note(path: &Path, file: &str, what: &str, body: &impl Serialize) -> Result<()
     let _ = fs::remove_file(&fresh);
     lock::replace_file(&target, &fresh, text.as_bytes()).map_err(disk)?;
     lock::sync_folder(path)
+}
+
+/// The body of a note; `None` if it is not as it was written.
+fn parse_note<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Option<T> {
+    let (body, _) = unwrap(what, bytes)?;
+    serde_json::from_str(body).ok()
 }
 
 fn wrap(what: &str, body: &impl Serialize) -> std::io::Result<String> {
@@ -376,4 +380,41 @@ pub(super) fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+/// Any bytes as a manifest and as the notes beside it, as they are and with the hash that belongs to them.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(bytes: &[u8]) -> bool {
+    use crate::fuzzing::sure;
+
+    let _ = parse(bytes, "20260101-000000-full");
+    let Ok(body) = std::str::from_utf8(bytes) else { return false };
+    let mut accepted = false;
+    let framed = |what: &str| framed(what, body, &hex(&Sha256::digest(body.as_bytes()))).into_bytes();
+    #[derive(Deserialize)]
+    struct Named {
+        name: String,
+    }
+    if let Ok(Named { name }) = serde_json::from_str(body)
+        && let Ok(Read { manifest, sha256 }) = parse(&framed("manifest"), &name)
+    {
+        assert_eq!(sha256.len(), 64);
+        let written = sure(wrap("manifest", &manifest), "JSON");
+        assert_eq!(sure(parse(written.as_bytes(), &name), &written).manifest, manifest);
+        for role in [Role::Database, Role::Queue, Role::Config] {
+            let _ = manifest.file(role);
+        }
+        let files = || manifest.files.iter();
+        let _: [u64; 2] = [files().map(|f| f.bytes).sum(), files().map(|f| f.plain_bytes).sum()];
+        let _ = super::order::Moment::of(&manifest);
+        let _ = manifest.undelivered.map(Undelivered::sentence);
+        accepted = true;
+    }
+    if let Some(Proofs { manifest_sha256, proofs }) = parse_note("proofs", &framed("proofs")) {
+        let written = sure(wrap("proofs", &Proofs { manifest_sha256, proofs: proofs.clone() }), "JSON");
+        let again: Option<Proofs> = parse_note("proofs", written.as_bytes());
+        assert_eq!(again.map(|again| again.proofs), Some(proofs));
+    }
+    let _: Option<NotedCopy> = parse_note("copy", &framed("copy"));
+    accepted
 }

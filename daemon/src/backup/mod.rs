@@ -28,6 +28,8 @@ pub mod before;
 pub mod cancel;
 mod columns;
 pub mod create;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub mod keys;
 pub mod known;
 pub mod lock;

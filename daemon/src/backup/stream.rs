@@ -403,3 +403,63 @@ pub(super) fn pour(
     }
     sink.flush().map_err(BackupError::disk("what is restored could not be written", to))
 }
+
+/// A switch, the bytes that the file is to have before compression (u16), and the file: as it is, or, with
+/// the switch, compressed first, so that the columns in it are reached.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(bytes: &[u8]) -> bool {
+    let Some(([switch, low, high], file)) = bytes.split_first_chunk() else { return false };
+    let compress = || zstd::encode_all(file, 1).unwrap_or_default();
+    let file = if switch & 1 > 0 { compress() } else { file.to_vec() };
+    let plain_bytes = u64::from(u16::from_le_bytes([*low, *high]));
+    let entry = |bytes: u64, chunks: Vec<String>, sha256: String| FileEntry {
+        role: Role::Database,
+        bytes,
+        sha256,
+        chunks,
+        plain_bytes,
+        columns: switch & 2 > 0,
+        tables: Sums::new(),
+    };
+    let read = |source: Box<dyn io::BufRead + Send>| -> io::Result<()> {
+        let mut reader = plain(source, &entry(0, Vec::new(), String::new()))?;
+        let mut buffer = vec![0; 4_096];
+        let mut all = 0;
+        loop {
+            match reader.read(&mut buffer)? {
+                0 => break,
+                n => all += n as u64,
+            }
+            assert!(all <= plain_bytes, "more than the manifest says");
+        }
+        assert_eq!(all, plain_bytes, "less than the manifest says");
+        Ok(())
+    };
+    let accepted = read(Box::new(io::Cursor::new(file.clone()))).is_ok();
+    let whole = io::Cursor::new(file.clone());
+    if let Ok(decryptor) = age::Decryptor::new_buffered(whole)
+        && let Ok(opened) = decryptor.decrypt(std::iter::once(&age::x25519::Identity::generate() as _))
+    {
+        let _ = read(Box::new(BufReader::new(opened)));
+    }
+
+    // Hashes are those of the bytes, however these come, and no others.
+    let chunk_bytes = plain_bytes + 1;
+    let chunks: Vec<String> = file
+        .chunks(usize::try_from(chunk_bytes).unwrap_or(usize::MAX))
+        .map(|chunk| hex(&Sha256::digest(chunk)))
+        .collect();
+    let right = entry(file.len() as u64, chunks, hex(&Sha256::digest(&file)));
+    let checked = |bytes: &[u8], piece: usize| {
+        let mut checker = Checker::new(chunk_bytes);
+        bytes.chunks(piece).for_each(|part| checker.push(part));
+        checker.finish(&right)
+    };
+    assert_eq!(checked(&file, usize::from(*low).max(1)), Ok(()));
+    let mut changed = file;
+    if let Some(byte) = changed.last_mut() {
+        *byte ^= 1;
+        assert!(checked(&changed, 4_096).is_err());
+    }
+    accepted
+}

@@ -12,6 +12,8 @@
 mod address;
 mod fault;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod paths;
 mod reference;
 mod schema;

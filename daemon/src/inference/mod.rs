@@ -12,6 +12,8 @@
 //! outside [`guarded`].
 
 pub mod allocator;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod manifest;
 #[cfg(test)]
 pub(crate) mod npy;

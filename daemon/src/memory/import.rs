@@ -29,11 +29,11 @@ const LAST_UNIX_MS: i64 = 253_402_300_799_999;
 /// Longest `meta` of a message, in bytes of JSON.
 const MAX_META_BYTES: usize = 4096;
 
-/// What was read, and is not checked yet: a list of conversations (`conversation export`), one (with an id), or those of
-/// a person (`user export`).
+/// Conversations that were read and are not checked yet: a list of conversations (`conversation export`), one
+/// (with an id), or those of a person (`user export`).
 ///
-/// Read in one pass: serde keeps the whole of an untagged enum as values first, which of a hostile file take ten times
-/// its bytes.
+/// Read in one pass: serde keeps the whole of an untagged enum as values first, which of a hostile file take
+/// ten times its bytes.
 #[derive(Debug)]
 struct Document(Vec<ImportedConversation>);
 

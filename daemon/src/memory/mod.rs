@@ -15,6 +15,8 @@ mod audit;
 mod conversations;
 mod error;
 mod export;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod ids;
 mod import;
 mod messages;

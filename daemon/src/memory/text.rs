@@ -95,8 +95,8 @@ pub(super) fn tidy(text: &str) -> String {
     seen.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The first `most` characters of [`tidy`] text, which are tidy themselves: a cut may end in a space, or leave a joiner
-/// without its right neighbour.
+/// The first `most` characters of [`tidy`] text, which are tidy themselves: a cut may end in a space, or
+/// leave a joiner without its right neighbour.
 pub(super) fn tidy_within(text: &str, most: usize) -> String {
     let mut cut: String = tidy(text).chars().take(most).collect();
     loop {

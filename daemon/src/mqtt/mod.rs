@@ -26,6 +26,8 @@ mod announced;
 mod command;
 mod content;
 mod discovery;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod limits;
 mod outbox;
 mod probe;

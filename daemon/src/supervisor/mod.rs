@@ -30,6 +30,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::chain;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use panic::is_guarded;
 pub use panic::{Caught, guarded, install_panic_hook};
 
 /// What the kernel keeps of a thread name.

@@ -44,6 +44,12 @@ pub fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, Caught> {
     })
 }
 
+/// Whether this thread is in a guard, so that a panic in it is caught.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn is_guarded() -> bool {
+    GUARDS.get() > 0
+}
+
 /// Makes every panic outside a guard, on any thread, one log line followed by an abort: half-changed state is never
 /// worked on.
 pub fn install_panic_hook() {

@@ -5,6 +5,9 @@
 //! length in its header is read to where it ends, with a warning, because streaming writers cannot know the length; one
 //! without any sound is refused.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+
 use std::fs::File;
 use std::io::{BufReader, Cursor, Read as _};
 use std::path::{Path, PathBuf};
@@ -20,8 +23,8 @@ const MAX_WAIT: Duration = Duration::from_millis(100);
 /// How much of a recording is looked at before it is heard.
 const LOOK_AHEAD_S: u64 = 120;
 
-/// Samples of a recording that are held in memory at once, 110 MiB: ten minutes at 48 kHz. Kilobytes of FLAC can be ten
-/// minutes of silence at 640 kHz, which are 1.5 GiB.
+/// Samples of a recording that are held in memory at once, 110 MiB: ten minutes at 48 kHz. Kilobytes of FLAC
+/// can be ten minutes of silence at 640 kHz, which are 1.5 GiB.
 const MAX_SAMPLES: u32 = 600 * 48_000;
 
 /// A recording as a [`Source`].
@@ -186,8 +189,8 @@ impl Source for FileSource {
 /// A whole recording in memory: mono samples in [-1, 1] and the rate in Hz. For enrolment and speech output.
 ///
 /// # Errors
-/// As [`FileSource::open`], and [`SourceError::TooLong`] beyond `max_s` seconds, and beyond what is held in memory at
-/// once (nothing more is read then).
+/// As [`FileSource::open`], and [`SourceError::TooLong`] beyond `max_s` seconds, and beyond what is held in
+/// memory at once (nothing more is read then).
 pub fn read_all(path: &Path, channel: Channel, max_s: u32) -> Result<(Vec<f32>, u32), SourceError> {
     collect(FileSource::open(path, channel, false)?, max_s)
 }

@@ -14,6 +14,8 @@
 //! No row is made up. A row of which only the words were changed in place cannot be told from a sound one: SQLite keeps no
 //! checksums.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod image;
 mod record;
 mod shape;
@@ -146,7 +148,7 @@ super::sql::statements! {
         (SELECT device FROM messages UNION SELECT device FROM conversations UNION SELECT device FROM audit)
         WHERE device IS NOT NULL AND device NOT IN (SELECT rid FROM devices)";
     LOST_AUDITED = "UPDATE audit SET owner = NULL WHERE owner NOT IN (SELECT rid FROM users)";
-    // What found no place in spite of all that: a memory without it is better than none.
+    // These rows found no place in spite of all that: a memory without them is better than none.
     MISFIT_VOICEPRINTS = "DELETE FROM voiceprints WHERE owner NOT IN (SELECT rid FROM users)";
     MISFIT_CONVERSATIONS = "DELETE FROM conversations WHERE owner NOT IN (SELECT rid FROM users)
         OR boot NOT IN (SELECT rid FROM boots) OR device NOT IN (SELECT rid FROM devices)";
@@ -403,8 +405,8 @@ impl Into<'_> {
     }
 }
 
-/// The id that an index gives to a row number. A row with another number may have that id already, if the damage is in
-/// the number; then it gets a new one, as where the index says nothing.
+/// The id that an index gives to a row number. A row with another number may have that id already, if the
+/// damage is in the number; then it gets a new one, as where the index says nothing.
 fn id_or_new(of_index: Option<&Value>, there: &mut HashSet<Vec<u8>>) -> Vec<u8> {
     match of_index {
         Some(Value::Blob(id)) if id.len() == 16 && there.insert(id.clone()) => id.clone(),

@@ -44,12 +44,12 @@ pub struct Record {
     pub overflow: Vec<u32>,
 }
 
-/// Overflow bytes that are read for one page: of its cells at most ten go on elsewhere, because a tenth of a page or
-/// more stays in the cell (section 1.6 of the format).
+/// Overflow bytes that are read for one page: of its cells at most ten go on elsewhere, because a tenth of a
+/// page or more stays in the cell (section 1.6 of the format).
 const MAX_OVERFLOW: usize = 16 * MAX_PAYLOAD;
 
-/// What the records of a page may still take. The cells of a sound page do not overlap and share no overflow page;
-/// those of a damaged one may all be the same megabytes, thousands of times.
+/// The room that records of a page still have. The cells of a sound page do not overlap and share no overflow
+/// page; those of a damaged one may all be the same megabytes, thousands of times.
 struct Room {
     on_page: usize,
     /// Bytes on other pages, also of what turns out to be no record.

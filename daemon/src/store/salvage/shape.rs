@@ -57,8 +57,8 @@ impl Table {
     }
 }
 
-/// One letter a column: `r` row number (NULL), `u` uuid, `b` bytes, `t` text, `i` integer, `s` a number that counts
-/// messages, `f` flag (0 or 1), `n` number; a capital letter may also be NULL.
+/// One letter a column: `r` row number (NULL), `u` uuid, `b` bytes, `t` text, `i` integer, `s` a number that
+/// counts messages, `f` flag (0 or 1), `n` number; a capital letter may also be NULL.
 const SHAPES: &[(Table, Tree, &str)] = &[
     (Table::Boots, Tree::Table, "rt"),
     (Table::Devices, Tree::Table, "rti"),
@@ -79,8 +79,9 @@ const SHAPES: &[(Table, Tree, &str)] = &[
     (Table::Sequence, Tree::Table, "ti"),
 ];
 
-/// Integers of a sound row are nearer to 0: milliseconds since 1970, nanoseconds since a start, numbers that grew one by
-/// one. A database with a number at the end of what there is can be opened, and takes nothing more.
+/// Integers of a sound row are nearer to 0: milliseconds since 1970, nanoseconds since a start, numbers that
+/// grew one by one. A database with a number at the end of what there is can be opened, and takes nothing
+/// more.
 const NO_LARGER: u64 = 1 << 62;
 /// As `memory/replica.rs` takes it from other devices.
 const NO_MORE_MESSAGES: i64 = 1 << 52;

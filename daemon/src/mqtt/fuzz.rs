@@ -1,0 +1,106 @@
+//! Any bytes as messages of the broker, and any words in what is published.
+
+use super::command::Intake;
+use super::*;
+use crate::events::{Reason, What};
+use crate::fuzzing::{parts, sure};
+
+/// A switch, then messages and events behind each 0xFF: a letter for what it is, the rest is its bytes.
+pub fn mqtt(bytes: &[u8]) -> bool {
+    let mut parts = parts(bytes);
+    let switches = parts.next().and_then(<[u8]>::first).copied().unwrap_or(0);
+    let parts: Vec<(u8, &[u8])> = parts.filter_map(|part| part.split_first()).map(|(k, b)| (*k, b)).collect();
+    topics(&parts);
+    published(&parts, switches & 1 > 0, switches & 2 > 0);
+    messages(&parts)
+}
+
+/// Names either make topics below themselves, or are refused.
+fn topics(parts: &[(u8, &[u8])]) {
+    for (_, name) in parts {
+        let name = String::from_utf8_lossy(name);
+        for (base, id) in [("jarvis", &*name), (&*name, "k"), (&*name, &*name)] {
+            let Ok(topics) = Topics::new(base, id) else { continue };
+            assert!(topics.mute_set.starts_with(&format!("{base}/{id}/")));
+            assert!(!topics.mute_set.contains(['+', '#', '\0']) && topics.mute_set.len() < 256);
+        }
+    }
+}
+
+/// Whether one of them was a command.
+fn messages(parts: &[(u8, &[u8])]) -> bool {
+    let mut accepted = false;
+    let (sender, mut commands) = mpsc::channel(COMMAND_QUEUE);
+    let mut intake = Intake::new(Switches::new(Arc::default()), sender);
+    let topics = sure(Topics::new("jarvis", "k"), "topics");
+    for (kind, payload) in parts {
+        let topic = match kind & 7 {
+            0 => topics.mute_set.as_bytes(),
+            1 => topics.listen.as_bytes(),
+            2 | 3 => topics.pin.as_bytes(),
+            4 | 5 => topics.enrolment_set.as_bytes(),
+            _ => *payload,
+        };
+        let (before, retained) = (intake.ignored(), kind & 8 > 0);
+        intake.message(&topics, topic, payload, retained);
+        match commands.try_recv() {
+            Ok(Command::Pin { user, .. } | Command::Enrol { user, .. }) => {
+                assert!(!retained && intake.ignored() == before && user.len() < 512);
+                accepted = true;
+            }
+            Err(_) => assert!(!retained || *payload == command::PROBE || intake.ignored() == before + 1),
+        }
+    }
+    accepted
+}
+
+/// A text that is said by nobody verified is in no message, nor is any where texts are not published.
+fn published(parts: &[(u8, &[u8])], publish_text: bool, text_needs_verified: bool) {
+    let broker = sure(BrokerUrl::parse("mqtt://h"), "an address");
+    let settings = MqttSettings {
+        publish_text,
+        text_needs_verified,
+        discovery_prefix: Some("homeassistant".to_owned()),
+        ..MqttSettings::new(broker, "k")
+    };
+    let topics = sure(Topics::new("jarvis", "k"), "topics");
+    let mut content = Content::new(&settings, topics, watch::Sender::default());
+    let mut outbox = Outbox::new();
+    let mut verified = false;
+    for (n, (kind, words)) in parts.iter().enumerate() {
+        let word = String::from_utf8_lossy(words).into_owned();
+        // Nothing else holds this.
+        let text = format!("{word} said-{n}-");
+        let what = match kind >> 4 {
+            0 | 1 => What::Wake { word, score: 0.5 },
+            2 => What::SpeechEnd { speech_s: 1.0, truncated: false },
+            3 | 4 => What::Verified {
+                user: word,
+                confidence: f32::NAN,
+                score: 1.0,
+                net_speech_s: 2.0,
+                other_s: None,
+            },
+            5 => What::Accepted { user: word, by: "pin" },
+            6 => What::Rejected { reason: Reason::Rejected, confidence: None, early: false },
+            7 => What::Partial { text },
+            8 | 9 => What::Transcript { text, engine: word },
+            10 | 11 => What::Reply { text },
+            12 | 13 => What::Stored { conversation_id: word, message_ids: Vec::new() },
+            14 => What::Error { stage: word.clone(), message: word },
+            _ => What::SpeechStart,
+        };
+        verified = match &what {
+            What::Verified { .. } | What::Accepted { .. } => true,
+            What::Wake { .. } | What::SpeechEnd { .. } | What::Rejected { .. } => false,
+            _ => verified,
+        };
+        let partial = matches!(what, What::Partial { .. });
+        content.event(&Event { at_ms: n as u64, took_ms: None, what }, &mut outbox);
+        let allowed = publish_text && !partial && (verified || !text_needs_verified);
+        while let Some(message) = outbox.next(Instant::now(), usize::MAX, usize::MAX) {
+            assert!(allowed || !message.payload.contains(&format!("said-{n}-")), "{}", message.payload);
+            sure(serde_json::from_str::<serde_json::Value>(&message.payload), &message.payload);
+        }
+    }
+}

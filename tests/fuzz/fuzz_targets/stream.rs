@@ -1,0 +1,5 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(init: jarvisd::fuzzing::init(), |bytes: &[u8]| {
+    jarvisd::fuzzing::stream(bytes);
+});
