@@ -11,8 +11,21 @@ usage() {
 Usage: scripts/test.sh [--quick]
 
 Checks the format, the lints, the docs and the scripts, then runs every test against a real SQLite, PostgreSQL, Mosquitto, systemd
-notification socket and ALSA device (a test plugin), and the commands of README.md and docs/ in a booted Debian where that is possible.
---quick leaves out the checks and runs the tests alone.
+    step "Documented commands"
+    reason=$(no_container)
+    if [ -z "$reason" ]; then
+        scripts/try-docs.sh --program "$CARGO_TARGET_DIR/debug/jarvisd"
+    else
+        scripts/docs-commands.py check --program "$CARGO_TARGET_DIR/debug/jarvisd"
+        note "left out: the documented commands were not run in a container: $reason"
+    fi
+
+    step "Fuzz targets"
+    # The tests above have replayed the inputs that are known; this looks for others.
+    if cargo fetch --quiet --locked --manifest-path tests/fuzz/Cargo.toml; then
+        scripts/fuzz.sh --seconds 10 --jobs "$(nproc)"
+    else
+        note "left out: libFuzzer cannot be had here"
 TEXT
 }
 quick=no
@@ -38,7 +51,8 @@ scripts/fetch-models.sh --all --vosk-model ko
 if [ "$quick" = no ]; then
     step "Format, scripts, lints"
     cargo fmt --check
-    shellcheck scripts/*.sh .ci/run
+    cargo fmt --check --manifest-path tests/fuzz/Cargo.toml
+    shellcheck scripts/*.sh .ci/run tests/fuzz/rustc
     cargo clippy --all-targets -- -D warnings
     cargo clippy --all-targets --no-default-features -- -D warnings
 
@@ -88,6 +102,13 @@ if [ "$quick" = no ]; then
     else
         scripts/docs-commands.py check --program "$CARGO_TARGET_DIR/debug/jarvisd"
         note "left out: the documented commands were not run in a container: $reason"
+    fi
+
+    # The tests above have replayed the inputs that are known; this looks for others.
+    if cargo fetch --quiet --locked --manifest-path tests/fuzz/Cargo.toml; then
+        scripts/fuzz.sh --seconds 10 --jobs "$(nproc)"
+    else
+        note "left out: the fuzz targets, because libFuzzer cannot be had here"
     fi
 fi
 note "all of it passed in $((SECONDS - started)) s"
