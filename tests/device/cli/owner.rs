@@ -11,13 +11,9 @@ use crate::support::mic::Mic;
 /// An account that every system has, and that is nobody's here.
 const OWNER: u32 = 65_534;
 
-/// Whether files can be given away here; a line where not.
+/// Whether files can be given away here.
 fn is_root() -> bool {
-    let root = fs::metadata("/proc/self").unwrap().uid() == 0;
-    if !root {
-        println!("skipped: only root can act as somebody else");
-    }
-    root
+    fs::metadata("/proc/self").unwrap().uid() == 0
 }
 
 fn give(path: &Path) {
