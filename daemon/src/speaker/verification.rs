@@ -17,10 +17,10 @@ use std::sync::Arc;
 
 use super::SpeakerError;
 use super::aside::{Aside, Scored};
-use super::calibration::Calibration;
+use super::calibration::{Calibration, of_overdriven, sigmoid};
 use super::embedding::{Embedding, Piece, SpeakerModel};
 use super::overlap::{LEAST_OVERLAP_S, OverlapModel};
-use super::speech::NetSpeech;
+use super::speech::{NetSpeech, Quality};
 use super::template::Template;
 
 /// The default bar: a probability, not a cosine.
@@ -238,7 +238,7 @@ impl Verifier {
             return Ok(Verdict::TooShort { net_speech_s });
         }
         let (test, pieces) = self.model.embed_pieces(&net.samples)?;
-        let candidates = self.candidates(&test, net_speech_s, usable);
+        let candidates = self.candidates(&test, net.quality, usable);
         let verdict = decide(&candidates, threshold, net_speech_s);
         match candidates.first() {
             Some(best) => self.alone(verdict, &best.voice.template, &pieces, &net, samples),
@@ -266,7 +266,7 @@ impl Verifier {
         if net_speech_s < FIRST_LOOK_S {
             return Ok(None);
         }
-        let candidates = self.candidates(&self.model.embed_net(&net)?, net_speech_s, usable);
+        let candidates = self.candidates(&self.model.embed_net(&net)?, net.quality, usable);
         let best = candidates.first().filter(|best| best.confidence < SURELY_A_STRANGER);
         Ok(best.map(|best| Verdict::Rejected {
             confidence: best.confidence,
@@ -283,11 +283,11 @@ impl Verifier {
         enrolled.iter().partition(|v| v.template.identity() == self.model.identity())
     }
 
-    /// Every one of `voices` against the voice of `net_speech_s` of speech, the likeliest first.
+    /// Every one of `voices` against the voice of speech of this `quality`, the likeliest first.
     fn candidates<'a>(
         &self,
         test: &Embedding,
-        net_speech_s: f32,
+        quality: Quality,
         voices: Vec<&'a EnrolledVoice>,
     ) -> Vec<Candidate<'a>> {
         let impostors = self.calibration.impostors(test);
@@ -295,7 +295,9 @@ impl Verifier {
             .into_iter()
             .map(|voice| {
                 let score = self.calibration.score(test, impostors, &voice.template);
-                let (confidence, log_odds) = self.calibration.confidence(score, net_speech_s);
+                let (_, log_odds) = self.calibration.confidence(score, quality.net_speech_s);
+                let log_odds = of_overdriven(log_odds, quality.clipped);
+                let confidence = sigmoid(log_odds);
                 Candidate { voice, confidence, log_odds, score: score.normalised }
             })
             .collect();
