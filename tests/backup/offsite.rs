@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{Root, free_port, refused, wait_until};
+use crate::support::{Root, free_port, refused, wait_until, wait_within};
 use serde_json::{Value, json};
 
 const PASSWORD: &str = "correct horse";
@@ -246,8 +246,11 @@ fn a_server_that_dies_in_the_middle_leaves_no_copy_and_the_next_upload_goes_on()
     assert_eq!(uploading.wait().unwrap().code(), Some(1));
     assert!(asked.elapsed() < Duration::from_secs(5));
     let config = root.path().join("rclone.conf");
-    let running = Command::new("pgrep").args(["-f", config.to_str().unwrap()]).output().unwrap();
-    assert!(running.stdout.is_empty(), "rclone went on: {}", String::from_utf8_lossy(&running.stdout));
+    // Long before it would be done by itself.
+    wait_within(Duration::from_secs(5), "rclone to end", || {
+        let running = Command::new("pgrep").args(["-f", config.to_str().unwrap()]).output().unwrap();
+        running.stdout.is_empty()
+    });
 
     root.ok(&["backup", "upload", "latest"]);
     assert_eq!(copies(&root)[0]["proven"], true);
