@@ -72,7 +72,7 @@ JARVIS_MODELS_DIR=$models scripts/fetch-models.sh --wake-word --whisper 2>"$work
 home=$root/home/owner
 rm -rf "$home" "$root/opt"
 mkdir -p "$home/jarvis" "$home/.cache/jarvis/target/release" "$root/opt/sound/hand" "$root/opt/sound/room" "$root/opt/voices"
-git ls-files -co --exclude-standard -z | xargs -0 cp --parents -t "$home/jarvis"
+git ls-files -co --exclude-standard -z | xargs -0 cp -P --parents -t "$home/jarvis"
 # Fetched models are there already, since the container has no network.
 cp "$models"/* "$home/jarvis/models/"
 # Where quickstart.sh leaves what it has built.
