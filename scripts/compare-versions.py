@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Two builds of jarvisd side by side: CPU of listening, CPU and memory of spoken turns, typed turns, drain, backup.
 
-    scripts/compare-versions.py OLD NEW [--rounds N] [--messages N]
+    scripts/compare-versions.py OLD NEW [--old-checkout DIR] [--rounds N] [--messages N]
 
-OLD and NEW are programs of the same build profile. They take turns, so that other work on the machine meets both; of N rounds
+OLD and NEW are programs of the same build profile. Each runs in its checkout, where its models are: NEW in this one, OLD in
+DIR if these have changed. They take turns, so that other work on the machine meets both; of N rounds
 (3) the smallest figure counts, and the ratio is NEW to OLD. CPU is user and system time of the process; memory is the largest
 resident size. Needs flite, sox, PostgreSQL, the models (scripts/fetch-models.sh), and root or the account that runs the
-server. Run it in the checkout, beside which the programs find the models. Nothing is left behind.
+server. Nothing is left behind.
 """
 import argparse
 import glob
@@ -31,10 +32,11 @@ def run(*command, **options):
     return subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True, **options)
 
 
-def measured(*command):
+def measured(*command, cwd):
     """Wall clock and CPU in seconds, largest resident size in MiB."""
     begun = time.monotonic()
-    child = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    child = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                             cwd=cwd)
     told = child.stderr.read()
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
@@ -90,23 +92,29 @@ def conversations(messages):
     return made
 
 
-def one(program, folder, sound, said, messages):
+def one(program, checkout, folder, sound, said, messages):
     """Every figure of one program, once."""
     root = folder / "root"
     (root / "etc/jarvis").mkdir(parents=True)
-    jarvisd = [program, "--root", root]
-    run(*jarvisd, "user", "add", "Anna")
-    run(*jarvisd, "voice", "enroll", "--user", "Anna", *sound["enrol"])
+
+    def measure(*command):
+        return measured(program, "--root", root, *command, cwd=checkout)
+
+    def do(*command):
+        return run(program, "--root", root, *command, cwd=checkout)
+
+    do("user", "add", "Anna")
+    do("voice", "enroll", "--user", "Anna", *sound["enrol"])
     figures = {}
-    short, long = (measured(*jarvisd, "listen", file)[1] for file in sound["quiet"])
+    short, long = (measure("listen", file)[1] for file in sound["quiet"])
     figures["listening, CPU ms per second of sound"] = (long - short) * 1000 / 110
-    _, cpu, memory = measured(*jarvisd, "listen", sound["tape"])
+    _, cpu, memory = measure("listen", sound["tape"])
     figures["start and six spoken turns, CPU s"] = cpu
     figures["start and six spoken turns, memory MiB"] = memory
-    asks = [measured(*jarvisd, "ask", "--user", "Anna", "what do you remember about the ladder") for _ in range(20)]
+    asks = [measure("ask", "--user", "Anna", "what do you remember about the ladder") for _ in range(20)]
     figures["a typed turn with its process, CPU ms"] = min(cpu for _, cpu, _ in asks) * 1000
-    run(*jarvisd, "conversation", "import", "--user", "Anna", said)
-    wall, cpu, memory = measured(*jarvisd, "backup", "create")
+    do("conversation", "import", "--user", "Anna", said)
+    wall, cpu, memory = measure("backup", "create")
     figures[f"backup, {messages} messages, CPU s"] = cpu
     figures["backup, memory MiB"] = memory
     (folder / "server").mkdir()
@@ -116,7 +124,7 @@ def one(program, folder, sound, said, messages):
         run("createdb", "-h", folder / "server", "-U", "jarvis", "jarvis")
         (root / "etc/jarvis/jarvis.toml").write_text(
             f'[store]\npostgres_url = "postgres://jarvis@/jarvis?host={folder}/server"\n', encoding="utf8")
-        wall, cpu, memory = measured(*jarvisd, "queue", "drain")
+        wall, cpu, memory = measure("queue", "drain")
         figures[f"drain, {messages} messages, wall clock s"] = wall
         figures["drain, CPU s"] = cpu
         figures["drain, memory MiB"] = memory
@@ -129,11 +137,13 @@ def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("old", type=pathlib.Path)
     options.add_argument("new", type=pathlib.Path)
+    options.add_argument("--old-checkout", type=pathlib.Path, default=pathlib.Path("."))
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--messages", type=int, default=20_000)
     args = options.parse_args()
     os.environ["JARVIS__STT__ENGINE"] = "whisper"
     found = {"old": [], "new": []}
+    checkouts = {"old": args.old_checkout.resolve(), "new": pathlib.Path(".").resolve()}
     with tempfile.TemporaryDirectory() as work:
         work = pathlib.Path(work)
         work.chmod(0o755)
@@ -147,7 +157,7 @@ def main():
             for name in sorted(found, reverse=number % 2 == 0):
                 folder = work / f"{name}{number}"
                 folder.mkdir()
-                found[name].append(one(getattr(args, name).resolve(), folder, sound, said, args.messages))
+                found[name].append(one(getattr(args, name).resolve(), checkouts[name], folder, sound, said, args.messages))
     print("| figure | old | new | ratio |\n|---|---:|---:|---:|")
     for figure in found["old"][0]:
         old, new = (min(once[figure] for once in found[name]) for name in ("old", "new"))
