@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Two builds of jarvisd side by side: CPU of listening, CPU and memory of spoken turns, typed turns, drain, backup.
+"""Two builds of jarvisd side by side: listening, spoken turns, typed turns, drain, backup.
 
     scripts/compare-versions.py OLD NEW [--old-checkout DIR] [--rounds N] [--messages N]
 
-OLD and NEW are programs of the same build profile. Each runs in its checkout, where its models are: NEW in this one, OLD in
-DIR if these have changed. They take turns, so that other work on the machine meets both; of N rounds
-(3) the smallest figure counts, and the ratio is NEW to OLD. CPU is user and system time of the process; memory is the largest
-resident size. Needs flite, sox, PostgreSQL, the models (scripts/fetch-models.sh), and root or the account that runs the
-server. Nothing is left behind.
+OLD and NEW are programs of the same build profile. Each runs in its checkout, where its models are: NEW in
+this one, OLD in DIR if these have changed. They take turns, so that other work on the machine meets both; of N
+rounds (3) the smallest figure counts, and the ratio is NEW to OLD. CPU is user and system time of the process;
+memory is the largest resident size. Needs flite, sox, PostgreSQL, the models (scripts/fetch-models.sh), and root
+or the account that runs the server. Nothing is left behind.
 """
 import argparse
 import glob
@@ -23,20 +23,21 @@ import uuid
 
 ENROL = ["the quick brown fox jumps over the lazy dog while the old cat sleeps beside the warm kitchen fire",
          "please remember to water the plants in the living room every monday and thursday before the news",
-         "my favourite season is autumn when the leaves turn red and gold and the air smells of apples and rain"]
+         "my favourite season is autumn when the leaves turn red and gold and the air smells of rain"]
 SAID = ["what time is it", "remember that the ladder is in the shed", "what do you remember about the ladder",
         "remember that the bicycle is in the cellar", "who am i", "what do you remember about the bicycle"]
 
 
 def run(*command, **options):
-    return subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True, **options)
+    words = [str(part) for part in command]
+    return subprocess.run(words, check=True, capture_output=True, text=True, **options)
 
 
 def measured(*command, cwd):
     """Wall clock and CPU in seconds, largest resident size in MiB."""
     begun = time.monotonic()
-    child = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                             cwd=cwd)
+    child = subprocess.Popen(
+        [str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=cwd)
     told = child.stderr.read()
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
@@ -61,7 +62,8 @@ def quiet(folder, seconds):
 def postgres(folder):
     """A server without a network, and how it is stopped."""
     tools = sorted(glob.glob("/usr/lib/postgresql/*/bin"))[-1]
-    who = ["setpriv", "--reuid", "postgres", "--regid", "postgres", "--clear-groups"] if os.getuid() == 0 else []
+    as_server = ["setpriv", "--reuid", "postgres", "--regid", "postgres", "--clear-groups"]
+    who = as_server if os.getuid() == 0 else []
     if who:
         run("chown", "postgres", folder)
     run(*who, f"{tools}/initdb", "-D", folder / "data", "-U", "jarvis", "-A", "trust", "-E", "UTF8",
@@ -111,7 +113,8 @@ def one(program, checkout, folder, sound, said, messages):
     _, cpu, memory = measure("listen", sound["tape"])
     figures["start and six spoken turns, CPU s"] = cpu
     figures["start and six spoken turns, memory MiB"] = memory
-    asks = [measure("ask", "--user", "Anna", "what do you remember about the ladder") for _ in range(20)]
+    question = "what do you remember about the ladder"
+    asks = [measure("ask", "--user", "Anna", question) for _ in range(20)]
     figures["a typed turn with its process, CPU ms"] = min(cpu for _, cpu, _ in asks) * 1000
     do("conversation", "import", "--user", "Anna", said)
     wall, cpu, memory = measure("backup", "create")
@@ -134,7 +137,8 @@ def one(program, checkout, folder, sound, said, messages):
 
 
 def main():
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("old", type=pathlib.Path)
     options.add_argument("new", type=pathlib.Path)
     options.add_argument("--old-checkout", type=pathlib.Path, default=pathlib.Path("."))
@@ -157,7 +161,8 @@ def main():
             for name in sorted(found, reverse=number % 2 == 0):
                 folder = work / f"{name}{number}"
                 folder.mkdir()
-                found[name].append(one(getattr(args, name).resolve(), checkouts[name], folder, sound, said, args.messages))
+                program = getattr(args, name).resolve()
+                found[name].append(one(program, checkouts[name], folder, sound, said, args.messages))
     print("| figure | old | new | ratio |\n|---|---:|---:|---:|")
     for figure in found["old"][0]:
         old, new = (min(once[figure] for once in found[name]) for name in ("old", "new"))
