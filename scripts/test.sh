@@ -10,22 +10,10 @@ usage() {
     cat <<'TEXT'
 Usage: scripts/test.sh [--quick]
 
-Checks the format, the lints, the docs and the scripts, then runs every test against a real SQLite, PostgreSQL, Mosquitto, systemd
-    step "Documented commands"
-    reason=$(no_container)
-    if [ -z "$reason" ]; then
-        scripts/try-docs.sh --program "$CARGO_TARGET_DIR/debug/jarvisd"
-    else
-        scripts/docs-commands.py check --program "$CARGO_TARGET_DIR/debug/jarvisd"
-        note "left out: the documented commands were not run in a container: $reason"
-    fi
-
-    step "Fuzz targets"
-    # The tests above have replayed the inputs that are known; this looks for others.
-    if cargo fetch --quiet --locked --manifest-path tests/fuzz/Cargo.toml; then
-        scripts/fuzz.sh --seconds 10 --jobs "$(nproc)"
-    else
-        note "left out: libFuzzer cannot be had here"
+Checks the format, the lints, the docs and the scripts, then runs every test against a real SQLite, PostgreSQL,
+Mosquitto, systemd notification socket and ALSA device (a test plugin). Then it runs the commands of README.md and
+docs/ in a booted Debian where that is possible, and fuzzes the parsers for ten seconds each. --quick leaves out the
+checks, the commands and the fuzzing, and runs the tests alone.
 TEXT
 }
 quick=no
