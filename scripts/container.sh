@@ -27,6 +27,18 @@ no_container() {
     fi
 }
 
+# take_program: builds jarvisd unless $program names one; $libvosk is what lies beside it, or a name that is not there.
+take_program() {
+    if [ -z "$program" ]; then
+        # shellcheck disable=SC2119 # no component is wanted
+        install_rust
+        cargo build
+        program=$CARGO_TARGET_DIR/debug/jarvisd
+    fi
+    # shellcheck disable=SC2034 # for the scripts that source this file
+    libvosk=$(readlink -f "$(dirname "$program")/libvosk.so" || true)
+}
+
 # debian_root FOLDER SUITE [PACKAGE...]: makes a Debian in FOLDER, once for each list of packages. The packages need no
 # service to be started while they are installed.
 debian_root() {

@@ -38,13 +38,7 @@ started=$SECONDS
 
 step "Packages and program"
 apt_install "${build_packages[@]}" "${container_packages[@]}" "${model_packages[@]}" flite sox git
-if [ -z "$program" ]; then
-    # shellcheck disable=SC2119 # no component is wanted
-    install_rust
-    cargo build
-    program=$CARGO_TARGET_DIR/debug/jarvisd
-fi
-libvosk=$(readlink -f "$(dirname "$program")/libvosk.so" || true)
+take_program
 
 step "Commands"
 scripts/docs-commands.py check --program "$program"

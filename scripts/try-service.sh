@@ -32,13 +32,7 @@ cd "$repository"
 
 step "Packages and program"
 apt_install "${build_packages[@]}" "${container_packages[@]}" flite sox
-if [ -z "$program" ]; then
-    # shellcheck disable=SC2119 # no component is wanted
-    install_rust
-    cargo build
-    program=$CARGO_TARGET_DIR/debug/jarvisd
-fi
-libvosk=$(readlink -f "$(dirname "$program")/libvosk.so" || true)
+take_program
 
 step "A small Debian ($suite)"
 root=$cache/try-service/$suite
