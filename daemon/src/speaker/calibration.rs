@@ -378,8 +378,13 @@ impl Calibration {
 
     /// Probability, at equal priors, that test and template are the same person; and its log odds.
     pub fn confidence(&self, score: Score, net_speech_s: f32) -> (f32, f64) {
-        let log_odds = self.constants.log_odds(score, net_speech_s);
+        let log_odds = self.log_odds(score, net_speech_s);
         (sigmoid(log_odds), log_odds)
+    }
+
+    /// The log odds alone.
+    pub fn log_odds(&self, score: Score, net_speech_s: f32) -> f64 {
+        self.constants.log_odds(score, net_speech_s)
     }
 }
 

@@ -295,10 +295,9 @@ impl Verifier {
             .into_iter()
             .map(|voice| {
                 let score = self.calibration.score(test, impostors, &voice.template);
-                let (_, log_odds) = self.calibration.confidence(score, quality.net_speech_s);
+                let log_odds = self.calibration.log_odds(score, quality.net_speech_s);
                 let log_odds = of_overdriven(log_odds, quality.clipped);
-                let confidence = sigmoid(log_odds);
-                Candidate { voice, confidence, log_odds, score: score.normalised }
+                Candidate { voice, confidence: sigmoid(log_odds), log_odds, score: score.normalised }
             })
             .collect();
         // Ties by id, so that the order in which voices were read does not matter.
