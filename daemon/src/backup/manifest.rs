@@ -231,7 +231,7 @@ pub(super) fn parse(bytes: &[u8], name: &str) -> Result<Read, BackupError> {
     let mut roles: Vec<Role> = manifest.files.iter().map(|file| file.role).collect();
     roles.sort_unstable();
     roles.dedup();
-    // Whoever reads on adds the lengths up.
+    // Later readers add the lengths up.
     let total = |of: fn(&FileEntry) -> u64| {
         manifest.files.iter().try_fold(0_u64, |sum, file| sum.checked_add(of(file)))
     };

@@ -42,7 +42,7 @@ pub(crate) async fn is_read(store: &Store, house: Uuid) -> Result<bool, StoreErr
     Ok(read_of(store, house).await?.is_some_and(|read| read.caught_up))
 }
 
-/// Whether everything of the database that this device is with, but the voiceprints, was read at least once.
+/// Whether the database that was read last was read to its end at least once, but for the voiceprints.
 ///
 /// # Errors
 /// [`StoreError`] of the memory.

@@ -299,7 +299,7 @@ async fn is_the_same_person(run: &Run<'_>, memory: &Memory, found: &Found) -> Re
                 output::plain(&found.owner)
             ),
         )),
-        // Whoever is not here comes back with the id of then.
+        // A person who is not here comes back with the id of then.
         Ok(_) | Err(MemoryError::NotFound { .. }) => Ok(()),
         Err(error) => Err(error.into()),
     }
