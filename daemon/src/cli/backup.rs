@@ -161,7 +161,9 @@ pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
         Command::Fetch(args) => work(&settings, Folder::Write, async |run| remote::fetch(run, &args).await),
         Command::Accept(args) => work(&settings, Folder::Accept, async |run| accept::run(run, &args)),
         Command::Export(args) => with_memory(&settings, async |memory| lines::export(memory, &args).await),
-        Command::Import(args) => with_memory(&settings, async |memory| lines::import(memory, &args).await),
+        Command::Import(args) => {
+            with_memory(&settings, async |memory| lines::import(&settings, memory, &args).await)
+        }
         Command::Failed(Unit { unit }) => {
             // Letters that stand in unit names: it is shown to people and named in a command.
             let plain = unit.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:@".contains(c));

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{Common, confirmed, output, user_named, with_memory};
+use super::{Common, confirmed, output, shared_ids_are_known, user_named, with_memory};
+use crate::config::Settings;
 use crate::error::{Exit, Failure};
 use crate::memory::{Conversation, ConversationId, ExportedMessage, Hit, Imported, Memory, Role};
 use crate::plain::without_mark;
@@ -133,7 +134,7 @@ pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
         Command::Delete(args) => delete(memory, &args).await,
         Command::Search(args) => search(memory, &args).await,
         Command::Export(args) => export(memory, &args).await,
-        Command::Import(args) => import(memory, &args).await,
+        Command::Import(args) => import(&settings, memory, &args).await,
     })
 }
 
@@ -232,8 +233,9 @@ async fn export(memory: &Memory, args: &Export) -> Result<(), Failure> {
     }
 }
 
-async fn import(memory: &Memory, args: &Import) -> Result<(), Failure> {
+async fn import(settings: &Settings, memory: &Memory, args: &Import) -> Result<(), Failure> {
     let user = user_named(memory, &args.owner.user).await?;
+    shared_ids_are_known(settings, memory).await?;
     let done = memory.import_conversations(user.id, without_mark(&text_of(&args.file)?)).await?;
     if args.owner.json {
         return output::json(&done);

@@ -31,6 +31,8 @@ use crate::error::{Exit, Failure, chain, visible};
 use crate::memory::{Memory, MemoryError, User};
 use crate::pipeline::parts;
 use crate::privilege::{self, Keep};
+use crate::store::postgres::PgSettings;
+use crate::store::replica;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -267,6 +269,20 @@ fn with_memory<T>(
 /// The person called `name`.
 async fn user_named(memory: &Memory, name: &str) -> Result<User, Failure> {
     Ok(memory.user_by_name(name).await?)
+}
+
+/// Refuses while this device has not read the shared database to its end. Somebody else may have the ids of a file
+/// there: words that are stored under such an id are refused by the database for good.
+async fn shared_ids_are_known(settings: &Settings, memory: &Memory) -> Result<(), Failure> {
+    let Some(postgres) = PgSettings::of(settings) else { return Ok(()) };
+    if replica::is_caught_up(memory.store(), &postgres).await? {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Exit::TryAgain,
+        "this device has not read the shared database yet, where these words may be another person's; run \
+         `jarvisd store pull`, and then this once more",
+    ))
 }
 
 /// Asks on a terminal whether to go on; where nobody can be asked, only `--yes` is a yes.

@@ -309,7 +309,9 @@ impl Puller {
             }
             (Some(stored), _) => stored,
         };
-        self.unstored = false;
+        let address = Some(self.settings.shown.clone());
+        self.unstored = at.address != address;
+        at.address = address;
         let mut brought = Brought { another_house: met.another, ..Brought::default() };
         while at.users < heads.users {
             let rows = read::users(conn, self.since(at.users, &at)).await?;
@@ -480,6 +482,7 @@ impl Read {
     fn or_further(&self, other: &Self) -> Self {
         Self {
             house: self.house,
+            address: self.address.clone(),
             reading: self.reading,
             users: self.users.max(other.users),
             voiceprints: self.voiceprints.max(other.voiceprints),

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::postgres::PgSettings;
 use super::{Store, StoreError, Tx, settings};
 
 super::sql::statements! {
@@ -16,6 +17,9 @@ pub const READ: &str = "postgres_read";
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Read {
     pub house: Uuid,
+    /// The address that was read, as it may be shown. An older program did not keep it.
+    #[serde(default)]
+    pub address: Option<String>,
     /// Another one each time that reading begins at the beginning.
     #[serde(default)]
     pub reading: Uuid,
@@ -42,13 +46,16 @@ pub(crate) async fn is_read(store: &Store, house: Uuid) -> Result<bool, StoreErr
     Ok(read_of(store, house).await?.is_some_and(|read| read.caught_up))
 }
 
-/// Whether the database that was read last was read to its end at least once, but for the voiceprints.
+/// Whether the database at `postgres` was read to its end at least once, but for the voiceprints. It is not asked
+/// itself, because it may be away: the address tells whether it is the one that was read.
 ///
 /// # Errors
 /// [`StoreError`] of the memory.
-pub async fn is_caught_up(store: &Store) -> Result<bool, StoreError> {
+pub async fn is_caught_up(store: &Store, postgres: &PgSettings) -> Result<bool, StoreError> {
     let stored: Option<Read> = settings::get(store, READ).await?;
-    Ok(stored.is_some_and(|stored| stored.caught_up))
+    Ok(stored.is_some_and(|stored| {
+        stored.caught_up && stored.address.is_none_or(|address| address == postgres.shown)
+    }))
 }
 
 /// Forgets how far was read: the next pull begins at the beginning.

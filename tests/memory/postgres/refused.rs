@@ -18,6 +18,7 @@ fn refused(postgres: &Postgres) -> Root {
     root.ok(&["user", "add", "anna"]);
     ask(&root, "anna", "remember that the ladder is in the shed");
     drain(&root);
+    root.ok(&["store", "pull"]);
     postgres.execute(XYLOPHONE);
     ask(&root, "anna", "remember that the xylophone is under the stairs 🙂 열쇠");
     let file = root.path().join("import.json");
@@ -150,6 +151,40 @@ fn one_person_is_restored_on_another_device_of_the_house_as_the_same_person() {
     drain(&hall);
     assert_eq!(hall.json(&["queue", "status"])["dead_letters"], 0);
     assert_eq!(hall.json(&["store", "check"])["findings"], serde_json::json!([]));
+}
+
+#[test]
+fn an_export_is_read_on_another_device_of_the_house_once_it_knows_whose_the_words_are() {
+    let postgres = server();
+    let kitchen = device(&postgres, "kitchen");
+    kitchen.ok(&["user", "add", "anna"]);
+    ask(&kitchen, "anna", "remember that the ladder is in the shed");
+    drain(&kitchen);
+    // The hall has met Postgres, where it has sent somebody of the same name, and has read nothing yet.
+    let mut hall = device(&postgres, "hall");
+    hall.ok(&["user", "add", "anna"]);
+    drain(&hall);
+    let file = |name: &str| hall.path().join(name).to_str().unwrap().to_owned();
+    let (hers, all) = (file("hers.json"), file("all.jsonl"));
+    kitchen.ok(&["conversation", "export", "--user", "anna", "--out", &hers]);
+    kitchen.ok(&["backup", "export", "--out", &all]);
+    let imports = [&["conversation", "import", "--user", "anna", &hers][..], &["backup", "import", &all]];
+    for import in imports {
+        assert!(stderr_of(&hall, import, 75).contains("jarvisd store pull"), "{import:?}");
+    }
+    assert!(texts(&hall, "anna").is_empty());
+    hall.ok(&["store", "pull"]);
+    for import in imports {
+        hall.ok(import);
+    }
+    ask(&hall, "anna", "remember that the bicycle is in the cellar");
+    drain(&hall);
+    assert_eq!(hall.json(&["queue", "status"])["dead_letters"], 0);
+    assert_eq!(hall.json(&["store", "check"])["findings"], json!([]));
+
+    // At another address the ids are unknown again, whatever was read before, also while that database is away.
+    hall.env("JARVIS__STORE__POSTGRES_URL", "postgres://jarvis@127.0.0.1:1/elsewhere");
+    assert!(stderr_of(&hall, imports[0], 75).contains("jarvisd store pull"));
 }
 
 #[test]

@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::cli::{output, user_named};
+use crate::cli::{output, shared_ids_are_known, user_named};
+use crate::config::Settings;
 use crate::durable;
 use crate::error::{Exit, Failure};
 use crate::memory::{ExportedConversation, Imported, Memory, MemoryError, User, UserId};
@@ -170,7 +171,8 @@ fn line(to: &mut impl Write, written: &Written<'_>) -> Result<(), NotWritten> {
     to.write_all(b"\n").map_err(NotWritten::of)
 }
 
-pub async fn import(memory: &Memory, args: &Import) -> Result<(), Failure> {
+pub async fn import(settings: &Settings, memory: &Memory, args: &Import) -> Result<(), Failure> {
+    shared_ids_are_known(settings, memory).await?;
     let name = if args.file == Path::new("-") { Path::new("/dev/stdin") } else { &args.file };
     let shown = args.file.display();
     let open =

@@ -16,13 +16,12 @@ use crate::backup::manifest::{self, Manifest, Origin};
 use crate::backup::merge::{self, Found, Merged, Wanted};
 use crate::backup::restore::{self, Restored};
 use crate::backup::{self, BackupError, restore_pg, verify, way_back};
-use crate::cli::{confirmed, output};
+use crate::cli::{confirmed, output, shared_ids_are_known};
 use crate::error::{Exit, Failure};
 use crate::memory::{ConversationId, Imported, Memory, MemoryError};
 use crate::pipeline::parts;
 use crate::privilege;
 use crate::store::postgres::PgSettings;
-use crate::store::replica;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -287,18 +286,8 @@ async fn merge_one(run: &Run<'_>, args: &Args, from: From<'_>, wanted: &Wanted) 
 /// The shared database may know somebody of this name, and their conversations, under another id than this device does.
 /// Words of the one that come as the other's would be refused there for good, so the device reads first.
 async fn is_the_same_person(run: &Run<'_>, memory: &Memory, found: &Found) -> Result<(), Failure> {
-    if run.settings.store.postgres_url.is_none() || replica::is_caught_up(memory.store()).await? {
-        return Ok(());
-    }
     match memory.user_by_name(&found.owner).await {
-        Ok(user) if user.id != found.owner_id => Err(Failure::new(
-            Exit::TryAgain,
-            format!(
-                "this device has not read the shared database yet, where {} may be another person; run \
-                 `jarvisd store pull`, and then this once more",
-                output::plain(&found.owner)
-            ),
-        )),
+        Ok(user) if user.id != found.owner_id => shared_ids_are_known(run.settings, memory).await,
         // A person who is not here comes back with the id of then.
         Ok(_) | Err(MemoryError::NotFound { .. }) => Ok(()),
         Err(error) => Err(error.into()),
