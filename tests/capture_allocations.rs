@@ -8,7 +8,8 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use jarvisd::audio::alsa::{AlsaSettings, AlsaSource};
+use jarvisd::audio::alsa::AlsaSource;
+use jarvisd::audio::section::Audio;
 use jarvisd::audio::{CaptureStats, Channel, Period, Read, Source, SourceError, capture};
 use tokio_util::sync::CancellationToken;
 
@@ -95,7 +96,7 @@ fn capture_on_the_card_of_this_process() {
     card.hears(&vec![0x11; 48_000 * 4]);
     let stats = Arc::new(CaptureStats::default());
     let settings =
-        AlsaSettings { device: "voicehat".into(), channel: Channel::LEFT, period_ms: 20, rate_hz: None };
+        Audio { device: "voicehat".into(), channel: Channel::LEFT, period_ms: 20, ..Audio::default() };
     let result = Arc::new(std::sync::atomic::AtomicU64::new(u64::MAX));
     let inner = AlsaSource::new(settings, Arc::clone(&stats)).expect("name");
     let source = Counted { inner, periods: 0, before: 0, result: Arc::clone(&result) };

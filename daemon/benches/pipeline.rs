@@ -19,13 +19,15 @@ use jarvisd::audio::Channel;
 use jarvisd::audio::file::read_all;
 use jarvisd::audio::{MAX_PERIOD_SAMPLES, Period};
 use jarvisd::clock::Clock;
-use jarvisd::detect::{DetectSettings, Detection, Detector, Utterance};
-use jarvisd::dialogue::{Builtin, Dialogue, DialogueSettings, Responder, Select};
+use jarvisd::detect::section::{Endpoint, Wake, WakeModels};
+use jarvisd::detect::{Detection, Detector, Utterance};
+use jarvisd::dialogue::{Builtin, Dialogue, Responder, Select, section};
 use jarvisd::dsp::{Frame, FrontEnd};
 use jarvisd::inference::ModelStore;
 use jarvisd::memory::{Device, Memory, TurnMeta};
 use jarvisd::speaker::{Calibration, EnrolledVoice, Enrolment, SpeakerModel, Verifier};
-use jarvisd::stt::{self, Engine, Opened, SttSettings};
+use jarvisd::stt::section::Stt;
+use jarvisd::stt::{self, Engine, Opened};
 
 const RATE_HZ: u32 = 48_000;
 const ROUNDS: usize = 3;
@@ -46,11 +48,10 @@ fn main() {
     let room = noise(20, 0.003);
     let silence = vec![0.0; 20 * RATE_HZ as usize];
     let speech = at_48k(&say(work.path(), &OWNER.join(", ")));
-    let detect = DetectSettings::default();
     for (name, sound) in [("digital silence", &silence), ("quiet room", &room), ("somebody talks", &speech)] {
         let (front_ms, frames) = front_end(sound);
         let seconds = seconds(sound);
-        let mut detector = Detector::new(&store, &detect).unwrap();
+        let mut detector = Detector::new(&store, &Wake::default(), &Endpoint::default()).unwrap();
         let mut found = Vec::new();
         let detect_ms = best(|| {
             for frame in &frames {
@@ -67,13 +68,13 @@ fn main() {
     let verifier = Verifier::new(model.clone(), Calibration::load(&store).unwrap()).unwrap();
     let mut enrolment = Enrolment::new(model);
     for phrase in OWNER {
-        let heard = utterance(&store, &say(work.path(), phrase), Vec::new());
+        let heard = utterance(&store, &say(work.path(), phrase), WakeModels(Vec::new()));
         enrolment.add(&heard.raw, &heard.speech).expect("a good sample");
     }
     let template = enrolment.finish().expect("a whole enrolment");
     let voices =
         [EnrolledVoice { user_id: "1".into(), user_name: "owner".into(), template, threshold: None }];
-    let command = utterance(&store, &say(work.path(), COMMAND), detect.wake);
+    let command = utterance(&store, &say(work.path(), COMMAND), WakeModels::default());
     let command_s = f64::from(u32::try_from(command.raw.len()).unwrap()) / 16_000.0;
 
     println!("\n| step of a turn ({command_s:.1} s of speech) | CPU ms |");
@@ -82,8 +83,8 @@ fn main() {
         verifier.verify(&command.raw, &command.speech, &voices, 0.85).unwrap();
     });
     println!("| verify the speaker | {verify_ms:.1} |");
-    let whisper = SttSettings { engine: Engine::Whisper, vosk_model: None, model_dirs: dirs };
-    let recognizer = match stt::open(&whisper, &store).unwrap() {
+    let whisper = Stt { engine: Engine::Whisper, ..Stt::default() };
+    let recognizer = match stt::open(&whisper, &dirs, &store).unwrap() {
         Opened::Ready(recognizer) => Some(recognizer),
         Opened::Off | Opened::Unusable { .. } => None,
     };
@@ -127,7 +128,7 @@ fn say(dir: &Path, text: &str) -> PathBuf {
 
 fn at_48k(wav: &Path) -> Vec<f32> {
     let (samples, rate_hz) = read_all(wav, Channel::Mean, 60).unwrap();
-    let mut sound = jarvisd::dsp::resample::resample_all(&samples, rate_hz, RATE_HZ).unwrap();
+    let mut sound = jarvisd::audio::resample::resample_all(&samples, rate_hz, RATE_HZ).unwrap();
     sound.resize(sound.len() + RATE_HZ as usize, 0.0);
     sound
 }
@@ -173,9 +174,9 @@ fn front_end(sound: &[f32]) -> (f64, Vec<Frame>) {
 }
 
 /// What the detector cuts out of a recording.
-fn utterance(store: &ModelStore, wav: &Path, wake: Vec<jarvisd::detect::WakeWord>) -> Utterance {
-    let settings = DetectSettings { wake, ..DetectSettings::default() };
-    let mut detector = Detector::new(store, &settings).unwrap();
+fn utterance(store: &ModelStore, wav: &Path, model: WakeModels) -> Utterance {
+    let wake = Wake { model, ..Wake::default() };
+    let mut detector = Detector::new(store, &wake, &Endpoint::default()).unwrap();
     let mut found = Vec::new();
     let mut sound = vec![0.0; RATE_HZ as usize / 2];
     sound.extend(at_48k(wav));
@@ -194,7 +195,8 @@ async fn turns(dir: &Path) -> f64 {
     let memory =
         Memory::open(&dir.join("jarvis.db"), &Device { id: "bench".into() }, Clock::System).await.unwrap();
     let user = memory.add_user("anna").await.unwrap();
-    let dialogue = Dialogue::new(memory, Responder::Builtin(Builtin::default()), DialogueSettings::default());
+    let dialogue =
+        Dialogue::new(memory, Responder::Builtin(Builtin::default()), section::Dialogue::default());
     let mut took: Vec<f64> = Vec::new();
     for n in 0..200 {
         let text = format!("remember that item {n} is on shelf {n}");

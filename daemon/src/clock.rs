@@ -6,6 +6,8 @@
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use rustix::time::{ClockId, clock_gettime};
+
 pub const DAY_MS: i64 = 86_400_000;
 
 /// When something happened, as well as this device can tell.
@@ -73,7 +75,7 @@ impl Clock {
                 monotonic_ns: driven.monotonic_ns.load(Ordering::Relaxed),
             };
         }
-        let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let boot = clock_gettime(ClockId::Boottime);
         Stamp {
             wall_unix_ms: self.now_unix_ms(),
             synced: match self {
@@ -89,7 +91,7 @@ impl Clock {
     pub fn now_unix_ms(&self) -> i64 {
         match self {
             Self::System => {
-                let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+                let now = clock_gettime(ClockId::Realtime);
                 now.tv_sec.saturating_mul(1000).saturating_add(now.tv_nsec / 1_000_000)
             }
             Self::Fixed(ms) => ms.load(Ordering::Relaxed),
@@ -121,4 +123,14 @@ fn boot_id() -> Arc<str> {
             .map_or_else(|_| "unknown".into(), |id| id.trim().into())
     })
     .clone()
+}
+/// `CLOCK_MONOTONIC` in milliseconds.
+pub(crate) fn monotonic_ms() -> u64 {
+    monotonic_ns() / 1_000_000
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds.
+pub(crate) fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }

@@ -8,9 +8,9 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub use crate::app::fuzz::{address, config};
 pub use crate::audio::file::fuzz::{flac, wav};
 pub use crate::backup::fuzz::{manifest, stream};
-pub use crate::config::fuzz::{address, config};
 pub use crate::inference::fuzz::models;
 pub use crate::memory::fuzz::import;
 pub use crate::mqtt::fuzz::mqtt;

@@ -20,10 +20,58 @@ use std::time::Instant;
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::events::State;
-
 /// Name of the part that hears.
 pub const MICROPHONE: &str = "microphone";
+
+/// The states of the device, shown everywhere under these names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    Starting,
+    Idle,
+    Listening,
+    Verifying,
+    Thinking,
+    Speaking,
+    FollowUp,
+    Muted,
+    /// Too many attempts failed in a row.
+    Paused,
+    Degraded,
+    Error,
+}
+
+impl State {
+    pub const ALL: [Self; 11] = [
+        Self::Starting,
+        Self::Idle,
+        Self::Listening,
+        Self::Verifying,
+        Self::Thinking,
+        Self::Speaking,
+        Self::FollowUp,
+        Self::Muted,
+        Self::Paused,
+        Self::Degraded,
+        Self::Error,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Idle => "idle",
+            Self::Listening => "listening",
+            Self::Verifying => "verifying",
+            Self::Thinking => "thinking",
+            Self::Speaking => "speaking",
+            Self::FollowUp => "follow_up",
+            Self::Muted => "muted",
+            Self::Paused => "paused",
+            Self::Degraded => "degraded",
+            Self::Error => "error",
+        }
+    }
+}
 
 /// Condition of one part. The sentence says what is wrong, what still works and what to do, without a final full stop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -17,6 +17,7 @@ pub mod durable;
 pub mod error;
 pub mod events;
 pub mod plain;
+mod text;
 pub mod units;
 
 pub mod config;
@@ -25,6 +26,7 @@ pub mod logging;
 pub mod privilege;
 pub mod supervisor;
 
+pub mod app;
 pub mod audio;
 pub mod backup;
 pub mod detect;
@@ -44,6 +46,8 @@ pub mod pipeline;
 
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+#[cfg(test)]
+mod layers;
 #[cfg(test)]
 mod testdata;
 

@@ -21,7 +21,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
 
-use crate::audio::monotonic_ms;
+use crate::clock::monotonic_ms;
 
 /// Variables of the service manager that no child process may inherit: with them it could report in our name.
 pub const PRIVATE_ENV: [&str; 7] = [

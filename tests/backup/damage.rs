@@ -4,22 +4,23 @@ use std::fs;
 use std::path::Path;
 
 use indicatif::ProgressBar;
+use jarvisd::app::load;
 use jarvisd::backup::cancel::Cancel;
+use jarvisd::backup::context::Context;
 use jarvisd::backup::create::Run;
 use jarvisd::backup::keys::Keys;
 use jarvisd::backup::lock::Lock;
 use jarvisd::backup::{BackupError, Level, manifest, restore, restore_pg, verify};
 use jarvisd::clock::Clock;
-use jarvisd::config::{Options, Settings, load};
-use jarvisd::store::postgres::PgSettings;
+use jarvisd::config::Options;
 
 use super::{Root, backup, backups, holds, home, home_with, key_pair, listed, much, refused};
 use crate::support::random::Random;
 
 const LEVELS: [Level; 3] = [Level::Quick, Level::Full, Level::Restore];
 
-fn settings(root: &Root) -> Settings {
-    load(&Options { root: Some(root.path().into()), ..Options::default() }).unwrap()
+fn settings(root: &Root) -> Context {
+    load(&Options { root: Some(root.path().into()), ..Options::default() }).unwrap().backups()
 }
 
 /// Verifies at every level and tries to restore: all of it must be refused, and the file must not be there afterwards.
@@ -38,7 +39,7 @@ async fn is_found(root: &Root, lock: &Lock, folder: &Path, keys: &Keys, what: &s
     }
     let to = root.path().join("restored.db");
     if let Ok(read) = manifest::read(folder) {
-        let restored = match PgSettings::of(&settings) {
+        let restored = match settings.postgres.clone() {
             None => restore::to_file(&run, folder, &read.manifest, keys, &to).await,
             Some(server) => {
                 let to = (&server, "restored");

@@ -19,13 +19,14 @@ use crate::support::twin::{
     AGREED_LOCAL, AGREED_REMOTE, Conversation, LOCAL, Person, REMOTE, Rows, Time, Twin, Voiceprint,
 };
 use jarvisd::clock::{Clock, DrivenClock};
+use jarvisd::memory::pull::Puller;
 use jarvisd::memory::{
     ConversationId, Device, Kind, Memory, MessageId, NewTurn, NewVoiceprint, SessionId, Target, TurnMeta,
     UserId,
 };
 use jarvisd::store::forward::{Forwarder, Progress};
+use jarvisd::store::opener::Opener;
 use jarvisd::store::postgres::PgSettings;
-use jarvisd::store::pull::{Opener, Puller};
 use jarvisd::store::queue;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};

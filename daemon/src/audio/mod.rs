@@ -21,7 +21,9 @@ mod flac;
 mod measure;
 pub mod playback;
 pub mod realtime;
+pub mod resample;
 mod sample;
+pub mod section;
 mod stats;
 pub mod wav;
 
@@ -31,7 +33,7 @@ use std::path::PathBuf;
 use crate::error::Exit;
 
 pub use measure::{Measure, SoundFault};
-pub use stats::{CaptureStats, CaptureStatus, monotonic_ms};
+pub use stats::{CaptureStats, CaptureStatus};
 
 /// Most samples one period can hold: 20 ms at 96 kHz.
 pub const MAX_PERIOD_SAMPLES: usize = 1_920;

@@ -7,7 +7,7 @@ use alsa::pcm::{Access, Format, HwParams, PCM, State};
 use alsa::{Direction, Output, ValueOr};
 use tokio_util::sync::CancellationToken;
 
-use crate::dsp::resample::{ResampleError, resample_all};
+use super::resample::{ResampleError, resample_all};
 
 use super::MAX_CHANNELS;
 use super::wav::to_i16;

@@ -3,10 +3,9 @@
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
-
 use super::clock::frame_of;
 use super::measure::SoundFault;
+use crate::clock::monotonic_ns;
 use crate::units::FramePos;
 
 /// Sound that has not come for this long is not assumed to have gone on: the device may stand still, and if it is away
@@ -131,17 +130,6 @@ impl CaptureStats {
     pub(super) fn count(counter: &AtomicU64, more: u64) {
         counter.fetch_add(more, Ordering::Relaxed);
     }
-}
-
-/// `CLOCK_MONOTONIC` in milliseconds, the unit of [`CaptureStats::last_progress_ms`].
-pub fn monotonic_ms() -> u64 {
-    monotonic_ns() / 1_000_000
-}
-
-/// `CLOCK_MONOTONIC` in nanoseconds.
-pub(super) fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -9,12 +9,12 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 
 use super::cancel::Cancel;
+use super::context::Context;
 use super::create::{Run, create_from};
 use super::lock::Lock;
 use super::sqlite::{self, Access};
 use super::{BackupError, Kind, known};
 use crate::clock::Clock;
-use crate::config::Settings;
 use crate::error::chain;
 use crate::notify::start::{self, SAFETY_BACKUP, Wait};
 use crate::store::VERSION;
@@ -24,7 +24,7 @@ use crate::store::postgres::{self, PgSettings};
 const LONGEST_THERE: Duration = Duration::from_secs(600);
 
 /// Makes a safety backup of the database of this device if opening it would migrate it.
-pub async fn migration(settings: &Settings) {
+pub async fn migration(settings: &Context) {
     if is_old(settings).await {
         let _waiting = start::waits(Wait::SafetyBackup);
         tell("the database", made(settings, None, SAFETY_BACKUP).await);
@@ -33,14 +33,14 @@ pub async fn migration(settings: &Settings) {
 
 /// Makes a safety backup of the Postgres of the house if connecting to it would migrate it. One that does not answer is for
 /// whoever connects to tell.
-pub async fn connecting(settings: &Settings, there: &PgSettings) {
+pub async fn connecting(settings: &Context, there: &PgSettings) {
     if postgres::look(there).await.is_ok_and(postgres::is_old) {
         migration_there(settings, there).await;
     }
 }
 
 /// Makes a safety backup of the Postgres of the house, which is about to be migrated.
-pub async fn migration_there(settings: &Settings, there: &PgSettings) {
+pub async fn migration_there(settings: &Context, there: &PgSettings) {
     tell("Postgres", made(settings, Some(there), LONGEST_THERE).await);
 }
 
@@ -57,7 +57,7 @@ fn tell(what: &str, made: Result<String, BackupError>) {
 }
 
 async fn made(
-    settings: &Settings,
+    settings: &Context,
     there: Option<&PgSettings>,
     longest: Duration,
 ) -> Result<String, BackupError> {
@@ -75,7 +75,7 @@ async fn made(
 }
 
 /// Whether the file is one of ours with an older schema. One that cannot be read is for whoever opens it to tell.
-async fn is_old(settings: &Settings) -> bool {
+async fn is_old(settings: &Context) -> bool {
     let db = &settings.paths.db;
     if !db.exists() {
         return false;

@@ -15,6 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use super::cancel::Cancel;
+use super::context::Context;
 use super::keys::Keys;
 use super::lock::{Lock, Scratch, sync_folder};
 use super::manifest::{self, CHUNK_BYTES, FORMAT, FileEntry, Manifest, Origin, Role, Sums, Undelivered};
@@ -22,7 +23,6 @@ use super::sqlite::{self, Access};
 use super::stream::Sealed;
 use super::{Backup, BackupError, Kind, PREFIX, find, known, name_at, order, pg, way_back};
 use crate::clock::Clock;
-use crate::config::Settings;
 use crate::store::postgres::PgSettings;
 use crate::store::{StoreError, VERSION};
 
@@ -34,7 +34,7 @@ const COMPARISONS: usize = 3;
 /// What every step needs.
 #[derive(Debug)]
 pub struct Run<'a> {
-    pub settings: &'a Settings,
+    pub settings: &'a Context,
     pub clock: &'a Clock,
     pub lock: &'a Lock,
     pub cancel: &'a Cancel,
@@ -67,8 +67,8 @@ pub(super) struct Source {
 /// # Errors
 /// [`BackupError`]; nothing is left behind.
 pub async fn create(run: &Run<'_>, kind: Kind) -> Result<Made, BackupError> {
-    match PgSettings::of(run.settings) {
-        Some(postgres) => create_from(run, kind, Some(&postgres)).await,
+    match &run.settings.postgres {
+        Some(postgres) => create_from(run, kind, Some(postgres)).await,
         None => create_from(run, kind, None).await,
     }
 }
@@ -106,7 +106,7 @@ pub(super) async fn create_from(
         None => from_sqlite(run, partial.path(), &recipients).await,
     };
     let mut source = source.map_err(|e| run.cancel.explains(e))?;
-    let config = run.settings.print();
+    let config = run.settings.configuration.clone();
     let mut sealed = Sealed::create(partial.path(), Role::Config, &recipients, None)?;
     sealed.take(config.as_bytes(), &ProgressBar::hidden(), run.cancel)?;
     source.files.push(sealed.finish(Sums::new())?);
@@ -119,7 +119,7 @@ pub(super) async fn create_from(
         seq: Some(seq),
         boot: Some(manifest::Boot { id: stamp.boot_id.to_string(), monotonic_ns: stamp.monotonic_ns }),
         took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        device: run.settings.device.id.clone(),
+        device: run.settings.device.clone(),
         program: format!("jarvisd {}", env!("CARGO_PKG_VERSION")),
         origin: source.origin,
         schema_version: source.schema_version,
@@ -164,7 +164,7 @@ async fn from_sqlite(
     recipients: &[age::x25519::Recipient],
 ) -> Result<Source, BackupError> {
     let db = &run.settings.paths.db;
-    if run.settings.store.postgres_url.is_none()
+    if run.settings.postgres.is_none()
         && let Ok(Some(missing)) = way_back::missing(run.settings).await
     {
         // An empty memory shall not become the newest backup.

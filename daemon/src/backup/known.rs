@@ -20,9 +20,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::statvfs;
 use serde::{Deserialize, Serialize};
 
+use super::context::Context;
 use super::create::Run;
 use super::{Backup, BackupError, list, lock};
-use crate::config::Settings;
 use crate::error::chain;
 
 pub(super) const NOTE: &str = "backups.json";
@@ -200,7 +200,7 @@ pub struct Lost {
 }
 
 /// What of the known backups the folder, which holds `here`, lacks.
-pub fn lost(settings: &Settings, here: &[Backup]) -> Option<Lost> {
+pub fn lost(settings: &Context, here: &[Backup]) -> Option<Lost> {
     let (data, dir) = (&settings.paths.data, &settings.paths.backups);
     let shown = dir.display();
     let known = match read(data) {
@@ -278,7 +278,7 @@ impl Known {
 ///
 /// # Errors
 /// [`BackupError::Refused`].
-pub fn may_write(settings: &Settings, clock: &crate::clock::Clock) -> Result<(), BackupError> {
+pub fn may_write(settings: &Context, clock: &crate::clock::Clock) -> Result<(), BackupError> {
     let (data, dir) = (&settings.paths.data, &settings.paths.backups);
     let Some(known) = read(data).ok().flatten() else { return Ok(()) };
     let now = place(dir, data);
@@ -299,7 +299,7 @@ pub fn may_write(settings: &Settings, clock: &crate::clock::Clock) -> Result<(),
 }
 
 /// Whether the folder lies on another file system than the memory.
-pub fn is_apart(settings: &Settings) -> bool {
+pub fn is_apart(settings: &Context) -> bool {
     place(&settings.paths.backups, &settings.paths.data).apart
 }
 

@@ -107,7 +107,7 @@ pub async fn find(
     let scratch = run.lock.scratch_for(plain.saturating_add(SPARE_BYTES))?;
     let path = scratch.path().join("jarvis.db");
     to_file(run, folder, manifest, keys, &path).await?;
-    let device = Device { id: run.settings.device.id.clone() };
+    let device = Device { id: run.settings.device.clone() };
     let memory = Memory::open(&path, &device, run.clock.clone()).await?;
     let found = find_in(run, &memory, wanted).await;
     memory.close().await;
@@ -125,7 +125,7 @@ pub(super) async fn held_apart(run: &Run<'_>, db: &Path, fresh: &Path) -> Result
     let copied = sqlite::copy(&mut live, db, &copy).await;
     sqlite::close(live).await;
     copied?;
-    let device = Device { id: run.settings.device.id.clone() };
+    let device = Device { id: run.settings.device.clone() };
     let apart = Memory::open(&copy, &device, run.clock.clone()).await?;
     let memory = Memory::open(fresh, &device, run.clock.clone()).await?;
     let added = async {

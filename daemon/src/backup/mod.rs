@@ -27,6 +27,7 @@
 pub mod before;
 pub mod cancel;
 mod columns;
+pub mod context;
 pub mod create;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
@@ -44,6 +45,7 @@ pub mod remote;
 pub mod restore;
 pub mod restore_pg;
 pub mod retention;
+pub mod section;
 pub(crate) mod sqlite;
 mod stream;
 mod undelivered;

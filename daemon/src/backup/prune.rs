@@ -9,11 +9,11 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
+use super::context::Context;
 use super::lock::{self, Lock};
 use super::retention::{self, Candidate, Decision, Hold, Policy, Standing};
 use super::{Backup, BackupError, Kind, Level, order};
 use crate::clock::Stamp;
-use crate::config::Settings;
 
 /// What is to become of one backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -27,7 +27,7 @@ pub struct Fate {
 
 impl Policy {
     /// As the configuration has it.
-    pub fn of(settings: &Settings) -> Self {
+    pub fn of(settings: &Context) -> Self {
         let backup = &settings.backup;
         let [daily, weekly, monthly] = [backup.keep_daily, backup.keep_weekly, backup.keep_monthly]
             .map(|n| usize::try_from(n).unwrap_or(usize::MAX));

@@ -205,7 +205,7 @@ async fn bring_queue_back(
 ) -> Result<u64, BackupError> {
     let db = &run.settings.paths.db;
     let Ok(entry) = manifest.file(Role::Queue) else { return Ok(0) };
-    if manifest.device != run.settings.device.id {
+    if manifest.device != run.settings.device {
         return Ok(0);
     }
     if db.exists() {
@@ -254,7 +254,7 @@ async fn take_back(
 }
 
 fn device(run: &Run<'_>) -> Device {
-    Device { id: run.settings.device.id.clone() }
+    Device { id: run.settings.device.clone() }
 }
 
 fn done(manifest: &Manifest, settings: &PgSettings, safety: Option<String>, started: Instant) -> Restored {
@@ -278,7 +278,7 @@ pub(super) async fn find(
     keys: &Keys,
     wanted: &Wanted,
 ) -> Result<Found, BackupError> {
-    let settings = PgSettings::of(run.settings).ok_or_else(|| {
+    let settings = run.settings.postgres.as_ref().ok_or_else(|| {
         BackupError::Refused(
             "this backup is of Postgres: set store.postgres_url, so that it can be looked into".to_owned(),
         )

@@ -37,7 +37,7 @@ impl Undelivered {
         let scratch = run.lock.scratch()?;
         let path = scratch.path().join("queue.db");
         restore_file(run, folder, manifest, entry, keys, &path).await?;
-        let device = Device { id: run.settings.device.id.clone() };
+        let device = Device { id: run.settings.device.clone() };
         let memory = Memory::open(&path, &device, run.clock.clone()).await?;
         Ok(Some(Self { memory, _scratch: scratch }))
     }

@@ -14,7 +14,6 @@ use super::sqlite::{self, Access};
 use super::stream::{self, pour};
 use super::{BackupError, Level, Proof, pg};
 use crate::durable;
-use crate::store::postgres::PgSettings;
 use crate::store::{Store, StoreError, StoreOptions};
 
 /// What a look at a backup found.
@@ -86,7 +85,7 @@ async fn look(run: &Run<'_>, folder: &Path, level: Level, keys: &Keys) -> Result
             (Role::Database, Origin::Postgres) => {
                 pg::parse(run, folder, &manifest, entry, keys).await?;
                 if level == Level::Restore {
-                    let postgres = PgSettings::of(run.settings).ok_or_else(|| {
+                    let postgres = run.settings.postgres.as_ref().ok_or_else(|| {
                         BackupError::Refused(
                             "this backup is of Postgres and store.postgres_url is not set: it can be verified up to --level full"
                                 .to_owned(),

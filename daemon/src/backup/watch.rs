@@ -23,10 +23,10 @@ use tokio::sync::watch::Sender;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::context::Context;
 use super::order::{self, Age, Dated};
 use super::{Backup, BackupError, Level, known, lock};
 use crate::clock::{Clock, Stamp};
-use crate::config::Settings;
 use crate::error::chain;
 use crate::health::{Condition, Health};
 
@@ -283,7 +283,7 @@ pub struct State {
 }
 
 /// Looks at the backups.
-pub fn look(settings: &Settings, clock: &Clock) -> State {
+pub fn look(settings: &Context, clock: &Clock) -> State {
     let backups = super::list(&settings.paths.backups, clock);
     let lost = backups.as_ref().ok().and_then(|here| known::lost(settings, here));
     let seen = Seen {
@@ -315,7 +315,7 @@ struct Signs {
 type Sign = Option<(u64, u64, i64, i64)>;
 
 impl Signs {
-    fn of(settings: &Settings) -> Self {
+    fn of(settings: &Context) -> Self {
         let sign = |path: &Path| {
             let found = fs::metadata(path).ok()?;
             Some((found.dev(), found.ino(), found.mtime(), found.mtime_nsec()))
@@ -330,7 +330,7 @@ impl Signs {
 /// # Errors
 /// Never: what cannot be looked at is what is reported.
 pub async fn run(
-    settings: Settings,
+    settings: Context,
     clock: Clock,
     health: Health,
     told: Sender<Option<Report>>,

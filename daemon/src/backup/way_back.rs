@@ -2,21 +2,21 @@
 
 use std::path::Path;
 
+use super::context::Context;
 use super::manifest::{self, Origin};
 use super::{Backup, Level, known, list, watch};
 use crate::clock::Clock;
-use crate::config::Settings;
 use crate::durable::behind_link;
 use crate::store::StoreError;
 use crate::store::vanished::{self, Backups, KnownBackups, Missing, Vanished};
 
 /// What to do where the memory of these settings vanished: hold apart what is said then, or refuse.
 /// Postgres gives back what it has; a file elsewhere than in the data folder is not the memory.
-pub fn policy(settings: &Settings, hold_apart: bool) -> Vanished {
+pub fn policy(settings: &Context, hold_apart: bool) -> Vanished {
     if settings.paths.db != behind_link(&settings.paths.data.join("jarvis.db")) {
         return Vanished::Begin;
     }
-    if settings.store.postgres_url.is_some() {
+    if settings.postgres.is_some() {
         return Vanished::PullBack;
     }
     let of = settings.clone();
@@ -28,23 +28,23 @@ pub fn policy(settings: &Settings, hold_apart: bool) -> Vanished {
 ///
 /// # Errors
 /// [`StoreError`] if the database cannot be asked.
-pub async fn missing(settings: &Settings) -> Result<Option<Missing>, StoreError> {
+pub async fn missing(settings: &Context) -> Result<Option<Missing>, StoreError> {
     vanished::look(&settings.paths.db, &policy(settings, false)).await
 }
 
 /// Asked only where the memory vanished or is held apart. A folder that cannot be read tells nothing.
-pub fn asked(settings: &Settings) -> KnownBackups {
+pub fn asked(settings: &Context) -> KnownBackups {
     let dir = &settings.paths.backups;
     let all = list(dir, &Clock::System).unwrap_or_default();
     let proven = known::read(&settings.paths.data).ok().flatten();
     let proven = proven.as_ref().and_then(known::Known::newest_proven);
-    let evidence = if all.iter().rev().any(|backup| is_of(backup, &settings.device.id)) {
+    let evidence = if all.iter().rev().any(|backup| is_of(backup, &settings.device)) {
         Some(format!("backups of it are in {}", dir.display()))
     } else {
         let noted = || noted(&settings.paths.data);
         proven.map(|name| format!("{name} was proven to be a backup of it")).or_else(noted)
     };
-    let way_back = match newest_good(&all, &settings.device.id) {
+    let way_back = match newest_good(&all, &settings.device) {
         Some((name, proven)) => {
             let state = if proven { "the newest proven backup" } else { "the newest backup, not proven yet" };
             format!("`jarvisd backup restore {name} --in-place` brings back {state}")

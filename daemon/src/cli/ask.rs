@@ -3,10 +3,10 @@
 use serde::Serialize;
 
 use super::{Common, output, user_named, with_memory};
+use crate::app::parts;
 use crate::dialogue::{DialogueError, Select, TurnOutcome};
 use crate::error::{Exit, Failure, chain};
 use crate::memory::{ConversationId, SessionId, TurnMeta};
-use crate::pipeline::parts;
 
 /// Says something in writing and prints the answer. The turn is stored like a spoken one.
 ///

@@ -18,6 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Common, block_on, output, with_memory};
 use crate::backup::cancel::Cancel;
+use crate::backup::context::Context;
 use crate::backup::create::Run;
 use crate::backup::keys::Keys;
 use crate::backup::lock::{Lock, be_polite};
@@ -25,7 +26,6 @@ use crate::backup::manifest::{self, Manifest, Origin, Undelivered};
 use crate::backup::watch::{self, LastRun};
 use crate::backup::{self, Backup, Level, Proof, known};
 use crate::clock::Clock;
-use crate::config::Settings;
 use crate::error::{Exit, Failure, chain};
 
 /// The unit that makes a backup every night.
@@ -132,12 +132,13 @@ fn undelivered(backup: &Backup) -> Option<String> {
 
 pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
     let settings = common.settings()?;
+    let context = settings.backups();
     match command {
         Command::List(args) if args.remote => {
-            work(&settings, Folder::Read, async |run| list::elsewhere(run, &args).await)
+            work(&context, Folder::Read, async |run| list::elsewhere(run, &args).await)
         }
-        Command::List(args) => list::here(&settings, &args),
-        Command::Release(args) if args.remote => work(&settings, Folder::Read, async |run| {
+        Command::List(args) => list::here(&context, &args),
+        Command::Release(args) if args.remote => work(&context, Folder::Read, async |run| {
             backup::remote::release(run, &args.name).await?;
             output::line(format!("The copy of {} need not be kept any longer.", args.name))
         }),
@@ -148,18 +149,18 @@ pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
         }
         Command::Create(args) => {
             be_polite();
-            work(&settings, Folder::Write, async |run| create::run(run, &args).await)
+            work(&context, Folder::Write, async |run| create::run(run, &args).await)
         }
         Command::Verify(args) => {
             be_polite();
-            work(&settings, Folder::Read, async |run| verify::run(run, &args).await)
+            work(&context, Folder::Read, async |run| verify::run(run, &args).await)
         }
         Command::Upload(args) => {
             be_polite();
-            work(&settings, Folder::Read, async |run| remote::upload(run, &args).await)
+            work(&context, Folder::Read, async |run| remote::upload(run, &args).await)
         }
-        Command::Fetch(args) => work(&settings, Folder::Write, async |run| remote::fetch(run, &args).await),
-        Command::Accept(args) => work(&settings, Folder::Accept, async |run| accept::run(run, &args)),
+        Command::Fetch(args) => work(&context, Folder::Write, async |run| remote::fetch(run, &args).await),
+        Command::Accept(args) => work(&context, Folder::Accept, async |run| accept::run(run, &args)),
         Command::Export(args) => with_memory(&settings, async |memory| lines::export(memory, &args).await),
         Command::Import(args) => {
             with_memory(&settings, async |memory| lines::import(&settings, memory, &args).await)
@@ -172,8 +173,10 @@ pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
             }
             Ok(watch::note(&settings.paths.data, &LastRun::now(&Clock::System, Some(unit)))?)
         }
-        Command::Prune(args) => work(&settings, Folder::Change, async |run| prune::run(run, &args).await),
-        Command::Restore(args) => work(&settings, Folder::Read, async |run| restore::run(run, &args).await),
+        Command::Prune(args) => work(&context, Folder::Change, async |run| prune::run(run, &args).await),
+        Command::Restore(args) => {
+            work(&context, Folder::Read, async |run| restore::run(&settings, run, &args).await)
+        }
     }
 }
 
@@ -191,7 +194,7 @@ enum Folder {
 }
 
 impl Folder {
-    fn take(self, settings: &Settings) -> Result<Lock, Failure> {
+    fn take(self, settings: &Context) -> Result<Lock, Failure> {
         let dir = &settings.paths.backups;
         let gone = || std::fs::metadata(dir).is_err();
         let elsewhere = vec![settings.paths.data.clone(), std::env::temp_dir()];
@@ -209,7 +212,7 @@ impl Folder {
 
 /// Takes the folder of backups and runs `work`, which a signal cancels.
 fn work(
-    settings: &Settings,
+    settings: &Context,
     folder: Folder,
     work: impl AsyncFnOnce(&Run<'_>) -> Result<(), Failure>,
 ) -> Result<(), Failure> {

@@ -3,7 +3,8 @@
 use serde::Serialize;
 
 use super::{Common, config_failure, output};
-use crate::config::{self, Effective, Fault, Settings};
+use crate::app::{self, Settings};
+use crate::config::{Effective, Fault};
 use crate::error::Failure;
 
 /// Reads the configuration as the daemon would and reports every fault at once; exit code 78 if there is any.
@@ -44,7 +45,7 @@ struct Setting<'a> {
 }
 
 pub fn run(args: &Args, common: &Common) -> Result<(), Failure> {
-    let (settings, faults) = match config::load(&common.options()) {
+    let (settings, faults) = match app::load(&common.options()) {
         Ok(mut settings) => {
             let faults = settings.faults_of_files();
             let odd = settings.warnings_of_files();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::{Common, confirmed, output, shared_ids_are_known, user_named, with_memory};
-use crate::config::Settings;
+use crate::app::Settings;
 use crate::error::{Exit, Failure};
 use crate::memory::{Conversation, ConversationId, ExportedMessage, Hit, Imported, Memory, Role};
 use crate::plain::without_mark;

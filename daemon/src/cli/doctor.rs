@@ -97,7 +97,7 @@ pub fn run(args: &Args, common: &Common) -> Result<(), Failure> {
     for finding in checks::broker(&settings) {
         found(finding)?;
     }
-    for finding in backups::backups(&settings) {
+    for finding in backups::backups(&settings.backups()) {
         found(finding)?;
     }
     found(checks::clock())?;

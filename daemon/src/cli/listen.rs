@@ -8,10 +8,10 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Common, lines, pipeline_runtime};
+use crate::app::Settings;
+use crate::app::parts::{MissingMemory, Parts};
 use crate::audio::file::FileSource;
 use crate::audio::{CaptureStats, Channel, Period, SourceError, capture};
-use crate::config::Settings;
-use crate::daemon::live::Live;
 use crate::daemon::{HEARD_DEPTH, RING_PERIODS, STT_BLOCKS};
 use crate::detect::Detector;
 use crate::dsp::FrontEnd;
@@ -22,7 +22,6 @@ use crate::mqtt;
 use crate::pipeline::deadline::Pulse;
 use crate::pipeline::events::{Events, Lines};
 use crate::pipeline::hearing::{Heard, Hearing, HearingControl};
-use crate::pipeline::parts::{MissingMemory, Parts};
 use crate::pipeline::switches::Switches;
 use crate::pipeline::turns::Turns;
 use crate::stt;
@@ -103,7 +102,7 @@ async fn listen(settings: Settings, recordings: &[PathBuf], realtime: bool) -> R
         switches: Switches::new(session.control.clone()),
         pulse: Arc::new(Pulse::of_recording()),
         counted: Arc::default(),
-        live: Arc::new(ArcSwap::from_pointee(Live::of(&settings))),
+        live: Arc::new(ArcSwap::from_pointee(settings.live())),
     };
     let stop = session.supervisor.token();
     session.supervisor.job("turns", turns.run(heard_out, commands, stop)).map_err(cannot_start)?;

@@ -26,12 +26,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{self, Fault, Options, Settings};
+use crate::app::parts;
+use crate::app::{self, Settings};
+use crate::config::{Fault, Options};
 use crate::error::{Exit, Failure, chain, visible};
 use crate::memory::{Memory, MemoryError, User};
-use crate::pipeline::parts;
 use crate::privilege::{self, Keep};
-use crate::store::postgres::PgSettings;
 use crate::store::replica;
 
 const AFTER_HELP: &str = "\
@@ -143,7 +143,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     // Before anything is opened and any thread is started.
-    let (paths, root_is_named) = (config::paths(&line.common.options()), line.common.root.is_some());
+    let (paths, root_is_named) = (line.common.options().paths(), line.common.root.is_some());
     if let Err(refused) = privilege::act_as_owner(&paths, root_is_named, line.command.keeps()) {
         let _ = writeln!(std::io::stderr(), "jarvisd: {}", visible(&refused));
         return ExitCode::from(Exit::Failed as u8);
@@ -193,7 +193,7 @@ impl Common {
 
     /// The checked configuration; its warnings go to the log.
     pub fn settings(&self) -> Result<Settings, Failure> {
-        let settings = config::load(&self.options()).map_err(|faults| config_failure(&faults))?;
+        let settings = app::load(&self.options()).map_err(|faults| config_failure(&faults))?;
         for warning in &settings.warnings {
             log::info!("{warning}");
         }
@@ -274,7 +274,7 @@ async fn user_named(memory: &Memory, name: &str) -> Result<User, Failure> {
 /// Refuses while this device has not read the shared database to its end. Somebody else may have the ids of a file
 /// there: words that are stored under such an id are refused by the database for good.
 async fn shared_ids_are_known(settings: &Settings, memory: &Memory) -> Result<(), Failure> {
-    let Some(postgres) = PgSettings::of(settings) else { return Ok(()) };
+    let Some(postgres) = settings.postgres() else { return Ok(()) };
     if replica::is_caught_up(memory.store(), &postgres).await? {
         return Ok(());
     }

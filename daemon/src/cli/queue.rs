@@ -6,8 +6,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::{Common, confirmed, output, with_memory};
+use crate::app::Settings;
 use crate::backup::before;
-use crate::config::Settings;
 use crate::error::{Exit, Failure, chain};
 use crate::memory::Memory;
 use crate::store::forward::{ForwardError, Forwarder, Progress};
@@ -174,13 +174,13 @@ pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
 /// There is none.
 /// The Postgres of the house, with a backup if connecting will bring its schema up to date.
 pub async fn database(settings: &Settings) -> Result<PgSettings, Failure> {
-    let database = PgSettings::of(settings).ok_or_else(|| {
+    let database = settings.postgres().ok_or_else(|| {
         Failure::new(
             Exit::Config,
             "no Postgres is configured: set store.postgres_url (docs/postgres.md tells how)",
         )
     })?;
-    before::connecting(settings, &database).await;
+    before::connecting(&settings.backups(), &database).await;
     Ok(database)
 }
 
@@ -210,7 +210,7 @@ async fn status(settings: &Settings, memory: &Memory, json: bool) -> Result<(), 
         another_database: false,
         error: None,
     };
-    if let Some(database) = PgSettings::of(settings) {
+    if let Some(database) = settings.postgres() {
         status.postgres = Some(database.shown.clone());
         match postgres::which(&database).await {
             Ok(house) => {

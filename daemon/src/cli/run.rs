@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::{Common, lines, pipeline_runtime};
-use crate::config::{Options, Settings};
+use crate::app::Settings;
+use crate::config::Options;
 use crate::daemon;
 use crate::error::Failure;
 use crate::pipeline::events::Lines;

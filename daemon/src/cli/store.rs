@@ -6,16 +6,17 @@ use serde::Serialize;
 
 use super::queue::{database, failure, progress};
 use super::{Common, block_on, confirmed, output, with_memory};
-use crate::config::Settings;
+use crate::app::Settings;
+use crate::app::parts::{self, MissingMemory};
 use crate::error::{Exit, Failure, chain};
 use crate::memory::Memory;
-use crate::pipeline::parts::{self, MissingMemory};
+use crate::memory::pull::{PullError, Puller};
 use crate::pipeline::voices;
 use crate::store::compare::tables::TableComparison;
 use crate::store::compare::{CompareError, Comparison, Difference, Left, compare};
 use crate::store::forward::{ForwardError, Forwarder};
 use crate::store::holder;
-use crate::store::pull::{Opener, PullError, Puller};
+use crate::store::opener::Opener;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {

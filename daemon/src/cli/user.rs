@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::{Common, confirmed, output, user_named, with_memory};
-use crate::config::Settings;
+use crate::app::Settings;
 use crate::error::Failure;
 use crate::memory::{Memory, User};
 use crate::pipeline::pins;

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::{Common, output, with_memory};
-use crate::config::Settings;
+use crate::app::Settings;
+use crate::app::parts;
 use crate::error::{Exit, Failure, chain};
 use crate::memory::{Memory, MemoryError};
-use crate::pipeline::parts;
 use crate::speaker::vault::CREDENTIAL;
 use crate::speaker::{Calibration, SealedVoiceprint, VaultError};
 

@@ -14,14 +14,16 @@ use serde_json::json;
 
 use super::recording;
 use super::{Common, confirmed, models, output, user_named, with_memory};
-use crate::config::{Settings, UserThresholds};
+use crate::app::Settings;
+use crate::app::parts;
 use crate::detect::vad::Vad;
 use crate::error::{Exit, Failure, chain};
 use crate::memory::{Memory, NewAudit};
+use crate::pipeline::pins;
 use crate::pipeline::recordings::Recordings;
 use crate::pipeline::voices::{Voices, VoicesError};
-use crate::pipeline::{parts, pins};
 use crate::plain::figure;
+use crate::speaker::section::UserThresholds;
 use crate::speaker::{EnrolledVoice, SpeakerError, Verdict};
 
 #[derive(Debug, clap::Subcommand)]

@@ -190,7 +190,9 @@ impl BrokerUrl {
 }
 
 impl Value for BrokerUrl {
-    const TYPE: &'static str = "address";
+    fn type_words() -> String {
+        "address".to_owned()
+    }
 
     fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
         const EXAMPLE: &str = "mqtt://broker.local:1883";
@@ -303,7 +305,9 @@ impl PostgresUrl {
 }
 
 impl Value for PostgresUrl {
-    const TYPE: &'static str = "address";
+    fn type_words() -> String {
+        "address".to_owned()
+    }
 
     fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
         const EXAMPLE: &str = "postgres://jarvis@database.local/jarvis";

@@ -20,7 +20,7 @@ pub enum Origin {
 }
 
 impl Origin {
-    pub(super) fn file(path: &Arc<Path>, line: usize) -> Self {
+    pub(crate) fn file(path: &Arc<Path>, line: usize) -> Self {
         Self::File { path: path.clone(), line }
     }
 
@@ -63,7 +63,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    pub(super) fn new(origin: Origin, key: Option<String>, sentence: impl Into<String>) -> Self {
+    pub(crate) fn new(origin: Origin, key: Option<String>, sentence: impl Into<String>) -> Self {
         Self { origin, key, sentence: sentence.into() }
     }
 }
@@ -91,7 +91,7 @@ fn shown(path: &Path) -> String {
 const QUOTE_CHARS: usize = 60;
 
 /// Text from a file, made fit for one line of a terminal: control characters escaped, long text cut.
-pub(super) fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     let mut quoted: String = text.chars().take(QUOTE_CHARS).flat_map(char::escape_debug).collect();
     if text.chars().nth(QUOTE_CHARS).is_some() {
         quoted.push('…');

@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 
-use super::{Key, Settings, sections};
+use super::{Effective, Key};
 
-/// All sections and keys as Markdown.
-pub fn reference_page() -> String {
+/// Sections (name, purpose, keys) as Markdown.
+pub fn page_of(sections: Vec<(&str, String, Vec<Key>)>) -> String {
     let mut page = String::new();
-    for (section, doc, keys) in sections() {
+    for (section, doc, keys) in sections {
         page.push_str(&format!(
             "### `[{section}]`\n\n{doc}\n\n| key | value | default | |\n|---|---|---|---|\n"
         ));
@@ -29,27 +29,26 @@ fn row(key: &Key) -> String {
         Some(words) if key.default_in_words => words.clone(),
         Some(value) => format!("`{value}`"),
     };
-    format!("| `{}` | {value} | {default} | {} |\n", key.name, key.doc)
+    let live = if key.live { " A reload applies it." } else { "" };
+    format!("| `{}` | {value} | {default} | {}{live} |\n", key.name, key.doc)
 }
 
-impl Settings {
-    /// The settings in force as TOML that can be read back, except for masked secrets; each with its place.
-    pub fn print(&self) -> String {
-        let mut text = String::new();
-        let mut open = "";
-        for entry in &self.effective {
-            let Some((section, key)) = entry.key.split_once('.') else { continue };
-            if section != open {
-                let gap = if open.is_empty() { "" } else { "\n" };
-                text.push_str(&format!("{gap}[{section}]\n"));
-                open = section;
-            }
-            // Writing to a String cannot fail.
-            let _ = match &entry.value {
-                Some(value) => writeln!(text, "{key} = {value}  # {}", entry.origin),
-                None => writeln!(text, "# {key} is not set"),
-            };
+/// The settings in force as TOML that can be read back, except for masked secrets; each with its place.
+pub fn print(effective: &[Effective]) -> String {
+    let mut text = String::new();
+    let mut open = "";
+    for entry in effective {
+        let Some((section, key)) = entry.key.split_once('.') else { continue };
+        if section != open {
+            let gap = if open.is_empty() { "" } else { "\n" };
+            text.push_str(&format!("{gap}[{section}]\n"));
+            open = section;
         }
-        text
+        // Writing to a String cannot fail.
+        let _ = match &entry.value {
+            Some(value) => writeln!(text, "{key} = {value}  # {}", entry.origin),
+            None => writeln!(text, "# {key} is not set"),
+        };
     }
+    text
 }

@@ -1,4 +1,5 @@
-//! What one declaration of a section yields: the struct, its defaults, the checks and the reference page.
+//! What one declaration of a section yields: the struct, its defaults, the checks, the reference page, and which
+//! keys a reload applies.
 
 use std::path::Path;
 
@@ -12,6 +13,8 @@ pub struct Rule<T> {
     pub allowed: String,
     /// What the reference page says about the default when the value alone would not explain it.
     pub default_words: Option<&'static str>,
+    /// A reload applies the key while the daemon runs.
+    pub live: bool,
     check: Box<dyn Fn(&T) -> bool>,
 }
 
@@ -23,16 +26,22 @@ impl<T> std::fmt::Debug for Rule<T> {
 
 impl<T> Rule<T> {
     /// Whatever the type takes.
-    pub(super) fn any() -> Self {
-        Self { allowed: String::new(), default_words: None, check: Box::new(|_| true) }
+    pub fn any() -> Self {
+        Self { allowed: String::new(), default_words: None, live: false, check: Box::new(|_| true) }
     }
 
-    pub(super) fn when(allowed: &str, check: impl Fn(&T) -> bool + 'static) -> Self {
-        Self { allowed: allowed.to_owned(), default_words: None, check: Box::new(check) }
+    pub fn when(allowed: &str, check: impl Fn(&T) -> bool + 'static) -> Self {
+        Self { allowed: allowed.to_owned(), default_words: None, live: false, check: Box::new(check) }
     }
 
-    pub(super) fn default_is(mut self, words: &'static str) -> Self {
+    pub fn default_is(mut self, words: &'static str) -> Self {
         self.default_words = Some(words);
+        self
+    }
+
+    /// Lets a reload apply the key while the daemon runs.
+    pub fn live(mut self) -> Self {
+        self.live = true;
         self
     }
 
@@ -43,16 +52,16 @@ impl<T> Rule<T> {
 
 impl<T: PartialOrd + Copy + Value + 'static> Rule<T> {
     /// From `low` to `high`, both included.
-    pub(super) fn between(low: T, high: T) -> Self {
+    pub fn between(low: T, high: T) -> Self {
         let words = [low, high].map(|x| x.show().unwrap_or_default());
         Self::when(&words.join(" to "), move |x| (low..=high).contains(x))
     }
 }
 
 impl<T: 'static> Rule<Option<T>> {
-    pub(super) fn if_set(inner: Rule<T>) -> Self {
-        let Rule { allowed, default_words, check } = inner;
-        Self { allowed, default_words, check: Box::new(move |x| x.as_ref().is_none_or(&check)) }
+    pub fn if_set(inner: Rule<T>) -> Self {
+        let Rule { allowed, default_words, live, check } = inner;
+        Self { allowed, default_words, live, check: Box::new(move |x| x.as_ref().is_none_or(&check)) }
     }
 }
 
@@ -60,24 +69,27 @@ impl<T: 'static> Rule<Option<T>> {
 #[derive(Debug, Clone)]
 pub struct Key {
     pub name: &'static str,
-    pub type_words: &'static str,
+    pub type_words: String,
     /// As TOML, or in words; `None` if not set by default.
     pub default: Option<String>,
     /// The default in words rather than as a value.
     pub default_in_words: bool,
     /// Limits beyond the type, completing "it may be …".
     pub allowed: String,
+    /// A reload applies it while the daemon runs.
+    pub live: bool,
     pub doc: String,
 }
 
 impl Key {
-    pub(super) fn new<T: Value>(name: &'static str, doc: &str, default: &T, rule: &Rule<T>) -> Self {
+    pub fn new<T: Value>(name: &'static str, doc: &str, default: &T, rule: &Rule<T>) -> Self {
         Self {
             name,
-            type_words: T::TYPE,
+            type_words: T::type_words(),
             default: rule.default_words.map(str::to_owned).or_else(|| default.show()),
             default_in_words: rule.default_words.is_some(),
             allowed: rule.allowed.clone(),
+            live: rule.live,
             doc: unwrap_lines(doc),
         }
     }
@@ -91,12 +103,12 @@ impl Key {
 }
 
 /// Doc comment lines as one paragraph.
-pub(super) fn unwrap_lines(doc: &str) -> String {
+pub(crate) fn unwrap_lines(doc: &str) -> String {
     doc.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 /// A section of the configuration.
-pub(super) trait Section: Sized {
+pub trait Section: Sized + Default {
     const NAME: &'static str;
     const DOC: &'static str;
 
@@ -104,10 +116,13 @@ pub(super) trait Section: Sized {
 
     /// Takes this section's values out of the layers; a value that is refused becomes a fault and its default.
     fn take(layers: &mut Layers, faults: &mut Vec<Fault>) -> Self;
+
+    /// Takes over from `new` the keys that may change while the daemon runs.
+    fn adopt_live(&mut self, new: &Self);
 }
 
 /// Reads one value, or gives its default.
-pub(super) fn take_value<T: Value>(
+pub fn take_value<T: Value>(
     (section, key): (&'static str, &'static str),
     default: T,
     rule: &Rule<T>,
@@ -156,12 +171,18 @@ macro_rules! section {
             $($(#[doc = $doc])+ pub $field: $type,)+
         }
 
-        impl $crate::config::schema::Section for $name {
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)+ }
+            }
+        }
+
+        impl $crate::config::Section for $name {
             const NAME: &'static str = $toml;
             const DOC: &'static str = concat!($($section_doc, "\n"),+);
 
-            fn keys() -> Vec<$crate::config::schema::Key> {
-                use $crate::config::schema::{Key, Rule};
+            fn keys() -> Vec<$crate::config::Key> {
+                use $crate::config::{Key, Rule};
                 vec![$({
                     let default: $type = $default;
                     let rule: Rule<$type> = $rule;
@@ -170,10 +191,10 @@ macro_rules! section {
             }
 
             fn take(
-                layers: &mut $crate::config::source::Layers,
+                layers: &mut $crate::config::Layers,
                 faults: &mut Vec<$crate::config::Fault>,
             ) -> Self {
-                use $crate::config::schema::{Rule, take_value};
+                use $crate::config::{Rule, take_value};
                 Self {
                     $($field: {
                         let rule: Rule<$type> = $rule;
@@ -181,7 +202,17 @@ macro_rules! section {
                     },)+
                 }
             }
+
+            fn adopt_live(&mut self, new: &Self) {
+                use $crate::config::Rule;
+                $({
+                    let rule: Rule<$type> = $rule;
+                    if rule.live {
+                        self.$field.clone_from(&new.$field);
+                    }
+                })+
+            }
         }
     };
 }
-pub(super) use section;
+pub(crate) use section;

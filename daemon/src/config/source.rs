@@ -27,7 +27,7 @@ pub const ENV_PREFIX: &str = "JARVIS__";
 
 /// A value and its place.
 #[derive(Debug, Clone)]
-pub(super) struct Entry {
+pub struct Entry {
     pub raw: Raw,
     /// The same as plain text, where quotes are optional.
     pub bare: Option<Raw>,
@@ -45,11 +45,11 @@ pub struct Effective {
 }
 
 /// The known keys of a section.
-pub(super) type KnownKeys = BTreeMap<&'static str, Vec<&'static str>>;
+pub type KnownKeys = BTreeMap<&'static str, Vec<&'static str>>;
 
 /// The values of all layers, the later over the earlier.
 #[derive(Debug)]
-pub(super) struct Layers {
+pub struct Layers {
     known: KnownKeys,
     entries: BTreeMap<(&'static str, &'static str), Entry>,
     /// Filled while the sections are read, in their order.
@@ -80,7 +80,7 @@ impl Layers {
     }
 
     /// Where a key in force was set.
-    pub(super) fn origin(&self, key: &str) -> Origin {
+    pub fn origin(&self, key: &str) -> Origin {
         self.effective.iter().find(|e| e.key == key).map_or(Origin::Default, |e| e.origin.clone())
     }
 

@@ -1,6 +1,5 @@
 //! `jarvisd run`: start-up and shutdown, top to bottom.
 
-pub mod live;
 pub mod reload;
 pub mod sound_watch;
 
@@ -13,29 +12,28 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::audio::alsa::{AlsaSettings, AlsaSource};
+use crate::app::Settings;
+use crate::app::parts::{MissingMemory, Parts};
+use crate::audio::alsa::AlsaSource;
 use crate::audio::{CaptureStats, Period, SourceError, capture};
 use crate::backup::{before, watch};
-use crate::config::{Options, Settings};
+use crate::config::Options;
 use crate::dsp::FrontEnd;
 use crate::error::{Exit, Failure, chain};
 use crate::health::{Condition, Health, Need};
 use crate::memory;
-use crate::mqtt::{self, Feeds, MqttSettings};
+use crate::memory::pull::Puller;
+use crate::mqtt::{self, Feeds};
 use crate::notify;
 use crate::pipeline::deadline::Pulse;
 use crate::pipeline::events::{Events, Lines};
 use crate::pipeline::hearing::{Heard, Hearing, HearingControl};
-use crate::pipeline::parts::{MissingMemory, Parts};
 use crate::pipeline::pause::PauseWatch;
 use crate::pipeline::switches::{self, Switches};
 use crate::pipeline::turns::Turns;
 use crate::store::forward::{self, BeforeMigration, Forwarder};
-use crate::store::postgres::PgSettings;
-use crate::store::pull::Puller;
 use crate::stt;
 use crate::supervisor::{Ended, SpawnError, Supervisor};
-use live::Live;
 use sound_watch::SoundWatch;
 
 /// Periods that wait for the front end: 2 s at the usual 10 ms.
@@ -93,17 +91,17 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
     };
     let stats = Arc::new(CaptureStats::default());
     let source = open_microphone(&settings, &stats)?;
-    let broker = MqttSettings::of(&settings);
+    let broker = settings.broker();
     if let Some(broker) = &broker {
         mqtt::check(broker).map_err(|e| Failure::of(Exit::Config, &e))?;
     }
 
-    let postgres = PgSettings::of(&settings);
+    let postgres = settings.postgres();
 
     // Bind: the queues, each bounded.
     let events = Events::new(lines);
     let control = Arc::new(HearingControl::new(stats.clone()));
-    let live = Arc::new(ArcSwap::from_pointee(Live::of(&settings)));
+    let live = Arc::new(ArcSwap::from_pointee(settings.live()));
     let (ring_in, ring_out) = rtrb::RingBuffer::<Period>::new(RING_PERIODS);
     let (heard_in, heard_out) = mpsc::channel::<Heard>(HEARD_DEPTH);
     let (command_in, command_out) = mqtt::command_channel();
@@ -217,7 +215,7 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
         let clock = parts.memory.clock().clone();
         supervisor.task(
             "backupwatch",
-            watch::run(settings.clone(), clock, health.clone(), tell_backups, stop.clone()),
+            watch::run(settings.backups(), clock, health.clone(), tell_backups, stop.clone()),
         )?;
         supervisor.job("signals", until_told(terminate, interrupt, stop.clone()))?;
         if let Some(broker) = broker {
@@ -247,10 +245,10 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
             health.set(mqtt::COMPONENT, Condition::off("no broker is configured"));
         }
         if let Some(postgres) = postgres {
-            let (safe, there) = (settings.clone(), postgres.clone());
+            let (context, there) = (settings.backups(), postgres.clone());
             let before_migration = BeforeMigration::new(move || {
-                let (settings, there) = (safe.clone(), there.clone());
-                Box::pin(async move { before::migration_there(&settings, &there).await })
+                let (backups, there) = (context.clone(), there.clone());
+                Box::pin(async move { before::migration_there(&backups, &there).await })
             });
             let forwarder =
                 Forwarder::new(parts.memory.store().clone(), parts.memory.clock().clone(), postgres)
@@ -319,14 +317,7 @@ fn lock(settings: &Settings) -> Result<std::fs::File, Failure> {
 }
 
 fn open_microphone(settings: &Settings, stats: &Arc<CaptureStats>) -> Result<AlsaSource, Failure> {
-    let audio = &settings.audio;
-    let alsa = AlsaSettings {
-        device: audio.device.clone(),
-        channel: audio.channel,
-        period_ms: audio.period_ms,
-        rate_hz: audio.rate_hz,
-    };
-    AlsaSource::new(alsa, stats.clone()).map_err(|e| Failure::of(e.exit(), &e))
+    AlsaSource::new(settings.audio.clone(), stats.clone()).map_err(|e| Failure::of(e.exit(), &e))
 }
 
 fn listen_for(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {

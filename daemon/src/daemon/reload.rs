@@ -3,17 +3,18 @@
 use tokio::signal::unix::Signal;
 use tokio_util::sync::CancellationToken;
 
-use super::live::{Live, LiveSettings};
-use crate::config::{self, Options, Settings};
-use crate::events::State;
+use crate::app::{self, Settings};
+use crate::config::Options;
 use crate::health::Health;
+use crate::health::State;
 use crate::notify;
+use crate::pipeline::live::LiveSettings;
 
 /// Runs until `stop`. A faulty configuration changes nothing and is named in the log, every fault of it.
 pub async fn run(
     mut hang_up: Signal,
     options: Options,
-    started_with: Settings,
+    mut settings: Settings,
     live: LiveSettings,
     health: Health,
     stop: CancellationToken,
@@ -26,18 +27,20 @@ pub async fn run(
         }
         notify::reloading();
         let from = options.clone();
-        let loaded = tokio::task::spawn_blocking(move || config::load(&from)).await;
+        let loaded = tokio::task::spawn_blocking(move || app::load(&from)).await;
         match loaded {
             Err(e) => log::error!("reading the configuration was interrupted: {e}"),
             Ok(Ok(new)) => {
-                let changes = Live::of(&new);
+                // Keys that only a start reads keep the values that are in force.
+                settings.adopt_live(&new);
+                let changes = settings.live();
                 let changed = changes != **live.load();
                 live.store(changes.into());
                 log::info!(
                     "the configuration was read again; {}",
                     if changed { "changes are in force" } else { "nothing changed that can change now" }
                 );
-                for key in restart_needed(&started_with, &new) {
+                for key in settings.restart_needed(&new) {
                     log::warn!("{key} has changed: restart the service to apply it");
                 }
             }
@@ -57,16 +60,4 @@ pub async fn run(
         }
         notify::ready(&health.status().words());
     }
-}
-
-/// Keys whose value has changed and that only a start reads.
-fn restart_needed(old: &Settings, new: &Settings) -> Vec<String> {
-    const LIVE: [&str; 4] =
-        ["voice.threshold", "voice.user_thresholds", "dialogue.follow_up_s", "speech.enabled"];
-    old.effective
-        .iter()
-        .zip(&new.effective)
-        .filter(|(before, after)| before.value != after.value && !LIVE.contains(&before.key.as_str()))
-        .map(|(before, _)| before.key.clone())
-        .collect()
 }

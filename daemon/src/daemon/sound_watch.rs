@@ -9,7 +9,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::audio::{CaptureStats, CaptureStatus};
-use crate::events::{Event, State, What};
+use crate::events::{Event, What};
+use crate::health::State;
 use crate::health::{self, Condition, Health, Status};
 use crate::notify::{self, Progress};
 use crate::pipeline::deadline::Pulse;

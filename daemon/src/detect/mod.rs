@@ -20,6 +20,7 @@
 mod endpoint;
 #[cfg(test)]
 mod endpoint_tests;
+pub mod section;
 mod sound;
 #[cfg(test)]
 mod tests;
@@ -34,50 +35,19 @@ use crate::inference::{ModelError, ModelStore, Role};
 use crate::units::{FramePos, frames_in_ms};
 
 use endpoint::{Endpointer, Limits};
+use section::{Endpoint, Wake};
 use sound::Sound;
 use trigger::Trigger;
 use vad::Vad;
 use wake::WakeChain;
 pub use wake::WakeWord;
 
-/// How the detector is set. Every default is measured in `docs/design/detection.md`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct DetectSettings {
-    /// Any of these wakes the device. None: every stretch of speech is a command.
-    pub wake: Vec<WakeWord>,
-    /// Silero probability from which a frame is speech, 0 to 1.
-    pub vad_threshold: f32,
-    /// Sound kept in front of the first speech of a command.
-    pub pre_roll_ms: u32,
-    /// Silence that ends a command.
-    pub end_silence_ms: u32,
-    /// A command is cut off at this length.
-    pub max_utterance_ms: u32,
-    /// How long the device waits for a command after the wake word.
-    pub no_speech_timeout_ms: u32,
-    /// Usual length of a follow-up window; 0 for none. For whoever calls [`Detector::open_follow_up`].
-    pub follow_up_ms: u32,
-    /// Speech shorter than this is a noise.
-    pub min_speech_ms: u32,
-    /// Speech, wake phrase included, after which the utterance so far is handed out once; 0 for never.
-    pub first_look_ms: u32,
-}
-
-impl Default for DetectSettings {
-    fn default() -> Self {
-        Self {
-            wake: vec![WakeWord { model: "hey-jarvis".into(), threshold: 0.5 }],
-            vad_threshold: 0.5,
-            pre_roll_ms: 300,
-            end_silence_ms: 700,
-            max_utterance_ms: 15_000,
-            no_speech_timeout_ms: 5_000,
-            follow_up_ms: 0,
-            min_speech_ms: 160,
-            first_look_ms: 2_000,
-        }
-    }
-}
+/// Silero probability from which a frame is speech. This one and those below are measured in `docs/design/detection.md`.
+const VAD_THRESHOLD: f32 = 0.5;
+/// Speech shorter than this is a noise.
+const MIN_SPEECH_MS: u32 = 160;
+/// Speech, wake phrase included, after which the utterance so far is handed out once.
+const FIRST_LOOK_MS: u32 = 2_000;
 
 /// What the detector found in the sound.
 #[derive(Debug, Clone)]
@@ -190,24 +160,29 @@ pub struct Detector {
 }
 
 impl Detector {
-    /// Loads the models that `settings` need.
-    pub fn new(store: &ModelStore, settings: &DetectSettings) -> Result<Self, ModelError> {
+    /// Loads the models that the wake words and the search for speech need. Without a wake word every stretch of speech
+    /// is a command.
+    ///
+    /// # Errors
+    /// [`ModelError`] for a model that is missing, damaged, or no wake word.
+    pub fn new(store: &ModelStore, wake: &Wake, endpoint: &Endpoint) -> Result<Self, ModelError> {
         let frames = |ms: u32| frames_in_ms(ms) as u64;
+        let words = wake.words();
         let limits = Limits {
-            threshold: settings.vad_threshold,
-            pre_roll: frames(settings.pre_roll_ms),
-            end_silence: frames(settings.end_silence_ms).max(1),
-            max_utterance: frames(settings.max_utterance_ms).max(frames(settings.min_speech_ms) + 50),
-            no_speech_timeout: frames(settings.no_speech_timeout_ms),
-            min_speech: frames(settings.min_speech_ms).max(1),
-            first_look: frames(settings.first_look_ms),
-            always: settings.wake.is_empty(),
+            threshold: VAD_THRESHOLD,
+            pre_roll: frames(endpoint.pre_roll_ms),
+            end_silence: frames(endpoint.end_silence_ms).max(1),
+            max_utterance: frames(endpoint.max_utterance_ms).max(frames(MIN_SPEECH_MS) + 50),
+            no_speech_timeout: frames(endpoint.no_speech_timeout_ms),
+            min_speech: frames(MIN_SPEECH_MS),
+            first_look: frames(FIRST_LOOK_MS),
+            always: words.is_empty(),
         };
-        let wake = if settings.wake.is_empty() {
+        let wake = if words.is_empty() {
             None
         } else {
-            let triggers = settings.wake.iter().map(|w| Trigger::new(w.name(), w.threshold)).collect();
-            Some((WakeChain::new(store, &settings.wake, wake::PHASES)?, triggers))
+            let triggers = words.iter().map(|w| Trigger::new(w.name(), w.threshold)).collect();
+            Some((WakeChain::new(store, &words, wake::PHASES)?, triggers))
         };
         Ok(Self {
             vad: Vad::new(store)?,

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::section::{WakeModel, WakeModels};
 use super::*;
 use crate::audio::Channel;
 use crate::audio::Period;
@@ -13,9 +14,13 @@ use crate::units::FRAME_SAMPLES;
 
 const S: usize = 16_000;
 
+fn wake_of(models: Vec<WakeModel>) -> Wake {
+    Wake { model: WakeModels(models), ..Wake::default() }
+}
+
 /// A detector of "hey jarvis", where the head has been fetched.
 fn jarvis() -> Option<Detector> {
-    match Detector::new(&models(), &DetectSettings::default()) {
+    match Detector::new(&models(), &Wake::default(), &Endpoint::default()) {
         Ok(detector) => Some(detector),
         Err(ModelError::Missing { .. }) => {
             crate::testdata::skipped(
@@ -29,7 +34,7 @@ fn jarvis() -> Option<Detector> {
 
 /// A detector to which every stretch of speech is a command.
 fn always() -> Detector {
-    Detector::new(&models(), &DetectSettings { wake: Vec::new(), ..DetectSettings::default() }).unwrap()
+    Detector::new(&models(), &wake_of(Vec::new()), &Endpoint::default()).unwrap()
 }
 
 fn frames_of(samples: &[f32]) -> Vec<Frame> {
@@ -364,10 +369,10 @@ fn speech_of_gives_one_probability_a_frame_for_any_length() {
 fn a_head_that_is_no_head_is_refused_with_its_path() {
     let vad = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/silero_vad_16k.onnx");
     let model = vad.to_string_lossy().into_owned();
-    let wake = vec![WakeWord { model: model.clone(), threshold: 0.5 }];
-    let error = Detector::new(&models(), &DetectSettings { wake, ..DetectSettings::default() }).unwrap_err();
+    let file = wake_of(vec![WakeModel::File(model.clone().into())]);
+    let error = Detector::new(&models(), &file, &Endpoint::default()).unwrap_err();
     assert!(crate::error::chain(&error).contains("silero_vad_16k.onnx"), "{error}");
-    let wake = vec![WakeWord { model: "hey-nobody".into(), threshold: 0.5 }];
-    let error = Detector::new(&models(), &DetectSettings { wake, ..DetectSettings::default() }).unwrap_err();
+    let unknown = wake_of(vec![WakeModel::Named("hey-nobody".into())]);
+    let error = Detector::new(&models(), &unknown, &Endpoint::default()).unwrap_err();
     assert!(error.to_string().contains("hey-nobody"), "{error}");
 }

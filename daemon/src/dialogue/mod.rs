@@ -10,6 +10,7 @@
 
 pub mod builtin;
 mod context;
+pub mod section;
 pub mod speech;
 
 #[cfg(test)]
@@ -38,7 +39,7 @@ pub const NOBODY_IS_KNOWN: &str =
 /// Which conversation a turn belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Select {
-    /// The person's latest on this device, if it is recent enough ([`DialogueSettings::continue_within_ms`]); else a new
+    /// The person's latest on this device, if it is recent enough (`dialogue.continue_conversation_min`); else a new
     /// one.
     #[default]
     Continue,
@@ -59,20 +60,6 @@ impl Responder {
         match self {
             Self::Builtin(builtin) => builtin.respond(context).await,
         }
-    }
-}
-
-#[derive(Debug, Clone)]
-pub struct DialogueSettings {
-    /// A conversation continues if its last turn was at most this long ago.
-    pub continue_within_ms: i64,
-    /// What the responder sees of what was said before this turn, in tokens (see [`crate::memory::tokens_of`]).
-    pub context_tokens: u32,
-}
-
-impl Default for DialogueSettings {
-    fn default() -> Self {
-        Self { continue_within_ms: 4 * 3600 * 1000, context_tokens: WINDOW_TOKENS }
     }
 }
 
@@ -159,11 +146,11 @@ impl Answer {
 pub struct Dialogue {
     memory: Memory,
     responder: Responder,
-    settings: DialogueSettings,
+    settings: section::Dialogue,
 }
 
 impl Dialogue {
-    pub fn new(memory: Memory, responder: Responder, settings: DialogueSettings) -> Self {
+    pub fn new(memory: Memory, responder: Responder, settings: section::Dialogue) -> Self {
         Self { memory, responder, settings }
     }
 
@@ -218,13 +205,13 @@ impl Dialogue {
             Select::Id(id) => Some(self.memory.home(user.id, *id).await?),
             Select::Session(session) => self.memory.session(user.id, session).await?,
             Select::Continue => {
-                let within_ms = self.settings.continue_within_ms;
+                let within_ms = i64::from(self.settings.continue_conversation_min) * 60_000;
                 self.memory.current_conversation(user.id, within_ms, &now).await?
             }
         };
         let window = match conversation {
             None => Window::default(),
-            Some(id) => self.memory.window(user.id, id, self.settings.context_tokens).await?,
+            Some(id) => self.memory.window(user.id, id, WINDOW_TOKENS).await?,
         };
         let context = TurnContext {
             user,

@@ -15,12 +15,12 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::fs::MemfdFlags;
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 
+use super::section;
 use crate::audio::{Channel, SourceError, file};
 use crate::notify::PRIVATE_ENV;
 
@@ -44,24 +44,6 @@ const LOOK: Duration = Duration::from_millis(20);
 const MAX_TEXT_CHARS: usize = 4_000;
 /// What is kept of a command's complaint, in characters.
 const MAX_COMPLAINT_CHARS: usize = 200;
-
-/// Section `[speech]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SpeechSettings {
-    pub enabled: bool,
-    /// Program and arguments; empty = the first of `espeak-ng` and `flite` that is installed.
-    pub command: Vec<String>,
-    /// ALSA device that plays; empty = none, answers are text only.
-    pub playback_device: String,
-    /// Longest time the command may take.
-    pub timeout_s: u32,
-}
-
-impl Default for SpeechSettings {
-    fn default() -> Self {
-        Self { enabled: true, command: Vec::new(), playback_device: "default".to_owned(), timeout_s: 20 }
-    }
-}
 
 #[derive(Debug, thiserror::Error)]
 pub enum SpeechError {
@@ -102,31 +84,21 @@ impl Rendered {
 /// Renders answers. Cheap to keep; every call runs the command anew.
 #[derive(Debug)]
 pub struct Speech {
-    settings: SpeechSettings,
+    timeout_s: u32,
     command: Result<Vec<String>, String>,
-    said: AtomicBool,
 }
 
 impl Speech {
     /// Looks the command up. One that is missing is no error: answers are text only then, see [`Speech::silent`].
-    pub fn new(settings: SpeechSettings) -> Self {
+    pub fn new(settings: &section::Speech) -> Self {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let command = choose(&settings, &path);
-        Self { settings, command, said: AtomicBool::new(false) }
+        let command = choose(settings, &path);
+        Self { timeout_s: settings.timeout_s, command }
     }
 
     /// Why nothing is spoken, as a sentence; `None` when something is.
     pub fn silent(&self) -> Option<&str> {
         self.command.as_ref().err().map(String::as_str)
-    }
-
-    /// Like [`Speech::silent`], but only the first time: for the one log line about it.
-    pub fn silent_once(&self) -> Option<&str> {
-        self.silent().filter(|_| !self.said.swap(true, Ordering::Relaxed))
-    }
-
-    pub fn playback_device(&self) -> &str {
-        &self.settings.playback_device
     }
 
     /// Turns `text` into mono sound in [-1, 1] at the rate of the command's choice. Cancel safe: dropping the future
@@ -154,7 +126,7 @@ impl Speech {
             child.spawn().map_err(|source| SpeechError::Start { program: program.clone(), source })?;
         let _group = Group::of(&child);
 
-        let timeout_s = self.settings.timeout_s.max(1);
+        let timeout_s = self.timeout_s.max(1);
         let until = tokio::time::Instant::now() + Duration::from_secs(u64::from(timeout_s));
         let mut looks = tokio::time::interval(LOOK);
         let status = loop {
@@ -188,11 +160,8 @@ impl Speech {
 }
 
 /// The command to run, or why there is none.
-fn choose(settings: &SpeechSettings, path: &std::ffi::OsStr) -> Result<Vec<String>, String> {
-    if !settings.enabled {
-        return Err("speech is switched off, so answers are text only".to_owned());
-    }
-    if settings.command.is_empty() {
+fn choose(settings: &section::Speech, path: &std::ffi::OsStr) -> Result<Vec<String>, String> {
+    if settings.command.0.is_empty() {
         return DEFAULTS
             .iter()
             .find(|command| command.first().is_some_and(|program| find(program, path).is_some()))
@@ -202,8 +171,8 @@ fn choose(settings: &SpeechSettings, path: &std::ffi::OsStr) -> Result<Vec<Strin
                     .to_owned()
             });
     }
-    match settings.command.first() {
-        Some(program) if find(program, path).is_some() => Ok(settings.command.clone()),
+    match settings.command.0.first() {
+        Some(program) if find(program, path).is_some() => Ok(settings.command.0.clone()),
         program => Err(format!(
             "the speech command {} is not there or not executable, so answers are text only; see [speech] command",
             program.map_or("", String::as_str)
@@ -308,10 +277,11 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+    use crate::dialogue::section::CommandLine;
 
     fn speech(command: &[&str], timeout_s: u32) -> Speech {
         let command = command.iter().map(|part| (*part).to_owned()).collect();
-        Speech::new(SpeechSettings { command, timeout_s, ..SpeechSettings::default() })
+        Speech::new(&section::Speech { command: CommandLine(command), timeout_s, ..Default::default() })
     }
 
     /// A shell command as the speech command.
@@ -424,9 +394,9 @@ mod tests {
     }
 
     #[test]
-    fn without_a_command_answers_are_text_only_and_that_is_said_once() {
+    fn without_a_command_answers_are_text_only_and_it_is_said_why() {
         let folder = tempfile::tempdir().unwrap();
-        let settings = SpeechSettings::default();
+        let settings = section::Speech::default();
         let path = folder.path().as_os_str();
         assert!(choose(&settings, path).unwrap_err().contains("install espeak-ng or flite"));
 
@@ -438,9 +408,5 @@ mod tests {
 
         let speech = speech(&["/nowhere/say"], 5);
         assert!(speech.silent().unwrap().contains("/nowhere/say"));
-        assert!(speech.silent_once().is_some());
-        assert!(speech.silent_once().is_none());
-        let off = Speech::new(SpeechSettings { enabled: false, ..SpeechSettings::default() });
-        assert!(off.silent().unwrap().contains("switched off"));
     }
 }

@@ -56,7 +56,7 @@ async fn open(folder: &std::path::Path) -> Memory {
 
 fn dialogue(memory: Memory) -> Dialogue {
     let builtin = Builtin { time_zone: Some(TimeZone::UTC) };
-    Dialogue::new(memory, Responder::Builtin(builtin), DialogueSettings::default())
+    Dialogue::new(memory, Responder::Builtin(builtin), section::Dialogue::default())
 }
 
 const POT: &str = "You told me that the spare key is under the blue pot.";

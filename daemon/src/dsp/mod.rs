@@ -24,7 +24,6 @@
 
 mod denoise;
 pub mod level;
-pub mod resample;
 
 use std::collections::VecDeque;
 
@@ -33,8 +32,8 @@ use rubato::WindowFunction;
 use crate::audio::Period;
 use crate::units::{FRAME_SAMPLES, FRAMES_PER_S, FramePos, SAMPLE_RATE_HZ};
 
+use crate::audio::resample::{ResampleError, Resampler};
 pub use denoise::{DENOISE_FRAME, Denoiser};
-use resample::{ResampleError, Resampler};
 
 /// How long after its end a frame comes out when the source has 48 kHz: 10 ms in RNNoise, 5 ms in the filter to 16 kHz,
 /// rounded up to whole frames.

@@ -97,7 +97,7 @@ fn raw_and_clean_are_the_same_instant() {
     let Some(path) = testdata::shared("audio/deepfilternet/clean_freesound_33711.flac") else { return };
     let (speech, rate_hz) = read_all(&path, Channel::Mean, 60).unwrap();
     for to_hz in [8_000, 16_000, 44_100, 48_000, 96_000] {
-        let sound = resample::resample_all(&speech, rate_hz, to_hz).unwrap();
+        let sound = crate::audio::resample::resample_all(&speech, rate_hz, to_hz).unwrap();
         let frames = run(&periods(&sound, to_hz));
         let off = lag(&raw(&frames), &clean(&frames), 40);
         assert!(off.abs() < 0.25, "clean sound of {to_hz} Hz is off by {off} samples");
@@ -336,13 +336,13 @@ fn a_recording_resampled_whole_keeps_its_length_and_time() {
         [(22_050, 48_000), (48_000, 22_050), (16_000, 44_100), (44_100, 16_000), (12_345, 48_000)]
     {
         let sound = burst(0.25, from, 0.5);
-        let out = resample::resample_all(&sound, from, to).unwrap();
+        let out = crate::audio::resample::resample_all(&sound, from, to).unwrap();
         assert_eq!(out.len(), (sound.len() * to as usize).div_ceil(from as usize));
         let off = lag(&burst(0.25, to, 0.5), &out, 100);
         assert!(off.abs() < 0.6 * (f64::from(to) / f64::from(from)).max(1.0), "{from} to {to}: {off}");
     }
-    assert!(resample::resample_all(&[], 8_000, 48_000).unwrap().is_empty());
-    assert!(resample::resample_all(&[0.0], 0, 48_000).is_err());
+    assert!(crate::audio::resample::resample_all(&[], 8_000, 48_000).unwrap().is_empty());
+    assert!(crate::audio::resample::resample_all(&[0.0], 0, 48_000).is_err());
 }
 
 #[test]

@@ -4,12 +4,12 @@ use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
-use super::text::{tidy, tidy_within, unseen};
 use super::users::owner_rid;
 use super::{ConversationId, Memory, MemoryError, Result, UserId, get, named, words};
 use crate::clock::Stamp;
 use crate::store::queue::{Op, enqueue};
 use crate::store::{StoreError, Tx};
+use crate::text::{tidy, tidy_within, unseen};
 
 /// Longest title, in characters. An automatic title is cut there, one that a person chose is refused.
 pub const MAX_TITLE_CHARS: usize = 80;

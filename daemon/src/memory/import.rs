@@ -13,7 +13,6 @@ use uuid::{Builder, Uuid, Variant, Version};
 
 use super::conversations::{MAX_TITLE_CHARS, title_from};
 use super::messages::checked_text;
-use super::text::tidy_within;
 use super::users::owner_rid;
 use super::{
     ConversationId, Kind, Memory, MemoryError, MessageId, Result, Role, SessionId, UserId, boot_rid, get,
@@ -21,6 +20,7 @@ use super::{
 };
 use crate::store::Tx;
 use crate::store::queue::{Op, enqueue};
+use crate::text::tidy_within;
 
 /// The boot of rows whose times come from a file: monotonic times never compare with it.
 const NO_BOOT: &str = "imported";

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use super::messages::retitle;
 use super::terms::is_run_letter;
-use super::text::name_key;
 use super::{ConversationId, Memory, Result, UserId, get, named};
 use crate::clock::Stamp;
 use crate::store::Tx;
 use crate::store::queue::{Op, enqueue};
+use crate::text::name_key;
 
 crate::store::sql::statements! {
     NAMED = "SELECT id, title, coalesce(session_id, '') AS session FROM conversations

@@ -17,13 +17,13 @@ mod messages;
 mod session;
 mod take_back;
 
-use super::text::name_key;
 use super::users::{checked_name, free_name, is_numbered};
 use super::{Memory, MemoryError, Result, UserId, boot_rid, device_rid, get, named};
 use crate::clock::Stamp;
 use crate::store::outgoing::{ConversationRow, MessageRow, UserRow, VoiceprintRow};
 use crate::store::postgres::read::Tombstone;
 use crate::store::{StoreError, Tx, house, replica, settings};
+use crate::text::name_key;
 
 /// Some rows of other devices, and how far they bring this one.
 #[derive(Debug, Default)]

@@ -4,11 +4,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::text::unseen_anywhere;
 use super::users::owner_rid;
 use super::{ConversationId, Memory, MemoryError, Result, UserId};
 use crate::clock::Stamp;
 use crate::store::Tx;
+use crate::text::unseen_anywhere;
 
 /// Longest session id, in characters.
 pub const MAX_SESSION_CHARS: usize = 128;

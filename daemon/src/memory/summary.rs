@@ -247,7 +247,7 @@ fn lines_of(rows: &[sqlx::sqlite::SqliteRow]) -> Result<Vec<Line>, StoreError> {
 
 /// The first sentence of `text` on one line, at most [`LINE_CHARS`] long.
 fn first_sentence(text: &str) -> String {
-    let line = super::text::tidy(text);
+    let line = crate::text::tidy(text);
     let end = line
         .match_indices(['.', '!', '?', '。'])
         .map(|(at, mark)| at + mark.len())

@@ -5,11 +5,11 @@ use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use super::conversations::Page;
-use super::text::{name_key, tidy, unseen};
 use super::{Memory, MemoryError, NewAudit, Result, UserId, get, named, words};
 use crate::clock::Stamp;
 use crate::store::queue::{Op, enqueue};
 use crate::store::{StoreError, Tx};
+use crate::text::{name_key, tidy, unseen};
 
 /// Longest name, in characters.
 pub const MAX_NAME_CHARS: usize = 64;

@@ -6,24 +6,9 @@ use tokio::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 use super::Topics;
+use crate::pipeline::command::Command;
 use crate::pipeline::switches::Switches;
 use crate::speaker::pin::Pin;
-
-/// Something a person asked for at a distance that takes its turn. Printing one shows no PIN. What is a state (the mute,
-/// the listening window, the end of an enrolment) is none: see [`Switches`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Command {
-    /// Take whoever speaks next for `user`.
-    Pin { user: String, pin: Pin },
-    /// Enrol the voice of this person, before the microphone.
-    Enrol {
-        user: String,
-        /// Keep what they say for it, encrypted.
-        keep_recordings: bool,
-        /// [`Switches::cancels`] when it was asked for: what was cancelled since does not begin any more.
-        cancels: u64,
-    },
-}
 
 /// What a message asks for.
 #[derive(Debug)]

@@ -46,20 +46,17 @@ impl Content {
             "id": settings.device_id,
             "name": settings.device_name,
             "version": env!("CARGO_PKG_VERSION"),
-            "commands": settings.accept_commands,
+            "commands": settings.mqtt.accept_commands,
         });
         Self {
             topics,
-            announcement: settings
-                .discovery_prefix
-                .as_deref()
-                .map(|prefix| discovery::topic(settings, prefix)),
+            announcement: settings.discovery_prefix().map(|prefix| discovery::topic(settings, prefix)),
             announced,
             backups: Backups::None,
             settings: settings.clone(),
-            publish_text: settings.publish_text,
+            publish_text: settings.mqtt.publish_text,
             text_needs_verified: settings.text_needs_verified,
-            retain_last_turn: settings.retain_last_turn,
+            retain_last_turn: settings.mqtt.retain_last_turn,
             info: info.to_string(),
             enrolment_shown: settings.accept_enrolment,
             enrolment: None,

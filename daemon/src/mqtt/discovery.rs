@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::{MqttSettings, Topics};
-use crate::events::State;
+use crate::health::State;
 
 /// The topic on which `settings` announce the device below `prefix`.
 pub(super) fn topic(settings: &MqttSettings, prefix: &str) -> String {
@@ -59,7 +59,7 @@ pub(super) fn entities(settings: &MqttSettings, topics: &Topics, backups: Backup
             "value_template": "{{ value_json.paused_until }}",
         }),
     );
-    if settings.accept_commands {
+    if settings.mqtt.accept_commands {
         entities.add(
             "mute",
             "switch",
@@ -157,7 +157,7 @@ impl Entities<'_> {
 /// `jarvis_kitchen`. Home Assistant takes letters, digits, `_` and `-`; a name with others gets a number that tells it from
 /// those that look like it then.
 fn object_id(settings: &MqttSettings) -> String {
-    let name = format!("{}_{}", settings.base_topic, settings.device_id);
+    let name = format!("{}_{}", settings.mqtt.base_topic, settings.device_id);
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
     if name.chars().all(plain) {
         return name;
@@ -177,7 +177,7 @@ mod tests {
     fn announced(change: impl FnOnce(&mut MqttSettings), backups: Backups) -> (String, Value) {
         let mut settings = MqttSettings::new(BrokerUrl::parse("mqtt://broker").unwrap(), "kitchen");
         change(&mut settings);
-        let topics = Topics::new(&settings.base_topic, &settings.device_id).unwrap();
+        let topics = Topics::new(&settings.mqtt.base_topic, &settings.device_id).unwrap();
         let earlier = BTreeMap::from([("backup_copied".to_owned(), "sensor".to_owned())]);
         let message = payload(&settings, &topics, entities(&settings, &topics, backups), &earlier);
         (topic(&settings, "homeassistant"), serde_json::from_str(&message).unwrap())
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn what_the_device_does_not_do_is_not_announced() {
-        let (_, message) = announced(|settings| settings.accept_commands = false, Backups::None);
+        let (_, message) = announced(|settings| settings.mqtt.accept_commands = false, Backups::None);
         assert_eq!(
             platforms(&message),
             [
@@ -246,7 +246,8 @@ mod tests {
             let id = topic.split('/').nth(2).unwrap();
             assert!(id.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c)), "{topic}");
         }
-        let (topic, _) = announced(|settings| settings.base_topic = "home/voice".to_owned(), Backups::None);
+        let (topic, _) =
+            announced(|settings| settings.mqtt.base_topic = "home/voice".to_owned(), Backups::None);
         assert!(topic.starts_with("homeassistant/device/home-voice_kitchen-"), "{topic}");
     }
 }

@@ -57,12 +57,8 @@ fn messages(parts: &[(u8, &[u8])]) -> bool {
 /// A text that is said by nobody verified is in no message, nor is any where texts are not published.
 fn published(parts: &[(u8, &[u8])], publish_text: bool, text_needs_verified: bool) {
     let broker = sure(BrokerUrl::parse("mqtt://h"), "an address");
-    let settings = MqttSettings {
-        publish_text,
-        text_needs_verified,
-        discovery_prefix: Some("homeassistant".to_owned()),
-        ..MqttSettings::new(broker, "k")
-    };
+    let mqtt = super::section::Mqtt { publish_text, ..Default::default() };
+    let settings = MqttSettings { mqtt, text_needs_verified, ..MqttSettings::new(broker, "k") };
     let topics = sure(Topics::new("jarvis", "k"), "topics");
     let mut content = Content::new(&settings, topics, watch::Sender::default());
     let mut outbox = Outbox::new();

@@ -31,6 +31,7 @@ pub(crate) mod fuzz;
 mod limits;
 mod outbox;
 mod probe;
+pub mod section;
 mod session;
 mod tls;
 mod topics;
@@ -47,15 +48,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use announced::{ANNOUNCED, Announced};
-pub use command::Command;
 pub use probe::{Probe, probe};
 pub use topics::Topics;
 
 use crate::backup::watch::Report;
-use crate::config::{BrokerUrl, Settings};
+use crate::config::BrokerUrl;
 use crate::error::chain;
 use crate::events::Event;
 use crate::health::{Condition, Health, Status};
+use crate::pipeline::command::Command;
 use crate::pipeline::switches::Switches;
 use content::Content;
 use limits::Limits;
@@ -75,83 +76,50 @@ const BIRTH_TO: Duration = Duration::from_secs(4);
 /// A connection that held this long starts the back-off anew.
 const STABLE: Duration = Duration::from_secs(20);
 
-/// Section `[mqtt]`, with the device's id and name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The broker, and what of the device concerns it.
+#[derive(Debug, Clone, PartialEq)]
 pub struct MqttSettings {
     pub broker: BrokerUrl,
-    pub username: Option<String>,
+    pub mqtt: section::Mqtt,
     /// File whose first line is the password; read anew for every connection.
     pub password_file: Option<PathBuf>,
     /// The password itself, where there is no file.
     pub password: Option<Password>,
-    /// PEM file with the authorities that may have signed the broker's certificate; the system's where there is none.
-    pub ca_file: Option<PathBuf>,
-    /// First part of every topic.
-    pub base_topic: String,
     /// Second part of every topic; unique among the devices of one broker.
     pub device_id: String,
     /// What people call the device.
     pub device_name: String,
-    /// Whether what was said and answered is in the events and in the last turn, or only that it was.
-    pub publish_text: bool,
     /// Whether text needs a `verified` event before it; false only where voice verification is switched off.
     pub text_needs_verified: bool,
-    /// Whether the broker keeps the last turn for whoever subscribes later.
-    pub retain_last_turn: bool,
-    /// Whether the device can be muted and made to listen over MQTT.
-    pub accept_commands: bool,
-    /// Whether people may give their PIN over MQTT; nothing without `accept_commands`.
+    /// Whether people may give their PIN over MQTT; nothing without `mqtt.accept_commands`.
     pub accept_pins: bool,
-    /// Whether an enrolment may be begun over MQTT; nothing without `accept_commands`.
+    /// Whether an enrolment may be begun over MQTT; nothing without `mqtt.accept_commands`.
     pub accept_enrolment: bool,
-    /// First part of the topic on which the device is announced to Home Assistant; `None`: it is not.
-    pub discovery_prefix: Option<String>,
     /// Whether backups are copied elsewhere.
     pub copies_backups: bool,
 }
 
 impl MqttSettings {
-    /// The broker of the configuration; `None` where there is none.
-    pub fn of(settings: &Settings) -> Option<Self> {
-        let mqtt = &settings.mqtt;
-        Some(Self {
-            username: mqtt.username.clone(),
-            password_file: settings.mqtt_password_file(),
-            ca_file: mqtt.ca_file.clone(),
-            base_topic: mqtt.base_topic.clone(),
-            device_name: settings.device.name(),
-            publish_text: mqtt.publish_text,
-            retain_last_turn: mqtt.retain_last_turn,
-            accept_commands: mqtt.accept_commands,
-            accept_pins: settings.voice.enabled && settings.voice.pin_valid_s > 0,
-            accept_enrolment: settings.voice.enrol_by_mqtt,
-            text_needs_verified: settings.voice.enabled,
-            discovery_prefix: mqtt.discovery.then(|| mqtt.discovery_prefix.clone()),
-            copies_backups: settings.backup.remote.is_some(),
-            ..Self::new(mqtt.url.clone()?, settings.device.id.clone())
-        })
-    }
-
+    /// A device that takes no PINs and no enrolment, at a broker.
     pub fn new(broker: BrokerUrl, device_id: impl Into<String>) -> Self {
         let device_id = device_id.into();
         Self {
             broker,
-            username: None,
+            mqtt: section::Mqtt::default(),
             password_file: None,
             password: None,
-            ca_file: None,
-            base_topic: "jarvis".to_owned(),
             device_name: device_id.clone(),
             device_id,
-            publish_text: true,
             text_needs_verified: true,
-            retain_last_turn: false,
-            accept_commands: true,
             accept_pins: false,
             accept_enrolment: false,
-            discovery_prefix: Some("homeassistant".to_owned()),
             copies_backups: false,
         }
+    }
+
+    /// First part of the topic on which the device is announced to Home Assistant; `None`: it is not.
+    pub(crate) fn discovery_prefix(&self) -> Option<&str> {
+        self.mqtt.discovery.then_some(self.mqtt.discovery_prefix.as_str())
     }
 }
 
@@ -211,10 +179,10 @@ pub fn command_channel() -> (mpsc::Sender<Command>, mpsc::Receiver<Command>) {
 
 /// Checks everything that can be checked without the broker: topics and files.
 pub fn check(settings: &MqttSettings) -> Result<(), MqttError> {
-    Topics::new(&settings.base_topic, &settings.device_id)?;
+    Topics::new(&settings.mqtt.base_topic, &settings.device_id)?;
     session::password(settings)?;
     if settings.broker.tls {
-        tls::client_config(settings.ca_file.as_deref())?;
+        tls::client_config(settings.mqtt.ca_file.as_deref())?;
     }
     Ok(())
 }
@@ -224,7 +192,7 @@ pub fn check(settings: &MqttSettings) -> Result<(), MqttError> {
 /// Returns an error only for settings that can never work; a broker that is away, refuses, or talks nonsense shows in
 /// [`Health`] and is tried again for ever.
 pub async fn run(settings: MqttSettings, feeds: Feeds, stop: CancellationToken) -> Result<(), MqttError> {
-    let topics = Topics::new(&settings.base_topic, &settings.device_id)?;
+    let topics = Topics::new(&settings.mqtt.base_topic, &settings.device_id)?;
     let mut work = Work {
         content: Content::new(&settings, topics, feeds.announced),
         outbox: Outbox::new(),

@@ -54,11 +54,11 @@ pub struct Probe {
 /// A sentence that says why there is no connection and what to do.
 pub fn probe(settings: &MqttSettings) -> Result<Probe, String> {
     let broker = &settings.broker;
-    let topics = Topics::new(&settings.base_topic, &settings.device_id).map_err(|e| chain(&e))?;
+    let topics = Topics::new(&settings.mqtt.base_topic, &settings.device_id).map_err(|e| chain(&e))?;
     let password = password(settings).map_err(|e| chain(&e))?;
     let until = Instant::now() + DEADLINE;
     let mut wire = Wire::open(settings, until)?;
-    let login = settings.username.clone();
+    let login = settings.mqtt.username.clone();
     let login =
         login.map(|username| Login { username, password: password.as_deref().cloned().unwrap_or_default() });
     let client_id = format!("jarvis-{}-doctor", settings.device_id);
@@ -106,7 +106,7 @@ impl Asked<'_> {
         let mut found =
             Probe { limits: limits.sentences().into_iter().map(str::to_owned).collect(), ..Probe::default() };
         let commands = topics.of_commands(settings);
-        let status = settings.discovery_prefix.as_deref().map(discovery::status_topic);
+        let status = settings.discovery_prefix().map(discovery::status_topic);
         let heard: Vec<&str> = [topics.doctor.as_str()]
             .into_iter()
             .chain(commands.iter().copied())
@@ -128,7 +128,7 @@ impl Asked<'_> {
         if unreleased {
             self.wait(echo, Instant::now() + EARLY)?;
         }
-        let announcement = settings.discovery_prefix.as_deref().map(|prefix| {
+        let announcement = settings.discovery_prefix().map(|prefix| {
             let entities = discovery::entities(settings, topics, discovery::Backups::None);
             let payload = discovery::payload(settings, topics, entities, &BTreeMap::new());
             (discovery::topic(settings, prefix), payload)
@@ -259,7 +259,7 @@ impl Wire {
         if !broker.tls {
             return Self::over(socket).map_err(away);
         }
-        let config = tls::client_config(settings.ca_file.as_deref()).map_err(|e| chain(&e))?;
+        let config = tls::client_config(settings.mqtt.ca_file.as_deref()).map_err(|e| chain(&e))?;
         secured(broker, config, &socket).map_err(|error| {
             let certificate = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
             if matches!(certificate, Some(rustls::Error::InvalidCertificate(_))) {

@@ -151,7 +151,7 @@ pub(super) fn password(settings: &MqttSettings) -> Result<Option<Zeroizing<Strin
 
     use crate::plain::first_line;
     const WHAT: &str = "password file of the broker";
-    if settings.username.is_none() && (settings.password_file.is_some() || settings.password.is_some()) {
+    if settings.mqtt.username.is_none() && (settings.password_file.is_some() || settings.password.is_some()) {
         return Err(MqttError::PasswordWithoutUser);
     }
     let Some(path) = &settings.password_file else {
@@ -172,10 +172,10 @@ fn options(settings: &MqttSettings, availability: &str, limits: Limits) -> Resul
     let broker = &settings.broker;
     let mut options = MqttOptions::new(format!("jarvis-{}", settings.device_id), &broker.host, broker.port);
     if broker.tls {
-        let config = tls::client_config(settings.ca_file.as_deref())?;
+        let config = tls::client_config(settings.mqtt.ca_file.as_deref())?;
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(config)));
     }
-    if let Some(username) = &settings.username {
+    if let Some(username) = &settings.mqtt.username {
         let password = password(settings)?.unwrap_or_default();
         options.set_credentials(username, password.as_str());
     }
@@ -388,7 +388,7 @@ impl Session {
             Packet::ConnAck(ack) => {
                 self.connected = true;
                 work.limits = Limits::of(ack.properties.as_ref());
-                let status = work.settings.discovery_prefix.as_deref().map(discovery::status_topic);
+                let status = work.settings.discovery_prefix().map(discovery::status_topic);
                 let told = topics.of_commands(&work.settings).into_iter().chain(status.as_deref());
                 let mut filters = vec![Filter::new(&topics.availability, QoS::AtLeastOnce)];
                 filters.extend(told.map(|topic| Filter {
@@ -434,7 +434,7 @@ impl Session {
                     if !publish.retain && &publish.payload[..] == b"offline" && self.closing == Closing::No {
                         work.outbox.keep_again(&topics.availability);
                     }
-                } else if let Some(prefix) = &work.settings.discovery_prefix
+                } else if let Some(prefix) = work.settings.discovery_prefix()
                     && publish.topic == discovery::status_topic(prefix).as_bytes()
                 {
                     if !publish.retain && &publish.payload[..] == b"online" {

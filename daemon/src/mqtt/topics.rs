@@ -7,7 +7,7 @@ use super::{MqttError, MqttSettings};
 pub struct Topics {
     /// `online` or `offline` (the last will); retained.
     pub availability: String,
-    /// One word, as in [`crate::events::State`]; retained.
+    /// One word, as in [`crate::health::State`]; retained.
     pub state: String,
     /// `ON` or `OFF`: whether the device is muted; retained.
     pub mute: String,
@@ -38,7 +38,7 @@ pub struct Topics {
 impl Topics {
     /// The topics on which `settings` let the device be told something.
     pub(super) fn of_commands(&self, settings: &MqttSettings) -> Vec<&str> {
-        if !settings.accept_commands {
+        if !settings.mqtt.accept_commands {
             return Vec::new();
         }
         let mut topics = vec![self.mute_set.as_str(), &self.listen];

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::audio::monotonic_ms;
+use crate::clock::monotonic_ms;
 
 /// What a turn waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,8 @@ use std::process::Command;
 use super::*;
 use crate::audio::Channel;
 use crate::audio::file::read_all;
-use crate::detect::{DetectSettings, Utterance};
+use crate::detect::Utterance;
+use crate::detect::section::{Endpoint, Wake, WakeModels};
 use crate::inference::ModelError;
 use crate::testdata::models;
 
@@ -35,11 +36,11 @@ fn two_sentences() -> Option<(Vec<f32>, [Span; 2])> {
 }
 
 fn detector(wake: bool) -> Option<Detector> {
-    let mut settings = DetectSettings::default();
+    let mut words = Wake::default();
     if !wake {
-        settings.wake.clear();
+        words.model = WakeModels(Vec::new());
     }
-    match Detector::new(&models(), &settings) {
+    match Detector::new(&models(), &words, &Endpoint::default()) {
         Ok(detector) => Some(detector),
         Err(ModelError::Missing { .. }) => {
             crate::testdata::skipped(

@@ -11,14 +11,15 @@
 
 pub mod answer;
 mod attention;
+pub mod command;
 pub mod deadline;
 pub(crate) mod door;
 pub mod enrol;
 mod enrolling;
 pub mod events;
 pub mod hearing;
+pub mod live;
 mod look;
-pub mod parts;
 pub mod pause;
 pub mod pins;
 pub mod recordings;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::command::Command;
 use super::deadline::Stage;
 use super::door::{self, Door};
 use super::enrol::{Face, Refused};
@@ -12,8 +13,8 @@ use super::hearing::Window;
 use super::turns::Turns;
 use crate::detect::Utterance;
 use crate::error::chain;
-use crate::events::{Event, State, What};
-use crate::mqtt::Command;
+use crate::events::{Event, What};
+use crate::health::State;
 use crate::speaker::pin::Pin;
 use crate::speaker::{Progress, Step};
 
@@ -136,7 +137,7 @@ impl Turns {
 
     /// Speaks for the enrolment; whoever cancels it cuts that short.
     async fn ask(&self, sentence: &str, stop: &CancellationToken) {
-        if self.live.load().speak {
+        if self.live.load().speech.enabled {
             self.speak(sentence, true, stop).await;
         }
     }

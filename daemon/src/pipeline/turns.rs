@@ -22,26 +22,27 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::answer::Answer;
+use super::command::Command;
 use super::deadline::{Pulse, Stage};
 use super::door::Door;
 use super::events::Events;
 use super::hearing::{Heard, HearingControl, Window};
+use super::live::{Live, LiveSettings};
 use super::look::Hearing;
 use super::pins;
 use super::switches::Switches;
 use super::understanding::Speaker;
 use super::voices::Voices;
-use crate::daemon::live::{Live, LiveSettings};
 use crate::detect::{Detection, Utterance};
 use crate::dialogue::{Dialogue, DialogueError, NOBODY_IS_KNOWN, Select};
 use crate::error::chain;
-use crate::events::{Event, Reason, State, What};
+use crate::events::{Event, Reason, What};
+use crate::health::State;
 use crate::health::{Condition, Health};
 use crate::inference::allocator;
+use crate::memory::pull::Freshness;
 use crate::memory::{ANONYMOUS, Memory, MemoryError, NewAudit, TurnMeta, User};
-use crate::mqtt::Command;
 use crate::speaker::Verdict;
-use crate::store::pull::Freshness;
 use crate::stt::Transcript;
 use crate::stt::worker::SttHandle;
 use crate::units::{FRAME_SAMPLES, FramePos};
@@ -276,7 +277,7 @@ impl Turns {
             && !self.control.is_muted()
             && self.turn(pos, speaker, transcript, &live, stop).await
         {
-            self.control.open_window(Window::FollowUp, live.follow_up_ms);
+            self.control.open_window(Window::FollowUp, live.follow_up_ms());
             self.health.set_stage(State::FollowUp);
             return;
         }
@@ -292,7 +293,7 @@ impl Turns {
             return;
         }
         self.events.at(pos, What::Reply { text: NOBODY_IS_KNOWN.to_owned() }).await;
-        if live.speak {
+        if live.speech.enabled {
             self.speak(NOBODY_IS_KNOWN, false, stop).await;
         }
     }
@@ -353,10 +354,10 @@ impl Turns {
             message_ids: vec![outcome.user_message_id.to_string(), outcome.assistant_message_id.to_string()],
         };
         self.events.emit(Event::at(pos, what).took(took)).await;
-        if live.speak {
+        if live.speech.enabled {
             self.speak(&outcome.reply, false, stop).await;
         }
-        live.follow_up_ms > 0 && !stop.is_cancelled() && !self.control.is_muted()
+        live.follow_up_ms() > 0 && !stop.is_cancelled() && !self.control.is_muted()
     }
 
     /// Detection is held while the device speaks: it would hear itself. Who mutes the device, or cancels the enrolment that it
@@ -395,7 +396,7 @@ impl Turns {
 
     /// [`Turns::speak`], where answers are spoken.
     pub(super) async fn say(&self, sentence: &str, stop: &CancellationToken) {
-        if self.live.load().speak {
+        if self.live.load().speech.enabled {
             self.speak(sentence, false, stop).await;
         }
     }
@@ -430,7 +431,7 @@ impl Turns {
         };
         self.events.at(pos, What::Reply { text: text.clone() }).await;
         self.events.at(pos, What::Error { stage: "store".to_owned(), message: why }).await;
-        if live.speak {
+        if live.speech.enabled {
             self.speak(&text, false, stop).await;
         }
     }

@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::deadline::Stage;
 use super::door::Door;
+use super::live::Live;
 use super::turns::Turns;
 use super::voices::VoicesError;
-use crate::daemon::live::Live;
 use crate::detect::Utterance;
 use crate::error::chain;
 use crate::events::{Event, Reason, What};
@@ -63,7 +63,8 @@ impl Turns {
                 let user = self.anonymous(pos, stop).await?;
                 return Some(Speaker { user, confidence: None, aside: None });
             }
-            let verify = self.voices.verify(raw.clone(), speech, live.threshold, &live.user_thresholds);
+            let verify =
+                self.voices.verify(raw.clone(), speech, live.voice.threshold, &live.voice.user_thresholds);
             let Some(verdict) = self.pulse.within(Stage::Verify, verify).await else {
                 self.nobody(pos, Stage::Verify.overdue(), stop).await;
                 return None;

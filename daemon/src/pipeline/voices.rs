@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
-use crate::config::UserThresholds;
 use crate::memory::{Memory, MemoryError, Voiceprint};
 use crate::pipeline::recordings::Recordings;
+use crate::speaker::section::UserThresholds;
 use crate::speaker::{EnrolledVoice, SealedVoiceprint, SpeakerError, Vault, VaultError, Verdict, Verifier};
+use crate::store::opener::Opener;
 use crate::store::outgoing::VoiceprintRow;
-use crate::store::pull::Opener;
 
 /// Everything that a comparison needs.
 #[derive(Debug, Clone)]

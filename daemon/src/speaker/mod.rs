@@ -26,6 +26,7 @@ pub mod metrics;
 pub mod overlap;
 pub mod pin;
 mod repeated;
+pub mod section;
 pub mod speech;
 pub mod template;
 pub mod trials;

@@ -16,8 +16,8 @@ use sqlx::{Connection as _, Row as _};
 use uuid::Uuid;
 
 use super::house::Sent;
+use super::opener::Opener;
 use super::postgres::{Pg, PgError, PgSettings};
-use super::pull::Opener;
 use super::queue::{self, Depth, Op};
 use super::{Store, StoreError, house, replica};
 

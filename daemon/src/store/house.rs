@@ -37,7 +37,7 @@ const AGAIN: &str = "postgres_again";
 const PIECE: i64 = 4_000;
 /// A moment without a transaction that another process which waits for one cannot miss: it looks every 100 ms at least
 /// (`sqliteDefaultBusyCallback`).
-pub(super) const LONGEST_BREATH: Duration = Duration::from_millis(120);
+pub(crate) const LONGEST_BREATH: Duration = Duration::from_millis(120);
 
 /// Leaves other processes a moment, as long as the transaction that was `begun` then, before the next one.
 pub(super) async fn breathe(begun: Instant) {

@@ -35,6 +35,24 @@ pub struct Read {
     pub voices_of: Option<String>,
 }
 
+impl Read {
+    /// The later of both, kind by kind.
+    pub(crate) fn or_further(&self, other: &Self) -> Self {
+        Self {
+            house: self.house,
+            address: self.address.clone(),
+            reading: self.reading,
+            users: self.users.max(other.users),
+            voiceprints: self.voiceprints.max(other.voiceprints),
+            conversations: self.conversations.max(other.conversations),
+            messages: self.messages.max(other.messages),
+            tombstones: self.tombstones.max(other.tombstones),
+            caught_up: self.caught_up || other.caught_up,
+            voices_of: self.voices_of.clone().filter(|name| other.voices_of.as_ref() == Some(name)),
+        }
+    }
+}
+
 /// How far this device has read `house`; `None` if it is to read everything from the beginning.
 pub(crate) async fn read_of(store: &Store, house: Uuid) -> Result<Option<Read>, StoreError> {
     let stored: Option<Read> = settings::get(store, READ).await?;

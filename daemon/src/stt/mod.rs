@@ -16,6 +16,7 @@
 //! Invariants: the text of an utterance depends on its samples alone, not on how they were cut into blocks nor on what
 //! was heard before; what is not speech gives an empty text, never an invented one where that can be helped.
 
+pub mod section;
 pub mod text;
 #[cfg(feature = "vosk")]
 mod vosk;
@@ -37,6 +38,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::chain;
 use crate::inference::{ModelError, ModelStore, install_dir, into_folder};
 
+use section::Stt;
 #[cfg(feature = "vosk")]
 pub use vosk::VoskRecognizer;
 pub use vosk_model::{VoskModelDir, installed as installed_vosk_models};
@@ -56,15 +58,6 @@ pub enum Engine {
     Vosk,
     Whisper,
     Off,
-}
-
-/// The `[stt]` section of the configuration, with the folders in which models are looked for.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SttSettings {
-    pub engine: Engine,
-    /// A Vosk model directory; without it the first `vosk*` folder in `model_dirs` is taken.
-    pub vosk_model: Option<PathBuf>,
-    pub model_dirs: Vec<PathBuf>,
 }
 
 /// The words of one utterance, as the engine writes them (Whisper: capitals and punctuation; Vosk: neither).
@@ -146,33 +139,33 @@ pub enum Opened {
     },
 }
 
-/// Opens the engine that `settings` asks for.
+/// Opens the engine that `settings` asks for. Without `vosk_model` the first `vosk*` folder in `dirs` is taken.
 ///
 /// An engine or model that was named and cannot be used is an error. What `auto` finds is optional: a model that is missing,
 /// damaged or does not run is passed over, and the next one is taken.
-pub fn open(settings: &SttSettings, store: &ModelStore) -> Result<Opened, SttError> {
+pub fn open(settings: &Stt, dirs: &[PathBuf], store: &ModelStore) -> Result<Opened, SttError> {
     match settings.engine {
         Engine::Off => Ok(Opened::Off),
         Engine::Whisper => Ok(Opened::Ready(Box::new(WhisperRecognizer::load(store)?))),
         Engine::Vosk => {
             let found = match &settings.vosk_model {
                 Some(path) => path.clone(),
-                None => installed_vosk_models(&settings.model_dirs)
+                None => installed_vosk_models(dirs)
                     .into_iter()
                     .next()
-                    .ok_or_else(|| SttError::NoVoskModel { dirs: settings.model_dirs.clone() })?,
+                    .ok_or_else(|| SttError::NoVoskModel { dirs: dirs.to_vec() })?,
             };
             open_vosk(&found).map(Opened::Ready)
         }
-        Engine::Auto => open_best(settings, store),
+        Engine::Auto => open_best(settings, dirs, store),
     }
 }
 
-fn open_best(settings: &SttSettings, store: &ModelStore) -> Result<Opened, SttError> {
+fn open_best(settings: &Stt, dirs: &[PathBuf], store: &ModelStore) -> Result<Opened, SttError> {
     if let Some(path) = &settings.vosk_model {
         return open_vosk(path).map(Opened::Ready);
     }
-    let installed = installed_vosk_models(&settings.model_dirs);
+    let installed = installed_vosk_models(dirs);
     if installed.len() > 1 && cfg!(feature = "vosk") {
         log::warn!(
             "several Vosk models are installed ({}): set [stt] vosk_model to choose",
@@ -210,8 +203,9 @@ mod tests {
         ModelStore::open(&[dir.to_path_buf()]).unwrap()
     }
 
-    fn settings(engine: Engine, dir: &Path) -> SttSettings {
-        SttSettings { engine, vosk_model: None, model_dirs: vec![dir.to_path_buf()] }
+    fn open_in(dir: &Path, engine: Engine, vosk_model: Option<PathBuf>) -> Result<Opened, SttError> {
+        let settings = Stt { engine, vosk_model, ..Stt::default() };
+        open(&settings, &[dir.to_path_buf()], &empty_store(dir))
     }
 
     fn is_unusable(opened: Opened) -> bool {
@@ -221,29 +215,25 @@ mod tests {
     #[test]
     fn with_nothing_installed_auto_and_off_give_no_engine_and_no_error() {
         let dir = tempfile::tempdir().unwrap();
-        let store = empty_store(dir.path());
-        assert!(matches!(open(&settings(Engine::Off, dir.path()), &store).unwrap(), Opened::Off));
-        assert!(is_unusable(open(&settings(Engine::Auto, dir.path()), &store).unwrap()));
+        assert!(matches!(open_in(dir.path(), Engine::Off, None).unwrap(), Opened::Off));
+        assert!(is_unusable(open_in(dir.path(), Engine::Auto, None).unwrap()));
     }
 
     #[test]
     fn a_named_engine_without_its_model_is_an_error_that_names_the_command() {
         let dir = tempfile::tempdir().unwrap();
-        let store = empty_store(dir.path());
-        let Err(error) = open(&settings(Engine::Vosk, dir.path()), &store) else { panic!("opened nothing") };
+        let Err(error) = open_in(dir.path(), Engine::Vosk, None) else { panic!("opened nothing") };
         assert!(error.to_string().contains("fetch-models.sh --vosk-model"), "{error}");
-        assert!(open(&settings(Engine::Whisper, dir.path()), &store).is_err());
+        assert!(open_in(dir.path(), Engine::Whisper, None).is_err());
     }
 
     #[test]
     fn auto_passes_over_a_broken_model_it_found_but_not_one_it_was_told_to_use() {
         let dir = tempfile::tempdir().unwrap();
-        let store = empty_store(dir.path());
         let broken = dir.path().join("vosk-broken");
         std::fs::create_dir_all(broken.join("am")).unwrap();
-        assert!(is_unusable(open(&settings(Engine::Auto, dir.path()), &store).unwrap()));
-        let told = SttSettings { vosk_model: Some(broken), ..settings(Engine::Auto, dir.path()) };
-        assert!(open(&told, &store).is_err());
+        assert!(is_unusable(open_in(dir.path(), Engine::Auto, None).unwrap()));
+        assert!(open_in(dir.path(), Engine::Auto, Some(broken)).is_err());
     }
 
     #[test]

@@ -6,8 +6,8 @@ use alsa::pcm::{Access, Format, HwParams, PCM};
 use alsa::poll::{Descriptors, pollfd};
 use alsa::{Direction, Output, ValueOr};
 
-use super::AlsaSettings;
 use crate::audio::sample::Encoding;
+use crate::audio::section::Audio;
 use crate::audio::{Channel, MAX_CHANNELS, MAX_PERIOD_SAMPLES, SourceError};
 
 /// Formats in order of preference: the widest first, because an I2S microphone keeps quiet speech in its low bits.
@@ -64,7 +64,7 @@ struct Agreed {
 }
 
 impl Device {
-    pub(super) fn open(name: &CStr, settings: &AlsaSettings) -> Result<Self, OpenError> {
+    pub(super) fn open(name: &CStr, settings: &Audio) -> Result<Self, OpenError> {
         // alsa-lib prints to stderr whatever fails in here; the counters say it once, it would say it every two
         // seconds. The handler keeps the text of this attempt only.
         let _ = Output::local_error_handler();
@@ -99,7 +99,7 @@ impl Device {
     }
 }
 
-fn negotiate(pcm: &PCM, settings: &AlsaSettings) -> Result<Agreed, OpenError> {
+fn negotiate(pcm: &PCM, settings: &Audio) -> Result<Agreed, OpenError> {
     let unusable = |what: &str| {
         OpenError::Unusable(SourceError::UnusableDevice {
             device: settings.device.clone(),
@@ -140,7 +140,7 @@ fn negotiate(pcm: &PCM, settings: &AlsaSettings) -> Result<Agreed, OpenError> {
 /// One channel where the mean is wanted and the device can do it; else as few as hold the wanted one. A layer that converts
 /// (it offers any number of channels) is asked for two at least: asked for one it would hand out a mixture, in which
 /// nobody hears that one of the channels is dead.
-fn choose_channels(hw: &HwParams<'_>, settings: &AlsaSettings) -> Result<u16, OpenError> {
+fn choose_channels(hw: &HwParams<'_>, settings: &Audio) -> Result<u16, OpenError> {
     let converts = hw.get_channels_max().is_ok_and(|most| most > u32::from(MAX_CHANNELS));
     let want = match settings.channel {
         Channel::Mean if converts => 2,

@@ -28,8 +28,9 @@ use alsa::poll::{Descriptors, Flags, poll};
 
 use super::measure::Watch;
 use super::sample::to_mono;
-use super::stats::monotonic_ns;
+use super::section::Audio;
 use super::{CaptureStats, CaptureStatus, Channel, Measure, Period, Read, SoundFault, Source, SourceError};
+use crate::clock::monotonic_ns;
 use device::{Device, OpenError};
 
 /// Longest wait for data in one call.
@@ -44,22 +45,10 @@ const FALSE_WAKE: Duration = Duration::from_millis(2);
 /// Wait between attempts to resume a suspended device.
 const RESUME_WAIT: Duration = Duration::from_millis(50);
 
-/// Which device to listen to, and how.
-#[derive(Debug, Clone)]
-pub struct AlsaSettings {
-    /// Any ALSA PCM name: `default`, `hw:CARD=sndrpigooglevoi,DEV=0`, `plughw:1`, `dsnoop:0`, …
-    pub device: String,
-    pub channel: Channel,
-    /// Length of a period, 10 to 20 ms.
-    pub period_ms: u32,
-    /// Rate to ask for; 48 kHz if `None`. The nearest that the device offers is taken.
-    pub rate_hz: Option<u32>,
-}
-
 /// A microphone as a [`Source`].
 #[derive(Debug)]
 pub struct AlsaSource {
-    settings: AlsaSettings,
+    settings: Audio,
     name: CString,
     stats: Arc<CaptureStats>,
     state: State,
@@ -94,7 +83,7 @@ impl AlsaSource {
     ///
     /// # Errors
     /// [`SourceError::BadDeviceName`] for a name that ALSA cannot even be asked for.
-    pub fn new(settings: AlsaSettings, stats: Arc<CaptureStats>) -> Result<Self, SourceError> {
+    pub fn new(settings: Audio, stats: Arc<CaptureStats>) -> Result<Self, SourceError> {
         let bad = |_| SourceError::BadDeviceName { device: settings.device.clone() };
         let name = CString::new(settings.device.as_str()).map_err(bad)?;
         if name.is_empty() {

@@ -88,7 +88,7 @@ struct Listener {
 
 impl Listener {
     fn new(device: &str, channel: Channel) -> Self {
-        let settings = AlsaSettings { device: device.into(), channel, period_ms: 20, rate_hz: None };
+        let settings = Audio { device: device.into(), channel, period_ms: 20, ..Audio::default() };
         let stats = Arc::new(CaptureStats::default());
         let source = AlsaSource::new(settings, Arc::clone(&stats)).expect("name");
         Self { source, stats, period: Period::default(), clock: 0, origin: None, last_lost: 0 }
@@ -323,8 +323,7 @@ fn what_a_device_cannot_do_is_a_configuration_error() {
         assert_eq!(error.exit(), Exit::Config);
         assert!(error.to_string().contains(says), "{error}");
     }
-    let settings =
-        AlsaSettings { device: "a\0b".into(), channel: Channel::Mean, period_ms: 20, rate_hz: None };
+    let settings = Audio { device: "a\0b".into(), ..Audio::default() };
     let error = AlsaSource::new(settings, Arc::default()).expect_err("NUL in a name");
     assert_eq!(error.exit(), Exit::Config);
 }

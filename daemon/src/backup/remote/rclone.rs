@@ -55,7 +55,7 @@ impl<'a> Rclone<'a> {
         let remote = backup.remote.as_ref().ok_or(BackupError::NoRemote)?;
         Ok(Self {
             remote: &remote.0,
-            config: run.settings.rclone_config_file(),
+            config: run.settings.rclone_config_file.clone(),
             stall: Duration::from_secs(backup.remote_stall_s.into()),
             cancel: run.cancel,
             bar: run.bar,

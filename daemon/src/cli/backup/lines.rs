@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::app::Settings;
 use crate::cli::{output, shared_ids_are_known, user_named};
-use crate::config::Settings;
 use crate::durable;
 use crate::error::{Exit, Failure};
 use crate::memory::{ExportedConversation, Imported, Memory, MemoryError, User, UserId};

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::{Shown, Summary, size, undelivered};
+use crate::backup::context::Context;
 use crate::backup::create::Run;
 use crate::backup::known::Lost;
 use crate::backup::order::Dated;
@@ -10,7 +11,6 @@ use crate::backup::remote::{self, Index};
 use crate::backup::{Backup, Level, metrics, watch};
 use crate::cli::output;
 use crate::clock::Clock;
-use crate::config::Settings;
 use crate::error::{Exit, Failure};
 
 #[derive(Debug, clap::Args)]
@@ -26,7 +26,7 @@ pub struct Args {
     metrics: bool,
 }
 
-pub fn here(settings: &Settings, args: &Args) -> Result<(), Failure> {
+pub fn here(settings: &Context, args: &Args) -> Result<(), Failure> {
     let state = watch::look(settings, &Clock::System);
     if args.metrics {
         return output::line(metrics::text(state.report.as_ref()).trim_end());
@@ -92,7 +92,7 @@ impl Missing {
     }
 }
 
-fn table(settings: &Settings, all: &[Backup]) -> Result<(), Failure> {
+fn table(settings: &Context, all: &[Backup]) -> Result<(), Failure> {
     let Some(remote) = &settings.backup.remote else {
         let rows: Vec<[String; 5]> = all.iter().map(row).collect();
         output::table(["NAME", "TAKEN", "KIND", "SIZE", "STATE"], &rows)?;

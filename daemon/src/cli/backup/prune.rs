@@ -125,7 +125,7 @@ async fn elsewhere(
     if !dry_run && remote::miss(run, &index)? {
         look_again(run);
     }
-    let device = &run.settings.device.id;
+    let device = &run.settings.device;
     // What another device put there is not ours to delete, nor is what cannot be read.
     let ours = |copied: &Copied| copied.manifest.as_ref().is_ok_and(|read| read.manifest.device == *device);
     let copies = index.copies.into_iter().filter(ours).map(|copied| {

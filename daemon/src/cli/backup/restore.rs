@@ -10,6 +10,8 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use super::{Summary, keys, mind_newer};
+use crate::app::Settings;
+use crate::app::parts;
 use crate::backup::create::{self, Run};
 use crate::backup::keys::Keys;
 use crate::backup::manifest::{self, Manifest, Origin};
@@ -19,7 +21,6 @@ use crate::backup::{self, BackupError, restore_pg, verify, way_back};
 use crate::cli::{confirmed, output, shared_ids_are_known};
 use crate::error::{Exit, Failure};
 use crate::memory::{ConversationId, Imported, Memory, MemoryError};
-use crate::pipeline::parts;
 use crate::privilege;
 use crate::store::postgres::PgSettings;
 
@@ -63,7 +64,7 @@ pub struct Args {
     json: bool,
 }
 
-pub async fn run(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
+pub async fn run(settings: &Settings, run: &Run<'_>, args: &Args) -> Result<(), Failure> {
     let dir = run.lock.dir();
     mind_newer(run, args.name.as_deref());
     let backup = match (&args.name, args.at) {
@@ -81,7 +82,7 @@ pub async fn run(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
         (None, None) => None,
     };
     if let Some(wanted) = wanted {
-        return merge_one(run, args, from, &wanted).await;
+        return merge_one(settings, run, args, from, &wanted).await;
     }
     match (&args.to, args.in_place) {
         (Some(to), _) => to_another(run, args, from, to).await,
@@ -179,7 +180,7 @@ fn agreed(question: &str, yes: bool) -> Result<bool, Failure> {
 
 /// What this device said and Postgres does not have would go with the database that is replaced.
 async fn nothing_waits(run: &Run<'_>) -> Result<(), Failure> {
-    if run.settings.store.postgres_url.is_none() || !run.settings.paths.db.exists() {
+    if run.settings.postgres.is_none() || !run.settings.paths.db.exists() {
         return Ok(());
     }
     let waiting = match create::waiting(run).await {
@@ -200,7 +201,7 @@ async fn nothing_waits(run: &Run<'_>) -> Result<(), Failure> {
 }
 
 fn postgres(run: &Run<'_>, manifest: &Manifest) -> Result<PgSettings, Failure> {
-    PgSettings::of(run.settings).ok_or_else(|| {
+    run.settings.postgres.clone().ok_or_else(|| {
         let name = &manifest.name;
         let message =
             format!("{name} is a backup of Postgres: set store.postgres_url to the server it shall go to");
@@ -241,7 +242,13 @@ async fn plan(run: &Run<'_>, args: &Args, from: From<'_>, what: &str) -> Result<
     output::table(["TABLE", "ROWS"], &rows)
 }
 
-async fn merge_one(run: &Run<'_>, args: &Args, from: From<'_>, wanted: &Wanted) -> Result<(), Failure> {
+async fn merge_one(
+    settings: &Settings,
+    run: &Run<'_>,
+    args: &Args,
+    from: From<'_>,
+    wanted: &Wanted,
+) -> Result<(), Failure> {
     let (folder, manifest, keys) = from;
     let found = merge::find(run, folder, manifest, keys, wanted).await?;
     if args.dry_run {
@@ -253,13 +260,13 @@ async fn merge_one(run: &Run<'_>, args: &Args, from: From<'_>, wanted: &Wanted) 
         }
         return output::line(format!(
             "Would add what {} lacks of {} conversations of {}. Nothing was changed.",
-            run.settings.device.name(),
+            settings.device.name(),
             found.conversations,
             output::plain(&found.owner)
         ));
     }
-    let memory = parts::open_memory(run.settings).await?;
-    is_the_same_person(run, &memory, &found).await?;
+    let memory = parts::open_memory(settings).await?;
+    is_the_same_person(settings, &memory, &found).await?;
     let merged = merge::import(run, &memory, &manifest.name, &found).await;
     memory.close().await;
     let merged = merged?;
@@ -285,9 +292,9 @@ async fn merge_one(run: &Run<'_>, args: &Args, from: From<'_>, wanted: &Wanted) 
 
 /// The shared database may know somebody of this name, and their conversations, under another id than this device does.
 /// Words of the one that come as the other's would be refused there for good, so the device reads first.
-async fn is_the_same_person(run: &Run<'_>, memory: &Memory, found: &Found) -> Result<(), Failure> {
+async fn is_the_same_person(settings: &Settings, memory: &Memory, found: &Found) -> Result<(), Failure> {
     match memory.user_by_name(&found.owner).await {
-        Ok(user) if user.id != found.owner_id => shared_ids_are_known(run.settings, memory).await,
+        Ok(user) if user.id != found.owner_id => shared_ids_are_known(settings, memory).await,
         // A person who is not here comes back with the id of then.
         Ok(_) | Err(MemoryError::NotFound { .. }) => Ok(()),
         Err(error) => Err(error.into()),

@@ -3,17 +3,17 @@
 use std::fs;
 
 use super::Finding;
+use crate::backup::context::Context;
 use crate::backup::watch::{self, State as Seen};
 use crate::backup::{Backup, known};
 use crate::cli::output;
 use crate::clock::Clock;
-use crate::config::Settings;
 use crate::health::Condition;
 
 const CHECK: &str = "backups";
 
 /// The newest proven one with its age, then the folder. Nothing is made or locked.
-pub fn backups(settings: &Settings) -> Vec<Finding> {
+pub fn backups(settings: &Context) -> Vec<Finding> {
     let seen = watch::look(settings, &Clock::System);
     let here = seen.backups.as_deref().unwrap_or_default();
     let mut findings = vec![state(settings, &seen, here)];
@@ -21,7 +21,7 @@ pub fn backups(settings: &Settings) -> Vec<Finding> {
     findings
 }
 
-fn state(settings: &Settings, seen: &Seen, here: &[Backup]) -> Finding {
+fn state(settings: &Context, seen: &Seen, here: &[Backup]) -> Finding {
     let what = proven(settings, seen, here);
     match seen.condition.sentence() {
         None => Finding::ok(CHECK, what),
@@ -39,7 +39,7 @@ fn state(settings: &Settings, seen: &Seen, here: &[Backup]) -> Finding {
 }
 
 /// The newest proven backup, its age, its proof, and the copy elsewhere.
-fn proven(settings: &Settings, seen: &Seen, here: &[Backup]) -> String {
+fn proven(settings: &Context, seen: &Seen, here: &[Backup]) -> String {
     let Some(newest) = here.iter().rfind(|backup| backup.is_proven_to(settings.backup.verify)) else {
         return "none is proven".to_owned();
     };
@@ -63,7 +63,7 @@ fn proven(settings: &Settings, seen: &Seen, here: &[Backup]) -> String {
 }
 
 /// Where they lie, and whether the next one fits.
-fn folder(settings: &Settings, here: &[Backup]) -> Option<Finding> {
+fn folder(settings: &Context, here: &[Backup]) -> Option<Finding> {
     let dir = &settings.paths.backups;
     if fs::metadata(dir).is_err() {
         // With nothing known, the first backup makes it.

@@ -8,22 +8,22 @@ use alsa::Direction;
 use alsa::pcm::PCM;
 
 use super::Finding;
-use crate::audio::alsa::{AlsaSettings, AlsaSource};
+use crate::app::Settings;
+use crate::audio::alsa::AlsaSource;
 use crate::audio::{CaptureStats, Period, Read, SoundFault, Source};
 use crate::backup::way_back;
 use crate::clock::Clock;
-use crate::config::{Settings, WakeModel};
 use crate::detect::Detector;
-use crate::dialogue::speech::{Speech, SpeechSettings};
+use crate::detect::section::WakeModel;
+use crate::dialogue::speech::Speech;
 use crate::dsp::level::{self, HighPass};
 use crate::error::chain;
 use crate::inference::{ModelEntry, ModelError, ModelState, ModelStore, Role};
 use crate::memory::{Device, Memory, MemoryError};
-use crate::mqtt::{self, MqttSettings};
-use crate::pipeline::parts;
+use crate::mqtt;
 use crate::speaker::{Calibration, CalibrationError};
 use crate::store::StoreOptions;
-use crate::stt::{self, Opened, SttSettings};
+use crate::stt::{self, Opened};
 
 pub const REINSTALL: &str = "reinstall the package: its models and their manifest come with it";
 
@@ -106,7 +106,7 @@ pub fn models(settings: &Settings) -> Vec<Finding> {
     }
     // A wake word of the owner's own has no hash: whether it works is seen by loading it, as the daemon does.
     if settings.wake.model.0.iter().any(|model| matches!(model, WakeModel::File(_)))
-        && let Err(e) = Detector::new(&store, &parts::detect_settings(settings))
+        && let Err(e) = Detector::new(&store, &settings.wake, &settings.endpoint)
     {
         findings.push(Finding::fail(CHECK, chain(&e), "wake.model names the file of the wake word"));
     }
@@ -119,16 +119,11 @@ pub fn models(settings: &Settings) -> Vec<Finding> {
 /// Opens the recogniser as the daemon does.
 pub fn speech_to_text(settings: &Settings) -> Finding {
     const CHECK: &str = "speech to text";
-    let wanted = SttSettings {
-        engine: settings.stt.engine,
-        vosk_model: settings.stt.vosk_model.clone(),
-        model_dirs: settings.paths.models.clone(),
-    };
     let store = match ModelStore::open(&settings.paths.models) {
         Ok(store) => store,
         Err(e) => return Finding::fail(CHECK, chain(&e), REINSTALL),
     };
-    match stt::open(&wanted, &store) {
+    match stt::open(&settings.stt, &settings.paths.models, &store) {
         Ok(Opened::Ready(engine)) if engine.engine() == "whisper" && settings.stt.language != "en" => {
             Finding::warn(CHECK, "Whisper tiny.en knows English only", "install a Vosk model of the language")
         }
@@ -156,13 +151,7 @@ pub fn microphone(settings: &Settings) -> Finding {
         "`arecord -L` lists the names for audio.device; the user of the daemon must be in group audio";
     let audio = &settings.audio;
     let stats = Arc::new(CaptureStats::default());
-    let wanted = AlsaSettings {
-        device: audio.device.clone(),
-        channel: audio.channel,
-        period_ms: audio.period_ms,
-        rate_hz: audio.rate_hz,
-    };
-    let mut source = match AlsaSource::new(wanted, stats.clone()) {
+    let mut source = match AlsaSource::new(audio.clone(), stats.clone()) {
         Ok(source) => source,
         Err(e) => return Finding::fail(CHECK, chain(&e), NAMES),
     };
@@ -257,12 +246,7 @@ pub async fn voice_output(settings: &Settings) -> Finding {
     if !settings.speech.enabled {
         return Finding::ok(CHECK, "switched off");
     }
-    let speech = Speech::new(SpeechSettings {
-        enabled: true,
-        command: settings.speech.command.0.clone(),
-        playback_device: settings.audio.playback_device.clone(),
-        timeout_s: settings.speech.timeout_s,
-    });
+    let speech = Speech::new(&settings.speech);
     const FIX: &str = "apt-get install espeak-ng, or set speech.command";
     if let Some(why) = speech.silent() {
         return Finding::warn(CHECK, why, FIX);
@@ -284,7 +268,7 @@ pub async fn look_only(settings: &Settings) -> Result<Memory, MemoryError> {
 pub async fn database(settings: &Settings) -> Finding {
     const CHECK: &str = "database";
     let path = &settings.paths.db;
-    match way_back::missing(settings).await {
+    match way_back::missing(&settings.backups()).await {
         Ok(Some(missing)) if settings.store.postgres_url.is_none() => {
             return Finding::fail(CHECK, missing.fault(), missing.choice());
         }
@@ -312,7 +296,7 @@ pub async fn database(settings: &Settings) -> Finding {
     let memory = match look_only(settings).await {
         Ok(memory) => memory,
         Err(e) if e.is_damaged() && settings.store.postgres_url.is_none() => {
-            let fix = format!("{fix}; {}", way_back::asked(settings).way_back);
+            let fix = format!("{fix}; {}", way_back::asked(&settings.backups()).way_back);
             return Finding::fail(CHECK, chain(&e), fix);
         }
         Err(e) => return Finding::fail(CHECK, chain(&e), fix),
@@ -370,7 +354,7 @@ pub fn broker(settings: &Settings) -> Vec<Finding> {
     const CHECK: &str = "MQTT broker";
     const LIST: &str = "let its access list allow them (docs/home-assistant.md)";
     const FIX: &str = "docs/home-assistant.md tells more; the device works without it and goes on trying";
-    let Some(wanted) = MqttSettings::of(settings) else {
+    let Some(wanted) = settings.broker() else {
         return vec![Finding::ok(CHECK, "none is set: nothing is published")];
     };
     if let Err(e) = mqtt::check(&wanted) {

@@ -2,8 +2,8 @@
 
 use super::Finding;
 use super::checks::look_only;
+use crate::app::Settings;
 use crate::backup::Level;
-use crate::config::Settings;
 use crate::store::postgres::{PgSettings, Survey, survey};
 use crate::store::{holder, queue};
 
@@ -11,7 +11,7 @@ const CHECK: &str = "Postgres";
 
 /// Connects as the forwarder would, and changes nothing.
 pub async fn postgres(settings: &Settings) -> Vec<Finding> {
-    let Some(database) = PgSettings::of(settings) else {
+    let Some(database) = settings.postgres() else {
         return vec![Finding::ok(CHECK, "none is set: memory stays on this device")];
     };
     let mut findings = match survey(&database).await {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::Finding;
 use super::checks::{REINSTALL, look_only};
+use crate::app::Settings;
 use crate::backup::way_back;
-use crate::config::Settings;
 use crate::error::chain;
 use crate::inference::ModelStore;
 use crate::memory::Voiceprint;
@@ -19,7 +19,7 @@ const RESTORE: &str = "put back the voiceprint.key that the voices were sealed w
 /// Opens every voiceprint with the key of this process. Nothing is made: no database, no key.
 pub async fn voices(settings: &Settings) -> Vec<Finding> {
     const NOBODY: &str = "nobody is enrolled; `jarvisd voice enroll` does that";
-    if way_back::missing(settings).await.is_ok_and(|missing| missing.is_some()) {
+    if way_back::missing(&settings.backups()).await.is_ok_and(|missing| missing.is_some()) {
         // The check of the database says so.
         return Vec::new();
     }

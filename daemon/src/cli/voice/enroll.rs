@@ -8,9 +8,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::{Tools, speaker_failure, voices_failure};
+use crate::app::Settings;
 use crate::cli::recording::{self, Recording};
 use crate::cli::{output, with_memory};
-use crate::config::Settings;
 use crate::error::{Exit, Failure, chain};
 use crate::memory::{Memory, User};
 use crate::pipeline::enrol::{self, Allowed, Face, Refused};

@@ -7,8 +7,8 @@ use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use crate::app::Settings;
 use crate::cli::{output, user_named, with_memory};
-use crate::config::Settings;
 use crate::error::{Exit, Failure};
 use crate::events::PinOutcome;
 use crate::memory::{Memory, NewAudit};

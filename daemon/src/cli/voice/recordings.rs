@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::{Deleted, Tools};
+use crate::app::Settings;
 use crate::cli::{confirmed, output, user_named, with_memory};
-use crate::config::Settings;
 use crate::durable;
 use crate::error::{Exit, Failure};
 use crate::memory::{Memory, NewAudit};

@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use indicatif::ProgressBar;
 
+use crate::app::Settings;
+use crate::app::parts;
 use crate::audio::Channel;
 use crate::cli::{models, output, recording};
-use crate::config::Settings;
 use crate::detect::vad::Vad;
 use crate::error::{Exit, Failure, chain};
 use crate::inference::ModelStore;
-use crate::pipeline::parts;
 use crate::plain::figure;
 use crate::speaker::trials::{self, Compared, Line, Outcome, Report};
 use crate::speaker::{LEAST_NET_SPEECH_S, NetSpeech, Prototype, Template, Verifier};

@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use super::Show;
+use crate::app::Settings;
 use crate::cli::{output, user_named};
-use crate::config::Settings;
 use crate::error::{Exit, Failure};
 use crate::memory::{Memory, VoiceprintInfo};
 use crate::pipeline::recordings::Recordings;

@@ -11,8 +11,9 @@ use std::process::Command as Process;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
-use crate::events::{Reason, State, What};
+use crate::events::{Reason, What};
 use crate::health::Need;
+use crate::health::State;
 use proxy::{Mode, Proxy};
 use rig::{Device, Manner, Mosquitto, broker_at, free_port, nobody, wait_for};
 
@@ -49,6 +50,19 @@ fn whole_turn(device: &Device, text: &str) {
     ] {
         device.say(what);
     }
+}
+
+/// The settings of a device whose section `[mqtt]` is not the default.
+fn changed(broker: BrokerUrl, id: &str, change: impl FnOnce(&mut section::Mqtt)) -> MqttSettings {
+    let mut settings = MqttSettings::new(broker, id);
+    change(&mut settings.mqtt);
+    settings
+}
+
+/// With a user name, and without an announcement, which the access list of the test does not allow.
+fn signs_in(mqtt: &mut section::Mqtt) {
+    mqtt.username = Some("jarvis".into());
+    mqtt.discovery = false;
 }
 
 #[test]
@@ -135,7 +149,7 @@ fn text_of_a_speaker_who_is_not_verified_never_leaves_the_device() {
 #[test]
 fn with_publish_text_off_events_carry_no_text() {
     let Some(broker) = Mosquitto::open() else { return };
-    let settings = MqttSettings { publish_text: false, ..MqttSettings::new(broker.url(), "k4") };
+    let settings = changed(broker.url(), "k4", |mqtt| mqtt.publish_text = false);
     let device = Device::start(settings);
     device.wait_condition("ok");
     let watch = broker.watch("jarvis/k4/+");
@@ -225,7 +239,7 @@ fn commands_arrive_and_nonsense_is_ignored() {
 #[test]
 fn with_commands_off_nothing_is_subscribed() {
     let Some(broker) = Mosquitto::open() else { return };
-    let settings = MqttSettings { accept_commands: false, ..MqttSettings::new(broker.url(), "k9") };
+    let settings = changed(broker.url(), "k9", |mqtt| mqtt.accept_commands = false);
     let mut device = Device::start(settings);
     device.wait_condition("ok");
     broker.publish(&["-t", "jarvis/k9/mute/set", "-m", "ON", "-q", "1"]);
@@ -255,12 +269,8 @@ fn a_wrong_password_is_named_and_a_corrected_file_is_used_without_a_restart() {
     broker.up();
 
     std::fs::write(broker.path("secret"), "wrong\n").unwrap();
-    let settings = MqttSettings {
-        username: Some("jarvis".into()),
-        password_file: Some(broker.path("secret")),
-        discovery_prefix: None,
-        ..MqttSettings::new(broker.url(), "k10")
-    };
+    let settings =
+        MqttSettings { password_file: Some(broker.path("secret")), ..changed(broker.url(), "k10", signs_in) };
     let mut device = Device::start(settings);
     device.wait_condition("refused the user name or the password");
     assert!(!format!("{:?}", device.health.status()).contains("wrong"));
@@ -274,12 +284,8 @@ fn a_wrong_password_is_named_and_a_corrected_file_is_used_without_a_restart() {
     assert!(took < Duration::from_secs(3), "{took:?}");
 
     // The same with the password in the settings; it never shows.
-    let settings = MqttSettings {
-        username: Some("jarvis".into()),
-        password: Some(Password::new("right")),
-        discovery_prefix: None,
-        ..MqttSettings::new(broker.url(), "k10")
-    };
+    let settings =
+        MqttSettings { password: Some(Password::new("right")), ..changed(broker.url(), "k10", signs_in) };
     assert!(!format!("{settings:?}").contains("right"));
     let device = Device::start(settings);
     device.wait_condition("does not let the device publish on jarvis/k10/");
@@ -297,7 +303,7 @@ fn where_only_the_announcement_is_refused_the_rest_works_and_it_is_said() {
     let device = Device::start(MqttSettings::new(broker.url(), "k15"));
     device.wait_condition("homeassistant/device/jarvis_k15/config (NotAuthorized); see its access list, or switch mqtt.discovery off");
     broker.wait_retained("jarvis/k15/state", "idle");
-    let silent = MqttSettings { discovery_prefix: None, ..MqttSettings::new(broker.url(), "k15") };
+    let silent = changed(broker.url(), "k15", |mqtt| mqtt.discovery = false);
     drop(device);
     Device::start(silent).wait_condition("ok");
 }
@@ -390,9 +396,8 @@ fn tls_works_with_the_right_authority_and_only_with_it() {
         return;
     };
     let url = format!("mqtts://localhost:{}", broker.port);
-    let settings = |url: &str, ca: Option<&str>| MqttSettings {
-        ca_file: ca.map(|name| dir.join(name)),
-        ..MqttSettings::new(broker_at(url), "k14")
+    let settings = |url: &str, ca: Option<&str>| {
+        changed(broker_at(url), "k14", |mqtt| mqtt.ca_file = ca.map(|name| dir.join(name)))
     };
     assert!(check(&settings(&url, Some("ca.pem"))).is_ok());
     let mut device = Device::start(settings(&url, Some("ca.pem")));

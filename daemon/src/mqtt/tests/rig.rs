@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant as Std;
 
 use super::super::*;
-use crate::events::{Event, State, What};
+use crate::events::{Event, What};
 use crate::health::Need;
+use crate::health::State;
 use crate::pipeline::hearing::HearingControl;
 use crate::units::FramePos;
 

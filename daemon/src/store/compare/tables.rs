@@ -14,8 +14,8 @@ use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use super::{CompareError, Lacking, STEP, all, buried_there};
+use crate::store::opener::Opener;
 use crate::store::postgres::{Pg, read};
-use crate::store::pull::Opener;
 use crate::store::queue::Op;
 use crate::store::replica::Read;
 use crate::store::{Store, StoreError};

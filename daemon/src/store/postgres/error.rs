@@ -143,7 +143,7 @@ impl PgError {
     }
 
     /// The connection ended by itself.
-    pub(in crate::store) fn lost(step: &'static str) -> Self {
+    pub(crate) fn lost(step: &'static str) -> Self {
         Self {
             step,
             fate: Fate::Retry,

@@ -25,7 +25,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, P
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::config::{PostgresUrl, Settings};
+use crate::config::PostgresUrl;
 
 pub use error::{Fate, PgError};
 pub use schema::{VERSION, is_old};
@@ -86,21 +86,6 @@ pub struct PgSettings {
 }
 
 impl PgSettings {
-    /// The database of the configuration; `None` where there is none.
-    pub fn of(settings: &Settings) -> Option<Self> {
-        let store = &settings.store;
-        let address = store.postgres_url.as_ref()?;
-        Some(Self {
-            address: address.clone(),
-            shown: address.to_string(),
-            password_file: settings.postgres_password_file(),
-            ca_file: store.postgres_ca_file.clone(),
-            client_cert: store.postgres_client_cert.clone(),
-            client_key: store.postgres_client_key.clone(),
-            device: settings.device.id.clone(),
-        })
-    }
-
     /// A database by its address alone.
     ///
     /// # Errors
@@ -239,7 +224,7 @@ fn read_password(path: &Path) -> Result<Zeroizing<String>, PgError> {
 /// A connection with its session set and its schema at our version.
 #[derive(Debug)]
 pub struct Pg {
-    pub(super) conn: PgConnection,
+    pub(crate) conn: PgConnection,
     /// Which database this is (`jarvis.house`).
     pub house: Uuid,
     /// Under which this memory holds the id of its device ([`crate::store::holder`]); `None` on a connection that only reads.
@@ -367,7 +352,7 @@ async fn set_up(conn: &mut PgConnection) -> Result<(), PgError> {
 }
 
 /// A pool of one connection for a listener, which takes nothing else.
-pub(super) async fn listening_pool(settings: &PgSettings) -> Result<PgPool, PgError> {
+pub(crate) async fn listening_pool(settings: &PgSettings) -> Result<PgPool, PgError> {
     let options = settings.read_options().await?;
     let connect = PgPoolOptions::new()
         .max_connections(1)
@@ -388,7 +373,7 @@ pub(super) async fn listening_pool(settings: &PgSettings) -> Result<PgPool, PgEr
 ///
 /// # Errors
 /// What the server said, or that it said nothing in time. After the latter the connection is of no use any more.
-pub(super) async fn within<T>(
+pub(crate) async fn within<T>(
     deadline: Duration,
     step: &'static str,
     work: impl Future<Output = Result<T, sqlx::Error>>,
@@ -397,17 +382,4 @@ pub(super) async fn within<T>(
         Ok(done) => done.map_err(|e| PgError::of(step, &e)),
         Err(_) => Err(PgError::silent(step, deadline)),
     }
-}
-
-/// Every statement for Postgres, for the test that prepares them.
-#[cfg(test)]
-pub(crate) fn statements() -> Vec<&'static [(&'static str, &'static str)]> {
-    vec![
-        survey::STATEMENTS,
-        read::STATEMENTS,
-        schema::STATEMENTS,
-        write::STATEMENTS,
-        crate::backup::pg::STATEMENTS,
-        crate::backup::restore_pg::STATEMENTS,
-    ]
 }

@@ -17,6 +17,18 @@ mod server;
 
 use server::{Options, Postgres};
 
+/// Every statement for Postgres, but for those of comparing.
+fn statements() -> Vec<&'static [(&'static str, &'static str)]> {
+    vec![
+        survey::STATEMENTS,
+        read::STATEMENTS,
+        schema::STATEMENTS,
+        write::STATEMENTS,
+        crate::backup::pg::STATEMENTS,
+        crate::backup::restore_pg::STATEMENTS,
+    ]
+}
+
 fn start() -> (Postgres, PgSettings) {
     let postgres = Postgres::with(Options { fsync: false, ..Options::default() });
     let settings = PgSettings::new(&postgres.url_with_password(), "kitchen").unwrap();

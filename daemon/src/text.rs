@@ -6,13 +6,13 @@ use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
 /// Why a text cannot be a name of something, if it cannot: it holds a character that nobody sees, so that two
 /// names could look alike and differ, or that turns around how what follows is shown. Joiners and variation
 /// selectors may stand where a script or an emoji needs them ([`belongs`]); [`name_key`] does not count them.
-pub(super) fn unseen(text: &str) -> Option<&'static str> {
+pub(crate) fn unseen(text: &str) -> Option<&'static str> {
     in_place(text)
         .find_map(|(before, c, after)| if belongs(before, c, after) { None } else { unseen_char(c) })
 }
 
 /// As [`unseen`], of a text that is no person's writing: no character that nobody sees, wherever it stands.
-pub(super) fn unseen_anywhere(text: &str) -> Option<&'static str> {
+pub(crate) fn unseen_anywhere(text: &str) -> Option<&'static str> {
     text.chars().find_map(unseen_char)
 }
 
@@ -82,7 +82,7 @@ fn blank(c: char) -> bool {
 }
 
 /// `text` in composed form (NFC), with single spaces and without what [`unseen`] finds.
-pub(super) fn tidy(text: &str) -> String {
+pub(crate) fn tidy(text: &str) -> String {
     let composed: String = text.nfc().collect();
     let seen: String = in_place(&composed)
         .filter_map(|(before, c, after)| match c {
@@ -97,7 +97,7 @@ pub(super) fn tidy(text: &str) -> String {
 
 /// The first `most` characters of [`tidy`] text, which are tidy themselves: a cut may end in a space, or
 /// leave a joiner without its right neighbour.
-pub(super) fn tidy_within(text: &str, most: usize) -> String {
+pub(crate) fn tidy_within(text: &str, most: usize) -> String {
     let mut cut: String = tidy(text).chars().take(most).collect();
     loop {
         let again = tidy(&cut);

@@ -8,7 +8,7 @@
 //! Woken by the notification of whoever wrote, at the start of speech, and once a minute in case a notification was lost. It
 //! tries only while the forwarder finds Postgres well, and tells the forwarder when it does not.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,14 +20,15 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::forward::Circuit;
-use super::house;
-use super::outgoing::VoiceprintRow;
-use super::postgres::read::{self, Numbered, Since};
-use super::postgres::write::CHANNEL;
-use super::postgres::{CONNECT_DEADLINE, Pg, PgError, PgSettings, listening_pool, within};
-use super::replica::{self, Read};
-use crate::memory::{Applied, Basis, Memory, MemoryError, Pulled};
+use super::{Applied, Basis, Memory, MemoryError, Pulled};
+use crate::store::forward::Circuit;
+use crate::store::opener::Opener;
+use crate::store::outgoing::UserRow;
+use crate::store::postgres::read::{self, Numbered, Since};
+use crate::store::postgres::write::CHANNEL;
+use crate::store::postgres::{CONNECT_DEADLINE, Pg, PgError, PgSettings, listening_pool, within};
+use crate::store::replica::{self, Read};
+use crate::store::{StoreError, house};
 
 /// A lost notification costs at most this.
 const LOOK: Duration = Duration::from_secs(60);
@@ -60,8 +61,8 @@ impl From<MemoryError> for PullError {
     }
 }
 
-impl From<super::StoreError> for PullError {
-    fn from(error: super::StoreError) -> Self {
+impl From<StoreError> for PullError {
+    fn from(error: StoreError) -> Self {
         Self::Memory(error.into())
     }
 }
@@ -75,32 +76,6 @@ pub struct Brought {
     pub refused: usize,
     /// The database is another one than this device was with.
     pub another_house: bool,
-}
-
-/// The key and the model of this device. A voiceprint that they do not open is of another device and is not
-/// stored: it could not be used, and it would take the place of the one that can.
-#[derive(Clone)]
-pub struct Opener {
-    /// Names both, so that voiceprints are looked at again once another key or model is there.
-    pub name: Arc<dyn Fn() -> String + Send + Sync>,
-    pub opens: Arc<dyn Fn(&VoiceprintRow) -> bool + Send + Sync>,
-}
-
-impl Opener {
-    /// Of the voiceprints of each person that open, in the order in which they were written, the last one,
-    /// and those that it took the place of.
-    pub fn choose(&self, rows: Vec<VoiceprintRow>) -> (Vec<VoiceprintRow>, Vec<(Uuid, Uuid)>) {
-        let mut last: BTreeMap<Uuid, VoiceprintRow> = BTreeMap::new();
-        let mut superseded = Vec::new();
-        for row in rows {
-            if (self.opens)(&row)
-                && let Some(before) = last.insert(row.owner, row)
-            {
-                superseded.push((before.id, before.owner));
-            }
-        }
-        (last.into_values().collect(), superseded)
-    }
 }
 
 /// Reads on from where it was.
@@ -431,7 +406,7 @@ impl Puller {
         &self,
         conn: &mut PgConnection,
         owners: Vec<Uuid>,
-    ) -> Result<Vec<super::outgoing::UserRow>, PullError> {
+    ) -> Result<Vec<UserRow>, PullError> {
         let lacking = self.memory.lacks_users(&unique(owners)).await?;
         if lacking.is_empty() {
             return Ok(Vec::new());
@@ -474,24 +449,6 @@ impl Puller {
         brought.changed += applied.changed;
         brought.refused += applied.refused;
         Ok(applied)
-    }
-}
-
-impl Read {
-    /// The later of both, kind by kind.
-    fn or_further(&self, other: &Self) -> Self {
-        Self {
-            house: self.house,
-            address: self.address.clone(),
-            reading: self.reading,
-            users: self.users.max(other.users),
-            voiceprints: self.voiceprints.max(other.voiceprints),
-            conversations: self.conversations.max(other.conversations),
-            messages: self.messages.max(other.messages),
-            tombstones: self.tombstones.max(other.tombstones),
-            caught_up: self.caught_up || other.caught_up,
-            voices_of: self.voices_of.clone().filter(|name| other.voices_of.as_ref() == Some(name)),
-        }
     }
 }
 

@@ -4,7 +4,11 @@ use std::os::unix::ffi::OsStringExt as _;
 
 use sqlx::ConnectOptions as _;
 
-use super::*;
+use std::ffi::OsString;
+use std::path::Path;
+
+use super::{Settings, load};
+use crate::config::{BrokerUrl, Effective, Fault, Options, PostgresUrl};
 use crate::fuzzing::{Folder, parts, sure};
 
 /// A file, and behind each 0xFF a variable.

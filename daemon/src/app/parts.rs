@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use super::Settings;
 use crate::backup::{before, way_back};
 use crate::clock::Clock;
-use crate::config::{self, Settings, WakeModel};
-use crate::detect::{DetectSettings, Detector, WakeWord};
-use crate::dialogue::speech::{Speech, SpeechSettings};
-use crate::dialogue::{Builtin, Dialogue, DialogueSettings, Responder};
+use crate::detect::Detector;
+use crate::dialogue::speech::Speech;
+use crate::dialogue::{Builtin, Dialogue, Responder};
 use crate::error::{Exit, Failure, chain};
 use crate::health::{Condition, Health};
 use crate::inference::ModelStore;
@@ -16,12 +16,13 @@ use crate::memory::{Device, Memory};
 use crate::pipeline::answer::{self, Answer};
 use crate::pipeline::recordings::Recordings;
 use crate::pipeline::voices::Voices;
+use crate::speaker::section::Voice;
 use crate::speaker::vault::KeySources;
 use crate::speaker::{
     Calibration, ModelIdentity, OverlapModel, SealedVoiceprint, SpeakerModel, Vault, Verifier,
 };
 use crate::store::StoreOptions;
-use crate::stt::{self, Opened, Recognizer, SttSettings};
+use crate::stt::{self, Opened, Recognizer};
 
 /// Everything between the front end and the answer, ready to be started.
 pub struct Parts {
@@ -43,17 +44,17 @@ impl Parts {
     /// One sentence with the way out: a missing or wrong model, a database or key that cannot be used.
     pub async fn load(settings: &Settings, health: &Health, missing: MissingMemory) -> Result<Self, Failure> {
         let models = open_models(settings)?;
-        let detect = detect_settings(settings);
-        let stt = stt_settings(settings);
+        let (wake, endpoint) = (settings.wake.clone(), settings.endpoint.clone());
+        let (stt, dirs) = (settings.stt.clone(), settings.paths.models.clone());
         let mut voice = settings.voice.clone();
         voice.refuse_overlap &= voice.enabled;
         let (for_detector, for_speaker, for_stt) = (models.clone(), models.clone(), models);
         let detector = tokio::task::spawn_blocking(move || {
-            Detector::new(&for_detector, &detect)
+            Detector::new(&for_detector, &wake, &endpoint)
                 .map_err(|e| Failure::because(Exit::Config, "the detector cannot start", e))
         });
         let verifier = tokio::task::spawn_blocking(move || load_verifier(&for_speaker, &voice));
-        let recognizer = tokio::task::spawn_blocking(move || stt::open(&stt, &for_stt));
+        let recognizer = tokio::task::spawn_blocking(move || stt::open(&stt, &dirs, &for_stt));
         let memory = open_memory_or(settings, missing).await?;
         memory.report_to(health);
         memory.apart().await?;
@@ -133,7 +134,7 @@ pub fn load_speaker(models: &ModelStore) -> Result<Verifier, Failure> {
 ///
 /// # Errors
 /// As for [`load_speaker`].
-pub fn load_verifier(models: &ModelStore, voice: &config::Voice) -> Result<Verifier, Failure> {
+pub fn load_verifier(models: &ModelStore, voice: &Voice) -> Result<Verifier, Failure> {
     let verifier = load_speaker(models)?.with_second_voice(voice.second_voice);
     if !voice.refuse_overlap {
         return Ok(verifier);
@@ -164,11 +165,12 @@ pub async fn open_memory(settings: &Settings) -> Result<Memory, Failure> {
 /// # Errors
 /// See [`Memory::open`].
 pub async fn open_memory_or(settings: &Settings, missing: MissingMemory) -> Result<Memory, Failure> {
-    before::migration(settings).await;
+    let backups = settings.backups();
+    before::migration(&backups).await;
     let device = Device { id: settings.device.id.clone() };
     let options = StoreOptions {
         max_bytes: settings.store.max_mib.map(|mib| u64::from(mib) << 20),
-        vanished: way_back::policy(settings, missing == MissingMemory::HoldApart),
+        vanished: way_back::policy(&backups, missing == MissingMemory::HoldApart),
         ..StoreOptions::default()
     };
     Ok(Memory::open_with(&settings.paths.db, &device, Clock::System, &options).await?)
@@ -212,40 +214,7 @@ fn key_sources(settings: &Settings) -> KeySources {
 
 /// The dialogue of this device, as the daemon and `jarvisd ask` hold it.
 pub fn open_dialogue(settings: &Settings, memory: Memory) -> Dialogue {
-    let dialogue = DialogueSettings {
-        continue_within_ms: i64::from(settings.dialogue.continue_conversation_min) * 60_000,
-        ..DialogueSettings::default()
-    };
-    Dialogue::new(memory, Responder::Builtin(Builtin::default()), dialogue)
-}
-
-/// The settings of the detector.
-pub fn detect_settings(settings: &Settings) -> DetectSettings {
-    let endpoint = &settings.endpoint;
-    let wake = settings.wake.model.0.iter().map(|model| WakeWord {
-        model: match model {
-            WakeModel::Named(name) => name.replace('_', "-"),
-            WakeModel::File(path) => path.display().to_string(),
-        },
-        threshold: settings.wake.threshold,
-    });
-    DetectSettings {
-        wake: wake.collect(),
-        pre_roll_ms: endpoint.pre_roll_ms,
-        end_silence_ms: endpoint.end_silence_ms,
-        max_utterance_ms: endpoint.max_utterance_ms,
-        no_speech_timeout_ms: endpoint.no_speech_timeout_ms,
-        follow_up_ms: settings.dialogue.follow_up_s * 1000,
-        ..DetectSettings::default()
-    }
-}
-
-fn stt_settings(settings: &Settings) -> SttSettings {
-    SttSettings {
-        engine: settings.stt.engine,
-        vosk_model: settings.stt.vosk_model.clone(),
-        model_dirs: settings.paths.models.clone(),
-    }
+    Dialogue::new(memory, Responder::Builtin(Builtin::default()), settings.dialogue.clone())
 }
 
 /// Made also while speech is switched off, so that a reload can switch it on.
@@ -253,10 +222,6 @@ fn open_answer(settings: &Settings, health: &Health) -> Answer {
     if !settings.speech.enabled {
         health.set(answer::COMPONENT, Condition::off("answers are text only: speech is switched off"));
     }
-    let speech = Speech::new(SpeechSettings {
-        command: settings.speech.command.0.clone(),
-        timeout_s: settings.speech.timeout_s,
-        ..SpeechSettings::default()
-    });
+    let speech = Speech::new(&settings.speech);
     Answer::new(speech, settings.audio.playback_device.clone(), health.clone())
 }

@@ -11,10 +11,11 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use zeroize::Zeroizing;
 
-use super::fault::quote;
-use super::{Fault, Origin, Settings, WakeModel};
+use super::Settings;
 use crate::backup::keys::Keys;
-use crate::dialogue::speech::{Speech, SpeechSettings};
+use crate::config::{Fault, Origin, quote};
+use crate::detect::section::WakeModel;
+use crate::dialogue::speech::Speech;
 use crate::error::chain;
 use crate::inference::{ModelStore, Role};
 use crate::plain::{first_line, without_mark};
@@ -37,12 +38,8 @@ impl Settings {
         {
             check("stt.vosk_model", VoskModelDir::check(path).map(drop).map_err(|e| chain(&e)));
         }
-        if let Some(path) = &self.stt.libvosk {
-            check("stt.libvosk", named(path, check_plain));
-        }
         if self.speech.enabled && !self.speech.command.0.is_empty() {
-            let command = self.speech.command.0.clone();
-            let speech = Speech::new(SpeechSettings { command, ..SpeechSettings::default() });
+            let speech = Speech::new(&self.speech);
             check("speech.command", speech.silent().map_or(Ok(()), |why| Err(why.to_owned())));
         }
         let (mqtt_password, postgres_password) = (self.mqtt_password_file(), self.postgres_password_file());

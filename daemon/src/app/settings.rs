@@ -1,0 +1,326 @@
+//! The checked configuration: all sections, and what contradicts what.
+
+use std::path::PathBuf;
+
+use super::device::Device;
+use crate::audio::section::Audio;
+use crate::backup::context::Context;
+use crate::backup::section::Backup;
+use crate::config::{
+    self, Effective, Fault, Key, KnownKeys, Layers, Options, Origin, Paths, Section, unwrap_lines,
+};
+use crate::detect::section::{Endpoint, Wake};
+use crate::dialogue::section::{Dialogue, Speech};
+use crate::mqtt::MqttSettings;
+use crate::mqtt::section::Mqtt;
+use crate::pipeline::live::Live;
+use crate::speaker::section::Voice;
+use crate::store::postgres::PgSettings;
+use crate::store::section::Store;
+use crate::stt::Engine;
+use crate::stt::section::Stt;
+
+/// Host names that images of cards come with.
+const FRESH_NAMES: [&str; 6] = ["debian", "dietpi", "localhost", "raspberry", "raspberrypi", "ubuntu"];
+
+/// Gathers the sections, each named once.
+macro_rules! gather {
+    ($($field:ident: $section:ty,)+) => {
+        /// The checked configuration.
+        #[derive(Debug, Clone)]
+        pub struct Settings {
+            $(pub $field: $section,)+
+            pub paths: Paths,
+            /// What is no fault but not what was meant either, a sentence each.
+            pub warnings: Vec<String>,
+            /// Every key with the value in force, secrets masked, in the order of the reference page.
+            pub effective: Vec<Effective>,
+            /// Files that were read, in their order.
+            pub files: Vec<PathBuf>,
+        }
+
+        /// The sections in the order of the reference page: name, what it is for, its keys.
+        fn sections() -> Vec<(&'static str, String, Vec<Key>)> {
+            vec![$((<$section>::NAME, unwrap_lines(<$section>::DOC), <$section>::keys()),)+]
+        }
+
+        impl Settings {
+            fn take(mut layers: Layers, paths: Paths, faults: &mut Vec<Fault>) -> (Self, Layers) {
+                let settings = Self {
+                    $($field: <$section>::take(&mut layers, faults),)+
+                    paths,
+                    warnings: Vec::new(),
+                    effective: Vec::new(),
+                    files: std::mem::take(&mut layers.files),
+                };
+                (settings, layers)
+            }
+
+            /// Takes over from `new` the keys that may change while the daemon runs.
+            pub fn adopt_live(&mut self, new: &Self) {
+                $(self.$field.adopt_live(&new.$field);)+
+            }
+        }
+    };
+}
+
+gather! {
+    device: Device,
+    audio: Audio,
+    wake: Wake,
+    endpoint: Endpoint,
+    voice: Voice,
+    stt: Stt,
+    dialogue: Dialogue,
+    speech: Speech,
+    store: Store,
+    mqtt: Mqtt,
+    backup: Backup,
+}
+
+/// All sections and keys as Markdown.
+pub fn reference_page() -> String {
+    config::page_of(sections())
+}
+
+/// Reads and checks the configuration.
+///
+/// # Errors
+/// Every fault of every file and variable, in the order of reading; never an empty list.
+pub fn load(options: &Options) -> Result<Settings, Vec<Fault>> {
+    let known: KnownKeys =
+        sections().into_iter().map(|(name, _, keys)| (name, keys.iter().map(|k| k.name).collect())).collect();
+    let mut faults = Vec::new();
+    let (layers, paths) = config::read(options, known, &mut faults);
+    let (mut settings, layers) = Settings::take(layers, paths, &mut faults);
+    faults.extend(settings.contradictions(&layers));
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    settings.warnings = settings.unused_or_unwise(&layers);
+    settings.effective = layers.effective;
+    if let Some(dir) = &settings.backup.dir {
+        settings.paths.backups.clone_from(dir);
+    }
+    Ok(settings)
+}
+
+impl Settings {
+    /// Values that are right each by itself and wrong together.
+    fn contradictions(&self, layers: &Layers) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let mut fault = |key: &str, sentence: String| {
+            faults.push(Fault::new(layers.origin(key), Some(key.to_owned()), sentence));
+        };
+        let endpoint = &self.endpoint;
+        if endpoint.end_silence_ms >= endpoint.max_utterance_ms {
+            let longest = endpoint.max_utterance_ms;
+            fault(
+                "endpoint.end_silence_ms",
+                format!("must be shorter than endpoint.max_utterance_ms, which is {longest}"),
+            );
+        } else if endpoint.pre_roll_ms + endpoint.end_silence_ms >= endpoint.max_utterance_ms {
+            let least = endpoint.pre_roll_ms + endpoint.end_silence_ms;
+            fault(
+                "endpoint.max_utterance_ms",
+                format!(
+                    "must be longer than endpoint.pre_roll_ms and endpoint.end_silence_ms together, which is {least}"
+                ),
+            );
+        }
+        let stt = &self.stt;
+        if stt.engine == Engine::Whisper && stt.language != "en" {
+            fault(
+                "stt.language",
+                format!(
+                    "is \"{}\", and Whisper as shipped knows English only: install a Vosk model and set stt.engine",
+                    stt.language
+                ),
+            );
+        }
+        if !cfg!(feature = "vosk") && (stt.engine == Engine::Vosk || stt.vosk_model.is_some()) {
+            let key = if stt.engine == Engine::Vosk { "stt.engine" } else { "stt.vosk_model" };
+            fault(key, "asks for Vosk, and this program was built without it: use \"whisper\"".to_owned());
+        }
+        let mqtt = &self.mqtt;
+        if let Some(url) = &mqtt.url {
+            if mqtt.ca_file.is_some() && !url.tls {
+                fault("mqtt.ca_file", "is of use only with TLS: write mqtt.url with mqtts://".to_owned());
+            }
+            if mqtt.password_file.is_some() && mqtt.username.is_none() {
+                fault("mqtt.password_file", "needs a user: set mqtt.username".to_owned());
+            }
+        }
+        let store = &self.store;
+        if store.postgres_client_cert.is_some() != store.postgres_client_key.is_some() {
+            let key = if store.postgres_client_cert.is_some() {
+                "store.postgres_client_cert"
+            } else {
+                "store.postgres_client_key"
+            };
+            fault(key, "certificate and key belong together: set the other one as well".to_owned());
+        }
+        if store.postgres_ca_file.is_some() && store.postgres_url.as_ref().is_some_and(|url| url.is_scoped) {
+            fault(
+                "store.postgres_ca_file",
+                "TLS cannot be demanded of an address with an interface; write the name of the host in \
+                 store.postgres_url"
+                    .to_owned(),
+            );
+        }
+        faults
+    }
+
+    fn unused_or_unwise(&self, layers: &Layers) -> Vec<String> {
+        let mut warnings = layers.warnings.clone();
+        if self.mqtt.url.is_none() {
+            for key in ["mqtt.username", "mqtt.password_file", "mqtt.ca_file"] {
+                if layers.origin(key) != Origin::Default {
+                    warnings.push(format!("{key} is set, but mqtt.url is not: nothing is published"));
+                }
+            }
+        }
+        if self.stt.vosk_model.is_some() && matches!(self.stt.engine, Engine::Whisper | Engine::Off) {
+            warnings.push("stt.vosk_model is set, but stt.engine takes another recogniser".to_owned());
+        }
+        match &self.store.postgres_url {
+            None => {
+                for key in ["postgres_password_file", "postgres_ca_file", "postgres_client_cert"] {
+                    let key = format!("store.{key}");
+                    if layers.origin(&key) != Origin::Default {
+                        warnings.push(format!(
+                            "{key} is set, but store.postgres_url is not: memory stays on this device"
+                        ));
+                    }
+                }
+            }
+            Some(url)
+                if url.crosses_network && !url.names_ssl_mode && self.store.postgres_ca_file.is_none() =>
+            {
+                warnings.push(
+                    "store.postgres_url crosses a network and store.postgres_ca_file is not set: the server is not verified, \
+                     and what it stores may travel in the clear"
+                        .to_owned(),
+                );
+            }
+            Some(_) => {}
+        }
+        warnings.extend(self.shared_name(layers));
+        if self.backup.remote.is_none() && self.backup.rclone_config_file.is_some() {
+            warnings.push(
+                "backup.rclone_config_file is set, but backup.remote is not: nothing is copied elsewhere"
+                    .to_owned(),
+            );
+        }
+        if !self.voice.enabled {
+            warnings.push("voice.enabled is false: anyone within earshot is answered".to_owned());
+        }
+        warnings
+    }
+
+    /// An id that another device is likely to have as well, where devices meet: at a database or at a broker.
+    fn shared_name(&self, layers: &Layers) -> Option<String> {
+        let place = match (&self.store.postgres_url, &self.mqtt.url) {
+            (Some(_), Some(_)) => "store.postgres_url and mqtt.url are",
+            (Some(_), None) => "store.postgres_url is",
+            (None, Some(_)) => "mqtt.url is",
+            (None, None) => return None,
+        };
+        let id = &self.device.id;
+        let which = if layers.origin("device.id") == Origin::Default {
+            format!("device.id is not set, so it is the host name \"{id}\"")
+        } else if FRESH_NAMES.contains(&id.as_str()) {
+            format!("device.id is \"{id}\", as many a fresh card is called")
+        } else {
+            return None;
+        };
+        Some(format!(
+            "{which}, and {place} set: give each device an id of its own, or two of them are taken for one"
+        ))
+    }
+
+    /// The settings in force as TOML that can be read back, except for masked secrets; each with its place.
+    pub fn print(&self) -> String {
+        config::print(&self.effective)
+    }
+
+    /// Keys whose values differ between `self` and `new`, and that only a start reads.
+    pub fn restart_needed(&self, new: &Self) -> Vec<String> {
+        let sections = sections();
+        let is_live = |key: &str| {
+            let Some((section, key)) = key.split_once('.') else { return false };
+            let keys = sections.iter().filter(|(name, ..)| *name == section).flat_map(|(.., keys)| keys);
+            keys.into_iter().any(|known| known.name == key && known.live)
+        };
+        self.effective
+            .iter()
+            .zip(&new.effective)
+            .filter(|(before, after)| before.value != after.value && !is_live(&before.key))
+            .map(|(before, _)| before.key.clone())
+            .collect()
+    }
+
+    /// The sections that are read anew for every turn.
+    pub fn live(&self) -> Live {
+        Live { voice: self.voice.clone(), dialogue: self.dialogue.clone(), speech: self.speech.clone() }
+    }
+
+    /// The Postgres of the configuration; `None` where there is none. The password comes from
+    /// `store.postgres_password_file`, else from the systemd credential `postgres-password`.
+    pub fn postgres(&self) -> Option<PgSettings> {
+        let store = &self.store;
+        let address = store.postgres_url.as_ref()?;
+        Some(PgSettings {
+            address: address.clone(),
+            shown: address.to_string(),
+            password_file: self.postgres_password_file(),
+            ca_file: store.postgres_ca_file.clone(),
+            client_cert: store.postgres_client_cert.clone(),
+            client_key: store.postgres_client_key.clone(),
+            device: self.device.id.clone(),
+        })
+    }
+
+    /// The broker of the configuration; `None` where there is none. The password comes from `mqtt.password_file`,
+    /// else from the systemd credential `mqtt-password`.
+    pub fn broker(&self) -> Option<MqttSettings> {
+        let voice = &self.voice;
+        Some(MqttSettings {
+            mqtt: self.mqtt.clone(),
+            password_file: self.mqtt_password_file(),
+            device_name: self.device.name(),
+            accept_pins: voice.enabled && voice.pin_valid_s > 0,
+            accept_enrolment: voice.enrol_by_mqtt,
+            text_needs_verified: voice.enabled,
+            copies_backups: self.backup.remote.is_some(),
+            ..MqttSettings::new(self.mqtt.url.clone()?, self.device.id.clone())
+        })
+    }
+
+    /// All that backups need to know. The configuration of rclone is `backup.rclone_config_file`, else the systemd
+    /// credential `rclone.conf`.
+    pub fn backups(&self) -> Context {
+        Context {
+            device: self.device.id.clone(),
+            paths: self.paths.clone(),
+            backup: self.backup.clone(),
+            postgres: self.postgres(),
+            rclone_config_file: self.file_or_credential(&self.backup.rclone_config_file, "rclone.conf"),
+            configuration: self.print(),
+        }
+    }
+
+    pub(super) fn postgres_password_file(&self) -> Option<PathBuf> {
+        self.file_or_credential(&self.store.postgres_password_file, "postgres-password")
+    }
+
+    pub(super) fn mqtt_password_file(&self) -> Option<PathBuf> {
+        self.file_or_credential(&self.mqtt.password_file, "mqtt-password")
+    }
+
+    /// The file that a key names, else the systemd credential `name` if there is one.
+    fn file_or_credential(&self, file: &Option<PathBuf>, name: &str) -> Option<PathBuf> {
+        let credential = self.paths.credentials.as_ref().map(|folder| folder.join(name));
+        file.clone().or(credential.filter(|path| path.exists()))
+    }
+}

@@ -1,0 +1,22 @@
+//! What backups need to know of the device.
+
+use std::path::PathBuf;
+
+use super::section::Backup;
+use crate::config::Paths;
+use crate::store::postgres::PgSettings;
+
+/// All that backups need to know of the device.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// `[device] id`.
+    pub device: String,
+    pub paths: Paths,
+    pub backup: Backup,
+    /// Where the memory is backed up from; `None`: from the database of the device.
+    pub postgres: Option<PgSettings>,
+    /// The configuration of rclone; `None` leaves it to rclone where it looks.
+    pub rclone_config_file: Option<PathBuf>,
+    /// The configuration in force, secrets masked, which is a part of each backup.
+    pub configuration: String,
+}
