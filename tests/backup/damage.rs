@@ -3,13 +3,13 @@
 use std::fs;
 use std::path::Path;
 
-use indicatif::ProgressBar;
 use jarvisd::app::load;
 use jarvisd::backup::cancel::Cancel;
 use jarvisd::backup::context::Context;
 use jarvisd::backup::create::Run;
 use jarvisd::backup::keys::Keys;
 use jarvisd::backup::lock::Lock;
+use jarvisd::backup::progress::Progress;
 use jarvisd::backup::{BackupError, Level, manifest, restore, restore_pg, verify};
 use jarvisd::clock::Clock;
 use jarvisd::config::Options;
@@ -23,12 +23,13 @@ fn settings(root: &Root) -> Context {
     load(&Options { root: Some(root.path().into()), ..Options::default() }).unwrap().backups()
 }
 
-/// Verifies at every level and tries to restore: all of it must be refused, and the file must not be there afterwards.
-/// The lock is taken once: a program that another test starts at that moment would hold a new one a little longer.
+/// Verifies at every level and tries to restore: all of it must be refused, and the file must not be there
+/// afterwards. The lock is taken once: a program that another test starts at that moment would hold a new one
+/// a little longer.
 async fn is_found(root: &Root, lock: &Lock, folder: &Path, keys: &Keys, what: &str) {
     let settings = settings(root);
-    let (cancel, bar) = (Cancel::default(), ProgressBar::hidden());
-    let run = Run { settings: &settings, clock: &Clock::System, lock, cancel: &cancel, bar: &bar };
+    let (cancel, progress) = (Cancel::default(), Progress::hidden());
+    let run = Run { settings: &settings, clock: &Clock::System, lock, cancel: &cancel, progress: &progress };
     for level in LEVELS {
         let found = verify::verify(&run, folder, level, keys).await;
         let found = found.map(|proof| proof.ok);

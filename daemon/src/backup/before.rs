@@ -1,12 +1,12 @@
 //! A safety backup before a database, that of this device or that of the house, is brought to a newer schema.
 //!
-//! It is no condition: a backup that cannot be made (no room, a folder that cannot be written, another one at work, too slow)
-//! costs a warning, because the device shall answer. Migrations are one transaction, so that a failure of one leaves the old
-//! database; this is for a migration that succeeds and should not have.
+//! It is no condition: a backup that cannot be made (no room, a folder that cannot be written, another one at
+//! work, too slow) costs a warning, because the device shall answer. Migrations are one transaction, so that
+//! a failure of one leaves the old database; this is for a migration that succeeds and should not have.
 
 use std::time::Duration;
 
-use indicatif::ProgressBar;
+use super::progress::Progress;
 
 use super::cancel::Cancel;
 use super::context::Context;
@@ -31,8 +31,8 @@ pub async fn migration(settings: &Context) {
     }
 }
 
-/// Makes a safety backup of the Postgres of the house if connecting to it would migrate it. One that does not answer is for
-/// whoever connects to tell.
+/// Makes a safety backup of the Postgres of the house if connecting to it would migrate it. One that does not
+/// answer is for whoever connects to tell.
 pub async fn connecting(settings: &Context, there: &PgSettings) {
     if postgres::look(there).await.is_ok_and(postgres::is_old) {
         migration_there(settings, there).await;
@@ -63,8 +63,8 @@ async fn made(
 ) -> Result<String, BackupError> {
     known::may_write(settings, &Clock::System)?;
     let lock = Lock::take(&settings.paths.backups)?;
-    let (cancel, bar) = (Cancel::default(), ProgressBar::hidden());
-    let run = Run { settings, clock: &Clock::System, lock: &lock, cancel: &cancel, bar: &bar };
+    let (cancel, progress) = (Cancel::default(), Progress::hidden());
+    let run = Run { settings, clock: &Clock::System, lock: &lock, cancel: &cancel, progress: &progress };
     match tokio::time::timeout(longest, create_from(&run, Kind::Safety, there)).await {
         Ok(made) => made.map(|made| made.backup.name),
         Err(_) => {
@@ -74,7 +74,8 @@ async fn made(
     }
 }
 
-/// Whether the file is one of ours with an older schema. One that cannot be read is for whoever opens it to tell.
+/// Whether the file is one of ours with an older schema. One that cannot be read is for whoever opens it to
+/// tell.
 async fn is_old(settings: &Context) -> bool {
     let db = &settings.paths.db;
     if !db.exists() {

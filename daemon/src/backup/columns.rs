@@ -1,16 +1,17 @@
 //! Lines of tab-separated fields, field by field instead of line by line.
 //!
-//! Identifiers, times and texts each compress better among their own kind: a dump of Postgres, whose rows are such lines, takes
-//! a third less room (docs/design/backup.md). What goes in is not understood and need not be of that form: any bytes come back
-//! as they were.
+//! Identifiers, times and texts each compress better among their own kind: a dump of Postgres, whose rows are
+//! such lines, takes a third less room (docs/design/backup.md). What goes in is not understood and need not
+//! be of that form: any bytes come back as they were.
 //!
 //! ```text
 //! block   = bytes of the block, u32 · bytes of each of the 24 columns, u32 each · the columns, one after the other
 //! column  = its fields of all lines, each with the tab or newline that ends it
 //! ```
 //!
-//! Numbers are little-endian. The columns together are as long as the block. A field that ends with a newline is the last of
-//! its line; further tabs belong to the last column. A block starts at the first column; only its last field may lack an end.
+//! Numbers are little-endian. The columns together are as long as the block. A field that ends with a newline
+//! is the last of its line; further tabs belong to the last column. A block starts at the first column; only
+//! its last field may lack an end.
 
 use std::io::{self, Read, Write};
 

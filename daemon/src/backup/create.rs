@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::Instant;
 
-use indicatif::ProgressBar;
+use super::progress::Progress;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
@@ -38,7 +38,7 @@ pub struct Run<'a> {
     pub clock: &'a Clock,
     pub lock: &'a Lock,
     pub cancel: &'a Cancel,
-    pub bar: &'a ProgressBar,
+    pub progress: &'a Progress,
 }
 
 /// A backup that is on the disk and not proven yet.
@@ -108,7 +108,7 @@ pub(super) async fn create_from(
     let mut source = source.map_err(|e| run.cancel.explains(e))?;
     let config = run.settings.configuration.clone();
     let mut sealed = Sealed::create(partial.path(), Role::Config, &recipients, None)?;
-    sealed.take(config.as_bytes(), &ProgressBar::hidden(), run.cancel)?;
+    sealed.take(config.as_bytes(), &Progress::hidden(), run.cancel)?;
     source.files.push(sealed.finish(Sums::new())?);
     let manifest = Manifest {
         format: FORMAT,
@@ -181,7 +181,7 @@ async fn from_sqlite(
     let copy = folder.join("copy.db");
     let made = copy_compared(run, db, &copy).await?;
     let bytes = fs::metadata(&copy).map_or(0, |copy| copy.len());
-    run.bar.set_length(bytes);
+    run.progress.begin(bytes);
     let entry = compress(run, folder, &copy, Role::Database, recipients, made.sums).await?;
     Ok(Source {
         origin: Origin::Sqlite,
@@ -206,8 +206,8 @@ struct Copied {
     compared: bool,
 }
 
-/// Copies the database, and has its rows compared with the original of the same moment: copy and original are read one after
-/// the other, so if somebody writes in between both are done again.
+/// Copies the database, and has its rows compared with the original of the same moment: copy and original are
+/// read one after the other, so if somebody writes in between both are done again.
 async fn copy_compared(run: &Run<'_>, db: &Path, copy: &Path) -> Result<Copied, BackupError> {
     let mut live = sqlite::connect_until(run.cancel, db, Access::Read).await?;
     let identity = sqlite::identity(&mut live, db).await?;
@@ -253,11 +253,11 @@ async fn compress(
     sums: Sums,
 ) -> Result<FileEntry, BackupError> {
     let mut sealed = Sealed::create(folder, role, recipients, None)?;
-    let (bar, cancel, path) = (run.bar.clone(), run.cancel.clone(), copy.to_path_buf());
+    let (progress, cancel, path) = (run.progress.clone(), run.cancel.clone(), copy.to_path_buf());
     blocking(move || {
         let disk = BackupError::disk("the copy could not be read", &path);
         let file = File::open(&path).map_err(&disk)?;
-        sealed.take(file, &bar, &cancel)?;
+        sealed.take(file, &progress, &cancel)?;
         let entry = sealed.finish(sums)?;
         fs::remove_file(&path).map_err(disk)?;
         Ok(entry)
@@ -265,8 +265,8 @@ async fn compress(
     .await
 }
 
-/// What this device had not delivered to the database `house`, as a file of the backup and in numbers; `None` if it
-/// has no database of its own.
+/// What this device had not delivered to the database `house`, as a file of the backup and in numbers; `None`
+/// if it has no database of its own.
 pub(super) async fn queue_file(
     run: &Run<'_>,
     folder: &Path,
@@ -294,8 +294,9 @@ pub(super) async fn queue_file(
     Ok(Some((entry, undelivered)))
 }
 
-/// How many operations of this device Postgres does not have and could be sent. What a newer program left in the queue only
-/// that program can send: it goes into the safety backup, and does not stand in the way of going back.
+/// How many operations of this device Postgres does not have and could be sent. What a newer program left in
+/// the queue only that program can send: it goes into the safety backup, and does not stand in the way of
+/// going back.
 ///
 /// # Errors
 /// [`BackupError::Store`].

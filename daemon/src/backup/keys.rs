@@ -1,7 +1,7 @@
 //! Who may read a backup: age recipients (public keys) and identities (secret keys).
 //!
-//! An encrypted backup is proven on a device that cannot read backups: each run adds one more recipient whose secret key
-//! exists in its memory only, and verifies with that.
+//! An encrypted backup is proven on a device that cannot read backups: each run adds one more recipient whose
+//! secret key exists in its memory only, and verifies with that.
 
 use std::fs;
 use std::io::Read as _;

@@ -20,7 +20,8 @@ const SMALL_BYTES: u64 = 16 << 20;
 /// What scratch folders elsewhere are called.
 const SCRATCH_ELSEWHERE: &str = ".jarvis-scratch-";
 
-/// Held while backups are written, verified, deleted or restored; the kernel lets go of it when the process ends.
+/// Held while backups are written, verified, deleted or restored; the kernel lets go of it when the process
+/// ends.
 #[derive(Debug)]
 pub struct Lock {
     /// `None` where nothing can be locked: a folder that is not there, or that others may not open.
@@ -246,8 +247,8 @@ impl Drop for Scratch {
     }
 }
 
-/// Puts a file with `bytes` in the place of `path`, in one step or not at all; it is written as `draft`, in the same folder.
-/// The name is durable once the folder was synced ([`sync_folder`]).
+/// Puts a file with `bytes` in the place of `path`, in one step or not at all; it is written as `draft`, in
+/// the same folder. The name is durable once the folder was synced ([`sync_folder`]).
 pub(super) fn replace_file(path: &Path, draft: &Path, bytes: &[u8]) -> io::Result<()> {
     let written =
         durable::create_file(draft).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
@@ -261,8 +262,8 @@ pub(super) fn sync_folder(folder: &Path) -> Result<(), BackupError> {
     durable::sync_folder(folder).map_err(BackupError::disk("the folder could not be synced", folder))
 }
 
-/// Lets everything else go first, for processor and disk. Threads and programs that are started later inherit it; a refusal
-/// is no fault.
+/// Lets everything else go first, for processor and disk. Threads and programs that are started later inherit
+/// it; a refusal is no fault.
 pub fn be_polite() {
     const NICE: i32 = 10;
     if let Err(e) = rustix::process::setpriority_process(None, NICE) {

@@ -1,7 +1,7 @@
 //! One person or one conversation out of a backup, into the memory as it is.
 //!
-//! What is there already stays as it is; what was deleted since comes back under new ids, because the old ones are buried on
-//! every device. A voiceprint does not come back: its key was destroyed with it.
+//! What is there already stays as it is; what was deleted since comes back under new ids, because the old
+//! ones are buried on every device. A voiceprint does not come back: its key was destroyed with it.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, BufWriter, Write as _};
@@ -32,7 +32,8 @@ pub enum Wanted {
     Conversation(ConversationId),
 }
 
-/// Whose conversations were found. They lie on the disk, one as JSON in each line, the newest first, until this goes.
+/// Whose conversations were found. They lie on the disk, one as JSON in each line, the newest first, until
+/// this goes.
 #[derive(Debug)]
 pub struct Found {
     pub owner: String,
@@ -60,7 +61,8 @@ impl Finding {
         })
     }
 
-    /// `conversation`: JSON. Its newlines are between values, Postgres sets some there; those of texts are escaped.
+    /// `conversation`: JSON. Its newlines are between values, Postgres sets some there; those of texts are
+    /// escaped.
     pub(super) fn add(&mut self, conversation: &str) -> Result<(), BackupError> {
         self.found.conversations += 1;
         let mut parts = conversation.split('\n');

@@ -16,10 +16,12 @@
 //! Invariants:
 //!
 //! 1. A folder under a backup's name is complete: it got that name after everything in it was on the disk.
-//! 2. One process at a time writes in the folder of backups ([`lock`]); what an interrupted one left behind begins with a dot
-//!    and is removed by the next.
-//! 3. Nothing is restored whose hashes are not those of its manifest, and no manifest is believed whose own hash is wrong.
-//! 4. Verifying never touches the live database: what is restored for it goes to a file or a database made a moment before.
+//! 2. One process at a time writes in the folder of backups ([`lock`]); what an interrupted one left behind
+//!    begins with a dot and is removed by the next.
+//! 3. Nothing is restored whose hashes are not those of its manifest, and no manifest is believed whose own
+//!    hash is wrong.
+//! 4. Verifying never touches the live database: what is restored for it goes to a file or a database made a
+//!    moment before.
 //! 5. A restore in place takes a backup of what is there first, and replaces it in one step or not at all.
 //!
 //! `docs/design/backup.md` says why.
@@ -31,6 +33,7 @@ pub mod context;
 pub mod create;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+pub mod job;
 pub mod keys;
 pub mod known;
 pub mod lock;
@@ -40,6 +43,7 @@ pub mod metrics;
 pub mod order;
 pub(crate) mod pg;
 mod pg_tools;
+pub mod progress;
 pub mod prune;
 pub mod remote;
 pub mod restore;
@@ -154,7 +158,8 @@ pub struct Backup {
     pub copy: Option<CopyNote>,
     /// All files together.
     pub bytes: u64,
-    /// Its manifest cannot be used: what is wrong with it. The kind is then not known and stands as on demand.
+    /// Its manifest cannot be used: what is wrong with it. The kind is then not known and stands as on
+    /// demand.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
     #[serde(skip)]

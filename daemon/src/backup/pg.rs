@@ -1,9 +1,10 @@
 //! Postgres: a dump of one moment, what is in it, and the scratch database in which it is proven.
 //!
-//! One transaction of ours exports its snapshot; the hashes of the tables are made in it and `pg_dump` reads through it, so
-//! both see the same moment. Row-level security hides rows without a word from a session that does not say who it is: the
-//! session says `jarvis.role = forwarder` and the program its name, a policy that hides rows from it is refused before anything is
-//! dumped, and the rows in the dump are counted against those of the session.
+//! One transaction of ours exports its snapshot; the hashes of the tables are made in it and `pg_dump` reads
+//! through it, so both see the same moment. Row-level security hides rows without a word from a session that
+//! does not say who it is: the session says `jarvis.role = forwarder` and the program its name, a policy that
+//! hides rows from it is refused before anything is dumped, and the rows in the dump are counted against
+//! those of the session.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,8 +26,9 @@ const STEP: &str = "backing up Postgres";
 /// Pieces of a dump that wait for the server.
 const PIECES: usize = 16;
 
-/// Rows of a table and the sums of two hashes of each: two databases with the same rows have the same, in whatever order they are
-/// stored. A server keeps these functions as they are, since tables that are partitioned by hash rest on them. From version 14 on.
+/// Rows of a table and the sums of two hashes of each: two databases with the same rows have the same, in
+/// whatever order they are stored. A server keeps these functions as they are, since tables that are
+/// partitioned by hash rest on them. From version 14 on.
 macro_rules! sum_of {
     ($table:literal) => {
         concat!(
@@ -38,7 +40,8 @@ macro_rules! sum_of {
     };
 }
 
-/// The same from SHA-256 of the text of each row, which takes ten times as long: for servers before 14, and for backups that have it.
+/// The same from SHA-256 of the text of each row, which takes ten times as long: for servers before 14, and
+/// for backups that have it.
 macro_rules! sum_of_text {
     ($table:literal) => {
         concat!(
@@ -55,7 +58,8 @@ crate::store::sql::statements! {
     BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
     EXPORT = "SELECT pg_export_snapshot()";
     SERVER = "SELECT current_setting('server_version') AS version, current_setting('server_version_num')::integer AS number";
-    /// Without a deadline: a large table takes its time. The text of a row is what is hashed, so it is written in one way.
+    /// Without a deadline: a large table takes its time. The text of a row is what is hashed, so it is
+    /// written in one way.
     pub(super) SESSION = "SELECT set_config(name, value, false) FROM (VALUES ('statement_timeout', '0'),
         ('idle_in_transaction_session_timeout', '0'), ('lock_timeout', '60s'), ('datestyle', 'ISO, YMD'), ('timezone', 'UTC'),
         ('bytea_output', 'hex'), ('extra_float_digits', '1'), ('row_security', 'on'), ('search_path', 'pg_catalog'),
@@ -216,7 +220,7 @@ async fn dump_with(
     let size = u64::try_from(size).unwrap_or(0);
     run.lock.needs(size.saturating_add(16 << 20))?;
     let snapshot: String = sqlx::query_scalar(EXPORT).fetch_one(&mut *conn).await.map_err(&sql)?;
-    run.bar.set_length(size);
+    run.progress.begin(size);
     let sealed = Sealed::create(folder, Role::Database, recipients, Some(Columns::default()))?;
     // At the same time: the server hashes for one connection and dumps to another.
     let (sums, sealed) = tokio::join!(
@@ -252,12 +256,12 @@ async fn run_dump(
     command.args(["--encoding=UTF8", "--enable-row-security", "--no-password", "--lock-wait-timeout=60000"]);
     command.arg(format!("--snapshot={snapshot}")).stdout(std::process::Stdio::piped());
     way_in.apply(&mut command);
-    let (bar, cancel) = (run.bar.clone(), run.cancel.clone());
+    let (progress, cancel) = (run.progress.clone(), run.cancel.clone());
     blocking(move || {
         let (running, pipes) = Running::start(command, &cancel)?;
         drop(way_in);
         let taken = match pipes.stdout {
-            Some(stdout) => sealed.take(stdout, &bar, &cancel),
+            Some(stdout) => sealed.take(stdout, &progress, &cancel),
             None => Ok(()),
         };
         cancel.check()?;
@@ -268,7 +272,8 @@ async fn run_dump(
     .await
 }
 
-/// Has `pg_restore` turn the dump of a backup into a script, and hands its pieces to `take`, on a thread of its own.
+/// Has `pg_restore` turn the dump of a backup into a script, and hands its pieces to `take`, on a thread of
+/// its own.
 async fn pieces(
     run: &Run<'_>,
     folder: &Path,
@@ -282,7 +287,7 @@ async fn pieces(
     let major = made_by.and_then(|version| version.split('.').next()?.parse().ok()).unwrap_or(0);
     let tool = blocking(move || Tool::find("pg_restore", major)).await?;
     let name = manifest.name.clone();
-    let (bar, cancel) = (run.bar.clone(), run.cancel.clone());
+    let (progress, cancel) = (run.progress.clone(), run.cancel.clone());
     blocking(move || {
         let mut command = tool.command();
         command.args(["--file=-", "--no-owner", "--no-privileges", "--exit-on-error"]);
@@ -292,7 +297,8 @@ async fn pieces(
             return Err(BackupError::Cancelled);
         };
         let (fed, taken) = std::thread::scope(|scope| {
-            let feeder = scope.spawn(|| pour(source, stdin, (&name, Path::new("pg_restore")), &bar, &cancel));
+            let feeder =
+                scope.spawn(|| pour(source, stdin, (&name, Path::new("pg_restore")), &progress, &cancel));
             let taken = split(stdout, &mut take);
             if taken.is_err() {
                 // Else it would wait for somebody to read on.
@@ -354,7 +360,8 @@ pub(super) async fn parse(
     Ok(())
 }
 
-/// Runs the dump of a backup in the transaction that `conn` is in, then compares every table with the manifest.
+/// Runs the dump of a backup in the transaction that `conn` is in, then compares every table with the
+/// manifest.
 pub(super) async fn load(
     conn: &mut PgConnection,
     run: &Run<'_>,
@@ -362,8 +369,7 @@ pub(super) async fn load(
     settings: &PgSettings,
 ) -> Result<(), BackupError> {
     let (folder, manifest, entry, keys) = backup;
-    run.bar.set_length(entry.plain_bytes);
-    run.bar.set_position(0);
+    run.progress.begin(entry.plain_bytes);
     let (sender, receiver) = mpsc::channel(PIECES);
     let reading = pieces(run, folder, manifest, entry, keys, move |piece| {
         sender.blocking_send(piece).map_err(|_| BackupError::Cancelled)

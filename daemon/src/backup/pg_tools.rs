@@ -1,7 +1,7 @@
 //! `pg_dump` and `pg_restore`: which ones, and how they get their password.
 //!
-//! The password is handed over in a file that exists in memory only and that the child inherits: it is in no argument, no
-//! environment and on no disk.
+//! The password is handed over in a file that exists in memory only and that the child inherits: it is in no
+//! argument, no environment and on no disk.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read, Seek as _, Write as _};
@@ -28,7 +28,8 @@ pub(super) struct Tool {
 }
 
 impl Tool {
-    /// The newest of this name that is at least of version `major`: the one of the search path, or of a version of Debian's.
+    /// The newest of this name that is at least of version `major`: the one of the search path, or of a
+    /// version of Debian's.
     pub(super) fn find(name: &'static str, major: u32) -> Result<Self, BackupError> {
         let mut places = vec![PathBuf::from(name)];
         let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
@@ -163,8 +164,8 @@ pub(super) enum Piece {
     CopyEnd,
 }
 
-/// Splits the script into pieces. Commands of psql in it are refused, except the two with which newer versions of
-/// `pg_restore` guard a script: nothing that a dump says is ever run by a shell.
+/// Splits the script into pieces. Commands of psql in it are refused, except the two with which newer
+/// versions of `pg_restore` guard a script: nothing that a dump says is ever run by a shell.
 pub(super) fn split(
     script: impl Read,
     mut take: impl FnMut(Piece) -> Result<(), BackupError>,

@@ -1,19 +1,25 @@
 //! Deleting the backups that no day, week or month needs; [`retention`] says which these are.
 //!
-//! A backup goes in two steps, each of which can be cut off: its folder gets a name that no listing knows, durably, and
-//! then everything in it is removed. What a cut leaves behind, the next process that takes the folder removes.
+//! A backup goes in two steps, each of which can be cut off: its folder gets a name that no listing knows,
+//! durably, and then everything in it is removed. What a cut leaves behind, the next process that takes the
+//! folder removes.
 
 use std::fs;
 
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::context::Context;
+use super::create::Run;
 use super::lock::{self, Lock};
+use super::remote::{self, Copied};
 use super::retention::{self, Candidate, Decision, Hold, Policy, Standing};
-use super::{Backup, BackupError, Kind, Level, order};
+use super::{Backup, BackupError, Kind, Level, known, order, watch};
 use crate::clock::Stamp;
+
+/// After this long half a copy is not being made any more.
+const PARTIAL_STAYS: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// What is to become of one backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -38,8 +44,8 @@ impl Policy {
 /// Decides about `backups`. One that was found good at `level` counts as proven.
 ///
 /// # Errors
-/// [`BackupError::Refused`] while the clock is not set, unless `trusted`: a clock that is wrong by a year makes every
-/// backup old.
+/// [`BackupError::Refused`] while the clock is not set, unless `trusted`: a clock that is wrong by a year
+/// makes every backup old.
 pub fn decide(
     backups: Vec<Backup>,
     policy: &Policy,
@@ -90,8 +96,8 @@ fn candidate(backup: &Backup, level: Level) -> Candidate {
     Candidate { name: backup.name.clone(), taken_at, standing, hold }
 }
 
-/// Makes the backups that stay durable, with what is known of them: whoever made or proved one may have been killed before the
-/// names were, and for its sake others go.
+/// Makes the backups that stay durable, with what is known of them: whoever made or proved one may have been
+/// killed before the names were, and for its sake others go.
 ///
 /// # Errors
 /// [`BackupError::Disk`].
@@ -104,13 +110,120 @@ pub fn settle(lock: &Lock, fates: &[Fate]) -> Result<(), BackupError> {
 /// Deletes a backup. What stays was [`settle`]d before.
 ///
 /// # Errors
-/// [`BackupError::Disk`]; what is left of it then is no backup any more and is removed by the next that takes the folder.
+/// [`BackupError::Disk`]; what is left of it then is no backup any more and is removed by the next that takes
+/// the folder.
 pub fn remove(lock: &Lock, backup: &Backup) -> Result<(), BackupError> {
     let doomed = lock.dir().join(format!(".deleting-{}", backup.name));
     let disk = BackupError::disk("the backup could not be deleted", &backup.path);
     fs::rename(&backup.path, &doomed).map_err(&disk)?;
     lock::sync_folder(lock.dir())?;
     fs::remove_dir_all(&doomed).map_err(disk)
+}
+
+/// What became of the backups of one place.
+#[derive(Debug, Serialize)]
+pub struct Place {
+    pub deleted: usize,
+    pub freed_bytes: u64,
+    pub backups: Vec<Fate>,
+    /// Half copies that were removed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub partial: Vec<String>,
+}
+
+/// What became of the backups here, and of the copies.
+#[derive(Debug, Serialize)]
+pub struct Pruned {
+    pub dry_run: bool,
+    #[serde(flatten)]
+    pub here: Place,
+    /// The copies at `backup.remote`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote: Option<Place>,
+    /// Why the copies were not pruned.
+    #[serde(skip)]
+    pub failed: Option<BackupError>,
+}
+
+impl Place {
+    fn of(backups: Vec<Fate>, partial: Vec<String>) -> Self {
+        let going = || backups.iter().filter(|fate| !fate.keep).map(|fate| &fate.backup);
+        let freed_bytes = going().map(|b| b.bytes).fold(0, u64::saturating_add);
+        Self { deleted: going().count(), freed_bytes, backups, partial }
+    }
+
+    fn going(&self) -> impl Iterator<Item = &Backup> {
+        self.backups.iter().filter(|fate| !fate.keep).map(|fate| &fate.backup)
+    }
+}
+
+/// Prunes here, then elsewhere if there is a place for copies. A failure there is told when what was done
+/// here was.
+///
+/// # Errors
+/// [`BackupError`] of what was to be done here.
+pub async fn prune(run: &Run<'_>, dry_run: bool, trust_clock: bool) -> Result<Pruned, BackupError> {
+    let all = super::list(run.lock.dir(), run.clock)?;
+    let released: Vec<String> = all.iter().filter(|b| b.released).map(|b| b.name.clone()).collect();
+    let here = Place::of(decided(run, all, trust_clock)?, Vec::new());
+    if !dry_run && here.deleted > 0 {
+        settle(run.lock, &here.backups)?;
+        // First, or a power cut would leave a note of what nobody has any more.
+        let forgotten = known::forget(&run.settings.paths.data, here.going());
+        for backup in here.going() {
+            run.cancel.check()?;
+            remove(run.lock, backup)?;
+        }
+        if forgotten.is_err() {
+            // A full disk has room now.
+            known::forget(&run.settings.paths.data, here.going())?;
+        }
+    }
+    let mut pruned = Pruned { dry_run, here, remote: None, failed: None };
+    if run.settings.backup.remote.is_some() {
+        match elsewhere(run, &released, dry_run, trust_clock).await {
+            Ok(place) => pruned.remote = Some(place),
+            Err(e) => pruned.failed = Some(e),
+        }
+    }
+    Ok(pruned)
+}
+
+fn decided(run: &Run<'_>, all: Vec<Backup>, trust_clock: bool) -> Result<Vec<Fate>, BackupError> {
+    let level = run.settings.backup.verify;
+    decide(all, &Policy::of(run.settings), level, &run.clock.stamp(), trust_clock)
+}
+
+async fn elsewhere(
+    run: &Run<'_>,
+    released: &[String],
+    dry_run: bool,
+    trust_clock: bool,
+) -> Result<Place, BackupError> {
+    let index = remote::index(run).await?;
+    if !dry_run && remote::miss(run, &index)? {
+        watch::look_again(run);
+    }
+    let device = &run.settings.device;
+    // What another device put there is not ours to delete, nor is what cannot be read.
+    let ours = |copied: &Copied| copied.manifest.as_ref().is_ok_and(|read| read.manifest.device == *device);
+    let copies = index.copies.into_iter().filter(ours).map(|copied| {
+        let mut backup = copied.backup;
+        backup.released |= released.contains(&backup.name);
+        backup
+    });
+    let fates = decided(run, copies.collect(), trust_clock)?;
+    let now = Timestamp::from_millisecond(run.clock.now_unix_ms()).unwrap_or_default();
+    let old =
+        |name: &String| super::time_of(name).is_some_and(|taken| now.duration_since(taken) > PARTIAL_STAYS);
+    let place = Place::of(fates, index.partial.into_iter().filter(old).collect());
+    if !dry_run {
+        for name in place.going().map(|backup| &backup.name).chain(&place.partial) {
+            run.cancel.check()?;
+            remote::remove(run, name).await?;
+        }
+    }
+    Ok(place)
 }
 
 #[cfg(test)]

@@ -4,9 +4,9 @@
 //!  hashes ─▶ jarvis.db.restore: unpacked, compared, migrated ─▶ hold ─▶ safety backup ─▶ rename over jarvis.db ─▶ log
 //! ```
 //!
-//! The daemon may be running. While the database is held, a turn waits for it and is answered as not stored if that takes
-//! long: nothing is acknowledged that the restore would then take away. Afterwards the daemon notices that the file is
-//! another one, and goes on with it.
+//! The daemon may be running. While the database is held, a turn waits for it and is answered as not stored
+//! if that takes long: nothing is acknowledged that the restore would then take away. Afterwards the daemon
+//! notices that the file is another one, and goes on with it.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -60,7 +60,8 @@ fn is_zero(n: &u64) -> bool {
     *n == 0
 }
 
-/// Unpacks the database of a backup to the new file `to`, compares it with the manifest and brings it to the present schema.
+/// Unpacks the database of a backup to the new file `to`, compares it with the manifest and brings it to the
+/// present schema.
 ///
 /// # Errors
 /// [`BackupError`]; then `to` is not there.
@@ -85,8 +86,7 @@ pub(super) async fn restore_file(
     keys: &Keys,
     to: &Path,
 ) -> Result<(), BackupError> {
-    run.bar.set_length(entry.plain_bytes);
-    run.bar.set_position(0);
+    run.progress.begin(entry.plain_bytes);
     unpack(run, folder, manifest, entry, keys, to).await?;
     let good = async {
         check_unpacked(run, manifest, entry, to, Level::Restore).await?;
@@ -197,7 +197,8 @@ async fn replace(run: &Run<'_>, db: &Path, fresh: &Path) -> Result<Replaced, Bac
     }
     let safe = async {
         let mut held = hold(db).await?;
-        // Through another connection, which reads what was committed while this one keeps others from writing.
+        // Through another connection, which reads what was committed while this one keeps others from
+        // writing.
         let kept = async {
             // A file that cannot be asked is damaged or another's, which the backup of it tells.
             if matches!(marked(&mut held, db).await, Ok(Some(_))) {
@@ -257,7 +258,8 @@ async fn put_in_place(fresh: &Path, db: &Path) -> Result<(), BackupError> {
     heal::put_in_place(fresh, db).map_err(BackupError::disk("the database could not be replaced", db))
 }
 
-/// Keeps everybody from writing to the database, with an empty log: so that the log can go without anything going with it.
+/// Keeps everybody from writing to the database, with an empty log: so that the log can go without anything
+/// going with it.
 async fn hold(db: &Path) -> Result<SqliteConnection, BackupError> {
     const ATTEMPTS: usize = 50;
     const PAUSE: Duration = Duration::from_millis(100);

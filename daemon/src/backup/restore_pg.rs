@@ -4,10 +4,10 @@
 //!  hashes ─▶ hold the writers of the house ─▶ safety backup ─▶ one transaction: drop, run the dump, compare, new house ─▶ log
 //! ```
 //!
-//! The writers' lock is held all the while, so nothing is written between the safety backup and the commit; turns go on on
-//! the devices and wait in their queues. The restored database gets a new house id: every device sees that it stands before
-//! another database, sends everything that it has, deletions included, and reads everything. So nothing that was said since
-//! the backup is lost, wherever a device still has it.
+//! The writers' lock is held all the while, so nothing is written between the safety backup and the commit;
+//! turns go on on the devices and wait in their queues. The restored database gets a new house id: every
+//! device sees that it stands before another database, sends everything that it has, deletions included, and
+//! reads everything. So nothing that was said since the backup is lost, wherever a device still has it.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -91,7 +91,8 @@ pub async fn in_place(
     Ok(restored)
 }
 
-/// Puts a backup into another database, `to`: a name on the same server, where it is made if need be, or an address.
+/// Puts a backup into another database, `to`: a name on the same server, where it is made if need be, or an
+/// address.
 ///
 /// # Errors
 /// [`BackupError`]; a database that has tables of Jarvis already is refused.
@@ -195,8 +196,8 @@ async fn migrate(settings: &PgSettings) -> Result<(), BackupError> {
     Ok(())
 }
 
-/// A device that lost its own database gets back what it had not delivered; one that has one, what is missing in it. Returns
-/// how many messages.
+/// A device that lost its own database gets back what it had not delivered; one that has one, what is missing
+/// in it. Returns how many messages.
 async fn bring_queue_back(
     run: &Run<'_>,
     folder: &Path,

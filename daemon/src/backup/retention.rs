@@ -1,7 +1,8 @@
 //! Which backups stay: a pure function of the list, the clock and the time zone. Nothing is deleted here.
 //!
-//! A period (day, week from Monday, month; all in local time) counts only if it holds a backup, as restic's `forget` does, so
-//! a device that was off for half a year still has its thirty days. In each period one backup stands for it:
+//! A period (day, week from Monday, month; all in local time) counts only if it holds a backup, as restic's
+//! `forget` does, so a device that was off for half a year still has its thirty days. In each period one
+//! backup stands for it:
 //!
 //! | period | which one |
 //! |---|---|
@@ -12,9 +13,9 @@
 //! A proven backup is preferred to one that was never proven; one that failed its proof stands for nothing.
 //! Which is newer, the order of the list says (`order.rs`), not the time.
 //!
-//! Invariants: a backup that is newer than the last proven one stays until it was proven, and takes no period from a proven
-//! one; the newest proven one stays; one from the future (a clock that jumped) stays and takes no period; as long as nothing
-//! is proven, nothing goes.
+//! Invariants: a backup that is newer than the last proven one stays until it was proven, and takes no period
+//! from a proven one; the newest proven one stays; one from the future (a clock that jumped) stays and takes
+//! no period; as long as nothing is proven, nothing goes.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -190,8 +191,8 @@ pub fn decide(backups: &[Candidate], policy: &Policy, now: Timestamp, zone: &Tim
     decisions.collect()
 }
 
-/// The newest `most` periods that hold a backup, each with the index of the one that stands for it: the best standing, of
-/// these the day with the highest `nearness`, of these the newest.
+/// The newest `most` periods that hold a backup, each with the index of the one that stands for it: the best
+/// standing, of these the day with the highest `nearness`, of these the newest.
 fn stand_for(
     counted: &[(usize, &Candidate, Date)],
     most: usize,
@@ -260,7 +261,8 @@ mod tests {
         let backups = names.map(proven);
         assert_eq!(kept(&backups, &only(1, 0, 0), "2027-03-10T03:00"), names[5..]);
         assert_eq!(kept(&backups, &only(0, 9, 0), "2027-03-10T03:00"), [names[0], names[4], names[5]]);
-        // February has only the 27th, which is the nearest to its first that there is. The newest proven one stays as well.
+        // February has only the 27th, which is the nearest to its first that there is. The newest proven one
+        // stays as well.
         assert_eq!(kept(&backups, &only(0, 0, 9), "2027-03-10T03:00"), [names[0], names[1], names[5]]);
     }
 
@@ -332,7 +334,8 @@ mod tests {
         [year * 1000 + i64::from(day.day_of_year()), week, year * 100 + i64::from(day.month())]
     }
 
-    /// The rule, said once more the slow way: whether the backup is the best of a period after which few others hold one.
+    /// The rule, said once more the slow way: whether the backup is the best of a period after which few
+    /// others hold one.
     fn kept_slowly(all: &[(Timestamp, [i64; 3])], index: usize, policy: &Policy) -> bool {
         let (taken_at, [day, week, month]) = all[index];
         let newer = || all.iter().filter(move |(t, _)| *t > taken_at);
@@ -350,7 +353,8 @@ mod tests {
             || newer().next().is_none()
     }
 
-    /// Three years of a device that is off on some days and takes several backups on others; hours after the start.
+    /// Three years of a device that is off on some days and takes several backups on others; hours after the
+    /// start.
     fn three_years() -> impl Strategy<Value = Vec<i64>> {
         let day = prop_oneof![
             2 => Just(vec![]),

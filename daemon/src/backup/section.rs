@@ -11,8 +11,8 @@ section! {
     Backup = "backup" {
         /// Folder for backups. Another disk than that of the memory is a better place.
         dir: Option<PathBuf> = None, Rule::any().default_is("`/var/backups/jarvis`");
-        /// How thoroughly a backup is verified when it is made: its hashes, all of its content, or by restoring it into a
-        /// scratch database, which takes as much space as the memory for a while.
+        /// How thoroughly a backup is verified when it is made: its hashes, all of its content, or by
+        /// restoring it into a scratch database, which takes as much space as the memory for a while.
         verify: Level = Level::Restore, Rule::any();
         /// Days that keep a backup, the newest of each. Days, weeks and months count only if they hold one.
         keep_daily: u32 = 30, Rule::between(1, 3_650);
@@ -20,16 +20,16 @@ section! {
         keep_weekly: u32 = 12, Rule::between(0, 520);
         /// Months that keep the backup nearest to their first day.
         keep_monthly: u32 = 12, Rule::between(0, 1_200);
-        /// Encrypt backups so that only the owners of these keys can read them: public keys of `age`, which begin with
-        /// `age1`. The secret keys need not be on the device.
+        /// Encrypt backups so that only the owners of these keys can read them: public keys of `age`, which
+        /// begin with `age1`. The secret keys need not be on the device.
         recipients: Recipients = Recipients::default(), Rule::any();
         /// File with a secret key of `age`, with which encrypted backups are verified and restored.
         identity_file: Option<PathBuf> = None, Rule::any();
-        /// Place for a copy of every backup elsewhere: the name of a remote in the configuration of `rclone`, and a folder
-        /// there, such as `"nas:jarvis"`. Give each device a folder of its own.
+        /// Place for a copy of every backup elsewhere: the name of a remote in the configuration of `rclone`,
+        /// and a folder there, such as `"nas:jarvis"`. Give each device a folder of its own.
         remote: Option<Remote> = None, Rule::any();
-        /// Configuration file of `rclone`, with the passwords in it. Without it the systemd credential `rclone.conf` is used,
-        /// where there is one, else rclone looks where it always does.
+        /// Configuration file of `rclone`, with the passwords in it. Without it the systemd credential
+        /// `rclone.conf` is used, where there is one, else rclone looks where it always does.
         rclone_config_file: Option<PathBuf> = None, Rule::any();
         /// How a copy elsewhere is verified when it is made: the sizes of its files, or all of it read back.
         remote_verify: Check = Check::Content, Rule::any();
@@ -68,7 +68,8 @@ impl Value for Remote {
         let text = line(raw, WANTED)?;
         let wrong = |why: &str| Err(format!("\"{}\" {why}; it needs {WANTED}", quote(&text)));
         let Some((name, path)) = text.split_once(':') else { return wrong("has no \":\"") };
-        // Without these it could be an option, or settings with a password in them, which would show in a list of programs.
+        // Without these it could be an option, or settings with a password in them, which would show in a
+        // list of programs.
         let plain = |c: char| c.is_alphanumeric() || "_-.+@".contains(c);
         if name.is_empty() || name.starts_with('-') || !name.chars().all(plain) {
             return wrong("does not begin with the name of a remote");

@@ -1,7 +1,8 @@
 //! SQLite: a copy that is one moment of the database, what is in it, and what of it was not delivered yet.
 //!
-//! The copy is made by `VACUUM INTO`: one read transaction, so nobody is held up; without the unused parts of pages, in
-//! which forgotten text may still stand; and a page that cannot be read fails it, where copying pages would carry it along.
+//! The copy is made by `VACUUM INTO`: one read transaction, so nobody is held up; without the unused parts of
+//! pages, in which forgotten text may still stand; and a page that cannot be read fails it, where copying
+//! pages would carry it along.
 
 use std::path::Path;
 use std::time::Duration;
@@ -28,8 +29,8 @@ macro_rules! is_queued_again {
     };
 }
 
-/// Rows that an entry names: what waits for Postgres, what it refused, and what was then given up. They are on this device
-/// only.
+/// Rows that an entry names: what waits for Postgres, what it refused, and what was then given up. They are
+/// on this device only.
 macro_rules! named {
     () => {
         "SELECT entity_id FROM queue UNION SELECT entity_id FROM dead_letter"
@@ -318,7 +319,8 @@ pub(super) async fn keep_what_waits(
         close(conn).await;
         return Ok(true);
     }
-    // Taken out of the full-text index one by one, which forgets them byte by byte, a million messages would take hours.
+    // Taken out of the full-text index one by one, which forgets them byte by byte, a million messages would
+    // take hours.
     let unindex: Option<String> = sqlx::query_scalar(UNINDEX).fetch_optional(&mut conn).await.map_err(sql)?;
     let statements = [
         NO_UNINDEX,
@@ -351,8 +353,8 @@ pub(super) async fn forget_read(path: &Path) -> Result<(), StoreError> {
     done.map(|_| ()).map_err(|e| classify(e, path))
 }
 
-/// Notes in the file at `path`, which is to become the memory of this device, that it sends under the device's id from now on,
-/// whatever was there before (store/holder.rs).
+/// Notes in the file at `path`, which is to become the memory of this device, that it sends under the
+/// device's id from now on, whatever was there before (store/holder.rs).
 pub(super) async fn take_over(path: &Path) -> Result<(), StoreError> {
     let mut conn = connect(path, Access::Write).await?;
     let sql = |e| classify(e, path);

@@ -1,14 +1,14 @@
-//! The files of a backup: plain bytes → columns, if they are a dump → zstd → age, if there are recipients → disk, hashed on the
-//! way; and back.
+//! The files of a backup: plain bytes → columns, if they are a dump → zstd → age, if there are recipients →
+//! disk, hashed on the way; and back.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
 use std::thread::available_parallelism;
 
+use super::progress::Progress;
 use age::stream::{StreamReader, StreamWriter};
 use age::x25519::Recipient;
-use indicatif::ProgressBar;
 use sha2::{Digest as _, Sha256};
 
 use super::BackupError;
@@ -18,7 +18,7 @@ use super::keys::Keys;
 use super::manifest::{CHUNK_BYTES, FileEntry, Manifest, Role, Sums, damaged, hex};
 use crate::durable;
 
-/// Measured: see docs/design/backup.md.
+/// Measured: see docs/lab/backup.md.
 const ZSTD_LEVEL: i32 = 3;
 /// In columns little is left that a longer search finds.
 const ZSTD_LEVEL_COLUMNS: i32 = 2;
@@ -100,8 +100,8 @@ impl Write for Sink {
 }
 
 impl Sealed {
-    /// Begins the file of this role in `folder`, for `recipients` if there are any. `columns`, if what comes is lines of
-    /// tab-separated fields.
+    /// Begins the file of this role in `folder`, for `recipients` if there are any. `columns`, if what comes
+    /// is lines of tab-separated fields.
     pub(super) fn create(
         folder: &Path,
         role: Role,
@@ -146,7 +146,7 @@ impl Sealed {
     pub(super) fn take(
         &mut self,
         mut source: impl Read,
-        bar: &ProgressBar,
+        progress: &Progress,
         cancel: &Cancel,
     ) -> Result<(), BackupError> {
         let disk = |source| BackupError::Disk {
@@ -170,7 +170,7 @@ impl Sealed {
             }
             .map_err(disk)?;
             self.plain_bytes += n as u64;
-            bar.inc(n as u64);
+            progress.advance(n as u64);
         }
     }
 
@@ -217,7 +217,7 @@ pub(super) fn check_hashes(
     folder: &Path,
     manifest: &Manifest,
     entry: &FileEntry,
-    bar: &ProgressBar,
+    progress: &Progress,
     cancel: &Cancel,
 ) -> Result<(), BackupError> {
     let file_name = entry.role.file(manifest.encrypted);
@@ -235,7 +235,7 @@ pub(super) fn check_hashes(
             Err(e) => return Err(wrong(format!("reading at byte {} failed: {e}", checker.read()))),
         };
         checker.push(buffer.get(..n).unwrap_or_default());
-        bar.inc(n as u64);
+        progress.advance(n as u64);
         if checker.read() > entry.bytes {
             break;
         }
@@ -316,7 +316,8 @@ impl Checker {
     }
 }
 
-/// The plain bytes of a file of the backup. Reading fails where the file is damaged, and if it is longer or shorter than it says.
+/// The plain bytes of a file of the backup. Reading fails where the file is damaged, and if it is longer or
+/// shorter than it says.
 pub(super) fn open(
     folder: &Path,
     manifest: &Manifest,
@@ -385,7 +386,7 @@ pub(super) fn pour(
     mut source: impl Read,
     mut sink: impl Write,
     (name, to): (&str, &Path),
-    bar: &ProgressBar,
+    progress: &Progress,
     cancel: &Cancel,
 ) -> Result<(), BackupError> {
     let mut buffer = vec![0; BUFFER_BYTES];
@@ -399,7 +400,7 @@ pub(super) fn pour(
         };
         let part = buffer.get(..n).unwrap_or_default();
         sink.write_all(part).map_err(BackupError::disk("what is restored could not be written", to))?;
-        bar.inc(n as u64);
+        progress.advance(n as u64);
     }
     sink.flush().map_err(BackupError::disk("what is restored could not be written", to))
 }

@@ -1,5 +1,5 @@
-//! Words of a person that are in a backup of Postgres and not in its dump: the device had not delivered them, or Postgres had
-//! refused them.
+//! Words of a person that are in a backup of Postgres and not in its dump: the device had not delivered them,
+//! or Postgres had refused them.
 
 use std::collections::BTreeSet;
 use std::path::Path;

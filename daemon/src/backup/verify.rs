@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use indicatif::ProgressBar;
+use super::progress::Progress;
 use jiff::Timestamp;
 
 use super::cancel::Cancel;
@@ -74,8 +74,7 @@ async fn look(run: &Run<'_>, folder: &Path, level: Level, keys: &Keys) -> Result
         return Ok(());
     }
     let plain: u64 = manifest.files.iter().map(|file| file.plain_bytes).sum();
-    run.bar.set_length(plain);
-    run.bar.set_position(0);
+    run.progress.begin(plain);
     for entry in &manifest.files {
         match (entry.role, manifest.origin) {
             (Role::Config, _) => read_config(folder, &manifest, entry, keys)?,
@@ -106,15 +105,14 @@ pub(super) async fn check_hashes(
     manifest: &Manifest,
 ) -> Result<(), BackupError> {
     manifest.file(Role::Database)?;
-    run.bar.set_length(manifest.files.iter().map(|file| file.bytes).sum());
-    run.bar.set_position(0);
+    run.progress.begin(manifest.files.iter().map(|file| file.bytes).sum());
     let (folder, manifest) = (folder.to_path_buf(), manifest.clone());
-    let (bar, cancel) = (run.bar.clone(), run.cancel.clone());
+    let (progress, cancel) = (run.progress.clone(), run.cancel.clone());
     blocking(move || {
         manifest
             .files
             .iter()
-            .try_for_each(|entry| stream::check_hashes(&folder, &manifest, entry, &bar, &cancel))
+            .try_for_each(|entry| stream::check_hashes(&folder, &manifest, entry, &progress, &cancel))
     })
     .await
 }
@@ -157,7 +155,7 @@ pub(super) fn config_text(
         return Err(damaged(&manifest.name, "its configuration is too long to be one"));
     }
     let file = stream::open(folder, manifest, entry, keys)?;
-    let (hidden, cancel) = (ProgressBar::hidden(), Cancel::default());
+    let (hidden, cancel) = (Progress::hidden(), Cancel::default());
     pour(file, &mut text, (&manifest.name, folder), &hidden, &cancel)?;
     String::from_utf8(text).map_err(|_| damaged(&manifest.name, "its configuration is not UTF-8"))
 }
@@ -191,11 +189,11 @@ pub(super) async fn unpack(
 ) -> Result<(), BackupError> {
     let source = stream::open(folder, manifest, entry, keys)?;
     let (to, name) = (to.to_path_buf(), manifest.name.clone());
-    let (bar, cancel) = (run.bar.clone(), run.cancel.clone());
+    let (progress, cancel) = (run.progress.clone(), run.cancel.clone());
     blocking(move || {
         let disk = BackupError::disk("what is restored could not be written", &to);
         let mut file = durable::create_file(&to).map_err(&disk)?;
-        let poured = pour(source, &mut file, (&name, &to), &bar, &cancel);
+        let poured = pour(source, &mut file, (&name, &to), &progress, &cancel);
         let synced = poured.and_then(|()| file.sync_all().map_err(disk));
         if synced.is_err() {
             let _ = fs::remove_file(&to);
@@ -205,7 +203,8 @@ pub(super) async fn unpack(
     .await
 }
 
-/// Structure of the file that was unpacked; with [`Level::Restore`] also whether every table has the rows of the manifest.
+/// Structure of the file that was unpacked; with [`Level::Restore`] also whether every table has the rows of
+/// the manifest.
 pub(super) async fn check_unpacked(
     run: &Run<'_>,
     manifest: &Manifest,

@@ -24,6 +24,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
+use super::create::Run;
 use super::order::{self, Age, Dated};
 use super::{Backup, BackupError, Level, known, lock};
 use crate::clock::{Clock, Stamp};
@@ -169,6 +170,20 @@ pub fn note_change(data: &Path, clock: &Clock) -> Result<(), BackupError> {
     // Without a note nothing was ever backed up here, and looking at copies is no sign that something was.
     let Some(last) = noted(data) else { return Ok(()) };
     note(data, &LastRun { changed: Some(LastRun::now(clock, None).at), ..last })
+}
+
+/// Tells the daemon that all went well. A note that cannot be made is no fault of the backup.
+pub fn well(run: &Run<'_>) {
+    if let Err(e) = note(&run.settings.paths.data, &LastRun::now(run.clock, None)) {
+        log::warn!("{}", chain(&e));
+    }
+}
+
+/// Has the daemon look at the backups again, and leaves what was noted as it is.
+pub fn look_again(run: &Run<'_>) {
+    if let Err(e) = note_change(&run.settings.paths.data, run.clock) {
+        log::warn!("{}", chain(&e));
+    }
 }
 
 /// The note of the last run. One that cannot be read counts as none here; [`look`] says so.

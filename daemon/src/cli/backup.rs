@@ -23,10 +23,11 @@ use crate::backup::create::Run;
 use crate::backup::keys::Keys;
 use crate::backup::lock::{Lock, be_polite};
 use crate::backup::manifest::{self, Manifest, Origin, Undelivered};
+use crate::backup::progress::{Moved, Progress};
 use crate::backup::watch::{self, LastRun};
 use crate::backup::{self, Backup, Level, Proof, known};
 use crate::clock::Clock;
-use crate::error::{Exit, Failure, chain};
+use crate::error::{Exit, Failure};
 
 /// The unit that makes a backup every night.
 const BACKUP_UNIT: &str = "jarvis-backup";
@@ -35,7 +36,8 @@ const VERIFY_UNIT: &str = "jarvis-backup-verify";
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// Make a backup, prove it as `backup.verify` says, and copy it to `backup.remote`. The daemon may be running.
+    /// Make a backup, prove it as `backup.verify` says, and copy it to `backup.remote`. The daemon may be
+    /// running.
     Create(create::Args),
     /// What backups there are, and whether they are proven.
     List(list::Args),
@@ -54,7 +56,8 @@ pub enum Command {
     /// Take the folder of the backups as it is: what is missing is not expected any more, and new ones go
     /// there.
     Accept(accept::Args),
-    /// Write what everybody said as JSON Lines, one conversation a line. Not a backup: voices and the audit log are not in it.
+    /// Write what everybody said as JSON Lines, one conversation a line. Not a backup: voices and the audit
+    /// log are not in it.
     Export(lines::Export),
     /// Read what `backup export` wrote. Conversations that are here already are left as they are.
     Import(lines::Import),
@@ -214,11 +217,13 @@ impl Folder {
 fn work(
     settings: &Context,
     folder: Folder,
-    work: impl AsyncFnOnce(&Run<'_>) -> Result<(), Failure>,
+    work: impl AsyncFnOnce(&OnScreen<'_>) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let lock = folder.take(settings)?;
-    let (cancel, bar) = (Cancel::default(), progress());
-    let run = Run { settings, clock: &Clock::System, lock: &lock, cancel: &cancel, bar: &bar };
+    let (cancel, bar) = (Cancel::default(), progress_bar());
+    let progress = shown_by(bar.clone());
+    let run = Run { settings, clock: &Clock::System, lock: &lock, cancel: &cancel, progress: &progress };
+    let run = OnScreen { run, bar: bar.clone() };
     let done = block_on(async {
         let unheard = |e| Failure::because(Exit::TryAgain, "signals cannot be heard", e);
         let mut interrupt = signal(SignalKind::interrupt()).map_err(unheard)?;
@@ -244,20 +249,6 @@ fn mind_newer(run: &Run<'_>, which: Option<&str>) {
         && let Some(lost) = known::lost(run.settings, &here).filter(|lost| lost.newer)
     {
         log::warn!("a newer backup than the newest that is here is known: {}", lost.sentence);
-    }
-}
-
-/// Tells the daemon that all went well. A note that cannot be made is no fault of the backup.
-fn well(run: &Run<'_>) {
-    if let Err(e) = watch::note(&run.settings.paths.data, &LastRun::now(run.clock, None)) {
-        log::warn!("{}", chain(&e));
-    }
-}
-
-/// Has the daemon look at the backups again, and leaves what was noted as it is.
-fn look_again(run: &Run<'_>) {
-    if let Err(e) = watch::note_change(&run.settings.paths.data, run.clock) {
-        log::warn!("{}", chain(&e));
     }
 }
 
@@ -295,8 +286,33 @@ fn keys(run: &Run<'_>, identity: Option<&Path>, needed: bool, backup: &Backup) -
     Ok(Keys::read(identity.or(run.settings.backup.identity_file.as_deref()))?)
 }
 
+/// A run of the engine, with the bar that shows how far it has come.
+struct OnScreen<'a> {
+    run: Run<'a>,
+    bar: ProgressBar,
+}
+
+impl<'a> std::ops::Deref for OnScreen<'a> {
+    type Target = Run<'a>;
+
+    fn deref(&self) -> &Run<'a> {
+        &self.run
+    }
+}
+
+fn shown_by(bar: ProgressBar) -> Progress {
+    Progress::told_to(move |moved| match moved {
+        Moved::Begun(bytes) => {
+            bar.set_length(bytes);
+            bar.set_position(0);
+        }
+        Moved::By(bytes) => bar.inc(bytes),
+        Moved::To(bytes) => bar.set_position(bytes),
+    })
+}
+
 /// A bar on a terminal, nothing elsewhere.
-fn progress() -> ProgressBar {
+fn progress_bar() -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }

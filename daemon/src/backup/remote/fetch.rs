@@ -15,7 +15,8 @@ use crate::backup::{Backup, BackupError, Level, RELEASED, find, manifest, verify
 /// Free space that is left alone.
 const SPARE_BYTES: u64 = 16 << 20;
 
-/// Brings the copy called `which` back: under a name that no listing knows, until its hashes were found right.
+/// Brings the copy called `which` back: under a name that no listing knows, until its hashes were found
+/// right.
 ///
 /// # Errors
 /// [`BackupError`]; nothing is left behind.
@@ -49,8 +50,7 @@ pub async fn fetch(run: &Run<'_>, which: &str) -> Result<Backup, BackupError> {
         args.push("--include".into());
         args.push(format!("/{file}").into());
     }
-    run.bar.set_length(bytes);
-    run.bar.set_position(0);
+    run.progress.begin(bytes);
     rclone.command(&args).await?;
     settle(&folder)?;
     verify::verify(run, &folder, Level::Quick, &Keys::default()).await.map_err(|e| match e {

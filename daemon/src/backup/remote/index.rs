@@ -1,4 +1,5 @@
-//! What is at the remote: sizes of all files, and the small ones themselves, brought here and read as a local folder is.
+//! What is at the remote: sizes of all files, and the small ones themselves, brought here and read as a local
+//! folder is.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -33,7 +34,8 @@ pub struct Copied {
 pub struct Index {
     /// Oldest first.
     pub copies: Vec<Copied>,
-    /// Folders without a manifest: a copy that is being made, or one that was cut off while it was made or deleted.
+    /// Folders without a manifest: a copy that is being made, or one that was cut off while it was made or
+    /// deleted.
     pub partial: Vec<String>,
     remote: String,
 }

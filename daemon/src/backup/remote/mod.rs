@@ -8,7 +8,8 @@
 //!
 //! Invariants:
 //!
-//! 1. `manifest.json` is written last and deleted first: a copy that has one was found whole, a copy that has none is none.
+//! 1. `manifest.json` is written last and deleted first: a copy that has one was found whole, a copy that has
+//!    none is none.
 //! 2. What comes back is believed by its hashes only, under a name that no listing knows until then.
 //! 3. Nothing that happens there changes the local backup.
 
@@ -65,7 +66,8 @@ pub struct CopyNote {
     pub detail: Option<String>,
 }
 
-/// Copies `backup` to the remote, or what of it is not there yet, looks at the copy, and notes the result beside the backup.
+/// Copies `backup` to the remote, or what of it is not there yet, looks at the copy, and notes the result
+/// beside the backup.
 ///
 /// # Errors
 /// [`BackupError`]; the local backup stays what it is.
@@ -164,8 +166,7 @@ async fn send_files(
     manifest: &Manifest,
     again: bool,
 ) -> Result<(), BackupError> {
-    rclone.bar.set_length(manifest.files.iter().map(|file| file.bytes).sum());
-    rclone.bar.set_position(0);
+    rclone.progress.begin(manifest.files.iter().map(|file| file.bytes).sum());
     let mut args: Vec<OsString> = vec![
         "copy".into(),
         folder.into(),
@@ -223,13 +224,12 @@ async fn check_copy(run: &Run<'_>, rclone: &Rclone<'_>, manifest: &Manifest) -> 
 
 /// Every byte of the copy, read back.
 async fn check_content(rclone: &Rclone<'_>, manifest: &Manifest) -> Result<(), BackupError> {
-    rclone.bar.set_length(manifest.files.iter().map(|file| file.bytes).sum());
-    rclone.bar.set_position(0);
+    rclone.progress.begin(manifest.files.iter().map(|file| file.bytes).sum());
     let mut before = 0;
     for entry in &manifest.files {
         check_file(rclone, manifest, entry).await?;
         before += entry.bytes;
-        rclone.bar.set_position(before);
+        rclone.progress.reach(before);
     }
     Ok(())
 }
@@ -254,7 +254,8 @@ async fn check_file(rclone: &Rclone<'_>, manifest: &Manifest, entry: &FileEntry)
     }
 }
 
-/// Reads the copy called `which` back, whole, and notes the result at the remote, and here if the backup is still here.
+/// Reads the copy called `which` back, whole, and notes the result at the remote, and here if the backup is
+/// still here.
 ///
 /// # Errors
 /// `CopyDamaged` if it is not what was written; else why it could not be looked at.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use indicatif::ProgressBar;
+use crate::backup::progress::Progress;
 use serde::Deserialize;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, Command};
@@ -44,7 +44,7 @@ pub(super) struct Rclone<'a> {
     /// How long it may do nothing.
     stall: Duration,
     cancel: &'a Cancel,
-    pub(super) bar: &'a ProgressBar,
+    pub(super) progress: &'a Progress,
 }
 
 impl<'a> Rclone<'a> {
@@ -58,7 +58,7 @@ impl<'a> Rclone<'a> {
             config: run.settings.rclone_config_file.clone(),
             stall: Duration::from_secs(backup.remote_stall_s.into()),
             cancel: run.cancel,
-            bar: run.bar,
+            progress: run.progress,
         })
     }
 
@@ -113,7 +113,7 @@ impl<'a> Rclone<'a> {
                     err_open = n > 0;
                     if said.hear(err.get(..n).unwrap_or_default()) {
                         moved = Instant::now();
-                        self.bar.set_position(said.bytes);
+                        self.progress.reach(said.bytes);
                     }
                 }
                 status = child.wait(), if !out_open && !err_open => {

@@ -1,9 +1,9 @@
 //! `jarvisd backup create`: makes a backup, proves it, and copies it elsewhere.
 
-use super::{Shown, Summary, prune, sentence, size, well};
-use crate::backup::create::{self, Run};
+use super::{OnScreen, Shown, Summary, prune, sentence, size};
+use crate::backup::job::{self, Clocked, Done, Job, JobError};
 use crate::backup::manifest::Undelivered;
-use crate::backup::{self, Kind, Level, known, remote, verify};
+use crate::backup::{Kind, Level};
 use crate::cli::output;
 use crate::error::Failure;
 
@@ -18,7 +18,8 @@ pub struct Args {
     /// Make no copy at `backup.remote` now; `jarvisd backup upload latest` does that later.
     #[arg(long)]
     no_upload: bool,
-    /// Then delete what the calendar does not need, as `jarvisd backup prune` does, also if the copy elsewhere failed.
+    /// Then delete what the calendar does not need, as `jarvisd backup prune` does, also if the copy
+    /// elsewhere failed.
     #[arg(long)]
     prune: bool,
     /// For `--prune`: the clock is right although nothing says that it was set by NTP.
@@ -29,51 +30,45 @@ pub struct Args {
     json: bool,
 }
 
-pub async fn run(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
-    let made = create::create(run, args.kind).await?;
-    let level = args.level.unwrap_or(run.settings.backup.verify);
-    let looked = verify::verify(run, &made.backup.path, level, &made.keys).await;
-    let proof = looked.map_err(|e| {
-        run.bar.finish_and_clear();
-        let exit = e.exit();
-        Failure::because(exit, format!("{} was made and is not proven", made.backup.name), e)
-    })?;
-    let mut backup = backup::find(run.lock.dir(), &made.backup.name, run.clock)?;
-    known::learn_or_warn(run, true);
-    well(run);
-    let mut copied = Ok(None);
-    if run.settings.backup.remote.is_some() && !args.no_upload {
-        copied = remote::upload(run, &backup).await.map(Some);
-        backup = backup::find(run.lock.dir(), &made.backup.name, run.clock)?;
-        // The daemon looks again.
-        well(run);
-    }
+pub async fn run(run: &OnScreen<'_>, args: &Args) -> Result<(), Failure> {
+    let clock = if args.trust_clock { Clocked::Trusted } else { Clocked::BySyncedClock };
+    let wanted = Job {
+        kind: args.kind,
+        level: args.level.unwrap_or(run.settings.backup.verify),
+        upload: !args.no_upload,
+        prune: args.prune.then_some(clock),
+    };
+    let done = job::run(run, wanted).await;
     run.bar.finish_and_clear();
+    let Done { backup, manifest, proof, copied, pruned } = done.map_err(|e| match e {
+        JobError::NotMade(e) => e.into(),
+        JobError::NotProven { ref source, .. } => Failure::of(source.exit(), &e),
+    })?;
     let name = backup.name.clone();
     if args.json {
         output::json(&Shown::of(backup))?;
     } else {
-        let messages = Summary::of(&made.manifest).rows.get("messages").copied().unwrap_or(0);
+        let messages = Summary::of(&manifest).rows.get("messages").copied().unwrap_or(0);
         let size = size(backup.bytes);
         output::line(format!("{name}: {messages} messages in {size}. {}", sentence(Some(&proof))))?;
-        if let Some(sentence) = made.manifest.undelivered.and_then(Undelivered::sentence) {
+        if let Some(sentence) = manifest.undelivered.and_then(Undelivered::sentence) {
             output::line(sentence)?;
         }
-        if !made.manifest.compared_with_source {
+        if !manifest.compared_with_source {
             output::line("Somebody kept writing, so it was not compared with the database row by row.")?;
         }
-        if let Ok(Some(copy)) = &copied {
+        if let Some(Ok(copy)) = &copied {
             output::line(super::remote::sentence(copy))?;
         }
     }
-    let pruned = match args.prune {
-        true => prune::carry_out(run, false, args.trust_clock).await.and_then(|done| done.told(args.json)),
-        false => Ok(()),
+    let pruned = match pruned {
+        Some(pruned) => pruned.map_err(Failure::from).and_then(|pruned| prune::tell(pruned, args.json)),
+        None => Ok(()),
     };
     match copied {
-        Err(e) => {
+        Some(Err(e)) => {
             Err(Failure::because(e.exit(), format!("{name} is good, and its copy elsewhere failed"), e))
         }
-        Ok(_) => pruned,
+        _ => pruned,
     }
 }

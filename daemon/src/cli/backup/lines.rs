@@ -7,8 +7,8 @@
 //!  {"type":"end","people":1,"conversations":1,"messages":2}
 //! ```
 //!
-//! Memory is that of the largest conversation: nothing else is held, on either way, but which answer was made from a message
-//! of another conversation.
+//! Memory is that of the largest conversation: nothing else is held, on either way, but which answer was made
+//! from a message of another conversation.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Read as _, Write};

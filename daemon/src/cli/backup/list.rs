@@ -2,9 +2,8 @@
 
 use serde::Serialize;
 
-use super::{Shown, Summary, size, undelivered};
+use super::{OnScreen, Shown, Summary, size, undelivered};
 use crate::backup::context::Context;
-use crate::backup::create::Run;
 use crate::backup::known::Lost;
 use crate::backup::order::Dated;
 use crate::backup::remote::{self, Index};
@@ -21,7 +20,8 @@ pub struct Args {
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
-    /// Print number, age, proof and problem as metrics in the text format of Prometheus, for whoever collects them.
+    /// Print number, age, proof and problem as metrics in the text format of Prometheus, for whoever collects
+    /// them.
     #[arg(long, conflicts_with_all = ["json", "remote"])]
     metrics: bool,
 }
@@ -153,10 +153,10 @@ struct Copy {
     here: bool,
 }
 
-pub async fn elsewhere(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
+pub async fn elsewhere(run: &OnScreen<'_>, args: &Args) -> Result<(), Failure> {
     let index = remote::index(run).await?;
     if remote::miss(run, &index)? {
-        super::look_again(run);
+        watch::look_again(run);
     }
     let Index { copies, partial, .. } = index;
     run.bar.finish_and_clear();

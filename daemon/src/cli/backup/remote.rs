@@ -2,8 +2,7 @@
 
 use jiff::SignedDuration;
 
-use super::{BACKUP_UNIT, Shown, look_again, size, well};
-use crate::backup::create::Run;
+use super::{BACKUP_UNIT, OnScreen, Shown, size};
 use crate::backup::remote::{self, Check, CopyNote};
 use crate::backup::{self, Backup, BackupError, known, watch};
 use crate::cli::output;
@@ -30,7 +29,7 @@ pub struct Fetch {
     json: bool,
 }
 
-pub async fn upload(run: &Run<'_>, args: &Upload) -> Result<(), Failure> {
+pub async fn upload(run: &OnScreen<'_>, args: &Upload) -> Result<(), Failure> {
     let backup = backup::find(run.lock.dir(), &args.name, run.clock)?;
     let bad = backup.last_proof().filter(|proof| !proof.ok).and_then(|proof| proof.detail.clone());
     if let Some(detail) = backup.fault.clone().or(bad) {
@@ -38,8 +37,8 @@ pub async fn upload(run: &Run<'_>, args: &Upload) -> Result<(), Failure> {
     }
     let copied = remote::upload(run, &backup).await;
     match &copied {
-        Ok(_) if ends_the_failure(run, &backup) => well(run),
-        _ => look_again(run),
+        Ok(_) if ends_the_failure(run, &backup) => watch::well(run),
+        _ => watch::look_again(run),
     }
     let copy = copied?;
     run.bar.finish_and_clear();
@@ -50,7 +49,7 @@ pub async fn upload(run: &Run<'_>, args: &Upload) -> Result<(), Failure> {
 }
 
 /// Whether the nightly run that failed had made this backup, and failed at the copy of it.
-fn ends_the_failure(run: &Run<'_>, backup: &Backup) -> bool {
+fn ends_the_failure(run: &OnScreen<'_>, backup: &Backup) -> bool {
     let failed = watch::noted(&run.settings.paths.data)
         .filter(|last| last.failed_unit.as_deref() == Some(BACKUP_UNIT));
     let at_the_copy = backup.copy.as_ref().is_some_and(|copy| !copy.ok);
@@ -58,7 +57,7 @@ fn ends_the_failure(run: &Run<'_>, backup: &Backup) -> bool {
     at_the_copy && failed.is_some_and(|last| !before(last.at).is_negative() && before(last.at) < LONGEST_RUN)
 }
 
-pub async fn fetch(run: &Run<'_>, args: &Fetch) -> Result<(), Failure> {
+pub async fn fetch(run: &OnScreen<'_>, args: &Fetch) -> Result<(), Failure> {
     let backup = remote::fetch(run, &args.name).await?;
     known::learn_or_warn(run, true);
     run.bar.finish_and_clear();

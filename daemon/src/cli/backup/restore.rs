@@ -9,10 +9,10 @@ use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use super::{Summary, keys, mind_newer};
+use super::{OnScreen, Summary, keys, mind_newer};
 use crate::app::Settings;
 use crate::app::parts;
-use crate::backup::create::{self, Run};
+use crate::backup::create;
 use crate::backup::keys::Keys;
 use crate::backup::manifest::{self, Manifest, Origin};
 use crate::backup::merge::{self, Found, Merged, Wanted};
@@ -64,7 +64,7 @@ pub struct Args {
     json: bool,
 }
 
-pub async fn run(settings: &Settings, run: &Run<'_>, args: &Args) -> Result<(), Failure> {
+pub async fn run(settings: &Settings, run: &OnScreen<'_>, args: &Args) -> Result<(), Failure> {
     let dir = run.lock.dir();
     mind_newer(run, args.name.as_deref());
     let backup = match (&args.name, args.at) {
@@ -96,7 +96,7 @@ pub async fn run(settings: &Settings, run: &Run<'_>, args: &Args) -> Result<(), 
 
 type From<'a> = (&'a Path, &'a Manifest, &'a Keys);
 
-async fn to_another(run: &Run<'_>, args: &Args, from: From<'_>, to: &str) -> Result<(), Failure> {
+async fn to_another(run: &OnScreen<'_>, args: &Args, from: From<'_>, to: &str) -> Result<(), Failure> {
     let (folder, manifest, keys) = from;
     if args.dry_run {
         return plan(run, args, from, &format!("to {}", output::plain(&masked(to)))).await;
@@ -138,7 +138,7 @@ fn masked(to: &str) -> String {
     }
 }
 
-async fn in_place(run: &Run<'_>, args: &Args, from: From<'_>) -> Result<(), Failure> {
+async fn in_place(run: &OnScreen<'_>, args: &Args, from: From<'_>) -> Result<(), Failure> {
     let (folder, manifest, keys) = from;
     let there = match manifest.origin {
         Origin::Sqlite => run.settings.paths.db.display().to_string(),
@@ -179,7 +179,7 @@ fn agreed(question: &str, yes: bool) -> Result<bool, Failure> {
 }
 
 /// What this device said and Postgres does not have would go with the database that is replaced.
-async fn nothing_waits(run: &Run<'_>) -> Result<(), Failure> {
+async fn nothing_waits(run: &OnScreen<'_>) -> Result<(), Failure> {
     if run.settings.postgres.is_none() || !run.settings.paths.db.exists() {
         return Ok(());
     }
@@ -200,7 +200,7 @@ async fn nothing_waits(run: &Run<'_>) -> Result<(), Failure> {
     ))
 }
 
-fn postgres(run: &Run<'_>, manifest: &Manifest) -> Result<PgSettings, Failure> {
+fn postgres(run: &OnScreen<'_>, manifest: &Manifest) -> Result<PgSettings, Failure> {
     run.settings.postgres.clone().ok_or_else(|| {
         let name = &manifest.name;
         let message =
@@ -219,7 +219,7 @@ struct Plan {
 }
 
 /// Checks the backup and says what would be done.
-async fn plan(run: &Run<'_>, args: &Args, from: From<'_>, what: &str) -> Result<(), Failure> {
+async fn plan(run: &OnScreen<'_>, args: &Args, from: From<'_>, what: &str) -> Result<(), Failure> {
     let (folder, manifest, keys) = from;
     verify::check_readable(run, folder, manifest, keys).await?;
     run.bar.finish_and_clear();
@@ -244,7 +244,7 @@ async fn plan(run: &Run<'_>, args: &Args, from: From<'_>, what: &str) -> Result<
 
 async fn merge_one(
     settings: &Settings,
-    run: &Run<'_>,
+    run: &OnScreen<'_>,
     args: &Args,
     from: From<'_>,
     wanted: &Wanted,
@@ -290,8 +290,9 @@ async fn merge_one(
     ))
 }
 
-/// The shared database may know somebody of this name, and their conversations, under another id than this device does.
-/// Words of the one that come as the other's would be refused there for good, so the device reads first.
+/// The shared database may know somebody of this name, and their conversations, under another id than this
+/// device does. Words of the one that come as the other's would be refused there for good, so the device
+/// reads first.
 async fn is_the_same_person(settings: &Settings, memory: &Memory, found: &Found) -> Result<(), Failure> {
     match memory.user_by_name(&found.owner).await {
         Ok(user) if user.id != found.owner_id => shared_ids_are_known(settings, memory).await,
@@ -301,7 +302,7 @@ async fn is_the_same_person(settings: &Settings, memory: &Memory, found: &Found)
     }
 }
 
-fn told(run: &Run<'_>, args: &Args, restored: &Restored) -> Result<(), Failure> {
+fn told(run: &OnScreen<'_>, args: &Args, restored: &Restored) -> Result<(), Failure> {
     run.bar.finish_and_clear();
     if args.json {
         return output::json(restored);

@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::{Shown, VERIFY_UNIT, keys, mind_newer, sentence, undelivered, well};
-use crate::backup::create::Run;
+use super::{OnScreen, Shown, VERIFY_UNIT, keys, mind_newer, sentence, undelivered};
 use crate::backup::verify::Looked;
 use crate::backup::{self, Level, known, remote, verify, watch};
 use crate::cli::output;
@@ -29,7 +28,7 @@ pub struct Args {
     json: bool,
 }
 
-pub async fn run(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
+pub async fn run(run: &OnScreen<'_>, args: &Args) -> Result<(), Failure> {
     if args.remote {
         return look_elsewhere(run, args).await;
     }
@@ -47,7 +46,7 @@ pub async fn run(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
     if watch::noted(&run.settings.paths.data)
         .is_some_and(|last| last.failed_unit.as_deref() == Some(VERIFY_UNIT))
     {
-        well(run);
+        watch::well(run);
     }
     if args.json {
         if noted {
@@ -73,10 +72,10 @@ struct Noted {
     noted: bool,
 }
 
-async fn look_elsewhere(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
+async fn look_elsewhere(run: &OnScreen<'_>, args: &Args) -> Result<(), Failure> {
     let looked = remote::verify(run, &args.name).await;
     // The daemon looks again, whatever was found.
-    super::look_again(run);
+    watch::look_again(run);
     let (name, proof) = looked?;
     run.bar.finish_and_clear();
     if args.json {
