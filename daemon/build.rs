@@ -1,9 +1,9 @@
 //! Finds `libvosk.so`, which the crate `vosk` links, and says where the program will find it when it runs.
 //!
-//! Looked for in `JARVIS_LIBVOSK_DIR`, else in the cache folder to which `scripts/fetch-models.sh --libvosk` puts it.
-//! At run time the loader looks beside the program and in `../lib/jarvis`, where packages ship it. For programs and
-//! tests just built a link to the library is laid beside them, so they run without LD_LIBRARY_PATH and carry no path of
-//! the machine that built them.
+//! Looked for in `JARVIS_LIBVOSK_DIR`, else in the cache folder to which `scripts/fetch-models.sh --libvosk`
+//! puts it. At run time the loader looks beside the program and in `../lib/jarvis`, where packages ship it.
+//! For programs and tests just built a link to the library is laid beside them, so they run without
+//! LD_LIBRARY_PATH and carry no path of the machine that built them.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};

@@ -1,4 +1,5 @@
-//! Memory that models leave behind goes back to the system. A process of its own: other tests allocate meanwhile.
+//! Memory that models leave behind goes back to the system. A process of its own: other tests allocate
+//! meanwhile.
 #![cfg(target_env = "gnu")]
 
 use jarvisd::inference::allocator::{Resident, give_back};

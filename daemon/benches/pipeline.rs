@@ -1,8 +1,8 @@
 //! What the pipeline costs: CPU per second of sound of each stage and of the whole, memory, time to start.
 //!
-//! `cargo bench` prints one table. CPU times are of this thread (`CLOCK_THREAD_CPUTIME_ID`), the best of three rounds,
-//! so a busy machine disturbs them little; compare machines by running it on both. Needs the models
-//! (`scripts/fetch-models.sh`) and `flite`.
+//! `cargo bench` prints one table. CPU times are of this thread (`CLOCK_THREAD_CPUTIME_ID`), the best of
+//! three rounds, so a busy machine disturbs them little; compare machines by running it on both. Needs the
+//! models (`scripts/fetch-models.sh`) and `flite`.
 #![expect(
     clippy::print_stdout,
     clippy::unwrap_used,

@@ -4,8 +4,9 @@
 //! cargo run --release -p jarvisd --example bench_forward -- 'postgres:///jarvis?host=/run/postgresql&user=jarvis' [MESSAGES]
 //! ```
 //!
-//! The database must be empty and thrown away afterwards. COPY gets the rows of `jarvis.messages` into a table of the same
-//! columns, indexes and foreign keys, in one transaction and from memory: what no client that sends them can beat.
+//! The database must be empty and thrown away afterwards. COPY gets the rows of `jarvis.messages` into a
+//! table of the same columns, indexes and foreign keys, in one transaction and from memory: what no client
+//! that sends them can beat.
 #![expect(clippy::print_stdout, reason = "an example that prints its results")]
 
 #[expect(dead_code, reason = "it times no single turns")]

@@ -4,9 +4,10 @@
 //! cargo run -p jarvisd --no-default-features --example bench_store -- [FOLDER] [MESSAGES …]
 //! ```
 //!
-//! FOLDER must be on the disk to be measured (default: the current folder). One database is filled to each number of
-//! MESSAGES in turn (default 1000 10000 100000 1000000), 100 a conversation, in /dev/shm where there is one; then turns,
-//! openings, lists, searches and recalls are timed one by one on a copy of it on the disk.
+//! FOLDER must be on the disk to be measured (default: the current folder). One database is filled to each
+//! number of MESSAGES in turn (default 1000 10000 100000 1000000), 100 a conversation, in /dev/shm where
+//! there is one; then turns, openings, lists, searches and recalls are timed one by one on a copy of it on
+//! the disk.
 #![expect(clippy::print_stdout, reason = "an example that prints its results")]
 
 mod bench;

@@ -1,8 +1,9 @@
-//! What a speaker check costs: CPU milliseconds of filter bank + embedding per length of speech, time and memory of loading.
+//! What a speaker check costs: CPU milliseconds of filter bank + embedding per length of speech, time and
+//! memory of loading.
 //!
-//! `cargo run --release --example speaker_speed -- MODELS_DIR`. With `--serve` it answers each line, a number of
-//! samples, with the milliseconds: `scripts/speaker-speed.py` takes turns with onnxruntime, as a ratio means something
-//! only under the same load.
+//! `cargo run --release --example speaker_speed -- MODELS_DIR`. With `--serve` it answers each line, a number
+//! of samples, with the milliseconds: `scripts/speaker-speed.py` takes turns with onnxruntime, as a ratio
+//! means something only under the same load.
 
 use std::error::Error;
 use std::io::{BufRead, Write};

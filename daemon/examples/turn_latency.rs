@@ -1,11 +1,12 @@
-//! How long a turn takes to become durable while something else is at work on the machine (scripts/bench-backup.sh).
+//! How long a turn takes to become durable while something else is at work on the machine
+//! (scripts/bench-backup.sh).
 //!
 //! ```text
 //! cargo run -p jarvisd --no-default-features --example turn_latency -- DATABASE USER
 //! ```
 //!
-//! Says something every 20 ms until it gets SIGTERM, then prints median, 99th percentile and longest in milliseconds and
-//! how many there were.
+//! Says something every 20 ms until it gets SIGTERM, then prints median, 99th percentile and longest in
+//! milliseconds and how many there were.
 #![expect(clippy::print_stdout, reason = "an example that prints its results")]
 
 mod bench;

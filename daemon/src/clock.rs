@@ -1,7 +1,7 @@
 //! The wall-clock seam. Monotonic time is passed in by callers; only this module reads the wall clock.
 //!
-//! A Raspberry Pi has no clock battery: until NTP has set it, the wall clock is a guess. Every stored row keeps a
-//! [`Stamp`] so that it can be re-stamped later.
+//! A Raspberry Pi has no clock battery: until NTP has set it, the wall clock is a guess. Every stored row
+//! keeps a [`Stamp`] so that it can be re-stamped later.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -27,7 +27,8 @@ pub struct Stamp {
 #[derive(Debug, Clone)]
 pub enum Clock {
     System,
-    /// A wall clock that a test sets (milliseconds since 1970 UTC), synced; the monotonic time is the system's.
+    /// A wall clock that a test sets (milliseconds since 1970 UTC), synced; the monotonic time is the
+    /// system's.
     Fixed(Arc<AtomicI64>),
     /// All of it is driven by a test.
     Driven(Arc<DrivenClock>),

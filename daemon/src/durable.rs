@@ -1,7 +1,7 @@
 //! Files for their owner alone, and names that outlast a power cut.
 //!
-//! A file that was synced is on the disk; its name is once the folder was synced that holds the name. Until then what was
-//! created, renamed and removed in a folder may be there or not, one without the other.
+//! A file that was synced is on the disk; its name is once the folder was synced that holds the name. Until
+//! then what was created, renamed and removed in a folder may be there or not, one without the other.
 
 use std::fs::{self, File};
 use std::io;
@@ -80,7 +80,8 @@ pub fn behind_link(path: &Path) -> PathBuf {
     target.unwrap_or_else(|| path.to_path_buf())
 }
 
-/// Makes `folder` and what is missing above it, durably, for its owner and group. One that is there stays as it is.
+/// Makes `folder` and what is missing above it, durably, for its owner and group. One that is there stays as
+/// it is.
 ///
 /// # Errors
 /// What the disk has to say.

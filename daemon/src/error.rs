@@ -64,8 +64,8 @@ impl Error for Failure {
 
 /// An error and its causes as one line: `step: cause: cause of the cause`.
 ///
-/// Libraries print their cause as part of themselves, or over several lines: what the line says already is not said again,
-/// and a foreign line break or control character does not get through.
+/// Libraries print their cause as part of themselves, or over several lines: what the line says already is
+/// not said again, and a foreign line break or control character does not get through.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut line = error.to_string();
     let mut last = line.clone();

@@ -1,17 +1,18 @@
 //! How well each part of the device works, and the one state that is shown for all of it.
 //!
-//! Parts call [`Health::set`]; the pipeline calls [`Health::set_stage`]; whoever shows the state (MQTT, `STATUS=`, the
-//! page) watches. Rules of the state shown:
+//! Parts call [`Health::set`]; the pipeline calls [`Health::set_stage`]; whoever shows the state (MQTT,
+//! `STATUS=`, the page) watches. Rules of the state shown:
 //!
-//! 1. A turn in progress is shown as what it is (`listening` … `follow_up`), and so are `starting` and `muted`: a person
-//!    who muted the device must be able to trust the word.
+//! 1. A turn in progress is shown as what it is (`listening` … `follow_up`), and so are `starting` and
+//!    `muted`: a person who muted the device must be able to trust the word.
 //! 2. Else, with a required part that has failed for good, `error`.
 //! 3. Else, with a required part that is degraded or away, `degraded`.
 //! 4. Else, after too many failed attempts in a row, `paused`.
-//! 5. Else `idle`. Optional parts (the broker, the loudspeaker) never change the state; they show in the list.
+//! 5. Else `idle`. Optional parts (the broker, the loudspeaker) never change the state; they show in the
+//!    list.
 //!
-//! The state hides faults by rule 1. So [`Status::problem`] is a second value, made from the required parts alone:
-//! a turn, the mute and the pause never switch it off.
+//! The state hides faults by rule 1. So [`Status::problem`] is a second value, made from the required parts
+//! alone: a turn, the mute and the pause never switch it off.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -73,7 +74,8 @@ impl State {
     }
 }
 
-/// Condition of one part. The sentence says what is wrong, what still works and what to do, without a final full stop.
+/// Condition of one part. The sentence says what is wrong, what still works and what to do, without a final
+/// full stop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "condition", rename_all = "snake_case")]
 pub enum Condition {
@@ -174,9 +176,11 @@ pub struct Status {
     pub problem: bool,
     /// The household muted the device.
     pub muted: bool,
-    /// The sound card is open, also while the device is muted: what it brings is dropped before any detection.
+    /// The sound card is open, also while the device is muted: what it brings is dropped before any
+    /// detection.
     pub microphone_open: bool,
-    /// After too many failed attempts: until when unsure voices are refused. Milliseconds since 1970 UTC; RFC 3339 in JSON.
+    /// After too many failed attempts: until when unsure voices are refused. Milliseconds since 1970 UTC; RFC
+    /// 3339 in JSON.
     #[serde(serialize_with = "as_rfc3339")]
     pub paused_until: Option<i64>,
     pub components: BTreeMap<&'static str, Component>,
@@ -305,8 +309,8 @@ impl Health {
         });
     }
 
-    /// Says how a part is. A change of kind is logged once; a change of the sentence alone only shows. A part that nobody
-    /// registered is optional.
+    /// Says how a part is. A change of kind is logged once; a change of the sentence alone only shows. A part
+    /// that nobody registered is optional.
     pub fn set(&self, name: &'static str, condition: Condition) {
         let mut change = None;
         self.status.send_if_modified(|status| {

@@ -1,5 +1,5 @@
-//! The order of the house, as a test: a module may use those of its own layer and of the layers below, and no two modules
-//! use each other, also not by a detour.
+//! The order of the house, as a test: a module may use those of its own layer and of the layers below, and no
+//! two modules use each other, also not by a detour.
 //!
 //! ```text
 //!  faces              app  cli  daemon  mqtt

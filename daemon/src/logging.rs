@@ -1,7 +1,9 @@
-//! Where log lines go: the systemd journal when standard error is connected to it, plain lines on standard error otherwise.
+//! Where log lines go: the systemd journal when standard error is connected to it, plain lines on standard
+//! error otherwise.
 //!
-//! `JARVIS_LOG` (else `RUST_LOG`) says what is logged: `debug`, or `info,jarvisd::mqtt=debug,rumqttc=off`. What a person
-//! needs stands in the message; key-values become fields of the journal and `key=value` at the end of a plain line.
+//! `JARVIS_LOG` (else `RUST_LOG`) says what is logged: `debug`, or `info,jarvisd::mqtt=debug,rumqttc=off`.
+//! What a person needs stands in the message; key-values become fields of the journal and `key=value` at the
+//! end of a plain line.
 
 use std::io::Write;
 
@@ -17,7 +19,8 @@ const QUIET: [(&str, LevelFilter); 5] = [
     ("rustls", LevelFilter::Warn),
     ("sqlx", LevelFilter::Warn),
     ("symphonia", LevelFilter::Warn),
-    // It warns of every model whose operator set is newer than those it was tested with; ours are tested here.
+    // It warns of every model whose operator set is newer than those it was tested with; ours are tested
+    // here.
     ("tract", LevelFilter::Error),
 ];
 
@@ -67,7 +70,8 @@ impl Filter {
             .rules
             .iter()
             .find(|(prefix, _)| {
-                // `tract` covers `tract_core` and `tract::x`, but `sqlx` must not cover a module called `sqlxyz`.
+                // `tract` covers `tract_core` and `tract::x`, but `sqlx` must not cover a module called
+                // `sqlxyz`.
                 target
                     .strip_prefix(prefix.as_str())
                     .is_some_and(|rest| matches!(rest.bytes().next(), None | Some(b':' | b'_')))

@@ -1,18 +1,21 @@
 //! What the service manager is told (`sd_notify(3)`), and the watchdog that only sound can feed.
 //!
-//! Without `NOTIFY_SOCKET` every call does nothing, so the daemon runs the same from a terminal. A message that cannot be
-//! sent is logged at debug level: there is nobody to tell.
+//! Without `NOTIFY_SOCKET` every call does nothing, so the daemon runs the same from a terminal. A message
+//! that cannot be sent is logged at debug level: there is nobody to tell.
 //!
 //! # The watchdog
 //!
-//! A timer that pings proves only that timers work. [`Watchdog`] looks at how far the sound has come, several times per
-//! watchdog interval, and allows a ping only when
+//! A timer that pings proves only that timers work. [`Watchdog`] looks at how far the sound has come, several
+//! times per watchdog interval, and allows a ping only when
 //!
 //! * a period has arrived from the source **and** the front end has worked on since the last ping, or
-//! * the source is known to be away (unplugged, reported, being re-opened) **and** attempts to re-open it go on,
+//! * the source is known to be away (unplugged, reported, being re-opened) **and** attempts to re-open it go
+//!   on,
 //!
-//! and only while the turn task is idle or within the deadline of what it does ([`GRACE`] on top). So a clock that freezes without an error, a front end that hangs, a re-open that never returns and a turn that never ends all silence it and
-//! systemd restarts the daemon; an unplugged microphone does not, because a restart would not plug it in again.
+//! and only while the turn task is idle or within the deadline of what it does ([`GRACE`] on top). So a clock
+//! that freezes without an error, a front end that hangs, a re-open that never returns and a turn that never
+//! ends all silence it and systemd restarts the daemon; an unplugged microphone does not, because a restart
+//! would not plug it in again.
 
 pub mod start;
 
@@ -48,7 +51,8 @@ pub fn status(words: &str) {
     send(&[NotifyState::Status(&one_line(words))]);
 }
 
-/// A reload begins. `Type=notify-reload` wants the time at which it was received along with it; [`ready`] ends it.
+/// A reload begins. `Type=notify-reload` wants the time at which it was received along with it; [`ready`]
+/// ends it.
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => send(&[NotifyState::Reloading, now]),
@@ -76,7 +80,8 @@ fn one_line(words: &str) -> String {
     words.chars().take(MAX_STATUS_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// How far the sound has come, as seen from outside the audio threads. Times are `CLOCK_MONOTONIC` in milliseconds.
+/// How far the sound has come, as seen from outside the audio threads. Times are `CLOCK_MONOTONIC` in
+/// milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Progress {
     /// When the source last delivered a period; 0 = never.
@@ -85,14 +90,15 @@ pub struct Progress {
     pub front_end: u64,
     /// The source is known to be away, and this was reported.
     pub recovering: bool,
-    /// A counter that grows while the source tries to come back; `None` where the source cannot tell, and then it is
-    /// believed.
+    /// A counter that grows while the source tries to come back; `None` where the source cannot tell, and
+    /// then it is believed.
     pub attempts: Option<u64>,
     /// When the turn task must be over with what it does; 0 = it waits for something to do.
     pub turn_due_ms: u64,
 }
 
-/// How long a turn may be over its deadline: the deadline itself ends it, unless the task does not run any more.
+/// How long a turn may be over its deadline: the deadline itself ends it, unless the task does not run any
+/// more.
 pub const GRACE: Duration = Duration::from_secs(10);
 
 /// Why the watchdog is not fed.

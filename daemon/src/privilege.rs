@@ -1,10 +1,10 @@
 //! Root acts as the owner of the data folder.
 //!
-//! A file that root makes there (a lock, a log of the database, a restored database) is one that the daemon cannot open. So a
-//! command that root runs takes the user and the groups of the owner before anything is opened. It keeps the capability to read
-//! what root may read (a password file, a recording in somebody's home). One that works with files of the caller also keeps those to
-//! write where root may, so that a file or a new folder anywhere is made, and belongs to the owner. Programs that it starts get none
-//! of them.
+//! A file that root makes there (a lock, a log of the database, a restored database) is one that the daemon
+//! cannot open. So a command that root runs takes the user and the groups of the owner before anything is
+//! opened. It keeps the capability to read what root may read (a password file, a recording in somebody's
+//! home). One that works with files of the caller also keeps those to write where root may, so that a file or
+//! a new folder anywhere is made, and belongs to the owner. Programs that it starts get none of them.
 //!
 //! Everything here runs before the first thread is started.
 
@@ -78,8 +78,8 @@ pub fn hand_over(file: &File) -> io::Result<()> {
     }
 }
 
-/// Who owns the data: the folder's owner, else that of the backups, else the account of an installed device, else the owner of the
-/// nearest folder above. `None` if that is root.
+/// Who owns the data: the folder's owner, else that of the backups, else the account of an installed device,
+/// else the owner of the nearest folder above. `None` if that is root.
 fn owner_of(paths: &Paths, root_is_named: bool) -> Option<Owner> {
     let of = |path: &Path| fs::metadata(path).ok().map(|meta| (meta.uid(), meta.gid()));
     let ids = match of(&paths.data) {

@@ -1,4 +1,5 @@
-//! Words that people choose for things (names, titles, session ids): what may be in them, and what they are compared by.
+//! Words that people choose for things (names, titles, session ids): what may be in them, and what they are
+//! compared by.
 
 use unicode_normalization::UnicodeNormalization as _;
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
@@ -47,8 +48,8 @@ fn in_place(text: &str) -> impl Iterator<Item = (Option<char>, char, Option<char
     })
 }
 
-/// Whether `c` is a joiner or a selector that changes how its neighbours are written: between letters of scripts
-/// that join (Persian, Hindi and others), between emoji, behind an emoji.
+/// Whether `c` is a joiner or a selector that changes how its neighbours are written: between letters of
+/// scripts that join (Persian, Hindi and others), between emoji, behind an emoji.
 fn belongs(before: Option<char>, c: char, after: Option<char>) -> bool {
     const JOINING: &[std::ops::RangeInclusive<char>] =
         &['\u{600}'..='\u{109f}', '\u{1780}'..='\u{18af}', '\u{fb50}'..='\u{fdff}', '\u{fe70}'..='\u{fefc}'];
@@ -73,8 +74,8 @@ fn belongs(before: Option<char>, c: char, after: Option<char>) -> bool {
     }
 }
 
-/// Characters outside the format category that are shown as nothing: the rest of `Default_Ignorable_Code_Point` (Unicode
-/// 16, `DerivedCoreProperties.txt`), and the empty Braille cell.
+/// Characters outside the format category that are shown as nothing: the rest of
+/// `Default_Ignorable_Code_Point` (Unicode 16, `DerivedCoreProperties.txt`), and the empty Braille cell.
 fn blank(c: char) -> bool {
     matches!(c,
         '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{2800}'
@@ -108,8 +109,9 @@ pub(crate) fn tidy_within(text: &str, most: usize) -> String {
     }
 }
 
-/// What names are compared by: composed form, lower case, single spaces. Joiners and selectors do not count: they
-/// change how letters and emoji are drawn, not which they are. Persian and Arabic codes of a letter are the same.
+/// What names are compared by: composed form, lower case, single spaces. Joiners and selectors do not count:
+/// they change how letters and emoji are drawn, not which they are. Persian and Arabic codes of a letter are
+/// the same.
 pub(crate) fn name_key(name: &str) -> String {
     let drawn = |c: char| c != NON_JOINER && c != JOINER && !SELECTORS.contains(&c);
     let same = |c: char| match c {

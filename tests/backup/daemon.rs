@@ -1,4 +1,5 @@
-//! Beside a running `jarvisd run`: what is spoken while the memory is replaced, and what the daemon tells of the backups.
+//! Beside a running `jarvisd run`: what is spoken while the memory is replaced, and what the daemon tells of
+//! the backups.
 
 use std::fs;
 

@@ -1,5 +1,5 @@
-//! `kill -9` at every stage, and a full disk: an older good backup stays, nothing half-made is taken for one, the next run
-//! goes on as if nothing had been.
+//! `kill -9` at every stage, and a full disk: an older good backup stays, nothing half-made is taken for one,
+//! the next run goes on as if nothing had been.
 
 use std::fs;
 use std::path::Path;
@@ -174,7 +174,8 @@ fn without_room_nothing_is_begun_and_nothing_is_left() {
         \"$@\"; code=$?; kill $filler; ls -A \"$d\"; exit $code";
     let dir = backups(&root);
     let inner = root.command(&["backup", "create"]);
-    // 6 MiB are less than it asks for before it begins; 200 MiB are filled up by somebody else while it works.
+    // 6 MiB are less than it asks for before it begins; 200 MiB are filled up by somebody else while it
+    // works.
     for size in ["6m", "200m"] {
         let mut command = Command::new("unshare");
         command.args(["-r", "-m", "sh", "-c", script, "sh", size, dir.to_str().unwrap()]);

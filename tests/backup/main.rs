@@ -1,4 +1,5 @@
-//! Backups on the real binary: what is restored is what was there, damage is found, an interruption leaves the older one.
+//! Backups on the real binary: what is restored is what was there, damage is found, an interruption leaves
+//! the older one.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 #[path = "../support/mod.rs"]
@@ -447,7 +448,8 @@ async fn before_the_schema_changes_a_backup_is_made_and_without_a_place_for_it_t
     assert!(added.status.success() && told.contains("without a backup"), "{told}");
 }
 
-/// Some network shares have no locks, some cannot write a file through to their disk: said in words, without an error number.
+/// Some network shares have no locks, some cannot write a file through to their disk: said in words, without
+/// an error number.
 #[test]
 fn a_share_that_lacks_locks_or_syncing_is_said_in_words() {
     let mut root = home();

@@ -1,5 +1,5 @@
-//! Copies of backups elsewhere, by the real rclone to real servers: verified there, resumed, repaired, pruned, brought back,
-//! and never at the cost of the local backup.
+//! Copies of backups elsewhere, by the real rclone to real servers: verified there, resumed, repaired,
+//! pruned, brought back, and never at the cost of the local backup.
 
 use std::fs;
 use std::io::Write as _;
@@ -306,7 +306,8 @@ fn a_damaged_copy_is_found_never_fetched_and_repaired_by_another_upload() {
     root.ok(&["backup", "verify", "--remote", &name]);
     assert_eq!(copies(&root)[0]["proven"], true);
 
-    // A cut shows in the listing, a lost file as well, and a manifest that is not as written makes it no copy to be had.
+    // A cut shows in the listing, a lost file as well, and a manifest that is not as written makes it no copy
+    // to be had.
     let whole = fs::read(there.join("database.zst")).unwrap();
     fs::write(there.join("database.zst"), &whole[..whole.len() / 2]).unwrap();
     assert_eq!(copies(&root)[0]["proven"], false);

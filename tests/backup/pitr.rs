@@ -1,4 +1,5 @@
-//! `scripts/pitr.sh` on a real server: pgBackRest is set up, checks its archive, and the house goes back to a moment.
+//! `scripts/pitr.sh` on a real server: pgBackRest is set up, checks its archive, and the house goes back to a
+//! moment.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

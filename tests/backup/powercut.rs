@@ -1,9 +1,10 @@
-//! The power goes at any stage of making, deleting and restoring backups: an older good one always remains, nothing half made
-//! is taken for one, the memory is the old or the restored one, and the next run goes on as if nothing had been.
+//! The power goes at any stage of making, deleting and restoring backups: an older good one always remains,
+//! nothing half made is taken for one, the memory is the old or the restored one, and the next run goes on as
+//! if nothing had been.
 //!
-//! `powercut.c` records what the real program does to its files. The disk is then rebuilt as it may be after a cut behind
-//! each write, sync and change of a name, with what was not synced lost, torn, or kept in another order, and the real program
-//! is run on a sample of these disks. Equal disks are tried once.
+//! `powercut.c` records what the real program does to its files. The disk is then rebuilt as it may be after
+//! a cut behind each write, sync and change of a name, with what was not synced lost, torn, or kept in
+//! another order, and the real program is run on a sample of these disks. Equal disks are tried once.
 //!
 //! `JARVIS_POWER_STATES` sets how many are tried in each test (40), `JARVIS_TEST_SEED` repeats a run.
 
@@ -92,7 +93,8 @@ fn root_of(config: &str, left: &Left) -> Root {
     root
 }
 
-/// What the disk and the next process see when the one that did `events` is killed behind the first that is `last`.
+/// What the disk and the next process see when the one that did `events` is killed behind the first that is
+/// `last`.
 fn killed(disk: &mut Disk, config: &str, events: &[Event], last: impl Fn(&Event) -> bool) -> Root {
     let end = events.iter().position(last).unwrap();
     events[..=end].iter().for_each(|event| disk.apply(event));
@@ -130,7 +132,8 @@ struct Cut {
     said: bool,
 }
 
-/// Every different disk that a cut may leave: behind renames, behind other changes of names and syncs, behind writes.
+/// Every different disk that a cut may leave: behind renames, behind other changes of names and syncs, behind
+/// writes.
 fn cuts(mut disk: Disk, events: &[Event], random: &mut Random) -> (usize, [Vec<Cut>; 3]) {
     use Luck::{Any, Everything, Nothing, Prefix, Scattered};
     let (mut seen, mut tried, mut found) = (BTreeSet::new(), 0, [Vec::new(), Vec::new(), Vec::new()]);
@@ -146,7 +149,8 @@ fn cuts(mut disk: Disk, events: &[Event], random: &mut Random) -> (usize, [Vec<C
             _ => 1,
         };
         tried += 1;
-        // Many orders of names are possible where one has just changed; a write adds little to what was possible before.
+        // Many orders of names are possible where one has just changed; a write adds little to what was
+        // possible before.
         let orders = std::iter::repeat_n(Scattered, if class == 2 { 1 } else { 16 });
         for luck in [Nothing, Everything, Prefix, Any].into_iter().chain(orders) {
             let seed = random.next();
@@ -165,8 +169,8 @@ fn cut(name: &str, disk: Disk, events: &[Event], promise: &Promise<'_>) {
     let mut random = Random::for_test(name);
     let started = Instant::now();
     let sample: usize = std::env::var("JARVIS_POWER_STATES").map_or(40, |n| n.parse().unwrap());
-    // Each of these restores into a Postgres three times, and they are one after the other: each would clear away what it takes
-    // for the leftovers of its own device.
+    // Each of these restores into a Postgres three times, and they are one after the other: each would clear
+    // away what it takes for the leftovers of its own device.
     let on_postgres = promise.config.contains("postgres_url");
     let sample = if on_postgres { sample.div_ceil(4) } else { sample };
     let (moments, mut found) = cuts(disk.clone(), events, &mut random);
@@ -312,7 +316,8 @@ fn cut_restore(name: &str, root: &Root, good: String, before: Before, after: Opt
 fn a_cut_while_a_backup_is_restored_leaves_the_old_or_the_restored_memory_and_all_backups() {
     let (root, good) = home("");
     let after = texts(&root).unwrap();
-    // As a power cut behind the last answer leaves the memory: with that answer in the log and not in the database yet.
+    // As a power cut behind the last answer leaves the memory: with that answer in the log and not in the
+    // database yet.
     let mut disk = Disk::of(&var(&root));
     let events = record(&root, &["ask", "--user", "anna", "remember that this is later", "--json"]);
     let root = killed(&mut disk, "", &events, |event| matches!(event, Event::Said(_)));

@@ -1,4 +1,5 @@
-//! `jarvisd backup prune` on real backups: the calendar, the reasons, and what an interrupted run leaves behind.
+//! `jarvisd backup prune` on real backups: the calendar, the reasons, and what an interrupted run leaves
+//! behind.
 
 use std::fs;
 use std::path::PathBuf;

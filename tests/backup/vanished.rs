@@ -1,4 +1,5 @@
-//! The memory is gone, empty or garbage, and something tells that there was one: nothing takes the empty one for sound.
+//! The memory is gone, empty or garbage, and something tells that there was one: nothing takes the empty one
+//! for sound.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
-//! When the device listens: not to itself, not while it is muted, and without the wake word only when it was asked to.
+//! When the device listens: not to itself, not while it is muted, and without the wake word only when it was
+//! asked to.
 
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -1,4 +1,5 @@
-//! MQTT against a real Mosquitto that comes and goes: Home Assistant sees the device, the household never notices.
+//! MQTT against a real Mosquitto that comes and goes: Home Assistant sees the device, the household never
+//! notices.
 
 mod doctor;
 mod limits;

@@ -1,5 +1,5 @@
-//! The disk is full while the pipeline runs: answered, said not to be stored, and stored again when there is room. And a
-//! disk that hangs: who reads a file there does so where nobody else waits.
+//! The disk is full while the pipeline runs: answered, said not to be stored, and stored again when there is
+//! room. And a disk that hangs: who reads a file there does so where nobody else waits.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -10,8 +10,8 @@ use std::process::{Command, Stdio};
 use crate::support::mic::Mic;
 use crate::support::{Daemon, Root, Voice, of, wait_until};
 
-/// The daemon with its data on a file system of its own of `size`, which goes away with it. `None`, with a line, where this
-/// machine lets nobody make one.
+/// The daemon with its data on a file system of its own of `size`, which goes away with it. `None`, with a
+/// line, where this machine lets nobody make one.
 fn daemon_on_small_disk(root: &Root, size: &str) -> Option<(Daemon, PathBuf)> {
     let may = Command::new("unshare")
         .args(["-r", "-m", "mount", "-t", "tmpfs", "tmpfs", root.path().to_str().unwrap()])
@@ -116,8 +116,8 @@ fn password_files_on_a_disk_that_hangs_hold_nobody_up() {
         std::fs::remove_file(file).unwrap();
         assert!(Command::new("mkfifo").arg(file).status().unwrap().success());
     }
-    // It can be opened for writing once somebody reads, and these two ends keep the readers waiting: as many as the
-    // runtime has workers.
+    // It can be opened for writing once somebody reads, and these two ends keep the readers waiting: as many
+    // as the runtime has workers.
     let mut held = Vec::new();
     for file in [&broker, &postgres] {
         wait_until("the password to be read", || {

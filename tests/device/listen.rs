@@ -1,4 +1,5 @@
-//! Recordings through the whole pipeline: is the right person answered, is everybody else refused, is it remembered?
+//! Recordings through the whole pipeline: is the right person answered, is everybody else refused, is it
+//! remembered?
 
 use std::path::{Path, PathBuf};
 
@@ -200,7 +201,8 @@ fn a_television_does_not_lock_the_owner_out_and_guessing_stays_slow() {
     assert!(verified[0]["confidence"].as_f64().unwrap() >= 0.99, "{events:#?}");
     assert_eq!(of(&events, "stored").len(), 1, "{events:#?}");
 
-    // A long pause, so that no slow machine outlasts it: of many attempts a few are compared, and then none is.
+    // A long pause, so that no slow machine outlasts it: of many attempts a few are compared, and then none
+    // is.
     let db = root.path().join("var/lib/jarvis/jarvis.db");
     let order = "UPDATE settings SET value = json_object('failures', 12, 'looks', 0, 'last_failure_unix_ms', \
                  1000 * strftime('%s', 'now')) WHERE key = 'failure_gate';";

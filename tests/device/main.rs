@@ -1,5 +1,5 @@
-//! The device as a household meets it: microphone, voices, broker, command line. One binary, because linking costs more
-//! than most of its tests.
+//! The device as a household meets it: microphone, voices, broker, command line. One binary, because linking
+//! costs more than most of its tests.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,4 +1,5 @@
-//! The daemon on a sound device: ALSA with a test plugin that is paced in real time and can fail like hardware.
+//! The daemon on a sound device: ALSA with a test plugin that is paced in real time and can fail like
+//! hardware.
 
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
@@ -401,15 +402,16 @@ fn the_watchdog_is_fed_by_sound_and_falls_silent_when_sound_freezes() {
     assert_eq!(daemon.exit_code(), Some(0));
 }
 
-/// The sentence about the microphone that the service manager shows last within `window`; empty if there is none.
+/// The sentence about the microphone that the service manager shows last within `window`; empty if there is
+/// none.
 fn told_of_the_microphone(manager: &Manager, window: Duration) -> String {
     let told = manager.during(window);
     let status = told.into_iter().rev().find(|line| line.starts_with("STATUS="));
     status.filter(|line| line.contains("microphone")).unwrap_or_default()
 }
 
-/// Runs a daemon on a microphone that delivers `samples` (a frame of `channels` for each number) for 90 s and then its own
-/// noise, and compares what is told with what `doctor` says.
+/// Runs a daemon on a microphone that delivers `samples` (a frame of `channels` for each number) for 90 s and
+/// then its own noise, and compares what is told with what `doctor` says.
 fn a_microphone_without_sound(channels: i32, wanted: &str, samples: impl Fn(i32) -> i16) {
     let device = if channels == 1 { "room" } else { "pair" };
     let config = format!(
@@ -524,8 +526,8 @@ fn doctor_names_a_dc_offset_and_the_hum_of_the_mains() {
     }
 }
 
-/// A service manager that ends what does not come up in time: the deadline of `TimeoutStartSec=` moves on only with
-/// `EXTEND_TIMEOUT_USEC=`, which counts from when it comes (`sd_notify(3)`).
+/// A service manager that ends what does not come up in time: the deadline of `TimeoutStartSec=` moves on
+/// only with `EXTEND_TIMEOUT_USEC=`, which counts from when it comes (`sd_notify(3)`).
 fn starts_in_time(manager: &Manager, daemon: &Daemon) -> Duration {
     const TIMEOUT_START: Duration = Duration::from_secs(60);
     let began = Instant::now();

@@ -1,4 +1,5 @@
-//! Recordings of an enrolment that are kept because somebody asked for it: encrypted, for their person alone, gone with the voice.
+//! Recordings of an enrolment that are kept because somebody asked for it: encrypted, for their person alone,
+//! gone with the voice.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,8 +1,8 @@
-//! Killed at any moment — the device, Postgres, the network between: every acknowledged turn is in Postgres exactly once
-//! and in order when it all has settled.
+//! Killed at any moment — the device, Postgres, the network between: every acknowledged turn is in Postgres
+//! exactly once and in order when it all has settled.
 //!
-//! `JARVIS_CRASH_CYCLES` sets the number of kills (100), `JARVIS_TEST_SEED` repeats their plan. Which instruction a kill
-//! meets is up to the machine; the plan is what is repeated.
+//! `JARVIS_CRASH_CYCLES` sets the number of kills (100), `JARVIS_TEST_SEED` repeats their plan. Which
+//! instruction a kill meets is up to the machine; the plan is what is repeated.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -25,7 +25,8 @@ use jarvisd::store::queue;
 use jarvisd::supervisor::Supervisor;
 use serde_json::Value;
 
-/// The device: talks to itself as fast as it can, forwards, keeps its file tidy. Started and killed by the test below.
+/// The device: talks to itself as fast as it can, forwards, keeps its file tidy. Started and killed by the
+/// test below.
 #[test]
 fn device() {
     let Some(path) = std::env::var_os("JARVIS_CRASH_DB") else { return };
@@ -186,8 +187,8 @@ fn every_acknowledged_turn_is_in_postgres_once_and_in_order_whatever_was_killed_
                 "postgres, kill -9"
             }
             _ => {
-                // What is left when a proxy is killed: sockets that the kernel closes, and a port that refuses; or one that
-                // dies with a COMMIT in its hands.
+                // What is left when a proxy is killed: sockets that the kernel closes, and a port that
+                // refuses; or one that dies with a COMMIT in its hands.
                 proxy.set(*random.pick(&[
                     Mode::Refuse,
                     Mode::Refuse,
@@ -243,8 +244,8 @@ fn every_acknowledged_turn_is_in_postgres_once_and_in_order_whatever_was_killed_
     );
 }
 
-/// Each acknowledged turn is in its conversation, both halves one after the other, in the order in which they were said.
-/// Returns how many turns there are, acknowledged or not.
+/// Each acknowledged turn is in its conversation, both halves one after the other, in the order in which they
+/// were said. Returns how many turns there are, acknowledged or not.
 fn acknowledged_are_there(acknowledged: &Acknowledged, there: &Rows) -> usize {
     let mut places = BTreeMap::<MessageId, (ConversationId, usize)>::new();
     let mut texts = BTreeSet::new();

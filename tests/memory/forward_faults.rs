@@ -1,7 +1,8 @@
-//! Whatever happens to Postgres or on the way there: a person is answered as fast as ever, the device says what is wrong,
-//! and in the end every acknowledged turn is in Postgres exactly once and in order.
+//! Whatever happens to Postgres or on the way there: a person is answered as fast as ever, the device says
+//! what is wrong, and in the end every acknowledged turn is in Postgres exactly once and in order.
 //!
-//! The latencies are printed (`--nocapture`), not judged: the machine that runs the tests does other things as well.
+//! The latencies are printed (`--nocapture`), not judged: the machine that runs the tests does other things
+//! as well.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -28,7 +29,8 @@ async fn household(name: &str, settings: PgSettings, server: &Postgres) -> House
     house
 }
 
-/// Turns before, during and after a fault. While it lasts the health must say one of `words`, if there are any.
+/// Turns before, during and after a fault. While it lasts the health must say one of `words`, if there are
+/// any.
 async fn suffer(
     house: &mut Household,
     name: &str,

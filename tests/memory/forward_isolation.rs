@@ -1,5 +1,5 @@
-//! In the shared database a person's rows are that person's: seen by nobody else, gone when they are forgotten, and not
-//! brought back by anything that remembers them.
+//! In the shared database a person's rows are that person's: seen by nobody else, gone when they are
+//! forgotten, and not brought back by anything that remembers them.
 
 use std::collections::BTreeMap;
 use std::path::Path;

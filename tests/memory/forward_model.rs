@@ -1,9 +1,9 @@
-//! A naive twin in memory and the real thing — memory, queue, forwarder, a real Postgres behind a faulty network — do the
-//! same at random, and are compared whenever the queue is empty. A second device of the house reads along and now and then
-//! forgets, renames or deletes something itself.
+//! A naive twin in memory and the real thing — memory, queue, forwarder, a real Postgres behind a faulty
+//! network — do the same at random, and are compared whenever the queue is empty. A second device of the
+//! house reads along and now and then forgets, renames or deletes something itself.
 //!
-//! `PROPTEST_CASES` sets the number of stories (24). The stories of `forward_model.seeds` come first, those that
-//! fail are added to it.
+//! `PROPTEST_CASES` sets the number of stories (24). The stories of `forward_model.seeds` come first, those
+//! that fail are added to it.
 
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
@@ -414,10 +414,12 @@ impl<'a> Story<'a> {
         self.settle_from_there().await;
     }
 
-    /// Both devices know the same, then each does something that the other does not know of when it does its own.
+    /// Both devices know the same, then each does something that the other does not know of when it does its
+    /// own.
     async fn apart(&mut self, changes: (Change, Change), n: usize, here_first: bool, here_sends_first: bool) {
         self.settle().await;
-        // Two that do not know of each other are ordered by their clocks, so these must not be behind the names that there are.
+        // Two that do not know of each other are ordered by their clocks, so these must not be behind the
+        // names that there are.
         let synced = self.clock.synced.load(Ordering::Relaxed);
         self.set_clock(self.latest + 100_000, synced);
         let (here, there) = (self.memory.clone(), self.other.memory.clone());
@@ -522,7 +524,8 @@ fn voiceprint(blob: &str) -> NewVoiceprint {
     }
 }
 
-/// Sends all that is queued. Whatever was broken is mended by now, at most a connection is still to be found dead.
+/// Sends all that is queued. Whatever was broken is mended by now, at most a connection is still to be found
+/// dead.
 async fn drain(memory: &Memory, forwarder: &mut Forwarder) {
     let deadline = Instant::now() + crate::support::PATIENCE;
     loop {

@@ -1,4 +1,5 @@
-//! Memory that is shared through a real Postgres: what was said while it was away, two devices, deletions, refusals.
+//! Memory that is shared through a real Postgres: what was said while it was away, two devices, deletions,
+//! refusals.
 
 mod holders;
 mod pooler;

@@ -1,8 +1,8 @@
 //! The power goes at any moment: what was acknowledged is there when it comes back.
 //!
-//! A process writes turns while `powercut.c` records every write and sync below SQLite. Then the files are rebuilt as a
-//! disk may have them after a cut at many points of the recording, with what was not synced lost, torn or reordered,
-//! and opened as the daemon opens them.
+//! A process writes turns while `powercut.c` records every write and sync below SQLite. Then the files are
+//! rebuilt as a disk may have them after a cut at many points of the recording, with what was not synced
+//! lost, torn or reordered, and opened as the daemon opens them.
 //!
 //! `JARVIS_POWER_CUTS` sets the number of cuts (300), `JARVIS_TEST_SEED` repeats a run.
 
@@ -222,7 +222,8 @@ async fn compare(memory: &Memory, promised: &Promised) -> Result<(), String> {
     }
 }
 
-/// Cuts the power `cuts` times along one recording. Returns what went wrong, each with the record at which it was cut.
+/// Cuts the power `cuts` times along one recording. Returns what went wrong, each with the record at which it
+/// was cut.
 fn cut(events: &[Event], cuts: usize, random: &mut Random) -> Vec<(usize, String)> {
     // The interesting moments are around syncs and promises; half of the cuts go there.
     let close: Vec<usize> = events

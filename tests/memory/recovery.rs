@@ -1,7 +1,8 @@
-//! The runbook of docs/backup-recovery.md on a house with a large memory, while people go on talking: after each disaster the
-//! memory of before is byte for byte what it was, and every turn that was acknowledged is there once.
+//! The runbook of docs/backup-recovery.md on a house with a large memory, while people go on talking: after
+//! each disaster the memory of before is byte for byte what it was, and every turn that was acknowledged is
+//! there once.
 //!
-//! 5,000 messages in the ordinary run. For a million, and the figures of docs/design/backup.md:
+//! 5,000 messages in the ordinary run. For a million, and the figures of docs/lab/backup.md:
 //!
 //! ```text
 //! JARVIS_TEST_MESSAGES=1000000 JARVIS_TEST_PROGRAM=target/release/jarvisd \
@@ -175,8 +176,8 @@ fn held_at(device: &Root, op: &str) {
     sqlite(device, &format!("BEGIN IMMEDIATE; DROP TRIGGER IF EXISTS held; {held} COMMIT;"));
 }
 
-/// A connection to the file that stays: as long as there is one, nobody who closes another takes the log away, which the daemon
-/// would take for a file that was replaced.
+/// A connection to the file that stays: as long as there is one, nobody who closes another takes the log
+/// away, which the daemon would take for a file that was replaced.
 fn kept_open(device: &Root) -> std::process::Child {
     let mut command = std::process::Command::new("sqlite3");
     let pipe = std::process::Stdio::piped;

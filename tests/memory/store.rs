@@ -212,7 +212,8 @@ fn the_audit_log_is_kept_as_long_as_the_configuration_says() {
     drop(mic);
 }
 
-/// `command` where systemd-timesyncd has set the clock: in a file system of its own, with the sign of it in place.
+/// `command` where systemd-timesyncd has set the clock: in a file system of its own, with the sign of it in
+/// place.
 fn with_a_clock_that_is_set(command: &Command) -> Option<Command> {
     let shell = |script: &str| {
         let mut shell = Command::new("unshare");

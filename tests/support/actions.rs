@@ -11,7 +11,8 @@ pub enum Action {
     NewConversation(usize, bool),
     Rename(usize),
     DeleteConversation(usize),
-    /// In a new conversation if the first is even; the answer is made from an earlier message if the third is.
+    /// In a new conversation if the first is even; the answer is made from an earlier message if the third
+    /// is.
     Turn(usize, usize, usize, usize),
     /// A turn during which the task is dropped after so many microseconds.
     BrokenTurn(usize, u64),
@@ -42,8 +43,8 @@ pub enum Action {
     },
     /// When all is quiet, the other device does one of these.
     Elsewhere(Change, usize),
-    /// Both devices do something while neither reaches Postgres, this one first if the flag says so; then this one, or the
-    /// other one, is the first that does.
+    /// Both devices do something while neither reaches Postgres, this one first if the flag says so; then
+    /// this one, or the other one, is the first that does.
     Apart {
         first: Change,
         second: Change,

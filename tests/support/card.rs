@@ -1,7 +1,8 @@
 //! A simulated sound card (`simmic.c`) for tests that speak to real ALSA.
 //!
-//! alsa-lib reads its configuration from an environment variable, so the card belongs to a process: give a child
-//! [`Card::environment`]. What the card hears, plays and suffers are files in [`Card::dir`]; see `simmic.c`.
+//! alsa-lib reads its configuration from an environment variable, so the card belongs to a process: give a
+//! child [`Card::environment`]. What the card hears, plays and suffers are files in [`Card::dir`]; see
+//! `simmic.c`.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -47,7 +48,8 @@ impl Card {
         &self.dir
     }
 
-    /// Switches a fault of `simmic.c` on or off: `unplug`, `busy`, `freeze`, `suspend`, `xrun`, `hang`, `echo`.
+    /// Switches a fault of `simmic.c` on or off: `unplug`, `busy`, `freeze`, `suspend`, `xrun`, `hang`,
+    /// `echo`.
     pub fn fault(&self, name: &str, on: bool) {
         let path = self.dir.join(name);
         if on {

@@ -1,5 +1,5 @@
-//! A device with its memory and its forwarder, as the daemon runs them, in this process; a person who talks to it; and
-//! the comparison of what Postgres has with what the person was promised.
+//! A device with its memory and its forwarder, as the daemon runs them, in this process; a person who talks
+//! to it; and the comparison of what Postgres has with what the person was promised.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! A microphone and a loudspeaker for the daemon under test: the simulated card of `simmic.c`, heard in real time.
+//! A microphone and a loudspeaker for the daemon under test: the simulated card of `simmic.c`, heard in real
+//! time.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -36,7 +37,8 @@ impl Mic {
         self.fault("noise", on);
     }
 
-    /// From the first start of the daemon on the microphone delivers these samples, interleaved, as long as they last.
+    /// From the first start of the daemon on the microphone delivers these samples, interleaved, as long as
+    /// they last.
     pub fn delivers(&self, samples: impl Iterator<Item = i16>) {
         fs::write(self.dir.join("in.raw"), samples.flat_map(i16::to_le_bytes).collect::<Vec<u8>>()).unwrap();
     }

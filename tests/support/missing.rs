@@ -1,10 +1,11 @@
-//! A test whose tool, data or right is not on this machine: listed as skipped, and a failure where nothing may be missing.
+//! A test whose tool, data or right is not on this machine: listed as skipped, and a failure where nothing
+//! may be missing.
 
 use std::fmt::Display;
 use std::io::Write as _;
 
-/// The file to which `scripts/test.sh` has skipped tests noted. Without it, as in continuous integration, a missing
-/// tool is a failure.
+/// The file to which `scripts/test.sh` has skipped tests noted. Without it, as in continuous integration, a
+/// missing tool is a failure.
 const LIST: &str = "JARVIS_TEST_SKIPPED";
 
 /// Notes that the running test is skipped, because `what` ("flite is not on this machine").

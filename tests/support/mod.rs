@@ -1,7 +1,8 @@
-//! What the black-box tests share: a private root folder, synthetic voices, a microphone made of a file, a broker.
+//! What the black-box tests share: a private root folder, synthetic voices, a microphone made of a file, a
+//! broker.
 //!
-//! Everything is real: the built binary, ALSA with a test plugin, Mosquitto, speech synthesisers. Nothing listens on a
-//! fixed port and everything is stopped when its value is dropped.
+//! Everything is real: the built binary, ALSA with a test plugin, Mosquitto, speech synthesisers. Nothing
+//! listens on a fixed port and everything is stopped when its value is dropped.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -424,7 +425,8 @@ impl Broker {
         Self::start_with(port, "persistence false")
     }
 
-    /// A broker that remembers its lasting subscribers and what it owes them in `memory`, from one stop to the next start.
+    /// A broker that remembers its lasting subscribers and what it owes them in `memory`, from one stop to
+    /// the next start.
     pub fn start_remembering(port: u16, memory: &Path) -> Self {
         // As root Mosquitto would become another user, who cannot write there.
         Self::start_with(

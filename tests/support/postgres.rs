@@ -1,12 +1,12 @@
 //! A throwaway PostgreSQL server: real `initdb`, real certificates, on a free port and a socket of its own.
 //!
-//! The newest version under `/usr/lib/postgresql` is used, or the one that `JARVIS_TEST_PG_VERSION` names. As root it
-//! runs as the system account `postgres`, because the server refuses root. Everything is stopped and removed when the
-//! value is dropped, in a panic too; should the test process itself be killed, a small shell that waits on a pipe
-//! does it.
+//! The newest version under `/usr/lib/postgresql` is used, or the one that `JARVIS_TEST_PG_VERSION` names. As
+//! root it runs as the system account `postgres`, because the server refuses root. Everything is stopped and
+//! removed when the value is dropped, in a panic too; should the test process itself be killed, a small shell
+//! that waits on a pipe does it.
 //!
-//! Two roles: `postgres`, the superuser of [`Postgres::query`], and the ordinary `jarvis`, which owns the database
-//! `jarvis` and is what Jarvis connects as.
+//! Two roles: `postgres`, the superuser of [`Postgres::query`], and the ordinary `jarvis`, which owns the
+//! database `jarvis` and is what Jarvis connects as.
 
 #[path = "postgres/change.rs"]
 mod change;
@@ -36,7 +36,8 @@ pub const ROLE: &str = "jarvis";
 /// How the server is set up.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// `fsync` of the server. On, as in a household; a test that does not crash the machine may say otherwise.
+    /// `fsync` of the server. On, as in a household; a test that does not crash the machine may say
+    /// otherwise.
     pub fsync: bool,
     /// Certificates of a throwaway authority, and TLS offered (not demanded) on TCP.
     pub tls: bool,
@@ -138,7 +139,8 @@ impl Postgres {
         made
     }
 
-    // ---- Addresses ---------------------------------------------------------------------------------------------
+    // ---- Addresses
+    // ---------------------------------------------------------------------------------------------
 
     pub fn port(&self) -> u16 {
         self.port
@@ -189,7 +191,8 @@ impl Postgres {
         version_of(&self.bin)
     }
 
-    // ---- Asking ------------------------------------------------------------------------------------------------
+    // ---- Asking
+    // ------------------------------------------------------------------------------------------------
 
     /// Rows of a statement as the superuser, who sees every row; NULL is the empty string.
     pub fn query(&self, sql: &str) -> Vec<Vec<String>> {
@@ -249,7 +252,8 @@ impl Postgres {
         self.dir.path().join("log")
     }
 
-    // ---- Life --------------------------------------------------------------------------------------------------
+    // ---- Life
+    // --------------------------------------------------------------------------------------------------
 
     pub fn is_running(&mut self) -> bool {
         self.server.as_mut().is_some_and(|server| matches!(server.try_wait(), Ok(None)))
@@ -281,7 +285,8 @@ impl Postgres {
             }
             sleep(Duration::from_millis(5));
         }
-        // A backend that outlives the postmaster keeps the shared memory, and the next start would be refused.
+        // A backend that outlives the postmaster keeps the shared memory, and the next start would be
+        // refused.
         while children.iter().any(|pid| is_postgres(*pid)) && Instant::now() < deadline {
             sleep(Duration::from_millis(5));
         }

@@ -1,10 +1,11 @@
 //! What a power cut leaves of the files and folders that `powercut.c` recorded.
 //!
-//! The disk keeps what was synced, and of what was not it keeps whatever it likes: any subset of the writes, each
-//! possibly torn at a sector, in any order. A name is durable once its folder was synced. Names (created, removed, renamed
-//! files) follow each other as in a journalled file system, where those that were not synced are kept up to some point; or,
-//! with [`Luck::Scattered`], any of them are kept without the others, in any order. A rename is done or not, never by half.
-//! Losing the names of files that were themselves synced is stricter than ext4, and allowed by POSIX.
+//! The disk keeps what was synced, and of what was not it keeps whatever it likes: any subset of the writes,
+//! each possibly torn at a sector, in any order. A name is durable once its folder was synced. Names
+//! (created, removed, renamed files) follow each other as in a journalled file system, where those that were
+//! not synced are kept up to some point; or, with [`Luck::Scattered`], any of them are kept without the
+//! others, in any order. A rename is done or not, never by half. Losing the names of files that were
+//! themselves synced is stricter than ext4, and allowed by POSIX.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -339,7 +340,8 @@ impl Naming {
         }
     }
 
-    /// Whether it is durable once this folder was synced. What moves from one to another is once the other was.
+    /// Whether it is durable once this folder was synced. What moves from one to another is once the other
+    /// was.
     fn is_in(&self, folder: Id) -> bool {
         self.gets.as_ref().or(self.loses.as_ref()).is_some_and(|(at, _)| *at == folder)
     }

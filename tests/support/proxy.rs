@@ -1,8 +1,9 @@
 //! A TCP proxy that stands for everything that can go wrong between Jarvis and Postgres.
 //!
-//! It listens on a port of its own and forwards to a server of this machine. [`Proxy::set`] changes what it does at any
-//! moment, for new and for open connections. A connection that fell silent stays silent after the fault is over, as one
-//! does whose path through the network has forgotten it: whoever holds it must notice by his own deadline.
+//! It listens on a port of its own and forwards to a server of this machine. [`Proxy::set`] changes what it
+//! does at any moment, for new and for open connections. A connection that fell silent stays silent after the
+//! fault is over, as one does whose path through the network has forgotten it: whoever holds it must notice
+//! by his own deadline.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -269,9 +270,10 @@ fn pump(shared: &Shared, link: &Link, up: bool) -> std::io::Result<()> {
     }
 }
 
-/// Follows the messages of one direction of the Postgres protocol, as far as it is in the clear, and finds commits: from
-/// the client a `Query "COMMIT"`, or a `Bind` of a statement that was parsed as one; from the server a
-/// `CommandComplete "COMMIT"`. <https://www.postgresql.org/docs/current/protocol-message-formats.html>
+/// Follows the messages of one direction of the Postgres protocol, as far as it is in the clear, and finds
+/// commits: from the client a `Query "COMMIT"`, or a `Bind` of a statement that was parsed as one; from the
+/// server a `CommandComplete "COMMIT"`.
+/// <https://www.postgresql.org/docs/current/protocol-message-formats.html>
 struct Watch {
     up: bool,
     /// Before the client's start-up message, and before the server's one-byte answer to a wish for TLS.

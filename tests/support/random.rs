@@ -1,4 +1,5 @@
-//! Random moments that can be had again: SplitMix64 (Steele, Lea, Flood 2014), seeded by `JARVIS_TEST_SEED` or anew.
+//! Random moments that can be had again: SplitMix64 (Steele, Lea, Flood 2014), seeded by `JARVIS_TEST_SEED`
+//! or anew.
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 

@@ -5,8 +5,8 @@ use crate::config::section;
 section! {
     /// What this device is called.
     Device = "device" {
-        /// Identifier of this device in MQTT topics and in stored rows. Keep it once the device is in use: another
-        /// identifier is another device.
+        /// Identifier of this device in MQTT topics and in stored rows. Keep it once the device is in use:
+        /// another identifier is another device.
         id: String = host_id(), Rule::when("1 to 64 lower-case letters, digits, \"-\" and \"_\"", id_is_plain)
             .default_is("the host name, in lower case");
         /// Name that people read.

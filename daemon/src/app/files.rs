@@ -1,6 +1,7 @@
 //! What the keys point to: files, folders, programs and models that must be there for the value to work.
 //!
-//! Looked at by `check-config` and `doctor`, not while the configuration is read: an unplugged disk is no fault of the file.
+//! Looked at by `check-config` and `doctor`, not while the configuration is read: an unplugged disk is no
+//! fault of the file.
 
 use std::fs::{File, OpenOptions};
 use std::io::Read;
@@ -79,8 +80,8 @@ impl Settings {
         secrets.into_iter().filter_map(odd).collect()
     }
 
-    /// A name must be one of a wake word in the manifest; where that cannot be read, the installation is at fault and not
-    /// the name.
+    /// A name must be one of a wake word in the manifest; where that cannot be read, the installation is at
+    /// fault and not the name.
     fn check_wake(&self, model: &WakeModel) -> Result<(), String> {
         match model {
             WakeModel::File(path) => named(path, check_plain),

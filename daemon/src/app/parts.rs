@@ -36,7 +36,8 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Opens and loads everything; the models are planned in parallel, because that is what start-up waits for.
+    /// Opens and loads everything; the models are planned in parallel, because that is what start-up waits
+    /// for.
     ///
     /// `missing` says what to do where the memory vanished.
     ///
@@ -130,7 +131,8 @@ pub fn load_speaker(models: &ModelStore) -> Result<Verifier, Failure> {
     Verifier::new(Arc::new(model), calibration).map_err(|e| Failure::of(Exit::Config, &e))
 }
 
-/// [`load_speaker`] with what the owner wants of second voices, and the model that hears two people at once if that is part of it.
+/// [`load_speaker`] with what the owner wants of second voices, and the model that hears two people at once
+/// if that is part of it.
 ///
 /// # Errors
 /// As for [`load_speaker`].
@@ -176,7 +178,8 @@ pub async fn open_memory_or(settings: &Settings, missing: MissingMemory) -> Resu
     Ok(Memory::open_with(&settings.paths.db, &device, Clock::System, &options).await?)
 }
 
-/// The vault that seals voiceprints of this speaker model. A rotation of its key that was interrupted is brought to its end.
+/// The vault that seals voiceprints of this speaker model. A rotation of its key that was interrupted is
+/// brought to its end.
 ///
 /// # Errors
 /// A key that is missing while voices are enrolled, readable by others, or of the wrong size.

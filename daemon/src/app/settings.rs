@@ -281,8 +281,8 @@ impl Settings {
         })
     }
 
-    /// The broker of the configuration; `None` where there is none. The password comes from `mqtt.password_file`,
-    /// else from the systemd credential `mqtt-password`.
+    /// The broker of the configuration; `None` where there is none. The password comes from
+    /// `mqtt.password_file`, else from the systemd credential `mqtt-password`.
     pub fn broker(&self) -> Option<MqttSettings> {
         let voice = &self.voice;
         Some(MqttSettings {
@@ -297,8 +297,8 @@ impl Settings {
         })
     }
 
-    /// All that backups need to know. The configuration of rclone is `backup.rclone_config_file`, else the systemd
-    /// credential `rclone.conf`.
+    /// All that backups need to know. The configuration of rclone is `backup.rclone_config_file`, else the
+    /// systemd credential `rclone.conf`.
     pub fn backups(&self) -> Context {
         Context {
             device: self.device.id.clone(),

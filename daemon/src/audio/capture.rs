@@ -1,7 +1,8 @@
 //! The body of thread `capture`: source → ring.
 //!
-//! While a microphone runs this allocates nothing, waits for no lock and writes no log line. When the ring is full a
-//! microphone drops its newest period, counts it and adds its length to the next period's `lost`; a recording waits.
+//! While a microphone runs this allocates nothing, waits for no lock and writes no log line. When the ring is
+//! full a microphone drops its newest period, counts it and adds its length to the next period's `lost`; a
+//! recording waits.
 
 use std::sync::Arc;
 use std::thread::Thread;
@@ -13,12 +14,12 @@ use tokio_util::sync::CancellationToken;
 use super::clock::SoundClock;
 use super::{CaptureStats, CaptureStatus, Period, Read, Source, SourceError};
 
-/// How long a recording waits before it looks again for room in the ring. The reader empties a ring of 32 periods
-/// (0.6 s of sound) in about 15 ms, so this costs no throughput.
+/// How long a recording waits before it looks again for room in the ring. The reader empties a ring of 32
+/// periods (0.6 s of sound) in about 15 ms, so this costs no throughput.
 const RING_WAIT: Duration = Duration::from_millis(1);
 
-/// Reads `source` into `ring` until it ends, `stop` is cancelled or the reader has gone. `reader` is unparked after
-/// every push and once more at the end, when the ring is closed.
+/// Reads `source` into `ring` until it ends, `stop` is cancelled or the reader has gone. `reader` is unparked
+/// after every push and once more at the end, when the ring is closed.
 ///
 /// # Errors
 /// Those of [`Source::read`].
@@ -29,8 +30,8 @@ pub fn run(
     stats: Arc<CaptureStats>,
     stop: CancellationToken,
 ) -> Result<(), SourceError> {
-    // Looking at a token takes the lock of its node. A child has a node of its own, which nobody else locks before the
-    // moment of cancellation, so the capture thread never waits for one.
+    // Looking at a token takes the lock of its node. A child has a node of its own, which nobody else locks
+    // before the moment of cancellation, so the capture thread never waits for one.
     let stop = stop.child_token();
     let outcome = pump(source.as_mut(), ring, &reader, &stats, &stop);
     reader.unpark();

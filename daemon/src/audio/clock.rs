@@ -4,7 +4,8 @@ use crate::units::FRAMES_PER_S;
 
 const FRAME_NS: i128 = 1_000_000_000 / FRAMES_PER_S as i128;
 
-/// Adds up the sound of one source, lost sound included, as the front end does: both count from the first sample.
+/// Adds up the sound of one source, lost sound included, as the front end does: both count from the first
+/// sample.
 #[derive(Debug, Default)]
 pub(super) struct SoundClock {
     rate_hz: u32,

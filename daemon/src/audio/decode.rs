@@ -112,7 +112,8 @@ impl Decoder {
         }
     }
 
-    /// Fills `out` with mono samples; returns how many, and how many are missing just before them. None at the end.
+    /// Fills `out` with mono samples; returns how many, and how many are missing just before them. None at
+    /// the end.
     pub(super) fn next(&mut self, out: &mut [f32], channel: Channel) -> Result<(usize, u32), Fault> {
         match self {
             Self::Wav(wav) => wav.next(out, channel).map(|n| (n, 0)),
@@ -141,8 +142,8 @@ fn read_head(input: &mut Input) -> Result<([u8; HEAD], usize), Fault> {
     Ok((head, got))
 }
 
-/// Bytes behind the ten of the head of an ID3v2 tag (id3.org, ID3v2.4.0 §3.1), which some programs put in front of any
-/// recording.
+/// Bytes behind the ten of the head of an ID3v2 tag (id3.org, ID3v2.4.0 §3.1), which some programs put in
+/// front of any recording.
 fn id3_length(head: &[u8; HEAD]) -> Option<u64> {
     let [b'I', b'D', b'3', _, _, flags, size @ ..] = head else { return None };
     let size = size.get(..4).filter(|size| size.iter().all(|b| b & 0x80 == 0))?;

@@ -1,7 +1,7 @@
 //! FLAC by symphonia, fed with nothing but the stream's shape and its frames.
 //!
-//! Pictures, cue sheets and tags are cut off before symphonia sees them: they have no use here, may hold 16 MB each, and
-//! a fault in them is no reason to refuse the sound.
+//! Pictures, cue sheets and tags are cut off before symphonia sees them: they have no use here, may hold 16
+//! MB each, and a fault in them is no reason to refuse the sound.
 
 use std::io::{Cursor, Read};
 
@@ -55,7 +55,8 @@ impl FlacDecoder {
     /// Reads the header; `input` stands at the start of the file.
     pub(super) fn new(mut input: Input) -> Result<Self, Fault> {
         let info = read_stream_info(&mut input)?;
-        // See RFC 9639 §8.2: 20 bits rate, 3 bits channels - 1, 5 bits sample size - 1, 36 bits number of samples.
+        // See RFC 9639 §8.2: 20 bits rate, 3 bits channels - 1, 5 bits sample size - 1, 36 bits number of
+        // samples.
         let packed = info.get(10..18).and_then(|b| b.first_chunk()).map_or(0, |b| u64::from_be_bytes(*b));
         let rate_hz = u32::try_from(packed >> 44).unwrap_or(0);
         let channels = u16::try_from(packed >> 41 & 7).unwrap_or(0) + 1;
@@ -106,8 +107,8 @@ impl FlacDecoder {
         self.ended && self.position < self.promised
     }
 
-    /// Fills `out` and returns how many samples it got and how many are missing just before them. Fewer samples than
-    /// `out` holds come at the end and before a hole; none at the end.
+    /// Fills `out` and returns how many samples it got and how many are missing just before them. Fewer
+    /// samples than `out` holds come at the end and before a hole; none at the end.
     pub(super) fn next(&mut self, out: &mut [f32], channel: Channel) -> Result<(usize, u32), Fault> {
         let mut written = 0;
         let mut lost = 0;

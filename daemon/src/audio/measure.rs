@@ -5,9 +5,9 @@
 //!                               ▲ one second at a time: Watch ──60 s of the same──▶ CaptureStats ──▶ health
 //! ```
 //!
-//! A living microphone never stands still: its own noise moves nearly every sample. So a channel is judged by how much it
-//! changes from one sample to the next, which neither a DC offset nor the gain of a recording hides. Nothing here
-//! allocates: the capture thread uses it.
+//! A living microphone never stands still: its own noise moves nearly every sample. So a channel is judged by
+//! how much it changes from one sample to the next, which neither a DC offset nor the gain of a recording
+//! hides. Nothing here allocates: the capture thread uses it.
 
 use super::Channel;
 use super::sample::{Encoding, visit};
@@ -15,12 +15,12 @@ use super::sample::{Encoding, visit};
 /// Most channels that are measured: those of the widest recording that is read.
 const MOST: usize = super::MAX_FILE_CHANNELS as usize;
 
-/// Mean change from sample to sample below which a channel is dead: a twentieth of the last bit of 16. Noise of a quarter
-/// of that bit, far below what any microphone has, changes twice as much; a last bit that flickers in one sample of a
-/// hundred less than half as much.
+/// Mean change from sample to sample below which a channel is dead: a twentieth of the last bit of 16. Noise
+/// of a quarter of that bit, far below what any microphone has, changes twice as much; a last bit that
+/// flickers in one sample of a hundred less than half as much.
 const LEAST_CHANGE: f64 = 0.05 / 32_768.0;
-/// Energy that is left of two channels in their mean, as a share of their own: 1 for the same sound, 0.5 for any two, and
-/// less than this where one of them is the other upside down.
+/// Energy that is left of two channels in their mean, as a share of their own: 1 for the same sound, 0.5 for
+/// any two, and less than this where one of them is the other upside down.
 const LEAST_LEFT_IN_MEAN: f64 = 0.03;
 
 /// How long a fault lasts before it is reported, in seconds of sound.
@@ -296,8 +296,8 @@ impl Watch {
         whole
     }
 
-    /// Channels that cancel each other do so in what is loud, and not in their own noise between: seconds are too short. So
-    /// this one is over when something as loud does not cancel.
+    /// Channels that cancel each other do so in what is loud, and not in their own noise between: seconds are
+    /// too short. So this one is over when something as loud does not cancel.
     fn judge(&mut self, heard: Channel) -> Option<SoundFault> {
         let own = self.second.lines().iter().map(|line| line.energy).sum::<f64>();
         self.own = self.own * KEPT_PER_S + own / f64::from(self.second.channels.max(1));
@@ -381,7 +381,8 @@ mod tests {
     #[test]
     fn channels_that_cancel_are_found_although_a_room_is_mostly_quiet() {
         let mut watch = Watch::default();
-        // Own noise of two microphones that differs, and every third second a voice that one of them has upside down.
+        // Own noise of two microphones that differs, and every third second a voice that one of them has
+        // upside down.
         let quiet = sound(1, |n| vec![noise(n, 3), noise(n + 5, 3)]);
         let voice = sound(1, |n| vec![noise(n, 900), -noise(n, 900)]);
         let mut last = None;

@@ -1,7 +1,8 @@
 //! Where sound comes from and goes to.
 //!
-//! [`Source`] is a seam because a microphone and a recording differ in everything but what they yield: periods of mono
-//! sound at the source's own rate. The capture thread copies each period into a bounded ring; the front end takes it out.
+//! [`Source`] is a seam because a microphone and a recording differ in everything but what they yield:
+//! periods of mono sound at the source's own rate. The capture thread copies each period into a bounded ring;
+//! the front end takes it out.
 //!
 //! ```text
 //!  alsa::AlsaSource ─┐                      rtrb ring of periods
@@ -9,8 +10,8 @@
 //!  file::FileSource ─┘   thread `capture`                         thread `frontend`
 //! ```
 //!
-//! Invariant: sound that is lost (overrun, full ring, unplugged device) is never lost silently. It is counted in
-//! [`CaptureStats`] and travels with the next sound as [`Period::lost`], so the audio clock stays true.
+//! Invariant: sound that is lost (overrun, full ring, unplugged device) is never lost silently. It is counted
+//! in [`CaptureStats`] and travels with the next sound as [`Period::lost`], so the audio clock stays true.
 
 pub mod alsa;
 pub mod capture;
@@ -42,7 +43,8 @@ pub const MAX_CHANNELS: u16 = 8;
 /// Most channels that a recording may have.
 pub const MAX_FILE_CHANNELS: u16 = 32;
 
-/// One period of mono sound as it left the device, after channel selection. Plain data, so the ring never allocates.
+/// One period of mono sound as it left the device, after channel selection. Plain data, so the ring never
+/// allocates.
 ///
 /// Samples are f32 in [-1, 1] rather than i16: a 24-bit I2S microphone keeps quiet speech in its low bits.
 #[derive(Debug, Clone)]
@@ -80,7 +82,8 @@ impl Channel {
     pub const LEFT: Self = Self::Nth(0);
     pub const RIGHT: Self = Self::Nth(1);
 
-    /// The channel heard of a recording with `channels` channels: this one, or the mean where there is no such.
+    /// The channel heard of a recording with `channels` channels: this one, or the mean where there is no
+    /// such.
     pub fn of_recording(self, channels: u16) -> Self {
         if self.fits(channels) { self } else { Self::Mean }
     }

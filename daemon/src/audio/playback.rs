@@ -45,8 +45,8 @@ impl PlaybackError {
     }
 }
 
-/// Plays mono `samples` in [-1, 1] at `rate_hz` on `device` (any ALSA PCM name) and returns when the last one was
-/// heard, or shortly after `stop` is cancelled. Blocks: call it from a thread that may.
+/// Plays mono `samples` in [-1, 1] at `rate_hz` on `device` (any ALSA PCM name) and returns when the last one
+/// was heard, or shortly after `stop` is cancelled. Blocks: call it from a thread that may.
 ///
 /// # Errors
 /// See [`PlaybackError`]. An underrun is not an error.
@@ -138,8 +138,8 @@ impl<'a> Speaker<'a> {
         Ok(())
     }
 
-    /// Interleaved bytes in the device's format, the same sound on every channel, followed by one period of silence so
-    /// that the last sample is not held back in an unfinished period.
+    /// Interleaved bytes in the device's format, the same sound on every channel, followed by one period of
+    /// silence so that the last sample is not held back in an unfinished period.
     fn encode(&self, samples: &[f32]) -> Vec<u8> {
         let silence = std::iter::repeat_n(0.0, self.period_frames);
         let all = samples.iter().copied().chain(silence);
@@ -197,8 +197,8 @@ impl<'a> Speaker<'a> {
         }
     }
 
-    /// Waits until what was written has been heard. Not `snd_pcm_drain`: it blocks in some plug-ins and cannot be
-    /// stopped.
+    /// Waits until what was written has been heard. Not `snd_pcm_drain`: it blocks in some plug-ins and
+    /// cannot be stopped.
     fn finish(&self, samples: usize, stop: &CancellationToken) -> Result<(), PlaybackError> {
         // Sound shorter than the start threshold has not started by itself.
         if self.pcm.state() == State::Prepared && !stop.is_cancelled() {

@@ -1,8 +1,8 @@
 //! Rate changes by rubato, as a stream whose output stands on the time line of its input.
 //!
-//! Two kinds are used. Where the two rates have a small common multiple (all rates that devices and recordings really
-//! have), the FFT resampler: it is exact, and cheap. For odd rates, whose FFT block would be up to a second long, the
-//! windowed sinc interpolator.
+//! Two kinds are used. Where the two rates have a small common multiple (all rates that devices and
+//! recordings really have), the FFT resampler: it is exact, and cheap. For odd rates, whose FFT block would
+//! be up to a second long, the windowed sinc interpolator.
 
 use rubato::audioadapter_buffers::direct::SequentialSlice;
 use rubato::{
@@ -23,8 +23,8 @@ pub enum ResampleError {
     Buffer,
 }
 
-/// Changes the rate of a mono stream. Output sample `k` is the sound of the instant `k / to_hz` of the input: the
-/// filter's own delay is cut off the start, and comes back as look-ahead (see [`Self::look_ahead`]).
+/// Changes the rate of a mono stream. Output sample `k` is the sound of the instant `k / to_hz` of the input:
+/// the filter's own delay is cut off the start, and comes back as look-ahead (see [`Self::look_ahead`]).
 pub struct Resampler {
     inner: Box<dyn rubato::Resampler<f32>>,
     /// Input not yet processed: less than one block.

@@ -1,4 +1,5 @@
-//! From bytes of interleaved samples to mono f32 in [-1, 1]. Nothing here allocates: the capture thread uses it.
+//! From bytes of interleaved samples to mono f32 in [-1, 1]. Nothing here allocates: the capture thread uses
+//! it.
 
 use super::Channel;
 
@@ -29,8 +30,9 @@ impl Encoding {
     }
 }
 
-/// A float that is not a number, or infinite, is silence: one such value would poison every filter behind it for good.
-/// Finite floats above full scale are cut off at [`FLOAT_LIMIT`], which no real recording reaches, for the same reason.
+/// A float that is not a number, or infinite, is silence: one such value would poison every filter behind it
+/// for good. Finite floats above full scale are cut off at [`FLOAT_LIMIT`], which no real recording reaches,
+/// for the same reason.
 pub(super) fn tame(value: f32) -> f32 {
     if value.is_finite() { value.clamp(-FLOAT_LIMIT, FLOAT_LIMIT) } else { 0.0 }
 }
@@ -40,8 +42,8 @@ const FLOAT_LIMIT: f32 = 8.0;
 
 /// Writes one mono sample per frame of `bytes` to `out` and returns how many there were.
 ///
-/// `bytes` holds whole frames of `channels` interleaved samples; a rest of less than a frame is left out. Frames
-/// beyond `out` are left out too.
+/// `bytes` holds whole frames of `channels` interleaved samples; a rest of less than a frame is left out.
+/// Frames beyond `out` are left out too.
 pub(super) fn to_mono(
     bytes: &[u8],
     encoding: Encoding,

@@ -6,28 +6,30 @@ use super::Channel;
 use crate::config::{Raw, Value, section, toml_text};
 
 section! {
-    /// Sound in and out. `jarvisd doctor` tells whether the devices open and how loud the microphone is; `arecord -L`
-    /// and `aplay -L` list the names.
+    /// Sound in and out. `jarvisd doctor` tells whether the devices open and how loud the microphone is;
+    /// `arecord -L` and `aplay -L` list the names.
     Audio = "audio" {
         /// ALSA name of the microphone.
         device: String = "default".to_owned(), Rule::when("an ALSA name of a microphone such as \"plughw:CARD=Device,DEV=0\"",
             |name: &String| is_alsa_name(name) && name != "null");
-        /// Which channel of the microphone, and of recordings that have it, is heard: the mean of all, one side, or a channel by
-        /// its number.
+        /// Which channel of the microphone, and of recordings that have it, is heard: the mean of all, one
+        /// side, or a channel by its number.
         channel: Channel = Channel::Mean, Rule::any();
-        /// Sample rate asked of the microphone. Without it 48000 is tried first, then what the device prefers.
+        /// Sample rate asked of the microphone. Without it 48000 is tried first, then what the device
+        /// prefers.
         rate_hz: Option<u32> = None, Rule::if_set(Rule::between(8_000, 96_000));
         /// Length of one read from the device. Longer periods cost less, shorter ones answer sooner.
         period_ms: u32 = 10, Rule::between(10, 20);
         /// ALSA name of the loudspeaker. Without a working one answers are text only.
         playback_device: String = "default".to_owned(), Rule::when("an ALSA name such as \"plughw:CARD=Device,DEV=0\"", is_alsa_name);
-        /// Ask for real-time priority of the capture thread. Where that is refused the device warns once and goes on.
+        /// Ask for real-time priority of the capture thread. Where that is refused the device warns once and
+        /// goes on.
         realtime_priority: bool = true, Rule::any();
     }
 }
 
-/// What `snd_pcm_open` can be asked for. Files such as /dev/snd/pcmC0D0c are not; whether the device is there shows when it
-/// is opened.
+/// What `snd_pcm_open` can be asked for. Files such as /dev/snd/pcmC0D0c are not; whether the device is there
+/// shows when it is opened.
 fn is_alsa_name(name: &String) -> bool {
     name.len() <= 255 && name.trim() == name && !name.starts_with(['/', '.', '-', ':', ','])
 }

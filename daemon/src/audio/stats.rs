@@ -8,8 +8,8 @@ use super::measure::SoundFault;
 use crate::clock::monotonic_ns;
 use crate::units::FramePos;
 
-/// Sound that has not come for this long is not assumed to have gone on: the device may stand still, and if it is away
-/// instead, the position jumps when it comes back.
+/// Sound that has not come for this long is not assumed to have gone on: the device may stand still, and if
+/// it is away instead, the position jumps when it comes back.
 const MOST_AHEAD: Duration = Duration::from_secs(1);
 
 /// What the capture thread is doing.
@@ -26,7 +26,8 @@ pub enum CaptureStatus {
 /// Counters of one capture thread. They only grow; whoever watches them logs the differences.
 #[derive(Debug)]
 pub struct CaptureStats {
-    /// Calls of the source, with or without sound: they go on while a device is away, and stop if a call hangs.
+    /// Calls of the source, with or without sound: they go on while a device is away, and stop if a call
+    /// hangs.
     pub reads: AtomicU64,
     /// Periods read from the source.
     pub periods: AtomicU64,
@@ -42,8 +43,8 @@ pub struct CaptureStats {
     pub lost_samples: AtomicU64,
     /// `CLOCK_MONOTONIC` in milliseconds when sound last came; 0 before the first.
     pub last_progress_ms: AtomicU64,
-    /// Position on the audio clock minus `CLOCK_MONOTONIC`, in ns, when sound last came; one number, so that it is never
-    /// read by half. `UNKNOWN` before the first sound.
+    /// Position on the audio clock minus `CLOCK_MONOTONIC`, in ns, when sound last came; one number, so that
+    /// it is never read by half. `UNKNOWN` before the first sound.
     ahead_ns: AtomicI64,
     status: AtomicU8,
     last_errno: AtomicI32,
@@ -73,8 +74,8 @@ impl Default for CaptureStats {
 }
 
 impl CaptureStats {
-    /// Where on the audio clock the sound stands that the device hears now. Frames of it come out of the front end
-    /// later; the position says which they are. Early by what waits in the device's buffer.
+    /// Where on the audio clock the sound stands that the device hears now. Frames of it come out of the
+    /// front end later; the position says which they are. Early by what waits in the device's buffer.
     pub fn position(&self) -> FramePos {
         let ahead = self.ahead_ns.load(Ordering::Relaxed);
         if ahead == UNKNOWN {

@@ -1,11 +1,13 @@
 //! WAV: a lenient streaming reader and a small writer.
 //!
-//! Written here rather than taken from symphonia, whose RIFF reader refuses what streaming writers produce (a RIFF
-//! length of 0, a data chunk longer than the file) and whose header arithmetic overflows on hostile channel counts.
-//! Only the shape of the samples is read; all other chunks are skipped. Nothing is allocated by the size of a chunk.
+//! Written here rather than taken from symphonia, whose RIFF reader refuses what streaming writers produce (a
+//! RIFF length of 0, a data chunk longer than the file) and whose header arithmetic overflows on hostile
+//! channel counts. Only the shape of the samples is read; all other chunks are skipped. Nothing is allocated
+//! by the size of a chunk.
 //!
-//! Lengths are taken as upper bounds: `espeak-ng --stdout`, `arecord` into a pipe and other streaming writers cannot
-//! know them when they write the header. A data chunk ends where its length says or where the file ends.
+//! Lengths are taken as upper bounds: `espeak-ng --stdout`, `arecord` into a pipe and other streaming writers
+//! cannot know them when they write the header. A data chunk ends where its length says or where the file
+//! ends.
 
 use std::io::{self, Read, Write};
 
@@ -56,7 +58,8 @@ impl<R: Read> WavDecoder<R> {
         read_exact(&mut reader, &mut riff, "its RIFF header")?;
         let riff_length = u32_at(&riff, 4);
         let mut shape = None;
-        // Where the file ends if its RIFF length is true, seen from the byte behind the head of the current chunk.
+        // Where the file ends if its RIFF length is true, seen from the byte behind the head of the current
+        // chunk.
         let mut to_end = i64::from(riff_length) - 4;
         for _ in 0..MAX_CHUNKS {
             let mut head = [0; 8];

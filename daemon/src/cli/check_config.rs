@@ -9,8 +9,8 @@ use crate::error::Failure;
 
 /// Reads the configuration as the daemon would and reports every fault at once; exit code 78 if there is any.
 ///
-/// What keys point to (password, certificates, models, programs) is looked at too, so run it as the user that the daemon
-/// runs as.
+/// What keys point to (password, certificates, models, programs) is looked at too, so run it as the user that
+/// the daemon runs as.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

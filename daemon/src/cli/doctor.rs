@@ -10,10 +10,11 @@ use serde::Serialize;
 use super::{Common, block_on, output};
 use crate::error::{Exit, Failure};
 
-/// Checks everything the daemon needs, one line each: ok, a warning (the device works without it), or a failure.
+/// Checks everything the daemon needs, one line each: ok, a warning (the device works without it), or a
+/// failure.
 ///
-/// Nothing is changed. Run it as the user that the daemon runs as, and while the daemon is stopped if the microphone
-/// cannot be shared. Exit code 0 unless something fails.
+/// Nothing is changed. Run it as the user that the daemon runs as, and while the daemon is stopped if the
+/// microphone cannot be shared. Exit code 0 unless something fails.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

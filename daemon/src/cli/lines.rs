@@ -7,7 +7,8 @@ use tokio::sync::mpsc;
 
 use crate::events::Event;
 
-/// Prints until the last sender is gone. Each line is flushed: whoever reads them acts on them. Blocks; for a thread.
+/// Prints until the last sender is gone. Each line is flushed: whoever reads them acts on them. Blocks; for a
+/// thread.
 ///
 /// # Errors
 /// When standard output is closed.

@@ -30,7 +30,8 @@ use crate::units::FramePos;
 
 /// Plays recordings through the pipeline of the daemon and prints its events, one JSON object a line.
 ///
-/// Who is verified is answered, and what is said is remembered, as by the daemon; answers are printed, not spoken.
+/// Who is verified is answered, and what is said is remembered, as by the daemon; answers are printed, not
+/// spoken.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// WAV or FLAC files, heard one after the other.
@@ -55,7 +56,8 @@ pub fn run(args: Args, common: &Common) -> Result<(), Failure> {
 /// Hears `recordings` one after the other. With `realtime` they take as long as they last.
 ///
 /// # Errors
-/// What keeps the pipeline from starting; exit 65 when a recording cannot be used (the others are heard all the same).
+/// What keeps the pipeline from starting; exit 65 when a recording cannot be used (the others are heard all
+/// the same).
 async fn listen(settings: Settings, recordings: &[PathBuf], realtime: bool) -> Result<(), Failure> {
     let mut parts = Parts::load(&settings, &Health::new(), MissingMemory::Refuse).await?;
     // A recording is a trial at a desk: answers are printed, not spoken.
@@ -152,7 +154,8 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// One recording to its end, and all of its turns; gives the detector back, with what ended the recording early.
+    /// One recording to its end, and all of its turns; gives the detector back, with what ended the recording
+    /// early.
     async fn hear(
         &mut self,
         recording: &Path,

@@ -1,5 +1,5 @@
-//! The command line: one file a subcommand. Errors go to standard error as one sentence with the way out; results to
-//! standard output, as JSON where `--json` asks for it.
+//! The command line: one file a subcommand. Errors go to standard error as one sentence with the way out;
+//! results to standard output, as JSON where `--json` asks for it.
 
 mod ask;
 mod audit;
@@ -243,7 +243,8 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
         .block_on(work)
 }
 
-/// The runtime of `run` and `listen`: the audio and model work has threads of its own, so two workers are enough.
+/// The runtime of `run` and `listen`: the audio and model work has threads of its own, so two workers are
+/// enough.
 fn pipeline_runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -271,8 +272,8 @@ async fn user_named(memory: &Memory, name: &str) -> Result<User, Failure> {
     Ok(memory.user_by_name(name).await?)
 }
 
-/// Refuses while this device has not read the shared database to its end. Somebody else may have the ids of a file
-/// there: words that are stored under such an id are refused by the database for good.
+/// Refuses while this device has not read the shared database to its end. Somebody else may have the ids of a
+/// file there: words that are stored under such an id are refused by the database for good.
 async fn shared_ids_are_known(settings: &Settings, memory: &Memory) -> Result<(), Failure> {
     let Some(postgres) = settings.postgres() else { return Ok(()) };
     if replica::is_caught_up(memory.store(), &postgres).await? {

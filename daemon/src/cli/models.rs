@@ -8,7 +8,8 @@ use crate::inference::{ModelError, ModelState, ModelStatus, ModelStore};
 pub enum Command {
     /// List every model of the manifest: what it is for, its licence, whether it is here.
     List(List),
-    /// Hash the model files and compare with the manifest; fails if one is damaged or a needed one is missing.
+    /// Hash the model files and compare with the manifest; fails if one is damaged or a needed one is
+    /// missing.
     Verify(Verify),
 }
 
@@ -21,7 +22,8 @@ pub struct List {
 
 #[derive(Debug, clap::Args)]
 pub struct Verify {
-    /// Models that must be here, by name. Without any: those that come with the program; of the others, those that are here.
+    /// Models that must be here, by name. Without any: those that come with the program; of the others, those
+    /// that are here.
     names: Vec<String>,
     /// Print the result as JSON.
     #[arg(long)]

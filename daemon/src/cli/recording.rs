@@ -1,4 +1,5 @@
-//! Recordings for enrolment and for trying a voice: heard through the very front end and voice activity of the daemon.
+//! Recordings for enrolment and for trying a voice: heard through the very front end and voice activity of
+//! the daemon.
 
 use std::path::Path;
 

@@ -22,8 +22,8 @@ Examples:
   jarvisd run                                   as systemd starts it
   jarvisd --root ~/jarvis-trial run --events    a trial in a folder of its own, with what happens on the terminal")]
 pub struct Args {
-    /// Print what happens to standard output, one JSON object a line, as `jarvisd listen` does. Words of a speaker who
-    /// is not verified yet are shown on a terminal only.
+    /// Print what happens to standard output, one JSON object a line, as `jarvisd listen` does. Words of a
+    /// speaker who is not verified yet are shown on a terminal only.
     #[arg(long)]
     events: bool,
 }

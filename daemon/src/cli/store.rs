@@ -25,9 +25,11 @@ pub enum Command {
     /// Exit code 1: something differs. 75: nothing differs so far, but not everything could be compared,
     /// because it waits to be sent or to be read.
     Check(Check),
-    /// Fetch now what other devices wrote. The daemon does so by itself. On a new card this brings everything back.
+    /// Fetch now what other devices wrote. The daemon does so by itself. On a new card this brings everything
+    /// back.
     Pull(Pull),
-    /// Send under the id of this device from now on, although another memory does: this card replaces that one.
+    /// Send under the id of this device from now on, although another memory does: this card replaces that
+    /// one.
     TakeOver(TakeOver),
     /// Go on with an empty memory where the one that there was is missing. What was held apart meanwhile
     /// is the memory then. Backups stay as they are.

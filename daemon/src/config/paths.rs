@@ -54,8 +54,9 @@ impl Paths {
     }
 }
 
-/// Models that came with this copy of the program: `share/jarvis/models` of an unpacked package, and `models` of a
-/// source tree that the program or the current folder stands in. Nothing about the machine that built it is compiled in.
+/// Models that came with this copy of the program: `share/jarvis/models` of an unpacked package, and `models`
+/// of a source tree that the program or the current folder stands in. Nothing about the machine that built it
+/// is compiled in.
 fn models_nearby() -> Vec<PathBuf> {
     let program = std::env::current_exe().and_then(std::fs::canonicalize).ok();
     let mut found = Vec::new();

@@ -1,5 +1,5 @@
-//! What one declaration of a section yields: the struct, its defaults, the checks, the reference page, and which
-//! keys a reload applies.
+//! What one declaration of a section yields: the struct, its defaults, the checks, the reference page, and
+//! which keys a reload applies.
 
 use std::path::Path;
 
@@ -114,7 +114,8 @@ pub trait Section: Sized + Default {
 
     fn keys() -> Vec<Key>;
 
-    /// Takes this section's values out of the layers; a value that is refused becomes a fault and its default.
+    /// Takes this section's values out of the layers; a value that is refused becomes a fault and its
+    /// default.
     fn take(layers: &mut Layers, faults: &mut Vec<Fault>) -> Self;
 
     /// Takes over from `new` the keys that may change while the daemon runs.
@@ -136,7 +137,8 @@ pub fn take_value<T: Value>(
     };
     let base = entry.origin.base();
     let base = base.as_deref().unwrap_or(Path::new(""));
-    // In the environment quotes are optional, so what is no value of the right type may still be meant as text.
+    // In the environment quotes are optional, so what is no value of the right type may still be meant as
+    // text.
     let read = T::read(&entry.raw, base).or_else(|sentence| match &entry.bare {
         Some(bare) => T::read(bare, base).map_err(|_| sentence),
         None => Err(sentence),

@@ -86,15 +86,15 @@ pub(crate) fn line(raw: &Raw, wanted: &str) -> Result<String, String> {
     }
 }
 
-/// Characters that a person cannot see and that make two texts look alike or turn the direction of the rest. The joiners
-/// U+200C and U+200D stay allowed: some scripts and emoji need them.
+/// Characters that a person cannot see and that make two texts look alike or turn the direction of the rest.
+/// The joiners U+200C and U+200D stay allowed: some scripts and emoji need them.
 fn invisible(c: char) -> bool {
     matches!(c, '\u{ad}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
         | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// A path; relative ones start from `base`. Where there is no file to start from (the environment) `base` is empty: a
-/// service and a shell stand in different folders, so only an absolute path means the same to both.
+/// A path; relative ones start from `base`. Where there is no file to start from (the environment) `base` is
+/// empty: a service and a shell stand in different folders, so only an absolute path means the same to both.
 pub(crate) fn path_from(text: &str, base: &Path) -> Result<PathBuf, String> {
     if text == "~" || text.starts_with("~/") {
         return Err(format!("\"{}\": ~ stands for nobody's folder here; write the whole path", quote(text)));

@@ -38,7 +38,8 @@ use sound_watch::SoundWatch;
 
 /// Periods that wait for the front end: 2 s at the usual 10 ms.
 pub const RING_PERIODS: usize = 200;
-/// Detections that wait for the turn task: more than the longest command that can be set, in pieces of 100 ms.
+/// Detections that wait for the turn task: more than the longest command that can be set, in pieces of 100
+/// ms.
 pub const HEARD_DEPTH: usize = 1024;
 /// Pieces of sound that wait for the recogniser: more than the longest command.
 pub const STT_BLOCKS: usize = 1024;
@@ -296,7 +297,8 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
     }
 }
 
-/// One daemon a data folder: two would hear the same words and count failed attempts apart. Held until the file is closed.
+/// One daemon a data folder: two would hear the same words and count failed attempts apart. Held until the
+/// file is closed.
 fn lock(settings: &Settings) -> Result<std::fs::File, Failure> {
     use std::os::unix::fs::OpenOptionsExt as _;
     let path = settings.paths.data.join("daemon.lock");

@@ -1,4 +1,5 @@
-//! `systemctl reload` (SIGHUP): reads the configuration again and applies what can change while the daemon runs.
+//! `systemctl reload` (SIGHUP): reads the configuration again and applies what can change while the daemon
+//! runs.
 
 use tokio::signal::unix::Signal;
 use tokio_util::sync::CancellationToken;

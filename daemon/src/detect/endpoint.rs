@@ -1,4 +1,5 @@
-//! Endpointing: where a command begins and ends. A state machine over decided frames, without sound or models in it.
+//! Endpointing: where a command begins and ends. A state machine over decided frames, without sound or models
+//! in it.
 //!
 //! ```text
 //!              wake word                      min_speech of speech
@@ -10,9 +11,10 @@
 //!    └── no wake word configured: min_speech of speech ──▶ Open
 //! ```
 //!
-//! Invariants: utterances do not overlap and come in order; a command is at most `max_utterance` long; every piece of sound
-//! handed out lies in the utterance that ends it; frames are looked at once, in order, except that arming looks again at
-//! those after the wake phrase, so that nothing of "hey jarvis what time is it" is lost.
+//! Invariants: utterances do not overlap and come in order; a command is at most `max_utterance` long; every
+//! piece of sound handed out lies in the utterance that ends it; frames are looked at once, in order, except
+//! that arming looks again at those after the wake phrase, so that nothing of "hey jarvis what time is it" is
+//! lost.
 
 use crate::dsp::level::{self, HighPass};
 use crate::units::{FRAME_SAMPLES, FramePos, SAMPLE_RATE_HZ};
@@ -41,16 +43,17 @@ const HYSTERESIS: f32 = 0.15;
 const GAP: u64 = 20;
 /// The wake phrase is at most this long and stands in front of the utterance: 1.5 s.
 const WAKE_LEAD: u64 = 150;
-/// Speech needed, beyond `min_speech`, when it follows the wake phrase without a gap: the phrase's own last sound, or a
-/// late verdict on it, is not a command.
+/// Speech needed, beyond `min_speech`, when it follows the wake phrase without a gap: the phrase's own last
+/// sound, or a late verdict on it, is not a command.
 const WAKE_TAIL: u64 = 16;
-/// A wake word that ends within this time of the command's start restarts it; later it is a part of what is said: 2 s.
+/// A wake word that ends within this time of the command's start restarts it; later it is a part of what is
+/// said: 2 s.
 const RESTART_WITHIN: u64 = 200;
 /// A piece of the command that is handed out holds this many frames at least: 100 ms.
 const PIECE: u64 = 10;
 
-/// A pause between wake phrase and command begins at most this long after the phrase's estimated end, which is up to
-/// 0.18 s early: 200 ms.
+/// A pause between wake phrase and command begins at most this long after the phrase's estimated end, which
+/// is up to 0.18 s early: 200 ms.
 const PAUSE_BEGINS_WITHIN: u64 = 20;
 /// It lasts longer than the closure of a stop consonant: 150 ms.
 const PAUSE: u64 = 15;
@@ -86,13 +89,14 @@ const OWN_HISS: u64 = 11;
 const SHARED_HISS: u64 = 16;
 /// Of two that run into one the first keeps this much: 90 ms.
 const OWN_OF_SHARED: u64 = 9;
-/// A frame hisses if neighbouring samples have this little in common: their correlation. Vowels have 0.8 and more.
+/// A frame hisses if neighbouring samples have this little in common: their correlation. Vowels have 0.8 and
+/// more.
 const HISS_CORRELATION: f32 = 0.4;
 /// And if it is no quieter than this against the phrase: -40 dB, as a ratio of energies.
 const HISS_ENERGY: f32 = 1e-4;
 
-/// Where a wake phrase that ends with an "s" really ended, if it was estimated to end at `end`: where its hiss ends. The
-/// estimate where there is no such hiss, or where everything hisses (noise).
+/// Where a wake phrase that ends with an "s" really ended, if it was estimated to end at `end`: where its
+/// hiss ends. The estimate where there is no such hiss, or where everything hisses (noise).
 pub(super) fn after_hiss(end: FramePos, sound: &Sound) -> FramePos {
     let frame = |pos: FramePos| sound.frame(pos).map(|(raw, _)| raw);
     let energy = |raw: &[f32; FRAME_SAMPLES]| raw.iter().map(|x| x * x).sum::<f32>();
@@ -154,7 +158,8 @@ enum State {
         wake: bool,
         run: Run,
     },
-    /// `look_after`: frames of speech until the utterance so far is handed out; `None`: it was, or is not wanted.
+    /// `look_after`: frames of speech until the utterance so far is handed out; `None`: it was, or is not
+    /// wanted.
     Open {
         start: FramePos,
         command: FramePos,

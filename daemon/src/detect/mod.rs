@@ -10,12 +10,12 @@
 //!                     └──▶ WakeChain (80 ms grids) ── scores ──▶ Trigger
 //! ```
 //!
-//! RNNoise takes many noises for speech and costs nothing here, because it has already run; Silero takes few, and costs a
-//! tenth of the wake chain. A gate that opens lets its network hear the last half second too, so that no onset is lost.
-//! Both networks hear the raw sound: on denoised sound they do worse.
+//! RNNoise takes many noises for speech and costs nothing here, because it has already run; Silero takes few,
+//! and costs a tenth of the wake chain. A gate that opens lets its network hear the last half second too, so
+//! that no onset is lost. Both networks hear the raw sound: on denoised sound they do worse.
 //!
-//! Invariants: one thread, no waiting, bounded memory; a closed gate runs no network; positions never go back within one
-//! source. The wake phrase's own verdict comes first: `Wake`, then what follows it.
+//! Invariants: one thread, no waiting, bounded memory; a closed gate runs no network; positions never go back
+//! within one source. The wake phrase's own verdict comes first: `Wake`, then what follows it.
 
 mod endpoint;
 #[cfg(test)]
@@ -42,7 +42,8 @@ use vad::Vad;
 use wake::WakeChain;
 pub use wake::WakeWord;
 
-/// Silero probability from which a frame is speech. This one and those below are measured in `docs/design/detection.md`.
+/// Silero probability from which a frame is speech. This one and those below are measured in
+/// `docs/design/detection.md`.
 const VAD_THRESHOLD: f32 = 0.5;
 /// Speech shorter than this is a noise.
 const MIN_SPEECH_MS: u32 = 160;
@@ -57,17 +58,20 @@ pub enum Detection {
         score: f32,
         pos: FramePos,
     },
-    /// Speech of a command began (after the wake word, in a follow-up window, or at any time without a wake word).
+    /// Speech of a command began (after the wake word, in a follow-up window, or at any time without a wake
+    /// word).
     SpeechStart {
         pos: FramePos,
     },
-    /// The next piece of the open command, 16 kHz mono in [-1, 1], for a streaming recogniser. `raw` and `clean` have equal lengths.
+    /// The next piece of the open command, 16 kHz mono in [-1, 1], for a streaming recogniser. `raw` and
+    /// `clean` have equal lengths.
     Speech {
         raw: Vec<f32>,
         clean: Vec<f32>,
     },
-    /// There is enough speech to tell who speaks while it goes on: the utterance so far, wake phrase included; at most once in
-    /// an utterance. `speech` is the probability per 10 ms frame of `raw`, which is as in [`Utterance`].
+    /// There is enough speech to tell who speaks while it goes on: the utterance so far, wake phrase
+    /// included; at most once in an utterance. `speech` is the probability per 10 ms frame of `raw`, which is
+    /// as in [`Utterance`].
     SoFar {
         raw: Vec<f32>,
         speech: Vec<f32>,
@@ -87,7 +91,8 @@ pub enum Detection {
     Lost {
         pos: FramePos,
     },
-    /// What was open or awaited is dropped because the device speaks or is muted. Said by whoever holds the detector.
+    /// What was open or awaited is dropped because the device speaks or is muted. Said by whoever holds the
+    /// detector.
     Dropped {
         pos: FramePos,
     },
@@ -106,7 +111,8 @@ pub struct Utterance {
     pub clean: Vec<f32>,
     /// VAD speech probability per 10 ms frame of `raw`.
     pub speech: Vec<f32>,
-    /// Sample index in `raw`/`clean` at which the words after the wake phrase begin (0 without a wake phrase).
+    /// Sample index in `raw`/`clean` at which the words after the wake phrase begin (0 without a wake
+    /// phrase).
     pub command_start: usize,
     /// Cut off at the maximum length.
     pub truncated: bool,
@@ -136,7 +142,8 @@ const WAKE_GATE_HANGOVER: u64 = 100;
 const LOOK_BACK: u64 = 50;
 /// Lost sound up to this long is heard as silence; a longer hole ends what is open: 0.5 s.
 const BRIDGED: u64 = 50;
-/// A hole from this length on takes what is open with it: what was said may be the half of it, or hours old. 1 s.
+/// A hole from this length on takes what is open with it: what was said may be the half of it, or hours old.
+/// 1 s.
 const TORN: u64 = 100;
 
 /// Finds wake words and commands in a stream of frames.
@@ -160,8 +167,8 @@ pub struct Detector {
 }
 
 impl Detector {
-    /// Loads the models that the wake words and the search for speech need. Without a wake word every stretch of speech
-    /// is a command.
+    /// Loads the models that the wake words and the search for speech need. Without a wake word every stretch
+    /// of speech is a command.
     ///
     /// # Errors
     /// [`ModelError`] for a model that is missing, damaged, or no wake word.
@@ -222,7 +229,8 @@ impl Detector {
         Ok(())
     }
 
-    /// While held (the device speaks, or is muted) nothing is detected; what was open is dropped without a word.
+    /// While held (the device speaks, or is muted) nothing is detected; what was open is dropped without a
+    /// word.
     pub fn set_held(&mut self, held: bool) {
         if held != self.held {
             self.held = held;
@@ -231,7 +239,8 @@ impl Detector {
         }
     }
 
-    /// A command may come without a wake word during the `ms` after the last frame taken; `NoSpeech` says that none came.
+    /// A command may come without a wake word during the `ms` after the last frame taken; `NoSpeech` says
+    /// that none came.
     pub fn open_follow_up(&mut self, ms: u32) {
         if ms > 0 && !self.held {
             self.endpointer.follow_up(self.sound.end(), frames_in_ms(ms) as u64);

@@ -9,8 +9,8 @@ use crate::inference::normal_name;
 section! {
     /// The wake word.
     Wake = "wake" {
-        /// What to listen for: models of `jarvisd models list` by name, `.onnx` files of openWakeWord heads by path, or
-        /// a list of both. With `"none"` every utterance is taken as a command.
+        /// What to listen for: models of `jarvisd models list` by name, `.onnx` files of openWakeWord heads
+        /// by path, or a list of both. With `"none"` every utterance is taken as a command.
         model: WakeModels = WakeModels::default(), Rule::any();
         /// Score from which a wake word counts as said. Lower wakes more easily, also by mistake.
         threshold: f32 = 0.5, Rule::between(0.01, 0.99);

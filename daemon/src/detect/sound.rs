@@ -78,7 +78,8 @@ impl Sound {
         at.and_then(|at| self.speech.get(at)).copied().unwrap_or(0.0)
     }
 
-    /// Raw and denoised samples of the frames from `from` up to but not including `to`, as far as they are kept.
+    /// Raw and denoised samples of the frames from `from` up to but not including `to`, as far as they are
+    /// kept.
     pub(super) fn samples(&self, from: FramePos, to: FramePos) -> (&[f32], &[f32]) {
         let range = self.index(from) * FRAME_SAMPLES..self.index(to) * FRAME_SAMPLES;
         (self.raw.get(range.clone()).unwrap_or_default(), self.clean.get(range).unwrap_or_default())

@@ -1,4 +1,5 @@
-//! The detector with its real models: silence costs nothing, speech is found where it is, the wake word is cut off.
+//! The detector with its real models: silence costs nothing, speech is found where it is, the wake word is
+//! cut off.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

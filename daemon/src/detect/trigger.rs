@@ -1,8 +1,9 @@
 //! When scores count as one spoken wake word, and where the word ended.
 //!
-//! Scores come every 20 ms, from grids in turn. A word gives scores at its threshold for 0.1 to 0.6 s, on some grids more
-//! than on others; a chance match gives a single one. So two within [`WINDOW`] are asked for. The end of the word is told
-//! by the first faint response: its distance to the true end varies less (5–95 %: 0.11 s) than that of any later mark.
+//! Scores come every 20 ms, from grids in turn. A word gives scores at its threshold for 0.1 to 0.6 s, on
+//! some grids more than on others; a chance match gives a single one. So two within [`WINDOW`] are asked for.
+//! The end of the word is told by the first faint response: its distance to the true end varies less (5–95 %:
+//! 0.11 s) than that of any later mark.
 
 use crate::units::FramePos;
 
@@ -12,8 +13,8 @@ const WINDOW: u64 = 16;
 const FAINT: f32 = 0.01;
 /// A pause in the faint scores that makes what follows a new response: 80 ms.
 const FAINT_GAP: u64 = 8;
-/// The word ended this long before the first faint score: 50 ms. Measured so that the cut falls 0.1 s early to 0.08 s
-/// late; a trace of the word's last sound harms less than the loss of the command's first.
+/// The word ended this long before the first faint score: 50 ms. Measured so that the cut falls 0.1 s early
+/// to 0.08 s late; a trace of the word's last sound harms less than the loss of the command's first.
 const WORD_END_BEFORE: u64 = 5;
 /// The verdict comes at most this long after the word's end: 0.6 s.
 const LATEST: u64 = 60;

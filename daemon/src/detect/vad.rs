@@ -1,7 +1,7 @@
 //! Voice activity: Silero in tract, a probability per 10 ms frame.
 //!
-//! The network takes 32 ms (512 samples) at a time, a frame is 10 ms, so a frame gets the probability of the chunk that
-//! holds its middle: of 16 frames and 5 chunks, chunks decide 3, 3, 4, 3 and 3 frames.
+//! The network takes 32 ms (512 samples) at a time, a frame is 10 ms, so a frame gets the probability of the
+//! chunk that holds its middle: of 16 frames and 5 chunks, chunks decide 3, 3, 4, 3 and 3 frames.
 
 use crate::inference::{Buffer, Input, InputFact, ModelError, ModelStore, Role, Session};
 use crate::units::FRAME_SAMPLES;
@@ -66,7 +66,8 @@ impl Vad {
         self.session.runs()
     }
 
-    /// Takes the next frame. Every third or fourth call decides the oldest undecided frames, so that at most four are open.
+    /// Takes the next frame. Every third or fourth call decides the oldest undecided frames, so that at most
+    /// four are open.
     pub fn push(&mut self, frame: &[f32; FRAME_SAMPLES]) -> Result<Option<Decided>, ModelError> {
         let mut rest = frame.as_slice();
         let mut decided = None;
@@ -115,8 +116,8 @@ impl Vad {
         Ok(Decided { frames: usize::try_from(frames).unwrap_or(0), probability })
     }
 
-    /// The speech probability of each 10 ms frame of a recording (the last frame may be a part of one). For use off line:
-    /// the detector starts afresh before and after.
+    /// The speech probability of each 10 ms frame of a recording (the last frame may be a part of one). For
+    /// use off line: the detector starts afresh before and after.
     pub fn speech_of(&mut self, samples: &[f32]) -> Result<Vec<f32>, ModelError> {
         self.reset();
         let wanted = samples.len().div_ceil(FRAME_SAMPLES);

@@ -6,8 +6,8 @@
 //!                                   score of each word ◀── head [1,16,96] ◀── the last 16 of them (1.28 s + 0.76 s) ◀─┘
 //! ```
 //!
-//! A score depends on where the word falls on the 80 ms grid, so the chain can run on several grids at once, each shifted
-//! by 80 ms / [`PHASES`]; `docs/design/detection.md` has the measurement behind the number.
+//! A score depends on where the word falls on the 80 ms grid, so the chain can run on several grids at once,
+//! each shifted by 80 ms / [`PHASES`]; `docs/design/detection.md` has the measurement behind the number.
 
 use std::path::Path;
 
@@ -66,8 +66,8 @@ struct Grid {
     embeddings: Vec<f32>,
 }
 
-/// A head is often a file of the owner's own. One that fails on some sound gives no score for it and is told once; the
-/// device goes on listening with the others.
+/// A head is often a file of the owner's own. One that fails on some sound gives no score for it and is told
+/// once; the device goes on listening with the others.
 #[derive(Debug)]
 struct Head {
     session: Session,
@@ -165,8 +165,8 @@ impl WakeChain {
         }
     }
 
-    /// Lets grid 0 hear a quiet room and keeps the result as the state that a fresh chain starts from: a head has never
-    /// seen embeddings of nothing.
+    /// Lets grid 0 hear a quiet room and keeps the result as the state that a fresh chain starts from: a head
+    /// has never seen embeddings of nothing.
     fn prime(&mut self) -> Result<(), ModelError> {
         let mut noise = Noise(1);
         for _ in 0..PRIMING_STEPS * STEP_FRAMES * self.phases {
@@ -197,7 +197,8 @@ impl WakeChain {
         self.embedding.runs()
     }
 
-    /// Takes the next frame ([-1, 1]) and gives, every 80 ms / phases, the score of each word for the sound up to here.
+    /// Takes the next frame ([-1, 1]) and gives, every 80 ms / phases, the score of each word for the sound
+    /// up to here.
     pub fn push(&mut self, frame: &[f32; FRAME_SAMPLES]) -> Result<Option<&[f32]>, ModelError> {
         let room = self.samples.get_mut(self.filled..self.filled + FRAME_SAMPLES).unwrap_or_default();
         for (to, from) in room.iter_mut().zip(frame) {

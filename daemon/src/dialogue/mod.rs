@@ -5,8 +5,9 @@
 //!           (continue, new, id)    (this person's only)    (builtin)    (one commit)            (after the commit)
 //! ```
 //!
-//! A responder proposes; it never writes. What it wants done (a new conversation, something forgotten) is in its
-//! [`Reply`] and happens in the transaction that stores the turn, so an answer that was given is an answer that is true.
+//! A responder proposes; it never writes. What it wants done (a new conversation, something forgotten) is in
+//! its [`Reply`] and happens in the transaction that stores the turn, so an answer that was given is an
+//! answer that is true.
 
 pub mod builtin;
 mod context;
@@ -39,8 +40,8 @@ pub const NOBODY_IS_KNOWN: &str =
 /// Which conversation a turn belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Select {
-    /// The person's latest on this device, if it is recent enough (`dialogue.continue_conversation_min`); else a new
-    /// one.
+    /// The person's latest on this device, if it is recent enough (`dialogue.continue_conversation_min`);
+    /// else a new one.
     #[default]
     Continue,
     New,
@@ -158,8 +159,9 @@ impl Dialogue {
         &self.memory
     }
 
-    /// Answers `text` of `user` and returns once the turn is on the disk. A database that turns out to be damaged meanwhile
-    /// is repaired first; the answer that was found by then is stored, and nobody is asked for another.
+    /// Answers `text` of `user` and returns once the turn is on the disk. A database that turns out to be
+    /// damaged meanwhile is repaired first; the answer that was found by then is stored, and nobody is asked
+    /// for another.
     pub async fn turn(
         &self,
         user: &User,
@@ -265,7 +267,8 @@ impl Dialogue {
             which: &reply.which,
         };
         let appended = self.memory.append_turn_with(user.id, target, &turn, &acts).await;
-        // Another process deleted the conversation in the meantime: nobody asked for that one by name, so start anew.
+        // Another process deleted the conversation in the meantime: nobody asked for that one by name, so
+        // start anew.
         if *select == Select::Continue
             && matches!(appended, Err(MemoryError::NotFound { what: "conversation", .. }))
         {

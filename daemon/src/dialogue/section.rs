@@ -7,7 +7,8 @@ use crate::config::{Raw, Value, line, quote, section, toml_text};
 section! {
     /// Conversations.
     Dialogue = "dialogue" {
-        /// How long after an answer a command needs no wake word; 0 switches it off. Voices are verified all the same.
+        /// How long after an answer a command needs no wake word; 0 switches it off. Voices are verified all
+        /// the same.
         follow_up_s: u32 = 0, Rule::between(0, 60).live();
         /// Silence after which a new conversation is begun instead of continuing the last.
         continue_conversation_min: u32 = 240, Rule::between(1, 10_080);
@@ -19,8 +20,8 @@ section! {
     Speech = "speech" {
         /// Speak the answers.
         enabled: bool = true, Rule::any().live();
-        /// Program that turns text into speech: it reads the text from standard input, or gets it in place of `{text}` in
-        /// an argument, and writes WAV to standard output.
+        /// Program that turns text into speech: it reads the text from standard input, or gets it in place of
+        /// `{text}` in an argument, and writes WAV to standard output.
         command: CommandLine = CommandLine::default(), Rule::any()
             .default_is("`espeak-ng` or `flite`, whichever is installed");
         /// How long the program may take for one answer.
@@ -33,7 +34,8 @@ section! {
 pub struct CommandLine(pub Vec<String>);
 
 impl CommandLine {
-    /// What is spoken is partly what people said: it must not choose the program, nor be read as commands by a shell.
+    /// What is spoken is partly what people said: it must not choose the program, nor be read as commands by
+    /// a shell.
     fn checked(self) -> Result<Self, String> {
         const SHELLS: [&str; 6] = ["sh", "bash", "dash", "zsh", "ksh", "fish"];
         let Some((program, arguments)) = self.0.split_first() else { return Ok(self) };

@@ -1,12 +1,13 @@
 //! The answer as sound: any command that turns text into a WAV (or FLAC) file.
 //!
-//! The command gets the text on standard input and writes the WAV file to standard output. Both, and standard error,
-//! are files in memory rather than pipes: `flite` writes its header last and needs to seek, and nothing can block because
-//! somebody does not read. What the command writes is bounded by looking at it, and by a resource limit between two looks.
+//! The command gets the text on standard input and writes the WAV file to standard output. Both, and standard
+//! error, are files in memory rather than pipes: `flite` writes its header last and needs to seek, and
+//! nothing can block because somebody does not read. What the command writes is bounded by looking at it, and
+//! by a resource limit between two looks.
 //!
-//! An argument may hold `{text}` for a command that reads no standard input; such text shows in the process list of the
-//! device while it is spoken. Text is never an option: control characters are taken out, and an argument that would
-//! begin with a dash because of the text gets a space before it.
+//! An argument may hold `{text}` for a command that reads no standard input; such text shows in the process
+//! list of the device while it is spoken. Text is never an option: control characters are taken out, and an
+//! argument that would begin with a dash because of the text gets a space before it.
 //!
 //! The command is killed, with everything it started, when the time is up and when the future is dropped.
 
@@ -34,7 +35,8 @@ const PLACEHOLDER: &str = "{text}";
 const MAX_BYTES: u64 = 24 * 1024 * 1024;
 /// Most that a command may say on standard error.
 const MAX_COMPLAINT_BYTES: u64 = 1024 * 1024;
-/// Hard limit of any file the command makes. `espeak-ng` links PulseAudio's client, whose shared memory has 64 MB.
+/// Hard limit of any file the command makes. `espeak-ng` links PulseAudio's client, whose shared memory has
+/// 64 MB.
 const MAX_FILE_BYTES: u64 = 96 * 1024 * 1024;
 /// Longest sound that is played; [`MAX_TEXT_CHARS`] take about half of it.
 const MAX_SOUND_S: u32 = 600;
@@ -89,7 +91,8 @@ pub struct Speech {
 }
 
 impl Speech {
-    /// Looks the command up. One that is missing is no error: answers are text only then, see [`Speech::silent`].
+    /// Looks the command up. One that is missing is no error: answers are text only then, see
+    /// [`Speech::silent`].
     pub fn new(settings: &section::Speech) -> Self {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let command = choose(settings, &path);
@@ -101,8 +104,8 @@ impl Speech {
         self.command.as_ref().err().map(String::as_str)
     }
 
-    /// Turns `text` into mono sound in [-1, 1] at the rate of the command's choice. Cancel safe: dropping the future
-    /// kills the command.
+    /// Turns `text` into mono sound in [-1, 1] at the rate of the command's choice. Cancel safe: dropping the
+    /// future kills the command.
     pub async fn render(&self, text: &str) -> Result<Rendered, SpeechError> {
         let command = self.command.as_ref().map_err(|why| SpeechError::Silent(why.clone()))?;
         let text = speakable(text).ok_or(SpeechError::NoText)?;
@@ -263,8 +266,9 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // The leader has usually ended and been reaped by now. Its number stays taken while the group has members; without
-        // members the call finds nothing, unless the number was given out anew within this very moment.
+        // The leader has usually ended and been reaped by now. Its number stays taken while the group has
+        // members; without members the call finds nothing, unless the number was given out anew within this
+        // very moment.
         if let Some(pid) = self.0 {
             let _ = rustix::process::kill_process_group(pid, Signal::KILL);
         }

@@ -1,9 +1,10 @@
 //! How loud sound is to an ear: levels are measured behind a high-pass filter, never on the raw signal.
 //!
-//! A cheap sound card adds a constant (DC offset), a bad cable the hum of the mains at 50 or 60 Hz. Neither hides a voice
-//! from a person or from the models, and both drown it in a plain mean power. The filter is a Butterworth high-pass of
-//! order 8 at 100 Hz: -48 dB at 50 Hz, -35 dB at 60 Hz, -3 dB at 100 Hz, flat from 130 Hz on. A voice has nearly all of its
-//! power above that. What is recognised is not filtered; this is for the numbers only.
+//! A cheap sound card adds a constant (DC offset), a bad cable the hum of the mains at 50 or 60 Hz. Neither
+//! hides a voice from a person or from the models, and both drown it in a plain mean power. The filter is a
+//! Butterworth high-pass of order 8 at 100 Hz: -48 dB at 50 Hz, -35 dB at 60 Hz, -3 dB at 100 Hz, flat from
+//! 130 Hz on. A voice has nearly all of its power above that. What is recognised is not filtered; this is for
+//! the numbers only.
 
 use std::f64::consts::{PI, TAU};
 
@@ -12,7 +13,8 @@ use crate::units::SAMPLE_RATE_HZ;
 const CUT_OFF_HZ: f64 = 100.0;
 /// Quality of each second-order section of a Butterworth filter of order 8: 1 / (2·cos((2k + 1)·π / 16)).
 const QUALITIES: [f64; 4] = [0.509_796, 0.601_345, 0.899_976, 2.562_915];
-/// The sound whose mean is taken for the constant that was there before the first sample: whole periods of 50 and 60 Hz.
+/// The sound whose mean is taken for the constant that was there before the first sample: whole periods of 50
+/// and 60 Hz.
 const SETTLES_IN_MS: u32 = 100;
 
 /// One second-order section, transposed direct form II.
@@ -24,7 +26,8 @@ struct Section {
 }
 
 impl Section {
-    /// High-pass of the "Cookbook formulae for audio equalizer biquad filter coefficients" (R. Bristow-Johnson).
+    /// High-pass of the "Cookbook formulae for audio equalizer biquad filter coefficients" (R.
+    /// Bristow-Johnson).
     fn new(rate_hz: u32, quality: f64) -> Self {
         let w = TAU * CUT_OFF_HZ / f64::from(rate_hz.max(1_000));
         let (sin, cos) = w.sin_cos();

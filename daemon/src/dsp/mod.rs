@@ -1,4 +1,5 @@
-//! The front end: periods at any rate in, 10 ms frames of 16 kHz mono sound out, raw and denoised side by side.
+//! The front end: periods at any rate in, 10 ms frames of 16 kHz mono sound out, raw and denoised side by
+//! side.
 //!
 //! ```text
 //!                    ┌────────────────────(16 kHz source)─────────────────┐
@@ -6,9 +7,9 @@
 //!             (rubato)    └──▶ RNNoise, 480 samples ──▶ 48 → 16 kHz ────────▶ clean ┴─▶ Frame
 //! ```
 //!
-//! Every step keeps its output on the time line of its input: the delay of each filter is cut off its start. So sample
-//! `n` of `raw` and of `clean` are the same instant, `FramePos` is true source time, and what the steps cost is
-//! look-ahead, i.e. how much later than its end a frame comes out.
+//! Every step keeps its output on the time line of its input: the delay of each filter is cut off its start.
+//! So sample `n` of `raw` and of `clean` are the same instant, `FramePos` is true source time, and what the
+//! steps cost is look-ahead, i.e. how much later than its end a frame comes out.
 //!
 //! | step | look-ahead | CPU a second of sound (one x86-64 core) |
 //! |---|---|---|
@@ -17,10 +18,11 @@
 //! | 48 → 16 kHz, raw and clean | 5 ms filter + 10 ms block | 0.4 to 0.6 ms each |
 //! | whole | 20 ms at 48 kHz, 30 ms at the other usual rates | 6 ms, whatever is heard |
 //!
-//! The filters are rubato's FFT resampler with blocks of 10 ms and a squared Hann window. Measured (`measure_filters` in
-//! the tests prints the table): flat to 7.4 kHz, -0.9 dB at 7.6 kHz, nothing above 8.05 kHz (below -70 dB; -140 dB from
-//! 8.2 kHz). rubato's default window, Blackman-Harris squared, has lost 2 dB at 7.2 kHz and 10 dB at 7.4 kHz with blocks
-//! of this length, and speaker models look up to 7.6 kHz; blocks of 20 ms would keep that too, but cost 10 ms more.
+//! The filters are rubato's FFT resampler with blocks of 10 ms and a squared Hann window. Measured
+//! (`measure_filters` in the tests prints the table): flat to 7.4 kHz, -0.9 dB at 7.6 kHz, nothing above 8.05
+//! kHz (below -70 dB; -140 dB from 8.2 kHz). rubato's default window, Blackman-Harris squared, has lost 2 dB
+//! at 7.2 kHz and 10 dB at 7.4 kHz with blocks of this length, and speaker models look up to 7.6 kHz; blocks
+//! of 20 ms would keep that too, but cost 10 ms more.
 
 mod denoise;
 pub mod level;
@@ -35,13 +37,13 @@ use crate::units::{FRAME_SAMPLES, FRAMES_PER_S, FramePos, SAMPLE_RATE_HZ};
 use crate::audio::resample::{ResampleError, Resampler};
 pub use denoise::{DENOISE_FRAME, Denoiser};
 
-/// How long after its end a frame comes out when the source has 48 kHz: 10 ms in RNNoise, 5 ms in the filter to 16 kHz,
-/// rounded up to whole frames.
+/// How long after its end a frame comes out when the source has 48 kHz: 10 ms in RNNoise, 5 ms in the filter
+/// to 16 kHz, rounded up to whole frames.
 pub const LOOK_AHEAD_48K_MS: u32 = 20;
 /// The same at the other usual rates (8, 16, 32, 44.1, 96 kHz …): 5 ms more in the filter to 48 kHz.
 pub const LOOK_AHEAD_MS: u32 = 30;
-/// The same at any rate from 8 kHz: the blocks of unusual rates (11.025, 22.05 kHz) and the interpolator for odd ones are
-/// longer.
+/// The same at any rate from 8 kHz: the blocks of unusual rates (11.025, 22.05 kHz) and the interpolator for
+/// odd ones are longer.
 pub const LOOK_AHEAD_MAX_MS: u32 = 50;
 
 /// Rate at which RNNoise works, in Hz.
@@ -78,7 +80,8 @@ pub enum DspError {
 #[derive(Debug)]
 pub struct FrontEnd {
     chain: Option<Chain>,
-    /// Source time at which the running stretch of uninterrupted sound began, in ns. Never later than its first sample.
+    /// Source time at which the running stretch of uninterrupted sound began, in ns. Never later than its
+    /// first sample.
     origin_ns: u128,
     /// Position of the next frame.
     next: FramePos,
@@ -98,9 +101,9 @@ impl FrontEnd {
 
     /// Takes a period and emits the frames that it completes.
     ///
-    /// Where sound was lost, what came before is emitted to its end (the rest of its last frame is silence), all
-    /// filters start afresh, and the next frame is marked and stands at its true time. It begins on the next frame
-    /// boundary, so up to 10 ms after a gap are left out.
+    /// Where sound was lost, what came before is emitted to its end (the rest of its last frame is silence),
+    /// all filters start afresh, and the next frame is marked and stands at its true time. It begins on the
+    /// next frame boundary, so up to 10 ms after a gap are left out.
     ///
     /// # Errors
     /// Only after a fault in this program.
@@ -131,8 +134,8 @@ impl FrontEnd {
         Ok(())
     }
 
-    /// Emits what is still inside, to the end of the sound. Afterwards the front end is ready for more: what comes next
-    /// is taken to follow without a gap, but through fresh filters.
+    /// Emits what is still inside, to the end of the sound. Afterwards the front end is ready for more: what
+    /// comes next is taken to follow without a gap, but through fresh filters.
     ///
     /// # Errors
     /// Only after a fault in this program.

@@ -9,7 +9,8 @@ fn tone(hz: f64, rate_hz: u32, seconds: f64) -> Vec<f32> {
         .collect()
 }
 
-/// A burst of 1 kHz under a Gaussian bell of 2 ms, centred at `at_s`: band-limited, so its place is exact at any rate.
+/// A burst of 1 kHz under a Gaussian bell of 2 ms, centred at `at_s`: band-limited, so its place is exact at
+/// any rate.
 fn burst(at_s: f64, rate_hz: u32, seconds: f64) -> Vec<f32> {
     let n = (f64::from(rate_hz) * seconds) as usize;
     (0..n)
@@ -80,8 +81,8 @@ fn sound_stands_at_its_true_time_at_every_rate() {
         let frames = run(&periods(&burst(0.5037, rate_hz, 1.0), rate_hz));
         assert_eq!(frames.len(), 100, "{rate_hz} Hz");
         let off = lag(&expected, &raw(&frames), 100);
-        // An FFT block with an odd number of samples is centred between two of them, and rubato gives the delay of its
-        // interpolator in whole samples of 48 kHz.
+        // An FFT block with an odd number of samples is centred between two of them, and rubato gives the
+        // delay of its interpolator in whole samples of 48 kHz.
         let half_a_source_sample = 0.55 * 16_000.0 / f64::from(rate_hz);
         assert!(
             off.abs() < half_a_source_sample.max(0.35),
@@ -107,7 +108,8 @@ fn raw_and_clean_are_the_same_instant() {
 
 #[test]
 fn raw_and_clean_are_equal_sample_by_sample_where_rnnoise_does_nothing() {
-    // Below its threshold of silence RNNoise leaves the sound as it is, but for its high-pass filter at 50 Hz.
+    // Below its threshold of silence RNNoise leaves the sound as it is, but for its high-pass filter at 50
+    // Hz.
     for rate_hz in [16_000, 44_100, 48_000] {
         let quiet: Vec<f32> = burst(0.5037, rate_hz, 1.0).iter().map(|s| s * 1e-6).collect();
         let frames = run(&periods(&quiet, rate_hz));

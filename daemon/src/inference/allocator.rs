@@ -1,6 +1,7 @@
-//! Memory that models leave behind. A model is read, parsed and rewritten several times before it is a plan, and a turn
-//! fills buffers for some hundred milliseconds. What that took is free afterwards, but glibc keeps it in its arenas for a
-//! later that never comes (models are loaded once) or comes after hours. What it saves is in `docs/design/performance.md`.
+//! Memory that models leave behind. A model is read, parsed and rewritten several times before it is a plan,
+//! and a turn fills buffers for some hundred milliseconds. What that took is free afterwards, but glibc keeps
+//! it in its arenas for a later that never comes (models are loaded once) or comes after hours. What it saves
+//! is in `docs/design/performance.md`.
 
 use std::fs;
 
@@ -11,8 +12,8 @@ pub struct Resident {
     pub after_kb: u64,
 }
 
-/// Gives back to the system what the allocator keeps but nobody uses. Takes some milliseconds; does nothing with another
-/// C library than glibc. `None` where `/proc` does not say how much memory is resident.
+/// Gives back to the system what the allocator keeps but nobody uses. Takes some milliseconds; does nothing
+/// with another C library than glibc. `None` where `/proc` does not say how much memory is resident.
 pub fn give_back() -> Option<Resident> {
     let before_kb = resident_kb();
     trim();
@@ -22,8 +23,8 @@ pub fn give_back() -> Option<Resident> {
 #[cfg(target_env = "gnu")]
 fn trim() {
     #[expect(unsafe_code, reason = "no crate of ours wraps malloc_trim")]
-    // SAFETY: any thread may call it at any time; it takes the locks of the arenas and touches only free memory. Whether
-    // something was given back is of no interest.
+    // SAFETY: any thread may call it at any time; it takes the locks of the arenas and touches only free
+    // memory. Whether something was given back is of no interest.
     unsafe {
         libc::malloc_trim(0);
     }

@@ -6,10 +6,10 @@
 //!                              └──▶ status: models list └──▶ sentence with the command that fixes it         └──▶ Session
 //! ```
 //!
-//! Invariants: the bytes that are parsed are the bytes that were hashed; a [`Plan`] is immutable and shared between
-//! threads; what changes from run to run lives in a [`Session`] of one user. A symbolic axis makes tract several times
-//! slower, so every plan is made for one exact shape. tract panics on graphs that no exporter writes, so nothing of it runs
-//! outside [`guarded`].
+//! Invariants: the bytes that are parsed are the bytes that were hashed; a [`Plan`] is immutable and shared
+//! between threads; what changes from run to run lives in a [`Session`] of one user. A symbolic axis makes
+//! tract several times slower, so every plan is made for one exact shape. tract panics on graphs that no
+//! exporter writes, so nothing of it runs outside [`guarded`].
 
 pub mod allocator;
 #[cfg(any(test, fuzzing))]

@@ -1,4 +1,5 @@
-//! Reader of NumPy `.npy` files with little-endian f32 in row-major order: the reference vectors of the models.
+//! Reader of NumPy `.npy` files with little-endian f32 in row-major order: the reference vectors of the
+//! models.
 
 use std::path::Path;
 

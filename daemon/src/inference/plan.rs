@@ -1,4 +1,5 @@
-//! A thin layer over tract: [`Plan`] (immutable, shared), [`Session`] (one user's run state), values in and out.
+//! A thin layer over tract: [`Plan`] (immutable, shared), [`Session`] (one user's run state), values in and
+//! out.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -72,16 +73,16 @@ impl fmt::Debug for Plan {
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 impl Plan {
-    /// Parses and optimises an ONNX model. `path` names it in errors; nothing is read from the disk here, so a model
-    /// cannot make tract open other files (external tensors).
+    /// Parses and optimises an ONNX model. `path` names it in errors; nothing is read from the disk here, so
+    /// a model cannot make tract open other files (external tensors).
     pub(super) fn from_bytes(
         name: &str,
         path: &Path,
         bytes: &[u8],
         inputs: &[(usize, InputFact)],
     ) -> Result<Self, ModelError> {
-        // tract indexes maps with names taken from the file and panics on graphs that no exporter writes; a wake word
-        // that the owner dropped in must give an error instead. Nothing of the attempt outlives it.
+        // tract indexes maps with names taken from the file and panics on graphs that no exporter writes; a
+        // wake word that the owner dropped in must give an error instead. Nothing of the attempt outlives it.
         guarded(|| Self::build(name, path, bytes, inputs))
             .unwrap_or_else(|caught| Err(ModelError::Parse { path: path.into(), source: caught.into() }))
     }
@@ -192,7 +193,8 @@ impl Plan {
     }
 }
 
-/// Whether an input declared as `own` takes `wanted`: element types and every dimension that is a number are equal.
+/// Whether an input declared as `own` takes `wanted`: element types and every dimension that is a number are
+/// equal.
 fn admits(own: &InferenceFact, wanted: &InputFact) -> bool {
     let element = own.datum_type.concretize().is_none_or(|t| t == wanted.element.datum());
     let rank = own.shape.rank().concretize().is_none_or(|r| usize::try_from(r) == Ok(wanted.shape.len()));
@@ -213,7 +215,8 @@ fn name_nodes_apart(model: &mut InferenceModel) {
 
 /// Makes f32 constants of large f16 weights once.
 ///
-/// tract folds a cast of a constant only while the result stays under 4 MiB; a larger one would be cast in every run.
+/// tract folds a cast of a constant only while the result stays under 4 MiB; a larger one would be cast in
+/// every run.
 pub(crate) fn fold_large_casts(model: &mut TypedModel) -> TractResult<()> {
     /// Elements; anything up to 4 MiB of f32 is folded by tract itself.
     const FOLDED_BY_TRACT: usize = 1 << 20;
@@ -250,8 +253,8 @@ pub enum Input<'a> {
     Buffer(&'a Buffer),
 }
 
-/// A tensor that outlives a run: filled in place by its owner, or taken from another model's outputs. Passing it to a
-/// model copies nothing.
+/// A tensor that outlives a run: filled in place by its owner, or taken from another model's outputs. Passing
+/// it to a model copies nothing.
 #[derive(Debug, Clone)]
 pub struct Buffer(Arc<Tensor>);
 
@@ -306,7 +309,8 @@ impl Session {
         self.runs
     }
 
-    /// Runs the model. `inputs` are in the model's order and hold exactly as many values as the plan's shapes.
+    /// Runs the model. `inputs` are in the model's order and hold exactly as many values as the plan's
+    /// shapes.
     pub fn run(&mut self, inputs: &[Input<'_>]) -> Result<Outputs, ModelError> {
         if inputs.len() != self.plan.inputs.len() {
             return Err(self.size_error(inputs.len(), self.plan.inputs.len(), inputs.len()));

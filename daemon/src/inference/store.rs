@@ -54,8 +54,9 @@ pub struct ModelStatus {
 }
 
 impl ModelStore {
-    /// Reads the first manifest found in `dirs`. Files are looked for in all of `dirs`, in order, when they are used. A folder
-    /// that may not be looked into (another user's) is passed over as long as another has a manifest.
+    /// Reads the first manifest found in `dirs`. Files are looked for in all of `dirs`, in order, when they
+    /// are used. A folder that may not be looked into (another user's) is passed over as long as another has
+    /// a manifest.
     pub fn open(dirs: &[PathBuf]) -> Result<Self, ModelError> {
         let mut closed = None;
         for dir in dirs {
@@ -109,16 +110,16 @@ impl ModelStore {
         Ok(self.read_checked(self.known(name)?)?.1)
     }
 
-    /// A plan of model `name` for exactly the input shapes `inputs` (input index, shape); inputs not named keep the
-    /// shapes that the model declares, which must then be concrete.
+    /// A plan of model `name` for exactly the input shapes `inputs` (input index, shape); inputs not named
+    /// keep the shapes that the model declares, which must then be concrete.
     pub fn load(&self, name: &str, inputs: &[(usize, InputFact)]) -> Result<Plan, ModelError> {
         let entry = self.known(name)?;
         let (path, bytes) = self.read_checked(entry)?;
         Plan::from_bytes(&entry.name, &path, &bytes, inputs)
     }
 
-    /// A plan of a model that is not in the manifest: a file that the owner dropped in. Its hash is not known, so the
-    /// log names the file and the hash that was found.
+    /// A plan of a model that is not in the manifest: a file that the owner dropped in. Its hash is not
+    /// known, so the log names the file and the hash that was found.
     pub fn load_path(&self, path: &Path, inputs: &[(usize, InputFact)]) -> Result<Plan, ModelError> {
         let bytes = read_capped(path)?;
         log::info!(
@@ -213,7 +214,8 @@ impl ModelStore {
     }
 }
 
-/// The folder among `dirs` that fetched models belong in; `None` where the default of `scripts/fetch-models.sh` will do.
+/// The folder among `dirs` that fetched models belong in; `None` where the default of
+/// `scripts/fetch-models.sh` will do.
 pub fn install_dir(dirs: &[PathBuf]) -> Option<&Path> {
     dirs.iter().map(PathBuf::as_path).find(|dir| is_installed(dir))
 }

@@ -154,7 +154,8 @@ fn a_value_that_is_not_a_number_is_refused() {
     assert!(matches!(outputs.f32(1), Err(ModelError::NotFinite { .. })));
 }
 
-/// Runs every reference vector of `reference` through model `name` and returns the largest absolute error of output 0.
+/// Runs every reference vector of `reference` through model `name` and returns the largest absolute error of
+/// output 0.
 fn compare(store: &ModelStore, name: &str, reference: &str, input: &str, output: &str) -> f32 {
     let mut worst = 0.0_f32;
     for n in 0.. {

@@ -114,8 +114,8 @@ impl Memory {
         }
     }
 
-    /// Newest first, of one person or (for whoever runs the device) of all; `before` is the cursor of the last row of the
-    /// page before.
+    /// Newest first, of one person or (for whoever runs the device) of all; `before` is the cursor of the
+    /// last row of the page before.
     pub async fn list_audit(
         &self,
         user: Option<UserId>,

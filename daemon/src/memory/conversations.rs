@@ -139,10 +139,11 @@ impl Memory {
         Err(MemoryError::OtherHome { conversation: id, device })
     }
 
-    /// The latest conversation of `user` on this device, if its last turn is at most `within_ms` before `now`.
+    /// The latest conversation of `user` on this device, if its last turn is at most `within_ms` before
+    /// `now`.
     ///
-    /// Within one boot the monotonic clock decides; across boots the wall clock, if it was synced both times. When
-    /// nobody can know how long it was, the conversation continues: a restart must not cut it.
+    /// Within one boot the monotonic clock decides; across boots the wall clock, if it was synced both times.
+    /// When nobody can know how long it was, the conversation continues: a restart must not cut it.
     pub async fn current_conversation(
         &self,
         user: UserId,

@@ -1,5 +1,5 @@
-//! Conversations that come back from an export. The text is somebody's file: everything in it is checked, and either all
-//! of it is stored or nothing.
+//! Conversations that come back from an export. The text is somebody's file: everything in it is checked, and
+//! either all of it is stored or nothing.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -163,9 +163,10 @@ crate::store::sql::statements! {
 pub type Link = (MessageId, MessageId);
 
 impl Memory {
-    /// Stores the conversations of an export (one, a list of them, or that of a person) as `user`'s, with their ids where
-    /// these are free and with new ones where not (they were deleted here, or are somebody else's). Conversations that
-    /// `user` has already are left as they are. They can be gone on with on this device.
+    /// Stores the conversations of an export (one, a list of them, or that of a person) as `user`'s, with
+    /// their ids where these are free and with new ones where not (they were deleted here, or are somebody
+    /// else's). Conversations that `user` has already are left as they are. They can be gone on with on this
+    /// device.
     ///
     /// # Errors
     /// `Unreadable`, `InvalidSession`, `TooLong` for what cannot be stored; then nothing is.
@@ -174,8 +175,8 @@ impl Memory {
         self.import_all(user, conversations).await.map(|(done, _)| done)
     }
 
-    /// As [`Memory::import_conversations`], of one conversation; with what its answers were made from in other conversations,
-    /// for [`Memory::link_sources`] once these are there as well.
+    /// As [`Memory::import_conversations`], of one conversation; with what its answers were made from in
+    /// other conversations, for [`Memory::link_sources`] once these are there as well.
     ///
     /// # Errors
     /// As there.
@@ -185,7 +186,8 @@ impl Memory {
         self.import_all(user, vec![one]).await
     }
 
-    /// Notes which answers of `user` were made from which messages. What is not there, or not theirs, is left out.
+    /// Notes which answers of `user` were made from which messages. What is not there, or not theirs, is left
+    /// out.
     ///
     /// # Errors
     /// [`MemoryError`]; then nothing is noted.
@@ -284,8 +286,9 @@ impl Memory {
     }
 }
 
-/// Under which id the conversation `id` comes back; `None` if it is there already. What was deleted comes back under the id that
-/// follows from the buried one, so that whoever restores it once more, here or on another device, finds that it is there.
+/// Under which id the conversation `id` comes back; `None` if it is there already. What was deleted comes
+/// back under the id that follows from the buried one, so that whoever restores it once more, here or on
+/// another device, finds that it is there.
 async fn free_conversation(
     tx: &mut Tx<'_>,
     owner: i64,
@@ -302,8 +305,9 @@ async fn free_conversation(
     }
 }
 
-/// The id that takes the place of one that cannot be used: a UUIDv7 of the same moment, with a hash of the other for its random
-/// part. The longest chain is as long as somebody has deleted and restored the same thing.
+/// The id that takes the place of one that cannot be used: a UUIDv7 of the same moment, with a hash of the
+/// other for its random part. The longest chain is as long as somebody has deleted and restored the same
+/// thing.
 fn next_id(id: Uuid) -> Uuid {
     let hash = Sha256::digest(id.as_bytes());
     let mut bytes = *id.as_bytes();

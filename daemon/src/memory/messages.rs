@@ -190,7 +190,8 @@ struct Place {
     is_answer: bool,
 }
 
-/// Deletes `messages` of `owner`, the other half of their turns, and every turn whose answer was made from any of them.
+/// Deletes `messages` of `owner`, the other half of their turns, and every turn whose answer was made from
+/// any of them.
 pub(super) async fn forget_in(
     tx: &mut Tx<'_>,
     user: UserId,
@@ -231,7 +232,8 @@ pub(super) async fn delete_in(
     Doomed(gone): Doomed,
     stamp: &Stamp,
 ) -> Result<usize> {
-    // A message that is never sent cannot raise `next_seq` of its conversation at Postgres: the conversation does it itself.
+    // A message that is never sent cannot raise `next_seq` of its conversation at Postgres: the conversation
+    // does it itself.
     let mut raised = BTreeSet::new();
     for rid in gone.keys() {
         let row = tx.optional(sqlx::query(UNSENT).bind(owner).bind(rid)).await?;

@@ -1,15 +1,16 @@
-//! What the device remembers, and for whom: the one interface through which everything else reads and writes it.
+//! What the device remembers, and for whom: the one interface through which everything else reads and writes
+//! it.
 //!
 //! Invariants, each with a test:
 //!
-//! 1. Every call that touches a person's rows takes that person's id, and no statement reads or changes a row of
-//!    another; an id of somebody else's row is `NotFound`.
+//! 1. Every call that touches a person's rows takes that person's id, and no statement reads or changes a row
+//!    of another; an id of somebody else's row is `NotFound`.
 //! 2. A turn (the person's words and the answer) is one transaction with its queue entries; when
 //!    [`Memory::append_turn`] returns, it is on the disk.
 //! 3. `seq` of a conversation grows without gaps while nothing is forgotten and is never used twice.
-//! 4. Forgetting removes the message, the answer to it, every answer made from it, their words in the index and their
-//!    queue entries; then it is taken out of unused parts of the file, so that no byte stays. What can be undone is
-//!    kept sealed, for minutes (see `undo.rs`).
+//! 4. Forgetting removes the message, the answer to it, every answer made from it, their words in the index
+//!    and their queue entries; then it is taken out of unused parts of the file, so that no byte stays. What
+//!    can be undone is kept sealed, for minutes (see `undo.rs`).
 
 mod audit;
 mod conversations;
@@ -124,8 +125,8 @@ crate::store::sql::statements! {
     CLAIM_LOST_DEVICE = "UPDATE devices SET id = ?1 WHERE id LIKE 'lost-%'
         AND (SELECT count(*) FROM devices WHERE id LIKE 'lost-%') = 1 AND NOT EXISTS (SELECT 1 FROM devices WHERE id = ?1)";
     ADD_DEVICE = "INSERT INTO devices (id, created_unix_ms) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
-    // Set in the transaction that deletes, cleared once no byte is left: a crash in between loses nothing. Each wish has a
-    // value of its own, so that granting one does not clear another that came meanwhile.
+    // Set in the transaction that deletes, cleared once no byte is left: a crash in between loses nothing.
+    // Each wish has a value of its own, so that granting one does not clear another that came meanwhile.
     WANT_SCRUB = "INSERT INTO settings (key, value, updated_unix_ms) VALUES ('scrub', ?1, ?2)
         ON CONFLICT (key) DO UPDATE SET value = excluded.value, updated_unix_ms = excluded.updated_unix_ms";
     SCRUB_WANTED = "SELECT value FROM settings WHERE key = 'scrub'";
@@ -136,7 +137,8 @@ impl Memory {
     /// Opens the database at `path` (created where missing) for the device that is writing.
     ///
     /// # Errors
-    /// [`StoreError`] in [`MemoryError::Store`]: a damaged, newer or foreign file, a full disk, missing permissions.
+    /// [`StoreError`] in [`MemoryError::Store`]: a damaged, newer or foreign file, a full disk, missing
+    /// permissions.
     pub async fn open(path: &Path, device: &Device, clock: Clock) -> Result<Self> {
         Self::open_with(path, device, clock, &StoreOptions::default()).await
     }
@@ -192,8 +194,8 @@ impl Memory {
         Ok(missing)
     }
 
-    /// Takes what was held apart for the memory: the owner gives up what there was before. Returns whether anything was
-    /// missing.
+    /// Takes what was held apart for the memory: the owner gives up what there was before. Returns whether
+    /// anything was missing.
     ///
     /// # Errors
     /// [`MemoryError`]; then it is held apart as before.
@@ -257,10 +259,10 @@ impl Memory {
         &self.store
     }
 
-    /// Keeps the file tidy between turns: shortens the WAL, takes deleted text out of the file, gives rows from before the
-    /// clock was set their true time, deletes rows of the audit log that are older than `audit_days`. Ends as soon as `stop` is
-    /// cancelled, work that was begun is left to the next start; errors are logged and tried again, taking text out of the
-    /// file ever more rarely (`scrub_pause`).
+    /// Keeps the file tidy between turns: shortens the WAL, takes deleted text out of the file, gives rows
+    /// from before the clock was set their true time, deletes rows of the audit log that are older than
+    /// `audit_days`. Ends as soon as `stop` is cancelled, work that was begun is left to the next start;
+    /// errors are logged and tried again, taking text out of the file ever more rarely (`scrub_pause`).
     pub async fn maintain(&self, stop: CancellationToken, audit_days: u32) {
         const EVERY: Duration = Duration::from_secs(30);
         const AFTER_BUSY: Duration = Duration::from_secs(2);
@@ -269,7 +271,8 @@ impl Memory {
         let mut failures = 0;
         let (mut scrub_from, mut prune_from) = (Instant::now(), Instant::now());
         let mut again = false;
-        // A large file was not read as a whole when it was opened; damage that it finds is repaired in the next round.
+        // A large file was not read as a whole when it was opened; damage that it finds is repaired in the
+        // next round.
         let mut unchecked = self.store.bytes() > crate::store::CHECK_AT_OPEN_BYTES;
         loop {
             let round = async {
@@ -361,8 +364,8 @@ impl Memory {
         Ok(mended?)
     }
 
-    /// Says how the store is, now and whenever it is repaired: as "store" that turns cannot be stored, as "database" that
-    /// something was repaired or lost, until the next start.
+    /// Says how the store is, now and whenever it is repaired: as "store" that turns cannot be stored, as
+    /// "database" that something was repaired or lost, until the next start.
     pub fn report_to(&self, health: &Health) {
         let health = self.health.get_or_init(|| health.clone());
         health.set(
@@ -401,8 +404,8 @@ impl Memory {
         Ok(())
     }
 
-    /// After a commit that deleted text. The deletion itself is done, so a failure here is no error of the caller:
-    /// the wish is in the file and the next [`Memory::maintain`] grants it.
+    /// After a commit that deleted text. The deletion itself is done, so a failure here is no error of the
+    /// caller: the wish is in the file and the next [`Memory::maintain`] grants it.
     async fn scrub(&self) {
         if let Err(e) = self.sweep_keys().await {
             log::warn!("the key of something that was forgotten is still there: {}", crate::error::chain(&e));
@@ -414,7 +417,8 @@ impl Memory {
         }
     }
 
-    /// The wish that is open, read before the work that grants it: text deleted later has a wish of another value.
+    /// The wish that is open, read before the work that grants it: text deleted later has a wish of another
+    /// value.
     async fn scrub_wish(&self) -> Result<Option<String>> {
         let row = self.read_optional(sqlx::query(SCRUB_WANTED)).await?;
         Ok(row.map(|row| get(&row, "value")).transpose()?)
@@ -474,8 +478,8 @@ fn kept_out() -> StoreError {
     StoreError::Constraint { unique: false, source: sqlx::Error::RowNotFound }
 }
 
-/// How long taking deleted text out of the file rests after `failures` in a row. It reads the whole file, so on a
-/// full disk it is not tried every half minute: 1 min, 2 min, … up to an hour.
+/// How long taking deleted text out of the file rests after `failures` in a row. It reads the whole file, so
+/// on a full disk it is not tried every half minute: 1 min, 2 min, … up to an hour.
 fn scrub_pause(failures: u32) -> Duration {
     const LONGEST: Duration = Duration::from_secs(3_600);
     match failures {

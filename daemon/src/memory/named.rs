@@ -1,11 +1,14 @@
-//! Which of two names is the later one, where several devices may rename the same thing without reaching each other.
+//! Which of two names is the later one, where several devices may rename the same thing without reaching each
+//! other.
 //!
-//! A row with names (a person; a conversation with its title and session id) carries the moment at which they were given,
-//! as a UUIDv7. Whoever meets two versions of the row, here or at Postgres, keeps the names of the greater moment: the order in
-//! which they arrive does not matter, and the same one arriving twice changes nothing.
+//! A row with names (a person; a conversation with its title and session id) carries the moment at which they
+//! were given, as a UUIDv7. Whoever meets two versions of the row, here or at Postgres, keeps the names of
+//! the greater moment: the order in which they arrive does not matter, and the same one arriving twice
+//! changes nothing.
 //!
-//! The moment is the wall clock, but at least a millisecond after the one of the name that is replaced: a device whose clock is
-//! years behind still replaces what it has seen. Two that have not seen each other are ordered by their clocks alone.
+//! The moment is the wall clock, but at least a millisecond after the one of the name that is replaced: a
+//! device whose clock is years behind still replaces what it has seen. Two that have not seen each other are
+//! ordered by their clocks alone.
 
 use uuid::Uuid;
 
@@ -27,8 +30,8 @@ pub(super) fn now_after(known: &Uuid, now: &Stamp) -> Uuid {
     at(wall.max(millis(known) + 1))
 }
 
-/// The moment of a name that the device itself makes: just after `known`, so that a name which a person gave elsewhere
-/// since then stays.
+/// The moment of a name that the device itself makes: just after `known`, so that a name which a person gave
+/// elsewhere since then stays.
 pub(super) fn just_after(known: &Uuid) -> Uuid {
     at(millis(known) + 1)
 }

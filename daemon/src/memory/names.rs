@@ -19,8 +19,8 @@ crate::store::sql::statements! {
 }
 
 impl Memory {
-    /// Conversations of `user` whose title, if a person gave it, or whose session id holds all words of `text`. Words match
-    /// by their beginnings, so rather one name too many.
+    /// Conversations of `user` whose title, if a person gave it, or whose session id holds all words of
+    /// `text`. Words match by their beginnings, so rather one name too many.
     pub async fn named_after(&self, user: UserId, text: &str) -> Result<Vec<ConversationId>> {
         let wanted = words_of(text);
         if wanted.is_empty() {
@@ -41,7 +41,8 @@ impl Memory {
     }
 }
 
-/// Takes title and session id from `conversations` of `owner`; the title becomes an automatic one. Returns how many.
+/// Takes title and session id from `conversations` of `owner`; the title becomes an automatic one. Returns
+/// how many.
 pub(super) async fn unname_within(
     tx: &mut Tx<'_>,
     user: UserId,

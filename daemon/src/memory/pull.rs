@@ -1,12 +1,13 @@
 //! The puller: brings here what other devices wrote, so that this one knows it, also while Postgres is away.
 //!
-//! Every row there has a change number, and writers take turns, so numbers become visible in their order: reading on from the
-//! highest number seen misses nothing. How far each kind of row was read is stored in the transaction that stores the rows.
-//! A child can come before its parent (a person who was renamed has a higher number than their conversations): the parent is
-//! then fetched by its id.
+//! Every row there has a change number, and writers take turns, so numbers become visible in their order:
+//! reading on from the highest number seen misses nothing. How far each kind of row was read is stored in the
+//! transaction that stores the rows. A child can come before its parent (a person who was renamed has a
+//! higher number than their conversations): the parent is then fetched by its id.
 //!
-//! Woken by the notification of whoever wrote, at the start of speech, and once a minute in case a notification was lost. It
-//! tries only while the forwarder finds Postgres well, and tells the forwarder when it does not.
+//! Woken by the notification of whoever wrote, at the start of speech, and once a minute in case a
+//! notification was lost. It tries only while the forwarder finds Postgres well, and tells the forwarder when
+//! it does not.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -159,7 +160,8 @@ impl Puller {
         Freshness { progress: self.progress.clone(), patience }
     }
 
-    /// Pulls until told to stop. `circuit` says whether Postgres is well, `doubt` is told when it does not seem so.
+    /// Pulls until told to stop. `circuit` says whether Postgres is well, `doubt` is told when it does not
+    /// seem so.
     ///
     /// # Errors
     /// Never: what fails is tried again.
@@ -262,8 +264,8 @@ impl Puller {
         brought
     }
 
-    /// Everything that is new, page by page. A page is one transaction here. Only on a `fresh` connection another database is
-    /// met: an older one may be all that is left of the database before.
+    /// Everything that is new, page by page. A page is one transaction here. Only on a `fresh` connection
+    /// another database is met: an older one may be all that is left of the database before.
     async fn round(&mut self, conn: &mut PgConnection, fresh: bool) -> Result<Brought, PullError> {
         let heads = read::heads(conn).await?;
         if !fresh && !house::is_still_with(self.memory.store(), heads.house).await? {
@@ -322,7 +324,8 @@ impl Puller {
             let users = self.missing_users(conn, owners).await?;
             let page = Pulled { users, conversations, messages, sources, ..Pulled::default() };
             self.store(&mut brought, page, refused, &at).await?;
-            // Of pages that hold nothing new nothing is stored: after a lost connection they are not read once more.
+            // Of pages that hold nothing new nothing is stored: after a lost connection they are not read
+            // once more.
             self.ahead = Some((generation, at.clone()));
         }
         while at.tombstones < heads.tombstones {
@@ -440,7 +443,8 @@ impl Puller {
         if refused > 0 {
             log::warn!("{refused} rows of other devices cannot be read and are left out");
         }
-        // Nothing but rows that are here: that is a reason to write only now and then, so that a restart need not begin again.
+        // Nothing but rows that are here: that is a reason to write only now and then, so that a restart need
+        // not begin again.
         self.unsaved += 1;
         if page.is_empty() && self.unsaved < UNSAVED {
             return Ok(Applied::default());

@@ -1,9 +1,9 @@
 //! Rows of other devices, as they come from Postgres, become rows here.
 //!
-//! They are input like any other: each is checked, and one that breaks a rule (an owner that is not its conversation's, a taken
-//! place in a conversation, a name that is none) is refused and counted; the rest goes on. Nothing is queued: it comes from
-//! where the queue goes. The exception are deletions that only this device can know of, of answers that repeat what was
-//! forgotten elsewhere.
+//! They are input like any other: each is checked, and one that breaks a rule (an owner that is not its
+//! conversation's, a taken place in a conversation, a name that is none) is refused and counted; the rest
+//! goes on. Nothing is queued: it comes from where the queue goes. The exception are deletions that only this
+//! device can know of, of answers that repeat what was forgotten elsewhere.
 //!
 //! Of the names that a row has here and there, those that were given later stay (`named`).
 
@@ -149,9 +149,9 @@ impl Memory {
         Ok(ids.iter().filter(|id| !here.contains(id)).copied().collect())
     }
 
-    /// Stores rows of other devices and the note how far they bring this one, in one transaction; nothing, and returns `None`, if
-    /// this device has met another database since they were read, has another file than that of `basis`, or is to read everything
-    /// again since `read` was stored.
+    /// Stores rows of other devices and the note how far they bring this one, in one transaction; nothing,
+    /// and returns `None`, if this device has met another database since they were read, has another file
+    /// than that of `basis`, or is to read everything again since `read` was stored.
     ///
     /// # Errors
     /// What the disk has to say; a row is no reason.
@@ -214,7 +214,8 @@ impl Memory {
 }
 
 impl Applied {
-    /// Counts; returns whether something is to leave the file. What is half done of a row that is refused is undone.
+    /// Counts; returns whether something is to leave the file. What is half done of a row that is refused is
+    /// undone.
     async fn end_row(
         &mut self,
         tx: &mut Tx<'_>,
@@ -306,8 +307,8 @@ async fn put_user(tx: &mut Tx<'_>, row: &UserRow) -> Result<Outcome> {
     Ok(Changed)
 }
 
-/// Whether names that were given at `named` elsewhere replace those that the row `id` has here `since` then. Of a time
-/// before moments were kept nobody can know: then what waits here to be sent stays.
+/// Whether names that were given at `named` elsewhere replace those that the row `id` has here `since` then.
+/// Of a time before moments were kept nobody can know: then what waits here to be sent stays.
 async fn is_later(tx: &mut Tx<'_>, id: &Uuid, named: &Uuid, since: &Uuid) -> Result<bool> {
     Ok(named > since || (named.is_nil() && since.is_nil() && !pending(tx, id).await?))
 }

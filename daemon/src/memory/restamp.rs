@@ -1,9 +1,9 @@
 //! Rows that were written before the clock was set get their true time once it is.
 //!
-//! A row keeps the monotonic time and the boot of its writing. Once the wall clock is right in the same boot, the row's
-//! time is the wall time now less what has passed since. Rows of an earlier boot whose clock was never set keep their guess
-//! and say so (`clock_synced = 0`); so do the creation times of people and voiceprints, which keep no monotonic time.
-//! Nothing is ordered by these times.
+//! A row keeps the monotonic time and the boot of its writing. Once the wall clock is right in the same boot,
+//! the row's time is the wall time now less what has passed since. Rows of an earlier boot whose clock was
+//! never set keep their guess and say so (`clock_synced = 0`); so do the creation times of people and
+//! voiceprints, which keep no monotonic time. Nothing is ordered by these times.
 
 use super::{ConversationId, Memory, MessageId, Result, get};
 use crate::clock::Stamp;
@@ -24,7 +24,8 @@ crate::store::sql::statements! {
         WHERE rid = ?1 AND clock_synced = 0";
     STAMP_AUDIT = "UPDATE audit SET wall_unix_ms = ?2 - max(?3 - monotonic_ns, 0) / 1000000, clock_synced = 1
         WHERE rid = ?1 AND clock_synced = 0";
-    // It began with its first message; without any, when it was last changed. A beginning in an earlier boot stays.
+    // It began with its first message; without any, when it was last changed. A beginning in an earlier boot
+    // stays.
     STAMP_CONVERSATION = "UPDATE conversations SET
             updated_unix_ms = ?2 - max(?3 - updated_monotonic_ns, 0) / 1000000, updated_synced = 1,
             created_unix_ms = CASE WHEN created_synced = 1 THEN created_unix_ms
@@ -36,8 +37,8 @@ crate::store::sql::statements! {
 }
 
 impl Memory {
-    /// Re-stamps what was written in this boot before the clock was set, if it is set now, and queues the rows for
-    /// Postgres again. Returns how many messages, conversations and audit rows.
+    /// Re-stamps what was written in this boot before the clock was set, if it is set now, and queues the
+    /// rows for Postgres again. Returns how many messages, conversations and audit rows.
     ///
     /// [`Memory::maintain`] calls it every half minute; what there is to do is found by an index.
     pub async fn restamp(&self) -> Result<usize> {
@@ -55,7 +56,8 @@ impl Memory {
             let stamped = self.stamp_all(&rows, STAMP_MESSAGE, Op::InsertMessage).await?;
             done += stamped;
             if stamped == 0 {
-                // The clock was lost again, or another process was faster: the same rows would be found for ever.
+                // The clock was lost again, or another process was faster: the same rows would be found for
+                // ever.
                 self.stamped.store(false, std::sync::atomic::Ordering::Relaxed);
                 return Ok(done);
             }

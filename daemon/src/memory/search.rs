@@ -1,15 +1,18 @@
 //! Full-text search over one person's messages, at a cost that does not grow with what was said.
 //!
-//! Owner, role and kind are words of the index, so the index is read only where a message of this person may be. It is
-//! read from the newest message backwards and stops after a window of matches, which are ranked among themselves:
-//! FTS5's own bm25 counts every match of every word first (95 ms for common words in 100,000 messages).
+//! Owner, role and kind are words of the index, so the index is read only where a message of this person may
+//! be. It is read from the newest message backwards and stops after a window of matches, which are ranked
+//! among themselves: FTS5's own bm25 counts every match of every word first (95 ms for common words in
+//! 100,000 messages).
 //!
-//! Words that are common but seldom together make the index go through all of their lists. So it is read in two steps: the
-//! newest [`Reach::span`] messages of the device, and, if that was not enough, everything before, at once where one of the
-//! words is rare there (then the index skips from one of its messages to the next), else when the next page is asked for.
-//! Nothing is left out, each step costs the same however much was said, and a page says whether there is more.
+//! Words that are common but seldom together make the index go through all of their lists. So it is read in
+//! two steps: the newest [`Reach::span`] messages of the device, and, if that was not enough, everything
+//! before, at once where one of the words is rare there (then the index skips from one of its messages to the
+//! next), else when the next page is asked for. Nothing is left out, each step costs the same however much
+//! was said, and a page says whether there is more.
 //!
-//! What still grows: words of scripts that are matched as beginnings (see [`super::terms`]) collect all words with that beginning.
+//! What still grows: words of scripts that are matched as beginnings (see [`super::terms`]) collect all words
+//! with that beginning.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -49,8 +52,8 @@ impl Reach {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Hit {
     pub message: Message,
-    /// Okapi bm25 with the lengths of messages taken as 60 bytes on average; better matches are more negative (the
-    /// convention of SQLite's FTS5). Compares within one search only.
+    /// Okapi bm25 with the lengths of messages taken as 60 bytes on average; better matches are more negative
+    /// (the convention of SQLite's FTS5). Compares within one search only.
     pub rank: f64,
 }
 
@@ -59,7 +62,8 @@ pub struct Hit {
 pub struct SearchCursor {
     /// Upper end (row number, exclusive) of the window of matches that is being listed.
     before: i64,
-    /// The last message of the window that was listed: its rank and row number; before the first, the best there can be.
+    /// The last message of the window that was listed: its rank and row number; before the first, the best
+    /// there can be.
     rank: f64,
     rid: i64,
     state: State,
@@ -169,11 +173,12 @@ impl Candidate {
 
 impl Memory {
     /// Messages of `user` with all words of `text`; with any of them, if none has all. The newest 200 matches
-    /// come first, the best of them before the others, then the next 200, and so on; with any of the words, the newest 64
-    /// of each word are ranked and that is all. `text` is what a person typed or said: nothing in it is query syntax.
+    /// come first, the best of them before the others, then the next 200, and so on; with any of the words,
+    /// the newest 64 of each word are ranked and that is all. `text` is what a person typed or said: nothing
+    /// in it is query syntax.
     ///
-    /// A page may have fewer than `limit` messages, or none, and still a next one: see the module. Messages that are
-    /// written between two pages are not in the later one.
+    /// A page may have fewer than `limit` messages, or none, and still a next one: see the module. Messages
+    /// that are written between two pages are not in the later one.
     pub async fn search(
         &self,
         user: UserId,
@@ -247,8 +252,8 @@ impl Memory {
         Ok(Page { items: hits.collect(), next: found.next })
     }
 
-    /// What `user` said that matches `text`: what was to be remembered first. With all words, the newest of each
-    /// kind; with any, the best of the newest 64 of each word. Questions to the memory are left out.
+    /// What `user` said that matches `text`: what was to be remembered first. With all words, the newest of
+    /// each kind; with any, the best of the newest 64 of each word. Questions to the memory are left out.
     ///
     /// What is far back is looked for where nothing newer matches.
     pub async fn recall(&self, user: UserId, text: &str, words: Words, limit: u32) -> Result<Vec<Message>> {
@@ -289,8 +294,8 @@ impl Memory {
         Ok(found.iter().filter_map(|rid| rows.remove(rid)).collect())
     }
 
-    /// Every message of `user`, of either side, with all words of `text`: for forgetting, so nothing is left out, however
-    /// many there are. Newest first.
+    /// Every message of `user`, of either side, with all words of `text`: for forgetting, so nothing is left
+    /// out, however many there are. Newest first.
     pub async fn matching(&self, user: UserId, text: &str) -> Result<Vec<MessageId>> {
         Ok(self.matching_messages(user, text).await?.iter().map(|message| message.id).collect())
     }
@@ -335,8 +340,9 @@ impl Memory {
         Ok(Step { found, rest: None })
     }
 
-    /// The newest messages with all of `terms` below a row number, at most so many (`from`): of the newest [`Reach::span`], or, if
-    /// none of these has them, of all before. That is one look through whole lists, for somebody who waits for one answer.
+    /// The newest messages with all of `terms` below a row number, at most so many (`from`): of the newest
+    /// [`Reach::span`], or, if none of these has them, of all before. That is one look through whole lists,
+    /// for somebody who waits for one answer.
     async fn last(
         &self,
         user: UserId,
@@ -354,7 +360,8 @@ impl Memory {
         }
     }
 
-    /// Whether one of the lists that a query reads is short below the row number `before`: of a word, of a person, of a kind.
+    /// Whether one of the lists that a query reads is short below the row number `before`: of a word, of a
+    /// person, of a kind.
     async fn is_rare(
         &self,
         user: UserId,
@@ -463,8 +470,8 @@ fn listed(
     ranked.into_iter().filter(behind).map(move |candidate| (candidate, before))
 }
 
-/// Weight of how often words are in a message of this length: the second factor of Okapi bm25 with k1 = 1.2, b = 0.75
-/// (Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond", 2009).
+/// Weight of how often words are in a message of this length: the second factor of Okapi bm25 with k1 = 1.2,
+/// b = 0.75 (Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond", 2009).
 #[expect(clippy::cast_precision_loss, reason = "lengths of messages")]
 fn frequency(hits: i64, bytes: i64) -> f64 {
     const K1: f64 = 1.2;
@@ -474,7 +481,8 @@ fn frequency(hits: i64, bytes: i64) -> f64 {
     hits * (K1 + 1.0) / (hits + K1 * (1.0 - B + B * bytes as f64 / AVERAGE_BYTES))
 }
 
-/// Inverse document frequency of a word, from how densely its newest messages lie below the row number `before`.
+/// Inverse document frequency of a word, from how densely its newest messages lie below the row number
+/// `before`.
 #[expect(clippy::cast_precision_loss, reason = "counts of rows")]
 fn rarity(found: &[Found], before: i64) -> f64 {
     let all = before.max(1) as f64;

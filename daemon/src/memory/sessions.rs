@@ -1,5 +1,5 @@
-//! Session ids: a client's own name for a conversation. Given again by the same person on the same device, it finds the
-//! same conversation; it never finds one of another person or device.
+//! Session ids: a client's own name for a conversation. Given again by the same person on the same device, it
+//! finds the same conversation; it never finds one of another person or device.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +13,8 @@ use crate::text::unseen_anywhere;
 /// Longest session id, in characters.
 pub const MAX_SESSION_CHARS: usize = 128;
 
-/// A session id that was checked: 1 to [`MAX_SESSION_CHARS`] characters, none of them invisible. Compared as it is.
+/// A session id that was checked: 1 to [`MAX_SESSION_CHARS`] characters, none of them invisible. Compared as
+/// it is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SessionId(String);
 

@@ -18,8 +18,8 @@ impl Memory {
         Ok(tx.commit().await?)
     }
 
-    /// Changes the value under `key`, its default if there is none, and returns what `change` does; nobody else changes it in
-    /// between.
+    /// Changes the value under `key`, its default if there is none, and returns what `change` does; nobody
+    /// else changes it in between.
     pub async fn update_setting<T, R>(&self, key: &str, change: impl FnOnce(&mut T) -> R) -> Result<R>
     where
         T: Default + Serialize + DeserializeOwned,

@@ -5,14 +5,14 @@
 //!      the running summary       │ the window: messages as they are
 //! ```
 //!
-//! The turn that makes the window larger than [`WINDOW_TOKENS`] moves its older half into the summary, in its own
-//! transaction: the row that is written anyway gets longer, no sync is added. The summary is extractive: what was to be
-//! remembered and the first sentences of what was said, with the number of the message they come from. It is made from
-//! rows, so it can be made again; a trigger empties it when anything that it covers is deleted, and forgetting makes
-//! it anew from what is left.
+//! The turn that makes the window larger than [`WINDOW_TOKENS`] moves its older half into the summary, in its
+//! own transaction: the row that is written anyway gets longer, no sync is added. The summary is extractive:
+//! what was to be remembered and the first sentences of what was said, with the number of the message they
+//! come from. It is made from rows, so it can be made again; a trigger empties it when anything that it
+//! covers is deleted, and forgetting makes it anew from what is left.
 //!
-//! A language model can replace the text of a summary ([`Memory::summary`], [`Memory::set_summary`]); what it covers
-//! stays the same, and a summary of something forgotten meanwhile is refused.
+//! A language model can replace the text of a summary ([`Memory::summary`], [`Memory::set_summary`]); what it
+//! covers stays the same, and a summary of something forgotten meanwhile is refused.
 
 use std::collections::HashSet;
 
@@ -24,8 +24,8 @@ use crate::store::{StoreError, Tx};
 pub const WINDOW_TOKENS: u32 = 2_000;
 /// Longest summary, in bytes of UTF-8: a quarter of the window.
 pub const MAX_SUMMARY_BYTES: usize = 1_500;
-/// Messages that one turn moves into the summary at most: a conversation from before there were summaries is caught up
-/// with turn by turn.
+/// Messages that one turn moves into the summary at most: a conversation from before there were summaries is
+/// caught up with turn by turn.
 const FOLD_AT_ONCE: u32 = 64;
 /// Messages from which a summary is made anew after something was forgotten: the newest that it covers.
 const REBUILD_FROM: u32 = 512;
@@ -36,8 +36,9 @@ const LINE_CHARS: usize = 140;
 /// Telling words that make a sentence worth a line.
 const TELLING_WORDS: usize = 2;
 
-/// Tokens that a message of `bytes` bytes of UTF-8 costs a language model, estimated without its vocabulary: one for
-/// three bytes, rounded up (English has four to a token, Chinese and Korean two to three), and four around the message.
+/// Tokens that a message of `bytes` bytes of UTF-8 costs a language model, estimated without its vocabulary:
+/// one for three bytes, rounded up (English has four to a token, Chinese and Korean two to three), and four
+/// around the message.
 pub fn tokens_of(bytes: usize) -> usize {
     bytes.div_ceil(3) + 4
 }
@@ -89,8 +90,8 @@ crate::store::sql::statements! {
 }
 
 impl Memory {
-    /// What a responder is to see of a conversation: the last messages within `tokens` (see [`tokens_of`]; the summary
-    /// counts), and the summary of what came before.
+    /// What a responder is to see of a conversation: the last messages within `tokens` (see [`tokens_of`];
+    /// the summary counts), and the summary of what came before.
     pub async fn window(&self, user: UserId, id: ConversationId, tokens: u32) -> Result<Window> {
         let summary = self.summary(user, id).await?.text;
         let budget = usize::try_from(tokens).unwrap_or(usize::MAX).saturating_sub(tokens_of(summary.len()));
@@ -113,8 +114,8 @@ impl Memory {
         Ok(Summary { text, upto, forgotten: get(&row, "forgotten")? })
     }
 
-    /// Puts `text` (cut to [`MAX_SUMMARY_BYTES`]) in place of the summary that was read as `of`. `false`: it has
-    /// changed since, or something of the conversation was forgotten, and nothing was written.
+    /// Puts `text` (cut to [`MAX_SUMMARY_BYTES`]) in place of the summary that was read as `of`. `false`: it
+    /// has changed since, or something of the conversation was forgotten, and nothing was written.
     pub async fn set_summary(
         &self,
         user: UserId,
@@ -175,8 +176,8 @@ pub(super) async fn fold_within(tx: &mut Tx<'_>, owner: i64, conversation: i64) 
     Ok(())
 }
 
-/// In the transaction that forgot something: makes the summary that the trigger emptied anew, from what is left.
-/// `upto` is what it covered.
+/// In the transaction that forgot something: makes the summary that the trigger emptied anew, from what is
+/// left. `upto` is what it covered.
 pub(super) async fn rebuild_within(tx: &mut Tx<'_>, owner: i64, conversation: i64, upto: i64) -> Result<()> {
     let covered = sqlx::query(COVERED).bind(conversation).bind(owner).bind(upto).bind(REBUILD_FROM);
     let mut lines = lines_of(&tx.all(covered).await?)?;

@@ -113,12 +113,12 @@ crate::store::sql::statements! {
 }
 
 impl Memory {
-    /// Writes a turn of `user`: both messages, their place in the conversation, what is to be forgotten, the queue
-    /// entries. When this returns `Ok`, all of it is on the disk; otherwise none of it is.
+    /// Writes a turn of `user`: both messages, their place in the conversation, what is to be forgotten, the
+    /// queue entries. When this returns `Ok`, all of it is on the disk; otherwise none of it is.
     ///
     /// # Errors
-    /// `NotFound` (no such conversation of this person), `OtherHome` (it began on another device), `TooLong`, and what the
-    /// disk has to say.
+    /// `NotFound` (no such conversation of this person), `OtherHome` (it began on another device), `TooLong`,
+    /// and what the disk has to say.
     pub async fn append_turn(
         &self,
         user: UserId,

@@ -14,7 +14,8 @@ use crate::text::{name_key, tidy, unseen};
 /// Longest name, in characters.
 pub const MAX_NAME_CHARS: usize = 64;
 
-/// The user of everyone who is answered while voice verification is switched off; no person can have this name.
+/// The user of everyone who is answered while voice verification is switched off; no person can have this
+/// name.
 pub const ANONYMOUS: &str = "anonymous";
 
 /// Where the next page of people begins.
@@ -51,7 +52,8 @@ crate::store::sql::statements! {
     DELETE_CONVERSATIONS = "DELETE FROM conversations WHERE owner = ?1";
     DELETE_VOICEPRINT = "DELETE FROM voiceprints WHERE owner = ?1";
     DELETE = "DELETE FROM users WHERE rid = ?1";
-    // What is still to be sent about a deleted person is nothing but the deletion; the audit rows stay, without a person.
+    // What is still to be sent about a deleted person is nothing but the deletion; the audit rows stay,
+    // without a person.
     FORGET_PENDING = "DELETE FROM queue WHERE user_id = ?1 AND op <> 'append_audit'";
     FORGET_DEAD = "DELETE FROM dead_letter WHERE user_id = ?1";
     FORGET_TOMBSTONES = "DELETE FROM tombstones WHERE user_id = ?1";
@@ -73,8 +75,8 @@ impl Memory {
         self.add(name, None).await
     }
 
-    /// The person who had the id `id` in a backup and is called `name` there: as they are here, or added with that id, by
-    /// which other devices of the house know them. Somebody who was deleted here gets a new one.
+    /// The person who had the id `id` in a backup and is called `name` there: as they are here, or added with
+    /// that id, by which other devices of the house know them. Somebody who was deleted here gets a new one.
     ///
     /// # Errors
     /// As [`Memory::add_user`].
@@ -133,8 +135,8 @@ impl Memory {
         Ok(Page { items: page.items.into_iter().map(|(user, _)| user).collect(), next: page.next })
     }
 
-    /// Brings the keys of names to what names are compared by now: an earlier version did not compose letters. Of two
-    /// people whose names became the same, the second is found as "Anna (2)".
+    /// Brings the keys of names to what names are compared by now: an earlier version did not compose
+    /// letters. Of two people whose names became the same, the second is found as "Anna (2)".
     pub(super) async fn mend_name_keys(&self) -> Result<()> {
         let mut old = Vec::new();
         for row in self.read_all(sqlx::query(KEYS)).await? {
@@ -178,8 +180,9 @@ impl Memory {
         Ok(tx.commit().await?)
     }
 
-    /// Deletes a person with everything that is theirs: conversations, messages, index, voiceprint, queue entries. The
-    /// audit log keeps its rows without the person and gets one of the deletion. What remains to be sent is one deletion.
+    /// Deletes a person with everything that is theirs: conversations, messages, index, voiceprint, queue
+    /// entries. The audit log keeps its rows without the person and gets one of the deletion. What remains to
+    /// be sent is one deletion.
     pub async fn delete_user(&self, id: UserId) -> Result<()> {
         let (mut tx, stamp) = self.begin().await?;
         let owner = owner_rid(&mut tx, id).await?;
@@ -194,7 +197,8 @@ impl Memory {
     }
 }
 
-/// Deletes the person `id`, here `owner`, with all that is theirs and what waits for it. It does not bury them.
+/// Deletes the person `id`, here `owner`, with all that is theirs and what waits for it. It does not bury
+/// them.
 pub(super) async fn erase_user(tx: &mut Tx<'_>, owner: i64, id: UserId) -> Result<()> {
     let anew = words::will_delete(tx, sqlx::query(COUNT_MESSAGES).bind(owner)).await?;
     for sql in [DELETE_MESSAGES, DELETE_CONVERSATIONS, DELETE_VOICEPRINT, DELETE] {

@@ -66,8 +66,8 @@ crate::store::sql::statements! {
 }
 
 impl Memory {
-    /// Stores the voiceprint of `user` in place of an earlier one, with the consent that enrolling is and an audit row: one
-    /// transaction, so that no voiceprint is ever there without consent.
+    /// Stores the voiceprint of `user` in place of an earlier one, with the consent that enrolling is and an
+    /// audit row: one transaction, so that no voiceprint is ever there without consent.
     pub async fn put_voiceprint(&self, user: UserId, new: &NewVoiceprint) -> Result<VoiceprintId> {
         let (mut tx, stamp) = self.begin().await?;
         let owner = owner_rid(&mut tx, user).await?;
@@ -115,13 +115,15 @@ impl Memory {
         Ok(deleted && self.voiceprint(user).await?.is_none())
     }
 
-    /// Everyone's voiceprint, by name. The one call that crosses people: telling them apart needs all of them.
+    /// Everyone's voiceprint, by name. The one call that crosses people: telling them apart needs all of
+    /// them.
     pub async fn list_voiceprints(&self) -> Result<Vec<Voiceprint>> {
         self.read_all(sqlx::query(LIST)).await?.iter().map(|row| Ok(voiceprint_of(row)?)).collect()
     }
 
-    /// Gives every voiceprint the wrapped key that `rewrap` makes of it: all of them in one transaction, or none. Returns
-    /// how many changed. A changed one gets a new id, so that every copy under the old one goes.
+    /// Gives every voiceprint the wrapped key that `rewrap` makes of it: all of them in one transaction, or
+    /// none. Returns how many changed. A changed one gets a new id, so that every copy under the old one
+    /// goes.
     ///
     /// # Errors
     /// The first that `rewrap` gives; nothing is changed then.

@@ -1,15 +1,16 @@
 //! The index of words where much is deleted at once.
 //!
-//! `secure-delete` takes every word out of its place in the index, a fifth of a millisecond a message and more in a larger one, while
-//! everybody waits. Making the index anew of what stays takes 7 µs a message, so where many go, that is done instead. Neither
-//! leaves a deleted word in the index.
+//! `secure-delete` takes every word out of its place in the index, a fifth of a millisecond a message and
+//! more in a larger one, while everybody waits. Making the index anew of what stays takes 7 µs a message, so
+//! where many go, that is done instead. Neither leaves a deleted word in the index.
 
 use super::{Result, get};
 use crate::store::Tx;
 
 /// Messages that are always taken out one by one.
 const FEW: i64 = 100;
-/// Messages that can be put into a new index in the time in which one is taken out of the old one. Measured: 30 to 70.
+/// Messages that can be put into a new index in the time in which one is taken out of the old one. Measured:
+/// 30 to 70.
 const WORTH: i64 = 30;
 
 crate::store::sql::statements! {
@@ -19,7 +20,8 @@ crate::store::sql::statements! {
     TAKEN_OUT = "INSERT INTO messages_fts (messages_fts, rank) VALUES ('secure-delete', 1)";
 }
 
-/// Called before as many messages as `count` says (`n`) are deleted in this transaction; what it returns is for [`deleted`], after.
+/// Called before as many messages as `count` says (`n`) are deleted in this transaction; what it returns is
+/// for [`deleted`], after.
 pub(super) async fn will_delete(
     tx: &mut Tx<'_>,
     count: sqlx::query::Query<'_, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>,

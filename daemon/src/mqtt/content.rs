@@ -3,8 +3,9 @@
 //! Three rules, all here so that they can be read in one place:
 //!
 //! * `partial` is never published: it is the speech of somebody not yet verified.
-//! * `transcript` and `reply` are published only behind a `verified` or `accepted` event of the same utterance. The pipeline promises
-//!   that order; this is the second lock. A new utterance or a rejection closes it again.
+//! * `transcript` and `reply` are published only behind a `verified` or `accepted` event of the same
+//!   utterance. The pipeline promises that order; this is the second lock. A new utterance or a rejection
+//!   closes it again.
 //! * With `publish_text` off they are published without the text.
 
 use serde_json::{Map, Value, json};
@@ -115,7 +116,8 @@ impl Content {
         taken_back
     }
 
-    /// How the enrolment stands, where there may be one; what an earlier start of the device left there goes away.
+    /// How the enrolment stands, where there may be one; what an earlier start of the device left there goes
+    /// away.
     fn keep_enrolment(&self, outbox: &mut Outbox) {
         if self.enrolment_shown {
             outbox.keep(&self.topics.enrolment, self.enrolment.as_deref().unwrap_or("{\"state\":\"none\"}"));

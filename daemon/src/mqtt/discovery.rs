@@ -1,5 +1,6 @@
-//! What makes Home Assistant show the device with its entities, without set-up: one retained message that describes all of
-//! them. Format: <https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload> (Home Assistant 2024.12 and later).
+//! What makes Home Assistant show the device with its entities, without set-up: one retained message that
+//! describes all of them. Format: <https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload>
+//! (Home Assistant 2024.12 and later).
 
 use std::collections::BTreeMap;
 
@@ -154,8 +155,8 @@ impl Entities<'_> {
     }
 }
 
-/// `jarvis_kitchen`. Home Assistant takes letters, digits, `_` and `-`; a name with others gets a number that tells it from
-/// those that look like it then.
+/// `jarvis_kitchen`. Home Assistant takes letters, digits, `_` and `-`; a name with others gets a number that
+/// tells it from those that look like it then.
 fn object_id(settings: &MqttSettings) -> String {
     let name = format!("{}_{}", settings.mqtt.base_topic, settings.device_id);
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');

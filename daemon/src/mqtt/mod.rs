@@ -9,18 +9,21 @@
 //!
 //! Invariants:
 //!
-//! * Nothing in the daemon waits for the broker. Events come from a broadcast channel that overwrites its oldest entry,
-//!   states from a watch channel; commands are handed out with `try_send`.
-//! * A message is delivered when its PubAck arrives, not when `publish` returns. Events that are not acknowledged are sent
-//!   again on the next connection (so at least once, in order); retained topics are always sent anew.
-//! * Every connection gets its own client and event loop with a clean start: what rumqttc keeps from the last session,
-//!   and drops when the broker says `session_present = false`, never matters.
-//! * What Home Assistant is told of is remembered over restarts ([`Announced`]), so that it can be taken back.
+//! * Nothing in the daemon waits for the broker. Events come from a broadcast channel that overwrites its
+//!   oldest entry, states from a watch channel; commands are handed out with `try_send`.
+//! * A message is delivered when its PubAck arrives, not when `publish` returns. Events that are not
+//!   acknowledged are sent again on the next connection (so at least once, in order); retained topics are
+//!   always sent anew.
+//! * Every connection gets its own client and event loop with a clean start: what rumqttc keeps from the last
+//!   session, and drops when the broker says `session_present = false`, never matters.
+//! * What Home Assistant is told of is remembered over restarts ([`Announced`]), so that it can be taken
+//!   back.
 //! * Text of speech that was not verified never leaves `content`.
 //!
-//! MQTT 5 rather than 3.1.1, because the broker then says that an access list refused a publish or a subscription (before,
-//! it acknowledged and dropped), keeps messages larger than our maximum to itself instead of making us drop the
-//! connection, and does not send retained commands. Mosquitto has spoken it since 1.6 (2019).
+//! MQTT 5 rather than 3.1.1, because the broker then says that an access list refused a publish or a
+//! subscription (before, it acknowledged and dropped), keeps messages larger than our maximum to itself
+//! instead of making us drop the connection, and does not send retained commands. Mosquitto has spoken it
+//! since 1.6 (2019).
 
 mod announced;
 mod command;
@@ -189,8 +192,8 @@ pub fn check(settings: &MqttSettings) -> Result<(), MqttError> {
 
 /// Keeps the broker informed until `stop`, through any number of connections.
 ///
-/// Returns an error only for settings that can never work; a broker that is away, refuses, or talks nonsense shows in
-/// [`Health`] and is tried again for ever.
+/// Returns an error only for settings that can never work; a broker that is away, refuses, or talks nonsense
+/// shows in [`Health`] and is tried again for ever.
 pub async fn run(settings: MqttSettings, feeds: Feeds, stop: CancellationToken) -> Result<(), MqttError> {
     let topics = Topics::new(&settings.mqtt.base_topic, &settings.device_id)?;
     let mut work = Work {

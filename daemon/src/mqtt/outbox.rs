@@ -153,8 +153,8 @@ impl Outbox {
         self.in_flight.values().chain(&self.submitted).map(|sent| sent.at).min()
     }
 
-    /// Takes the next message out: retained values first, they are what a late subscriber sees. `None` while `window`
-    /// messages wait for their PubAck, or when there is nothing to send.
+    /// Takes the next message out: retained values first, they are what a late subscriber sees. `None` while
+    /// `window` messages wait for their PubAck, or when there is nothing to send.
     pub(super) fn next(&mut self, now: Instant, window: usize, max_packet: usize) -> Option<Message> {
         if self.outstanding() >= window {
             return None;
@@ -208,8 +208,8 @@ impl Outbox {
         })
     }
 
-    /// Takes back what was not acknowledged. Events keep their order and go before newer ones; every retained topic is
-    /// sent anew, because nobody knows what the next broker remembers.
+    /// Takes back what was not acknowledged. Events keep their order and go before newer ones; every retained
+    /// topic is sent anew, because nobody knows what the next broker remembers.
     pub(super) fn connection_lost(&mut self) {
         let mut back: Vec<Queued> = std::mem::take(&mut self.in_flight)
             .into_values()

@@ -7,16 +7,18 @@ use crate::config::{BrokerUrl, section};
 section! {
     /// State and events for a home automation system.
     Mqtt = "mqtt" {
-        /// Address of the broker, as in `"mqtt://broker.local:1883"`, or `mqtts://` for TLS. Without it nothing is published.
+        /// Address of the broker, as in `"mqtt://broker.local:1883"`, or `mqtts://` for TLS. Without it
+        /// nothing is published.
         url: Option<BrokerUrl> = None, Rule::any();
         /// User name at the broker.
         username: Option<String> = None, Rule::any();
-        /// File whose first line is the password. Without it the systemd credential `mqtt-password` is used, where there
-        /// is one.
+        /// File whose first line is the password. Without it the systemd credential `mqtt-password` is used,
+        /// where there is one.
         password_file: Option<PathBuf> = None, Rule::any();
         /// Certificate authority of the broker, PEM; needs `mqtts://`.
         ca_file: Option<PathBuf> = None, Rule::any().default_is("the authorities of the system");
-        /// Publish what was said and answered, of verified speakers only; switched off, only that something was.
+        /// Publish what was said and answered, of verified speakers only; switched off, only that something
+        /// was.
         publish_text: bool = true, Rule::any();
         /// Let the broker keep the last turn for whoever subscribes later.
         retain_last_turn: bool = false, Rule::any();

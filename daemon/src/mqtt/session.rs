@@ -291,8 +291,8 @@ enum Step {
 }
 
 impl Session {
-    /// Polls the event loop; takes inputs in while it waits. The poll is never cancelled while the connection is to live
-    /// on: it may hold a half-written packet.
+    /// Polls the event loop; takes inputs in while it waits. The poll is never cancelled while the connection
+    /// is to live on: it may hold a half-written packet.
     async fn next(
         &mut self,
         work: &mut Work,
@@ -376,7 +376,8 @@ impl Session {
             let retain = retain && message.retain;
             let sent = self.client.try_publish(message.topic, qos, retain, message.payload);
             if let Err(error) = sent {
-                // The channel has more room than the window; what is submitted comes back with the next connection.
+                // The channel has more room than the window; what is submitted comes back with the next
+                // connection.
                 return log::debug!("cannot hand a message to the MQTT client: {error}");
             }
         }

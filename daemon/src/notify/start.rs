@@ -6,9 +6,9 @@
 //!        └── moved on by every extension    else nothing: 60 s later the service manager ends it
 //! ```
 //!
-//! `EXTEND_TIMEOUT_USEC` counts from when it is sent, so one at the start is worth nothing to the step after it. Work is
-//! seen from outside: a migration, a repair or a check of a large file, models on a slow card all use the processor or move
-//! bytes. A wait does neither, so each wait has an entry here.
+//! `EXTEND_TIMEOUT_USEC` counts from when it is sent, so one at the start is worth nothing to the step after
+//! it. Work is seen from outside: a migration, a repair or a check of a large file, models on a slow card all
+//! use the processor or move bytes. A wait does neither, so each wait has an entry here.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -124,7 +124,8 @@ pub struct Comparison {
     pub waiting: usize,
     /// People that Postgres lacks and that nothing waits for.
     pub users_missing_there: usize,
-    /// Conversations here in which a number of the sequence is used by no message: something of it was forgotten, or lost.
+    /// Conversations here in which a number of the sequence is used by no message: something of it was
+    /// forgotten, or lost.
     pub with_gaps: usize,
     pub findings: Vec<Finding>,
     /// Entries that the repair has queued.

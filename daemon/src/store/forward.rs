@@ -1,4 +1,5 @@
-//! The forwarder: takes the oldest entries of the queue to Postgres until it is empty, for as long as the daemon runs.
+//! The forwarder: takes the oldest entries of the queue to Postgres until it is empty, for as long as the
+//! daemon runs.
 //!
 //! ```text
 //!             a batch is committed there ─▶ its entries are deleted here
@@ -12,10 +13,11 @@
 //! Invariants:
 //!
 //! 1. An entry leaves the queue only after Postgres has committed its effect, or into `dead_letter`.
-//! 2. Sending anything again changes nothing, so a lost answer to COMMIT is harmless: see [`super::postgres::write`].
+//! 2. Sending anything again changes nothing, so a lost answer to COMMIT is harmless: see
+//!    [`super::postgres::write`].
 //! 3. What Postgres refuses for good is found by halving the batch and set aside; everything else goes on.
-//! 4. Memory is flat: there are two batches, one on its way and one read meanwhile, of at most [`MOST_ENTRIES`] entries and
-//!    about [`MOST_BYTES`] of text each.
+//! 4. Memory is flat: there are two batches, one on its way and one read meanwhile, of at most
+//!    [`MOST_ENTRIES`] entries and about [`MOST_BYTES`] of text each.
 //! 5. Nobody who answers a person waits for any of this.
 
 use std::fmt;
@@ -46,11 +48,12 @@ const FIRST_ENTRIES: usize = 500;
 const SLOW: Duration = Duration::from_secs(2);
 const QUICK: Duration = Duration::from_millis(500);
 
-/// First and longest pause after failures; in between it doubles. The pause is drawn from zero to that ("full jitter"), so that
-/// devices that lost the server together do not come back together.
+/// First and longest pause after failures; in between it doubles. The pause is drawn from zero to that ("full
+/// jitter"), so that devices that lost the server together do not come back together.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// Entries of other processes (`jarvisd ask`) are found this late at most; those of this one wake the forwarder.
+/// Entries of other processes (`jarvisd ask`) are found this late at most; those of this one wake the
+/// forwarder.
 const LOOK: Duration = Duration::from_secs(5);
 /// An idle connection is looked at this often, and the house told that this device is there.
 const BEAT: Duration = Duration::from_secs(60);
@@ -277,7 +280,8 @@ impl Forwarder {
         Ok(())
     }
 
-    /// Now and then deletes what Postgres keeps of the audit log of this device for too long; not while the clock is not set.
+    /// Now and then deletes what Postgres keeps of the audit log of this device for too long; not while the
+    /// clock is not set.
     async fn prune_audit(&mut self) -> Result<(), PgError> {
         const EVERY: Duration = Duration::from_secs(6 * 3_600);
         let Some((days, _)) = self.audit.filter(|(_, from)| Instant::now() >= *from) else { return Ok(()) };
@@ -295,7 +299,8 @@ impl Forwarder {
         Ok(())
     }
 
-    /// A round; if it fails on a connection that had rested, which the server may long have closed, once more on a new one.
+    /// A round; if it fails on a connection that had rested, which the server may long have closed, once more
+    /// on a new one.
     async fn attempt(&mut self) -> Result<Progress, ForwardError> {
         let rested = self.pg.is_some() && self.used.is_none_or(|used| used.elapsed() > LOOK);
         match self.run_once().await {
@@ -352,7 +357,8 @@ impl Forwarder {
             && let Err(error) = &sent
             && error.sqlstate() == Some("23503")
         {
-            // Something above it is missing there, for example because the database was restored from an older backup.
+            // Something above it is missing there, for example because the database was restored from an
+            // older backup.
             outgoing::add_parents(&self.store, &mut batch).await?;
             sent = self.send(&batch).await;
         }
@@ -384,14 +390,16 @@ impl Forwarder {
             Err(error) if error.fate() == Fate::Rejected || error.fate() == Fate::TooMuch => {
                 if batch.entries > 1 {
                     self.entries = batch.entries / 2;
-                    // Silence may be a network that is gone rather than too much work: it also opens the circuit.
+                    // Silence may be a network that is gone rather than too much work: it also opens the
+                    // circuit.
                     return if error.connection_lives() {
                         Ok(Progress::NotYet)
                     } else {
                         Err(ForwardError::Postgres(error))
                     };
                 }
-                // One row that is too much for a server in trouble may pass tomorrow; one that breaks a rule will not.
+                // One row that is too much for a server in trouble may pass tomorrow; one that breaks a rule
+                // will not.
                 if error.fate() == Fate::Rejected
                     || error.sqlstate().is_some_and(|code| code.starts_with("54"))
                 {
@@ -403,8 +411,8 @@ impl Forwarder {
         }
     }
 
-    /// The oldest entries: those that were read ahead, unless they are of another file or another batch size. If they are few
-    /// while not everything is queued, more is queued first.
+    /// The oldest entries: those that were read ahead, unless they are of another file or another batch size.
+    /// If they are few while not everything is queued, more is queued first.
     async fn next(&mut self, house: Uuid) -> Result<Option<outgoing::Batch>, StoreError> {
         let usable = |batch: &outgoing::Batch| {
             batch.generation == self.store.generation() && batch.entries <= self.entries
@@ -422,14 +430,16 @@ impl Forwarder {
         }
     }
 
-    /// Another file, or another database, has taken the place of the one before: it is met as whoever connects meets it.
+    /// Another file, or another database, has taken the place of the one before: it is met as whoever
+    /// connects meets it.
     async fn leave(&mut self) -> Progress {
         self.ahead = None;
         self.close().await;
         Progress::NotYet
     }
 
-    /// The server and the card work at the same time. What cannot be read now is met, and told, in the next round.
+    /// The server and the card work at the same time. What cannot be read now is met, and told, in the next
+    /// round.
     async fn send_and_read_ahead(
         &mut self,
         batch: &outgoing::Batch,
@@ -445,7 +455,8 @@ impl Forwarder {
     }
 
     async fn send(&mut self, batch: &outgoing::Batch) -> Result<(), PgError> {
-        // Taken out, so that a call that is cancelled half-way leaves no connection in an unknown state behind.
+        // Taken out, so that a call that is cancelled half-way leaves no connection in an unknown state
+        // behind.
         let Some(mut pg) = self.pg.take() else { return Err(PgError::lost("sending to Postgres")) };
         let device = &self.settings.device;
         let mut sent = pg.send(batch, device).await;
@@ -496,7 +507,8 @@ impl Forwarder {
         self.connected().await.map(drop)
     }
 
-    /// A connection, made if there is none, and to which database it is. Another one than last time gets everything again.
+    /// A connection, made if there is none, and to which database it is. Another one than last time gets
+    /// everything again.
     async fn connected(&mut self) -> Result<Uuid, ForwardError> {
         if let Some(pg) = &self.pg {
             return Ok(pg.house);

@@ -4,9 +4,10 @@
 //!  jarvis.db ─damaged─▶ jarvis.db.corrupt.<UTC> ─salvage─▶ jarvis.db.salvage ─whole, synced─▶ jarvis.db
 //! ```
 //!
-//! The order makes it safe to be interrupted anywhere: `jarvis.db.salvage` is there before the damaged file is moved, so while
-//! it is there and `jarvis.db` is not, the newest damaged copy is what the next start salvages. A copy alone is one of a repair
-//! that was finished: a database that vanishes later is not replaced by it. One process at a time repairs (a lock on the folder).
+//! The order makes it safe to be interrupted anywhere: `jarvis.db.salvage` is there before the damaged file
+//! is moved, so while it is there and `jarvis.db` is not, the newest damaged copy is what the next start
+//! salvages. A copy alone is one of a repair that was finished: a database that vanishes later is not
+//! replaced by it. One process at a time repairs (a lock on the folder).
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -125,8 +126,9 @@ pub(super) fn remove_copies(path: &Path) -> io::Result<usize> {
 
 /// Moves the damaged `path` aside and puts what can be read of it in its place.
 ///
-/// `still` looks again once no other process can be repairing: `false`, and it is sound by now. Where nothing can be read and
-/// something tells that there was a memory, the new file is held apart if `policy` lets the owner decide.
+/// `still` looks again once no other process can be repairing: `false`, and it is sound by now. Where nothing
+/// can be read and something tells that there was a memory, the new file is held apart if `policy` lets the
+/// owner decide.
 ///
 /// # Errors
 /// What the disk has to say. Then the next start goes on with the copy.
@@ -176,7 +178,8 @@ pub(crate) fn put_in_place(fresh: &Path, path: &Path) -> io::Result<()> {
     for ending in ["-wal", "-shm"] {
         remove_if_there(&beside(path, ending))?;
     }
-    // Else the disk may keep the other name and not that the log is gone, and the log would be read into the wrong file.
+    // Else the disk may keep the other name and not that the log is gone, and the log would be read into the
+    // wrong file.
     sync_name(path)?;
     fs::rename(fresh, path)?;
     sync_name(path)
@@ -192,8 +195,8 @@ pub(crate) fn move_aside(path: &Path, now_unix_ms: i64) -> io::Result<PathBuf> {
         n += 1;
         aside = beside(path, &format!("{name}-{n}"));
     }
-    // The log gets its second name first and loses the other one last, each step durable before the next, so that wherever this
-    // is interrupted database and log are found together.
+    // The log gets its second name first and loses the other one last, each step durable before the next, so
+    // that wherever this is interrupted database and log are found together.
     if let Err(e) = fs::hard_link(beside(path, "-wal"), beside(&aside, "-wal"))
         && e.kind() != io::ErrorKind::NotFound
     {

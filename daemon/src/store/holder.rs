@@ -1,7 +1,8 @@
 //! Which memory sends under the id of this device.
 //!
-//! Two cards with one `[device] id` would continue the same conversations, each with numbers of its own, and read nothing of
-//! one another. So a file has an identity, and with each connection of its forwarder a new token:
+//! Two cards with one `[device] id` would continue the same conversations, each with numbers of its own, and
+//! read nothing of one another. So a file has an identity, and with each connection of its forwarder a new
+//! token:
 //!
 //! ```text
 //!   the file                  jarvis.devices
@@ -13,12 +14,14 @@
 //!
 //! Invariants:
 //!
-//! 1. A token is in the file before it is there, so a connection that is lost half-way leaves one that the file knows.
+//! 1. A token is in the file before it is there, so a connection that is lost half-way leaves one that the
+//!    file knows.
 //! 2. A batch is sent only if the token there is still ours, in the same transaction.
-//! 3. A memory that is held back changes nothing there and sets nothing aside: its words wait here. One that has nothing
-//!    to send reads on.
+//! 3. A memory that is held back changes nothing there and sets nothing aside: its words wait here. One that
+//!    has nothing to send reads on.
 //!
-//! Several processes of one memory share its tokens. A restore of Postgres makes another house, in which nobody holds an id.
+//! Several processes of one memory share its tokens. A restore of Postgres makes another house, in which
+//! nobody holds an id.
 
 use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
@@ -41,7 +44,8 @@ super::sql::statements! {
 
 /// Statements for Postgres.
 mod there {
-    /// A holder that was heard of in the last ten minutes, by the clock of the server; one from the future is not believed.
+    /// A holder that was heard of in the last ten minutes, by the clock of the server; one from the future is
+    /// not believed.
     macro_rules! holder {
         () => {
             "SELECT token, last_seen::text AS seen, extract(epoch FROM now() - last_seen)::double precision AS silent_s,
@@ -189,7 +193,8 @@ async fn claim_within(
     Ok(token)
 }
 
-/// Whether another process of this memory has made the token that is there, which this connection then goes on with.
+/// Whether another process of this memory has made the token that is there, which this connection then goes
+/// on with.
 pub(super) async fn adopt(store: &Store, pg: &mut Pg, device: &str) -> Result<bool, ForwardError> {
     let there = there(pg, there::HOLDER, device).await.map_err(ForwardError::Postgres)?;
     let own = own(store).await?;
@@ -227,8 +232,8 @@ pub async fn seen(settings: &PgSettings) -> Result<Option<String>, PgError> {
     Ok(found.token.is_some().then_some(found.seen))
 }
 
-/// Notes that this memory takes over the id of the device at its next connection. `read_until`, from [`seen`]: it has read
-/// everything since then.
+/// Notes that this memory takes over the id of the device at its next connection. `read_until`, from
+/// [`seen`]: it has read everything since then.
 ///
 /// # Errors
 /// [`StoreError`].

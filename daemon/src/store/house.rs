@@ -1,7 +1,9 @@
-//! Which database of the house this device sends to, and how it gets everything if it is another one than before.
+//! Which database of the house this device sends to, and how it gets everything if it is another one than
+//! before.
 //!
-//! Another database (a new server, a restored backup) may lack anything, so everything that is here is queued again. A device
-//! may hold a million messages while somebody talks to it: they are queued in pieces, with a mark how far.
+//! Another database (a new server, a restored backup) may lack anything, so everything that is here is queued
+//! again. A device may hold a million messages while somebody talks to it: they are queued in pieces, with a
+//! mark how far.
 //!
 //! ```text
 //!            another id       everything else, at once                 messages, while they are sent
@@ -12,11 +14,11 @@
 //!
 //! Invariants:
 //!
-//! 1. A piece and the mark behind it are one transaction. Rows up to the mark were queued, rows behind it will be, and what is
-//!    written meanwhile queues itself.
+//! 1. A piece and the mark behind it are one transaction. Rows up to the mark were queued, rows behind it
+//!    will be, and what is written meanwhile queues itself.
 //! 2. Until the last piece there is no [`HOUSE`]: an older program that meets such a file queues everything.
-//! 3. Whatever a message needs above it is queued, and what was deleted is, before anything is sent to that database or read
-//!    from it. So a row of it is never taken for newer than one that waits here.
+//! 3. Whatever a message needs above it is queued, and what was deleted is, before anything is sent to that
+//!    database or read from it. So a row of it is never taken for newer than one that waits here.
 //! 4. Entries leave the queue only if they were sent to the database that this device is with by then
 //!    ([`super::queue::sent`]), and rows are taken only from that one.
 
@@ -28,15 +30,16 @@ use uuid::Uuid;
 
 use super::{Store, StoreError, Tx, queue, settings};
 
-/// Database that has, or finds in the queue, everything that is here. Without it everything counts as not sent yet.
+/// Database that has, or finds in the queue, everything that is here. Without it everything counts as not
+/// sent yet.
 const HOUSE: &str = "postgres_house";
 /// How far everything was queued again ([`Again`]).
 const AGAIN: &str = "postgres_again";
 
 /// Rows that are queued in one transaction: what a turn waits for.
 const PIECE: i64 = 4_000;
-/// A moment without a transaction that another process which waits for one cannot miss: it looks every 100 ms at least
-/// (`sqliteDefaultBusyCallback`).
+/// A moment without a transaction that another process which waits for one cannot miss: it looks every 100 ms
+/// at least (`sqliteDefaultBusyCallback`).
 pub(crate) const LONGEST_BREATH: Duration = Duration::from_millis(120);
 
 /// Leaves other processes a moment, as long as the transaction that was `begun` then, before the next one.
@@ -61,7 +64,8 @@ macro_rules! up_to {
     };
 }
 
-/// Queues the rows of a table after number ?1 up to ?2, each as its owner's, who may be gone from the audit log.
+/// Queues the rows of a table after number ?1 up to ?2, each as its owner's, who may be gone from the audit
+/// log.
 macro_rules! again {
     ($op:literal, $table:literal, $number:literal) => {
         concat!(
@@ -160,7 +164,8 @@ impl Stage {
 struct Again {
     house: Uuid,
     stage: Stage,
-    /// Row number of the last row of the stage that was queued; while the queue is cleared, of the last entry that goes.
+    /// Row number of the last row of the stage that was queued; while the queue is cleared, of the last entry
+    /// that goes.
     row: i64,
     /// Kind and id of the last deletion that was queued.
     buried: Option<(String, Uuid)>,
@@ -256,8 +261,8 @@ pub(crate) struct Met {
     pub(crate) more: bool,
 }
 
-/// Called for each new connection, before anything is sent or read. If `house` is not the database that was last sent to,
-/// everything that is here is queued again: all but the messages by the time that this returns.
+/// Called for each new connection, before anything is sent or read. If `house` is not the database that was
+/// last sent to, everything that is here is queued again: all but the messages by the time that this returns.
 ///
 /// # Errors
 /// [`StoreError`]; the next call goes on where this one ended.
@@ -333,7 +338,8 @@ pub(crate) async fn queue_piece(
     }
 }
 
-/// Whether this device is with `house`, as it stands in this transaction. After a repair it is with none until it meets one.
+/// Whether this device is with `house`, as it stands in this transaction. After a repair it is with none
+/// until it meets one.
 pub(crate) async fn is_with(tx: &mut Tx<'_>, house: Uuid) -> Result<bool, StoreError> {
     Ok(Standing::read_in(tx).await?.is_with(house))
 }
@@ -348,8 +354,8 @@ pub(super) async fn is_queueing(store: &Store) -> Result<bool, StoreError> {
     Ok(matches!(Standing::read(store).await?, Standing::Queueing(_)))
 }
 
-/// At most how many rows are still to be queued again; `None` if none is. Rows that were deleted count, so that the answer
-/// takes no time.
+/// At most how many rows are still to be queued again; `None` if none is. Rows that were deleted count, so
+/// that the answer takes no time.
 ///
 /// # Errors
 /// [`StoreError`].

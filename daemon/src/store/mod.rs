@@ -5,12 +5,15 @@
 //! 1. A write transaction is `BEGIN IMMEDIATE … COMMIT` on the one writer connection; it is on the disk when
 //!    [`Tx::commit`] returns (`synchronous=FULL`, WAL: one fsync).
 //! 2. A row and its queue entry are one transaction.
-//! 3. A transaction that was not committed leaves nothing behind: its connection is closed, whatever went wrong.
-//! 4. A file of another program or of a newer schema is refused with a sentence, never written to. A damaged one is moved
-//!    aside, what can be read of it is saved ([`salvage`]), and it is said.
-//! 5. A file that was moved, removed or replaced under the running process is noticed before a commit is acknowledged.
+//! 3. A transaction that was not committed leaves nothing behind: its connection is closed, whatever went
+//!    wrong.
+//! 4. A file of another program or of a newer schema is refused with a sentence, never written to. A damaged
+//!    one is moved aside, what can be read of it is saved ([`salvage`]), and it is said.
+//! 5. A file that was moved, removed or replaced under the running process is noticed before a commit is
+//!    acknowledged.
 //! 6. A file that can only be read (full disk, no permission) is read; writing is tried again each time.
-//! 7. An empty file does not take the place of a memory that vanished before the owner has decided so ([`vanished`]).
+//! 7. An empty file does not take the place of a memory that vanished before the owner has decided so
+//!    ([`vanished`]).
 //! 8. Two processes may have the file open at once: each waits for the other up to [`BUSY_TIMEOUT`].
 //!
 //! `docs/design/store.md` says why.

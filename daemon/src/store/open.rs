@@ -15,11 +15,12 @@ use super::vanished::{self, Missing, Vanished};
 use super::{StoreError, holder, schema, settings};
 use crate::durable::{create_file, create_folder, folder_of};
 
-/// Readers of one process. A household asks one thing at a time; two keep a long listing from delaying a turn.
+/// Readers of one process. A household asks one thing at a time; two keep a long listing from delaying a
+/// turn.
 const READERS: u32 = 2;
 
-/// Bytes of a page of a new file. A turn changes some 18 pages here and there, and each goes into the log as a whole: small pages
-/// are what keeps an SD card (docs/design/store.md has the numbers).
+/// Bytes of a page of a new file. A turn changes some 18 pages here and there, and each goes into the log as
+/// a whole: small pages are what keeps an SD card (docs/lab/store.md has the numbers).
 pub(super) const PAGE_BYTES: u32 = 1024;
 
 /// A checkpoint is done between turns; by the commit itself only when nobody did so.
@@ -58,8 +59,8 @@ impl Opened {
         *self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Connects a writer anew, when the one before ended with its transaction. The log may be another one now: SQLite removes
-    /// it when nobody has it open.
+    /// Connects a writer anew, when the one before ended with its transaction. The log may be another one
+    /// now: SQLite removes it when nobody has it open.
     pub(super) async fn writer(&self, path: &Path) -> Result<SqliteConnection, StoreError> {
         let mut conn = self.connect.connect().await.map_err(|e| classify(e, path))?;
         // The log is there once something was read through it.
@@ -90,8 +91,8 @@ pub(super) enum Look {
     Mistrust(String),
 }
 
-/// Opens the database at `path`, makes it where it is missing, repairs it where it is damaged, reads it where it cannot be
-/// written.
+/// Opens the database at `path`, makes it where it is missing, repairs it where it is damaged, reads it where
+/// it cannot be written.
 pub(super) async fn open(path: &Path, options: &StoreOptions, look: &Look) -> Result<Ready, StoreError> {
     let thorough = *look != Look::Quick;
     let mut told: Vec<String> = Vec::new();
@@ -264,8 +265,8 @@ fn only_reading_may_help(error: &StoreError) -> bool {
     )
 }
 
-/// How the file can be read, if it can. Without its shared index, which a full or read-only disk has no room for, only if
-/// there is no log either: then nobody writes, and nothing is missing.
+/// How the file can be read, if it can. Without its shared index, which a full or read-only disk has no room
+/// for, only if there is no log either: then nobody writes, and nothing is missing.
 async fn readable(path: &Path, connect: &SqliteConnectOptions) -> Option<SqliteConnectOptions> {
     let plain = connect.clone().read_only(true);
     let mut ways = vec![plain.clone()];
@@ -340,7 +341,8 @@ pub(super) fn begins_as_database(path: &Path) -> bool {
     }
 }
 
-/// Creates what is missing with the right mode and refuses a file that is not SQLite before SQLite touches it.
+/// Creates what is missing with the right mode and refuses a file that is not SQLite before SQLite touches
+/// it.
 fn prepare_file(path: &Path) -> Result<(), StoreError> {
     let open_error = |e| open_error(path, e);
     prepare_folder(path).map_err(open_error)?;
@@ -361,8 +363,8 @@ fn prepare_file(path: &Path) -> Result<(), StoreError> {
     Err(StoreError::Damaged { path: path.into(), detail: "it does not begin as an SQLite file".into() })
 }
 
-/// Switching to WAL needs the file alone and does not wait for a lock by itself, so two processes that create the same
-/// database at once meet here.
+/// Switching to WAL needs the file alone and does not wait for a lock by itself, so two processes that create
+/// the same database at once meet here.
 async fn use_wal(conn: &mut SqliteConnection, path: &Path, patience: Duration) -> Result<(), StoreError> {
     const PAUSE: Duration = Duration::from_millis(20);
     let mut waited = Duration::ZERO;

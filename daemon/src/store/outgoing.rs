@@ -1,9 +1,10 @@
 //! The oldest entries of the queue with the rows that they name, as one snapshot of the file.
 //!
-//! Entries name rows; a row is read as it is now. One read transaction covers the entries and the rows, so whatever a row needs
-//! (its conversation, its person) is either in the same batch or was sent before: parents are queued before the first row that
-//! needs them. That makes the order within a batch free, and the sender groups it by kind. A batch that is read ahead, while
-//! the one before is on its way, has a later snapshot, so the same holds for it once that one was committed.
+//! Entries name rows; a row is read as it is now. One read transaction covers the entries and the rows, so
+//! whatever a row needs (its conversation, its person) is either in the same batch or was sent before:
+//! parents are queued before the first row that needs them. That makes the order within a batch free, and the
+//! sender groups it by kind. A batch that is read ahead, while the one before is on its way, has a later
+//! snapshot, so the same holds for it once that one was committed.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -126,7 +127,8 @@ pub struct Deletion {
     pub owner: Uuid,
 }
 
-/// What is read of a person, and of a conversation: of those that entries name, and of those that a row turns out to need.
+/// What is read of a person, and of a conversation: of those that entries name, and of those that a row turns
+/// out to need.
 macro_rules! of_user {
     ($of:literal) => {
         concat!(
@@ -185,8 +187,8 @@ super::sql::statements! {
     PARENTS_USER = of_user!("= ?1");
 }
 
-/// At most `entries` of the oldest entries after `after`, and no more than about `bytes` of text beyond the first; `None` when
-/// there are none.
+/// At most `entries` of the oldest entries after `after`, and no more than about `bytes` of text beyond the
+/// first; `None` when there are none.
 pub async fn read(
     store: &Store,
     after: i64,

@@ -1,8 +1,8 @@
 //! The queue: typed operations that Postgres does not have yet, written with the row that they are about.
 //!
-//! An entry names a row and never copies it. The forwarder reads the row when it sends, so an upsert always sends the
-//! latest state, and a row that is gone by then sends nothing (its deletion is a later entry). What each operation means
-//! to the receiver:
+//! An entry names a row and never copies it. The forwarder reads the row when it sends, so an upsert always
+//! sends the latest state, and a row that is gone by then sends nothing (its deletion is a later entry). What
+//! each operation means to the receiver:
 //!
 //! | operation | row | effect there (repeating it changes nothing) |
 //! |---|---|---|
@@ -256,7 +256,8 @@ pub struct Depth {
     pub oldest_unix_ms: Option<i64>,
     /// Entries that Postgres refused for good.
     pub dead_letters: i64,
-    /// At most how many rows are still to be queued, as those before them are sent: Postgres is another database than before.
+    /// At most how many rows are still to be queued, as those before them are sent: Postgres is another
+    /// database than before.
     pub still_to_queue: i64,
     /// Rows are still to be queued: an empty queue is no end.
     pub queueing: bool,
@@ -395,8 +396,8 @@ pub async fn retry_dead(store: &Store, seq: Option<i64>) -> Result<Retried, Stor
     Ok(Retried { dead_letters, without_row })
 }
 
-/// Queues every dead letter, those that were given up among them: in a copy from which a memory takes back what it lacks.
-/// `everything`: every row, where all of the copy counts.
+/// Queues every dead letter, those that were given up among them: in a copy from which a memory takes back
+/// what it lacks. `everything`: every row, where all of the copy counts.
 pub(crate) async fn revive(store: &Store, everything: bool) -> Result<(), StoreError> {
     let mut tx = store.begin().await?;
     if everything {
@@ -408,7 +409,8 @@ pub(crate) async fn revive(store: &Store, everything: bool) -> Result<(), StoreE
     tx.commit().await
 }
 
-/// Gives dead letters up, one (`seq`) or all of them; returns how many. The rows stay on this device and in its backups.
+/// Gives dead letters up, one (`seq`) or all of them; returns how many. The rows stay on this device and in
+/// its backups.
 pub async fn drop_dead(store: &Store, seq: Option<i64>) -> Result<u64, StoreError> {
     let mut tx = store.begin().await?;
     let gone = tx.execute(sqlx::query(DROP_DEAD).bind(seq)).await?;
@@ -434,16 +436,17 @@ pub(crate) struct Way {
     pub(crate) house: Uuid,
 }
 
-/// A transaction on the file that was read, for the database that was sent to; `None` if another one has taken the place of
-/// either. In another file the same numbers are other things, and another database has nothing yet.
+/// A transaction on the file that was read, for the database that was sent to; `None` if another one has
+/// taken the place of either. In another file the same numbers are other things, and another database has
+/// nothing yet.
 async fn begin_on(store: &Store, way: Way) -> Result<Option<Tx<'_>>, StoreError> {
     let mut tx = store.begin().await?;
     let same = store.generation() == way.generation && house::is_with(&mut tx, way.house).await?;
     Ok(same.then_some(tx))
 }
 
-/// Removes what Postgres has committed, everything up to `last`; returns whether it may. Entries are never added below one
-/// that was read.
+/// Removes what Postgres has committed, everything up to `last`; returns whether it may. Entries are never
+/// added below one that was read.
 pub(crate) async fn sent(store: &Store, way: Way, last: i64) -> Result<bool, StoreError> {
     let Some(mut tx) = begin_on(store, way).await? else { return Ok(false) };
     tx.execute(sqlx::query(TAKEN).bind(last)).await?;
@@ -467,8 +470,8 @@ pub(super) async fn bury(
     tx.commit().await.map(|()| true)
 }
 
-/// Queues the deletion of voiceprints (id, person) that this device once wrote there and does not have; returns
-/// whether it may.
+/// Queues the deletion of voiceprints (id, person) that this device once wrote there and does not have;
+/// returns whether it may.
 pub(super) async fn bury_leftovers(
     store: &Store,
     way: Way,

@@ -1,7 +1,7 @@
 //! Messages whose place in their conversation is taken there by another one.
 //!
-//! Two memories went on with the same conversation: a copy of a card, or two devices that had one id. Both said something, and
-//! nothing of it may be lost: what is not there yet goes to the end, here and then there.
+//! Two memories went on with the same conversation: a copy of a card, or two devices that had one id. Both
+//! said something, and nothing of it may be lost: what is not there yet goes to the end, here and then there.
 
 use sqlx::Row as _;
 use sqlx::query::Query;
@@ -39,8 +39,8 @@ mod there {
 #[cfg(test)]
 pub(crate) const STATEMENTS_THERE: &[(&str, &str)] = there::STATEMENTS;
 
-/// Moves `message`, and what of its conversation follows it and is not there either, behind everything that is there. Returns
-/// whether it was moved. What others have said there is read anew.
+/// Moves `message`, and what of its conversation follows it and is not there either, behind everything that
+/// is there. Returns whether it was moved. What others have said there is read anew.
 pub(super) async fn behind(store: &Store, pg: &mut Pg, message: &MessageRow) -> Result<bool, ForwardError> {
     let conversation = message.conversation;
     let next = pg.value(STEP, sqlx::query(there::NEXT).bind(conversation), |row| row.try_get("next")).await;

@@ -64,8 +64,8 @@ pub(crate) async fn is_read(store: &Store, house: Uuid) -> Result<bool, StoreErr
     Ok(read_of(store, house).await?.is_some_and(|read| read.caught_up))
 }
 
-/// Whether the database at `postgres` was read to its end at least once, but for the voiceprints. It is not asked
-/// itself, because it may be away: the address tells whether it is the one that was read.
+/// Whether the database at `postgres` was read to its end at least once, but for the voiceprints. It is not
+/// asked itself, because it may be away: the address tells whether it is the one that was read.
 ///
 /// # Errors
 /// [`StoreError`] of the memory.

@@ -7,8 +7,8 @@ use sqlx::{Row as _, SqliteConnection};
 use super::StoreError;
 use super::sqlite::classify;
 
-/// One document per version, in order: document n takes a database from version n − 1 to n and ends by setting
-/// `PRAGMA user_version = n`.
+/// One document per version, in order: document n takes a database from version n − 1 to n and ends by
+/// setting `PRAGMA user_version = n`.
 const MIGRATIONS: &[&str] = &[
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/sqlite/0001_initial.sql")),
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/sqlite/0002_replica.sql")),
@@ -76,8 +76,8 @@ pub(super) async fn check_current(conn: &mut SqliteConnection, path: &Path) -> R
     }
 }
 
-/// Brings the schema to [`VERSION`], all missing versions in one transaction. Two processes may do this at once:
-/// the second finds nothing left to do.
+/// Brings the schema to [`VERSION`], all missing versions in one transaction. Two processes may do this at
+/// once: the second finds nothing left to do.
 pub(super) async fn migrate(conn: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
     let identity = identify(conn, path).await?;
     if identity == (Identity::Ours { version: VERSION }) {
@@ -93,7 +93,8 @@ pub(super) async fn migrate(conn: &mut SqliteConnection, path: &Path) -> Result<
         if version > done {
             log::info!("bringing the database {} to schema version {version}", path.display());
             sqlx::raw_sql(document).execute(&mut *conn).await.map_err(|e| match sql(e) {
-                // A step that was tested on every older version fails only on a file that is not what it says.
+                // A step that was tested on every older version fails only on a file that is not what it
+                // says.
                 StoreError::Sql(e) => StoreError::Damaged {
                     path: path.into(),
                     detail: super::sqlite::briefly(&format!("its schema is not that of version {done}: {e}")),

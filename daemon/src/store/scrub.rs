@@ -1,16 +1,18 @@
 //! Takes what was deleted out of the file, a few pages at a time.
 //!
-//! `secure_delete` zeroes what is deleted, but when SQLite splits or merges pages it moves rows by copying them and leaves
-//! the old copies in the unused middle of the page where they were; these outlive the row. SQLite never reads that part and
-//! never copies it to another page, so it can be zeroed page by page, in any order, while turns are written in between:
+//! `secure_delete` zeroes what is deleted, but when SQLite splits or merges pages it moves rows by copying
+//! them and leaves the old copies in the unused middle of the page where they were; these outlive the row.
+//! SQLite never reads that part and never copies it to another page, so it can be zeroed page by page, in any
+//! order, while turns are written in between:
 //!
 //! ```text
 //!  header │ cell pointers │ unused: zeroed here │ cells, free blocks (zeroed when they were freed)
 //! ```
 //!
-//! Pages are read and written through SQLite (`sqlite_dbpage`), in transactions of their own, so that a power cut, another process
-//! and the log are SQLite's affair. Pages that are no B-tree begin with a zero byte in files below 64 GiB (overflow and free pages
-//! begin with a page number); they are zeroed by `secure_delete` itself, or are written as a whole.
+//! Pages are read and written through SQLite (`sqlite_dbpage`), in transactions of their own, so that a power
+//! cut, another process and the log are SQLite's affair. Pages that are no B-tree begin with a zero byte in
+//! files below 64 GiB (overflow and free pages begin with a page number); they are zeroed by `secure_delete`
+//! itself, or are written as a whole.
 
 use sqlx::{Connection as _, Row as _, SqliteConnection};
 
@@ -42,11 +44,12 @@ pub struct Scrubbed {
     pub cleaned: usize,
 }
 
-/// Zeroes the unused part of every page and empties the log. Returns `None` where SQLite was built without `sqlite_dbpage` or the
-/// file is too large to tell pages apart.
+/// Zeroes the unused part of every page and empties the log. Returns `None` where SQLite was built without
+/// `sqlite_dbpage` or the file is too large to tell pages apart.
 ///
 /// # Errors
-/// [`StoreError::Busy`] also if a reader kept the log from being emptied: old copies of rows may still be there.
+/// [`StoreError::Busy`] also if a reader kept the log from being emptied: old copies of rows may still be
+/// there.
 pub(super) async fn scrub(store: &Store) -> Result<Option<Scrubbed>, StoreError> {
     // A connection of its own: a long listing must not be in the way, nor this in its way.
     let mut conn = store.connect_to_read().await?;
@@ -115,8 +118,9 @@ async fn number(store: &Store, conn: &mut SqliteConnection, sql: &'static str) -
     row.try_get("n").map_err(StoreError::Sql)
 }
 
-/// Zeroes what the B-tree page `number` does not use, and returns whether there was anything. Other pages, and pages that
-/// contradict themselves, are left alone. Format: <https://www.sqlite.org/fileformat2.html#b_tree_pages>.
+/// Zeroes what the B-tree page `number` does not use, and returns whether there was anything. Other pages,
+/// and pages that contradict themselves, are left alone. Format:
+/// <https://www.sqlite.org/fileformat2.html#b_tree_pages>.
 fn clean(number: i64, page: &mut [u8]) -> bool {
     // The first page begins with the header of the file.
     let header = if number == 1 { 100 } else { 0 };

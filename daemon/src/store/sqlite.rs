@@ -19,8 +19,8 @@ use super::{StoreError, scrub};
 /// How long a statement waits for another process before it fails with [`StoreError::Busy`].
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A checkpoint moves the WAL into the database and costs fsyncs. It is done between turns ([`Store::checkpoint`]) once the
-/// WAL is larger than this.
+/// A checkpoint moves the WAL into the database and costs fsyncs. It is done between turns
+/// ([`Store::checkpoint`]) once the WAL is larger than this.
 const CHECKPOINT_WAL_BYTES: u64 = 2 << 20;
 
 /// No statement met damage that a check of the file did not find.
@@ -37,7 +37,8 @@ super::sql::statements! {
     ROLLBACK = "ROLLBACK";
     WRITE_ANEW = "VACUUM INTO ?1";
     COMMIT = "COMMIT";
-    // The copy that VACUUM makes is as large as the database: not in memory, though everything else temporary is.
+    // The copy that VACUUM makes is as large as the database: not in memory, though everything else temporary
+    // is.
     TEMP_IN_FILES = "PRAGMA temp_store = FILE";
     TEMP_IN_MEMORY = "PRAGMA temp_store = MEMORY";
     VACUUM = "VACUUM";
@@ -66,7 +67,8 @@ pub struct Store {
 struct Inner {
     path: PathBuf,
     options: StoreOptions,
-    /// `None` while a transaction has it, after one that did not end well, and while the file can only be read.
+    /// `None` while a transaction has it, after one that did not end well, and while the file can only be
+    /// read.
     writer: Mutex<Option<SqliteConnection>>,
     open: ArcSwap<Opened>,
     /// Grows each time another file took the place of the one before: row numbers may differ.
@@ -82,7 +84,8 @@ struct Inner {
 }
 
 impl Store {
-    /// Opens the database at `path`; creates folder (0750) and file (0600) where they are missing; migrates; repairs.
+    /// Opens the database at `path`; creates folder (0750) and file (0600) where they are missing; migrates;
+    /// repairs.
     pub async fn open(path: &Path, options: &StoreOptions) -> Result<Self, StoreError> {
         let Ready { writer, opened, problem } = open::open(path, options, &Look::Quick).await?;
         let inner = Inner {
@@ -134,13 +137,15 @@ impl Store {
         Ok((home, conn))
     }
 
-    /// Looks whether the file is the one that was opened, sound as far as it was met, and writable; repairs what is not.
+    /// Looks whether the file is the one that was opened, sound as far as it was met, and writable; repairs
+    /// what is not.
     pub async fn mend(&self) -> Result<(), StoreError> {
         let mut home = self.inner.writer.lock().await;
         self.inner.ready(&mut home).await
     }
 
-    /// Grows when another file took the place of the one before, so that what was learnt of its rows does not hold.
+    /// Grows when another file took the place of the one before, so that what was learnt of its rows does not
+    /// hold.
     pub fn generation(&self) -> u64 {
         self.inner.generation.load(Ordering::Acquire)
     }
@@ -150,7 +155,8 @@ impl Store {
         self.inner.open.load().read_only.as_ref().map(|e| crate::error::chain(e))
     }
 
-    /// What is missing, while this file is held apart from a memory that vanished. The owner may accept it in another process.
+    /// What is missing, while this file is held apart from a memory that vanished. The owner may accept it in
+    /// another process.
     ///
     /// # Errors
     /// [`StoreError`] if the file cannot be asked.
@@ -176,7 +182,8 @@ impl Store {
         tx.commit().await
     }
 
-    /// Leaves a mark beside the file, once somebody is known: where the file vanishes, the mark tells that there was one.
+    /// Leaves a mark beside the file, once somebody is known: where the file vanishes, the mark tells that
+    /// there was one.
     pub async fn leave_mark(&self) {
         if self.inner.options.vanished.is_kept()
             && let Ok(mut reader) = self.reader().await
@@ -226,8 +233,9 @@ impl Store {
         self.on_writer(CHECKPOINT_PASSIVE).await
     }
 
-    /// Moves the WAL into the database and empties it, so that no deleted text stays in it. Waits for readers up to the
-    /// busy timeout; returns `false` if one was still in the way (the next checkpoint finishes the work).
+    /// Moves the WAL into the database and empties it, so that no deleted text stays in it. Waits for readers
+    /// up to the busy timeout; returns `false` if one was still in the way (the next checkpoint finishes the
+    /// work).
     pub async fn checkpoint_truncate(&self) -> Result<bool, StoreError> {
         match self.on_writer(CHECKPOINT_TRUNCATE).await {
             Ok(()) => Ok(self.wal_bytes() == 0),
@@ -236,10 +244,12 @@ impl Store {
         }
     }
 
-    /// Sees to it that no byte of what was deleted stays in the file or its log (`store::scrub`). Turns go on meanwhile.
+    /// Sees to it that no byte of what was deleted stays in the file or its log (`store::scrub`). Turns go on
+    /// meanwhile.
     ///
     /// # Errors
-    /// [`StoreError::Busy`] also if a reader kept the WAL from being emptied: old copies of rows may still be there.
+    /// [`StoreError::Busy`] also if a reader kept the WAL from being emptied: old copies of rows may still be
+    /// there.
     pub async fn scrub(&self) -> Result<(), StoreError> {
         match scrub::scrub(self).await? {
             Some(done) => {
@@ -250,10 +260,12 @@ impl Store {
         }
     }
 
-    /// Writes the whole database anew and empties the WAL, which comes to the same as [`Store::scrub`], but turns wait for it.
+    /// Writes the whole database anew and empties the WAL, which comes to the same as [`Store::scrub`], but
+    /// turns wait for it.
     ///
     /// # Errors
-    /// [`StoreError::Busy`] also if a reader kept the WAL from being emptied: old copies of rows may still be there.
+    /// [`StoreError::Busy`] also if a reader kept the WAL from being emptied: old copies of rows may still be
+    /// there.
     pub async fn vacuum(&self) -> Result<(), StoreError> {
         for statement in [TEMP_IN_FILES, VACUUM, TEMP_IN_MEMORY] {
             self.on_writer(statement).await?;
@@ -267,8 +279,9 @@ impl Store {
 
     /// Reads the whole file and returns [`StoreError::Damaged`] if its structure is broken.
     pub async fn check(&self) -> Result<(), StoreError> {
-        // A connection of its own: FTS5 checks the index against a structure that it has cached, and on a connection that
-        // is in use the cache may be older than the file, which it then reports as damage (seen with SQLite 3.51.3).
+        // A connection of its own: FTS5 checks the index against a structure that it has cached, and on a
+        // connection that is in use the cache may be older than the file, which it then reports as damage
+        // (seen with SQLite 3.51.3).
         let mut conn = self.connect_to_read().await?;
         let checked = open::quick_check(&mut conn, &self.inner.path).await;
         if let Err(error) = &checked {
@@ -367,7 +380,8 @@ impl Inner {
                 self.reopen(home, Some(problem.to_owned()), &Look::Quick).await
             }
             Some(_) => match home.as_mut() {
-                // The log was removed: what is in it is still reachable through the open connection, and moved over now.
+                // The log was removed: what is in it is still reachable through the open connection, and
+                // moved over now.
                 Some(conn) if !self.in_place() => {
                     sqlx::query(CHECKPOINT_TRUNCATE).execute(conn).await.map_err(|e| self.classify(e))?;
                     let problem = "the log of the database was removed while it was in use; nothing is lost";
@@ -422,10 +436,11 @@ impl Inner {
         self.reopen(home, Some(problem.to_owned()), &Look::Quick).await
     }
 
-    /// A statement met damage. The whole file is checked, and repaired if that finds any. If it finds none, the file is
-    /// opened anew, which helps where a cached page was bad, and it is said. If a statement meets damage again, the file is
-    /// repaired all the same: the check looks at the structure of tables and indexes, not at everything that a statement
-    /// needs (a row of the full-text index without its message, for instance). That is done once in the life of a process.
+    /// A statement met damage. The whole file is checked, and repaired if that finds any. If it finds none,
+    /// the file is opened anew, which helps where a cached page was bad, and it is said. If a statement meets
+    /// damage again, the file is repaired all the same: the check looks at the structure of tables and
+    /// indexes, not at everything that a statement needs (a row of the full-text index without its message,
+    /// for instance). That is done once in the life of a process.
     async fn look_into(&self, home: &mut Option<SqliteConnection>, detail: String) -> Result<(), StoreError> {
         let doubt = self.doubt.load(Ordering::Acquire);
         let look = if doubt == DOUBTED { Look::Mistrust(detail.clone()) } else { Look::Thorough };
@@ -485,7 +500,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Closes the connections to a file that is no longer the right one. A reader that is in use ends by itself.
+    /// Closes the connections to a file that is no longer the right one. A reader that is in use ends by
+    /// itself.
     async fn close(&self, home: &mut Option<SqliteConnection>) {
         const PATIENCE: Duration = Duration::from_secs(1);
         let _ = tokio::time::timeout(PATIENCE, self.open.load_full().readers.close()).await;
@@ -495,8 +511,8 @@ impl Inner {
     }
 }
 
-/// An open write transaction. Dropping it closes its connection, and SQLite rolls back: that holds for an error, for a
-/// cancelled task and for a panic alike, and the next transaction starts on a fresh connection.
+/// An open write transaction. Dropping it closes its connection, and SQLite rolls back: that holds for an
+/// error, for a cancelled task and for a panic alike, and the next transaction starts on a fresh connection.
 #[derive(Debug)]
 pub struct Tx<'a> {
     home: MutexGuard<'a, Option<SqliteConnection>>,
@@ -533,11 +549,12 @@ impl Tx<'_> {
         query.fetch_all(self.conn()?).await.map_err(|e| inner.classify(e))
     }
 
-    /// Makes the transaction durable: when this returns `Ok`, it is on the disk, in the file that is at the path.
+    /// Makes the transaction durable: when this returns `Ok`, it is on the disk, in the file that is at the
+    /// path.
     ///
     /// # Errors
-    /// [`StoreError::Replaced`] if the file was moved or replaced meanwhile: then it is not stored as far as anyone may say,
-    /// though it can be in what is restored.
+    /// [`StoreError::Replaced`] if the file was moved or replaced meanwhile: then it is not stored as far as
+    /// anyone may say, though it can be in what is restored.
     pub async fn commit(mut self) -> Result<(), StoreError> {
         let inner = self.inner;
         let in_place = inner.in_place();

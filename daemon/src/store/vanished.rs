@@ -1,4 +1,5 @@
-//! A memory that vanished: the file is missing, empty or holds nothing that can be read, and something tells that there was one.
+//! A memory that vanished: the file is missing, empty or holds nothing that can be read, and something tells
+//! that there was one.
 //!
 //! ```text
 //!  evidence ─┬─ beside the file: its mark, the key of the voices, the log of restores, damaged copies
@@ -9,7 +10,8 @@
 //!                                                          └─ accept: the mark is deleted, it is the memory
 //! ```
 //!
-//! Until the owner has decided, no backup is made of the file that is held apart, so the earlier ones stay the newest.
+//! Until the owner has decided, no backup is made of the file that is held apart, so the earlier ones stay
+//! the newest.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -185,7 +187,8 @@ pub async fn look(path: &Path, policy: &Vanished) -> Result<Option<Missing>, Sto
     Ok(marked?.map(gone))
 }
 
-/// Leaves the mark beside `path` that there is a memory, once somebody is known. A disk that cannot take it is no fault here.
+/// Leaves the mark beside `path` that there is a memory, once somebody is known. A disk that cannot take it
+/// is no fault here.
 pub(super) async fn leave_mark(path: &Path, conn: &mut SqliteConnection) {
     let mark = heal::beside(path, MARK);
     if mark.exists() || !matches!(sqlx::query(ANYBODY).fetch_optional(conn).await, Ok(Some(_))) {
@@ -218,7 +221,8 @@ pub(super) async fn begin_apart(path: &Path, evidence: &str) -> Result<(), Store
     heal::put_in_place(&fresh, path).map_err(disk)
 }
 
-/// Marks the new file `fresh`, which nobody else has open and which may still be empty, as one that is held apart.
+/// Marks the new file `fresh`, which nobody else has open and which may still be empty, as one that is held
+/// apart.
 pub(super) async fn mark_file(fresh: &Path, evidence: &str) -> Result<(), StoreError> {
     let sql = |e| classify(e, fresh);
     let connect = SqliteConnectOptions::new()

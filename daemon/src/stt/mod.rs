@@ -7,14 +7,16 @@
 //!                              └──────────────┘ thread `stt`, see [`worker`]
 //! ```
 //!
-//! [`Recognizer`] is a seam because there are two engines that have nothing in common: Vosk decodes while the person
-//! speaks, Whisper (run by tract) takes the finished utterance. The wake word is cut off before the sound comes here.
+//! [`Recognizer`] is a seam because there are two engines that have nothing in common: Vosk decodes while the
+//! person speaks, Whisper (run by tract) takes the finished utterance. The wake word is cut off before the
+//! sound comes here.
 //!
-//! Every engine runs on the device. One that sends sound away may get it only behind a `verified` verdict: a first look that
-//! was merely not a stranger's (`speaker::verification`) is not enough.
+//! Every engine runs on the device. One that sends sound away may get it only behind a `verified` verdict: a
+//! first look that was merely not a stranger's (`speaker::verification`) is not enough.
 //!
-//! Invariants: the text of an utterance depends on its samples alone, not on how they were cut into blocks nor on what
-//! was heard before; what is not speech gives an empty text, never an invented one where that can be helped.
+//! Invariants: the text of an utterance depends on its samples alone, not on how they were cut into blocks
+//! nor on what was heard before; what is not speech gives an empty text, never an invented one where that can
+//! be helped.
 
 pub mod section;
 pub mod text;
@@ -44,8 +46,8 @@ pub use vosk::VoskRecognizer;
 pub use vosk_model::{VoskModelDir, installed as installed_vosk_models};
 pub use whisper::WhisperRecognizer;
 
-/// Sound that stays below this (−66 dBFS, behind [`crate::dsp::level`]'s filter) is silence, which both engines would fill
-/// with invented words.
+/// Sound that stays below this (−66 dBFS, behind [`crate::dsp::level`]'s filter) is silence, which both
+/// engines would fill with invented words.
 const SILENCE_PEAK: f32 = 5e-4;
 
 /// Which engine transcribes.
@@ -75,11 +77,12 @@ pub trait Recognizer: Send {
     /// The engine's name as events carry it.
     fn engine(&self) -> &'static str;
 
-    /// Takes the next samples of the utterance: 16 kHz mono, −1 to 1; anything not finite counts as silence. Returns the
-    /// words so far if they changed (engines that cannot say return `None`).
+    /// Takes the next samples of the utterance: 16 kHz mono, −1 to 1; anything not finite counts as silence.
+    /// Returns the words so far if they changed (engines that cannot say return `None`).
     fn accept(&mut self, samples: &[f32]) -> Result<Option<String>, SttError>;
 
-    /// Ends the utterance and returns its words. Afterwards, also after an error, the next utterance can begin.
+    /// Ends the utterance and returns its words. Afterwards, also after an error, the next utterance can
+    /// begin.
     fn finish(&mut self) -> Result<Transcript, SttError>;
 
     /// Drops the utterance so far.
@@ -133,16 +136,18 @@ pub enum Opened {
     Ready(Box<dyn Recognizer>),
     /// Switched off.
     Off,
-    /// `auto` finds nothing that can be used. The sentence says why and what to do; everything that needs no words goes on.
+    /// `auto` finds nothing that can be used. The sentence says why and what to do; everything that needs no
+    /// words goes on.
     Unusable {
         sentence: String,
     },
 }
 
-/// Opens the engine that `settings` asks for. Without `vosk_model` the first `vosk*` folder in `dirs` is taken.
+/// Opens the engine that `settings` asks for. Without `vosk_model` the first `vosk*` folder in `dirs` is
+/// taken.
 ///
-/// An engine or model that was named and cannot be used is an error. What `auto` finds is optional: a model that is missing,
-/// damaged or does not run is passed over, and the next one is taken.
+/// An engine or model that was named and cannot be used is an error. What `auto` finds is optional: a model
+/// that is missing, damaged or does not run is passed over, and the next one is taken.
 pub fn open(settings: &Stt, dirs: &[PathBuf], store: &ModelStore) -> Result<Opened, SttError> {
     match settings.engine {
         Engine::Off => Ok(Opened::Off),

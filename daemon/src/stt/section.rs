@@ -8,7 +8,8 @@ use crate::config::{Words, section};
 section! {
     /// Speech to text, on the device.
     Stt = "stt" {
-        /// Which recogniser: Vosk, Whisper (English), none, or Vosk where a model of it is installed and Whisper otherwise.
+        /// Which recogniser: Vosk, Whisper (English), none, or Vosk where a model of it is installed and
+        /// Whisper otherwise.
         engine: Engine = Engine::Auto, Rule::any();
         /// Folder of a Vosk model.
         vosk_model: Option<PathBuf> = None, Rule::any().default_is("the first Vosk model among the models");

@@ -15,7 +15,8 @@ pub fn fetched_dir() -> PathBuf {
         .unwrap_or_default()
 }
 
-/// The committed manifest over the committed and the fetched files; `None`, with a line, where Whisper was not fetched.
+/// The committed manifest over the committed and the fetched files; `None`, with a line, where Whisper was
+/// not fetched.
 pub fn whisper_store() -> Option<ModelStore> {
     let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
     let store = ModelStore::open(&[committed, fetched_dir()]).unwrap();
@@ -35,7 +36,8 @@ pub fn sox(arguments: &[&str]) -> Option<Vec<f32>> {
     })
 }
 
-/// `words` spoken by the flite voice `voice`, with silence around; `None`, with a line, where flite or sox is absent.
+/// `words` spoken by the flite voice `voice`, with silence around; `None`, with a line, where flite or sox is
+/// absent.
 pub fn say(voice: &str, words: &str) -> Option<Vec<f32>> {
     let dir = tempfile::tempdir().unwrap();
     let wav = dir.path().join("a.wav");

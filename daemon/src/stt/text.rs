@@ -2,8 +2,8 @@
 
 /// Lower case, without punctuation, one space between words: "Hey, what's the time?" → "hey what's the time".
 ///
-/// Apostrophes inside words stay (typographic ones become plain), so do hyphens' two sides as two words. Letters and
-/// digits of every script stay as they are.
+/// Apostrophes inside words stay (typographic ones become plain), so do hyphens' two sides as two words.
+/// Letters and digits of every script stay as they are.
 pub fn normalise(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let letters: Vec<char> = text.chars().flat_map(char::to_lowercase).collect();

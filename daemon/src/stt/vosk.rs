@@ -1,9 +1,9 @@
 //! Vosk: any language that has a model, words while the person speaks.
 //!
-//! The C library is not asked more than it can answer: the folder is checked first ([`VoskModelDir`]), the sound is fed
-//! in blocks of one length whatever blocks come in, and each utterance gets a decoder of its own, because one that is
-//! reset keeps what it learned about the last voice. With `--dither=0` in the model's feature configuration the text
-//! then depends on the sound alone.
+//! The C library is not asked more than it can answer: the folder is checked first ([`VoskModelDir`]), the
+//! sound is fed in blocks of one length whatever blocks come in, and each utterance gets a decoder of its
+//! own, because one that is reset keeps what it learned about the last voice. With `--dither=0` in the
+//! model's feature configuration the text then depends on the sound alone.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -83,8 +83,8 @@ impl VoskRecognizer {
 
     /// Runs `work` on this utterance's decoder, made when it is first needed.
     ///
-    /// The wrapper crate panics on a result that is not the JSON it knows (a model whose words hold quotes): that costs
-    /// this utterance, not the process.
+    /// The wrapper crate panics on a result that is not the JSON it knows (a model whose words hold quotes):
+    /// that costs this utterance, not the process.
     fn with_decoder<T>(
         &mut self,
         step: &'static str,

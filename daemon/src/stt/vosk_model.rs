@@ -1,8 +1,8 @@
 //! Which folders are Vosk models, checked here because the library ends the whole process on some faults.
 //!
-//! A Kaldi object or graph that is cut short, empty or of another kind makes `libvosk` throw, assert or read wild; only
-//! the first of these comes back as an error. So the folder is looked through first: all required files, each with the
-//! first bytes that its kind must have.
+//! A Kaldi object or graph that is cut short, empty or of another kind makes `libvosk` throw, assert or read
+//! wild; only the first of these comes back as an error. So the folder is looked through first: all required
+//! files, each with the first bytes that its kind must have.
 
 use std::fs::File;
 use std::io::Read;
@@ -56,7 +56,8 @@ impl VoskModelDir {
         Ok(Self { path: path.to_path_buf(), dithered })
     }
 
-    /// The layouts, after `Model::Model` of the Vosk library: `am/ conf/ graph/`, or everything in one folder.
+    /// The layouts, after `Model::Model` of the Vosk library: `am/ conf/ graph/`, or everything in one
+    /// folder.
     fn faults(path: &Path) -> Result<Option<PathBuf>, String> {
         if !path.is_dir() {
             return Err("there is no such folder".into());

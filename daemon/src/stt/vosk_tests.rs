@@ -26,7 +26,8 @@ pub fn speech() -> Option<Vec<f32>> {
     sox(&[shared("audio/picovoice_leopard/test_ko.flac")?.to_str()?])
 }
 
-/// Edits between two texts without spaces, per letter of the first: Korean word boundaries are a matter of taste.
+/// Edits between two texts without spaces, per letter of the first: Korean word boundaries are a matter of
+/// taste.
 fn letter_error_rate(said: &str, heard: &str) -> f64 {
     let letters = |s: &str| text::normalise(s).chars().filter(|c| *c != ' ').collect::<Vec<_>>();
     let (said, heard) = (letters(said), letters(heard));

@@ -6,9 +6,9 @@
 //!  any  ─────reset─────▶ epoch + 1, at once: blocks of an older epoch are skipped, not decoded
 //! ```
 //!
-//! When the queue is full, [`SttHandle::accept`] drops the newest block and counts it: the front end never waits for a
-//! recogniser. Recordings may wait instead ([`SttHandle::blocking_accept`]). An error of the recogniser ends one
-//! utterance; its `finish` returns it and the next utterance starts afresh.
+//! When the queue is full, [`SttHandle::accept`] drops the newest block and counts it: the front end never
+//! waits for a recogniser. Recordings may wait instead ([`SttHandle::blocking_accept`]). An error of the
+//! recogniser ends one utterance; its `finish` returns it and the next utterance starts afresh.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -57,8 +57,8 @@ pub struct SttJobs {
     shared: Arc<Shared>,
 }
 
-/// A queue for `blocks` blocks of sound. An engine slower than real time needs room for a whole utterance: blocks of
-/// 100 ms × 512 are 51 s and at most 3.3 MB.
+/// A queue for `blocks` blocks of sound. An engine slower than real time needs room for a whole utterance:
+/// blocks of 100 ms × 512 are 51 s and at most 3.3 MB.
 pub fn channel(blocks: usize) -> (SttHandle, SttJobs) {
     let (sender, receiver) = mpsc::channel(blocks.max(1));
     let (partial_sender, partial) = watch::channel((0, String::new()));
@@ -72,8 +72,8 @@ impl SttHandle {
         SttJob { epoch: self.shared.epoch.load(Ordering::Acquire), work }
     }
 
-    /// Hands over the next block of the utterance without waiting. `false`: the queue is full and the block is lost
-    /// (counted in [`Self::dropped_samples`]), or the worker has ended.
+    /// Hands over the next block of the utterance without waiting. `false`: the queue is full and the block
+    /// is lost (counted in [`Self::dropped_samples`]), or the worker has ended.
     pub fn accept(&self, samples: Vec<f32>) -> bool {
         let count = samples.len() as u64;
         let taken = self.jobs.try_send(self.job(Work::Audio(samples))).is_ok();
@@ -102,16 +102,16 @@ impl SttHandle {
         answer.blocking_recv().map_err(|_| SttError::WorkerGone)?
     }
 
-    /// Drops the utterance so far. Takes effect at once, even when the queue is full: what is queued is not decoded, and
-    /// a `finish` that is queued gives an empty text.
+    /// Drops the utterance so far. Takes effect at once, even when the queue is full: what is queued is not
+    /// decoded, and a `finish` that is queued gives an empty text.
     pub fn reset(&self) {
         self.shared.epoch.fetch_add(1, Ordering::AcqRel);
         // A full queue wakes the worker anyway.
         let _ = self.jobs.try_send(self.job(Work::Reset));
     }
 
-    /// The words so far of the utterance that is being decoded; empty between utterances and from a reset on, also while
-    /// the worker is still busy with what was said before it.
+    /// The words so far of the utterance that is being decoded; empty between utterances and from a reset on,
+    /// also while the worker is still busy with what was said before it.
     pub fn partial(&self) -> String {
         let partial = self.partial.borrow();
         let (epoch, words) = &*partial;
@@ -185,7 +185,8 @@ mod tests {
 
     use super::*;
 
-    /// Counts samples; waits for a permit before each block where told to; fails on a block that starts with 9.
+    /// Counts samples; waits for a permit before each block where told to; fails on a block that starts with
+    /// 9.
     struct Counter {
         samples: usize,
         permits: Option<std_mpsc::Receiver<()>>,

@@ -8,13 +8,16 @@
 //! ```
 //!
 //! * Every member has a name of at most 15 bytes (what the kernel keeps of a thread name).
-//! * A member of [`Supervisor::task`] or [`Supervisor::thread`] works until it is told to stop: one that ends before is a
-//!   fault, whether it failed or not. A *job* ([`Supervisor::job`], [`Supervisor::job_thread`]) may end well at any time.
-//! * [`Supervisor::token`] asks everything to stop at once; stages that are fed by a queue end when the stage before
-//!   them closes it, so sound already heard is worked off in the order in which it flows. What reports about the others
-//!   (broker, service manager) gets [`Supervisor::last_words`], which is cancelled after the data path has ended.
-//! * A panic is a bug: [`install_panic_hook`] logs it and aborts, so that systemd restarts a process whose state is known.
-//!   Only what runs in [`guarded`] (foreign models, foreign libraries) may panic without that.
+//! * A member of [`Supervisor::task`] or [`Supervisor::thread`] works until it is told to stop: one that ends
+//!   before is a fault, whether it failed or not. A *job* ([`Supervisor::job`], [`Supervisor::job_thread`])
+//!   may end well at any time.
+//! * [`Supervisor::token`] asks everything to stop at once; stages that are fed by a queue end when the stage
+//!   before them closes it, so sound already heard is worked off in the order in which it flows. What reports
+//!   about the others (broker, service manager) gets [`Supervisor::last_words`], which is cancelled after the
+//!   data path has ended.
+//! * A panic is a bug: [`install_panic_hook`] logs it and aborts, so that systemd restarts a process whose
+//!   state is known. Only what runs in [`guarded`] (foreign models, foreign libraries) may panic without
+//!   that.
 
 mod panic;
 
@@ -86,7 +89,8 @@ pub enum Ended {
 /// What a drain left behind.
 #[derive(Debug)]
 pub struct Drained {
-    /// Members that had not ended at the deadline, in data-flow order. Their threads still run: leave the process.
+    /// Members that had not ended at the deadline, in data-flow order. Their threads still run: leave the
+    /// process.
     pub late: Vec<&'static str>,
     /// Errors with which members ended after they were asked to stop.
     pub faults: Vec<Fault>,
@@ -108,8 +112,8 @@ struct Member {
     running: bool,
 }
 
-/// Owner of every thread and task. Members are drained in the order in which they were started, so start them in
-/// data-flow order.
+/// Owner of every thread and task. Members are drained in the order in which they were started, so start them
+/// in data-flow order.
 #[derive(Debug)]
 pub struct Supervisor {
     stop: CancellationToken,
@@ -144,7 +148,8 @@ impl Supervisor {
         self.last_words.clone()
     }
 
-    /// Starts a task that works until it is told to stop. Must be called inside the runtime, like all of these.
+    /// Starts a task that works until it is told to stop. Must be called inside the runtime, like all of
+    /// these.
     pub fn task<F, E>(&mut self, name: &'static str, work: F) -> Result<(), SpawnError>
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
@@ -162,7 +167,8 @@ impl Supervisor {
         self.spawn(name, Kind::Job, async { work.await.map_err(Into::into) })
     }
 
-    /// Starts a task that tells others how things are, until the data path has ended: see [`Supervisor::last_words`].
+    /// Starts a task that tells others how things are, until the data path has ended: see
+    /// [`Supervisor::last_words`].
     pub fn reporter<F, E>(&mut self, name: &'static str, work: F) -> Result<(), SpawnError>
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
@@ -209,7 +215,8 @@ impl Supervisor {
             })
             .map_err(|source| SpawnError::Thread { name, source })?;
         let handle = thread.thread().clone();
-        // A thread that panics drops its sender. In the daemon the panic hook has aborted the process before that.
+        // A thread that panics drops its sender. In the daemon the panic hook has aborted the process before
+        // that.
         self.spawn(
             name,
             kind,
@@ -229,7 +236,8 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Waits until something asks for a stop, a member faults, or (where there are only jobs) everything is done.
+    /// Waits until something asks for a stop, a member faults, or (where there are only jobs) everything is
+    /// done.
     pub async fn wait(&mut self) -> Ended {
         loop {
             let only_jobs =
@@ -254,8 +262,8 @@ impl Supervisor {
 
     /// Asks everything to stop and waits for it: first the data path and the jobs, then the reporters.
     ///
-    /// Tasks that are late are dropped; threads cannot be, so a caller that finds a name in [`Drained::late`] leaves the
-    /// process instead of waiting for it.
+    /// Tasks that are late are dropped; threads cannot be, so a caller that finds a name in [`Drained::late`]
+    /// leaves the process instead of waiting for it.
     pub async fn drain(mut self, deadline: Duration) -> Drained {
         let started = Instant::now();
         let until = started + deadline;

@@ -1,8 +1,8 @@
 //! A panic is a bug and ends the process at once. The exception is foreign code that runs in [`guarded`].
 //!
-//! The hook runs before anything unwinds, so a plain `catch_unwind` never sees a panic in this program. The hook
-//! therefore has to know who catches: [`guarded`] counts per thread how many guards the thread is in, and inside one the
-//! hook takes the message down and returns.
+//! The hook runs before anything unwinds, so a plain `catch_unwind` never sees a panic in this program. The
+//! hook therefore has to know who catches: [`guarded`] counts per thread how many guards the thread is in,
+//! and inside one the hook takes the message down and returns.
 
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
@@ -21,8 +21,8 @@ pub struct Caught {
     account: String,
 }
 
-/// Runs `work`, which is code of others on data of others, and turns a panic in it into an error. The caller throws away
-/// everything that `work` could have left half changed.
+/// Runs `work`, which is code of others on data of others, and turns a panic in it into an error. The caller
+/// throws away everything that `work` could have left half changed.
 ///
 /// # Errors
 /// [`Caught`] if it panicked. An abort inside (no memory, no stack) is not caught.
@@ -50,8 +50,8 @@ pub(crate) fn is_guarded() -> bool {
     GUARDS.get() > 0
 }
 
-/// Makes every panic outside a guard, on any thread, one log line followed by an abort: half-changed state is never
-/// worked on.
+/// Makes every panic outside a guard, on any thread, one log line followed by an abort: half-changed state is
+/// never worked on.
 pub fn install_panic_hook() {
     std::panic::set_hook(Box::new(|panic| {
         // A thread that is being torn down has no guard any more.

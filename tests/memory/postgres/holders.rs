@@ -1,4 +1,5 @@
-//! One device id and two memories: the second is held back, nothing is lost, and whoever has the right to it goes on.
+//! One device id and two memories: the second is held back, nothing is lost, and whoever has the right to it
+//! goes on.
 
 use std::fs;
 use std::path::Path;

@@ -11,7 +11,8 @@ use crate::support::postgres::Postgres;
 const XYLOPHONE: &str =
     "ALTER TABLE jarvis.messages ADD CONSTRAINT no_xylophone CHECK (text NOT LIKE '%xylophone%')";
 
-/// A device of which Postgres refuses two notes with their answers (a rule) and one message of an import (a NUL in `meta`).
+/// A device of which Postgres refuses two notes with their answers (a rule) and one message of an import (a
+/// NUL in `meta`).
 fn refused(postgres: &Postgres) -> Root {
     postgres.execute("ALTER ROLE jarvis CREATEDB");
     let root = device(postgres, "kitchen");
@@ -182,7 +183,8 @@ fn an_export_is_read_on_another_device_of_the_house_once_it_knows_whose_the_word
     assert_eq!(hall.json(&["queue", "status"])["dead_letters"], 0);
     assert_eq!(hall.json(&["store", "check"])["findings"], json!([]));
 
-    // At another address the ids are unknown again, whatever was read before, also while that database is away.
+    // At another address the ids are unknown again, whatever was read before, also while that database is
+    // away.
     hall.env("JARVIS__STORE__POSTGRES_URL", "postgres://jarvis@127.0.0.1:1/elsewhere");
     assert!(stderr_of(&hall, imports[0], 75).contains("jarvisd store pull"));
 }

@@ -1,4 +1,5 @@
-//! What a role, a database or the environment has set: sending and backing up read it the same way, or it is said.
+//! What a role, a database or the environment has set: sending and backing up read it the same way, or it is
+//! said.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,5 +1,5 @@
-//! A house with a large memory: a filled server, devices whose daemon runs and at which somebody talks all the while, and
-//! what is compared afterwards.
+//! A house with a large memory: a filled server, devices whose daemon runs and at which somebody talks all
+//! the while, and what is compared afterwards.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,7 +26,7 @@ fn patience() -> Duration {
     Duration::from_secs(120 + size() / 1_000)
 }
 
-#[expect(clippy::print_stdout, reason = "the figures of docs/design/backup.md")]
+#[expect(clippy::print_stdout, reason = "the figures of docs/lab/backup.md")]
 pub fn note(what: &str, took: Duration, more: &str) {
     println!("{what:<52} {:>8.1} s  {more}", took.as_secs_f64());
 }
@@ -104,9 +104,11 @@ pub fn restore(root: &Root, what: &str, args: &[&str]) -> Value {
     timed(root, what, &[&["backup", "restore"], args].concat())
 }
 
-// ---- The memory of before ------------------------------------------------------------------------------------------
+// ---- The memory of before
+// ------------------------------------------------------------------------------------------
 
-/// A filled server, and what a device has on its disk that has read all of it. Made once a run, and copied for each test.
+/// A filled server, and what a device has on its disk that has read all of it. Made once a run, and copied
+/// for each test.
 struct Made {
     dump: PathBuf,
     replica: PathBuf,
@@ -228,8 +230,8 @@ impl Divide {
         server.query(&format!("\\connect {}\n{sql}", self.database))
     }
 
-    /// Of every table all columns of every row that was there before, as one hash for each table that the server makes of the
-    /// rows in their order. Not the way in which backups are compared.
+    /// Of every table all columns of every row that was there before, as one hash for each table that the
+    /// server makes of the rows in their order. Not the way in which backups are compared.
     pub fn fingerprint(&self, server: &Postgres) -> BTreeMap<&'static str, String> {
         let tables = [
             ("users", "id", "id"),
@@ -299,7 +301,8 @@ pub fn settle(device: &Root) {
     note("sending what waits", started.elapsed(), &format!("{most} entries seen first"));
 }
 
-// ---- Talking -------------------------------------------------------------------------------------------------------
+// ---- Talking
+// -------------------------------------------------------------------------------------------------------
 
 /// A turn that was acknowledged.
 #[derive(Debug)]
@@ -354,7 +357,8 @@ impl Talker {
         wait_until(&format!("an answer to {}", self.who), || self.said.load(SeqCst) >= before + 2);
     }
 
-    /// Does something into which was talked: the turn that goes on when it ends is acknowledged, or one before it was.
+    /// Does something into which was talked: the turn that goes on when it ends is acknowledged, or one
+    /// before it was.
     pub fn during<T>(&self, work: impl FnOnce() -> T) -> T {
         self.eager.store(true, SeqCst);
         self.wait_for_a_turn();
@@ -408,7 +412,8 @@ impl Running {
         Self(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap())
     }
 
-    /// Waits until it has found for the `n`th time that its server is another one, which gets everything again.
+    /// Waits until it has found for the `n`th time that its server is another one, which gets everything
+    /// again.
     pub fn wait_for_another_server(&self, root: &Root, n: usize) {
         let started = Instant::now();
         let log = || fs::read_to_string(root.path().join("log")).unwrap_or_default();

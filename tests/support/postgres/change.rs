@@ -1,4 +1,5 @@
-//! What happens to a running server: other settings, passwords and certificates, cut connections, a second server.
+//! What happens to a running server: other settings, passwords and certificates, cut connections, a second
+//! server.
 
 use std::fs;
 use std::path::PathBuf;
@@ -84,8 +85,8 @@ impl Postgres {
         self.has_database.store(true, Relaxed);
     }
 
-    /// A hot standby of this server, read-only until [`Postgres::promote`]. From here on this server answers a COMMIT
-    /// only after the standby has it, so that a failover loses nothing which was answered.
+    /// A hot standby of this server, read-only until [`Postgres::promote`]. From here on this server answers
+    /// a COMMIT only after the standby has it, so that a failover loses nothing which was answered.
     pub fn standby(&self) -> Self {
         let mut other = Self::empty(self.options.clone(), self.password.clone());
         other.must(

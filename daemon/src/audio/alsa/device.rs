@@ -10,7 +10,8 @@ use crate::audio::sample::Encoding;
 use crate::audio::section::Audio;
 use crate::audio::{Channel, MAX_CHANNELS, MAX_PERIOD_SAMPLES, SourceError};
 
-/// Formats in order of preference: the widest first, because an I2S microphone keeps quiet speech in its low bits.
+/// Formats in order of preference: the widest first, because an I2S microphone keeps quiet speech in its low
+/// bits.
 const FORMATS: [(Format, Encoding); 5] = [
     (Format::S32LE, Encoding::S32),
     (Format::FloatLE, Encoding::F32),
@@ -65,8 +66,8 @@ struct Agreed {
 
 impl Device {
     pub(super) fn open(name: &CStr, settings: &Audio) -> Result<Self, OpenError> {
-        // alsa-lib prints to stderr whatever fails in here; the counters say it once, it would say it every two
-        // seconds. The handler keeps the text of this attempt only.
+        // alsa-lib prints to stderr whatever fails in here; the counters say it once, it would say it every
+        // two seconds. The handler keeps the text of this attempt only.
         let _ = Output::local_error_handler();
         let pcm = PCM::open(name, Direction::Capture, true)?;
         let agreed = negotiate(&pcm, settings)?;
@@ -125,7 +126,8 @@ fn negotiate(pcm: &PCM, settings: &Audio) -> Result<Agreed, OpenError> {
     pcm.hw_params(&hw)?;
 
     let buffer_frames = usize::try_from(hw.get_buffer_size()?).unwrap_or(0);
-    // What is read at a time does not depend on the device's own period, which some sound servers make very long.
+    // What is read at a time does not depend on the device's own period, which some sound servers make very
+    // long.
     let period_frames = (rate_hz as usize * settings.period_ms as usize / 1_000)
         .clamp(1, MAX_PERIOD_SAMPLES)
         .min((buffer_frames / 2).max(1));
@@ -137,9 +139,9 @@ fn negotiate(pcm: &PCM, settings: &Audio) -> Result<Agreed, OpenError> {
     Ok(Agreed { encoding, channels, rate_hz, period_frames })
 }
 
-/// One channel where the mean is wanted and the device can do it; else as few as hold the wanted one. A layer that converts
-/// (it offers any number of channels) is asked for two at least: asked for one it would hand out a mixture, in which
-/// nobody hears that one of the channels is dead.
+/// One channel where the mean is wanted and the device can do it; else as few as hold the wanted one. A layer
+/// that converts (it offers any number of channels) is asked for two at least: asked for one it would hand
+/// out a mixture, in which nobody hears that one of the channels is dead.
 fn choose_channels(hw: &HwParams<'_>, settings: &Audio) -> Result<u16, OpenError> {
     let converts = hw.get_channels_max().is_ok_and(|most| most > u32::from(MAX_CHANNELS));
     let want = match settings.channel {

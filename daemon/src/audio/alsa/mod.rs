@@ -10,12 +10,13 @@
 //! ```
 //!
 //! Invariants:
-//! * While the device runs, `read` allocates nothing, takes no lock, writes no log line and does no I/O but ALSA's.
-//!   Opening a device allocates (alsa-lib does, and the buffers are sized for what the device offers); nothing is lost
-//!   by that, because there is no sound to wait for.
-//! * No call takes longer than about 100 ms, so that the thread can be stopped. alsa-lib itself may block while it opens
-//!   a device of a sound server.
-//! * A device that is away is waited for, at start too. Only a device that answers and cannot be used is an error.
+//! * While the device runs, `read` allocates nothing, takes no lock, writes no log line and does no I/O but
+//!   ALSA's. Opening a device allocates (alsa-lib does, and the buffers are sized for what the device
+//!   offers); nothing is lost by that, because there is no sound to wait for.
+//! * No call takes longer than about 100 ms, so that the thread can be stopped. alsa-lib itself may block
+//!   while it opens a device of a sound server.
+//! * A device that is away is waited for, at start too. Only a device that answers and cannot be used is an
+//!   error.
 
 mod device;
 
@@ -38,7 +39,8 @@ const POLL_MS: i32 = 100;
 const MAX_SLEEP_NS: u64 = 100_000_000;
 const FIRST_BACK_OFF_NS: u64 = 100_000_000;
 const MAX_BACK_OFF_NS: u64 = 2_000_000_000;
-/// A device that is open and yields nothing for this long is closed and opened again (USB microphones hang like that).
+/// A device that is open and yields nothing for this long is closed and opened again (USB microphones hang
+/// like that).
 const STALL_NS: u64 = 5_000_000_000;
 /// Wait after a wake-up without data: some plug-ins signal too early, and the thread must not spin.
 const FALSE_WAKE: Duration = Duration::from_millis(2);

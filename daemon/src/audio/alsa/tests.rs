@@ -1,6 +1,6 @@
-//! Against the simulated sound card of `tests/support/simmic.c`. alsa-lib reads its configuration from an environment
-//! variable, so each test below runs in a process of its own with its own card; [`every_test_of_the_simulated_card`]
-//! starts them.
+//! Against the simulated sound card of `tests/support/simmic.c`. alsa-lib reads its configuration from an
+//! environment variable, so each test below runs in a process of its own with its own card;
+//! [`every_test_of_the_simulated_card`] starts them.
 
 use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
@@ -66,8 +66,8 @@ fn played() -> Vec<u8> {
     Card::of_this_process().played()
 }
 
-/// Thirty seconds of stereo S32 in which the left sample is the frame's number in its upper 24 bits, so that every
-/// sample says when it was heard, and the right one is its negative.
+/// Thirty seconds of stereo S32 in which the left sample is the frame's number in its upper 24 bits, so that
+/// every sample says when it was heard, and the right one is its negative.
 fn write_counting_sound() {
     let sound: Vec<u8> =
         (0..48_000 * 30_i32).flat_map(|n| [n << 8, -(n << 8)]).flat_map(i32::to_le_bytes).collect();
@@ -345,7 +345,8 @@ fn playback_is_heard_bit_for_bit_and_resampled_where_needed() {
     play("spk", &counting[..50], 16_000, &CancellationToken::new()).expect("play");
     assert_eq!(played()[..100], expected[..100]);
 
-    // 22.05 kHz speech on a 44.1 kHz stereo device: twice the samples, the same on both sides, the same pitch.
+    // 22.05 kHz speech on a 44.1 kHz stereo device: twice the samples, the same on both sides, the same
+    // pitch.
     let tone: Vec<f32> =
         (0..22_050).map(|n| 0.5 * (std::f32::consts::TAU * 441.0 * n as f32 / 22_050.0).sin()).collect();
     play("spk44", &tone, 22_050, &CancellationToken::new()).expect("play");

@@ -1,9 +1,9 @@
-//! Recordings: WAV (8, 16, 24, 32-bit PCM, 32 and 64-bit float) and FLAC, 4 to 768 kHz, 1 to 32 channels, also with ID3 tags
-//! in front.
+//! Recordings: WAV (8, 16, 24, 32-bit PCM, 32 and 64-bit float) and FLAC, 4 to 768 kHz, 1 to 32 channels,
+//! also with ID3 tags in front.
 //!
-//! A recording is streamed: a file of ten hours takes no more memory than one of ten seconds. One that ends before the
-//! length in its header is read to where it ends, with a warning, because streaming writers cannot know the length; one
-//! without any sound is refused.
+//! A recording is streamed: a file of ten hours takes no more memory than one of ten seconds. One that ends
+//! before the length in its header is read to where it ends, with a warning, because streaming writers cannot
+//! know the length; one without any sound is refused.
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use super::decode::{Decoder, Fault, Input};
 use super::{Channel, MAX_PERIOD_SAMPLES, Period, Read, SoundFault, Source, SourceError};
 
-/// Periods a second: 20 ms, the longest that DESIGN allows. At more than 96 kHz they are shorter to fit a [`Period`].
+/// Periods a second: 20 ms, the longest that DESIGN allows. At more than 96 kHz they are shorter to fit a
+/// [`Period`].
 const PERIODS_PER_S: u32 = 50;
 /// Longest single wait when pacing, so that the capture thread sees a stop in time.
 const MAX_WAIT: Duration = Duration::from_millis(100);
@@ -51,13 +52,13 @@ struct Pace {
 impl FileSource {
     /// Opens a recording. With `realtime` it is read at the speed at which it was recorded.
     ///
-    /// A channel that the recording does not have is no error: a recording from elsewhere is heard as the mean of all it has.
-    /// Where that mean is nearly nothing, because one channel is the other upside down, one of them is heard and the log
-    /// says so.
+    /// A channel that the recording does not have is no error: a recording from elsewhere is heard as the
+    /// mean of all it has. Where that mean is nearly nothing, because one channel is the other upside down,
+    /// one of them is heard and the log says so.
     ///
     /// # Errors
-    /// A file that cannot be read, is no WAV or FLAC, has an unsupported codec, rate or number of channels, is damaged
-    /// in its header, or holds no sound. All of them are [`Exit::Data`](crate::error::Exit::Data).
+    /// A file that cannot be read, is no WAV or FLAC, has an unsupported codec, rate or number of channels,
+    /// is damaged in its header, or holds no sound. All of them are [`Exit::Data`](crate::error::Exit::Data).
     pub fn open(path: &Path, channel: Channel, realtime: bool) -> Result<Self, SourceError> {
         let source = Self::from_input(input(path)?, path, channel, realtime)?;
         // Only a file can be read twice.

@@ -224,7 +224,8 @@ fn lengths_of_streaming_writers_are_not_believed() {
         // writers that never come back to fill them in
         (0, 0),
         (u32::MAX, 0),
-        // writers that wrote the header of an empty file and could not come back, such as Python's `wave` into a pipe
+        // writers that wrote the header of an empty file and could not come back, such as Python's `wave`
+        // into a pipe
         (36, 0),
         // a recording that was cut off
         (100_036, 100_000),

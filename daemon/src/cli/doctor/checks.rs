@@ -96,8 +96,8 @@ pub fn models(settings: &Settings) -> Vec<Finding> {
             }
         }
     }
-    // The hashes do not say that constants, cohort, compensation and speaker model belong together. A file that is
-    // not the pinned one is named above.
+    // The hashes do not say that constants, cohort, compensation and speaker model belong together. A file
+    // that is not the pinned one is named above.
     match Calibration::load(&store) {
         Ok(_) | Err(CalibrationError::Pinned(ModelError::Missing { .. } | ModelError::Damaged { .. })) => {}
         Err(e) => {

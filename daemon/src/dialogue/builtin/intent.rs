@@ -242,7 +242,8 @@ const PATTERNS: &[(&str, Want)] = &[
     ("remember|member|memorise|memorize *", Takes(something)),
 ];
 
-/// Words that make a sentence out of what follows, so it is no noise: "I remember that …", "did she remember that …".
+/// Words that make a sentence out of what follows, so it is no noise: "I remember that …", "did she remember
+/// that …".
 const NOT_NOISE: &[&str] = &[
     "i", "you", "we", "he", "she", "they", "it", "who", "what", "when", "where", "why", "how", "which",
     "don't", "not", "never", "can't", "cannot", "couldn't", "won't", "didn't", "to", "do", "did", "does",

@@ -24,8 +24,8 @@ const ALSO: &str = " You also ";
 /// The built-in responder.
 #[derive(Debug, Clone, Default)]
 pub struct Builtin {
-    /// Where the clock on the wall hangs; the zone of the system by default, looked up at every question so that a
-    /// change of the system's zone is followed.
+    /// Where the clock on the wall hangs; the zone of the system by default, looked up at every question so
+    /// that a change of the system's zone is followed.
     pub time_zone: Option<TimeZone>,
 }
 

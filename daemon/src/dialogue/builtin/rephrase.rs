@@ -58,7 +58,8 @@ pub fn second_person(statement: &str) -> String {
     out.join(" ")
 }
 
-/// `statement` as the middle of a sentence: no capital at its beginning unless it is a name, no full stop at its end.
+/// `statement` as the middle of a sentence: no capital at its beginning unless it is a name, no full stop at
+/// its end.
 pub fn inside_a_sentence(statement: &str) -> String {
     const COMMON: &[&str] = &[
         "the", "a", "an", "my", "our", "your", "his", "her", "their", "its", "it", "it's", "he", "she",

@@ -1,5 +1,5 @@
-//! Words as a recogniser hears them: lower case, without punctuation, fillers, or the end of a wake phrase; and a matcher
-//! for short patterns of them.
+//! Words as a recogniser hears them: lower case, without punctuation, fillers, or the end of a wake phrase;
+//! and a matcher for short patterns of them.
 
 use strsim::osa_distance;
 
@@ -14,7 +14,8 @@ pub struct Word {
 }
 
 const HESITATIONS: &[&str] = &["uh", "um", "er", "erm", "ehm", "hm", "hmm", "mm", "mmm", "ah", "uhm"];
-/// Words before a command that say nothing: politeness, and what is left of "hey jarvis" when it is heard badly.
+/// Words before a command that say nothing: politeness, and what is left of "hey jarvis" when it is heard
+/// badly.
 const OPENERS: &[&[&str]] = &[
     &["please"],
     &["hey"],
@@ -137,7 +138,8 @@ fn symbols(between: &str) -> String {
     if kept.trim().is_empty() { String::new() } else { kept }
 }
 
-/// Byte ranges of words: runs of letters and digits, with apostrophes, and with points, colons and commas between digits.
+/// Byte ranges of words: runs of letters and digits, with apostrophes, and with points, colons and commas
+/// between digits.
 fn spans(text: &str) -> Vec<(usize, usize)> {
     let mut spans: Vec<(usize, usize)> = Vec::new();
     let mut open: Option<usize> = None;
@@ -195,7 +197,8 @@ pub fn sounds_like(heard: &str, wanted: &str) -> bool {
 
 /// Matches `words` from their beginning to their end against `pattern` and returns what `*` took.
 ///
-/// A pattern is a list of: `a|b` one of these words; `a?` such a word or nothing; `*` all the rest, at least one word.
+/// A pattern is a list of: `a|b` one of these words; `a?` such a word or nothing; `*` all the rest, at least
+/// one word.
 pub fn matches<'w>(words: &'w [Word], pattern: &str) -> Option<&'w [Word]> {
     let Some((token, pattern)) = split_token(pattern) else {
         return words.is_empty().then_some(words);

@@ -28,7 +28,8 @@ pub(super) async fn supersede(tx: &mut Tx<'_>, id: Uuid, owner: Uuid, stamp: &St
     Ok(())
 }
 
-/// Deletes what was deleted elsewhere. `Erased` if there was something to delete, `Noted` if there was not and the deletion is new.
+/// Deletes what was deleted elsewhere. `Erased` if there was something to delete, `Noted` if there was not
+/// and the deletion is new.
 pub(super) async fn bury(tx: &mut Tx<'_>, row: &Tombstone, stamp: &Stamp) -> Result<Outcome> {
     let (id, owner) = (bytes(&row.id), bytes(&row.owner));
     let known = dead(tx, &row.kind, &row.id, &row.owner).await?;
@@ -54,7 +55,8 @@ pub(super) async fn bury(tx: &mut Tx<'_>, row: &Tombstone, stamp: &Stamp) -> Res
         "message" => match tx.optional(sqlx::query(OWNER_OF_MESSAGE).bind(id)).await? {
             Some(known) if uuid_of(&known)? != row.owner => return Ok(Refused("it is of another person")),
             Some(known) => {
-                // Answers that repeat it and that the other device does not know go as well, and it is told of these.
+                // Answers that repeat it and that the other device does not know go as well, and it is told
+                // of these.
                 let owner: i64 = get(&known, "rid")?;
                 forget_in(tx, UserId(row.owner), owner, &[MessageId(row.id)], stamp).await?;
                 true

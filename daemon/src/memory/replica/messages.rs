@@ -1,7 +1,7 @@
 //! Messages of other devices, a page at a time.
 //!
-//! A device that reads everything back knows most of it, and a new one knows nothing: either way a page costs a few questions
-//! about all of it, and one statement for each row that is new.
+//! A device that reads everything back knows most of it, and a new one knows nothing: either way a page costs
+//! a few questions about all of it, and one statement for each row that is new.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -74,7 +74,8 @@ struct Page<'r> {
 }
 
 impl Memory {
-    /// Of `messages` those that may change something here, or are to be refused. It waits for nobody, and nobody for it.
+    /// Of `messages` those that may change something here, or are to be refused. It waits for nobody, and
+    /// nobody for it.
     ///
     /// # Errors
     /// What the disk has to say.
@@ -118,7 +119,8 @@ pub(super) async fn put(
     }
     let mut page = Page::look(tx, rows).await?;
     for row in rows {
-        // A rule of the database that refuses the row undoes its statement; a boot or a device that was noted for it may stay.
+        // A rule of the database that refuses the row undoes its statement; a boot or a device that was noted
+        // for it may stay.
         let outcome = page.put(tx, row, stamp).await;
         applied.count("message", &row.id, outcome)?;
     }

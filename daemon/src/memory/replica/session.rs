@@ -1,4 +1,5 @@
-//! A client's name for a conversation, which only one of a device has at a time, moves to the conversation that has it now.
+//! A client's name for a conversation, which only one of a device has at a time, moves to the conversation
+//! that has it now.
 
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
@@ -16,9 +17,9 @@ crate::store::sql::statements! {
 
 /// The session id that the pulled `row` of the person `owner` and the device `home` gets here, if it has one.
 ///
-/// A conversation that still has it was deleted, or lost its names, on its device, before that began another one: its own
-/// row or its deletion is yet to be read, so it gives the id up. Only between two of this very device (`here`) the names
-/// that were given later win: the row may be from before this device was restored.
+/// A conversation that still has it was deleted, or lost its names, on its device, before that began another
+/// one: its own row or its deletion is yet to be read, so it gives the id up. Only between two of this very
+/// device (`here`) the names that were given later win: the row may be from before this device was restored.
 pub(super) async fn free<'a>(
     tx: &mut Tx<'_>,
     row: &'a ConversationRow,

@@ -1,6 +1,8 @@
-//! What a device had not delivered, out of a backup into the memory as it is: a new card that has read the house already.
+//! What a device had not delivered, out of a backup into the memory as it is: a new card that has read the
+//! house already.
 //!
-//! What is here or was deleted here stays so. What comes back is queued, so that it goes to Postgres as it would have.
+//! What is here or was deleted here stays so. What comes back is queued, so that it goes to Postgres as it
+//! would have.
 
 use uuid::Uuid;
 

@@ -16,7 +16,8 @@ fn child(name: &str, database: &Path) -> Command {
     command
 }
 
-/// Not a test: what the tests below start and kill. Writes turns and prints the number of each one that is stored.
+/// Not a test: what the tests below start and kill. Writes turns and prints the number of each one that is
+/// stored.
 #[tokio::test]
 #[ignore = "the child process of the crash tests"]
 async fn writes_turns_until_it_is_killed() {
@@ -111,6 +112,7 @@ async fn a_turn_costs_one_fsync() {
         crate::testdata::skipped("strace is not installed or may not trace");
         return;
     };
-    // Starting a fresh write-ahead log costs up to two more, once a process; a second fsync a turn would be 100 more.
+    // Starting a fresh write-ahead log costs up to two more, once a process; a second fsync a turn would be
+    // 100 more.
     assert!((many - few).abs_diff(100) <= 2, "{few} fsyncs for 20 turns, {many} for 120");
 }

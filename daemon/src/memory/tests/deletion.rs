@@ -168,7 +168,8 @@ async fn deleting_a_person_leaves_no_byte_of_theirs_in_any_file() {
     assert_eq!(memory.list_conversations(bob, None, 5).await.unwrap().items.len(), 1);
 }
 
-/// Pages are split, merged and reused by everything around it; no copy of a forgotten word may stay in any of them.
+/// Pages are split, merged and reused by everything around it; no copy of a forgotten word may stay in any of
+/// them.
 #[tokio::test]
 async fn no_byte_of_forgotten_text_stays_whatever_happened_around_it() {
     for seed in [7, 99] {

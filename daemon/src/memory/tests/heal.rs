@@ -1,5 +1,5 @@
-//! The file is damaged, removed, replaced or cannot be written while the memory is in use: no turn is acknowledged that is
-//! not there afterwards.
+//! The file is damaged, removed, replaced or cannot be written while the memory is in use: no turn is
+//! acknowledged that is not there afterwards.
 
 use std::fs;
 
@@ -256,7 +256,8 @@ async fn with_no_room_for_a_repair_the_damaged_file_waits_for_the_next_start() {
     assert_eq!(texts(&memory, anna).await.len(), 40);
 }
 
-/// A word of the full-text index whose message is gone: the structure of the file is sound, the search is not.
+/// A word of the full-text index whose message is gone: the structure of the file is sound, the search is
+/// not.
 #[tokio::test]
 async fn damage_that_only_a_statement_finds_is_said_and_then_repaired() {
     let running = Running::new().await;

@@ -27,7 +27,8 @@ async fn a_long_conversation_is_seen_through_a_window_and_a_summary_that_meet() 
         assert!(tokens(&window) <= WINDOW_TOKENS as usize, "{n}: {}", tokens(&window));
         assert!(summary.text.len() <= MAX_SUMMARY_BYTES);
         let first = window.messages.first().unwrap().seq;
-        // They meet or overlap. The summary takes a part of the budget, so a few messages may stand between them.
+        // They meet or overlap. The summary takes a part of the budget, so a few messages may stand between
+        // them.
         assert!(first - summary.upto <= 40, "{n}: {first} {}", summary.upto);
         assert_eq!(window.messages.last().unwrap().seq, 2 * n as i64 + 4);
     }

@@ -9,7 +9,8 @@ use crate::store::replica::{Read, read_again};
 
 const HOUSE: Uuid = Uuid::from_u128(1);
 
-/// A device that has met the house, and a page of another one: three turns of one person, the last two made from the first.
+/// A device that has met the house, and a page of another one: three turns of one person, the last two made
+/// from the first.
 async fn devices() -> (Home, Home, Pulled) {
     let (there, here) = (Home::new().await, Home::new().await);
     let anna = there.memory.add_user("Anna").await.unwrap().id;

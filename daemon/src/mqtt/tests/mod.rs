@@ -1,4 +1,5 @@
-//! Against a real Mosquitto, seen by its own command-line clients; a broker that misbehaves is a socket of ours.
+//! Against a real Mosquitto, seen by its own command-line clients; a broker that misbehaves is a socket of
+//! ours.
 
 mod rig;
 

@@ -13,7 +13,8 @@ const TLS_ADVICE: &str =
 pub enum Fate {
     /// The network, a restart, a lock: it will pass.
     Retry,
-    /// It passes when somebody has done something (password, authority, disk, schema): tried again ever more rarely, and said so.
+    /// It passes when somebody has done something (password, authority, disk, schema): tried again ever more
+    /// rarely, and said so.
     Blocked,
     /// Too much at once: the same in smaller pieces may pass.
     TooMuch,
@@ -21,8 +22,8 @@ pub enum Fate {
     Rejected,
 }
 
-/// A failed step at Postgres. `Display` names the step; the cause, with the server's message and never its DETAIL (which
-/// repeats the row), is the source.
+/// A failed step at Postgres. `Display` names the step; the cause, with the server's message and never its
+/// DETAIL (which repeats the row), is the source.
 #[derive(Debug)]
 pub struct PgError {
     step: &'static str,
@@ -197,7 +198,8 @@ impl PgError {
         self.alive
     }
 
-    /// Whether another message has the place of this one in its conversation. The server's message names the constraint.
+    /// Whether another message has the place of this one in its conversation. The server's message names the
+    /// constraint.
     pub fn is_place_taken(&self) -> bool {
         self.sqlstate() == Some("23505") && self.cause().contains("messages_conversation_seq_key")
     }

@@ -2,11 +2,12 @@
 //!
 //! Invariants:
 //!
-//! 1. Nothing here is on the path of an answer: only the tasks `forward` and `pull` and the command line connect.
-//! 2. Every call has a deadline on this side (`within`), whatever the network does: a server that accepts and never answers, or
-//!    half a connection, is noticed like one that refuses.
-//! 3. No secret reaches a log or an error: the address is shown masked, the password is read from its file at each connection
-//!    and wiped.
+//! 1. Nothing here is on the path of an answer: only the tasks `forward` and `pull` and the command line
+//!    connect.
+//! 2. Every call has a deadline on this side (`within`), whatever the network does: a server that accepts and
+//!    never answers, or half a connection, is noticed like one that refuses.
+//! 3. No secret reaches a log or an error: the address is shown masked, the password is read from its file at
+//!    each connection and wiped.
 
 mod error;
 pub mod read;
@@ -33,12 +34,14 @@ pub use survey::{Survey, survey};
 
 /// How long a connection may take to be made and greeted.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
-/// How long one statement may take, seen from here; the server gives up a little earlier, so that its reason is heard.
+/// How long one statement may take, seen from here; the server gives up a little earlier, so that its reason
+/// is heard.
 pub const STATEMENT_DEADLINE: Duration = Duration::from_secs(35);
 
-/// What every session sets, over what the role, the database or the server have set. The server ends what a vanished client left behind after half a minute, so that its locks do not
-/// hold up the other devices, and gives up on statements before [`STATEMENT_DEADLINE`] does. `synchronous_commit` is raised where
-/// the server has it off: what it has answered is deleted from the queue here.
+/// What every session sets, over what the role, the database or the server have set. The server ends what a
+/// vanished client left behind after half a minute, so that its locks do not hold up the other devices, and
+/// gives up on statements before [`STATEMENT_DEADLINE`] does. `synchronous_commit` is raised where the server
+/// has it off: what it has answered is deleted from the queue here.
 const SESSION: &str = "
     SET statement_timeout = '30s';
     SET lock_timeout = '15s';
@@ -58,8 +61,8 @@ const SESSION: &str = "
     SET jarvis.role = 'forwarder';
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
 
-/// The first question, in the simple protocol: behind a pooler that does not keep sessions a prepared statement of somebody
-/// else may have the name already. A session that is new has no mark of ours.
+/// The first question, in the simple protocol: behind a pooler that does not keep sessions a prepared
+/// statement of somebody else may have the name already. A session that is new has no mark of ours.
 const GREETING: &str = "SELECT pg_catalog.current_setting('server_version_num') AS version,
     pg_catalog.current_setting('server_encoding') AS encoding,
     coalesce(pg_catalog.current_setting('jarvis.session', true), '') AS session";
@@ -110,8 +113,9 @@ impl PgSettings {
         Self { shown: address.to_string(), address, ..self.clone() }
     }
 
-    /// What the programs of Postgres need to get to the same place; the password is not among it. A schema from
-    /// [`NAMED_SINCE`] on knows them by their name, an older one by an option, which a pooler does not let through.
+    /// What the programs of Postgres need to get to the same place; the password is not among it. A schema
+    /// from [`NAMED_SINCE`] on knows them by their name, an older one by an option, which a pooler does not
+    /// let through.
     pub(crate) fn client_env(&self, schema_version: i64) -> Result<Vec<(&'static str, String)>, PgError> {
         let options = self.options()?;
         let socket = options.get_socket().map(|socket| socket.to_string_lossy().into_owned());
@@ -191,7 +195,8 @@ impl PgSettings {
             // for a name.
             options = options.ssl_mode(PgSslMode::Disable);
         } else if !self.address.names_ssl_mode {
-            // Whoever names an authority wants to be sure whom they talk to. Without one TLS is used where the server has it.
+            // Whoever names an authority wants to be sure whom they talk to. Without one TLS is used where
+            // the server has it.
             let mode = if self.ca_file.is_some() { PgSslMode::VerifyFull } else { PgSslMode::Prefer };
             options = options.ssl_mode(mode);
         }
@@ -199,7 +204,8 @@ impl PgSettings {
     }
 }
 
-/// Name under which the policies of the schema let a backup read every row, and the version that they do from.
+/// Name under which the policies of the schema let a backup read every row, and the version that they do
+/// from.
 const BACKUP_NAME: &str = "jarvisd backup";
 const NAMED_SINCE: i64 = 4;
 
@@ -227,7 +233,8 @@ pub struct Pg {
     pub(crate) conn: PgConnection,
     /// Which database this is (`jarvis.house`).
     pub house: Uuid,
-    /// Under which this memory holds the id of its device ([`crate::store::holder`]); `None` on a connection that only reads.
+    /// Under which this memory holds the id of its device ([`crate::store::holder`]); `None` on a connection
+    /// that only reads.
     pub(super) token: Option<Uuid>,
 }
 
@@ -252,7 +259,8 @@ impl Pg {
         Self::connect_after(settings, std::future::ready(())).await
     }
 
-    /// As [`Pg::connect`], with something to be done before the schema of a database that is in use is brought to [`VERSION`].
+    /// As [`Pg::connect`], with something to be done before the schema of a database that is in use is
+    /// brought to [`VERSION`].
     ///
     /// # Errors
     /// As [`Pg::connect`].
@@ -270,8 +278,8 @@ impl Pg {
         let _ = tokio::time::timeout(Duration::from_millis(500), self.conn.close()).await;
     }
 
-    /// Whether the server still answers on this connection, and whether the database is still the one that was connected to:
-    /// a restore puts another one in its place and cuts no connection.
+    /// Whether the server still answers on this connection, and whether the database is still the one that
+    /// was connected to: a restore puts another one in its place and cuts no connection.
     pub async fn is_same(&mut self) -> Result<bool, PgError> {
         let asked = sqlx::query_scalar::<_, Uuid>(schema::HOUSE).fetch_one(&mut self.conn);
         let house = within(CONNECT_DEADLINE, "asking Postgres for a sign of life", asked).await?;
@@ -372,7 +380,8 @@ pub(crate) async fn listening_pool(settings: &PgSettings) -> Result<PgPool, PgEr
 /// Runs one step with a deadline on this side.
 ///
 /// # Errors
-/// What the server said, or that it said nothing in time. After the latter the connection is of no use any more.
+/// What the server said, or that it said nothing in time. After the latter the connection is of no use any
+/// more.
 pub(crate) async fn within<T>(
     deadline: Duration,
     step: &'static str,

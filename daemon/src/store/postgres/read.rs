@@ -1,7 +1,7 @@
 //! What other devices wrote, page by page.
 //!
-//! What comes back is judged like any input: a column of the wrong type, a text that is too long or a time that is none makes
-//! the row `None`; it is counted and left out, and never in the way of the next one.
+//! What comes back is judged like any input: a column of the wrong type, a text that is too long or a time
+//! that is none makes the row `None`; it is counted and left out, and never in the way of the next one.
 
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
@@ -48,8 +48,8 @@ pub struct Since<'a> {
     pub all: bool,
 }
 
-/// What is read of a person, and of a conversation: since a change, and by id. Longer texts than any device writes, and times
-/// that are none, come back as NULL.
+/// What is read of a person, and of a conversation: since a change, and by id. Longer texts than any device
+/// writes, and times that are none, come back as NULL.
 macro_rules! of_user {
     ($of:literal) => {
         concat!(
@@ -114,7 +114,8 @@ crate::store::sql::statements! {
                     row_number() OVER (ORDER BY m.change) AS n
                 FROM (SELECT * FROM jarvis.messages WHERE change > $1 AND (origin <> $2 OR $3) ORDER BY change LIMIT $4) m) x
         WHERE n = 1 OR bytes <= 4194304 ORDER BY change";
-    /// Of both ends: a source may come after the answer that was made from it, for instance when it was dated again.
+    /// Of both ends: a source may come after the answer that was made from it, for instance when it was dated
+    /// again.
     SOURCES = "SELECT message, source FROM jarvis.message_sources WHERE message = ANY($1)
         UNION SELECT message, source FROM jarvis.message_sources WHERE source = ANY($1)";
     TOMBSTONES = "SELECT change, kind, id, owner,

@@ -36,8 +36,8 @@ pub fn is_old(found: i32) -> bool {
     (1..VERSION).contains(&found)
 }
 
-/// Brings the schema to [`VERSION`] and says which database this is; `before` is done first if the database is in use. Several
-/// devices may do this at once.
+/// Brings the schema to [`VERSION`] and says which database this is; `before` is done first if the database
+/// is in use. Several devices may do this at once.
 pub(super) async fn migrate(
     conn: &mut PgConnection,
     before: impl Future<Output = ()>,

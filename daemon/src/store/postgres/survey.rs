@@ -5,7 +5,8 @@ use sqlx::{Connection as _, Row as _};
 use super::{CONNECT_DEADLINE, PgError, PgSettings, STATEMENT_DEADLINE, open, schema, within};
 
 super::super::sql::statements! {
-    /// The rights that the program needs: to make its schema or to bring it up to date, and to make a scratch database.
+    /// The rights that the program needs: to make its schema or to bring it up to date, and to make a scratch
+    /// database.
     RIGHTS = "SELECT current_user::text AS role, current_setting('server_version') AS server,
         pg_is_in_recovery() AS replica, current_setting('transaction_read_only') = 'on' AS read_only,
         (SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user) AS creates_databases,
@@ -34,8 +35,8 @@ pub struct Survey {
     pub creates_databases: bool,
 }
 
-/// Connects as the forwarder would and asks what it would need. A second connection is made beside the first: a pooler that
-/// does not keep sessions shows itself.
+/// Connects as the forwarder would and asks what it would need. A second connection is made beside the first:
+/// a pooler that does not keep sessions shows itself.
 ///
 /// # Errors
 /// As [`super::Pg::connect`].

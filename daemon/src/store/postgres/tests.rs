@@ -174,7 +174,8 @@ async fn a_session_is_durable_and_ends_by_itself() {
     }
 }
 
-/// The server plans this once a session, perhaps while the tables are empty: no plan may be bad once they are not.
+/// The server plans this once a session, perhaps while the tables are empty: no plan may be bad once they are
+/// not.
 #[tokio::test]
 async fn the_parent_of_a_message_is_found_without_reading_its_siblings() {
     const CONVERSATIONS: usize = 300;

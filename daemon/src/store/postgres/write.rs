@@ -26,8 +26,8 @@ crate::store::sql::statements! {
     /// Nothing if another memory sends under this id now; until the transaction ends none can take it over.
     HOLD = "UPDATE jarvis.devices SET last_seen = now() WHERE id = $1 AND token = $2";
     DEVICES = "INSERT INTO jarvis.devices (id) SELECT unnest($1::text[]) ON CONFLICT (id) DO NOTHING";
-    /// Of two names the one that was given later, of two consents the later one. A device that sends an older name does not
-    /// know the newer one: the row then has no origin, and everybody reads it.
+    /// Of two names the one that was given later, of two consents the later one. A device that sends an older
+    /// name does not know the newer one: the row then has no origin, and everybody reads it.
     USERS = "INSERT INTO jarvis.users AS t (id, name, consent_at, created_at, clock_synced, named, origin, change)
         SELECT x.id, x.name, timestamptz 'epoch' + x.consent * interval '1 ms', timestamptz 'epoch' + x.created * interval '1 ms',
             x.synced, x.named, $7, nextval('jarvis.changes')
@@ -57,10 +57,10 @@ crate::store::sql::statements! {
         ON CONFLICT (id) DO UPDATE SET wrapped_key = excluded.wrapped_key, blob = excluded.blob,
             origin = excluded.origin, change = excluded.change
         WHERE (t.wrapped_key, t.blob) IS DISTINCT FROM (excluded.wrapped_key, excluded.blob)";
-    /// `next_seq` is the row's logical clock: the stamp of the last turn comes from whoever knows the later one, or from the
-    /// home itself, which may have dated it again. Title and client's name come from whoever changed them last, by the moment of
-    /// the change; forgetting empties them. Whoever sends a part that is older does not know the newer one: the row then has
-    /// no origin, and everybody reads it.
+    /// `next_seq` is the row's logical clock: the stamp of the last turn comes from whoever knows the later
+    /// one, or from the home itself, which may have dated it again. Title and client's name come from whoever
+    /// changed them last, by the moment of the change; forgetting empties them. Whoever sends a part that is
+    /// older does not know the newer one: the row then has no origin, and everybody reads it.
     CONVERSATIONS = "INSERT INTO jarvis.conversations AS t (id, owner, device, session_id, title, title_by_user, next_seq,
             created_at, created_synced, updated_at, updated_synced, updated_monotonic_ns, boot_id, named, origin, change)
         SELECT x.id, x.owner, coalesce(x.device, $14), x.session_id, x.title, x.title_by_user, x.next_seq,
@@ -169,11 +169,12 @@ impl Pg {
         }
     }
 
-    /// Sends a batch as one transaction. When this returns `Ok`, Postgres has committed it. An error leaves it open whether it
-    /// has (its answer may have been lost on the way): send it again.
+    /// Sends a batch as one transaction. When this returns `Ok`, Postgres has committed it. An error leaves
+    /// it open whether it has (its answer may have been lost on the way): send it again.
     ///
     /// # Errors
-    /// [`PgError`]; if [`PgError::connection_lives`] the transaction was rolled back and the connection can be used on.
+    /// [`PgError`]; if [`PgError::connection_lives`] the transaction was rolled back and the connection can
+    /// be used on.
     pub async fn send(&mut self, batch: &Batch, device: &str) -> Result<(), PgError> {
         let mut sent = self.send_all(batch, device).await;
         if sent.is_ok() {
@@ -193,7 +194,8 @@ impl Pg {
             return Err(PgError::held_back(device, 0.0));
         }
         self.hold(device).await?;
-        // Deletions first: whatever is sent below exists, so it is none of them, and what they free may be needed.
+        // Deletions first: whatever is sent below exists, so it is none of them, and what they free may be
+        // needed.
         for (op, rows) in &batch.deletions {
             self.delete(*op, rows, device).await?;
         }

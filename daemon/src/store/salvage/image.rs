@@ -1,7 +1,8 @@
-//! The pages of a database file as its log leaves them, read past SQLite: what it refuses as a whole is mostly whole.
+//! The pages of a database file as its log leaves them, read past SQLite: what it refuses as a whole is
+//! mostly whole.
 //!
-//! Format: <https://www.sqlite.org/fileformat2.html>. The log counts up to its last commit whose checksums are right, as
-//! SQLite itself reads it.
+//! Format: <https://www.sqlite.org/fileformat2.html>. The log counts up to its last commit whose checksums
+//! are right, as SQLite itself reads it.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -118,9 +119,9 @@ fn size_in_log(log: &File) -> Option<usize> {
     (word(&header, 0) | 1 == 0x377f_0683 && SIZES.contains(&size) && size.is_power_of_two()).then_some(size)
 }
 
-/// Without a header: of the two sizes that we have ever written, the one at whose multiples pages begin. At the larger one's a
-/// page begins either way, at the smaller one's there is something from the middle of a page three times out of four, if it is
-/// too small.
+/// Without a header: of the two sizes that we have ever written, the one at whose multiples pages begin. At
+/// the larger one's a page begins either way, at the smaller one's there is something from the middle of a
+/// page three times out of four, if it is too small.
 fn guess_size(file: &File) -> usize {
     const SMALL: usize = 1024;
     const LARGE: usize = 4096;
@@ -143,7 +144,8 @@ fn guess_size(file: &File) -> usize {
     if 2 * small * of_large > large * of_small { SMALL } else { LARGE }
 }
 
-/// The committed part of a log: where the latest version of each page is, and how many pages the database has then.
+/// The committed part of a log: where the latest version of each page is, and how many pages the database has
+/// then.
 fn read_log(log: &File, size: usize) -> io::Result<Option<(HashMap<u32, u64>, u32)>> {
     const HEADER: usize = 32;
     const FRAME: usize = 24;

@@ -1,18 +1,19 @@
 //! What can be read of a damaged database, in a new one.
 //!
-//! SQLite refuses a table when one inner page of it is broken. So the pages are read one by one (`image`), every record
-//! that is whole is taken (`record`), told apart by its columns (`shape`), and written to a new file of the present
-//! schema. Then the new file is made consistent:
+//! SQLite refuses a table when one inner page of it is broken. So the pages are read one by one (`image`),
+//! every record that is whole is taken (`record`), told apart by its columns (`shape`), and written to a new
+//! file of the present schema. Then the new file is made consistent:
 //!
-//! * a row whose parent is lost gets a new parent: messages without a conversation are a conversation again, what belongs to
-//!   nobody any more belongs to a "Recovered person"; ids and names come from their indexes where these are whole;
+//! * a row whose parent is lost gets a new parent: messages without a conversation are a conversation again,
+//!   what belongs to nobody any more belongs to a "Recovered person"; ids and names come from their indexes
+//!   where these are whole;
 //! * `next_seq` and the number of messages are counted anew, the full-text index is written anew;
 //! * what was deleted stays deleted: tombstones are applied;
-//! * the queue is kept, and where Postgres is used the device uploads everything again and pulls from the beginning, because
-//!   entries may be among what was lost (`FORGET_POSTGRES`).
+//! * the queue is kept, and where Postgres is used the device uploads everything again and pulls from the
+//!   beginning, because entries may be among what was lost (`FORGET_POSTGRES`).
 //!
-//! No row is made up. A row of which only the words were changed in place cannot be told from a sound one: SQLite keeps no
-//! checksums.
+//! No row is made up. A row of which only the words were changed in place cannot be told from a sound one:
+//! SQLite keeps no checksums.
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
@@ -169,8 +170,8 @@ super::sql::statements! {
         next_seq = max(next_seq, 1 + coalesce((SELECT max(m.seq) FROM messages m WHERE m.conversation = conversations.rid), 0)),
         summary = CASE WHEN summary_seq < next_seq THEN summary ELSE '' END,
         summary_seq = CASE WHEN summary_seq < next_seq THEN summary_seq ELSE 0 END";
-    // Which database of the house this device knows and how far it has read it: forgotten, so that everything is sent and read
-    // again.
+    // Which database of the house this device knows and how far it has read it: forgotten, so that everything
+    // is sent and read again.
     FORGET_POSTGRES = "DELETE FROM settings WHERE key LIKE 'postgres%' OR key LIKE 'pull%' OR key LIKE 'house%'";
     /// Where its page was lost, the repaired file is still the memory of this device.
     HOLDS_ID = "INSERT OR IGNORE INTO settings (key, value, updated_unix_ms) VALUES (?1, ?2, ?3)";

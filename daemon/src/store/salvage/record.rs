@@ -1,5 +1,5 @@
-//! Records out of single pages. Nothing is believed: every length is checked, a record must fill its cell exactly, text must
-//! be UTF-8 without NUL; what does not fit is no row.
+//! Records out of single pages. Nothing is believed: every length is checked, a record must fill its cell
+//! exactly, text must be UTF-8 without NUL; what does not fit is no row.
 
 use std::collections::HashSet;
 
@@ -36,7 +36,8 @@ pub fn tree_of(number: u32, page: &[u8]) -> Option<Tree> {
     }
 }
 
-/// A record of a page: its row number (0 in an index), its values, the pages behind the first that it lies on.
+/// A record of a page: its row number (0 in an index), its values, the pages behind the first that it lies
+/// on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
     pub rowid: i64,

@@ -1,7 +1,8 @@
-//! Which table a record is a row of, told by its columns alone: the pages that would say so may be the damaged ones.
+//! Which table a record is a row of, told by its columns alone: the pages that would say so may be the
+//! damaged ones.
 //!
-//! The order and types of columns are those of `migrations/sqlite`; an `INTEGER PRIMARY KEY` is stored as NULL, its value is
-//! the row number. Rows from before a column was added are shorter.
+//! The order and types of columns are those of `migrations/sqlite`; an `INTEGER PRIMARY KEY` is stored as
+//! NULL, its value is the row number. Rows from before a column was added are shorter.
 
 use super::record::{Record, Tree, Value};
 

@@ -1,4 +1,5 @@
-//! Damage × place: whatever is broken, the device goes on, every row on sound pages is there, and none is made up.
+//! Damage × place: whatever is broken, the device goes on, every row on sound pages is there, and none is
+//! made up.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -67,8 +67,9 @@ fn probability_of(logits: &[f32], token: usize) -> f64 {
     logits.get(token).map_or(0.0, |x| f64::from(x - top).exp() / sum)
 }
 
-/// Whether `tokens` ends in the same group of tokens over and over: the sign that the decoder turns in circles, which its
-/// probabilities do not show. Short groups need more repeats, since people do say "no no no".
+/// Whether `tokens` ends in the same group of tokens over and over: the sign that the decoder turns in
+/// circles, which its probabilities do not show. Short groups need more repeats, since people do say "no no
+/// no".
 fn turns_in_circles(tokens: &[usize]) -> bool {
     (1..=16).any(|group| {
         let repeats = match group {

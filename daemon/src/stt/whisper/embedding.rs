@@ -1,8 +1,10 @@
-//! The table of token embeddings: a token's numbers at the decoder's input, the scores of all tokens at its output.
+//! The table of token embeddings: a token's numbers at the decoder's input, the scores of all tokens at its
+//! output.
 //!
-//! It is two thirds of the model. As 8-bit integers with a scale for each row and each column (error 0.9 %; what that does
-//! to the text: docs/design/stt.md) it takes 20 MB instead of 120, and a step of the decoder reads a quarter of the
-//! bytes, which is what a step waits for. Products are summed in integers, so scores are the same on every machine.
+//! It is two thirds of the model. As 8-bit integers with a scale for each row and each column (error 0.9 %;
+//! what that does to the text: docs/design/stt.md) it takes 20 MB instead of 120, and a step of the decoder
+//! reads a quarter of the bytes, which is what a step waits for. Products are summed in integers, so scores
+//! are the same on every machine.
 
 use super::graph::TOKENS;
 use crate::inference::ModelStore;
@@ -72,8 +74,8 @@ impl Embedding {
     }
 }
 
-/// Written so that the compiler makes it multiply-and-add instructions of eight 16-bit integers, also where overflow is
-/// checked; it cannot occur, see [`Embedding::scores`].
+/// Written so that the compiler makes it multiply-and-add instructions of eight 16-bit integers, also where
+/// overflow is checked; it cannot occur, see [`Embedding::scores`].
 fn dot(row: &[u8], numbers: &[i16]) -> i32 {
     row.iter()
         .zip(numbers)

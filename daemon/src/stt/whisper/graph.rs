@@ -1,7 +1,8 @@
 //! The two networks of Whisper in tract.
 //!
-//! Unlike the other models these keep symbolic axes: the decoder's cache grows by one token a step, and one plan for
-//! every length of sound holds its weights once. Measured (docs/design/stt.md), symbolic axes cost nothing here.
+//! Unlike the other models these keep symbolic axes: the decoder's cache grows by one token a step, and one
+//! plan for every length of sound holds its weights once. Measured (docs/design/stt.md), symbolic axes cost
+//! nothing here.
 
 use std::fmt;
 use std::io::Cursor;
@@ -23,7 +24,8 @@ pub const TOKENS: usize = 51_864;
 
 type Graph = std::sync::Arc<TypedSimplePlan>;
 
-/// The decoder's view of the sound: cross-attention keys and values per layer, `[1, HEADS, T, HEAD_WIDTH]` each.
+/// The decoder's view of the sound: cross-attention keys and values per layer, `[1, HEADS, T, HEAD_WIDTH]`
+/// each.
 pub struct Encoded(TVec<TValue>);
 
 pub struct Networks {
@@ -109,7 +111,8 @@ impl Networks {
 pub struct Decoding<'a> {
     networks: &'a Networks,
     sound: &'a Encoded,
-    /// Keys and values of the tokens so far; one vector per layer, kind and head, since a head's rows are contiguous.
+    /// Keys and values of the tokens so far; one vector per layer, kind and head, since a head's rows are
+    /// contiguous.
     past: Vec<Vec<f32>>,
     position: usize,
 }

@@ -1,8 +1,8 @@
 //! Whisper's log-mel spectrogram: 80 bands, 25 ms windows every 10 ms.
 //!
-//! As defined by openai/whisper `audio.py` (Hann window of 400, power spectrum, Slaney-scale mel filters with area
-//! normalisation, log10, floor 8 below the maximum, (x + 4) / 4), with the padding of faster-whisper: frames after the
-//! sound are 0 in the feature, not the log-mel of silence.
+//! As defined by openai/whisper `audio.py` (Hann window of 400, power spectrum, Slaney-scale mel filters with
+//! area normalisation, log10, floor 8 below the maximum, (x + 4) / 4), with the padding of faster-whisper:
+//! frames after the sound are 0 in the feature, not the log-mel of silence.
 
 use std::fmt;
 use std::sync::Arc;
@@ -128,8 +128,8 @@ impl LogMel {
         out
     }
 
-    /// Power spectrum of frame `t`: centred on sample `t * HOP`, the sound mirrored at its ends after one hop of zeros
-    /// behind it.
+    /// Power spectrum of frame `t`: centred on sample `t * HOP`, the sound mirrored at its ends after one hop
+    /// of zeros behind it.
     fn power_of(&mut self, samples: &[f32], t: usize) {
         let length = samples.len() + HOP;
         for (i, (slot, window)) in self.frame.iter_mut().zip(&self.window).enumerate() {
@@ -152,7 +152,8 @@ impl LogMel {
 mod tests {
     use super::*;
 
-    /// The features of [`signal`] by faster-whisper's extractor; models/export/whisper/log_mel_reference.py writes them.
+    /// The features of [`signal`] by faster-whisper's extractor; models/export/whisper/log_mel_reference.py
+    /// writes them.
     const REFERENCE: &[u8] = include_bytes!("log_mel.reference.f32");
 
     /// 1 s: a rising tone, a burst of noise, silence.

@@ -5,9 +5,9 @@
 //!            longer ─────────────────▶ 30 s context ◀──────── unsure or looping ◀──no──┘            └──no──▶ ""
 //! ```
 //!
-//! A context of 10 s instead of Whisper's own 30 s makes the encoder four times cheaper and is almost always as good;
-//! where the decoder is unsure, the same sound is decoded again with all 30 s. Anything longer is cut into pieces at its
-//! quietest places. Thresholds: see `decode.rs` and docs/design/stt.md.
+//! A context of 10 s instead of Whisper's own 30 s makes the encoder four times cheaper and is almost always
+//! as good; where the decoder is unsure, the same sound is decoded again with all 30 s. Anything longer is
+//! cut into pieces at its quietest places. Thresholds: see `decode.rs` and docs/design/stt.md.
 
 mod decode;
 mod embedding;
@@ -29,14 +29,16 @@ use crate::inference::ModelStore;
 use crate::units::SAMPLE_RATE_HZ;
 
 const RATE: usize = SAMPLE_RATE_HZ as usize;
-/// Encoder frames (20 ms) of the two contexts, and how many tokens each may give: 10 and 30 s of the fastest speech.
+/// Encoder frames (20 ms) of the two contexts, and how many tokens each may give: 10 and 30 s of the fastest
+/// speech.
 const SHORT: Context = Context { frames: 500, tokens: 80 };
 const LONG: Context = Context { frames: 1500, tokens: 220 };
 /// What fits the short context with an end of silence.
 const SHORT_SAMPLES: usize = RATE * 99 / 10;
 /// What fits the long context.
 const LONG_SAMPLES: usize = RATE * 29;
-/// An utterance that goes on after this (4 min) is cut off there: endpointing has failed, and memory is bounded.
+/// An utterance that goes on after this (4 min) is cut off there: endpointing has failed, and memory is
+/// bounded.
 const MOST_SAMPLES: usize = RATE * 240;
 /// Shorter sound holds no word.
 const LEAST_SAMPLES: usize = RATE / 10;
@@ -115,7 +117,8 @@ fn probability(log: f64) -> f32 {
     log.exp().clamp(0.0, 1.0) as f32
 }
 
-/// Cuts sound that is longer than the long context where it is quietest (over 100 ms) in the last 6 s that would fit.
+/// Cuts sound that is longer than the long context where it is quietest (over 100 ms) in the last 6 s that
+/// would fit.
 fn pieces(mut samples: &[f32]) -> Vec<&[f32]> {
     const BLOCK: usize = RATE / 10;
     let mut out = Vec::new();
