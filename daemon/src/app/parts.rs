@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Settings;
-use crate::backup::{before, way_back};
+use crate::backup::{pre_migration, way_back};
 use crate::clock::Clock;
 use crate::detect::Detector;
 use crate::dialogue::speech::Speech;
@@ -168,7 +168,7 @@ pub async fn open_memory(settings: &Settings) -> Result<Memory, Failure> {
 /// See [`Memory::open`].
 pub async fn open_memory_or(settings: &Settings, missing: MissingMemory) -> Result<Memory, Failure> {
     let backups = settings.backups();
-    before::migration(&backups).await;
+    pre_migration::back_up_device(&backups).await;
     let device = Device { id: settings.device.id.clone() };
     let options = StoreOptions {
         max_bytes: settings.store.max_mib.map(|mib| u64::from(mib) << 20),

@@ -26,7 +26,6 @@
 //!
 //! `docs/design/backup.md` says why.
 
-pub mod before;
 pub mod cancel;
 mod columns;
 pub mod context;
@@ -43,6 +42,7 @@ pub mod metrics;
 pub mod order;
 pub(crate) mod pg;
 mod pg_tools;
+pub mod pre_migration;
 pub mod progress;
 pub mod prune;
 pub mod remote;
@@ -405,8 +405,9 @@ impl BackupError {
 
     /// A failure at Postgres, whose address is shown as `shown`.
     fn postgres(error: &PgError, shown: &str) -> Self {
-        use crate::store::postgres::Fate;
-        let exit = if error.fate() == Fate::Blocked { Exit::Unavailable } else { Exit::TryAgain };
+        use crate::store::postgres::RetryClass;
+        let exit =
+            if error.retry_class() == RetryClass::Blocked { Exit::Unavailable } else { Exit::TryAgain };
         Self::Postgres(error.sentence(shown), exit)
     }
 

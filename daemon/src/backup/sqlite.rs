@@ -45,7 +45,7 @@ crate::store::sql::statements! {
         (SELECT application_id FROM pragma_application_id) AS application, sqlite_version() AS engine";
     INTEGRITY = "PRAGMA integrity_check(1)";
     FOREIGN_KEYS = "PRAGMA foreign_key_check";
-    /// Where everything is queued again (store/house.rs) there is more than the queue has.
+    /// Where everything is queued again (store/resync.rs) there is more than the queue has.
     WAITING = concat!("SELECT count(*) + (", is_queued_again!(), ") FROM queue");
     IS_QUEUED_AGAIN = is_queued_again!();
     /// 1 unless everything was queued for this database.

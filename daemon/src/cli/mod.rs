@@ -32,7 +32,7 @@ use crate::config::{Fault, Options};
 use crate::error::{Exit, Failure, chain, visible};
 use crate::memory::{Memory, MemoryError, User};
 use crate::privilege::{self, Keep};
-use crate::store::replica;
+use crate::store::pull_cursor;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -276,7 +276,7 @@ async fn user_named(memory: &Memory, name: &str) -> Result<User, Failure> {
 /// file there: words that are stored under such an id are refused by the database for good.
 async fn shared_ids_are_known(settings: &Settings, memory: &Memory) -> Result<(), Failure> {
     let Some(postgres) = settings.postgres() else { return Ok(()) };
-    if replica::is_caught_up(memory.store(), &postgres).await? {
+    if pull_cursor::is_caught_up(memory.store(), &postgres).await? {
         return Ok(());
     }
     Err(Failure::new(

@@ -7,15 +7,15 @@ use serde::Serialize;
 
 use super::{Common, confirmed, output, with_memory};
 use crate::app::Settings;
-use crate::backup::before;
+use crate::backup::pre_migration;
 use crate::error::{Exit, Failure, chain};
 use crate::memory::Memory;
 use crate::store::forward::{ForwardError, Forwarder, Progress};
 use crate::store::holder;
-use crate::store::house::{self, Sent};
 use crate::store::postgres::{self, PgSettings};
+use crate::store::pull_cursor;
 use crate::store::queue::{self, Depth, Entry, Retried, Soundness};
-use crate::store::replica;
+use crate::store::resync::{self, Sent};
 
 /// Entries read at once for a listing.
 const PAGE: u32 = 500;
@@ -180,7 +180,7 @@ pub async fn database(settings: &Settings) -> Result<PgSettings, Failure> {
             "no Postgres is configured: set store.postgres_url (docs/postgres.md tells how)",
         )
     })?;
-    before::connecting(&settings.backups(), &database).await;
+    pre_migration::back_up_if_connecting_migrates(&settings.backups(), &database).await;
     Ok(database)
 }
 
@@ -216,7 +216,7 @@ async fn status(settings: &Settings, memory: &Memory, json: bool) -> Result<(), 
             Ok(house) => {
                 status.reachable = true;
                 let sent = match house {
-                    Some(house) => house::sent_to(memory.store(), house).await?,
+                    Some(house) => resync::sent_to(memory.store(), house).await?,
                     None => Sent::Elsewhere,
                 };
                 // Again: what was written while Postgres was asked waits as well.
@@ -337,7 +337,7 @@ async fn drain(settings: &Settings, memory: &Memory, json: bool) -> Result<(), F
     bar.finish_and_clear();
     ended.map_err(|error| failure(&error, &shown))?;
     let read = match house {
-        Some(house) => replica::is_read(memory.store(), house).await?,
+        Some(house) => pull_cursor::is_read(memory.store(), house).await?,
         None => false,
     };
     let without_row = forwarder.without_row();
@@ -362,10 +362,11 @@ async fn drain(settings: &Settings, memory: &Memory, json: bool) -> Result<(), F
 
 /// A sentence with the way out, and the exit code that fits: what passes by itself is 75, what does not 69.
 pub fn failure(error: &ForwardError, shown: &str) -> Failure {
-    use crate::store::postgres::Fate;
+    use crate::store::postgres::RetryClass;
     match error {
         ForwardError::Postgres(error) => {
-            let exit = if error.fate() == Fate::Blocked { Exit::Unavailable } else { Exit::TryAgain };
+            let exit =
+                if error.retry_class() == RetryClass::Blocked { Exit::Unavailable } else { Exit::TryAgain };
             Failure::new(exit, error.sentence(shown))
         }
         ForwardError::Store(_) => Failure::new(Exit::TryAgain, chain(error)),

@@ -16,7 +16,7 @@ use crate::app::Settings;
 use crate::app::parts::{MissingMemory, Parts};
 use crate::audio::alsa::AlsaSource;
 use crate::audio::{CaptureStats, Period, SourceError, capture};
-use crate::backup::{before, watch};
+use crate::backup::{pre_migration, watch};
 use crate::config::Options;
 use crate::dsp::FrontEnd;
 use crate::error::{Exit, Failure, chain};
@@ -249,7 +249,7 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
             let (context, there) = (settings.backups(), postgres.clone());
             let before_migration = BeforeMigration::new(move || {
                 let (backups, there) = (context.clone(), there.clone());
-                Box::pin(async move { before::migration_there(&backups, &there).await })
+                Box::pin(async move { pre_migration::back_up_postgres(&backups, &there).await })
             });
             let forwarder =
                 Forwarder::new(parts.memory.store().clone(), parts.memory.clock().clone(), postgres)

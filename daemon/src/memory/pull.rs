@@ -28,8 +28,8 @@ use crate::store::outgoing::UserRow;
 use crate::store::postgres::read::{self, Numbered, Since};
 use crate::store::postgres::write::CHANNEL;
 use crate::store::postgres::{CONNECT_DEADLINE, Pg, PgError, PgSettings, listening_pool, within};
-use crate::store::replica::{self, Read};
-use crate::store::{StoreError, house};
+use crate::store::pull_cursor::{self, PullCursor};
+use crate::store::{StoreError, resync};
 
 /// A lost notification costs at most this.
 const LOOK: Duration = Duration::from_secs(60);
@@ -85,7 +85,7 @@ pub struct Puller {
     settings: PgSettings,
     opener: Option<Opener>,
     /// Further than what is stored, by rows that are in the file of this generation already.
-    ahead: Option<(u64, Read)>,
+    ahead: Option<(u64, PullCursor)>,
     /// What the round began with.
     basis: Basis,
     /// Pages since how far was read was stored.
@@ -268,19 +268,19 @@ impl Puller {
     /// another database is met: an older one may be all that is left of the database before.
     async fn round(&mut self, conn: &mut PgConnection, fresh: bool) -> Result<Brought, PullError> {
         let heads = read::heads(conn).await?;
-        if !fresh && !house::is_still_with(self.memory.store(), heads.house).await? {
+        if !fresh && !resync::is_still_with(self.memory.store(), heads.house).await? {
             return Err(PullError::Outdated);
         }
         // Before anything is read, so that what is newer here waits in the queue.
-        let met = house::meet(self.memory.store(), heads.house, self.memory.clock().now_unix_ms()).await?;
+        let met = resync::meet(self.memory.store(), heads.house, self.memory.clock().now_unix_ms()).await?;
         let generation = self.memory.store().generation();
         let ahead = self.ahead.take().filter(|(of, _)| *of == generation).map(|(_, ahead)| ahead);
         // `None`: somebody reset it, or this is another database.
-        let stored = replica::read_of(self.memory.store(), heads.house).await?;
+        let stored = pull_cursor::read_of(self.memory.store(), heads.house).await?;
         self.basis = Basis { generation, stored: stored.is_some() };
         self.busy = Duration::ZERO;
         let mut at = match (stored, ahead) {
-            (None, _) => Read { house: heads.house, reading: Uuid::now_v7(), ..Read::default() },
+            (None, _) => PullCursor { house: heads.house, reading: Uuid::now_v7(), ..PullCursor::default() },
             (Some(stored), Some(ahead)) if ahead.reading == stored.reading && ahead.house == stored.house => {
                 stored.or_further(&ahead)
             }
@@ -355,7 +355,7 @@ impl Puller {
         conn: &mut PgConnection,
         opener: &Opener,
         head: i64,
-        at: &mut Read,
+        at: &mut PullCursor,
         brought: &mut Brought,
     ) -> Result<(), PullError> {
         let name = (opener.name)();
@@ -380,7 +380,7 @@ impl Puller {
             let users = self.missing_users(conn, people).await?;
             let page = Pulled { users, voiceprints, superseded, ..Pulled::default() };
             // Stored with the mark that they are to be looked at again, which goes once they are there.
-            let before = Read { voices_of: None, ..at.clone() };
+            let before = PullCursor { voices_of: None, ..at.clone() };
             unsettled = self.store(brought, page, refused, &before).await?.unsettled;
             self.unstored = true;
         }
@@ -389,7 +389,7 @@ impl Puller {
         Ok(())
     }
 
-    fn since(&self, change: i64, at: &Read) -> Since<'_> {
+    fn since(&self, change: i64, at: &PullCursor) -> Since<'_> {
         // Until everything was read once, also what this device wrote: it may have lost it.
         Since { change, device: &self.settings.device, all: !at.caught_up }
     }
@@ -417,7 +417,7 @@ impl Puller {
         Ok(usable(read::users_by_id(conn, &lacking).await?))
     }
 
-    async fn apply(&mut self, page: &Pulled, at: &Read) -> Result<Applied, PullError> {
+    async fn apply(&mut self, page: &Pulled, at: &PullCursor) -> Result<Applied, PullError> {
         let started = Instant::now();
         let applied = self.memory.apply_pulled(page, at, self.basis).await?.ok_or(PullError::Outdated)?;
         self.basis.stored = true;
@@ -426,7 +426,7 @@ impl Puller {
         // One page after the other would leave no moment to other processes, which look now and then.
         self.busy += started.elapsed();
         if self.busy > SPELL {
-            tokio::time::sleep(house::LONGEST_BREATH).await;
+            tokio::time::sleep(resync::LONGEST_BREATH).await;
             self.busy = Duration::ZERO;
         }
         Ok(applied)
@@ -437,7 +437,7 @@ impl Puller {
         brought: &mut Brought,
         page: Pulled,
         refused: usize,
-        at: &Read,
+        at: &PullCursor,
     ) -> Result<Applied, PullError> {
         brought.refused += refused;
         if refused > 0 {

@@ -22,7 +22,7 @@ use super::{Memory, MemoryError, Result, UserId, boot_rid, device_rid, get, name
 use crate::clock::Stamp;
 use crate::store::outgoing::{ConversationRow, MessageRow, UserRow, VoiceprintRow};
 use crate::store::postgres::read::Tombstone;
-use crate::store::{StoreError, Tx, house, replica, settings};
+use crate::store::{StoreError, Tx, pull_cursor, resync, settings};
 use crate::text::name_key;
 
 /// Some rows of other devices, and how far they bring this one.
@@ -158,13 +158,13 @@ impl Memory {
     pub async fn apply_pulled(
         &self,
         pulled: &Pulled,
-        read: &replica::Read,
+        read: &pull_cursor::PullCursor,
         basis: Basis,
     ) -> Result<Option<Applied>> {
         let (mut tx, stamp) = self.begin().await?;
         let same = self.store.generation() == basis.generation
-            && (!basis.stored || replica::goes_on(&mut tx, read).await?);
-        if !same || !house::is_with(&mut tx, read.house).await? {
+            && (!basis.stored || pull_cursor::goes_on(&mut tx, read).await?);
+        if !same || !resync::is_with(&mut tx, read.house).await? {
             tx.rollback().await?;
             return Ok(None);
         }
@@ -201,7 +201,7 @@ impl Memory {
             scrub |= copies && matches!(outcome, Ok(Noted));
             scrub |= applied.end_row(&mut tx, "deletion", &row.id, outcome).await?;
         }
-        settings::set(&mut tx, replica::READ, read, stamp.wall_unix_ms).await?;
+        settings::set(&mut tx, pull_cursor::READ, read, stamp.wall_unix_ms).await?;
         if scrub {
             self.want_scrub(&mut tx, &stamp).await?;
         }

@@ -206,7 +206,7 @@ pub async fn run(settings: MqttSettings, feeds: Feeds, stop: CancellationToken) 
         backups: Some(feeds.backups),
         settings,
         limits: Limits::default(),
-        again: None,
+        resend: None,
     };
     work.keep_status();
     work.keep_backups();
@@ -218,7 +218,7 @@ pub async fn run(settings: MqttSettings, feeds: Feeds, stop: CancellationToken) 
             return Ok(());
         };
         work.outbox.connection_lost();
-        work.again = None;
+        work.resend = None;
         if ended.lowers(&mut work.limits) {
             continue;
         }
@@ -251,7 +251,7 @@ struct Work {
     /// As the broker said on the last connection.
     limits: Limits,
     /// What is to be sent again, and when.
-    again: Option<(Instant, Again)>,
+    resend: Option<(Instant, Resend)>,
     content: Content,
     outbox: Outbox,
     commands: command::Intake,
@@ -265,7 +265,7 @@ struct Work {
 
 /// What is sent again although it has not changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Again {
+enum Resend {
     /// Home Assistant has started: it forgets devices that were deleted there while their announcement was
     /// retained.
     Announcement,
@@ -278,24 +278,24 @@ const SUBSCRIBED_AFTER: Duration = Duration::from_secs(3);
 
 impl Work {
     fn values_again_soon(&mut self) {
-        self.again = Some((Instant::now() + SUBSCRIBED_AFTER, Again::Values));
+        self.resend = Some((Instant::now() + SUBSCRIBED_AFTER, Resend::Values));
     }
 
     /// Home Assistant has started. All devices of a house hear of it at once, so each waits for a while of
     /// its own.
     fn announce_again_soon(&mut self) {
-        self.again = Some((Instant::now() + at_random(BIRTH_FROM, BIRTH_TO), Again::Announcement));
+        self.resend = Some((Instant::now() + at_random(BIRTH_FROM, BIRTH_TO), Resend::Announcement));
     }
 
     fn send_again(&mut self) {
-        match self.again.take() {
-            Some((_, Again::Announcement)) => {
+        match self.resend.take() {
+            Some((_, Resend::Announcement)) => {
                 self.content.announce_again(&mut self.outbox);
                 if !self.limits.retain {
                     self.values_again_soon();
                 }
             }
-            Some((_, Again::Values)) => self.outbox.keep_all_again(),
+            Some((_, Resend::Values)) => self.outbox.keep_all_again(),
             None => {}
         }
     }

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use super::limits::Limits;
 use super::outbox::WINDOW;
-use super::{Again, COMPONENT, MqttError, MqttSettings, Work, discovery, tls};
+use super::{COMPONENT, MqttError, MqttSettings, Resend, Work, discovery, tls};
 use crate::config::BrokerUrl;
 use crate::health::Condition;
 
@@ -322,7 +322,7 @@ impl Session {
                     Closing::Goodbye(_) => return Ok(Step::Stopped),
                     _ => if self.close_further(work) { return Ok(Step::Stopped) },
                 },
-                () = due(work.again), if self.closing == Closing::No => {
+                () = due(work.resend), if self.closing == Closing::No => {
                     work.send_again();
                     self.fill(work);
                 }
@@ -499,8 +499,8 @@ impl Session {
     }
 }
 
-async fn due(again: Option<(Instant, Again)>) {
-    match again {
+async fn due(resend: Option<(Instant, Resend)>) {
+    match resend {
         Some((at, _)) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }

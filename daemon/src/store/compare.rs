@@ -15,11 +15,11 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Connection as _, Row as _};
 use uuid::Uuid;
 
-use super::house::Sent;
 use super::opener::Opener;
 use super::postgres::{Pg, PgError, PgSettings};
 use super::queue::{self, Depth, Op};
-use super::{Store, StoreError, house, replica};
+use super::resync::Sent;
+use super::{Store, StoreError, pull_cursor, resync};
 
 pub mod tables;
 
@@ -205,7 +205,7 @@ pub async fn compare(
     progress: impl FnMut(usize),
 ) -> Result<Comparison, CompareError> {
     let mut pg = Pg::connect(settings).await?;
-    let read = replica::read_of(store, pg.house).await?;
+    let read = pull_cursor::read_of(store, pg.house).await?;
     let mut comparison = Comparison { here: counts_here(store).await?, ..Comparison::default() };
     let rows = pg
         .value(STEP, sqlx::query(there::COUNTS), |row| {
@@ -220,7 +220,7 @@ pub async fn compare(
 
     let mut lacking = Lacking::default();
     // Of another database than before nobody knows yet what it lacks.
-    let queueing = matches!(house::sent_to(store, pg.house).await?, Sent::Queueing | Sent::Elsewhere);
+    let queueing = matches!(resync::sent_to(store, pg.house).await?, Sent::Queueing | Sent::Elsewhere);
     let device = settings.device.as_str();
     let mut sides = Sides {
         store,
@@ -244,12 +244,12 @@ pub async fn compare(
         comparison.reads_again = lacking.read_again;
         comparison.queued = lacking.queue(store, now_unix_ms).await?;
         if comparison.reads_again {
-            replica::read_again(store).await?;
+            pull_cursor::read_again(store).await?;
         }
     }
     // At the end: what was said meanwhile is on its way as well.
     let unread = comparison.left.unread + comparison.tables.iter().map(|table| table.unread).sum::<usize>();
-    let sent = house::sent_to(store, pg.house).await?;
+    let sent = resync::sent_to(store, pg.house).await?;
     comparison.left = Left::of(&queue::depth(store).await?, sent, unread);
     comparison.complete = sent == Sent::All
         && comparison.left.is_nothing()
@@ -338,7 +338,7 @@ impl Lacking {
                 queue::enqueue(&mut tx, *op, *row, *owner, now_unix_ms).await?;
             }
             tx.commit().await?;
-            house::breathe(started).await;
+            resync::breathe(started).await;
         }
         Ok(entries.len())
     }

@@ -30,9 +30,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::house::Sent;
-use super::postgres::{Fate, Pg, PgError, PgSettings};
-use super::{Store, StoreError, holder, house, outgoing, queue, renumber};
+use super::postgres::{Pg, PgError, PgSettings, RetryClass};
+use super::resync::Sent;
+use super::{Store, StoreError, holder, outgoing, queue, renumber, resync};
 use crate::clock::{Clock, DAY_MS};
 use crate::health::{Condition, Health};
 
@@ -319,7 +319,7 @@ impl Forwarder {
             if self.used.is_none_or(|used| used.elapsed() > BEAT) {
                 self.look_after().await?;
             }
-            return Ok(match house::sent_to(&self.store, house).await? {
+            return Ok(match resync::sent_to(&self.store, house).await? {
                 Sent::All => Progress::Empty,
                 // Written, or begun again by another process, since the queue was found empty.
                 Sent::Waits => Progress::NotYet,
@@ -387,7 +387,10 @@ impl Forwarder {
                 self.adapt(&batch, started.elapsed());
                 Ok(Progress::Sent(batch.entries))
             }
-            Err(error) if error.fate() == Fate::Rejected || error.fate() == Fate::TooMuch => {
+            Err(error)
+                if error.retry_class() == RetryClass::Rejected
+                    || error.retry_class() == RetryClass::TooMuch =>
+            {
                 if batch.entries > 1 {
                     self.entries = batch.entries / 2;
                     // Silence may be a network that is gone rather than too much work: it also opens the
@@ -400,7 +403,7 @@ impl Forwarder {
                 }
                 // One row that is too much for a server in trouble may pass tomorrow; one that breaks a rule
                 // will not.
-                if error.fate() == Fate::Rejected
+                if error.retry_class() == RetryClass::Rejected
                     || error.sqlstate().is_some_and(|code| code.starts_with("54"))
                 {
                     return self.bury(way, &batch, error.sqlstate(), &error.cause()).await;
@@ -425,7 +428,7 @@ impl Forwarder {
             if !self.more || batch.as_ref().is_some_and(|batch| batch.full) {
                 return Ok(batch);
             }
-            self.more = house::queue_more(&self.store, house, self.clock.now_unix_ms()).await?;
+            self.more = resync::queue_more(&self.store, house, self.clock.now_unix_ms()).await?;
             batch = None;
         }
     }
@@ -528,7 +531,7 @@ impl Forwarder {
             }
         }
         let house = pg.house;
-        self.more = house::meet(&self.store, house, self.clock.now_unix_ms()).await?.more;
+        self.more = resync::meet(&self.store, house, self.clock.now_unix_ms()).await?.more;
         self.pg = Some(pg);
         self.used = Some(Instant::now());
         // Another database gets everything under new numbers.
@@ -644,7 +647,7 @@ impl Forwarder {
 }
 
 fn blocked(error: &ForwardError) -> bool {
-    matches!(error, ForwardError::Postgres(error) if error.fate() == Fate::Blocked)
+    matches!(error, ForwardError::Postgres(error) if error.retry_class() == RetryClass::Blocked)
 }
 
 /// How long to rest after `failures` in a row. What only a person can mend is not tried every moment.

@@ -29,7 +29,7 @@ use uuid::Uuid;
 
 use super::forward::ForwardError;
 use super::postgres::{Pg, PgError, PgSettings, schema};
-use super::{Store, StoreError, replica, settings};
+use super::{Store, StoreError, pull_cursor, settings};
 
 /// Where [`Own`] is kept. A repair of the file keeps it.
 pub(crate) const KEY: &str = "holder";
@@ -185,7 +185,7 @@ async fn claim_within(
     settings::set(&mut tx, KEY, &next, now_unix_ms).await?;
     if renamed || (right == Right::TakesOver && !knows_all) {
         // What was written under the id is not all known here.
-        replica::read_again_in(&mut tx).await?;
+        pull_cursor::read_again_in(&mut tx).await?;
     }
     tx.commit().await?;
     let take = sqlx::query(there::TAKE).bind(device).bind(memory).bind(token);

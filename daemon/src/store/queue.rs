@@ -20,7 +20,7 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
-use super::{Store, StoreError, Tx, house};
+use super::{Store, StoreError, Tx, resync};
 
 /// One kind of queue entry. The names are a format: they are stored, and other versions read them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -304,7 +304,7 @@ pub struct Soundness {
 
 pub async fn depth(store: &Store) -> Result<Depth, StoreError> {
     // Before the entries are counted: what is queued in between is counted twice rather than never.
-    let still_to_queue = house::still_to_queue(store).await?;
+    let still_to_queue = resync::still_to_queue(store).await?;
     let mut reader = store.reader().await?;
     let row = sqlx::query(DEPTH).fetch_one(&mut *reader).await.map_err(|e| store.classify(e))?;
     let read = || -> Result<Depth, sqlx::Error> {
@@ -321,7 +321,7 @@ pub async fn depth(store: &Store) -> Result<Depth, StoreError> {
 
 /// Whether anything waits, or is still to be queued, without counting it.
 pub async fn waits(store: &Store) -> Result<bool, StoreError> {
-    Ok(number(store, WAITS).await? != 0 || house::is_queueing(store).await?)
+    Ok(number(store, WAITS).await? != 0 || resync::is_queueing(store).await?)
 }
 
 /// What Postgres refused for good and nobody has given up.
@@ -441,7 +441,7 @@ pub(crate) struct Way {
 /// nothing yet.
 async fn begin_on(store: &Store, way: Way) -> Result<Option<Tx<'_>>, StoreError> {
     let mut tx = store.begin().await?;
-    let same = store.generation() == way.generation && house::is_with(&mut tx, way.house).await?;
+    let same = store.generation() == way.generation && resync::is_with(&mut tx, way.house).await?;
     Ok(same.then_some(tx))
 }
 

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::forward::ForwardError;
 use super::outgoing::MessageRow;
 use super::postgres::Pg;
-use super::{Store, StoreError, replica};
+use super::{Store, StoreError, pull_cursor};
 
 const STEP: &str = "asking Postgres for the end of a conversation";
 
@@ -66,7 +66,7 @@ pub(super) async fn behind(store: &Store, pg: &mut Pg, message: &MessageRow) -> 
         next = next.saturating_add(1);
     }
     tx.execute(sqlx::query(ADVANCE).bind(conversation).bind(next)).await?;
-    replica::read_again_in(&mut tx).await?;
+    pull_cursor::read_again_in(&mut tx).await?;
     tx.commit().await?;
     log::warn!(
         "{} messages went to the end of their conversation: another device has used their numbers in Postgres",

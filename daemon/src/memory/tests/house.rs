@@ -6,10 +6,10 @@ use sqlx::Row as _;
 use uuid::Uuid;
 
 use super::*;
-use crate::store::house::{Met, Sent, is_with, meet_in_pieces, queue_piece, sent_to, still_to_queue};
 use crate::store::outgoing;
+use crate::store::pull_cursor::PullCursor;
 use crate::store::queue::{Way, sent};
-use crate::store::replica::Read;
+use crate::store::resync::{Met, Sent, is_with, meet_in_pieces, queue_piece, sent_to, still_to_queue};
 
 /// What an entry does, and to which row.
 type Entry = (String, Vec<u8>);
@@ -218,7 +218,7 @@ async fn nothing_leaves_the_queue_for_a_database_that_is_no_longer_ours() {
     assert_eq!(entries(&home.memory, QUEUE).await, before);
     assert!(!queue_more(store, OLD, NOON_UNIX_MS).await.unwrap());
     // Nor is anything taken from it.
-    let read = |house| Read { house, ..Read::default() };
+    let read = |house| PullCursor { house, ..PullCursor::default() };
     let basis = Basis { generation: store.generation(), stored: false };
     assert_eq!(home.memory.apply_pulled(&Pulled::default(), &read(OLD), basis).await.unwrap(), None);
     assert!(home.memory.apply_pulled(&Pulled::default(), &read(NEW), basis).await.unwrap().is_some());

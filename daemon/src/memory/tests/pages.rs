@@ -3,9 +3,9 @@
 use uuid::Uuid;
 
 use super::*;
-use crate::store::house::meet;
 use crate::store::outgoing::{self, MessageRow};
-use crate::store::replica::{Read, read_again};
+use crate::store::pull_cursor::{PullCursor, read_again};
+use crate::store::resync::meet;
 
 const HOUSE: Uuid = Uuid::from_u128(1);
 
@@ -37,7 +37,7 @@ fn basis(home: &Home, stored: bool) -> Basis {
 }
 
 async fn apply(home: &Home, page: &Pulled) -> Applied {
-    let read = Read { house: HOUSE, ..Read::default() };
+    let read = PullCursor { house: HOUSE, ..PullCursor::default() };
     home.memory.apply_pulled(page, &read, basis(home, false)).await.unwrap().unwrap()
 }
 
@@ -172,8 +172,8 @@ async fn what_was_deleted_here_does_not_come_back_whatever_of_it_was_deleted() {
 #[tokio::test]
 async fn a_page_is_left_out_once_everything_is_to_be_read_again() {
     let (_there, here, page) = devices().await;
-    let read = Read { house: HOUSE, reading: Uuid::from_u128(7), ..Read::default() };
-    let apply = async |read: &Read, stored| {
+    let read = PullCursor { house: HOUSE, reading: Uuid::from_u128(7), ..PullCursor::default() };
+    let apply = async |read: &PullCursor, stored| {
         here.memory.apply_pulled(&page, read, basis(&here, stored)).await.unwrap().is_some()
     };
     assert!(apply(&read, false).await);
@@ -181,7 +181,7 @@ async fn a_page_is_left_out_once_everything_is_to_be_read_again() {
     read_again(here.memory.store()).await.unwrap();
     assert!(!apply(&read, true).await);
     // Somebody else has begun at the beginning since.
-    let other = Read { reading: Uuid::from_u128(8), ..read.clone() };
+    let other = PullCursor { reading: Uuid::from_u128(8), ..read.clone() };
     assert!(apply(&other, false).await);
     assert!(!apply(&read, true).await);
     assert!(apply(&other, true).await);
@@ -194,6 +194,6 @@ async fn a_page_is_left_out_once_everything_is_to_be_read_again() {
 fn a_note_of_an_older_version_is_read() {
     let note = r#"{"house":"00000000-0000-0000-0000-000000000001","users":1,"voiceprints":2,"conversations":3,"messages":4,
         "tombstones":5,"caught_up":true}"#;
-    let read: Read = serde_json::from_str(note).unwrap();
+    let read: PullCursor = serde_json::from_str(note).unwrap();
     assert_eq!((read.messages, read.reading, read.caught_up), (4, Uuid::nil(), true));
 }

@@ -16,8 +16,8 @@ use uuid::Uuid;
 use super::{CompareError, Lacking, STEP, all, buried_there};
 use crate::store::opener::Opener;
 use crate::store::postgres::{Pg, read};
+use crate::store::pull_cursor::PullCursor;
 use crate::store::queue::Op;
-use crate::store::replica::Read;
 use crate::store::{Store, StoreError};
 
 /// Whose rows stand above messages.
@@ -142,7 +142,7 @@ struct Table {
     there: &'static str,
     /// What is queued for a row that is missing there; deletions say it themselves.
     op: Option<Op>,
-    cursor: fn(&Read) -> i64,
+    cursor: fn(&PullCursor) -> i64,
     /// Rows of other devices come here.
     read_back: bool,
 }
@@ -217,7 +217,7 @@ pub(super) struct Sides<'a> {
     pub(super) pg: &'a mut Pg,
     pub(super) device: &'a str,
     /// How far this database was read; `None`: everything is still to be read.
-    pub(super) read: Option<&'a Read>,
+    pub(super) read: Option<&'a PullCursor>,
     /// Everything that is here is still to be sent to this database.
     pub(super) queueing: bool,
     pub(super) opener: Option<&'a Opener>,

@@ -10,7 +10,7 @@ const TLS_ADVICE: &str =
 
 /// What becomes of the work that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum RetryClass {
     /// The network, a restart, a lock: it will pass.
     Retry,
     /// It passes when somebody has done something (password, authority, disk, schema): tried again ever more
@@ -27,7 +27,7 @@ pub enum Fate {
 #[derive(Debug)]
 pub struct PgError {
     step: &'static str,
-    fate: Fate,
+    fate: RetryClass,
     sqlstate: Option<String>,
     cause: Option<Cause>,
     /// What to do, where that is known.
@@ -90,29 +90,32 @@ impl PgError {
             }
             // A handshake that fails comes as an error of the socket.
             sqlx::Error::Io(e) if e.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
-                Self { cause: Some(Cause(e.to_string())), ..plain(Fate::Blocked, Some(TLS_ADVICE)) }
+                Self { cause: Some(Cause(e.to_string())), ..plain(RetryClass::Blocked, Some(TLS_ADVICE)) }
             }
-            sqlx::Error::Io(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
-                Self { cause: Some(Cause("the connection was closed".into())), ..plain(Fate::Retry, None) }
+            sqlx::Error::Io(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Self {
+                cause: Some(Cause("the connection was closed".into())),
+                ..plain(RetryClass::Retry, None)
+            },
+            sqlx::Error::Io(e) => {
+                Self { cause: Some(Cause(e.to_string())), ..plain(RetryClass::Retry, None) }
             }
-            sqlx::Error::Io(e) => Self { cause: Some(Cause(e.to_string())), ..plain(Fate::Retry, None) },
             sqlx::Error::Tls(e) => Self {
                 cause: Some(Cause(crate::error::chain(e.as_ref()))),
-                ..plain(Fate::Blocked, Some(TLS_ADVICE))
+                ..plain(RetryClass::Blocked, Some(TLS_ADVICE))
             },
             sqlx::Error::Configuration(e) => Self {
                 cause: Some(Cause(crate::error::chain(e.as_ref()))),
-                ..plain(Fate::Blocked, Some("check the section [store] of the configuration"))
+                ..plain(RetryClass::Blocked, Some("check the section [store] of the configuration"))
             },
             sqlx::Error::ColumnDecode { .. }
             | sqlx::Error::ColumnNotFound(_)
             | sqlx::Error::Decode(_)
             | sqlx::Error::TypeNotFound { .. }
             | sqlx::Error::RowNotFound => plain(
-                Fate::Blocked,
+                RetryClass::Blocked,
                 Some("the schema there is not what this program made; see docs/postgres.md"),
             ),
-            _ => plain(Fate::Retry, None),
+            _ => plain(RetryClass::Retry, None),
         }
     }
 
@@ -120,7 +123,7 @@ impl PgError {
     pub(super) fn settings(step: &'static str, cause: Option<String>) -> Self {
         Self {
             step,
-            fate: Fate::Blocked,
+            fate: RetryClass::Blocked,
             sqlstate: None,
             cause: cause.map(Cause),
             advice: None,
@@ -134,7 +137,7 @@ impl PgError {
         Self {
             step,
             // A statement may simply have been too much for the server; a connection attempt was not.
-            fate: if deadline > super::CONNECT_DEADLINE { Fate::TooMuch } else { Fate::Retry },
+            fate: if deadline > super::CONNECT_DEADLINE { RetryClass::TooMuch } else { RetryClass::Retry },
             sqlstate: None,
             cause: Some(Cause(cause)),
             advice: None,
@@ -147,7 +150,7 @@ impl PgError {
     pub(crate) fn lost(step: &'static str) -> Self {
         Self {
             step,
-            fate: Fate::Retry,
+            fate: RetryClass::Retry,
             sqlstate: None,
             cause: Some(Cause("the connection ended".to_owned())),
             advice: None,
@@ -164,7 +167,7 @@ impl PgError {
         );
         Self {
             step: "sending under the id of this device",
-            fate: Fate::Retry,
+            fate: RetryClass::Retry,
             sqlstate: None,
             cause: Some(Cause(cause)),
             advice: Some(
@@ -185,7 +188,7 @@ impl PgError {
         self
     }
 
-    pub fn fate(&self) -> Fate {
+    pub fn retry_class(&self) -> RetryClass {
         self.fate
     }
 
@@ -233,37 +236,42 @@ fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
 }
 
-fn judge(code: &str) -> (Fate, Option<&'static str>) {
+fn judge(code: &str) -> (RetryClass, Option<&'static str>) {
     match code {
-        "28P01" => (Fate::Blocked, Some("check the password file (store.postgres_password_file)")),
-        "28000" => (Fate::Blocked, Some("check the user in store.postgres_url and the server's pg_hba.conf")),
-        "3D000" => {
-            (Fate::Blocked, Some("create the database (docs/postgres.md) or correct store.postgres_url"))
+        "28P01" => (RetryClass::Blocked, Some("check the password file (store.postgres_password_file)")),
+        "28000" => {
+            (RetryClass::Blocked, Some("check the user in store.postgres_url and the server's pg_hba.conf"))
         }
+        "3D000" => (
+            RetryClass::Blocked,
+            Some("create the database (docs/postgres.md) or correct store.postgres_url"),
+        ),
         "42501" => (
-            Fate::Blocked,
+            RetryClass::Blocked,
             Some(
                 "let the role of store.postgres_url own its database, or the schema \"jarvis\" in it (docs/postgres.md)",
             ),
         ),
         "25006" => (
-            Fate::Retry,
+            RetryClass::Retry,
             Some(
                 "the server is read-only: store.postgres_url must name the primary, and default_transaction_read_only \
                  must be off for its role and database",
             ),
         ),
         // Named statements of another client, or none of ours: a session was handed on.
-        "42P05" | "26000" => (Fate::Blocked, Some(super::SESSIONS_ADVICE)),
-        "53300" => (Fate::Retry, Some("all connections of the server are in use; raise its max_connections")),
-        "53100" => (Fate::Retry, Some("the disk of the Postgres server is full")),
-        "57014" | "53200" => (Fate::TooMuch, None),
+        "42P05" | "26000" => (RetryClass::Blocked, Some(super::SESSIONS_ADVICE)),
+        "53300" => {
+            (RetryClass::Retry, Some("all connections of the server are in use; raise its max_connections"))
+        }
+        "53100" => (RetryClass::Retry, Some("the disk of the Postgres server is full")),
+        "57014" | "53200" => (RetryClass::TooMuch, None),
         _ => match code.get(..2).unwrap_or_default() {
-            "08" | "40" | "53" | "55" | "57" | "58" | "XX" | "25" => (Fate::Retry, None),
-            "54" => (Fate::TooMuch, None),
+            "08" | "40" | "53" | "55" | "57" | "58" | "XX" | "25" => (RetryClass::Retry, None),
+            "54" => (RetryClass::TooMuch, None),
             // P0: a trigger that somebody added refuses the row.
-            "22" | "23" | "44" | "P0" => (Fate::Rejected, None),
-            _ => (Fate::Blocked, None),
+            "22" | "23" | "44" | "P0" => (RetryClass::Rejected, None),
+            _ => (RetryClass::Blocked, None),
         },
     }
 }
@@ -275,15 +283,15 @@ mod tests {
     #[test]
     fn only_what_the_row_is_to_blame_for_is_rejected() {
         for code in ["22003", "22P05", "23505", "23503", "23514", "P0001"] {
-            assert_eq!(judge(code).0, Fate::Rejected, "{code}");
+            assert_eq!(judge(code).0, RetryClass::Rejected, "{code}");
         }
         for code in ["08006", "40001", "40P01", "53300", "53100", "55P03", "57P01", "57P03", "25006", "XX000"]
         {
-            assert_eq!(judge(code).0, Fate::Retry, "{code}");
+            assert_eq!(judge(code).0, RetryClass::Retry, "{code}");
         }
         for code in ["28P01", "28000", "3D000", "42501", "42P01", "42703", ""] {
-            assert_eq!(judge(code).0, Fate::Blocked, "{code}");
+            assert_eq!(judge(code).0, RetryClass::Blocked, "{code}");
         }
-        assert_eq!(judge("57014").0, Fate::TooMuch);
+        assert_eq!(judge("57014").0, RetryClass::TooMuch);
     }
 }

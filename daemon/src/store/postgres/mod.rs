@@ -28,7 +28,7 @@ use zeroize::Zeroizing;
 
 use crate::config::PostgresUrl;
 
-pub use error::{Fate, PgError};
+pub use error::{PgError, RetryClass};
 pub use schema::{VERSION, is_old};
 pub use survey::{Survey, survey};
 
@@ -254,7 +254,7 @@ impl Pg {
     /// Connects, sets the session up, brings the schema to [`VERSION`].
     ///
     /// # Errors
-    /// [`PgError`] with its [`Fate`]; a newer schema and an old server are among them.
+    /// [`PgError`] with its [`RetryClass`]; a newer schema and an old server are among them.
     pub async fn connect(settings: &PgSettings) -> Result<Self, PgError> {
         Self::connect_after(settings, std::future::ready(())).await
     }

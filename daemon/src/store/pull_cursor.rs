@@ -10,12 +10,12 @@ super::sql::statements! {
     CLEAR = "DELETE FROM settings WHERE key = ?1";
 }
 
-/// How far this device has read ([`Read`]). Without it everything is read from the beginning.
+/// How far this device has read ([`PullCursor`]). Without it everything is read from the beginning.
 pub const READ: &str = "postgres_read";
 
 /// Change numbers up to which the rows of each kind are here.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Read {
+pub struct PullCursor {
     pub house: Uuid,
     /// The address that was read, as it may be shown. An older program did not keep it.
     #[serde(default)]
@@ -35,7 +35,7 @@ pub struct Read {
     pub voices_of: Option<String>,
 }
 
-impl Read {
+impl PullCursor {
     /// The later of both, kind by kind.
     pub(crate) fn or_further(&self, other: &Self) -> Self {
         Self {
@@ -54,8 +54,8 @@ impl Read {
 }
 
 /// How far this device has read `house`; `None` if it is to read everything from the beginning.
-pub(crate) async fn read_of(store: &Store, house: Uuid) -> Result<Option<Read>, StoreError> {
-    let stored: Option<Read> = settings::get(store, READ).await?;
+pub(crate) async fn read_of(store: &Store, house: Uuid) -> Result<Option<PullCursor>, StoreError> {
+    let stored: Option<PullCursor> = settings::get(store, READ).await?;
     Ok(stored.filter(|stored| stored.house == house))
 }
 
@@ -70,7 +70,7 @@ pub(crate) async fn is_read(store: &Store, house: Uuid) -> Result<bool, StoreErr
 /// # Errors
 /// [`StoreError`] of the memory.
 pub async fn is_caught_up(store: &Store, postgres: &PgSettings) -> Result<bool, StoreError> {
-    let stored: Option<Read> = settings::get(store, READ).await?;
+    let stored: Option<PullCursor> = settings::get(store, READ).await?;
     Ok(stored.is_some_and(|stored| {
         stored.caught_up && stored.address.is_none_or(|address| address == postgres.shown)
     }))
@@ -89,7 +89,7 @@ pub(crate) async fn read_again_in(tx: &mut Tx<'_>) -> Result<(), StoreError> {
 }
 
 /// Whether what is stored was not begun anew since `read`.
-pub(crate) async fn goes_on(tx: &mut Tx<'_>, read: &Read) -> Result<bool, StoreError> {
-    let stored: Option<Read> = settings::get_in(tx, READ).await?;
+pub(crate) async fn goes_on(tx: &mut Tx<'_>, read: &PullCursor) -> Result<bool, StoreError> {
+    let stored: Option<PullCursor> = settings::get_in(tx, READ).await?;
     Ok(stored.is_some_and(|stored| stored.reading == read.reading))
 }

@@ -33,7 +33,7 @@ use super::{Store, StoreError, Tx, queue, settings};
 /// Database that has, or finds in the queue, everything that is here. Without it everything counts as not
 /// sent yet.
 const HOUSE: &str = "postgres_house";
-/// How far everything was queued again ([`Again`]).
+/// How far everything was queued again ([`UploadCursor`]).
 const AGAIN: &str = "postgres_again";
 
 /// Rows that are queued in one transaction: what a turn waits for.
@@ -161,7 +161,7 @@ impl Stage {
 
 /// The mark: how far everything was queued for `house`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Again {
+struct UploadCursor {
     house: Uuid,
     stage: Stage,
     /// Row number of the last row of the stage that was queued; while the queue is cleared, of the last entry
@@ -171,7 +171,7 @@ struct Again {
     buried: Option<(String, Uuid)>,
 }
 
-impl Again {
+impl UploadCursor {
     /// The mark at the beginning of the next stage; `None` after the last one.
     fn turned(self) -> Option<Self> {
         let stage = self.stage.next()?;
@@ -181,16 +181,16 @@ impl Again {
 
 /// Where this device stands.
 #[derive(Debug)]
-enum Standing {
+enum SyncState {
     /// It was never with any database, or its file was repaired since.
     Alone,
-    Queueing(Again),
+    Queueing(UploadCursor),
     With(Uuid),
 }
 
-impl Standing {
+impl SyncState {
     /// An older program does not know of a mark, and leaves it behind.
-    fn of(house: Option<Uuid>, again: Option<Again>) -> Self {
+    fn of(house: Option<Uuid>, again: Option<UploadCursor>) -> Self {
         match (house, again) {
             (Some(house), _) => Self::With(house),
             (None, Some(again)) => Self::Queueing(again),
@@ -243,10 +243,10 @@ pub(crate) async fn sent_to(store: &Store, house: Uuid) -> Result<Sent, StoreErr
     let state = sqlx::query(STATE).bind(HOUSE).bind(AGAIN);
     let row = state.fetch_one(&mut *reader).await.map_err(|e| store.classify(e))?;
     let waits: bool = row.try_get("waits").map_err(StoreError::Sql)?;
-    let standing = Standing::of(settings::value_in(&row, "house")?, settings::value_in(&row, "again")?);
+    let standing = SyncState::of(settings::value_in(&row, "house")?, settings::value_in(&row, "again")?);
     Ok(match standing {
         standing if !standing.is_open_to(house) => Sent::Elsewhere,
-        Standing::Queueing(_) => Sent::Queueing,
+        SyncState::Queueing(_) => Sent::Queueing,
         _ if waits => Sent::Waits,
         _ => Sent::All,
     })
@@ -279,25 +279,25 @@ pub(crate) async fn meet_in_pieces(
 ) -> Result<Met, StoreError> {
     let mut another = false;
     loop {
-        let standing = Standing::read(store).await?;
+        let standing = SyncState::read(store).await?;
         if standing.is_open_to(house) {
-            return Ok(Met { another, more: matches!(standing, Standing::Queueing(_)) });
+            return Ok(Met { another, more: matches!(standing, SyncState::Queueing(_)) });
         }
         let started = Instant::now();
         let mut tx = store.begin().await?;
-        match Standing::read_in(&mut tx).await? {
+        match SyncState::read_in(&mut tx).await? {
             // Before the first contact the queue has everything from its first entry on, or there is nothing
             // at all.
-            Standing::Alone if !queue::was_sent_from(&mut tx).await? || is_blank(&mut tx).await? => {
+            SyncState::Alone if !queue::was_sent_from(&mut tx).await? || is_blank(&mut tx).await? => {
                 settings::set(&mut tx, HOUSE, &house, now_unix_ms).await?;
             }
             // Somebody else has just done it.
             standing if standing.is_open_to(house) => {}
-            Standing::Queueing(again) if again.house == house => {
+            SyncState::Queueing(again) if again.house == house => {
                 piece(&mut tx, again, now_unix_ms, rows).await?;
             }
             before => {
-                if !matches!(before, Standing::Alone) {
+                if !matches!(before, SyncState::Alone) {
                     log::warn!(
                         "Postgres is another database than before: everything on this device is sent to it again"
                     );
@@ -327,8 +327,8 @@ pub(crate) async fn queue_piece(
     rows: i64,
 ) -> Result<bool, StoreError> {
     let mut tx = store.begin().await?;
-    match Standing::read_in(&mut tx).await? {
-        Standing::Queueing(again) if again.house == house && again.stage.is_open() => {
+    match SyncState::read_in(&mut tx).await? {
+        SyncState::Queueing(again) if again.house == house && again.stage.is_open() => {
             let more = piece(&mut tx, again, now_unix_ms, rows).await?;
             tx.commit().await?;
             Ok(more)
@@ -341,17 +341,17 @@ pub(crate) async fn queue_piece(
 /// Whether this device is with `house`, as it stands in this transaction. After a repair it is with none
 /// until it meets one.
 pub(crate) async fn is_with(tx: &mut Tx<'_>, house: Uuid) -> Result<bool, StoreError> {
-    Ok(Standing::read_in(tx).await?.is_with(house))
+    Ok(SyncState::read_in(tx).await?.is_with(house))
 }
 
 /// As [`is_with`], outside of a transaction.
 pub(crate) async fn is_still_with(store: &Store, house: Uuid) -> Result<bool, StoreError> {
-    Ok(Standing::read(store).await?.is_with(house))
+    Ok(SyncState::read(store).await?.is_with(house))
 }
 
 /// Whether everything is being queued again.
 pub(super) async fn is_queueing(store: &Store) -> Result<bool, StoreError> {
-    Ok(matches!(Standing::read(store).await?, Standing::Queueing(_)))
+    Ok(matches!(SyncState::read(store).await?, SyncState::Queueing(_)))
 }
 
 /// At most how many rows are still to be queued again; `None` if none is. Rows that were deleted count, so
@@ -360,7 +360,7 @@ pub(super) async fn is_queueing(store: &Store) -> Result<bool, StoreError> {
 /// # Errors
 /// [`StoreError`].
 pub(crate) async fn still_to_queue(store: &Store) -> Result<Option<i64>, StoreError> {
-    let Standing::Queueing(again) = Standing::read(store).await? else { return Ok(None) };
+    let SyncState::Queueing(again) = SyncState::read(store).await? else { return Ok(None) };
     let mut reader = store.reader().await?;
     let mut rest = 0_i64;
     for (stage, sql) in [(Stage::Messages, LAST_MESSAGE), (Stage::Audit, LAST_AUDIT)] {
@@ -386,12 +386,17 @@ async fn begin(tx: &mut Tx<'_>, house: Uuid, now_unix_ms: i64) -> Result<(), Sto
     let row = tx.optional(sqlx::query(LAST_ENTRY)).await?;
     let last_entry = row.map_or(Ok(0), |row| row.try_get("rid")).map_err(StoreError::Sql)?;
     tx.execute(sqlx::query(FORGET).bind(HOUSE)).await?;
-    let again = Again { house, stage: Stage::Clear, row: last_entry, buried: None };
+    let again = UploadCursor { house, stage: Stage::Clear, row: last_entry, buried: None };
     settings::set(tx, AGAIN, &again, now_unix_ms).await
 }
 
 /// Queues a piece and moves the mark; returns whether anything is left.
-async fn piece(tx: &mut Tx<'_>, again: Again, now_unix_ms: i64, most: i64) -> Result<bool, StoreError> {
+async fn piece(
+    tx: &mut Tx<'_>,
+    again: UploadCursor,
+    now_unix_ms: i64,
+    most: i64,
+) -> Result<bool, StoreError> {
     let house = again.house;
     let further = match again.stage {
         Stage::Clear => clear(tx, again, most).await?,
@@ -408,12 +413,16 @@ async fn piece(tx: &mut Tx<'_>, again: Again, now_unix_ms: i64, most: i64) -> Re
     Ok(further.is_some())
 }
 
-async fn clear(tx: &mut Tx<'_>, again: Again, most: i64) -> Result<Option<Again>, StoreError> {
+async fn clear(tx: &mut Tx<'_>, again: UploadCursor, most: i64) -> Result<Option<UploadCursor>, StoreError> {
     let gone = tx.execute(sqlx::query(CLEAR).bind(again.row).bind(most)).await?;
     Ok(if gone == 0 { again.turned() } else { Some(again) })
 }
 
-async fn deletions(tx: &mut Tx<'_>, again: Again, most: i64) -> Result<Option<Again>, StoreError> {
+async fn deletions(
+    tx: &mut Tx<'_>,
+    again: UploadCursor,
+    most: i64,
+) -> Result<Option<UploadCursor>, StoreError> {
     let (kind, id) = again.buried.clone().unwrap_or_default();
     let (after, id) = (kind.as_str(), id.as_bytes().as_slice());
     let Some(row) = tx.optional(sqlx::query(UP_TO_BURIED).bind(after).bind(id).bind(most)).await? else {
@@ -423,15 +432,15 @@ async fn deletions(tx: &mut Tx<'_>, again: Again, most: i64) -> Result<Option<Ag
     let (to, to_id) = last().map_err(StoreError::Sql)?;
     let queue = sqlx::query(AGAIN_DELETIONS).bind(after).bind(id).bind(&to);
     tx.execute(queue.bind(to_id.as_bytes().as_slice())).await?;
-    Ok(Some(Again { buried: Some((to, to_id)), ..again }))
+    Ok(Some(UploadCursor { buried: Some((to, to_id)), ..again }))
 }
 
 async fn rows(
     tx: &mut Tx<'_>,
-    again: Again,
+    again: UploadCursor,
     now_unix_ms: i64,
     most: i64,
-) -> Result<Option<Again>, StoreError> {
+) -> Result<Option<UploadCursor>, StoreError> {
     let Some((up_to, queue)) = again.stage.statements() else { return Ok(again.turned()) };
     let row = tx.optional(sqlx::query(up_to).bind(again.row).bind(most)).await?;
     let last: Option<i64> = match row {
@@ -440,5 +449,5 @@ async fn rows(
     };
     let Some(last) = last else { return Ok(again.turned()) };
     tx.execute(sqlx::query(queue).bind(again.row).bind(last).bind(now_unix_ms)).await?;
-    Ok(Some(Again { row: last, ..again }))
+    Ok(Some(UploadCursor { row: last, ..again }))
 }

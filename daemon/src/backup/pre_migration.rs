@@ -24,7 +24,7 @@ use crate::store::postgres::{self, PgSettings};
 const LONGEST_THERE: Duration = Duration::from_secs(600);
 
 /// Makes a safety backup of the database of this device if opening it would migrate it.
-pub async fn migration(settings: &Context) {
+pub async fn back_up_device(settings: &Context) {
     if is_old(settings).await {
         let _waiting = start::waits(Wait::SafetyBackup);
         tell("the database", made(settings, None, SAFETY_BACKUP).await);
@@ -33,14 +33,14 @@ pub async fn migration(settings: &Context) {
 
 /// Makes a safety backup of the Postgres of the house if connecting to it would migrate it. One that does not
 /// answer is for whoever connects to tell.
-pub async fn connecting(settings: &Context, there: &PgSettings) {
+pub async fn back_up_if_connecting_migrates(settings: &Context, there: &PgSettings) {
     if postgres::look(there).await.is_ok_and(postgres::is_old) {
-        migration_there(settings, there).await;
+        back_up_postgres(settings, there).await;
     }
 }
 
 /// Makes a safety backup of the Postgres of the house, which is about to be migrated.
-pub async fn migration_there(settings: &Context, there: &PgSettings) {
+pub async fn back_up_postgres(settings: &Context, there: &PgSettings) {
     tell("Postgres", made(settings, Some(there), LONGEST_THERE).await);
 }
 
