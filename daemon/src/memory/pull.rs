@@ -24,11 +24,11 @@ use uuid::Uuid;
 use super::{Applied, Basis, Memory, MemoryError, Pulled};
 use crate::store::forward::Circuit;
 use crate::store::opener::Opener;
-use crate::store::outgoing::UserRow;
 use crate::store::postgres::read::{self, Numbered, Since};
 use crate::store::postgres::write::CHANNEL;
 use crate::store::postgres::{CONNECT_DEADLINE, Pg, PgError, PgSettings, listening_pool, within};
 use crate::store::pull_cursor::{self, PullCursor};
+use crate::store::rows::UserRow;
 use crate::store::{StoreError, resync};
 
 /// A lost notification costs at most this.

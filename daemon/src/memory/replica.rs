@@ -20,8 +20,7 @@ mod take_back;
 use super::users::{checked_name, free_name, is_numbered};
 use super::{Memory, MemoryError, Result, UserId, boot_rid, device_rid, get, named};
 use crate::clock::Stamp;
-use crate::store::outgoing::{ConversationRow, MessageRow, UserRow, VoiceprintRow};
-use crate::store::postgres::read::Tombstone;
+use crate::store::rows::{ConversationRow, MessageRow, Tombstone, UserRow, VoiceprintRow};
 use crate::store::{StoreError, Tx, pull_cursor, resync, settings};
 use crate::text::name_key;
 

@@ -86,8 +86,6 @@ pub struct MqttSettings {
     pub mqtt: section::Mqtt,
     /// File whose first line is the password; read anew for every connection.
     pub password_file: Option<PathBuf>,
-    /// The password itself, where there is no file.
-    pub password: Option<Password>,
     /// Second part of every topic; unique among the devices of one broker.
     pub device_id: String,
     /// What people call the device.
@@ -110,7 +108,6 @@ impl MqttSettings {
             broker,
             mqtt: section::Mqtt::default(),
             password_file: None,
-            password: None,
             device_name: device_id.clone(),
             device_id,
             text_needs_verified: true,
@@ -123,22 +120,6 @@ impl MqttSettings {
     /// First part of the topic on which the device is announced to Home Assistant; `None`: it is not.
     pub(crate) fn discovery_prefix(&self) -> Option<&str> {
         self.mqtt.discovery.then_some(self.mqtt.discovery_prefix.as_str())
-    }
-}
-
-/// A password in memory: wiped when dropped, never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Password(zeroize::Zeroizing<String>);
-
-impl Password {
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(zeroize::Zeroizing::new(text.into()))
-    }
-}
-
-impl std::fmt::Debug for Password {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("***")
     }
 }
 

@@ -145,18 +145,16 @@ pub(super) fn refusal_sentence(code: ConnectReturnCode, broker: &BrokerUrl) -> S
     }
 }
 
-/// The password: the first line of the file, or what the settings hold.
+/// The password: the first line of the file.
 pub(super) fn password(settings: &MqttSettings) -> Result<Option<Zeroizing<String>>, MqttError> {
     use std::io::Read;
 
     use crate::plain::first_line;
     const WHAT: &str = "password file of the broker";
-    if settings.mqtt.username.is_none() && (settings.password_file.is_some() || settings.password.is_some()) {
+    if settings.mqtt.username.is_none() && settings.password_file.is_some() {
         return Err(MqttError::PasswordWithoutUser);
     }
-    let Some(path) = &settings.password_file else {
-        return Ok(settings.password.as_ref().map(|password| password.0.clone()));
-    };
+    let Some(path) = &settings.password_file else { return Ok(None) };
     let mut text = Zeroizing::new(String::new());
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_PASSWORD_BYTES).read_to_string(&mut text))

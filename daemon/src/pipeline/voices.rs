@@ -10,7 +10,7 @@ use crate::pipeline::recordings::Recordings;
 use crate::speaker::section::UserThresholds;
 use crate::speaker::{EnrolledVoice, SealedVoiceprint, SpeakerError, Vault, VaultError, Verdict, Verifier};
 use crate::store::opener::Opener;
-use crate::store::outgoing::VoiceprintRow;
+use crate::store::rows::VoiceprintRow;
 
 /// Everything that a comparison needs.
 #[derive(Debug, Clone)]

@@ -30,6 +30,7 @@ pub mod pull_cursor;
 pub mod queue;
 mod renumber;
 pub(crate) mod resync;
+pub mod rows;
 pub mod salvage;
 mod schema;
 mod scrub;

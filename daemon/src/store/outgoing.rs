@@ -9,10 +9,11 @@
 use std::collections::{BTreeMap, HashSet};
 
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Connection as _, Row as _, SqliteConnection};
+use sqlx::{Connection as _, FromRow, Row as _, SqliteConnection};
 use uuid::Uuid;
 
 use super::queue::Op;
+use super::rows::{AuditRow, ConversationRow, MessageRow, UserRow, VoiceprintRow};
 use super::{Store, StoreError};
 
 /// Some of the oldest entries, and what to send for them. Rows that are gone are simply not here.
@@ -44,83 +45,6 @@ pub struct Batch {
     pub unknown: Vec<String>,
 }
 
-#[derive(Debug)]
-pub struct UserRow {
-    pub id: Uuid,
-    pub name: String,
-    pub consent_unix_ms: Option<i64>,
-    pub created_unix_ms: i64,
-    pub synced: bool,
-    /// When the name was given: of two, the greater one wins.
-    pub named: Uuid,
-}
-
-#[derive(Debug)]
-pub struct VoiceprintRow {
-    pub id: Uuid,
-    pub owner: Uuid,
-    pub wrapped_key: Vec<u8>,
-    pub blob: Vec<u8>,
-    pub model_sha256: String,
-    pub front_end_sha256: String,
-    pub samples: i32,
-    pub net_speech_s: f64,
-    pub quality: String,
-    pub created_unix_ms: i64,
-    pub synced: bool,
-}
-
-#[derive(Debug)]
-pub struct ConversationRow {
-    pub id: Uuid,
-    pub owner: Uuid,
-    /// `None`: written before homes were known.
-    pub device: Option<String>,
-    pub session_id: Option<String>,
-    pub title: String,
-    pub title_by_user: bool,
-    /// When title and session id were given: of two, the greater one wins.
-    pub named: Uuid,
-    pub next_seq: i64,
-    pub created_unix_ms: i64,
-    pub created_synced: bool,
-    pub updated_unix_ms: i64,
-    pub updated_synced: bool,
-    pub updated_monotonic_ns: i64,
-    pub boot_id: String,
-}
-
-#[derive(Debug, Clone)]
-pub struct MessageRow {
-    pub id: Uuid,
-    pub conversation: Uuid,
-    pub owner: Uuid,
-    pub seq: i64,
-    pub role: String,
-    pub kind: String,
-    pub text: String,
-    pub meta: Option<String>,
-    pub wall_unix_ms: i64,
-    pub synced: bool,
-    pub monotonic_ns: i64,
-    pub boot_id: String,
-    pub device: String,
-}
-
-#[derive(Debug)]
-pub struct AuditRow {
-    pub id: Uuid,
-    pub owner: Option<Uuid>,
-    pub action: String,
-    pub outcome: String,
-    pub detail: Option<String>,
-    pub wall_unix_ms: i64,
-    pub synced: bool,
-    pub monotonic_ns: i64,
-    pub boot_id: String,
-    pub device: String,
-}
-
 #[derive(Debug, Clone, Copy)]
 pub struct Deletion {
     pub id: Uuid,
@@ -132,7 +56,7 @@ pub struct Deletion {
 macro_rules! of_user {
     ($of:literal) => {
         concat!(
-            "SELECT id, coalesce(house_name, name) AS name, consent_unix_ms, created_unix_ms, created_synced, named
+            "SELECT id, coalesce(house_name, name) AS name, consent_unix_ms, created_unix_ms, created_synced AS synced, named
             FROM users WHERE id ",
             $of
         )
@@ -159,13 +83,13 @@ super::sql::statements! {
         WHERE q.seq > ?1 ORDER BY q.seq LIMIT ?2";
     USERS = of_user!("IN (SELECT entity_id FROM queue WHERE seq > ?1 AND seq <= ?2 AND op = 'upsert_user') ORDER BY rid");
     VOICEPRINTS = "SELECT v.id AS id, u.id AS owner, v.wrapped_key, v.blob, v.model_sha256, v.front_end_sha256, v.samples,
-            v.net_speech_s, v.quality, v.created_unix_ms, v.created_synced
+            v.net_speech_s, v.quality, v.created_unix_ms, v.created_synced AS synced
         FROM voiceprints v JOIN users u ON u.rid = v.owner
         WHERE v.id IN (SELECT entity_id FROM queue WHERE seq > ?1 AND seq <= ?2 AND op = 'upsert_voiceprint')";
     CONVERSATIONS =
         of_conversation!("IN (SELECT entity_id FROM queue WHERE seq > ?1 AND seq <= ?2 AND op = 'upsert_conversation') ORDER BY c.rid");
     MESSAGES = "SELECT m.id AS id, c.id AS conversation, u.id AS owner, m.seq, m.role, m.kind, m.text, m.meta, m.wall_unix_ms,
-            m.clock_synced, m.monotonic_ns, b.boot_id, d.id AS device
+            m.clock_synced AS synced, m.monotonic_ns, b.boot_id, d.id AS device
         FROM messages m JOIN conversations c ON c.rid = m.conversation JOIN users u ON u.rid = m.owner
             JOIN boots b ON b.rid = m.boot JOIN devices d ON d.rid = m.device
         WHERE m.id IN (SELECT entity_id FROM queue WHERE seq > ?1 AND seq <= ?2 AND op = 'insert_message') ORDER BY m.rid";
@@ -178,7 +102,8 @@ super::sql::statements! {
         FROM queue q CROSS JOIN messages source ON source.id = q.entity_id
             CROSS JOIN message_sources s ON s.source = source.rid CROSS JOIN messages answer ON answer.rid = s.message
         WHERE q.seq > ?1 AND q.seq <= ?2 AND q.op = 'insert_message'";
-    AUDIT = "SELECT a.id AS id, u.id AS owner, a.action, a.outcome, a.detail, a.wall_unix_ms, a.clock_synced, a.monotonic_ns,
+    AUDIT = "SELECT a.id AS id, u.id AS owner, a.action, a.outcome, a.detail, a.wall_unix_ms, a.clock_synced AS synced,
+            a.monotonic_ns,
             b.boot_id, d.id AS device
         FROM audit a JOIN boots b ON b.rid = a.boot JOIN devices d ON d.rid = a.device LEFT JOIN users u ON u.rid = a.owner
         WHERE a.id IN (SELECT entity_id FROM queue WHERE seq > ?1 AND seq <= ?2 AND op = 'append_audit') ORDER BY a.rid";
@@ -248,21 +173,20 @@ async fn read_within(
     }
     let named = (after, batch.last_seq);
     if seen.users {
-        batch.users = all(conn, USERS, named, user_of).await?;
+        batch.users = all(conn, USERS, named).await?;
     }
     if seen.voiceprints {
-        batch.voiceprints = all(conn, VOICEPRINTS, named, voiceprint_of).await?;
+        batch.voiceprints = all(conn, VOICEPRINTS, named).await?;
     }
     if seen.conversations {
-        batch.conversations = all(conn, CONVERSATIONS, named, conversation_of).await?;
+        batch.conversations = all(conn, CONVERSATIONS, named).await?;
     }
     if seen.messages {
-        batch.messages = all(conn, MESSAGES, named, message_of).await?;
-        batch.sources =
-            all(conn, SOURCES, named, |row| Ok((row.try_get("message")?, row.try_get("source")?))).await?;
+        batch.messages = all(conn, MESSAGES, named).await?;
+        batch.sources = all(conn, SOURCES, named).await?;
     }
     if seen.audit {
-        batch.audit = all(conn, AUDIT, named, audit_of).await?;
+        batch.audit = all(conn, AUDIT, named).await?;
     }
     let there = batch.rows();
     batch.without_row = named_rows.iter().filter(|id| !there.contains(*id)).count();
@@ -281,14 +205,14 @@ pub async fn add_parents(store: &Store, batch: &mut Batch) -> Result<(), StoreEr
         for id in conversations {
             if let Some(row) = sqlx::query(PARENTS_CONVERSATION).bind(id).fetch_optional(&mut *reader).await?
             {
-                batch.conversations.push(conversation_of(&row)?);
+                batch.conversations.push(FromRow::from_row(&row)?);
             }
         }
         for id in owners {
             if let Some(row) = sqlx::query(PARENTS_USER).bind(id).fetch_optional(&mut *reader).await?
                 && !batch.users.iter().any(|user| user.id == id)
             {
-                batch.users.push(user_of(&row)?);
+                batch.users.push(FromRow::from_row(&row)?);
             }
         }
         Ok(())
@@ -341,90 +265,10 @@ impl Seen {
     }
 }
 
-async fn all<T>(
+async fn all<T: for<'r> FromRow<'r, SqliteRow>>(
     conn: &mut SqliteConnection,
     sql: &'static str,
     (after, last): (i64, i64),
-    of: impl Fn(&SqliteRow) -> Result<T, sqlx::Error>,
 ) -> Result<Vec<T>, sqlx::Error> {
-    sqlx::query(sql).bind(after).bind(last).fetch_all(conn).await?.iter().map(of).collect()
-}
-
-fn user_of(row: &SqliteRow) -> Result<UserRow, sqlx::Error> {
-    Ok(UserRow {
-        id: row.try_get("id")?,
-        name: row.try_get("name")?,
-        consent_unix_ms: row.try_get("consent_unix_ms")?,
-        created_unix_ms: row.try_get("created_unix_ms")?,
-        synced: row.try_get("created_synced")?,
-        named: row.try_get("named")?,
-    })
-}
-
-fn voiceprint_of(row: &SqliteRow) -> Result<VoiceprintRow, sqlx::Error> {
-    Ok(VoiceprintRow {
-        id: row.try_get("id")?,
-        owner: row.try_get("owner")?,
-        wrapped_key: row.try_get("wrapped_key")?,
-        blob: row.try_get("blob")?,
-        model_sha256: row.try_get("model_sha256")?,
-        front_end_sha256: row.try_get("front_end_sha256")?,
-        samples: i32::try_from(row.try_get::<i64, _>("samples")?).unwrap_or(i32::MAX),
-        net_speech_s: row.try_get("net_speech_s")?,
-        quality: row.try_get("quality")?,
-        created_unix_ms: row.try_get("created_unix_ms")?,
-        synced: row.try_get("created_synced")?,
-    })
-}
-
-fn conversation_of(row: &SqliteRow) -> Result<ConversationRow, sqlx::Error> {
-    Ok(ConversationRow {
-        id: row.try_get("id")?,
-        owner: row.try_get("owner")?,
-        device: row.try_get("device")?,
-        session_id: row.try_get("session_id")?,
-        title: row.try_get("title")?,
-        title_by_user: row.try_get("title_by_user")?,
-        named: row.try_get("named")?,
-        next_seq: row.try_get("next_seq")?,
-        created_unix_ms: row.try_get("created_unix_ms")?,
-        created_synced: row.try_get("created_synced")?,
-        updated_unix_ms: row.try_get("updated_unix_ms")?,
-        updated_synced: row.try_get("updated_synced")?,
-        updated_monotonic_ns: row.try_get("updated_monotonic_ns")?,
-        boot_id: row.try_get("boot_id")?,
-    })
-}
-
-fn message_of(row: &SqliteRow) -> Result<MessageRow, sqlx::Error> {
-    Ok(MessageRow {
-        id: row.try_get("id")?,
-        conversation: row.try_get("conversation")?,
-        owner: row.try_get("owner")?,
-        seq: row.try_get("seq")?,
-        role: row.try_get("role")?,
-        kind: row.try_get("kind")?,
-        text: row.try_get("text")?,
-        meta: row.try_get("meta")?,
-        wall_unix_ms: row.try_get("wall_unix_ms")?,
-        synced: row.try_get("clock_synced")?,
-        monotonic_ns: row.try_get("monotonic_ns")?,
-        boot_id: row.try_get("boot_id")?,
-        device: row.try_get("device")?,
-    })
-}
-
-fn audit_of(row: &SqliteRow) -> Result<AuditRow, sqlx::Error> {
-    Ok(AuditRow {
-        id: row.try_get("id")?,
-        owner: row.try_get("owner")?,
-        action: row.try_get("action")?,
-        outcome: row.try_get("outcome")?,
-        detail: row.try_get("detail")?,
-        wall_unix_ms: row.try_get("wall_unix_ms")?,
-        synced: row.try_get("clock_synced")?,
-        monotonic_ns: row.try_get("monotonic_ns")?,
-        boot_id: row.try_get("boot_id")?,
-        device: row.try_get("device")?,
-    })
+    sqlx::query(sql).bind(after).bind(last).fetch_all(conn).await?.iter().map(T::from_row).collect()
 }

@@ -9,8 +9,8 @@ use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use super::forward::ForwardError;
-use super::outgoing::MessageRow;
 use super::postgres::Pg;
+use super::rows::MessageRow;
 use super::{Store, StoreError, pull_cursor};
 
 const STEP: &str = "asking Postgres for the end of a conversation";

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! When the queue is full, [`SttHandle::accept`] drops the newest block and counts it: the front end never
-//! waits for a recogniser. Recordings may wait instead ([`SttHandle::blocking_accept`]). An error of the
-//! recogniser ends one utterance; its `finish` returns it and the next utterance starts afresh.
+//! waits for a recogniser. An error of the recogniser ends one utterance; its `finish` returns it and the next
+//! utterance starts afresh.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -83,23 +83,11 @@ impl SttHandle {
         taken
     }
 
-    /// Hands over the next block, waiting for room. Not to be called from a task.
-    pub fn blocking_accept(&self, samples: Vec<f32>) -> Result<(), SttError> {
-        self.jobs.blocking_send(self.job(Work::Audio(samples))).map_err(|_| SttError::WorkerGone)
-    }
-
     /// Ends the utterance and waits for its words.
     pub async fn finish(&self) -> Result<Transcript, SttError> {
         let (reply, answer) = oneshot::channel();
         self.jobs.send(self.job(Work::Finish(reply))).await.map_err(|_| SttError::WorkerGone)?;
         answer.await.map_err(|_| SttError::WorkerGone)?
-    }
-
-    /// [`Self::finish`] for a thread. Not to be called from a task.
-    pub fn blocking_finish(&self) -> Result<Transcript, SttError> {
-        let (reply, answer) = oneshot::channel();
-        self.jobs.blocking_send(self.job(Work::Finish(reply))).map_err(|_| SttError::WorkerGone)?;
-        answer.blocking_recv().map_err(|_| SttError::WorkerGone)?
     }
 
     /// Drops the utterance so far. Takes effect at once, even when the queue is full: what is queued is not
@@ -226,14 +214,24 @@ mod tests {
         (handle, thread)
     }
 
+    /// Hands over a block, waiting for room.
+    fn feed(handle: &SttHandle, samples: Vec<f32>) {
+        handle.jobs.blocking_send(handle.job(Work::Audio(samples))).unwrap();
+    }
+
+    fn finish(handle: &SttHandle) -> Result<Transcript, SttError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(handle.finish())
+    }
+
     #[test]
     fn utterances_are_transcribed_one_after_the_other_and_the_thread_ends_with_its_handles() {
         let (handle, thread) = start(8, None);
         for n in 1..4 {
             for _ in 0..n {
-                handle.blocking_accept(vec![0.0; 10]).unwrap();
+                feed(&handle, vec![0.0; 10]);
             }
-            assert_eq!(handle.blocking_finish().unwrap().text, (10 * n).to_string());
+            assert_eq!(finish(&handle).unwrap().text, (10 * n).to_string());
         }
         assert_eq!(handle.partial(), "");
         drop(handle);
@@ -244,16 +242,16 @@ mod tests {
     fn a_full_queue_drops_the_newest_block_and_counts_it() {
         let (permit, permits) = std_mpsc::sync_channel(16);
         let (handle, _thread) = start(2, Some(permits));
-        handle.blocking_accept(vec![0.0; 1]).unwrap();
-        handle.blocking_accept(vec![0.0; 1]).unwrap();
-        handle.blocking_accept(vec![0.0; 1]).unwrap();
+        feed(&handle, vec![0.0; 1]);
+        feed(&handle, vec![0.0; 1]);
+        feed(&handle, vec![0.0; 1]);
         // One is being decoded, two are queued.
         while handle.accept(vec![0.0; 100]) {}
         assert_eq!(handle.dropped_samples(), 100);
         for _ in 0..8 {
             permit.send(()).unwrap();
         }
-        let said: usize = handle.blocking_finish().unwrap().text.parse().unwrap();
+        let said: usize = finish(&handle).unwrap().text.parse().unwrap();
         assert!(said == 3 || said == 103, "{said}");
     }
 
@@ -261,26 +259,26 @@ mod tests {
     fn a_reset_takes_effect_though_the_queue_is_full() {
         let (permit, permits) = std_mpsc::sync_channel(16);
         let (handle, _thread) = start(2, Some(permits));
-        handle.blocking_accept(vec![0.0; 7]).unwrap();
-        handle.blocking_accept(vec![0.0; 7]).unwrap();
-        handle.blocking_accept(vec![0.0; 7]).unwrap();
+        feed(&handle, vec![0.0; 7]);
+        feed(&handle, vec![0.0; 7]);
+        feed(&handle, vec![0.0; 7]);
         handle.reset();
         for _ in 0..8 {
             permit.send(()).unwrap();
         }
-        handle.blocking_accept(vec![0.0; 5]).unwrap();
-        assert_eq!(handle.blocking_finish().unwrap().text, "5");
+        feed(&handle, vec![0.0; 5]);
+        assert_eq!(finish(&handle).unwrap().text, "5");
     }
 
     #[test]
     fn an_error_ends_one_utterance_and_not_the_thread() {
         let (handle, _thread) = start(8, None);
-        handle.blocking_accept(vec![0.0; 3]).unwrap();
-        handle.blocking_accept(vec![9.0]).unwrap();
-        handle.blocking_accept(vec![0.0; 3]).unwrap();
-        assert!(matches!(handle.blocking_finish(), Err(SttError::Vosk { .. })));
-        handle.blocking_accept(vec![0.0; 4]).unwrap();
-        assert_eq!(handle.blocking_finish().unwrap().text, "4");
+        feed(&handle, vec![0.0; 3]);
+        feed(&handle, vec![9.0]);
+        feed(&handle, vec![0.0; 3]);
+        assert!(matches!(finish(&handle), Err(SttError::Vosk { .. })));
+        feed(&handle, vec![0.0; 4]);
+        assert_eq!(finish(&handle).unwrap().text, "4");
     }
 
     #[tokio::test]

@@ -12,9 +12,9 @@ use super::{
 use crate::clock::Stamp;
 use crate::memory::{Memory, Result, get};
 use crate::store::Tx;
-use crate::store::outgoing::{Batch, MessageRow};
-use crate::store::postgres::read::Tombstone;
+use crate::store::outgoing::Batch;
 use crate::store::queue::{Op, enqueue};
+use crate::store::rows::{MessageRow, Tombstone};
 
 crate::store::sql::statements! {
     HERE = "SELECT 1 FROM messages WHERE id = ?1";

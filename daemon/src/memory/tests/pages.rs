@@ -3,9 +3,10 @@
 use uuid::Uuid;
 
 use super::*;
-use crate::store::outgoing::{self, MessageRow};
+use crate::store::outgoing;
 use crate::store::pull_cursor::{PullCursor, read_again};
 use crate::store::resync::meet;
+use crate::store::rows::MessageRow;
 
 const HOUSE: Uuid = Uuid::from_u128(1);
 

@@ -5,11 +5,11 @@
 
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
-use sqlx::{PgConnection, Row as _};
+use sqlx::{FromRow, PgConnection, Row as _};
 use uuid::Uuid;
 
 use super::{PgError, STATEMENT_DEADLINE, within};
-use crate::store::outgoing::{ConversationRow, MessageRow, UserRow, VoiceprintRow};
+use crate::store::rows::{ConversationRow, MessageRow, Tombstone, UserRow, VoiceprintRow};
 
 /// Rows of a page: a turn that is to be stored meanwhile waits for at most one of them.
 pub const PAGE: i64 = 200;
@@ -18,15 +18,6 @@ const STEP: &str = "reading from Postgres";
 
 /// A row and its change number; `None` where the row cannot be used.
 pub type Numbered<T> = (i64, Option<T>);
-
-/// Something that was deleted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tombstone {
-    pub kind: String,
-    pub id: Uuid,
-    pub owner: Uuid,
-    pub deleted_unix_ms: i64,
-}
 
 /// Highest change number of each kind, and which database it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,9 +45,9 @@ macro_rules! of_user {
     ($of:literal) => {
         concat!(
             "SELECT change, id, CASE WHEN octet_length(name) <= 1024 THEN name END AS name,
-                CASE WHEN isfinite(consent_at) THEN round(extract(epoch FROM consent_at) * 1000)::bigint END AS consent,
-                CASE WHEN isfinite(created_at) THEN round(extract(epoch FROM created_at) * 1000)::bigint END AS created,
-                clock_synced, named
+                CASE WHEN isfinite(consent_at) THEN round(extract(epoch FROM consent_at) * 1000)::bigint END AS consent_unix_ms,
+                CASE WHEN isfinite(created_at) THEN round(extract(epoch FROM created_at) * 1000)::bigint END AS created_unix_ms,
+                clock_synced AS synced, named
             FROM jarvis.users WHERE ",
             $of
         )
@@ -67,9 +58,9 @@ macro_rules! of_conversation {
         concat!(
             "SELECT change, id, owner, device, session_id,
                 CASE WHEN octet_length(title) <= 4096 THEN title END AS title, title_by_user, named, next_seq,
-                CASE WHEN isfinite(created_at) THEN round(extract(epoch FROM created_at) * 1000)::bigint END AS created,
+                CASE WHEN isfinite(created_at) THEN round(extract(epoch FROM created_at) * 1000)::bigint END AS created_unix_ms,
                 created_synced,
-                CASE WHEN isfinite(updated_at) THEN round(extract(epoch FROM updated_at) * 1000)::bigint END AS updated,
+                CASE WHEN isfinite(updated_at) THEN round(extract(epoch FROM updated_at) * 1000)::bigint END AS updated_unix_ms,
                 updated_synced, updated_monotonic_ns, boot_id
             FROM jarvis.conversations WHERE ",
             $of
@@ -82,8 +73,8 @@ macro_rules! of_voiceprint {
             "SELECT change, id, owner, CASE WHEN octet_length(wrapped_key) <= 4096 THEN wrapped_key END AS wrapped_key,
                 CASE WHEN octet_length(blob) <= 262144 THEN blob END AS blob, model_sha256, front_end_sha256, samples,
                 net_speech_s, CASE WHEN octet_length(quality::text) <= 65536 THEN quality::text END AS quality,
-                CASE WHEN isfinite(created_at) THEN round(extract(epoch FROM created_at) * 1000)::bigint END AS created,
-                clock_synced
+                CASE WHEN isfinite(created_at) THEN round(extract(epoch FROM created_at) * 1000)::bigint END AS created_unix_ms,
+                clock_synced AS synced
             FROM jarvis.voiceprints WHERE ",
             $of
         )
@@ -108,7 +99,8 @@ crate::store::sql::statements! {
     MESSAGES = "SELECT change, id, conversation, owner, seq, role, kind,
             CASE WHEN octet_length(text) <= 786432 THEN text END AS text,
             CASE WHEN octet_length(meta::text) <= 65536 THEN meta::text END AS meta,
-            CASE WHEN isfinite(wall_time) THEN round(extract(epoch FROM wall_time) * 1000)::bigint END AS wall, clock_synced,
+            CASE WHEN isfinite(wall_time) THEN round(extract(epoch FROM wall_time) * 1000)::bigint END AS wall_unix_ms,
+            clock_synced AS synced,
             monotonic_ns, boot_id, device
         FROM (SELECT m.*, sum(least(octet_length(m.text), 786432)) OVER (ORDER BY m.change) AS bytes,
                     row_number() OVER (ORDER BY m.change) AS n
@@ -119,7 +111,7 @@ crate::store::sql::statements! {
     SOURCES = "SELECT message, source FROM jarvis.message_sources WHERE message = ANY($1)
         UNION SELECT message, source FROM jarvis.message_sources WHERE source = ANY($1)";
     TOMBSTONES = "SELECT change, kind, id, owner,
-            CASE WHEN isfinite(deleted_at) THEN round(extract(epoch FROM deleted_at) * 1000)::bigint END AS deleted
+            CASE WHEN isfinite(deleted_at) THEN round(extract(epoch FROM deleted_at) * 1000)::bigint END AS deleted_unix_ms
         FROM jarvis.tombstones WHERE change > $1 AND (origin <> $2 OR $3) ORDER BY change LIMIT $4";
 }
 
@@ -139,18 +131,18 @@ pub async fn heads(conn: &mut PgConnection) -> Result<Heads, PgError> {
 }
 
 pub async fn users(conn: &mut PgConnection, since: Since<'_>) -> Result<Vec<Numbered<UserRow>>, PgError> {
-    page(conn, since.bound(USERS), user_of).await
+    page(conn, since.bound(USERS)).await
 }
 
 pub async fn users_by_id(conn: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<Numbered<UserRow>>, PgError> {
-    page(conn, sqlx::query(USERS_BY_ID).bind(ids), user_of).await
+    page(conn, sqlx::query(USERS_BY_ID).bind(ids)).await
 }
 
 pub async fn voiceprints(
     conn: &mut PgConnection,
     since: Since<'_>,
 ) -> Result<Vec<Numbered<VoiceprintRow>>, PgError> {
-    page(conn, since.bound(VOICEPRINTS), voiceprint_of).await
+    page(conn, since.bound(VOICEPRINTS)).await
 }
 
 /// Every voiceprint of these people, in the order in which they were written.
@@ -158,43 +150,42 @@ pub async fn voiceprints_of(
     conn: &mut PgConnection,
     people: &[Uuid],
 ) -> Result<Vec<Numbered<VoiceprintRow>>, PgError> {
-    page(conn, sqlx::query(VOICEPRINTS_OF).bind(people), voiceprint_of).await
+    page(conn, sqlx::query(VOICEPRINTS_OF).bind(people)).await
 }
 
 pub async fn conversations(
     conn: &mut PgConnection,
     since: Since<'_>,
 ) -> Result<Vec<Numbered<ConversationRow>>, PgError> {
-    page(conn, since.bound(CONVERSATIONS), conversation_of).await
+    page(conn, since.bound(CONVERSATIONS)).await
 }
 
 pub async fn conversations_by_id(
     conn: &mut PgConnection,
     ids: &[Uuid],
 ) -> Result<Vec<Numbered<ConversationRow>>, PgError> {
-    page(conn, sqlx::query(CONVERSATIONS_BY_ID).bind(ids), conversation_of).await
+    page(conn, sqlx::query(CONVERSATIONS_BY_ID).bind(ids)).await
 }
 
 pub async fn messages(
     conn: &mut PgConnection,
     since: Since<'_>,
 ) -> Result<Vec<Numbered<MessageRow>>, PgError> {
-    page(conn, since.bound(MESSAGES), message_of).await
+    page(conn, since.bound(MESSAGES)).await
 }
 
 /// (answer, what it was made from), where either is among `messages`.
 pub async fn sources(conn: &mut PgConnection, messages: &[Uuid]) -> Result<Vec<(Uuid, Uuid)>, PgError> {
     let query = sqlx::query(SOURCES).bind(messages);
     let rows = within(STATEMENT_DEADLINE, STEP, query.fetch_all(conn)).await?;
-    let pair = |row: &PgRow| Ok((row.try_get("message")?, row.try_get("source")?));
-    rows.iter().map(|row| pair(row).map_err(|e| PgError::of(STEP, &e))).collect()
+    rows.iter().map(|row| FromRow::from_row(row).map_err(|e| PgError::of(STEP, &e))).collect()
 }
 
 pub async fn tombstones(
     conn: &mut PgConnection,
     since: Since<'_>,
 ) -> Result<Vec<Numbered<Tombstone>>, PgError> {
-    page(conn, since.bound(TOMBSTONES), tombstone_of).await
+    page(conn, since.bound(TOMBSTONES)).await
 }
 
 impl<'a> Since<'a> {
@@ -203,90 +194,16 @@ impl<'a> Since<'a> {
     }
 }
 
-async fn page<T>(
+async fn page<T: for<'r> FromRow<'r, PgRow>>(
     conn: &mut PgConnection,
     query: Query<'_, sqlx::Postgres, PgArguments>,
-    of: impl Fn(&PgRow) -> Result<T, sqlx::Error>,
 ) -> Result<Vec<Numbered<T>>, PgError> {
     let rows = within(STATEMENT_DEADLINE, STEP, query.fetch_all(conn)).await?;
     rows.iter()
         .map(|row| {
             // Without its number a row cannot be passed over.
             let change = row.try_get("change").map_err(|e| PgError::of(STEP, &e))?;
-            Ok((change, of(row).ok()))
+            Ok((change, T::from_row(row).ok()))
         })
         .collect()
-}
-
-fn user_of(row: &PgRow) -> Result<UserRow, sqlx::Error> {
-    Ok(UserRow {
-        id: row.try_get("id")?,
-        name: row.try_get("name")?,
-        consent_unix_ms: row.try_get("consent")?,
-        created_unix_ms: row.try_get("created")?,
-        synced: row.try_get("clock_synced")?,
-        named: row.try_get("named")?,
-    })
-}
-
-fn voiceprint_of(row: &PgRow) -> Result<VoiceprintRow, sqlx::Error> {
-    Ok(VoiceprintRow {
-        id: row.try_get("id")?,
-        owner: row.try_get("owner")?,
-        wrapped_key: row.try_get("wrapped_key")?,
-        blob: row.try_get("blob")?,
-        model_sha256: row.try_get("model_sha256")?,
-        front_end_sha256: row.try_get("front_end_sha256")?,
-        samples: row.try_get("samples")?,
-        net_speech_s: row.try_get("net_speech_s")?,
-        quality: row.try_get("quality")?,
-        created_unix_ms: row.try_get("created")?,
-        synced: row.try_get("clock_synced")?,
-    })
-}
-
-fn conversation_of(row: &PgRow) -> Result<ConversationRow, sqlx::Error> {
-    Ok(ConversationRow {
-        id: row.try_get("id")?,
-        owner: row.try_get("owner")?,
-        device: Some(row.try_get("device")?),
-        session_id: row.try_get("session_id")?,
-        title: row.try_get("title")?,
-        title_by_user: row.try_get("title_by_user")?,
-        named: row.try_get("named")?,
-        next_seq: row.try_get("next_seq")?,
-        created_unix_ms: row.try_get("created")?,
-        created_synced: row.try_get("created_synced")?,
-        updated_unix_ms: row.try_get("updated")?,
-        updated_synced: row.try_get("updated_synced")?,
-        updated_monotonic_ns: row.try_get("updated_monotonic_ns")?,
-        boot_id: row.try_get("boot_id")?,
-    })
-}
-
-fn message_of(row: &PgRow) -> Result<MessageRow, sqlx::Error> {
-    Ok(MessageRow {
-        id: row.try_get("id")?,
-        conversation: row.try_get("conversation")?,
-        owner: row.try_get("owner")?,
-        seq: row.try_get("seq")?,
-        role: row.try_get("role")?,
-        kind: row.try_get("kind")?,
-        text: row.try_get("text")?,
-        meta: row.try_get("meta")?,
-        wall_unix_ms: row.try_get("wall")?,
-        synced: row.try_get("clock_synced")?,
-        monotonic_ns: row.try_get("monotonic_ns")?,
-        boot_id: row.try_get("boot_id")?,
-        device: row.try_get("device")?,
-    })
-}
-
-fn tombstone_of(row: &PgRow) -> Result<Tombstone, sqlx::Error> {
-    Ok(Tombstone {
-        kind: row.try_get("kind")?,
-        id: row.try_get("id")?,
-        owner: row.try_get("owner")?,
-        deleted_unix_ms: row.try_get("deleted")?,
-    })
 }

@@ -9,8 +9,9 @@ use uuid::Uuid;
 
 use super::schema::WRITE_LOCK;
 use super::{Pg, PgError, STATEMENT_DEADLINE, within};
-use crate::store::outgoing::{Batch, Deletion, MessageRow};
+use crate::store::outgoing::{Batch, Deletion};
 use crate::store::queue::Op;
+use crate::store::rows::MessageRow;
 
 /// Channel on which writers say that there is something new; the payload is the device that wrote.
 pub const CHANNEL: &str = "jarvis";
