@@ -30,6 +30,7 @@ use crate::app::parts;
 use crate::app::{self, Settings};
 use crate::config::{Fault, Options};
 use crate::error::{Exit, Failure, chain, visible};
+use crate::memory::pull::Puller;
 use crate::memory::{Memory, MemoryError, User};
 use crate::privilege::{self, Keep};
 use crate::store::pull_cursor;
@@ -272,18 +273,28 @@ async fn user_named(memory: &Memory, name: &str) -> Result<User, Failure> {
     Ok(memory.user_by_name(name).await?)
 }
 
-/// Refuses while this device has not read the shared database to its end. Somebody else may have the ids of a
+/// Reads the shared database to its end, unless that was done at least once. Somebody else may have the ids of a
 /// file there: words that are stored under such an id are refused by the database for good.
 async fn shared_ids_are_known(settings: &Settings, memory: &Memory) -> Result<(), Failure> {
     let Some(postgres) = settings.postgres() else { return Ok(()) };
     if pull_cursor::is_caught_up(memory.store(), &postgres).await? {
         return Ok(());
     }
-    Err(Failure::new(
-        Exit::TryAgain,
-        "this device has not read the shared database yet, where these words may be another person's; run \
-         `jarvisd store pull`, and then this once more",
-    ))
+    log::info!("reading the shared database first, where these words may be another person's");
+    let reached = queue::database(settings).await?;
+    // Voices are read by whoever has their key.
+    let read = Puller::new(memory.clone(), reached, None).run_once().await;
+    read.map(drop).map_err(|error| {
+        Failure::new(
+            Exit::TryAgain,
+            format!(
+                "this device has not read the shared database yet, where these words may be another person's, \
+                 and {}; try again when {} answers",
+                chain(&error),
+                postgres.shown
+            ),
+        )
+    })
 }
 
 /// Asks on a terminal whether to go on; where nobody can be asked, only `--yes` is a yes.
