@@ -44,11 +44,19 @@ pub enum What {
         #[serde(skip_serializing_if = "Option::is_none")]
         other_s: Option<f32>,
     },
+    /// Somebody who is not answered spoke beside one who is: nothing of it was transcribed, and it is no
+    /// failure.
+    Dropped {
+        reason: Reason,
+        speech_s: f32,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        confidence: Option<f32>,
+    },
     Rejected {
         reason: Reason,
         #[serde(skip_serializing_if = "Option::is_none")]
         confidence: Option<f32>,
-        /// Decided while it was being said: nothing of it was transcribed.
+        /// Taken for a stranger's while it was being said: nothing of it was transcribed.
         #[serde(skip_serializing_if = "is_false")]
         early: bool,
     },

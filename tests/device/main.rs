@@ -19,4 +19,5 @@ mod listen;
 mod microphone;
 mod recordings;
 mod score;
+mod second_voice;
 mod voice;

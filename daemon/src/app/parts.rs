@@ -19,7 +19,7 @@ use crate::pipeline::voices::Voices;
 use crate::speaker::section::Voice;
 use crate::speaker::vault::KeySources;
 use crate::speaker::{
-    Calibration, ModelIdentity, OverlapModel, SealedVoiceprint, SpeakerModel, Vault, Verifier,
+    Calibration, ModelIdentity, OverlapModel, SealedVoiceprint, SecondVoice, SpeakerModel, Vault, Verifier,
 };
 use crate::store::StoreOptions;
 use crate::stt::{self, Opened, Recognizer};
@@ -131,18 +131,20 @@ pub fn load_speaker(models: &ModelStore) -> Result<Verifier, Failure> {
     Verifier::new(Arc::new(model), calibration).map_err(|e| Failure::of(Exit::Config, &e))
 }
 
-/// [`load_speaker`] with what the owner wants of second voices, and the model that hears two people at once
-/// if that is part of it.
+/// [`load_speaker`] with what the owner wants of second voices, and the model that hears where somebody else
+/// speaks if that is part of it.
 ///
 /// # Errors
 /// As for [`load_speaker`].
 pub fn load_verifier(models: &ModelStore, voice: &Voice) -> Result<Verifier, Failure> {
     let verifier = load_speaker(models)?.with_second_voice(voice.second_voice);
-    if !voice.refuse_overlap {
+    let apart = voice.second_voice != SecondVoice::Answer;
+    if !voice.refuse_overlap && !apart {
         return Ok(verifier);
     }
-    let overlap = OverlapModel::load(models).map_err(|e| Failure::of(Exit::Config, &e))?;
-    Ok(verifier.refusing_overlap(overlap))
+    let model = Arc::new(OverlapModel::load(models).map_err(|e| Failure::of(Exit::Config, &e))?);
+    let verifier = if apart { verifier.hearing_turns(model.clone()) } else { verifier };
+    Ok(if voice.refuse_overlap { verifier.refusing_overlap(model) } else { verifier })
 }
 
 /// What to do where the memory vanished.

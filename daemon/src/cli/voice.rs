@@ -226,7 +226,7 @@ impl Compared {
                 figure(self.threshold, 2)
             ),
             "too_short" => format!(
-                "too short: {} s of speech were heard, and one second is the least",
+                "too short: {} s of speech were heard, which is too little to be sure; a second is enough",
                 figure(self.net_speech_s.unwrap_or_default(), 1)
             ),
             "ambiguous" => "two enrolled voices are too alike to tell which it is".to_owned(),

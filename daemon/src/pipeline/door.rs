@@ -10,12 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use super::enrolling::Enrolling;
 use super::pins::{self, PinsError};
+use super::refusals::{Heard, Refusals};
 use crate::clock::Stamp;
 use crate::error::chain;
 use crate::events::PinOutcome;
 use crate::memory::{Memory, MemoryError, NewAudit, User, UserId};
-use crate::speaker::FailureGate;
 use crate::speaker::pin::Pin;
+use crate::speaker::{FailureGate, JustHeard, Part};
 
 /// Names among the settings that survive a restart.
 const GATE: &str = "failure_gate";
@@ -49,6 +50,7 @@ pub struct Door {
     pub enrolling: Option<Enrolling>,
     /// When somebody was last told that the device pauses.
     pub told_of_pause: Option<Instant>,
+    refusals: Refusals,
 }
 
 /// What was counted, by whoever.
@@ -78,8 +80,24 @@ impl Door {
         self.granted.as_ref()
     }
 
-    /// Counts a failed attempt.
-    pub async fn failed(&mut self, memory: &Memory) {
+    /// Counts a refused voice, unless it goes on with an attempt that was counted.
+    pub async fn refused(&mut self, memory: &Memory, heard: &Heard, part: &Part) {
+        if self.refusals.refused(heard, part) {
+            self.failed(memory).await;
+        }
+    }
+
+    /// Takes note of somebody who was verified.
+    pub fn remember(&mut self, heard: &Heard, part: &Part) {
+        self.refusals.verified(heard, part);
+    }
+
+    /// Who was verified just before.
+    pub fn just_heard(&self, heard: &Heard) -> Option<JustHeard> {
+        self.refusals.just_heard(heard)
+    }
+
+    async fn failed(&mut self, memory: &Memory) {
         let now = memory.clock().now_unix_ms();
         let counted = memory.update_setting(GATE, |gate: &mut FailureGate| {
             gate.failed(now);

@@ -23,6 +23,7 @@ mod look;
 pub mod pause;
 pub mod pins;
 pub mod recordings;
+mod refusals;
 pub mod switches;
 mod told;
 pub mod turns;

@@ -7,8 +7,9 @@
 //!
 //! Invariants:
 //!
-//! * Words of a voice that is not verified are dropped with the verdict: they reach neither the disk nor an event. What is
-//!   surely a stranger's is not transcribed at all: from the first look on the recogniser gets no sound of it.
+//! * Words of a voice that is not verified are dropped with the verdict: they reach neither the disk nor an
+//!   event. From a first look that takes the voice for a stranger's on the recogniser gets no sound but what
+//!   the end finds to be verified.
 //! * A reply is shown, published or spoken only after its turn is on the disk.
 //! * One turn at a time. What is heard meanwhile waits in the bounded channel and after that in the ring.
 //! * Every stage has a deadline ([`super::deadline`]). A stage that fails ends with a sentence and an event, and the next
@@ -30,8 +31,9 @@ use super::hearing::{Heard, HearingControl, Window};
 use super::live::{Live, LiveSettings};
 use super::look::Hearing;
 use super::pins;
+use super::refusals;
 use super::switches::Switches;
-use super::understanding::Speaker;
+use super::understanding::{Before, Speaker};
 use super::voices::Voices;
 use crate::detect::{Detection, Utterance};
 use crate::dialogue::{Dialogue, DialogueError, NOBODY_IS_KNOWN, Select};
@@ -42,7 +44,6 @@ use crate::health::{Condition, Health};
 use crate::inference::allocator;
 use crate::memory::pull::Freshness;
 use crate::memory::{ANONYMOUS, Memory, MemoryError, NewAudit, TurnMeta, User};
-use crate::speaker::Verdict;
 use crate::stt::Transcript;
 use crate::stt::worker::SttHandle;
 use crate::units::{FRAME_SAMPLES, FramePos};
@@ -198,12 +199,12 @@ impl Turns {
             Detection::SpeechEnd { utterance } => {
                 // Begun while they spoke, so mostly over by now; the end waits for it, so that there is one verdict.
                 self.see(hearing, true).await;
-                let Hearing { stranger, torn, .. } = std::mem::take(hearing);
+                let known = std::mem::take(hearing);
                 if door.enrolling.is_some() {
                     self.forget_sound();
                     self.sample(utterance, door, stop).await;
                 } else {
-                    self.utterance(utterance, stranger, torn, door, stop).await;
+                    self.utterance(utterance, known, door, stop).await;
                     self.counted.notify_one();
                 }
                 // What the models needed for this turn is not needed before the next one.
@@ -246,17 +247,16 @@ impl Turns {
         self.rest();
     }
 
-    /// `stranger`: what is certain already, so that nothing was or will be transcribed. `torn`: the recogniser has not got
-    /// all of it.
+    /// `hearing`: what is known of it already.
     async fn utterance(
         &self,
         utterance: Utterance,
-        stranger: Option<Verdict>,
-        torn: bool,
+        hearing: Hearing,
         door: &mut Door,
         stop: &CancellationToken,
     ) {
         let pos = utterance.end;
+        let early = hearing.stranger.is_some();
         let live = self.live.load_full();
         self.health.set_stage(State::Verifying);
         let speech_s = seconds(utterance.raw.len() - utterance.command_start.min(utterance.raw.len()));
@@ -264,19 +264,15 @@ impl Turns {
 
         self.refresh(door).await;
         let paused = self.verify && door.gate.remaining_ms(self.memory.clock().now_unix_ms()) > 0;
-        if paused && (stranger.is_some() || !self.may_look(door).await) {
+        if paused && (early || !self.may_look(door).await) {
             self.refuse_paused(pos, door, stop).await;
-        } else if let Some(verdict) = stranger {
-            self.refuse(pos, &verdict, None, door).await;
-        } else if torn && self.stt.is_some() {
+        } else if let Some(stranger) = hearing.certain_of(&utterance) {
+            self.refuse(&refusals::Heard::of(&utterance), stranger, None, door).await;
+        } else if hearing.torn && !early && self.stt.is_some() {
             self.forget_sound();
             let message = "speech to text is too slow, so a part of the command was lost".to_owned();
             self.fail(pos, "stt", message, "I did not get all of that. Please say it again.", stop).await;
-        } else if let Some((speaker, transcript)) =
-            self.understand(utterance, &live, paused, door, stop).await
-            && !self.control.is_muted()
-            && self.turn(pos, speaker, transcript, &live, stop).await
-        {
+        } else if self.understand(utterance, &live, Before { early, paused }, door, stop).await {
             self.control.open_window(Window::FollowUp, live.follow_up_ms());
             self.health.set_stage(State::FollowUp);
             return;
@@ -311,7 +307,7 @@ impl Turns {
     }
 
     /// Answers and stores; whether a follow-up window is to be opened.
-    async fn turn(
+    pub(super) async fn turn(
         &self,
         pos: FramePos,
         speaker: Speaker,

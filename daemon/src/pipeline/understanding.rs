@@ -1,13 +1,13 @@
 //! From an utterance to who speaks and what they say.
 //!
 //! ```text
-//!  utterance ─┬─ verify ────────┬─ not verified: audit, said so, words dropped
-//!             └─ words of all ──┴─ verified ─┬─ alone ──────────────▶ words of all
-//!                                            └─ somebody else too ──▶ words of their own part, transcribed again
+//!  utterance ─┬─ whose parts ────┬─ nobody verified: audit, said so, words dropped
+//!             └─ words of all ───┴─ verified ─┬─ all of it theirs ────▶ words of all
+//!                                             └─ parts of it theirs ──▶ each part transcribed again, one turn after the other
 //! ```
 //!
 //! The two run side by side, and the verdict waits for nobody: `verified` or `rejected` is told while the recogniser may
-//! still be at work. Its words wait for the verdict.
+//! still be at work. Its words wait for the verdict. What is nobody's who is verified is `dropped`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::deadline::Stage;
 use super::door::Door;
 use super::live::Live;
+use super::refusals::Heard;
 use super::turns::Turns;
 use super::voices::VoicesError;
 use crate::detect::Utterance;
@@ -26,7 +27,7 @@ use crate::error::chain;
 use crate::events::{Event, Reason, What};
 use crate::health::Condition;
 use crate::memory::User;
-use crate::speaker::{Aside, SURELY_KNOWN, Verdict};
+use crate::speaker::{Part, SURELY_KNOWN, Verdict};
 use crate::stt::{SttError, Transcript};
 use crate::units::{FramePos, SAMPLE_RATE_HZ};
 
@@ -40,63 +41,121 @@ type Words = (Option<Result<Transcript, SttError>>, Duration);
 pub(super) struct Speaker {
     pub(super) user: User,
     pub(super) confidence: Option<f32>,
-    /// Somebody else was heard too: what is the user's own.
-    aside: Option<Aside>,
+}
+
+/// What is known before the end of an utterance.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Before {
+    /// The first look took the voice for a stranger's, so the recogniser has nothing of it.
+    pub(super) early: bool,
+    /// The device pauses after failures.
+    pub(super) paused: bool,
+}
+
+/// Who is answered.
+struct Judged {
+    first: Speaker,
+    /// Their own sound; `None`: everything that was heard.
+    part: Option<Part>,
+    /// Who else is answered after them, in the order in which they spoke.
+    next: Vec<Part>,
+    /// What is not answered.
+    dropped: Vec<Part>,
+    took: Duration,
 }
 
 impl Turns {
-    /// Who speaks and what is said, at the same time; `None` unless both are known. The verdict is acted on and told as soon as
-    /// it is there, whatever the recogniser still does.
+    /// Who speaks and what is said, at the same time, and the answer to each who is known; whether a
+    /// follow-up window is to be opened. The verdict is acted on and told as soon as it is there, whatever
+    /// the recogniser still does.
     pub(super) async fn understand(
         &self,
         utterance: Utterance,
         live: &Live,
-        paused: bool,
+        before: Before,
         door: &mut Door,
         stop: &CancellationToken,
-    ) -> Option<(Speaker, Transcript)> {
+    ) -> bool {
+        let early = before.early;
+        let heard = Heard::of(&utterance);
         let Utterance { raw, speech, end: pos, command_start, .. } = utterance;
         let (raw, speech) = (Arc::new(raw), Arc::new(speech));
         let started = Instant::now();
         let judge = async {
             if !self.verify {
-                let user = self.anonymous(pos, stop).await?;
-                return Some(Speaker { user, confidence: None, aside: None });
+                let first = Speaker { user: self.anonymous(pos, stop).await?, confidence: None };
+                let took = started.elapsed();
+                return Some(Judged { first, part: None, next: Vec::new(), dropped: Vec::new(), took });
             }
-            let verify =
-                self.voices.verify(raw.clone(), speech, live.voice.threshold, &live.voice.user_thresholds);
-            let Some(verdict) = self.pulse.within(Stage::Verify, verify).await else {
+            let just = door.just_heard(&heard);
+            let own = &live.voice;
+            let hear = self.voices.hear(raw.clone(), speech, just, own.threshold, &own.user_thresholds);
+            let Some(parts) = self.pulse.within(Stage::Verify, hear).await else {
                 self.nobody(pos, Stage::Verify.overdue(), stop).await;
                 return None;
             };
-            self.judge(pos, (verdict, started.elapsed()), paused, door, stop).await
+            self.judge(&heard, (parts, started.elapsed()), before, door, stop).await
         };
         let transcribe = async {
-            let stt = self.stt.as_ref()?;
+            let stt = self.stt.as_ref().filter(|_| !early)?;
             let words = timeout(self.pulse.most(Stage::Transcribe), stt.finish()).await.ok();
             Some((words, started.elapsed()))
         };
-        tokio::pin!(judge, transcribe);
         let mut words = None;
-        let judged = tokio::select! {
-            biased;
-            judged = &mut judge => judged,
-            early = &mut transcribe => {
-                words = Some(early);
-                judge.await
+        let judged = {
+            tokio::pin!(judge, transcribe);
+            let judged = tokio::select! {
+                biased;
+                judged = &mut judge => judged,
+                ready = &mut transcribe => {
+                    words = Some(ready);
+                    judge.await
+                }
+            };
+            let whole =
+                |judged: &Judged| !early && judged.part.as_ref().is_none_or(|part| part.own.is_none());
+            if words.is_none() && judged.as_ref().is_some_and(whole) {
+                words = self.pulse.within(Stage::Transcribe, transcribe).await;
             }
+            judged
         };
-        let Some(speaker) = judged else {
+        let Some(Judged { first, part, next, dropped, took }) = judged else {
             // Nobody waits for the words any more.
             self.forget_sound();
-            return None;
+            return false;
         };
-        let words = match (&speaker.aside, words) {
-            (Some(aside), _) => self.own_words(pos, aside, &raw, command_start).await?,
-            (None, Some(words)) => words?,
-            (None, None) => self.pulse.within(Stage::Transcribe, transcribe).await.flatten()?,
+        let words = match part {
+            Some(part) if early || part.own.is_some() => {
+                self.own_words(pos, &part, &raw, command_start).await
+            }
+            _ => words.flatten(),
         };
-        self.transcript(pos, words, stop).await.map(|transcript| (speaker, transcript))
+        let mut follow_up = self.reply_to(pos, first, words, live, stop).await;
+        for part in next {
+            let Some(speaker) = self.admit(&heard, &part, took, door, stop).await else { continue };
+            let words = self.own_words(pos, &part, &raw, command_start).await;
+            follow_up |= self.reply_to(pos, speaker, words, live, stop).await;
+        }
+        self.tell_dropped(pos, &dropped, stop).await;
+        follow_up
+    }
+
+    /// The turn of one person.
+    async fn reply_to(
+        &self,
+        pos: FramePos,
+        speaker: Speaker,
+        words: Option<Words>,
+        live: &Live,
+        stop: &CancellationToken,
+    ) -> bool {
+        let Some(words) = words else { return false };
+        match self.transcript(pos, words, stop).await {
+            Some(transcript) if !self.control.is_muted() => {
+                self.turn(pos, speaker, transcript, live, stop).await
+            }
+            _ => false,
+        }
     }
 
     /// Tells what was said; `None` where nothing was, or it is not known.
@@ -136,10 +195,10 @@ impl Turns {
         }
     }
 
-    /// The words again, of what is the person's own: those of somebody else are dropped.
-    async fn own_words(&self, pos: FramePos, aside: &Aside, raw: &[f32], from: usize) -> Option<Words> {
+    /// The words of what is the person's own: those of somebody else are dropped.
+    async fn own_words(&self, pos: FramePos, part: &Part, raw: &[f32], from: usize) -> Option<Words> {
         let stt = self.stt.as_ref()?;
-        let own = aside.own_sound(raw, from);
+        let own = part.sound(raw, from);
         if own.len() < LEAST_OWN_SAMPLES {
             self.reject(pos, Reason::MultipleSpeakers, None, None).await;
             return None;
@@ -159,48 +218,74 @@ impl Turns {
         self.fail(pos, Stage::Verify.name(), why, sentence, stop).await;
     }
 
-    /// Reports a verdict; `Some` only for a verified speaker. While the device pauses only a voice that is surely known is.
+    /// Reports who is verified, the first of them only; `None` if nobody is. While the device pauses only a
+    /// voice that is surely known counts.
     async fn judge(
         &self,
-        pos: FramePos,
-        (verdict, took): (Result<Verdict, VoicesError>, Duration),
-        paused: bool,
+        heard: &Heard,
+        (parts, took): (Result<Vec<Part>, VoicesError>, Duration),
+        Before { early, paused }: Before,
         door: &mut Door,
         stop: &CancellationToken,
-    ) -> Option<Speaker> {
-        let verdict = match verdict {
-            Ok(verdict) => verdict,
+    ) -> Option<Judged> {
+        let pos = heard.end;
+        let parts = match parts {
+            Ok(parts) => parts,
             Err(error) => {
                 self.nobody(pos, chain(&error), stop).await;
                 return None;
             }
         };
         self.health.set("voice", Condition::Ok);
-        let sure = matches!(verdict, Verdict::Verified { confidence, .. } if confidence >= SURELY_KNOWN);
-        if paused && !sure {
+        let least = if paused { SURELY_KNOWN } else { 0.0 };
+        let known =
+            |part: &Part| matches!(part.verdict, Verdict::Verified { confidence, .. } if confidence >= least);
+        let (known, dropped): (Vec<_>, Vec<_>) = parts.into_iter().partition(known);
+        let mut known = known.into_iter();
+        if let Some(part) = known.next() {
+            let first = self.admit(heard, &part, took, door, stop).await?;
+            return Some(Judged { first, part: Some(part), next: known.collect(), dropped, took });
+        }
+        if paused {
             self.refuse_paused(pos, door, stop).await;
             return None;
         }
-        let other_s = verdict.other_s();
-        let Verdict::Verified { user_id, user_name, confidence, score, net_speech_s, aside } = verdict else {
-            // Two at once are two, whoever of them gave a PIN.
-            let granted = door.granted().filter(|_| !matches!(verdict, Verdict::MultipleSpeakers { .. }));
-            let Some(user) = granted.cloned() else {
-                self.refuse(pos, &verdict, Some(took), door).await;
-                return None;
-            };
-            self.audit("pin", Some(&user), verdict.confidence().map(|c| json!({ "confidence": c }))).await;
-            let what = What::Accepted { user: user.name.clone(), by: "pin" };
-            self.events.emit(Event::at(pos, what).took(took)).await;
-            return Some(Speaker { user, confidence: None, aside: None });
+        // Two at once are two, whoever of them gave a PIN.
+        let part = dropped.first()?;
+        let granted = door.granted().filter(|_| !matches!(part.verdict, Verdict::MultipleSpeakers { .. }));
+        let Some(user) = granted.cloned() else {
+            self.refuse(heard, part, Some(took).filter(|_| !early), door).await;
+            return None;
         };
+        self.audit("pin", Some(&user), part.verdict.confidence().map(|c| json!({ "confidence": c }))).await;
+        let what = What::Accepted { user: user.name.clone(), by: "pin" };
+        self.events.emit(Event::at(pos, what).took(took)).await;
+        let first = Speaker { user, confidence: None };
+        Some(Judged { first, part: None, next: Vec::new(), dropped: Vec::new(), took })
+    }
+
+    /// Reports somebody who is verified.
+    async fn admit(
+        &self,
+        heard: &Heard,
+        part: &Part,
+        took: Duration,
+        door: &mut Door,
+        stop: &CancellationToken,
+    ) -> Option<Speaker> {
+        let Verdict::Verified { user_id, user_name, confidence, score, net_speech_s, other_s } =
+            &part.verdict
+        else {
+            return None;
+        };
+        let (confidence, score, net_speech_s) = (*confidence, *score, *net_speech_s);
         let find = async {
             match user_id.parse() {
                 Ok(id) => self.memory.user(id).await,
-                Err(_) => self.memory.user_by_name(&user_name).await,
+                Err(_) => self.memory.user_by_name(user_name).await,
             }
         };
-        let Some(user) = self.known(pos, find, stop).await else {
+        let Some(user) = self.known(heard.end, find, stop).await else {
             self.audit("failed", None, None).await;
             return None;
         };
@@ -208,27 +293,43 @@ impl Turns {
         if ended.is_none() {
             log::error!("the count of failed attempts: {}", Stage::Memory.overdue());
         }
+        door.remember(heard, part);
         let mut figures = json!({ "confidence": confidence, "score": score, "net_speech_s": net_speech_s });
         if let Some(other_s) = other_s {
-            figures["other_s"] = other_s.into();
+            figures["other_s"] = (*other_s).into();
         }
         self.audit("verified", Some(&user), Some(figures)).await;
-        let what = What::Verified { user: user.name.clone(), confidence, score, net_speech_s, other_s };
-        self.events.emit(Event::at(pos, what).took(took)).await;
-        Some(Speaker { user, confidence: Some(confidence), aside })
+        let what =
+            What::Verified { user: user.name.clone(), confidence, score, net_speech_s, other_s: *other_s };
+        self.events.emit(Event::at(heard.end, what).took(took)).await;
+        Some(Speaker { user, confidence: Some(confidence) })
     }
 
-    /// Reports a verdict that lets nobody in. `took` is `None` where it was certain while they spoke.
-    pub(super) async fn refuse(
-        &self,
-        pos: FramePos,
-        verdict: &Verdict,
-        took: Option<Duration>,
-        door: &mut Door,
-    ) {
+    /// Tells what was not answered beside somebody who was. It is no failure. Who is likely enrolled hears
+    /// it.
+    async fn tell_dropped(&self, pos: FramePos, dropped: &[Part], stop: &CancellationToken) {
+        for part in dropped {
+            let (reason, confidence) = (reason_of(&part.verdict), part.verdict.confidence());
+            let speech_s = part.speech_s;
+            let figures =
+                json!({ "verdict": part.verdict.name(), "speech_s": speech_s, "confidence": confidence });
+            self.audit("dropped", None, Some(figures)).await;
+            self.events.at(pos, What::Dropped { reason, speech_s, confidence }).await;
+        }
+        let likely =
+            |part: &Part| matches!(part.verdict, Verdict::Uncertain { .. } | Verdict::Ambiguous { .. });
+        if dropped.iter().any(likely) && !self.control.is_muted() {
+            self.say("Somebody else spoke as well, and I am not sure who. Please say that again.", stop)
+                .await;
+        }
+    }
+
+    /// Reports a verdict that lets nobody in. `took` is `None` where nothing of it was transcribed.
+    pub(super) async fn refuse(&self, heard: &Heard, part: &Part, took: Option<Duration>, door: &mut Door) {
+        let verdict = &part.verdict;
         let (reason, confidence, early) = (reason_of(verdict), verdict.confidence(), took.is_none());
         if verdict.is_failure() {
-            let counted = self.pulse.within(Stage::Memory, door.failed(&self.memory)).await;
+            let counted = self.pulse.within(Stage::Memory, door.refused(&self.memory, heard, part)).await;
             if counted.is_none() {
                 log::error!("the count of failed attempts: {}", Stage::Memory.overdue());
             }
@@ -241,7 +342,7 @@ impl Turns {
             detail.insert("early".into(), true.into());
         }
         self.audit(verdict.name(), None, (!detail.is_empty()).then(|| detail.into())).await;
-        let event = Event::at(pos, What::Rejected { reason, confidence, early });
+        let event = Event::at(heard.end, What::Rejected { reason, confidence, early });
         self.events
             .emit(match took {
                 Some(took) => event.took(took),

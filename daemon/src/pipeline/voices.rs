@@ -8,7 +8,9 @@ use tokio::task::JoinHandle;
 use crate::memory::{Memory, MemoryError, Voiceprint};
 use crate::pipeline::recordings::Recordings;
 use crate::speaker::section::UserThresholds;
-use crate::speaker::{EnrolledVoice, SealedVoiceprint, SpeakerError, Vault, VaultError, Verdict, Verifier};
+use crate::speaker::{
+    EnrolledVoice, JustHeard, Part, SealedVoiceprint, SpeakerError, Vault, VaultError, Verifier,
+};
 use crate::store::opener::Opener;
 use crate::store::rows::VoiceprintRow;
 
@@ -22,7 +24,7 @@ pub struct Voices {
 }
 
 /// A first look that is being taken, and how long it took.
-pub type FirstLook = JoinHandle<(Result<Option<Verdict>, SpeakerError>, Duration)>;
+pub type FirstLook = JoinHandle<(Result<Option<Part>, SpeakerError>, Duration)>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum VoicesError {
@@ -122,7 +124,7 @@ impl Voices {
     }
 
     /// A first look at an utterance that goes on (see [`Verifier::first_look`]), on a thread of its own: it delays neither the
-    /// sound nor whoever asks. The same sound as for [`Voices::verify`].
+    /// sound nor whoever asks. The same sound as for [`Voices::hear`].
     ///
     /// # Errors
     /// When the enrolled voices cannot be read.
@@ -135,20 +137,22 @@ impl Voices {
         }))
     }
 
-    /// Whose voice `raw` is: 16 kHz mono in [-1, 1], not denoised, with a speech probability per 10 ms frame.
+    /// Whose voices `raw` holds: 16 kHz mono in [-1, 1], not denoised, with a speech probability per 10 ms
+    /// frame. `just`: who was verified just before.
     ///
     /// # Errors
     /// See [`VoicesError`]; an error never verifies anyone.
-    pub async fn verify(
+    pub async fn hear(
         &self,
         raw: Arc<Vec<f32>>,
         speech: Arc<Vec<f32>>,
+        just: Option<JustHeard>,
         threshold: f32,
         own: &UserThresholds,
-    ) -> Result<Verdict, VoicesError> {
+    ) -> Result<Vec<Part>, VoicesError> {
         let enrolled = self.enrolled_with(own).await?;
         let verifier = self.verifier.clone();
-        tokio::task::spawn_blocking(move || verifier.verify(&raw, &speech, &enrolled, threshold))
+        tokio::task::spawn_blocking(move || verifier.hear(&raw, &speech, &enrolled, threshold, just.as_ref()))
             .await
             .map_err(VoicesError::Interrupted)?
             .map_err(VoicesError::Compare)

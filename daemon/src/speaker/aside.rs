@@ -58,7 +58,7 @@ pub struct Aside {
 impl Aside {
     /// Tells the person's own part of an utterance of `samples` samples from that of somebody else. `None` if all of it is theirs.
     pub fn of(pieces: &[Scored], net: &NetSpeech, samples: usize) -> Option<Self> {
-        let others = others(pieces, net.frames.len());
+        let others = others(pieces, net.frames.len(), OTHER_BELOW);
         let frames: usize = others.iter().map(Range::len).sum();
         if frames == 0 {
             return None;
@@ -91,8 +91,17 @@ impl Aside {
     }
 }
 
-/// Which frames of `frames` are somebody else's.
-fn others(pieces: &[Scored], frames: usize) -> Vec<Range<usize>> {
+/// Where the scores of `pieces` pass half way between the highest and the lowest: in samples of the
+/// utterance.
+pub(super) fn crossings(pieces: &[Scored], net: &NetSpeech) -> Vec<usize> {
+    let frames = net.frames.len();
+    let inner = others(pieces, frames, f32::INFINITY).into_iter().flat_map(|other| [other.start, other.end]);
+    let inner = inner.filter(|at| (1..frames).contains(at));
+    inner.map(|at| boundary(net, at) * FRAME_SAMPLES).collect()
+}
+
+/// Which frames of `frames` are somebody else's, where a piece is below `bar`.
+fn others(pieces: &[Scored], frames: usize, bar: f32) -> Vec<Range<usize>> {
     let mut points: Vec<(usize, f32)> =
         pieces.iter().map(|p| (p.frames.start.midpoint(p.frames.end), p.score)).collect();
     points.sort_by_key(|(at, _)| *at);
@@ -106,13 +115,13 @@ fn others(pieces: &[Scored], frames: usize) -> Vec<Range<usize>> {
         .collect();
     let scores = || points.iter().map(|(_, score)| *score);
     let (low, high) = (scores().fold(f32::INFINITY, f32::min), scores().fold(f32::NEG_INFINITY, f32::max));
-    if !low.is_finite() || low >= OTHER_BELOW {
+    if !low.is_finite() || low >= bar {
         return Vec::new();
     }
     let half = f32::midpoint(low, high);
     let mut found = Vec::new();
     for run in points.chunk_by(|a, b| (a.1 < half) == (b.1 < half)) {
-        if !run.iter().any(|(_, score)| *score < OTHER_BELOW) {
+        if !run.iter().any(|(_, score)| *score < bar) {
             continue;
         }
         let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };

@@ -376,6 +376,11 @@ impl Calibration {
         }
     }
 
+    /// `voice` behind the channel compensation.
+    pub fn without_channel(&self, voice: &Embedding) -> Embedding {
+        self.channels.apply(voice)
+    }
+
     /// Probability, at equal priors, that test and template are the same person; and its log odds.
     pub fn confidence(&self, score: Score, net_speech_s: f32) -> (f32, f64) {
         let log_odds = self.log_odds(score, net_speech_s);

@@ -172,7 +172,18 @@ impl SpeakerModel {
     /// # Errors
     /// [`SpeakerError::NoSpeech`] below one analysis window (25 ms); [`SpeakerError::Model`] if the model fails.
     pub fn embed(&self, samples: &[f32]) -> Result<Embedding, SpeakerError> {
-        Ok(self.embed_with(samples, |_| Vec::new())?.0)
+        Ok(self.embed_with(samples, &self.lengths, |_| Vec::new())?.0)
+    }
+
+    /// [`SpeakerModel::embed`] without padding, which for a short piece takes a fraction of the time. The
+    /// calibration is not fitted to it.
+    ///
+    /// # Errors
+    /// As [`SpeakerModel::embed`].
+    pub(super) fn embed_exact(&self, samples: &[f32]) -> Result<Embedding, SpeakerError> {
+        let longest = self.lengths.last().copied().unwrap_or(0);
+        let frames = Fbank::frames_of(samples.len()).clamp(1, longest.max(1));
+        Ok(self.embed_with(samples, &[frames], |_| Vec::new())?.0)
     }
 
     /// [`SpeakerModel::embed`], and the embeddings of each second of it, from the same pass: they cost next to
@@ -182,14 +193,41 @@ impl SpeakerModel {
     /// # Errors
     /// As [`SpeakerModel::embed`].
     pub fn embed_pieces(&self, samples: &[f32]) -> Result<(Embedding, Vec<Piece>), SpeakerError> {
-        self.embed_with(samples, aside::pieces)
+        self.embed_with(samples, &self.lengths, |frames| aside::pieces(frames.len()))
     }
 
-    /// `pieces` of a number of frames are embedded beside the whole.
+    /// [`SpeakerModel::embed_pieces`], and in front of them the embeddings of `stretches` of the frames; of
+    /// such as do not lie in one window their parts in each.
+    pub(super) fn embed_pieces_and(
+        &self,
+        samples: &[f32],
+        stretches: &[Range<usize>],
+    ) -> Result<(Embedding, Vec<Piece>), SpeakerError> {
+        const LEAST: usize = 40;
+        let (voice, mut found) = self.embed_with(samples, &self.lengths, |window| {
+            let inside = stretches.iter().filter_map(|stretch| {
+                let (start, end) = (stretch.start.max(window.start), stretch.end.min(window.end));
+                (end >= start + LEAST).then(|| start - window.start..end - window.start)
+            });
+            // A stretch of exactly a second is a second.
+            let inside = inside.filter(|stretch| stretch.len() != aside::PIECE);
+            // The last second, which the others may miss by a quarter.
+            let last =
+                window.len().checked_sub(aside::PIECE).filter(|start| !start.is_multiple_of(aside::HOP));
+            let last = last.map(|start| start..window.len());
+            inside.chain(aside::pieces(window.len())).chain(last).collect()
+        })?;
+        found.sort_by_key(|(frames, _)| frames.len() == aside::PIECE);
+        Ok((voice, found))
+    }
+
+    /// Padded to one of `lengths`, or in windows of the last. `pieces` of a window of frames, counted from
+    /// its first, are embedded beside the whole.
     fn embed_with(
         &self,
         samples: &[f32],
-        pieces: impl Fn(usize) -> Vec<Range<usize>>,
+        lengths: &[usize],
+        pieces: impl Fn(Range<usize>) -> Vec<Range<usize>>,
     ) -> Result<(Embedding, Vec<Piece>), SpeakerError> {
         let samples = samples.get(..LONGEST_S * SAMPLE_RATE_HZ as usize).unwrap_or(samples);
         let mut features = self.fbank.compute(samples);
@@ -199,8 +237,8 @@ impl SpeakerModel {
         }
         let acoustics = features.acoustics();
         features.subtract_mean();
-        let fitting = self.lengths.iter().find(|length| frames <= **length);
-        let Some(&length) = fitting.or(self.lengths.last()) else { return Err(SpeakerError::NoSpeech) };
+        let fitting = lengths.iter().find(|length| frames <= **length);
+        let Some(&length) = fitting.or(lengths.last()) else { return Err(SpeakerError::NoSpeech) };
         let voice = |values: &[f32]| Embedding::normalised(values).ok_or(SpeakerError::NoSpeech);
         let (mut windows, mut found) = (Vec::new(), Vec::new());
         for start in window_starts(frames, length) {
@@ -208,7 +246,7 @@ impl SpeakerModel {
                 Padding::Mean => features.padded(start, length),
                 Padding::Wrap => features.wrapped(start, length),
             };
-            let ranges = pieces(length.min(frames - start));
+            let ranges = pieces(start..start + length.min(frames - start));
             let (whole, parts) = self.network.run(&input, &ranges).map_err(|source| {
                 SpeakerError::Model(ModelError::Run { model: MODEL_NAME.into(), source: source.into() })
             })?;

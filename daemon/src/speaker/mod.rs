@@ -4,14 +4,17 @@
 //!  sound + VAD ─▶ net speech ─▶ fbank ─▶ CAM++ ─▶ embedding ─┬─▶ enrolment ─▶ Template ─▶ vault ─▶ sealed voiceprint
 //!    (raw, not      speech.rs                                │                   │
 //!     denoised)                                              └─▶ verification ◀──┘   cohort + constants: calibration
-//!                                                                 └─▶ Verdict (+ FailureGate)
+//!                                                                 └─▶ Parts, each with its Verdict (+ FailureGate)
 //! ```
 //!
 //! Invariants:
 //! * Embeddings are compared only if model hash and front-end hash are equal; anything else is an error, not a low score.
-//! * A verdict is a function of the sound, the templates and the shipped constants: the same input gives the same verdict.
+//! * A verdict is a function of the sound, the templates and the shipped constants, and below a second of
+//!   speech of who was verified just before: the same input gives the same verdict.
 //! * Templates leave memory only sealed. Nothing here logs or prints an embedding.
-//! * Nothing is learnt from verdicts, nor from the speech of strangers: the channel is taken out by what ships.
+//! * Nothing is learnt from verdicts, nor from the speech of strangers: the channel is taken out by what
+//!   ships. The voice that was refused or verified last is held for a minute, in memory, to compare what goes
+//!   on with it.
 //! * Both enrolment and verification hear the **raw** 16 kHz sound, and all of it, wake phrase included: denoised
 //!   sound quadruples the equal error rate (docs/design/speaker.md).
 
@@ -22,16 +25,20 @@ pub mod embedding;
 pub mod enrolment;
 pub mod fbank;
 pub mod gate;
+mod hear;
 pub mod metrics;
 pub mod overlap;
 pub mod pin;
 mod repeated;
 pub mod section;
+mod segment;
+mod short;
 pub mod speech;
 pub mod template;
 pub mod trials;
 pub mod vault;
 pub mod verification;
+mod whose;
 
 #[cfg(test)]
 mod testing;
@@ -41,7 +48,9 @@ pub use calibration::{Calibration, CalibrationError};
 pub use embedding::{Embedding, ModelIdentity, SpeakerModel};
 pub use enrolment::{Enrolment, Progress, Refusal, SampleReport, Step};
 pub use gate::{FailureGate, SURELY_KNOWN};
+pub use hear::{JustHeard, Part};
 pub use overlap::OverlapModel;
+pub use short::is_known;
 pub use speech::{NetSpeech, Quality};
 pub use template::{Prototype, Template, TemplateError};
 pub use vault::{SealedVoiceprint, Vault, VaultError};

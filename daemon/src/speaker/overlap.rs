@@ -1,12 +1,14 @@
-//! Two people who speak at once, told by the segmentation network of pyannote.
+//! Two people who speak at once, and where somebody else begins, told by the segmentation network of
+//! pyannote.
 //!
 //! ```text
 //!  raw sound ─▶ windows of 10 s, shorter sound repeated ─▶ network ─▶ one of 7 classes per 16.9 ms ─▶ seconds of overlap
 //!                                                                             nobody A B C │ A+B A+C B+C
 //! ```
 //!
-//! Only people at once are looked for. The network also says when somebody else goes on alone, but misses two of five such
-//! changes and sees one in 2 of 100 people who are alone: `docs/design/speaker.md` has the tables.
+//! Of somebody who goes on alone the network misses two of five changes and sees one in 2 of 100 people who
+//! are alone (`docs/design/speaker.md`). So its changes only say where an utterance may be cut; whose a part
+//! is, voices tell.
 //!
 //! Plaquet and Bredin, "Powerset multi-class cross entropy loss for neural speaker diarization", 2023.
 
@@ -28,6 +30,8 @@ const FRAMES: usize = (WINDOW_SAMPLES - FIRST_FRAME_SAMPLES) / STEP_SAMPLES + 1;
 const CLASSES: usize = 7;
 /// Classes from here on are two people.
 const FIRST_OVERLAP: usize = 4;
+/// Frames of a turn at least: 100 ms.
+const LEAST_TURN: usize = 6;
 
 /// The segmentation network. Shared between threads; each use has its own state, which is given back afterwards.
 #[derive(Debug)]
@@ -49,25 +53,85 @@ impl OverlapModel {
     /// # Errors
     /// [`SpeakerError::Model`] if the model fails.
     pub fn overlap_s(&self, samples: &[f32]) -> Result<f32, SpeakerError> {
+        let mut frames = 0usize;
+        // Sound shorter than a window is repeated: in much silence a short noisy piece of one person is taken
+        // for two people too easily.
+        self.windows(samples, true, |_, classes| frames += classes.iter().filter(|c| is_overlap(c)).count())?;
+        Ok((frames * STEP_SAMPLES) as f32 / SAMPLE_RATE_HZ as f32)
+    }
+
+    /// The samples at which somebody else begins, rising: where the person, or the pair, that speaks changes;
+    /// in a silence its middle. The input is that of [`OverlapModel::overlap_s`].
+    ///
+    /// # Errors
+    /// [`SpeakerError::Model`] if the model fails.
+    pub fn changes(&self, samples: &[f32]) -> Result<Vec<usize>, SpeakerError> {
+        let mut changes = Vec::new();
+        // Who is A in one window is another letter in the next, so each is looked at for itself. Filled with
+        // silence: a change that is not there costs an embedding, one that is missed may cost words.
+        self.windows(samples, false, |begin, classes| {
+            let active: Vec<u8> = classes.iter().map(active).collect();
+            changes.extend(turns(&active).into_iter().map(|frame| begin + frame * STEP_SAMPLES));
+        })?;
+        Ok(changes)
+    }
+
+    /// Runs the network over windows of the sound, of which the last ends with it; `each` gets the frames
+    /// that are new and the sample at which they begin.
+    fn windows(
+        &self,
+        samples: &[f32],
+        repeat: bool,
+        mut each: impl FnMut(usize, &[[f32; CLASSES]]),
+    ) -> Result<(), SpeakerError> {
         let mut session = self.plan.session().map_err(SpeakerError::Model)?;
         let mut window = vec![0f32; WINDOW_SAMPLES];
-        let mut frames = 0usize;
         for begin in (0..samples.len()).step_by(WINDOW_SAMPLES).take(MOST_WINDOWS) {
-            // The last window ends with the sound, and sound shorter than a window is repeated: in much silence a short noisy piece of
-            // one person is taken for two people too easily.
             let end = (begin + WINDOW_SAMPLES).min(samples.len());
             let start = end.saturating_sub(WINDOW_SAMPLES);
             let part = samples.get(start..end).unwrap_or_default();
-            for (to, &sample) in window.iter_mut().zip(part.iter().cycle()) {
+            let times = if repeat { WINDOW_SAMPLES } else { part.len() };
+            for (to, &sample) in window.iter_mut().zip(part.iter().cycle().take(times)) {
                 *to = if sample.is_finite() { sample.clamp(-1.0, 1.0) } else { 0.0 };
             }
             let output = session.run(&[Input::F32(&window)]).map_err(SpeakerError::Model)?;
             let classes = output.f32(0).map_err(SpeakerError::Model)?.as_chunks::<CLASSES>().0;
-            let new = classes.iter().take(part.len() / STEP_SAMPLES).skip((begin - start) / STEP_SAMPLES);
-            frames += new.filter(|c| is_overlap(c)).count();
+            let first = (begin - start) / STEP_SAMPLES;
+            let last = (part.len() / STEP_SAMPLES).min(classes.len());
+            each(begin, classes.get(first..last).unwrap_or_default());
         }
-        Ok((frames * STEP_SAMPLES) as f32 / SAMPLE_RATE_HZ as f32)
+        Ok(())
     }
+}
+
+/// Who speaks in a frame, a bit each for A, B and C.
+fn active(classes: &[f32; CLASSES]) -> u8 {
+    const WHO: [u8; CLASSES] = [0, 1, 2, 4, 3, 5, 6];
+    let most = classes.iter().zip(WHO).max_by(|a, b| a.0.total_cmp(b.0));
+    most.map_or(0, |(_, who)| who)
+}
+
+/// The frames at which who speaks has changed; what lasts less than [`LEAST_TURN`] is no turn.
+fn turns(active: &[u8]) -> Vec<usize> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    // Who spoke last, and the end of that.
+    let mut before: Option<(u8, usize)> = None;
+    for run in active.chunk_by(|a, b| a == b) {
+        let (start, end) = (at, at + run.len());
+        at = end;
+        let who = run.first().copied().unwrap_or(0);
+        if who == 0 || run.len() < LEAST_TURN {
+            continue;
+        }
+        if let Some((last, until)) = before
+            && last != who
+        {
+            found.push(until.midpoint(start));
+        }
+        before = Some((who, end));
+    }
+    found
 }
 
 /// Whether the most likely class of a frame is one of two people.
@@ -132,5 +196,18 @@ mod tests {
         assert!(is_overlap(&[-9.0, -2.0, -9.0, -9.0, -0.1, -9.0, -9.0]));
         assert!(!is_overlap(&[-9.0, -0.1, -9.0, -9.0, -2.0, -2.0, -2.0]));
         assert!(!is_overlap(&[0.0; CLASSES]), "a tie is one person");
+    }
+
+    #[test]
+    fn a_turn_begins_where_somebody_else_goes_on_and_a_blink_is_none() {
+        let active = |runs: &[(u8, usize)]| -> Vec<u8> {
+            runs.iter().flat_map(|(who, frames)| std::iter::repeat_n(*who, *frames)).collect()
+        };
+        let found = |runs: &[(u8, usize)]| turns(&active(runs));
+        assert!(found(&[]).is_empty() && found(&[(0, 50), (1, 100), (0, 30), (1, 100)]).is_empty());
+        assert_eq!(found(&[(1, 100), (2, 100)]), [100]);
+        assert_eq!(found(&[(1, 100), (0, 20), (2, 100)]), [110], "in the middle of the silence");
+        assert!(found(&[(1, 100), (2, LEAST_TURN - 1), (1, 100)]).is_empty());
+        assert_eq!(found(&[(1, 100), (3, 20), (2, 100)]), [100, 120], "both at once are a turn of their own");
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use super::calibration::{Constants, Widening};
 use super::speech::NetSpeech;
-use super::{Calibration, SpeakerModel};
+use super::{Calibration, EnrolledVoice, OverlapModel, Prototype, SpeakerModel, Template};
 use crate::inference::ModelStore;
 use crate::testdata::shared;
 
@@ -31,6 +31,13 @@ pub fn constants() -> Constants {
 pub fn model() -> Arc<SpeakerModel> {
     static MODEL: LazyLock<Arc<SpeakerModel>> =
         LazyLock::new(|| Arc::new(SpeakerModel::load(&store()).unwrap()));
+    MODEL.clone()
+}
+
+/// One segmentation network for all tests.
+pub fn overlap() -> Arc<OverlapModel> {
+    static MODEL: LazyLock<Arc<OverlapModel>> =
+        LazyLock::new(|| Arc::new(OverlapModel::load(&store()).unwrap()));
     MODEL.clone()
 }
 
@@ -75,4 +82,48 @@ fn decode(path: &Path) -> Vec<f32> {
         samples.extend_from_slice(&block);
     }
     samples
+}
+
+/// A reader, of whom the first 6 s enrol.
+pub struct Person {
+    samples: Vec<f32>,
+    speech: Vec<f32>,
+}
+
+/// What a reader says.
+pub struct Said {
+    pub samples: Vec<f32>,
+    pub speech: Vec<f32>,
+}
+
+const ENROLLED_FRAMES: usize = 600;
+
+/// Three readers.
+pub fn three_people() -> Option<[Person; 3]> {
+    let person = |name: &str| {
+        let (samples, speech) = recording(&format!("audio/librispeech_train_clean_1each/{name}.flac"))?;
+        Some(Person { samples, speech })
+    };
+    Some([person("103-1240-0000")?, person("1069-133699-0000")?, person("1040-133433-0000")?])
+}
+
+impl Person {
+    pub fn enrolled(&self, user_id: &str) -> EnrolledVoice {
+        let net = NetSpeech::of(&self.samples[..ENROLLED_FRAMES * 160], &self.speech[..ENROLLED_FRAMES]);
+        let prototype = Prototype { embedding: model().embed_net(&net).unwrap(), quality: net.quality };
+        EnrolledVoice {
+            user_id: user_id.into(),
+            user_name: user_id.to_uppercase(),
+            template: Template::new(model().identity().clone(), vec![prototype]).unwrap(),
+            threshold: None,
+        }
+    }
+
+    /// So many frames behind the enrolment, from frame `from` on.
+    pub fn says(&self, from: usize, frames: usize) -> Said {
+        let from = ENROLLED_FRAMES + 20 + from;
+        let frames = from..from + frames;
+        let samples = self.samples[frames.start * 160..frames.end * 160].to_vec();
+        Said { samples, speech: self.speech[frames].to_vec() }
+    }
 }

@@ -2,10 +2,10 @@
 //!
 //! ```text
 //!  nobody enrolled ──────────────────────────────▶ NotEnrolled
-//!  net speech < 1 s ─────────────────────────────▶ TooShort
+//!  net speech < 0.5 s, or < 1 s and not sure ────▶ TooShort (short.rs)
 //!  best P ≥ its threshold ─ second best likely too ▶ Ambiguous
 //!                         ├ two people at once ──▶ MultipleSpeakers (if it is to be refused)
-//!                         ├ another goes on alone ▶ MultipleSpeakers, or Verified and what is their own
+//!                         ├ another goes on alone ▶ MultipleSpeakers, or a verdict for each part (hear.rs)
 //!                         └ else ────────────────▶ Verified
 //!  best P ≥ 0.5 ─────────────────────────────────▶ Uncertain
 //!  else ─────────────────────────────────────────▶ Rejected
@@ -13,23 +13,27 @@
 //!
 //! [`Verifier::first_look`] decides while somebody still speaks, and only what is certain then: that it is nobody enrolled.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use super::SpeakerError;
-use super::aside::{Aside, Scored};
-use super::calibration::{Calibration, of_overdriven, sigmoid};
+use super::aside::Scored;
+use super::calibration::{Calibration, Differs, of_overdriven, sigmoid};
 use super::embedding::{Embedding, Piece, SpeakerModel};
+use super::hear::Part;
 use super::overlap::{LEAST_OVERLAP_S, OverlapModel};
 use super::speech::{NetSpeech, Quality};
 use super::template::Template;
 
 /// The default bar: a probability, not a cosine.
 pub const DEFAULT_THRESHOLD: f32 = 0.85;
-/// Net speech below which no verdict is given: the shortest length the calibration was fitted and tested at.
+/// Net speech below which a higher bar counts: the shortest length the calibration was fitted and tested at.
 pub const LEAST_NET_SPEECH_S: f32 = 1.0;
 /// Below this a voice is surely a stranger's after two seconds; every threshold that can be set is far above.
 /// `docs/design/speaker.md` has the table that it was chosen by.
 pub const SURELY_A_STRANGER: f32 = 0.01;
+/// Difference of band or effort from which a first look leaves the verdict to the whole utterance.
+const EXPLAINED_FROM: f32 = 0.5;
 /// Net speech, in seconds, that a first look needs at least.
 const FIRST_LOOK_S: f32 = 1.9;
 /// From here up to the threshold a voice is `Uncertain`: as likely the person as not.
@@ -63,8 +67,8 @@ pub enum Verdict {
         confidence: f32,
         score: f32,
         net_speech_s: f32,
-        /// Somebody else was heard as well, and what is not theirs ([`SecondVoice::Cut`]).
-        aside: Option<Aside>,
+        /// Seconds of somebody else beside them; what is theirs stands in [`super::Part`].
+        other_s: Option<f32>,
     },
     /// More likely than not the named user, but not enough.
     Uncertain {
@@ -123,7 +127,7 @@ impl Verdict {
     /// Seconds of somebody else beside an enrolled voice, if any were found.
     pub fn other_s(&self) -> Option<f32> {
         match self {
-            Self::Verified { aside, .. } => aside.as_ref().map(|aside| aside.other_s),
+            Self::Verified { other_s, .. } => *other_s,
             Self::MultipleSpeakers { other_s, .. } => Some(*other_s),
             _ => None,
         }
@@ -160,17 +164,26 @@ impl SecondVoice {
 #[derive(Debug, Clone)]
 pub struct Verifier {
     model: Arc<SpeakerModel>,
-    calibration: Arc<Calibration>,
-    second: SecondVoice,
+    pub(super) calibration: Arc<Calibration>,
+    pub(super) second: SecondVoice,
     overlap: Option<Arc<OverlapModel>>,
+    pub(super) turns: Option<Arc<OverlapModel>>,
 }
 
 /// One enrolled voice against one utterance.
-struct Candidate<'a> {
-    voice: &'a EnrolledVoice,
-    confidence: f32,
-    log_odds: f64,
-    score: f32,
+pub(super) struct Candidate<'a> {
+    pub(super) voice: &'a EnrolledVoice,
+    pub(super) confidence: f32,
+    pub(super) log_odds: f64,
+    pub(super) score: f32,
+    differs: Differs,
+}
+
+impl Candidate<'_> {
+    /// Whether another band or a raised voice may explain a low score.
+    fn explained(&self) -> bool {
+        self.differs.band.max(self.differs.effort) >= EXPLAINED_FROM
+    }
 }
 
 impl Verifier {
@@ -180,12 +193,18 @@ impl Verifier {
         if model.identity() != calibration.identity() {
             return Err(SpeakerError::OtherCalibration);
         }
-        Ok(Self { model, calibration: Arc::new(calibration), second: SecondVoice::default(), overlap: None })
+        let calibration = Arc::new(calibration);
+        Ok(Self { model, calibration, second: SecondVoice::default(), overlap: None, turns: None })
+    }
+
+    /// Hears where somebody else goes on.
+    pub fn hearing_turns(self, model: Arc<OverlapModel>) -> Self {
+        Self { turns: Some(model), ..self }
     }
 
     /// Refuses utterances in which two people speak at once.
-    pub fn refusing_overlap(self, model: OverlapModel) -> Self {
-        Self { overlap: Some(Arc::new(model)), ..self }
+    pub fn refusing_overlap(self, model: Arc<OverlapModel>) -> Self {
+        Self { overlap: Some(model), ..self }
     }
 
     /// What becomes of somebody else who goes on alone.
@@ -205,8 +224,9 @@ impl Verifier {
         (score.normalised, confidence, log_odds)
     }
 
-    /// Whose voice `samples` is: 16 kHz mono in [-1, 1], raw, with a VAD probability per 10 ms frame in `speech`.
-    /// `threshold` applies to users without their own.
+    /// Whose voice `samples` is: 16 kHz mono in [-1, 1], raw, with a VAD probability per 10 ms frame in
+    /// `speech`; of several who are verified, whose there is most of. `threshold` applies to users without
+    /// their own.
     ///
     /// # Errors
     /// [`SpeakerError::OtherModel`] if every enrolled voice is of another model; such ones among others are not compared
@@ -218,32 +238,12 @@ impl Verifier {
         enrolled: &[EnrolledVoice],
         threshold: f32,
     ) -> Result<Verdict, SpeakerError> {
-        let (usable, stale) = self.comparable(enrolled);
-        for voice in &stale {
-            log::warn!(
-                user_id = voice.user_id.as_str();
-                "the voice of {} was enrolled with another speaker model and is not compared; enrol it again",
-                voice.user_name
-            );
-        }
-        if usable.is_empty() {
-            return match stale.first() {
-                None => Ok(Verdict::NotEnrolled),
-                Some(voice) => Err(SpeakerError::OtherModel { user: voice.user_name.clone() }),
-            };
-        }
-        let net = NetSpeech::of(samples, speech);
-        let net_speech_s = net.quality.net_speech_s;
-        if net_speech_s < LEAST_NET_SPEECH_S {
-            return Ok(Verdict::TooShort { net_speech_s });
-        }
-        let (test, pieces) = self.model.embed_pieces(&net.samples)?;
-        let candidates = self.candidates(&test, net.quality, usable);
-        let verdict = decide(&candidates, threshold, net_speech_s);
-        match candidates.first() {
-            Some(best) => self.alone(verdict, &best.voice.template, &pieces, &net, samples),
-            None => Ok(verdict),
-        }
+        let parts = self.hear(samples, speech, enrolled, threshold, None)?.into_iter();
+        let known = |part: &Part| matches!(part.verdict, Verdict::Verified { .. });
+        let most = parts.max_by(|a, b| {
+            (known(a), a.speech_s).partial_cmp(&(known(b), b.speech_s)).unwrap_or(Ordering::Equal)
+        });
+        Ok(most.map_or(Verdict::NotEnrolled, |part| part.verdict))
     }
 
     /// What is certain of an utterance that still goes on (arguments as for [`Verifier::verify`]): nobody is enrolled, or the
@@ -256,23 +256,49 @@ impl Verifier {
         samples: &[f32],
         speech: &[f32],
         enrolled: &[EnrolledVoice],
-    ) -> Result<Option<Verdict>, SpeakerError> {
+    ) -> Result<Option<Part>, SpeakerError> {
         let (usable, stale) = self.comparable(enrolled);
         if usable.is_empty() {
-            return Ok(stale.is_empty().then_some(Verdict::NotEnrolled));
+            return Ok(stale.is_empty().then(|| Part::whole(Verdict::NotEnrolled, 0.0, None)));
         }
         let net = NetSpeech::of(samples, speech);
         let net_speech_s = net.quality.net_speech_s;
         if net_speech_s < FIRST_LOOK_S {
             return Ok(None);
         }
-        let candidates = self.candidates(&self.model.embed_net(&net)?, net.quality, usable);
-        let best = candidates.first().filter(|best| best.confidence < SURELY_A_STRANGER);
-        Ok(best.map(|best| Verdict::Rejected {
-            confidence: best.confidence,
-            score: best.score,
-            net_speech_s,
-        }))
+        let (voice, pieces) = self.pieces(&net)?;
+        let candidates = self.candidates(&voice, net.quality, &usable);
+        let Some(best) = candidates.first().filter(|best| best.confidence < SURELY_A_STRANGER) else {
+            return Ok(None);
+        };
+        // Somebody enrolled may have begun meanwhile, or sound otherwise than when they enrolled.
+        if candidates.iter().any(|c| c.explained()) || self.several(&candidates, &pieces) {
+            return Ok(None);
+        }
+        let (confidence, score) = (best.confidence, best.score);
+        let verdict = Verdict::Rejected { confidence, score, net_speech_s };
+        Ok(Some(Part::whole(verdict, net_speech_s, Some(voice))))
+    }
+
+    /// The voices that can be compared, none if nobody is enrolled; the others are named in the log.
+    pub(super) fn usable<'a>(
+        &self,
+        enrolled: &'a [EnrolledVoice],
+    ) -> Result<Vec<&'a EnrolledVoice>, SpeakerError> {
+        let (usable, stale) = self.comparable(enrolled);
+        for voice in &stale {
+            log::warn!(
+                user_id = voice.user_id.as_str();
+                "the voice of {} was enrolled with another speaker model and is not compared; enrol it again",
+                voice.user_name
+            );
+        }
+        match stale.first() {
+            Some(voice) if usable.is_empty() => {
+                Err(SpeakerError::OtherModel { user: voice.user_name.clone() })
+            }
+            _ => Ok(usable),
+        }
     }
 
     /// The voices that were enrolled with this model and front end, and the others.
@@ -284,20 +310,21 @@ impl Verifier {
     }
 
     /// Every one of `voices` against the voice of speech of this `quality`, the likeliest first.
-    fn candidates<'a>(
+    pub(super) fn candidates<'a>(
         &self,
         test: &Embedding,
         quality: Quality,
-        voices: Vec<&'a EnrolledVoice>,
+        voices: &[&'a EnrolledVoice],
     ) -> Vec<Candidate<'a>> {
         let impostors = self.calibration.impostors(test);
         let mut candidates: Vec<Candidate<'a>> = voices
-            .into_iter()
-            .map(|voice| {
+            .iter()
+            .map(|&voice| {
                 let score = self.calibration.score(test, impostors, &voice.template);
                 let log_odds = self.calibration.log_odds(score, quality.net_speech_s);
                 let log_odds = of_overdriven(log_odds, quality.clipped);
-                Candidate { voice, confidence: sigmoid(log_odds), log_odds, score: score.normalised }
+                let (confidence, differs) = (sigmoid(log_odds), score.differs);
+                Candidate { voice, confidence, log_odds, score: score.normalised, differs }
             })
             .collect();
         // Ties by id, so that the order in which voices were read does not matter.
@@ -307,46 +334,22 @@ impl Verifier {
         candidates
     }
 
-    /// The verdict, unless it is verified and somebody else speaks too. Nobody else is looked for where nobody is verified: such an
-    /// utterance is not answered anyway. `template` is the likeliest person's; `pieces` are those of the net speech.
-    fn alone(
-        &self,
-        mut verdict: Verdict,
-        template: &Template,
-        pieces: &[Piece],
-        net: &NetSpeech,
-        samples: &[f32],
-    ) -> Result<Verdict, SpeakerError> {
-        let Verdict::Verified { confidence, net_speech_s, aside, .. } = &mut verdict else {
-            return Ok(verdict);
-        };
-        let (confidence, net_speech_s) = (*confidence, *net_speech_s);
-        let several = |other_s| Verdict::MultipleSpeakers { confidence, net_speech_s, other_s };
-        if self.second != SecondVoice::Answer
-            && let Some(found) = Aside::of(&self.scored(template, pieces), net, samples.len())
-        {
-            if self.second == SecondVoice::Refuse {
-                return Ok(several(found.other_s));
-            }
-            *aside = Some(found);
-        }
-        match self.overlap.as_ref().map(|overlap| overlap.overlap_s(samples)).transpose()? {
-            Some(overlap_s) if overlap_s >= LEAST_OVERLAP_S => Ok(several(overlap_s)),
-            _ => Ok(verdict),
-        }
+    /// Seconds of two people at once in `samples`, if they are to be refused and there are enough of them.
+    pub(super) fn overlap_s(&self, samples: &[f32]) -> Result<Option<f32>, SpeakerError> {
+        let overlap_s = self.overlap.as_ref().map(|overlap| overlap.overlap_s(samples)).transpose()?;
+        Ok(overlap_s.filter(|overlap_s| *overlap_s >= LEAST_OVERLAP_S))
+    }
+
+    /// Cosine of two voices behind the channel compensation.
+    pub(super) fn likeness(&self, one: &Embedding, other: &Embedding) -> f32 {
+        self.calibration.without_channel(one).cosine(&self.calibration.without_channel(other))
     }
 
     /// How each of `pieces` scores against `template`.
-    fn scored(&self, template: &Template, pieces: &[Piece]) -> Vec<Scored> {
+    pub(super) fn scored(&self, template: &Template, pieces: &[Piece]) -> Vec<Scored> {
         let score =
             |voice| self.calibration.score(voice, self.calibration.impostors(voice), template).normalised;
-        let scored: Vec<_> = pieces
-            .iter()
-            .map(|(frames, voice)| Scored { frames: frames.clone(), score: score(voice) })
-            .collect();
-        let lowest = scored.iter().map(|piece| piece.score).fold(f32::INFINITY, f32::min);
-        log::debug!("the second of it that is least like the person's voice has {lowest:.1}");
-        scored
+        pieces.iter().map(|(frames, voice)| Scored { frames: frames.clone(), score: score(voice) }).collect()
     }
 
     /// Probability, at equal priors, that two templates are of one person. It does not matter which is which; 0 where they
@@ -360,7 +363,7 @@ impl Verifier {
     }
 }
 
-fn decide(candidates: &[Candidate<'_>], threshold: f32, net_speech_s: f32) -> Verdict {
+pub(super) fn decide(candidates: &[Candidate<'_>], threshold: f32, net_speech_s: f32) -> Verdict {
     let Some(best) = candidates.first() else { return Verdict::NotEnrolled };
     let (confidence, score) = (best.confidence, best.score);
     let user_name = best.voice.user_name.clone();
@@ -372,7 +375,7 @@ fn decide(candidates: &[Candidate<'_>], threshold: f32, net_speech_s: f32) -> Ve
             return Verdict::Ambiguous { confidence, net_speech_s };
         }
         let user_id = best.voice.user_id.clone();
-        return Verdict::Verified { user_id, user_name, confidence, score, net_speech_s, aside: None };
+        return Verdict::Verified { user_id, user_name, confidence, score, net_speech_s, other_s: None };
     }
     if confidence >= UNCERTAIN_FROM {
         return Verdict::Uncertain { user_name, confidence, score, net_speech_s };
@@ -447,7 +450,7 @@ mod tests {
         let (Some(ann), Some((other, _))) = (enrolled(0, "ann"), reading(2)) else { return };
         let (mut samples, speech) = reading(0).unwrap();
         let (samples, speech) = (&mut samples[70_400..134_400], &speech[440..840]);
-        let strict = verifier().refusing_overlap(OverlapModel::load(&testing::store()).unwrap());
+        let strict = verifier().refusing_overlap(testing::overlap());
         let enrolled = std::slice::from_ref(&ann);
         let alone = strict.verify(samples, speech, enrolled, DEFAULT_THRESHOLD).unwrap();
         assert!(matches!(alone, Verdict::Verified { .. }), "{alone:?}");
@@ -463,45 +466,12 @@ mod tests {
     }
 
     #[test]
-    fn somebody_who_goes_on_alone_is_cut_off_refused_or_answered() {
-        let (Some(ann), Some((other, other_speech))) = (enrolled(0, "ann"), reading(2)) else { return };
-        let (own, own_speech) = reading(0).unwrap();
-        let enrolled = std::slice::from_ref(&ann);
-        let second = |what, sound: &[f32], speech: &[f32]| {
-            verifier().with_second_voice(what).verify(sound, speech, enrolled, DEFAULT_THRESHOLD).unwrap()
-        };
-        let hers = (&own[70_400..118_400], &own_speech[440..740]);
-        let theirs = (&other[..32_000], &other_speech[..200]);
-        let behind = ([hers.0, theirs.0].concat(), [hers.1, theirs.1].concat());
-        let before = ([theirs.0, hers.0].concat(), [theirs.1, hers.1].concat());
-        for ((sound, speech), hers) in [(behind, 0..48_000), (before, 32_000..80_000)] {
-            let verdict = second(SecondVoice::Cut, &sound, &speech);
-            let Verdict::Verified { aside: Some(aside), .. } = &verdict else { panic!("{verdict:?}") };
-            let [part] = &aside.own[..] else { panic!("{aside:?}") };
-            assert!(
-                part.start.abs_diff(hers.start) < 8_000 && part.end.abs_diff(hers.end) < 8_000,
-                "{aside:?}"
-            );
-            let verdict = second(SecondVoice::Refuse, &sound, &speech);
-            assert!(
-                matches!(verdict, Verdict::MultipleSpeakers { other_s, .. } if other_s > 1.0),
-                "{verdict:?}"
-            );
-            assert!(!verdict.is_failure());
-            let verdict = second(SecondVoice::Answer, &sound, &speech);
-            assert!(matches!(verdict, Verdict::Verified { aside: None, .. }), "{verdict:?}");
-        }
-        let alone = second(SecondVoice::Refuse, hers.0, hers.1);
-        assert!(matches!(alone, Verdict::Verified { .. }), "{alone:?}");
-    }
-
-    #[test]
     fn a_first_look_is_certain_of_strangers_alone() {
         let (Some(ann), Some((samples, speech))) = (enrolled(0, "ann"), reading(2)) else { return };
         let (own, own_speech) = reading(0).unwrap();
         let look = |samples: &[f32], speech: &[f32], frames: usize, enrolled: &[EnrolledVoice]| {
             let part = (&samples[70_400..70_400 + frames * 160], &speech[440..440 + frames]);
-            verifier().first_look(part.0, part.1, enrolled).unwrap()
+            verifier().first_look(part.0, part.1, enrolled).unwrap().map(|part| part.verdict)
         };
         let one = std::slice::from_ref(&ann);
         let stranger = look(&samples, &speech, 300, one);

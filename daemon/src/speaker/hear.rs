@@ -1,0 +1,454 @@
+//! Whose voices an utterance holds, and what of it is whose.
+//!
+//! ```text
+//!  utterance ─▶ one embedding of all, and of each second of it
+//!                 ├ all alike, or nobody enrolled is in it ──────────────▶ one part: the verdict of the whole
+//!                 └ not alike ─▶ units (segment.rs) ─▶ an embedding each
+//!                        ─▶ whose: like the template, and like the rest of what is theirs
+//!                        ─▶ one verdict for all units of a person ───────▶ a part for each person, and one for what is left
+//! ```
+//!
+//! Invariants: the parts of an utterance do not overlap; of what is left, and of a part that is not verified,
+//! no sound leaves this module; a unit that is as likely somebody else's is left.
+
+use std::ops::Range;
+
+use super::SpeakerError;
+use super::aside;
+use super::embedding::{Embedding, Piece};
+use super::segment::{self, LEAST_UNIT, Unit};
+use super::short::{LEAST_SHORT_S, of_short};
+use super::speech::{NetSpeech, Quality};
+use super::verification::{
+    Candidate, EnrolledVoice, LEAST_NET_SPEECH_S, SecondVoice, Verdict, Verifier, decide,
+};
+use super::whose::{Heard, LEAST_LEFT_S, UnitScore, assign, left};
+use crate::units::{FRAME_SAMPLES, SAMPLE_RATE_HZ};
+
+/// What one person says in an utterance, or what nobody who is known says.
+#[derive(Debug, Clone)]
+pub struct Part {
+    pub verdict: Verdict,
+    /// Where, in samples of the utterance, rising; `None`: all of it.
+    pub own: Option<Vec<Range<usize>>>,
+    pub speech_s: f32,
+    /// Only in memory, and never of use but for comparing it with what is said next.
+    pub(super) voice: Option<Embedding>,
+}
+
+impl Part {
+    pub(super) fn whole(verdict: Verdict, speech_s: f32, voice: Option<Embedding>) -> Self {
+        Self { verdict, own: None, speech_s, voice }
+    }
+
+    /// Whether both are of one person, as far as two utterances before one microphone tell.
+    pub fn same_voice(&self, other: &Self) -> bool {
+        match (&self.voice, &other.voice) {
+            (Some(one), Some(other)) => one.cosine(other) >= SAME_VOICE,
+            _ => false,
+        }
+    }
+
+    /// What the next utterance may be compared with, if this one is verified by enough speech.
+    pub fn just_heard(&self) -> Option<JustHeard> {
+        let Verdict::Verified { user_id, net_speech_s, .. } = &self.verdict else { return None };
+        let voice = self.voice.clone().filter(|_| *net_speech_s >= LEAST_NET_SPEECH_S)?;
+        Some(JustHeard { user_id: user_id.clone(), voice })
+    }
+
+    /// The person's own sound of an utterance, from sample `from` on.
+    pub fn sound(&self, samples: &[f32], from: usize) -> Vec<f32> {
+        match &self.own {
+            None => samples.get(from..).unwrap_or_default().to_vec(),
+            Some(own) => {
+                let parts = own.iter().filter_map(|own| samples.get(own.start.max(from)..own.end));
+                parts.collect::<Vec<_>>().concat()
+            }
+        }
+    }
+}
+
+/// Somebody who was verified just before. Only in memory.
+#[derive(Debug, Clone)]
+pub struct JustHeard {
+    pub(super) user_id: String,
+    pub(super) voice: Embedding,
+}
+
+/// Cosine from which two utterances before one microphone are taken for one person's.
+const SAME_VOICE: f32 = 0.45;
+
+/// An utterance, and whom it is compared with.
+struct Uttered<'a> {
+    net: &'a NetSpeech,
+    samples: &'a [f32],
+    enrolled: &'a [&'a EnrolledVoice],
+    threshold: f32,
+}
+
+/// Voices of pieces of an utterance, from the same pass as that of the whole.
+pub(super) struct Pieces {
+    seconds: Vec<Piece>,
+    /// Between two pauses.
+    stretches: Vec<Piece>,
+}
+
+/// A second of an utterance that is this unlike the likeliest person, in deviations above impostors, may be
+/// somebody else's.
+const UNLIKE: f32 = 5.0;
+/// So may one that is this much less like them than another second.
+const LESS_LIKE: f32 = 4.0;
+/// The same for a stretch between two pauses, which may be shorter.
+const UNLIKE_STRETCH: f32 = 3.0;
+/// How much of the beginning and of the end is looked at besides, in frames: 0.7 s.
+const EDGE: usize = 70;
+/// From here on a second may be an enrolled person's though the whole is not.
+const MAY_BE_KNOWN: f32 = 2.5;
+impl Verifier {
+    /// Whose voices `samples` hold: 16 kHz mono in [-1, 1], raw, with a VAD probability per 10 ms frame in
+    /// `speech`. `threshold` applies to users without their own, `just` is who was verified just before. In
+    /// the order in which the parts begin; never empty.
+    ///
+    /// # Errors
+    /// As [`Verifier::verify`].
+    pub fn hear(
+        &self,
+        samples: &[f32],
+        speech: &[f32],
+        enrolled: &[EnrolledVoice],
+        threshold: f32,
+        just: Option<&JustHeard>,
+    ) -> Result<Vec<Part>, SpeakerError> {
+        let usable = self.usable(enrolled)?;
+        if usable.is_empty() {
+            return Ok(vec![Part::whole(Verdict::NotEnrolled, 0.0, None)]);
+        }
+        let net = NetSpeech::of(samples, speech);
+        let net_speech_s = net.quality.net_speech_s;
+        if net_speech_s < LEAST_NET_SPEECH_S {
+            return Ok(vec![self.short(&net, &usable, threshold, just)?]);
+        }
+        let (test, pieces) = self.pieces(&net)?;
+        let candidates = self.candidates(&test, net.quality, &usable);
+        let verdict = decide(&candidates, threshold, net_speech_s);
+        let mut parts = None;
+        if self.second != SecondVoice::Answer && self.several(&candidates, &pieces) {
+            let best = candidates.first().map(|best| self.scored(&best.voice.template, &pieces.seconds));
+            let changes = aside::crossings(&best.unwrap_or_default(), &net);
+            let uttered = Uttered { net: &net, samples, enrolled: &usable, threshold };
+            parts = self.parts(&uttered, &verdict, changes)?;
+        }
+        let parts = parts.unwrap_or_else(|| vec![Part::whole(verdict, net_speech_s, Some(test))]);
+        self.refused(parts, samples)
+    }
+
+    /// The voice of all of it, and of each second and each stretch between pauses.
+    pub(super) fn pieces(&self, net: &NetSpeech) -> Result<(Embedding, Pieces), SpeakerError> {
+        let frames = net.frames.len();
+        let stretches = segment::units(net, &[]).into_iter().map(|unit| unit.frames);
+        // A short second voice is mostly at one of the ends, and need not have a pause before it.
+        let ends = [0..EDGE.min(frames), frames.saturating_sub(EDGE)..frames];
+        let stretches: Vec<_> = stretches.chain(ends).collect();
+        let (test, mut all) = self.model().embed_pieces_and(&net.samples, &stretches)?;
+        let seconds =
+            all.split_off(all.iter().take_while(|(frames, _)| frames.len() != aside::PIECE).count());
+        Ok((test, Pieces { seconds, stretches: all }))
+    }
+
+    /// `parts`, unless somebody is verified and the owner wants no second voice beside them.
+    fn refused(&self, parts: Vec<Part>, samples: &[f32]) -> Result<Vec<Part>, SpeakerError> {
+        let verified = |part: &&Part| matches!(part.verdict, Verdict::Verified { .. });
+        let Some(part) = parts.iter().find(verified) else { return Ok(parts) };
+        let confidence = part.verdict.confidence().unwrap_or_default();
+        let mut other_s = part.verdict.other_s().filter(|_| self.second == SecondVoice::Refuse);
+        if other_s.is_none() {
+            other_s = self.overlap_s(samples)?;
+        }
+        let Some(other_s) = other_s else { return Ok(parts) };
+        let net_speech_s = parts.iter().map(|part| part.speech_s).sum();
+        let verdict = Verdict::MultipleSpeakers { confidence, net_speech_s, other_s };
+        Ok(vec![Part::whole(verdict, net_speech_s, None)])
+    }
+
+    /// Whether an utterance may hold more than one voice, or another than its most; errs on the side of
+    /// looking.
+    pub(super) fn several(&self, candidates: &[Candidate<'_>], pieces: &Pieces) -> bool {
+        let Some(best) = candidates.first() else { return false };
+        let range = |scores: &mut dyn Iterator<Item = f32>| {
+            scores.fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), s| (low.min(s), high.max(s)))
+        };
+        let own = self.scored(&best.voice.template, &pieces.seconds);
+        let (low, high) = range(&mut own.iter().map(|piece| piece.score));
+        if best.log_odds < 0.0 {
+            // Nobody is verified by all of it: is there somebody in a part of it?
+            let of_all = candidates.iter().map(|one| {
+                let scored = self.scored(&one.voice.template, &pieces.seconds);
+                range(&mut scored.iter().map(|piece| piece.score)).1
+            });
+            return of_all.fold(f32::NEG_INFINITY, f32::max) >= MAY_BE_KNOWN;
+        }
+        let stretches = self.scored(&best.voice.template, &pieces.stretches);
+        let (low_stretch, _) = range(&mut stretches.iter().map(|piece| piece.score));
+        low < UNLIKE || high - low > LESS_LIKE || low_stretch < UNLIKE_STRETCH
+    }
+
+    /// The parts of an utterance in which more than one voice may be; `None` if all of it is one.
+    fn parts(
+        &self,
+        uttered: &Uttered<'_>,
+        whole: &Verdict,
+        changes: Vec<usize>,
+    ) -> Result<Option<Vec<Part>>, SpeakerError> {
+        let heard = self.units(uttered, changes)?;
+        let units: Vec<Unit> = heard.iter().map(|h| h.unit.clone()).collect();
+        let (whose, margins) = assign(&heard, uttered.enrolled.len());
+        let mut parts = Vec::new();
+        for person in 0..uttered.enrolled.len() {
+            let own: Vec<bool> = whose.iter().map(|who| *who == Some(person)).collect();
+            if own.iter().any(|own| *own)
+                && let Some(part) = self.part(uttered, &units, &own)?
+            {
+                parts.push(part);
+            }
+        }
+        let verified = |part: &Part| matches!(part.verdict, Verdict::Verified { .. });
+        let left_s: f32 =
+            heard.iter().zip(&whose).filter(|(_, who)| who.is_none()).map(|(h, _)| h.net_s).sum();
+        let alone = parts.len() == 1 && left_s < LEAST_LEFT_S;
+        let surely_other = heard.iter().zip(&margins).any(|(h, margin)| h.voice.is_some() && *margin < -0.5);
+        let told_apart = parts.iter().any(verified)
+            || (matches!(whole, Verdict::Verified { .. }) && !parts.is_empty() && surely_other);
+        if alone || !told_apart {
+            return Ok(None);
+        }
+        parts.extend(left(&heard, &whose, uttered.net));
+        let first = |part: &Part| part.own.as_ref().and_then(|own| own.first()).map_or(0, |own| own.start);
+        parts.sort_by_key(first);
+        let all_s: f32 = parts.iter().map(|part| part.speech_s).sum();
+        for part in &mut parts {
+            let others_s = all_s - part.speech_s;
+            if let Verdict::Verified { other_s, .. } = &mut part.verdict
+                && others_s > 0.0
+            {
+                *other_s = Some(others_s);
+            }
+        }
+        Ok(Some(parts))
+    }
+
+    /// What one person says in the units that are `own`.
+    fn part(
+        &self,
+        uttered: &Uttered<'_>,
+        units: &[Unit],
+        own: &[bool],
+    ) -> Result<Option<Part>, SpeakerError> {
+        let Uttered { net, samples, enrolled, threshold } = *uttered;
+        let speech = segment::own_speech(net, units, own);
+        let net_speech_s = speech.len() as f32 / SAMPLE_RATE_HZ as f32;
+        let sound = segment::own_sound(net, units, own, samples.len());
+        if sound.is_empty() || net_speech_s < LEAST_SHORT_S {
+            return Ok(None);
+        }
+        let quality = Quality { net_speech_s, ..net.quality };
+        let voice = self.model().embed(&speech)?;
+        let candidates = self.candidates(&voice, quality, enrolled);
+        let verdict = if net_speech_s < LEAST_NET_SPEECH_S {
+            of_short(&candidates, threshold, net_speech_s)
+        } else {
+            decide(&candidates, threshold, net_speech_s)
+        };
+        Ok(Some(Part { verdict, own: Some(sound), speech_s: net_speech_s, voice: Some(voice) }))
+    }
+
+    /// Cuts an utterance into units and embeds each that is long enough. `changes` are where its seconds tell
+    /// of somebody else, in samples.
+    fn units(&self, uttered: &Uttered<'_>, mut changes: Vec<usize>) -> Result<Vec<Heard>, SpeakerError> {
+        let Uttered { net, samples, enrolled, .. } = *uttered;
+        if let Some(turns) = &self.turns {
+            changes.extend(turns.changes(samples)?);
+        }
+        let mut changes: Vec<usize> = changes.into_iter().map(|at| segment::net_frame(net, at)).collect();
+        changes.sort_unstable();
+        let units = segment::units(net, &changes);
+        units.into_iter().map(|unit| self.embedded(unit, net, enrolled)).collect()
+    }
+
+    fn embedded(
+        &self,
+        unit: Unit,
+        net: &NetSpeech,
+        enrolled: &[&EnrolledVoice],
+    ) -> Result<Heard, SpeakerError> {
+        let net_s = (unit.frames.len() * FRAME_SAMPLES) as f32 / SAMPLE_RATE_HZ as f32;
+        if unit.frames.len() < LEAST_UNIT {
+            return Ok(Heard { unit, voice: None, net_s, scores: Vec::new() });
+        }
+        let sound = net.samples.get(unit.frames.start * FRAME_SAMPLES..unit.frames.end * FRAME_SAMPLES);
+        let voice = self.model().embed_exact(sound.unwrap_or_default())?;
+        let quality = Quality { net_speech_s: net_s, ..net.quality };
+        let of = |person: &&EnrolledVoice| {
+            let odds = self.candidates(&voice, quality, &[*person]);
+            let cosine = self
+                .calibration
+                .without_channel(&voice)
+                .cosine(&self.calibration.without_channel(person.template.centroid()));
+            UnitScore { log_odds: odds.first().map_or(f64::NEG_INFINITY, |c| c.log_odds), cosine }
+        };
+        let scores = enrolled.iter().map(of).collect();
+        Ok(Heard { unit, voice: Some(self.calibration.without_channel(&voice)), net_s, scores })
+    }
+}
+
+#[cfg(test)]
+impl Part {
+    /// A voice made of `seed`, refused.
+    pub(crate) fn rejected_of(seed: u8) -> Self {
+        Self::whole(
+            Verdict::Rejected { confidence: 0.1, score: 0.0, net_speech_s: 2.0 },
+            2.0,
+            Some(voice_of(seed)),
+        )
+    }
+
+    /// The same, verified by so much speech.
+    pub(crate) fn verified_of(seed: u8, net_speech_s: f32) -> Self {
+        let name = seed.to_string();
+        let verdict = Verdict::Verified {
+            user_id: name.clone(),
+            user_name: name,
+            confidence: 0.99,
+            score: 8.0,
+            net_speech_s,
+            other_s: None,
+        };
+        Self::whole(verdict, net_speech_s, Some(voice_of(seed)))
+    }
+}
+
+#[cfg(test)]
+fn voice_of(seed: u8) -> Embedding {
+    let at = |k: usize| if k % 7 == usize::from(seed) { 1.0 } else { 0.0 };
+    Embedding::normalised(&(0..super::embedding::DIMENSIONS).map(at).collect::<Vec<f32>>())
+        .unwrap_or_else(|| unreachable!())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::speaker::testing;
+    use crate::speaker::verification::DEFAULT_THRESHOLD;
+
+    fn verifier(second: SecondVoice) -> Verifier {
+        let verifier = Verifier::new(testing::model(), testing::calibration()).unwrap();
+        verifier.with_second_voice(second).hearing_turns(testing::overlap())
+    }
+
+    /// Who is verified, and how many frames of the speech of each of `said` they are given; and how many
+    /// parts were dropped.
+    fn heard(said: &[&testing::Said], enrolled: &[EnrolledVoice]) -> (Vec<(String, Vec<usize>)>, usize) {
+        let samples = said.iter().flat_map(|said| said.samples.clone()).collect::<Vec<_>>();
+        let speech = said.iter().flat_map(|said| said.speech.clone()).collect::<Vec<_>>();
+        let parts =
+            verifier(SecondVoice::Cut).hear(&samples, &speech, enrolled, DEFAULT_THRESHOLD, None).unwrap();
+        let (known, dropped): (Vec<_>, Vec<_>) =
+            parts.into_iter().partition(|part| matches!(part.verdict, Verdict::Verified { .. }));
+        let given = |own: &[Range<usize>]| {
+            let mut from = 0;
+            let frames = |said: &&testing::Said| {
+                let first = from;
+                from += said.speech.len();
+                let spoken = (0..said.speech.len()).filter(|k| said.speech[*k] >= 0.5).map(|k| first + k);
+                spoken.filter(|k| own.iter().any(|own| own.contains(&(k * FRAME_SAMPLES + 80)))).count()
+            };
+            said.iter().map(frames).collect()
+        };
+        let known = known.into_iter().map(|part| {
+            let own = part.own.unwrap_or_else(|| std::iter::once(0..samples.len()).collect());
+            let Verdict::Verified { user_id, .. } = part.verdict else { unreachable!() };
+            (user_id, given(&own))
+        });
+        (known.collect(), dropped.len())
+    }
+
+    fn spoken(said: &testing::Said) -> usize {
+        said.speech.iter().filter(|p| **p >= 0.5).count()
+    }
+
+    #[test]
+    fn a_stranger_before_or_behind_is_dropped_and_the_owner_is_answered() {
+        let Some([ann, _, other]) = testing::three_people() else { return };
+        let enrolled = [ann.enrolled("ann")];
+        let (hers, theirs) = (ann.says(0, 300), other.says(0, 200));
+        for (said, hers_at) in [([&theirs, &hers], 1), ([&hers, &theirs], 0)] {
+            let (known, dropped) = heard(&said, &enrolled);
+            let [(_, given)] = &known[..] else { panic!("{known:?}") };
+            assert!(dropped >= 1 && given[hers_at] * 10 >= spoken(&hers) * 8, "{known:?} {dropped}");
+            assert!(given[1 - hers_at] * 100 <= spoken(&theirs) * 5, "of the stranger: {known:?}");
+        }
+        let (known, dropped) = heard(&[&hers], &enrolled);
+        assert!(known.len() == 1 && known[0].1[0] == spoken(&hers) && dropped == 0, "{known:?}");
+        assert!(heard(&[&theirs], &enrolled).0.is_empty());
+    }
+
+    #[test]
+    fn two_enrolled_people_are_both_known_in_the_order_in_which_they_speak() {
+        let Some([ann, ben, _]) = testing::three_people() else { return };
+        let enrolled = [ann.enrolled("ann"), ben.enrolled("ben")];
+        let (hers, his) = (ann.says(0, 250), ben.says(0, 250));
+        for (said, names) in [([&hers, &his], ["ann", "ben"]), ([&his, &hers], ["ben", "ann"])] {
+            let (known, _) = heard(&said, &enrolled);
+            assert_eq!(known.iter().map(|known| known.0.as_str()).collect::<Vec<_>>(), names, "{known:?}");
+            for (k, (_, given)) in known.iter().enumerate() {
+                assert!(given[k] * 10 >= spoken(said[k]) * 8, "{known:?}");
+                assert!(given[1 - k] * 100 <= spoken(said[1 - k]) * 5, "{known:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_second_voice_is_refused_or_taken_for_theirs_where_the_owner_wants_that() {
+        let Some([ann, _, other]) = testing::three_people() else { return };
+        let enrolled = [ann.enrolled("ann")];
+        let (hers, theirs) = (ann.says(0, 300), other.says(0, 150));
+        let both =
+            ([hers.samples.clone(), theirs.samples].concat(), [hers.speech.clone(), theirs.speech].concat());
+        let hear = |second, samples: &[f32], speech: &[f32]| {
+            let parts = verifier(second).hear(samples, speech, &enrolled, DEFAULT_THRESHOLD, None).unwrap();
+            assert_eq!(parts.len(), 1, "{parts:?}");
+            parts[0].clone()
+        };
+        let refused = hear(SecondVoice::Refuse, &both.0, &both.1);
+        assert!(
+            matches!(refused.verdict, Verdict::MultipleSpeakers { other_s, .. } if other_s > 0.8),
+            "{refused:?}"
+        );
+        let all = hear(SecondVoice::Answer, &both.0, &both.1);
+        assert!(all.own.is_none() && matches!(all.verdict, Verdict::Verified { .. }), "{all:?}");
+        let alone = hear(SecondVoice::Refuse, &hers.samples, &hers.speech);
+        assert!(matches!(alone.verdict, Verdict::Verified { other_s: None, .. }), "{alone:?}");
+    }
+
+    #[test]
+    fn little_speech_is_known_by_a_higher_bar_and_a_strangers_never() {
+        let Some([ann, _, other]) = testing::three_people() else { return };
+        let enrolled = [ann.enrolled("ann")];
+        let hear = |said: &testing::Said| {
+            let parts = verifier(SecondVoice::Cut).hear(
+                &said.samples,
+                &said.speech,
+                &enrolled,
+                DEFAULT_THRESHOLD,
+                None,
+            );
+            parts.unwrap().remove(0).verdict
+        };
+        let known = (0..6).filter(|n| matches!(hear(&ann.says(90 * *n, 90)), Verdict::Verified { .. }));
+        assert!(known.count() >= 3);
+        for n in 0..6 {
+            let verdict = hear(&other.says(90 * n, 90));
+            assert!(matches!(verdict, Verdict::TooShort { .. }), "{verdict:?}");
+        }
+        assert!(matches!(hear(&ann.says(0, 30)), Verdict::TooShort { .. }));
+    }
+}
