@@ -2,7 +2,7 @@
 """Learns the channel compensation, fits the confidence, and measures both (docs/lab/speaker-shared-channel.md).
 
     pip install kaldi-native-fbank numpy onnxruntime pyworld scipy soundfile
-    scripts/calibrate-channels.py AUDIO_DIR [--cache DIR] [--ami DIR] [--jobs N] [--write]
+    scripts/calibrate-channels.py AUDIO_DIR [--cache DIR] [--ami DIR] [--jobs N] [--scores FILE] [--write]
 
 AUDIO_DIR holds one recording a speaker (FLAC, 16 kHz), RIR_DIR beside it (../speechbrain, ../deepfilternet) five room responses.
 Speakers are dealt by order of file name as in scripts/calibrate.sh: of ten, four to the cohort, three to the fit, three held
@@ -18,7 +18,7 @@ tilt, first formant, tempo), no acted or real emotion. The first 7 s of a record
 exactly 1, 1.5, 2 and 3 s net speech test. Sex is told by the median pitch (160 Hz). Every random number is seeded by the file.
 
 With --write models/calibration/campplus.{toml,channels.bin} are written and pinned. --cache keeps the embeddings, which take
-an hour of one core, for the next run.
+an hour of one core, for the next run. --scores writes the trials held out, for scripts/reliability.py.
 """
 import argparse
 import hashlib
@@ -26,6 +26,7 @@ import io
 import os
 import pathlib
 import re
+import tomllib
 
 import kaldi_native_fbank as knf
 import numpy as np
@@ -528,6 +529,37 @@ def table(title, trials, odds, single=False):
             row(f"{t.enrolled} → {t.tested}", [t], odds)
 
 
+def lengths_table(rows, speakers, compensate, k):
+    print("\n#### By length, one channel for all\n\n| | FAR | women | men | across | FRR |\n|---|---|---|---|---|---|")
+    for seconds in (1.0, 1.5, 2.0, 3.0):
+        trials = [Trials(rows, speakers, c, c, (seconds,), compensate) for c in MATCHED[1:]]
+        p, same, sexes = (np.concatenate([part.ravel() for part in of]) for of in (
+            [1 / (1 + np.exp(-(t.design() @ k))) for t in trials], [t.same for t in trials], [t.sexes for t in trials]))
+        far = " | ".join(f"{100 * (p[~same & which] >= THRESHOLD).mean():.2f} %" for which in (
+            ~same, sexes == "F", sexes == "M", sexes == "X"))
+        print(f"| {seconds} s | {far} | {100 * (p[same] < THRESHOLD).mean():.2f} % |")
+
+
+def kept_out_table(rows, fitted, held, compensate, k):
+    """Constants that know nothing of four of the shared channels."""
+    unknown = ("S1", "S5", "S9", "tel")
+    known = [(e, t) for e, t in PAIRS if not {e, t.removeprefix("x")} & set(unknown)]
+    without = fit([Trials(rows, fitted, e, t, (1.0, 1.5, 2.0, 3.0), compensate) for e, t in known])
+    trials = [Trials(rows, held, c, c, (1.5, 2.0), compensate) for c in unknown]
+    print(f"\n#### S1, S5, S9 and the telephone for all\n\n{HEAD}")
+    row("kept out of the fit", trials, lambda t: t.design() @ without)
+    row("in the fit", trials, lambda t: t.design() @ k)
+
+
+def write_scores(path, trials, k):
+    """What scripts/reliability.py draws."""
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("label,confidence\n")
+        for t in trials:
+            p = 1 / (1 + np.exp(-(t.design() @ k)))
+            file.writelines(f"{int(same)},{confidence:.6f}\n" for same, confidence in zip(t.same.ravel(), p))
+
+
 def former(rows, cohort):
     """The confidence before the compensation: cosine and s-norm, constants of version 1."""
     def spread(e):
@@ -546,6 +578,84 @@ def former(rows, cohort):
         net = np.log(np.clip(t.seconds, 1, 5))
         return 1.092391044474523 * normalised - 9.949589159960508 - 1.7631870810211538 * net + 17.018112081275238 * cosine
     return trials_of
+
+
+def log_odds(k, compensate, tests, seconds, acoustics, voices, heard):
+    """Of tests [t] against voices [v], with the acoustics of both."""
+    cosine = compensate(tests) @ compensate(voices).T
+    high, low, rng = (acoustics[:, None, i] - heard[None, :, i] for i in range(3))
+    band = share(np.abs(high), 2.5, 7.5)
+    out = k[0] + k[1] * np.log(np.clip(seconds, 1, 5))[:, None] + k[2] * cosine
+    for q, offset, slope in zip((band, share(-rng, 1, 4), share(-low, 1, 4) * np.maximum(1 - 2 * band, 0)), k[3::2], k[4::2]):
+        out = out + q * (offset + slope * cosine)
+    return out
+
+
+def shipped():
+    """Constants and compensation as they are in models/calibration."""
+    folder = MODELS / "calibration"
+    c = tomllib.loads((folder / "campplus.toml").read_text())["constants"]
+    k = [c["b"], c["c"], c["d"]] + [c[name][part] for name in ("band", "room", "effort") for part in ("offset", "slope")]
+    compensate = Compensation()
+    table = np.frombuffer((folder / "campplus.channels.bin").read_bytes()[4:], "<f4").astype(np.float64)
+    compensate.mean, compensate.matrix = table[:192], table[192:].reshape(192, 192).T
+    return np.array(k), compensate
+
+
+# ── real rooms ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+def meetings(folder):
+    """{(meeting, person): net speech while nobody else speaks} of AMI's excerpts and their train.rttm."""
+    turns = {}
+    for line in (folder / "train.rttm").read_text().splitlines():
+        _, meeting, _, start, length, _, _, person, *_ = line.split()
+        turns.setdefault(meeting, []).append((float(start), float(start) + float(length), person))
+    found = {}
+    for meeting, spoken in sorted(turns.items()):
+        if not (folder / f"{meeting}.flac").exists():
+            continue
+        x, _ = sf.read(folder / f"{meeting}.flac", dtype="float32")
+        mask, at = speech(x), np.arange(len(x) // 160) / 100
+        at = at[:len(mask)]
+        speaking = {p: np.any([(a <= at) & (at < b) for a, b, q in spoken if q == p], 0) for p in {s[2] for s in spoken}}
+        together = np.sum(list(speaking.values()), 0) > 1
+        for person, own in sorted(speaking.items()):
+            net = cut(x, mask[:len(at)] & own & ~together)
+            if len(net) >= 1.5 * RATE:
+                found[meeting, person] = net
+    return found
+
+
+def pieces(net, seconds):
+    n = int(seconds * RATE)
+    return [(seconds,) + embed(net[at:at + n]) for at in range(0, len(net) - n + 1, n)]
+
+
+def rooms_table(folder):
+    """Three pieces of 2 s enrol whoever says 8 s or more in a meeting; everything else is tested in pieces of 1.5 and 2 s, with
+    the shipped constants."""
+    k, compensate = shipped()
+    heard = meetings(folder)
+    owners = [key for key, net in heard.items() if len(net) >= 8 * RATE]
+    rest = {key: net[6 * RATE:] if key in owners else net for key, net in heard.items()}
+    tests = {key: pieces(net, 1.5) + pieces(net, 2.0) for key, net in rest.items()}
+    rows = {name: [] for name in ("owner, same meeting", "owner, another meeting", "stranger, women", "stranger, men", "stranger, across")}
+    for owner in owners:
+        enrolled = pieces(heard[owner][:6 * RATE], 2.0)
+        voice, sound = unit(sum(e for _, e, _ in enrolled)), np.mean([a for _, _, a in enrolled], 0)
+        for key, of in tests.items():
+            seconds, e, a = (np.array(column) for column in zip(*of))
+            p = 1 / (1 + np.exp(-log_odds(k, compensate, e, seconds, a, voice[None], sound[None])[:, 0]))
+            sexes = {key[1][0], owner[1][0]}
+            stranger = "across" if len(sexes) == 2 else "women" if sexes == {"F"} else "men"
+            same = "owner, same meeting" if key == owner else "owner, another meeting"
+            rows[same if key[1] == owner[1] else f"stranger, {stranger}"] += list(p)
+    print(f"\n#### Real rooms: {len(owners)} enrolments of {len({o[1] for o in owners})} people\n")
+    print("| | pieces | let in | uncertain |\n|---|---|---|---|")
+    for name, found in rows.items():
+        p = np.array(found)
+        uncertain = (p >= .5) & (p < THRESHOLD)
+        print(f"| {name} | {len(p)} | {100 * (p >= THRESHOLD).mean():.1f} % | {100 * uncertain.mean():.1f} % |")
 
 
 # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -592,6 +702,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("audio", type=pathlib.Path)
     parser.add_argument("--cache", type=pathlib.Path)
+    parser.add_argument("--ami", type=pathlib.Path)
+    parser.add_argument("--scores", type=pathlib.Path)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
@@ -630,6 +742,13 @@ def main():
     before = former(rows, voices)
     table("Before (held out, 1.5 and 2 s)", trials, lambda t: before(t, held))
     table("Now (held out, 1.5 and 2 s)", trials, lambda t: t.design() @ k, True)
+    lengths_table(rows, held, compensate, k)
+    kept_out_table(rows, fitted, held, compensate, k)
+    if options.scores:
+        write_scores(options.scores, trials, k)
+    if options.ami:
+        start_worker(options.audio)
+        rooms_table(options.ami)
     if options.write:
         write(compensate, k, {
             "with": "scripts/calibrate-channels.py",

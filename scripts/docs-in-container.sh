@@ -97,6 +97,10 @@ setup_more_recordings() {
     cp /opt/voices/anna4.wav evening.wav
     for n in 1 2 3; do cp "/opt/voices/anna$n.wav" "new$n.wav"; done
 }
+setup_further_recordings() {
+    sudo jarvisd voice enroll --user Anna new1.wav new2.wav new3.wav
+    for name in across kitchen loud hurry; do cp "/opt/voices/$name.wav" .; done
+}
 setup_voice_and_pins() {
     sudo jarvisd voice enroll --user Anna new1.wav new2.wav new3.wav && sudo systemctl restart jarvisd
 }

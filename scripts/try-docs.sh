@@ -98,6 +98,10 @@ say anna1 rms "the quick brown fox jumps over the lazy dog while the old cat sle
 say anna2 rms "please remember to water the plants in the living room every monday and thursday before the news"
 say anna3 rms "my favourite season is autumn when the leaves turn red and gold and the air smells of apples and rain"
 say anna4 rms "there is a narrow path behind the house that leads through the field down to the river"
+say across rms "the children are playing in the garden and the dog is watching them from under the old apple tree"
+say kitchen rms "before the guests arrive somebody should open the windows and put fresh flowers on the table"
+say loud rms "the train to the coast leaves at half past seven and takes a little more than two hours"
+say hurry rms "when the rain had stopped we took our bicycles and rode along the canal to the next village"
 say ben1 slt "there is a narrow path behind the house that leads through the field down to the river"
 
 # What needs the network is tried as far as the packages are known to apt.

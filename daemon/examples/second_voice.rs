@@ -30,6 +30,7 @@ use jarvisd::audio::Channel;
 use jarvisd::audio::file::read_all;
 use jarvisd::detect::vad::Vad;
 use jarvisd::inference::ModelStore;
+use jarvisd::speaker::speech::Quality;
 use jarvisd::speaker::{
     Calibration, EnrolledVoice, NetSpeech, OverlapModel, Part, Prototype, SecondVoice, SpeakerModel,
     Template, Verdict, Verifier, is_known,
@@ -360,7 +361,9 @@ fn short(
             for (j, reader) in readers.iter().enumerate() {
                 let Some(Some(just)) = before.get(j) else { continue };
                 let template = &reader.templates[usize::from(condition == ONE_DEVICE)];
-                let (_, _, log_odds) = verifier.compare(voice, SHORT_S[*length], template);
+                let quality =
+                    Quality { net_speech_s: SHORT_S[*length], level_db: -23.0, snr_db: 60.0, clipped: 0.0 };
+                let (_, _, log_odds) = verifier.compare(voice, quality, template);
                 let just = calibration.without_channel(voice).cosine(just);
                 attempts.push(Attempt { length: *length, same: *k == j, log_odds, just });
                 if let Some(file) = &mut file {

@@ -15,6 +15,7 @@ mod bad_input;
 mod broker;
 mod cli;
 mod disk;
+mod enrolment;
 mod listen;
 mod microphone;
 mod recordings;

@@ -1,6 +1,7 @@
 //! `jarvisd voice`: enrolling voices and trying them, from recordings.
 
 mod enroll;
+mod further;
 mod pin;
 mod recordings;
 mod score;

@@ -7,7 +7,9 @@ use zeroize::Zeroizing;
 
 use super::Topics;
 use crate::pipeline::command::Command;
+use crate::pipeline::enrolling::Wanted;
 use crate::pipeline::switches::Switches;
+use crate::speaker::Style;
 use crate::speaker::pin::Pin;
 
 /// What a message asks for.
@@ -36,9 +38,35 @@ struct PinPayload {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct EnrolPayload {
-    start: String,
+    /// Whom to enrol, or
+    start: Option<String>,
+    /// whose voice to add further samples to.
+    add: Option<String>,
+    /// Those that are asked for; none with `start`, all with `add`.
+    further: Option<Vec<Style>>,
     #[serde(default)]
     keep_recordings: bool,
+}
+
+impl EnrolPayload {
+    fn command(self, cancels: u64) -> Option<Command> {
+        let Self { start, add, further, keep_recordings } = self;
+        let (user, adds) = match (start, add) {
+            (Some(user), None) => (user, false),
+            (None, Some(user)) => (user, true),
+            _ => return None,
+        };
+        let mut further = further.unwrap_or_else(|| if adds { Style::ALL.to_vec() } else { Vec::new() });
+        // Each once, in the order that was asked for.
+        let mut asked = Vec::new();
+        further.retain(|style| {
+            !asked.contains(style) && {
+                asked.push(*style);
+                true
+            }
+        });
+        Some(Command::Enrol { user, wanted: Wanted { adds, further, keep_recordings }, cancels })
+    }
 }
 
 /// Reads messages and hands commands out without ever waiting.
@@ -159,8 +187,7 @@ fn parse(topics: &Topics, topic: &[u8], payload: &[u8], cancels: u64) -> Option<
             return Some(Told::CancelEnrolment);
         }
         let wanted: EnrolPayload = serde_json::from_slice(payload).ok()?;
-        let EnrolPayload { start: user, keep_recordings } = wanted;
-        return Some(Told::Command(Command::Enrol { user, keep_recordings, cancels }));
+        return wanted.command(cancels).map(Told::Command);
     }
     if payload.len() > MAX_PAYLOAD {
         return None;
@@ -237,24 +264,49 @@ mod tests {
     fn an_enrolment_is_begun_and_cancelled() {
         let (mut intake, mut commands, topics) = intake();
         let on = b"jarvis/k/enrolment/set";
-        for (asked, user, keep_recordings) in [
-            (&br#"{"start":"Anna"}"#[..], "Anna", false),
-            (br#"{"start":"Ben","keep_recordings":true}"#, "Ben", true),
+        let (all, none) = (Style::ALL.to_vec(), Vec::new());
+        for (asked, user, adds, further, keep_recordings) in [
+            (&br#"{"start":"Anna"}"#[..], "Anna", false, none, false),
+            (br#"{"start":"Ben","keep_recordings":true}"#, "Ben", false, Vec::new(), true),
+            (
+                br#"{"start":"Ben","further":["loud","far","loud"]}"#,
+                "Ben",
+                false,
+                vec![Style::Loud, Style::Far],
+                false,
+            ),
+            (br#"{"add":"Ben"}"#, "Ben", true, all, false),
+            (
+                br#"{"add":"Ben","further":["second_microphone"]}"#,
+                "Ben",
+                true,
+                vec![Style::SecondMicrophone],
+                false,
+            ),
         ] {
             intake.message(&topics, on, asked, false);
-            let begun = Command::Enrol { user: user.into(), keep_recordings, cancels: 0 };
+            let wanted = Wanted { adds, further, keep_recordings };
+            let begun = Command::Enrol { user: user.into(), wanted, cancels: 0 };
             assert_eq!(commands.try_recv(), Ok(begun));
         }
         intake.message(&topics, on, b"CANCEL\n", false);
         assert_eq!((commands.try_recv().is_err(), intake.switches.cancels()), (true, 1));
         intake.message(&topics, on, br#"{"start":"Ben"}"#, false);
         assert!(matches!(commands.try_recv(), Ok(Command::Enrol { cancels: 1, .. })));
-        for payload in [&b"Anna"[..], b"{}", br#"{"start":1}"#, br#"{"start":"Anna","replace":true}"#] {
+        for payload in [
+            &b"Anna"[..],
+            b"{}",
+            br#"{"start":1}"#,
+            br#"{"start":"Anna","replace":true}"#,
+            br#"{"start":"Anna","add":"Anna"}"#,
+            br#"{"further":["far"]}"#,
+            br#"{"add":"Anna","further":["whispered"]}"#,
+        ] {
             intake.message(&topics, on, payload, false);
         }
         intake.message(&topics, on, br#"{"start":"Anna"}"#, true);
         assert!(commands.try_recv().is_err());
-        assert_eq!(intake.ignored(), 5);
+        assert_eq!(intake.ignored(), 8);
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub struct Topics {
     pub pin: String,
     /// JSON: how an enrolment stands; retained.
     pub enrolment: String,
-    /// JSON with `start` and a name begins an enrolment, `CANCEL` ends it.
+    /// JSON with `start` (or `add`) and a name begins an enrolment, `CANCEL` ends it.
     pub enrolment_set: String,
     /// What `jarvisd doctor` publishes to see that it may; never retained.
     pub doctor: String,

@@ -1,5 +1,6 @@
 //! What a person can ask of the device at a distance.
 
+use super::enrolling::Wanted;
 use crate::speaker::pin::Pin;
 
 /// Something a person asked for at a distance that takes its turn. Printing one shows no PIN. What is a state (the mute,
@@ -11,8 +12,7 @@ pub enum Command {
     /// Enrol the voice of this person, before the microphone.
     Enrol {
         user: String,
-        /// Keep what they say for it, encrypted.
-        keep_recordings: bool,
+        wanted: Wanted,
         /// `Switches::cancels` when it was asked for: what was cancelled since does not begin any more.
         cancels: u64,
     },

@@ -41,6 +41,8 @@ pub enum Refused {
     /// The name stands for whoever is answered without verification.
     Anonymous,
     NameLength,
+    /// Nobody of this name has a voice that could be added to.
+    NoVoice(String),
     /// Another enrolment goes on.
     Busy,
     Muted,
@@ -73,6 +75,7 @@ impl Refused {
                  enrol the person under a name of their own"
             ),
             Self::NameLength => "the name is empty or too long; give another one".to_owned(),
+            Self::NoVoice(name) => format!("no voice of {name} is enrolled; enrol it first"),
             Self::Busy => "another enrolment goes on; cancel it first".to_owned(),
             Self::Muted => "the device is muted; unmute it first".to_owned(),
             Self::EnrolledAs(other) => {
@@ -186,6 +189,20 @@ pub async fn belongs(
         }
         _ => Ok(()),
     }
+}
+
+/// The voices of everybody but `user` that open.
+///
+/// # Errors
+/// A database that does not work.
+pub async fn others(
+    memory: &Memory,
+    voices: &Voices,
+    user: Option<&User>,
+) -> Result<Vec<Template>, MemoryError> {
+    let all = memory.list_voiceprints().await?;
+    let others = all.into_iter().filter(|other| user.is_none_or(|user| user.id != other.info.user_id));
+    Ok(others.filter_map(|other| Some(voices.open(other).ok()?.template)).collect())
 }
 
 /// Seals the template and stores it, with the consent that enrolling is, and `recordings` beside it; none of an earlier enrolment

@@ -1,21 +1,31 @@
 //! An enrolment before the microphone of the device: what is said is a sample and nothing else.
 //!
 //! ```text
-//!  begin ─▶ "please say …" ─▶ window ─▶ sample ─┬─ enough ─▶ stored ─▶ finished
-//!             ▲                           │     └─ refused at the end ─▶ failed
+//!  begin ─▶ "please say …" ─▶ window ─▶ sample ─┬─ enough ─▶ stored ─┬─ nothing further asked for ─▶ finished
+//!             ▲                           │     │                    └─▶ further samples, see below
+//!             │                           │     └─ refused at the end ─▶ failed
 //!             └── kept, or refused: again ┘  nothing said, or refused, five times in a row ─▶ failed
+//!
+//!  "now louder: please say …" ─▶ window ─▶ kept and stored, left out, refused, or nothing said
+//!             ▲                              │
+//!             └────── the next style ────────┴─ none left ─▶ finished
 //! ```
+//!
+//! Further samples are asked for only where whoever starts it wants them, each once: silence leaves one out. The voice is
+//! stored before the first of them and with each that is kept, so whatever interrupts them loses nothing.
 //!
 //! Whoever starts it gets what the command line gives without options: a voice that is somebody else's, or another than the
 //! person's own, is refused.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::enrol::{self, Allowed, Face, Refused};
-use super::recordings::{self, Sentences};
+use super::recordings::{self, Sentence, Sentences};
 use super::voices::Voices;
+use crate::error::{Exit, Failure};
 use crate::memory::{MAX_NAME_CHARS, Memory, User};
-use crate::speaker::{Enrolment, Progress, Refusal, Step, Template};
+use crate::speaker::{Enrolment, Further, LeftOut, Progress, Refusal, Step, Style, Template};
 
 /// How long the device waits for each sentence.
 pub const WINDOW_MS: u32 = 15_000;
@@ -33,16 +43,39 @@ const SENTENCES: [&str; 5] = [
     "Whoever speaks to this device should speak as they always do, from across the room.",
 ];
 
+/// What an enrolment is asked to be.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Wanted {
+    /// Only further samples, added to the enrolled voice.
+    pub adds: bool,
+    /// Which further samples are asked for, each once.
+    pub further: Vec<Style>,
+    /// Keep what is said for it, encrypted.
+    pub keep_recordings: bool,
+}
+
 /// An enrolment that goes on.
 #[derive(Debug)]
 pub struct Enrolling {
     name: String,
     known: Option<User>,
-    /// `None` only while a sample is looked at.
-    enrolment: Option<Enrolment>,
-    /// The samples so far, where they are to be kept.
-    kept: Option<Sentences>,
+    course: Course,
+    /// Further samples that are still to be asked for.
+    styles: VecDeque<Style>,
+    /// What is stored with the voice.
+    kept: Sentences,
+    /// Whether that grows by what is said now.
+    keeps: bool,
     in_vain: u32,
+}
+
+#[derive(Debug)]
+enum Course {
+    Normal(Enrolment),
+    /// The voice is stored.
+    Further(Box<Further>),
+    /// A sample is looked at.
+    Away,
 }
 
 /// What an attempt came to.
@@ -52,36 +85,76 @@ pub struct Heard {
 }
 
 impl Enrolling {
-    /// With `keep` what is said is stored with the voice, encrypted.
-    ///
     /// # Errors
-    /// A name that cannot have a voice, a database that does not work.
-    pub async fn begin(memory: &Memory, voices: &Voices, name: &str, keep: bool) -> Result<Self, Refused> {
+    /// A name that cannot have a voice or, where samples are added, has none; a database that does not work.
+    pub async fn begin(
+        memory: &Memory,
+        voices: &Voices,
+        name: &str,
+        wanted: Wanted,
+    ) -> Result<Self, Refused> {
         let known = enrol::person(memory, name).await?;
         if known.is_none() && (name.trim().is_empty() || name.len() > MOST_NAME_BYTES) {
             // Before anybody has said three sentences for it; what else is wrong with a name is found when it is stored.
             return Err(Refused::NameLength);
         }
         let name = known.as_ref().map_or(name, |user| user.name.as_str()).to_owned();
-        let enrolment = Some(Enrolment::new(voices.verifier.model().clone()));
-        Ok(Self { name, known, enrolment, kept: keep.then(Sentences::new), in_vain: 0 })
+        let Wanted { adds, further, keep_recordings } = wanted;
+        let mut kept = Sentences::new();
+        let course = if adds {
+            let no_voice = || Refused::NoVoice(name.clone());
+            let user = known.as_ref().ok_or_else(no_voice)?;
+            let voice = memory.voiceprint(user.id).await?.ok_or_else(no_voice)?;
+            // What was kept with it stays kept.
+            let earlier = voices.recordings.read(&voices.vault, &voice);
+            let earlier = earlier.map_err(|e| Refused::Device(e.into()))?;
+            kept = earlier.unwrap_or_default();
+            let cannot = |e| Failure::because(Exit::Failed, "the enrolled voice cannot be used", e);
+            let voice = voices.open(voice).map_err(|e| Refused::Device(cannot(e)))?;
+            further_of(memory, voices, Some(user), voice.template).await?
+        } else {
+            Course::Normal(Enrolment::new(voices.verifier.model().clone()))
+        };
+        Ok(Self { name, known, course, styles: further.into(), kept, keeps: keep_recordings, in_vain: 0 })
     }
 
-    /// Where it stands.
+    /// Where it stands. One that is cancelled after the voice was stored has finished.
     pub fn progress(&self, step: Step, reason: Option<String>) -> Progress {
-        let mut progress = self.enrolment.as_ref().map_or_else(
-            || Progress::failed(&self.name, Refused::Lost.sentence(Face::Mqtt)),
-            |enrolment| enrolment.standing(&self.name, step, reason),
-        );
-        if matches!(progress.state, Step::Waiting | Step::Kept | Step::Refused) {
+        let mut progress = match &self.course {
+            Course::Normal(enrolment) => enrolment.standing(&self.name, step, reason),
+            Course::Further(further) => self.further_standing(further.template(), step, reason),
+            Course::Away => Progress::failed(&self.name, Refused::Lost.sentence(Face::Mqtt)),
+        };
+        if matches!(progress.state, Step::Waiting | Step::Kept | Step::Refused | Step::LeftOut) {
             let next = (progress.phrase as usize).saturating_sub(1) % SENTENCES.len();
             progress.say = SENTENCES.get(next).map(|sentence| (*sentence).to_owned());
         }
         progress
     }
 
+    #[expect(clippy::cast_possible_truncation, reason = "at most 16 samples and four styles")]
+    fn further_standing(&self, template: &Template, step: Step, reason: Option<String>) -> Progress {
+        let kept = template.prototypes().len();
+        let state = if step == Step::Cancelled { Step::Finished } else { step };
+        let over = matches!(state, Step::Finished | Step::Failed);
+        Progress {
+            user: self.name.clone(),
+            state,
+            percent: 100,
+            phrase: (kept + usize::from(!over)) as u32,
+            phrases: (kept + self.styles.len()) as u32,
+            net_speech_s: template.net_speech_s(),
+            reason,
+            style: self.styles.front().filter(|_| !over).copied(),
+            say: None,
+        }
+    }
+
     /// Nobody said anything.
     pub fn silence(&mut self) -> Heard {
+        if matches!(self.course, Course::Further(_)) {
+            return self.next_style(Step::LeftOut, None);
+        }
         self.refused("nothing was heard; say the sentence aloud".to_owned())
     }
 
@@ -94,6 +167,18 @@ impl Enrolling {
         Heard { progress: self.progress(Step::Refused, Some(reason)), over: false }
     }
 
+    fn failed(&self, refused: &Refused) -> Heard {
+        Heard { progress: self.progress(Step::Failed, Some(refused.sentence(Face::Mqtt))), over: true }
+    }
+
+    /// The style that was asked for is done with.
+    fn next_style(&mut self, step: Step, reason: Option<String>) -> Heard {
+        self.styles.pop_front();
+        let over = self.styles.is_empty();
+        let step = if over { Step::Finished } else { step };
+        Heard { progress: self.progress(step, reason), over }
+    }
+
     /// Takes an utterance: 16 kHz mono in [-1, 1], raw, with a VAD probability per 10 ms frame.
     pub async fn sample(
         &mut self,
@@ -102,54 +187,128 @@ impl Enrolling {
         raw: Arc<Vec<f32>>,
         speech: Arc<Vec<f32>>,
     ) -> Heard {
-        let failed = |heard: &Self, refused: &Refused| {
-            let reason = Some(refused.sentence(Face::Mqtt));
-            Heard { progress: heard.progress(Step::Failed, reason), over: true }
-        };
-        let Some(mut enrolment) = self.enrolment.take() else { return failed(self, &Refused::Lost) };
-        let kept = self.kept.is_some().then(|| recordings::sentence(&raw));
+        let sentence = self.keeps.then(|| recordings::sentence(&raw));
+        match std::mem::replace(&mut self.course, Course::Away) {
+            Course::Normal(enrolment) => {
+                self.normal(memory, voices, (enrolment, raw, speech), sentence).await
+            }
+            Course::Further(further) => self.further(memory, voices, (further, raw, speech), sentence).await,
+            Course::Away => self.failed(&Refused::Lost),
+        }
+    }
+
+    async fn normal(
+        &mut self,
+        memory: &Memory,
+        voices: &Voices,
+        (mut enrolment, raw, speech): (Enrolment, Arc<Vec<f32>>, Arc<Vec<f32>>),
+        sentence: Option<Sentence>,
+    ) -> Heard {
         let looked_at = tokio::task::spawn_blocking(move || {
             let added = enrolment.add(&raw, &speech);
             (enrolment, added)
         });
-        let added = match looked_at.await {
-            Ok((enrolment, added)) => {
-                self.enrolment = Some(enrolment);
-                added
-            }
-            Err(error) => {
-                log::error!("a sample of an enrolment could not be looked at: {error}");
-                return failed(self, &Refused::Lost);
-            }
+        let (enrolment, added) = match looked_at.await {
+            Ok(done) => done,
+            Err(error) => return self.lost(&error),
         };
+        let finished = enrolment.is_enough().then(|| enrolment.clone().finish());
+        self.course = Course::Normal(enrolment);
         match added {
             Ok(_) => {
                 self.in_vain = 0;
-                if let Some(all) = &mut self.kept {
-                    all.extend(kept);
-                }
+                self.kept.extend(sentence);
             }
             Err(Refusal::Full) => {}
             Err(refusal) => return self.refused(Refused::Samples(refusal).sentence(Face::Mqtt)),
         }
-        let Some(enrolment) = self.enrolment.as_ref().filter(|enrolment| enrolment.is_enough()) else {
-            return Heard { progress: self.progress(Step::Kept, None), over: false };
+        let template = match finished {
+            None => return Heard { progress: self.progress(Step::Kept, None), over: false },
+            Some(Err(refusal)) => return self.failed(&Refused::Samples(refusal)),
+            Some(Ok(template)) => template,
         };
-        let stored = match enrolment.clone().finish() {
-            Ok(template) => self.store(memory, voices, &template).await,
-            Err(refusal) => Err(Refused::Samples(refusal)),
-        };
-        match stored {
-            Ok(()) => Heard { progress: self.progress(Step::Finished, None), over: true },
-            Err(refused) => failed(self, &refused),
+        if let Err(refused) = self.store(memory, voices, &template, Allowed::default()).await {
+            return self.failed(&refused);
+        }
+        if self.styles.is_empty() {
+            return Heard { progress: self.progress(Step::Finished, None), over: true };
+        }
+        match further_of(memory, voices, self.known.as_ref(), template).await {
+            Ok(further) => {
+                self.course = further;
+                Heard { progress: self.progress(Step::Kept, None), over: false }
+            }
+            Err(refused) => {
+                let reason = Some(refused.sentence(Face::Mqtt));
+                Heard { progress: self.progress(Step::Finished, reason), over: true }
+            }
         }
     }
 
-    async fn store(&mut self, memory: &Memory, voices: &Voices, template: &Template) -> Result<(), Refused> {
-        let known = self.known.as_ref();
-        enrol::belongs(memory, voices, known, template, Allowed::default()).await?;
-        let recordings = self.kept.take().unwrap_or_default();
-        let kept = enrol::keep(memory, voices, (known, self.name.as_str()), template, &recordings).await;
-        kept.map(|_| ()).map_err(Refused::Device)
+    async fn further(
+        &mut self,
+        memory: &Memory,
+        voices: &Voices,
+        (mut further, raw, speech): (Box<Further>, Arc<Vec<f32>>, Arc<Vec<f32>>),
+        sentence: Option<Sentence>,
+    ) -> Heard {
+        let looked_at = tokio::task::spawn_blocking(move || {
+            let offered = further.offer(&raw, &speech);
+            (further, offered)
+        });
+        let (further, offered) = match looked_at.await {
+            Ok(done) => done,
+            Err(error) => return self.lost(&error),
+        };
+        let template = further.template().clone();
+        self.course = Course::Further(further);
+        let left_out = match offered {
+            Ok(report) => report.left_out,
+            Err(refusal) => {
+                let reason = Refused::Samples(refusal).sentence(Face::Mqtt);
+                return self.next_style(Step::Refused, Some(reason));
+            }
+        };
+        if let Some(why) = left_out {
+            return self.next_style(Step::LeftOut, Some(LeftOut::sentence(why).to_owned()));
+        }
+        self.kept.extend(sentence);
+        let allowed = Allowed { add: true, ..Allowed::default() };
+        match self.store(memory, voices, &template, allowed).await {
+            Ok(()) => self.next_style(Step::Kept, None),
+            Err(refused) => self.failed(&refused),
+        }
     }
+
+    fn lost(&self, error: &tokio::task::JoinError) -> Heard {
+        log::error!("a sample of an enrolment could not be looked at: {error}");
+        self.failed(&Refused::Lost)
+    }
+
+    async fn store(
+        &mut self,
+        memory: &Memory,
+        voices: &Voices,
+        template: &Template,
+        allowed: Allowed,
+    ) -> Result<(), Refused> {
+        let known = self.known.as_ref();
+        enrol::belongs(memory, voices, known, template, allowed).await?;
+        let kept = enrol::keep(memory, voices, (known, self.name.as_str()), template, &self.kept).await;
+        self.known = Some(kept.map_err(Refused::Device)?);
+        Ok(())
+    }
+}
+
+/// Further samples for a stored voice.
+async fn further_of(
+    memory: &Memory,
+    voices: &Voices,
+    user: Option<&User>,
+    template: Template,
+) -> Result<Course, Refused> {
+    let others = enrol::others(memory, voices, user).await?;
+    let further = Further::new(voices.verifier.clone(), template, others);
+    let cannot = |e| Refused::Device(Failure::because(Exit::Failed, "the enrolled voice cannot be used", e));
+    Ok(Course::Further(Box::new(further.map_err(cannot)?)))
 }

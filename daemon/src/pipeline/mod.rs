@@ -15,7 +15,7 @@ pub mod command;
 pub mod deadline;
 pub(crate) mod door;
 pub mod enrol;
-mod enrolling;
+pub mod enrolling;
 pub mod events;
 pub mod hearing;
 pub mod live;

@@ -19,8 +19,9 @@ use crate::speaker::{SealedVoiceprint, Vault, VaultError};
 /// What is read at most: half an hour.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// 16 kHz mono, one for each sentence.
-pub type Sentences = Vec<Zeroizing<Vec<i16>>>;
+/// 16 kHz mono.
+pub type Sentence = Zeroizing<Vec<i16>>;
+pub type Sentences = Vec<Sentence>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RecordingsError {

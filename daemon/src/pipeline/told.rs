@@ -8,7 +8,7 @@ use super::command::Command;
 use super::deadline::Stage;
 use super::door::{self, Door};
 use super::enrol::{Face, Refused};
-use super::enrolling::{Enrolling, Heard, WINDOW_MS};
+use super::enrolling::{Enrolling, Heard, WINDOW_MS, Wanted};
 use super::hearing::Window;
 use super::turns::Turns;
 use crate::detect::Utterance;
@@ -25,8 +25,8 @@ impl Turns {
             Command::Pin { user, pin } => self.pin(&user, pin).await,
             // Cancelled before its turn came.
             Command::Enrol { cancels, .. } if cancels != self.switches.cancels() => {}
-            Command::Enrol { user, keep_recordings, .. } => {
-                self.enrol(&user, keep_recordings, door, stop).await;
+            Command::Enrol { user, wanted, .. } => {
+                self.enrol(&user, wanted, door, stop).await;
             }
         }
     }
@@ -48,7 +48,7 @@ impl Turns {
         self.events.at(pos, what).await;
     }
 
-    async fn enrol(&self, name: &str, keep: bool, door: &mut Door, stop: &CancellationToken) {
+    async fn enrol(&self, name: &str, wanted: Wanted, door: &mut Door, stop: &CancellationToken) {
         if let Some(going_on) = &door.enrolling {
             let reason = Refused::Busy.sentence(Face::Mqtt);
             return self.tell(going_on.progress(Step::Waiting, Some(reason))).await;
@@ -56,7 +56,8 @@ impl Turns {
         if self.control.is_muted() {
             return self.tell(Progress::failed(name, Refused::Muted.sentence(Face::Mqtt))).await;
         }
-        let begun = Enrolling::begin(&self.memory, &self.voices, name, keep);
+        let keep = wanted.keep_recordings;
+        let begun = Enrolling::begin(&self.memory, &self.voices, name, wanted);
         match self.pulse.within(Stage::Memory, begun).await {
             Some(Ok(enrolling)) => {
                 let progress = enrolling.progress(Step::Waiting, None);
@@ -107,7 +108,12 @@ impl Turns {
         }
         door.enrolling = None;
         let sentence = match heard.progress.state {
-            Step::Finished => format!("Thank you. I know your voice now, {}.", heard.progress.user),
+            Step::Finished => {
+                let last = heard.progress.reason.as_ref();
+                let last = last
+                    .map_or_else(String::new, |reason| format!("The last sentence is not kept: {reason}. "));
+                format!("{last}Thank you. I know your voice now, {}.", heard.progress.user)
+            }
             _ => "I could not enrol this voice.".to_owned(),
         };
         self.tell(heard.progress).await;
@@ -117,9 +123,13 @@ impl Turns {
 
     /// Asks for the next phrase and waits for it.
     async fn next_phrase(&self, progress: Progress, stop: &CancellationToken) {
-        let mut sentence = String::new();
-        if let Some(reason) = &progress.reason {
-            sentence = format!("That was not good enough: {reason}. ");
+        let mut sentence = match (&progress.reason, progress.state) {
+            (None, _) => String::new(),
+            (Some(reason), Step::LeftOut) => format!("That is not needed: {reason}. "),
+            (Some(reason), _) => format!("That was not good enough: {reason}. "),
+        };
+        if let Some(style) = progress.style {
+            sentence.push_str(&format!("Now {}, or say nothing to leave it out. ", style.manner()));
         }
         if let Some(phrase) = &progress.say {
             sentence.push_str("Please say: ");

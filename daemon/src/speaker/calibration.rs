@@ -381,6 +381,15 @@ impl Calibration {
         self.channels.apply(voice)
     }
 
+    /// How many voices of the cohort, with two seconds of speech, have at least `log_odds` of being `template`'s.
+    pub fn strangers_taken_for(&self, template: &Template, log_odds: f64) -> usize {
+        let taken = |voice: &&Embedding| {
+            let score = self.score(voice, self.impostors(voice), template);
+            self.log_odds(score, 2.0) >= log_odds
+        };
+        self.cohort.embeddings.iter().filter(taken).count()
+    }
+
     /// Probability, at equal priors, that test and template are the same person; and its log odds.
     pub fn confidence(&self, score: Score, net_speech_s: f32) -> (f32, f64) {
         let log_odds = self.log_odds(score, net_speech_s);

@@ -15,6 +15,7 @@ use serde::Serialize;
 use super::SpeakerError;
 use super::aside;
 use super::embedding::{Embedding, SpeakerModel};
+use super::further::Style;
 use super::repeated::Sound;
 use super::speech::{NetSpeech, Quality};
 use super::template::{MOST_PROTOTYPES, Prototype, Template};
@@ -37,11 +38,11 @@ const LEAST_COHESION: f32 = 0.5;
 
 /// Least cosine of two seconds within one sample. Of one person in noise 10 dB below or less 1.3 % have less; with another's two
 /// seconds behind three 92 % or more (`docs/design/speaker.md`).
-const LEAST_LIKENESS_WITHIN: f32 = 0.15;
+pub(super) const LEAST_LIKENESS_WITHIN: f32 = 0.15;
 
 /// Cosine from which a sample is taken for one of an earlier enrolment, whose sound is gone. Whole copies have 0.987 and
 /// more (cut ones less, and are not known again), different sentences of one person 0.95 at most (`docs/design/speaker.md`).
-const SAME_RECORDING: f32 = 0.985;
+pub(super) const SAME_RECORDING: f32 = 0.985;
 
 /// What became of a sample that was kept.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -65,6 +66,8 @@ pub enum Step {
     Kept,
     /// The last phrase is none: `reason` says what to do.
     Refused,
+    /// The last phrase, a further one, has no fault and is not kept: `reason` says why.
+    LeftOut,
     /// The voice is enrolled.
     Finished,
     /// The voice was not enrolled.
@@ -87,6 +90,9 @@ pub struct Progress {
     /// Why the last phrase, or the enrolment, was refused and what to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// How to say the next phrase, where it is a further one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub style: Option<Style>,
     /// What to say next, where the device asks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub say: Option<String>,
@@ -97,7 +103,8 @@ impl Progress {
     pub fn failed(user: &str, reason: String) -> Self {
         let user = user.to_owned();
         let (state, reason) = (Step::Failed, Some(reason));
-        Self { user, state, percent: 0, phrase: 1, phrases: 3, net_speech_s: 0.0, reason, say: None }
+        let (percent, phrase, phrases, net_speech_s) = (0, 1, 3, 0.0);
+        Self { user, state, percent, phrase, phrases, net_speech_s, reason, style: None, say: None }
     }
 }
 
@@ -105,10 +112,10 @@ impl Progress {
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     #[error(
-        "only {} s of speech were heard; say a whole sentence of at least {LEAST_SAMPLE_S} s",
+        "only {} s of speech were heard; say a whole sentence of at least {least_s} s",
         figure(*net_speech_s, 1)
     )]
-    TooShort { net_speech_s: f32 },
+    TooShort { net_speech_s: f32, least_s: f32 },
     #[error("the recording is overdriven; move away from the microphone or lower its gain, and say it again")]
     Clipped { share: f32 },
     #[error(
@@ -175,7 +182,7 @@ impl Enrolment {
         }
         let net = NetSpeech::of(samples, speech);
         let quality = net.quality;
-        check(quality)?;
+        check(quality, LEAST_SAMPLE_S)?;
         let sound = Sound::of(samples);
         if self.sounds.iter().any(|earlier| sound.repeats(earlier)) {
             return Err(Refusal::Repeated);
@@ -227,6 +234,7 @@ impl Enrolment {
             phrases: phrases.max(phrase.min(MOST_PROTOTYPES)) as u32,
             net_speech_s: self.net_speech_s(),
             reason,
+            style: None,
             say: None,
         }
     }
@@ -247,11 +255,11 @@ impl Enrolment {
     }
 }
 
-/// The checks that need no model, the most helpful first.
-fn check(quality: Quality) -> Result<(), Refusal> {
+/// The checks that need no model, the most helpful first; at least `least_s` of net speech.
+pub(super) fn check(quality: Quality, least_s: f32) -> Result<(), Refusal> {
     let Quality { net_speech_s, level_db, snr_db, clipped } = quality;
     if net_speech_s < 0.1 {
-        return Err(Refusal::TooShort { net_speech_s });
+        return Err(Refusal::TooShort { net_speech_s, least_s });
     }
     if clipped > MOST_CLIPPED {
         return Err(Refusal::Clipped { share: clipped });
@@ -262,8 +270,8 @@ fn check(quality: Quality) -> Result<(), Refusal> {
     if snr_db < LEAST_SNR_DB {
         return Err(Refusal::TooNoisy { snr_db });
     }
-    if net_speech_s < LEAST_SAMPLE_S {
-        return Err(Refusal::TooShort { net_speech_s });
+    if net_speech_s < least_s {
+        return Err(Refusal::TooShort { net_speech_s, least_s });
     }
     Ok(())
 }

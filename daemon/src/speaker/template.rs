@@ -64,6 +64,12 @@ impl Template {
         Some(Self { identity, prototypes, centroid })
     }
 
+    /// This voice with one sample more; `None` as for [`Template::new`].
+    pub fn and(&self, sample: &Prototype) -> Option<Self> {
+        let samples = self.prototypes.iter().chain([sample]).cloned().collect();
+        Self::new(self.identity.clone(), samples)
+    }
+
     pub fn identity(&self) -> &ModelIdentity {
         &self.identity
     }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use super::SpeakerError;
 use super::aside::Scored;
-use super::calibration::{Calibration, Differs, of_overdriven, sigmoid};
+use super::calibration::{Calibration, Differs, Impostors, Score, of_overdriven, sigmoid};
 use super::embedding::{Embedding, Piece, SpeakerModel};
 use super::hear::Part;
 use super::overlap::{LEAST_OVERLAP_S, OverlapModel};
@@ -216,12 +216,28 @@ impl Verifier {
         &self.model
     }
 
-    /// How likely the voice `test`, of `net_speech_s` seconds, is that of `template`: the score normalised against the
-    /// cohort, the calibrated probability at equal priors, and its log odds. Both must be of [`Verifier::model`].
-    pub fn compare(&self, test: &Embedding, net_speech_s: f32, template: &Template) -> (f32, f32, f64) {
-        let score = self.calibration.score(test, self.calibration.impostors(test), template);
-        let (confidence, log_odds) = self.calibration.confidence(score, net_speech_s);
-        (score.normalised, confidence, log_odds)
+    pub fn calibration(&self) -> &Calibration {
+        &self.calibration
+    }
+
+    /// How likely the voice `test`, from speech of this `quality`, is that of `template`: the score normalised against
+    /// the cohort, the calibrated probability at equal priors, and its log odds. Both must be of [`Verifier::model`].
+    pub fn compare(&self, test: &Embedding, quality: Quality, template: &Template) -> (f32, f32, f64) {
+        let (score, log_odds) = self.odds(test, self.calibration.impostors(test), quality, template);
+        (score.normalised, sigmoid(log_odds), log_odds)
+    }
+
+    /// The score, and the log odds, of a voice whose scores against the cohort are known.
+    fn odds(
+        &self,
+        test: &Embedding,
+        impostors: Impostors,
+        quality: Quality,
+        template: &Template,
+    ) -> (Score, f64) {
+        let score = self.calibration.score(test, impostors, template);
+        let log_odds = self.calibration.log_odds(score, quality.net_speech_s);
+        (score, of_overdriven(log_odds, quality.clipped))
     }
 
     /// Whose voice `samples` is: 16 kHz mono in [-1, 1], raw, with a VAD probability per 10 ms frame in
@@ -320,9 +336,7 @@ impl Verifier {
         let mut candidates: Vec<Candidate<'a>> = voices
             .iter()
             .map(|&voice| {
-                let score = self.calibration.score(test, impostors, &voice.template);
-                let log_odds = self.calibration.log_odds(score, quality.net_speech_s);
-                let log_odds = of_overdriven(log_odds, quality.clipped);
+                let (score, log_odds) = self.odds(test, impostors, quality, &voice.template);
                 let (confidence, differs) = (sigmoid(log_odds), score.differs);
                 Candidate { voice, confidence, log_odds, score: score.normalised, differs }
             })
@@ -557,6 +571,22 @@ mod tests {
             testing::constants(),
         );
         assert!(matches!(Verifier::new(testing::model(), other), Err(SpeakerError::OtherCalibration)));
+    }
+
+    #[test]
+    fn a_score_and_a_verdict_weigh_overdriven_sound_alike() {
+        let Some(ann) = enrolled(0, "ann") else { return };
+        let (samples, speech) = reading(0).unwrap();
+        let driven: Vec<f32> = samples[70_400..118_400].iter().map(|s| (s * 40.0).clamp(-1.0, 1.0)).collect();
+        let speech = &speech[440..740];
+        let net = NetSpeech::of(&driven, speech);
+        assert!(net.quality.clipped > 0.1, "{:?}", net.quality);
+        let test = testing::model().embed_net(&net).unwrap();
+        let (_, confidence, _) = verifier().compare(&test, net.quality, &ann.template);
+        let clean = Quality { clipped: 0.0, ..net.quality };
+        assert!(verifier().compare(&test, clean, &ann.template).1 <= confidence);
+        let verdict = verifier().verify(&driven, speech, &[ann], DEFAULT_THRESHOLD).unwrap();
+        assert_eq!(verdict.confidence(), Some(confidence), "{verdict:?}");
     }
 
     #[test]

@@ -7,17 +7,19 @@ use std::path::PathBuf;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use super::further::{self, FurtherFiles};
 use super::{Tools, speaker_failure, voices_failure};
 use crate::app::Settings;
 use crate::cli::recording::{self, Recording};
 use crate::cli::{output, with_memory};
+use crate::detect::vad::Vad;
 use crate::error::{Exit, Failure, chain};
 use crate::memory::{Memory, User};
 use crate::pipeline::enrol::{self, Allowed, Face, Refused};
 use crate::pipeline::recordings::{self, Sentences};
 use crate::pipeline::voices::Voices;
 use crate::plain::figure;
-use crate::speaker::{Enrolment, Progress, Refusal, Step};
+use crate::speaker::{Enrolment, Further, LeftOut, Progress, Quality, Refusal, Step, Style, Template};
 
 #[derive(Debug, clap::Args)]
 pub struct Enroll {
@@ -25,11 +27,19 @@ pub struct Enroll {
     #[arg(long, value_name = "NAME")]
     user: String,
     /// Recordings, WAV or FLAC, one sentence each.
-    #[arg(required_unless_present = "kept", value_name = "WAV")]
+    #[arg(
+        required_unless_present_any = ["kept", "far", "second_microphone", "loud", "hurry"],
+        value_name = "WAV"
+    )]
     files: Vec<PathBuf>,
+    #[command(flatten)]
+    further: FurtherFiles,
     /// Enrol anew from the recordings that are kept of this person, for instance after an update that brought another speaker
     /// model. They stay kept.
-    #[arg(long, conflicts_with_all = ["files", "add", "keep_recordings"])]
+    #[arg(
+        long,
+        conflicts_with_all = ["files", "add", "keep_recordings", "far", "second_microphone", "loud", "hurry"]
+    )]
     kept: bool,
     /// Add the recordings to the enrolled voice instead of enrolling it anew.
     #[arg(long)]
@@ -51,11 +61,14 @@ pub struct Enroll {
 }
 
 /// What became of one recording.
-#[derive(Debug, Serialize)]
-struct Sample {
+#[derive(Debug, Default, Serialize)]
+pub struct Sample {
     /// Its number, where it is one that was kept.
-    file: PathBuf,
-    accepted: bool,
+    pub file: PathBuf,
+    /// How it was said, where it is a further one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub style: Option<Style>,
+    pub accepted: bool,
     length_s: f32,
     #[serde(skip_serializing_if = "Option::is_none")]
     net_speech_s: Option<f32>,
@@ -66,9 +79,28 @@ struct Sample {
     /// Cosine to the samples before.
     #[serde(skip_serializing_if = "Option::is_none")]
     likeness: Option<f32>,
-    /// Why it was refused and what to do.
+    /// How surely the person is known in this style without the sample and with it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
+    pub confidence_before: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confidence_after: Option<f32>,
+    /// Why it is not kept although it has no fault.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<LeftOut>,
+    /// Why it was refused and what to do, or why it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl Sample {
+    pub fn of(file: PathBuf, recording: &Recording) -> Self {
+        Self { file, length_s: recording.length_s(), ..Self::default() }
+    }
+
+    pub fn heard(&mut self, quality: Quality) {
+        let Quality { net_speech_s, level_db, snr_db, .. } = quality;
+        (self.net_speech_s, self.level_db, self.snr_db) = (Some(net_speech_s), Some(level_db), Some(snr_db));
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -89,14 +121,17 @@ pub fn run(settings: &Settings, args: &Enroll) -> Result<(), Failure> {
     with_memory(settings, async |memory| {
         let known = enrol::person(memory, &args.user).await.map_err(Refused::failure)?;
         let Tools { mut vad, voices } = Tools::open(settings, memory).await?;
-        let mut enrolment = begin(memory, &voices, known.as_ref(), args.add).await?;
+        // Further samples alone are added to what is enrolled.
+        let only_further = args.files.is_empty() && !args.kept;
+        let add = args.add || only_further;
+        let mut enrolment = begin(memory, &voices, known.as_ref(), add).await?;
         let name = known.as_ref().map_or(args.user.as_str(), |user| user.name.as_str());
         let bar = progress();
         let mut samples: Vec<Sample> = Vec::new();
-        let mut kept = earlier_recordings(memory, &voices, known.as_ref(), args).await?;
+        let mut kept = earlier_recordings(memory, &voices, known.as_ref(), (args, add)).await?;
         show(&bar, &enrolment.standing(name, Step::Waiting, None));
         let mut hear = |file: PathBuf, recording: &Recording| -> Result<bool, Failure> {
-            let sample = add(&mut enrolment, file, recording)?;
+            let sample = take(&mut enrolment, file, recording)?;
             let accepted = sample.accepted;
             let step = if accepted { Step::Kept } else { Step::Refused };
             show(&bar, &enrolment.standing(name, step, sample.reason.clone()));
@@ -117,10 +152,10 @@ pub fn run(settings: &Settings, args: &Enroll) -> Result<(), Failure> {
         }
         bar.finish_and_clear();
 
-        let net_speech_s = enrolment.net_speech_s();
+        let mut net_speech_s = enrolment.net_speech_s();
         let outcome = match enrolment.finish() {
             Ok(template) => {
-                let Enroll { add, replace, another_person, .. } = *args;
+                let Enroll { replace, another_person, .. } = *args;
                 let allowed = Allowed { add, replace, another_person };
                 enrol::belongs(memory, &voices, known.as_ref(), &template, allowed).await.map(|()| template)
             }
@@ -129,6 +164,23 @@ pub fn run(settings: &Settings, args: &Enroll) -> Result<(), Failure> {
         let outcome = match outcome {
             Err(Refused::Device(failure)) => return Err(failure),
             outcome => outcome.map_err(|refused| refused.sentence(Face::CommandLine)),
+        };
+        let (outcome, changed) = match outcome {
+            Err(reason) => (Err(reason), false),
+            Ok(template) => {
+                let further = Offer { memory, voices: &voices, known: known.as_ref(), settings, args };
+                let (template, offered) = further.all(template, &mut vad).await?;
+                let any = offered.iter().any(|(sample, _)| sample.accepted);
+                let fault = offered.iter().find(|(sample, _)| !sample.accepted && sample.left_out.is_none());
+                let fault =
+                    fault.and_then(|(sample, _)| sample.reason.clone()).filter(|_| only_further && !any);
+                for (sample, sentence) in offered {
+                    kept.extend(sentence);
+                    samples.push(sample);
+                }
+                net_speech_s = template.net_speech_s();
+                (fault.map_or(Ok(template), Err), any || !only_further)
+            }
         };
         let reason = outcome.as_ref().err().cloned();
         let recordings_kept = if outcome.is_ok() { kept.len() } else { 0 };
@@ -151,22 +203,64 @@ pub fn run(settings: &Settings, args: &Enroll) -> Result<(), Failure> {
                 return Err(Failure::new(Exit::Data, format!("the voice was not enrolled: {reason}")));
             }
         };
-        let user = enrol::keep(memory, &voices, (known.as_ref(), &args.user), &template, &kept).await?;
+        if changed {
+            enrol::keep(memory, &voices, (known.as_ref(), &args.user), &template, &kept).await?;
+        }
         if args.json {
             return output::json(&result);
         }
         tell(&result.samples)?;
+        if !changed {
+            return output::line(format!("The voice of {} stays as it is.", output::plain(name)));
+        }
         output::line(format!(
             "Enrolled {}: {} s of speech in {} samples.",
-            output::plain(&user.name),
+            output::plain(name),
             figure(net_speech_s, 1),
             template.prototypes().len()
         ))?;
         if recordings_kept > 0 {
             output::line(format!("{recordings_kept} recordings are kept, encrypted, on this device alone."))?;
         }
+        if !add && args.further.all().is_empty() {
+            further::tell_how(name)?;
+        }
         Ok(())
     })
+}
+
+/// Further samples of a voice that is about to be stored.
+struct Offer<'a> {
+    memory: &'a Memory,
+    voices: &'a Voices,
+    known: Option<&'a User>,
+    settings: &'a Settings,
+    args: &'a Enroll,
+}
+
+impl Offer<'_> {
+    /// The voice with what was kept of them; what became of each, and its sound where that is to be kept.
+    async fn all(
+        &self,
+        template: Template,
+        vad: &mut Vad,
+    ) -> Result<(Template, Vec<(Sample, Option<recordings::Sentence>)>), Failure> {
+        let files = self.args.further.all();
+        if files.is_empty() {
+            return Ok((template, Vec::new()));
+        }
+        let others = enrol::others(self.memory, self.voices, self.known).await?;
+        let further = Further::new(self.voices.verifier.clone(), template, others);
+        let mut further = further.map_err(speaker_failure)?;
+        let mut offered = Vec::new();
+        for (style, file) in files {
+            let recording = recording::read(file, self.settings.audio.channel, vad)?;
+            let sample = further::offer(&mut further, (style, file), &recording)?;
+            let keep = self.args.keep_recordings && sample.accepted;
+            offered.push((sample, keep.then(|| recordings::sentence(&recording.raw))));
+        }
+        Ok((further.into_template(), offered))
+    }
 }
 
 /// What was kept with the voice that is added to, or from which it is enrolled anew: it is sealed anew with it.
@@ -174,10 +268,10 @@ async fn earlier_recordings(
     memory: &Memory,
     voices: &Voices,
     user: Option<&User>,
-    args: &Enroll,
+    (args, add): (&Enroll, bool),
 ) -> Result<Sentences, Failure> {
     let mut kept = None;
-    if let Some(user) = user.filter(|_| args.add || args.kept)
+    if let Some(user) = user.filter(|_| add || args.kept)
         && let Some(voice) = memory.voiceprint(user.id).await?
     {
         kept = voices.recordings.read(&voices.vault, &voice)?;
@@ -212,28 +306,26 @@ async fn begin(
     }
 }
 
-fn add(enrolment: &mut Enrolment, file: PathBuf, recording: &Recording) -> Result<Sample, Failure> {
-    let length_s = recording.length_s();
-    let (report, reason) = match enrolment.add(&recording.raw, &recording.speech) {
-        Ok(report) => (Some(report), None),
+fn take(enrolment: &mut Enrolment, file: PathBuf, recording: &Recording) -> Result<Sample, Failure> {
+    let mut sample = Sample::of(file, recording);
+    match enrolment.add(&recording.raw, &recording.speech) {
+        Ok(report) => {
+            sample.accepted = true;
+            sample.heard(report.quality);
+            sample.likeness = report.likeness;
+        }
         Err(Refusal::Model(e)) => return Err(speaker_failure(e)),
-        Err(refusal) => (None, Some(chain(&refusal))),
-    };
-    Ok(Sample {
-        file,
-        accepted: report.is_some(),
-        length_s,
-        net_speech_s: report.map(|r| r.quality.net_speech_s),
-        level_db: report.map(|r| r.quality.level_db),
-        snr_db: report.map(|r| r.quality.snr_db),
-        likeness: report.and_then(|r| r.likeness),
-        reason,
-    })
+        Err(refusal) => sample.reason = Some(chain(&refusal)),
+    }
+    Ok(sample)
 }
 
 fn tell(samples: &[Sample]) -> Result<(), Failure> {
     samples.iter().try_for_each(|sample| {
         let file = sample.file.display();
+        if sample.style.is_some() {
+            return further::tell(sample);
+        }
         match &sample.reason {
             Some(reason) => output::line(format!("{file}: refused: {reason}")),
             None => output::line(format!(

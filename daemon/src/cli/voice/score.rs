@@ -158,7 +158,7 @@ fn compare(verifier: &Verifier, line: &Line, voices: &BTreeMap<&str, Voice>) -> 
     let template = Template::new(verifier.model().identity().clone(), prototypes);
     let compared = match (test, template) {
         (Voice::Heard(test), Some(template)) => {
-            let (score, confidence, log_odds) = verifier.compare(&test.embedding, net_speech_s, &template);
+            let (score, confidence, log_odds) = verifier.compare(&test.embedding, test.quality, &template);
             Some(Compared { score, confidence, log_odds })
         }
         _ => None,
