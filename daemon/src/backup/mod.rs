@@ -49,6 +49,7 @@ pub mod remote;
 pub mod restore;
 pub mod restore_pg;
 pub mod retention;
+mod scratch;
 pub mod section;
 pub(crate) mod sqlite;
 mod stream;

@@ -18,11 +18,12 @@ use super::create::{Run, Source, blocking, queue_file};
 use super::keys::Keys;
 use super::manifest::{FileEntry, Manifest, Origin, Role, Sums, TableSum, damaged};
 use super::pg_tools::{Piece, Pipes, Running, Tool, WayIn, split};
+use super::scratch::ScratchDatabase;
 use super::stream::{self, Sealed, pour};
 use super::verify::compare;
 use crate::store::postgres::{PgError, PgSettings, open};
 
-const STEP: &str = "backing up Postgres";
+pub(super) const STEP: &str = "backing up Postgres";
 /// Pieces of a dump that wait for the server.
 const PIECES: usize = 16;
 
@@ -80,7 +81,7 @@ crate::store::sql::statements! {
     COUNTER_BEHIND = "SELECT (SELECT last_value FROM jarvis.changes) < greatest((SELECT max(change) FROM jarvis.users),
         (SELECT max(change) FROM jarvis.voiceprints), (SELECT max(change) FROM jarvis.conversations),
         (SELECT max(change) FROM jarvis.messages), (SELECT max(change) FROM jarvis.tombstones))";
-    LEFTOVERS = "SELECT datname::text FROM pg_database WHERE starts_with(datname, $1)";
+    pub(super) LEFTOVERS = "SELECT datname::text FROM pg_database WHERE starts_with(datname, $1)";
     AUDIT = sum_of!("audit");
     CONVERSATIONS = sum_of!("conversations");
     DEVICES = sum_of!("devices");
@@ -436,62 +437,6 @@ async fn execute(conn: &mut PgConnection, mut pieces: mpsc::Receiver<Piece>) -> 
         }
     }
     Ok(())
-}
-
-/// A database that did not exist before and is dropped afterwards.
-pub(super) struct ScratchDatabase {
-    pub(super) settings: PgSettings,
-    name: String,
-    home: PgSettings,
-}
-
-impl ScratchDatabase {
-    /// Makes it on the server of `settings`, and drops what an interrupted run of this device left there.
-    pub(super) async fn create(settings: &PgSettings) -> Result<Self, BackupError> {
-        use sha2::{Digest as _, Sha256};
-        let device = super::manifest::hex(&Sha256::digest(settings.device.as_bytes()));
-        let prefix = format!("jarvis_scratch_{}_", device.get(..8).unwrap_or_default());
-        let name = format!("{prefix}{}", uuid::Uuid::now_v7().simple());
-        let mut conn = session(settings).await?;
-        let made = async {
-            let left: Vec<String> = sqlx::query_scalar(LEFTOVERS)
-                .bind(&prefix)
-                .fetch_all(&mut conn)
-                .await
-                .map_err(of(settings))?;
-            for old in left.iter().filter(|old| plain(old)) {
-                log::info!("dropping {old}, which an interrupted run left behind");
-                let drop = AssertSqlSafe(format!("DROP DATABASE IF EXISTS {old} WITH (FORCE)"));
-                sqlx::raw_sql(drop).execute(&mut conn).await.map_err(of(settings))?;
-            }
-            // A name that exists is refused by the server: it can never be a database that is in use.
-            let create = format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'");
-            let created = sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut conn).await;
-            created.map(|_| ()).map_err(|e| {
-                let error = PgError::of(STEP, &e);
-                if error.sqlstate() != Some("42501") {
-                    return BackupError::postgres(&error, &settings.shown);
-                }
-                BackupError::Refused(
-                    "this needs a scratch database, and the role of store.postgres_url may not create one: run ALTER ROLE … \
-                     CREATEDB on the server, or set backup.verify to \"full\""
-                        .to_owned(),
-                )
-            })
-        };
-        let made = made.await;
-        let _ = conn.close().await;
-        made?;
-        Ok(Self { settings: settings.at(&name), name, home: settings.clone() })
-    }
-
-    pub(super) async fn drop(self) -> Result<(), BackupError> {
-        let mut conn = session(&self.home).await?;
-        let drop = AssertSqlSafe(format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name));
-        let dropped = sqlx::raw_sql(drop).execute(&mut conn).await.map(|_| ());
-        let _ = conn.close().await;
-        dropped.map_err(of(&self.home))
-    }
 }
 
 /// A name that can stand in a statement as it is.
