@@ -4,7 +4,7 @@ mod owner;
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Output;
+use std::process::{Command, Output};
 
 use crate::support::{ENROLMENT, Root, Voice, sox};
 use serde_json::Value;
@@ -83,6 +83,17 @@ fn no_part_of_an_address_that_may_be_a_secret_is_ever_shown() {
         ("mqtt.url", "mqtt://jarvis:hunter2@broker", "mqtt.password_file"),
         ("mqtt.url", "mqtt://jarvis:18/hunter2@broker", "%2F"),
         ("mqtt.url", "hunter2@broker", "scheme"),
+        ("mqtt.url", "mqtt://broker?password=hunter2", "after the port"),
+        ("mqtt.url", "mqtt://broker/hunter2", "after the port"),
+        ("store.postgres_url", "postgres://jarvis@db/jarvis&password=hunter2", "parameters begin with"),
+        ("store.postgres_url", "postgres://jarvis@db/jarvis:hunter2", "name of the database"),
+        ("store.postgres_url", "postgres://jarvis:@db/hunter2%40host/db", "name of the database"),
+        ("store.postgres_url", "postgres://jarvis@db/jarvis?password%3Dhunter2", "is not known"),
+        ("store.postgres_url", "postgres://jarvis@db/jarvis?sslkey=/x&hunter2=1", "is not known"),
+        ("backup.remote", ":s3,secret_access_key=hunter2:bucket", "name of a remote"),
+        ("backup.remote", "nas,pass=hunter2:x", "name of a remote"),
+        ("backup.remote", "sftp://u:hunter2@h/x", "rclone config"),
+        ("backup.remote", "nas:u:hunter2@h", "rclone config"),
     ];
     for (key, address, told) in wrong {
         let (section, name) = key.split_once('.').unwrap();
@@ -124,6 +135,26 @@ fn no_part_of_an_address_that_may_be_a_secret_is_ever_shown() {
         let root = Root::with_config(&format!("[store]\npostgres_url = \"{address}\"\n"));
         let printed = root.ok(&["check-config", "--print"]);
         assert!(printed.contains(shown) && !printed.contains("ter2"), "{address}: {printed}");
+    }
+}
+
+#[test]
+fn a_pipe_in_the_place_of_the_database_is_refused_instead_of_waited_for() {
+    let root = Root::new();
+    root.ok(&["user", "add", "anna"]);
+    let data = root.path().join("var/lib/jarvis");
+    for name in ["jarvis.db", "jarvis.db-wal", "jarvis.db-shm"] {
+        let _ = fs::remove_file(data.join(name));
+    }
+    assert!(Command::new("mkfifo").arg(data.join("jarvis.db")).status().unwrap().success());
+    for args in [&["user", "list"][..], &["ask", "--user", "anna", "hello"], &["backup", "create"]] {
+        let mut command = Command::new("timeout");
+        let program = root.command(args);
+        command.arg("30").arg(program.get_program()).args(program.get_args());
+        command.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(78), "{args:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains("no regular file"), "{args:?}: {}", stderr(&output));
     }
 }
 

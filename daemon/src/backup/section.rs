@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::Level;
 use super::remote::Check;
-use crate::config::{Raw, Value, Words, line, quote, section, toml_text};
+use crate::config::{Raw, Value, Words, line, section, toml_text};
 
 section! {
     /// Backups of the memory: [backup-recovery.md](backup-recovery.md).
@@ -66,13 +66,17 @@ impl Value for Remote {
     fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
         const WANTED: &str = "a remote of rclone and a folder in it, such as \"nas:jarvis\"";
         let text = line(raw, WANTED)?;
-        let wrong = |why: &str| Err(format!("\"{}\" {why}; it needs {WANTED}", quote(&text)));
+        // Not repeated: rclone takes passwords in such a text as well.
+        let wrong = |why: &str| Err(format!("{why}; it needs {WANTED}"));
         let Some((name, path)) = text.split_once(':') else { return wrong("has no \":\"") };
         // Without these it could be an option, or settings with a password in them, which would show in a
         // list of programs.
         let plain = |c: char| c.is_alphanumeric() || "_-.+@".contains(c);
         if name.is_empty() || name.starts_with('-') || !name.chars().all(plain) {
             return wrong("does not begin with the name of a remote");
+        }
+        if path.starts_with("//") || (path.contains(':') && path.contains('@')) {
+            return wrong("looks like an address with a user: `rclone config` keeps those");
         }
         if path.split('/').any(|part| part == "..") {
             return wrong("leads out of its folder");

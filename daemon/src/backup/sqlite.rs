@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::cancel::Cancel;
 use super::manifest::{Sums, TableSum, Undelivered, hex};
 use crate::durable;
-use crate::store::{BUSY_TIMEOUT, StoreError, classify, holder};
+use crate::store::{BUSY_TIMEOUT, StoreError, classify, holder, refuse_pipe};
 
 /// 1 while everything is queued again for another database.
 macro_rules! is_queued_again {
@@ -136,6 +136,7 @@ pub(super) enum Access {
 }
 
 pub(super) async fn connect(path: &Path, access: Access) -> Result<SqliteConnection, StoreError> {
+    refuse_pipe(path)?;
     let mut options = SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(false)

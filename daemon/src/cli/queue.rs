@@ -223,7 +223,7 @@ async fn status(settings: &Settings, memory: &Memory, json: bool) -> Result<(), 
                 depth = queue::depth(memory.store()).await?;
                 status.depth = depth;
                 status.another_database = sent == Sent::Elsewhere;
-                status.complete = sent == Sent::All && depth.is_nothing();
+                status.complete = sent == Sent::All && depth.has_sent_everything();
                 let held_back = holder::held_back(memory.store(), &database).await.ok().flatten();
                 status.error = held_back.map(|error| error.sentence(&database.shown));
             }
@@ -343,7 +343,9 @@ async fn drain(settings: &Settings, memory: &Memory, json: bool) -> Result<(), F
     let without_row = forwarder.without_row();
     let sent = sent.saturating_sub(without_row);
     if json {
-        return output::json(&Drained { complete: true, sent, without_row, set_aside, read, left });
+        // At the end of the queue, but what was refused for good is not there.
+        let complete = left.has_sent_everything();
+        return output::json(&Drained { complete, sent, without_row, set_aside, read, left });
     }
     output::line(match set_aside {
         0 => format!("Sent {sent} entries; nothing waits."),

@@ -131,10 +131,8 @@ async fn check(settings: &Settings, memory: &Memory, args: &Check) -> Result<(),
             output::line(format!("{}.", output::plain(sentence)))?;
         }
     }
-    if args.repair {
-        return Ok(());
-    }
     match found.differences() {
+        _ if args.repair && found.complete => Ok(()),
         0 if found.complete => Ok(()),
         0 => Err(Failure::new(
             Exit::TryAgain,
@@ -230,7 +228,13 @@ fn show(found: &Comparison) -> Result<(), Failure> {
         output::table(["CONVERSATION", "DIFFERENCE", "HERE", "POSTGRES"], &rows)?;
     }
     if found.is_equal() && found.complete {
-        return output::line("Everything is the same on both sides.");
+        let besides = found.tables.iter().any(|table| table.here != table.there);
+        return output::line(if besides {
+            "Everything that this device keeps is the same in Postgres; what is there besides is another device's, or \
+             sealed with another key."
+        } else {
+            "Everything is the same on both sides."
+        });
     }
     if !found.complete {
         let so_far = if found.is_equal() { "What was compared is the same. " } else { "" };

@@ -202,7 +202,8 @@ impl Value for BrokerUrl {
         }
         let rest = url.query().map_or(url.path().to_owned(), |query| format!("{}?{query}", url.path()));
         if !matches!(rest.as_str(), "" | "/") {
-            return Err(format!("the address ends after the port; \"{}\" is too much", quote(&rest)));
+            // Not repeated: it may be a password that was written in the wrong place.
+            return Err("the address ends after the port; take out what stands behind it".to_owned());
         }
         if !url.username().is_empty() || url.password().is_some() {
             return Err(
@@ -314,8 +315,9 @@ impl Value for PostgresUrl {
         let address = Address::read(raw, &["postgres", "postgresql"], EXAMPLE)?;
         for (name, value) in address.url.query_pairs() {
             if !POSTGRES_PARAMETERS.contains(&&*name) {
+                // Its name is not repeated: it may be a part of a password.
                 let known = POSTGRES_PARAMETERS.join(", ");
-                return Err(format!("the parameter \"{}\" is not known; it may be {known}", quote(&name)));
+                return Err(format!("a parameter behind the \"?\" is not known; it may be {known}"));
             }
             if name == "sslmode" && !SSL_MODES.contains(&&*value) {
                 return Err(format!("sslmode may be {}", SSL_MODES.join(", ")));
@@ -323,6 +325,15 @@ impl Value for PostgresUrl {
             if name == "port" && !matches!(value.parse::<u16>(), Ok(1..)) {
                 return Err("the parameter \"port\" is not a number from 1 to 65535".to_owned());
             }
+        }
+        // The name of a database is shown, so what looks like something else is not taken for one.
+        let database = decoded(address.url.path().strip_prefix('/').unwrap_or_default());
+        if database.contains(['&', '=', ':', '/', '@', '?', '#']) {
+            return Err(
+                "the name of the database holds one of & = : / @ ? #; parameters begin with \"?\", and a \
+                        password belongs into store.postgres_password_file"
+                    .to_owned(),
+            );
         }
         let ssl_mode = address.parameter("sslmode");
         let read =

@@ -46,6 +46,7 @@ mod tests;
 use std::path::PathBuf;
 
 pub use open::CHECK_AT_OPEN_BYTES;
+pub(crate) use open::refuse_pipe;
 pub use schema::VERSION;
 pub(crate) use sqlite::classify;
 pub use sqlite::{BUSY_TIMEOUT, Store, StoreOptions, Tx};

@@ -91,9 +91,23 @@ pub(super) enum Look {
     Mistrust(String),
 }
 
+/// SQLite would wait for whoever has the other end of a pipe.
+///
+/// # Errors
+/// [`StoreError::NotOurs`] for a pipe, a socket or a device.
+pub(crate) fn refuse_pipe(path: &Path) -> Result<(), StoreError> {
+    match std::fs::metadata(path) {
+        Ok(meta) if !meta.is_file() && !meta.is_dir() => {
+            Err(StoreError::NotOurs { path: path.into(), detail: "it is no regular file".to_owned() })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Opens the database at `path`, makes it where it is missing, repairs it where it is damaged, reads it where
 /// it cannot be written.
 pub(super) async fn open(path: &Path, options: &StoreOptions, look: &Look) -> Result<Ready, StoreError> {
+    refuse_pipe(path)?;
     let thorough = *look != Look::Quick;
     let mut told: Vec<String> = Vec::new();
     let policy = &options.vanished;

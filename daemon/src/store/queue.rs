@@ -268,6 +268,11 @@ impl Depth {
     pub fn is_nothing(&self) -> bool {
         self.entries == 0 && !self.queueing
     }
+
+    /// So does nothing that Postgres has refused for good.
+    pub fn has_sent_everything(&self) -> bool {
+        self.is_nothing() && self.dead_letters == 0
+    }
 }
 
 /// An entry as it is listed: what it is about, never the row itself.

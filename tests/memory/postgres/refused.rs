@@ -33,7 +33,8 @@ fn refused(postgres: &Postgres) -> Root {
     fs::write(&file, document.to_string()).unwrap();
     root.ok(&["conversation", "import", file.to_str().unwrap(), "--user", "anna"]);
     let drained = drain(&root);
-    assert_eq!(drained["set_aside"], 3, "{drained}");
+    assert_eq!((&drained["set_aside"], &drained["complete"]), (&3.into(), &false.into()), "{drained}");
+    assert_eq!(root.json(&["queue", "status"])["complete"], false, "Postgres does not have everything");
     root
 }
 

@@ -3,7 +3,7 @@
 use super::{OnScreen, Shown, Summary, prune, sentence, size};
 use crate::backup::job::{self, Clocked, Done, Job, JobError};
 use crate::backup::manifest::Undelivered;
-use crate::backup::{Kind, Level};
+use crate::backup::{self, Kind, Level, known};
 use crate::cli::output;
 use crate::error::Failure;
 
@@ -31,6 +31,10 @@ pub struct Args {
 }
 
 pub async fn run(run: &OnScreen<'_>, args: &Args) -> Result<(), Failure> {
+    // A folder that is empty now may be another one than that of the proven backups.
+    if let Some(lost) = known::lost(run.settings, &backup::list(run.lock.dir(), run.clock)?) {
+        log::warn!("{}", lost.sentence);
+    }
     let clock = if args.trust_clock { Clocked::Trusted } else { Clocked::BySyncedClock };
     let wanted = Job {
         kind: args.kind,
