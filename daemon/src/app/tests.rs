@@ -294,7 +294,7 @@ fn a_reload_takes_the_live_keys_and_names_the_others() {
 #[test]
 fn an_address_of_postgres_holds_nothing_that_would_be_ignored() {
     let with = |query: &str| format!("[store]\npostgres_url = \"postgres://u@h/db?{query}\"\n");
-    assert!(faults(&with("passwrod=hunter2"))[0].contains("passwrod"));
+    assert!(faults(&with("passwrod=hunter2"))[0].contains("did you mean password?"));
     assert!(!faults(&with("passwrod=hunter2"))[0].contains("hunter2"));
     assert!(faults(&with("sslmode=verify"))[0].contains("verify-full"));
     let kitchen = "[device]\nid = \"kitchen\"\n";

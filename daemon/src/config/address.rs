@@ -9,6 +9,7 @@ use url::{Host, ParseError, Url};
 use zeroize::Zeroizing;
 
 use super::fault::quote;
+use super::suggest::closest;
 use super::value::{Raw, Value, toml_text};
 
 /// `scheme://[user[:password]@][host[:port]][/path][?name=value&…]`, taken apart once by the crate `url`. Two
@@ -317,7 +318,9 @@ impl Value for PostgresUrl {
             if !POSTGRES_PARAMETERS.contains(&&*name) {
                 // Its name is not repeated: it may be a part of a password.
                 let known = POSTGRES_PARAMETERS.join(", ");
-                return Err(format!("a parameter behind the \"?\" is not known; it may be {known}"));
+                let meant = closest(name.split('=').next().unwrap_or_default(), POSTGRES_PARAMETERS);
+                let meant = meant.map_or(String::new(), |meant| format!("; did you mean {meant}?"));
+                return Err(format!("a parameter behind the \"?\" is not known, it may be {known}{meant}"));
             }
             if name == "sslmode" && !SSL_MODES.contains(&&*value) {
                 return Err(format!("sslmode may be {}", SSL_MODES.join(", ")));
@@ -453,7 +456,7 @@ mod tests {
         {
             assert!(broker(host).is_ok(), "{host}");
         }
-        assert!(broker("mqtt://h/topic").unwrap_err().contains("/topic"));
+        assert!(broker("mqtt://h/topic").unwrap_err().contains("after the port"));
         assert!(broker("mqtt://a%zz@h").unwrap_err().contains("% escape"));
     }
 }

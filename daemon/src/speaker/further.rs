@@ -261,14 +261,14 @@ mod tests {
         Further::new(verifier, template.clone(), others).unwrap()
     }
 
-    /// 350 Hz to 2.6 kHz (windowed sinc).
+    /// 450 Hz to 2.2 kHz (windowed sinc).
     fn narrowed(samples: &[f32]) -> Vec<f32> {
         use std::f32::consts::PI;
         let sinc = |n: f32, hz: f32| if n == 0.0 { hz / 8e3 } else { (PI * n * hz / 8e3).sin() / (PI * n) };
         let taps: Vec<f32> = (-150..=150i16)
             .map(|n| {
                 let n = f32::from(n);
-                (sinc(n, 2_600.0) - sinc(n, 350.0)) * (0.54 + 0.46 * (PI * n / 150.0).cos())
+                (sinc(n, 2_200.0) - sinc(n, 450.0)) * (0.54 + 0.46 * (PI * n / 150.0).cos())
             })
             .collect();
         samples.windows(taps.len()).map(|w| w.iter().zip(&taps).map(|(x, t)| x * t).sum()).collect()
