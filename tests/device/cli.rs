@@ -147,14 +147,19 @@ fn a_pipe_in_the_place_of_the_database_is_refused_instead_of_waited_for() {
         let _ = fs::remove_file(data.join(name));
     }
     assert!(Command::new("mkfifo").arg(data.join("jarvis.db")).status().unwrap().success());
-    for args in [&["user", "list"][..], &["ask", "--user", "anna", "hello"], &["backup", "create"]] {
+    let told = [
+        (&["user", "list"][..], 78, "no regular file"),
+        (&["ask", "--user", "anna", "hello"], 78, "no regular file"),
+        (&["backup", "create"], 1, "the memory is missing"),
+    ];
+    for (args, exit, why) in told {
         let mut command = Command::new("timeout");
         let program = root.command(args);
         command.arg("30").arg(program.get_program()).args(program.get_args());
         command.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
         let output = command.output().unwrap();
-        assert_eq!(output.status.code(), Some(78), "{args:?}: {}", stderr(&output));
-        assert!(stderr(&output).contains("no regular file"), "{args:?}: {}", stderr(&output));
+        assert_eq!(output.status.code(), Some(exit), "{args:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(why), "{args:?}: {}", stderr(&output));
     }
 }
 

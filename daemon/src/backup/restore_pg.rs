@@ -287,12 +287,12 @@ pub(super) async fn find(
     })?;
     let entry = checked(run, folder, manifest).await?;
     let undelivered = Undelivered::open(run, folder, manifest, keys).await?;
-    let scratch = ScratchDatabase::create(&settings).await?;
+    let scratch = ScratchDatabase::create(settings).await?;
     let found = async {
         let mut conn = session(&scratch.settings).await?;
-        sqlx::raw_sql("BEGIN").execute(&mut conn).await.map_err(of(&settings))?;
+        sqlx::raw_sql("BEGIN").execute(&mut conn).await.map_err(of(settings))?;
         load(&mut conn, run, (folder, manifest, entry, keys), &scratch.settings).await?;
-        let found = find_in(run, &mut conn, wanted, &settings, undelivered.as_ref()).await;
+        let found = find_in(run, &mut conn, wanted, settings, undelivered.as_ref()).await;
         let _ = conn.close().await;
         found
     };

@@ -84,15 +84,11 @@ fn in_use(code: Option<&str>) -> bool {
 }
 
 #[cfg(test)]
-#[expect(dead_code, reason = "shared with the black-box tests, which use the rest")]
-#[path = "../../../tests/support/postgres.rs"]
-mod server;
-
-#[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::store::postgres::tests::server;
 
     /// The server cleans databases as somebody whose sessions our role may not end; a superuser stands for it here.
     #[tokio::test]

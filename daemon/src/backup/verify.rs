@@ -90,7 +90,7 @@ async fn look(run: &Run<'_>, folder: &Path, level: Level, keys: &Keys) -> Result
                                 .to_owned(),
                         )
                     })?;
-                    pg::into_scratch(run, folder, &manifest, entry, keys, &postgres).await?;
+                    pg::into_scratch(run, folder, &manifest, entry, keys, postgres).await?;
                 }
             }
         }

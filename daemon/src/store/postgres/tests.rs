@@ -13,7 +13,7 @@ use crate::store::{compare, holder, renumber};
 
 #[expect(dead_code, reason = "shared with the black-box tests, which use the rest")]
 #[path = "../../../../tests/support/postgres.rs"]
-mod server;
+pub(crate) mod server;
 
 use server::{Options, Postgres};
 
