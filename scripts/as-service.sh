@@ -1,6 +1,5 @@
 #!/bin/sh
-# Runs a command of jarvisd as the user of the service, and writes its end to the journal: journalctl -t
-# jarvis-backup
+# Runs a command of jarvisd as the user of the service, and writes its end to the journal: journalctl -t jarvis-backup
 #
 #   scripts/as-service.sh backup create [OPTION...]
 set -eu

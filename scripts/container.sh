@@ -1,5 +1,5 @@
-# A small Debian with a real systemd, for the scripts that try Jarvis as it is installed; sourced after
-# lib.sh, not run. shellcheck shell=bash
+# A small Debian with a real systemd, for the scripts that try Jarvis as it is installed; sourced after lib.sh, not run.
+# shellcheck shell=bash
 
 # What a container needs on this machine.
 # shellcheck disable=SC2034 # for the scripts that source this file
@@ -27,8 +27,7 @@ no_container() {
     fi
 }
 
-# take_program: builds jarvisd unless $program names one; $libvosk is what lies beside it, or a name that is
-# not there.
+# take_program: builds jarvisd unless $program names one; $libvosk is what lies beside it, or a name that is not there.
 take_program() {
     if [ -z "$program" ]; then
         # shellcheck disable=SC2119 # no component is wanted
@@ -40,8 +39,8 @@ take_program() {
     libvosk=$(readlink -f "$(dirname "$program")/libvosk.so" || true)
 }
 
-# debian_root FOLDER SUITE [PACKAGE...]: makes a Debian in FOLDER, once for each list of packages. The
-# packages need no service to be started while they are installed.
+# debian_root FOLDER SUITE [PACKAGE...]: makes a Debian in FOLDER, once for each list of packages. The packages need no
+# service to be started while they are installed.
 debian_root() {
     local root=$1 suite=$2
     shift 2
@@ -78,8 +77,7 @@ in_it() {
         env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 "$@"
 }
 
-# boot_container ROOT CONSOLE: boots it without a network, under an overlay that is thrown away; the console
-# goes to a file.
+# boot_container ROOT CONSOLE: boots it without a network, under an overlay that is thrown away; the console goes to a file.
 boot_container() {
     local root=$1 console=$2 name base
     name=$(basename "$0" .sh)-$$
@@ -87,8 +85,9 @@ boot_container() {
     [ ! -d $base/unified ] || base=$base/unified
     container_group=$base/$name
     mkdir -p "$container_group/payload"
-    # On a machine without systemd nspawn wants a few folders, and a hierarchy of control groups of one kind:
-    # both in a mount namespace of their own. shellcheck disable=SC2016 # expanded by the inner shell
+    # On a machine without systemd nspawn wants a few folders, and a hierarchy of control groups of one kind: both in a mount
+    # namespace of their own.
+    # shellcheck disable=SC2016 # expanded by the inner shell
     unshare -m --propagation private bash -c '
         echo $$ >"$1/payload/cgroup.procs"
         mount -t tmpfs tmpfs /run

@@ -1,6 +1,6 @@
-# Runs the commands of a page in the container of try-docs.sh, in one shell, as an ordinary person who may use
-# sudo. Sourced by the scripts that docs-commands.py writes; the functions named setup_* are what the marks of
-# the pages ask for. shellcheck shell=bash
+# Runs the commands of a page in the container of try-docs.sh, in one shell, as an ordinary person who may use sudo. Sourced
+# by the scripts that docs-commands.py writes; the functions named setup_* are what the marks of the pages ask for.
+# shellcheck shell=bash
 set -m
 cd ~/jarvis || exit 1
 said=$(mktemp)
@@ -68,18 +68,15 @@ write_file() {
     printf '    file  %s  %s\n' "$1" "$2"
 }
 
-# --- values that a reader puts in
-# -------------------------------------------------------------------------------------
+# --- values that a reader puts in -------------------------------------------------------------------------------------
 
 # A command that gets a terminal runs in a shell of its own.
 export lost_backup='' lost_conversation='' moment=''
 newest_backup() { sudo jarvisd backup list --json | python3 -c 'import json, sys; print(json.load(sys.stdin)[-1]["name"])'; }
 
-# --- what the marks ask for
-# -------------------------------------------------------------------------------------------
+# --- what the marks ask for -------------------------------------------------------------------------------------------
 
-# Somebody reads three sentences, one into each recording. A process of its own, which holds no output of the
-# page open.
+# Somebody reads three sentences, one into each recording. A process of its own, which holds no output of the page open.
 setup_sentences() { speak /opt/sound/hand; }
 setup_sentences_in_the_room() { speak /opt/sound/room; }
 speak() {
@@ -137,8 +134,7 @@ setup_postgres_conf() {
     echo 'hostssl  jarvis  jarvis  127.0.0.1/32  scram-sha-256' | sudo tee -a /etc/postgresql/*/main/pg_hba.conf
 }
 
-# --- backups
-# ----------------------------------------------------------------------------------------------------------
+# --- backups ----------------------------------------------------------------------------------------------------------
 
 setup_nas() { sudo install -d -o jarvis -g jarvis /srv/nas; }
 setup_backup_elsewhere_only() {

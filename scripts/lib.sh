@@ -44,8 +44,8 @@ at_least() { [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]; 
 
 rust_here() { (cd "$repository" && cargo --version 2>/dev/null | awk '{print $2}'); }
 
-# install_rust [PACKAGE...]: keeps a good toolchain that is there, else takes the distribution's newest. The
-# packages hold rustfmt and clippy, for a toolchain without rustup.
+# install_rust [PACKAGE...]: keeps a good toolchain that is there, else takes the distribution's newest. The packages hold
+# rustfmt and clippy, for a toolchain without rustup.
 install_rust() {
     # shellcheck disable=SC1091 # made by rustup, where there is one
     [ ! -f "$HOME/.cargo/env" ] || . "$HOME/.cargo/env"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Point-in-time recovery of a Postgres server with pgBackRest: sets it up, backs up, and restores beside what
-# there is. Run it on the server. Re-runnable.
+# Point-in-time recovery of a Postgres server with pgBackRest: sets it up, backs up, and restores beside what there is.
+# Run it on the server. Re-runnable.
 set -euo pipefail
 
 usage() {
@@ -75,8 +75,7 @@ repo1-retention-full=$keep
 repo1-bundle=y
 compress-type=zst
 start-fast=y
-# A full disk of the archive must not stop the database: log that is late by more than this is given up, and
-# the next backup begins anew.
+# A full disk of the archive must not stop the database: log that is late by more than this is given up, and the next backup begins anew.
 archive-push-queue-max=8GiB
 [$stanza]
 pg1-path=$data

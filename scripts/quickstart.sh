@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From a fresh machine to a talking appliance: installs what is missing, builds, fetches the models, and lets
-# five synthetic voices show the main job end to end. Re-runnable; needs no other step.
+# From a fresh machine to a talking appliance: installs what is missing, builds, fetches the models, and lets five
+# synthetic voices show the main job end to end. Re-runnable; needs no other step.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"

@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests need and passes every check and test of the project. Re-runnable; needs no other
-# step.
+# Installs what the tests need and passes every check and test of the project. Re-runnable; needs no other step.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -54,8 +53,7 @@ if [ "$quick" = no ]; then
         rm -rf "$cache/tools/target"
     fi
     if command -v cargo-deny >/dev/null; then
-        # The advisory database lives outside the package index; where it cannot be fetched the other checks
-        # still hold.
+        # The advisory database lives outside the package index; where it cannot be fetched the other checks still hold.
         cargo deny check licenses bans sources
         cargo deny check advisories || note "advisories were not checked: see the lines above"
     fi
@@ -65,8 +63,7 @@ if [ "$quick" = no ]; then
 fi
 
 step "Tests"
-# Continuous integration lacks nothing: there a test without its tool or its recordings fails. Elsewhere it is
-# skipped.
+# Continuous integration lacks nothing: there a test without its tool or its recordings fails. Elsewhere it is skipped.
 skipped=$cache/skipped-tests
 log=$cache/test.log
 rm -f "$skipped"
@@ -80,8 +77,7 @@ if [ -s "$skipped" ]; then
     sort -u "$skipped"
     skips=$(sed 's/: .*//' "$skipped" | sort -u | wc -l)
 fi
-# A test that runs ignored ones in processes of their own prints their results as well: those are filtered
-# runs.
+# A test that runs ignored ones in processes of their own prints their results as well: those are filtered runs.
 awk -v skips="$skips" '/^test result:/ && $12 == 0 {passed += $4; failed += $6}
     END {printf "\n%d passed, %d failed, %d skipped\n", passed - skips, failed, skips}' "$log"
 [ "$status" = 0 ] || fail "tests failed (see above, and $log)"

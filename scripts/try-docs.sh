@@ -55,8 +55,7 @@ finish() {
 }
 trap finish EXIT
 
-# The folder of the container is mounted under an overlay that is thrown away; what goes there is made anew
-# each time.
+# The folder of the container is mounted under an overlay that is thrown away; what goes there is made anew each time.
 step "A person, their clone, a microphone and voices"
 models=$cache/try-service/models
 mkdir -p "$models"

@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Boots a real systemd in a container, installs Jarvis there as docs/install.md says, and tries what the unit
-# promises.
+# Boots a real systemd in a container, installs Jarvis there as docs/install.md says, and tries what the unit promises.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -46,8 +45,7 @@ finish() {
 }
 trap finish EXIT
 
-# What is installed goes into the folder of the container, which is mounted under an overlay that is thrown
-# away.
+# What is installed goes into the folder of the container, which is mounted under an overlay that is thrown away.
 step "Install as docs/install.md says"
 install -Dm755 "$program" "$root/usr/bin/jarvisd"
 [ ! -f "$libvosk" ] || install -Dm644 "$libvosk" "$root/usr/lib/jarvis/libvosk.so"
