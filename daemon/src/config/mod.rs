@@ -5,7 +5,7 @@
 //!        └──────────────┴──────────────────┴──▶ Layers ──▶ sections, each value checked   (schema.rs, value.rs)
 //! ```
 //!
-//! A section is declared once with [`section!`], by the part of the program that it sets: the struct, the
+//! A section is declared once with `section!`, by the part of the program that it sets: the struct, the
 //! checks, `docs/configuration.md` and the reload come from that. `app/settings.rs` gathers the sections and
 //! checks what contradicts what. A fault never stops the reading: all of them are reported at once, each with
 //! its place and key.
