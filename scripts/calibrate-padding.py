@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compares ways to bring speech to a fixed number of frames (docs/design/speaker.md, "Plan lengths").
+"""Compares ways to bring speech to a fixed number of frames (docs/lab/speaker-version-1.md, "Plan lengths").
 
     pip install kaldi-native-fbank numpy onnxruntime soundfile
     scripts/calibrate-padding.py AUDIO_DIR NOISE_DIR

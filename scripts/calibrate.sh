@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes models/calibration/campplus.{cohort.bin,channels.bin,toml} again, pins them in models/manifest.toml and
-# prints the tables of docs/design/speaker.md and docs/lab/speaker-shared-channel.md. Compensation and constants are
-# made by scripts/calibrate-channels.py, which names the Python packages that it needs.
+# prints the tables of docs/lab/speaker-*.md. Compensation and constants are made by
+# scripts/calibrate-channels.py, which names the Python packages that it needs.
 #
 #   scripts/calibrate.sh AUDIO_DIR     one recording (FLAC or WAV, 16 kHz) of each of some 250 speakers, 12 s or longer
 #   scripts/calibrate.sh AUDIO_DIR --denoised yes        also compares raw with denoised sound

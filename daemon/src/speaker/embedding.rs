@@ -7,7 +7,7 @@
 //!
 //! CAM++ (Wang et al., "CAM++: A Fast and Efficient Network for Speaker Verification Using Context-Aware Masking", 2023)
 //! takes any number of frames; the calibration is fitted to embeddings of two lengths. Why these, and padding with the
-//! mean frame rather than repeating the speech, is measured in `docs/design/speaker.md`. The network itself is
+//! mean frame rather than repeating the speech, is measured in `docs/lab/speaker-version-1.md`. The network itself is
 //! `campplus/`.
 
 use std::fmt::Write as _;

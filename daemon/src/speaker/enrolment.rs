@@ -37,7 +37,7 @@ const MOST_CLIPPED: f32 = 0.01;
 const LEAST_COHESION: f32 = 0.5;
 
 /// Least cosine of two seconds within one sample. Of one person in noise 10 dB below or less 1.3 % have less; with another's two
-/// seconds behind three 92 % or more (`docs/design/speaker.md`).
+/// seconds behind three 92 % or more (`docs/lab/speaker-verdicts.md`).
 pub(super) const LEAST_LIKENESS_WITHIN: f32 = 0.15;
 
 /// Cosine from which a sample is taken for one of an earlier enrolment, whose sound is gone. Whole copies have 0.987 and

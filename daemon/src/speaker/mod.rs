@@ -16,7 +16,7 @@
 //!   ships. The voice that was refused or verified last is held for a minute, in memory, to compare what goes
 //!   on with it.
 //! * Both enrolment and verification hear the **raw** 16 kHz sound, and all of it, wake phrase included: denoised
-//!   sound quadruples the equal error rate (docs/design/speaker.md).
+//!   sound quadruples the equal error rate (docs/lab/speaker-version-1.md).
 
 pub mod aside;
 pub mod calibration;

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Of somebody who goes on alone the network misses two of five changes and sees one in 2 of 100 people who
-//! are alone (`docs/design/speaker.md`). So its changes only say where an utterance may be cut; whose a part
+//! are alone (`docs/lab/speaker-verdicts.md`). So its changes only say where an utterance may be cut; whose a part
 //! is, voices tell.
 //!
 //! Plaquet and Bredin, "Powerset multi-class cross entropy loss for neural speaker diarization", 2023.

@@ -30,7 +30,7 @@ pub const DEFAULT_THRESHOLD: f32 = 0.85;
 /// Net speech below which a higher bar counts: the shortest length the calibration was fitted and tested at.
 pub const LEAST_NET_SPEECH_S: f32 = 1.0;
 /// Below this a voice is surely a stranger's after two seconds; every threshold that can be set is far above.
-/// `docs/design/speaker.md` has the table that it was chosen by.
+/// `docs/lab/speaker-verdicts.md` has the table that it was chosen by.
 pub const SURELY_A_STRANGER: f32 = 0.01;
 /// Difference of band or effort from which a first look leaves the verdict to the whole utterance.
 const EXPLAINED_FROM: f32 = 0.5;
