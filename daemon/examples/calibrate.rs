@@ -1,7 +1,7 @@
-//! Makes the cohort of `jarvisd::speaker::calibration` and measures the shipped constants on sound of its own:
-//! `scripts/calibrate.sh` runs it. Compensation and constants are made by `scripts/calibrate-channels.py`; the
-//! tables of sound, cohort and features fit their own weights, for comparison, on the cosine and the score without
-//! compensation.
+//! Makes the cohort of `jarvisd::speaker::calibration` and measures the shipped constants on sound of its
+//! own: `scripts/calibrate.sh` runs it. Compensation and constants are made by
+//! `scripts/calibrate-channels.py`; the tables of sound, cohort and features fit their own weights, for
+//! comparison, on the cosine and the score without compensation.
 //!
 //! ```text
 //!  AUDIO/*.flac (one speaker a file) ─ same front end, VAD, net speech and model as the device ─▶ embeddings
@@ -9,11 +9,12 @@
 //!     of each file: first 7 s enrol (three samples), the rest tests
 //! ```
 //!
-//! Same-speaker pairs come from one session of one utterance, which makes them more alike than two days in two rooms.
-//! To take some of that back, tests also come with noise and through a simulated other room and microphone. Different
-//! speakers, on the other hand, come from different rooms, which makes them less alike than a household before one device:
-//! so there are also conditions in which everybody enrols and is tested through the same simulated room and microphone.
-//! All of it is made by formulas here, so no noise recording's licence matters.
+//! Same-speaker pairs come from one session of one utterance, which makes them more alike than two days in
+//! two rooms. To take some of that back, tests also come with noise and through a simulated other room and
+//! microphone. Different speakers, on the other hand, come from different rooms, which makes them less alike
+//! than a household before one device: so there are also conditions in which everybody enrols and is tested
+//! through the same simulated room and microphone. All of it is made by formulas here, so no noise
+//! recording's licence matters.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -61,7 +62,8 @@ const THRESHOLD: f32 = 0.85;
 const LEAST_PART_S: f32 = 3.0;
 const CONDITIONS: [&str; 7] =
     ["clean", "noise 20 dB", "noise 10 dB", "other room", "one device A", "one device B", "noise 5 dB"];
-/// Conditions from here up to [`UNSEEN`] have an enrolment of their own: through the same room and microphone as the tests.
+/// Conditions from here up to [`UNSEEN`] have an enrolment of their own: through the same room and microphone
+/// as the tests.
 const FIRST_DEVICE: usize = 4;
 /// Conditions from here on are only tested: nothing is fitted on them, and no choice is made by them.
 const UNSEEN: usize = 6;
@@ -137,7 +139,7 @@ fn say(line: &str) -> Result<(), Failure> {
     Ok(out.flush()?)
 }
 
-// ── sound ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── sound ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// The device's own front end: mono sound at `rate_hz` to (raw, denoised) at 16 kHz.
 fn front_end(samples: &[f32], rate_hz: u32) -> Result<(Vec<f32>, Vec<f32>), Failure> {
@@ -173,7 +175,7 @@ fn heard_in(condition: usize, rest: &[f32], index: usize) -> Vec<f32> {
     }
 }
 
-// ── embeddings ───────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── embeddings ─────────────────────────────────────────────────────────────────────────────────────────────
 
 struct Test {
     condition: usize,
@@ -208,7 +210,8 @@ struct Tools {
 }
 
 impl Tools {
-    /// Net speech of the raw and of the denoised sound, by the voice activity of the raw sound, as on the device.
+    /// Net speech of the raw and of the denoised sound, by the voice activity of the raw sound, as on the
+    /// device.
     fn net(&mut self, samples: &[f32]) -> Result<(Vec<f32>, Vec<f32>), Failure> {
         let (raw, clean) = front_end(samples, RATE_HZ as u32)?;
         let speech = self.vad.speech_of(&raw)?;
@@ -279,7 +282,8 @@ fn enrolled_through(device: Option<usize>, enrol: &[f32], index: usize) -> Vec<f
     }
 }
 
-/// `work` on every number below `count`, on as many threads as there are cores, each with `tools` of its own; the results in order.
+/// `work` on every number below `count`, on as many threads as there are cores, each with `tools` of its own;
+/// the results in order.
 fn on_all_cores<T, R: Send>(
     count: usize,
     tools: impl Fn() -> Result<T, Failure> + Sync,
@@ -333,7 +337,7 @@ fn shipped(models: &Path) -> Result<(Cohort, Constants), Failure> {
     Ok((Cohort::from_bytes(&cohort)?, shipped.constants))
 }
 
-// ── scores and fit ───────────────────────────────────────────────────────────────────────────────────────────────────
+// ── scores and fit ─────────────────────────────────────────────────────────────────────────────────────────
 
 #[derive(Clone, Copy)]
 struct Scored {
@@ -439,9 +443,9 @@ fn seen(speakers: &[&Speaker], cohort: &Cohort, top: usize, sound: Sound) -> Vec
     all.filter(|t| t.condition < UNSEEN).collect()
 }
 
-/// Logistic regression by Newton's method on those of [`features_of`] that are `used`. Each (class, condition,
-/// length) cell weighs the same, so neither the many impostors nor the many short pieces decide alone; the small ridge
-/// keeps separable data from certainty without bound.
+/// Logistic regression by Newton's method on those of [`features_of`] that are `used`. Each (class,
+/// condition, length) cell weighs the same, so neither the many impostors nor the many short pieces decide
+/// alone; the small ridge keeps separable data from certainty without bound.
 fn fit_weights(trials: &[Scored], used: [bool; 4]) -> Weights {
     const RIDGE: f64 = 1e-3;
     let mut cells: BTreeMap<(bool, usize, usize), f64> = BTreeMap::new();
@@ -485,7 +489,8 @@ fn fit_weights(trials: &[Scored], used: [bool; 4]) -> Weights {
     Weights(w)
 }
 
-/// Ridge per feature: none on the constant; the cosine's range is some ten times smaller than the normalised score's.
+/// Ridge per feature: none on the constant; the cosine's range is some ten times smaller than the normalised
+/// score's.
 const SCALES: [f64; 4] = [1.0, 0.0, 0.1, 0.01];
 
 fn features(t: &Scored, used: [bool; 4]) -> [f64; 4] {
@@ -710,14 +715,15 @@ fn pin(models: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Nearest cohort voices that a score is normalised against: set before the first run, not the best of the tables
-/// above, which only show that nothing else is clearly better.
+/// Nearest cohort voices that a score is normalised against: set before the first run, not the best of the
+/// tables above, which only show that nothing else is clearly better.
 const TOP: usize = 50;
 const USED: [bool; 4] = [true, true, true, true];
 
-// ── synthetic voices ─────────────────────────────────────────────────────────────────────────────────────────────────
+// ── synthetic voices ───────────────────────────────────────────────────────────────────────────────────────
 
-/// `DIR/VOICE/enrol-*.wav` and `DIR/VOICE/test-*.wav`: enrols each voice and tries every test of every voice on it.
+/// `DIR/VOICE/enrol-*.wav` and `DIR/VOICE/test-*.wav`: enrols each voice and tries every test of every voice
+/// on it.
 fn check_voices(dir: &Path, store: &ModelStore) -> Result<(), Failure> {
     let model = Arc::new(SpeakerModel::load(store)?);
     let verifier = Verifier::new(model.clone(), Calibration::load(store)?)?;

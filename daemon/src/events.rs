@@ -1,11 +1,13 @@
-//! What the device says while it works: the lines of `jarvisd listen` and the payloads of the MQTT event topic.
+//! What the device says while it works: the lines of `jarvisd listen` and the payloads of the MQTT event
+//! topic.
 
 use serde::Serialize;
 
 use crate::speaker::Progress;
 use crate::units::FramePos;
 
-/// One event of the pipeline. `at_ms` is on the audio clock of the source; `took_ms` is real time spent on the step.
+/// One event of the pipeline. `at_ms` is on the audio clock of the source; `took_ms` is real time spent on
+/// the step.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Event {
     pub at_ms: u64,
@@ -27,7 +29,8 @@ pub enum What {
         score: f32,
     },
     SpeechStart,
-    /// The words so far, of a speaker not yet verified: shown on the local terminal only, never published or stored.
+    /// The words so far, of a speaker not yet verified: shown on the local terminal only, never published or
+    /// stored.
     Partial {
         text: String,
     },

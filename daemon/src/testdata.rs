@@ -1,4 +1,5 @@
-//! Where unit tests find models, and real recordings and reference vectors that are not part of the repository.
+//! Where unit tests find models, and real recordings and reference vectors that are not part of the
+//! repository.
 
 use std::path::{Path, PathBuf};
 
@@ -8,8 +9,8 @@ use crate::inference::ModelStore;
 mod missing;
 pub use missing::skipped;
 
-/// A file or folder of the shared test data: below `JARVIS_TEST_DATA`, else below `../shared` beside the repository.
-/// Where it is not there, the test is noted as skipped.
+/// A file or folder of the shared test data: below `JARVIS_TEST_DATA`, else below `../shared` beside the
+/// repository. Where it is not there, the test is noted as skipped.
 pub fn shared(relative: &str) -> Option<PathBuf> {
     let base = std::env::var_os("JARVIS_TEST_DATA")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"), PathBuf::from);

@@ -1,4 +1,5 @@
-//! Further samples of an enrolment: kept where they help, and nothing else; from files and before the microphone.
+//! Further samples of an enrolment: kept where they help, and nothing else; from files and before the
+//! microphone.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! Enrolling voices as people do it, and as they should not: twice, with copies, over somebody else's, with a lost key.
+//! Enrolling voices as people do it, and as they should not: twice, with copies, over somebody else's, with a
+//! lost key.
 
 use std::fs;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
@@ -61,7 +62,8 @@ fn one_voice_has_one_name() {
     let question = Voice::Rms.says("hey jarvis, what do you remember about the spare key");
     assert_eq!(identified(&root, &question)["user"], "Anna");
 
-    // Two people who truly sound alike: the owner's word counts, and the device then says that it cannot tell.
+    // Two people who truly sound alike: the owner's word counts, and the device then says that it cannot
+    // tell.
     enrolled(&root, "Ben", &again, &["--another-person"]);
     assert_eq!(identified(&root, &question)["outcome"], "ambiguous");
 }
@@ -253,7 +255,8 @@ fn the_key_is_rotated_while_the_voices_stay_enrolled() {
     let audit = root.json(&["audit", "list"]);
     assert!(audit.to_string().contains("key_rotate"), "{audit}");
 
-    // As the power leaves it between the transaction and the end: both keys are there, and the voices have the new one.
+    // As the power leaves it between the transaction and the end: both keys are there, and the voices have
+    // the new one.
     fs::rename(&key, &next).unwrap();
     fs::write(&key, &old).unwrap();
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();

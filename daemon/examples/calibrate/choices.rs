@@ -1,8 +1,10 @@
-//! Tables for choices that need material of their own (`calibrate --audio DIR --choices yes`). Nothing is fitted anew for
-//! the device and nothing is written.
+//! Tables for choices that need material of their own (`calibrate --audio DIR --choices yes`). Nothing is
+//! fitted anew for the device and nothing is written.
 //!
-//! * Early verdict: of every piece of 1, 1.5 and 2 s, how many owners and how many strangers lie below a probability.
-//! * Mean or prototypes: a test against the mean of three samples, the nearest of them, or the average over them.
+//! * Early verdict: of every piece of 1, 1.5 and 2 s, how many owners and how many strangers lie below a
+//!   probability.
+//! * Mean or prototypes: a test against the mean of three samples, the nearest of them, or the average over
+//!   them.
 //! * Wake phrase in or out: a command alone, or with as much speech in front of it as a wake phrase has.
 
 use super::*;
@@ -103,7 +105,8 @@ struct Against<'a> {
 }
 
 impl Against<'_> {
-    /// Every piece of every reader against every reader's enrolment; `None`s where there is no voice are left out.
+    /// Every piece of every reader against every reader's enrolment; `None`s where there is no voice are left
+    /// out.
     fn compare(&self, readers: &[&Reader], pieces: impl Fn(&Reader) -> &[Piece]) -> Vec<Vec<Scored>> {
         let enrolled: Vec<Vec<_>> = readers
             .iter()
@@ -166,7 +169,8 @@ pub fn run(audio: &Path, models: &Path, store: &ModelStore, choice: &Choice) -> 
     phrase(&cohort, &constants, &held)
 }
 
-/// A trial of a household: the probability of the true owner (`None`: a stranger came), and of the likeliest enrolled.
+/// A trial of a household: the probability of the true owner (`None`: a stranger came), and of the likeliest
+/// enrolled.
 struct Door {
     condition: usize,
     length: usize,

@@ -1,7 +1,9 @@
-//! Tables for somebody else who goes on alone (`calibrate --audio DIR --second yes`). Nothing is fitted and nothing is written.
+//! Tables for somebody else who goes on alone (`calibrate --audio DIR --second yes`). Nothing is fitted and
+//! nothing is written.
 //!
-//! Of every reader that is not in the cohort: utterances of one person, and the same person with another reader before, behind or between,
-//! joined without a pause, both through the same condition. Enrolled with three samples, as the tests of `calibrate`.
+//! Of every reader that is not in the cohort: utterances of one person, and the same person with another
+//! reader before, behind or between, joined without a pause, both through the same condition. Enrolled with
+//! three samples, as the tests of `calibrate`.
 
 use jarvisd::speaker::aside::{Aside, OTHER_BELOW, Scored, least_likeness};
 use jarvisd::units::FRAME_SAMPLES;

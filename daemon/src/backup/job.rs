@@ -1,8 +1,8 @@
-//! A backup as one job that any face can start: make it, prove it, copy it elsewhere, delete what the calendar does not
-//! need, and have the daemon look.
+//! A backup as one job that any face can start: make it, prove it, copy it elsewhere, delete what the
+//! calendar does not need, and have the daemon look.
 //!
-//! Each step that fails leaves what the steps before it did: a backup that was made and is not proven stays and is named,
-//! and a copy that failed does not keep the old backups from being deleted.
+//! Each step that fails leaves what the steps before it did: a backup that was made and is not proven stays
+//! and is named, and a copy that failed does not keep the old backups from being deleted.
 
 use super::create::{self, Run};
 use super::manifest::Manifest;

@@ -90,7 +90,8 @@ mod tests {
     use super::*;
     use crate::store::postgres::tests::server;
 
-    /// The server cleans databases as somebody whose sessions our role may not end; a superuser stands for it here.
+    /// The server cleans databases as somebody whose sessions our role may not end; a superuser stands for it
+    /// here.
     #[tokio::test]
     async fn a_database_goes_although_a_session_that_is_not_ours_is_in_it_for_a_moment() {
         let postgres = server::Postgres::with(server::Options { fsync: false, ..Default::default() });

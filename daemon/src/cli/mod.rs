@@ -273,8 +273,8 @@ async fn user_named(memory: &Memory, name: &str) -> Result<User, Failure> {
     Ok(memory.user_by_name(name).await?)
 }
 
-/// Reads the shared database to its end, unless that was done at least once. Somebody else may have the ids of a
-/// file there: words that are stored under such an id are refused by the database for good.
+/// Reads the shared database to its end, unless that was done at least once. Somebody else may have the ids
+/// of a file there: words that are stored under such an id are refused by the database for good.
 async fn shared_ids_are_known(settings: &Settings, memory: &Memory) -> Result<(), Failure> {
     let Some(postgres) = settings.postgres() else { return Ok(()) };
     if pull_cursor::is_caught_up(memory.store(), &postgres).await? {

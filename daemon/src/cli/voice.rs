@@ -29,7 +29,8 @@ use crate::speaker::{EnrolledVoice, SpeakerError, Verdict};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// Enrol a voice from recordings of one person alone: three to five sentences, ten seconds of speech in all.
+    /// Enrol a voice from recordings of one person alone: three to five sentences, ten seconds of speech in
+    /// all.
     #[command(after_help = "\
 Record a sentence:   arecord -f S16_LE -r 48000 -d 6 one.wav
 Then:                jarvisd voice enroll --user Anna one.wav two.wav three.wav
@@ -184,7 +185,8 @@ struct Compared {
     score: Option<f32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     net_speech_s: Option<f32>,
-    /// Speech of somebody else in the recording: cut out of what is transcribed (verified), or the reason of the refusal.
+    /// Speech of somebody else in the recording: cut out of what is transcribed (verified), or the reason of
+    /// the refusal.
     #[serde(skip_serializing_if = "Option::is_none")]
     other_s: Option<f32>,
     /// The one that counts for this person, or for everyone.

@@ -1,4 +1,5 @@
-//! Speaking an answer: text to sound by a command, sound to the loudspeaker by ALSA, detection held meanwhile.
+//! Speaking an answer: text to sound by a command, sound to the loudspeaker by ALSA, detection held
+//! meanwhile.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +15,8 @@ use crate::health::{Condition, Health};
 
 /// Name of the loudspeaker in [`Health`].
 pub const COMPONENT: &str = "speech";
-/// How long a room still carries what the loudspeaker said, with the time that the sound takes through both devices.
+/// How long a room still carries what the loudspeaker said, with the time that the sound takes through both
+/// devices.
 const ECHO_TAIL_MS: u32 = 250;
 /// A sound device that keeps a call for this much longer than the answer lasts has hung. Longer than what
 /// [`playback::play`] waits for a device that says that it takes nothing.
@@ -36,10 +38,12 @@ impl Answer {
         Self { speech: Arc::new(speech), device, health, playing: Arc::default() }
     }
 
-    /// Speaks `text` to its end or until `stop`. What cannot be spoken stays text: the turn is stored already.
+    /// Speaks `text` to its end or until `stop`. What cannot be spoken stays text: the turn is stored
+    /// already.
     ///
     /// # Errors
-    /// The sentence that [`Health`] shows as well. A device without a loudspeaker, or a speech program, is none.
+    /// The sentence that [`Health`] shows as well. A device without a loudspeaker, or a speech program, is
+    /// none.
     pub async fn speak(
         &self,
         text: &str,

@@ -1,11 +1,12 @@
 //! Which sound is listened to: stretches of the audio clock, not of the wall clock.
 //!
-//! The front end may be late by the length of the ring. What the microphone heard while the device spoke is then looked at
-//! after it has spoken, and what somebody says right behind the answer while it would still count as speaking. So whoever
-//! silences the detector says from which position to which, and the detector compares the position of each frame.
+//! The front end may be late by the length of the ring. What the microphone heard while the device spoke is
+//! then looked at after it has spoken, and what somebody says right behind the answer while it would still
+//! count as speaking. So whoever silences the detector says from which position to which, and the detector
+//! compares the position of each frame.
 //!
-//! Invariants: positions are asked for in rising order (one source); a muted device listens to nothing, also not to
-//! sound from before it was muted; sound heard while it was muted stays unheard after it is unmuted.
+//! Invariants: positions are asked for in rising order (one source); a muted device listens to nothing, also
+//! not to sound from before it was muted; sound heard while it was muted stays unheard after it is unmuted.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -21,8 +22,8 @@ pub enum Window {
     Asked,
 }
 
-/// Stretches that the front end has not reached yet. It is at most a ring late and answers take seconds, so there are one
-/// or two; beyond this many the last ones are joined.
+/// Stretches that the front end has not reached yet. It is at most a ring late and answers take seconds, so
+/// there are one or two; beyond this many the last ones are joined.
 const MOST: usize = 16;
 
 #[derive(Debug, Default)]
@@ -78,8 +79,8 @@ impl Attention {
         }
     }
 
-    /// Asks for a window of `ms` from `now` on, or from the end of what the device says if it speaks then. A muted device
-    /// opens none.
+    /// Asks for a window of `ms` from `now` on, or from the end of what the device says if it speaks then. A
+    /// muted device opens none.
     pub(super) fn open_window(&mut self, now: FramePos, window: Window, ms: u32) {
         if ms > 0 && !self.muted {
             self.window = Some((now, window, ms));

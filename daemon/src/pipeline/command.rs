@@ -3,8 +3,8 @@
 use super::enrolling::Wanted;
 use crate::speaker::pin::Pin;
 
-/// Something a person asked for at a distance that takes its turn. Printing one shows no PIN. What is a state (the mute,
-/// the listening window, the end of an enrolment) is none: see [`super::switches`].
+/// Something a person asked for at a distance that takes its turn. Printing one shows no PIN. What is a state
+/// (the mute, the listening window, the end of an enrolment) is none: see [`super::switches`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// Take whoever speaks next for `user`.

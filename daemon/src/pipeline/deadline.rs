@@ -1,8 +1,8 @@
 //! A deadline for every stage of a turn, and the sign of life of the turn task.
 //!
-//! A stage that does not end in time is given up: the person hears a sentence, an event says which stage it was, and the
-//! next command is heard. The watchdog knows when the stage at hand must be over, so that a turn task that hangs all the
-//! same is noticed (`notify.rs`).
+//! A stage that does not end in time is given up: the person hears a sentence, an event says which stage it
+//! was, and the next command is heard. The watchdog knows when the stage at hand must be over, so that a turn
+//! task that hangs all the same is noticed (`notify.rs`).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -73,7 +73,8 @@ const NO_HURRY: Duration = Duration::from_secs(24 * 3600);
 /// When the turn task must be over with what it does.
 #[derive(Debug, Default)]
 pub struct Pulse {
-    /// A recording is heard: nobody waits, and the same file gives the same turns on any machine, however slow it is.
+    /// A recording is heard: nobody waits, and the same file gives the same turns on any machine, however
+    /// slow it is.
     recording: bool,
     /// `CLOCK_MONOTONIC` in milliseconds; 0 while it waits for something to do.
     due_ms: AtomicU64,

@@ -1,8 +1,8 @@
 //! Who may come in without a verified voice, and when nobody may: the pause after failures, and the PIN.
 //!
-//! One count for both: a wrong PIN is a failure like a strange voice, and during the pause neither is looked at. Count and grant
-//! are settings in the database of the device, so that a PIN counts wherever it was given (MQTT, the command line), in one
-//! process as in two, and a restart ends no pause.
+//! One count for both: a wrong PIN is a failure like a strange voice, and during the pause neither is looked
+//! at. Count and grant are settings in the database of the device, so that a PIN counts wherever it was given
+//! (MQTT, the command line), in one process as in two, and a restart ends no pause.
 
 use std::time::{Duration, Instant};
 
@@ -62,8 +62,8 @@ pub async fn gate(memory: &Memory) -> Result<FailureGate, MemoryError> {
 }
 
 impl Door {
-    /// Reads what was counted and granted, here or by another process. A database that does not work grants nothing, and what was
-    /// counted stays.
+    /// Reads what was counted and granted, here or by another process. A database that does not work grants
+    /// nothing, and what was counted stays.
     pub async fn refresh(&mut self, memory: &Memory) {
         let read = async {
             self.gate = gate(memory).await?;
@@ -75,7 +75,8 @@ impl Door {
         });
     }
 
-    /// Who gave a PIN that still counted at the last [`Door::refresh`]: an utterance of a voice that is nobody's is taken for theirs.
+    /// Who gave a PIN that still counted at the last [`Door::refresh`]: an utterance of a voice that is
+    /// nobody's is taken for theirs.
     pub fn granted(&self) -> Option<&User> {
         self.granted.as_ref()
     }
@@ -112,8 +113,8 @@ impl Door {
         warn_of_pause(&self.gate, now);
     }
 
-    /// Whether an attempt during the pause is compared all the same ([`FailureGate::look`]). A database that does not work
-    /// allows none: they could not be counted.
+    /// Whether an attempt during the pause is compared all the same ([`FailureGate::look`]). A database that
+    /// does not work allows none: they could not be counted.
     pub async fn look(&mut self, memory: &Memory) -> bool {
         let counted = memory.update_setting(GATE, |gate: &mut FailureGate| (gate.look(), *gate));
         match counted.await {
@@ -140,8 +141,9 @@ impl Door {
     }
 }
 
-/// Somebody gives the PIN of `name`; if it is right, it counts for `valid`. It is an attempt, with its row in the audit log. It is
-/// counted as a failure before it is looked at, so that many at once are not looked at for the price of one.
+/// Somebody gives the PIN of `name`; if it is right, it counts for `valid`. It is an attempt, with its row in
+/// the audit log. It is counted as a failure before it is looked at, so that many at once are not looked at
+/// for the price of one.
 ///
 /// # Errors
 /// See [`PinsError`]; an error lets nobody in.

@@ -205,8 +205,8 @@ pub async fn others(
     Ok(others.filter_map(|other| Some(voices.open(other).ok()?.template)).collect())
 }
 
-/// Seals the template and stores it, with the consent that enrolling is, and `recordings` beside it; none of an earlier enrolment
-/// stay. Somebody who is not known yet is added.
+/// Seals the template and stores it, with the consent that enrolling is, and `recordings` beside it; none of
+/// an earlier enrolment stay. Somebody who is not known yet is added.
 ///
 /// # Errors
 /// A key that cannot be used, a name that is none, a database or a disk that does not work.

@@ -11,11 +11,12 @@
 //!             └────── the next style ────────┴─ none left ─▶ finished
 //! ```
 //!
-//! Further samples are asked for only where whoever starts it wants them, each once: silence leaves one out. The voice is
-//! stored before the first of them and with each that is kept, so whatever interrupts them loses nothing.
+//! Further samples are asked for only where whoever starts it wants them, each once: silence leaves one out.
+//! The voice is stored before the first of them and with each that is kept, so whatever interrupts them loses
+//! nothing.
 //!
-//! Whoever starts it gets what the command line gives without options: a voice that is somebody else's, or another than the
-//! person's own, is refused.
+//! Whoever starts it gets what the command line gives without options: a voice that is somebody else's, or
+//! another than the person's own, is refused.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -95,7 +96,8 @@ impl Enrolling {
     ) -> Result<Self, Refused> {
         let known = enrol::person(memory, name).await?;
         if known.is_none() && (name.trim().is_empty() || name.len() > MOST_NAME_BYTES) {
-            // Before anybody has said three sentences for it; what else is wrong with a name is found when it is stored.
+            // Before anybody has said three sentences for it; what else is wrong with a name is found when it
+            // is stored.
             return Err(Refused::NameLength);
         }
         let name = known.as_ref().map_or(name, |user| user.name.as_str()).to_owned();

@@ -1,4 +1,5 @@
-//! Where events go: to everyone who listens in (MQTT, the journal), and line by line to standard output if asked.
+//! Where events go: to everyone who listens in (MQTT, the journal), and line by line to standard output if
+//! asked.
 
 use std::sync::Arc;
 
@@ -21,8 +22,8 @@ pub struct Events {
 #[derive(Debug, Clone)]
 pub struct Lines {
     pub sender: mpsc::Sender<Arc<Event>>,
-    /// The reader sets the pace (recordings). Otherwise what it does not take in time is left out: a device must not
-    /// stand still because nobody reads its output.
+    /// The reader sets the pace (recordings). Otherwise what it does not take in time is left out: a device
+    /// must not stand still because nobody reads its output.
     pub lossless: bool,
     /// Whether words of a voice not yet verified are shown.
     pub partials: bool,

@@ -1,9 +1,10 @@
-//! The body of thread `frontend`: takes periods out of the ring, makes frames of them, and tells the turn task what
-//! the detector found.
+//! The body of thread `frontend`: takes periods out of the ring, makes frames of them, and tells the turn
+//! task what the detector found.
 //!
-//! The thread may wait (the ring then fills, and the capture side drops and counts); it never waits for a turn of a
-//! live source, so the next wake word is heard while an answer is being made. For a recording read faster than real
-//! time it waits after each utterance until the turn is over: the same file gives the same turns on any machine.
+//! The thread may wait (the ring then fills, and the capture side drops and counts); it never waits for a
+//! turn of a live source, so the next wake word is heard while an answer is being made. For a recording read
+//! faster than real time it waits after each utterance until the turn is over: the same file gives the same
+//! turns on any machine.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -24,8 +25,8 @@ use crate::units::{FramePos, frames_in_ms};
 /// How long the thread sleeps at most when the ring is empty; the capture thread unparks it earlier.
 const PARK: Duration = Duration::from_millis(50);
 
-/// Empty looks at the ring in a row after which the sound has been interrupted for a second. Looks are counted, not time:
-/// while the whole program stands still nothing is known about the sound.
+/// Empty looks at the ring in a row after which the sound has been interrupted for a second. Looks are
+/// counted, not time: while the whole program stands still nothing is known about the sound.
 const INTERRUPTED_LOOKS: u32 = 20;
 
 /// What others may ask of the detector while it runs.
@@ -61,7 +62,8 @@ impl HearingControl {
         Self { stats, ..Self::default() }
     }
 
-    /// From here to `tail_ms` after the end of the hold nothing is detected, however late the sound is looked at.
+    /// From here to `tail_ms` after the end of the hold nothing is detected, however late the sound is looked
+    /// at.
     pub fn hold(&self, tail_ms: u32) -> Hold<'_> {
         self.attention().hold(self.stats.position());
         Hold { control: self, tail_ms }
@@ -72,7 +74,8 @@ impl HearingControl {
         self.stats.position()
     }
 
-    /// While muted nothing is detected until the household unmutes; what was said meanwhile is not heard then either.
+    /// While muted nothing is detected until the household unmutes; what was said meanwhile is not heard then
+    /// either.
     pub fn set_muted(&self, muted: bool) {
         let now = self.stats.position();
         let mut attention = self.attention();
@@ -201,8 +204,8 @@ impl Hearing<'_> {
             }
             self.detector.set_held(silenced);
             self.detector.push(&frame, &mut found).map_err(HearingError::Detector)?;
-            // Behind the frame: the window is measured from the newest sound the detector has, which after an answer is
-            // from before the answer until this frame is in.
+            // Behind the frame: the window is measured from the newest sound the detector has, which after an
+            // answer is from before the answer until this frame is in.
             if let Heed::OpenWindow(window, ms) = heed {
                 self.detector.open_follow_up(ms);
                 if window == Window::Asked {

@@ -15,8 +15,8 @@ const RATE_HZ: usize = 16_000;
 /// Begin and end, in seconds.
 type Span = (f64, f64);
 
-/// 1 s of silence, a sentence, 3 s of silence, the sentence again, 1.5 s of silence; and where each sentence begins and ends,
-/// in seconds. `None` without a synthesiser.
+/// 1 s of silence, a sentence, 3 s of silence, the sentence again, 1.5 s of silence; and where each sentence
+/// begins and ends, in seconds. `None` without a synthesiser.
 fn two_sentences() -> Option<(Vec<f32>, [Span; 2])> {
     let dir = tempfile::tempdir().unwrap();
     let wav = dir.path().join("a.wav");

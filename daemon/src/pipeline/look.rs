@@ -50,8 +50,8 @@ impl Hearing {
 }
 
 impl Turns {
-    /// Begins a first look, unless nobody's voice matters or the device pauses: an attempt during the pause must not tell
-    /// anything to whoever tries.
+    /// Begins a first look, unless nobody's voice matters or the device pauses: an attempt during the pause
+    /// must not tell anything to whoever tries.
     pub(super) async fn look(&self, raw: Vec<f32>, speech: Vec<f32>, hearing: &mut Hearing, door: &Door) {
         let paused = door.gate.remaining_ms(self.memory.clock().now_unix_ms()) > 0;
         if !self.verify || paused || door.granted().is_some() || door.enrolling.is_some() {
@@ -65,7 +65,8 @@ impl Turns {
         }
     }
 
-    /// Takes note of a first look that is over, or of any with `wait`. One that fails decides nothing: the whole utterance does.
+    /// Takes note of a first look that is over, or of any with `wait`. One that fails decides nothing: the
+    /// whole utterance does.
     pub(super) async fn see(&self, hearing: &mut Hearing, wait: bool) {
         if !hearing.look.as_ref().is_some_and(|look| wait || look.is_finished()) {
             return;

@@ -6,8 +6,8 @@
 //!                 └──────── HearingControl ◀──────────┘
 //! ```
 //!
-//! The ring drops the newest sound when it is full and counts it; everything behind it waits instead, so there is one
-//! place where sound can be lost and none where an utterance can.
+//! The ring drops the newest sound when it is full and counts it; everything behind it waits instead, so
+//! there is one place where sound can be lost and none where an utterance can.
 
 pub mod answer;
 mod attention;

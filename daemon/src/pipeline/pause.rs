@@ -1,4 +1,5 @@
-//! The pause after too many failed attempts, for those who meet it: it is shown, and whoever is refused hears why.
+//! The pause after too many failed attempts, for those who meet it: it is shown, and whoever is refused hears
+//! why.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -67,8 +68,8 @@ impl PauseWatch {
 }
 
 impl Turns {
-    /// Refuses an attempt during the pause. It tells nothing about the voice, and is no further failure: otherwise a television
-    /// would prolong the pause for ever.
+    /// Refuses an attempt during the pause. It tells nothing about the voice, and is no further failure:
+    /// otherwise a television would prolong the pause for ever.
     pub(super) async fn refuse_paused(&self, pos: FramePos, door: &mut Door, stop: &CancellationToken) {
         self.forget_sound();
         self.audit("paused", None, None).await;

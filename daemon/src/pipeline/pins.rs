@@ -1,7 +1,7 @@
 //! The PINs of this device: hashes by person, in the database of the device alone.
 //!
-//! They are a setting, not rows of their own: they are never sent to Postgres, so each device of a house has its own. A
-//! PIN belongs to an enrolled voice and counts only while there is one.
+//! They are a setting, not rows of their own: they are never sent to Postgres, so each device of a house has
+//! its own. A PIN belongs to an enrolled voice and counts only while there is one.
 
 use std::collections::BTreeMap;
 
@@ -101,8 +101,8 @@ pub async fn people(memory: &Memory) -> Result<Vec<User>, MemoryError> {
     Ok(users)
 }
 
-/// The person called `name`, if `pin` is theirs and their voice is enrolled. It takes as long for a name that has none, so that
-/// the time does not tell who has one.
+/// The person called `name`, if `pin` is theirs and their voice is enrolled. It takes as long for a name that
+/// has none, so that the time does not tell who has one.
 ///
 /// # Errors
 /// See [`PinsError`]; an error lets nobody in.

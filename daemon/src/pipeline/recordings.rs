@@ -1,7 +1,9 @@
-//! What somebody said to be enrolled, kept where they asked for it: one sealed file a person, on this device alone.
+//! What somebody said to be enrolled, kept where they asked for it: one sealed file a person, on this device
+//! alone.
 //!
-//! It is not in the database, so it goes into no backup and to no other device. A draft that is sealed for the new voiceprint is on
-//! the disk before the voiceprint is stored and takes its name after; whichever of the two belongs to the voiceprint opens.
+//! It is not in the database, so it goes into no backup and to no other device. A draft that is sealed for
+//! the new voiceprint is on the disk before the voiceprint is stored and takes its name after; whichever of
+//! the two belongs to the voiceprint opens.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
@@ -155,8 +157,9 @@ impl Recordings {
         .await
     }
 
-    /// Deletes what is kept of people whose voice was deleted, which another device may have done: its key is gone already. That a
-    /// voiceprint is not here is no reason by itself: this memory may be new, and Postgres have it.
+    /// Deletes what is kept of people whose voice was deleted, which another device may have done: its key is
+    /// gone already. That a voiceprint is not here is no reason by itself: this memory may be new, and
+    /// Postgres have it.
     ///
     /// # Errors
     /// [`RecordingsError`].

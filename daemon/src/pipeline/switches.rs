@@ -1,15 +1,16 @@
 //! What can be switched from outside at any moment: the mute, the listening window, the end of an enrolment.
 //!
-//! These are states, not commands in a queue: the last value counts, setting one never waits, and none is lost
-//! because something else goes on. What takes its turn (a PIN, the start of an enrolment) is a `Command`.
+//! These are states, not commands in a queue: the last value counts, setting one never waits, and none is
+//! lost because something else goes on. What takes its turn (a PIN, the start of an enrolment) is a
+//! `Command`.
 //!
 //! ```text
 //!  set_muted ──▶ HearingControl (at once: detection, the answer that is spoken)
 //!           └──▶ keep ──▶ SQLite, durable ──▶ Health: only now it is published as muted or not
 //! ```
 //!
-//! Invariants: a device that was muted is muted again before it hears its first sound; a mute that cannot be stored is in
-//! force all the same, and [`Health`] says that a restart would end it.
+//! Invariants: a device that was muted is muted again before it hears its first sound; a mute that cannot be
+//! stored is in force all the same, and [`Health`] says that a restart would end it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,8 +79,8 @@ impl Switches {
         self.cancels.subscribe()
     }
 
-    /// Mutes a device that was muted when it was last told, before it hears anything. Where that cannot be read it is muted:
-    /// nobody must be listened to who had switched that off.
+    /// Mutes a device that was muted when it was last told, before it hears anything. Where that cannot be
+    /// read it is muted: nobody must be listened to who had switched that off.
     pub async fn restore(&self, memory: &Memory, health: &Health) {
         let (stored, condition) = match timeout(STORE_WITHIN, memory.setting::<bool>(MUTED)).await {
             Ok(Ok(stored)) => (Some(stored.unwrap_or(false)), Condition::Ok),

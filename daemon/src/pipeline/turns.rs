@@ -12,8 +12,8 @@
 //!   the end finds to be verified.
 //! * A reply is shown, published or spoken only after its turn is on the disk.
 //! * One turn at a time. What is heard meanwhile waits in the bounded channel and after that in the ring.
-//! * Every stage has a deadline ([`super::deadline`]). A stage that fails ends with a sentence and an event, and the next
-//!   command is heard.
+//! * Every stage has a deadline ([`super::deadline`]). A stage that fails ends with a sentence and an event,
+//!   and the next command is heard.
 //! * The mute is no command: it is in force at once, whatever goes on here ([`super::switches`]).
 
 use std::sync::Arc;
@@ -183,7 +183,8 @@ impl Turns {
                 hearing.until.0 += (raw.len() / FRAME_SAMPLES) as u64;
                 self.see(hearing, false).await;
                 let (Some(stt), None, None) = (&self.stt, &hearing.stranger, &door.enrolling) else { return };
-                // A full queue is counted and reported by the worker; words with a hole in them are not answered.
+                // A full queue is counted and reported by the worker; words with a hole in them are not
+                // answered.
                 hearing.torn |= !stt.accept(raw);
                 let words = stt.partial();
                 if !words.is_empty() && words != hearing.partial {
@@ -197,7 +198,8 @@ impl Turns {
                 self.see(hearing, wait).await;
             }
             Detection::SpeechEnd { utterance } => {
-                // Begun while they spoke, so mostly over by now; the end waits for it, so that there is one verdict.
+                // Begun while they spoke, so mostly over by now; the end waits for it, so that there is one
+                // verdict.
                 self.see(hearing, true).await;
                 let known = std::mem::take(hearing);
                 if door.enrolling.is_some() {
@@ -317,7 +319,8 @@ impl Turns {
     ) -> bool {
         self.health.set_stage(State::Thinking);
         if let Some(fresh) = &self.fresh {
-            // Has a shorter deadline of its own; without what others wrote the answer is made of what is here.
+            // Has a shorter deadline of its own; without what others wrote the answer is made of what is
+            // here.
             let _ = self.pulse.within(Stage::Memory, fresh.settle()).await;
         }
         let started = Instant::now();
@@ -356,8 +359,8 @@ impl Turns {
         live.follow_up_ms() > 0 && !stop.is_cancelled() && !self.control.is_muted()
     }
 
-    /// Detection is held while the device speaks: it would hear itself. Who mutes the device, or cancels the enrolment that it
-    /// speaks for, ends that at once.
+    /// Detection is held while the device speaks: it would hear itself. Who mutes the device, or cancels the
+    /// enrolment that it speaks for, ends that at once.
     pub(super) async fn speak(&self, text: &str, enrolling: bool, stop: &CancellationToken) {
         let Some(answer) = &self.answer else { return };
         let (mut muted, mut cancels) = (self.control.watch_muted(), self.switches.watch_cancels());

@@ -6,8 +6,9 @@
 //!                                             └─ parts of it theirs ──▶ each part transcribed again, one turn after the other
 //! ```
 //!
-//! The two run side by side, and the verdict waits for nobody: `verified` or `rejected` is told while the recogniser may
-//! still be at work. Its words wait for the verdict. What is nobody's who is verified is `dropped`.
+//! The two run side by side, and the verdict waits for nobody: `verified` or `rejected` is told while the
+//! recogniser may still be at work. Its words wait for the verdict. What is nobody's who is verified is
+//! `dropped`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

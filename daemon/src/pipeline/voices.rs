@@ -75,8 +75,8 @@ impl Voices {
         opener(self.vault.clone())
     }
 
-    /// Every voice that can be opened. One that cannot is named in the log and left out: a damaged voiceprint of one
-    /// person must not silence the others.
+    /// Every voice that can be opened. One that cannot is named in the log and left out: a damaged voiceprint
+    /// of one person must not silence the others.
     ///
     /// # Errors
     /// When memory cannot be read, or when there are voiceprints and none of them opens (a wrong key).
@@ -123,8 +123,8 @@ impl Voices {
         }
     }
 
-    /// A first look at an utterance that goes on (see [`Verifier::first_look`]), on a thread of its own: it delays neither the
-    /// sound nor whoever asks. The same sound as for [`Voices::hear`].
+    /// A first look at an utterance that goes on (see [`Verifier::first_look`]), on a thread of its own: it
+    /// delays neither the sound nor whoever asks. The same sound as for [`Voices::hear`].
     ///
     /// # Errors
     /// When the enrolled voices cannot be read.

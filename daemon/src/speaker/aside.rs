@@ -10,7 +10,8 @@
 //!               own   │  other
 //! ```
 //!
-//! The bar and how often it errs are in `docs/lab/speaker-verdicts.md` (`scripts/calibrate.sh AUDIO_DIR --second yes`).
+//! The bar and how often it errs are in `docs/lab/speaker-verdicts.md` (`scripts/calibrate.sh AUDIO_DIR
+//! --second yes`).
 
 use std::ops::Range;
 
@@ -56,7 +57,8 @@ pub struct Aside {
 }
 
 impl Aside {
-    /// Tells the person's own part of an utterance of `samples` samples from that of somebody else. `None` if all of it is theirs.
+    /// Tells the person's own part of an utterance of `samples` samples from that of somebody else. `None` if
+    /// all of it is theirs.
     pub fn of(pieces: &[Scored], net: &NetSpeech, samples: usize) -> Option<Self> {
         let others = others(pieces, net.frames.len(), OTHER_BELOW);
         let frames: usize = others.iter().map(Range::len).sum();
@@ -141,7 +143,8 @@ fn crossing(one: &(usize, f32), other: &(usize, f32), half: f32) -> usize {
     one.0 + ((other.0 - one.0) as f32 * share).round() as usize
 }
 
-/// The frame of the sound at which frame `at` of the net speech begins, or the middle of the longest pause near it.
+/// The frame of the sound at which frame `at` of the net speech begins, or the middle of the longest pause
+/// near it.
 fn boundary(net: &NetSpeech, at: usize) -> usize {
     let near = at.saturating_sub(PAUSE_WITHIN).max(1)..(at + PAUSE_WITHIN).min(net.frames.len());
     let pause = |k: usize| Some((*net.frames.get(k.checked_sub(1)?)?, *net.frames.get(k)?));

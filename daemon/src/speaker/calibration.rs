@@ -6,21 +6,21 @@
 //!  P = sigmoid(b + c·ln(net s) + d·s + Σ q·(offset + slope·s))                    equal priors
 //! ```
 //!
-//! An embedding tells the voice and, less so, the microphone, the band and the room. Whoever shares these looks
-//! alike, and a person in another room looks like somebody else. `M` takes out the directions in which one voice
-//! moves when only the channel changes (nuisance attribute projection: Solomonoff, Campbell and Boardman, "Advances
-//! in channel compensation for SVM speaker recognition", 2005). It was learnt from the cohort's readers, each heard
-//! through many simulated channels, and needs nothing that the device has heard. `q` is how far the band, the room
-//! and the effort of the test are from those of the enrolment, 0 to 1 each ([`Differs`]): there a low cosine says
-//! less. The tables are in `docs/lab/speaker-shared-channel.md`.
+//! An embedding tells the voice and, less so, the microphone, the band and the room. Whoever shares these
+//! looks alike, and a person in another room looks like somebody else. `M` takes out the directions in which
+//! one voice moves when only the channel changes (nuisance attribute projection: Solomonoff, Campbell and
+//! Boardman, "Advances in channel compensation for SVM speaker recognition", 2005). It was learnt from the
+//! cohort's readers, each heard through many simulated channels, and needs nothing that the device has heard.
+//! `q` is how far the band, the room and the effort of the test are from those of the enrolment, 0 to 1 each
+//! ([`Differs`]): there a low cosine says less. The tables are in `docs/lab/speaker-shared-channel.md`.
 //!
-//! Cohort, compensation and constants are fitted by `scripts/calibrate.sh`, belong to one model and one front end,
-//! and are pinned by hash in the manifest like the model itself: a file that was changed, or made for another pair,
-//! is refused.
+//! Cohort, compensation and constants are fitted by `scripts/calibrate.sh`, belong to one model and one front
+//! end, and are pinned by hash in the manifest like the model itself: a file that was changed, or made for
+//! another pair, is refused.
 //!
 //! The normalised score, in deviations above the `top` cohort voices nearest to test and template (adaptive
-//! symmetric normalisation: Matějka et al., "Analysis of score normalization in multilingual speaker recognition",
-//! 2017), is for comparing pieces of one utterance; the confidence does without it.
+//! symmetric normalisation: Matějka et al., "Analysis of score normalization in multilingual speaker
+//! recognition", 2017), is for comparing pieces of one utterance; the confidence does without it.
 
 use std::path::PathBuf;
 
@@ -91,7 +91,8 @@ pub struct Constants {
     pub c: f64,
     /// Weight of the cosine behind the compensation.
     pub d: f64,
-    /// Changed by a test of another band than the enrolment, from a livelier room or noise, and in a raised voice.
+    /// Changed by a test of another band than the enrolment, from a livelier room or noise, and in a raised
+    /// voice.
     pub band: Widening,
     pub room: Widening,
     pub effort: Widening,
@@ -115,8 +116,9 @@ impl Widening {
 
 /// Shares of overdriven samples from and behind which a test says less against a person.
 const OVERDRIVEN: (f32, f32) = (0.02, 0.1);
-/// By how much that raises the log odds, and how far at most: to an uncertain verdict (0.67), never to a verified one.
-/// Not fitted: where a third of all samples is cut off, the owner of the tests falls to -0.6, strangers stay below -7.
+/// By how much that raises the log odds, and how far at most: to an uncertain verdict (0.67), never to a
+/// verified one. Not fitted: where a third of all samples is cut off, the owner of the tests falls to -0.6,
+/// strangers stay below -7.
 const OVERDRIVEN_RAISES: f64 = 1.5;
 const OVERDRIVEN_MOST: f64 = 0.7;
 
@@ -127,8 +129,8 @@ pub fn of_overdriven(log_odds: f64, clipped: f32) -> f64 {
     log_odds.max((log_odds + q * OVERDRIVEN_RAISES).min(OVERDRIVEN_MOST))
 }
 
-/// Range of net speech the constants were fitted on: outside it they are used as at its edge, so that an extrapolated
-/// length never makes a verdict more certain.
+/// Range of net speech the constants were fitted on: outside it they are used as at its edge, so that an
+/// extrapolated length never makes a verdict more certain.
 const FITTED_NET_S: (f64, f64) = (1.0, 5.0);
 
 impl Constants {
@@ -157,7 +159,8 @@ impl Constants {
 pub struct Score {
     /// Of the voices as the model gives them, -1 to 1.
     pub cosine: f32,
-    /// That, in standard deviations of impostor scores: pieces of one utterance, all of one channel, compare by it.
+    /// That, in standard deviations of impostor scores: pieces of one utterance, all of one channel, compare
+    /// by it.
     pub normalised: f32,
     /// Of the voices behind the channel compensation, -1 to 1: what the confidence is made of.
     pub compensated: f32,
@@ -381,7 +384,8 @@ impl Calibration {
         self.channels.apply(voice)
     }
 
-    /// How many voices of the cohort, with two seconds of speech, have at least `log_odds` of being `template`'s.
+    /// How many voices of the cohort, with two seconds of speech, have at least `log_odds` of being
+    /// `template`'s.
     pub fn strangers_taken_for(&self, template: &Template, log_odds: f64) -> usize {
         let taken = |voice: &&Embedding| {
             let score = self.score(voice, self.impostors(voice), template);
@@ -616,9 +620,9 @@ mod tests {
         padded.windows(taps.len()).map(|w| w.iter().zip(&taps).map(|(a, b)| a * b).sum()).collect()
     }
 
-    /// Three women and three men, of whom neither compensation nor constants know. With the constants of version 1
-    /// (2026-11) and all on the telephone four of the 30 strangers were let in, and an owner who came by telephone
-    /// alone had 0.05.
+    /// Three women and three men, of whom neither compensation nor constants know. With the constants of
+    /// version 1 (2026-11) and all on the telephone four of the 30 strangers were let in, and an owner who
+    /// came by telephone alone had 0.05.
     #[test]
     fn one_band_for_all_lets_no_stranger_in_and_another_band_makes_no_owner_a_sure_stranger() {
         const READERS: [&str; 6] = [

@@ -5,10 +5,10 @@
 //!                                        evenly spread windows of the longest (T > longest)   ─▶ CAM++ ─▶ L2, mean ─▶ L2 = 1
 //! ```
 //!
-//! CAM++ (Wang et al., "CAM++: A Fast and Efficient Network for Speaker Verification Using Context-Aware Masking", 2023)
-//! takes any number of frames; the calibration is fitted to embeddings of two lengths. Why these, and padding with the
-//! mean frame rather than repeating the speech, is measured in `docs/lab/speaker-version-1.md`. The network itself is
-//! `campplus/`.
+//! CAM++ (Wang et al., "CAM++: A Fast and Efficient Network for Speaker Verification Using Context-Aware
+//! Masking", 2023) takes any number of frames; the calibration is fitted to embeddings of two lengths. Why
+//! these, and padding with the mean frame rather than repeating the speech, is measured in
+//! `docs/lab/speaker-version-1.md`. The network itself is `campplus/`.
 
 use std::fmt::Write as _;
 use std::ops::Range;
@@ -40,14 +40,14 @@ pub enum Padding {
     Wrap,
 }
 
-/// Windows a long stretch of speech is cut into at most; more speech than that says nothing new about a voice and would
-/// make the cost of a long recording unbounded.
+/// Windows a long stretch of speech is cut into at most; more speech than that says nothing new about a voice
+/// and would make the cost of a long recording unbounded.
 const MOST_WINDOWS: usize = 8;
 /// Speech beyond this is not looked at.
 const LONGEST_S: usize = 60;
 
-/// A voice as a direction: 192 numbers with Euclidean length 1; and the acoustics it was heard in, where they are
-/// known.
+/// A voice as a direction: 192 numbers with Euclidean length 1; and the acoustics it was heard in, where they
+/// are known.
 #[derive(Clone, PartialEq)]
 pub struct Embedding {
     values: [f32; DIMENSIONS],
@@ -91,7 +91,8 @@ impl Embedding {
         values.iter().all(|v| v.is_finite()).then_some(Self { values, acoustics: None })
     }
 
-    /// The direction of the sum: the mean voice of several embeddings. `None` for none, or if they cancel out.
+    /// The direction of the sum: the mean voice of several embeddings. `None` for none, or if they cancel
+    /// out.
     pub fn mean<'a>(embeddings: impl IntoIterator<Item = &'a Self>) -> Option<Self> {
         let mut sum = [0f32; DIMENSIONS];
         let mut sounds = Vec::new();
@@ -142,8 +143,8 @@ impl SpeakerModel {
         Self::load_with(store, &PLAN_FRAMES, Padding::Mean)
     }
 
-    /// [`SpeakerModel::load`] with other plan lengths (rising) or padding: for measurements, as the calibration fits one
-    /// choice only.
+    /// [`SpeakerModel::load`] with other plan lengths (rising) or padding: for measurements, as the
+    /// calibration fits one choice only.
     pub fn load_with(
         store: &ModelStore,
         plan_frames: &[usize],
@@ -166,11 +167,12 @@ impl SpeakerModel {
         &self.identity
     }
 
-    /// The embedding of net speech (see [`NetSpeech`]), 16 kHz mono in [-1, 1], not denoised. A function of the samples
-    /// alone. Speech beyond 60 s is not looked at.
+    /// The embedding of net speech (see [`NetSpeech`]), 16 kHz mono in [-1, 1], not denoised. A function of
+    /// the samples alone. Speech beyond 60 s is not looked at.
     ///
     /// # Errors
-    /// [`SpeakerError::NoSpeech`] below one analysis window (25 ms); [`SpeakerError::Model`] if the model fails.
+    /// [`SpeakerError::NoSpeech`] below one analysis window (25 ms); [`SpeakerError::Model`] if the model
+    /// fails.
     pub fn embed(&self, samples: &[f32]) -> Result<Embedding, SpeakerError> {
         Ok(self.embed_with(samples, &self.lengths, |_| Vec::new())?.0)
     }
@@ -186,9 +188,9 @@ impl SpeakerModel {
         Ok(self.embed_with(samples, &[frames], |_| Vec::new())?.0)
     }
 
-    /// [`SpeakerModel::embed`], and the embeddings of each second of it, from the same pass: they cost next to
-    /// nothing, and have heard a little of what is around them. The frames are those of the whole; speech longer than a plan is
-    /// embedded in windows that overlap, and has pieces of each.
+    /// [`SpeakerModel::embed`], and the embeddings of each second of it, from the same pass: they cost next
+    /// to nothing, and have heard a little of what is around them. The frames are those of the whole; speech
+    /// longer than a plan is embedded in windows that overlap, and has pieces of each.
     ///
     /// # Errors
     /// As [`SpeakerModel::embed`].
@@ -265,8 +267,8 @@ impl SpeakerModel {
     }
 }
 
-/// Where windows of `length` frames begin in `frames` frames: one if they fit in it, else evenly spread and overlapping
-/// so that nothing is left out, at most [`MOST_WINDOWS`].
+/// Where windows of `length` frames begin in `frames` frames: one if they fit in it, else evenly spread and
+/// overlapping so that nothing is left out, at most [`MOST_WINDOWS`].
 fn window_starts(frames: usize, length: usize) -> Vec<usize> {
     let rest = frames.saturating_sub(length);
     let gaps = rest.div_ceil(length.max(1)).min(MOST_WINDOWS - 1);

@@ -5,8 +5,8 @@
 //!                   └ kept ─▶ progress ─▶ ≥ 3 samples and ≥ 10 s net ─▶ Template
 //! ```
 //!
-//! A sample counts once: one that repeats an earlier recording is refused. For that the sound stays in memory while the
-//! enrolment lasts, and nowhere else.
+//! A sample counts once: one that repeats an earlier recording is refused. For that the sound stays in memory
+//! while the enrolment lasts, and nowhere else.
 
 use std::sync::Arc;
 
@@ -32,16 +32,18 @@ const LEAST_LEVEL_DB: f32 = -50.0;
 const LEAST_SNR_DB: f32 = 10.0;
 /// Share of samples at the end of the scale: more is heard as distortion.
 const MOST_CLIPPED: f32 = 0.01;
-/// Least cosine of a sample to the mean of those before. Measured on held-out readers: in one session the same person has 0.57
-/// or more in 99 of 100 at 1.5 s (0.67 from 3 s), another person 0.45 or less in 999 of 1000 (`docs/design/speaker.md`).
+/// Least cosine of a sample to the mean of those before. Measured on held-out readers: in one session the
+/// same person has 0.57 or more in 99 of 100 at 1.5 s (0.67 from 3 s), another person 0.45 or less in 999 of
+/// 1000 (`docs/design/speaker.md`).
 const LEAST_COHESION: f32 = 0.5;
 
-/// Least cosine of two seconds within one sample. Of one person in noise 10 dB below or less 1.3 % have less; with another's two
-/// seconds behind three 92 % or more (`docs/lab/speaker-verdicts.md`).
+/// Least cosine of two seconds within one sample. Of one person in noise 10 dB below or less 1.3 % have less;
+/// with another's two seconds behind three 92 % or more (`docs/lab/speaker-verdicts.md`).
 pub(super) const LEAST_LIKENESS_WITHIN: f32 = 0.15;
 
-/// Cosine from which a sample is taken for one of an earlier enrolment, whose sound is gone. Whole copies have 0.987 and
-/// more (cut ones less, and are not known again), different sentences of one person 0.95 at most (`docs/design/speaker.md`).
+/// Cosine from which a sample is taken for one of an earlier enrolment, whose sound is gone. Whole copies
+/// have 0.987 and more (cut ones less, and are not known again), different sentences of one person 0.95 at
+/// most (`docs/design/speaker.md`).
 pub(super) const SAME_RECORDING: f32 = 0.985;
 
 /// What became of a sample that was kept.
@@ -174,8 +176,8 @@ impl Enrolment {
         Ok(Self { model, prototypes: template.prototypes().to_vec(), sounds: Vec::new() })
     }
 
-    /// Checks one sample (16 kHz mono in [-1, 1], raw, with a VAD probability per 10 ms frame) and keeps it if it is good.
-    /// A refused sample changes nothing.
+    /// Checks one sample (16 kHz mono in [-1, 1], raw, with a VAD probability per 10 ms frame) and keeps it
+    /// if it is good. A refused sample changes nothing.
     pub fn add(&mut self, samples: &[f32], speech: &[f32]) -> Result<SampleReport, Refusal> {
         if self.prototypes.len() == MOST_PROTOTYPES {
             return Err(Refusal::Full);

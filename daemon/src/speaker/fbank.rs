@@ -1,11 +1,12 @@
 //! Kaldi-compatible log mel filter bank: the only front end the speaker model was trained with.
 //!
-//! The numbers follow Kaldi's `feature-window.cc`, `mel-computations.cc` and `feature-fbank.cc` step by step, because an
-//! embedding is only as good as the agreement with training: a Hamming window instead of the Povey window already moves
-//! the cosine to the right answer to 0.997. Within 1e-3 of `kaldi-native-fbank` on the fixtures in `tests/data/fbank`.
+//! The numbers follow Kaldi's `feature-window.cc`, `mel-computations.cc` and `feature-fbank.cc` step by step,
+//! because an embedding is only as good as the agreement with training: a Hamming window instead of the Povey
+//! window already moves the cosine to the right answer to 0.997. Within 1e-3 of `kaldi-native-fbank` on the
+//! fixtures in `tests/data/fbank`.
 //!
-//! The transform runs in f64. In bins some 80 dB and more below the loudest of their frame, Kaldi's f32 rounding and ours
-//! can differ by more than 1e-3; how often is in `docs/design/speaker.md`.
+//! The transform runs in f64. In bins some 80 dB and more below the loudest of their frame, Kaldi's f32
+//! rounding and ours can differ by more than 1e-3; how often is in `docs/design/speaker.md`.
 
 use std::f64::consts::PI;
 use std::fmt;
@@ -32,13 +33,14 @@ const POVEY_EXPONENT: f64 = 0.85;
 /// The model was trained on 16-bit samples taken as numbers.
 const SCALE: f32 = 32_768.0;
 
-/// The parameters in a canonical form; its hash is the front end's identity (see `embedding::front_end_sha256`).
+/// The parameters in a canonical form; its hash is the front end's identity (see
+/// `embedding::front_end_sha256`).
 pub const DESCRIPTION: &str = "fbank v1: 16000 Hz, scale 32768, window 400 povey 0.85, shift 160, snip edges, dither 0, \
                                remove dc, pre-emphasis 0.97, fft 512, power, mel 80 bins 20-8000 Hz 1127*ln(1+f/700), \
                                ln floor 1.1920929e-7, subtract mean over time";
 
-/// Bins below 230 Hz, where the fundamental of a calm voice lies, those that every microphone and every line passes
-/// (300 Hz to 3 kHz), and those above 4.2 kHz.
+/// Bins below 230 Hz, where the fundamental of a calm voice lies, those that every microphone and every line
+/// passes (300 Hz to 3 kHz), and those above 4.2 kHz.
 const LOW: Range<usize> = 0..8;
 const MIDDLE: Range<usize> = 12..52;
 const HIGH: Range<usize> = 62..BINS;
@@ -47,13 +49,13 @@ const HIGH: Range<usize> = 62..BINS;
 /// logarithms of power.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Acoustics {
-    /// Loud frames (the 90th percentile of each bin) above 4.2 kHz against the middle: 0 is usual, a telephone has
-    /// -4, a sampling rate of 8 kHz -10.
+    /// Loud frames (the 90th percentile of each bin) above 4.2 kHz against the middle: 0 is usual, a
+    /// telephone has -4, a sampling rate of 8 kHz -10.
     pub high: f32,
     /// Loud frames below 230 Hz against the middle: -3 is usual, -6 in a raised voice, -8 on the telephone.
     pub low: f32,
-    /// From soft (the 10th percentile) to loud frames in the middle: 8 beside the mouth, 5 in a live room, 4 in
-    /// noise.
+    /// From soft (the 10th percentile) to loud frames in the middle: 8 beside the mouth, 5 in a live room, 4
+    /// in noise.
     pub range: f32,
 }
 

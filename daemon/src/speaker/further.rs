@@ -9,8 +9,9 @@
 //!         └ else ──────────────────────────────────────────────────────────────▶ kept
 //! ```
 //!
-//! A half is judged by a voice that does not contain it, and a sample from before by one without that sample, so that
-//! nothing is compared with itself. The bars were chosen by the tables in `docs/lab/enrolment-styles.md`.
+//! A half is judged by a voice that does not contain it, and a sample from before by one without that sample,
+//! so that nothing is compared with itself. The bars were chosen by the tables in
+//! `docs/lab/enrolment-styles.md`.
 
 use serde::{Deserialize, Serialize};
 
@@ -131,7 +132,8 @@ impl Further {
         self.template
     }
 
-    /// Checks one sample (as [`super::Enrolment::add`]) and keeps it if the person is measurably better known by it.
+    /// Checks one sample (as [`super::Enrolment::add`]) and keeps it if the person is measurably better known
+    /// by it.
     pub fn offer(&mut self, samples: &[f32], speech: &[f32]) -> Result<FurtherReport, Refusal> {
         if self.template.prototypes().len() >= MOST_PROTOTYPES {
             return Err(Refusal::Full);
@@ -175,8 +177,8 @@ impl Further {
         Ok(FurtherReport { quality, before: sigmoid(before), after: sigmoid(after), left_out })
     }
 
-    /// Log odds of the less sure half without the sample and with the other half; whether to leave it out; the voice with
-    /// the sample.
+    /// Log odds of the less sure half without the sample and with the other half; whether to leave it out;
+    /// the voice with the sample.
     fn judge(
         &self,
         whole: &Prototype,
@@ -203,8 +205,8 @@ impl Further {
         Some((before, after, left_out, with))
     }
 
-    /// How much less surely the samples from before are known with this one, in log odds, the mean of all: each by a
-    /// voice without it.
+    /// How much less surely the samples from before are known with this one, in log odds, the mean of all:
+    /// each by a voice without it.
     fn loss(&self, added: &Prototype) -> f64 {
         let all = self.template.prototypes();
         let lost = all.iter().enumerate().filter_map(|(i, sample)| {

@@ -5,12 +5,12 @@
 //!  pause after it      –         30 s  60 s  120 s  … 15 min at most
 //! ```
 //!
-//! During a pause nobody is refused unheard at once: the first few attempts are compared all the same, and a voice that is
-//! surely known ([`SURELY_KNOWN`]) gets through and ends it. So a television cannot lock the owner out, and guessing gains
-//! `LOOKS_IN_A_PAUSE` attempts a pause at a bar that far fewer strangers reach.
+//! During a pause nobody is refused unheard at once: the first few attempts are compared all the same, and a
+//! voice that is surely known ([`SURELY_KNOWN`]) gets through and ends it. So a television cannot lock the
+//! owner out, and guessing gains `LOOKS_IN_A_PAUSE` attempts a pause at a bar that far fewer strangers reach.
 //!
-//! Pure state: time is passed in and whoever owns memory stores it, so a restart does not end a pause. A verified attempt
-//! resets it.
+//! Pure state: time is passed in and whoever owns memory stores it, so a restart does not end a pause. A
+//! verified attempt resets it.
 
 use serde::{Deserialize, Serialize};
 
@@ -52,13 +52,15 @@ impl FailureGate {
 
     /// Milliseconds until the next attempt is heard; 0 if one is heard now.
     ///
-    /// A wall clock that jumped (a Pi has no clock battery) can prolong a pause up to its full length once more, never beyond.
+    /// A wall clock that jumped (a Pi has no clock battery) can prolong a pause up to its full length once
+    /// more, never beyond.
     pub fn remaining_ms(&self, now_unix_ms: i64) -> i64 {
         let elapsed = now_unix_ms.saturating_sub(self.last_failure_unix_ms).max(0);
         self.pause_ms().saturating_sub(elapsed).max(0)
     }
 
-    /// When the pause at `now_unix_ms` ends; `None` if there is none. It stays the same while the clock runs as it should.
+    /// When the pause at `now_unix_ms` ends; `None` if there is none. It stays the same while the clock runs
+    /// as it should.
     pub fn paused_until(&self, now_unix_ms: i64) -> Option<i64> {
         let remaining_ms = self.remaining_ms(now_unix_ms);
         let from = self.last_failure_unix_ms.min(now_unix_ms);

@@ -1,7 +1,7 @@
 //! How good a set of verification trials is: EER, FAR/FRR, Cllr, ECE, minDCF.
 //!
-//! Definitions as in the NIST speaker recognition evaluations and in Brümmer and du Preez, "Application-independent
-//! evaluation of speaker detection" (2006).
+//! Definitions as in the NIST speaker recognition evaluations and in Brümmer and du Preez,
+//! "Application-independent evaluation of speaker detection" (2006).
 
 /// One comparison: whether the speakers are the same, and what came out.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -34,7 +34,8 @@ pub fn min_dcf(trials: &[Trial], prior: f64) -> f64 {
         / prior.min(1.0 - prior)
 }
 
-/// Shares of different-speaker trials accepted and of same-speaker trials refused at `confidence ≥ threshold`.
+/// Shares of different-speaker trials accepted and of same-speaker trials refused at `confidence ≥
+/// threshold`.
 pub fn error_rates(trials: &[Trial], threshold: f32) -> (f64, f64) {
     let share = |same: bool, wrong: &dyn Fn(&Trial) -> bool| {
         let class: Vec<&Trial> = trials.iter().filter(|t| t.same == same).collect();

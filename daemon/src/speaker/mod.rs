@@ -8,15 +8,16 @@
 //! ```
 //!
 //! Invariants:
-//! * Embeddings are compared only if model hash and front-end hash are equal; anything else is an error, not a low score.
+//! * Embeddings are compared only if model hash and front-end hash are equal; anything else is an error, not
+//!   a low score.
 //! * A verdict is a function of the sound, the templates and the shipped constants, and below a second of
 //!   speech of who was verified just before: the same input gives the same verdict.
 //! * Templates leave memory only sealed. Nothing here logs or prints an embedding.
 //! * Nothing is learnt from verdicts, nor from the speech of strangers: the channel is taken out by what
 //!   ships. The voice that was refused or verified last is held for a minute, in memory, to compare what goes
 //!   on with it.
-//! * Both enrolment and verification hear the **raw** 16 kHz sound, and all of it, wake phrase included: denoised
-//!   sound quadruples the equal error rate (docs/lab/speaker-version-1.md).
+//! * Both enrolment and verification hear the **raw** 16 kHz sound, and all of it, wake phrase included:
+//!   denoised sound quadruples the equal error rate (docs/lab/speaker-version-1.md).
 
 pub mod aside;
 pub mod calibration;

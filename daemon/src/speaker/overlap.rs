@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Of somebody who goes on alone the network misses two of five changes and sees one in 2 of 100 people who
-//! are alone (`docs/lab/speaker-verdicts.md`). So its changes only say where an utterance may be cut; whose a part
-//! is, voices tell.
+//! are alone (`docs/lab/speaker-verdicts.md`). So its changes only say where an utterance may be cut; whose a
+//! part is, voices tell.
 //!
 //! Plaquet and Bredin, "Powerset multi-class cross entropy loss for neural speaker diarization", 2023.
 
@@ -33,7 +33,8 @@ const FIRST_OVERLAP: usize = 4;
 /// Frames of a turn at least: 100 ms.
 const LEAST_TURN: usize = 6;
 
-/// The segmentation network. Shared between threads; each use has its own state, which is given back afterwards.
+/// The segmentation network. Shared between threads; each use has its own state, which is given back
+/// afterwards.
 #[derive(Debug)]
 pub struct OverlapModel {
     plan: Plan,
@@ -48,7 +49,8 @@ impl OverlapModel {
         Ok(Self { plan })
     }
 
-    /// Seconds in which two people speak at once: 16 kHz mono in [-1, 1], not denoised. Sound beyond 60 s is not looked at.
+    /// Seconds in which two people speak at once: 16 kHz mono in [-1, 1], not denoised. Sound beyond 60 s is
+    /// not looked at.
     ///
     /// # Errors
     /// [`SpeakerError::Model`] if the model fails.
@@ -158,7 +160,8 @@ mod tests {
             let output = plan.session().unwrap().run(&[Input::F32(&sound)]).unwrap();
             let got = output.f32(0).unwrap();
             assert_eq!(got.len(), expected.len());
-            // The order in which a processor adds shows in the logarithm of what is hardly possible (-16), not in what is likely.
+            // The order in which a processor adds shows in the logarithm of what is hardly possible (-16),
+            // not in what is likely.
             for (a, b) in got.iter().zip(&expected) {
                 let close = (a - b).abs() < 1e-3 * (1.0 + b.abs());
                 assert!(close && (a.exp() - b.exp()).abs() < 1e-4, "vector {n}: {a} {b}");

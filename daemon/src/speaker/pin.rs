@@ -1,8 +1,9 @@
 //! PINs: how a person is let in for a short time while their voice fails them.
 //!
 //! A PIN is digits that are easy to type on a telephone. There are few of them, so what makes one safe is the
-//! [`super::FailureGate`] that slows guessing down, and that only its hash is kept: Argon2id with the crate's recommended
-//! parameters (19 MiB, two passes), a salt of its own. Whoever has the database can still try all of six digits in a day.
+//! [`super::FailureGate`] that slows guessing down, and that only its hash is kept: Argon2id with the crate's
+//! recommended parameters (19 MiB, two passes), a salt of its own. Whoever has the database can still try all
+//! of six digits in a day.
 
 use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
@@ -51,8 +52,8 @@ impl Pin {
     /// The hash under which it is kept, as a PHC string.
     ///
     /// # Errors
-    /// [`PinError::Obvious`]: every digit is the one before, or one more, or one less. [`PinError::Hash`] without
-    /// randomness for the salt.
+    /// [`PinError::Obvious`]: every digit is the one before, or one more, or one less. [`PinError::Hash`]
+    /// without randomness for the salt.
     pub fn hash(&self) -> Result<String, PinError> {
         let mut steps = self.0.as_bytes().windows(2).map(|pair| match pair {
             [a, b] => i16::from(*b) - i16::from(*a),

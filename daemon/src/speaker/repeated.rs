@@ -1,13 +1,14 @@
-//! Whether a recording is one that was given before: the same sound moved, cut, louder or softer, or in another format.
+//! Whether a recording is one that was given before: the same sound moved, cut, louder or softer, or in
+//! another format.
 //!
 //! ```text
 //!  x, y ─▶ differences ─▶ r(lag) = Σ x[n]·y[n + lag]  (one FFT)     e(lag) = energy of each where they overlap
 //!                         share(lag) = |r| / √(e_x·e_y)             1 for the same sound, near 0 for any other
 //! ```
 //!
-//! Two readings of one sentence by one person do not repeat each other to the wave, so the share tells a copy from a voice
-//! that is merely alike, which no distance of embeddings does. Differences of neighbouring samples are compared rather than
-//! the samples, so that a hum under both recordings does not count.
+//! Two readings of one sentence by one person do not repeat each other to the wave, so the share tells a copy
+//! from a voice that is merely alike, which no distance of embeddings does. Differences of neighbouring
+//! samples are compared rather than the samples, so that a hum under both recordings does not count.
 
 use realfft::RealFftPlanner;
 use realfft::num_complex::Complex;
@@ -16,9 +17,10 @@ use crate::units::SAMPLE_RATE_HZ;
 
 /// How much of a recording is looked at, in seconds: an enrolment sample is a sentence.
 const LOOKED_AT_S: usize = 30;
-/// Share from which two recordings are one. Measured on a synthetic voice, which repeats itself more than any person: copies
-/// have 0.88 or more after a cut, another gain, another rate or Vorbis, and 0.57 even after a telephone's 8 kHz or a low-pass;
-/// different sentences 0.14 at most, one sentence at another pace 0.06 (`docs/design/speaker.md`).
+/// Share from which two recordings are one. Measured on a synthetic voice, which repeats itself more than any
+/// person: copies have 0.88 or more after a cut, another gain, another rate or Vorbis, and 0.57 even after a
+/// telephone's 8 kHz or a low-pass; different sentences 0.14 at most, one sentence at another pace 0.06
+/// (`docs/design/speaker.md`).
 const COPY_FROM: f32 = 0.4;
 /// Least part of the energy of one of the two that must lie where they overlap: a common second says nothing.
 const LEAST_PART: f64 = 0.5;

@@ -1,4 +1,5 @@
-//! What is kept of an enrolled voice: a few embeddings, how good their samples were, and which model made them.
+//! What is kept of an enrolled voice: a few embeddings, how good their samples were, and which model made
+//! them.
 //!
 //! ```text
 //!  byte   0     4         5       6..38          38..70            70 + i · 796 (n times)
@@ -6,10 +7,10 @@
 //!                                                                  high, low, range; f32[192]
 //! ```
 //!
-//! `high`, `low` and `range` are the sample's [`Acoustics`], 0 where they are not known. Version 1 had none of them
-//! (784 bytes a sample) and is read as well. Little-endian.
-//! The length must match `n` exactly, every number must be finite and every embedding of length 1: a
-//! template is parsed only after its seal was found intact, and still nothing in it is trusted.
+//! `high`, `low` and `range` are the sample's [`Acoustics`], 0 where they are not known. Version 1 had none
+//! of them (784 bytes a sample) and is read as well. Little-endian. The length must match `n` exactly, every
+//! number must be finite and every embedding of length 1: a template is parsed only after its seal was found
+//! intact, and still nothing in it is trusted.
 
 use zeroize::Zeroize;
 
@@ -55,7 +56,8 @@ pub enum TemplateError {
 }
 
 impl Template {
-    /// `None` without prototypes, with more than [`MOST_PROTOTYPES`], or with such that cancel each other out.
+    /// `None` without prototypes, with more than [`MOST_PROTOTYPES`], or with such that cancel each other
+    /// out.
     pub fn new(identity: ModelIdentity, prototypes: Vec<Prototype>) -> Option<Self> {
         if prototypes.is_empty() || prototypes.len() > MOST_PROTOTYPES {
             return None;
@@ -89,7 +91,8 @@ impl Template {
         self.prototypes.iter().map(|p| p.quality.net_speech_s).fold(0.0, |sum, s| sum + s)
     }
 
-    /// How well the samples agree: the least cosine of a sample to the mean of the others; 1 for a single sample.
+    /// How well the samples agree: the least cosine of a sample to the mean of the others; 1 for a single
+    /// sample.
     pub fn cohesion(&self) -> f32 {
         (0..self.prototypes.len())
             .filter_map(|i| {

@@ -41,8 +41,8 @@ pub fn overlap() -> Arc<OverlapModel> {
     MODEL.clone()
 }
 
-/// A 16 kHz mono recording with a crude energy-based voice activity per 10 ms frame: enough for clean read speech, and it
-/// keeps these tests independent of the VAD model.
+/// A 16 kHz mono recording with a crude energy-based voice activity per 10 ms frame: enough for clean read
+/// speech, and it keeps these tests independent of the VAD model.
 pub fn recording(relative: &str) -> Option<(Vec<f32>, Vec<f32>)> {
     let samples = decode(&shared(relative)?);
     let powers: Vec<f32> =

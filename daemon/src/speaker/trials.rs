@@ -1,7 +1,8 @@
 //! Trial lists: who is compared with whom, and what a set of results comes to.
 //!
-//! A line is `label enrol[,enrol…] test`: label 1 for the same speaker, 0 for another. Empty lines and lines that begin
-//! with `#` are skipped. It is the form of the VoxCeleb lists, with several enrolment recordings allowed.
+//! A line is `label enrol[,enrol…] test`: label 1 for the same speaker, 0 for another. Empty lines and lines
+//! that begin with `#` are skipped. It is the form of the VoxCeleb lists, with several enrolment recordings
+//! allowed.
 
 use serde::Serialize;
 
@@ -87,7 +88,8 @@ pub struct Compared {
     pub log_odds: f64,
 }
 
-/// What a set of trials comes to. Error rates are shares, 0 to 1; those that need both classes are `null` without them.
+/// What a set of trials comes to. Error rates are shares, 0 to 1; those that need both classes are `null`
+/// without them.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     pub trials: usize,

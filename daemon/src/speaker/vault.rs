@@ -10,15 +10,15 @@
 //!  template
 //! ```
 //!
-//! XChaCha20-Poly1305 throughout, random nonces. The additional data of both boxes binds purpose, user, model hash and
-//! front-end hash, so a voiceprint moved to another user or another model does not open. Key id and user tag are hashes
-//! that only serve to tell *why* it does not open; they are authenticated like the rest. Deleting `wrapped_key` erases the
-//! template wherever copies of `blob` remain.
+//! XChaCha20-Poly1305 throughout, random nonces. The additional data of both boxes binds purpose, user, model
+//! hash and front-end hash, so a voiceprint moved to another user or another model does not open. Key id and
+//! user tag are hashes that only serve to tell *why* it does not open; they are authenticated like the rest.
+//! Deleting `wrapped_key` erases the template wherever copies of `blob` remain.
 //!
-//! The master key is rotated by wrapping every data key anew in one transaction; templates are not opened for that. The new
-//! key waits beside the old one until the transaction is on the disk, and only then takes its place, so whenever the power
-//! fails one of the two opens everything. A process that runs meanwhile looks at the files again when it meets a key id that
-//! it does not know.
+//! The master key is rotated by wrapping every data key anew in one transaction; templates are not opened for
+//! that. The new key waits beside the old one until the transaction is on the disk, and only then takes its
+//! place, so whenever the power fails one of the two opens everything. A process that runs meanwhile looks at
+//! the files again when it meets a key id that it does not know.
 //!
 //! Invariants: every failure is an error, none is a template; keys are wiped from memory when dropped.
 
@@ -133,13 +133,14 @@ impl fmt::Debug for Vault {
 }
 
 impl Vault {
-    /// Takes the master key from the first source that has one, or makes the key file. `identity` is the model in use:
-    /// voiceprints of another are refused.
+    /// Takes the master key from the first source that has one, or makes the key file. `identity` is the
+    /// model in use: voiceprints of another are refused.
     pub fn open(sources: &KeySources, identity: ModelIdentity) -> Result<Self, VaultError> {
         Ok(Self::with(key_file::obtain(sources)?, sources, identity))
     }
 
-    /// [`Vault::open`] where voiceprints are stored already: a new key would open none of them, so none is made.
+    /// [`Vault::open`] where voiceprints are stored already: a new key would open none of them, so none is
+    /// made.
     ///
     /// # Errors
     /// [`VaultError::NoKey`] where no source has a key.
@@ -162,8 +163,8 @@ impl Vault {
         hash.finalize().iter().take(KEY_ID_BYTES).map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Begins a rotation: the new key is made in `to`, else beside the key file. One that an interrupted rotation has left
-    /// there is used again.
+    /// Begins a rotation: the new key is made in `to`, else beside the key file. One that an interrupted
+    /// rotation has left there is used again.
     ///
     /// # Errors
     /// [`VaultError::Rotating`] while another process rotates: of two new keys only one would stay.
@@ -177,7 +178,8 @@ impl Vault {
         Ok(Rotation { current: self, next, in_place: to.is_none(), _lock: lock })
     }
 
-    /// Ends a rotation that was interrupted after its transaction: voiceprints are sealed with the key that was to come.
+    /// Ends a rotation that was interrupted after its transaction: voiceprints are sealed with the key that
+    /// was to come.
     pub fn settle<'a>(
         &self,
         stored: impl IntoIterator<Item = &'a SealedVoiceprint>,
@@ -246,7 +248,8 @@ impl Vault {
             decrypt(&data_key, nonce, body, version_and_tag, &bound(&self.identity, b"template", user_id));
         let plain = plain.ok_or(if other_user { VaultError::OtherUser } else { VaultError::Tampered })?;
         let template = Template::from_bytes(&plain).map_err(VaultError::Template)?;
-        // Bound twice, by the additional data and by the content; a disagreement is a fault of whoever sealed it.
+        // Bound twice, by the additional data and by the content; a disagreement is a fault of whoever sealed
+        // it.
         if *template.identity() != self.identity {
             return Err(VaultError::OtherModel);
         }
@@ -286,8 +289,8 @@ impl Vault {
         let other_key = header.get(1..) != Some(&key_id(&master)[..]);
         let other_user = sealed.blob.get(1..=USER_TAG_BYTES) != Some(&self.user_tag(user_id)[..]);
         let plain = decrypt(&master, nonce, body, header, &bound(identity, b"data key", user_id));
-        // The reason is read from bytes that are authenticated only if it opens, so it is a hint for the person; that it
-        // does not open is certain.
+        // The reason is read from bytes that are authenticated only if it opens, so it is a hint for the
+        // person; that it does not open is certain.
         let plain = plain.ok_or(match (other_key, other_user) {
             (true, _) => VaultError::WrongKey,
             (false, true) => VaultError::OtherUser,
@@ -320,8 +323,8 @@ pub struct Rotation<'a> {
 }
 
 impl Rotation<'_> {
-    /// The same voiceprint with its data key wrapped under the new master key; the template itself is not opened. One that
-    /// is already is given back as it is.
+    /// The same voiceprint with its data key wrapped under the new master key; the template itself is not
+    /// opened. One that is already is given back as it is.
     pub fn rewrap(&self, user_id: &str, sealed: &SealedVoiceprint) -> Result<SealedVoiceprint, VaultError> {
         let done = key_id_of(&sealed.wrapped_key) == Some(&key_id(&self.next.master.load()));
         let data_key = if done { &self.next } else { self.current }.unwrap_key(user_id, sealed)?;
@@ -331,7 +334,8 @@ impl Rotation<'_> {
         Ok(SealedVoiceprint { wrapped_key: self.next.wrap(user_id, &data_key)?, ..sealed.clone() })
     }
 
-    /// Puts the new key in the place of the key file, durably. Only once everything that is stored is wrapped under it.
+    /// Puts the new key in the place of the key file, durably. Only once everything that is stored is wrapped
+    /// under it.
     pub fn finish(self) -> Result<(), VaultError> {
         if !self.in_place {
             return Ok(());

@@ -11,7 +11,8 @@
 //!  else ─────────────────────────────────────────▶ Rejected
 //! ```
 //!
-//! [`Verifier::first_look`] decides while somebody still speaks, and only what is certain then: that it is nobody enrolled.
+//! [`Verifier::first_look`] decides while somebody still speaks, and only what is certain then: that it is
+//! nobody enrolled.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -38,9 +39,9 @@ const EXPLAINED_FROM: f32 = 0.5;
 const FIRST_LOOK_S: f32 = 1.9;
 /// From here up to the threshold a voice is `Uncertain`: as likely the person as not.
 const UNCERTAIN_FROM: f32 = 0.5;
-/// From here on two templates are taken for one person's. Measured, each with some 6 s of speech: parts of one reading
-/// have 0.99 or more (72 people), readings of different people 0.49 or less (2926 pairs); through one channel 6 of
-/// 20482 pairs have 0.95 or more (`docs/lab/speaker-shared-channel.md`).
+/// From here on two templates are taken for one person's. Measured, each with some 6 s of speech: parts of
+/// one reading have 0.99 or more (72 people), readings of different people 0.49 or less (2926 pairs); through
+/// one channel 6 of 20482 pairs have 0.95 or more (`docs/lab/speaker-shared-channel.md`).
 pub const ONE_PERSON_FROM: f32 = 0.95;
 /// Below this two templates are not of one person: as likely somebody else as not.
 pub const OTHER_PERSON_BELOW: f32 = 0.5;
@@ -57,8 +58,8 @@ pub struct EnrolledVoice {
     pub threshold: Option<f32>,
 }
 
-/// What came out. `confidence` is the calibrated probability of the best user, `score` the normalised score behind it
-/// (standard deviations above impostors).
+/// What came out. `confidence` is the calibrated probability of the best user, `score` the normalised score
+/// behind it (standard deviations above impostors).
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
     Verified {
@@ -220,8 +221,9 @@ impl Verifier {
         &self.calibration
     }
 
-    /// How likely the voice `test`, from speech of this `quality`, is that of `template`: the score normalised against
-    /// the cohort, the calibrated probability at equal priors, and its log odds. Both must be of [`Verifier::model`].
+    /// How likely the voice `test`, from speech of this `quality`, is that of `template`: the score
+    /// normalised against the cohort, the calibrated probability at equal priors, and its log odds. Both must
+    /// be of [`Verifier::model`].
     pub fn compare(&self, test: &Embedding, quality: Quality, template: &Template) -> (f32, f32, f64) {
         let (score, log_odds) = self.odds(test, self.calibration.impostors(test), quality, template);
         (score.normalised, sigmoid(log_odds), log_odds)
@@ -245,8 +247,8 @@ impl Verifier {
     /// their own.
     ///
     /// # Errors
-    /// [`SpeakerError::OtherModel`] if every enrolled voice is of another model; such ones among others are not compared
-    /// and named in the log. [`SpeakerError::Model`] if the model fails.
+    /// [`SpeakerError::OtherModel`] if every enrolled voice is of another model; such ones among others are
+    /// not compared and named in the log. [`SpeakerError::Model`] if the model fails.
     pub fn verify(
         &self,
         samples: &[f32],
@@ -262,8 +264,9 @@ impl Verifier {
         Ok(most.map_or(Verdict::NotEnrolled, |part| part.verdict))
     }
 
-    /// What is certain of an utterance that still goes on (arguments as for [`Verifier::verify`]): nobody is enrolled, or the
-    /// voice is surely not of anyone who is. `None` for everything else, which the whole utterance decides.
+    /// What is certain of an utterance that still goes on (arguments as for [`Verifier::verify`]): nobody is
+    /// enrolled, or the voice is surely not of anyone who is. `None` for everything else, which the whole
+    /// utterance decides.
     ///
     /// # Errors
     /// [`SpeakerError::Model`] if the model fails.
@@ -366,8 +369,8 @@ impl Verifier {
         pieces.iter().map(|(frames, voice)| Scored { frames: frames.clone(), score: score(voice) }).collect()
     }
 
-    /// Probability, at equal priors, that two templates are of one person. It does not matter which is which; 0 where they
-    /// were made with different models and do not compare.
+    /// Probability, at equal priors, that two templates are of one person. It does not matter which is which;
+    /// 0 where they were made with different models and do not compare.
     pub fn same_person(&self, one: &Template, other: &Template) -> f32 {
         if [one, other].iter().any(|t| t.identity() != self.model.identity()) {
             return 0.0;

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! When the queue is full, [`SttHandle::accept`] drops the newest block and counts it: the front end never
-//! waits for a recogniser. An error of the recogniser ends one utterance; its `finish` returns it and the next
-//! utterance starts afresh.
+//! waits for a recogniser. An error of the recogniser ends one utterance; its `finish` returns it and the
+//! next utterance starts afresh.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

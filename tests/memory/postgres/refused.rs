@@ -177,7 +177,8 @@ fn an_export_is_read_on_another_device_of_the_house_which_learns_first_whose_the
     assert_eq!(hall.json(&["queue", "status"])["dead_letters"], 0);
     assert_eq!(hall.json(&["store", "check"])["findings"], json!([]));
 
-    // At another address the ids are unknown again, whatever was read before; nothing is stored while it is away.
+    // At another address the ids are unknown again, whatever was read before; nothing is stored while it is
+    // away.
     hall.env("JARVIS__STORE__POSTGRES_URL", "postgres://jarvis@127.0.0.1:1/elsewhere");
     let before = texts(&hall, "anna");
     for import in imports {

@@ -1,6 +1,7 @@
 //! `jarvisd voice enroll`: recordings of one person → checks → a sealed template.
 //!
-//! What may become whose voice stands in `pipeline::enrol`, which MQTT uses as well. A refusal changes nothing.
+//! What may become whose voice stands in `pipeline::enrol`, which MQTT uses as well. A refusal changes
+//! nothing.
 
 use std::path::PathBuf;
 
@@ -34,8 +35,8 @@ pub struct Enroll {
     files: Vec<PathBuf>,
     #[command(flatten)]
     further: FurtherFiles,
-    /// Enrol anew from the recordings that are kept of this person, for instance after an update that brought another speaker
-    /// model. They stay kept.
+    /// Enrol anew from the recordings that are kept of this person, for instance after an update that brought
+    /// another speaker model. They stay kept.
     #[arg(
         long,
         conflicts_with_all = ["files", "add", "keep_recordings", "far", "second_microphone", "loud", "hurry"]
@@ -44,15 +45,17 @@ pub struct Enroll {
     /// Add the recordings to the enrolled voice instead of enrolling it anew.
     #[arg(long)]
     add: bool,
-    /// Put this voice in place of another one that is enrolled for this person. Without it only the same voice is enrolled
-    /// anew.
+    /// Put this voice in place of another one that is enrolled for this person. Without it only the same
+    /// voice is enrolled anew.
     #[arg(long, conflicts_with = "add")]
     replace: bool,
-    /// Enrol a voice although it is like that of somebody else who is enrolled. The device may then answer neither of them.
+    /// Enrol a voice although it is like that of somebody else who is enrolled. The device may then answer
+    /// neither of them.
     #[arg(long)]
     another_person: bool,
-    /// Keep the recordings that were accepted, encrypted with the key of the voice and on this device alone, in no backup. With
-    /// --add what was kept before stays kept in any case; enrolling anew without this deletes it.
+    /// Keep the recordings that were accepted, encrypted with the key of the voice and on this device alone,
+    /// in no backup. With --add what was kept before stays kept in any case; enrolling anew without this
+    /// deletes it.
     #[arg(long)]
     keep_recordings: bool,
     /// Print the result as JSON.
@@ -263,7 +266,8 @@ impl Offer<'_> {
     }
 }
 
-/// What was kept with the voice that is added to, or from which it is enrolled anew: it is sealed anew with it.
+/// What was kept with the voice that is added to, or from which it is enrolled anew: it is sealed anew with
+/// it.
 async fn earlier_recordings(
     memory: &Memory,
     voices: &Voices,

@@ -12,8 +12,9 @@ use crate::speaker::{Further, Refusal, Style};
 
 #[derive(Debug, clap::Args)]
 pub struct FurtherFiles {
-    /// A sentence from across the room, kept only if the person is measurably better known by it. Without other recordings it
-    /// is added to the enrolled voice. This and the three below can be given several times.
+    /// A sentence from across the room, kept only if the person is measurably better known by it. Without
+    /// other recordings it is added to the enrolled voice. This and the three below can be given several
+    /// times.
     #[arg(long, value_name = "WAV")]
     far: Vec<PathBuf>,
     /// A sentence by a second microphone, as above.

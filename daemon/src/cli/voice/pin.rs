@@ -1,4 +1,5 @@
-//! `jarvisd voice pin`: PINs for days when a voice fails. They are given here or over MQTT (`docs/voice-authentication.md`).
+//! `jarvisd voice pin`: PINs for days when a voice fails. They are given here or over MQTT
+//! (`docs/voice-authentication.md`).
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::time::Duration;
@@ -18,16 +19,17 @@ use crate::speaker::pin::Pin;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// Set a person's PIN, 6 to 12 digits. It is asked for on the terminal, or read from the first line of standard input; it
-    /// is never an argument.
+    /// Set a person's PIN, 6 to 12 digits. It is asked for on the terminal, or read from the first line of
+    /// standard input; it is never an argument.
     #[command(after_help = "\
 Only a hash of it is kept (Argon2id), on this device alone. It counts once voice.pin_valid_s is set:
 the person gives it with `voice pin enter` or over MQTT, and for that long an unverified voice is
 taken for theirs. Wrong PINs count with voices that were not verified, and after five of them the
 device pauses.")]
     Set(Named),
-    /// Give a person's PIN: for voice.pin_valid_s an unverified voice is then taken for theirs, as if it was given over MQTT. It is
-    /// asked for on the terminal, or read from the first line of standard input; it is never an argument.
+    /// Give a person's PIN: for voice.pin_valid_s an unverified voice is then taken for theirs, as if it was
+    /// given over MQTT. It is asked for on the terminal, or read from the first line of standard input; it is
+    /// never an argument.
     #[command(after_help = "\
 A wrong PIN counts with voices that were not verified: after five of them in a row neither is looked
 at for a while (exit status 75). Each attempt has a row in the audit log. A daemon that runs on this
@@ -153,7 +155,8 @@ fn failure(error: PinsError) -> Failure {
     }
 }
 
-/// The PIN from the terminal, not shown and typed once more if `twice`, or from the first line of standard input.
+/// The PIN from the terminal, not shown and typed once more if `twice`, or from the first line of standard
+/// input.
 fn asked(prompt: &str, twice: bool) -> Result<Pin, Failure> {
     let cannot = |e: std::io::Error| Failure::because(Exit::Failed, "the PIN could not be read", e);
     let typed = if std::io::stdin().is_terminal() {

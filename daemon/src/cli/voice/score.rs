@@ -22,7 +22,8 @@ use crate::speaker::{LEAST_NET_SPEECH_S, NetSpeech, Prototype, Template, Verifie
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// List of trials: a line is "label enrol.wav[,enrol.wav] test.wav", label 1 for the same speaker, 0 for another.
+    /// List of trials: a line is "label enrol.wav[,enrol.wav] test.wav", label 1 for the same speaker, 0 for
+    /// another.
     #[arg(long, value_name = "FILE")]
     trials: PathBuf,
     /// Write each trial's score as CSV to this file, which must not exist yet.
@@ -141,8 +142,8 @@ fn hear(
     Ok(Voice::Heard(Box::new(Prototype { embedding, quality })))
 }
 
-/// The template is made of every enrolment recording with enough speech, without the checks of an enrolment: a list may
-/// ask how bad samples do.
+/// The template is made of every enrolment recording with enough speech, without the checks of an enrolment:
+/// a list may ask how bad samples do.
 fn compare(verifier: &Verifier, line: &Line, voices: &BTreeMap<&str, Voice>) -> Result<Outcome, Failure> {
     let voice = |file: &str| {
         voices.get(file).ok_or_else(|| Failure::new(Exit::Failed, format!("{file} was not heard")))

@@ -1,4 +1,5 @@
-//! `jarvisd voice show`: how good an enrolment is, from the figures that were kept beside the sealed template.
+//! `jarvisd voice show`: how good an enrolment is, from the figures that were kept beside the sealed
+//! template.
 
 use serde::Serialize;
 

@@ -1,9 +1,10 @@
 //! The 2-D head: ten 3×3 convolutions over frequency and time, of which three halve the frequencies.
 //!
-//! An image is stored with a border of zeros, so that rows follow each other without a seam: the 3×3 neighbourhoods of
-//! all its points are nine shifted copies of one long row. A convolution is then one product of [points, channels · 9]
-//! and [channels · 9, 32]. What it computes at the two border points between rows is thrown away (0.7 % at 300 frames).
-//! The 1×1 convolution of a shortcut becomes 32 more columns of the product that it is added to.
+//! An image is stored with a border of zeros, so that rows follow each other without a seam: the 3×3
+//! neighbourhoods of all its points are nine shifted copies of one long row. A convolution is then one
+//! product of [points, channels · 9] and [channels · 9, 32]. What it computes at the two border points
+//! between rows is thrown away (0.7 % at 300 frames). The 1×1 convolution of a shortcut becomes 32 more
+//! columns of the product that it is added to.
 
 use super::Error;
 use super::kernel::{Bias, Kernel, Place, Then};
@@ -19,8 +20,8 @@ const GROUP: usize = 4;
 
 /// The kernel for every layer.
 ///
-/// The number of points is not named: for 12,000 tract's cost model takes tiles of 16 × 8, a third slower here than the
-/// wide ones that it takes for an unknown number.
+/// The number of points is not named: for 12,000 tract's cost model takes tiles of 16 × 8, a third slower
+/// here than the wide ones that it takes for an unknown number.
 pub fn kernel() -> Result<Kernel, Error> {
     Kernel::choose(None, CHANNELS * TAPS, CHANNELS)
 }
@@ -155,7 +156,8 @@ impl Convolution {
     }
 }
 
-/// Copies the neighbourhoods of `len` output points from the `first` on: for each channel and tap one row of `width`.
+/// Copies the neighbourhoods of `len` output points from the `first` on: for each channel and tap one row of
+/// `width`.
 fn gather(
     source: &Image,
     (channels, stride, taps): (usize, usize, usize),

@@ -1,11 +1,12 @@
 //! Matrix products on tract's kernels, with a result written where it is wanted.
 //!
-//! A kernel computes a tile of `mr × nr` results from a panel of `mr` rows of A and one of `nr` columns of B, both
-//! stored k by k. Which kernel is fastest depends on the machine and the shape; tract chooses. What it does to a tile
-//! after the product (bias, addition, rectifier) costs nothing further.
+//! A kernel computes a tile of `mr × nr` results from a panel of `mr` rows of A and one of `nr` columns of B,
+//! both stored k by k. Which kernel is fastest depends on the machine and the shape; tract chooses. What it
+//! does to a tile after the product (bias, addition, rectifier) costs nothing further.
 //!
-//! tract's kernels take pointers, so this is the one place of the speaker check with unsafe code. [`Kernel::run`] checks
-//! everything that they reach before it calls them; a caller's mistake is [`Error::Shape`], never a stray access.
+//! tract's kernels take pointers, so this is the one place of the speaker check with unsafe code.
+//! [`Kernel::run`] checks everything that they reach before it calls them; a caller's mistake is
+//! [`Error::Shape`], never a stray access.
 
 use tract_linalg::mmm::{
     AsInputValue, FusedSpec, MMMInputFormat, MatMatMul, Query, Suitable, pick_by_shape, retain_best,
@@ -98,8 +99,8 @@ impl Kernel {
         let shape = [last - first + 1];
         let (row, column) = (isize_of(out.row), isize_of(out.column));
         let at = |buffer: &Buffer| {
-            // SAFETY: `first..=last` lies within the buffer (and the one added has its length), checked above; a store covers
-            // offset + row · (m - 1) + column · (n - 1) = last at most.
+            // SAFETY: `first..=last` lies within the buffer (and the one added has its length), checked
+            // above; a store covers offset + row · (m - 1) + column · (n - 1) = last at most.
             unsafe {
                 let view =
                     TensorView::from_bytes(buffer.tensor(), isize_of(first * size_of::<f32>()), &shape, &[1]);
@@ -122,8 +123,8 @@ impl Kernel {
             steps.push(FusedSpec::BinScalar(&zero, BinOp::Max));
         }
         steps.push(FusedSpec::Store(at(out.buffer)));
-        // SAFETY: panels are in this kernel's packing, of equal depth and of m rows and n columns, and everything read or
-        // stored lies within its buffer, all checked above.
+        // SAFETY: panels are in this kernel's packing, of equal depth and of m rows and n columns, and
+        // everything read or stored lies within its buffer, all checked above.
         unsafe { self.mmm.run(m, n, &steps) }.map_err(|source| Error::Run(source.into()))
     }
 }

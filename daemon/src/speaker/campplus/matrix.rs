@@ -108,8 +108,8 @@ impl Panels {
 
     /// Sets all numbers of some depths from `k` on, given depth after depth.
     ///
-    /// Panels lie apart by a multiple of what the caches repeat after, so that going through all of them for one depth
-    /// evicts what was just written: a few depths at once are much quicker.
+    /// Panels lie apart by a multiple of what the caches repeat after, so that going through all of them for
+    /// one depth evicts what was just written: a few depths at once are much quicker.
     pub fn set(&mut self, k: usize, values: &[f32]) {
         let (panel, r, mn) = (self.panel, self.format.r, self.mn);
         let data = &mut self.data.as_mut_slice()[k * r..];

@@ -5,17 +5,18 @@
 //!                      head.rs                        dense.rs
 //! ```
 //!
-//! The weights are those of the ONNX file; its graph, run by tract, gives the same embeddings (the tests compare) at
-//! more than twice the time. What is different here:
+//! The weights are those of the ONNX file; its graph, run by tract, gives the same embeddings (the tests
+//! compare) at more than twice the time. What is different here:
 //!
-//! * a 3×3 convolution is one matrix product whose result is biased, added to the residual, rectified and stored while
-//!   it is still in registers; tract's own filter runs a tenth of the points one by one;
+//! * a 3×3 convolution is one matrix product whose result is biased, added to the residual, rectified and
+//!   stored while it is still in registers; tract's own filter runs a tenth of the points one by one;
 //! * normalisation and rectifier are applied while the operand of a product is put in the kernels' order;
 //! * the mask of a layer is computed once per 100 frames that share it, not once per frame;
 //! * channels are appended in place instead of being copied with every layer;
 //! * one copy of the weights serves speech of any length, and nothing is optimised when the program starts.
 //!
-//! CAM++: Wang et al., "CAM++: A Fast and Efficient Network for Speaker Verification Using Context-Aware Masking", 2023.
+//! CAM++: Wang et al., "CAM++: A Fast and Efficient Network for Speaker Verification Using Context-Aware
+//! Masking", 2023.
 
 use std::ops::Range;
 
@@ -82,8 +83,8 @@ pub struct Network {
 }
 
 impl Network {
-    /// Takes the weights out of an ONNX file. What its graph does beyond their order, shapes and dilations is not looked
-    /// at, so the caller checks that it is the file that was tested.
+    /// Takes the weights out of an ONNX file. What its graph does beyond their order, shapes and dilations is
+    /// not looked at, so the caller checks that it is the file that was tested.
     pub fn from_onnx(mut bytes: &[u8]) -> Result<Self, Error> {
         let model =
             tract_onnx::onnx().proto_model_for_read(&mut bytes).map_err(|e| Error::Parse(e.into()))?;
@@ -123,13 +124,14 @@ impl Network {
         Ok(Self { head_kernel, head, kernels, tdnn, blocks, last })
     }
 
-    /// The embedding, not normalised, of features frame by frame: [`BINS`] numbers each, mean-normalised log mel energies.
-    /// A function of the features alone. Also those of `parts` of the frames from the same pass: only the pooling is over the
-    /// part, so they cost next to nothing and have heard a little of what is around them.
+    /// The embedding, not normalised, of features frame by frame: [`BINS`] numbers each, mean-normalised log
+    /// mel energies. A function of the features alone. Also those of `parts` of the frames from the same
+    /// pass: only the pooling is over the part, so they cost next to nothing and have heard a little of what
+    /// is around them.
     ///
     /// # Errors
-    /// [`Error::Features`] for less than three frames or more than 3,000, a part of one, or a number that is not finite; also for
-    /// `parts` of less than four frames or beyond the last.
+    /// [`Error::Features`] for less than three frames or more than 3,000, a part of one, or a number that is
+    /// not finite; also for `parts` of less than four frames or beyond the last.
     pub fn run(
         &self,
         features: &[f32],

@@ -48,8 +48,8 @@ impl<'a> Weights<'a> {
         Ok(Self { tensors, convolutions, normalisations, next: (0, 0) })
     }
 
-    /// Weights `[outputs, …]` of the next convolution and its bias (zeros if it has none). Refuses other shapes and
-    /// dilations.
+    /// Weights `[outputs, …]` of the next convolution and its bias (zeros if it has none). Refuses other
+    /// shapes and dilations.
     pub fn convolution(&mut self, shape: &[usize], dilation: usize) -> Result<(Vec<f32>, Vec<f32>), Error> {
         let node = self.convolutions.get(self.next.0).ok_or(Error::Graph("too few convolutions"))?;
         self.next.0 += 1;

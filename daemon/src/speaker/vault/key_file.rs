@@ -26,7 +26,8 @@ pub fn obtain(sources: &KeySources) -> Result<Key, VaultError> {
 pub fn existing(sources: &KeySources) -> Result<Key, VaultError> {
     if let Some(dir) = &sources.credentials_dir {
         let path = dir.join(CREDENTIAL);
-        // systemd guards credentials with an ACL, which shows as group bits in the mode; its folder is ours alone.
+        // systemd guards credentials with an ACL, which shows as group bits in the mode; its folder is ours
+        // alone.
         match read(&path, Guard::Systemd) {
             Err(VaultError::ReadKey { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
             other => return other,
@@ -41,8 +42,8 @@ pub fn existing(sources: &KeySources) -> Result<Key, VaultError> {
     }
 }
 
-/// Holds off every other rotation until it is dropped. The folder is what is locked, because the key file is replaced; a
-/// repair of the database in it takes the same lock.
+/// Holds off every other rotation until it is dropped. The folder is what is locked, because the key file is
+/// replaced; a repair of the database in it takes the same lock.
 pub fn lock(path: &Path) -> Result<File, VaultError> {
     let failed = |source| VaultError::ReadKey { path: path.into(), source };
     let dir = File::open(folder_of(path)).map_err(failed)?;
@@ -56,7 +57,8 @@ pub fn next_to(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Puts the key that is to come in the place of the key file, durably. Where none waits, another process was faster.
+/// Puts the key that is to come in the place of the key file, durably. Where none waits, another process was
+/// faster.
 pub fn install_next(path: &Path) -> Result<(), VaultError> {
     let failed = |source| VaultError::ReplaceKey { path: path.into(), source };
     match std::fs::rename(next_to(path), path) {
@@ -97,8 +99,8 @@ fn read(path: &Path, guard: Guard) -> Result<Key, VaultError> {
     Ok(key)
 }
 
-/// Makes a key file. It appears under its name complete, durable and unreadable for others, or not at all; a file that
-/// is there already stays.
+/// Makes a key file. It appears under its name complete, durable and unreadable for others, or not at all; a
+/// file that is there already stays.
 fn make(path: &Path) -> io::Result<()> {
     let mut key: Key = Zeroizing::new([0; KEY_BYTES]);
     getrandom::fill(key.as_mut_slice()).map_err(io::Error::other)?;

@@ -1,7 +1,9 @@
-//! The recordings of an enrolment, where somebody asked that they be kept: sealed with the data key of the voiceprint.
+//! The recordings of an enrolment, where somebody asked that they be kept: sealed with the data key of the
+//! voiceprint.
 //!
-//! So they open for whom the voiceprint opens, a rotated master key changes nothing for them, and what deletes the voiceprint
-//! erases them as well. They stay readable when the speaker model is another one: then they are what they are kept for.
+//! So they open for whom the voiceprint opens, a rotated master key changes nothing for them, and what
+//! deletes the voiceprint erases them as well. They stay readable when the speaker model is another one: then
+//! they are what they are kept for.
 //!
 //! `version ‖ nonce (24) ‖ recordings + tag (16)`
 
@@ -50,7 +52,8 @@ impl Vault {
     }
 }
 
-/// The model that it says it was made with. The wrapped key is bound to it, so that another one opens nothing.
+/// The model that it says it was made with. The wrapped key is bound to it, so that another one opens
+/// nothing.
 fn identity_of(voiceprint: &SealedVoiceprint) -> ModelIdentity {
     ModelIdentity {
         model_sha256: voiceprint.model_sha256.clone(),
