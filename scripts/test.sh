@@ -40,7 +40,7 @@ if [ "$quick" = no ]; then
     step "Format, scripts, lints"
     cargo fmt --check
     cargo fmt --check --manifest-path tests/fuzz/Cargo.toml
-    shellcheck scripts/*.sh .ci/run tests/fuzz/rustc
+    shellcheck scripts/*.sh scripts/lab/*.sh .ci/run tests/fuzz/rustc
     cargo clippy --all-targets -- -D warnings
     cargo clippy --all-targets --no-default-features -- -D warnings
 

@@ -1,6 +1,6 @@
 //! Makes the cohort of `jarvisd::speaker::calibration` and measures the shipped constants on sound of its
-//! own: `scripts/calibrate.sh` runs it. Compensation and constants are made by
-//! `scripts/calibrate-channels.py`; the tables of sound, cohort and features fit their own weights, for
+//! own: `scripts/lab/calibrate.sh` runs it. Compensation and constants are made by
+//! `scripts/lab/calibrate-channels.py`; the tables of sound, cohort and features fit their own weights, for
 //! comparison, on the cosine and the score without compensation.
 //!
 //! ```text

@@ -2,7 +2,7 @@
 //! memory of loading.
 //!
 //! `cargo run --release --example speaker_speed -- MODELS_DIR`. With `--serve` it answers each line, a number
-//! of samples, with the milliseconds: `scripts/speaker-speed.py` takes turns with onnxruntime, as a ratio
+//! of samples, with the milliseconds: `scripts/lab/speaker-speed.py` takes turns with onnxruntime, as a ratio
 //! means something only under the same load.
 
 use std::error::Error;

@@ -1,5 +1,5 @@
 //! How long a turn takes to become durable while something else is at work on the machine
-//! (scripts/bench-backup.sh).
+//! (scripts/lab/bench-backup.sh).
 //!
 //! ```text
 //! cargo run -p jarvisd --no-default-features --example turn_latency -- DATABASE USER

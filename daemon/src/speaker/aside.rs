@@ -10,7 +10,7 @@
 //!               own   │  other
 //! ```
 //!
-//! The bar and how often it errs are in `docs/lab/speaker-verdicts.md` (`scripts/calibrate.sh AUDIO_DIR
+//! The bar and how often it errs are in `docs/lab/speaker-verdicts.md` (`scripts/lab/calibrate.sh AUDIO_DIR
 //! --second yes`).
 
 use std::ops::Range;

@@ -14,9 +14,9 @@
 //! `q` is how far the band, the room and the effort of the test are from those of the enrolment, 0 to 1 each
 //! ([`Differs`]): there a low cosine says less. The tables are in `docs/lab/speaker-shared-channel.md`.
 //!
-//! Cohort, compensation and constants are fitted by `scripts/calibrate.sh`, belong to one model and one front
-//! end, and are pinned by hash in the manifest like the model itself: a file that was changed, or made for
-//! another pair, is refused.
+//! Cohort, compensation and constants are fitted by `scripts/lab/calibrate.sh`, belong to one model and one
+//! front end, and are pinned by hash in the manifest like the model itself: a file that was changed, or made
+//! for another pair, is refused.
 //!
 //! The normalised score, in deviations above the `top` cohort voices nearest to test and template (adaptive
 //! symmetric normalisation: Matějka et al., "Analysis of score normalization in multilingual speaker

@@ -302,7 +302,7 @@ mod tests {
         rows: Vec<(usize, Vec<f32>)>,
     }
 
-    /// The signals of `scripts/fbank-fixtures.py`, by the same formulas in f64, rounded to 16-bit steps.
+    /// The signals of `scripts/lab/fbank-fixtures.py`, by the same formulas in f64, rounded to 16-bit steps.
     fn signal(name: &str, samples: usize) -> Vec<f32> {
         let mut state: u32 = 12_345;
         let mut noise = move || {

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draws a reliability diagram: what the confidence promises against what is true.
 
-    scripts/reliability.py SCORES.csv > reliability.svg
+    scripts/lab/reliability.py SCORES.csv > reliability.svg
 
 SCORES.csv is what `jarvisd voice score --trials LIST --out SCORES.csv` writes; the columns `label` (1 same speaker, 0 another)
 and `confidence` are used, and rows without a confidence are left out. Both classes weigh the same, because the confidence is

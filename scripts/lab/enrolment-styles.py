@@ -2,9 +2,9 @@
 """Measures further samples of an enrolment: far away, by a second microphone, loud, in a hurry (docs/lab/enrolment-styles.md).
 
     pip install kaldi-native-fbank numpy onnxruntime pyworld scipy soundfile
-    scripts/enrolment-styles.py AUDIO_DIR [--cache DIR] [--jobs N]
+    scripts/lab/enrolment-styles.py AUDIO_DIR [--cache DIR] [--jobs N]
 
-Readers, channels, embeddings and figures are those of scripts/calibrate-channels.py; compensation and constants are the shipped
+Readers, channels, embeddings and figures are those of scripts/lab/calibrate-channels.py; compensation and constants are the shipped
 ones, nothing is fitted. The first 7 s of a recording enrol (three normal samples); a further sample is the same 7 s in the style
 (its first 4 s net); the rest in that style tests, at 1.5 and 2 s net. Everybody shares the device and the room:
 

@@ -3,7 +3,7 @@
 
     pip install --no-deps openwakeword==0.5.1
     pip install numpy onnxruntime scipy scikit-learn tqdm requests
-    scripts/compare-detection.py path/to/jarvisd [--root DIR]
+    scripts/lab/compare-detection.py path/to/jarvisd [--root DIR]
 
 Both get the same sounds, one after the other: a quiet room and a noisy one. The peer runs mel, embedding, "hey jarvis" and VAD on
 16 kHz sound. `jarvisd listen` gets 48 kHz and does resampling and denoising as well, so the ratio is against us. What starting

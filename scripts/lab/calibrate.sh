@@ -1,19 +1,19 @@
 #!/bin/sh
 # Makes models/calibration/campplus.{cohort.bin,channels.bin,toml} again, pins them in models/manifest.toml and
 # prints the tables of docs/lab/speaker-*.md. Compensation and constants are made by
-# scripts/calibrate-channels.py, which names the Python packages that it needs.
+# scripts/lab/calibrate-channels.py, which names the Python packages that it needs.
 #
-#   scripts/calibrate.sh AUDIO_DIR     one recording (FLAC or WAV, 16 kHz) of each of some 250 speakers, 12 s or longer
-#   scripts/calibrate.sh AUDIO_DIR --denoised yes        also compares raw with denoised sound
-#   scripts/calibrate.sh AUDIO_DIR --choices yes         only tables: early verdict, mean or prototypes, wake phrase in or out
-#   scripts/calibrate.sh AUDIO_DIR --second yes          only tables: somebody else who goes on alone
-#   scripts/calibrate.sh AUDIO_DIR --plans 150,300,500 --padding wrap     shows other choices, writes nothing
-#   scripts/calibrate.sh AUDIO_DIR --scores FILE         also writes the held-out trials there, for reliability.py; changes nothing else
-#   scripts/calibrate.sh --voices      only checks the shipped constants against synthetic voices (flite, festival)
+#   scripts/lab/calibrate.sh AUDIO_DIR     one recording (FLAC or WAV, 16 kHz) of each of some 250 speakers, 12 s or longer
+#   scripts/lab/calibrate.sh AUDIO_DIR --denoised yes        also compares raw with denoised sound
+#   scripts/lab/calibrate.sh AUDIO_DIR --choices yes         only tables: early verdict, mean or prototypes, wake phrase in or out
+#   scripts/lab/calibrate.sh AUDIO_DIR --second yes          only tables: somebody else who goes on alone
+#   scripts/lab/calibrate.sh AUDIO_DIR --plans 150,300,500 --padding wrap     shows other choices, writes nothing
+#   scripts/lab/calibrate.sh AUDIO_DIR --scores FILE         also writes the held-out trials there, for reliability.py; changes nothing else
+#   scripts/lab/calibrate.sh --voices      only checks the shipped constants against synthetic voices (flite, festival)
 #
 # To be run after every change of the speaker model, of its front end, of the VAD or of the plan lengths.
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 
 calibrate() {
     cargo run --quiet --release --no-default-features --example calibrate -- --models models "$@"
@@ -56,7 +56,7 @@ case ${1:-} in
     shift
     calibrate --audio "$audio" "$@"
     if [ $# -eq 0 ]; then
-        scripts/calibrate-channels.py "$audio" --write
+        scripts/lab/calibrate-channels.py "$audio" --write
     fi
     ;;
 esac

@@ -86,7 +86,7 @@ class Zipf:
 
 
 def documentation_words():
-    root = pathlib.Path(__file__).resolve().parent.parent
+    root = pathlib.Path(__file__).resolve().parents[2]
     counts = {}
     for path in [root / "README.md", *sorted((root / "docs").rglob("*.md"))]:
         for word in re.findall(r"[a-z]{2,}", path.read_text(encoding="utf-8").lower()):

@@ -4,7 +4,7 @@ set -euo pipefail
 
 usage() {
     cat <<'TEXT'
-Usage: scripts/bench-backup.sh [--messages N] [--texts words|household] [--program JARVISD] [--what PART,PART…]
+Usage: scripts/lab/bench-backup.sh [--messages N] [--texts words|household] [--program JARVISD] [--what PART,PART…]
 
 Fills a throwaway PostgreSQL with N messages (1000000), then measures the PARTs (all of them):
 
@@ -15,7 +15,7 @@ Fills a throwaway PostgreSQL with N messages (1000000), then measures the PARTs 
   columns   what each column of the messages takes when it is compressed by itself
 
 All at the same low priority; ratios are to pg_dump | gzip of the same run. --texts words (the default): words of the documentation drawn one by
-one. --texts household: made-up talk with an assistant, from scripts/household-texts.py.
+one. --texts household: made-up talk with an assistant, from scripts/lab/household-texts.py.
 Needs PostgreSQL, zstd, gzip, python3, restic for its line, and root or the account that runs the server. Nothing is left behind.
 TEXT
 }
@@ -34,7 +34,7 @@ while [ $# -gt 0 ]; do
     esac
 done
 case "$texts" in words | household) ;; *) usage >&2; exit 2 ;; esac
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 program=$(realpath "$program")
 
 bin=$(find /usr/lib/postgresql -maxdepth 2 -name bin | sort -V | tail -n 1)
@@ -78,7 +78,7 @@ jarvisd queue drain >/dev/null
 echo "filling with $messages messages ($texts) …"
 # Columns: number, kind, text, meta, milliseconds since the first message.
 if [ "$texts" = household ]; then
-    scripts/household-texts.py --messages "$messages" >"$work/texts"
+    scripts/lab/household-texts.py --messages "$messages" >"$work/texts"
 else
     cat README.md docs/*.md docs/design/*.md | tr -cs '[:alpha:]' '\n' | tr '[:upper:]' '[:lower:]' >"$work/words"
     awk -v n="$messages" -v OFS='\t' '

@@ -64,5 +64,5 @@ for name, samples in [("chirp_noise", 16_000), ("quiet_noise", 4_000), ("loud_no
         "frames": len(features),
         "rows": [[row, [round(float(v), 5) for v in features[row]]] for row in rows],
     })
-path = pathlib.Path(__file__).parent.parent / "tests/data/fbank/kaldi.json"
+path = pathlib.Path(__file__).resolve().parents[2] / "tests/data/fbank/kaldi.json"
 path.write_text(json.dumps(fixtures, separators=(",", ":")) + "\n")

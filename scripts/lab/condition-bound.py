@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Bounds what the confidence could gain if it knew how noisy a recording is.
 
-    scripts/condition-bound.py SCORES.csv
+    scripts/lab/condition-bound.py SCORES.csv
 
-SCORES.csv is what `scripts/calibrate.sh DIR --scores SCORES.csv` writes: label, condition, net_speech_s, confidence of held-out
+SCORES.csv is what `scripts/lab/calibrate.sh DIR --scores SCORES.csv` writes: label, condition, net_speech_s, confidence of held-out
 trials. For each condition a scale and an offset of the log odds are fitted on one half of its trials and applied to the other, and the
 other way round: a confidence that is told the condition itself, which is more than any measure of noise could tell it. The same is done
 with one scale and one offset for all of them, so that the difference is what the condition is worth. Cllr is in bits, at equal priors
@@ -23,7 +23,7 @@ def read(path):
     with open(path, newline="", encoding="utf-8") as file:
         rows = csv.DictReader(file)
         if not {"label", "condition", "confidence"} <= set(rows.fieldnames or []):
-            sys.exit(f"{path} has no columns `label`, `condition` and `confidence`; make it with `scripts/calibrate.sh DIR --scores {path}`")
+            sys.exit(f"{path} has no columns `label`, `condition` and `confidence`; make it with `scripts/lab/calibrate.sh DIR --scores {path}`")
         for row in rows:
             confidence = min(max(float(row["confidence"]), 1e-6), 1 - 1e-6)
             yield row["condition"], int(row["label"]), math.log(confidence / (1 - confidence))

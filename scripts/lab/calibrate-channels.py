@@ -2,10 +2,10 @@
 """Learns the channel compensation, fits the confidence, and measures both (docs/lab/speaker-shared-channel.md).
 
     pip install kaldi-native-fbank numpy onnxruntime pyworld scipy soundfile
-    scripts/calibrate-channels.py AUDIO_DIR [--cache DIR] [--ami DIR] [--jobs N] [--scores FILE] [--write]
+    scripts/lab/calibrate-channels.py AUDIO_DIR [--cache DIR] [--ami DIR] [--jobs N] [--scores FILE] [--write]
 
 AUDIO_DIR holds one recording a speaker (FLAC, 16 kHz), RIR_DIR beside it (../speechbrain, ../deepfilternet) five room responses.
-Speakers are dealt by order of file name as in scripts/calibrate.sh: of ten, four to the cohort, three to the fit, three held
+Speakers are dealt by order of file name as in scripts/lab/calibrate.sh: of ten, four to the cohort, three to the fit, three held
 out. The compensation is learnt from the cohort alone (the first COHORT of it), the constants from the fit speakers alone, both among
 the first SPEAKERS of the others, and the tables are of those held out.
 
@@ -18,7 +18,7 @@ tilt, first formant, tempo), no acted or real emotion. The first 7 s of a record
 exactly 1, 1.5, 2 and 3 s net speech test. Sex is told by the median pitch (160 Hz). Every random number is seeded by the file.
 
 With --write models/calibration/campplus.{toml,channels.bin} are written and pinned. --cache keeps the embeddings, which take
-an hour of one core, for the next run. --scores writes the trials held out, for scripts/reliability.py.
+an hour of one core, for the next run. --scores writes the trials held out, for scripts/lab/reliability.py.
 """
 import argparse
 import hashlib
@@ -36,7 +36,7 @@ import soundfile as sf
 from multiprocessing import Pool
 from scipy.signal import butter, fftconvolve, firwin2, lfilter, resample_poly, sosfilt
 
-MODELS = pathlib.Path(__file__).resolve().parent.parent / "models"
+MODELS = pathlib.Path(__file__).resolve().parents[2] / "models"
 RATE = 16_000
 ENROL_S = 7
 COHORT, SPEAKERS = 60, 100
@@ -552,7 +552,7 @@ def kept_out_table(rows, fitted, held, compensate, k):
 
 
 def write_scores(path, trials, k):
-    """What scripts/reliability.py draws."""
+    """What scripts/lab/reliability.py draws."""
     with open(path, "w", encoding="utf-8") as file:
         file.write("label,confidence\n")
         for t in trials:
@@ -671,7 +671,7 @@ def write(compensation, k, lines):
     old = (folder / "campplus.toml").read_text()
     identity = "\n".join(re.search(rf'^{name} = .*$', old, re.M)[0] for name in ("model_sha256", "front_end_sha256"))
     b, c, d, *widenings = (float(v) for v in k)
-    text = f"""# Made by scripts/calibrate-channels.py. Fitted to one model and one front end; see docs/design/speaker.md.
+    text = f"""# Made by scripts/lab/calibrate-channels.py. Fitted to one model and one front end; see docs/design/speaker.md.
 
 version = 2
 {identity}
@@ -751,7 +751,7 @@ def main():
         rooms_table(options.ami)
     if options.write:
         write(compensate, k, {
-            "with": "scripts/calibrate-channels.py",
+            "with": "scripts/lab/calibrate-channels.py",
             "data": "LibriSpeech train-clean-100, one utterance of each speaker (Panayotov et al., 2015)",
             "data_licence": "CC BY 4.0; only embeddings and constants derived from it are here, no sound",
             "bias": "same-speaker pairs are pieces of one utterance; channels and raised voices are simulated",

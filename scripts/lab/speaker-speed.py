@@ -3,7 +3,7 @@
 
     pip install numpy onnxruntime
     cargo build --release --example speaker_speed
-    scripts/speaker-speed.py [PROGRAM]        (default: target/release/examples/speaker_speed)
+    scripts/lab/speaker-speed.py [PROGRAM]        (default: target/release/examples/speaker_speed)
 
 Ours is filter bank, network and normalisation of sound of each length, as the daemon runs it (padded to 2 or 3 s, or in
 windows of 3 s); onnxruntime's is the same model file alone, on exactly as many frames as the sound has. CPU milliseconds
@@ -20,7 +20,7 @@ import numpy as np
 import onnxruntime as ort
 
 ROUNDS = 21
-root = pathlib.Path(__file__).resolve().parent.parent
+root = pathlib.Path(__file__).resolve().parents[2]
 program = sys.argv[1] if len(sys.argv) > 1 else root / "target/release/examples/speaker_speed"
 options = ort.SessionOptions()
 options.intra_op_num_threads = 1

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Two builds of jarvisd side by side: listening, spoken turns, typed turns, drain, backup.
 
-    scripts/compare-versions.py OLD NEW [--old-checkout DIR] [--rounds N] [--messages N]
+    scripts/lab/compare-versions.py OLD NEW [--old-checkout DIR] [--rounds N] [--messages N]
 
 OLD and NEW are programs of the same build profile. Each runs in its checkout, where its models are: NEW in
 this one, OLD in DIR if these have changed. They take turns, so that other work on the machine meets both; of N

@@ -2,7 +2,7 @@
 """How well pyannote's segmentation tells a second person inside an utterance from one person alone, and how often it is wrong.
 
     pip install numpy soundfile onnxruntime
-    scripts/overlap-trial.py MODEL AUDIO_DIR repeat|zero       MODEL: pyannote_segmentation_3.onnx
+    scripts/lab/overlap-trial.py MODEL AUDIO_DIR repeat|zero       MODEL: pyannote_segmentation_3.onnx
                                                                AUDIO_DIR: one 16 kHz recording of each of some 250 speakers
 
 An utterance of up to 10 s is repeated, or padded with zeros, up to the 10 s that the network was trained on. Its frames (270 samples) fall

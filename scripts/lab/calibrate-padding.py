@@ -2,9 +2,9 @@
 """Compares ways to bring speech to a fixed number of frames (docs/lab/speaker-version-1.md, "Plan lengths").
 
     pip install kaldi-native-fbank numpy onnxruntime soundfile
-    scripts/calibrate-padding.py AUDIO_DIR NOISE_DIR
+    scripts/lab/calibrate-padding.py AUDIO_DIR NOISE_DIR
 
-AUDIO_DIR holds one recording a speaker. The speakers that scripts/calibrate.sh holds out (of ten, the last three) are not
+AUDIO_DIR holds one recording a speaker. The speakers that scripts/lab/calibrate.sh holds out (of ten, the last three) are not
 used; of every second of the others, three samples of 1.5 to 2 s enrol and pieces of the rest are tests, as they are and with
 noise at 10 dB. Prints d' (distance of the means of same- and different-speaker cosines in standard
 deviations), which still tells methods apart where the equal error rate is zero.
@@ -17,7 +17,7 @@ import numpy as np
 import onnxruntime as ort
 import soundfile as sf
 
-MODELS = pathlib.Path(__file__).parent.parent / "models"
+MODELS = pathlib.Path(__file__).resolve().parents[2] / "models"
 LENGTHS_S = [1.0, 1.5, 2.5, 4.0]
 
 
