@@ -131,8 +131,12 @@ async fn check(settings: &Settings, memory: &Memory, args: &Check) -> Result<(),
             output::line(format!("{}.", output::plain(sentence)))?;
         }
     }
+    // What the repair queued waits now, so `complete` is no measure of it: the text says what was not
+    // compared.
+    if args.repair {
+        return Ok(());
+    }
     match found.differences() {
-        _ if args.repair && found.complete => Ok(()),
         0 if found.complete => Ok(()),
         0 => Err(Failure::new(
             Exit::TryAgain,
