@@ -159,7 +159,7 @@ fn say(line: &str) -> Result<(), Failure> {
     Ok(out.flush()?)
 }
 
-/// What is said, and who says which samples of it.
+/// A trial's sound, and the speaker of each of its samples.
 struct Sound {
     samples: Vec<f32>,
     speech: Vec<f32>,

@@ -1,4 +1,4 @@
-//! What a speaker check costs: CPU milliseconds of filter bank + embedding per length of speech, time and
+//! Costs of a speaker check: CPU milliseconds of filter bank + embedding per length of speech, time and
 //! memory of loading.
 //!
 //! `cargo run --release --example speaker_speed -- MODELS_DIR`. With `--serve` it answers each line, a number

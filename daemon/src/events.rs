@@ -1,4 +1,4 @@
-//! What the device says while it works: the lines of `jarvisd listen` and the payloads of the MQTT event
+//! Events of the device while it works: the lines of `jarvisd listen` and the payloads of the MQTT event
 //! topic.
 
 use serde::Serialize;

@@ -113,7 +113,7 @@ fn every_module_has_a_layer_and_uses_nothing_above_it() {
 #[test]
 fn no_two_modules_use_each_other() {
     let mut uses = uses();
-    // What uses nothing that is left is taken away; a circle stays.
+    // Modules that use nothing that is left are taken away; a circle stays.
     while let Some(done) = uses
         .iter()
         .find(|(_, others)| others.keys().all(|other| !uses.contains_key(other)))

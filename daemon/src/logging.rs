@@ -2,7 +2,7 @@
 //! error otherwise.
 //!
 //! `JARVIS_LOG` (else `RUST_LOG`) says what is logged: `debug`, or `info,jarvisd::mqtt=debug,rumqttc=off`.
-//! What a person needs stands in the message; key-values become fields of the journal and `key=value` at the
+//! The message holds all that a person needs; key-values become fields of the journal and `key=value` at the
 //! end of a plain line.
 
 use std::io::Write;

@@ -109,9 +109,9 @@ pub(crate) fn tidy_within(text: &str, most: usize) -> String {
     }
 }
 
-/// What names are compared by: composed form, lower case, single spaces. Joiners and selectors do not count:
-/// they change how letters and emoji are drawn, not which they are. Persian and Arabic codes of a letter are
-/// the same.
+/// The form in which names are compared: composed form, lower case, single spaces. Joiners and selectors do
+/// not count: they change how letters and emoji are drawn, not which they are. Persian and Arabic codes of a
+/// letter are the same.
 pub(crate) fn name_key(name: &str) -> String {
     let drawn = |c: char| c != NON_JOINER && c != JOINER && !SELECTORS.contains(&c);
     let same = |c: char| match c {

@@ -93,7 +93,7 @@ fn root_of(config: &str, left: &Left) -> Root {
     root
 }
 
-/// What the disk and the next process see when the one that did `events` is killed behind the first that is
+/// The disk that the next process sees when the one that did `events` is killed behind the first that is
 /// `last`.
 fn killed(disk: &mut Disk, config: &str, events: &[Event], last: impl Fn(&Event) -> bool) -> Root {
     let end = events.iter().position(last).unwrap();

@@ -12,7 +12,7 @@ const FURTHER: &str =
     "the weather this morning was bright and cold so i walked along the river before breakfast";
 const QUESTION: &str = "hey jarvis, what do you remember about the spare key in the garden house";
 
-/// What a bad second microphone makes of a recording: less than a telephone.
+/// A recording by a bad second microphone, which passes less than a telephone.
 fn telephone(root: &Root, recording: &Path, name: &str) -> PathBuf {
     changed(root, recording, name, &["sinc", "-n", "512", "350-2600"])
 }
@@ -96,7 +96,7 @@ fn they_are_given_with_the_normal_ones_or_offered_in_words() {
     assert_eq!(report["samples"][3]["style"], "second_microphone");
     assert_eq!((report["samples"][3]["accepted"].clone(), samples(&root)), (true.into(), 4), "{report}");
     assert_eq!(report["recordings_kept"], 4, "{report}");
-    // What was kept stays kept; what is added without asking for it is not.
+    // Kept recordings stay kept; a recording that is added without asking for it is not kept.
     let hurry = changed(&root, &Voice::Rms.says(FURTHER), "hurry.wav", &["tempo", "1.3"]);
     let (code, report, said) = further(&root, &[("--hurry", &hurry)]);
     assert_eq!((code, &report["recordings_kept"]), (Some(0), &4.into()), "{report} {said}");

@@ -187,8 +187,8 @@ fn every_acknowledged_turn_is_in_postgres_once_and_in_order_whatever_was_killed_
                 "postgres, kill -9"
             }
             _ => {
-                // What is left when a proxy is killed: sockets that the kernel closes, and a port that
-                // refuses; or one that dies with a COMMIT in its hands.
+                // A killed proxy leaves sockets that the kernel closes and a port that refuses, or it dies
+                // with a COMMIT in its hands.
                 proxy.set(*random.pick(&[
                     Mode::Refuse,
                     Mode::Refuse,

@@ -1,5 +1,5 @@
-//! What the black-box tests share: a private root folder, synthetic voices, a microphone made of a file, a
-//! broker.
+//! Parts that the black-box tests share: a private root folder, synthetic voices, a microphone made of a
+//! file, a broker.
 //!
 //! Everything is real: the built binary, ALSA with a test plugin, Mosquitto, speech synthesisers. Nothing
 //! listens on a fixed port and everything is stopped when its value is dropped.

@@ -1,4 +1,4 @@
-//! What a memory should be, in the simplest way that can be thought of: lists in a map. The model test does
+//! A memory in the simplest way that can be thought of: lists in a map. The model test does
 //! everything both here and with the real store, and compares.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -279,8 +279,8 @@ pub const REMOTE: [(&str, &str); 6] = [
     ),
 ];
 
-/// What the twin does not predict and both databases must agree on: titles made of first words, stamps, the
-/// audit log.
+/// Columns that the twin does not predict and both databases must agree on: titles made of first words,
+/// stamps, the audit log.
 pub const AGREED_LOCAL: [(&str, &str); 2] = [
     (
         "conversations",

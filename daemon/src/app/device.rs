@@ -3,7 +3,7 @@
 use crate::config::section;
 
 section! {
-    /// What this device is called.
+    /// The names of this device.
     Device = "device" {
         /// Identifier of this device in MQTT topics and in stored rows. Keep it once the device is in use:
         /// another identifier is another device.

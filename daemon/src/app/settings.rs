@@ -31,7 +31,7 @@ macro_rules! gather {
         pub struct Settings {
             $(pub $field: $section,)+
             pub paths: Paths,
-            /// What is no fault but not what was meant either, a sentence each.
+            /// Settings that are valid but probably not meant, a sentence each.
             pub warnings: Vec<String>,
             /// Every key with the value in force, secrets masked, in the order of the reference page.
             pub effective: Vec<Effective>,

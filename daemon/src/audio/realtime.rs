@@ -11,7 +11,7 @@ const PRIORITY: libc::c_int = 20;
 /// Threads that this one starts do not inherit the priority.
 ///
 /// # Errors
-/// What the kernel says, usually EPERM: the unit needs `LimitRTPRIO=` or the user `CAP_SYS_NICE`. The caller
+/// Errors: the kernel's, usually EPERM: the unit needs `LimitRTPRIO=` or the user `CAP_SYS_NICE`. The caller
 /// warns and goes on; capture works without it.
 pub fn raise_priority() -> io::Result<()> {
     #[expect(unsafe_code, reason = "no safe wrapper of sched_setscheduler in our crates")]

@@ -33,7 +33,7 @@ impl Cancel {
         self.inner.asked.load(Ordering::Acquire)
     }
 
-    /// What to tell of an error: once everything was asked to stop, it is the stop and no fault of what it
+    /// The error to tell: once everything was asked to stop, it is the stop and no fault of what it
     /// broke off.
     pub fn explains(&self, error: BackupError) -> BackupError {
         if self.is_asked() { BackupError::Cancelled } else { error }

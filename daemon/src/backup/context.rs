@@ -1,4 +1,4 @@
-//! What backups need to know of the device.
+//! Facts about the device that backups need.
 
 use std::path::PathBuf;
 

@@ -265,8 +265,8 @@ async fn compress(
     .await
 }
 
-/// What this device had not delivered to the database `house`, as a file of the backup and in numbers; `None`
-/// if it has no database of its own.
+/// Entries that this device had not delivered to the database `house`, as a file of the backup and in
+/// numbers; `None` if it has no database of its own.
 pub(super) async fn queue_file(
     run: &Run<'_>,
     folder: &Path,

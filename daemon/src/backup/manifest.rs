@@ -1,4 +1,4 @@
-//! What a backup says of itself (`manifest.json`), what was found out about it since (`proofs.json`), and how
+//! A backup's description (`manifest.json`), the proofs of it since (`proofs.json`), and how
 //! it was copied elsewhere (`remote.json`).
 //!
 //! Each is `{"sha256": HASH, "manifest": BODY}` with the hash of the body's bytes as they stand there, so
@@ -261,7 +261,7 @@ struct Proofs {
     proofs: Vec<Proof>,
 }
 
-/// What was found out about the backup whose manifest has this hash, oldest first. A file of proofs that is
+/// The proofs of the backup whose manifest has this hash, oldest first. A file of proofs that is
 /// damaged, or about another manifest, proves nothing.
 pub fn read_proofs(path: &Path, manifest_sha256: &str) -> Vec<Proof> {
     let bytes = read_bounded(&path.join(PROOFS)).unwrap_or_default();

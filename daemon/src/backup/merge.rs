@@ -1,6 +1,6 @@
 //! One person or one conversation out of a backup, into the memory as it is.
 //!
-//! What is there already stays as it is; what was deleted since comes back under new ids, because the old
+//! Rows that are there already stay as they are; rows deleted since come back under new ids, because the old
 //! ones are buried on every device. A voiceprint does not come back: its key was destroyed with it.
 
 use std::fs::File;

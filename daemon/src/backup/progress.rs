@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// What is told of a step.
+/// The progress of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moved {
     /// A step begins that has so many bytes.

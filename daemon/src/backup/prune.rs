@@ -120,7 +120,7 @@ pub fn remove(lock: &Lock, backup: &Backup) -> Result<(), BackupError> {
     fs::remove_dir_all(&doomed).map_err(disk)
 }
 
-/// What became of the backups of one place.
+/// The result for the backups of one place.
 #[derive(Debug, Serialize)]
 pub struct Place {
     pub deleted: usize,
@@ -131,7 +131,7 @@ pub struct Place {
     pub partial: Vec<String>,
 }
 
-/// What became of the backups here, and of the copies.
+/// The results for the backups here, and for the copies.
 #[derive(Debug, Serialize)]
 pub struct Pruned {
     pub dry_run: bool,
@@ -205,7 +205,7 @@ async fn elsewhere(
         watch::look_again(run);
     }
     let device = &run.settings.device;
-    // What another device put there is not ours to delete, nor is what cannot be read.
+    // Copies of another device are not ours to delete, nor are copies that cannot be read.
     let ours = |copied: &Copied| copied.manifest.as_ref().is_ok_and(|read| read.manifest.device == *device);
     let copies = index.copies.into_iter().filter(ours).map(|copied| {
         let mut backup = copied.backup;

@@ -56,8 +56,8 @@ pub fn run(args: Args, common: &Common) -> Result<(), Failure> {
 /// Hears `recordings` one after the other. With `realtime` they take as long as they last.
 ///
 /// # Errors
-/// What keeps the pipeline from starting; exit 65 when a recording cannot be used (the others are heard all
-/// the same).
+/// Errors: whatever keeps the pipeline from starting; exit 65 when a recording cannot be used (the others are
+/// heard all the same).
 async fn listen(settings: Settings, recordings: &[PathBuf], realtime: bool) -> Result<(), Failure> {
     let mut parts = Parts::load(&settings, &Health::new(), MissingMemory::Refuse).await?;
     // A recording is a trial at a desk: answers are printed, not spoken.

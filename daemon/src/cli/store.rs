@@ -131,7 +131,7 @@ async fn check(settings: &Settings, memory: &Memory, args: &Check) -> Result<(),
             output::line(format!("{}.", output::plain(sentence)))?;
         }
     }
-    // What the repair queued waits now, so `complete` is no measure of it: the text says what was not
+    // The entries of the repair wait now, so `complete` is no measure of it: the text says what was not
     // compared.
     if args.repair {
         return Ok(());

@@ -1,4 +1,4 @@
-//! What one declaration of a section yields: the struct, its defaults, the checks, the reference page, and
+//! The yield of one declaration of a section: the struct, its defaults, the checks, the reference page, and
 //! which keys a reload applies.
 
 use std::path::Path;

@@ -87,12 +87,12 @@ pub enum Detection {
     Asked {
         pos: FramePos,
     },
-    /// What was open or awaited is dropped because no sound came for longer than a command survives.
+    /// The open or awaited utterance is dropped because no sound came for longer than a command survives.
     Lost {
         pos: FramePos,
     },
-    /// What was open or awaited is dropped because the device speaks or is muted. Said by whoever holds the
-    /// detector.
+    /// The open or awaited utterance is dropped because the device speaks or is muted. Said by whoever holds
+    /// the detector.
     Dropped {
         pos: FramePos,
     },

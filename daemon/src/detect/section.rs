@@ -32,7 +32,7 @@ section! {
 }
 
 impl Wake {
-    /// What is listened for, each with its threshold.
+    /// The wake words, each with its threshold.
     pub(super) fn words(&self) -> Vec<WakeWord> {
         let word = |model: &WakeModel| match model {
             WakeModel::Named(name) => name.replace('_', "-"),

@@ -34,7 +34,7 @@ section! {
 pub struct CommandLine(pub Vec<String>);
 
 impl CommandLine {
-    /// What is spoken is partly what people said: it must not choose the program, nor be read as commands by
+    /// The spoken text is partly what people said: it must not choose the program, nor be read as commands by
     /// a shell.
     fn checked(self) -> Result<Self, String> {
         const SHELLS: [&str; 6] = ["sh", "bash", "dash", "zsh", "ksh", "fish"];

@@ -1,4 +1,4 @@
-//! What the device remembers, and for whom: the one interface through which everything else reads and writes
+//! The memory of the device, and for whom: the one interface through which everything else reads and writes
 //! it.
 //!
 //! Invariants, each with a test:

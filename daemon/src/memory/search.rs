@@ -11,8 +11,8 @@
 //! next), else when the next page is asked for. Nothing is left out, each step costs the same however much
 //! was said, and a page says whether there is more.
 //!
-//! What still grows: words of scripts that are matched as beginnings (see [`super::terms`]) collect all words
-//! with that beginning.
+//! One thing still grows: words of scripts that are matched as beginnings (see [`super::terms`]) collect all
+//! words with that beginning.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -252,7 +252,7 @@ impl Memory {
         Ok(Page { items: hits.collect(), next: found.next })
     }
 
-    /// What `user` said that matches `text`: what was to be remembered first. With all words, the newest of
+    /// Words of `user` that match `text`: what was to be remembered first. With all words, the newest of
     /// each kind; with any, the best of the newest 64 of each word. Questions to the memory are left out.
     ///
     /// What is far back is looked for where nothing newer matches.

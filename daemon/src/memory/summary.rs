@@ -90,8 +90,8 @@ crate::store::sql::statements! {
 }
 
 impl Memory {
-    /// What a responder is to see of a conversation: the last messages within `tokens` (see [`tokens_of`];
-    /// the summary counts), and the summary of what came before.
+    /// The part of a conversation that a responder sees: the last messages within `tokens` (see
+    /// [`tokens_of`]; the summary counts), and the summary of what came before.
     pub async fn window(&self, user: UserId, id: ConversationId, tokens: u32) -> Result<Window> {
         let summary = self.summary(user, id).await?.text;
         let budget = usize::try_from(tokens).unwrap_or(usize::MAX).saturating_sub(tokens_of(summary.len()));

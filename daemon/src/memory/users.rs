@@ -52,7 +52,7 @@ crate::store::sql::statements! {
     DELETE_CONVERSATIONS = "DELETE FROM conversations WHERE owner = ?1";
     DELETE_VOICEPRINT = "DELETE FROM voiceprints WHERE owner = ?1";
     DELETE = "DELETE FROM users WHERE rid = ?1";
-    // What is still to be sent about a deleted person is nothing but the deletion; the audit rows stay,
+    // Nothing but the deletion is still to be sent about a deleted person; the audit rows stay,
     // without a person.
     FORGET_PENDING = "DELETE FROM queue WHERE user_id = ?1 AND op <> 'append_audit'";
     FORGET_DEAD = "DELETE FROM dead_letter WHERE user_id = ?1";

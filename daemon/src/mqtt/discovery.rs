@@ -1,4 +1,4 @@
-//! What makes Home Assistant show the device with its entities, without set-up: one retained message that
+//! Home Assistant shows the device with its entities without set-up: one retained message that
 //! describes all of them. Format: <https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload>
 //! (Home Assistant 2024.12 and later).
 

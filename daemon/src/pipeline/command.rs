@@ -1,4 +1,4 @@
-//! What a person can ask of the device at a distance.
+//! Commands that a person can give the device at a distance.
 
 use super::enrolling::Wanted;
 use crate::speaker::pin::Pin;

@@ -15,7 +15,7 @@
 //! The voice is stored before the first of them and with each that is kept, so whatever interrupts them loses
 //! nothing.
 //!
-//! Whoever starts it gets what the command line gives without options: a voice that is somebody else's, or
+//! It is as strict as the command line without options: a voice that is somebody else's, or
 //! another than the person's own, is refused.
 
 use std::collections::VecDeque;
@@ -44,7 +44,7 @@ const SENTENCES: [&str; 5] = [
     "Whoever speaks to this device should speak as they always do, from across the room.",
 ];
 
-/// What an enrolment is asked to be.
+/// The request of an enrolment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Wanted {
     /// Only further samples, added to the enrolled voice.
@@ -63,7 +63,7 @@ pub struct Enrolling {
     course: Course,
     /// Further samples that are still to be asked for.
     styles: VecDeque<Style>,
-    /// What is stored with the voice.
+    /// The recordings that are stored with the voice.
     kept: Sentences,
     /// Whether that grows by what is said now.
     keeps: bool,
@@ -107,7 +107,7 @@ impl Enrolling {
             let no_voice = || Refused::NoVoice(name.clone());
             let user = known.as_ref().ok_or_else(no_voice)?;
             let voice = memory.voiceprint(user.id).await?.ok_or_else(no_voice)?;
-            // What was kept with it stays kept.
+            // Recordings that were kept with it stay kept.
             let earlier = voices.recordings.read(&voices.vault, &voice);
             let earlier = earlier.map_err(|e| Refused::Device(e.into()))?;
             kept = earlier.unwrap_or_default();

@@ -25,7 +25,7 @@ pub(super) struct Hearing {
     pub(super) partial: String,
     /// A first look at who speaks, while they do.
     pub(super) look: Option<FirstLook>,
-    /// What it came to, where that is certain: nothing of this utterance is transcribed but what is verified
+    /// The result, where it is certain: nothing of this utterance is transcribed but what is verified
     /// at its end.
     pub(super) stranger: Option<Part>,
     /// Frames that the look was taken at.

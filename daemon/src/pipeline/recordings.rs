@@ -1,4 +1,4 @@
-//! What somebody said to be enrolled, kept where they asked for it: one sealed file a person, on this device
+//! Recordings of an enrolment, kept where the person asked for it: one sealed file a person, on this device
 //! alone.
 //!
 //! It is not in the database, so it goes into no backup and to no other device. A draft that is sealed for

@@ -44,7 +44,7 @@ pub(super) struct Speaker {
     pub(super) confidence: Option<f32>,
 }
 
-/// What is known before the end of an utterance.
+/// The knowledge before the end of an utterance.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Before {
     /// The first look took the voice for a stranger's, so the recogniser has nothing of it.
@@ -60,7 +60,7 @@ struct Judged {
     part: Option<Part>,
     /// Who else is answered after them, in the order in which they spoke.
     next: Vec<Part>,
-    /// What is not answered.
+    /// Speech that is not answered.
     dropped: Vec<Part>,
     took: Duration,
 }

@@ -91,7 +91,7 @@ impl LeftOut {
     }
 }
 
-/// What became of a further sample without a fault.
+/// The outcome of a further sample without a fault.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FurtherReport {
     pub quality: Quality,

@@ -25,7 +25,7 @@ use super::verification::{
 use super::whose::{Heard, LEAST_LEFT_S, UnitScore, assign, left};
 use crate::units::{FRAME_SAMPLES, SAMPLE_RATE_HZ};
 
-/// What one person says in an utterance, or what nobody who is known says.
+/// The words of one person in an utterance, or of nobody who is known.
 #[derive(Debug, Clone)]
 pub struct Part {
     pub verdict: Verdict,
@@ -49,7 +49,7 @@ impl Part {
         }
     }
 
-    /// What the next utterance may be compared with, if this one is verified by enough speech.
+    /// The voice that the next utterance may be compared with, if this one is verified by enough speech.
     pub fn just_heard(&self) -> Option<JustHeard> {
         let Verdict::Verified { user_id, net_speech_s, .. } = &self.verdict else { return None };
         let voice = self.voice.clone().filter(|_| *net_speech_s >= LEAST_NET_SPEECH_S)?;
@@ -236,7 +236,7 @@ impl Verifier {
         Ok(Some(parts))
     }
 
-    /// What one person says in the units that are `own`.
+    /// The part of one person: the units that are `own`.
     fn part(
         &self,
         uttered: &Uttered<'_>,

@@ -7,28 +7,32 @@ use crate::config::{Raw, Value, Words, line, quote, section, toml_text};
 use crate::text::name_key;
 
 section! {
-    /// Who is speaking. After 5 failures in a row (a voice that is not verified, a wrong PIN) the device pauses for 30 s, and
-    /// longer with each further one, up to 15 minutes; a verified voice or a right PIN ends that.
+    /// Who is speaking. After 5 failures in a row (a voice that is not verified, a wrong PIN) the device
+    /// pauses for 30 s, and longer with each further one, up to 15 minutes; a verified voice or a right PIN
+    /// ends that.
     Voice = "voice" {
-        /// Answer enrolled voices only. Switched off, everyone is answered as the user "anonymous", who has a memory
-        /// of their own; nobody else's is read.
+        /// Answer enrolled voices only. Switched off, everyone is answered as the user "anonymous", who has a
+        /// memory of their own; nobody else's is read.
         enabled: bool = true, Rule::any();
         /// Probability from which a speaker counts as verified.
         threshold: f32 = 0.85, Rule::between(UserThresholds::RANGE.0, UserThresholds::RANGE.1).live();
-        /// People for whom another one counts: higher where voices in the house are alike, lower for one that is often
-        /// refused.
+        /// People for whom another one counts: higher where voices in the house are alike, lower for one that
+        /// is often refused.
         user_thresholds: UserThresholds = UserThresholds::default(), Rule::any().live();
-        /// What becomes of what somebody else says before or behind a verified person, in one breath of sound: only the person's own
-        /// part is transcribed ("cut"), the whole is not answered ("refuse"), or it is taken for theirs ("answer").
+        /// What becomes of what somebody else says before or behind a verified person, in one breath of
+        /// sound: only the person's own part is transcribed ("cut"), the whole is not answered ("refuse"), or
+        /// it is taken for theirs ("answer").
         second_voice: SecondVoice = SecondVoice::Cut, Rule::any();
-        /// Do not answer a verified person while somebody else speaks at the same time (a quarter of a second or longer):
-        /// words of both would be taken for theirs. Off unless wanted, because a television that is loud enough counts.
+        /// Do not answer a verified person while somebody else speaks at the same time (a quarter of a second
+        /// or longer): words of both would be taken for theirs. Off unless wanted, because a television that
+        /// is loud enough counts.
         refuse_overlap: bool = false, Rule::any();
-        /// Let a person in for this long when they give their PIN over MQTT, for days when their voice fails them. Whatever
-        /// voice is then heard and is not another enrolled person's counts as theirs. 0 switches it off.
+        /// Let a person in for this long when they give their PIN over MQTT, for days when their voice fails
+        /// them. Whatever voice is then heard and is not another enrolled person's counts as theirs. 0
+        /// switches it off.
         pin_valid_s: u32 = 0, Rule::between(0, 600);
-        /// Let an enrolment before the microphone be begun over MQTT. Off unless wanted: whoever can publish to the broker could
-        /// then enrol anybody, who would be answered from that day on.
+        /// Let an enrolment before the microphone be begun over MQTT. Off unless wanted: whoever can publish
+        /// to the broker could then enrol anybody, who would be answered from that day on.
         enrol_by_mqtt: bool = false, Rule::any();
     }
 }
@@ -46,7 +50,7 @@ impl Words for SecondVoice {
 pub struct UserThresholds(pub Vec<(String, f32)>);
 
 impl UserThresholds {
-    /// What the speaker check may ask for: below, every second stranger would be let in; above, nobody.
+    /// The range of thresholds: below, every second stranger would be let in; above, nobody.
     const RANGE: (f32, f32) = (0.5, 0.999);
     const WANTED: &'static str = "a list of names with their probability, such as [\"Anna=0.9\"]";
 

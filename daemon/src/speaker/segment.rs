@@ -21,9 +21,9 @@ pub const LEAST_UNIT: usize = 50;
 const WANTED_UNIT: usize = 70;
 /// A pause this long, in frames, always cuts: 0.25 s.
 const LONG_PAUSE: usize = 25;
-/// What is kept of a silence before and behind somebody's words, in frames: 0.2 s.
+/// Silence that is kept before and behind somebody's words, in frames: 0.2 s.
 const KEPT_SILENCE: usize = 20;
-/// What is given up on either side of a change without a pause, in frames: 0.1 s.
+/// Sound that is given up on either side of a change without a pause, in frames: 0.1 s.
 const MARGIN: usize = 10;
 
 /// A stretch of net speech, in frames of it.

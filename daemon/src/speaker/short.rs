@@ -15,7 +15,7 @@ pub const LEAST_SHORT_S: f32 = 0.5;
 /// Log odds that are asked for at half a second and at a second, and in between in proportion; 1.7 are the
 /// threshold of 0.85.
 const BAR: [f64; 2] = [3.0, 2.5];
-/// What likeness to whoever was verified just before adds to the log odds, and what it must make up for
+/// Weight of the likeness to whoever was verified just before, in log odds, and the deficit it makes up for
 /// first.
 const JUST_WEIGHS: f64 = 12.0;
 const JUST_ASKS: f64 = 2.5;

@@ -1,4 +1,4 @@
-//! What is kept of an enrolled voice: a few embeddings, how good their samples were, and which model made
+//! The template of an enrolled voice: a few embeddings, how good their samples were, and which model made
 //! them.
 //!
 //! ```text

@@ -90,7 +90,7 @@ pub struct Person {
     speech: Vec<f32>,
 }
 
-/// What a reader says.
+/// The sentence of a reader.
 pub struct Said {
     pub samples: Vec<f32>,
     pub speech: Vec<f32>,

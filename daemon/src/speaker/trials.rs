@@ -88,7 +88,7 @@ pub struct Compared {
     pub log_odds: f64,
 }
 
-/// What a set of trials comes to. Error rates are shares, 0 to 1; those that need both classes are `null`
+/// Figures of a set of trials. Error rates are shares, 0 to 1; those that need both classes are `null`
 /// without them.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {

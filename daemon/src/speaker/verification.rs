@@ -58,7 +58,7 @@ pub struct EnrolledVoice {
     pub threshold: Option<f32>,
 }
 
-/// What came out. `confidence` is the calibrated probability of the best user, `score` the normalised score
+/// The outcome. `confidence` is the calibrated probability of the best user, `score` the normalised score
 /// behind it (standard deviations above impostors).
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
@@ -264,7 +264,7 @@ impl Verifier {
         Ok(most.map_or(Verdict::NotEnrolled, |part| part.verdict))
     }
 
-    /// What is certain of an utterance that still goes on (arguments as for [`Verifier::verify`]): nobody is
+    /// The certain part of an utterance that still goes on (arguments as for [`Verifier::verify`]): nobody is
     /// enrolled, or the voice is surely not of anyone who is. `None` for everything else, which the whole
     /// utterance decides.
     ///

@@ -71,7 +71,7 @@ pub(super) fn assign(heard: &[Heard], people: usize) -> (Vec<Option<usize>>, Vec
             }
         }
     }
-    // What is too short to tell is theirs between what is theirs.
+    // A unit that is too short to tell is theirs between units that are theirs.
     for k in (0..heard.len()).filter(|k| heard.get(*k).is_some_and(|h| h.voice.is_none())) {
         let before = k.checked_sub(1).and_then(|before| whose.get(before).copied());
         let after = whose.get(k + 1).copied();
@@ -94,7 +94,7 @@ fn mean_voice<'a>(heard: impl Iterator<Item = &'a Heard>) -> Option<Embedding> {
     Embedding::normalised(&sum)
 }
 
-/// What is nobody's, a part for each stretch of it.
+/// The units that are nobody's, a part for each stretch of them.
 pub(super) fn left(heard: &[Heard], whose: &[Option<usize>], net: &NetSpeech) -> Vec<Part> {
     let both: Vec<_> = heard.iter().zip(whose).collect();
     let stretches = both.chunk_by(|a, b| a.1.is_none() == b.1.is_none());

@@ -51,7 +51,7 @@ pub struct Deletion {
     pub owner: Uuid,
 }
 
-/// What is read of a person, and of a conversation: of those that entries name, and of those that a row turns
+/// Columns of a person, and of a conversation: of those that entries name, and of those that a row turns
 /// out to need.
 macro_rules! of_user {
     ($of:literal) => {

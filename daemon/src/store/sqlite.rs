@@ -155,8 +155,8 @@ impl Store {
         self.inner.open.load().read_only.as_ref().map(|e| crate::error::chain(e))
     }
 
-    /// What is missing, while this file is held apart from a memory that vanished. The owner may accept it in
-    /// another process.
+    /// The missing memory, while this file is held apart from a memory that vanished. The owner may accept it
+    /// in another process.
     ///
     /// # Errors
     /// [`StoreError`] if the file cannot be asked.

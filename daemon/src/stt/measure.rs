@@ -1,4 +1,4 @@
-//! What transcription costs on this machine: `cargo test --release --lib stt::measure -- --ignored
+//! Costs of transcription on this machine: `cargo test --release --lib stt::measure -- --ignored
 //! --nocapture`.
 //!
 //! Times are CPU time of the thread that works, so that other programs on the machine do not change them.

@@ -1,4 +1,4 @@
-//! What a role, a database or the environment has set: sending and backing up read it the same way, or it is
+//! Settings of a role, a database or the environment: sending and backing up read them the same way, or it is
 //! said.
 
 use std::fs;

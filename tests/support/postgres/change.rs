@@ -1,4 +1,4 @@
-//! What happens to a running server: other settings, passwords and certificates, cut connections, a second
+//! Changes of a running server: other settings, passwords and certificates, cut connections, a second
 //! server.
 
 use std::fs;

@@ -126,7 +126,7 @@ fn negotiate(pcm: &PCM, settings: &Audio) -> Result<Agreed, OpenError> {
     pcm.hw_params(&hw)?;
 
     let buffer_frames = usize::try_from(hw.get_buffer_size()?).unwrap_or(0);
-    // What is read at a time does not depend on the device's own period, which some sound servers make very
+    // The size of a read does not depend on the device's own period, which some sound servers make very
     // long.
     let period_frames = (rate_hz as usize * settings.period_ms as usize / 1_000)
         .clamp(1, MAX_PERIOD_SAMPLES)

@@ -1,5 +1,5 @@
-//! What is at the remote: sizes of all files, and the small ones themselves, brought here and read as a local
-//! folder is.
+//! The content of the remote: sizes of all files, and the small ones themselves, brought here and read as a
+//! local folder is.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

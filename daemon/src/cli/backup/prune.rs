@@ -60,7 +60,7 @@ fn table(place: &Place) -> Result<(), Failure> {
 /// Says how much it was, unless `silent`.
 ///
 /// # Errors
-/// What failed elsewhere.
+/// The failure elsewhere.
 pub fn tell(pruned: Pruned, silent: bool) -> Result<(), Failure> {
     let done = if pruned.dry_run { "would be deleted" } else { "deleted" };
     let line = |place: &Place| {

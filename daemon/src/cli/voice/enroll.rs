@@ -1,7 +1,7 @@
 //! `jarvisd voice enroll`: recordings of one person → checks → a sealed template.
 //!
-//! What may become whose voice stands in `pipeline::enrol`, which MQTT uses as well. A refusal changes
-//! nothing.
+//! The rules of whose voice may become whose are in `pipeline::enrol`, which MQTT uses as well. A refusal
+//! changes nothing.
 
 use std::path::PathBuf;
 
@@ -266,7 +266,7 @@ impl Offer<'_> {
     }
 }
 
-/// What was kept with the voice that is added to, or from which it is enrolled anew: it is sealed anew with
+/// The kept recordings of the voice that is added to, or enrolled anew from them: they are sealed anew with
 /// it.
 async fn earlier_recordings(
     memory: &Memory,

@@ -41,7 +41,7 @@ impl FurtherFiles {
     }
 }
 
-/// What becomes of one recording.
+/// The outcome for one recording.
 pub fn offer(
     further: &mut Further,
     (style, file): (Style, &Path),
@@ -76,7 +76,7 @@ pub fn tell_how(name: &str) -> Result<(), Failure> {
     ))
 }
 
-/// What was kept and why not.
+/// The recordings that were kept, and the reasons for the others.
 pub fn tell(sample: &Sample) -> Result<(), Failure> {
     let file = sample.file.display();
     let manner = sample.style.map_or("", Style::manner);

@@ -113,8 +113,8 @@ pub fn terms(topic: &str) -> Vec<String> {
     terms
 }
 
-/// What the person said about `topic`: exact matches, or else the statements that share most words with it.
-/// What was to be remembered comes first, then the newest.
+/// The person's statements about `topic`: exact matches, or else the statements that share most words with
+/// it. Statements to be remembered come first, then the newest.
 pub async fn find(memory: OwnMemory<'_>, topic: &str) -> Result<Vec<Message>, MemoryError> {
     let terms = terms(topic);
     if terms.is_empty() {

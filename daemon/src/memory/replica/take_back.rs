@@ -1,8 +1,8 @@
-//! What a device had not delivered, out of a backup into the memory as it is: a new card that has read the
-//! house already.
+//! Takes what a device had not delivered, out of a backup, into the memory as it is: a new card that has read
+//! the house already.
 //!
-//! What is here or was deleted here stays so. What comes back is queued, so that it goes to Postgres as it
-//! would have.
+//! Rows that are here or were deleted here stay so. A row that comes back is queued, so that it goes to
+//! Postgres as it would have.
 
 use uuid::Uuid;
 

@@ -38,7 +38,7 @@ pub const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// is heard.
 pub const STATEMENT_DEADLINE: Duration = Duration::from_secs(35);
 
-/// What every session sets, over what the role, the database or the server have set. The server ends what a
+/// Settings of every session, over what the role, the database or the server have set. The server ends what a
 /// vanished client left behind after half a minute, so that its locks do not hold up the other devices, and
 /// gives up on statements before [`STATEMENT_DEADLINE`] does. `synchronous_commit` is raised where the server
 /// has it off: what it has answered is deleted from the queue here.
@@ -113,9 +113,9 @@ impl PgSettings {
         Self { shown: address.to_string(), address, ..self.clone() }
     }
 
-    /// What the programs of Postgres need to get to the same place; the password is not among it. A schema
-    /// from [`NAMED_SINCE`] on knows them by their name, an older one by an option, which a pooler does not
-    /// let through.
+    /// The environment in which the programs of Postgres get to the same place; the password is not among it.
+    /// A schema from [`NAMED_SINCE`] on knows them by their name, an older one by an option, which a pooler
+    /// does not let through.
     pub(crate) fn client_env(&self, schema_version: i64) -> Result<Vec<(&'static str, String)>, PgError> {
         let options = self.options()?;
         let socket = options.get_socket().map(|socket| socket.to_string_lossy().into_owned());
@@ -195,8 +195,8 @@ impl PgSettings {
             // for a name.
             options = options.ssl_mode(PgSslMode::Disable);
         } else if !self.address.names_ssl_mode {
-            // Whoever names an authority wants to be sure whom they talk to. Without one TLS is used where
-            // the server has it.
+            // An owner who names an authority wants to be sure whom they talk to. Without one TLS is used
+            // where the server has it.
             let mode = if self.ca_file.is_some() { PgSslMode::VerifyFull } else { PgSslMode::Prefer };
             options = options.ssl_mode(mode);
         }
@@ -380,7 +380,7 @@ pub(crate) async fn listening_pool(settings: &PgSettings) -> Result<PgPool, PgEr
 /// Runs one step with a deadline on this side.
 ///
 /// # Errors
-/// What the server said, or that it said nothing in time. After the latter the connection is of no use any
+/// The server's answer, or that it gave none in time. After the latter the connection is of no use any
 /// more.
 pub(crate) async fn within<T>(
     deadline: Duration,

@@ -1,6 +1,6 @@
 //! What other devices wrote, page by page.
 //!
-//! What comes back is judged like any input: a column of the wrong type, a text that is too long or a time
+//! Each row is judged like any input: a column of the wrong type, a text that is too long or a time
 //! that is none makes the row `None`; it is counted and left out, and never in the way of the next one.
 
 use sqlx::postgres::{PgArguments, PgRow};
@@ -39,7 +39,7 @@ pub struct Since<'a> {
     pub all: bool,
 }
 
-/// What is read of a person, and of a conversation: since a change, and by id. Longer texts than any device
+/// Columns of a person, and of a conversation: since a change, and by id. Longer texts than any device
 /// writes, and times that are none, come back as NULL.
 macro_rules! of_user {
     ($of:literal) => {
