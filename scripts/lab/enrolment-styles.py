@@ -250,25 +250,37 @@ def figures(parts):
     return (100 * (p[same] < THRESHOLD).mean(), 100 * (p[same] < .5).mean(), far(same | ~same), far(sexes == "F"), far(sexes == "M"))
 
 
+def tried(confidence, groups, conditions, enrolled, how="max"):
+    """What `enrolled(group, condition)` makes of every group, tried in each of `conditions` and as usual: the share refused
+    in each condition, and the figures of all of them and as usual."""
+    there, usual, refused = [], [], []
+    for condition in conditions:
+        parts = []
+        for group in groups:
+            made = enrolled(group, condition)
+            for name, into in ((condition, parts), ("normal", usual)):
+                tests, same, sexes = group.tests(name)
+                into.append((odds(confidence, tests, made, how), same, sexes))
+        there += parts
+        refused.append(figures(parts)[0])
+    return refused, figures(there), figures(usual)
+
+
+def print_row(label, cells, t, n):
+    """One line of the tables that end with the figures of all conditions, `t`, and as usual, `n`."""
+    print(f"| {label} | " + " | ".join(cells) + f" | {t[0]:.1f} %, {t[1]:.1f} % | {t[2]:.2f}, {t[3]:.2f}, {t[4]:.2f} % | "
+          f"{n[0]:.1f} % | {n[2]:.2f}, {n[3]:.2f}, {n[4]:.2f} % |")
+
+
 def style_table(confidence, groups, conditions, styles_of):
     print("\n| | " + " | ".join(conditions) + " | all: refused, rejected | FAR there: all, women, men | as usual: refused | FAR as usual: all, women, men |")
     print("|---|" + "---|" * (len(conditions) + 4))
     for label, views, how in METHODS:
-        there, usual, cells = [], [], []
-        for condition in conditions:
-            parts = []
-            for group in groups:
-                normal, styles = group.voices("e"), [group.voices("s", s) for s in styles_of(condition)]
-                made = views(normal, styles)
-                tests, same, sexes = group.tests(condition)
-                parts.append((odds(confidence, tests, made, how), same, sexes))
-                tests, same, sexes = group.tests("normal")
-                usual.append((odds(confidence, tests, made, how), same, sexes))
-            there += parts
-            cells.append(f"{figures(parts)[0]:.1f} %")
-        t, n = figures(there), figures(usual)
-        print(f"| {label} | " + " | ".join(cells) + f" | {t[0]:.1f} %, {t[1]:.1f} % | {t[2]:.2f}, {t[3]:.2f}, {t[4]:.2f} % | "
-              f"{n[0]:.1f} % | {n[2]:.2f}, {n[3]:.2f}, {n[4]:.2f} % |")
+        def enrolled(group, condition):
+            return views(group.voices("e"), [group.voices("s", style) for style in styles_of(condition)])
+
+        refused, there, usual = tried(confidence, groups, conditions, enrolled, how)
+        print_row(label, [f"{share:.1f} %" for share in refused], there, usual)
 
 
 class Rule:
@@ -353,22 +365,13 @@ def rule_table(confidence, groups, conditions):
           "as usual: refused | FAR as usual: all, women, men |")
     print("|---|" + "---|" * (len(conditions) + 4))
     for label, keep in RULES:
-        there, usual, cells = [], [], []
-        for condition in conditions:
-            parts, share_kept = [], []
-            for group in groups:
-                style = STYLE_OF[condition]
-                kept = keep(rules[group.base, style])
-                share_kept.append(kept)
-                made = mean_of_kept(group, [(style, kept)])
-                for name, into in ((condition, parts), ("normal", usual)):
-                    tests, same, sexes = group.tests(name)
-                    into.append((odds(confidence, tests, made), same, sexes))
-            there += parts
-            cells.append(f"{100 * np.concatenate(share_kept).mean():.0f} %, {figures(parts)[0]:.1f} %")
-        t, n = figures(there), figures(usual)
-        print(f"| {label} | " + " | ".join(cells) + f" | {t[0]:.1f} %, {t[1]:.1f} % | {t[2]:.2f}, {t[3]:.2f}, {t[4]:.2f} % | "
-              f"{n[0]:.1f} % | {n[2]:.2f}, {n[3]:.2f}, {n[4]:.2f} % |")
+        def enrolled(group, condition):
+            style = STYLE_OF[condition]
+            return mean_of_kept(group, [(style, keep(rules[group.base, style]))])
+
+        refused, there, usual = tried(confidence, groups, conditions, enrolled)
+        kept = [np.concatenate([keep(rules[g.base, STYLE_OF[condition]]) for g in groups]) for condition in conditions]
+        print_row(label, [f"{100 * k.mean():.0f} %, {share:.1f} %" for k, share in zip(kept, refused)], there, usual)
     four_rows(confidence, groups, rules)
 
 
@@ -379,19 +382,11 @@ def four_rows(confidence, groups, rules):
           "as usual: refused | FAR as usual: all, women, men |")
     print("|---|" + "---|" * (len(conditions) + 4))
     for label, keep in RULES:
-        there, usual, cells = [], [], []
-        for condition in conditions:
-            parts = []
-            for group in groups:
-                made = mean_of_kept(group, [(style, keep(rules[group.base, style])) for style in styles])
-                for name, into in ((condition, parts), ("normal", usual)):
-                    tests, same, sexes = group.tests(name)
-                    into.append((odds(confidence, tests, made), same, sexes))
-            there += parts
-            cells.append(f"{figures(parts)[0]:.1f} %")
-        t, n = figures(there), figures(usual)
-        print(f"| {label} | " + " | ".join(cells) + f" | {t[0]:.1f} %, {t[1]:.1f} % | {t[2]:.2f}, {t[3]:.2f}, {t[4]:.2f} % | "
-              f"{n[0]:.1f} % | {n[2]:.2f}, {n[3]:.2f}, {n[4]:.2f} % |")
+        def enrolled(group, _):
+            return mean_of_kept(group, [(style, keep(rules[group.base, style])) for style in styles])
+
+        refused, there, usual = tried(confidence, groups, conditions, enrolled)
+        print_row(label, [f"{share:.1f} %" for share in refused], there, usual)
 
 
 def augmentation_table(confidence, groups):
@@ -400,17 +395,11 @@ def augmentation_table(confidence, groups):
     print("|---|" + "---|" * (len(conditions) + 3))
     for label, names in [("nothing", [])] + [(n, [n]) for n in AUGMENTATIONS] + [("pitch, tilt, both", AUGMENTATIONS)]:
         for method, views, how in (METHODS[1], METHODS[9]):
-            there, usual, cells = [], [], []
-            for condition in conditions:
-                parts = []
-                for group in groups:
-                    made = views(group.voices("e"), [group.voices("a", n) for n in names])
-                    for name, into in ((condition, parts), ("normal", usual)):
-                        tests, same, sexes = group.tests(name)
-                        into.append((odds(confidence, tests, made, how), same, sexes))
-                there += parts
-                cells.append(f"{figures(parts)[0]:.1f} %")
-            t, n = figures(there), figures(usual)
+            def enrolled(group, _):
+                return views(group.voices("e"), [group.voices("a", name) for name in names])
+
+            refused, t, n = tried(confidence, groups, conditions, enrolled, how)
+            cells = [f"{share:.1f} %" for share in refused]
             print(f"| {label}; {method} | " + " | ".join(cells) + f" | {t[2]:.2f} % | {n[0]:.1f} % | {n[2]:.2f} % |")
             if not names:
                 break
