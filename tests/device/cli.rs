@@ -23,8 +23,7 @@ fn fails(root: &Root, code: i32, args: &[&str]) -> String {
     said
 }
 
-// ---- configuration
-// ----------------------------------------------------------------------------------------------------
+// ---- configuration ----------------------------------------------------------------------------------------
 
 #[test]
 fn every_fault_of_the_configuration_is_named_at_once() {
@@ -321,8 +320,7 @@ fn zero_is_printed_without_a_sign_and_no_figure_is_nan() {
     }
 }
 
-// ---- configuration, as editors and shells write it
-// --------------------------------------------------------------------
+// ---- configuration, as editors and shells write it --------------------------------------------------------
 
 #[test]
 fn a_byte_order_mark_is_no_part_of_what_a_file_says() {
@@ -414,8 +412,7 @@ fn names_are_written_with_the_joiners_that_they_need_and_twins_are_refused() {
     root.ok(&["conversation", "rename", "--user", joined[1], &id, joined[1]]);
 }
 
-// ---- usage
-// ------------------------------------------------------------------------------------------------------------
+// ---- usage ------------------------------------------------------------------------------------------------
 
 #[test]
 fn wrong_usage_ends_with_2_and_help_with_0() {
@@ -447,8 +444,7 @@ fn a_reader_that_went_away_is_no_failure() {
     assert!(child.wait().unwrap().success());
 }
 
-// ---- people and conversations
-// -----------------------------------------------------------------------------------------
+// ---- people and conversations -----------------------------------------------------------------------------
 
 #[test]
 fn people_are_added_listed_renamed_exported_and_deleted() {
@@ -594,8 +590,7 @@ fn a_turn_that_is_not_stored_is_said_to_be_so() {
     assert!(unmounted.unwrap().success());
 }
 
-// ---- voices
-// -----------------------------------------------------------------------------------------------------------
+// ---- voices -----------------------------------------------------------------------------------------------
 
 fn paths(files: &[PathBuf]) -> Vec<&str> {
     files.iter().map(|file| file.to_str().unwrap()).collect()
@@ -693,8 +688,7 @@ fn a_recording_that_is_far_too_long_is_refused() {
     assert!(said.contains("longer than"), "{said}");
 }
 
-// ---- models and doctor
-// ------------------------------------------------------------------------------------------------
+// ---- models and doctor ------------------------------------------------------------------------------------
 
 #[test]
 fn models_are_listed_and_a_damaged_one_is_named_with_the_way_out() {

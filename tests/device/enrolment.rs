@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::support::mic::Mic;
 use crate::support::{Broker, ENROLMENT, Root, Voice, enroll, sox};
+use crate::voice::changed;
 use serde_json::Value;
 
 const FURTHER: &str =
@@ -14,15 +15,7 @@ const QUESTION: &str = "hey jarvis, what do you remember about the spare key in 
 
 /// A recording by a bad second microphone, which passes less than a telephone.
 fn telephone(root: &Root, recording: &Path, name: &str) -> PathBuf {
-    changed(root, recording, name, &["sinc", "-n", "512", "350-2600"])
-}
-
-fn changed(root: &Root, recording: &Path, name: &str, effects: &[&str]) -> PathBuf {
-    let file = root.path().join(name);
-    let mut args = vec![recording.to_str().unwrap(), file.to_str().unwrap()];
-    args.extend(effects);
-    sox(&args);
-    file
+    changed(root, name, recording, &[], &["sinc", "-n", "512", "350-2600"])
 }
 
 /// Adds further samples to Anna's voice: exit code, report, what standard error said.
@@ -97,7 +90,7 @@ fn they_are_given_with_the_normal_ones_or_offered_in_words() {
     assert_eq!((report["samples"][3]["accepted"].clone(), samples(&root)), (true.into(), 4), "{report}");
     assert_eq!(report["recordings_kept"], 4, "{report}");
     // Kept recordings stay kept; a recording that is added without asking for it is not kept.
-    let hurry = changed(&root, &Voice::Rms.says(FURTHER), "hurry.wav", &["tempo", "1.3"]);
+    let hurry = changed(&root, "hurry.wav", &Voice::Rms.says(FURTHER), &[], &["tempo", "1.3"]);
     let (code, report, said) = further(&root, &[("--hurry", &hurry)]);
     assert_eq!((code, &report["recordings_kept"]), (Some(0), &4.into()), "{report} {said}");
 
@@ -139,9 +132,9 @@ fn a_bad_further_sample_is_refused_with_the_reason_and_changes_nothing() {
         ("an enrolled person", Voice::Slt.says(FURTHER), "does not sound like"),
         ("a stranger", Voice::Kal.says(FURTHER), "does not sound like"),
         ("silence", silence, "whole sentence"),
-        ("short", changed(&root, &own, "short.wav", &["trim", "0.5", "1.2"]), "at least 2 s"),
-        ("overdriven", changed(&root, &own, "loud.wav", &["gain", "30"]), "overdriven"),
-        ("quiet", changed(&root, &own, "quiet.wav", &["gain", "-50"]), "too quiet"),
+        ("short", changed(&root, "short.wav", &own, &[], &["trim", "0.5", "1.2"]), "at least 2 s"),
+        ("overdriven", changed(&root, "loud.wav", &own, &[], &["gain", "30"]), "overdriven"),
+        ("quiet", changed(&root, "quiet.wav", &own, &[], &["gain", "-50"]), "too quiet"),
         ("an enrolled sentence", Voice::Rms.says(ENROLMENT[0]), "given before"),
     ];
     for (what, file, reason) in &cases {

@@ -446,7 +446,7 @@ fn a_calibration_that_was_tampered_with_is_refused_before_anyone_is_compared() {
 }
 
 /// A recording changed by sox, beside the others of this test.
-fn changed(root: &Root, name: &str, from: &Path, format: &[&str], effects: &[&str]) -> PathBuf {
+pub(crate) fn changed(root: &Root, name: &str, from: &Path, format: &[&str], effects: &[&str]) -> PathBuf {
     let file = root.path().join(name);
     let mut args = vec![from.to_str().unwrap()];
     args.extend(format);

@@ -104,8 +104,7 @@ pub fn restore(root: &Root, what: &str, args: &[&str]) -> Value {
     timed(root, what, &[&["backup", "restore"], args].concat())
 }
 
-// ---- The memory of before
-// ------------------------------------------------------------------------------------------
+// ---- The memory of before ---------------------------------------------------------------------------------
 
 /// A filled server, and what a device has on its disk that has read all of it. Made once a run, and copied
 /// for each test.
@@ -301,8 +300,7 @@ pub fn settle(device: &Root) {
     note("sending what waits", started.elapsed(), &format!("{most} entries seen first"));
 }
 
-// ---- Talking
-// -------------------------------------------------------------------------------------------------------
+// ---- Talking ----------------------------------------------------------------------------------------------
 
 /// A turn that was acknowledged.
 #[derive(Debug)]
