@@ -125,6 +125,7 @@ fn boot_id() -> Arc<str> {
     })
     .clone()
 }
+
 /// `CLOCK_MONOTONIC` in milliseconds.
 pub(crate) fn monotonic_ms() -> u64 {
     monotonic_ns() / 1_000_000

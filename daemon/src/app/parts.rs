@@ -48,7 +48,11 @@ impl Parts {
         let (wake, endpoint) = (settings.wake.clone(), settings.endpoint.clone());
         let (stt, dirs) = (settings.stt.clone(), settings.paths.models.clone());
         let mut voice = settings.voice.clone();
-        voice.refuse_overlap &= voice.enabled;
+        if !voice.enabled {
+            // Nobody is compared, so nobody else is looked for.
+            voice.refuse_overlap = false;
+            voice.second_voice = SecondVoice::Answer;
+        }
         let (for_detector, for_speaker, for_stt) = (models.clone(), models.clone(), models);
         let detector = tokio::task::spawn_blocking(move || {
             Detector::new(&for_detector, &wake, &endpoint)
@@ -138,11 +142,11 @@ pub fn load_speaker(models: &ModelStore) -> Result<Verifier, Failure> {
 /// As for [`load_speaker`].
 pub fn load_verifier(models: &ModelStore, voice: &Voice) -> Result<Verifier, Failure> {
     let verifier = load_speaker(models)?.with_second_voice(voice.second_voice);
-    let apart = voice.second_voice != SecondVoice::Answer;
-    if !voice.refuse_overlap && !apart {
+    if !voice.hears_others() {
         return Ok(verifier);
     }
     let model = Arc::new(OverlapModel::load(models).map_err(|e| Failure::of(Exit::Config, &e))?);
+    let apart = voice.second_voice != SecondVoice::Answer;
     let verifier = if apart { verifier.hearing_turns(model.clone()) } else { verifier };
     Ok(if voice.refuse_overlap { verifier.refusing_overlap(model) } else { verifier })
 }

@@ -1,6 +1,7 @@
 //! The checked configuration: all sections, and what contradicts what.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::device::Device;
 use crate::audio::section::Audio;
@@ -34,7 +35,7 @@ macro_rules! gather {
             /// Settings that are valid but probably not meant, a sentence each.
             pub warnings: Vec<String>,
             /// Every key with the value in force, secrets masked, in the order of the reference page.
-            pub effective: Vec<Effective>,
+            pub effective: Arc<[Effective]>,
             /// Files that were read, in their order.
             pub files: Vec<PathBuf>,
         }
@@ -50,7 +51,7 @@ macro_rules! gather {
                     $($field: <$section>::take(&mut layers, faults),)+
                     paths,
                     warnings: Vec::new(),
-                    effective: Vec::new(),
+                    effective: Arc::default(),
                     files: std::mem::take(&mut layers.files),
                 };
                 (settings, layers)
@@ -98,7 +99,7 @@ pub fn load(options: &Options) -> Result<Settings, Vec<Fault>> {
         return Err(faults);
     }
     settings.warnings = settings.unused_or_unwise(&layers);
-    settings.effective = layers.effective;
+    settings.effective = layers.effective.into();
     if let Some(dir) = &settings.backup.dir {
         settings.paths.backups.clone_from(dir);
     }
@@ -246,16 +247,10 @@ impl Settings {
 
     /// Keys whose values differ between `self` and `new`, and that only a start reads.
     pub fn restart_needed(&self, new: &Self) -> Vec<String> {
-        let sections = sections();
-        let is_live = |key: &str| {
-            let Some((section, key)) = key.split_once('.') else { return false };
-            let keys = sections.iter().filter(|(name, ..)| *name == section).flat_map(|(.., keys)| keys);
-            keys.into_iter().any(|known| known.name == key && known.live)
-        };
         self.effective
             .iter()
-            .zip(&new.effective)
-            .filter(|(before, after)| before.value != after.value && !is_live(&before.key))
+            .zip(new.effective.iter())
+            .filter(|(before, after)| before.value != after.value && !before.live)
             .map(|(before, _)| before.key.clone())
             .collect()
     }
@@ -306,7 +301,7 @@ impl Settings {
             backup: self.backup.clone(),
             postgres: self.postgres(),
             rclone_config_file: self.file_or_credential(&self.backup.rclone_config_file, "rclone.conf"),
-            configuration: self.print(),
+            effective: self.effective.clone(),
         }
     }
 

@@ -1,9 +1,11 @@
 //! Facts about the device that backups need.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::section::Backup;
-use crate::config::Paths;
+use crate::config::{Effective, Paths};
+use crate::memory::Device;
 use crate::store::postgres::PgSettings;
 
 /// All that backups need to know of the device.
@@ -18,5 +20,12 @@ pub struct Context {
     /// The configuration of rclone; `None` leaves it to rclone where it looks.
     pub rclone_config_file: Option<PathBuf>,
     /// The configuration in force, secrets masked, which is a part of each backup.
-    pub configuration: String,
+    pub effective: Arc<[Effective]>,
+}
+
+impl Context {
+    /// The device in whose name a memory is opened.
+    pub(super) fn writer(&self) -> Device {
+        Device { id: self.device.clone() }
+    }
 }

@@ -21,7 +21,7 @@ use super::lock::{Lock, Scratch, sync_folder};
 use super::manifest::{self, CHUNK_BYTES, FORMAT, FileEntry, Manifest, Origin, Role, Sums, Undelivered};
 use super::sqlite::{self, Access};
 use super::stream::Sealed;
-use super::{Backup, BackupError, Kind, PREFIX, find, known, name_at, order, pg, way_back};
+use super::{BackupError, Kind, PREFIX, known, name_at, order, pg, way_back};
 use crate::clock::Clock;
 use crate::store::postgres::PgSettings;
 use crate::store::{StoreError, VERSION};
@@ -44,7 +44,7 @@ pub struct Run<'a> {
 /// A backup that is on the disk and not proven yet.
 #[derive(Debug)]
 pub struct Made {
-    pub backup: Backup,
+    pub name: String,
     pub manifest: Manifest,
     /// What opens it, in this process only if need be.
     pub keys: Keys,
@@ -67,10 +67,7 @@ pub(super) struct Source {
 /// # Errors
 /// [`BackupError`]; nothing is left behind.
 pub async fn create(run: &Run<'_>, kind: Kind) -> Result<Made, BackupError> {
-    match &run.settings.postgres {
-        Some(postgres) => create_from(run, kind, Some(postgres)).await,
-        None => create_from(run, kind, None).await,
-    }
+    create_from(run, kind, run.settings.postgres.as_ref()).await
 }
 
 /// Makes a backup of one of the two.
@@ -106,7 +103,7 @@ pub(super) async fn create_from(
         None => from_sqlite(run, partial.path(), &recipients).await,
     };
     let mut source = source.map_err(|e| run.cancel.explains(e))?;
-    let config = run.settings.configuration.clone();
+    let config = crate::config::print(&run.settings.effective);
     let mut sealed = Sealed::create(partial.path(), Role::Config, &recipients, None)?;
     sealed.take(config.as_bytes(), &Progress::hidden(), run.cancel)?;
     source.files.push(sealed.finish(Sums::new())?);
@@ -137,8 +134,7 @@ pub(super) async fn create_from(
     sync_folder(partial.path())?;
     partial.rename(&run.lock.dir().join(&name)).map_err(disk)?;
     sync_folder(run.lock.dir())?;
-    let backup = find(run.lock.dir(), &name, run.clock)?;
-    Ok(Made { backup, manifest, keys })
+    Ok(Made { name, manifest, keys })
 }
 
 /// A name that no backup has: the time, or the next second that is free.

@@ -19,17 +19,9 @@ pub struct Job {
     pub level: Level,
     /// Whether it is copied to `backup.remote`, where there is one.
     pub upload: bool,
-    /// Whether what the calendar does not need is deleted then.
-    pub prune: Option<Clocked>,
-}
-
-/// By which clock backups are deleted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Clocked {
-    /// By one that was set by NTP, or not at all.
-    BySyncedClock,
-    /// By the clock as it is: somebody says that it is right.
-    Trusted,
+    /// Whether what the calendar does not need is deleted then; `true`: by the clock as it is, also if NTP did
+    /// not set it.
+    pub prune: Option<bool>,
 }
 
 /// A job that was done.
@@ -47,8 +39,8 @@ pub struct Done {
 /// Why there is no proven backup.
 #[derive(Debug, thiserror::Error)]
 pub enum JobError {
-    #[error("no backup was made")]
-    NotMade(#[source] BackupError),
+    #[error(transparent)]
+    NotMade(#[from] BackupError),
     #[error("{name} was made and is not proven")]
     NotProven { name: String, source: BackupError },
 }
@@ -58,10 +50,11 @@ pub enum JobError {
 /// # Errors
 /// [`JobError`]. What fails after the proof is in [`Done`].
 pub async fn run(run: &Run<'_>, job: Job) -> Result<Done, JobError> {
-    let made = create::create(run, job.kind).await.map_err(JobError::NotMade)?;
-    let name = made.backup.name.clone();
+    let made = create::create(run, job.kind).await?;
+    let name = made.name;
     let not_proven = |source| JobError::NotProven { name: name.clone(), source };
-    let proof = verify::verify(run, &made.backup.path, job.level, &made.keys).await.map_err(not_proven)?;
+    let proof =
+        verify::verify(run, &run.lock.dir().join(&name), job.level, &made.keys).await.map_err(not_proven)?;
     let mut backup = find(run.lock.dir(), &name, run.clock).map_err(not_proven)?;
     known::learn_or_warn(run, true);
     watch::well(run);
@@ -73,7 +66,7 @@ pub async fn run(run: &Run<'_>, job: Job) -> Result<Done, JobError> {
         watch::well(run);
     }
     let pruned = match job.prune {
-        Some(clock) => Some(prune::prune(run, false, clock == Clocked::Trusted).await),
+        Some(trust_clock) => Some(prune::prune(run, false, trust_clock).await),
         None => None,
     };
     Ok(Done { backup, manifest: made.manifest, proof, copied, pruned })

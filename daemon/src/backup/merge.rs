@@ -17,9 +17,7 @@ use super::manifest::{Manifest, Origin};
 use super::restore::to_file;
 use super::sqlite::{self, Access};
 use crate::durable;
-use crate::memory::{
-    ConversationId, Device, ExportedConversation, Imported, Memory, MemoryError, User, UserId,
-};
+use crate::memory::{ConversationId, ExportedConversation, Imported, Memory, MemoryError, User, UserId};
 
 /// Free space that is left alone.
 const SPARE_BYTES: u64 = 16 << 20;
@@ -109,8 +107,7 @@ pub async fn find(
     let scratch = run.lock.scratch_for(plain.saturating_add(SPARE_BYTES))?;
     let path = scratch.path().join("jarvis.db");
     to_file(run, folder, manifest, keys, &path).await?;
-    let device = Device { id: run.settings.device.clone() };
-    let memory = Memory::open(&path, &device, run.clock.clone()).await?;
+    let memory = Memory::open(&path, &run.settings.writer(), run.clock.clone()).await?;
     let found = find_in(run, &memory, wanted).await;
     memory.close().await;
     found
@@ -127,7 +124,7 @@ pub(super) async fn held_apart(run: &Run<'_>, db: &Path, fresh: &Path) -> Result
     let copied = sqlite::copy(&mut live, db, &copy).await;
     sqlite::close(live).await;
     copied?;
-    let device = Device { id: run.settings.device.clone() };
+    let device = run.settings.writer();
     let apart = Memory::open(&copy, &device, run.clock.clone()).await?;
     let memory = Memory::open(fresh, &device, run.clock.clone()).await?;
     let added = async {

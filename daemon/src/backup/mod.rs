@@ -406,10 +406,7 @@ impl BackupError {
 
     /// A failure at Postgres, whose address is shown as `shown`.
     fn postgres(error: &PgError, shown: &str) -> Self {
-        use crate::store::postgres::RetryClass;
-        let exit =
-            if error.retry_class() == RetryClass::Blocked { Exit::Unavailable } else { Exit::TryAgain };
-        Self::Postgres(error.sentence(shown), exit)
+        Self::Postgres(error.sentence(shown), error.exit())
     }
 
     /// How a command that fails with this ends.

@@ -66,7 +66,7 @@ async fn made(
     let (cancel, progress) = (Cancel::default(), Progress::hidden());
     let run = Run { settings, clock: &Clock::System, lock: &lock, cancel: &cancel, progress: &progress };
     match tokio::time::timeout(longest, create_from(&run, Kind::Safety, there)).await {
-        Ok(made) => made.map(|made| made.backup.name),
+        Ok(made) => made.map(|made| made.name),
         Err(_) => {
             cancel.cancel();
             Err(BackupError::Refused(format!("it took longer than {} s", longest.as_secs())))

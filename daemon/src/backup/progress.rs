@@ -12,6 +12,8 @@ pub enum Moved {
     By(u64),
     /// So many bytes are done.
     To(u64),
+    /// All steps are over.
+    Ended,
 }
 
 /// Tells how far a step has come. Cloning shares the listener.
@@ -45,5 +47,10 @@ impl Progress {
 
     pub(super) fn reach(&self, bytes: u64) {
         (self.0)(Moved::To(bytes));
+    }
+
+    /// Something else is shown from here on.
+    pub fn end(&self) {
+        (self.0)(Moved::Ended);
     }
 }

@@ -205,7 +205,7 @@ async fn replace(run: &Run<'_>, db: &Path, fresh: &Path) -> Result<Replaced, Bac
                 let held_apart = Some(merge::held_apart(run, db, fresh).await?);
                 return Ok(Replaced { held_apart, ..Replaced::default() });
             }
-            let safety = Some(create_from(run, Kind::Safety, None).await?.backup.name);
+            let safety = Some(create_from(run, Kind::Safety, None).await?.name);
             Ok(Replaced { safety, ..Replaced::default() })
         };
         match kept.await {

@@ -28,7 +28,7 @@ use super::undelivered::Undelivered;
 use super::verify::check_hashes;
 use super::{BackupError, Kind};
 use crate::error::chain;
-use crate::memory::{Device, Memory, MemoryError, UserId};
+use crate::memory::{Memory, MemoryError, UserId};
 use crate::store::postgres::{Pg, PgSettings, schema::WRITE_LOCK, write::CHANNEL};
 use crate::store::{Store, StoreOptions, heal, outgoing, queue};
 
@@ -79,7 +79,7 @@ pub async fn in_place(
     held.map_err(of(settings))?;
     let there: bool = sqlx::query_scalar(INSTALLED).fetch_one(&mut conn).await.map_err(of(settings))?;
     let safety = match there {
-        true => Some(create_from(run, Kind::Safety, Some(settings)).await?.backup.name),
+        true => Some(create_from(run, Kind::Safety, Some(settings)).await?.name),
         false => None,
     };
     replace(&mut conn, run, (folder, manifest, entry, keys), settings).await?;
@@ -237,7 +237,7 @@ async fn take_back(
     restore_file(run, folder, manifest, entry, keys, &path).await?;
     let options = StoreOptions { keep_damaged: true, ..StoreOptions::default() };
     let copy = Store::open(&path, &options).await?;
-    let memory = Memory::open(&run.settings.paths.db, &device(run), run.clock.clone()).await?;
+    let memory = Memory::open(&run.settings.paths.db, &run.settings.writer(), run.clock.clone()).await?;
     let taken = async {
         let everything = manifest.undelivered.is_some_and(|undelivered| undelivered.everything);
         queue::revive(&copy, everything).await?;
@@ -253,10 +253,6 @@ async fn take_back(
     memory.close().await;
     copy.close().await;
     taken
-}
-
-fn device(run: &Run<'_>) -> Device {
-    Device { id: run.settings.device.clone() }
 }
 
 fn done(manifest: &Manifest, settings: &PgSettings, safety: Option<String>, started: Instant) -> Restored {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::Level;
 use super::remote::Check;
-use crate::config::{Raw, Value, Words, line, section, toml_text};
+use crate::config::{Raw, Value, Words, line, lines, section, toml_list, toml_text};
 
 section! {
     /// Backups of the memory: [backup-recovery.md](backup-recovery.md).
@@ -50,7 +50,10 @@ impl Words for Check {
     const ALL: &'static [Self] = &[Self::Sizes, Self::Content];
 
     fn word(self) -> &'static str {
-        self.as_str()
+        match self {
+            Self::Sizes => "sizes",
+            Self::Content => "content",
+        }
     }
 }
 
@@ -101,12 +104,7 @@ impl Value for Recipients {
     fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
         const MAX: usize = 16;
         const WANTED: &str = "recipients of age such as [\"age1…\"]";
-        let texts: Vec<String> = match raw {
-            Raw::Text(text) if text.is_empty() => Vec::new(),
-            Raw::Text(_) => vec![line(raw, WANTED)?],
-            Raw::List(items) => items.iter().map(|item| line(item, WANTED)).collect::<Result<_, _>>()?,
-            other => return Err(other.instead_of(WANTED)),
-        };
+        let texts = lines(raw, WANTED)?;
         if texts.len() > MAX {
             return Err(format!("names {} recipients; at most {MAX} fit", texts.len()));
         }
@@ -123,7 +121,6 @@ impl Value for Recipients {
     }
 
     fn show(&self) -> Option<String> {
-        let texts: Vec<String> = self.0.iter().map(|text| toml_text(text)).collect();
-        Some(format!("[{}]", texts.join(", ")))
+        Some(toml_list(&self.0))
     }
 }

@@ -14,7 +14,7 @@ use super::lock::Scratch;
 use super::manifest::{Manifest, Role};
 use super::merge::{Finding, Wanted, owner_of};
 use super::restore::restore_file;
-use crate::memory::{ConversationId, Device, ExportedConversation, Memory, MemoryError, User, UserId};
+use crate::memory::{ConversationId, ExportedConversation, Memory, MemoryError, User, UserId};
 
 /// The file of the queue, as a memory.
 pub(super) struct Undelivered {
@@ -37,8 +37,7 @@ impl Undelivered {
         let scratch = run.lock.scratch()?;
         let path = scratch.path().join("queue.db");
         restore_file(run, folder, manifest, entry, keys, &path).await?;
-        let device = Device { id: run.settings.device.clone() };
-        let memory = Memory::open(&path, &device, run.clock.clone()).await?;
+        let memory = Memory::open(&path, &run.settings.writer(), run.clock.clone()).await?;
         Ok(Some(Self { memory, _scratch: scratch }))
     }
 

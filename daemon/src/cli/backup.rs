@@ -217,13 +217,11 @@ impl Folder {
 fn work(
     settings: &Context,
     folder: Folder,
-    work: impl AsyncFnOnce(&OnScreen<'_>) -> Result<(), Failure>,
+    work: impl AsyncFnOnce(&Run<'_>) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let lock = folder.take(settings)?;
-    let (cancel, bar) = (Cancel::default(), progress_bar());
-    let progress = shown_by(bar.clone());
+    let (cancel, progress) = (Cancel::default(), shown_by(progress_bar()));
     let run = Run { settings, clock: &Clock::System, lock: &lock, cancel: &cancel, progress: &progress };
-    let run = OnScreen { run, bar: bar.clone() };
     let done = block_on(async {
         let unheard = |e| Failure::because(Exit::TryAgain, "signals cannot be heard", e);
         let mut interrupt = signal(SignalKind::interrupt()).map_err(unheard)?;
@@ -238,7 +236,7 @@ fn work(
             }
         }
     });
-    bar.finish_and_clear();
+    progress.end();
     done
 }
 
@@ -286,20 +284,6 @@ fn keys(run: &Run<'_>, identity: Option<&Path>, needed: bool, backup: &Backup) -
     Ok(Keys::read(identity.or(run.settings.backup.identity_file.as_deref()))?)
 }
 
-/// A run of the engine, with the bar that shows how far it has come.
-struct OnScreen<'a> {
-    run: Run<'a>,
-    bar: ProgressBar,
-}
-
-impl<'a> std::ops::Deref for OnScreen<'a> {
-    type Target = Run<'a>;
-
-    fn deref(&self) -> &Run<'a> {
-        &self.run
-    }
-}
-
 fn shown_by(bar: ProgressBar) -> Progress {
     Progress::told_to(move |moved| match moved {
         Moved::Begun(bytes) => {
@@ -308,6 +292,7 @@ fn shown_by(bar: ProgressBar) -> Progress {
         }
         Moved::By(bytes) => bar.inc(bytes),
         Moved::To(bytes) => bar.set_position(bytes),
+        Moved::Ended => bar.finish_and_clear(),
     })
 }
 

@@ -364,13 +364,8 @@ async fn drain(settings: &Settings, memory: &Memory, json: bool) -> Result<(), F
 
 /// A sentence with the way out, and the exit code that fits: what passes by itself is 75, what does not 69.
 pub fn failure(error: &ForwardError, shown: &str) -> Failure {
-    use crate::store::postgres::RetryClass;
     match error {
-        ForwardError::Postgres(error) => {
-            let exit =
-                if error.retry_class() == RetryClass::Blocked { Exit::Unavailable } else { Exit::TryAgain };
-            Failure::new(exit, error.sentence(shown))
-        }
+        ForwardError::Postgres(error) => Failure::new(error.exit(), error.sentence(shown)),
         ForwardError::Store(_) => Failure::new(Exit::TryAgain, chain(error)),
     }
 }

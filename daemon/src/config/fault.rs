@@ -20,7 +20,7 @@ pub enum Origin {
 }
 
 impl Origin {
-    pub(crate) fn file(path: &Arc<Path>, line: usize) -> Self {
+    pub(super) fn file(path: &Arc<Path>, line: usize) -> Self {
         Self::File { path: path.clone(), line }
     }
 

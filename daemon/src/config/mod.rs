@@ -31,8 +31,8 @@ pub use paths::Paths;
 pub use reference::{page_of, print};
 pub use schema::{Key, Rule, Section, take_value};
 pub(crate) use schema::{section, unwrap_lines};
-pub use source::{ENV_PREFIX, Effective, KnownKeys, Layers};
-pub(crate) use value::{Raw, Value, Words, line, path_from, toml_text};
+pub use source::{Effective, KnownKeys, Layers};
+pub(crate) use value::{Raw, Value, Words, line, lines, path_from, toml_list, toml_text};
 
 /// Where to look for the configuration.
 #[derive(Debug, Clone, Default)]

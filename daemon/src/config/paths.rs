@@ -27,7 +27,7 @@ pub struct Paths {
 }
 
 impl Paths {
-    pub(crate) fn new(root: &Path, config_file: Option<&Path>, env: &[(OsString, OsString)]) -> Self {
+    pub(super) fn new(root: &Path, config_file: Option<&Path>, env: &[(OsString, OsString)]) -> Self {
         let var = |name: &str| {
             let found = env.iter().find(|(n, _)| n == name).map(|(_, value)| PathBuf::from(value));
             found.filter(|value| !value.as_os_str().is_empty())

@@ -132,7 +132,7 @@ pub fn take_value<T: Value>(
 ) -> T {
     let name = format!("{section}.{key}");
     let Some(entry) = layers.take(section, key) else {
-        layers.note(name, default.show(), super::Origin::Default);
+        layers.note(name, default.show(), super::Origin::Default, rule.live);
         return default;
     };
     let base = entry.origin.base();
@@ -152,7 +152,7 @@ pub fn take_value<T: Value>(
     });
     match checked {
         Ok(value) => {
-            layers.note(name, value.show(), entry.origin);
+            layers.note(name, value.show(), entry.origin, rule.live);
             value
         }
         Err(sentence) => {

@@ -23,11 +23,11 @@ const MAX_FILES: usize = 256;
 const MAX_FAULTS_PER_FILE: usize = 100;
 
 /// Prefix of the environment variables that set keys.
-pub const ENV_PREFIX: &str = "JARVIS__";
+const ENV_PREFIX: &str = "JARVIS__";
 
 /// A value and its place.
 #[derive(Debug, Clone)]
-pub struct Entry {
+pub(super) struct Entry {
     pub raw: Raw,
     /// The same as plain text, where quotes are optional.
     pub bare: Option<Raw>,
@@ -42,6 +42,8 @@ pub struct Effective {
     /// As TOML with secrets masked; `None` if not set.
     pub value: Option<String>,
     pub origin: Origin,
+    /// A reload applies it.
+    pub live: bool,
 }
 
 /// The known keys of a section.
@@ -75,8 +77,8 @@ impl Layers {
         self.entries.remove(&(section, key))
     }
 
-    pub(super) fn note(&mut self, key: String, value: Option<String>, origin: Origin) {
-        self.effective.push(Effective { key, value, origin });
+    pub(super) fn note(&mut self, key: String, value: Option<String>, origin: Origin, live: bool) {
+        self.effective.push(Effective { key, value, origin, live });
     }
 
     /// Where a key in force was set.

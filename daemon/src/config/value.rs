@@ -68,6 +68,22 @@ pub(crate) fn toml_text(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 
+/// Texts as a list of TOML.
+pub(crate) fn toml_list<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> String {
+    let texts: Vec<String> = texts.into_iter().map(|text| toml_text(text.as_ref())).collect();
+    format!("[{}]", texts.join(", "))
+}
+
+/// A list of texts, or one of them, each as of [`line`]; the empty text is the empty list.
+pub(crate) fn lines(raw: &Raw, wanted: &str) -> Result<Vec<String>, String> {
+    match raw {
+        Raw::Text(text) if text.is_empty() => Ok(Vec::new()),
+        Raw::Text(_) => Ok(vec![line(raw, wanted)?]),
+        Raw::List(items) => items.iter().map(|item| line(item, wanted)).collect(),
+        other => Err(other.instead_of(wanted)),
+    }
+}
+
 /// Text that is not empty and fits on a line; C libraries get it as it is, so no NUL either.
 pub(crate) fn line(raw: &Raw, wanted: &str) -> Result<String, String> {
     match raw {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::WakeWord;
-use crate::config::{Raw, Value, line, path_from, quote, section, toml_text};
+use crate::config::{Raw, Value, line, lines, path_from, quote, section, toml_list, toml_text};
 use crate::inference::normal_name;
 
 section! {
@@ -93,11 +93,9 @@ impl Value for WakeModels {
 
     fn read(raw: &Raw, base: &Path) -> Result<Self, String> {
         let texts = match raw {
-            Raw::List(items) => {
-                items.iter().map(|item| line(item, Self::WANTED)).collect::<Result<Vec<_>, _>>()?
-            }
+            // An empty text is no empty list here.
             Raw::Text(_) => vec![line(raw, Self::WANTED)?],
-            other => return Err(other.instead_of(Self::WANTED)),
+            _ => lines(raw, Self::WANTED)?,
         };
         if texts.len() > Self::MAX {
             return Err(format!("names {} models; at most {} can listen at once", texts.len(), Self::MAX));
@@ -122,14 +120,18 @@ impl Value for WakeModels {
     }
 
     fn show(&self) -> Option<String> {
-        let one = |model: &WakeModel| match model {
-            WakeModel::Named(name) => toml_text(name),
-            WakeModel::File(path) => toml_text(&path.to_string_lossy()),
-        };
-        Some(match self.0.as_slice() {
+        let texts: Vec<_> = self
+            .0
+            .iter()
+            .map(|model| match model {
+                WakeModel::Named(name) => name.into(),
+                WakeModel::File(path) => path.to_string_lossy(),
+            })
+            .collect();
+        Some(match texts.as_slice() {
             [] => toml_text("none"),
-            [model] => one(model),
-            models => format!("[{}]", models.iter().map(one).collect::<Vec<_>>().join(", ")),
+            [model] => toml_text(model),
+            models => toml_list(models),
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::config::{Raw, Value, line, quote, section, toml_text};
+use crate::config::{Raw, Value, line, lines, quote, section, toml_list};
 
 section! {
     /// Conversations.
@@ -65,17 +65,16 @@ impl Value for CommandLine {
 
     fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
         const WANTED: &str = "a program and its arguments, such as [\"espeak-ng\", \"--stdout\"]";
-        let words: Vec<String> = match raw {
-            Raw::Text(text) if text.is_empty() => Vec::new(),
-            Raw::Text(_) => line(raw, WANTED)?.split_whitespace().map(str::to_owned).collect(),
-            Raw::List(items) => items.iter().map(|i| line(i, WANTED)).collect::<Result<_, _>>()?,
-            other => return Err(other.instead_of(WANTED)),
+        let words = match raw {
+            Raw::Text(text) if !text.is_empty() => {
+                line(raw, WANTED)?.split_whitespace().map(str::to_owned).collect()
+            }
+            _ => lines(raw, WANTED)?,
         };
         Self(words).checked()
     }
 
     fn show(&self) -> Option<String> {
-        let words: Vec<String> = self.0.iter().map(|word| toml_text(word)).collect();
-        Some(format!("[{}]", words.join(", ")))
+        Some(toml_list(&self.0))
     }
 }

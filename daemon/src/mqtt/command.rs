@@ -56,15 +56,14 @@ impl EnrolPayload {
             (None, Some(user)) => (user, true),
             _ => return None,
         };
-        let mut further = further.unwrap_or_else(|| if adds { Style::ALL.to_vec() } else { Vec::new() });
+        let asked = further.unwrap_or_else(|| if adds { Style::ALL.to_vec() } else { Vec::new() });
         // Each once, in the order that was asked for.
-        let mut asked = Vec::new();
-        further.retain(|style| {
-            !asked.contains(style) && {
-                asked.push(*style);
-                true
+        let mut further = Vec::new();
+        for style in asked {
+            if !further.contains(&style) {
+                further.push(style);
             }
-        });
+        }
         Some(Command::Enrol { user, wanted: Wanted { adds, further, keep_recordings }, cancels })
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::SecondVoice;
-use crate::config::{Raw, Value, Words, line, quote, section, toml_text};
+use crate::config::{Raw, Value, Words, lines, quote, section, toml_list};
 use crate::text::name_key;
 
 section! {
@@ -41,7 +41,18 @@ impl Words for SecondVoice {
     const ALL: &'static [Self] = &[Self::Cut, Self::Refuse, Self::Answer];
 
     fn word(self) -> &'static str {
-        self.as_str()
+        match self {
+            Self::Cut => "cut",
+            Self::Refuse => "refuse",
+            Self::Answer => "answer",
+        }
+    }
+}
+
+impl Voice {
+    /// Whether the network that hears where somebody else speaks is needed.
+    pub fn hears_others(&self) -> bool {
+        self.refuse_overlap || self.second_voice != SecondVoice::Answer
     }
 }
 
@@ -82,17 +93,9 @@ impl Value for UserThresholds {
     }
 
     fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
-        let texts: Vec<String> = match raw {
-            Raw::Text(text) if text.is_empty() => Vec::new(),
-            Raw::Text(_) => vec![line(raw, Self::WANTED)?],
-            Raw::List(items) => {
-                items.iter().map(|item| line(item, Self::WANTED)).collect::<Result<_, _>>()?
-            }
-            other => return Err(other.instead_of(Self::WANTED)),
-        };
         let mut all = Self::default();
-        for text in &texts {
-            let (name, threshold) = Self::one(text)?;
+        for text in lines(raw, Self::WANTED)? {
+            let (name, threshold) = Self::one(&text)?;
             if all.of(&name).is_some() {
                 return Err(format!("names \"{}\" twice", quote(&name)));
             }
@@ -102,8 +105,6 @@ impl Value for UserThresholds {
     }
 
     fn show(&self) -> Option<String> {
-        let all: Vec<String> =
-            self.0.iter().map(|(name, threshold)| toml_text(&format!("{name}={threshold:?}"))).collect();
-        Some(format!("[{}]", all.join(", ")))
+        Some(toml_list(self.0.iter().map(|(name, threshold)| format!("{name}={threshold:?}"))))
     }
 }

@@ -203,16 +203,13 @@ pub async fn add_parents(store: &Store, batch: &mut Batch) -> Result<(), StoreEr
     owners.extend(batch.voiceprints.iter().map(|v| v.owner));
     let parents = async || -> Result<(), sqlx::Error> {
         for id in conversations {
-            if let Some(row) = sqlx::query(PARENTS_CONVERSATION).bind(id).fetch_optional(&mut *reader).await?
-            {
-                batch.conversations.push(FromRow::from_row(&row)?);
-            }
+            batch
+                .conversations
+                .extend(sqlx::query_as(PARENTS_CONVERSATION).bind(id).fetch_optional(&mut *reader).await?);
         }
         for id in owners {
-            if let Some(row) = sqlx::query(PARENTS_USER).bind(id).fetch_optional(&mut *reader).await?
-                && !batch.users.iter().any(|user| user.id == id)
-            {
-                batch.users.push(FromRow::from_row(&row)?);
+            if !batch.users.iter().any(|user| user.id == id) {
+                batch.users.extend(sqlx::query_as(PARENTS_USER).bind(id).fetch_optional(&mut *reader).await?);
             }
         }
         Ok(())
@@ -265,10 +262,10 @@ impl Seen {
     }
 }
 
-async fn all<T: for<'r> FromRow<'r, SqliteRow>>(
+async fn all<T: Send + Unpin + for<'r> FromRow<'r, SqliteRow>>(
     conn: &mut SqliteConnection,
     sql: &'static str,
     (after, last): (i64, i64),
 ) -> Result<Vec<T>, sqlx::Error> {
-    sqlx::query(sql).bind(after).bind(last).fetch_all(conn).await?.iter().map(T::from_row).collect()
+    sqlx::query_as(sql).bind(after).bind(last).fetch_all(conn).await
 }

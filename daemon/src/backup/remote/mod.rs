@@ -44,15 +44,6 @@ pub enum Check {
     Content,
 }
 
-impl Check {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Sizes => "sizes",
-            Self::Content => "content",
-        }
-    }
-}
-
 /// How the last copying, or the last look at the copy, ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopyNote {

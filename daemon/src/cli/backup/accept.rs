@@ -1,6 +1,6 @@
 //! `jarvisd backup accept`: the folder of the backups is what its owner wants, with what is in it now.
 
-use super::OnScreen;
+use super::Run;
 use crate::backup::known;
 use crate::cli::output;
 use crate::error::Failure;
@@ -12,7 +12,7 @@ pub struct Args {
     json: bool,
 }
 
-pub fn run(run: &OnScreen<'_>, args: &Args) -> Result<(), Failure> {
+pub fn run(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
     let proven = known::accept(run)?;
     let dir = run.lock.dir();
     if args.json {

@@ -1,7 +1,7 @@
 //! `jarvisd backup create`: makes a backup, proves it, and copies it elsewhere.
 
-use super::{OnScreen, Shown, Summary, prune, sentence, size};
-use crate::backup::job::{self, Clocked, Done, Job, JobError};
+use super::{Run, Shown, Summary, prune, sentence, size};
+use crate::backup::job::{self, Done, Job, JobError};
 use crate::backup::manifest::Undelivered;
 use crate::backup::{self, Kind, Level, known};
 use crate::cli::output;
@@ -30,20 +30,19 @@ pub struct Args {
     json: bool,
 }
 
-pub async fn run(run: &OnScreen<'_>, args: &Args) -> Result<(), Failure> {
+pub async fn run(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
     // A folder that is empty now may be another one than that of the proven backups.
     if let Some(lost) = known::lost(run.settings, &backup::list(run.lock.dir(), run.clock)?) {
         log::warn!("{}", lost.sentence);
     }
-    let clock = if args.trust_clock { Clocked::Trusted } else { Clocked::BySyncedClock };
     let wanted = Job {
         kind: args.kind,
         level: args.level.unwrap_or(run.settings.backup.verify),
         upload: !args.no_upload,
-        prune: args.prune.then_some(clock),
+        prune: args.prune.then_some(args.trust_clock),
     };
     let done = job::run(run, wanted).await;
-    run.bar.finish_and_clear();
+    run.progress.end();
     let Done { backup, manifest, proof, copied, pruned } = done.map_err(|e| match e {
         JobError::NotMade(e) => e.into(),
         JobError::NotProven { ref source, .. } => Failure::of(source.exit(), &e),

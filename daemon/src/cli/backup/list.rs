@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{OnScreen, Shown, Summary, size, undelivered};
+use super::{Run, Shown, Summary, size, undelivered};
 use crate::backup::context::Context;
 use crate::backup::known::Lost;
 use crate::backup::order::Dated;
@@ -153,13 +153,13 @@ struct Copy {
     here: bool,
 }
 
-pub async fn elsewhere(run: &OnScreen<'_>, args: &Args) -> Result<(), Failure> {
+pub async fn elsewhere(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
     let index = remote::index(run).await?;
     if remote::miss(run, &index)? {
         watch::look_again(run);
     }
     let Index { copies, partial, .. } = index;
-    run.bar.finish_and_clear();
+    run.progress.end();
     let here = |backup: &Backup| run.lock.dir().join(&backup.name).exists();
     if args.json {
         let shown: Vec<Copy> = copies

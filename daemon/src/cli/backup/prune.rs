@@ -1,6 +1,6 @@
 //! `jarvisd backup prune`: deletes what the calendar does not need, here and elsewhere.
 
-use super::{OnScreen, size};
+use super::{Run, size};
 use crate::backup::prune::{self, Place, Pruned};
 use crate::cli::output;
 use crate::error::Failure;
@@ -18,13 +18,13 @@ pub struct Args {
     json: bool,
 }
 
-pub async fn run(run: &OnScreen<'_>, args: &Args) -> Result<(), Failure> {
+pub async fn run(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
     // What deletes nothing may go by any clock.
     if args.dry_run && !args.trust_clock && !run.clock.stamp().synced {
         log::warn!("the clock is not set by NTP: this goes by the time that it shows");
     }
     let pruned = prune::prune(run, args.dry_run, args.trust_clock || args.dry_run).await?;
-    run.bar.finish_and_clear();
+    run.progress.end();
     if args.json {
         output::json(&pruned)?;
         return tell(pruned, true);
@@ -37,7 +37,7 @@ pub async fn run(run: &OnScreen<'_>, args: &Args) -> Result<(), Failure> {
     tell(pruned, false)
 }
 
-fn place<'a>(run: &'a OnScreen<'_>) -> &'a str {
+fn place<'a>(run: &'a Run<'_>) -> &'a str {
     run.settings.backup.remote.as_ref().map_or("", |remote| remote.0.as_str())
 }
 

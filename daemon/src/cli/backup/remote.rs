@@ -2,7 +2,7 @@
 
 use jiff::SignedDuration;
 
-use super::{BACKUP_UNIT, OnScreen, Shown, size};
+use super::{BACKUP_UNIT, Run, Shown, size};
 use crate::backup::remote::{self, Check, CopyNote};
 use crate::backup::{self, Backup, BackupError, known, watch};
 use crate::cli::output;
@@ -29,7 +29,7 @@ pub struct Fetch {
     json: bool,
 }
 
-pub async fn upload(run: &OnScreen<'_>, args: &Upload) -> Result<(), Failure> {
+pub async fn upload(run: &Run<'_>, args: &Upload) -> Result<(), Failure> {
     let backup = backup::find(run.lock.dir(), &args.name, run.clock)?;
     let bad = backup.last_proof().filter(|proof| !proof.ok).and_then(|proof| proof.detail.clone());
     if let Some(detail) = backup.fault.clone().or(bad) {
@@ -41,7 +41,7 @@ pub async fn upload(run: &OnScreen<'_>, args: &Upload) -> Result<(), Failure> {
         _ => watch::look_again(run),
     }
     let copy = copied?;
-    run.bar.finish_and_clear();
+    run.progress.end();
     if args.json {
         return output::json(&Shown::of(backup::find(run.lock.dir(), &backup.name, run.clock)?));
     }
@@ -49,7 +49,7 @@ pub async fn upload(run: &OnScreen<'_>, args: &Upload) -> Result<(), Failure> {
 }
 
 /// Whether the nightly run that failed had made this backup, and failed at the copy of it.
-fn ends_the_failure(run: &OnScreen<'_>, backup: &Backup) -> bool {
+fn ends_the_failure(run: &Run<'_>, backup: &Backup) -> bool {
     let failed = watch::noted(&run.settings.paths.data)
         .filter(|last| last.failed_unit.as_deref() == Some(BACKUP_UNIT));
     let at_the_copy = backup.copy.as_ref().is_some_and(|copy| !copy.ok);
@@ -57,10 +57,10 @@ fn ends_the_failure(run: &OnScreen<'_>, backup: &Backup) -> bool {
     at_the_copy && failed.is_some_and(|last| !before(last.at).is_negative() && before(last.at) < LONGEST_RUN)
 }
 
-pub async fn fetch(run: &OnScreen<'_>, args: &Fetch) -> Result<(), Failure> {
+pub async fn fetch(run: &Run<'_>, args: &Fetch) -> Result<(), Failure> {
     let backup = remote::fetch(run, &args.name).await?;
     known::learn_or_warn(run, true);
-    run.bar.finish_and_clear();
+    run.progress.end();
     if args.json {
         return output::json(&Shown::of(backup));
     }

@@ -9,7 +9,7 @@ use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use super::{OnScreen, Summary, keys, mind_newer};
+use super::{Run, Summary, keys, mind_newer};
 use crate::app::Settings;
 use crate::app::parts;
 use crate::backup::create;
@@ -64,7 +64,7 @@ pub struct Args {
     json: bool,
 }
 
-pub async fn run(settings: &Settings, run: &OnScreen<'_>, args: &Args) -> Result<(), Failure> {
+pub async fn run(settings: &Settings, run: &Run<'_>, args: &Args) -> Result<(), Failure> {
     let dir = run.lock.dir();
     mind_newer(run, args.name.as_deref());
     let backup = match (&args.name, args.at) {
@@ -96,14 +96,14 @@ pub async fn run(settings: &Settings, run: &OnScreen<'_>, args: &Args) -> Result
 
 type From<'a> = (&'a Path, &'a Manifest, &'a Keys);
 
-async fn to_another(run: &OnScreen<'_>, args: &Args, from: From<'_>, to: &str) -> Result<(), Failure> {
+async fn to_another(run: &Run<'_>, args: &Args, from: From<'_>, to: &str) -> Result<(), Failure> {
     let (folder, manifest, keys) = from;
     if args.dry_run {
         return plan(run, args, from, &format!("to {}", output::plain(&masked(to)))).await;
     }
     if manifest.origin == Origin::Postgres {
         let settings = postgres(run, manifest)?;
-        let restored = restore_pg::to_database(run, folder, manifest, keys, (&settings, to)).await?;
+        let restored = restore_pg::to_database(run, folder, manifest, keys, (settings, to)).await?;
         return told(run, args, &restored);
     }
     let path = Path::new(to);
@@ -138,11 +138,11 @@ fn masked(to: &str) -> String {
     }
 }
 
-async fn in_place(run: &OnScreen<'_>, args: &Args, from: From<'_>) -> Result<(), Failure> {
+async fn in_place(run: &Run<'_>, args: &Args, from: From<'_>) -> Result<(), Failure> {
     let (folder, manifest, keys) = from;
     let there = match manifest.origin {
         Origin::Sqlite => run.settings.paths.db.display().to_string(),
-        Origin::Postgres => postgres(run, manifest)?.shown,
+        Origin::Postgres => postgres(run, manifest)?.shown.clone(),
     };
     if args.dry_run {
         return plan(run, args, from, &format!("in the place of {there}")).await;
@@ -158,14 +158,14 @@ async fn in_place(run: &OnScreen<'_>, args: &Args, from: From<'_>) -> Result<(),
     // Where the memory is missing nothing is replaced.
     let missing = manifest.origin == Origin::Sqlite
         && way_back::missing(run.settings).await.is_ok_and(|missing| missing.is_some());
-    if !run.bar.suspend(|| agreed(&question, args.yes || missing))? {
+    if !agreed(&question, args.yes || missing)? {
         return output::line("Nothing was restored.");
     }
     let restored = match manifest.origin {
         Origin::Sqlite => restore::in_place(run, folder, manifest, keys).await?,
         Origin::Postgres => {
             let settings = postgres(run, manifest)?;
-            restore_pg::in_place(run, folder, manifest, keys, &settings).await?
+            restore_pg::in_place(run, folder, manifest, keys, settings).await?
         }
     };
     told(run, args, &restored)
@@ -179,7 +179,7 @@ fn agreed(question: &str, yes: bool) -> Result<bool, Failure> {
 }
 
 /// What this device said and Postgres does not have would go with the database that is replaced.
-async fn nothing_waits(run: &OnScreen<'_>) -> Result<(), Failure> {
+async fn nothing_waits(run: &Run<'_>) -> Result<(), Failure> {
     if run.settings.postgres.is_none() || !run.settings.paths.db.exists() {
         return Ok(());
     }
@@ -200,8 +200,8 @@ async fn nothing_waits(run: &OnScreen<'_>) -> Result<(), Failure> {
     ))
 }
 
-fn postgres(run: &OnScreen<'_>, manifest: &Manifest) -> Result<PgSettings, Failure> {
-    run.settings.postgres.clone().ok_or_else(|| {
+fn postgres<'a>(run: &'a Run<'_>, manifest: &Manifest) -> Result<&'a PgSettings, Failure> {
+    run.settings.postgres.as_ref().ok_or_else(|| {
         let name = &manifest.name;
         let message =
             format!("{name} is a backup of Postgres: set store.postgres_url to the server it shall go to");
@@ -219,10 +219,10 @@ struct Plan {
 }
 
 /// Checks the backup and says what would be done.
-async fn plan(run: &OnScreen<'_>, args: &Args, from: From<'_>, what: &str) -> Result<(), Failure> {
+async fn plan(run: &Run<'_>, args: &Args, from: From<'_>, what: &str) -> Result<(), Failure> {
     let (folder, manifest, keys) = from;
     verify::check_readable(run, folder, manifest, keys).await?;
-    run.bar.finish_and_clear();
+    run.progress.end();
     let plan = Plan {
         backup: manifest.name.clone(),
         taken_unix_ms: manifest.taken_unix_ms,
@@ -244,7 +244,7 @@ async fn plan(run: &OnScreen<'_>, args: &Args, from: From<'_>, what: &str) -> Re
 
 async fn merge_one(
     settings: &Settings,
-    run: &OnScreen<'_>,
+    run: &Run<'_>,
     args: &Args,
     from: From<'_>,
     wanted: &Wanted,
@@ -252,7 +252,7 @@ async fn merge_one(
     let (folder, manifest, keys) = from;
     let found = merge::find(run, folder, manifest, keys, wanted).await?;
     if args.dry_run {
-        run.bar.finish_and_clear();
+        run.progress.end();
         if args.json {
             return output::json(&serde_json::json!({
                 "backup": manifest.name, "user": found.owner, "conversations": found.conversations,
@@ -270,7 +270,7 @@ async fn merge_one(
     let merged = merge::import(run, &memory, &manifest.name, &found).await;
     memory.close().await;
     let merged = merged?;
-    run.bar.finish_and_clear();
+    run.progress.end();
     if args.json {
         return output::json(&merged);
     }
@@ -302,8 +302,8 @@ async fn is_the_same_person(settings: &Settings, memory: &Memory, found: &Found)
     }
 }
 
-fn told(run: &OnScreen<'_>, args: &Args, restored: &Restored) -> Result<(), Failure> {
-    run.bar.finish_and_clear();
+fn told(run: &Run<'_>, args: &Args, restored: &Restored) -> Result<(), Failure> {
+    run.progress.end();
     if args.json {
         return output::json(restored);
     }

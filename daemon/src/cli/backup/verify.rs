@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::{OnScreen, Shown, VERIFY_UNIT, keys, mind_newer, sentence, undelivered};
+use super::{Run, Shown, VERIFY_UNIT, keys, mind_newer, sentence, undelivered};
 use crate::backup::verify::Looked;
 use crate::backup::{self, Level, known, remote, verify, watch};
 use crate::cli::output;
@@ -28,7 +28,7 @@ pub struct Args {
     json: bool,
 }
 
-pub async fn run(run: &OnScreen<'_>, args: &Args) -> Result<(), Failure> {
+pub async fn run(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
     if args.remote {
         return look_elsewhere(run, args).await;
     }
@@ -41,7 +41,7 @@ pub async fn run(run: &OnScreen<'_>, args: &Args) -> Result<(), Failure> {
         known::learn_or_warn(run, false);
     }
     let Looked { proof, noted } = looked?;
-    run.bar.finish_and_clear();
+    run.progress.end();
     // Not of every look: that an older backup is good does not undo that last night's was not made.
     if watch::noted(&run.settings.paths.data)
         .is_some_and(|last| last.failed_unit.as_deref() == Some(VERIFY_UNIT))
@@ -72,12 +72,12 @@ struct Noted {
     noted: bool,
 }
 
-async fn look_elsewhere(run: &OnScreen<'_>, args: &Args) -> Result<(), Failure> {
+async fn look_elsewhere(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
     let looked = remote::verify(run, &args.name).await;
     // The daemon looks again, whatever was found.
     watch::look_again(run);
     let (name, proof) = looked?;
-    run.bar.finish_and_clear();
+    run.progress.end();
     if args.json {
         return output::json(&serde_json::json!({ "name": name, "proof": proof }));
     }

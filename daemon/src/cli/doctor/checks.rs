@@ -74,7 +74,7 @@ pub fn models(settings: &Settings) -> Vec<Finding> {
             heads.iter().any(|name| store.entry(name).is_some_and(|known| known.name == entry.name))
         }
         Role::Speaker | Role::SpeakerCalibration | Role::SpeakerCohort | Role::SpeakerChannels => true,
-        Role::Segmentation => settings.voice.enabled && settings.voice.refuse_overlap,
+        Role::Segmentation => settings.voice.enabled && settings.voice.hears_others(),
         _ => false,
     };
     let mut findings = Vec::new();

@@ -5,6 +5,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::error::Exit;
+
 const TLS_ADVICE: &str =
     "check store.postgres_ca_file, the name in store.postgres_url, and the server's certificate";
 
@@ -62,6 +64,11 @@ impl std::error::Error for PgError {
 }
 
 impl PgError {
+    /// How a command that fails with this ends: 75 where it passes by itself, else 69.
+    pub fn exit(&self) -> Exit {
+        if self.fate == RetryClass::Blocked { Exit::Unavailable } else { Exit::TryAgain }
+    }
+
     /// Sorts what sqlx reports.
     pub(crate) fn of(step: &'static str, error: &sqlx::Error) -> Self {
         let plain = |fate, advice| Self {

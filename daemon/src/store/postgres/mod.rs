@@ -28,7 +28,8 @@ use zeroize::Zeroizing;
 
 use crate::config::PostgresUrl;
 
-pub use error::{PgError, RetryClass};
+pub use error::PgError;
+pub(in crate::store) use error::RetryClass;
 pub use schema::{VERSION, is_old};
 pub use survey::{Survey, survey};
 

@@ -176,9 +176,8 @@ pub async fn messages(
 
 /// (answer, what it was made from), where either is among `messages`.
 pub async fn sources(conn: &mut PgConnection, messages: &[Uuid]) -> Result<Vec<(Uuid, Uuid)>, PgError> {
-    let query = sqlx::query(SOURCES).bind(messages);
-    let rows = within(STATEMENT_DEADLINE, STEP, query.fetch_all(conn)).await?;
-    rows.iter().map(|row| FromRow::from_row(row).map_err(|e| PgError::of(STEP, &e))).collect()
+    let query = sqlx::query_as(SOURCES).bind(messages);
+    within(STATEMENT_DEADLINE, STEP, query.fetch_all(conn)).await
 }
 
 pub async fn tombstones(
