@@ -214,7 +214,7 @@ impl Enrolling {
             Ok(done) => done,
             Err(error) => return self.lost(&error),
         };
-        let finished = enrolment.is_enough().then(|| enrolment.clone().finish());
+        let finished = enrolment.is_enough().then(|| enrolment.finish());
         self.course = Course::Normal(enrolment);
         match added {
             Ok(_) => {

@@ -198,7 +198,7 @@ impl SpeakerModel {
         self.embed_with(samples, &self.lengths, |frames| aside::pieces(frames.len()))
     }
 
-    /// [`SpeakerModel::embed_pieces`], and in front of them the embeddings of `stretches` of the frames; of
+    /// [`SpeakerModel::embed_pieces`], and beside them the embeddings of `stretches` of the frames; of
     /// such as do not lie in one window their parts in each.
     pub(super) fn embed_pieces_and(
         &self,
@@ -206,7 +206,7 @@ impl SpeakerModel {
         stretches: &[Range<usize>],
     ) -> Result<(Embedding, Vec<Piece>), SpeakerError> {
         const LEAST: usize = 40;
-        let (voice, mut found) = self.embed_with(samples, &self.lengths, |window| {
+        self.embed_with(samples, &self.lengths, |window| {
             let inside = stretches.iter().filter_map(|stretch| {
                 let (start, end) = (stretch.start.max(window.start), stretch.end.min(window.end));
                 (end >= start + LEAST).then(|| start - window.start..end - window.start)
@@ -218,9 +218,7 @@ impl SpeakerModel {
                 window.len().checked_sub(aside::PIECE).filter(|start| !start.is_multiple_of(aside::HOP));
             let last = last.map(|start| start..window.len());
             inside.chain(aside::pieces(window.len())).chain(last).collect()
-        })?;
-        found.sort_by_key(|(frames, _)| frames.len() == aside::PIECE);
-        Ok((voice, found))
+        })
     }
 
     /// Padded to one of `lengths`, or in windows of the last. `pieces` of a window of frames, counted from

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::SpeakerError;
 use super::aside;
-use super::embedding::{Embedding, SpeakerModel};
+use super::embedding::{Embedding, Piece, SpeakerModel};
 use super::further::Style;
 use super::repeated::Sound;
 use super::speech::{NetSpeech, Quality};
@@ -182,14 +182,8 @@ impl Enrolment {
         if self.prototypes.len() == MOST_PROTOTYPES {
             return Err(Refusal::Full);
         }
-        let net = NetSpeech::of(samples, speech);
-        let quality = net.quality;
-        check(quality, LEAST_SAMPLE_S)?;
-        let sound = Sound::of(samples);
-        if self.sounds.iter().any(|earlier| sound.repeats(earlier)) {
-            return Err(Refusal::Repeated);
-        }
-        let (embedding, pieces) = self.model.embed_pieces(&net.samples).map_err(Refusal::Model)?;
+        let sample = Sample::of(&self.model, (samples, speech), LEAST_SAMPLE_S, &self.sounds)?;
+        let Sample { voice: Prototype { embedding, quality }, pieces, sound, .. } = sample;
         let soundless = self.prototypes.len() - self.sounds.len();
         let mut enrolled = self.prototypes.iter().take(soundless);
         if enrolled.any(|p| p.embedding.cosine(&embedding) >= SAME_RECORDING) {
@@ -248,17 +242,47 @@ impl Enrolment {
     }
 
     /// The template, once there is enough.
-    pub fn finish(self) -> Result<Template, Refusal> {
+    pub fn finish(&self) -> Result<Template, Refusal> {
         let (samples, net_speech_s) = (self.prototypes.len(), self.net_speech_s());
         let enough = self.is_enough();
         let template =
-            enough.then(|| Template::new(self.model.identity().clone(), self.prototypes)).flatten();
+            enough.then(|| Template::new(self.model.identity().clone(), self.prototypes.clone())).flatten();
         template.ok_or(Refusal::NotEnough { samples, net_speech_s })
     }
 }
 
+/// A sample that is good by itself and was not given before.
+pub(super) struct Sample {
+    pub(super) voice: Prototype,
+    /// Each second of it.
+    pub(super) pieces: Vec<Piece>,
+    pub(super) sound: Sound,
+    pub(super) net: NetSpeech,
+}
+
+impl Sample {
+    /// Checks a recording (as [`Enrolment::add`]) of at least `least_s` net speech and embeds it. `earlier`
+    /// are the recordings before it.
+    pub(super) fn of(
+        model: &SpeakerModel,
+        (samples, speech): (&[f32], &[f32]),
+        least_s: f32,
+        earlier: &[Sound],
+    ) -> Result<Self, Refusal> {
+        let net = NetSpeech::of(samples, speech);
+        let quality = net.quality;
+        check(quality, least_s)?;
+        let sound = Sound::of(samples);
+        if earlier.iter().any(|earlier| sound.repeats(earlier)) {
+            return Err(Refusal::Repeated);
+        }
+        let (embedding, pieces) = model.embed_pieces(&net.samples).map_err(Refusal::Model)?;
+        Ok(Self { voice: Prototype { embedding, quality }, pieces, sound, net })
+    }
+}
+
 /// The checks that need no model, the most helpful first; at least `least_s` of net speech.
-pub(super) fn check(quality: Quality, least_s: f32) -> Result<(), Refusal> {
+fn check(quality: Quality, least_s: f32) -> Result<(), Refusal> {
     let Quality { net_speech_s, level_db, snr_db, clipped } = quality;
     if net_speech_s < 0.1 {
         return Err(Refusal::TooShort { net_speech_s, least_s });

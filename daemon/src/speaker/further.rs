@@ -18,9 +18,9 @@ use serde::{Deserialize, Serialize};
 use super::SpeakerError;
 use super::aside;
 use super::calibration::sigmoid;
-use super::enrolment::{LEAST_LIKENESS_WITHIN, Refusal, SAME_RECORDING, check};
+use super::enrolment::{LEAST_LIKENESS_WITHIN, Refusal, SAME_RECORDING, Sample};
 use super::repeated::Sound;
-use super::speech::{NetSpeech, Quality};
+use super::speech::Quality;
 use super::template::{MOST_PROTOTYPES, Prototype, Template};
 use super::verification::{DEFAULT_THRESHOLD, Verifier};
 use crate::units::SAMPLE_RATE_HZ;
@@ -38,16 +38,6 @@ pub enum Style {
 
 impl Style {
     pub const ALL: [Self; 4] = [Self::Far, Self::SecondMicrophone, Self::Loud, Self::Hurry];
-
-    /// Stable name, as in JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Far => "far",
-            Self::SecondMicrophone => "second_microphone",
-            Self::Loud => "loud",
-            Self::Hurry => "hurry",
-        }
-    }
 
     /// How to say it, to follow "now".
     pub fn manner(self) -> &'static str {
@@ -138,22 +128,17 @@ impl Further {
         if self.template.prototypes().len() >= MOST_PROTOTYPES {
             return Err(Refusal::Full);
         }
-        let net = NetSpeech::of(samples, speech);
-        let quality = net.quality;
-        check(quality, LEAST_FURTHER_S)?;
-        let sound = Sound::of(samples);
-        if self.sounds.iter().any(|earlier| sound.repeats(earlier)) {
-            return Err(Refusal::Repeated);
-        }
         let model = self.verifier.model().clone();
-        let (embedding, pieces) = model.embed_pieces(&net.samples).map_err(Refusal::Model)?;
-        if self.template.prototypes().iter().any(|p| p.embedding.cosine(&embedding) >= SAME_RECORDING) {
+        let sample = Sample::of(&model, (samples, speech), LEAST_FURTHER_S, &self.sounds)?;
+        let Sample { voice: whole, pieces, sound, net } = sample;
+        let quality = whole.quality;
+        let known = |p: &Prototype| p.embedding.cosine(&whole.embedding) >= SAME_RECORDING;
+        if self.template.prototypes().iter().any(known) {
             return Err(Refusal::Repeated);
         }
         if aside::least_likeness(&pieces) < LEAST_LIKENESS_WITHIN {
             return Err(Refusal::TwoVoices);
         }
-        let whole = Prototype { embedding, quality };
         let theirs = self.odds(&whole, &self.template);
         let others = self.others.iter().filter(|other| other.identity() == model.identity());
         let another = others.map(|other| self.odds(&whole, other)).fold(f64::NEG_INFINITY, f64::max);
@@ -233,6 +218,7 @@ impl Further {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::speaker::NetSpeech;
     use crate::speaker::testing;
 
     const READER: &str = "audio/librispeech_train_clean_1each/103-1240-0000.flac";

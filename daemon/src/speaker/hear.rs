@@ -14,7 +14,7 @@
 use std::ops::Range;
 
 use super::SpeakerError;
-use super::aside;
+use super::aside::{self, Scored};
 use super::embedding::{Embedding, Piece};
 use super::segment::{self, LEAST_UNIT, Unit};
 use super::short::{LEAST_SHORT_S, of_short};
@@ -132,9 +132,10 @@ impl Verifier {
         let candidates = self.candidates(&test, net.quality, &usable);
         let verdict = decide(&candidates, threshold, net_speech_s);
         let mut parts = None;
-        if self.second != SecondVoice::Answer && self.several(&candidates, &pieces) {
-            let best = candidates.first().map(|best| self.scored(&best.voice.template, &pieces.seconds));
-            let changes = aside::crossings(&best.unwrap_or_default(), &net);
+        if self.second != SecondVoice::Answer
+            && let Some(seconds) = self.several(&candidates, &pieces)
+        {
+            let changes = aside::crossings(&seconds, &net);
             let uttered = Uttered { net: &net, samples, enrolled: &usable, threshold };
             parts = self.parts(&uttered, &verdict, changes)?;
         }
@@ -149,10 +150,9 @@ impl Verifier {
         // A short second voice is mostly at one of the ends, and need not have a pause before it.
         let ends = [0..EDGE.min(frames), frames.saturating_sub(EDGE)..frames];
         let stretches: Vec<_> = stretches.chain(ends).collect();
-        let (test, mut all) = self.model().embed_pieces_and(&net.samples, &stretches)?;
-        let seconds =
-            all.split_off(all.iter().take_while(|(frames, _)| frames.len() != aside::PIECE).count());
-        Ok((test, Pieces { seconds, stretches: all }))
+        let (test, all) = self.model().embed_pieces_and(&net.samples, &stretches)?;
+        let (seconds, stretches) = all.into_iter().partition(|(frames, _)| frames.len() == aside::PIECE);
+        Ok((test, Pieces { seconds, stretches }))
     }
 
     /// `parts`, unless somebody is verified and the owner wants no second voice beside them.
@@ -170,10 +170,10 @@ impl Verifier {
         Ok(vec![Part::whole(verdict, net_speech_s, None)])
     }
 
-    /// Whether an utterance may hold more than one voice, or another than its most; errs on the side of
-    /// looking.
-    pub(super) fn several(&self, candidates: &[Candidate<'_>], pieces: &Pieces) -> bool {
-        let Some(best) = candidates.first() else { return false };
+    /// The scores of the seconds against the likeliest person, if an utterance may hold more than one voice,
+    /// or another than its most; errs on the side of looking.
+    pub(super) fn several(&self, candidates: &[Candidate<'_>], pieces: &Pieces) -> Option<Vec<Scored>> {
+        let best = candidates.first()?;
         let range = |scores: &mut dyn Iterator<Item = f32>| {
             scores.fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), s| (low.min(s), high.max(s)))
         };
@@ -181,15 +181,15 @@ impl Verifier {
         let (low, high) = range(&mut own.iter().map(|piece| piece.score));
         if best.log_odds < 0.0 {
             // Nobody is verified by all of it: is there somebody in a part of it?
-            let of_all = candidates.iter().map(|one| {
+            let of_others = candidates.iter().skip(1).map(|one| {
                 let scored = self.scored(&one.voice.template, &pieces.seconds);
                 range(&mut scored.iter().map(|piece| piece.score)).1
             });
-            return of_all.fold(f32::NEG_INFINITY, f32::max) >= MAY_BE_KNOWN;
+            return (of_others.fold(high, f32::max) >= MAY_BE_KNOWN).then_some(own);
         }
         let stretches = self.scored(&best.voice.template, &pieces.stretches);
         let (low_stretch, _) = range(&mut stretches.iter().map(|piece| piece.score));
-        low < UNLIKE || high - low > LESS_LIKE || low_stretch < UNLIKE_STRETCH
+        (low < UNLIKE || high - low > LESS_LIKE || low_stretch < UNLIKE_STRETCH).then_some(own)
     }
 
     /// The parts of an utterance in which more than one voice may be; `None` if all of it is one.
@@ -202,6 +202,13 @@ impl Verifier {
         let heard = self.units(uttered, changes)?;
         let units: Vec<Unit> = heard.iter().map(|h| h.unit.clone()).collect();
         let (whose, margins) = assign(&heard, uttered.enrolled.len());
+        let left_s: f32 =
+            heard.iter().zip(&whose).filter(|(_, who)| who.is_none()).map(|(h, _)| h.net_s).sum();
+        let people = (0..uttered.enrolled.len()).filter(|person| whose.contains(&Some(*person))).count();
+        if people == 0 || (people == 1 && left_s < LEAST_LEFT_S) {
+            // One voice, or nobody's: the whole is embedded already.
+            return Ok(None);
+        }
         let mut parts = Vec::new();
         for person in 0..uttered.enrolled.len() {
             let own: Vec<bool> = whose.iter().map(|who| *who == Some(person)).collect();
@@ -212,8 +219,6 @@ impl Verifier {
             }
         }
         let verified = |part: &Part| matches!(part.verdict, Verdict::Verified { .. });
-        let left_s: f32 =
-            heard.iter().zip(&whose).filter(|(_, who)| who.is_none()).map(|(h, _)| h.net_s).sum();
         let alone = parts.len() == 1 && left_s < LEAST_LEFT_S;
         let surely_other = heard.iter().zip(&margins).any(|(h, margin)| h.voice.is_some() && *margin < -0.5);
         let told_apart = parts.iter().any(verified)
@@ -287,13 +292,10 @@ impl Verifier {
         let sound = net.samples.get(unit.frames.start * FRAME_SAMPLES..unit.frames.end * FRAME_SAMPLES);
         let voice = self.model().embed_exact(sound.unwrap_or_default())?;
         let quality = Quality { net_speech_s: net_s, ..net.quality };
+        let impostors = self.calibration.impostors(&voice);
         let of = |person: &&EnrolledVoice| {
-            let odds = self.candidates(&voice, quality, &[*person]);
-            let cosine = self
-                .calibration
-                .without_channel(&voice)
-                .cosine(&self.calibration.without_channel(person.template.centroid()));
-            UnitScore { log_odds: odds.first().map_or(f64::NEG_INFINITY, |c| c.log_odds), cosine }
+            let (score, log_odds) = self.odds(&voice, impostors, quality, &person.template);
+            UnitScore { log_odds, cosine: score.compensated }
         };
         let scores = enrolled.iter().map(of).collect();
         Ok(Heard { unit, voice: Some(self.calibration.without_channel(&voice)), net_s, scores })

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use super::SpeakerError;
 use super::aside::Scored;
-use super::calibration::{Calibration, Differs, Impostors, Score, of_overdriven, sigmoid};
+use super::calibration::{Calibration, Differs, Impostors, Score, normalise, of_overdriven, sigmoid};
 use super::embedding::{Embedding, Piece, SpeakerModel};
 use super::hear::Part;
 use super::overlap::{LEAST_OVERLAP_S, OverlapModel};
@@ -151,16 +151,6 @@ pub enum SecondVoice {
     Answer,
 }
 
-impl SecondVoice {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Cut => "cut",
-            Self::Refuse => "refuse",
-            Self::Answer => "answer",
-        }
-    }
-}
-
 /// Compares utterances with enrolled voices. Keeps nothing between calls.
 #[derive(Debug, Clone)]
 pub struct Verifier {
@@ -230,7 +220,7 @@ impl Verifier {
     }
 
     /// The score, and the log odds, of a voice whose scores against the cohort are known.
-    fn odds(
+    pub(super) fn odds(
         &self,
         test: &Embedding,
         impostors: Impostors,
@@ -291,7 +281,7 @@ impl Verifier {
             return Ok(None);
         };
         // Somebody enrolled may have begun meanwhile, or sound otherwise than when they enrolled.
-        if candidates.iter().any(|c| c.explained()) || self.several(&candidates, &pieces) {
+        if candidates.iter().any(|c| c.explained()) || self.several(&candidates, &pieces).is_some() {
             return Ok(None);
         }
         let (confidence, score) = (best.confidence, best.score);
@@ -364,8 +354,9 @@ impl Verifier {
 
     /// How each of `pieces` scores against `template`.
     pub(super) fn scored(&self, template: &Template, pieces: &[Piece]) -> Vec<Scored> {
-        let score =
-            |voice| self.calibration.score(voice, self.calibration.impostors(voice), template).normalised;
+        let of = template.centroid();
+        let own = self.calibration.impostors(of);
+        let score = |voice: &Embedding| normalise(voice.cosine(of), self.calibration.impostors(voice), own);
         pieces.iter().map(|(frames, voice)| Scored { frames: frames.clone(), score: score(voice) }).collect()
     }
 
