@@ -255,7 +255,7 @@ impl Pg {
     /// Connects, sets the session up, brings the schema to [`VERSION`].
     ///
     /// # Errors
-    /// [`PgError`] with its [`RetryClass`]; a newer schema and an old server are among them.
+    /// [`PgError`], which tells whether another try helps; a newer schema and an old server are among them.
     pub async fn connect(settings: &PgSettings) -> Result<Self, PgError> {
         Self::connect_after(settings, std::future::ready(())).await
     }
