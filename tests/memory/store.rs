@@ -4,6 +4,7 @@ mod forgetting;
 mod searching;
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -295,4 +296,42 @@ fn a_long_conversation_gets_a_summary_that_forgets_with_it() {
         let bytes = fs::read(&path).unwrap_or_default();
         assert!(!bytes.windows(7).any(|w| w == b"zamboni"), "{}", path.display());
     }
+}
+
+/// SQLite's own shell, as an owner who is curious uses it.
+fn shell(database: &std::path::Path, sql: &str) -> String {
+    let shell = Command::new("sqlite3").arg(database).arg(sql).output().unwrap();
+    String::from_utf8(shell.stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+fn a_program_that_looks_into_the_database_does_not_take_the_log_of_the_daemon_away() {
+    let mut root = Root::new();
+    let mic = Mic::plug_into(&mut root);
+    root.write_config(&format!(
+        "[audio]\ndevice = {0:?}\nplayback_device = {0:?}\n[speech]\nenabled = false\n",
+        crate::support::mic::DEVICE
+    ));
+    root.ok(&["user", "add", "anna"]);
+    let mut daemon = root.daemon();
+    daemon.wait_event("ready");
+    let database = root.path().join("var/lib/jarvis/jarvis.db");
+    let inode = |path: &std::path::Path| fs::metadata(path).map(|file| file.ino()).ok();
+    let log = || inode(&database.with_extension("db-wal"));
+    let before = log();
+    assert!(before.is_some(), "the daemon has no log");
+    let locks = fs::read_to_string("/proc/locks").unwrap();
+    let lock = format!(":{} ", inode(&database).unwrap());
+    let pid = format!(" {} ", daemon.child.id());
+    assert!(locks.lines().any(|line| line.contains(&pid) && line.contains(&lock)), "no lock:\n{locks}");
+    for n in 0..8 {
+        assert_eq!(shell(&database, "SELECT count(*) FROM messages"), (2 * n).to_string());
+        assert_eq!(log(), before, "round {n}: the log is another one, or gone");
+        root.ok(&["ask", "--user", "anna", &format!("remember that item {n} is in box {n}")]);
+    }
+    let kept = root.ok(&["conversation", "search", "--user", "anna", "item"]);
+    assert!((0..8).all(|n| kept.contains(&format!("box {n}"))), "{kept}");
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+    assert!(!daemon.log().contains("removed"), "{}", daemon.log());
+    drop(mic);
 }

@@ -227,10 +227,16 @@ impl FileId {
     /// `None`: there is no such file.
     pub(super) fn of(path: &Path) -> io::Result<Option<Self>> {
         match fs::metadata(path) {
-            Ok(file) => Ok(Some(Self(file.dev(), file.ino()))),
+            Ok(file) => Ok(Some(Self::from(&file))),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
         }
+    }
+}
+
+impl From<&fs::Metadata> for FileId {
+    fn from(file: &fs::Metadata) -> Self {
+        Self(file.dev(), file.ino())
     }
 }
 

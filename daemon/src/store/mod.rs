@@ -25,6 +25,7 @@ pub mod holder;
 mod open;
 pub mod opener;
 pub mod outgoing;
+mod peek;
 pub mod postgres;
 pub mod pull_cursor;
 pub mod queue;

@@ -1,7 +1,7 @@
 //! Opening the file: is it ours, is it sound, can it be written; if not, what can be done about it.
 
 use std::fs;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
 use super::heal::{self, FileId, Found, beside, open_error};
 use super::sqlite::{BUSY_TIMEOUT, StoreOptions, classify};
 use super::vanished::{self, Missing, Vanished};
-use super::{StoreError, holder, schema, settings};
+use super::{StoreError, holder, peek, schema, settings};
 use crate::durable::{create_file, create_folder, folder_of};
 
 /// Readers of one process. A household asks one thing at a time; two keep a long listing from delaying a
@@ -302,10 +302,10 @@ async fn readable(path: &Path, connect: &SqliteConnectOptions) -> Option<SqliteC
 /// Bytes of a page of the file at `path`; a file that is still empty will have [`PAGE_BYTES`].
 fn page_bytes(path: &Path) -> u32 {
     let mut header = [0; 18];
-    let read = fs::File::open(path).and_then(|mut file| file.read_exact(&mut header));
+    let read = peek::first_bytes(path, &mut header).unwrap_or(0);
     match (read, u32::from(u16::from_be_bytes([header[16], header[17]]))) {
-        (Ok(()), 1) => 65_536,
-        (Ok(()), bytes) if bytes >= 512 => bytes,
+        (18, 1) => 65_536,
+        (18, bytes) if bytes >= 512 => bytes,
         _ => PAGE_BYTES,
     }
 }
@@ -348,11 +348,7 @@ const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 /// Whether the file begins as a database, or cannot be read: then that is what is to be said of it.
 pub(super) fn begins_as_database(path: &Path) -> bool {
     let mut head = [0; MAGIC.len()];
-    let read = fs::File::open(path).and_then(|mut file| file.read_exact(&mut head));
-    match read {
-        Ok(()) => head == *MAGIC,
-        Err(e) => e.kind() != io::ErrorKind::UnexpectedEof,
-    }
+    peek::first_bytes(path, &mut head).map_or(true, |_| head == *MAGIC)
 }
 
 /// Creates what is missing with the right mode and refuses a file that is not SQLite before SQLite touches
@@ -367,10 +363,8 @@ fn prepare_file(path: &Path) -> Result<(), StoreError> {
         Err(_) if path.exists() => {}
         Err(e) => return Err(open_error(e)),
     }
-    let mut head = Vec::with_capacity(MAGIC.len());
-    let file = fs::File::open(path).map_err(open_error)?;
-    file.take(MAGIC.len() as u64).read_to_end(&mut head).map_err(open_error)?;
-    if head.is_empty() || head == MAGIC {
+    let mut head = [0; MAGIC.len()];
+    if peek::first_bytes(path, &mut head).map_err(open_error)? == 0 || head == *MAGIC {
         return Ok(());
     }
     // A file under our name that does not begin as a database: overwritten by the disk, or by somebody.

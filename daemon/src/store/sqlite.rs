@@ -309,7 +309,7 @@ impl Store {
 
     /// Size of the WAL in bytes; 0 if there is none.
     pub fn wal_bytes(&self) -> u64 {
-        fs::metadata(heal::beside(&self.inner.path, "-wal")).map_or(0, |file| file.len())
+        self.inner.wal_bytes()
     }
 
     /// Size of the database in bytes, the WAL not counted.
@@ -341,6 +341,10 @@ impl Inner {
         if let StoreError::Damaged { detail, .. } = error {
             *self.damage.lock().unwrap_or_else(PoisonError::into_inner) = Some(detail.clone());
         }
+    }
+
+    fn wal_bytes(&self) -> u64 {
+        fs::metadata(heal::beside(&self.path, "-wal")).map_or(0, |file| file.len())
     }
 
     /// Whether the database and its log are still the files that were opened.
@@ -383,9 +387,16 @@ impl Inner {
                 // The log was removed: what is in it is still reachable through the open connection, and
                 // moved over now.
                 Some(conn) if !self.in_place() => {
+                    let another = self.wal_bytes() > 0;
                     sqlx::query(CHECKPOINT_TRUNCATE).execute(conn).await.map_err(|e| self.classify(e))?;
-                    let problem = "the log of the database was removed while it was in use; nothing is lost";
-                    self.reopen(home, Some(problem.to_owned()), &Look::Quick).await
+                    let removed = "the log of the database was removed while it was in use";
+                    if another {
+                        let problem = format!(
+                            "{removed}, and another program wrote meanwhile: some of that may be lost"
+                        );
+                        return self.reopen(home, Some(problem), &Look::Thorough).await;
+                    }
+                    self.reopen(home, Some(format!("{removed}; nothing is lost")), &Look::Quick).await
                 }
                 _ => Ok(()),
             },
