@@ -113,8 +113,9 @@ impl Left {
 
 #[derive(Debug, Default, Serialize)]
 pub struct Comparison {
-    /// Everything was compared: nothing waits, is still to be queued, or is still to be read.
+    /// Everything was compared: before a repair nothing waited, was still to be queued, or still to be read.
     pub complete: bool,
+    /// Entries and rows that were on their way, without those that the repair has queued.
     pub left: Left,
     pub here: Counts,
     pub there: Counts,
@@ -137,6 +138,11 @@ pub struct Comparison {
 impl Comparison {
     pub fn is_equal(&self) -> bool {
         self.differences() == 0
+    }
+
+    /// Nothing is known of either side: rows are still to be queued, or everything is still to be sent.
+    pub fn is_unfounded(&self) -> bool {
+        self.left.queueing || self.left.another_database
     }
 
     /// Conversations of which something differs, and rows of the other tables.
@@ -240,14 +246,7 @@ pub async fn compare(
         .map(|table| table.missing_there)
         .sum();
     messages(&mut sides, &mut comparison, &mut lacking, progress).await?;
-    if let Some(now_unix_ms) = repair {
-        comparison.reads_again = lacking.read_again;
-        comparison.queued = lacking.queue(store, now_unix_ms).await?;
-        if comparison.reads_again {
-            pull_cursor::read_again(store).await?;
-        }
-    }
-    // At the end: what was said meanwhile is on its way as well.
+    // After the comparison, as what was said meanwhile is on its way; before the repair, whose own entries are not.
     let unread = comparison.left.unread + comparison.tables.iter().map(|table| table.unread).sum::<usize>();
     let sent = resync::sent_to(store, pg.house).await?;
     comparison.left = Left::of(&queue::depth(store).await?, sent, unread);
@@ -255,6 +254,13 @@ pub async fn compare(
         && comparison.left.is_nothing()
         && comparison.waiting == 0
         && comparison.tables.iter().all(|table| table.waiting == 0 && table.unread == 0);
+    if let Some(now_unix_ms) = repair {
+        comparison.reads_again = lacking.read_again;
+        comparison.queued = lacking.queue(store, now_unix_ms).await?;
+        if comparison.reads_again {
+            pull_cursor::read_again(store).await?;
+        }
+    }
     pg.close().await;
     Ok(comparison)
 }
