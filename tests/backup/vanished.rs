@@ -120,6 +120,8 @@ fn the_owner_can_go_on_with_an_empty_memory_on_purpose() {
     is_missing(&root, &name);
     root.ok(&["store", "accept-empty"]);
     assert_eq!(root.ok(&["user", "list", "--json"]).trim(), "[]");
+    let told = String::from_utf8(root.run(&["doctor"]).stdout).unwrap();
+    assert!(told.contains("is sound, people: 0"), "nobody is missed in it: {told}");
     root.ok(&["user", "add", "carla"]);
     assert_ne!(backup(&root), name);
     assert!(listed(&root).iter().any(|b| b["name"] == name.as_str()), "the earlier one stays");

@@ -3,7 +3,7 @@
 mod owner;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use crate::support::{ENROLMENT, Root, Voice, sox};
@@ -213,6 +213,53 @@ fn doctor_looks_at_a_damaged_database_and_leaves_the_repair_to_whoever_uses_it()
         "what was forgotten leaves the copies too: {}",
         says(&root)
     );
+}
+
+#[test]
+fn doctor_says_who_is_gone_although_nobody_deleted_them() {
+    let says = |root: &Root| {
+        let told = String::from_utf8(root.run(&["doctor"]).stdout).unwrap();
+        told.lines().find(|line| line.contains(" database ")).unwrap().to_owned()
+    };
+    let edit = |root: &Root, sql: &str| {
+        let db = root.path().join("var/lib/jarvis/jarvis.db");
+        assert!(Command::new("sqlite3").arg(&db).arg(sql).status().unwrap().success());
+    };
+    let fresh = || {
+        let mut root = Root::new();
+        root.env("JARVIS__STT__ENGINE", "off");
+        root
+    };
+    // Deleted as it should be: nobody is missed.
+    let root = fresh();
+    root.ok(&["user", "list"]);
+    assert!(says(&root).contains("is sound, people: 0"), "{}", says(&root));
+    root.ok(&["user", "add", "anna"]);
+    root.ok(&["user", "delete", "--yes", "anna"]);
+    assert!(says(&root).contains("is sound, people: 0"), "{}", says(&root));
+
+    for delete in ["", "PRAGMA foreign_keys = ON;"] {
+        let root = fresh();
+        root.ok(&["user", "add", "anna"]);
+        edit(&root, &format!("{delete} DELETE FROM users"));
+        assert!(says(&root).starts_with("FAIL"), "{}", says(&root));
+        assert!(says(&root).contains("nobody is known, and somebody was"), "{}", says(&root));
+    }
+
+    let root = fresh();
+    root.enrol("anna", Voice::Rms);
+    root.ok(&["user", "add", "ben"]);
+    root.ok(&["ask", "--user", "ben", "hello"]);
+    assert!(says(&root).contains("is sound, people: 2"), "{}", says(&root));
+    edit(&root, "DELETE FROM users WHERE name = 'ben'");
+    assert!(says(&root).contains("rows of a person are there"), "{}", says(&root));
+    edit(&root, "DELETE FROM voiceprints");
+    assert!(says(&root).contains("the voiceprints of anna are gone"), "{}", says(&root));
+
+    let root = fresh();
+    root.enrol("anna", Voice::Rms);
+    root.ok(&["voice", "delete", "--user", "anna", "--yes"]);
+    assert!(says(&root).contains("is sound, people: 1"), "{}", says(&root));
 }
 
 #[test]
@@ -706,6 +753,41 @@ fn models_are_listed_and_a_damaged_one_is_named_with_the_way_out() {
     let said = fails(&root, 78, &["models", "verify"]);
     assert!(said.contains("silero-vad") && said.contains("git checkout"), "{said}");
     assert!(fails(&root, 78, &["voice", "identify", "x.wav"]).contains("SHA-256"));
+}
+
+#[test]
+fn doctor_misses_the_segmentation_network_where_the_start_needs_it() {
+    let recording = Voice::Rms.says("hey jarvis, what time is it");
+    for (voice, needed) in [
+        ("", true),
+        ("second_voice = \"refuse\"", true),
+        ("second_voice = \"answer\"", false),
+        ("second_voice = \"answer\"\nrefuse_overlap = true", true),
+        ("enabled = false", false),
+    ] {
+        let mut root = Root::with_config(&format!("[wake]\nmodel = \"none\"\n[voice]\n{voice}\n"));
+        // The models are those of this tree, but for the one that the manifest calls otherwise.
+        let folder = root.path().join("models");
+        fs::create_dir_all(&folder).unwrap();
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/manifest.toml");
+        let manifest = fs::read_to_string(manifest).unwrap();
+        assert!(manifest.contains("pyannote_segmentation_3.onnx"));
+        let manifest = manifest.replace("pyannote_segmentation_3.onnx", "not_here.onnx");
+        fs::write(folder.join("manifest.toml"), manifest).unwrap();
+        root.env("JARVIS_MODELS_DIR", &folder);
+        root.env("JARVIS__STT__ENGINE", "off");
+        let output = root.run(&["doctor", "--json"]);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let missed = report["findings"].as_array().unwrap().iter().any(|finding| {
+            let said = finding["message"].as_str().unwrap();
+            finding["state"] == "fail" && said.contains("segmentation") && said.contains("is missing")
+        });
+        assert_eq!(missed, needed, "{voice:?}: {report}");
+        let started = root.run(&["listen", recording.to_str().unwrap()]);
+        let code = if needed { 78 } else { 0 };
+        assert_eq!(started.status.code(), Some(code), "{voice:?}: {}", stderr(&started));
+        assert_eq!(stderr(&started).contains("segmentation"), needed, "{voice:?}: {}", stderr(&started));
+    }
 }
 
 #[test]

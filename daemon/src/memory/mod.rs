@@ -20,6 +20,7 @@ mod export;
 pub(crate) mod fuzz;
 mod ids;
 mod import;
+mod lost;
 mod messages;
 mod named;
 mod names;
@@ -506,6 +507,7 @@ pub(crate) fn statements() -> Vec<&'static [(&'static str, &'static str)]> {
         audit::STATEMENTS,
         conversations::STATEMENTS,
         import::STATEMENTS,
+        lost::STATEMENTS,
         messages::STATEMENTS,
         named::STATEMENTS,
         names::STATEMENTS,

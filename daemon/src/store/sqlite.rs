@@ -179,7 +179,14 @@ impl Store {
     pub async fn accept(&self) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         tx.execute(sqlx::query(vanished::ACCEPT)).await?;
-        tx.commit().await
+        tx.commit().await?;
+        vanished::remove_mark(&self.inner.path);
+        Ok(())
+    }
+
+    /// Whether somebody was known in this file, or in one that was here before and that nobody gave up.
+    pub fn is_marked(&self) -> bool {
+        vanished::has_mark(&self.inner.path)
     }
 
     /// Leaves a mark beside the file, once somebody is known: where the file vanishes, the mark tells that

@@ -206,6 +206,21 @@ pub(super) async fn leave_mark(path: &Path, conn: &mut SqliteConnection) {
     }
 }
 
+/// Whether the mark is beside `path`.
+pub(super) fn has_mark(path: &Path) -> bool {
+    heal::beside(path, MARK).exists()
+}
+
+/// The mark tells of a memory that was given up: the next person leaves another.
+pub(super) fn remove_mark(path: &Path) {
+    let mark = heal::beside(path, MARK);
+    if let Err(e) = fs::remove_file(&mark)
+        && e.kind() != std::io::ErrorKind::NotFound
+    {
+        log::debug!("the mark {} was not removed: {e}", mark.display());
+    }
+}
+
 /// Puts a new database at `path` that is held apart, in one step; not where another process has put one.
 pub(super) async fn begin_apart(path: &Path, evidence: &str) -> Result<(), StoreError> {
     let disk = |e| heal::open_error(path, e);

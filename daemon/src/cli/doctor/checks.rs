@@ -304,6 +304,7 @@ pub async fn database(settings: &Settings) -> Finding {
     let copies = memory.store().damaged_copies();
     let checked = memory.check().await;
     let users = memory.list_users().await.map(|users| users.len());
+    let lost = memory.lost().await.map(|lost| lost.sentence());
     memory.close().await;
     if let (Ok(()), Some(newest)) = (&checked, copies.last()) {
         let message = format!(
@@ -313,7 +314,15 @@ pub async fn database(settings: &Settings) -> Finding {
         );
         return Finding::warn(CHECK, message, "delete them when nothing is missed; they hold what was said");
     }
-    match checked.and(users) {
+    if let (Ok(()), Ok(Some(lost))) = (&checked, &lost) {
+        let fix = if settings.store.postgres_url.is_some() {
+            "`jarvisd store check --repair` and `jarvisd store pull` bring back what Postgres has".to_owned()
+        } else {
+            way_back::asked(&settings.backups()).way_back
+        };
+        return Finding::fail(CHECK, format!("{} is sound, but {lost}", path.display()), fix);
+    }
+    match checked.and(lost).and(users) {
         Ok(users) => Finding::ok(CHECK, format!("{} is sound, people: {users}", path.display())),
         Err(e) => Finding::fail(CHECK, chain(&e), fix),
     }
