@@ -6,6 +6,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use super::{Root, ask, device, drain, server, stderr_of, texts, with_microphone};
+use crate::support::Voice;
 use crate::support::postgres::Postgres;
 
 const XYLOPHONE: &str =
@@ -87,6 +88,63 @@ fn what_postgres_refused_is_in_the_backup_is_counted_comes_back_and_is_sent_afte
     assert_eq!((&drained["without_row"], &drained["set_aside"]), (&0.into(), &1.into()), "{drained}");
     assert_eq!(sent(&postgres), "2", "the NUL stays refused");
     assert!(findings(&root).contains("1 message is not in Postgres"), "{}", findings(&root));
+}
+
+/// A trigger that returns NULL drops a row and reports nothing.
+#[test]
+fn rows_that_a_trigger_swallows_are_set_aside_and_sent_after_the_mend() {
+    let postgres = server();
+    let root = device(&postgres, "kitchen");
+    root.enrol("anna", Voice::Rms);
+    root.ok(&["user", "add", "ben"]);
+    drain(&root);
+    postgres
+        .execute("CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'");
+    let count = |table: &str| postgres.value(&format!("SELECT count(*) FROM jarvis.{table}"));
+    let told = |letters: &Value, table: &str| {
+        let letters = letters.as_array().unwrap();
+        let error = |letter: &Value| letter["error"].as_str().unwrap().to_owned();
+        assert!(!letters.is_empty(), "{table}");
+        assert!(
+            letters.iter().all(|letter| error(letter).contains(&format!("jarvis.{table} "))),
+            "{letters:?}"
+        );
+    };
+    let note = "remember that the ladder is in the shed";
+    let recall = "what do you remember about the ladder";
+    let id = root.json(&["user", "show", "anna"])["id"].as_str().unwrap().to_owned();
+    let acts: [(&str, &str, &[&str]); 7] = [
+        ("conversations", "INSERT", &["ask", "--user", "anna", "--new", note]),
+        ("messages", "INSERT", &["ask", "--user", "anna", note]),
+        ("message_sources", "INSERT", &["ask", "--user", "anna", recall]),
+        ("users", "UPDATE", &["user", "rename", "anna", "Anne"]),
+        ("audit", "INSERT", &["user", "delete", "ben", "--yes"]),
+        ("voiceprints", "DELETE", &["voice", "delete", "--user", "anne", "--yes"]),
+        ("users", "DELETE", &["user", "delete", "anne", "--yes"]),
+    ];
+    for (table, event, act) in acts {
+        postgres.execute(&format!(
+            "CREATE TRIGGER swallow BEFORE {event} ON jarvis.{table} FOR EACH ROW EXECUTE FUNCTION swallow()"
+        ));
+        let before = count(table);
+        root.ok(act);
+        let drained = drain(&root);
+        assert_ne!(drained["set_aside"], 0, "{table}: {drained}");
+        assert_eq!(count(table), before, "{table}");
+        told(&root.json(&["queue", "dead-letter", "list"]), table);
+        postgres.execute(&format!("DROP TRIGGER swallow ON jarvis.{table}"));
+        root.json(&["queue", "dead-letter", "retry", "--all"]);
+        let drained = drain(&root);
+        assert_eq!(
+            (&drained["set_aside"], &drained["complete"]),
+            (&0.into(), &true.into()),
+            "{table}: {drained}"
+        );
+        root.ok(&["store", "check"]);
+        // Rows that are there already are no fault.
+        root.ok(&["store", "check", "--repair"]);
+    }
+    assert_eq!(postgres.value(&format!("SELECT count(*) FROM jarvis.users WHERE id = '{id}'")), "0");
 }
 
 #[test]

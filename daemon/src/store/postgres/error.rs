@@ -166,6 +166,21 @@ impl PgError {
         }
     }
 
+    /// A table took a row, said nothing, and does not have it.
+    pub(super) fn swallowed(table: &str) -> Self {
+        Self {
+            step: "sending to Postgres",
+            fate: RetryClass::Rejected,
+            sqlstate: None,
+            cause: Some(Cause(format!(
+                "jarvis.{table} did not keep a row, and the server reports no error: a trigger or a rule drops it"
+            ))),
+            advice: None,
+            alive: true,
+            held_back: false,
+        }
+    }
+
     /// Another memory sends as `device`, and did so `silent_s` seconds ago.
     pub(in crate::store) fn held_back(device: &str, silent_s: f64) -> Self {
         let cause = format!(

@@ -13,6 +13,7 @@ mod error;
 pub mod read;
 pub mod schema;
 mod survey;
+mod swallowed;
 pub mod write;
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ fn statements() -> Vec<&'static [(&'static str, &'static str)]> {
         survey::STATEMENTS,
         read::STATEMENTS,
         schema::STATEMENTS,
+        swallowed::STATEMENTS,
         write::STATEMENTS,
         crate::backup::pg::STATEMENTS,
         crate::backup::restore_pg::STATEMENTS,

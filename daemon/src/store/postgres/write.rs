@@ -208,7 +208,8 @@ impl Pg {
         self.insert_messages(&batch.messages, device).await?;
         if !batch.sources.is_empty() {
             let (messages, sources): (Vec<Uuid>, Vec<Uuid>) = batch.sources.iter().copied().unzip();
-            self.run(sqlx::query(SOURCES).bind(messages).bind(sources)).await?;
+            let written = self.run(sqlx::query(SOURCES).bind(messages).bind(sources)).await?;
+            self.sources_are_there(written, batch).await?;
         }
         self.upsert_voiceprints(batch, device).await?;
         self.append_audit(batch).await?;
@@ -236,7 +237,8 @@ impl Pg {
             .bind(column(rows, |r| r.synced))
             .bind(column(rows, |r| r.named))
             .bind(device);
-        self.run(upsert).await.map(|_| ())
+        let written = self.run(upsert).await?;
+        self.users_are_there(written, batch).await
     }
 
     async fn upsert_voiceprints(&mut self, batch: &Batch, device: &str) -> Result<(), PgError> {
@@ -257,7 +259,8 @@ impl Pg {
             .bind(column(rows, |r| r.created_unix_ms))
             .bind(column(rows, |r| r.synced))
             .bind(device);
-        self.run(upsert).await.map(|_| ())
+        let written = self.run(upsert).await?;
+        self.voiceprints_are_there(written, batch).await
     }
 
     async fn upsert_conversations(&mut self, batch: &Batch, device: &str) -> Result<(), PgError> {
@@ -281,7 +284,8 @@ impl Pg {
             .bind(column(rows, |r| r.boot_id.as_str()))
             .bind(device)
             .bind(column(rows, |r| r.named));
-        self.run(upsert).await.map(|_| ())
+        let written = self.run(upsert).await?;
+        self.conversations_are_there(written, batch).await
     }
 
     async fn insert_messages(&mut self, rows: &[MessageRow], device: &str) -> Result<(), PgError> {
@@ -303,7 +307,8 @@ impl Pg {
             .bind(column(rows, |r| r.boot_id.as_str()))
             .bind(column(rows, |r| r.device.as_str()))
             .bind(device);
-        self.run(insert).await?;
+        let written = self.run(insert).await?;
+        self.messages_are_there(written, rows).await?;
         let mut latest = HashMap::<Uuid, &MessageRow>::new();
         for row in rows {
             let known = latest.entry(row.conversation).or_insert(row);
@@ -339,7 +344,8 @@ impl Pg {
             .bind(column(rows, |r| r.monotonic_ns))
             .bind(column(rows, |r| r.boot_id.as_str()))
             .bind(column(rows, |r| r.device.as_str()));
-        self.run(append).await.map(|_| ())
+        let written = self.run(append).await?;
+        self.audit_is_there(written, batch).await
     }
 
     async fn delete(&mut self, op: Op, rows: &[Deletion], device: &str) -> Result<(), PgError> {
@@ -352,8 +358,9 @@ impl Pg {
         };
         let (ids, owners) = (column(rows, |r| r.id), column(rows, |r| r.owner));
         self.run(sqlx::query(DEVICES).bind(vec![device])).await?;
-        self.run(sqlx::query(BURY).bind(kind).bind(&ids).bind(&owners).bind(device)).await?;
-        self.run(sqlx::query(delete).bind(&ids).bind(&owners)).await?;
+        let buried = self.run(sqlx::query(BURY).bind(kind).bind(&ids).bind(&owners).bind(device)).await?;
+        let deleted = self.run(sqlx::query(delete).bind(&ids).bind(&owners)).await?;
+        self.deletions_are_done((buried, deleted), op, rows).await?;
         if op == Op::DeleteUser {
             self.run(sqlx::query(DELETE_TOMBSTONES).bind(&ids)).await?;
         }
@@ -398,6 +405,6 @@ impl Pg {
     }
 }
 
-fn column<'a, R, T>(rows: &'a [R], of: impl Fn(&'a R) -> T) -> Vec<T> {
+pub(super) fn column<'a, R, T>(rows: &'a [R], of: impl Fn(&'a R) -> T) -> Vec<T> {
     rows.iter().map(of).collect()
 }
