@@ -110,7 +110,7 @@ async fn so_they_are_in_an_encrypted_backup() {
     let folder = backups(&root).join(backup(&root));
     let file = root.path().join("key");
     fs::write(&file, secret).unwrap();
-    let keys = Keys::read(Some(&file)).unwrap();
+    let keys = Keys::read(Some(&file.clone().into())).unwrap();
     cuts_and_flips(&root, &folder, &keys, "so_they_are_in_an_encrypted_backup").await;
     let args = ["backup", "verify", "latest", "--identity", file.to_str().unwrap()];
     assert_eq!(root.json(&args)["proven"], true, "whole again, it is good");

@@ -34,6 +34,74 @@ fn every_fault_of_the_configuration_is_named_at_once() {
 }
 
 #[test]
+fn a_secret_in_the_place_of_a_path_is_shown_nowhere() {
+    let mut root = Root::new();
+    root.env("ALSA_CONFIG_PATH", "/dev/null");
+    root.env("JARVIS__STT__ENGINE", "off");
+    let keys = [
+        ("mqtt", "password_file"),
+        ("mqtt", "ca_file"),
+        ("store", "postgres_password_file"),
+        ("store", "postgres_ca_file"),
+        ("store", "postgres_client_cert"),
+        ("backup", "identity_file"),
+        ("backup", "rclone_config_file"),
+    ];
+    for (section, key) in keys {
+        let others = match (section, key) {
+            ("mqtt", _) => "url = \"mqtts://127.0.0.1:9\"\nusername = \"hunter1\"\n",
+            ("store", "postgres_client_cert") => {
+                "postgres_url = \"postgres://a@127.0.0.1:9/b\"\npostgres_client_key = \"hunter3\"\n"
+            }
+            ("store", _) => "postgres_url = \"postgres://a@127.0.0.1:9/b\"\n",
+            _ => "remote = \"nas:jarvis\"\n",
+        };
+        for value in ["\"hunter2\"", "\"hun\\tter2\"", "7712345", "\"~/hunter2\""] {
+            root.write_config(&format!("[{section}]\n{others}{key} = {value}\n"));
+            let commands: [&[&str]; 8] = [
+                &["check-config"],
+                &["check-config", "--print"],
+                &["check-config", "--print", "--json"],
+                &["doctor"],
+                &["doctor", "--json"],
+                &["queue", "drain"],
+                &["backup", "create"],
+                &["backup", "upload"],
+            ];
+            // A value that is no path at all stops every command alike.
+            let most = if value.contains("hunter2\"") && !value.contains('~') { 8 } else { 2 };
+            for command in &commands[..most] {
+                let command = *command;
+                let output = root.run(command);
+                let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), stderr(&output));
+                for secret in ["hunter", "ter2", "77123"] {
+                    assert!(!said.contains(secret), "{command:?}, {key} = {value}: {said}");
+                }
+                let name = format!("{section}.{key}");
+                assert!(command[0] != "check-config" || said.contains(&name), "{command:?}: {said}");
+            }
+        }
+        let said = fails(&root, 78, &["check-config"]);
+        root.write_config(&format!("[{section}]\n{others}"));
+        let in_the_environment = format!("JARVIS__{}__{}", section.to_uppercase(), key.to_uppercase());
+        let output = root.command(&["check-config"]).env(in_the_environment, "hunter2").output().unwrap();
+        assert_eq!(output.status.code(), Some(78), "{}", stderr(&output));
+        assert!(!stderr(&output).contains("hunter2") && !said.contains("hunter2"), "{}", stderr(&output));
+    }
+
+    // A file that is there is no secret, and of a command only what looks like one is.
+    fs::write(root.path().join("etc/jarvis/secret"), "x\n").unwrap();
+    root.write_config(
+        "[mqtt]\nurl = \"mqtt://127.0.0.1:9\"\nusername = \"u\"\npassword_file = \"secret\"\n\
+         [speech]\ncommand = [\"true\", \"--api-key=hunter2\", \"https://me:hunter2@host/\", \"--slow\"]\n",
+    );
+    let said = root.ok(&["check-config", "--print"]);
+    assert!(said.contains("etc/jarvis/secret") && said.contains("--slow"), "{said}");
+    assert!(said.contains("--api-key=***") && said.contains("https://me:***@host/"), "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[test]
 fn a_fault_of_the_configuration_stops_every_command_with_78() {
     let root = Root::with_config("[nonsense]\n");
     for args in [&["run"][..], &["doctor"], &["user", "list"], &["models", "list"], &["listen", "x.wav"]] {

@@ -32,7 +32,7 @@ fn device() {
     let Some(path) = std::env::var_os("JARVIS_CRASH_DB") else { return };
     let variable = |name: &str| std::env::var(name).unwrap();
     let settings = PgSettings {
-        password_file: Some(variable("JARVIS_CRASH_PASSWORD_FILE").into()),
+        password_file: Some(std::path::PathBuf::from(variable("JARVIS_CRASH_PASSWORD_FILE")).into()),
         ..PgSettings::new(&variable("JARVIS_CRASH_URL"), DEVICE).unwrap()
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

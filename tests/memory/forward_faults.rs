@@ -212,7 +212,7 @@ async fn a_server_without_space_is_named_and_gets_everything_later() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_certificate_that_proves_nothing_is_refused_and_named() {
     let server = Postgres::with(Options { tls: true, ..Options::default() });
-    let settings = PgSettings { ca_file: Some(server.ca_file()), ..settings(&server, server.port()) };
+    let settings = PgSettings { ca_file: Some(server.ca_file().into()), ..settings(&server, server.port()) };
     let mut house = household("TLS", settings, &server).await;
     assert_eq!(
         server.value(

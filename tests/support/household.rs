@@ -56,7 +56,7 @@ impl Promised {
 /// The settings of a device of this server, through `port` (a proxy's, or the server's own).
 pub fn settings(server: &Postgres, port: u16) -> PgSettings {
     PgSettings {
-        password_file: Some(server.password_file()),
+        password_file: Some(server.password_file().into()),
         ..PgSettings::new(&server.url_at(port), DEVICE).unwrap()
     }
 }

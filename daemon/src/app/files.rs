@@ -6,7 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::Settings;
 use crate::backup::keys::Keys;
-use crate::config::{Fault, Origin, quote};
+use crate::config::{Fault, FilePath, Origin, quote};
 use crate::detect::section::WakeModel;
 use crate::dialogue::speech::Speech;
 use crate::error::chain;
@@ -43,19 +43,23 @@ impl Settings {
             let speech = Speech::new(&self.speech);
             check("speech.command", speech.silent().map_or(Ok(()), |why| Err(why.to_owned())));
         }
-        let (mqtt_password, postgres_password) = (self.mqtt_password_file(), self.postgres_password_file());
         let store = &self.store;
-        let files: [(&str, Option<&PathBuf>, Check); 6] = [
-            ("mqtt.password_file", mqtt_password.as_ref(), check_secret),
-            ("mqtt.ca_file", self.mqtt.ca_file.as_ref(), check_authorities),
-            ("store.postgres_password_file", postgres_password.as_ref(), check_secret),
-            ("store.postgres_ca_file", store.postgres_ca_file.as_ref(), check_authorities),
-            ("store.postgres_client_cert", store.postgres_client_cert.as_ref(), check_plain),
-            ("store.postgres_client_key", store.postgres_client_key.as_ref(), check_plain),
+        let files: [(&str, &Option<FilePath>, Check); 7] = [
+            ("mqtt.password_file", &self.mqtt.password_file, check_secret),
+            ("mqtt.ca_file", &self.mqtt.ca_file, check_authorities),
+            ("store.postgres_password_file", &store.postgres_password_file, check_secret),
+            ("store.postgres_ca_file", &store.postgres_ca_file, check_authorities),
+            ("store.postgres_client_cert", &store.postgres_client_cert, check_plain),
+            ("store.postgres_client_key", &store.postgres_client_key, check_plain),
+            ("backup.rclone_config_file", &self.backup.rclone_config_file, check_plain),
         ];
         for (key, path, good) in files {
-            if let Some(path) = path {
-                check(key, named(path, good));
+            match path.as_ref().map(FilePath::to_be_shown) {
+                Some(Ok(path)) => check(key, named(path, good)),
+                Some(Err(_)) => {
+                    check(key, Err("names no file that can be found; write the path of one".to_owned()));
+                }
+                None => {}
             }
         }
         if let Some(path) = &self.backup.dir {
@@ -64,19 +68,18 @@ impl Settings {
         if let Some(path) = &self.backup.identity_file {
             check("backup.identity_file", Keys::read(Some(path)).map(drop).map_err(|e| chain(&e)));
         }
-        if let Some(path) = &self.backup.rclone_config_file {
-            check("backup.rclone_config_file", named(path, check_plain));
-        }
         faults
     }
 
     /// What is odd in what keys point to, and may be meant.
     pub fn warnings_of_files(&self) -> Vec<String> {
         let secrets = [
-            ("mqtt.password_file", self.mqtt_password_file()),
-            ("store.postgres_password_file", self.postgres_password_file()),
+            ("mqtt.password_file", &self.mqtt.password_file),
+            ("store.postgres_password_file", &self.store.postgres_password_file),
         ];
-        let odd = |(key, path): (&str, Option<PathBuf>)| Some(format!("{key}: {}", odd_secret(&path?)?));
+        let odd = |(key, path): (&str, &Option<FilePath>)| {
+            Some(format!("{key}: {}", odd_secret(path.as_ref()?.as_path())?))
+        };
         secrets.into_iter().filter_map(odd).collect()
     }
 

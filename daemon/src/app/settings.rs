@@ -100,6 +100,7 @@ pub fn load(options: &Options) -> Result<Settings, Vec<Fault>> {
     }
     settings.warnings = settings.unused_or_unwise(&layers);
     settings.effective = layers.effective.into();
+    settings.look_for_credentials();
     if let Some(dir) = &settings.backup.dir {
         settings.paths.backups.clone_from(dir);
     }
@@ -260,15 +261,14 @@ impl Settings {
         Live { voice: self.voice.clone(), dialogue: self.dialogue.clone(), speech: self.speech.clone() }
     }
 
-    /// The Postgres of the configuration; `None` where there is none. The password comes from
-    /// `store.postgres_password_file`, else from the systemd credential `postgres-password`.
+    /// The Postgres of the configuration; `None` where there is none.
     pub fn postgres(&self) -> Option<PgSettings> {
         let store = &self.store;
         let address = store.postgres_url.as_ref()?;
         Some(PgSettings {
             address: address.clone(),
             shown: address.to_string(),
-            password_file: self.postgres_password_file(),
+            password_file: store.postgres_password_file.clone(),
             ca_file: store.postgres_ca_file.clone(),
             client_cert: store.postgres_client_cert.clone(),
             client_key: store.postgres_client_key.clone(),
@@ -276,13 +276,11 @@ impl Settings {
         })
     }
 
-    /// The broker of the configuration; `None` where there is none. The password comes from
-    /// `mqtt.password_file`, else from the systemd credential `mqtt-password`.
+    /// The broker of the configuration; `None` where there is none.
     pub fn broker(&self) -> Option<MqttSettings> {
         let voice = &self.voice;
         Some(MqttSettings {
             mqtt: self.mqtt.clone(),
-            password_file: self.mqtt_password_file(),
             device_name: self.device.name(),
             accept_pins: voice.enabled && voice.pin_valid_s > 0,
             accept_enrolment: voice.enrol_by_mqtt,
@@ -292,30 +290,29 @@ impl Settings {
         })
     }
 
-    /// All that backups need to know. The configuration of rclone is `backup.rclone_config_file`, else the
-    /// systemd credential `rclone.conf`.
+    /// All that backups need to know.
     pub fn backups(&self) -> Context {
         Context {
             device: self.device.id.clone(),
             paths: self.paths.clone(),
             backup: self.backup.clone(),
             postgres: self.postgres(),
-            rclone_config_file: self.file_or_credential(&self.backup.rclone_config_file, "rclone.conf"),
             effective: self.effective.clone(),
         }
     }
 
-    pub(super) fn postgres_password_file(&self) -> Option<PathBuf> {
-        self.file_or_credential(&self.store.postgres_password_file, "postgres-password")
-    }
-
-    pub(super) fn mqtt_password_file(&self) -> Option<PathBuf> {
-        self.file_or_credential(&self.mqtt.password_file, "mqtt-password")
-    }
-
-    /// The file that a key names, else the systemd credential `name` if there is one.
-    fn file_or_credential(&self, file: &Option<PathBuf>, name: &str) -> Option<PathBuf> {
-        let credential = self.paths.credentials.as_ref().map(|folder| folder.join(name));
-        file.clone().or(credential.filter(|path| path.exists()))
+    /// Names the systemd credentials where keys name no file.
+    fn look_for_credentials(&mut self) {
+        let Some(folder) = &self.paths.credentials else { return };
+        for (file, name) in [
+            (&mut self.mqtt.password_file, "mqtt-password"),
+            (&mut self.store.postgres_password_file, "postgres-password"),
+            (&mut self.backup.rclone_config_file, "rclone.conf"),
+        ] {
+            let credential = folder.join(name);
+            if file.is_none() && credential.exists() {
+                *file = Some(credential.into());
+            }
+        }
     }
 }

@@ -338,12 +338,13 @@ fn the_password_is_in_its_file_or_in_the_credential() {
     let env = vec![("CREDENTIALS_DIRECTORY".into(), etc.join("credentials").into_os_string())];
     let options = Options { root: Some(dir.path().to_owned()), config_file: None, env };
     let settings = load(&options).unwrap();
-    assert_eq!(settings.mqtt_password_file(), Some(etc.join("secret")));
+    let file = |settings: &Settings| settings.mqtt.password_file.as_ref().unwrap().as_path().to_owned();
+    assert_eq!(file(&settings), etc.join("secret"));
     assert!(settings.faults_of_files().is_empty());
 
     fs::write(etc.join("jarvis.toml"), "[mqtt]\nurl = \"mqtt://h\"\nusername = \"u\"\n").unwrap();
     let settings = load(&options).unwrap();
-    assert_eq!(settings.mqtt_password_file(), Some(etc.join("credentials/mqtt-password")));
+    assert_eq!(file(&settings), etc.join("credentials/mqtt-password"));
     assert!(!format!("{settings:?}{}", settings.print()).contains("hunter"));
 }
 

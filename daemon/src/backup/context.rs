@@ -1,6 +1,5 @@
 //! Facts about the device that backups need.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::section::Backup;
@@ -17,8 +16,6 @@ pub struct Context {
     pub backup: Backup,
     /// Where the memory is backed up from; `None`: from the database of the device.
     pub postgres: Option<PgSettings>,
-    /// The configuration of rclone; `None` leaves it to rclone where it looks.
-    pub rclone_config_file: Option<PathBuf>,
     /// The configuration in force, secrets masked, which is a part of each backup.
     pub effective: Arc<[Effective]>,
 }

@@ -83,7 +83,7 @@ pub(super) async fn create_from(
     let partial = run.lock.dir().join(format!(".partial-{name}"));
     let disk = BackupError::disk("the folder of the backup could not be made", &partial);
     let partial = Scratch::of(partial).map_err(&disk)?;
-    let identity_file = run.settings.backup.identity_file.as_deref();
+    let identity_file = run.settings.backup.identity_file.as_ref();
     let mut recipients = Vec::new();
     for text in &run.settings.backup.recipients.0 {
         recipients.push(super::keys::recipient(text).map_err(BackupError::Key)?);

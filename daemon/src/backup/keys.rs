@@ -5,12 +5,12 @@
 
 use std::fs;
 use std::io::Read as _;
-use std::path::Path;
 
 use age::x25519::{Identity, Recipient};
 use zeroize::Zeroizing;
 
 use super::BackupError;
+use crate::config::FilePath;
 use crate::plain::without_mark;
 
 /// No file of keys is longer.
@@ -39,12 +39,11 @@ impl Keys {
     ///
     /// # Errors
     /// [`BackupError::Key`].
-    pub fn read(path: Option<&Path>) -> Result<Self, BackupError> {
+    pub fn read(path: Option<&FilePath>) -> Result<Self, BackupError> {
         let Some(path) = path else { return Ok(Self::default()) };
         let unusable = |why: &str| {
             BackupError::Key(format!(
-                "the key file {} cannot be used ({why}): name the file that age-keygen wrote (backup.identity_file, --identity)",
-                path.display()
+                "the key file {path} cannot be used ({why}): name the file that age-keygen wrote (backup.identity_file, --identity)"
             ))
         };
         let mut text = Zeroizing::new(String::new());

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::Level;
 use super::remote::Check;
-use crate::config::{Raw, Value, Words, line, lines, section, toml_list, toml_text};
+use crate::config::{FilePath, Raw, Value, Words, line, lines, section, toml_list, toml_text};
 
 section! {
     /// Backups of the memory: [backup-recovery.md](backup-recovery.md).
@@ -24,13 +24,13 @@ section! {
         /// begin with `age1`. The secret keys need not be on the device.
         recipients: Recipients = Recipients::default(), Rule::any();
         /// File with a secret key of `age`, with which encrypted backups are verified and restored.
-        identity_file: Option<PathBuf> = None, Rule::any();
+        identity_file: Option<FilePath> = None, Rule::any();
         /// Place for a copy of every backup elsewhere: the name of a remote in the configuration of `rclone`,
         /// and a folder there, such as `"nas:jarvis"`. Give each device a folder of its own.
         remote: Option<Remote> = None, Rule::any();
         /// Configuration file of `rclone`, with the passwords in it. Without it the systemd credential
         /// `rclone.conf` is used, where there is one, else rclone looks where it always does.
-        rclone_config_file: Option<PathBuf> = None, Rule::any();
+        rclone_config_file: Option<FilePath> = None, Rule::any();
         /// How a copy elsewhere is verified when it is made: the sizes of its files, or all of it read back.
         remote_verify: Check = Check::Content, Rule::any();
         /// How long nothing may happen while a copy is made or read before that is given up.

@@ -27,6 +27,7 @@ use crate::backup::progress::{Moved, Progress};
 use crate::backup::watch::{self, LastRun};
 use crate::backup::{self, Backup, Level, Proof, known};
 use crate::clock::Clock;
+use crate::config::FilePath;
 use crate::error::{Exit, Failure};
 
 /// The unit that makes a backup every night.
@@ -281,7 +282,8 @@ fn keys(run: &Run<'_>, identity: Option<&Path>, needed: bool, backup: &Backup) -
     if !encrypted || !needed {
         return Ok(Keys::default());
     }
-    Ok(Keys::read(identity.or(run.settings.backup.identity_file.as_deref()))?)
+    let named = identity.map(|path| FilePath::from(path.to_owned()));
+    Ok(Keys::read(named.as_ref().or(run.settings.backup.identity_file.as_ref()))?)
 }
 
 fn shown_by(bar: ProgressBar) -> Progress {

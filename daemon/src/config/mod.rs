@@ -12,6 +12,7 @@
 
 mod address;
 mod fault;
+mod file_path;
 mod paths;
 mod reference;
 mod schema;
@@ -27,6 +28,8 @@ use std::sync::Arc;
 pub use address::{BrokerUrl, PostgresUrl};
 pub(crate) use fault::quote;
 pub use fault::{Fault, Origin};
+pub(crate) use file_path::masked_words;
+pub use file_path::{FilePath, Masked};
 pub use paths::Paths;
 pub use reference::{page_of, print};
 pub use schema::{Key, Rule, Section, take_value};

@@ -104,7 +104,7 @@ pub(crate) fn line(raw: &Raw, wanted: &str) -> Result<String, String> {
 
 /// Characters that a person cannot see and that make two texts look alike or turn the direction of the rest.
 /// The joiners U+200C and U+200D stay allowed: some scripts and emoji need them.
-fn invisible(c: char) -> bool {
+pub(super) fn invisible(c: char) -> bool {
     matches!(c, '\u{ad}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
         | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }

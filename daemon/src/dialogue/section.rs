@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::config::{Raw, Value, line, lines, quote, section, toml_list};
+use crate::config::{Raw, Value, line, lines, masked_words, quote, section, toml_list};
 
 section! {
     /// Conversations.
@@ -21,7 +21,8 @@ section! {
         /// Speak the answers.
         enabled: bool = true, Rule::any().live();
         /// Program that turns text into speech: it reads the text from standard input, or gets it in place of
-        /// `{text}` in an argument, and writes WAV to standard output.
+        /// `{text}` in an argument, and writes WAV to standard output. Secrets in it, such as
+        /// `--api-key=…` or `user:password@`, are not shown.
         command: CommandLine = CommandLine::default(), Rule::any()
             .default_is("`espeak-ng` or `flite`, whichever is installed");
         /// How long the program may take for one answer.
@@ -75,6 +76,6 @@ impl Value for CommandLine {
     }
 
     fn show(&self) -> Option<String> {
-        Some(toml_list(&self.0))
+        Some(toml_list(masked_words(&self.0)))
     }
 }

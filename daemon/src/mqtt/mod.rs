@@ -42,7 +42,6 @@ mod topics;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,7 +54,7 @@ pub use probe::{Probe, probe};
 pub use topics::Topics;
 
 use crate::backup::watch::Report;
-use crate::config::BrokerUrl;
+use crate::config::{BrokerUrl, FilePath};
 use crate::error::chain;
 use crate::events::Event;
 use crate::health::{Condition, Health, Status};
@@ -84,8 +83,6 @@ const STABLE: Duration = Duration::from_secs(20);
 pub struct MqttSettings {
     pub broker: BrokerUrl,
     pub mqtt: section::Mqtt,
-    /// File whose first line is the password; read anew for every connection.
-    pub password_file: Option<PathBuf>,
     /// Second part of every topic; unique among the devices of one broker.
     pub device_id: String,
     /// What people call the device.
@@ -107,7 +104,6 @@ impl MqttSettings {
         Self {
             broker,
             mqtt: section::Mqtt::default(),
-            password_file: None,
             device_name: device_id.clone(),
             device_id,
             text_needs_verified: true,
@@ -130,10 +126,10 @@ pub enum MqttError {
     Topic { what: &'static str, value: String, slash: bool },
     #[error("a password for the broker is of no use without a user name")]
     PasswordWithoutUser,
-    #[error("cannot read the {what} {}", path.display())]
-    File { what: &'static str, path: PathBuf, source: std::io::Error },
-    #[error("the {what} {} is empty", path.display())]
-    Empty { what: &'static str, path: PathBuf },
+    #[error("cannot read the {what} {path}")]
+    File { what: &'static str, path: FilePath, source: std::io::Error },
+    #[error("the {what} {path} is empty")]
+    Empty { what: &'static str, path: FilePath },
     #[error("no certificate of an authority is usable in {from}; set a file in PEM format as ca_file")]
     NoAuthority { from: String },
     #[error("cannot set up TLS")]
@@ -166,7 +162,7 @@ pub fn check(settings: &MqttSettings) -> Result<(), MqttError> {
     Topics::new(&settings.mqtt.base_topic, &settings.device_id)?;
     session::password(settings)?;
     if settings.broker.tls {
-        tls::client_config(settings.mqtt.ca_file.as_deref())?;
+        tls::client_config(settings.mqtt.ca_file.as_ref())?;
     }
     Ok(())
 }

@@ -24,7 +24,7 @@ use super::command::PROBE;
 use super::limits::Limits;
 use super::session::{password, refusal_sentence};
 use super::{MqttSettings, Topics, discovery, tls};
-use crate::config::BrokerUrl;
+use crate::config::{BrokerUrl, Masked};
 use crate::error::chain;
 
 /// For everything together, apart from the resolver.
@@ -59,8 +59,10 @@ pub fn probe(settings: &MqttSettings) -> Result<Probe, String> {
     let until = Instant::now() + DEADLINE;
     let mut wire = Wire::open(settings, until)?;
     let login = settings.mqtt.username.clone();
-    let login =
-        login.map(|username| Login { username, password: password.as_deref().cloned().unwrap_or_default() });
+    let login = login.map(|Masked(username)| Login {
+        username,
+        password: password.as_deref().cloned().unwrap_or_default(),
+    });
     let client_id = format!("jarvis-{}-doctor", settings.device_id);
     let properties = match wire.ask(&connect(client_id, login), until.min(Instant::now() + GREETING)) {
         Ok(Packet::ConnAck(ack)) if ack.code == ConnectReturnCode::Success => ack.properties,
@@ -259,7 +261,7 @@ impl Wire {
         if !broker.tls {
             return Self::over(socket).map_err(away);
         }
-        let config = tls::client_config(settings.mqtt.ca_file.as_deref()).map_err(|e| chain(&e))?;
+        let config = tls::client_config(settings.mqtt.ca_file.as_ref()).map_err(|e| chain(&e))?;
         secured(broker, config, &socket).map_err(|error| {
             let certificate = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
             if matches!(certificate, Some(rustls::Error::InvalidCertificate(_))) {

@@ -1,8 +1,6 @@
 //! Section `[mqtt]` of the configuration.
 
-use std::path::PathBuf;
-
-use crate::config::{BrokerUrl, section};
+use crate::config::{BrokerUrl, FilePath, Masked, section};
 
 section! {
     /// State and events for a home automation system.
@@ -10,13 +8,13 @@ section! {
         /// Address of the broker, as in `"mqtt://broker.local:1883"`, or `mqtts://` for TLS. Without it
         /// nothing is published.
         url: Option<BrokerUrl> = None, Rule::any();
-        /// User name at the broker.
-        username: Option<String> = None, Rule::any();
+        /// User name at the broker. It is not shown: for some brokers it is a token.
+        username: Option<Masked> = None, Rule::any();
         /// File whose first line is the password. Without it the systemd credential `mqtt-password` is used,
         /// where there is one.
-        password_file: Option<PathBuf> = None, Rule::any();
+        password_file: Option<FilePath> = None, Rule::any();
         /// Certificate authority of the broker, PEM; needs `mqtts://`.
-        ca_file: Option<PathBuf> = None, Rule::any().default_is("the authorities of the system");
+        ca_file: Option<FilePath> = None, Rule::any().default_is("the authorities of the system");
         /// Publish what was said and answered, of verified speakers only; switched off, only that something
         /// was.
         publish_text: bool = true, Rule::any();

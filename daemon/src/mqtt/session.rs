@@ -145,16 +145,16 @@ pub(super) fn refusal_sentence(code: ConnectReturnCode, broker: &BrokerUrl) -> S
     }
 }
 
-/// The password: the first line of the file.
+/// The password: the first line of the file, which is read anew for every connection.
 pub(super) fn password(settings: &MqttSettings) -> Result<Option<Zeroizing<String>>, MqttError> {
     use std::io::Read;
 
     use crate::plain::first_line;
-    const WHAT: &str = "password file of the broker";
-    if settings.mqtt.username.is_none() && settings.password_file.is_some() {
+    const WHAT: &str = "password file of the broker (mqtt.password_file)";
+    if settings.mqtt.username.is_none() && settings.mqtt.password_file.is_some() {
         return Err(MqttError::PasswordWithoutUser);
     }
-    let Some(path) = &settings.password_file else { return Ok(None) };
+    let Some(path) = &settings.mqtt.password_file else { return Ok(None) };
     let mut text = Zeroizing::new(String::new());
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_PASSWORD_BYTES).read_to_string(&mut text))
@@ -170,12 +170,12 @@ fn options(settings: &MqttSettings, availability: &str, limits: Limits) -> Resul
     let broker = &settings.broker;
     let mut options = MqttOptions::new(format!("jarvis-{}", settings.device_id), &broker.host, broker.port);
     if broker.tls {
-        let config = tls::client_config(settings.mqtt.ca_file.as_deref())?;
+        let config = tls::client_config(settings.mqtt.ca_file.as_ref())?;
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(config)));
     }
     if let Some(username) = &settings.mqtt.username {
         let password = password(settings)?.unwrap_or_default();
-        options.set_credentials(username, password.as_str());
+        options.set_credentials(&username.0, password.as_str());
     }
     let mut network = NetworkOptions::new();
     network.set_tcp_nodelay(true);

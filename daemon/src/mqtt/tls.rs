@@ -1,6 +1,5 @@
 //! TLS to the broker: rustls with ring, authorities from a file or from the system.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
@@ -8,6 +7,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
 use super::MqttError;
+use crate::config::FilePath;
 
 /// What is wrong with a TLS connection and what to do, for the owner.
 pub(super) fn sentence(error: &std::io::Error) -> String {
@@ -41,18 +41,18 @@ pub(super) fn sentence(error: &std::io::Error) -> String {
 }
 
 /// The client side of every TLS connection to the broker.
-pub(super) fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, MqttError> {
+pub(super) fn client_config(ca_file: Option<&FilePath>) -> Result<Arc<ClientConfig>, MqttError> {
     let mut roots = RootCertStore::empty();
     let from = match ca_file {
         Some(path) => {
             let pem = std::fs::read(path).map_err(|source| MqttError::File {
-                what: "file of authorities (ca_file)",
-                path: path.to_owned(),
+                what: "file of authorities (mqtt.ca_file)",
+                path: path.clone(),
                 source,
             })?;
             // A bundle may hold entries that rustls does not take; one usable authority is enough.
             roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok));
-            path.display().to_string()
+            path.to_string()
         }
         None => {
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

@@ -1,8 +1,6 @@
 //! Section `[store]` of the configuration.
 
-use std::path::PathBuf;
-
-use crate::config::{PostgresUrl, section};
+use crate::config::{FilePath, PostgresUrl, section};
 
 section! {
     /// Where memory is kept. It is always kept in SQLite on the device. With the address of a Postgres
@@ -17,13 +15,13 @@ section! {
         postgres_url: Option<PostgresUrl> = None, Rule::any();
         /// File whose first line is the password. Without it the systemd credential `postgres-password` is
         /// used, where there is one.
-        postgres_password_file: Option<PathBuf> = None, Rule::any();
+        postgres_password_file: Option<FilePath> = None, Rule::any();
         /// Certificate authority of the server, PEM. The authorities of the system count as well.
-        postgres_ca_file: Option<PathBuf> = None, Rule::any();
+        postgres_ca_file: Option<FilePath> = None, Rule::any();
         /// Certificate with which this device proves itself, PEM; with its key.
-        postgres_client_cert: Option<PathBuf> = None, Rule::any();
+        postgres_client_cert: Option<FilePath> = None, Rule::any();
         /// Key of that certificate, PEM.
-        postgres_client_key: Option<PathBuf> = None, Rule::any();
+        postgres_client_key: Option<FilePath> = None, Rule::any();
         /// Most that the database on the device may grow to, in MiB. Once it has, new turns are answered and
         /// not stored, which is said; nothing that is stored is dropped for space.
         max_mib: Option<u32> = None, Rule::if_set(Rule::between(16, 1_000_000)).default_is("as much as the disk has");

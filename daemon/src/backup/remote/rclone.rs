@@ -4,7 +4,7 @@
 
 use std::ffi::OsStr;
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::backup::BackupError;
 use crate::backup::cancel::Cancel;
 use crate::backup::create::Run;
+use crate::config::FilePath;
 use crate::error::Exit;
 
 /// How often it is looked whether the run was cancelled or stands still.
@@ -49,13 +50,19 @@ pub(super) struct Rclone<'a> {
 
 impl<'a> Rclone<'a> {
     /// # Errors
-    /// `NoRemote` if none is configured.
+    /// `NoRemote` if none is configured, `Remote` if the configuration of rclone is not there.
     pub(super) fn of(run: &'a Run<'_>) -> Result<Self, BackupError> {
         let backup = &run.settings.backup;
         let remote = backup.remote.as_ref().ok_or(BackupError::NoRemote)?;
+        let config = backup.rclone_config_file.as_ref().map(FilePath::to_be_shown).transpose();
+        let config = config.map_err(|e| BackupError::Remote {
+            remote: remote.0.clone(),
+            detail: format!("backup.rclone_config_file: {e}"),
+            exit: Exit::Config,
+        })?;
         Ok(Self {
             remote: &remote.0,
-            config: run.settings.rclone_config_file.clone(),
+            config: config.map(Path::to_owned),
             stall: Duration::from_secs(backup.remote_stall_s.into()),
             cancel: run.cancel,
             progress: run.progress,

@@ -7,11 +7,12 @@ mod rig;
 #[path = "../../../../tests/support/proxy.rs"]
 mod proxy;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
+use crate::config::Masked;
 use crate::events::{Reason, What};
 use crate::health::Need;
 use crate::health::State;
@@ -62,7 +63,7 @@ fn changed(broker: BrokerUrl, id: &str, change: impl FnOnce(&mut section::Mqtt))
 
 /// With a user name, and without an announcement, which the access list of the test does not allow.
 fn signs_in(mqtt: &mut section::Mqtt) {
-    mqtt.username = Some("jarvis".into());
+    mqtt.username = Some(Masked("jarvis".into()));
     mqtt.discovery = false;
 }
 
@@ -270,8 +271,10 @@ fn a_wrong_password_is_named_and_a_corrected_file_is_used_without_a_restart() {
     broker.up();
 
     std::fs::write(broker.path("secret"), "wrong\n").unwrap();
-    let settings =
-        MqttSettings { password_file: Some(broker.path("secret")), ..changed(broker.url(), "k10", signs_in) };
+    let settings = changed(broker.url(), "k10", |mqtt| {
+        signs_in(mqtt);
+        mqtt.password_file = Some(broker.path("secret").into());
+    });
     let mut device = Device::start(settings);
     device.wait_condition("refused the user name or the password");
     assert!(!format!("{:?}", device.health.status()).contains("wrong"));
@@ -391,7 +394,7 @@ fn tls_works_with_the_right_authority_and_only_with_it() {
     };
     let url = format!("mqtts://localhost:{}", broker.port);
     let settings = |url: &str, ca: Option<&str>| {
-        changed(broker_at(url), "k14", |mqtt| mqtt.ca_file = ca.map(|name| dir.join(name)))
+        changed(broker_at(url), "k14", |mqtt| mqtt.ca_file = ca.map(|name| dir.join(name).into()))
     };
     assert!(check(&settings(&url, Some("ca.pem"))).is_ok());
     let mut device = Device::start(settings(&url, Some("ca.pem")));
@@ -420,5 +423,8 @@ fn settings_that_can_never_work_are_refused() {
     };
     assert!(with(|_| {}).is_ok());
     assert!(matches!(with(|s| s.device_id = "a/b".into()), Err(MqttError::Topic { .. })));
-    assert!(matches!(with(|s| s.password_file = Some("/x".into())), Err(MqttError::PasswordWithoutUser)));
+    assert!(matches!(
+        with(|s| s.mqtt.password_file = Some(PathBuf::from("/x").into())),
+        Err(MqttError::PasswordWithoutUser)
+    ));
 }

@@ -19,7 +19,7 @@ pub mod write;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode};
@@ -27,7 +27,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, P
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::config::PostgresUrl;
+use crate::config::{FilePath, PostgresUrl};
 
 pub use error::PgError;
 pub(in crate::store) use error::RetryClass;
@@ -82,10 +82,10 @@ pub struct PgSettings {
     pub address: PostgresUrl,
     /// The address as it may be shown.
     pub shown: String,
-    pub password_file: Option<PathBuf>,
-    pub ca_file: Option<PathBuf>,
-    pub client_cert: Option<PathBuf>,
-    pub client_key: Option<PathBuf>,
+    pub password_file: Option<FilePath>,
+    pub ca_file: Option<FilePath>,
+    pub client_cert: Option<FilePath>,
+    pub client_key: Option<FilePath>,
     /// `[device] id`: marks what this device writes.
     pub device: String,
 }
@@ -121,8 +121,8 @@ impl PgSettings {
     pub(crate) fn client_env(&self, schema_version: i64) -> Result<Vec<(&'static str, String)>, PgError> {
         let options = self.options()?;
         let socket = options.get_socket().map(|socket| socket.to_string_lossy().into_owned());
-        let file = |path: &Option<PathBuf>, key: &str| {
-            let path = path.as_ref().map(|path| path.to_string_lossy().into_owned());
+        let file = |path: &Option<FilePath>, key: &str| {
+            let path = path.as_ref().map(|path| path.as_path().to_string_lossy().into_owned());
             path.or_else(|| self.address.parameter(key))
         };
         let mode = match options.get_ssl_mode() {
@@ -186,10 +186,21 @@ impl PgSettings {
         if let Some(path) = &self.password_file {
             options = options.password(read_password(path)?.as_str());
         }
-        if let Some(path) = &self.ca_file {
+        // Foreign code repeats the paths that it gets.
+        let given = |key: &str, path: &Option<FilePath>| {
+            let shown = path.as_ref().map(FilePath::to_be_shown).transpose();
+            let shown = shown.map(|path| path.map(Path::to_owned));
+            shown.map_err(|e| {
+                PgError::settings("a file for Postgres cannot be read", Some(format!("{key}: {e}")))
+            })
+        };
+        let ca = given("store.postgres_ca_file", &self.ca_file)?;
+        let cert = given("store.postgres_client_cert", &self.client_cert)?;
+        let key = given("store.postgres_client_key", &self.client_key)?;
+        if let Some(path) = ca {
             options = options.ssl_root_cert(path);
         }
-        if let (Some(cert), Some(key)) = (&self.client_cert, &self.client_key) {
+        if let (Some(cert), Some(key)) = (cert, key) {
             options = options.ssl_client_cert(cert).ssl_client_key(key);
         }
         if options.get_socket().is_some() || self.address.is_scoped {
@@ -220,10 +231,10 @@ fn env(name: &str) -> Option<String> {
 }
 
 /// The first line of the file.
-fn read_password(path: &Path) -> Result<Zeroizing<String>, PgError> {
+fn read_password(path: &FilePath) -> Result<Zeroizing<String>, PgError> {
     let unreadable = |e: std::io::Error| {
         let step = "the password file of Postgres (store.postgres_password_file) cannot be read";
-        PgError::settings(step, Some(format!("{}: {e}", path.display())))
+        PgError::settings(step, Some(format!("{path}: {e}")))
     };
     let text = Zeroizing::new(std::fs::read_to_string(path).map_err(unreadable)?);
     Ok(Zeroizing::new(crate::plain::first_line(&text).to_owned()))
