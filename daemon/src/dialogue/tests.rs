@@ -312,6 +312,18 @@ async fn what_could_mean_several_things_is_asked_about_and_the_next_turn_answers
     let home = asked_which("forget the key").await;
     assert_eq!(home.say("neither").await, "All right, I forget nothing.");
     assert!(home.on_disk("qwcar") && home.on_disk("qwbike"));
+    // Agreement chooses nothing: the question stays.
+    for (answer, then) in [("yes", "both"), ("yeah", "all"), ("Yes, please.", "the first one")] {
+        let home = asked_which("forget the key").await;
+        for _ in 0..2 {
+            let again = home.turn(&home.anna, Select::Continue, answer).await;
+            assert!(again.reply.contains("Tell me which one I shall forget, or both."), "{}", again.reply);
+            assert!(again.effects.is_empty() && home.on_disk("qwcar"), "{answer}");
+        }
+        home.say(then).await;
+        assert!(!home.on_disk("qwcar"), "{answer}, {then}");
+        assert_eq!(home.on_disk("qwbike"), then == "the first one", "{answer}, {then}");
+    }
     // Another subject is no answer, and afterwards nothing is asked any more.
     let home = asked_which("forget the key").await;
     assert_eq!(home.say("what time is it").await, "It is 12:00 PM.");

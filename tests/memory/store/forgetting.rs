@@ -40,6 +40,35 @@ fn left(root: &Root) -> String {
 }
 
 #[test]
+fn yes_does_not_choose_and_no_ends_the_question() {
+    let root = home();
+    let asked = say(&root, "forget the key");
+    assert!(asked.contains("Tell me which one I shall forget, or both."), "{asked}");
+    for answer in ["yes", "Yeah.", "yes please"] {
+        let again = say(&root, answer);
+        assert!(again.contains("qwbike") && again.contains("qwcar"), "{answer}: {again}");
+        assert!(again.contains("Tell me which one I shall forget, or both."), "{answer}: {again}");
+    }
+    assert_eq!(say(&root, "no"), "All right, I forget nothing.");
+    assert!(on_disk(&data(&root), b"qwbike") && on_disk(&data(&root), b"qwcar"));
+    say(&root, "forget the key");
+    say(&root, "yes");
+    say(&root, "both");
+    assert!(!on_disk(&data(&root), b"qwbike") && !on_disk(&data(&root), b"qwcar"));
+}
+
+#[test]
+fn an_emoji_alone_is_remembered_and_told_as_it_is() {
+    let root = Root::new();
+    root.ok(&["user", "add", "anna"]);
+    assert_eq!(say(&root, "remember 🙂"), "I will remember 🙂.");
+    assert_eq!(say(&root, "what do you remember"), "You asked me to remember 🙂.");
+    assert!(say(&root, "remember 👩\u{200d}👧 🎂, please").contains("👩\u{200d}👧 🎂"));
+    // Somebody who orders nothing is not understood as if they did.
+    assert_eq!(say(&root, "🙂"), "I did not hear any words.");
+}
+
+#[test]
 fn with_two_keys_it_asks_which_and_the_next_turn_answers() {
     let root = home();
     let asked = root.json(&["ask", "--user", "anna", "forget the key"]);

@@ -167,14 +167,39 @@ enum Choice {
     None,
     /// Positions in the question.
     These(Vec<usize>),
+    /// Agreement, which does not say to what.
+    Yes,
     /// Something else, which may be words of one of them.
     Words,
 }
 
+/// Whether `text` agrees and says nothing else.
+fn agrees(text: &str) -> bool {
+    const YES: &[&str] = &["yes", "yeah", "yep", "yup", "sure", "right", "okay", "ok", "alright", "please"];
+    let words = command_of(text);
+    !words.is_empty() && words.iter().all(|word| YES.contains(&word.norm.as_str()))
+}
+
 fn choice(text: &str, told: usize, topic: &[String]) -> Choice {
     const ALL: &[&str] = &["both", "all", "everything", "every", "each"];
-    const NONE: &[&str] =
-        &["none", "neither", "no", "nothing", "never", "mind", "nevermind", "cancel", "keep", "not", "stop"];
+    const NONE: &[&str] = &[
+        "none",
+        "neither",
+        "no",
+        "nothing",
+        "never",
+        "mind",
+        "nevermind",
+        "cancel",
+        "keep",
+        "not",
+        "stop",
+        "nope",
+        "nah",
+    ];
+    if agrees(text) {
+        return Choice::Yes;
+    }
     let words = command_of(text);
     let norms: Vec<&str> = words.iter().map(|word| word.norm.as_str()).collect();
     let place = |word: &str| match word {
@@ -208,6 +233,18 @@ fn choice(text: &str, told: usize, topic: &[String]) -> Choice {
     }
 }
 
+/// The order that was asked back about with `question`: before it, and before each "yes" that chose nothing.
+fn order_before<'a>(question: &Message, before: &'a [Message]) -> Option<&'a Message> {
+    let mut seq = question.seq - 1;
+    loop {
+        let said = before.iter().find(|m| m.role == Role::User && m.seq == seq)?;
+        if !agrees(&said.text) {
+            return Some(said);
+        }
+        seq -= 2;
+    }
+}
+
 /// The answer to the question of the turn before, if there was one and this is an answer to it.
 pub(super) async fn chosen(context: &TurnContext<'_>, intent: &Intent) -> Result<Option<Reply>, MemoryError> {
     let Some((question, before)) = context.recent.split_last() else { return Ok(None) };
@@ -216,8 +253,7 @@ pub(super) async fn chosen(context: &TurnContext<'_>, intent: &Intent) -> Result
         return Ok(None);
     }
     // The order that was asked back about has the topic; after "forget that" it is what the answer named.
-    let order = before.last().filter(|m| m.role == Role::User && m.seq == question.seq - 1);
-    let topic = match order.map(|order| understand(&order.text)) {
+    let topic = match order_before(question, before).map(|order| understand(&order.text)) {
         Some(Intent::ForgetAbout(topic)) => Some(topic),
         _ => None,
     };
@@ -230,6 +266,8 @@ pub(super) async fn chosen(context: &TurnContext<'_>, intent: &Intent) -> Result
     let choice = choice(context.text, ids.len(), &topic.as_deref().map(recall::terms).unwrap_or_default());
     let picked: Vec<&Thing> = match &choice {
         Choice::None => return Ok(Some(ask("All right, I forget nothing."))),
+        Choice::Yes if known.is_empty() => return Ok(None),
+        Choice::Yes => return Ok(Some(which(&known, &format!("These are {}", count(known.len()))))),
         Choice::All => {
             let unname = match &topic {
                 Some(topic) => context.memory.named_after(&recall::terms(topic).join(" ")).await?,
@@ -324,7 +362,11 @@ mod tests {
         ] {
             assert_eq!(choice(text, 2, &key), Choice::All, "{text}");
         }
-        for text in ["none", "neither", "No.", "never mind", "keep both", "nothing", "no, keep them"] {
+        for text in ["yes", "Yeah.", "yes, please", "okay", "sure"] {
+            assert_eq!(choice(text, 2, &key), Choice::Yes, "{text}");
+        }
+        for text in ["none", "neither", "No.", "nope", "never mind", "keep both", "nothing", "no, keep them"]
+        {
             assert_eq!(choice(text, 2, &key), Choice::None, "{text}");
         }
         for (text, at) in [
@@ -338,7 +380,7 @@ mod tests {
             assert_eq!(choice(text, 2, &key), Choice::These(vec![at]), "{text}");
         }
         assert_eq!(choice("the first and the third", 3, &key), Choice::These(vec![0, 2]));
-        for text in ["the third", "the one in the drawer", "what time is it", "yes", "the first of may"] {
+        for text in ["the third", "the one in the drawer", "what time is it", "the first of may"] {
             assert_eq!(choice(text, 2, &key), Choice::Words, "{text}");
         }
     }

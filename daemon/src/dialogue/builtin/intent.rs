@@ -1,6 +1,6 @@
 //! What a person wants, from how people say it. Patterns are tried in order; the first that fits decides.
 
-use super::words::{Word, command_of, matches, original};
+use super::words::{Word, command_of, matches, original, symbols_behind};
 
 /// What was understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -259,15 +259,29 @@ pub fn understand(text: &str) -> Intent {
     if words.is_empty() {
         return Intent::Nothing;
     }
+    if let Some(intent) = by_pattern(text, &words) {
+        return intent;
+    }
+    // An emoji is no word; where nothing else follows the order, it is what the order is about.
+    if let Some(symbols) = symbols_behind(text, &words)
+        && let Some(intent) = by_pattern(text, &[words.as_slice(), &[symbols]].concat())
+    {
+        return intent;
+    }
+    if is_question(&words, text) { Intent::Question(original(text, &words)) } else { Intent::Other }
+}
+
+/// The intent of the first pattern that fits `words`.
+fn by_pattern(text: &str, words: &[Word]) -> Option<Intent> {
     // A name said at the end belongs to no order, but may belong to a statement.
     let unnamed = match words.split_last() {
         Some((last, rest)) if last.norm == "jarvis" && !rest.is_empty() => rest,
-        _ => words.as_slice(),
+        _ => words,
     };
     for (pattern, want) in PATTERNS {
         let words = match want {
             Is(_) => unnamed,
-            Takes(_) => words.as_slice(),
+            Takes(_) => words,
         };
         let (pattern, noise) = match pattern.strip_prefix("@ ") {
             Some(pattern) => (pattern, 2),
@@ -275,17 +289,17 @@ pub fn understand(text: &str) -> Intent {
         };
         if let Some(taken) = after_noise(words, noise).find_map(|words| matches(words, pattern)) {
             match want {
-                Is(intent) => return intent(),
+                Is(intent) => return Some(intent()),
                 Takes(intent) => {
                     let taken = original(text, taken);
                     if !taken.is_empty() {
-                        return intent(taken);
+                        return Some(intent(taken));
                     }
                 }
             }
         }
     }
-    if is_question(&words, text) { Intent::Question(original(text, &words)) } else { Intent::Other }
+    None
 }
 
 /// `words`, and `words` without the first one to `noise` words if these can be noise.

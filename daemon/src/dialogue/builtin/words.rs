@@ -102,6 +102,11 @@ fn strip_any<'a>(
 /// The original text from the first to the last of `words`, without the hesitations between them.
 pub fn original(text: &str, words: &[Word]) -> String {
     let (Some(first), Some(last)) = (words.first(), words.last()) else { return String::new() };
+    if let [only] = words
+        && !only.norm.contains(char::is_alphanumeric)
+    {
+        return only.norm.clone();
+    }
     let mut out = String::new();
     let mut at = first.start;
     for (start, end) in spans(text).into_iter().filter(|span| span.0 >= first.start && span.1 <= last.end) {
@@ -125,6 +130,15 @@ pub fn original(text: &str, words: &[Word]) -> String {
     out.insert_str(0, &symbols(front.rsplit(char::is_alphanumeric).next().unwrap_or_default()));
     // Longer silence makes recognisers write dots; one statement is one line.
     out.split_whitespace().collect::<Vec<_>>().join(" ").trim_matches([',', ' ', '.']).to_owned()
+}
+
+/// The emoji behind the last of `words` as one more word; `None` if there are none.
+pub fn symbols_behind(text: &str, words: &[Word]) -> Option<Word> {
+    let start = words.last()?.end;
+    let behind = text.get(start..)?;
+    let behind = behind.split(char::is_alphanumeric).next().unwrap_or_default();
+    let norm = symbols(behind).split_whitespace().collect::<Vec<_>>().join(" ");
+    (!norm.is_empty()).then(|| Word { norm, start, end: start + behind.len() })
 }
 
 /// The emoji and other symbols of what stands between two words, with its blanks; nothing if there are none.
