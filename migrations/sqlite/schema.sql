@@ -1,4 +1,4 @@
--- Frozen dump of what the migrations produce, schema version 5. Not applied by anything: a test compares it.
+-- Frozen dump of what the migrations produce, schema version 6. Not applied by anything: a test compares it.
 -- After adding a migration: JARVIS_BLESS=1 cargo test -p jarvisd migrations_produce
 
 CREATE TABLE audit (
@@ -144,7 +144,7 @@ CREATE VIEW messages_words AS SELECT
     m.rid,
     m.text,
     CASE WHEN length(CAST(m.text AS BLOB)) > length(m.text)
-        AND m.text GLOB '*[ก-ໟက-႟ក-៹々-〇ぁ-ㄯㆠ-ㆿㇰ-ㇿ㐀-䶿一-鿿ｦ-ﾟ𠀀-𲎯]*' THEN (
+        AND m.text GLOB '*[ก-ໟက-႟ក-៹々-〇ぁ-ㄯㆠ-ㆿㇰ-ㇿ㐀-䶿一-鿿가-힣ｦ-ﾟ𠀀-𲎯]*' THEN (
         WITH RECURSIVE
             piece (start, letters) AS (
                 SELECT 0, substr(m.text, 1, 257)
@@ -162,12 +162,12 @@ CREATE VIEW messages_words AS SELECT
             CASE WHEN (b BETWEEN 0x0E01 AND 0x0EDF OR b BETWEEN 0x1000 AND 0x109F OR b BETWEEN 0x1780 AND 0x17F9
                 OR b BETWEEN 0x3005 AND 0x3007 OR b BETWEEN 0x3041 AND 0x312F OR b BETWEEN 0x31A0 AND 0x31BF
                 OR b BETWEEN 0x31F0 AND 0x31FF OR b BETWEEN 0x3400 AND 0x4DBF OR b BETWEEN 0x4E00 AND 0x9FFF
-                OR b BETWEEN 0xFF66 AND 0xFF9F OR b BETWEEN 0x20000 AND 0x323AF)
+                OR b BETWEEN 0xAC00 AND 0xD7A3 OR b BETWEEN 0xFF66 AND 0xFF9F OR b BETWEEN 0x20000 AND 0x323AF)
                 THEN printf('%06d%06d', a, b) ELSE printf('%06d', a) END, ' ')
         FROM pair WHERE (a BETWEEN 0x0E01 AND 0x0EDF OR a BETWEEN 0x1000 AND 0x109F OR a BETWEEN 0x1780 AND 0x17F9
                 OR a BETWEEN 0x3005 AND 0x3007 OR a BETWEEN 0x3041 AND 0x312F OR a BETWEEN 0x31A0 AND 0x31BF
                 OR a BETWEEN 0x31F0 AND 0x31FF OR a BETWEEN 0x3400 AND 0x4DBF OR a BETWEEN 0x4E00 AND 0x9FFF
-                OR a BETWEEN 0xFF66 AND 0xFF9F OR a BETWEEN 0x20000 AND 0x323AF)
+                OR a BETWEEN 0xAC00 AND 0xD7A3 OR a BETWEEN 0xFF66 AND 0xFF9F OR a BETWEEN 0x20000 AND 0x323AF)
     ) END AS grams,
     m.owner,
     m.role,

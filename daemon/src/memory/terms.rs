@@ -2,21 +2,22 @@
 //!
 //! ```text
 //!  spare          text : "spare"
-//!  열쇠           text : "열쇠"*                              particles follow without a space
-//!  钥匙在          grams : "038053021273" + "021273022312"     anywhere in a run (0005_grams.sql)
+//!  გასაღებ        text : "გასაღებ"*                           endings follow without a space
+//!  钥匙在          grams : "038053021273" + "021273022312"     anywhere in a run (0006_hangul.sql)
+//!  열쇠           grams : "050676049632"                       particles and other words without a space
 //!  钥             grams : "038053"*
 //! ```
 
 /// Letters of one phrase: a longer run is several phrases, each of which must be in the message.
 const PHRASE_LETTERS: usize = 16;
 
-/// Whether `c` belongs to a script that is written without spaces between words. The same letters as in
-/// `migrations/sqlite/0005_grams.sql`.
+/// Whether `c` belongs to a script that is written without spaces between words, or, as Korean, often without
+/// them. The same letters as in `migrations/sqlite/0006_hangul.sql`.
 pub(crate) fn is_run_letter(c: char) -> bool {
     matches!(c,
         '\u{e01}'..='\u{edf}' | '\u{1000}'..='\u{109f}' | '\u{1780}'..='\u{17f9}' | '\u{3005}'..='\u{3007}'
         | '\u{3041}'..='\u{312f}' | '\u{31a0}'..='\u{31bf}' | '\u{31f0}'..='\u{31ff}' | '\u{3400}'..='\u{4dbf}'
-        | '\u{4e00}'..='\u{9fff}' | '\u{ff66}'..='\u{ff9f}' | '\u{20000}'..='\u{323af}')
+        | '\u{4e00}'..='\u{9fff}' | '\u{ac00}'..='\u{d7a3}' | '\u{ff66}'..='\u{ff9f}' | '\u{20000}'..='\u{323af}')
 }
 
 /// The words of `text` as terms, each once, at most `most` of them.
@@ -42,8 +43,8 @@ pub(super) fn terms_of(text: &str, most: usize) -> Vec<String> {
     terms
 }
 
-/// A word as a query term. Words of scripts that write particles without a space (Korean and others above
-/// U+0E00, but not the Latin and Greek letters there) match as beginnings.
+/// A word as a query term. Words of scripts that write endings without a space (those above U+0E00, but not
+/// the Latin and Greek letters there) match as beginnings.
 fn term_of(word: &str) -> String {
     let joined = |c: char| c >= '\u{e00}' && !matches!(c, '\u{1e00}'..='\u{1fff}');
     format!("text : \"{word}\"{}", if word.contains(joined) { "*" } else { "" })
@@ -77,7 +78,7 @@ mod tests {
         assert_eq!(all("it's"), "text : \"it\" AND text : \"s\"");
         assert_eq!(
             all("열쇠 Schlüssel ключ"),
-            "text : \"열쇠\"* AND text : \"Schlüssel\" AND text : \"ключ\""
+            "grams : \"050676049632\" AND text : \"Schlüssel\" AND text : \"ключ\""
         );
         assert_eq!(all("key key KEY"), "text : \"key\" AND text : \"KEY\"");
         assert_eq!(all(""), "");

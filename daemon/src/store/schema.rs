@@ -15,6 +15,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/sqlite/0003_named.sql")),
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/sqlite/0004_leaves.sql")),
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/sqlite/0005_grams.sql")),
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/sqlite/0006_hangul.sql")),
 ];
 
 /// Schema version of this program.

@@ -15,6 +15,7 @@ fn a_word_inside_a_run_of_letters_is_found_and_recalled() {
         "remember that 予備の鍵は青い植木鉢の下です",
         "remember that กุญแจสำรองอยู่ใต้กระถางสีฟ้า",
         "remember that 열쇠는 화분 아래에 있다",
+        "remember that 지하실예비전구상자",
     ] {
         root.ok(&["ask", "--user", "anna", text]);
     }
@@ -33,11 +34,17 @@ fn a_word_inside_a_run_of_letters_is_found_and_recalled() {
         ("กระถาง", "กุญแจ"),
         ("อยู่", "กุญแจ"),
         ("열쇠", "열쇠는"),
+        ("쇠", "열쇠는"),
+        ("전구", "지하실"),
+        ("예비전구", "지하실"),
+        ("상자", "지하실"),
     ] {
         let hits = found(words);
         assert!(hits.len() == 1 && hits[0].contains(part), "{words}: {hits:?}");
     }
-    assert!(found("匙钥").is_empty() && found("盆花").is_empty());
+    assert!(found("匙钥").is_empty() && found("盆花").is_empty() && found("구전").is_empty());
+    let told = root.ok(&["ask", "--user", "anna", "what do you remember about 전구"]);
+    assert!(told.contains("지하실예비전구상자"), "{told}");
     let told = root.ok(&["ask", "--user", "anna", "what do you remember about 花盆"]);
     assert!(told.contains("备用钥匙在蓝色花盆下面"), "{told}");
     root.ok(&["ask", "--user", "anna", "forget everything about กระถาง"]);
