@@ -69,6 +69,8 @@ fn belongs(before: Option<char>, c: char, after: Option<char>) -> bool {
             behind(&joins) && ahead(&joins)
                 || behind(&|c| pictures(c) || SELECTORS.contains(&c)) && ahead(&pictures)
         }
+        // A digit on a key, such as 1️⃣.
+        '\u{fe0f}' if ahead(&|c| c == '\u{20e3}') => behind(&|c| matches!(c, '0'..='9' | '#' | '*')),
         c if SELECTORS.contains(&c) => behind(&pictures),
         _ => false,
     }
@@ -109,7 +111,7 @@ pub(crate) fn tidy_within(text: &str, most: usize) -> String {
     }
 }
 
-/// The form in which names are compared: composed form, lower case, single spaces. Joiners and selectors do
+/// The form in which names are compared: composed form, folded case, single spaces. Joiners and selectors do
 /// not count: they change how letters and emoji are drawn, not which they are. Persian and Arabic codes of a
 /// letter are the same.
 pub(crate) fn name_key(name: &str) -> String {
@@ -121,8 +123,16 @@ pub(crate) fn name_key(name: &str) -> String {
     };
     let composed: String = name.nfc().filter(|c| drawn(*c)).map(same).collect();
     // Lower-casing can take a composed letter apart again.
-    let lower: String = composed.to_lowercase().nfc().collect();
+    let lower: String = composed.to_lowercase().chars().flat_map(folded).nfc().collect();
     lower.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// A letter of lower case as full case folding has it (Unicode, `CaseFolding.txt`): ß is ss, ς is σ. It is
+/// that of the upper case, except for the dotless ı, which is another letter than i.
+fn folded(lower: char) -> impl Iterator<Item = char> {
+    let other = (lower != 'ı').then(|| lower.to_uppercase().flat_map(char::to_lowercase));
+    let same = other.is_none().then_some(lower);
+    other.into_iter().flatten().chain(same)
 }
 
 #[cfg(test)]
@@ -138,9 +148,14 @@ mod tests {
 
     #[test]
     fn joiners_and_selectors_may_stand_where_they_are_needed_and_make_no_other_name() {
-        for name in
-            ["علی\u{200c}رضا", "👩\u{200d}👧", "❤\u{fe0f}", "👩\u{200d}❤\u{fe0f}\u{200d}👨", "क्\u{200d}ष"]
-        {
+        for name in [
+            "علی\u{200c}رضا",
+            "👩\u{200d}👧",
+            "❤\u{fe0f}",
+            "👩\u{200d}❤\u{fe0f}\u{200d}👨",
+            "क्\u{200d}ष",
+            "1\u{fe0f}\u{20e3}",
+        ] {
             assert_eq!(unseen(name), None, "{name:?}");
             assert_eq!(tidy(name), name);
             let bare: String =
@@ -156,6 +171,8 @@ mod tests {
             "👩\u{200d}",
             "👩\u{200d}a",
             "a\u{fe0f}",
+            "1\u{fe0f}",
+            "a\u{fe0f}\u{20e3}",
         ] {
             assert!(unseen(twin).is_some(), "{twin:?}");
         }
@@ -167,6 +184,14 @@ mod tests {
         assert_eq!(name_key("Jose\u{301}"), name_key("JOSÉ"));
         assert_eq!(name_key("\u{212b}sa"), name_key("åsa"));
         assert_eq!(name_key("  Anna \u{a0} Maria"), "anna maria");
+        assert_eq!(name_key("Straße"), name_key("STRASSE"));
+        assert_eq!(name_key("Οδυσσέας"), name_key("ΟΔΥΣΣΈΑΣ"));
+        assert_eq!(name_key("ﬁona"), "fiona");
+        assert_ne!(name_key("Işıl"), name_key("Işil"));
+        for name in ["anna", "ødegård", "şükrü", "юлия", "ნინო", "김", "अनिल", "ångström"]
+        {
+            assert_eq!(name_key(name), name, "no letter of it changes");
+        }
         for twin in [
             "An\u{200b}na",
             "Anna\u{200d}",

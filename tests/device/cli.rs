@@ -568,6 +568,9 @@ fn people_are_added_listed_renamed_exported_and_deleted() {
     let anna = root.json(&["user", "add", "Anna"]);
     assert_eq!(anna["name"], "Anna");
     assert!(fails(&root, 1, &["user", "add", "ANNA"]).contains("taken"));
+    root.ok(&["user", "add", "Straße"]);
+    assert!(fails(&root, 1, &["user", "add", "STRASSE"]).contains("taken"));
+    root.ok(&["user", "add", "1️⃣"]);
     root.ok(&["user", "rename", "anna", "Anne"]);
     let shown = root.json(&["user", "show", "anne"]);
     assert_eq!(
