@@ -373,6 +373,10 @@ fn a_recording_with_tags_in_front_is_read_and_other_formats_are_named_with_a_too
         ("footer.flac", &flac, tag(0x10)),
         ("twice.wav", &command, [tag(0), tag(0)].concat()),
         ("empty-tag.wav", &command, b"ID3\x04\0\0\0\0\0\0".to_vec()),
+        // The length is too small, too large, and larger than the file.
+        ("short-tag.wav", &command, [&b"ID3\x04\0\0\0\0\0\x05"[..], &[7; 300]].concat()),
+        ("long-tag.wav", &command, [&b"ID3\x04\0\0\0\0\x10\0"[..], &[7; 300]].concat()),
+        ("longer-tag.flac", &flac, [&b"ID3\x04\0\0\x7f\x7f\x7f\x7f"[..], &[7; 300]].concat()),
     ] {
         let path = root.path().join(name);
         fs::write(&path, [front, fs::read(from).unwrap()].concat()).unwrap();

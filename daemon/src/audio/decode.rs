@@ -1,6 +1,6 @@
 //! Which kind of recording a file is, by its first bytes, never by its name.
 
-use std::io::{self, Cursor, Read};
+use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use super::flac::FlacDecoder;
@@ -121,6 +121,46 @@ impl Decoder {
         }
     }
 }
+
+/// Where in `file` its recording begins although the tag in front of it states another length; `None` where
+/// what follows the tag is of a format that has a name, or nothing is found.
+pub(super) fn behind_wrong_tag(file: &mut (impl Read + Seek)) -> io::Result<Option<u64>> {
+    let mut at = 0;
+    let mut head = [0; HEAD];
+    for tags in 0..=MAX_TAGS {
+        file.seek(SeekFrom::Start(at))?;
+        head = [0; HEAD];
+        match file.read_exact(&mut head) {
+            Err(e) if e.kind() != io::ErrorKind::UnexpectedEof => return Err(e),
+            _ => {}
+        }
+        match id3_length(&head) {
+            Some(length) => at += length + 10,
+            None if tags == 0 => return Ok(None),
+            None => break,
+        }
+    }
+    // Samples can look like a frame of MPEG, whose mark is eleven bits long.
+    let other = other_format(&head).is_some_and(|name| !matches!(name, "MP3" | "AAC"));
+    if is_recording(&head) || other {
+        return Ok(None);
+    }
+    let mut front = Vec::new();
+    file.rewind()?;
+    file.take(MOST_BEHIND_TAG).read_to_end(&mut front)?;
+    Ok(front.windows(HEAD).position(is_recording).and_then(|at| u64::try_from(at).ok()))
+}
+
+/// Whether a recording that is understood begins so.
+fn is_recording(head: &[u8]) -> bool {
+    matches!(
+        head,
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'A', b'V', b'E'] | [b'f', b'L', b'a', b'C', ..]
+    )
+}
+
+/// Bytes of a file in which the recording behind a tag of a wrong length is looked for.
+const MOST_BEHIND_TAG: u64 = 64 << 10;
 
 /// Bytes that tell one format from another.
 const HEAD: usize = 12;

@@ -17,10 +17,17 @@ pub(super) fn fault(env: &[(OsString, OsString)]) -> Option<Fault> {
     let set = env.iter().find(|(name, _)| name == VARIABLE).map(|(_, value)| value.to_string_lossy());
     match set {
         Some(zone) => (!exists(&zone)).then(|| {
-            let sentence = format!(
-                "\"{}\" is no time zone of this system; write one as Europe/Berlin, or install tzdata",
-                quote(&zone)
-            );
+            let zone = quote(&zone);
+            let sentence = if lacks_its_rule(&zone) {
+                format!(
+                    "\"{zone}\" does not say when summer time begins and ends; write the zone as Europe/Berlin, or \
+                     with its rule, such as {zone},M3.5.0,M10.5.0/3"
+                )
+            } else {
+                format!(
+                    "\"{zone}\" is no time zone of this system; write one as Europe/Berlin, or install tzdata"
+                )
+            };
             Fault::new(Origin::Env(VARIABLE.to_owned()), None, sentence)
         }),
         None => {
@@ -46,13 +53,19 @@ fn exists(zone: &str) -> bool {
     name.starts_with('/') && std::fs::read(name).is_ok_and(|bytes| is_zone(&bytes))
 }
 
+/// Whether `zone` is a POSIX rule that names a summer time and nothing more. Its meaning is up to each program
+/// then (POSIX.1-2024, 8.3), so it is not guessed.
+fn lacks_its_rule(zone: &str) -> bool {
+    TimeZone::posix(&format!("{zone},M3.5.0,M10.5.0/3")).is_ok()
+}
+
 fn is_zone(bytes: &[u8]) -> bool {
     TimeZone::tzif("", bytes).is_ok()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::exists;
+    use super::{exists, lacks_its_rule};
 
     #[test]
     fn a_zone_has_a_name_a_path_or_a_rule() {
@@ -67,7 +80,8 @@ mod tests {
             assert!(exists(zone), "{zone}");
         }
         for zone in ["Europe/Atlantis", "Berlin", "/etc/passwd", "/no/such", "Mars"] {
-            assert!(!exists(zone), "{zone}");
+            assert!(!exists(zone) && !lacks_its_rule(zone), "{zone}");
         }
+        assert!(!exists("CET-1CEST") && lacks_its_rule("CET-1CEST"));
     }
 }

@@ -1,5 +1,5 @@
 //! Recordings: WAV (8, 16, 24, 32-bit PCM, 32 and 64-bit float) and FLAC, 4 to 768 kHz, 1 to 32 channels,
-//! also with ID3 tags in front.
+//! also with ID3 tags in front, even if such a tag states a wrong length.
 //!
 //! A recording is streamed: a file of ten hours takes no more memory than one of ten seconds. One that ends
 //! before the length in its header is read to where it ends, with a warning, because streaming writers cannot
@@ -9,11 +9,11 @@
 pub(crate) mod fuzz;
 
 use std::fs::File;
-use std::io::{BufReader, Cursor, Read as _};
+use std::io::{BufReader, Cursor, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::decode::{Decoder, Fault, Input};
+use super::decode::{Decoder, Fault, Input, behind_wrong_tag};
 use super::{Channel, MAX_PERIOD_SAMPLES, Period, Read, SoundFault, Source, SourceError};
 
 /// Periods a second: 20 ms, the longest that DESIGN allows. At more than 96 kHz they are shorter to fit a
@@ -133,7 +133,16 @@ impl FileSource {
 }
 
 fn input(path: &Path) -> Result<Input, SourceError> {
-    let file = File::open(path).map_err(|e| Fault::Io(e).of(path))?;
+    let io = |e| Fault::Io(e).of(path);
+    let mut file = File::open(path).map_err(io)?;
+    // Only a file can be read twice.
+    if file.metadata().is_ok_and(|file| file.is_file()) {
+        let start = behind_wrong_tag(&mut file).map_err(io)?;
+        if start.is_some() {
+            log::warn!("{}: the tag in front of the recording states a wrong length", path.display());
+        }
+        file.seek(SeekFrom::Start(start.unwrap_or(0))).map_err(io)?;
+    }
     Ok(Box::new(BufReader::with_capacity(1 << 16, file)))
 }
 
