@@ -34,12 +34,8 @@ section! {
 impl Wake {
     /// The wake words, each with its threshold.
     pub(super) fn words(&self) -> Vec<WakeWord> {
-        let word = |model: &WakeModel| match model {
-            WakeModel::Named(name) => name.replace('_', "-"),
-            WakeModel::File(path) => path.display().to_string(),
-        };
         let threshold = self.threshold;
-        self.model.0.iter().map(|model| WakeWord { model: word(model), threshold }).collect()
+        self.model.0.iter().map(|model| WakeWord { model: model.clone(), threshold }).collect()
     }
 }
 

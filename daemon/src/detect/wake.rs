@@ -9,10 +9,9 @@
 //! A score depends on where the word falls on the 80 ms grid, so the chain can run on several grids at once,
 //! each shifted by 80 ms / [`PHASES`]; `docs/design/detection.md` has the measurement behind the number.
 
-use std::path::Path;
-
+use super::section::WakeModel;
 use crate::error::chain;
-use crate::inference::{Buffer, Input, InputFact, ModelError, ModelStore, Plan, Role, Session};
+use crate::inference::{Buffer, Input, InputFact, ModelError, ModelStore, Plan, Role, Session, normal_name};
 use crate::units::FRAME_SAMPLES;
 
 /// Grids on which the chain is evaluated.
@@ -31,8 +30,7 @@ const PRIMING_STEPS: usize = 10 + HISTORY;
 /// A wake word to listen for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WakeWord {
-    /// A `wake_head` model of the manifest by its name, or the path of an `.onnx` file.
-    pub model: String,
+    pub model: WakeModel,
     /// Score from which the word counts as heard, 0 to 1.
     pub threshold: f32,
 }
@@ -40,18 +38,17 @@ pub struct WakeWord {
 impl WakeWord {
     /// What the word is called in events.
     pub fn name(&self) -> String {
-        match self.model.strip_suffix(".onnx") {
-            Some(path) => Path::new(path).file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            None => self.model.clone(),
+        match &self.model {
+            WakeModel::Named(name) => normal_name(name),
+            WakeModel::File(path) => path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
         }
     }
 
     fn load(&self, store: &ModelStore) -> Result<Plan, ModelError> {
         let facts = [(0, InputFact::f32(&[1, HISTORY, EMBEDDING]))];
-        let plan = if self.model.ends_with(".onnx") {
-            store.load_path(Path::new(&self.model), &facts)?
-        } else {
-            store.load(&self.model, &facts)?
+        let plan = match &self.model {
+            WakeModel::Named(name) => store.load(&normal_name(name), &facts)?,
+            WakeModel::File(path) => store.load_path(path, &facts)?,
         };
         plan.expect_shapes(&[&[1, HISTORY, EMBEDDING]], &[&[1, 1]])?;
         Ok(plan)

@@ -1,5 +1,6 @@
 //! The chain in pieces: streaming equals batch, the parts equal their references.
 
+use super::section::WakeModel;
 use super::wake::{WakeChain, WakeWord};
 use crate::audio::Channel;
 use crate::audio::file::read_all;
@@ -80,7 +81,7 @@ fn the_head_equals_its_reference_vectors() {
 #[test]
 fn two_heads_share_one_front_part_and_a_reset_chain_repeats_itself() {
     let Some(samples) = speech() else { return };
-    let word = |threshold| WakeWord { model: "hey-jarvis".into(), threshold };
+    let word = |threshold| WakeWord { model: WakeModel::Named("hey-jarvis".into()), threshold };
     let mut chain = match WakeChain::new(&models(), &[word(0.5), word(0.7)], 2) {
         Ok(chain) => chain,
         Err(ModelError::Missing { .. }) => {

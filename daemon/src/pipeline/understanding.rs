@@ -311,7 +311,7 @@ impl Turns {
     async fn tell_dropped(&self, pos: FramePos, dropped: &[Part], stop: &CancellationToken) {
         for part in dropped {
             let (reason, confidence) = (reason_of(&part.verdict), part.verdict.confidence());
-            let speech_s = part.speech_s;
+            let speech_s = part.verdict.net_speech_s();
             let figures =
                 json!({ "verdict": part.verdict.name(), "speech_s": speech_s, "confidence": confidence });
             self.audit("dropped", None, Some(figures)).await;

@@ -1,23 +1,23 @@
-//! Somebody else who goes on alone: before, behind or between what the verified person says.
+//! Where the voice changes within one utterance, told by the scores of its seconds.
 //!
 //! ```text
 //!  net speech ─▶ CAM++, once ─▶ its last channels, pooled over each second ─▶ score of each second against the template
 //!
-//!  score  8 ┤‾‾‾‾‾‾╲                 all of one person: no second is below [`OTHER_BELOW`], whatever the noise
-//!         4 ┤ - - - -╳- - - - - -    half way between the highest and the lowest: where the other one begins
-//!         1 ┤         ╲________      a second below this: somebody else
+//!  score  8 ┤‾‾‾‾‾‾╲
+//!         4 ┤ - - - -╳- - - - - -    half way between the highest and the lowest: where the voice changes
+//!         0 ┤         ╲________
 //!           └─────────┬───────────▶
 //!               own   │  other
 //! ```
 //!
-//! The bar and how often it errs are in `docs/lab/speaker-verdicts.md` (`scripts/lab/calibrate.sh AUDIO_DIR
-//! --second yes`).
+//! `docs/lab/speaker-verdicts.md` has what this tells and misses (`scripts/lab/calibrate.sh AUDIO_DIR --second
+//! yes`).
 
 use std::ops::Range;
 
 use super::embedding::Piece;
 use super::speech::NetSpeech;
-use crate::units::{FRAME_SAMPLES, SAMPLE_RATE_HZ};
+use crate::units::FRAME_SAMPLES;
 
 /// Length and distance of the pieces that are looked at, in 10 ms frames.
 pub const PIECE: usize = 100;
@@ -28,8 +28,6 @@ pub fn pieces(frames: usize) -> Vec<Range<usize>> {
     starts.map(|start| start..start + PIECE).collect()
 }
 
-/// Normalised score of a second below which it is somebody else's.
-pub const OTHER_BELOW: f32 = 1.0;
 /// A pause this near to the boundary, in frames, is the boundary: people change in pauses.
 const PAUSE_WITHIN: usize = 40;
 
@@ -47,63 +45,9 @@ pub struct Scored {
     pub score: f32,
 }
 
-/// That somebody else was heard beside the verified person.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Aside {
-    /// Speech of the other, in seconds.
-    pub other_s: f32,
-    /// What is the person's own, in samples of the utterance, rising. Never empty.
-    pub own: Vec<Range<usize>>,
-}
-
-impl Aside {
-    /// Tells the person's own part of an utterance of `samples` samples from that of somebody else. `None` if
-    /// all of it is theirs.
-    pub fn of(pieces: &[Scored], net: &NetSpeech, samples: usize) -> Option<Self> {
-        let others = others(pieces, net.frames.len(), OTHER_BELOW);
-        let frames: usize = others.iter().map(Range::len).sum();
-        if frames == 0 {
-            return None;
-        }
-        let mut own = Vec::new();
-        let mut from = 0;
-        for other in others {
-            let start = if other.start == 0 { 0 } else { boundary(net, other.start) * FRAME_SAMPLES };
-            let end = if other.end >= net.frames.len() {
-                samples
-            } else {
-                boundary(net, other.end) * FRAME_SAMPLES
-            };
-            if start.min(samples) > from {
-                own.push(from..start.min(samples));
-            }
-            from = from.max(start).max(end);
-        }
-        if from < samples {
-            own.push(from..samples);
-        }
-        let other_s = (frames * FRAME_SAMPLES) as f32 / SAMPLE_RATE_HZ as f32;
-        (!own.is_empty()).then_some(Self { other_s, own })
-    }
-
-    /// The person's own sound of an utterance, from sample `from` on.
-    pub fn own_sound(&self, samples: &[f32], from: usize) -> Vec<f32> {
-        let parts = self.own.iter().filter_map(|own| samples.get(own.start.max(from)..own.end));
-        parts.collect::<Vec<_>>().concat()
-    }
-}
-
 /// Where the scores of `pieces` pass half way between the highest and the lowest: in samples of the
-/// utterance.
+/// utterance, rising.
 pub(super) fn crossings(pieces: &[Scored], net: &NetSpeech) -> Vec<usize> {
-    let frames = net.frames.len();
-    let inner = others(pieces, frames, f32::INFINITY).into_iter().flat_map(|other| [other.start, other.end]);
-    let inner = inner.filter(|at| (1..frames).contains(at));
-    inner.map(|at| boundary(net, at) * FRAME_SAMPLES).collect()
-}
-
-/// Which frames of `frames` are somebody else's, where a piece is below `bar`.
-fn others(pieces: &[Scored], frames: usize, bar: f32) -> Vec<Range<usize>> {
     let mut points: Vec<(usize, f32)> =
         pieces.iter().map(|p| (p.frames.start.midpoint(p.frames.end), p.score)).collect();
     points.sort_by_key(|(at, _)| *at);
@@ -117,23 +61,10 @@ fn others(pieces: &[Scored], frames: usize, bar: f32) -> Vec<Range<usize>> {
         .collect();
     let scores = || points.iter().map(|(_, score)| *score);
     let (low, high) = (scores().fold(f32::INFINITY, f32::min), scores().fold(f32::NEG_INFINITY, f32::max));
-    if !low.is_finite() || low >= bar {
-        return Vec::new();
-    }
     let half = f32::midpoint(low, high);
-    let mut found = Vec::new();
-    for run in points.chunk_by(|a, b| (a.1 < half) == (b.1 < half)) {
-        if !run.iter().any(|(_, score)| *score < bar) {
-            continue;
-        }
-        let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
-        let before = points.iter().rfind(|(at, _)| *at < first.0);
-        let after = points.iter().find(|(at, _)| *at > last.0);
-        let start = before.map_or(0, |before| crossing(before, first, half));
-        let end = after.map_or(frames, |after| crossing(last, after, half));
-        found.push(start..end.min(frames));
-    }
-    found
+    let changes = points.iter().zip(points.iter().skip(1)).filter(|(a, b)| (a.1 < half) != (b.1 < half));
+    let inner = changes.map(|(a, b)| crossing(a, b, half)).filter(|at| (1..net.frames.len()).contains(at));
+    inner.map(|at| boundary(net, at) * FRAME_SAMPLES).collect()
 }
 
 /// Where the straight line between two points has the value `half`.
@@ -179,50 +110,34 @@ mod tests {
     }
 
     #[test]
-    fn all_of_one_person_is_theirs() {
-        let speech = net((0..300).collect());
-        assert_eq!(Aside::of(&scored(&[8.0, 3.0, 1.0, 6.0]), &speech, 48_000), None);
-        assert_eq!(Aside::of(&[], &speech, 48_000), None);
-    }
-
-    #[test]
-    fn somebody_behind_is_cut_off_in_the_pause_between() {
+    fn the_change_is_in_the_pause_between_two_voices() {
         // 2 s of one, a pause of 1 s, 1.5 s of another.
         let speech = net((50..250).chain(350..500).collect());
         let falling = scored(&[8.0, 8.0, 8.0, 8.0, 8.0, 6.0, 4.0, 2.0, 0.0, 0.0, 0.0]);
-        let aside = Aside::of(&falling, &speech, 520 * FRAME_SAMPLES).unwrap();
-        assert_eq!(aside.own, std::slice::from_ref(&(0..299 * FRAME_SAMPLES)));
-        assert!((1.3..1.7).contains(&aside.other_s), "{aside:?}");
-        let sound = vec![0.5; 520 * FRAME_SAMPLES];
-        assert_eq!(aside.own_sound(&sound, 100 * FRAME_SAMPLES).len(), 199 * FRAME_SAMPLES);
-        assert!(aside.own_sound(&sound, 400 * FRAME_SAMPLES).is_empty());
+        assert_eq!(crossings(&falling, &speech), [299 * FRAME_SAMPLES]);
     }
 
     #[test]
-    fn somebody_before_and_between_is_cut_out() {
+    fn somebody_before_and_between_is_found_at_both_ends() {
         let speech = net((0..400).collect());
         let before = scored(&[-1.0, -1.0, -1.0, -1.0, 1.0, 4.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0]);
-        let aside = Aside::of(&before, &speech, 64_000).unwrap();
-        assert!(aside.own.len() == 1 && aside.own[0].end == 64_000, "{aside:?}");
-        assert!((150..180).contains(&(aside.own[0].start / FRAME_SAMPLES)), "{aside:?}");
+        let changes = crossings(&before, &speech);
+        assert!(changes.len() == 1 && (150..180).contains(&(changes[0] / FRAME_SAMPLES)), "{changes:?}");
         let between = scored(&[8.0, 8.0, 8.0, 2.0, 0.0, 0.0, 2.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0]);
-        let aside = Aside::of(&between, &speech, 64_000).unwrap();
-        assert!(aside.own.len() == 2 && aside.own[0].start == 0 && aside.own[1].end == 64_000, "{aside:?}");
+        assert_eq!(crossings(&between, &speech).len(), 2);
+        assert!(crossings(&[], &speech).is_empty());
+        assert!(crossings(&scored(&[5.0, 5.0, 5.0]), &speech).is_empty());
     }
 
     proptest! {
         #[test]
-        fn whatever_the_scores_are_the_parts_rise_and_lie_inside(
+        fn whatever_the_scores_are_the_changes_rise_and_lie_inside(
             scores in prop::collection::vec(prop_oneof![-5.0f32..12.0, Just(f32::NAN), Just(f32::INFINITY)], 0..20),
             kept in prop::collection::btree_set(0usize..700, 0..600),
-            samples in 0usize..120_000,
         ) {
-            let Some(aside) = Aside::of(&scored(&scores), &net(kept.into_iter().collect()), samples) else { return Ok(()) };
-            prop_assert!(!aside.own.is_empty());
-            for pair in aside.own.windows(2) {
-                prop_assert!(pair[0].end <= pair[1].start);
-            }
-            prop_assert!(aside.own.iter().all(|own| own.start < own.end && own.end <= samples));
+            let changes = crossings(&scored(&scores), &net(kept.into_iter().collect()));
+            prop_assert!(changes.is_sorted());
+            prop_assert!(changes.iter().all(|at| *at < 700 * FRAME_SAMPLES));
         }
     }
 }

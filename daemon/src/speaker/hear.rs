@@ -31,14 +31,13 @@ pub struct Part {
     pub verdict: Verdict,
     /// Where, in samples of the utterance, rising; `None`: all of it.
     pub own: Option<Vec<Range<usize>>>,
-    pub speech_s: f32,
     /// Only in memory, and never of use but for comparing it with what is said next.
     pub(super) voice: Option<Embedding>,
 }
 
 impl Part {
-    pub(super) fn whole(verdict: Verdict, speech_s: f32, voice: Option<Embedding>) -> Self {
-        Self { verdict, own: None, speech_s, voice }
+    pub(super) fn whole(verdict: Verdict, voice: Option<Embedding>) -> Self {
+        Self { verdict, own: None, voice }
     }
 
     /// Whether both are of one person, as far as two utterances before one microphone tell.
@@ -121,7 +120,7 @@ impl Verifier {
     ) -> Result<Vec<Part>, SpeakerError> {
         let usable = self.usable(enrolled)?;
         if usable.is_empty() {
-            return Ok(vec![Part::whole(Verdict::NotEnrolled, 0.0, None)]);
+            return Ok(vec![Part::whole(Verdict::NotEnrolled, None)]);
         }
         let net = NetSpeech::of(samples, speech);
         let net_speech_s = net.quality.net_speech_s;
@@ -139,7 +138,7 @@ impl Verifier {
             let uttered = Uttered { net: &net, samples, enrolled: &usable, threshold };
             parts = self.parts(&uttered, &verdict, changes)?;
         }
-        let parts = parts.unwrap_or_else(|| vec![Part::whole(verdict, net_speech_s, Some(test))]);
+        let parts = parts.unwrap_or_else(|| vec![Part::whole(verdict, Some(test))]);
         self.refused(parts, samples)
     }
 
@@ -165,9 +164,9 @@ impl Verifier {
             other_s = self.overlap_s(samples)?;
         }
         let Some(other_s) = other_s else { return Ok(parts) };
-        let net_speech_s = parts.iter().map(|part| part.speech_s).sum();
+        let net_speech_s = parts.iter().map(|part| part.verdict.net_speech_s()).sum();
         let verdict = Verdict::MultipleSpeakers { confidence, net_speech_s, other_s };
-        Ok(vec![Part::whole(verdict, net_speech_s, None)])
+        Ok(vec![Part::whole(verdict, None)])
     }
 
     /// The scores of the seconds against the likeliest person, if an utterance may hold more than one voice,
@@ -229,9 +228,9 @@ impl Verifier {
         parts.extend(left(&heard, &whose, uttered.net));
         let first = |part: &Part| part.own.as_ref().and_then(|own| own.first()).map_or(0, |own| own.start);
         parts.sort_by_key(first);
-        let all_s: f32 = parts.iter().map(|part| part.speech_s).sum();
+        let all_s: f32 = parts.iter().map(|part| part.verdict.net_speech_s()).sum();
         for part in &mut parts {
-            let others_s = all_s - part.speech_s;
+            let others_s = all_s - part.verdict.net_speech_s();
             if let Verdict::Verified { other_s, .. } = &mut part.verdict
                 && others_s > 0.0
             {
@@ -263,7 +262,7 @@ impl Verifier {
         } else {
             decide(&candidates, threshold, net_speech_s)
         };
-        Ok(Some(Part { verdict, own: Some(sound), speech_s: net_speech_s, voice: Some(voice) }))
+        Ok(Some(Part { verdict, own: Some(sound), voice: Some(voice) }))
     }
 
     /// Cuts an utterance into units and embeds each that is long enough. `changes` are where its seconds tell
@@ -306,11 +305,8 @@ impl Verifier {
 impl Part {
     /// A voice made of `seed`, refused.
     pub(crate) fn rejected_of(seed: u8) -> Self {
-        Self::whole(
-            Verdict::Rejected { confidence: 0.1, score: 0.0, net_speech_s: 2.0 },
-            2.0,
-            Some(voice_of(seed)),
-        )
+        let verdict = Verdict::Rejected { confidence: 0.1, score: 0.0, net_speech_s: 2.0 };
+        Self::whole(verdict, Some(voice_of(seed)))
     }
 
     /// The same, verified by so much speech.
@@ -324,7 +320,7 @@ impl Part {
             net_speech_s,
             other_s: None,
         };
-        Self::whole(verdict, net_speech_s, Some(voice_of(seed)))
+        Self::whole(verdict, Some(voice_of(seed)))
     }
 }
 

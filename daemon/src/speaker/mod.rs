@@ -45,7 +45,6 @@ mod whose;
 #[cfg(test)]
 mod testing;
 
-pub use aside::Aside;
 pub use calibration::{Calibration, CalibrationError};
 pub use embedding::{Embedding, ModelIdentity, SpeakerModel};
 pub use enrolment::{Enrolment, Progress, Refusal, SampleReport, Step};

@@ -48,7 +48,7 @@ impl Verifier {
     ) -> Result<Part, SpeakerError> {
         let net_speech_s = net.quality.net_speech_s;
         if net_speech_s < LEAST_SHORT_S {
-            return Ok(Part::whole(Verdict::TooShort { net_speech_s }, net_speech_s, None));
+            return Ok(Part::whole(Verdict::TooShort { net_speech_s }, None));
         }
         let voice = self.model().embed_net(net)?;
         let mut candidates = self.candidates(&voice, net.quality, enrolled);
@@ -61,7 +61,7 @@ impl Verifier {
             candidates.sort_by(|a, b| b.log_odds.total_cmp(&a.log_odds));
         }
         let verdict = of_short(&candidates, threshold, net_speech_s);
-        Ok(Part::whole(verdict, net_speech_s, Some(voice)))
+        Ok(Part::whole(verdict, Some(voice)))
     }
 }
 

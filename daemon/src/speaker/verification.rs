@@ -125,6 +125,19 @@ impl Verdict {
         }
     }
 
+    /// Seconds of speech that it is about; none where nobody is enrolled.
+    pub fn net_speech_s(&self) -> f32 {
+        match self {
+            Self::Verified { net_speech_s, .. }
+            | Self::Uncertain { net_speech_s, .. }
+            | Self::Rejected { net_speech_s, .. }
+            | Self::TooShort { net_speech_s }
+            | Self::Ambiguous { net_speech_s, .. }
+            | Self::MultipleSpeakers { net_speech_s, .. } => *net_speech_s,
+            Self::NotEnrolled => 0.0,
+        }
+    }
+
     /// Seconds of somebody else beside an enrolled voice, if any were found.
     pub fn other_s(&self) -> Option<f32> {
         match self {
@@ -249,7 +262,9 @@ impl Verifier {
         let parts = self.hear(samples, speech, enrolled, threshold, None)?.into_iter();
         let known = |part: &Part| matches!(part.verdict, Verdict::Verified { .. });
         let most = parts.max_by(|a, b| {
-            (known(a), a.speech_s).partial_cmp(&(known(b), b.speech_s)).unwrap_or(Ordering::Equal)
+            (known(a), a.verdict.net_speech_s())
+                .partial_cmp(&(known(b), b.verdict.net_speech_s()))
+                .unwrap_or(Ordering::Equal)
         });
         Ok(most.map_or(Verdict::NotEnrolled, |part| part.verdict))
     }
@@ -268,7 +283,7 @@ impl Verifier {
     ) -> Result<Option<Part>, SpeakerError> {
         let (usable, stale) = self.comparable(enrolled);
         if usable.is_empty() {
-            return Ok(stale.is_empty().then(|| Part::whole(Verdict::NotEnrolled, 0.0, None)));
+            return Ok(stale.is_empty().then(|| Part::whole(Verdict::NotEnrolled, None)));
         }
         let net = NetSpeech::of(samples, speech);
         let net_speech_s = net.quality.net_speech_s;
@@ -286,7 +301,7 @@ impl Verifier {
         }
         let (confidence, score) = (best.confidence, best.score);
         let verdict = Verdict::Rejected { confidence, score, net_speech_s };
-        Ok(Some(Part::whole(verdict, net_speech_s, Some(voice))))
+        Ok(Some(Part::whole(verdict, Some(voice))))
     }
 
     /// The voices that can be compared, none if nobody is enrolled; the others are named in the log.

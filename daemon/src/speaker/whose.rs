@@ -113,8 +113,7 @@ pub(super) fn left(heard: &[Heard], whose: &[Option<usize>], net: &NetSpeech) ->
                 // A lone number without its person: it is not said whom it was most like.
                 Verdict::Rejected { confidence: sigmoid(odds).min(0.5), score: 0.0, net_speech_s: speech_s }
             };
-            let part =
-                Part { verdict, own: Some(std::iter::once(start..end).collect()), speech_s, voice: None };
+            let part = Part { verdict, own: Some(std::iter::once(start..end).collect()), voice: None };
             (speech_s >= LEAST_LEFT_S).then_some(part)
         })
         .collect()
