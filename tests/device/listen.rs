@@ -61,6 +61,16 @@ fn events_stand_in_the_order_of_the_audio_clock_and_carry_their_times() {
         }
     }
     assert!(of(&events, "reply")[1]["text"].as_str().unwrap().starts_with("It is"), "{events:#?}");
+    // Two utterances are two turns, each from its wake word to what is stored.
+    let turns: Vec<_> = of(&events, "wake").into_iter().map(|wake| wake["turn"].as_str().unwrap()).collect();
+    assert_ne!(turns[0], turns[1]);
+    for event in &events {
+        let kind = event["event"].as_str().unwrap();
+        let outside = ["ready", "end"].contains(&kind);
+        let later = event["at_ms"].as_u64() >= of(&events, "wake")[1]["at_ms"].as_u64();
+        let expected = (!outside).then_some(turns[usize::from(later)]);
+        assert_eq!(event["turn"].as_str(), expected, "{event}");
+    }
 }
 
 #[test]

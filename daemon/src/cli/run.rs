@@ -10,7 +10,7 @@ use crate::app::Settings;
 use crate::config::Options;
 use crate::daemon;
 use crate::error::Failure;
-use crate::pipeline::events::Lines;
+use crate::events::bus::Lines;
 
 /// Events that wait for whoever reads standard output; more are left out.
 const LINES_DEPTH: usize = 256;

@@ -9,12 +9,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::audio::{CaptureStats, CaptureStatus};
+use crate::events::bus::Events;
 use crate::events::{Event, What};
 use crate::health::State;
 use crate::health::{self, Condition, Health, Status};
 use crate::notify::{self, Progress};
 use crate::pipeline::deadline::Pulse;
-use crate::pipeline::events::Events;
 use crate::pipeline::hearing::HearingControl;
 use crate::units::FramePos;
 

@@ -1,12 +1,5 @@
-//! What may be said over MQTT, and in which form.
-//!
-//! Three rules, all here so that they can be read in one place:
-//!
-//! * `partial` is never published: it is the speech of somebody not yet verified.
-//! * `transcript` and `reply` are published only behind a `verified` or `accepted` event of the same
-//!   utterance. The pipeline promises that order; this is the second lock. A new utterance or a rejection
-//!   closes it again.
-//! * With `publish_text` off they are published without the text.
+//! The form in which events and states are published. [`Event::for_audience`] decides which events the
+//! household may see, and whether with their text.
 
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
@@ -16,15 +9,14 @@ use super::discovery::{self, Backups};
 use super::outbox::Outbox;
 use super::{MqttSettings, Topics};
 use crate::backup::watch::Report;
-use crate::events::{Event, What};
+use crate::events::{Audience, Event, TextRule, TurnId, What};
 use crate::health::Status;
 
 /// Turns events and states into messages.
 #[derive(Debug)]
 pub(super) struct Content {
     pub(super) topics: Topics,
-    publish_text: bool,
-    text_needs_verified: bool,
+    text: TextRule,
     retain_last_turn: bool,
     info: String,
     settings: MqttSettings,
@@ -36,8 +28,6 @@ pub(super) struct Content {
     enrolment_shown: bool,
     /// How the last enrolment stands, as JSON.
     enrolment: Option<String>,
-    /// Whether the utterance at hand is of a verified speaker.
-    verified: bool,
     turn: LastTurn,
 }
 
@@ -55,13 +45,14 @@ impl Content {
             announced,
             backups: Backups::None,
             settings: settings.clone(),
-            publish_text: settings.mqtt.publish_text,
-            text_needs_verified: settings.text_needs_verified,
+            text: TextRule {
+                publish: settings.mqtt.publish_text,
+                verified_only: settings.text_needs_verified,
+            },
             retain_last_turn: settings.mqtt.retain_last_turn,
             info: info.to_string(),
             enrolment_shown: settings.accept_enrolment,
             enrolment: None,
-            verified: false,
             turn: LastTurn::default(),
         }
     }
@@ -156,33 +147,17 @@ impl Content {
     }
 
     pub(super) fn event(&mut self, event: &Event, outbox: &mut Outbox) {
-        match &event.what {
-            What::Verified { .. } | What::Accepted { .. } => self.verified = true,
-            What::Wake { .. } | What::SpeechEnd { .. } | What::Rejected { .. } => self.verified = false,
-            _ => {}
-        }
+        let Some(event) = event.for_audience(Audience::Household, self.text) else { return };
         if let What::Enrolment(progress) = &event.what {
             self.enrolment = crate::plain::json(progress).ok();
             self.keep_enrolment(outbox);
         }
-        let has_text = match &event.what {
-            What::Partial { .. } => return,
-            What::Transcript { .. } | What::Reply { .. } => true,
-            _ => false,
-        };
-        if has_text && self.text_needs_verified && !self.verified {
-            log::warn!("text without a verified speaker was not published");
-            return;
-        }
-        let mut body = match crate::plain::json(event).and_then(|json| serde_json::from_str(&json)) {
+        let body = match crate::plain::json(&*event).and_then(|json| serde_json::from_str(&json)) {
             Ok(Value::Object(body)) => body,
             // NaN becomes null and keys are fixed, so this is only a change of the type.
             other => return log::debug!("cannot write an event as JSON: {other:?}"),
         };
-        if has_text && !self.publish_text {
-            body.remove("text");
-        }
-        if let Some(turn) = self.turn.take_note(&event.what, &body) {
+        if let Some(turn) = self.turn.take_note(&event, &body) {
             outbox.push(&self.topics.event, body, false);
             outbox.push(&self.topics.last_turn, turn, self.retain_last_turn);
         } else {
@@ -194,6 +169,7 @@ impl Content {
 /// Gathers the events of one turn into one object, published when the turn ends.
 #[derive(Debug, Default)]
 struct LastTurn {
+    id: Option<TurnId>,
     body: Map<String, Value>,
     took_ms: Map<String, Value>,
     replied: bool,
@@ -202,19 +178,20 @@ struct LastTurn {
 
 impl LastTurn {
     /// Adds an event, as it is published; returns the turn when this event ends it.
-    fn take_note(&mut self, what: &What, event: &Map<String, Value>) -> Option<Map<String, Value>> {
+    fn take_note(&mut self, noted: &Event, event: &Map<String, Value>) -> Option<Map<String, Value>> {
         let copy = |turn: &mut Self, from: &str, to: &str| {
             if let Some(value) = event.get(from) {
                 turn.body.insert(to.to_owned(), value.clone());
             }
         };
-        if matches!(what, What::Wake { .. }) || (matches!(what, What::SpeechEnd { .. }) && self.replied) {
-            *self = Self::default();
+        noted.turn?;
+        if noted.turn != self.id {
+            *self = Self { id: noted.turn, ..Self::default() };
         }
         if let (Some(Value::String(name)), Some(took)) = (event.get("event"), event.get("took_ms")) {
             self.took_ms.insert(name.clone(), took.clone());
         }
-        match what {
+        match &noted.what {
             What::Wake { .. } => copy(self, "word", "wake_word"),
             What::SpeechEnd { .. } => copy(self, "speech_s", "speech_s"),
             What::Verified { .. } => {
@@ -261,7 +238,11 @@ impl LastTurn {
     }
 
     fn finish(&mut self, outcome: &str, event: &Map<String, Value>) -> Map<String, Value> {
-        let mut turn = std::mem::take(self);
+        let id = self.id;
+        let mut turn = std::mem::replace(self, Self { id, ..Self::default() });
+        if let Some(id) = id {
+            turn.body.insert("turn".to_owned(), id.to_string().into());
+        }
         turn.body.insert("outcome".to_owned(), outcome.into());
         if let Some(at) = event.get("at_ms") {
             turn.body.insert("at_ms".to_owned(), at.clone());

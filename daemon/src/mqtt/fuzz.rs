@@ -2,8 +2,10 @@
 
 use super::command::Intake;
 use super::*;
-use crate::events::{Reason, What};
+use crate::events::{Attribution, Moment, Reason, TurnId, What};
 use crate::fuzzing::{parts, sure};
+use crate::memory::{User, UserId};
+use crate::units::FramePos;
 
 /// A switch, then messages and events behind each 0xFF: a letter for what it is, the rest is its bytes.
 pub fn mqtt(bytes: &[u8]) -> bool {
@@ -54,7 +56,8 @@ fn messages(parts: &[(u8, &[u8])]) -> bool {
     accepted
 }
 
-/// A text that is said by nobody verified is in no message, nor is any where texts are not published.
+/// A text is in a message only where texts are published and somebody verified said it, or anybody where
+/// voices are not verified: in whatever order the events come.
 fn published(parts: &[(u8, &[u8])], publish_text: bool, text_needs_verified: bool) {
     let broker = sure(BrokerUrl::parse("mqtt://h"), "an address");
     let mqtt = super::section::Mqtt { publish_text, ..Default::default() };
@@ -62,11 +65,19 @@ fn published(parts: &[(u8, &[u8])], publish_text: bool, text_needs_verified: boo
     let topics = sure(Topics::new("jarvis", "k"), "topics");
     let mut content = Content::new(&settings, topics, watch::Sender::default());
     let mut outbox = Outbox::new();
-    let mut verified = false;
+    let id = UserId::new();
+    let user = User { id, name: "anna".into(), consent_unix_ms: None, created_unix_ms: 0 };
+    let person = Event::accepted(FramePos(0), &user).1;
+    let turns = [None, Some(TurnId::generate()), Some(TurnId::generate())];
     for (n, (kind, words)) in parts.iter().enumerate() {
         let word = String::from_utf8_lossy(words).into_owned();
         // Nothing else holds this.
         let text = format!("{word} said-{n}-");
+        let whose = match kind & 3 {
+            0 => Attribution::ANONYMOUS,
+            1 => Attribution::NOBODY,
+            _ => person,
+        };
         let what = match kind >> 4 {
             0 | 1 => What::Wake { word, score: 0.5 },
             2 => What::SpeechEnd { speech_s: 1.0, truncated: false },
@@ -80,20 +91,17 @@ fn published(parts: &[(u8, &[u8])], publish_text: bool, text_needs_verified: boo
             5 => What::Accepted { user: word, by: "pin" },
             6 => What::Rejected { reason: Reason::Rejected, confidence: None, early: false },
             7 => What::Partial { text },
-            8 | 9 => What::Transcript { text, engine: word },
-            10 | 11 => What::Reply { text },
-            12 | 13 => What::Stored { conversation_id: word, message_ids: Vec::new() },
+            8 | 9 => What::transcript(whose, text, word),
+            10 | 11 => What::reply(whose, text),
+            12 | 13 => What::Stored { whose, conversation_id: word, message_ids: Vec::new() },
             14 => What::Error { stage: word.clone(), message: word },
             _ => What::SpeechStart,
         };
-        verified = match &what {
-            What::Verified { .. } | What::Accepted { .. } => true,
-            What::Wake { .. } | What::SpeechEnd { .. } | What::Rejected { .. } => false,
-            _ => verified,
-        };
         let partial = matches!(what, What::Partial { .. });
-        content.event(&Event { at_ms: n as u64, took_ms: None, what }, &mut outbox);
-        let allowed = publish_text && !partial && (verified || !text_needs_verified);
+        let moment = Moment { turn: turns[usize::from(kind >> 2 & 3).min(2)], pos: FramePos(n as u64) };
+        content.event(&Event::at(moment, what), &mut outbox);
+        let theirs = whose == person || (whose == Attribution::ANONYMOUS && !text_needs_verified);
+        let allowed = publish_text && !partial && theirs;
         while let Some(message) = outbox.next(Instant::now(), usize::MAX, usize::MAX) {
             assert!(allowed || !message.payload.contains(&format!("said-{n}-")), "{}", message.payload);
             sure(serde_json::from_str::<serde_json::Value>(&message.payload), &message.payload);

@@ -6,6 +6,7 @@ use super::turns::Turns;
 use super::voices::FirstLook;
 use crate::detect::Utterance;
 use crate::error::chain;
+use crate::events::{Moment, TurnId};
 use crate::speaker::{Part, Verdict};
 use crate::units::FramePos;
 
@@ -19,6 +20,8 @@ const SPEECH: f32 = 0.5;
 pub(super) struct Hearing {
     /// A wake word was said, or the device was asked to listen, and no command has followed yet.
     pub(super) woken: bool,
+    /// The turn of what is heard, from its first event on.
+    turn: Option<TurnId>,
     /// Up to where the command was handed to the recogniser.
     pub(super) until: FramePos,
     /// The words so far, as last shown.
@@ -35,9 +38,14 @@ pub(super) struct Hearing {
 }
 
 impl Hearing {
-    /// Another utterance.
+    /// Another utterance, of the turn that its wake word began.
     pub(super) fn begin(&mut self, pos: FramePos) {
-        *self = Self { woken: self.woken, until: pos, ..Self::default() };
+        *self = Self { woken: self.woken, turn: self.turn, until: pos, ..Self::default() };
+    }
+
+    /// A moment of the turn that is heard, which begins with the first of them.
+    pub(super) fn moment(&mut self, pos: FramePos) -> Moment {
+        Moment { turn: Some(*self.turn.get_or_insert_with(TurnId::generate)), pos }
     }
 
     /// The verdict of the first look, if it stands for all of `utterance`: a stranger who goes on may be

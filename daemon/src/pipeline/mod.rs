@@ -16,7 +16,6 @@ pub mod deadline;
 pub(crate) mod door;
 pub mod enrol;
 pub mod enrolling;
-pub mod events;
 pub mod hearing;
 pub mod live;
 mod look;

@@ -8,14 +8,13 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::door::{self, Door};
-use super::events::Events;
 use super::hearing::HearingControl;
 use super::turns::Turns;
 use crate::error::chain;
-use crate::events::{Event, Reason, What};
+use crate::events::bus::Events;
+use crate::events::{Event, Moment, Reason, What};
 use crate::health::{Health, rfc3339};
 use crate::memory::Memory;
-use crate::units::FramePos;
 
 /// How often the count is read: another process may have taken a wrong PIN, or a right one.
 const LOOK: Duration = Duration::from_secs(5);
@@ -70,14 +69,14 @@ impl PauseWatch {
 impl Turns {
     /// Refuses an attempt during the pause. It tells nothing about the voice, and is no further failure:
     /// otherwise a television would prolong the pause for ever.
-    pub(super) async fn refuse_paused(&self, pos: FramePos, door: &mut Door, stop: &CancellationToken) {
+    pub(super) async fn refuse_paused(&self, moment: Moment, door: &mut Door, stop: &CancellationToken) {
         self.forget_sound();
         self.audit("paused", None, None).await;
-        self.reject(pos, Reason::Paused, None, None).await;
+        self.reject(moment, Reason::Paused, None, None).await;
         let told = door.told_of_pause.is_some_and(|at| at.elapsed() < TELL_AGAIN);
         let remaining_ms = door.gate.remaining_ms(self.memory.clock().now_unix_ms());
         if !told && remaining_ms > 0 {
-            self.say(&why(remaining_ms), stop).await;
+            self.say(moment.turn, &why(remaining_ms), stop).await;
             door.told_of_pause = Some(Instant::now());
         }
     }

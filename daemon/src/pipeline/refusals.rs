@@ -9,6 +9,7 @@
 //! five. Voices are held in memory only, one of each kind, and no longer than these times.
 
 use crate::detect::Utterance;
+use crate::events::{Moment, TurnId};
 use crate::speaker::{JustHeard, Part};
 use crate::units::{FRAMES_PER_S, FramePos};
 
@@ -24,13 +25,19 @@ const JUST_HEARD: u64 = 60 * FRAMES_PER_S;
 pub struct Heard {
     pub start: FramePos,
     pub end: FramePos,
+    pub turn: Option<TurnId>,
     /// With a wake phrase in front.
     pub woken: bool,
 }
 
 impl Heard {
-    pub fn of(utterance: &Utterance) -> Self {
-        Self { start: utterance.start, end: utterance.end, woken: utterance.command_start > 0 }
+    pub fn of(utterance: &Utterance, turn: Option<TurnId>) -> Self {
+        Self { start: utterance.start, end: utterance.end, turn, woken: utterance.command_start > 0 }
+    }
+
+    /// Its end, where its events belong.
+    pub fn moment(&self) -> Moment {
+        Moment { turn: self.turn, pos: self.end }
     }
 }
 
@@ -80,7 +87,8 @@ mod tests {
     use crate::speaker::Part;
 
     fn heard(start_s: u64, end_s: u64, woken: bool) -> Heard {
-        Heard { start: FramePos(start_s * FRAMES_PER_S), end: FramePos(end_s * FRAMES_PER_S), woken }
+        let at = |s: u64| FramePos(s * FRAMES_PER_S);
+        Heard { start: at(start_s), end: at(end_s), turn: None, woken }
     }
 
     #[test]

@@ -117,7 +117,7 @@ impl Turns {
             _ => "I could not enrol this voice.".to_owned(),
         };
         self.tell(heard.progress).await;
-        self.say(&sentence, stop).await;
+        self.say(None, &sentence, stop).await;
         self.health.set_stage(State::Idle);
     }
 
@@ -148,7 +148,7 @@ impl Turns {
     /// Speaks for the enrolment; whoever cancels it cuts that short.
     async fn ask(&self, sentence: &str, stop: &CancellationToken) {
         if self.live.load().speech.enabled {
-            self.speak(sentence, true, stop).await;
+            self.speak(None, sentence, true, stop).await;
         }
     }
 

@@ -26,7 +26,6 @@ use super::answer::Answer;
 use super::command::Command;
 use super::deadline::{Pulse, Stage};
 use super::door::Door;
-use super::events::Events;
 use super::hearing::{Heard, HearingControl, Window};
 use super::live::{Live, LiveSettings};
 use super::look::Hearing;
@@ -38,7 +37,8 @@ use super::voices::Voices;
 use crate::detect::{Detection, Utterance};
 use crate::dialogue::{Dialogue, DialogueError, NOBODY_IS_KNOWN, Select};
 use crate::error::chain;
-use crate::events::{Event, Reason, What};
+use crate::events::bus::Events;
+use crate::events::{Attribution, Event, Moment, Reason, TurnId, What};
 use crate::health::State;
 use crate::health::{Condition, Health};
 use crate::inference::allocator;
@@ -164,7 +164,7 @@ impl Turns {
             Detection::Wake { word, score, pos } => {
                 hearing.woken = true;
                 self.health.set_stage(State::Listening);
-                self.events.at(pos, What::Wake { word, score }).await;
+                self.events.at(hearing.moment(pos), What::Wake { word, score }).await;
             }
             Detection::Asked { .. } => {
                 hearing.woken = true;
@@ -177,7 +177,7 @@ impl Turns {
                 }
                 hearing.begin(pos);
                 self.forget_sound();
-                self.events.at(pos, What::SpeechStart).await;
+                self.events.at(hearing.moment(pos), What::SpeechStart).await;
             }
             Detection::Speech { raw, .. } => {
                 hearing.until.0 += (raw.len() / FRAME_SAMPLES) as u64;
@@ -189,7 +189,8 @@ impl Turns {
                 let words = stt.partial();
                 if !words.is_empty() && words != hearing.partial {
                     hearing.partial.clone_from(&words);
-                    self.events.local(Event::at(hearing.until, What::Partial { text: words })).await;
+                    let until = hearing.moment(hearing.until);
+                    self.events.at(until, What::Partial { text: words }).await;
                 }
             }
             Detection::SoFar { raw, speech } => {
@@ -213,14 +214,14 @@ impl Turns {
                 let _ = tokio::task::spawn_blocking(allocator::give_back).await;
             }
             Detection::NoSpeech { .. } if door.enrolling.is_some() => {
-                hearing.woken = false;
+                *hearing = Hearing::default();
                 self.silence(door, stop).await;
             }
             Detection::NoSpeech { pos } => {
+                let mut unused = std::mem::take(hearing);
                 // A follow-up window that nobody used is no attempt.
-                if hearing.woken {
-                    hearing.woken = false;
-                    self.reject(pos, Reason::NoSpeech, None, None).await;
+                if unused.woken {
+                    self.reject(unused.moment(pos), Reason::NoSpeech, None, None).await;
                 }
                 self.rest();
             }
@@ -232,13 +233,14 @@ impl Turns {
             Detection::Lost { pos } => {
                 // A follow-up window that nobody used is no command.
                 let torn = hearing.woken || hearing.until > FramePos(0);
+                let moment = hearing.moment(pos);
                 self.drop_command(hearing);
                 if !torn {
                     return;
                 }
                 let message =
                     "the sound was interrupted in the middle of a command, which is dropped; say it again";
-                self.trouble(pos, "microphone", message.to_owned()).await;
+                self.trouble(moment, "microphone", message.to_owned()).await;
             }
         }
     }
@@ -253,46 +255,49 @@ impl Turns {
     async fn utterance(
         &self,
         utterance: Utterance,
-        hearing: Hearing,
+        mut hearing: Hearing,
         door: &mut Door,
         stop: &CancellationToken,
     ) {
-        let pos = utterance.end;
+        let moment = hearing.moment(utterance.end);
         let early = hearing.stranger.is_some();
         let live = self.live.load_full();
         self.health.set_stage(State::Verifying);
         let speech_s = seconds(utterance.raw.len() - utterance.command_start.min(utterance.raw.len()));
-        self.events.at(pos, What::SpeechEnd { speech_s, truncated: utterance.truncated }).await;
+        self.events.at(moment, What::SpeechEnd { speech_s, truncated: utterance.truncated }).await;
 
         self.refresh(door).await;
         let paused = self.verify && door.gate.remaining_ms(self.memory.clock().now_unix_ms()) > 0;
         if paused && (early || !self.may_look(door).await) {
-            self.refuse_paused(pos, door, stop).await;
+            self.refuse_paused(moment, door, stop).await;
         } else if let Some(stranger) = hearing.certain_of(&utterance) {
-            self.refuse(&refusals::Heard::of(&utterance), stranger, None, door).await;
+            self.refuse(&refusals::Heard::of(&utterance, moment.turn), stranger, None, door).await;
         } else if hearing.torn && !early && self.stt.is_some() {
             self.forget_sound();
             let message = "speech to text is too slow, so a part of the command was lost".to_owned();
-            self.fail(pos, "stt", message, "I did not get all of that. Please say it again.", stop).await;
-        } else if self.understand(utterance, &live, Before { early, paused }, door, stop).await {
+            self.fail(moment, "stt", message, "I did not get all of that. Please say it again.", stop).await;
+        } else if self
+            .understand(utterance, &live, Before { early, paused, turn: moment.turn }, door, stop)
+            .await
+        {
             self.control.open_window(Window::FollowUp, live.follow_up_ms());
             self.health.set_stage(State::FollowUp);
             return;
         }
         if self.verify {
-            self.tell_missing(pos, &live, stop).await;
+            self.tell_missing(moment, &live, stop).await;
         }
         self.rest();
     }
 
     /// With the memory the voices are missing, so nobody can be verified: whoever spoke hears why.
-    async fn tell_missing(&self, pos: FramePos, live: &Live, stop: &CancellationToken) {
+    async fn tell_missing(&self, moment: Moment, live: &Live, stop: &CancellationToken) {
         if !matches!(self.pulse.within(Stage::Memory, self.memory.apart()).await, Some(Ok(Some(_)))) {
             return;
         }
-        self.events.at(pos, What::Reply { text: NOBODY_IS_KNOWN.to_owned() }).await;
+        self.events.at(moment, What::reply(Attribution::NOBODY, NOBODY_IS_KNOWN)).await;
         if live.speech.enabled {
-            self.speak(NOBODY_IS_KNOWN, false, stop).await;
+            self.speak(moment.turn, NOBODY_IS_KNOWN, false, stop).await;
         }
     }
 
@@ -311,7 +316,7 @@ impl Turns {
     /// Answers and stores; whether a follow-up window is to be opened.
     pub(super) async fn turn(
         &self,
-        pos: FramePos,
+        moment: Moment,
         speaker: Speaker,
         transcript: Transcript,
         live: &Live,
@@ -323,7 +328,7 @@ impl Turns {
             // here.
             let _ = self.pulse.within(Stage::Memory, fresh.settle()).await;
         }
-        let started = Instant::now();
+        let (started, whose) = (Instant::now(), speaker.whose);
         let meta = TurnMeta {
             confidence: speaker.confidence,
             engine: Some(transcript.engine.to_owned()),
@@ -333,7 +338,7 @@ impl Turns {
         let Some(answered) = self.pulse.within(Stage::Answer, turn).await else {
             let sentence =
                 "That took too long. I do not know whether it is remembered, so please ask me again.";
-            self.fail(pos, Stage::Answer.name(), Stage::Answer.overdue(), sentence, stop).await;
+            self.fail(moment, Stage::Answer.name(), Stage::Answer.overdue(), sentence, stop).await;
             return false;
         };
         let outcome = match answered {
@@ -342,26 +347,33 @@ impl Turns {
                 outcome
             }
             Err(error) => {
-                self.not_stored(pos, error, live, stop).await;
+                self.not_stored(moment, whose, error, live, stop).await;
                 return false;
             }
         };
         let took = started.elapsed();
-        self.events.emit(Event::at(pos, What::Reply { text: outcome.reply.clone() }).took(took)).await;
+        self.events.emit(Event::at(moment, What::reply(whose, &outcome.reply)).took(took)).await;
         let what = What::Stored {
+            whose,
             conversation_id: outcome.conversation_id.to_string(),
             message_ids: vec![outcome.user_message_id.to_string(), outcome.assistant_message_id.to_string()],
         };
-        self.events.emit(Event::at(pos, what).took(took)).await;
+        self.events.emit(Event::at(moment, what).took(took)).await;
         if live.speech.enabled {
-            self.speak(&outcome.reply, false, stop).await;
+            self.speak(moment.turn, &outcome.reply, false, stop).await;
         }
         live.follow_up_ms() > 0 && !stop.is_cancelled() && !self.control.is_muted()
     }
 
     /// Detection is held while the device speaks: it would hear itself. Who mutes the device, or cancels the
     /// enrolment that it speaks for, ends that at once.
-    pub(super) async fn speak(&self, text: &str, enrolling: bool, stop: &CancellationToken) {
+    pub(super) async fn speak(
+        &self,
+        turn: Option<TurnId>,
+        text: &str,
+        enrolling: bool,
+        stop: &CancellationToken,
+    ) {
         let Some(answer) = &self.answer else { return };
         let (mut muted, mut cancels) = (self.control.watch_muted(), self.switches.watch_cancels());
         if *muted.borrow_and_update() {
@@ -390,31 +402,38 @@ impl Turns {
             None => Stage::Speak.overdue(),
         };
         let what = What::Error { stage: Stage::Speak.name().to_owned(), message: failed };
-        self.events.at(self.control.position(), what).await;
+        self.events.at(Moment { turn, pos: self.control.position() }, what).await;
     }
 
     /// [`Turns::speak`], where answers are spoken.
-    pub(super) async fn say(&self, sentence: &str, stop: &CancellationToken) {
+    pub(super) async fn say(&self, turn: Option<TurnId>, sentence: &str, stop: &CancellationToken) {
         if self.live.load().speech.enabled {
-            self.speak(sentence, false, stop).await;
+            self.speak(turn, sentence, false, stop).await;
         }
     }
 
     /// A stage of a turn failed: an event says which and why, and the person hears `sentence`.
     pub(super) async fn fail(
         &self,
-        pos: FramePos,
+        moment: Moment,
         stage: &str,
         message: String,
         sentence: &str,
         stop: &CancellationToken,
     ) {
-        self.trouble(pos, stage, message).await;
-        self.say(sentence, stop).await;
+        self.trouble(moment, stage, message).await;
+        self.say(moment.turn, sentence, stop).await;
     }
 
     /// The disk is full or damaged: answered all the same, and not as if it were stored.
-    async fn not_stored(&self, pos: FramePos, error: DialogueError, live: &Live, stop: &CancellationToken) {
+    async fn not_stored(
+        &self,
+        moment: Moment,
+        whose: Attribution,
+        error: DialogueError,
+        live: &Live,
+        stop: &CancellationToken,
+    ) {
         let why = chain(&error);
         let (DialogueError::Memory(source) | DialogueError::NotStored { source, .. }) = &error;
         if matches!(source, MemoryError::Store(_)) {
@@ -428,27 +447,27 @@ impl Turns {
             }
             _ => "I could not do that: nothing can be stored at the moment.".to_owned(),
         };
-        self.events.at(pos, What::Reply { text: text.clone() }).await;
-        self.events.at(pos, What::Error { stage: "store".to_owned(), message: why }).await;
+        self.events.at(moment, What::reply(whose, &text)).await;
+        self.events.at(moment, What::Error { stage: "store".to_owned(), message: why }).await;
         if live.speech.enabled {
-            self.speak(&text, false, stop).await;
+            self.speak(moment.turn, &text, false, stop).await;
         }
     }
 
-    pub(super) async fn anonymous(&self, pos: FramePos, stop: &CancellationToken) -> Option<User> {
+    pub(super) async fn anonymous(&self, moment: Moment, stop: &CancellationToken) -> Option<User> {
         let find = async {
             match self.memory.user_by_name(ANONYMOUS).await {
                 Err(MemoryError::NotFound { .. }) => self.memory.add_user(ANONYMOUS).await,
                 other => other,
             }
         };
-        self.known(pos, find, stop).await
+        self.known(moment, find, stop).await
     }
 
     /// The person that the memory finds; a failure is said.
     pub(super) async fn known(
         &self,
-        pos: FramePos,
+        moment: Moment,
         find: impl Future<Output = Result<User, MemoryError>>,
         stop: &CancellationToken,
     ) -> Option<User> {
@@ -457,19 +476,19 @@ impl Turns {
             Some(Err(error)) => chain(&error),
             None => Stage::Memory.overdue(),
         };
-        self.fail(pos, Stage::Memory.name(), why, "I could not do that: my memory does not answer.", stop)
+        self.fail(moment, Stage::Memory.name(), why, "I could not do that: my memory does not answer.", stop)
             .await;
         None
     }
 
     pub(super) async fn reject(
         &self,
-        pos: FramePos,
+        moment: Moment,
         reason: Reason,
         confidence: Option<f32>,
         took: Option<Duration>,
     ) {
-        let event = Event::at(pos, What::Rejected { reason, confidence, early: false });
+        let event = Event::at(moment, What::Rejected { reason, confidence, early: false });
         self.events
             .emit(match took {
                 Some(took) => event.took(took),
@@ -478,9 +497,9 @@ impl Turns {
             .await;
     }
 
-    pub(super) async fn trouble(&self, pos: FramePos, stage: &str, message: String) {
+    pub(super) async fn trouble(&self, moment: impl Into<Moment>, stage: &str, message: String) {
         log::error!(stage = stage; "{stage}: {message}");
-        self.events.at(pos, What::Error { stage: stage.to_owned(), message }).await;
+        self.events.at(moment, What::Error { stage: stage.to_owned(), message }).await;
     }
 
     pub(super) async fn audit(

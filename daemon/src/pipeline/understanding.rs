@@ -25,12 +25,12 @@ use super::turns::Turns;
 use super::voices::VoicesError;
 use crate::detect::Utterance;
 use crate::error::chain;
-use crate::events::{Event, Reason, What};
+use crate::events::{Attribution, Event, Moment, Reason, TurnId, What};
 use crate::health::Condition;
 use crate::memory::User;
 use crate::speaker::{Part, SURELY_KNOWN, Verdict};
 use crate::stt::{SttError, Transcript};
-use crate::units::{FramePos, SAMPLE_RATE_HZ};
+use crate::units::SAMPLE_RATE_HZ;
 
 /// The least of a command, 0.3 s, that is left of it when somebody else is cut out.
 const LEAST_OWN_SAMPLES: usize = SAMPLE_RATE_HZ as usize * 3 / 10;
@@ -41,6 +41,8 @@ type Words = (Option<Result<Transcript, SttError>>, Duration);
 /// Who is speaking, as far as the settings ask for it.
 pub(super) struct Speaker {
     pub(super) user: User,
+    /// Of what they say, and of the answer.
+    pub(super) whose: Attribution,
     pub(super) confidence: Option<f32>,
 }
 
@@ -51,6 +53,7 @@ pub(super) struct Before {
     pub(super) early: bool,
     /// The device pauses after failures.
     pub(super) paused: bool,
+    pub(super) turn: Option<TurnId>,
 }
 
 /// Who is answered.
@@ -78,13 +81,15 @@ impl Turns {
         stop: &CancellationToken,
     ) -> bool {
         let early = before.early;
-        let heard = Heard::of(&utterance);
-        let Utterance { raw, speech, end: pos, command_start, .. } = utterance;
+        let heard = Heard::of(&utterance, before.turn);
+        let moment = heard.moment();
+        let Utterance { raw, speech, command_start, .. } = utterance;
         let (raw, speech) = (Arc::new(raw), Arc::new(speech));
         let started = Instant::now();
         let judge = async {
             if !self.verify {
-                let first = Speaker { user: self.anonymous(pos, stop).await?, confidence: None };
+                let user = self.anonymous(moment, stop).await?;
+                let first = Speaker { user, whose: Attribution::ANONYMOUS, confidence: None };
                 let took = started.elapsed();
                 return Some(Judged { first, part: None, next: Vec::new(), dropped: Vec::new(), took });
             }
@@ -92,7 +97,7 @@ impl Turns {
             let own = &live.voice;
             let hear = self.voices.hear(raw.clone(), speech, just, own.threshold, &own.user_thresholds);
             let Some(parts) = self.pulse.within(Stage::Verify, hear).await else {
-                self.nobody(pos, Stage::Verify.overdue(), stop).await;
+                self.nobody(moment, Stage::Verify.overdue(), stop).await;
                 return None;
             };
             self.judge(&heard, (parts, started.elapsed()), before, door, stop).await
@@ -127,33 +132,33 @@ impl Turns {
         };
         let words = match part {
             Some(part) if early || part.own.is_some() => {
-                self.own_words(pos, &part, &raw, command_start).await
+                self.own_words(moment, &part, &raw, command_start).await
             }
             _ => words.flatten(),
         };
-        let mut follow_up = self.reply_to(pos, first, words, live, stop).await;
+        let mut follow_up = self.reply_to(moment, first, words, live, stop).await;
         for part in next {
             let Some(speaker) = self.admit(&heard, &part, took, door, stop).await else { continue };
-            let words = self.own_words(pos, &part, &raw, command_start).await;
-            follow_up |= self.reply_to(pos, speaker, words, live, stop).await;
+            let words = self.own_words(moment, &part, &raw, command_start).await;
+            follow_up |= self.reply_to(moment, speaker, words, live, stop).await;
         }
-        self.tell_dropped(pos, &dropped, stop).await;
+        self.tell_dropped(moment, &dropped, stop).await;
         follow_up
     }
 
     /// The turn of one person.
     async fn reply_to(
         &self,
-        pos: FramePos,
+        moment: Moment,
         speaker: Speaker,
         words: Option<Words>,
         live: &Live,
         stop: &CancellationToken,
     ) -> bool {
         let Some(words) = words else { return false };
-        match self.transcript(pos, words, stop).await {
+        match self.transcript(moment, speaker.whose, words, stop).await {
             Some(transcript) if !self.control.is_muted() => {
-                self.turn(pos, speaker, transcript, live, stop).await
+                self.turn(moment, speaker, transcript, live, stop).await
             }
             _ => false,
         }
@@ -162,7 +167,8 @@ impl Turns {
     /// Tells what was said; `None` where nothing was, or it is not known.
     async fn transcript(
         &self,
-        pos: FramePos,
+        moment: Moment,
+        whose: Attribution,
         (words, took): Words,
         stop: &CancellationToken,
     ) -> Option<Transcript> {
@@ -170,18 +176,17 @@ impl Turns {
         match words {
             Some(Ok(transcript)) if transcript.text.trim().is_empty() => {
                 self.health.set("stt", Condition::Ok);
-                self.reject(pos, Reason::NoWords, None, Some(took)).await;
+                self.reject(moment, Reason::NoWords, None, Some(took)).await;
                 None
             }
             Some(Ok(transcript)) => {
                 self.health.set("stt", Condition::Ok);
-                let what =
-                    What::Transcript { text: transcript.text.clone(), engine: transcript.engine.to_owned() };
-                self.events.emit(Event::at(pos, what).took(took)).await;
+                let what = What::transcript(whose, &transcript.text, transcript.engine);
+                self.events.emit(Event::at(moment, what).took(took)).await;
                 Some(transcript)
             }
             Some(Err(error)) => {
-                self.fail(pos, Stage::Transcribe.name(), chain(&error), sentence, stop).await;
+                self.fail(moment, Stage::Transcribe.name(), chain(&error), sentence, stop).await;
                 None
             }
             None => {
@@ -190,18 +195,18 @@ impl Turns {
                 let health =
                     format!("what is said is not understood: {why}; if this goes on, restart the service");
                 self.health.set("stt", Condition::degraded(health));
-                self.fail(pos, Stage::Transcribe.name(), why, sentence, stop).await;
+                self.fail(moment, Stage::Transcribe.name(), why, sentence, stop).await;
                 None
             }
         }
     }
 
     /// The words of what is the person's own: those of somebody else are dropped.
-    async fn own_words(&self, pos: FramePos, part: &Part, raw: &[f32], from: usize) -> Option<Words> {
+    async fn own_words(&self, moment: Moment, part: &Part, raw: &[f32], from: usize) -> Option<Words> {
         let stt = self.stt.as_ref()?;
         let own = part.sound(raw, from);
         if own.len() < LEAST_OWN_SAMPLES {
-            self.reject(pos, Reason::MultipleSpeakers, None, None).await;
+            self.reject(moment, Reason::MultipleSpeakers, None, None).await;
             return None;
         }
         let started = Instant::now();
@@ -212,11 +217,11 @@ impl Turns {
     }
 
     /// Nobody can be verified.
-    async fn nobody(&self, pos: FramePos, why: String, stop: &CancellationToken) {
+    async fn nobody(&self, moment: Moment, why: String, stop: &CancellationToken) {
         self.health.set("voice", Condition::failed(format!("nobody can be verified: {why}")));
         self.audit("failed", None, None).await;
         let sentence = "I could not tell who is speaking. Please try again.";
-        self.fail(pos, Stage::Verify.name(), why, sentence, stop).await;
+        self.fail(moment, Stage::Verify.name(), why, sentence, stop).await;
     }
 
     /// Reports who is verified, the first of them only; `None` if nobody is. While the device pauses only a
@@ -225,15 +230,15 @@ impl Turns {
         &self,
         heard: &Heard,
         (parts, took): (Result<Vec<Part>, VoicesError>, Duration),
-        Before { early, paused }: Before,
+        Before { early, paused, .. }: Before,
         door: &mut Door,
         stop: &CancellationToken,
     ) -> Option<Judged> {
-        let pos = heard.end;
+        let moment = heard.moment();
         let parts = match parts {
             Ok(parts) => parts,
             Err(error) => {
-                self.nobody(pos, chain(&error), stop).await;
+                self.nobody(moment, chain(&error), stop).await;
                 return None;
             }
         };
@@ -248,7 +253,7 @@ impl Turns {
             return Some(Judged { first, part: Some(part), next: known.collect(), dropped, took });
         }
         if paused {
-            self.refuse_paused(pos, door, stop).await;
+            self.refuse_paused(moment, door, stop).await;
             return None;
         }
         // Two at once are two, whoever of them gave a PIN.
@@ -259,9 +264,9 @@ impl Turns {
             return None;
         };
         self.audit("pin", Some(&user), part.verdict.confidence().map(|c| json!({ "confidence": c }))).await;
-        let what = What::Accepted { user: user.name.clone(), by: "pin" };
-        self.events.emit(Event::at(pos, what).took(took)).await;
-        let first = Speaker { user, confidence: None };
+        let (accepted, whose) = Event::accepted(moment, &user);
+        self.events.emit(accepted.took(took)).await;
+        let first = Speaker { user, whose, confidence: None };
         Some(Judged { first, part: None, next: Vec::new(), dropped: Vec::new(), took })
     }
 
@@ -286,7 +291,7 @@ impl Turns {
                 Err(_) => self.memory.user_by_name(user_name).await,
             }
         };
-        let Some(user) = self.known(heard.end, find, stop).await else {
+        let Some(user) = self.known(heard.moment(), find, stop).await else {
             self.audit("failed", None, None).await;
             return None;
         };
@@ -300,28 +305,31 @@ impl Turns {
             figures["other_s"] = (*other_s).into();
         }
         self.audit("verified", Some(&user), Some(figures)).await;
-        let what =
-            What::Verified { user: user.name.clone(), confidence, score, net_speech_s, other_s: *other_s };
-        self.events.emit(Event::at(heard.end, what).took(took)).await;
-        Some(Speaker { user, confidence: Some(confidence) })
+        let (verified, whose) = Event::verified(heard.moment(), &part.verdict, &user)?;
+        self.events.emit(verified.took(took)).await;
+        Some(Speaker { user, whose, confidence: Some(confidence) })
     }
 
     /// Tells what was not answered beside somebody who was. It is no failure. Who is likely enrolled hears
     /// it.
-    async fn tell_dropped(&self, pos: FramePos, dropped: &[Part], stop: &CancellationToken) {
+    async fn tell_dropped(&self, moment: Moment, dropped: &[Part], stop: &CancellationToken) {
         for part in dropped {
             let (reason, confidence) = (reason_of(&part.verdict), part.verdict.confidence());
             let speech_s = part.verdict.net_speech_s();
             let figures =
                 json!({ "verdict": part.verdict.name(), "speech_s": speech_s, "confidence": confidence });
             self.audit("dropped", None, Some(figures)).await;
-            self.events.at(pos, What::Dropped { reason, speech_s, confidence }).await;
+            self.events.at(moment, What::Dropped { reason, speech_s, confidence }).await;
         }
         let likely =
             |part: &Part| matches!(part.verdict, Verdict::Uncertain { .. } | Verdict::Ambiguous { .. });
         if dropped.iter().any(likely) && !self.control.is_muted() {
-            self.say("Somebody else spoke as well, and I am not sure who. Please say that again.", stop)
-                .await;
+            self.say(
+                moment.turn,
+                "Somebody else spoke as well, and I am not sure who. Please say that again.",
+                stop,
+            )
+            .await;
         }
     }
 
@@ -343,7 +351,7 @@ impl Turns {
             detail.insert("early".into(), true.into());
         }
         self.audit(verdict.name(), None, (!detail.is_empty()).then(|| detail.into())).await;
-        let event = Event::at(heard.end, What::Rejected { reason, confidence, early });
+        let event = Event::at(heard.moment(), What::Rejected { reason, confidence, early });
         self.events
             .emit(match took {
                 Some(took) => event.took(took),

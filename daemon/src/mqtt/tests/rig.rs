@@ -1,5 +1,6 @@
 //! A real Mosquitto, its clients, a device, and servers that are no broker.
 
+use std::cell::Cell;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -8,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant as Std;
 
 use super::super::*;
-use crate::events::{Event, What};
+use crate::events::{Event, Moment, TurnId, What};
 use crate::health::Need;
 use crate::health::State;
 use crate::pipeline::hearing::HearingControl;
@@ -166,6 +167,7 @@ impl Drop for Watch {
 /// The device side: [`run`] on its own thread and runtime.
 pub(super) struct Device {
     pub(super) events: broadcast::Sender<Arc<Event>>,
+    turn: Cell<Option<TurnId>>,
     pub(super) health: Health,
     pub(super) control: Arc<HearingControl>,
     pub(super) commands: mpsc::Receiver<Command>,
@@ -206,11 +208,16 @@ impl Device {
                 })
             })
             .unwrap();
-        Self { events, health, control, commands, stop, die, thread: Some(thread) }
+        Self { events, turn: Cell::default(), health, control, commands, stop, die, thread: Some(thread) }
     }
 
+    /// A wake word begins a turn.
     pub(super) fn say(&self, what: What) {
-        self.events.send(Arc::new(Event::at(FramePos(100), what))).unwrap();
+        if matches!(what, What::Wake { .. }) {
+            self.turn.set(Some(TurnId::generate()));
+        }
+        let moment = Moment { turn: self.turn.get(), pos: FramePos(100) };
+        self.events.send(Arc::new(Event::at(moment, what))).unwrap();
     }
 
     pub(super) fn condition(&self) -> Condition {

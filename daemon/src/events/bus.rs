@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::{broadcast, mpsc};
 
-use crate::events::{Event, What};
-use crate::units::FramePos;
+use super::{Event, Moment, What};
 
 /// Events a slow listener may lag behind before it misses some (it is told how many).
 const BUS_DEPTH: usize = 256;
@@ -31,6 +30,9 @@ pub struct Lines {
 
 impl Lines {
     async fn send(&self, event: Arc<Event>) {
+        if !self.partials && !event.leaves_the_terminal() {
+            return;
+        }
         // The reader ends only with the program.
         if self.lossless {
             let _ = self.sender.send(event).await;
@@ -49,23 +51,19 @@ impl Events {
         self.bus.subscribe()
     }
 
+    /// To everyone who listens in; the words of a voice that is not verified to the local terminal alone.
     pub async fn emit(&self, event: Event) {
         let event = Arc::new(event);
-        // No subscriber is a normal state: nobody has configured a broker.
-        let _ = self.bus.send(event.clone());
+        if event.leaves_the_terminal() {
+            // No subscriber is a normal state: nobody has configured a broker.
+            let _ = self.bus.send(event.clone());
+        }
         if let Some(lines) = &self.lines {
             lines.send(event).await;
         }
     }
 
-    /// To the local terminal alone: what a voice says before it is verified goes nowhere else.
-    pub async fn local(&self, event: Event) {
-        if let Some(lines) = self.lines.as_ref().filter(|lines| lines.partials) {
-            lines.send(Arc::new(event)).await;
-        }
-    }
-
-    pub async fn at(&self, pos: FramePos, what: What) {
-        self.emit(Event::at(pos, what)).await;
+    pub async fn at(&self, moment: impl Into<Moment>, what: What) {
+        self.emit(Event::at(moment, what)).await;
     }
 }

@@ -1,15 +1,67 @@
 //! Events of the device while it works: the lines of `jarvisd listen` and the payloads of the MQTT event
 //! topic.
+//!
+//! ```text
+//!  turns, watches ─▶ bus ─┬─▶ lines of the local terminal
+//!                         └─▶ for_audience(Household) ─▶ MQTT
+//! ```
+//!
+//! Invariants: every event of one utterance carries the same [`TurnId`]; an event with text carries the
+//! [`Attribution`] of that text, and [`Event::for_audience`] alone decides who may see it.
+
+mod audience;
+pub mod bus;
+
+use std::fmt;
 
 use serde::Serialize;
+use uuid::Uuid;
 
-use crate::speaker::Progress;
+pub use audience::{Attribution, Audience, TextRule};
+
+use crate::memory::User;
+use crate::speaker::{Progress, Verdict};
 use crate::units::FramePos;
+
+/// What one utterance set off, from its wake word to its stored answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(transparent)]
+pub struct TurnId(Uuid);
+
+impl TurnId {
+    /// Unique, also among devices.
+    #[must_use]
+    pub fn generate() -> Self {
+        Self(Uuid::now_v7())
+    }
+}
+
+impl fmt::Display for TurnId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Where an event belongs: its turn, if any, and its place on the audio clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    pub turn: Option<TurnId>,
+    pub pos: FramePos,
+}
+
+impl From<FramePos> for Moment {
+    fn from(pos: FramePos) -> Self {
+        Self { turn: None, pos }
+    }
+}
 
 /// One event of the pipeline. `at_ms` is on the audio clock of the source; `took_ms` is real time spent on
 /// the step.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Event {
+    /// The utterance that it is a part of; `None` for events outside of one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub turn: Option<TurnId>,
     pub at_ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub took_ms: Option<f64>,
@@ -82,13 +134,23 @@ pub enum What {
         valid_s: Option<u64>,
     },
     Transcript {
-        text: String,
+        #[serde(skip)]
+        whose: Attribution,
+        /// `None`: left out for the audience.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        text: Option<String>,
         engine: String,
     },
     Reply {
-        text: String,
+        #[serde(skip)]
+        whose: Attribution,
+        /// `None`: left out for the audience.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        text: Option<String>,
     },
     Stored {
+        #[serde(skip)]
+        whose: Attribution,
         conversation_id: String,
         message_ids: Vec<String>,
     },
@@ -161,9 +223,49 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
+impl What {
+    pub fn transcript(whose: Attribution, text: impl Into<String>, engine: impl Into<String>) -> Self {
+        Self::Transcript { whose, text: Some(text.into()), engine: engine.into() }
+    }
+
+    pub fn reply(whose: Attribution, text: impl Into<String>) -> Self {
+        Self::Reply { whose, text: Some(text.into()) }
+    }
+}
+
 impl Event {
-    pub fn at(pos: FramePos, what: What) -> Self {
-        Self { at_ms: pos.at_ms(), took_ms: None, what }
+    pub fn at(moment: impl Into<Moment>, what: What) -> Self {
+        let Moment { turn, pos } = moment.into();
+        Self { turn, at_ms: pos.at_ms(), took_ms: None, what }
+    }
+
+    /// The event that a voice is verified as `user`'s, and the attribution of what that person says in this
+    /// turn. `None` unless the verdict says so.
+    pub fn verified(
+        moment: impl Into<Moment>,
+        verdict: &Verdict,
+        user: &User,
+    ) -> Option<(Self, Attribution)> {
+        let Verdict::Verified { user_id, user_name, confidence, score, net_speech_s, other_s } = verdict
+        else {
+            return None;
+        };
+        let same = user_id.parse().map_or(user.name == *user_name, |id| user.id == id);
+        let what = What::Verified {
+            user: user.name.clone(),
+            confidence: *confidence,
+            score: *score,
+            net_speech_s: *net_speech_s,
+            other_s: *other_s,
+        };
+        same.then(|| (Self::at(moment, what), Attribution::of(user.id)))
+    }
+
+    /// The event that whoever speaks is taken for `user`, whose PIN was given, and the attribution of what is
+    /// said in this turn.
+    pub fn accepted(moment: impl Into<Moment>, user: &User) -> (Self, Attribution) {
+        let what = What::Accepted { user: user.name.clone(), by: "pin" };
+        (Self::at(moment, what), Attribution::of(user.id))
     }
 
     pub fn took(mut self, elapsed: std::time::Duration) -> Self {
