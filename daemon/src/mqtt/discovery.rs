@@ -251,4 +251,44 @@ mod tests {
             announced(|settings| settings.mqtt.base_topic = "home/voice".to_owned(), Backups::None);
         assert!(topic.starts_with("homeassistant/device/home-voice_kitchen-"), "{topic}");
     }
+
+    /// Bytes that brokers and Home Assistant have seen. `JARVIS_BLESS=1` writes them anew, which is a change
+    /// of the interface.
+    #[test]
+    fn the_announcement_stays_as_it_was_byte_for_byte() {
+        type Case = (&'static str, fn(&mut MqttSettings), Backups);
+        let cases: [Case; 6] = [
+            ("default", |_| {}, Backups::None),
+            ("with backups", |_| {}, Backups::Here),
+            ("with copies", |_| {}, Backups::Copied),
+            ("without commands", |settings| settings.mqtt.accept_commands = false, Backups::Here),
+            ("without both", |settings| settings.mqtt.accept_commands = false, Backups::None),
+            (
+                "other names",
+                |settings| {
+                    settings.mqtt.base_topic = "home/voice".to_owned();
+                    settings.device_id = "küche".to_owned();
+                    settings.device_name = "Jarvis \"küche\"".to_owned();
+                },
+                Backups::Copied,
+            ),
+        ];
+        let lines = cases.map(|(name, change, backups)| {
+            let mut settings = MqttSettings::new(BrokerUrl::parse("mqtt://broker").unwrap(), "kitchen");
+            change(&mut settings);
+            let topics = Topics::new(&settings.mqtt.base_topic, &settings.device_id).unwrap();
+            let earlier = BTreeMap::from([("backup_copied".to_owned(), "sensor".to_owned())]);
+            let message = payload(&settings, &topics, entities(&settings, &topics, backups), &earlier);
+            // Not the number of the version.
+            let message = message.replace(env!("CARGO_PKG_VERSION"), "VERSION");
+            format!("{name}\n{} {message}\n", topic(&settings, "homeassistant"))
+        });
+        let lines = lines.concat();
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/mqtt/tests/announcements");
+        if std::env::var_os("JARVIS_BLESS").is_some() {
+            std::fs::write(&path, lines).unwrap();
+            return;
+        }
+        assert_eq!(lines, std::fs::read_to_string(&path).unwrap());
+    }
 }
