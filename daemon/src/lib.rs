@@ -29,6 +29,7 @@ pub mod supervisor;
 pub mod app;
 pub mod audio;
 pub mod backup;
+pub mod control;
 pub mod detect;
 pub mod dialogue;
 pub mod dsp;

@@ -278,13 +278,10 @@ impl Settings {
 
     /// The broker of the configuration; `None` where there is none.
     pub fn broker(&self) -> Option<MqttSettings> {
-        let voice = &self.voice;
         Some(MqttSettings {
             mqtt: self.mqtt.clone(),
             device_name: self.device.name(),
-            accept_pins: voice.enabled && voice.pin_valid_s > 0,
-            accept_enrolment: voice.enrol_by_mqtt,
-            text_needs_verified: voice.enabled,
+            voice: self.voice.clone(),
             copies_backups: self.backup.remote.is_some(),
             ..MqttSettings::new(self.mqtt.url.clone()?, self.device.id.clone())
         })

@@ -19,8 +19,8 @@ use crate::error::{Exit, Failure, chain};
 use crate::events::bus::{Events, Lines};
 use crate::events::{Event, What};
 use crate::health::Health;
-use crate::mqtt;
 use crate::pipeline::deadline::Pulse;
+use crate::pipeline::dispatch::Dispatcher;
 use crate::pipeline::hearing::{Heard, Hearing, HearingControl};
 use crate::pipeline::switches::Switches;
 use crate::pipeline::turns::Turns;
@@ -75,7 +75,8 @@ async fn listen(settings: Settings, recordings: &[PathBuf], realtime: bool) -> R
         supervisor: &mut supervisor,
     };
     let (heard_in, heard_out) = mpsc::channel::<Heard>(HEARD_DEPTH);
-    let (_, commands) = mqtt::command_channel();
+    let switches = Switches::new(session.control.clone());
+    let (_, requests) = Dispatcher::new(switches.clone());
     let handle = match parts.recognizer {
         Some(recognizer) => {
             let (handle, jobs) = stt::worker::channel(STT_BLOCKS);
@@ -101,13 +102,13 @@ async fn listen(settings: Settings, recordings: &[PathBuf], realtime: bool) -> R
         events: session.events.clone(),
         health: Health::new(),
         control: session.control.clone(),
-        switches: Switches::new(session.control.clone()),
+        switches,
         pulse: Arc::new(Pulse::of_recording()),
         counted: Arc::default(),
         live: Arc::new(ArcSwap::from_pointee(settings.live())),
     };
     let stop = session.supervisor.token();
-    session.supervisor.job("turns", turns.run(heard_out, commands, stop)).map_err(cannot_start)?;
+    session.supervisor.job("turns", turns.run(heard_out, requests, stop)).map_err(cannot_start)?;
 
     let mut detector = parts.detector;
     let mut refused: Option<SourceError> = None;

@@ -27,6 +27,7 @@ use crate::memory::pull::Puller;
 use crate::mqtt::{self, Feeds};
 use crate::notify;
 use crate::pipeline::deadline::Pulse;
+use crate::pipeline::dispatch::Dispatcher;
 use crate::pipeline::hearing::{Heard, Hearing, HearingControl};
 use crate::pipeline::pause::PauseWatch;
 use crate::pipeline::switches::{self, Switches};
@@ -105,12 +106,12 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
     let live = Arc::new(ArcSwap::from_pointee(settings.live()));
     let (ring_in, ring_out) = rtrb::RingBuffer::<Period>::new(RING_PERIODS);
     let (heard_in, heard_out) = mpsc::channel::<Heard>(HEARD_DEPTH);
-    let (command_in, command_out) = mqtt::command_channel();
 
     let memory = parts.memory.clone();
     // Before the first sound.
     let switches = Switches::new(control.clone());
     switches.restore(&memory, &health).await;
+    let (dispatcher, requests) = Dispatcher::new(switches.clone());
     let (pulse, counted) = (Arc::new(Pulse::default()), Arc::new(Notify::new()));
     // What cannot be read was announced by nobody; the worst of it is an entity that stays.
     let announced =
@@ -175,7 +176,7 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
             counted: counted.clone(),
             live: live.clone(),
         };
-        supervisor.task("turns", turns.run(heard_out, command_out, stop.clone()))?;
+        supervisor.task("turns", turns.run(heard_out, requests, stop.clone()))?;
         let keep = switches.clone().keep(parts.memory.clone(), health.clone(), stop.clone());
         supervisor.task("mute", keep)?;
         if settings.voice.enabled {
@@ -236,9 +237,8 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
                 status: health.watch(),
                 health: health.clone(),
                 backups,
-                switches,
+                dispatcher,
                 announced,
-                commands: command_in,
             };
             let last_words = supervisor.last_words();
             supervisor.reporter("mqtt", async move { mqtt::run(broker, feeds, last_words).await })?;

@@ -1,125 +1,131 @@
-//! What the device can be told over MQTT. Anything else that arrives is ignored and counted, never answered.
+//! What arrives over MQTT as a command, and what is answered. Nothing here waits.
+//!
+//! Whatever arrives on a topic of a command is answered, but not every message of a flood: so many answers a
+//! minute, and fewer where the message was no command.
 
-use serde::Deserialize;
-use tokio::sync::mpsc;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+
+use serde_json::{Map, Value};
+use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant};
-use zeroize::Zeroizing;
 
 use super::Topics;
-use crate::pipeline::command::Command;
-use crate::pipeline::enrolling::Wanted;
-use crate::pipeline::switches::Switches;
-use crate::speaker::Style;
-use crate::speaker::pin::Pin;
-
-/// What a message asks for.
-#[derive(Debug)]
-enum Told {
-    Muted(bool),
-    /// Open the listening window as if the wake word had been said.
-    Listen,
-    CancelEnrolment,
-    Command(Command),
-}
+use crate::control::{Authority, Outcome, Refused, RequestId};
+use crate::pipeline::dispatch::{Dispatcher, Given};
+use crate::speaker::section::Voice;
 
 /// What `jarvisd doctor` sends to see that commands arrive; it means nothing.
 pub(super) const PROBE: &[u8] = b"DOCTOR";
-/// Longest payload that is looked at.
-const MAX_PAYLOAD: usize = 16;
-const MAX_JSON: usize = 512;
+/// Whoever may publish to the broker.
+const FROM: Authority = Authority::Broker;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PinPayload {
-    user: String,
-    pin: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct EnrolPayload {
-    /// Whom to enrol, or
-    start: Option<String>,
-    /// whose voice to add further samples to.
-    add: Option<String>,
-    /// Those that are asked for; none with `start`, all with `add`.
-    further: Option<Vec<Style>>,
-    #[serde(default)]
-    keep_recordings: bool,
-}
-
-impl EnrolPayload {
-    fn command(self, cancels: u64) -> Option<Command> {
-        let Self { start, add, further, keep_recordings } = self;
-        let (user, adds) = match (start, add) {
-            (Some(user), None) => (user, false),
-            (None, Some(user)) => (user, true),
-            _ => return None,
-        };
-        let asked = further.unwrap_or_else(|| if adds { Style::ALL.to_vec() } else { Vec::new() });
-        // Each once, in the order that was asked for.
-        let mut further = Vec::new();
-        for style in asked {
-            if !further.contains(&style) {
-                further.push(style);
-            }
-        }
-        Some(Command::Enrol { user, wanted: Wanted { adds, further, keep_recordings }, cancels })
-    }
-}
-
-/// Reads messages and hands commands out without ever waiting.
+/// Reads messages, gives commands to the dispatcher, and words the answers.
 #[derive(Debug)]
 pub(super) struct Intake {
-    switches: Switches,
-    commands: mpsc::Sender<Command>,
+    dispatcher: Dispatcher,
+    /// Which commands are switched on.
+    voice: Voice,
+    waiting: Vec<Waiting>,
     ignored: u64,
     journal: Journal,
+    /// Answers to commands, and to what was none.
+    answers: Budget,
+    answers_to_garbage: Budget,
+}
+
+/// A task whose outcome has not come yet.
+#[derive(Debug)]
+struct Waiting {
+    command: &'static str,
+    id: Option<RequestId>,
+    outcome: oneshot::Receiver<Outcome>,
+}
+
+/// Over how long a budget lasts.
+const WINDOW: Duration = Duration::from_secs(60);
+/// Lines of the journal in that time.
+const JOURNAL_LINES: u32 = 10;
+/// Answers to commands in that time.
+const ANSWERS: u32 = 60;
+/// Answers to messages that were no command.
+const ANSWERS_TO_GARBAGE: u32 = 10;
+
+/// So many in a [`WINDOW`]; those above are counted.
+#[derive(Debug)]
+struct Budget {
+    most: u32,
+    since: Instant,
+    used: u32,
+    more: u64,
+}
+
+impl Budget {
+    fn new(most: u32) -> Self {
+        Self { most, since: Instant::now(), used: 0, more: 0 }
+    }
+
+    /// Begins a new window if this one is over; how many were above the budget in it.
+    fn renew(&mut self, now: Instant) -> u64 {
+        if now.saturating_duration_since(self.since) < WINDOW {
+            return 0;
+        }
+        let more = self.more;
+        *self = Self { since: now, used: 0, more: 0, ..*self };
+        more
+    }
+
+    fn allows(&mut self) -> bool {
+        let allowed = self.used < self.most;
+        if allowed {
+            self.used += 1;
+        } else {
+            self.more += 1;
+        }
+        allowed
+    }
 }
 
 /// One line for each accepted command, but for a flood: then one line with the number of the others.
 #[derive(Debug)]
-struct Journal {
-    since: Instant,
-    lines: u32,
-    more: u64,
-}
-
-/// How long a flood is counted before it is told.
-const JOURNAL_WINDOW: Duration = Duration::from_secs(60);
-/// Lines in that time.
-const JOURNAL_LINES: u32 = 10;
+struct Journal(Budget);
 
 impl Journal {
     fn told(&mut self, now: Instant, what: &str) {
         self.summarise(now);
-        if self.lines < JOURNAL_LINES {
-            self.lines += 1;
+        if self.0.allows() {
             log::info!("told over MQTT: {what}");
-        } else {
-            self.more += 1;
         }
     }
 
     fn summarise(&mut self, now: Instant) {
-        if now.saturating_duration_since(self.since) >= JOURNAL_WINDOW {
-            self.end();
-            *self = Self { since: now, lines: 0, more: 0 };
-        }
+        let more = self.0.renew(now);
+        Self::tell(more);
     }
 
     fn end(&mut self) {
-        let more = std::mem::take(&mut self.more);
+        Self::tell(std::mem::take(&mut self.0.more));
+    }
+
+    fn tell(more: u64) {
         if more > 0 {
-            log::warn!("told over MQTT {more} more times within {} s", JOURNAL_WINDOW.as_secs());
+            log::warn!("told over MQTT {more} more times within {} s", WINDOW.as_secs());
         }
     }
 }
 
 impl Intake {
-    pub(super) fn new(switches: Switches, commands: mpsc::Sender<Command>) -> Self {
-        let journal = Journal { since: Instant::now(), lines: 0, more: 0 };
-        Self { switches, commands, ignored: 0, journal }
+    pub(super) fn new(dispatcher: Dispatcher, voice: Voice) -> Self {
+        Self {
+            dispatcher,
+            voice,
+            waiting: Vec::new(),
+            ignored: 0,
+            journal: Journal(Budget::new(JOURNAL_LINES)),
+            answers: Budget::new(ANSWERS),
+            answers_to_garbage: Budget::new(ANSWERS_TO_GARBAGE),
+        }
     }
 
     /// Messages that were no command, or came faster than commands are carried out.
@@ -137,71 +143,99 @@ impl Intake {
         self.journal.end();
     }
 
-    /// `retained` messages are old: a kept `PRESS` would open the microphone at every reconnect.
-    pub(super) fn message(&mut self, topics: &Topics, topic: &[u8], payload: &[u8], retained: bool) {
-        let told = if retained { None } else { parse(topics, topic, payload, self.switches.cancels()) };
-        let told = told.and_then(|told| {
-            let what = format!("{told:?}");
-            self.carry_out(told).then_some(what)
-        });
-        if let Some(what) = told {
-            self.journal.told(Instant::now(), &what);
-        } else if payload != PROBE {
-            self.ignored = self.ignored.saturating_add(1);
-            // The count grows without limit, the journal must not.
-            if self.ignored.is_power_of_two() {
-                log::warn!(
-                    "ignored a message on {} of {} bytes{}; {} ignored since start",
-                    String::from_utf8_lossy(topic.get(..topic.len().min(100)).unwrap_or_default()),
-                    payload.len(),
-                    if retained { ", retained (publish commands without the retain flag)" } else { "" },
-                    self.ignored
-                );
+    /// Carries out what a message asks for; the answer to publish, if any. `retained` messages are old: a
+    /// kept `PRESS` would open the microphone at every reconnect.
+    pub(super) fn message(
+        &mut self,
+        topics: &Topics,
+        topic: &[u8],
+        payload: &[u8],
+        retained: bool,
+    ) -> Option<Map<String, Value>> {
+        // Removing a retained command is no command.
+        if payload == PROBE || (retained && payload.is_empty()) {
+            return None;
+        }
+        let Some(command) = topics.command(topic) else {
+            self.ignore(topic, payload, retained);
+            return None;
+        };
+        let read = if retained { Err(Outcome::Retained) } else { command.read(payload, FROM, &self.voice) };
+        let id = if payload.len() <= command.payload.max_bytes { RequestId::of(payload) } else { None };
+        let outcome = match read {
+            Ok(told) => {
+                let what = format!("{told:?}");
+                let outcome = match self.dispatcher.give(told, FROM) {
+                    Given::Now(outcome) => outcome,
+                    Given::Later(outcome) => {
+                        self.waiting.push(Waiting { command: command.name, id: id.clone(), outcome });
+                        Outcome::Accepted
+                    }
+                };
+                if outcome.is_taken() {
+                    self.journal.told(Instant::now(), &what);
+                }
+                outcome
             }
+            Err(outcome) => outcome,
+        };
+        if matches!(outcome, Outcome::Busy) || !outcome.is_understood() {
+            self.ignore(topic, payload, retained);
         }
+        self.answer(command.name, &outcome, id)
     }
-}
 
-impl Intake {
-    /// Whether it is in force, or will be in its turn.
-    fn carry_out(&self, told: Told) -> bool {
-        match told {
-            Told::Muted(muted) => self.switches.set_muted(muted),
-            Told::Listen => self.switches.listen(),
-            Told::CancelEnrolment => self.switches.cancel_enrolment(),
-            Told::Command(command) => return self.commands.try_send(command).is_ok(),
+    fn ignore(&mut self, topic: &[u8], payload: &[u8], retained: bool) {
+        self.ignored = self.ignored.saturating_add(1);
+        // The count grows without limit, the journal must not.
+        if self.ignored.is_power_of_two() {
+            log::warn!(
+                "ignored a message on {} of {} bytes{}; {} ignored since start",
+                String::from_utf8_lossy(topic.get(..topic.len().min(100)).unwrap_or_default()),
+                payload.len(),
+                if retained { ", retained (publish commands without the retain flag)" } else { "" },
+                self.ignored
+            );
         }
-        true
     }
-}
 
-fn parse(topics: &Topics, topic: &[u8], payload: &[u8], cancels: u64) -> Option<Told> {
-    if topic == topics.pin.as_bytes() && payload.len() <= MAX_JSON {
-        let given: PinPayload = serde_json::from_slice(payload).ok()?;
-        let pin = Pin::typed(&Zeroizing::new(given.pin)).ok()?;
-        return Some(Told::Command(Command::Pin { user: given.user, pin }));
+    /// Waits until a task that took its turn is done; its answer, if any. Cancel safe.
+    pub(super) async fn next_answer(&mut self) -> Option<Map<String, Value>> {
+        let (n, outcome) = poll_fn(|context| {
+            for (n, waiting) in self.waiting.iter_mut().enumerate() {
+                if let Poll::Ready(outcome) = Pin::new(&mut waiting.outcome).poll(context) {
+                    return Poll::Ready((n, outcome.unwrap_or(Outcome::Refused(Refused::Stopping))));
+                }
+            }
+            Poll::Pending
+        })
+        .await;
+        let Waiting { command, id, .. } = self.waiting.remove(n);
+        self.answer(command, &outcome, id)
     }
-    if topic == topics.enrolment_set.as_bytes() && payload.len() <= MAX_JSON {
-        if payload.trim_ascii() == b"CANCEL" {
-            return Some(Told::CancelEnrolment);
+
+    /// An answer as JSON; `None` where there were too many. It holds nothing of the payload but its `id`.
+    fn answer(
+        &mut self,
+        command: &str,
+        outcome: &Outcome,
+        id: Option<RequestId>,
+    ) -> Option<Map<String, Value>> {
+        let budget = if outcome.is_understood() { &mut self.answers } else { &mut self.answers_to_garbage };
+        budget.renew(Instant::now());
+        if !budget.allows() {
+            return None;
         }
-        let wanted: EnrolPayload = serde_json::from_slice(payload).ok()?;
-        return wanted.command(cancels).map(Told::Command);
-    }
-    if payload.len() > MAX_PAYLOAD {
-        return None;
-    }
-    let word = std::str::from_utf8(payload).ok()?.trim();
-    if topic == topics.mute_set.as_bytes() {
-        match word {
-            "ON" => Some(Told::Muted(true)),
-            "OFF" => Some(Told::Muted(false)),
-            _ => None,
+        let mut answer = Map::new();
+        answer.insert("command".to_owned(), command.into());
+        answer.insert("outcome".to_owned(), outcome.word().into());
+        if !outcome.is_taken() {
+            answer.insert("reason".to_owned(), outcome.sentence(FROM.face()).into());
         }
-    } else if topic == topics.listen.as_bytes() && word == "PRESS" {
-        Some(Told::Listen)
-    } else {
-        None
+        if let Some(id) = id {
+            answer.insert("id".to_owned(), id.as_str().into());
+        }
+        Some(answer)
     }
 }
 
@@ -209,132 +243,140 @@ fn parse(topics: &Topics, topic: &[u8], payload: &[u8], cancels: u64) -> Option<
 mod tests {
     use std::sync::Arc;
 
-    use super::*;
-    use crate::pipeline::hearing::HearingControl;
+    use tokio::sync::mpsc;
 
-    fn intake() -> (Intake, mpsc::Receiver<Command>, Topics) {
-        let (sender, receiver) = mpsc::channel(2);
-        let switches = Switches::new(Arc::default());
-        (Intake::new(switches, sender), receiver, Topics::new("jarvis", "k").unwrap())
+    use super::*;
+    use crate::control::{COMMANDS, Request, Task};
+    use crate::pipeline::dispatch::TASKS;
+    use crate::pipeline::hearing::HearingControl;
+    use crate::pipeline::switches::Switches;
+
+    struct Rig {
+        intake: Intake,
+        requests: mpsc::Receiver<Request>,
+        control: Arc<HearingControl>,
+        topics: Topics,
     }
+
+    impl Rig {
+        fn new() -> Self {
+            let control = Arc::new(HearingControl::default());
+            let (dispatcher, requests) = Dispatcher::new(Switches::new(control.clone()));
+            let voice = Voice { pin_valid_s: 60, enrol_by_mqtt: true, ..Voice::default() };
+            let topics = Topics::new("jarvis", "k").unwrap();
+            Self { intake: Intake::new(dispatcher, voice), requests, control, topics }
+        }
+
+        fn tell(&mut self, last: &str, payload: impl AsRef<[u8]>, retained: bool) -> Option<Value> {
+            let topic = format!("jarvis/k/{last}");
+            let answer = self.intake.message(&self.topics, topic.as_bytes(), payload.as_ref(), retained);
+            answer.map(Value::Object)
+        }
+
+        /// The outcome of a message that is not retained.
+        fn outcome(&mut self, last: &str, payload: impl AsRef<[u8]>) -> String {
+            self.tell(last, payload, false).unwrap()["outcome"].as_str().unwrap().to_owned()
+        }
+    }
+
+    const A_PIN: &str = r#"{"user":"Anna","pin":"274913"}"#;
 
     #[test]
     fn a_mute_is_in_force_at_once_and_the_last_of_many_wins() {
-        let control = Arc::new(HearingControl::default());
-        let (sender, mut commands) = mpsc::channel(1);
-        let mut intake = Intake::new(Switches::new(control.clone()), sender);
-        let topics = Topics::new("jarvis", "k").unwrap();
+        let mut rig = Rig::new();
         for n in 0..1_001 {
-            let word: &[u8] = if n % 2 == 0 { b"ON" } else { b"OFF\n" };
-            intake.message(&topics, b"jarvis/k/mute/set", word, false);
-            assert_eq!(control.is_muted(), n % 2 == 0);
+            rig.tell("mute/set", if n % 2 == 0 { "ON" } else { "OFF\n" }, false);
+            assert_eq!(rig.control.is_muted(), n % 2 == 0);
         }
-        intake.message(&topics, b"jarvis/k/listen", b"PRESS", false);
-        assert_eq!(intake.ignored(), 0);
-        assert!(commands.try_recv().is_err(), "none of it waits in a queue");
+        rig.tell("listen", "PRESS", false);
+        assert_eq!(rig.intake.ignored(), 0);
+        assert!(rig.requests.try_recv().is_err(), "none of it waits in a queue");
+    }
+
+    #[tokio::test]
+    async fn a_task_is_accepted_and_answered_again_when_its_turn_has_come() {
+        let mut rig = Rig::new();
+        let (first, second) = (A_PIN.replace('}', r#","id":"1"}"#), A_PIN.replace('}', r#","id":"2"}"#));
+        let accepted = serde_json::json!({ "command": "pin", "outcome": "accepted", "id": "1" });
+        assert_eq!(rig.tell("pin", &first, false), Some(accepted));
+        rig.tell("pin", second, false);
+        let request = rig.requests.recv().await.unwrap();
+        assert!(matches!(&request.task, Task::Pin { user, .. } if user == "Anna"));
+        request.answer.send(Outcome::Done).unwrap();
+        let done = serde_json::json!({ "command": "pin", "outcome": "done", "id": "1" });
+        assert_eq!(rig.intake.next_answer().await.map(Value::Object), Some(done));
+        // Nobody carries the other one out any more.
+        drop(rig.requests);
+        let stopping = Value::Object(rig.intake.next_answer().await.unwrap());
+        assert_eq!((&stopping["outcome"], &stopping["id"]), (&"refused".into(), &"2".into()));
+        assert_eq!(rig.intake.answer("pin", &Outcome::Done, None).unwrap().get("id"), None);
     }
 
     #[test]
-    fn a_pin_is_understood_and_never_printed() {
-        let (mut intake, mut commands, topics) = intake();
-        intake.message(&topics, b"jarvis/k/pin", br#"{"user":"Anna","pin":"274913"}"#, false);
-        let command = commands.try_recv().unwrap();
-        assert_eq!(format!("{command:?}"), "Pin { user: \"Anna\", pin: *** }");
-        assert_eq!(command, Command::Pin { user: "Anna".into(), pin: Pin::typed("274913").unwrap() });
-        let long = format!(r#"{{"user":"{}","pin":"274913"}}"#, "a".repeat(1_000));
-        let cases: [(&[u8], bool); 8] = [
-            (br#"{"user":"Anna","pin":"274913"}"#, true),
-            (br#"{"user":"Anna","pin":274913}"#, false),
-            (br#"{"user":"Anna","pin":"27491"}"#, false),
-            (br#"{"user":"Anna","pin":"274913","more":1}"#, false),
-            (br#"{"pin":"274913"}"#, false),
-            (b"274913", false),
-            (b"\xff", false),
-            (long.as_bytes(), false),
+    fn whatever_is_no_command_is_answered_with_its_word_counted_and_not_echoed() {
+        let mut rig = Rig::new();
+        let long = "O".repeat(600);
+        let cases = [
+            ("mute/set", "", false, "not_understood"),
+            ("mute/set", "maybe", false, "not_understood"),
+            ("mute/set", long.as_str(), false, "too_long"),
+            ("pin", long.as_str(), false, "too_long"),
+            ("pin", r#"{"user":"maybe","pin":"27491"}"#, false, "not_understood"),
+            ("listen", "PRESS", true, "retained"),
+            ("enrolment/set", r#"{"start":"maybe"}"#, true, "retained"),
         ];
-        for (payload, retained) in cases {
-            intake.message(&topics, b"jarvis/k/pin", payload, retained);
+        for (n, (last, payload, retained, word)) in cases.iter().enumerate() {
+            let answer = rig.tell(last, payload, *retained).unwrap();
+            assert_eq!(answer["outcome"], *word, "{answer}");
+            let reason = answer["reason"].as_str().unwrap();
+            assert!(!reason.contains("maybe") && !reason.contains("OOO") && reason.len() > 20, "{reason}");
+            assert_eq!(rig.intake.ignored(), n as u64 + 1);
         }
-        assert!(commands.try_recv().is_err());
-        assert_eq!(intake.ignored(), 8);
+        assert!(rig.requests.try_recv().is_err());
+        // What is on no topic of a command, and what doctor sends, is not answered.
+        assert_eq!(rig.tell("mute", "ON", false), None);
+        assert_eq!(rig.intake.message(&rig.topics, b"\xff", b"ON", false), None);
+        for command in &COMMANDS {
+            assert_eq!(rig.tell(command.topic, PROBE, false), None);
+            assert_eq!(rig.tell(command.topic, "", true), None, "a retained message is deleted");
+        }
+        assert_eq!(rig.intake.ignored(), cases.len() as u64 + 2);
     }
 
     #[test]
-    fn an_enrolment_is_begun_and_cancelled() {
-        let (mut intake, mut commands, topics) = intake();
-        let on = b"jarvis/k/enrolment/set";
-        let (all, none) = (Style::ALL.to_vec(), Vec::new());
-        for (asked, user, adds, further, keep_recordings) in [
-            (&br#"{"start":"Anna"}"#[..], "Anna", false, none, false),
-            (br#"{"start":"Ben","keep_recordings":true}"#, "Ben", false, Vec::new(), true),
-            (
-                br#"{"start":"Ben","further":["loud","far","loud"]}"#,
-                "Ben",
-                false,
-                vec![Style::Loud, Style::Far],
-                false,
-            ),
-            (br#"{"add":"Ben"}"#, "Ben", true, all, false),
-            (
-                br#"{"add":"Ben","further":["second_microphone"]}"#,
-                "Ben",
-                true,
-                vec![Style::SecondMicrophone],
-                false,
-            ),
-        ] {
-            intake.message(&topics, on, asked, false);
-            let wanted = Wanted { adds, further, keep_recordings };
-            let begun = Command::Enrol { user: user.into(), wanted, cancels: 0 };
-            assert_eq!(commands.try_recv(), Ok(begun));
-        }
-        intake.message(&topics, on, b"CANCEL\n", false);
-        assert_eq!((commands.try_recv().is_err(), intake.switches.cancels()), (true, 1));
-        intake.message(&topics, on, br#"{"start":"Ben"}"#, false);
-        assert!(matches!(commands.try_recv(), Ok(Command::Enrol { cancels: 1, .. })));
-        for payload in [
-            &b"Anna"[..],
-            b"{}",
-            br#"{"start":1}"#,
-            br#"{"start":"Anna","replace":true}"#,
-            br#"{"start":"Anna","add":"Anna"}"#,
-            br#"{"further":["far"]}"#,
-            br#"{"add":"Anna","further":["whispered"]}"#,
-        ] {
-            intake.message(&topics, on, payload, false);
-        }
-        intake.message(&topics, on, br#"{"start":"Anna"}"#, true);
-        assert!(commands.try_recv().is_err());
-        assert_eq!(intake.ignored(), 8);
+    fn a_command_that_is_switched_off_is_not_even_read() {
+        let mut rig = Rig::new();
+        rig.intake.voice = Voice::default();
+        assert_eq!(rig.outcome("pin", A_PIN), "switched_off");
+        let answer = rig.tell("enrolment/set", "garbage", false).unwrap();
+        assert_eq!(answer["outcome"], "switched_off");
+        assert!(answer["reason"].as_str().unwrap().contains("voice.enrol_by_mqtt"), "{answer}");
+        assert!(rig.requests.try_recv().is_err());
     }
 
     #[test]
-    fn anything_else_is_ignored_and_counted() {
-        let (mut intake, mut commands, topics) = intake();
-        let long = vec![b'O'; 100_000];
-        let cases: [(&[u8], &[u8], bool); 8] = [
-            (b"jarvis/k/mute/set", b"", false),
-            (b"jarvis/k/mute/set", b"on", false),
-            (b"jarvis/k/mute/set", b"\xff\xfe", false),
-            (b"jarvis/k/mute/set", &long, false),
-            (b"jarvis/k/mute", b"ON", false),
-            (b"\xff", b"ON", false),
-            (b"jarvis/k/listen", b"PRESS", true),
-            (b"jarvis/k/listen", b"ON", false),
-        ];
-        for (topic, payload, retained) in cases {
-            intake.message(&topics, topic, payload, retained);
-        }
-        assert!(commands.try_recv().is_err());
-        assert_eq!(intake.ignored(), 8);
+    fn tasks_that_nobody_takes_are_answered_as_busy_and_a_muted_device_refuses_to_listen() {
+        let mut rig = Rig::new();
+        let outcomes: Vec<String> = (0..TASKS + 3).map(|_| rig.outcome("pin", A_PIN)).collect();
+        assert!(outcomes[..TASKS].iter().all(|outcome| outcome == "accepted"), "{outcomes:?}");
+        assert!(outcomes[TASKS..].iter().all(|outcome| outcome == "busy"), "{outcomes:?}");
+        assert_eq!(rig.intake.ignored(), 3);
+        assert_eq!(rig.outcome("listen", "PRESS"), "done");
+        assert_eq!(rig.outcome("mute/set", "ON"), "done");
+        let answer = rig.tell("listen", "PRESS", false).unwrap();
+        assert_eq!((&answer["outcome"], &answer["command"]), (&"refused".into(), &"listen".into()));
     }
 
     #[test]
-    fn commands_that_nobody_takes_are_dropped() {
-        let (mut intake, _commands, topics) = intake();
-        for _ in 0..5 {
-            intake.message(&topics, b"jarvis/k/pin", br#"{"user":"Anna","pin":"274913"}"#, false);
-        }
-        assert_eq!(intake.ignored(), 3);
+    fn a_flood_of_garbage_gives_few_answers_and_leaves_room_for_those_to_commands() {
+        let mut rig = Rig::new();
+        let answers = (0..5_000).filter(|_| rig.tell("mute/set", "maybe", false).is_some()).count();
+        assert_eq!(answers, ANSWERS_TO_GARBAGE as usize);
+        let answers = (0..5_000).filter(|_| rig.tell("mute/set", "ON", false).is_some()).count();
+        assert_eq!(answers, ANSWERS as usize);
+        assert!(rig.control.is_muted(), "what is not answered is carried out");
+        let minute_later = Instant::now() + WINDOW;
+        assert_eq!(rig.intake.answers.renew(minute_later), 5_000 - u64::from(ANSWERS));
+        assert!(rig.intake.answers.allows());
     }
 }

@@ -5,10 +5,11 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
 use super::announced::Announced;
-use super::discovery::{self, Backups};
+use super::discovery;
 use super::outbox::Outbox;
 use super::{MqttSettings, Topics};
 use crate::backup::watch::Report;
+use crate::control::entity::Backups;
 use crate::events::{Audience, Event, TextRule, TurnId, What};
 use crate::health::Status;
 
@@ -25,7 +26,6 @@ pub(super) struct Content {
     /// What was announced so far, kept over restarts.
     announced: watch::Sender<Announced>,
     backups: Backups,
-    enrolment_shown: bool,
     /// How the last enrolment stands, as JSON.
     enrolment: Option<String>,
     turn: LastTurn,
@@ -45,13 +45,9 @@ impl Content {
             announced,
             backups: Backups::None,
             settings: settings.clone(),
-            text: TextRule {
-                publish: settings.mqtt.publish_text,
-                verified_only: settings.text_needs_verified,
-            },
+            text: TextRule { publish: settings.mqtt.publish_text, verified_only: settings.voice.enabled },
             retain_last_turn: settings.mqtt.retain_last_turn,
             info: info.to_string(),
-            enrolment_shown: settings.accept_enrolment,
             enrolment: None,
             turn: LastTurn::default(),
         }
@@ -110,7 +106,7 @@ impl Content {
     /// How the enrolment stands, where there may be one; what an earlier start of the device left there goes
     /// away.
     fn keep_enrolment(&self, outbox: &mut Outbox) {
-        if self.enrolment_shown {
+        if self.settings.voice.enrol_by_mqtt {
             outbox.keep(&self.topics.enrolment, self.enrolment.as_deref().unwrap_or("{\"state\":\"none\"}"));
         }
     }

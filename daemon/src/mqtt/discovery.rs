@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::{MqttSettings, Topics};
+use crate::control::entity::{self, Backups, Field, Shown};
 use crate::health::State;
 
 /// The topic on which `settings` announce the device below `prefix`.
@@ -20,101 +21,41 @@ pub(super) fn status_topic(prefix: &str) -> String {
     format!("{prefix}/status")
 }
 
-/// Which entities of backups there are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Backups {
-    None,
-    Here,
-    /// And copies elsewhere.
-    Copied,
-}
-
-/// The entities: key → what Home Assistant is told of it. Keys and unique ids are an interface: a renamed one
-/// is a new entity with an empty history. A key never changes its platform: Home Assistant cannot take one
-/// back and add another in one message.
+/// The entities: key → what Home Assistant is told of it.
 pub(super) fn entities(settings: &MqttSettings, topics: &Topics, backups: Backups) -> Map<String, Value> {
     let id = object_id(settings);
-    let mut entities = Entities { id: &id, all: Map::new() };
-    entities.add(
-        "state",
-        "sensor",
-        json!({
-            "name": "State", "icon": "mdi:account-voice", "device_class": "enum", "options": State::ALL.map(State::as_str),
-            "state_topic": topics.state, "json_attributes_topic": topics.health,
-        }),
-    );
-    entities.add(
-        "problem",
-        "binary_sensor",
-        json!({
-            "name": "Problem", "device_class": "problem", "entity_category": "diagnostic", "state_topic": topics.health,
-            "value_template": "{{ 'ON' if value_json.problem else 'OFF' }}",
-        }),
-    );
-    entities.add(
-        "paused_until",
-        "sensor",
-        json!({
-            "name": "Paused until", "icon": "mdi:account-clock", "device_class": "timestamp",
-            "entity_category": "diagnostic", "state_topic": topics.health,
-            "value_template": "{{ value_json.paused_until }}",
-        }),
-    );
-    if settings.mqtt.accept_commands {
-        entities.add(
-            "mute",
-            "switch",
-            json!({
-                "name": "Muted", "icon": "mdi:microphone-off",
-                "state_topic": topics.mute, "command_topic": topics.mute_set,
-            }),
-        );
-        entities.add(
-            "listen",
-            "button",
-            json!({ "name": "Listen", "icon": "mdi:ear-hearing", "command_topic": topics.listen }),
-        );
-    } else {
-        let muted = json!({ "name": "Muted", "icon": "mdi:microphone-off", "state_topic": topics.mute });
-        entities.add("muted", "binary_sensor", muted);
-    }
-    if backups != Backups::None {
-        let times = [
-            ("backup", "Newest backup", "newest"),
-            ("backup_proven", "Newest proven backup", "newest_proven"),
-            ("backup_proof", "Last proof of a backup", "last_proof"),
-            ("backup_copied", "Newest backup elsewhere", "newest_copied"),
-        ];
-        for (key, name, field) in times {
-            if key == "backup_copied" && backups != Backups::Copied {
-                continue;
-            }
-            let time = json!({
-                "name": name, "device_class": "timestamp", "entity_category": "diagnostic", "state_topic": topics.backup,
-                "value_template": format!("{{{{ value_json.{field} }}}}"),
-            });
-            entities.add(key, "sensor", time);
-        }
-        entities.add(
-            "backup_size",
-            "sensor",
-            json!({
-                "name": "Size of the newest backup", "device_class": "data_size", "unit_of_measurement": "B",
-                "state_class": "measurement", "entity_category": "diagnostic", "state_topic": topics.backup,
-                "value_template": "{{ value_json.bytes }}",
-            }),
-        );
-        entities.add(
-            "backup_problem",
-            "binary_sensor",
-            json!({
-                "name": "Backup problem", "device_class": "problem", "entity_category": "diagnostic",
-                "state_topic": topics.backup, "json_attributes_topic": topics.backup,
-                "value_template": "{{ 'ON' if value_json.problem else 'OFF' }}",
-            }),
-        );
-    }
-    entities.all
+    let offer = settings.offer(backups);
+    entity::shown(&offer)
+        .map(|shown| (shown.key.to_owned(), Value::Object(rendered(&shown, &id, topics))))
+        .collect()
+}
+
+fn rendered(shown: &Shown, id: &str, topics: &Topics) -> Map<String, Value> {
+    let Shown { key, entity, command } = shown;
+    let topic = |last: Option<&str>| last.map(|last| topics.of(last));
+    let word = |word: Option<&str>| word.map(str::to_owned);
+    let fields = [
+        ("platform", word(Some(entity.platform))),
+        ("unique_id", Some(format!("{id}_{key}"))),
+        ("name", word(Some(entity.name))),
+        ("icon", word(entity.icon)),
+        ("device_class", word(entity.class)),
+        ("entity_category", word(entity.category)),
+        ("state_topic", topic(entity.state)),
+        ("value_template", word(entity.template)),
+        ("json_attributes_topic", topic(entity.attributes)),
+        ("command_topic", topic(*command)),
+    ];
+    let fields = fields.into_iter().filter_map(|(name, value)| Some((name, Value::from(value?))));
+    let more = entity.more.iter().map(|(name, field)| {
+        let value = match field {
+            Field::Text(text) => Value::from(*text),
+            Field::Number(number) => Value::from(*number),
+            Field::States => Value::from(&State::ALL.map(State::as_str)[..]),
+        };
+        (*name, value)
+    });
+    fields.chain(more).map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// The message. `earlier` are the entities that Home Assistant was told of before, with their platforms:
@@ -140,19 +81,6 @@ pub(super) fn payload(
         "components": entities,
     })
     .to_string()
-}
-
-struct Entities<'a> {
-    id: &'a str,
-    all: Map<String, Value>,
-}
-
-impl Entities<'_> {
-    fn add(&mut self, key: &str, platform: &str, mut entity: Value) {
-        entity["platform"] = platform.into();
-        entity["unique_id"] = format!("{}_{key}", self.id).into();
-        self.all.insert(key.to_owned(), entity);
-    }
 }
 
 /// `jarvis_kitchen`. Home Assistant takes letters, digits, `_` and `-`; a name with others gets a number that

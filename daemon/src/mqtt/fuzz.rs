@@ -2,9 +2,11 @@
 
 use super::command::Intake;
 use super::*;
+use crate::control::{Request, Task};
 use crate::events::{Attribution, Moment, Reason, TurnId, What};
 use crate::fuzzing::{parts, sure};
 use crate::memory::{User, UserId};
+use crate::pipeline::switches::Switches;
 use crate::units::FramePos;
 
 /// A switch, then messages and events behind each 0xFF: a letter for what it is, the rest is its bytes.
@@ -23,8 +25,9 @@ fn topics(parts: &[(u8, &[u8])]) {
         let name = String::from_utf8_lossy(name);
         for (base, id) in [("jarvis", &*name), (&*name, "k"), (&*name, &*name)] {
             let Ok(topics) = Topics::new(base, id) else { continue };
-            assert!(topics.mute_set.starts_with(&format!("{base}/{id}/")));
-            assert!(!topics.mute_set.contains(['+', '#', '\0']) && topics.mute_set.len() < 256);
+            let mute = topics.of("mute/set");
+            assert!(mute.starts_with(&format!("{base}/{id}/")));
+            assert!(!mute.contains(['+', '#', '\0']) && mute.len() < 256);
         }
     }
 }
@@ -32,25 +35,33 @@ fn topics(parts: &[(u8, &[u8])]) {
 /// Whether one of them was a command.
 fn messages(parts: &[(u8, &[u8])]) -> bool {
     let mut accepted = false;
-    let (sender, mut commands) = mpsc::channel(COMMAND_QUEUE);
-    let mut intake = Intake::new(Switches::new(Arc::default()), sender);
+    let (dispatcher, mut requests) = Dispatcher::new(Switches::new(Arc::default()));
+    let voice = Voice { pin_valid_s: 60, enrol_by_mqtt: true, ..Voice::default() };
+    let mut intake = Intake::new(dispatcher, voice);
     let topics = sure(Topics::new("jarvis", "k"), "topics");
     for (kind, payload) in parts {
         let topic = match kind & 7 {
-            0 => topics.mute_set.as_bytes(),
-            1 => topics.listen.as_bytes(),
-            2 | 3 => topics.pin.as_bytes(),
-            4 | 5 => topics.enrolment_set.as_bytes(),
-            _ => *payload,
+            0 => topics.of("mute/set"),
+            1 => topics.of("listen"),
+            2 | 3 => topics.of("pin"),
+            4 | 5 => topics.of("enrolment/set"),
+            _ => String::new(),
         };
+        let topic = if topic.is_empty() { *payload } else { topic.as_bytes() };
         let (before, retained) = (intake.ignored(), kind & 8 > 0);
-        intake.message(&topics, topic, payload, retained);
-        match commands.try_recv() {
-            Ok(Command::Pin { user, .. } | Command::Enrol { user, .. }) => {
+        let answer = intake.message(&topics, topic, payload, retained);
+        let outcome = answer.as_ref().and_then(|answer| answer.get("outcome")?.as_str());
+        match requests.try_recv() {
+            Ok(Request { task: Task::Pin { user, .. } | Task::Enrol { user, .. }, .. }) => {
                 assert!(!retained && intake.ignored() == before && user.len() < 512);
+                assert!(matches!(outcome, None | Some("accepted")));
                 accepted = true;
             }
-            Err(_) => assert!(!retained || *payload == command::PROBE || intake.ignored() == before + 1),
+            Err(_) => {
+                let nothing = payload.is_empty() || *payload == command::PROBE;
+                assert!(!retained || nothing || intake.ignored() == before + 1);
+                assert!(outcome != Some("accepted"));
+            }
         }
     }
     accepted
@@ -61,7 +72,8 @@ fn messages(parts: &[(u8, &[u8])]) -> bool {
 fn published(parts: &[(u8, &[u8])], publish_text: bool, text_needs_verified: bool) {
     let broker = sure(BrokerUrl::parse("mqtt://h"), "an address");
     let mqtt = super::section::Mqtt { publish_text, ..Default::default() };
-    let settings = MqttSettings { mqtt, text_needs_verified, ..MqttSettings::new(broker, "k") };
+    let voice = Voice { enabled: text_needs_verified, ..Voice::default() };
+    let settings = MqttSettings { mqtt, voice, ..MqttSettings::new(broker, "k") };
     let topics = sure(Topics::new("jarvis", "k"), "topics");
     let mut content = Content::new(&settings, topics, watch::Sender::default());
     let mut outbox = Outbox::new();

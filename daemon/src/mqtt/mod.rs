@@ -4,13 +4,13 @@
 //!  events ──┐                    ┌ latest value of each retained topic ┐
 //!  status ──┼─▶ content (what ──▶│                                     ├─▶ session ──▶ broker
 //!           │   may be said)     └ bounded queue of events, in flight ─┘      │
-//!           └──────────────────────────────────────── commands ◀──────────────┘
+//!           └── dispatcher ◀── commands ◀─────────────────────────────────────┘
 //! ```
 //!
 //! Invariants:
 //!
 //! * Nothing in the daemon waits for the broker. Events come from a broadcast channel that overwrites its
-//!   oldest entry, states from a watch channel; commands are handed out with `try_send`.
+//!   oldest entry, states from a watch channel; commands are given to a dispatcher that never waits.
 //! * A message is delivered when its PubAck arrives, not when `publish` returns. Events that are not
 //!   acknowledged are sent again on the next connection (so at least once, in order); retained topics are
 //!   always sent anew.
@@ -45,7 +45,8 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{broadcast, mpsc, watch};
+use serde_json::{Map, Value};
+use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -55,20 +56,19 @@ pub use topics::Topics;
 
 use crate::backup::watch::Report;
 use crate::config::{BrokerUrl, FilePath};
+use crate::control::CommandSpec;
+use crate::control::entity::{Backups, Offer};
 use crate::error::chain;
 use crate::events::Event;
 use crate::health::{Condition, Health, Status};
-use crate::pipeline::command::Command;
-use crate::pipeline::switches::Switches;
+use crate::pipeline::dispatch::Dispatcher;
+use crate::speaker::section::Voice;
 use content::Content;
 use limits::Limits;
 use outbox::Outbox;
 
 /// Name of the broker in [`Health`].
 pub const COMPONENT: &str = "mqtt";
-
-/// Commands that wait for the pipeline; more are ignored and counted.
-pub const COMMAND_QUEUE: usize = 8;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -87,18 +87,14 @@ pub struct MqttSettings {
     pub device_id: String,
     /// What people call the device.
     pub device_name: String,
-    /// Whether text needs a `verified` event before it; false only where voice verification is switched off.
-    pub text_needs_verified: bool,
-    /// Whether people may give their PIN over MQTT; nothing without `mqtt.accept_commands`.
-    pub accept_pins: bool,
-    /// Whether an enrolment may be begun over MQTT; nothing without `mqtt.accept_commands`.
-    pub accept_enrolment: bool,
+    /// Which commands are switched on, and whether voices are verified.
+    pub voice: Voice,
     /// Whether backups are copied elsewhere.
     pub copies_backups: bool,
 }
 
 impl MqttSettings {
-    /// A device that takes no PINs and no enrolment, at a broker.
+    /// A device with the default settings, at a broker.
     pub fn new(broker: BrokerUrl, device_id: impl Into<String>) -> Self {
         let device_id = device_id.into();
         Self {
@@ -106,9 +102,7 @@ impl MqttSettings {
             mqtt: section::Mqtt::default(),
             device_name: device_id.clone(),
             device_id,
-            text_needs_verified: true,
-            accept_pins: false,
-            accept_enrolment: false,
+            voice: Voice::default(),
             copies_backups: false,
         }
     }
@@ -116,6 +110,15 @@ impl MqttSettings {
     /// First part of the topic on which the device is announced to Home Assistant; `None`: it is not.
     pub(crate) fn discovery_prefix(&self) -> Option<&str> {
         self.mqtt.discovery.then_some(self.mqtt.discovery_prefix.as_str())
+    }
+
+    /// Whether the device may be told this over MQTT.
+    fn takes(&self, command: &CommandSpec) -> bool {
+        self.mqtt.accept_commands && command.is_on(&self.voice)
+    }
+
+    fn offer(&self, backups: Backups) -> Offer<'_> {
+        Offer { commands: self.mqtt.accept_commands, voice: &self.voice, backups }
     }
 }
 
@@ -145,16 +148,9 @@ pub struct Feeds {
     pub status: watch::Receiver<Status>,
     pub health: Health,
     pub backups: watch::Receiver<Option<Report>>,
-    pub switches: Switches,
     /// What was announced in earlier starts; what is announced now is added, for whoever stores it.
     pub announced: watch::Sender<Announced>,
-    /// Made by [`command_channel`].
-    pub commands: mpsc::Sender<Command>,
-}
-
-/// The bounded channel on which commands from the broker are handed out.
-pub fn command_channel() -> (mpsc::Sender<Command>, mpsc::Receiver<Command>) {
-    mpsc::channel(COMMAND_QUEUE)
+    pub dispatcher: Dispatcher,
 }
 
 /// Checks everything that can be checked without the broker: topics and files.
@@ -176,7 +172,7 @@ pub async fn run(settings: MqttSettings, feeds: Feeds, stop: CancellationToken) 
     let mut work = Work {
         content: Content::new(&settings, topics, feeds.announced),
         outbox: Outbox::new(),
-        commands: command::Intake::new(feeds.switches, feeds.commands),
+        commands: command::Intake::new(feeds.dispatcher, settings.voice.clone()),
         events: Some(feeds.events),
         status: feeds.status,
         health: feeds.health,
@@ -277,7 +273,7 @@ impl Work {
         }
     }
 
-    /// Waits for the next event or status and puts it into the outbox. Cancel safe.
+    /// Waits for the next event, status or answer and puts it into the outbox. Cancel safe.
     async fn next_input(&mut self) {
         let events = async {
             match &mut self.events {
@@ -306,6 +302,13 @@ impl Work {
                 Ok(()) => self.keep_backups(),
                 Err(_) => self.backups = None,
             },
+            answer = self.commands.next_answer() => self.answer(answer),
+        }
+    }
+
+    fn answer(&mut self, answer: Option<Map<String, Value>>) {
+        if let Some(answer) = answer {
+            self.outbox.push(&self.content.topics.answer, answer, false);
         }
     }
 

@@ -25,6 +25,7 @@ use super::limits::Limits;
 use super::session::{password, refusal_sentence};
 use super::{MqttSettings, Topics, discovery, tls};
 use crate::config::{BrokerUrl, Masked};
+use crate::control::entity::Backups;
 use crate::error::chain;
 
 /// For everything together, apart from the resolver.
@@ -111,7 +112,7 @@ impl Asked<'_> {
         let status = settings.discovery_prefix().map(discovery::status_topic);
         let heard: Vec<&str> = [topics.doctor.as_str()]
             .into_iter()
-            .chain(commands.iter().copied())
+            .chain(commands.iter().map(String::as_str))
             .chain(status.as_deref())
             .collect();
         self.subscribe(&heard)?;
@@ -131,7 +132,7 @@ impl Asked<'_> {
             self.wait(echo, Instant::now() + EARLY)?;
         }
         let announcement = settings.discovery_prefix().map(|prefix| {
-            let entities = discovery::entities(settings, topics, discovery::Backups::None);
+            let entities = discovery::entities(settings, topics, Backups::None);
             let payload = discovery::payload(settings, topics, entities, &BTreeMap::new());
             (discovery::topic(settings, prefix), payload)
         });
@@ -168,7 +169,7 @@ impl Asked<'_> {
             self.wire.send(&Packet::PubRel(PubRel::new(1, None)))?;
         }
         let mut own = vec![(1, topics.doctor.as_str())];
-        for topic in &commands {
+        for topic in commands.iter().map(String::as_str) {
             next_id += 1;
             self.publish(topic, PROBE, if unreleased { QoS::AtLeastOnce } else { self.qos }, next_id)?;
             own.push((next_id, topic));

@@ -19,6 +19,7 @@ use super::limits::Limits;
 use super::outbox::WINDOW;
 use super::{COMPONENT, MqttError, MqttSettings, Resend, Work, discovery, tls};
 use crate::config::BrokerUrl;
+use crate::control::{COMMANDS, CommandSpec};
 use crate::health::Condition;
 
 const CONNECT_TIMEOUT_S: u64 = 10;
@@ -388,12 +389,20 @@ impl Session {
                 self.connected = true;
                 work.limits = Limits::of(ack.properties.as_ref());
                 let status = work.settings.discovery_prefix().map(discovery::status_topic);
-                let told = topics.of_commands(&work.settings).into_iter().chain(status.as_deref());
+                let (on, off): (Vec<_>, Vec<_>) =
+                    COMMANDS.iter().partition(|command| work.settings.takes(command));
+                // What is switched off is subscribed as well, to be answered, and comes last: nothing is
+                // missing where the broker denies that.
+                let off = off.into_iter().filter(|_| work.settings.mqtt.accept_commands);
+                let command = |command: &CommandSpec| Filter {
+                    // A retained command is told from one that is not.
+                    preserve_retain: true,
+                    ..never_retained(topics.of(command.topic))
+                };
                 let mut filters = vec![Filter::new(&topics.availability, QoS::AtLeastOnce)];
-                filters.extend(told.map(|topic| Filter {
-                    retain_forward_rule: RetainForwardRule::Never,
-                    ..Filter::new(topic, QoS::AtLeastOnce)
-                }));
+                filters.extend(on.into_iter().map(command));
+                filters.extend(status.map(never_retained));
+                filters.extend(off.map(command));
                 if let Err(error) = self.client.try_subscribe_many(filters) {
                     log::debug!("cannot hand the subscription to the MQTT client: {error}");
                 }
@@ -411,7 +420,7 @@ impl Session {
             Packet::SubAck(ack) => {
                 let denied = |code: &SubscribeReasonCode| !matches!(code, SubscribeReasonCode::Success(_));
                 let commands = topics.of_commands(&work.settings).len();
-                let of_status = ack.return_codes.get(1 + commands);
+                let of_status = work.settings.discovery_prefix().and(ack.return_codes.get(1 + commands));
                 if ack.return_codes.iter().skip(1).take(commands).any(denied) {
                     self.refuse(format!(
                         "the broker at {} does not let the device subscribe to its commands, so it cannot be muted over \
@@ -440,7 +449,9 @@ impl Session {
                         work.announce_again_soon();
                     }
                 } else {
-                    work.commands.message(topics, &publish.topic, &publish.payload, publish.retain);
+                    let answer =
+                        work.commands.message(topics, &publish.topic, &publish.payload, publish.retain);
+                    work.answer(answer);
                 }
             }
             _ => {}
@@ -495,6 +506,11 @@ impl Session {
             self.refused = Some(sentence);
         }
     }
+}
+
+/// A subscription to what is published from now on.
+fn never_retained(topic: String) -> Filter {
+    Filter { retain_forward_rule: RetainForwardRule::Never, ..Filter::new(topic, QoS::AtLeastOnce) }
 }
 
 async fn due(resend: Option<(Instant, Resend)>) {

@@ -1,6 +1,7 @@
 //! The topics of one device. They are an interface: documented in `docs/home-assistant.md` and never renamed.
 
 use super::{MqttError, MqttSettings};
+use crate::control::{COMMANDS, CommandSpec};
 
 /// Full topic names, all below `<base>/<device id>/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,30 +22,32 @@ pub struct Topics {
     pub event: String,
     /// JSON: the turn that just ended.
     pub last_turn: String,
-    /// `ON` or `OFF` mutes and unmutes.
-    pub mute_set: String,
-    /// `PRESS` opens the listening window.
-    pub listen: String,
-    /// JSON with `user` and `pin`: lets a person in whose voice fails.
-    pub pin: String,
     /// JSON: how an enrolment stands; retained.
     pub enrolment: String,
-    /// JSON with `start` (or `add`) and a name begins an enrolment, `CANCEL` ends it.
-    pub enrolment_set: String,
+    /// JSON: what became of a command.
+    pub answer: String,
     /// What `jarvisd doctor` publishes to see that it may; never retained.
     pub doctor: String,
+    /// `<base>/<device id>/`.
+    below: String,
 }
 
 impl Topics {
+    /// The topic of the device that ends with `last`.
+    pub(super) fn of(&self, last: &str) -> String {
+        format!("{}{last}", self.below)
+    }
+
     /// The topics on which `settings` let the device be told something.
-    pub(super) fn of_commands(&self, settings: &MqttSettings) -> Vec<&str> {
-        if !settings.mqtt.accept_commands {
-            return Vec::new();
-        }
-        let mut topics = vec![self.mute_set.as_str(), &self.listen];
-        topics.extend(settings.accept_pins.then_some(self.pin.as_str()));
-        topics.extend(settings.accept_enrolment.then_some(self.enrolment_set.as_str()));
-        topics
+    pub(super) fn of_commands(&self, settings: &MqttSettings) -> Vec<String> {
+        let on = COMMANDS.iter().filter(|command| settings.takes(command));
+        on.map(|command| self.of(command.topic)).collect()
+    }
+
+    /// The command that `topic` belongs to.
+    pub(super) fn command(&self, topic: &[u8]) -> Option<&'static CommandSpec> {
+        let last = topic.strip_prefix(self.below.as_bytes())?;
+        COMMANDS.iter().find(|command| command.topic.as_bytes() == last)
     }
 
     /// The topics on which the device publishes, apart from its announcement.
@@ -59,7 +62,8 @@ impl Topics {
             &self.event,
             &self.last_turn,
         ];
-        topics.extend(settings.accept_enrolment.then_some(self.enrolment.as_str()));
+        topics.extend(settings.mqtt.accept_commands.then_some(self.answer.as_str()));
+        topics.extend(settings.voice.enrol_by_mqtt.then_some(self.enrolment.as_str()));
         topics
     }
 }
@@ -71,7 +75,8 @@ impl Topics {
     pub fn new(base: &str, device_id: &str) -> Result<Self, MqttError> {
         check("base_topic", base, true)?;
         check("the device id", device_id, false)?;
-        let topic = |name: &str| format!("{base}/{device_id}/{name}");
+        let below = format!("{base}/{device_id}/");
+        let topic = |name: &str| format!("{below}{name}");
         Ok(Self {
             availability: topic("availability"),
             state: topic("state"),
@@ -81,12 +86,10 @@ impl Topics {
             info: topic("info"),
             event: topic("event"),
             last_turn: topic("last_turn"),
-            mute_set: topic("mute/set"),
-            listen: topic("listen"),
-            pin: topic("pin"),
             enrolment: topic("enrolment"),
-            enrolment_set: topic("enrolment/set"),
+            answer: topic("answer"),
             doctor: topic("doctor"),
+            below,
         })
     }
 }
@@ -110,7 +113,10 @@ mod tests {
     fn topics_stay_as_they_are_documented() {
         let topics = Topics::new("jarvis", "kitchen").unwrap();
         assert_eq!(topics.availability, "jarvis/kitchen/availability");
-        assert_eq!(topics.mute_set, "jarvis/kitchen/mute/set");
+        let commands: Vec<String> = COMMANDS.iter().map(|command| topics.of(command.topic)).collect();
+        let [mute, listen, pin, enrolment] = &commands[..] else { panic!("{commands:?}") };
+        assert_eq!((&**mute, &**listen), ("jarvis/kitchen/mute/set", "jarvis/kitchen/listen"));
+        assert_eq!((&**pin, &**enrolment), ("jarvis/kitchen/pin", "jarvis/kitchen/enrolment/set"));
         assert_eq!(Topics::new("home/voice", "k").unwrap().state, "home/voice/k/state");
     }
 

@@ -10,11 +10,12 @@
 
 use serde_json::json;
 
+use crate::control::Refused;
 use crate::error::{Exit, Failure, chain, visible};
 use crate::memory::{ANONYMOUS, Memory, MemoryError, NewVoiceprint, User, Voiceprint};
 use crate::pipeline::recordings::Sentences;
 use crate::pipeline::voices::Voices;
-use crate::speaker::{ONE_PERSON_FROM, OTHER_PERSON_BELOW, Quality, Refusal, Template};
+use crate::speaker::{ONE_PERSON_FROM, OTHER_PERSON_BELOW, Quality, Template};
 
 /// What the owner allows an enrolment to do; nothing by default.
 #[derive(Debug, Clone, Copy, Default)]
@@ -25,100 +26,6 @@ pub struct Allowed {
     pub replace: bool,
     /// The voice may be like that of somebody else.
     pub another_person: bool,
-}
-
-/// Where an enrolment was asked for. Each has other means to go on, and what is said there names no others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Face {
-    CommandLine,
-    /// Also what the device says aloud.
-    Mqtt,
-}
-
-/// Why nobody is enrolled.
-#[derive(Debug)]
-pub enum Refused {
-    /// The name stands for whoever is answered without verification.
-    Anonymous,
-    NameLength,
-    /// Nobody of this name has a voice that could be added to.
-    NoVoice(String),
-    /// Another enrolment goes on.
-    Busy,
-    Muted,
-    /// The voice is enrolled under this name.
-    EnrolledAs(String),
-    /// The person with this name has another voice.
-    AnotherVoice(String),
-    /// The sample, or all of them together, are not good enough.
-    Samples(Refusal),
-    /// The sample was lost in the program.
-    Lost,
-    /// A database, a key or a disk that does not work; or a name that the memory does not take.
-    Device(Failure),
-}
-
-impl From<MemoryError> for Refused {
-    fn from(error: MemoryError) -> Self {
-        Self::Device(error.into())
-    }
-}
-
-impl Refused {
-    /// What failed and what to do.
-    pub fn sentence(&self, face: Face) -> String {
-        let at_terminal = face == Face::CommandLine;
-        match self {
-            Self::Anonymous => format!(
-                "\"{ANONYMOUS}\" is whoever is answered while voice verification is switched off, and has \
-                 no voice; \
-                 enrol the person under a name of their own"
-            ),
-            Self::NameLength => "the name is empty or too long; give another one".to_owned(),
-            Self::NoVoice(name) => format!("no voice of {name} is enrolled; enrol it first"),
-            Self::Busy => "another enrolment goes on; cancel it first".to_owned(),
-            Self::Muted => "the device is muted; unmute it first".to_owned(),
-            Self::EnrolledAs(other) => {
-                let way_out = if at_terminal {
-                    "Add the recordings there (`voice enroll --add --user`) or delete that voice (`voice \
-                     delete --user`); \
-                     if these are two people who sound alike, say --another-person"
-                } else {
-                    "If these are two people who sound alike, whoever looks after the device can enrol \
-                     the voice there"
-                };
-                format!(
-                    "this voice is already enrolled as {other}; enrolled twice, the device could not tell \
-                     which of the two \
-                     speaks, and would answer neither. {way_out}"
-                )
-            }
-            Self::AnotherVoice(name) => {
-                let way_out = if at_terminal {
-                    "check --user, or say --replace to put this voice in its place"
-                } else {
-                    "start again with the name of whoever speaks; whoever looks after the device can \
-                     replace the voice there"
-                };
-                format!("this does not sound like the voice that is enrolled as {name}; {way_out}")
-            }
-            Self::Samples(refusal) => chain(refusal),
-            Self::Lost => "the last sample could not be looked at; start again".to_owned(),
-            Self::Device(failure) if at_terminal || failure.exit == Exit::Data => chain(failure),
-            Self::Device(failure) => {
-                log::error!("an enrolment failed: {}", chain(failure));
-                "the device could not do it; its journal says why".to_owned()
-            }
-        }
-    }
-
-    /// For the command line.
-    pub fn failure(self) -> Failure {
-        match self {
-            Self::Device(failure) => failure,
-            other => Failure::new(Exit::Data, other.sentence(Face::CommandLine)),
-        }
-    }
 }
 
 /// Who is to be enrolled; `None` if the person is not known yet.

@@ -21,9 +21,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::enrol::{self, Allowed, Face, Refused};
+use super::enrol::{self, Allowed};
 use super::recordings::{self, Sentence, Sentences};
 use super::voices::Voices;
+use crate::control::{Face, Refused, Wanted};
 use crate::error::{Exit, Failure};
 use crate::memory::{MAX_NAME_CHARS, Memory, User};
 use crate::speaker::{Enrolment, Further, LeftOut, Progress, Refusal, Step, Style, Template};
@@ -43,17 +44,6 @@ const SENTENCES: [&str; 5] = [
     "The weather this morning was bright and cold, so I walked along the river before breakfast.",
     "Whoever speaks to this device should speak as they always do, from across the room.",
 ];
-
-/// The request of an enrolment.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Wanted {
-    /// Only further samples, added to the enrolled voice.
-    pub adds: bool,
-    /// Which further samples are asked for, each once.
-    pub further: Vec<Style>,
-    /// Keep what is said for it, encrypted.
-    pub keep_recordings: bool,
-}
 
 /// An enrolment that goes on.
 #[derive(Debug)]
@@ -170,6 +160,7 @@ impl Enrolling {
     }
 
     fn failed(&self, refused: &Refused) -> Heard {
+        refused.log();
         Heard { progress: self.progress(Step::Failed, Some(refused.sentence(Face::Mqtt))), over: true }
     }
 
@@ -241,6 +232,7 @@ impl Enrolling {
                 Heard { progress: self.progress(Step::Kept, None), over: false }
             }
             Err(refused) => {
+                refused.log();
                 let reason = Some(refused.sentence(Face::Mqtt));
                 Heard { progress: self.progress(Step::Finished, reason), over: true }
             }

@@ -11,8 +11,8 @@
 
 pub mod answer;
 mod attention;
-pub mod command;
 pub mod deadline;
+pub mod dispatch;
 pub(crate) mod door;
 pub mod enrol;
 pub mod enrolling;

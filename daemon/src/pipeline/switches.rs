@@ -2,7 +2,7 @@
 //!
 //! These are states, not commands in a queue: the last value counts, setting one never waits, and none is
 //! lost because something else goes on. What takes its turn (a PIN, the start of an enrolment) is a
-//! `Command`.
+//! `Task`.
 //!
 //! ```text
 //!  set_muted ──▶ HearingControl (at once: detection, the answer that is spoken)
@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::hearing::{HearingControl, Window};
+use crate::control::{Outcome, Refused, Switch};
 use crate::error::chain;
 use crate::health::{Condition, Health};
 use crate::memory::{Memory, MemoryError};
@@ -60,17 +61,23 @@ impl Switches {
         });
     }
 
-    /// Opens a listening window, unless the device is muted.
-    pub fn listen(&self) {
-        self.control.open_window(Window::Asked, PUSH_TO_TALK_MS);
+    /// Sets what somebody asks for.
+    pub fn set(&self, switch: Switch) -> Outcome {
+        match switch {
+            Switch::Mute(muted) => self.set_muted(muted),
+            Switch::Listen if self.control.is_muted() => return Outcome::Refused(Refused::Muted),
+            Switch::Listen => self.control.open_window(Window::Asked, PUSH_TO_TALK_MS),
+            Switch::CancelEnrolment => self.cancel_enrolment(),
+        }
+        Outcome::Done
     }
 
     /// Ends the enrolment that goes on, and those that were asked for and have not begun.
-    pub fn cancel_enrolment(&self) {
+    fn cancel_enrolment(&self) {
         self.cancels.send_modify(|count| *count += 1);
     }
 
-    /// Grows with every [`Switches::cancel_enrolment`].
+    /// Grows with every enrolment that is cancelled.
     pub fn cancels(&self) -> u64 {
         *self.cancels.borrow()
     }

@@ -4,73 +4,109 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::command::Command;
 use super::deadline::Stage;
 use super::door::{self, Door};
-use super::enrol::{Face, Refused};
-use super::enrolling::{Enrolling, Heard, WINDOW_MS, Wanted};
+use super::enrolling::{Enrolling, Heard, WINDOW_MS};
 use super::hearing::Window;
 use super::turns::Turns;
+use crate::control::{Face, Outcome, Refused, Request, Task, Wanted};
 use crate::detect::Utterance;
-use crate::error::chain;
-use crate::events::{Event, What};
+use crate::error::{Exit, Failure, chain};
+use crate::events::{Event, PinOutcome, What};
 use crate::health::State;
 use crate::speaker::pin::Pin;
 use crate::speaker::{Progress, Step};
 
 impl Turns {
     /// What [`Turns`] does between two utterances.
-    pub(super) async fn carry_out(&self, command: Command, door: &mut Door, stop: &CancellationToken) {
-        match command {
-            Command::Pin { user, pin } => self.pin(&user, pin).await,
-            // Cancelled before its turn came.
-            Command::Enrol { cancels, .. } if cancels != self.switches.cancels() => {}
-            Command::Enrol { user, wanted, .. } => {
-                self.enrol(&user, wanted, door, stop).await;
+    pub(super) async fn carry_out(&self, request: Request, door: &mut Door, stop: &CancellationToken) {
+        let Request { task, from, cancels, answer } = request;
+        // Whoever asked need not wait for the answer.
+        let reply = |outcome| drop(answer.send(outcome));
+        match task {
+            Task::Pin { user, pin } => reply(self.pin(&user, pin).await),
+            Task::Enrol { .. } if cancels != self.switches.cancels() => {
+                reply(Outcome::Refused(Refused::Cancelled));
             }
+            Task::Enrol { user, wanted } => match self.enrol(&user, wanted, from.face(), door).await {
+                Ok((progress, keep)) => {
+                    reply(Outcome::Done);
+                    if keep {
+                        self.ask("What you say now is kept, encrypted, on this device.", stop).await;
+                    }
+                    self.next_phrase(progress, stop).await;
+                }
+                Err(refused) => reply(Outcome::Refused(refused)),
+            },
         }
     }
 
-    /// Somebody gave a PIN. Its check counts as an attempt, and during the pause it is none.
-    async fn pin(&self, name: &str, pin: Pin) {
+    /// Somebody gave a PIN. Its check counts as an attempt, and during the pause it is none. The answer tells
+    /// no more than the event.
+    async fn pin(&self, name: &str, pin: Pin) -> Outcome {
         if !self.verify || self.pin_valid.is_zero() {
-            return;
+            return Outcome::SwitchedOff { key: "voice.pin_valid_s" };
         }
         let pos = self.control.position();
         let entered = door::enter(&self.memory, name, pin, self.pin_valid);
         let entry = match self.pulse.within(Stage::Verify, entered).await {
             Some(Ok(entry)) => entry,
-            Some(Err(error)) => return self.trouble(pos, "voice", chain(&error)).await,
-            None => return self.trouble(pos, "voice", Stage::Verify.overdue()).await,
+            Some(Err(error)) => {
+                self.trouble(pos, "voice", chain(&error)).await;
+                let failure = Failure::because(Exit::Failed, "the PIN cannot be checked", error);
+                return Outcome::Refused(Refused::Device(failure));
+            }
+            None => {
+                self.trouble(pos, "voice", Stage::Verify.overdue()).await;
+                return Outcome::Refused(Refused::Overdue(Stage::Verify.overdue()));
+            }
+        };
+        let outcome = match entry.outcome {
+            PinOutcome::Accepted => Outcome::Done,
+            PinOutcome::Refused => Outcome::Refused(Refused::WrongPin),
+            PinOutcome::Paused => Outcome::Refused(Refused::Paused),
         };
         let valid_s = entry.user.is_some().then_some(self.pin_valid.as_secs());
         let what = What::Pin { outcome: entry.outcome, user: entry.user.map(|user| user.name), valid_s };
         self.events.at(pos, what).await;
+        outcome
     }
 
-    async fn enrol(&self, name: &str, wanted: Wanted, door: &mut Door, stop: &CancellationToken) {
+    /// Begins an enrolment; how it stands then, and whether what is said is kept.
+    async fn enrol(
+        &self,
+        name: &str,
+        wanted: Wanted,
+        face: Face,
+        door: &mut Door,
+    ) -> Result<(Progress, bool), Refused> {
         if let Some(going_on) = &door.enrolling {
-            let reason = Refused::Busy.sentence(Face::Mqtt);
-            return self.tell(going_on.progress(Step::Waiting, Some(reason))).await;
-        }
-        if self.control.is_muted() {
-            return self.tell(Progress::failed(name, Refused::Muted.sentence(Face::Mqtt))).await;
+            let reason = Refused::Busy.sentence(face);
+            self.tell(going_on.progress(Step::Waiting, Some(reason))).await;
+            return Err(Refused::Busy);
         }
         let keep = wanted.keep_recordings;
-        let begun = Enrolling::begin(&self.memory, &self.voices, name, wanted);
-        match self.pulse.within(Stage::Memory, begun).await {
-            Some(Ok(enrolling)) => {
+        let begun = async {
+            if self.control.is_muted() {
+                return Err(Refused::Muted);
+            }
+            let begun = Enrolling::begin(&self.memory, &self.voices, name, wanted);
+            self.pulse
+                .within(Stage::Memory, begun)
+                .await
+                .unwrap_or_else(|| Err(Refused::Overdue(Stage::Memory.overdue())))
+        };
+        match begun.await {
+            Ok(enrolling) => {
                 let progress = enrolling.progress(Step::Waiting, None);
                 door.enrolling = Some(enrolling);
-                if keep {
-                    self.ask("What you say now is kept, encrypted, on this device.", stop).await;
-                }
-                self.next_phrase(progress, stop).await;
+                Ok((progress, keep))
             }
-            Some(Err(refused)) => {
-                self.tell(Progress::failed(name, refused.sentence(Face::Mqtt))).await;
+            Err(refused) => {
+                refused.log();
+                self.tell(Progress::failed(name, refused.sentence(face))).await;
+                Err(refused)
             }
-            None => self.tell(Progress::failed(name, Stage::Memory.overdue())).await,
         }
     }
 

@@ -23,7 +23,6 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::answer::Answer;
-use super::command::Command;
 use super::deadline::{Pulse, Stage};
 use super::door::Door;
 use super::hearing::{Heard, HearingControl, Window};
@@ -34,6 +33,7 @@ use super::refusals;
 use super::switches::Switches;
 use super::understanding::{Before, Speaker};
 use super::voices::Voices;
+use crate::control::Request;
 use crate::detect::{Detection, Utterance};
 use crate::dialogue::{Dialogue, DialogueError, NOBODY_IS_KNOWN, Select};
 use crate::error::chain;
@@ -81,7 +81,7 @@ impl Turns {
     pub async fn run(
         self,
         mut heard: mpsc::Receiver<Heard>,
-        mut commands: mpsc::Receiver<Command>,
+        mut requests: mpsc::Receiver<Request>,
         stop: CancellationToken,
     ) -> Result<(), std::convert::Infallible> {
         let mut door = Door::default();
@@ -92,7 +92,7 @@ impl Turns {
             log::warn!("recordings of voices that are gone could not be deleted: {}", chain(&error));
         }
         let mut hearing = Hearing::default();
-        let mut commanded = true;
+        let mut asked = true;
         let (mut muted, mut cancels) = (self.control.watch_muted(), self.switches.watch_cancels());
         loop {
             self.pulse.rest();
@@ -110,13 +110,13 @@ impl Turns {
                     cancels.mark_unchanged();
                     self.cancel_enrolment(&mut door).await;
                 }
-                command = commands.recv(), if commanded => match command {
-                    Some(command) => {
+                request = requests.recv(), if asked => match request {
+                    Some(request) => {
                         self.pulse.begin();
-                        self.carry_out(command, &mut door, &stop).await;
+                        self.carry_out(request, &mut door, &stop).await;
                         self.counted.notify_one();
                     }
-                    None => commanded = false,
+                    None => asked = false,
                 },
                 next = heard.recv() => {
                     let Some(heard) = next else { break };

@@ -252,7 +252,7 @@ fn commands_arrive_and_nonsense_is_ignored() {
     wait_for("the mute", || device.control.is_muted());
     broker.publish(&["-t", "jarvis/k8/mute/set", "-m", "OFF"]);
     wait_for("the end of the mute", || !device.control.is_muted());
-    assert!(device.commands.try_recv().is_err());
+    assert!(device.requests.try_recv().is_err());
     let log = std::fs::read_to_string(broker.path("log")).unwrap();
     assert_eq!(log.matches("as jarvis-k8").count(), 1, "still the first connection");
 }
@@ -265,7 +265,7 @@ fn with_commands_off_nothing_is_subscribed() {
     device.wait_condition("ok");
     broker.publish(&["-t", "jarvis/k9/mute/set", "-m", "ON", "-q", "1"]);
     std::thread::sleep(Duration::from_millis(300));
-    assert!(device.commands.try_recv().is_err());
+    assert!(device.requests.try_recv().is_err());
 }
 
 #[test]

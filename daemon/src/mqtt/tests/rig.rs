@@ -8,11 +8,15 @@ use std::process::{Child, Command as Process, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant as Std;
 
+use tokio::sync::mpsc;
+
 use super::super::*;
+use crate::control::Request;
 use crate::events::{Event, Moment, TurnId, What};
 use crate::health::Need;
 use crate::health::State;
 use crate::pipeline::hearing::HearingControl;
+use crate::pipeline::switches::Switches;
 use crate::units::FramePos;
 
 /// Mosquitto with its own folder and port.
@@ -170,7 +174,7 @@ pub(super) struct Device {
     turn: Cell<Option<TurnId>>,
     pub(super) health: Health,
     pub(super) control: Arc<HearingControl>,
-    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) requests: mpsc::Receiver<Request>,
     pub(super) stop: CancellationToken,
     /// Drops the runtime, and with it the connection, without a goodbye.
     pub(super) die: CancellationToken,
@@ -184,16 +188,15 @@ impl Device {
         health.register(COMPONENT, Need::Optional);
         health.set_stage(State::Idle);
         let (events, receiver) = broadcast::channel(64);
-        let (sender, commands) = command_channel();
         let control = Arc::new(HearingControl::default());
+        let (dispatcher, requests) = Dispatcher::new(Switches::new(control.clone()));
         let feeds = Feeds {
             events: receiver,
             status: health.watch(),
             health: health.clone(),
             backups: watch::channel(None).1,
-            switches: Switches::new(control.clone()),
             announced: watch::channel(Announced::default()).0,
-            commands: sender,
+            dispatcher,
         };
         let (stop, die) = (CancellationToken::new(), CancellationToken::new());
         let (stopped, dead) = (stop.clone(), die.clone());
@@ -208,7 +211,7 @@ impl Device {
                 })
             })
             .unwrap();
-        Self { events, turn: Cell::default(), health, control, commands, stop, die, thread: Some(thread) }
+        Self { events, turn: Cell::default(), health, control, requests, stop, die, thread: Some(thread) }
     }
 
     /// A wake word begins a turn.
