@@ -1,6 +1,7 @@
 //! MQTT against a real Mosquitto that comes and goes: Home Assistant sees the device, the household never
 //! notices.
 
+mod answers;
 mod doctor;
 mod limits;
 
