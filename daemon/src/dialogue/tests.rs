@@ -132,7 +132,7 @@ async fn remembering_understands_many_ways_to_ask_for_it() {
         ("make a note that the code is 7:30", "that the code is 7:30"),
         ("could you remember, um, the milk please", "the milk"),
         ("REMEMBER THAT YOU ARE CALLED JARVIS", "that I am CALLED JARVIS"),
-        ("keep in mind that Bob hates cheese!", "that Bob hates cheese"),
+        ("keep in mind that Bob hates cheese!", "that Bob hates cheese!"),
         ("do not forget the milk", "the milk"),
         ("Do not forget that the oven is on", "that the oven is on"),
         ("never forget my birthday", "your birthday"),
@@ -140,7 +140,8 @@ async fn remembering_understands_many_ways_to_ask_for_it() {
         ("remember that Anna likes 🍓", "that Anna likes 🍓"),
     ] {
         let home = Home::new().await;
-        assert_eq!(home.say(text).await, format!("I will remember {reply}."), "{text}");
+        let end = if reply.ends_with('!') { "" } else { "." };
+        assert_eq!(home.say(text).await, format!("I will remember {reply}{end}"), "{text}");
         let notes = home.dialogue.memory().notes(home.anna.id, 5).await.unwrap();
         assert_eq!(notes.len(), 1, "{text}");
         assert_eq!(notes[0].text, text);
@@ -199,6 +200,12 @@ async fn small_talk_time_and_help_are_answered() {
         ("thanks", "You are welcome."),
         ("good night", "Goodbye Anna."),
         ("never mind", "All right."),
+        (
+            "remember that",
+            "Please say what I should remember, such as: remember that the key is under the pot.",
+        ),
+        ("forget both", "Please say what I should forget."),
+        ("forget them all", "Please say what I should forget."),
         ("", "I did not hear any words."),
         ("...", "I did not hear any words."),
         (

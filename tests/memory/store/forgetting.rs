@@ -181,3 +181,55 @@ fn a_note_keeps_its_emoji_and_what_must_not_be_forgotten_is_one() {
     assert_eq!(say(&root, "do not forget the milk"), "I will remember the milk.");
     assert_eq!(say(&root, "what do you remember about the milk"), "You asked me to remember the milk.");
 }
+
+#[test]
+fn a_note_comes_back_with_its_first_and_last_mark() {
+    for (order, note) in [
+        ("remember that", "the wifi password is hunter2!"),
+        ("remember that the alarm code is", "*1234#"),
+        ("remember that my language is", "C++"),
+        ("remember that the safe opens with", "0042 (don't tell)"),
+        ("remember that", "x = {a: [1,2]}"),
+        ("remember that the folder is", "/etc/jarvis/"),
+        ("remember that the sign says", "\"no dogs\""),
+        ("remember that", "#me is the tag"),
+        ("remember", "'open sesame'"),
+        ("don't forget that", ".gitignore hides it.."),
+        ("remember to call", "+49 30 1234-#"),
+    ] {
+        let root = Root::new();
+        root.ok(&["user", "add", "anna"]);
+        let first = say(&root, &format!("{order} {note}"));
+        let found = say(&root, "what do you remember");
+        let gone = say(&root, "forget that");
+        let back = say(&root, "undo that");
+        for answer in [&first, &found, &gone, &back] {
+            assert!(answer.contains(note), "{order} {note}: {answer}");
+            assert!(!answer.contains("!.") && !answer.contains("..."), "{order} {note}: {answer}");
+        }
+        let unknown = say(&root, "what do you remember about the weather of *99#?");
+        assert!(unknown.contains("about the weather of *99# that"), "{unknown}");
+    }
+}
+
+#[test]
+fn an_order_that_names_nothing_is_asked_about_and_takes_no_words_as_a_topic() {
+    let root = Root::new();
+    root.ok(&["user", "add", "anna"]);
+    for said in ["both doors are then open", "it is right to wait", "the qwkey is here"] {
+        say(&root, &format!("remember that {said}"));
+    }
+    for order in ["remember that", "Remember this.", "note that down", "make a note"] {
+        let asked = say(&root, order);
+        assert!(asked.starts_with("Please say what I should remember"), "{order}: {asked}");
+    }
+    for order in ["forget both", "forget them", "delete all of them", "forget the first one"] {
+        assert_eq!(say(&root, order), "Please say what I should forget.", "{order}");
+    }
+    for order in ["forget it then", "oh, forget it right now"] {
+        let gone = say(&root, order);
+        assert!(gone.starts_with("I have forgotten that the qwkey is here."), "{order}: {gone}");
+        say(&root, "undo that");
+    }
+    assert!(on_disk(&data(&root), b"both doors") && on_disk(&data(&root), b"right to wait"));
+}

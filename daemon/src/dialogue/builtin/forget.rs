@@ -5,9 +5,9 @@
 //! are forgotten: they would be the last trace.
 
 use super::intent::{Intent, understand};
-use super::rephrase::{inside_a_sentence, second_person};
-use super::words::command_of;
-use super::{ALSO, MAX_STATEMENTS, ask, recall, without_question_mark};
+use super::rephrase::sentence;
+use super::words::{command_of, without_full_stop};
+use super::{ALSO, MAX_STATEMENTS, ask, named, recall};
 use crate::dialogue::{Reply, TurnContext};
 use crate::memory::{Kind, MemoryError, Message, MessageId, Role, UNDO_MINUTES};
 
@@ -19,6 +19,12 @@ const FILLERS: &[&str] = &[
     "the", "one", "ones", "of", "them", "it", "these", "those", "and", "forget", "delete", "erase", "remove",
     "yes", "i", "mean", "meant", "number", "thing", "things", "just", "only", "that", "please", "two",
     "three",
+];
+
+/// Words that point at something that was named before, and name nothing themselves.
+const POINTING: &[&str] = &[
+    "both", "all", "them", "every", "each", "one", "ones", "other", "others", "thing", "things", "first",
+    "second", "third", "last", "latest", "former", "latter", "two", "three", "then", "right", "away",
 ];
 
 /// Something that a person said, once or several times in the same words.
@@ -46,7 +52,7 @@ fn things<'a>(messages: impl IntoIterator<Item = &'a Message>) -> Vec<Thing> {
 
 /// "that the key is here" of "You told me that the key is here."
 fn clause(told: &str) -> String {
-    let told = told.trim_end_matches('.');
+    let told = without_full_stop(told);
     let clause = told.strip_prefix("You told me ").or_else(|| told.strip_prefix("You asked me to remember "));
     let clause = clause.unwrap_or(told);
     if clause.chars().count() <= STATEMENT_CHARS {
@@ -87,9 +93,9 @@ fn forgotten(what: &[&Thing], about: &str, forget: Vec<MessageId>) -> Reply {
             ),
             "I have forgotten what was asked and answered about it.".to_owned(),
         ),
-        [one] => (format!("I have forgotten {one}."), "I have forgotten it.".to_owned()),
+        [one] => (sentence(format!("I have forgotten {one}")), "I have forgotten it.".to_owned()),
         all => (
-            format!("I have forgotten {}: {}.", count(all.len()), listed(all)),
+            sentence(format!("I have forgotten {}: {}", count(all.len()), listed(all))),
             format!("I have forgotten {}.", count(all.len())),
         ),
     };
@@ -110,7 +116,8 @@ fn which(things: &[Thing], opening: &str) -> Reply {
     Reply {
         sources: told.clone().flat_map(|thing| thing.messages.iter().copied()).collect(),
         which: told.filter_map(|thing| thing.messages.first().copied()).collect(),
-        ..ask(format!("{opening}: {}. Tell me which one I shall forget, or {all}.", listed(&clauses)))
+        ..ask(sentence(format!("{opening}: {}", listed(&clauses)))
+            + &format!(" Tell me which one I shall forget, or {all}."))
     }
 }
 
@@ -140,7 +147,11 @@ pub(super) async fn last(context: &TurnContext<'_>) -> Result<Reply, MemoryError
 /// Forgets what has all words of `topic`: at once if that is one thing, or if it was said that all shall go
 /// (`all`).
 pub(super) async fn about(context: &TurnContext<'_>, topic: &str, all: bool) -> Result<Reply, MemoryError> {
-    let terms = recall::terms(topic).join(" ");
+    let mut terms = recall::terms(topic);
+    if terms.iter().all(|term| POINTING.contains(&term.as_str())) {
+        terms.clear();
+    }
+    let terms = terms.join(" ");
     let matching = context.memory.matching(&terms).await?;
     let unname = context.memory.named_after(&terms).await?;
     if matching.is_empty() && unname.is_empty() {
@@ -152,7 +163,7 @@ pub(super) async fn about(context: &TurnContext<'_>, topic: &str, all: bool) -> 
         return Ok(Reply { store_as: Some("forget everything about …".into()), ..ask(text) });
     }
     let things = things(&matching);
-    let name = second_person(&inside_a_sentence(&without_question_mark(topic)));
+    let name = named(topic);
     if things.len() > 1 && !all {
         return Ok(which(&things, &format!("I know {} about {name}", count(things.len()))));
     }
@@ -338,8 +349,8 @@ pub(super) async fn undo(context: &TurnContext<'_>) -> Result<Reply, MemoryError
     let clauses: Vec<&str> = clauses.iter().map(String::as_str).collect();
     let text = match clauses.as_slice() {
         [] => "It is back.".to_owned(),
-        [one] => format!("I remember it again: {one}."),
-        all => format!("I remember {} again: {}.", count(all.len()), listed(all)),
+        [one] => sentence(format!("I remember it again: {one}")),
+        all => sentence(format!("I remember {} again: {}", count(all.len()), listed(all))),
     };
     let sources = said.iter().map(|(id, _)| *id).collect();
     Ok(Reply { sources, bring_back: Some(undoable), ..ask(text) })

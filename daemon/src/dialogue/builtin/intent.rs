@@ -12,6 +12,8 @@ pub enum Intent {
         statement: String,
         clause: bool,
     },
+    /// "Remember that", without a word of what.
+    RememberWhat,
     /// "Remind me to …": remembered, without an alarm.
     Remind(String),
     /// What is known about a topic.
@@ -143,7 +145,10 @@ const PATTERNS: &[(&str, Want)] = &[
         "@ forget|delete|erase|remove the last thing|turn|message|sentence|one|bit i? said?",
         Is(|| Intent::ForgetThat),
     ),
-    ("forget|delete|erase|scratch|remove about? that|this|it again|now?", Is(|| Intent::ForgetThat)),
+    (
+        "forget|delete|erase|scratch|remove about? that|this|it again|right|just? now|then|away?",
+        Is(|| Intent::ForgetThat),
+    ),
     ("do? don't|not|never remember that|this|it", Is(|| Intent::ForgetThat)),
     ("do? don't|not|never you? forget|forgot that *", Takes(that)),
     ("do? don't|not|never you? forget|forgot to *", Takes(Intent::Remind)),
@@ -235,6 +240,10 @@ const PATTERNS: &[(&str, Want)] = &[
     ("@ did i tell|say|mention to? you? anything|something? about *", Takes(Intent::Recall)),
     ("@ where|what|when|who did i say|tell|put|leave|park|hide|lend you? that? *", Takes(Intent::Recall)),
     // Remember.
+    ("remember|memorise|memorize that|this|it|something?", Is(|| Intent::RememberWhat)),
+    ("make|take|write a? note|notes that|of|about? this|it?", Is(|| Intent::RememberWhat)),
+    ("note|write that|this|it down?", Is(|| Intent::RememberWhat)),
+    ("note|write|keep down|in mind? that|this|it", Is(|| Intent::RememberWhat)),
     ("@ remember|member|memorise|memorize|rememb down? that *", Takes(that)),
     ("@ make|take|write a? note|notes that|of *", Takes(something)),
     ("note|write|keep down|in? mind? that *", Takes(that)),
@@ -259,11 +268,13 @@ pub fn understand(text: &str) -> Intent {
     if words.is_empty() {
         return Intent::Nothing;
     }
-    if let Some(intent) = by_pattern(text, &words) {
+    let symbols = symbols_behind(text, &words);
+    let intent = by_pattern(text, &words);
+    if let Some(intent) = intent.filter(|intent| symbols.is_none() || *intent != Intent::RememberWhat) {
         return intent;
     }
     // An emoji is no word; where nothing else follows the order, it is what the order is about.
-    if let Some(symbols) = symbols_behind(text, &words)
+    if let Some(symbols) = symbols
         && let Some(intent) = by_pattern(text, &[words.as_slice(), &[symbols]].concat())
     {
         return intent;

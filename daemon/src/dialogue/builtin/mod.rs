@@ -10,7 +10,7 @@ mod words;
 use jiff::tz::TimeZone;
 
 use self::intent::{Intent, understand};
-use self::rephrase::{inside_a_sentence, second_person};
+use self::rephrase::{inside_a_sentence, second_person, sentence};
 use super::{Reply, TurnContext};
 use crate::memory::{ConversationId, Kind, MemoryError, Message, MessageId, Role};
 
@@ -38,22 +38,26 @@ impl Builtin {
         }
         Ok(match intent {
             Intent::Nothing => ask("I did not hear any words."),
-            Intent::Remember { statement, clause } => note(format!(
-                "I will remember {}{}.",
+            Intent::Remember { statement, clause } => note(sentence(format!(
+                "I will remember {}{}",
                 if clause { "that " } else { "" },
                 second_person(&inside_a_sentence(&statement))
-            )),
-            Intent::Remind(what) => note(format!(
-                "I will remember that you want to {}. I cannot remind you by myself yet, but you can ask me.",
-                second_person(&inside_a_sentence(&what))
-            )),
+            ))),
+            Intent::RememberWhat => {
+                ask("Please say what I should remember, such as: remember that the key is under the pot.")
+            }
+            Intent::Remind(what) => note(
+                sentence(format!(
+                    "I will remember that you want to {}",
+                    second_person(&inside_a_sentence(&what))
+                )) + " I cannot remind you by myself yet, but you can ask me.",
+            ),
             Intent::Recall(topic) => match tell_about(context, &topic).await? {
                 Some(reply) => reply,
                 None if recall::terms(&topic).is_empty() => tell_notes(context).await?,
-                None => ask(format!(
-                    "You have not told me anything about {} that I remember.",
-                    second_person(&inside_a_sentence(&without_question_mark(&topic)))
-                )),
+                None => {
+                    ask(format!("You have not told me anything about {} that I remember.", named(&topic)))
+                }
             },
             Intent::RecallAll => tell_notes(context).await?,
             Intent::TalkedAbout => tell_talk(context).await?,
@@ -127,8 +131,11 @@ fn note(text: String) -> Reply {
     Reply { kind: Kind::Note, ..ask(text) }
 }
 
-fn without_question_mark(topic: &str) -> String {
-    topic.trim_end_matches(['?', '!', ' ']).to_owned()
+/// `topic` of a question or an order, told to the person: without the marks that end the sentence.
+fn named(topic: &str) -> String {
+    let topic = topic.trim_end_matches(['?', ' ']);
+    let called = topic.strip_suffix('!').filter(|rest| rest.ends_with(char::is_alphabetic));
+    second_person(&inside_a_sentence(called.unwrap_or(topic)))
 }
 
 /// What the person said about `topic`; `None` if they said nothing about it.

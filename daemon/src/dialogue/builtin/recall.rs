@@ -3,7 +3,7 @@
 use strsim::osa_distance;
 
 use super::intent::{Intent, understand};
-use super::rephrase::{inside_a_sentence, second_person};
+use super::rephrase::{inside_a_sentence, second_person, sentence};
 use super::words::words_of;
 use crate::dialogue::OwnMemory;
 use crate::memory::{Kind, MemoryError, Message, Words, is_run_letter};
@@ -193,11 +193,11 @@ pub fn tell_text(text: &str) -> String {
 }
 
 fn told(statement: &str) -> String {
-    format!("You told me that {}.", second_person(&inside_a_sentence(statement)))
+    sentence(format!("You told me that {}", second_person(&inside_a_sentence(statement))))
 }
 
 fn asked(what: &str) -> String {
-    format!("You asked me to remember {}.", second_person(&inside_a_sentence(what)))
+    sentence(format!("You asked me to remember {}", second_person(&inside_a_sentence(what))))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use strsim::osa_distance;
 
 use crate::memory::is_run_letter;
+use crate::text::tidy;
 
 /// One word: as it is compared, and where it stands in the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,37 +100,71 @@ fn strip_any<'a>(
     })
 }
 
-/// The original text from the first to the last of `words`, without the hesitations between them.
+/// The original text around `words`: from behind the word before them to the word after them, with every mark
+/// and emoji, for a code may begin or end with them. Hesitations go, and so do the marks that divide it from the
+/// order, one full stop at its end, and a closing mark whose opening mark stands before the order.
 pub fn original(text: &str, words: &[Word]) -> String {
     let (Some(first), Some(last)) = (words.first(), words.last()) else { return String::new() };
-    if let [only] = words
-        && !only.norm.contains(char::is_alphanumeric)
-    {
-        return only.norm.clone();
-    }
+    let spans = spans(text);
+    let from = spans.iter().rev().find(|span| span.1 <= first.start).map_or(0, |span| span.1);
+    let next = spans.iter().find(|span| span.0 >= last.end).map(|span| span.0);
+    let to = next.unwrap_or(text.len());
     let mut out = String::new();
-    let mut at = first.start;
-    for (start, end) in spans(text).into_iter().filter(|span| span.0 >= first.start && span.1 <= last.end) {
+    let mut at = from;
+    for (start, end) in spans.into_iter().filter(|span| span.0 >= from && span.1 <= to) {
         let raw = text.get(start..end).unwrap_or_default();
         if HESITATIONS.contains(&raw.to_lowercase().as_str()) {
-            out.push_str(text.get(at.min(start)..start).unwrap_or_default());
-            at = end
-                + text
-                    .get(end..)
-                    .map_or(0, |rest| rest.len() - rest.trim_start_matches([',', ' ', '.']).len());
-            continue;
+            out.push_str(text.get(at..start).unwrap_or_default());
+            at = to - behind_the_divider(text.get(end..to).unwrap_or_default()).len();
         }
-        out.push_str(text.get(at.min(start)..start).unwrap_or_default());
-        out.push_str(raw);
-        at = end;
     }
-    // An emoji is no word, and still part of what was said: before the first word and behind the last one.
-    let behind = text.get(last.end..).unwrap_or_default();
-    out.push_str(&symbols(behind.split(char::is_alphanumeric).next().unwrap_or_default()));
-    let front = text.get(..first.start).unwrap_or_default();
-    out.insert_str(0, &symbols(front.rsplit(char::is_alphanumeric).next().unwrap_or_default()));
-    // Longer silence makes recognisers write dots; one statement is one line.
-    out.split_whitespace().collect::<Vec<_>>().join(" ").trim_matches([',', ' ', '.']).to_owned()
+    out.push_str(text.get(at..to).unwrap_or_default());
+    let mut statement = behind_the_divider(&out).trim_end();
+    if next.is_some() {
+        // A "please" follows.
+        statement = statement.trim_end_matches(|c: char| c == ',' || c.is_whitespace());
+    }
+    // One statement is one line.
+    tidy(closed(without_full_stop(statement), text.get(..from).unwrap_or_default()))
+}
+
+/// `text` without the marks at its beginning that divide it from the word before: those that are attached to
+/// that word, a dash or dots that stand alone.
+fn behind_the_divider(text: &str) -> &str {
+    const MARKS: [char; 5] = [',', ':', ';', '.', '…'];
+    let attached = text.trim_start_matches(MARKS).trim_start();
+    let (alone, rest) = attached.split_once(char::is_whitespace).unwrap_or((attached, ""));
+    if matches!(alone, "-" | "–" | "—" | "..." | "…" | ",") { rest.trim_start() } else { attached }
+}
+
+/// `statement` without the full stop that ends it; several are no full stop.
+pub fn without_full_stop(statement: &str) -> &str {
+    statement.strip_suffix('.').filter(|rest| !rest.ends_with('.')).unwrap_or(statement)
+}
+
+/// `statement` without a closing mark at its end that belongs to an opening mark in `before`.
+fn closed<'a>(statement: &'a str, before: &str) -> &'a str {
+    const PAIRS: &[(char, char)] = &[
+        ('"', '"'),
+        ('\'', '\''),
+        ('\u{201c}', '\u{201d}'),
+        ('\u{201e}', '\u{201c}'),
+        ('\u{2018}', '\u{2019}'),
+        ('\u{ab}', '\u{bb}'),
+        ('(', ')'),
+        ('[', ']'),
+        ('{', '}'),
+    ];
+    let opens_before = |open: char| before.split_whitespace().any(|token| token.starts_with(open));
+    let count = |mark: char| statement.matches(mark).count();
+    let belongs = |&(open, close): &(char, char)| {
+        let lonely = if open == close { count(open) % 2 == 1 } else { count(close) > count(open) };
+        lonely && opens_before(open)
+    };
+    PAIRS
+        .iter()
+        .find_map(|pair| statement.strip_suffix(pair.1).filter(|_| belongs(pair)))
+        .map_or(statement, |inside| without_full_stop(inside.trim_end()))
 }
 
 /// The emoji behind the last of `words` as one more word; `None` if there are none.
@@ -280,7 +315,16 @@ mod tests {
             ("remember that 🍓 are for Anna, please", "🍓 are for Anna"),
             ("remember that it costs 5 €.", "it costs 5 €"),
             ("remember that I got $5 or 50%", "I got $5 or 50%"),
-            ("remember that it is * nice *", "it is * nice"),
+            ("remember that it is * nice *", "it is * nice *"),
+            ("remember that *1234# opens it", "*1234# opens it"),
+            ("remember that C++, please.", "C++"),
+            ("remember that: -- ends it", "-- ends it"),
+            ("remember that ... the key is here..", "the key is here.."),
+            ("remember that - it rains", "it rains"),
+            ("\"Remember that it rains.\"", "it rains"),
+            ("(remember that it rains (a lot)).", "it rains (a lot)"),
+            ("remember that 'x'", "'x'"),
+            ("remember that it\nrains", "it rains"),
         ] {
             let words = command_of(text);
             assert_eq!(original(text, matches(&words, "remember that *").unwrap()), statement);
