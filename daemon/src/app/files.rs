@@ -6,7 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -16,9 +16,10 @@ use super::Settings;
 use crate::backup::keys::Keys;
 use crate::config::{Fault, FilePath, Origin, quote};
 use crate::detect::section::WakeModel;
+use crate::detect::wake::WakeWord;
 use crate::dialogue::speech::Speech;
 use crate::error::chain;
-use crate::inference::{ModelStore, Role};
+use crate::inference::{ModelEntry, ModelStore, Role};
 use crate::plain::{first_line, without_mark};
 use crate::stt::{Engine, VoskModelDir};
 
@@ -31,8 +32,12 @@ impl Settings {
                 faults.push(self.fault_of(key, sentence));
             }
         };
+        let models = ModelStore::open(&self.paths.models);
         for model in &self.wake.model.0 {
-            check("wake.model", self.check_wake(model));
+            // Where the manifest cannot be read, the installation is at fault and not the name.
+            if let Ok(store) = &models {
+                check("wake.model", self.check_wake(model, store));
+            }
         }
         if let Some(path) = &self.stt.vosk_model
             && matches!(self.stt.engine, Engine::Auto | Engine::Vosk)
@@ -63,7 +68,7 @@ impl Settings {
             }
         }
         if let Some(path) = &self.backup.dir {
-            check("backup.dir", check_folder(path));
+            check("backup.dir", check_folder(path).and_then(|()| check_apart(path, &self.paths.data)));
         }
         if let Some(path) = &self.backup.identity_file {
             check("backup.identity_file", Keys::read(Some(path)).map(drop).map_err(|e| chain(&e)));
@@ -83,13 +88,43 @@ impl Settings {
         secrets.into_iter().filter_map(odd).collect()
     }
 
-    /// A name must be one of a wake word in the manifest; where that cannot be read, the installation is at
-    /// fault and not the name.
-    fn check_wake(&self, model: &WakeModel) -> Result<(), String> {
+    /// The first model without which the daemon does not start; `doctor` names them all.
+    pub fn fault_of_models(&self) -> Option<Fault> {
+        let fault = match ModelStore::open(&self.paths.models) {
+            Ok(store) => {
+                let mut needed = store.entries().iter().filter(|entry| self.needs_model(&store, entry));
+                needed.find_map(|entry| store.file(&entry.name).err())?
+            }
+            Err(e) => e,
+        };
+        Some(Fault::new(Origin::Default, None, chain(&fault)))
+    }
+
+    /// Whether the daemon does not start without the model `entry` of `store`.
+    pub fn needs_model(&self, store: &ModelStore, entry: &ModelEntry) -> bool {
+        let chosen = |model: &WakeModel| match model {
+            WakeModel::Named(name) => store.entry(name).is_some_and(|known| known.name == entry.name),
+            WakeModel::File(_) => false,
+        };
+        match entry.role {
+            Role::Vad => true,
+            Role::WakeMel | Role::WakeEmbedding => !self.wake.model.0.is_empty(),
+            Role::WakeHead => self.wake.model.0.iter().any(chosen),
+            Role::Speaker | Role::SpeakerCalibration | Role::SpeakerCohort | Role::SpeakerChannels => true,
+            Role::Segmentation => self.voice.enabled && self.voice.hears_others(),
+            _ => false,
+        }
+    }
+
+    /// A name must be one of a wake word in the manifest; a file must be one that the detector can run.
+    fn check_wake(&self, model: &WakeModel, store: &ModelStore) -> Result<(), String> {
         match model {
-            WakeModel::File(path) => named(path, check_plain),
+            WakeModel::File(path) => {
+                named(path, check_plain)?;
+                let word = WakeWord { model: model.clone(), threshold: self.wake.threshold };
+                word.check(store).map_err(|e| chain(&e))
+            }
             WakeModel::Named(name) => {
-                let Ok(store) = ModelStore::open(&self.paths.models) else { return Ok(()) };
                 let heads = store.entries().iter().filter(|m| m.role == Role::WakeHead);
                 let heads: Vec<&str> = heads.map(|m| m.name.as_str()).collect();
                 if store.entry(name).is_some_and(|entry| entry.role == Role::WakeHead) {
@@ -186,4 +221,30 @@ fn check_folder(path: &Path) -> Result<(), String> {
         Some(part) if !part.is_dir() => Err(format!("{} is a file, and a folder is needed", part.display())),
         _ => Ok(()),
     }
+}
+
+/// Whether the folder `dir` and the folder `data` of the memory are two: neither is or holds the other.
+fn check_apart(dir: &Path, data: &Path) -> Result<(), String> {
+    let (here, memory) = (real(dir), real(data));
+    let how = if here == memory {
+        "is"
+    } else if here.starts_with(&memory) {
+        "lies in"
+    } else if memory.starts_with(&here) {
+        "holds"
+    } else {
+        return Ok(());
+    };
+    Err(format!(
+        "{} {how} the folder of the memory, {}; name a folder of its own, best on another disk",
+        dir.display(),
+        data.display()
+    ))
+}
+
+/// `path` without links in the part of it that exists.
+fn real(path: &Path) -> PathBuf {
+    let there = path.ancestors().find_map(|part| Some((part, part.canonicalize().ok()?)));
+    let found = there.and_then(|(part, real)| Some(real.join(path.strip_prefix(part).ok()?)));
+    found.unwrap_or_else(|| path.to_owned())
 }

@@ -47,7 +47,8 @@ struct Setting<'a> {
 pub fn run(args: &Args, common: &Common) -> Result<(), Failure> {
     let (settings, faults) = match app::load(&common.options()) {
         Ok(mut settings) => {
-            let faults = settings.faults_of_files();
+            let mut faults = settings.faults_of_files();
+            faults.extend(settings.fault_of_models());
             let odd = settings.warnings_of_files();
             settings.warnings.extend(odd);
             (Some(settings), faults)

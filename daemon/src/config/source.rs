@@ -110,7 +110,8 @@ impl Layers {
         };
         let entries = match std::fs::read_dir(folder) {
             Ok(entries) => entries,
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return,
+            // A link that leads nowhere, or a file, was meant to be read.
+            Err(_) if folder.symlink_metadata().is_err() => return,
             Err(e) => return faults.push(fail(format!("the folder cannot be read: {e}"))),
         };
         let mut paths: Vec<PathBuf> = entries

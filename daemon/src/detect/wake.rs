@@ -44,6 +44,14 @@ impl WakeWord {
         }
     }
 
+    /// Whether the word can be listened for.
+    ///
+    /// # Errors
+    /// The file or the model that stands in the way.
+    pub fn check(&self, store: &ModelStore) -> Result<(), ModelError> {
+        self.load(store).map(drop)
+    }
+
     fn load(&self, store: &ModelStore) -> Result<Plan, ModelError> {
         let facts = [(0, InputFact::f32(&[1, HISTORY, EMBEDDING]))];
         let plan = match &self.model {
