@@ -111,9 +111,14 @@ pub(crate) fn tidy_within(text: &str, most: usize) -> String {
     }
 }
 
-/// The form in which names are compared: composed form, folded case, single spaces. Joiners and selectors do
-/// not count: they change how letters and emoji are drawn, not which they are. Persian and Arabic codes of a
-/// letter are the same.
+/// Whether `name` has more than marks: a letter, a digit or a picture.
+pub(crate) fn names_something(name: &str) -> bool {
+    name.chars().any(|c| c.is_alphanumeric() || c.general_category() == GeneralCategory::OtherSymbol)
+}
+
+/// The form in which names are compared: composed form without forms of compatibility (NFKC: ﬁ is fi, Ｔ is T),
+/// folded case, single spaces. Joiners and selectors do not count: they change how letters and emoji are drawn,
+/// not which they are. Persian and Arabic codes of a letter are the same.
 pub(crate) fn name_key(name: &str) -> String {
     let drawn = |c: char| c != NON_JOINER && c != JOINER && !SELECTORS.contains(&c);
     let same = |c: char| match c {
@@ -121,9 +126,10 @@ pub(crate) fn name_key(name: &str) -> String {
         '\u{643}' => '\u{6a9}',
         c => c,
     };
-    let composed: String = name.nfc().filter(|c| drawn(*c)).map(same).collect();
-    // Lower-casing can take a composed letter apart again.
-    let lower: String = composed.to_lowercase().chars().flat_map(folded).nfc().collect();
+    let composed: String = name.nfkc().filter(|c| drawn(*c)).map(same).collect();
+    // Lower-casing can take a composed letter apart again; İ becomes an i with one more dot.
+    let lower = composed.to_lowercase().replace("i\u{307}", "i");
+    let lower: String = lower.chars().flat_map(folded).nfkc().collect();
     lower.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
@@ -187,6 +193,9 @@ mod tests {
         assert_eq!(name_key("Straße"), name_key("STRASSE"));
         assert_eq!(name_key("Οδυσσέας"), name_key("ΟΔΥΣΣΈΑΣ"));
         assert_eq!(name_key("ﬁona"), "fiona");
+        assert_eq!(name_key("Ｔａｎａｋａ"), "tanaka");
+        assert_eq!(name_key("İbrahim"), "ibrahim");
+        assert!(!names_something("\u{301}") && !names_something(".") && names_something("🙂"));
         assert_ne!(name_key("Işıl"), name_key("Işil"));
         for name in ["anna", "ødegård", "şükrü", "юлия", "ნინო", "김", "अनिल", "ångström"]
         {

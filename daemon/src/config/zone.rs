@@ -18,7 +18,9 @@ pub(super) fn fault(env: &[(OsString, OsString)]) -> Option<Fault> {
     match set {
         Some(zone) => (!exists(&zone)).then(|| {
             let zone = quote(&zone);
-            let sentence = if lacks_its_rule(&zone) {
+            let sentence = if let Some(written) = written(&zone) {
+                format!("\"{zone}\" is not how every program here calls that time zone; write {written}")
+            } else if lacks_its_rule(&zone) {
                 format!(
                     "\"{zone}\" does not say when summer time begins and ends; write the zone as Europe/Berlin, or \
                      with its rule, such as {zone},M3.5.0,M10.5.0/3"
@@ -47,10 +49,23 @@ pub(super) fn fault(env: &[(OsString, OsString)]) -> Option<Fault> {
 /// rule.
 fn exists(zone: &str) -> bool {
     let name = zone.strip_prefix(':').unwrap_or(zone);
+    if written(zone).is_some() {
+        return false;
+    }
     if name.is_empty() || TimeZone::get(name).is_ok() || TimeZone::posix(name).is_ok() {
         return true;
     }
     name.starts_with('/') && std::fs::read(name).is_ok_and(|bytes| is_zone(&bytes))
+}
+
+/// The zone as its file is called, where `zone` writes it in another case or below `posix/`: some program would
+/// not find it and take UTC.
+fn written(zone: &str) -> Option<String> {
+    let name = zone.strip_prefix(':').unwrap_or(zone);
+    let below = name.strip_prefix("posix/").unwrap_or(name);
+    let found = TimeZone::get(below).ok()?;
+    let written = found.iana_name()?;
+    (written != name && written.eq_ignore_ascii_case(below)).then(|| written.to_owned())
 }
 
 /// Whether `zone` is a POSIX rule that names a summer time and nothing more. Its meaning is up to each program
@@ -65,7 +80,7 @@ fn is_zone(bytes: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{exists, lacks_its_rule};
+    use super::{exists, lacks_its_rule, written};
 
     #[test]
     fn a_zone_has_a_name_a_path_or_a_rule() {
@@ -81,6 +96,10 @@ mod tests {
         }
         for zone in ["Europe/Atlantis", "Berlin", "/etc/passwd", "/no/such", "Mars"] {
             assert!(!exists(zone) && !lacks_its_rule(zone), "{zone}");
+        }
+        for zone in ["europe/berlin", ":EUROPE/Berlin", "posix/Europe/Berlin"] {
+            assert_eq!(written(zone).as_deref(), Some("Europe/Berlin"), "{zone}");
+            assert!(!exists(zone), "{zone}");
         }
         assert!(!exists("CET-1CEST") && lacks_its_rule("CET-1CEST"));
     }

@@ -9,7 +9,7 @@ use super::{Memory, MemoryError, NewAudit, Result, UserId, get, named, words};
 use crate::clock::Stamp;
 use crate::store::queue::{Op, enqueue};
 use crate::store::{StoreError, Tx};
-use crate::text::{name_key, tidy, unseen};
+use crate::text::{name_key, names_something, tidy, unseen};
 
 /// Longest name, in characters.
 pub const MAX_NAME_CHARS: usize = 64;
@@ -287,9 +287,14 @@ pub(super) async fn free_name(tx: &mut Tx<'_>, name: &str, id: UserId) -> Result
     Ok(candidate)
 }
 
-/// [`checked_name`] of a person: the name that the device itself gives is not theirs to take.
+/// [`checked_name`] of a person: it can be said or seen, and the name that the device itself gives is not
+/// theirs to take.
 fn person_name(name: &str) -> Result<String> {
     let name = checked_name(name)?;
+    if !names_something(&name) {
+        let reason = "it has no letter, digit or emoji";
+        return Err(MemoryError::InvalidName { name, reason });
+    }
     if name_key(&name) == ANONYMOUS {
         let reason = "it is the name of everyone who is answered without voice verification";
         return Err(MemoryError::InvalidName { name, reason });
