@@ -166,7 +166,8 @@ fn a_pin_lets_its_owner_in_for_a_while_and_is_found_nowhere() {
     root.ok(&["user", "add", "ben"]);
     let output = set_pin(&root, "ben", PIN);
     assert!(String::from_utf8(output.stderr).unwrap().contains("no voice"), "a PIN stands in for a voice");
-    assert!(set_pin(&root, "anna", &format!("{PIN}\n")).status.success());
+    // As a file from Windows would give it.
+    assert!(set_pin(&root, "anna", &format!("\u{feff}{PIN}\r\n")).status.success());
     assert_eq!(root.json(&["voice", "pin", "list"]), serde_json::json!(["anna"]));
 
     let mut events = broker.subscribe("jarvis/kitchen/event");

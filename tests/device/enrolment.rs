@@ -36,6 +36,23 @@ fn confidence(root: &Root, recording: &Path) -> f64 {
 }
 
 #[test]
+fn the_next_command_is_told_as_a_shell_takes_it() {
+    let root = Root::new();
+    let name = "O'Brien $x";
+    root.ok(&["user", "add", name]);
+    let samples: Vec<PathBuf> = ENROLMENT.iter().map(|phrase| Voice::Rms.says(phrase)).collect();
+    let mut args = vec!["voice", "enroll", "--user", name];
+    args.extend(samples.iter().map(|path| path.to_str().unwrap()));
+    let told = root.ok(&args);
+    let command = told.lines().find(|line| line.contains("--far")).unwrap_or_else(|| panic!("{told}"));
+    let shell = format!("jarvisd() {{ printf '%s\\n' \"$@\"; }}; {command}");
+    let output = std::process::Command::new("sh").args(["-c", &shell]).output().unwrap();
+    let words = String::from_utf8(output.stdout).unwrap();
+    let expected = format!("--root\n{}\nvoice\nenroll\n--user\n{name}\n--far\n", root.path().display());
+    assert!(words.starts_with(&expected), "{words}");
+}
+
+#[test]
 fn a_sample_by_a_second_microphone_is_kept_and_what_is_known_already_is_not() {
     let root = Root::new();
     root.enrol("Anna", Voice::Rms);

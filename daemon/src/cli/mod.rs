@@ -192,6 +192,15 @@ impl Common {
         }
     }
 
+    /// How this program was called, for a command that the person is told to enter next.
+    pub fn command(&self) -> String {
+        let option = |name: &str, path: &Option<PathBuf>| {
+            let path = path.as_ref().map(|path| output::shell_word(&output::plain(&path.to_string_lossy())));
+            path.map_or_else(String::new, |path| format!(" --{name} {path}"))
+        };
+        format!("jarvisd{}{}", option("root", &self.root), option("config", &self.config))
+    }
+
     /// The checked configuration; its warnings go to the log.
     pub fn settings(&self) -> Result<Settings, Failure> {
         let settings = app::load(&self.options()).map_err(|faults| config_failure(&faults))?;

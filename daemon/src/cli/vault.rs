@@ -108,9 +108,10 @@ impl From<MemoryError> for Stop {
 fn shut(name: &str, error: &VaultError) -> Stop {
     let name = output::plain(name);
     let message = format!(
-        "the key was not rotated, because the voiceprint of {name} does not open: {}; `jarvisd voice delete --user {name}` \
+        "the key was not rotated, because the voiceprint of {name} does not open: {}; `jarvisd voice delete --user {}` \
          removes it",
-        chain(error)
+        chain(error),
+        output::shell_word(&name)
     );
     Stop(Failure::new(Exit::Failed, message))
 }

@@ -121,7 +121,7 @@ pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
     let settings = common.settings()?;
     match command {
         Command::Score(args) => score::run(&args, &settings),
-        Command::Enroll(args) => enroll::run(&settings, &args),
+        Command::Enroll(args) => enroll::run(&settings, &args, common),
         Command::Pin(command) => pin::run(&settings, command),
         Command::Recordings(command) => recordings::run(&settings, command),
         Command::Verify(args) => compare(&settings, Some(&args.user), &args.file, args.json),

@@ -6,6 +6,7 @@ use super::Finding;
 use super::checks::{REINSTALL, look_only};
 use crate::app::Settings;
 use crate::backup::way_back;
+use crate::cli::output;
 use crate::error::chain;
 use crate::inference::ModelStore;
 use crate::memory::Voiceprint;
@@ -87,7 +88,7 @@ fn examine(vault: &Vault, voiceprints: Vec<Voiceprint>) -> Vec<Finding> {
             RESTORE.to_owned()
         } else {
             let who = names.first().map_or("", String::as_str);
-            format!("`jarvisd voice enroll --user \"{who}\" …` makes a new one")
+            format!("`jarvisd voice enroll --user {} …` makes a new one", output::shell_word(who))
         };
         let message = format!("{} of {all} cannot be used ({}): {why}", names.len(), names.join(", "));
         findings.push(Finding::fail(CHECK, message, fix));

@@ -12,7 +12,7 @@ use super::further::{self, FurtherFiles};
 use super::{Tools, speaker_failure, voices_failure};
 use crate::app::Settings;
 use crate::cli::recording::{self, Recording};
-use crate::cli::{output, with_memory};
+use crate::cli::{Common, output, with_memory};
 use crate::control::{Face, Refused};
 use crate::detect::vad::Vad;
 use crate::error::{Exit, Failure, chain};
@@ -121,7 +121,7 @@ struct Enrolled<'a> {
     reason: Option<String>,
 }
 
-pub fn run(settings: &Settings, args: &Enroll) -> Result<(), Failure> {
+pub fn run(settings: &Settings, args: &Enroll, common: &Common) -> Result<(), Failure> {
     with_memory(settings, async |memory| {
         let known = enrol::person(memory, &args.user).await.map_err(Refused::failure)?;
         let Tools { mut vad, voices } = Tools::open(settings, memory).await?;
@@ -227,7 +227,7 @@ pub fn run(settings: &Settings, args: &Enroll) -> Result<(), Failure> {
             output::line(format!("{recordings_kept} recordings are kept, encrypted, on this device alone."))?;
         }
         if !add && args.further.all().is_empty() {
-            further::tell_how(name)?;
+            further::tell_how(&common.command(), name)?;
         }
         Ok(())
     })

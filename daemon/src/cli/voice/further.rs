@@ -64,15 +64,15 @@ pub fn offer(
     Ok(sample)
 }
 
-/// That there are further samples.
-pub fn tell_how(name: &str) -> Result<(), Failure> {
+/// That there are further samples. `program` is what [`Common::command`] gives.
+pub fn tell_how(program: &str, name: &str) -> Result<(), Failure> {
     output::line(
         "Often across the room, at a second microphone, loud or in a hurry? Record a sentence of that as well; it is kept \
          if it helps:",
     )?;
-    let name = output::plain(name);
+    let name = output::shell_word(&output::plain(name));
     output::line(format!(
-        "  jarvisd voice enroll --user \"{name}\" --far WAV --second-microphone WAV --loud WAV --hurry WAV"
+        "  {program} voice enroll --user {name} --far WAV --second-microphone WAV --loud WAV --hurry WAV"
     ))
 }
 

@@ -15,6 +15,7 @@ use crate::events::PinOutcome;
 use crate::memory::{Memory, NewAudit};
 use crate::pipeline::door::{self, Entry};
 use crate::pipeline::pins::{self, PinsError};
+use crate::plain::without_mark;
 use crate::speaker::pin::Pin;
 
 #[derive(Debug, clap::Subcommand)]
@@ -171,7 +172,7 @@ fn asked(prompt: &str, twice: bool) -> Result<Pin, Failure> {
     } else {
         line("").map_err(cannot)?
     };
-    Pin::typed(&typed).map_err(|e| Failure::of(Exit::Data, &e))
+    Pin::typed(without_mark(&typed)).map_err(|e| Failure::of(Exit::Data, &e))
 }
 
 fn line(prompt: &str) -> std::io::Result<Zeroizing<String>> {

@@ -28,8 +28,9 @@ pub async fn run(settings: &Settings, memory: &Memory, args: &Show) -> Result<()
     let user = user_named(memory, &args.user).await?;
     let name = output::plain(&user.name);
     let Some(voiceprint) = memory.voiceprint(user.id).await? else {
+        let word = output::shell_word(&name);
         let message =
-            format!("no voice of {name} is enrolled; `jarvisd voice enroll --user {name}` does that");
+            format!("no voice of {name} is enrolled; `jarvisd voice enroll --user {word} WAV…` does that");
         return Err(Failure::new(Exit::Failed, message));
     };
     let threshold = settings.voice.user_thresholds.of(&user.name).unwrap_or(settings.voice.threshold);
