@@ -7,14 +7,16 @@ mod voices;
 
 use serde::Serialize;
 
-use super::{Common, block_on, output};
+use super::{Common, block_on, config_failure, output};
+use crate::app;
 use crate::error::{Exit, Failure};
 
 /// Checks everything the daemon needs, one line each: ok, a warning (the device works without it), or a
 /// failure.
 ///
-/// Nothing is changed. Run it as the user that the daemon runs as, and while the daemon is stopped if the
-/// microphone cannot be shared. Exit code 0 unless something fails.
+/// Nothing is changed; a small file is made in the folder of the backups and removed at once. Run it as the
+/// user that the daemon runs as, and while the daemon is stopped if the microphone cannot be shared. Exit code 0
+/// unless something fails.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -68,7 +70,16 @@ struct Report {
 }
 
 pub fn run(args: &Args, common: &Common) -> Result<(), Failure> {
-    let settings = common.settings()?;
+    let settings = match app::load(&common.options()) {
+        Ok(settings) => settings,
+        Err(faults) => {
+            if args.json {
+                let findings = faults.iter().map(checks::of_fault).collect();
+                output::json(&Report { ok: false, findings })?;
+            }
+            return Err(config_failure(&faults));
+        }
+    };
     let mut findings = Vec::new();
     let mut found = |finding: Finding| {
         if !args.json {

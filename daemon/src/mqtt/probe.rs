@@ -3,7 +3,9 @@
 //!
 //! Nothing is left behind and nobody is told anything: whether the device may publish on a topic is asked
 //! with a message of QoS 2 that is never released. A broker that delivers such a message at once is found out
-//! first, with a topic that nobody reads (`…/doctor`), and is then asked with that topic alone.
+//! first, with a topic that nobody reads (`…/doctor`), and is then asked with that topic alone. Some brokers
+//! accept every subscription and deliver nothing, so what the device is to hear is proven: a message that is no
+//! command, and no state of Home Assistant, must come back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
@@ -37,6 +39,8 @@ const GUESS: Duration = Duration::from_secs(2);
 /// How long a message takes, at most, that a broker delivers although it is not released.
 const EARLY: Duration = Duration::from_millis(400);
 const LARGEST_PACKET: u32 = 65_536;
+/// First byte of the answer to CONNECT.
+const CONNACK: u8 = 0x20;
 
 /// What the broker lets the device do.
 #[derive(Debug, Default)]
@@ -45,6 +49,11 @@ pub struct Probe {
     pub mute_on: Vec<String>,
     /// Topics of which it hears nothing.
     pub deaf_to: Vec<String>,
+    /// Topics of commands of which nobody knows whether it hears them: it may not publish there, or the broker
+    /// does not say so.
+    pub unproven: Vec<String>,
+    /// The same of the topic on which Home Assistant says that it is there.
+    pub unproven_status: Option<String>,
     /// What the broker cannot do, a sentence each.
     pub limits: Vec<String>,
 }
@@ -68,15 +77,25 @@ pub fn probe(settings: &MqttSettings) -> Result<Probe, String> {
     let properties = match wire.ask(&connect(client_id, login), until.min(Instant::now() + GREETING)) {
         Ok(Packet::ConnAck(ack)) if ack.code == ConnectReturnCode::Success => ack.properties,
         Ok(Packet::ConnAck(ack)) => return Err(refusal_sentence(ack.code, broker)),
+        Err(e) if e.kind() == io::ErrorKind::TimedOut && wire.first == Some(CONNACK) => {
+            return Err(format!(
+                "the broker at {broker} is too slow: its first answer was not whole after {} s; see its log and \
+                 the network",
+                GREETING.as_secs()
+            ));
+        }
         Ok(_) | Err(_) => return Err(stranger(broker, wire.first)),
     };
     let limits = Limits::of(properties.as_ref());
     let most = properties.and_then(|properties| properties.max_qos);
     let qos = if most.is_none_or(|most| most > 1) { QoS::ExactlyOnce } else { limits.qos };
     let mut asked = Asked { wire, settings, topics: &topics, qos, until, seen: Seen::default() };
-    asked
-        .everything(limits)
-        .map_err(|lost| format!("the connection to the broker at {broker} broke ({lost})"))
+    asked.everything(limits).map_err(|lost| match lost.kind() {
+        io::ErrorKind::TimedOut => {
+            format!("the broker at {broker} takes the device in and then says nothing: it hangs; see its log")
+        }
+        _ => format!("the connection to the broker at {broker} broke ({lost})"),
+    })
 }
 
 fn connect(client_id: String, login: Option<Login>) -> Packet {
@@ -124,7 +143,10 @@ impl Asked<'_> {
         }
         let mut next_id = 1;
         self.publish(&topics.doctor, b"", self.qos, next_id)?;
-        self.wait(|seen| seen.answered.contains_key(&1), self.until)?;
+        // Without QoS there is no answer to wait for.
+        if self.qos != QoS::AtMostOnce {
+            self.expect(|seen| seen.answered.contains_key(&1))?;
+        }
         let may = self.seen.answered.get(&1).copied();
         let echo = |seen: &Seen| seen.echoes.contains(topics.doctor.as_bytes());
         let unreleased = self.qos == QoS::ExactlyOnce;
@@ -155,7 +177,7 @@ impl Asked<'_> {
                 asked.push((next_id, topic));
             }
             let last = next_id;
-            self.wait(|seen| (2..=last).all(|id| seen.answered.contains_key(&id)), self.until)?;
+            self.expect(|seen| (2..=last).all(|id| seen.answered.contains_key(&id)))?;
         }
         asked.retain(|(id, _)| self.qos != QoS::AtMostOnce && self.seen.answered.get(id) != Some(&true));
         // An access list that names each topic need not have this one.
@@ -169,20 +191,27 @@ impl Asked<'_> {
             self.wire.send(&Packet::PubRel(PubRel::new(1, None)))?;
         }
         let mut own = vec![(1, topics.doctor.as_str())];
-        for topic in commands.iter().map(String::as_str) {
+        for topic in commands.iter().map(String::as_str).chain(status.as_deref()) {
             next_id += 1;
             self.publish(topic, PROBE, if unreleased { QoS::AtLeastOnce } else { self.qos }, next_id)?;
             own.push((next_id, topic));
         }
-        let back = |seen: &Seen| own.iter().all(|(_, topic)| seen.echoes.contains(topic.as_bytes()));
-        // A topic that it may not write says nothing about whether it may read it.
-        let patience = if may == Some(false) { EARLY } else { 8 * EARLY };
-        self.wait(back, Instant::now() + patience)?;
-        for (id, topic) in &own {
-            let written = self.qos == QoS::AtMostOnce || self.seen.answered.get(id) == Some(&true);
-            let deaf = !self.seen.echoes.contains(topic.as_bytes()) && written;
-            if deaf && !found.deaf_to.iter().any(|known| known == topic) {
-                found.deaf_to.push((*topic).to_owned());
+        let came = |seen: &Seen, topic: &str| seen.echoes.contains(topic.as_bytes());
+        let settled = |seen: &Seen| {
+            own.iter().all(|(id, topic)| came(seen, topic) || seen.answered.get(id) == Some(&false))
+        };
+        self.wait(settled, Instant::now() + 8 * EARLY)?;
+        for (id, topic) in own {
+            if came(&self.seen, topic) || found.deaf_to.iter().any(|known| known == topic) {
+                continue;
+            }
+            // A topic that it may not write says nothing about whether it may read it.
+            if self.seen.answered.get(&id) == Some(&true) {
+                found.deaf_to.push(topic.to_owned());
+            } else if status.as_deref() == Some(topic) {
+                found.unproven_status = Some(topic.to_owned());
+            } else if id != 1 {
+                found.unproven.push(topic.to_owned());
             }
         }
         self.wire.send(&Packet::Disconnect(Disconnect::new(DisconnectReasonCode::NormalDisconnection)))?;
@@ -197,13 +226,19 @@ impl Asked<'_> {
         let mut subscribe = Subscribe::new_many(filters, None);
         subscribe.pkid = 1;
         self.wire.send(&Packet::Subscribe(subscribe))?;
-        self.wait(|seen| seen.subscribed.is_some(), self.until)
+        self.expect(|seen| seen.subscribed.is_some())
     }
 
     fn publish(&mut self, topic: &str, payload: &'static [u8], qos: QoS, id: u16) -> io::Result<()> {
         let mut publish = Publish::new(topic, qos, payload, None);
         publish.pkid = if qos == QoS::AtMostOnce { 0 } else { id };
         self.wire.send(&Packet::Publish(publish))
+    }
+
+    /// Reads what the broker must say, until `done`.
+    fn expect(&mut self, done: impl Fn(&Seen) -> bool) -> io::Result<()> {
+        self.wait(&done, self.until)?;
+        if done(&self.seen) { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
     }
 
     /// Reads what the broker says until `done`, or until `at`, which is no error.
@@ -381,7 +416,6 @@ impl Answers {
 
 /// Why what answered a CONNECT, with this first byte if with any, is no broker of ours.
 fn stranger(broker: &BrokerUrl, first: Option<u8>) -> String {
-    const CONNACK: u8 = 0x20;
     if first == Some(CONNACK) {
         return refusal_sentence(ConnectReturnCode::UnsupportedProtocolVersion, broker);
     }

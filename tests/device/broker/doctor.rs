@@ -61,6 +61,7 @@ fn it_signs_in_and_names_a_wrong_password() {
     );
     let (state, lines) = said(&with_password(&broker, "right"));
     assert!(state == "ok" && lines.contains("lets it publish and read"), "{lines}");
+    assert!(!lines.contains("nothing proves"), "{lines}");
     let lines = warns(&with_password(&broker, "hunter2"), "refused the user name or the password");
     assert!(!lines.contains("hunter2"), "{lines}");
     warns(&format!("url = \"{}\"", broker.url()), "refused the user name or the password");
@@ -69,7 +70,7 @@ fn it_signs_in_and_names_a_wrong_password() {
 #[test]
 fn it_names_the_topics_that_an_access_list_denies_and_tells_nobody_anything() {
     let broker = guarded(
-        "topic readwrite jarvis/kitchen/#\ntopic deny jarvis/kitchen/state\ntopic write homeassistant/#",
+        "topic readwrite jarvis/kitchen/#\ntopic deny jarvis/kitchen/state\ntopic readwrite homeassistant/#",
     );
     let mut everything = broker.subscribe_as("admin", "admin", "#");
     everything.sync(|word| broker.publish_as("admin", "admin", "the/start", word));
@@ -79,9 +80,15 @@ fn it_names_the_topics_that_an_access_list_denies_and_tells_nobody_anything() {
     broker.publish_as("admin", "admin", "the/end", "now");
     everything.wait_for("the end", |l| l == "the/end now");
     let harmless = |line: &&String| {
-        ["jarvis/kitchen/doctor", "the/", "jarvis/kitchen/mute/set DOCTOR", "jarvis/kitchen/listen DOCTOR"]
-            .iter()
-            .any(|known| line.starts_with(known))
+        [
+            "jarvis/kitchen/doctor",
+            "the/",
+            "jarvis/kitchen/mute/set DOCTOR",
+            "jarvis/kitchen/listen DOCTOR",
+            "homeassistant/status DOCTOR",
+        ]
+        .iter()
+        .any(|known| line.starts_with(known))
     };
     let told: Vec<&String> = everything.seen.iter().filter(|line| !harmless(line)).collect();
     assert!(told.is_empty(), "{told:#?}");
@@ -91,10 +98,45 @@ fn it_names_the_topics_that_an_access_list_denies_and_tells_nobody_anything() {
     let one_way = guarded("topic write jarvis/#\ntopic write homeassistant/#");
     warns(
         &with_password(&one_way, "right"),
-        "read jarvis/kitchen/doctor, jarvis/kitchen/mute/set, jarvis/kitchen/listen\"",
+        "read jarvis/kitchen/doctor, jarvis/kitchen/mute/set, jarvis/kitchen/listen, homeassistant/status\"",
     );
     let nothing = guarded("topic readwrite elsewhere/#");
     warns(&with_password(&nothing, "right"), "jarvis/kitchen/availability, jarvis/kitchen/state");
+}
+
+#[test]
+fn it_finds_out_that_a_broker_accepts_a_subscription_and_delivers_nothing() {
+    let closed = guarded(
+        "topic readwrite jarvis/kitchen/#\ntopic deny jarvis/kitchen/mute/set\ntopic write homeassistant/#",
+    );
+    let lines =
+        warns(&with_password(&closed, "right"), "nothing proves that the broker at mqtt://127.0.0.1:");
+    assert!(lines.contains("lets the device read jarvis/kitchen/mute/set: "), "{lines}");
+    // It may write the status of Home Assistant and not read it.
+    assert!(lines.contains("does not let the device read homeassistant/status\""), "{lines}");
+    // The list of the documentation: what cannot be proven is said, and nothing is at fault.
+    let documented = guarded(
+        "topic readwrite jarvis/kitchen/#\ntopic write homeassistant/device/jarvis_kitchen/config\n\
+         topic read homeassistant/status",
+    );
+    let (state, lines) = said(&with_password(&documented, "right"));
+    assert!(
+        state == "ok" && lines.contains("nothing proves that it may read homeassistant/status"),
+        "{lines}"
+    );
+}
+
+#[test]
+fn a_broker_without_qos_is_called_limited_and_one_that_hangs_or_stammers_is_called_so() {
+    let plain = Broker::configured("listener PORT 127.0.0.1\nallow_anonymous true\nmax_qos 0", |_| {});
+    let lines = warns(&format!("url = \"{}\"", plain.url()), "is limited");
+    assert!(!lines.contains("read") && !lines.contains("publish on"), "{lines}");
+    let at = |port: u16| format!("url = \"mqtt://127.0.0.1:{port}\"");
+    // It takes the device in and says nothing more.
+    let lines = warns(&at(speaker(&[&[0x20, 3, 0, 0, 0]])), "takes the device in and then says nothing");
+    assert!(!lines.contains("does not let"), "{lines}");
+    let lines = warns(&at(speaker(&[&[0x20], &[3, 0]])), "is too slow");
+    assert!(!lines.contains("MQTT 5"), "{lines}");
 }
 
 #[test]
@@ -152,6 +194,27 @@ fn server(answer: &'static [u8]) -> u16 {
                     let _ = stream.read(&mut [0; 64]);
                     let _ = stream.write_all(answer);
                     continue;
+                }
+                open.push(stream);
+            }
+        })
+        .unwrap();
+    port
+}
+
+/// A server that says one of `pieces` to whatever comes first, then the next ones 7 s apart, and stays.
+fn speaker(pieces: &'static [&'static [u8]]) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::Builder::new()
+        .spawn(move || {
+            let mut open = Vec::new();
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let _ = stream.read(&mut [0; 256]);
+                for (n, piece) in pieces.iter().enumerate() {
+                    std::thread::sleep(Duration::from_secs(if n == 0 { 0 } else { 7 }));
+                    let _ = stream.write_all(piece);
                 }
                 open.push(stream);
             }

@@ -1,6 +1,8 @@
 //! What `doctor` says of the backups: what the daemon would say, where they lie, and how much room there is.
 
 use std::fs;
+use std::io::{self, Write as _};
+use std::path::Path;
 
 use super::Finding;
 use crate::backup::context::Context;
@@ -12,7 +14,8 @@ use crate::health::Condition;
 
 const CHECK: &str = "backups";
 
-/// The newest proven one with its age, then the folder. Nothing is made or locked.
+/// The newest proven one with its age, then the folder. Nothing is locked, and nothing
+/// stays.
 pub fn backups(settings: &Context) -> Vec<Finding> {
     let seen = watch::look(settings, &Clock::System);
     let here = seen.backups.as_deref().unwrap_or_default();
@@ -62,10 +65,16 @@ fn proven(settings: &Context, seen: &Seen, here: &[Backup]) -> String {
     format!("the newest proven one of {} is {}, {age}{proof}; {copy}", here.len(), newest.name)
 }
 
-/// Where they lie, and whether the next one fits.
+/// Where they lie, whether one can be written there, and whether the next one fits.
 fn folder(settings: &Context, here: &[Backup]) -> Option<Finding> {
+    const FIX: &str = "give the folder to the user of the daemon, or set backup.dir to another one";
     let dir = &settings.paths.backups;
-    if fs::metadata(dir).is_err() {
+    let there = dir.ancestors().find(|part| part.exists())?;
+    if let Err(e) = try_to_write(there) {
+        let why = format!("{} cannot be written to ({e})", dir.display());
+        return Some(Finding::warn(CHECK, why, FIX));
+    }
+    if there != dir {
         // With nothing known, the first backup makes it.
         return None;
     }
@@ -83,12 +92,19 @@ fn folder(settings: &Context, here: &[Backup]) -> Option<Finding> {
     // The copy of the database, the backup, and what it is restored to.
     let database = fs::metadata(&settings.paths.db).map_or(0, |db| db.len());
     let need = last.saturating_add(database.saturating_mul(2));
-    Some(if rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_err() {
-        let fix = "give the folder to the user of the daemon, or set backup.dir to another one";
-        Finding::warn(CHECK, format!("{message}, and it cannot be written to"), fix)
-    } else if free < need {
+    Some(if free < need {
         Finding::warn(CHECK, format!("{message}, too little for the next one"), "free some space")
     } else {
         Finding::ok(CHECK, message)
     })
+}
+
+/// Makes a file in `folder` and removes it: permissions alone do not tell of a file system that takes no
+/// files.
+fn try_to_write(folder: &Path) -> io::Result<()> {
+    let path = folder.join(format!(".jarvisd-doctor-{}", std::process::id()));
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).open(&path)?;
+    let written = file.write_all(b"doctor").and_then(|()| file.sync_all());
+    fs::remove_file(&path)?;
+    written
 }

@@ -13,12 +13,13 @@ use crate::audio::alsa::AlsaSource;
 use crate::audio::{CaptureStats, Period, Read, SoundFault, Source};
 use crate::backup::way_back;
 use crate::clock::Clock;
+use crate::config::Fault;
 use crate::detect::Detector;
 use crate::detect::section::WakeModel;
 use crate::dialogue::speech::Speech;
 use crate::dsp::level::{self, HighPass};
 use crate::error::chain;
-use crate::inference::{ModelEntry, ModelError, ModelState, ModelStore, Role};
+use crate::inference::{ModelError, ModelState, ModelStore};
 use crate::memory::{Device, Memory, MemoryError};
 use crate::mqtt;
 use crate::speaker::{Calibration, CalibrationError};
@@ -39,14 +40,13 @@ pub fn configuration(settings: &Settings) -> Vec<Finding> {
             "the message names the key: set it, take it out, or leave it for a later version",
         ));
     }
-    for fault in settings.faults_of_files() {
-        findings.push(Finding::fail(
-            "configuration",
-            fault.to_string(),
-            "mend the file, or take the key out",
-        ));
-    }
+    findings.extend(settings.faults_of_files().iter().map(of_fault));
     findings
+}
+
+/// A fault of the configuration.
+pub fn of_fault(fault: &Fault) -> Finding {
+    Finding::fail("configuration", fault.to_string(), "mend the file, or take the key out")
 }
 
 /// The models that this configuration needs.
@@ -56,34 +56,13 @@ pub fn models(settings: &Settings) -> Vec<Finding> {
         Ok(store) => store,
         Err(e) => return vec![Finding::fail(CHECK, chain(&e), REINSTALL)],
     };
-    let heads: Vec<&str> = settings
-        .wake
-        .model
-        .0
-        .iter()
-        .filter_map(|model| match model {
-            WakeModel::Named(name) => Some(name.as_str()),
-            WakeModel::File(_) => None,
-        })
-        .collect();
-    let listens = !settings.wake.model.0.is_empty();
-    let needed = |entry: &ModelEntry| match entry.role {
-        Role::Vad => true,
-        Role::WakeMel | Role::WakeEmbedding => listens,
-        Role::WakeHead => {
-            heads.iter().any(|name| store.entry(name).is_some_and(|known| known.name == entry.name))
-        }
-        Role::Speaker | Role::SpeakerCalibration | Role::SpeakerCohort | Role::SpeakerChannels => true,
-        Role::Segmentation => settings.voice.enabled && settings.voice.hears_others(),
-        _ => false,
-    };
     let mut findings = Vec::new();
     let mut sound = Vec::new();
     for status in store.status() {
         let name = &status.entry.name;
         match &status.state {
             ModelState::Verified => sound.push(name.clone()),
-            ModelState::Missing if !needed(&status.entry) => {}
+            ModelState::Missing if !settings.needs_model(&store, &status.entry) => {}
             ModelState::Missing => {
                 findings.push(Finding::fail(CHECK, format!("{name} is missing"), status.fix));
             }
@@ -396,12 +375,22 @@ pub fn broker(settings: &Settings) -> Vec<Finding> {
         let why = format!("the broker at {url} does not let the device read {topics}");
         findings.push(Finding::warn(CHECK, why, LIST));
     }
+    if !found.unproven.is_empty() {
+        let topics = found.unproven.join(", ");
+        let why = format!(
+            "nothing proves that the broker at {url} lets the device read {topics}: the device may not publish there"
+        );
+        findings.push(Finding::warn(CHECK, why, LIST));
+    }
     for limit in found.limits {
         let fix = "set it at the broker; without it the device works as far as that goes";
         findings.push(Finding::warn(CHECK, format!("the broker at {url} is limited: {limit}"), fix));
     }
     if findings.is_empty() {
-        let message = format!("{url} takes the device in and lets it publish and read its topics");
+        let mut message = format!("{url} takes the device in and lets it publish and read its topics");
+        if let Some(topic) = found.unproven_status {
+            message += &format!("; nothing proves that it may read {topic}, where it may not publish");
+        }
         findings.push(Finding::ok(CHECK, message));
     }
     findings
