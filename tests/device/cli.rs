@@ -34,6 +34,118 @@ fn every_fault_of_the_configuration_is_named_at_once() {
 }
 
 #[test]
+fn a_number_is_refused_with_the_range_and_all_bad_thresholds_are_named() {
+    let root = Root::with_config(
+        "[audio]\nrate_hz = 48000.0\n[voice]\npin_valid_s = -5\n\
+         user_thresholds = [\"Anna=7\", \"Ben=0.9\", \"Cleo\"]\n",
+    );
+    let said = fails(&root, 78, &["check-config"]);
+    assert!(said.contains("audio.rate_hz: needs a whole number, not the number 48000.0"), "{said}");
+    assert!(said.contains("voice.pin_valid_s: -5 is out of range; it may be "), "{said}");
+    assert!(said.contains("\"Anna=7\" needs") && said.contains("; \"Cleo\" has no ="), "{said}");
+    // The same in JSON, as check-config gives it.
+    let output = root.run(&["doctor", "--json"]);
+    assert_eq!(output.status.code(), Some(78));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&report["ok"], report["findings"].as_array().unwrap().len()), (&false.into(), 3), "{report}");
+}
+
+#[test]
+fn a_configuration_is_not_called_right_with_which_the_daemon_does_not_start() {
+    let garbage = tempfile::Builder::new().suffix(".onnx").tempfile().unwrap();
+    fs::write(garbage.path(), b"no model").unwrap();
+    let other_role = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/silero_vad_16k.onnx");
+    for file in [Path::new("/etc/passwd"), garbage.path(), other_role.as_path()] {
+        let root = Root::with_config(&format!("[wake]\nmodel = {file:?}\n"));
+        let said = fails(&root, 78, &["check-config"]);
+        assert!(
+            said.contains("wake.model") && said.contains(file.file_stem().unwrap().to_str().unwrap()),
+            "{said}"
+        );
+        fails(&root, 78, &["run"]);
+    }
+    let mut root = Root::new();
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("manifest.toml"), "nothing").unwrap();
+    root.env("JARVIS_MODELS_DIR", folder.path().to_str().unwrap());
+    fails(&root, 78, &["check-config"]);
+    fails(&root, 78, &["run"]);
+}
+
+#[test]
+fn a_folder_of_configurations_that_cannot_be_read_is_a_fault() {
+    let root = Root::new();
+    let folder = root.path().join("etc/jarvis/conf.d");
+    fs::create_dir_all(folder.parent().unwrap()).unwrap();
+    root.ok(&["check-config"]);
+    std::os::unix::fs::symlink("nowhere", &folder).unwrap();
+    assert!(fails(&root, 78, &["check-config"]).contains("conf.d: the folder cannot be read"));
+    fs::remove_file(&folder).unwrap();
+    fs::write(&folder, "[wake]\n").unwrap();
+    assert!(fails(&root, 78, &["check-config"]).contains("conf.d: the folder cannot be read"));
+}
+
+#[test]
+fn backups_lie_apart_from_the_memory_and_where_files_can_be_made() {
+    let root = Root::new();
+    let data = root.path().join("var/lib/jarvis");
+    fs::create_dir_all(&data).unwrap();
+    let link = root.path().join("link");
+    std::os::unix::fs::symlink(&data, &link).unwrap();
+    for (dir, how) in [
+        (data.clone(), "is"),
+        (data.join("backups"), "lies in"),
+        (root.path().join("var"), "holds"),
+        (link.join("backups"), "lies in"),
+    ] {
+        root.write_config(&format!("[backup]\ndir = {dir:?}\n"));
+        let said = fails(&root, 78, &["check-config"]);
+        assert!(
+            said.contains("backup.dir: ") && said.contains(&format!(" {how} the folder of the memory")),
+            "{said}"
+        );
+    }
+    root.write_config(&format!("[backup]\ndir = {:?}\n", root.path().join("var/lib/jarvis-backups")));
+    root.ok(&["check-config"]);
+    for dir in ["/proc", "/sys", "/proc/jarvis"] {
+        root.write_config(&format!("[backup]\ndir = {dir:?}\n"));
+        let report: Value = serde_json::from_slice(&root.run(&["doctor", "--json"]).stdout).unwrap();
+        let of_backups = |f: &&Value| f["check"] == "backups" && f["state"] != "ok";
+        let found: Vec<&Value> = report["findings"].as_array().unwrap().iter().filter(of_backups).collect();
+        let told = found.iter().any(|f| f["message"].as_str().unwrap().contains("cannot be written to"));
+        assert!(told, "{dir}: {report}");
+    }
+}
+
+#[test]
+fn names_that_look_alike_are_one_name_and_marks_alone_are_none() {
+    let root = Root::new();
+    for name in ["fiona", "tanaka", "ibrahim"] {
+        root.ok(&["user", "add", name]);
+    }
+    for twin in ["ﬁona", "Ｔａｎａｋａ", "İbrahim"] {
+        fails(&root, 1, &["user", "add", twin]);
+        assert!(root.json(&["user", "show", twin]).is_object(), "{twin}");
+    }
+    for mark in ["\u{301}", ".", "…!"] {
+        let said = fails(&root, 65, &["user", "add", mark]);
+        assert!(said.contains("no letter"), "{said}");
+    }
+    root.ok(&["user", "add", "🙂"]);
+}
+
+#[test]
+fn a_time_zone_is_written_as_its_file_is_called() {
+    let mut root = Root::new();
+    for zone in ["europe/berlin", "posix/Europe/Berlin"] {
+        root.env("TZ", zone);
+        assert!(fails(&root, 78, &["check-config"]).contains("write Europe/Berlin"), "{zone}");
+    }
+    root.env("TZ", "Europe/Berlin");
+    root.ok(&["check-config"]);
+}
+
+#[test]
 fn a_secret_in_the_place_of_a_path_is_shown_nowhere() {
     let mut root = Root::new();
     root.env("ALSA_CONFIG_PATH", "/dev/null");

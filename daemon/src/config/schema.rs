@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::fault::Fault;
 use super::source::Layers;
-use super::value::Value;
+use super::value::{OUT_OF_RANGE, Value};
 
 /// A limit on a value beyond its type, in code and in words.
 pub struct Rule<T> {
@@ -142,6 +142,11 @@ pub fn take_value<T: Value>(
     let read = T::read(&entry.raw, base).or_else(|sentence| match &entry.bare {
         Some(bare) => T::read(bare, base).map_err(|_| sentence),
         None => Err(sentence),
+    });
+    let read = read.map_err(|sentence| match rule.allowed.as_str() {
+        _ if !sentence.ends_with(OUT_OF_RANGE) => sentence,
+        "" => format!("{sentence}; it may be 0 to {}", u32::MAX),
+        allowed => format!("{sentence}; it may be {allowed}"),
     });
     let checked = read.and_then(|value| {
         if rule.holds(&value) {

@@ -38,7 +38,7 @@ impl Raw {
             Self::Text(text) => format!("the text \"{}\"", quote(text)),
             Self::Int(Some(n)) => format!("the number {n}"),
             Self::Int(None) => "a number of more than 64 bits".to_owned(),
-            Self::Float(x) => format!("the number {x}"),
+            Self::Float(x) => format!("the number {x:?}"),
             Self::Bool(b) => format!("{b}"),
             Self::Date => "a date".to_owned(),
             Self::List(_) => "a list".to_owned(),
@@ -153,6 +153,9 @@ impl Value for bool {
     }
 }
 
+/// How the sentence about a number ends that no `u32` can be; whoever knows the range adds it.
+pub(super) const OUT_OF_RANGE: &str = "is out of range";
+
 impl Value for u32 {
     fn type_words() -> String {
         "whole number".to_owned()
@@ -160,8 +163,8 @@ impl Value for u32 {
 
     fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
         match raw {
-            Raw::Int(Some(n)) => Self::try_from(*n).map_err(|_| format!("{n} is out of range")),
-            Raw::Int(None) => Err("the number is out of range".to_owned()),
+            Raw::Int(Some(n)) => Self::try_from(*n).map_err(|_| format!("{n} {OUT_OF_RANGE}")),
+            Raw::Int(None) => Err(format!("the number {OUT_OF_RANGE}")),
             other => Err(other.instead_of("a whole number")),
         }
     }

@@ -94,14 +94,17 @@ impl Value for UserThresholds {
 
     fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
         let mut all = Self::default();
+        let mut faults = Vec::new();
         for text in lines(raw, Self::WANTED)? {
-            let (name, threshold) = Self::one(&text)?;
-            if all.of(&name).is_some() {
-                return Err(format!("names \"{}\" twice", quote(&name)));
+            match Self::one(&text) {
+                Ok((name, _)) if all.of(&name).is_some() => {
+                    faults.push(format!("names \"{}\" twice", quote(&name)));
+                }
+                Ok(one) => all.0.push(one),
+                Err(fault) => faults.push(fault),
             }
-            all.0.push((name, threshold));
         }
-        Ok(all)
+        if faults.is_empty() { Ok(all) } else { Err(faults.join("; ")) }
     }
 
     fn show(&self) -> Option<String> {
