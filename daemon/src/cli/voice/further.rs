@@ -64,7 +64,7 @@ pub fn offer(
     Ok(sample)
 }
 
-/// That there are further samples. `program` is what [`Common::command`] gives.
+/// That there are further samples. The command begins with `program`.
 pub fn tell_how(program: &str, name: &str) -> Result<(), Failure> {
     output::line(
         "Often across the room, at a second microphone, loud or in a hurry? Record a sentence of that as well; it is kept \
