@@ -7,18 +7,16 @@ use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::app::Settings;
 use crate::app::parts::{MissingMemory, Parts};
+use crate::app::voice_path::{Ends, VoicePath};
+use crate::app::{App, Settings};
 use crate::audio::alsa::AlsaSource;
-use crate::audio::{CaptureStats, Period, SourceError, capture};
+use crate::audio::{CaptureStats, SourceError};
 use crate::backup::{pre_migration, watch};
 use crate::config::Options;
-use crate::dsp::FrontEnd;
 use crate::error::{Exit, Failure, chain};
 use crate::events::bus::{Events, Lines};
 use crate::health::{Condition, Health, Need};
@@ -27,23 +25,12 @@ use crate::memory::pull::Puller;
 use crate::mqtt::{self, Feeds};
 use crate::notify;
 use crate::pipeline::deadline::Pulse;
-use crate::pipeline::dispatch::Dispatcher;
-use crate::pipeline::hearing::{Heard, Hearing, HearingControl};
 use crate::pipeline::pause::PauseWatch;
-use crate::pipeline::switches::{self, Switches};
-use crate::pipeline::turns::Turns;
+use crate::pipeline::switches;
 use crate::store::forward::{self, BeforeMigration, Forwarder};
-use crate::stt;
 use crate::supervisor::{Ended, SpawnError, Supervisor};
 use sound_watch::SoundWatch;
 
-/// Periods that wait for the front end: 2 s at the usual 10 ms.
-pub const RING_PERIODS: usize = 200;
-/// Detections that wait for the turn task: more than the longest command that can be set, in pieces of 100
-/// ms.
-pub const HEARD_DEPTH: usize = 1024;
-/// Pieces of sound that wait for the recogniser: more than the longest command.
-pub const STT_BLOCKS: usize = 1024;
 /// How long everything may take to stop.
 const DRAIN: Duration = Duration::from_secs(10);
 /// And to give the log back to the database after that.
@@ -101,101 +88,45 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
     let postgres = settings.postgres();
 
     // Bind: the queues, each bounded.
-    let events = Events::new(lines);
-    let control = Arc::new(HearingControl::new(stats.clone()));
-    let live = Arc::new(ArcSwap::from_pointee(settings.live()));
-    let (ring_in, ring_out) = rtrb::RingBuffer::<Period>::new(RING_PERIODS);
-    let (heard_in, heard_out) = mpsc::channel::<Heard>(HEARD_DEPTH);
-
-    let memory = parts.memory.clone();
+    let (app, requests) = App::new(&parts, &settings, health, Events::new(lines), &stats);
+    let pulse = Arc::new(Pulse::default());
+    let (memory, health) = (&app.memory, &app.health);
     // Before the first sound.
-    let switches = Switches::new(control.clone());
-    switches.restore(&memory, &health).await;
-    let (dispatcher, requests) = Dispatcher::new(switches.clone());
-    let (pulse, counted) = (Arc::new(Pulse::default()), Arc::new(Notify::new()));
+    app.switches.restore(memory, health).await;
     // What cannot be read was announced by nobody; the worst of it is an entity that stays.
     let announced =
         memory.setting::<mqtt::Announced>(mqtt::ANNOUNCED).await.ok().flatten().unwrap_or_default();
     let announced = tokio::sync::watch::channel(announced).0;
 
-    // Start, in data-flow order, so that the drain goes the same way.
+    // Start: the data path first.
     let start = || -> Result<(), SpawnError> {
-        let mut detector = parts.detector;
-        let (for_hearing, hearing_stop) = (control.clone(), stop.clone());
-        let reader = supervisor.thread("frontend", move || {
-            let hearing = Hearing {
-                ring: ring_out,
-                front: FrontEnd::new(),
-                detector: &mut detector,
-                control: &for_hearing,
-                out: heard_in,
-                lockstep: false,
-            };
-            hearing.run(&hearing_stop)
-        })?;
-        let (for_capture, capture_stop, realtime) =
-            (stats.clone(), stop.clone(), settings.audio.realtime_priority);
-        supervisor.thread("capture", move || {
-            if realtime && let Err(error) = crate::audio::realtime::raise_priority() {
-                log::warn!(
-                    "no real-time priority for the capture thread ({error}); sound may be lost under load"
-                );
-            }
-            capture::run(Box::new(source), ring_in, reader, for_capture, capture_stop)
-        })?;
-        let stt_handle = match parts.recognizer {
-            Some(recognizer) => {
-                let (handle, jobs) = stt::worker::channel(STT_BLOCKS);
-                supervisor.thread("stt", move || {
-                    stt::worker::run(recognizer, jobs);
-                    Ok::<_, std::convert::Infallible>(())
-                })?;
-                Some(handle)
-            }
-            None => None,
-        };
-        let opener = parts.voices.opener();
-        let puller =
-            postgres.clone().map(|postgres| Puller::new(parts.memory.clone(), postgres, Some(opener)));
+        let Parts { detector, recognizer, answer, .. } = parts;
+        let opener = app.voices.opener();
+        let puller = postgres.clone().map(|postgres| Puller::new(memory.clone(), postgres, Some(opener)));
         let patience = Duration::from_millis(settings.store.fresh_ms.into());
         let fresh = puller.as_ref().map(|puller| puller.freshness(patience));
-        let turns = Turns {
-            fresh,
-            memory: parts.memory.clone(),
-            voices: parts.voices,
-            verify: settings.voice.enabled,
-            pin_valid: Duration::from_secs(settings.voice.pin_valid_s.into()),
-            stt: stt_handle,
-            dialogue: parts.dialogue,
-            answer: parts.answer,
-            events: events.clone(),
-            health: health.clone(),
-            control: control.clone(),
-            switches: switches.clone(),
-            pulse: pulse.clone(),
-            counted: counted.clone(),
-            live: live.clone(),
-        };
-        supervisor.task("turns", turns.run(heard_out, requests, stop.clone()))?;
-        let keep = switches.clone().keep(parts.memory.clone(), health.clone(), stop.clone());
+        let ends = Ends { recognizer, answer, requests, pulse: pulse.clone(), fresh };
+        let path = VoicePath::start(&mut supervisor, &app, &settings, ends)?;
+        let realtime = settings.audio.realtime_priority;
+        path.listen(&mut supervisor, detector, Box::new(source), stats.clone(), realtime)?;
+        let keep = app.switches.clone().keep(memory.clone(), health.clone(), stop.clone());
         supervisor.task("mute", keep)?;
         if settings.voice.enabled {
             let watch = PauseWatch {
-                memory: parts.memory.clone(),
+                memory: memory.clone(),
                 health: health.clone(),
-                events: events.clone(),
-                control: control.clone(),
-                changed: counted,
+                events: app.events.clone(),
+                control: app.control.clone(),
+                changed: app.counted.clone(),
             };
             supervisor.task("pausewatch", watch.run(stop.clone()))?;
         }
-        let (memory, maintain_stop, audit_days) =
-            (parts.memory.clone(), stop.clone(), settings.store.audit_days);
+        let (maintained, until, audit_days) = (memory.clone(), stop.clone(), settings.store.audit_days);
         supervisor.job("maintain", async move {
-            memory.maintain(maintain_stop, audit_days).await;
+            maintained.maintain(until, audit_days).await;
             Ok::<_, std::convert::Infallible>(())
         })?;
-        let (for_watchdog, frames) = (stats.clone(), control.clone());
+        let (for_watchdog, frames) = (stats.clone(), app.control.clone());
         let progress = move || sound_watch::progress(&for_watchdog, &frames, &pulse);
         supervisor.task(
             "watchdog",
@@ -204,24 +135,23 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
         let watch = SoundWatch {
             device: settings.audio.device.clone(),
             stats: stats.clone(),
-            control: control.clone(),
+            control: app.control.clone(),
             health: health.clone(),
-            events: events.clone(),
+            events: app.events.clone(),
         };
         supervisor.task("soundwatch", watch.run(stop.clone()))?;
-        supervisor.task(
-            "reload",
-            reload::run(hang_up, options, settings.clone(), live.clone(), health.clone(), stop.clone()),
-        )?;
+        let reload =
+            reload::run(hang_up, options, settings.clone(), app.live.clone(), health.clone(), stop.clone());
+        supervisor.task("reload", reload)?;
         let (tell_backups, backups) = tokio::sync::watch::channel(None);
-        let clock = parts.memory.clock().clone();
+        let clock = memory.clock().clone();
         supervisor.task(
             "backupwatch",
             watch::run(settings.backups(), clock, health.clone(), tell_backups, stop.clone()),
         )?;
         supervisor.job("signals", until_told(terminate, interrupt, stop.clone()))?;
         if let Some(broker) = broker {
-            let remembers = parts.memory.clone();
+            let remembers = memory.clone();
             let mut changes = announced.subscribe();
             supervisor.reporter("mqtt-announced", async move {
                 while changes.changed().await.is_ok() {
@@ -233,11 +163,11 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
                 Ok::<_, std::convert::Infallible>(())
             })?;
             let feeds = Feeds {
-                events: events.subscribe(),
+                events: app.events.subscribe(),
                 status: health.watch(),
                 health: health.clone(),
                 backups,
-                dispatcher,
+                dispatcher: app.dispatcher.clone(),
                 announced,
             };
             let last_words = supervisor.last_words();
@@ -251,10 +181,9 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
                 let (backups, there) = (context.clone(), there.clone());
                 Box::pin(async move { pre_migration::back_up_postgres(&backups, &there).await })
             });
-            let forwarder =
-                Forwarder::new(parts.memory.store().clone(), parts.memory.clock().clone(), postgres)
-                    .before_migration(before_migration)
-                    .keep_audit(settings.store.audit_days);
+            let forwarder = Forwarder::new(memory.store().clone(), memory.clock().clone(), postgres)
+                .before_migration(before_migration)
+                .keep_audit(settings.store.audit_days);
             // A reporter: the last turn is on the disk before it is told to stop.
             let last_words = supervisor.last_words();
             let (circuit, doubt) = (forwarder.circuit(), forwarder.doubt());
