@@ -7,8 +7,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::time::timeout;
-
 use crate::clock::monotonic_ms;
 
 /// What a turn waits for.
@@ -30,7 +28,7 @@ pub(super) enum Stage {
 
 impl Stage {
     /// Several times what the slowest board takes on a bad day.
-    fn most(self) -> Duration {
+    pub(super) fn most(self) -> Duration {
         Duration::from_secs(match self {
             Self::Verify => 20,
             // A busy device needs ten times what an idle one does for the longest command.
@@ -67,9 +65,6 @@ impl Stage {
     }
 }
 
-/// Longer than any recording takes on any machine.
-const NO_HURRY: Duration = Duration::from_secs(24 * 3600);
-
 /// When the turn task must be over with what it does.
 #[derive(Debug, Default)]
 pub struct Pulse {
@@ -86,9 +81,8 @@ impl Pulse {
         Self { recording: true, ..Self::default() }
     }
 
-    /// How long a stage may take.
-    pub(super) fn most(&self, stage: Stage) -> Duration {
-        if self.recording { NO_HURRY } else { stage.most() }
+    pub(super) fn is_patient(&self) -> bool {
+        self.recording
     }
 
     /// 0 while nothing is to be done.
@@ -100,22 +94,10 @@ impl Pulse {
         self.due_ms.store(0, Ordering::Relaxed);
     }
 
-    /// Something begins that has no stage yet.
-    pub(super) fn begin(&self) {
-        self.expect(Stage::Memory);
-    }
-
-    fn expect(&self, stage: Stage) {
-        let most_ms = u64::try_from(self.most(stage).as_millis()).unwrap_or(u64::MAX);
+    /// Something goes on that must be over within `most`.
+    pub(super) fn expect(&self, most: Duration) {
+        let most_ms = u64::try_from(most.as_millis()).unwrap_or(u64::MAX);
         self.due_ms.store(monotonic_ms().saturating_add(most_ms), Ordering::Relaxed);
-    }
-
-    /// Does the work of a stage; `None` if it was not done in time.
-    pub(super) async fn within<T>(&self, stage: Stage, work: impl Future<Output = T>) -> Option<T> {
-        self.expect(stage);
-        let done = timeout(self.most(stage), work).await.ok();
-        self.begin();
-        done
     }
 }
 
@@ -123,17 +105,15 @@ impl Pulse {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn the_watchdog_knows_when_what_goes_on_must_be_over() {
+    #[test]
+    fn the_watchdog_knows_when_what_goes_on_must_be_over() {
         let pulse = Pulse::default();
         assert_eq!(pulse.due_ms(), 0);
-        let during = pulse.within(Stage::Transcribe, async { pulse.due_ms() }).await.unwrap();
-        let left_ms = during - monotonic_ms();
+        pulse.expect(Stage::Transcribe.most());
+        let left_ms = pulse.due_ms() - monotonic_ms();
         assert!((35_000..=45_000).contains(&left_ms), "{left_ms}");
-        assert!(pulse.due_ms() > 0, "the turn goes on");
         pulse.rest();
         assert_eq!(pulse.due_ms(), 0);
-        assert!(Pulse::of_recording().most(Stage::Verify) > Duration::from_secs(3600));
         assert_eq!(Stage::Transcribe.overdue(), "speech to text did not come within 45 s and was given up");
     }
 }

@@ -4,19 +4,18 @@
 //! at. Count and grant are settings in the database of the device, so that a PIN counts wherever it was given
 //! (MQTT, the command line), in one process as in two, and a restart ends no pause.
 
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::enrolling::Enrolling;
 use super::pins::{self, PinsError};
-use super::refusals::{Heard, Refusals};
 use crate::clock::Stamp;
 use crate::error::chain;
 use crate::events::PinOutcome;
 use crate::memory::{Memory, MemoryError, NewAudit, User, UserId};
+use crate::speaker::FailureGate;
 use crate::speaker::pin::Pin;
-use crate::speaker::{FailureGate, JustHeard, Part};
 
 /// Names among the settings that survive a restart.
 const GATE: &str = "failure_gate";
@@ -41,17 +40,9 @@ pub struct Entry {
     pub pause_ms: i64,
 }
 
-/// What the turn task knows of it during an utterance.
+/// The count as it was last read or changed here, for a database that does not work.
 #[derive(Debug, Default)]
-pub struct Door {
-    pub gate: FailureGate,
-    granted: Option<User>,
-    /// What is said now is a sample of this enrolment; nobody is answered.
-    pub enrolling: Option<Enrolling>,
-    /// When somebody was last told that the device pauses.
-    pub told_of_pause: Option<Instant>,
-    refusals: Refusals,
-}
+pub struct Door(Mutex<FailureGate>);
 
 /// What was counted, by whoever.
 ///
@@ -62,64 +53,45 @@ pub async fn gate(memory: &Memory) -> Result<FailureGate, MemoryError> {
 }
 
 impl Door {
-    /// Reads what was counted and granted, here or by another process. A database that does not work grants
-    /// nothing, and what was counted stays.
-    pub async fn refresh(&mut self, memory: &Memory) {
+    /// Reads what was counted and who gave a PIN that still counts, here or in another process: an utterance
+    /// of a voice that is nobody's is taken for theirs. A database that does not work grants nothing, and
+    /// what was counted stays.
+    pub async fn read(&self, memory: &Memory) -> (FailureGate, Option<User>) {
         let read = async {
-            self.gate = gate(memory).await?;
+            *self.gate() = gate(memory).await?;
             granted(memory).await
         };
-        self.granted = read.await.unwrap_or_else(|error: MemoryError| {
+        let granted = read.await.unwrap_or_else(|error: MemoryError| {
             log::error!("the count of failed attempts cannot be read: {}", chain(&error));
             None
         });
+        (*self.gate(), granted)
     }
 
-    /// Who gave a PIN that still counted at the last [`Door::refresh`]: an utterance of a voice that is
-    /// nobody's is taken for theirs.
-    pub fn granted(&self) -> Option<&User> {
-        self.granted.as_ref()
-    }
-
-    /// Counts a refused voice, unless it goes on with an attempt that was counted.
-    pub async fn refused(&mut self, memory: &Memory, heard: &Heard, part: &Part) {
-        if self.refusals.refused(heard, part) {
-            self.failed(memory).await;
-        }
-    }
-
-    /// Takes note of somebody who was verified.
-    pub fn remember(&mut self, heard: &Heard, part: &Part) {
-        self.refusals.verified(heard, part);
-    }
-
-    /// Who was verified just before.
-    pub fn just_heard(&self, heard: &Heard) -> Option<JustHeard> {
-        self.refusals.just_heard(heard)
-    }
-
-    async fn failed(&mut self, memory: &Memory) {
+    /// Counts a failure.
+    pub async fn failed(&self, memory: &Memory) {
         let now = memory.clock().now_unix_ms();
         let counted = memory.update_setting(GATE, |gate: &mut FailureGate| {
             gate.failed(now);
             *gate
         });
-        self.gate = counted.await.unwrap_or_else(|error| {
+        let gate = counted.await.unwrap_or_else(|error| {
             log::error!("the count of failed attempts cannot be stored: {}", chain(&error));
-            let mut gate = self.gate;
+            let mut gate = *self.gate();
             gate.failed(now);
             gate
         });
-        warn_of_pause(&self.gate, now);
+        *self.gate() = gate;
+        warn_of_pause(&gate, now);
     }
 
     /// Whether an attempt during the pause is compared all the same ([`FailureGate::look`]). A database that
     /// does not work allows none: they could not be counted.
-    pub async fn look(&mut self, memory: &Memory) -> bool {
+    pub async fn look(&self, memory: &Memory) -> bool {
         let counted = memory.update_setting(GATE, |gate: &mut FailureGate| (gate.look(), *gate));
         match counted.await {
             Ok((allowed, gate)) => {
-                self.gate = gate;
+                *self.gate() = gate;
                 allowed
             }
             Err(error) => {
@@ -130,14 +102,19 @@ impl Door {
     }
 
     /// A verified voice ends the row of failures.
-    pub async fn succeeded(&mut self, memory: &Memory) {
-        if self.gate.failures == 0 {
+    pub async fn succeeded(&self, memory: &Memory) {
+        if self.gate().failures == 0 {
             return;
         }
-        self.gate.succeeded();
-        if let Err(error) = memory.set_setting(GATE, &self.gate).await {
+        let none = FailureGate::default();
+        *self.gate() = none;
+        if let Err(error) = memory.set_setting(GATE, &none).await {
             log::error!("the count of failed attempts cannot be stored: {}", chain(&error));
         }
+    }
+
+    fn gate(&self) -> MutexGuard<'_, FailureGate> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -247,8 +224,7 @@ mod tests {
         let paused = entries.iter().filter(|entry| entry.outcome == PinOutcome::Paused && entry.pause_ms > 0);
         assert_eq!((refused, paused.count()), (5, 15));
         assert_eq!(memory.list_audit(None, None, 50).await.unwrap().len(), 20);
-        let mut door = Door::default();
-        door.refresh(&memory).await;
-        assert!(door.granted().is_none() && door.gate.failures == 5);
+        let (gate, granted) = Door::default().read(&memory).await;
+        assert!(granted.is_none() && gate.failures == 5);
     }
 }

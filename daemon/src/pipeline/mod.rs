@@ -1,10 +1,12 @@
 //! The joints of the data path: what stands between the stages and who waits for whom.
 //!
 //! ```text
-//!  ring ──▶ hearing (thread `frontend`) ──Heard──▶ turns (task) ──▶ voices ┐
-//!                 ▲                                   │  └──────▶ stt ─────┴▶ dialogue ──▶ answer
-//!                 └──────── HearingControl ◀──────────┘
+//!  ring ─▶ hearing (thread `frontend`) ─Heard─▶ turns (task) ─inputs─▶ machine ─acts─▶ turns ─┬─▶ voices, stt
+//!                 ▲                                                                           ├─▶ dialogue
+//!                 └─────────────── HearingControl ◀───────────────────────────────────────────┴─▶ answer
 //! ```
+//!
+//! The machine decides what is done in a turn, and the task does it. Its states are drawn in `machine`.
 //!
 //! The ring drops the newest sound when it is full and counts it; everything behind it waits instead, so
 //! there is one place where sound can be lost and none where an utterance can.
@@ -17,14 +19,13 @@ pub(crate) mod door;
 pub mod enrol;
 pub mod enrolling;
 pub mod hearing;
+mod jobs;
 pub mod live;
-mod look;
+mod machine;
 pub mod pause;
 pub mod pins;
 pub mod recordings;
 mod refusals;
 pub mod switches;
-mod told;
 pub mod turns;
-mod understanding;
 pub mod voices;

@@ -2,24 +2,23 @@
 //! why.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::door::{self, Door};
+use super::door;
 use super::hearing::HearingControl;
-use super::turns::Turns;
 use crate::error::chain;
 use crate::events::bus::Events;
-use crate::events::{Event, Moment, Reason, What};
+use crate::events::{Event, What};
 use crate::health::{Health, rfc3339};
 use crate::memory::Memory;
 
 /// How often the count is read: another process may have taken a wrong PIN, or a right one.
 const LOOK: Duration = Duration::from_secs(5);
 /// Who meets the pause again within this time has just been told.
-const TELL_AGAIN: Duration = Duration::from_secs(10);
+pub(super) const TELL_AGAIN: Duration = Duration::from_secs(10);
 
 /// Shows the pause, whoever began or ended it.
 pub struct PauseWatch {
@@ -66,23 +65,8 @@ impl PauseWatch {
     }
 }
 
-impl Turns {
-    /// Refuses an attempt during the pause. It tells nothing about the voice, and is no further failure:
-    /// otherwise a television would prolong the pause for ever.
-    pub(super) async fn refuse_paused(&self, moment: Moment, door: &mut Door, stop: &CancellationToken) {
-        self.forget_sound();
-        self.audit("paused", None, None).await;
-        self.reject(moment, Reason::Paused, None, None).await;
-        let told = door.told_of_pause.is_some_and(|at| at.elapsed() < TELL_AGAIN);
-        let remaining_ms = door.gate.remaining_ms(self.memory.clock().now_unix_ms());
-        if !told && remaining_ms > 0 {
-            self.say(moment.turn, &why(remaining_ms), stop).await;
-            door.told_of_pause = Some(Instant::now());
-        }
-    }
-}
-
-fn why(remaining_ms: i64) -> String {
+/// The sentence for whoever meets the pause.
+pub(super) fn why(remaining_ms: i64) -> String {
     let seconds = remaining_ms.div_euclid(1000) + 1;
     let long = if seconds < 120 {
         format!("{seconds} second{}", if seconds == 1 { "" } else { "s" })

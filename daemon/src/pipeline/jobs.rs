@@ -1,0 +1,189 @@
+//! The work that the turn machine asks for, and its results.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::deadline::Stage;
+use super::door;
+use super::enrolling::{self, Enrolling};
+use super::machine::{Done, Job, Ticket};
+use super::turns::{Shared, Turns};
+use crate::control::{Face, Refused, Wanted};
+use crate::dialogue::Select;
+use crate::error::chain;
+use crate::memory::{ANONYMOUS, MemoryError, TurnMeta, User};
+use crate::speaker::{Part, Progress, Step};
+use crate::stt::{SttError, Transcript};
+
+type Work<'a> = Pin<Box<dyn Future<Output = Done> + Send + 'a>>;
+
+/// The jobs that go on: at most one for each result that the machine waits for.
+#[derive(Default)]
+pub(super) struct Jobs<'a>(Vec<(Ticket, Work<'a>)>);
+
+impl<'a> Jobs<'a> {
+    pub(super) fn start(&mut self, ticket: Ticket, work: Work<'a>) {
+        self.0.push((ticket, work));
+    }
+
+    pub(super) fn give_up(&mut self, ticket: Ticket) {
+        self.0.retain(|(running, _)| *running != ticket);
+    }
+
+    /// The next result; waits for ever while nothing goes on.
+    pub(super) async fn next(&mut self) -> (Ticket, Done) {
+        std::future::poll_fn(|context| {
+            let mut ready = None;
+            for (at, (_, work)) in self.0.iter_mut().enumerate() {
+                if let Poll::Ready(done) = work.as_mut().poll(context) {
+                    ready = Some((at, done));
+                    break;
+                }
+            }
+            match ready {
+                Some((at, done)) => Poll::Ready((self.0.remove(at).0, done)),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+}
+
+impl Turns {
+    /// The work of a job. `quiet` ends a spoken sentence.
+    pub(super) fn work<'a>(&'a self, job: Job, shared: &'a Shared, quiet: CancellationToken) -> Work<'a> {
+        match job {
+            Job::Gate => Box::pin(async {
+                let (gate, granted) = shared.door.read(&self.memory).await;
+                Done::Gate { gate, granted }
+            }),
+            Job::Chance => Box::pin(async { Done::Chance(shared.door.look(&self.memory).await) }),
+            Job::Look { raw, speech } => {
+                Box::pin(async { Done::Looked(self.look(raw, speech).await.map(Box::new)) })
+            }
+            Job::Voices { raw, speech, just } => Box::pin(async move {
+                let live = self.live.load_full();
+                let (threshold, own) = (live.voice.threshold, &live.voice.user_thresholds);
+                let just = just.map(|just| *just);
+                let parts = self.voices.hear(raw, speech, just, threshold, own).await;
+                Done::Voices(parts.map_err(|error| chain(&error)))
+            }),
+            Job::Person { id, name } => Box::pin(async move {
+                let found = match id.parse() {
+                    Ok(id) => self.memory.user(id).await,
+                    Err(_) => self.memory.user_by_name(&name).await,
+                };
+                Done::Person(found.map_err(|error| chain(&error)))
+            }),
+            Job::Anonymous => Box::pin(async {
+                let found = self.anonymous().await;
+                Done::Person(found.map_err(|error| chain(&error)))
+            }),
+            Job::Words => Box::pin(async { Done::Words(self.words(None).await) }),
+            Job::OwnWords(own) => Box::pin(async { Done::Words(self.words(Some(own)).await) }),
+            Job::Answer { user, text, engine, confidence } => {
+                Box::pin(async move { self.answer(&user, &text, engine, confidence).await })
+            }
+            Job::Say(sentence) => Box::pin(async move {
+                Done::Spoken(match &self.answer {
+                    Some(answer) => answer.speak(&sentence, &self.control, &quiet).await,
+                    None => Ok(()),
+                })
+            }),
+            Job::Apart => Box::pin(async { Done::Apart(matches!(self.memory.apart().await, Ok(Some(_)))) }),
+            Job::Pin { user, pin } => Box::pin(async move {
+                let entered = door::enter(&self.memory, &user, pin, self.pin_valid).await;
+                Done::Pin(entered.map(|entry| (entry.outcome, entry.user)))
+            }),
+            Job::Enrol { user, wanted } => {
+                Box::pin(async move { Done::Begun(self.begin_enrolment(&user, wanted, shared).await) })
+            }
+            Job::Sample { raw, speech } => Box::pin(async {
+                let (raw, speech) = (Arc::new(raw), Arc::new(speech));
+                let mut enrolling = shared.enrolling.lock().await;
+                let Some(enrolling) = enrolling.as_mut() else { return lost() };
+                let enrolling::Heard { progress, over } =
+                    enrolling.sample(&self.memory, &self.voices, raw, speech).await;
+                Done::Sampled { progress, over }
+            }),
+            Job::Silence => Box::pin(async {
+                let mut enrolling = shared.enrolling.lock().await;
+                let Some(enrolling) = enrolling.as_mut() else { return lost() };
+                let enrolling::Heard { progress, over } = enrolling.silence();
+                Done::Sampled { progress, over }
+            }),
+        }
+    }
+
+    /// A first look at who speaks. One that fails decides nothing.
+    async fn look(&self, raw: Vec<f32>, speech: Vec<f32>) -> Option<Part> {
+        let why = match self.voices.first_look(raw, speech).await {
+            Err(error) => chain(&error),
+            Ok(look) => match look.await {
+                Ok((Ok(verdict), took)) => {
+                    log::debug!(
+                        "a first look at who speaks took {} ms: {}",
+                        took.as_millis(),
+                        verdict.as_ref().map_or("not certain", |part| part.verdict.name())
+                    );
+                    return verdict;
+                }
+                Ok((Err(error), _)) => chain(&error),
+                Err(error) => chain(&error),
+            },
+        };
+        log::debug!("no first look at who speaks: {why}");
+        None
+    }
+
+    async fn anonymous(&self) -> Result<User, MemoryError> {
+        match self.memory.user_by_name(ANONYMOUS).await {
+            Err(MemoryError::NotFound { .. }) => self.memory.add_user(ANONYMOUS).await,
+            found => found,
+        }
+    }
+
+    /// The words of `own` sound, or of what the recogniser was fed.
+    async fn words(&self, own: Option<Vec<f32>>) -> Result<Transcript, String> {
+        let stt = self.stt.as_ref().ok_or_else(|| SttError::WorkerGone.to_string())?;
+        if let Some(own) = own {
+            stt.reset();
+            stt.accept(own);
+        }
+        stt.finish().await.map_err(|error| chain(&error))
+    }
+
+    async fn answer(&self, user: &User, text: &str, engine: &'static str, confidence: Option<f32>) -> Done {
+        if let Some(fresh) = &self.fresh {
+            // Has a shorter deadline of its own; without what others wrote the answer is made of what is
+            // here.
+            let _ = timeout(Stage::Memory.most(), fresh.settle()).await;
+        }
+        let started = Instant::now();
+        let meta = TurnMeta { confidence, engine: Some(engine.to_owned()), ..TurnMeta::default() };
+        let result = self.dialogue.turn(user, Select::Continue, text, meta).await;
+        Done::Answered { result, took: started.elapsed() }
+    }
+
+    async fn begin_enrolment(
+        &self,
+        user: &str,
+        wanted: Wanted,
+        shared: &Shared,
+    ) -> Result<Progress, Refused> {
+        let enrolling = Enrolling::begin(&self.memory, &self.voices, user, wanted).await?;
+        let progress = enrolling.progress(Step::Waiting, None);
+        *shared.enrolling.lock().await = Some(enrolling);
+        Ok(progress)
+    }
+}
+
+/// The enrolment is gone.
+fn lost() -> Done {
+    Done::Sampled { progress: Progress::failed("", Refused::Lost.sentence(Face::Mqtt)), over: true }
+}

@@ -1,0 +1,116 @@
+//! The mute and the stop, in every state.
+
+use super::*;
+
+/// How a rig gets into each state that has a job, and that job.
+const STATES: [(&[&str], &str); 6] = [
+    (&[], "voices"),
+    (&["voices"], "person"),
+    (&["voices", "person"], "words"),
+    (&["voices", "person", "words"], "answer"),
+    (&["voices", "person", "words", "answer"], "say"),
+    (&["words"], "voices"),
+];
+
+#[test]
+fn a_mute_drops_a_command_that_is_being_said() {
+    let mut rig = Rig::new();
+    rig.wake();
+    rig.begins();
+    rig.so_far();
+    assert_eq!(rig.step(Input::Muted(true)), "-gate forget [idle]");
+    assert_eq!(rig.ends(), "forget [idle]", "it was heard before, and waited");
+    rig.step(Input::Muted(false));
+    assert_eq!(rig.count("speech_end"), 0);
+    rig.is_well_afterwards();
+}
+
+#[test]
+fn a_mute_ends_what_is_spoken_and_nothing_more_is_said_of_a_turn_that_goes_on() {
+    for (before, job) in STATES {
+        let mut rig = Rig::new();
+        rig.until(before);
+        let cut = rig.step(Input::Muted(true));
+        assert_eq!(cut, if job == "say" { "cut" } else { "" }, "{job}");
+        let on = rig.settle();
+        assert!(!on.contains("?say") && !on.contains("window") && on.ends_with("[idle]"), "{job}: {on}");
+        // A turn is answered or not at all; one that was asked for is stored.
+        let answered = usize::from(["answer", "say"].contains(&job));
+        assert_eq!(rig.count("stored"), answered, "{job}");
+        rig.step(Input::Muted(false));
+        rig.is_well_afterwards();
+    }
+}
+
+#[test]
+fn a_mute_during_the_first_look_leaves_the_turn_unanswered() {
+    let mut rig = Rig::new();
+    rig.wake();
+    rig.begins();
+    rig.so_far();
+    rig.well("gate");
+    rig.ends();
+    rig.step(Input::Muted(true));
+    rig.settle();
+    assert_eq!(rig.count("reply"), 0);
+}
+
+#[test]
+fn what_waits_when_the_device_is_muted_is_not_heard() {
+    let mut rig = Rig::new();
+    rig.until(&["voices", "person", "words"]);
+    rig.wake();
+    rig.begins();
+    rig.ends();
+    rig.step(Input::Muted(true));
+    rig.settle();
+    assert_eq!(rig.count("wake"), 1);
+}
+
+#[test]
+fn a_muted_device_that_starts_hears_nothing_until_it_is_unmuted() {
+    let mut rig = Rig::new();
+    rig.machine = TurnMachine::new(POLICY, rig.now, true);
+    assert_eq!(rig.wake(), "forget [idle]");
+    assert_eq!(rig.step(Input::Muted(false)), "");
+    rig.is_well_afterwards();
+}
+
+#[test]
+fn a_pin_that_is_checked_survives_a_mute_and_the_command_before_it_does_not() {
+    let mut rig = Rig::new();
+    rig.wake();
+    rig.begins();
+    rig.pin();
+    rig.step(Input::Muted(true));
+    assert_eq!(rig.well("pin"), "pin =done");
+    rig.step(Input::Muted(false));
+    rig.is_well_afterwards();
+}
+
+#[test]
+fn a_stop_while_nobody_is_answered_ends_the_machine_at_once() {
+    let mut rig = Rig::new();
+    rig.wake();
+    rig.begins();
+    assert!(!rig.machine.is_over());
+    assert_eq!(rig.step(Input::Stop), "");
+    assert!(rig.machine.is_over());
+}
+
+#[test]
+fn a_turn_that_has_begun_when_the_device_stops_is_stored_without_a_spoken_word() {
+    for (before, job) in STATES {
+        let mut rig = Rig::new();
+        rig.until(before);
+        rig.wake();
+        let cut = rig.step(Input::Stop);
+        assert_eq!(cut, if job == "say" { "cut" } else { "" }, "{job}");
+        assert!(!rig.machine.is_over(), "{job}");
+        let on = rig.settle();
+        assert!(!on.contains("?say") && !on.contains("window"), "{job}: {on}");
+        assert_eq!(rig.count("stored"), 1, "{job}");
+        assert!(rig.machine.is_over(), "{job}");
+        assert_eq!(rig.count("wake"), 1, "what waits is not heard any more");
+    }
+}
