@@ -13,8 +13,6 @@ const WHO: &str = "hey jarvis, who am i";
 const SOUND: &str = "[audio]\ndevice = \"room\"\nplayback_device = \"room\"\n";
 /// A command without the wake word, long enough to tell who speaks.
 const BARE: &str = "remember that the bicycle is in the cellar beside the old wooden shelf";
-/// Longer than any of the sentences and everything that would follow from one.
-const A_WHILE: Duration = Duration::from_secs(9);
 
 fn household(more: &str) -> (Root, Mic) {
     let mut root = Root::with_config(&format!("{SOUND}{more}"));
@@ -23,8 +21,8 @@ fn household(more: &str) -> (Root, Mic) {
     (root, mic)
 }
 
-fn with_broker(broker: &Broker) -> (Root, Mic) {
-    household(&format!("[device]\nid = \"kitchen\"\n[mqtt]\nurl = \"{}\"\n", broker.url()))
+fn with_broker(broker: &Broker, more: &str) -> (Root, Mic) {
+    household(&format!("[device]\nid = \"kitchen\"\n[mqtt]\nurl = \"{}\"\n{more}", broker.url()))
 }
 
 /// Every answer is this recording.
@@ -47,9 +45,13 @@ fn what_the_device_says_itself_does_not_wake_it() {
     mic.hears(&Voice::Rms.says(WHO));
     daemon.wait_event("stored");
     mic.wait_until_answered(0);
-    std::thread::sleep(A_WHILE);
-    assert_eq!(count(&mut daemon, "wake"), 1, "{:#?}", daemon.seen);
-    assert_eq!(count(&mut daemon, "speech_start"), 1, "{:#?}", daemon.seen);
+    let answered = mic.played().len();
+    // Events come in order: the answer would have woken the device before the next command does.
+    mic.hears(&Voice::Rms.says(WHO));
+    daemon.wait_event("stored");
+    assert_eq!(count(&mut daemon, "wake"), 2, "{:#?}", daemon.seen);
+    assert_eq!(count(&mut daemon, "speech_start"), 2, "{:#?}", daemon.seen);
+    mic.wait_until_answered(answered);
 
     // Was there anything to hear? A room that repeats the answer when the device listens again does wake it.
     mic.hear_loudspeaker(6_000);
@@ -62,35 +64,35 @@ fn what_the_device_says_itself_does_not_wake_it() {
 
 #[test]
 fn after_an_answer_a_follow_up_needs_no_wake_word_until_the_window_closes() {
-    let (root, mic) = household("[dialogue]\nfollow_up_s = 8\n");
+    let broker = Broker::start();
+    let (root, mic) = with_broker(&broker, "[dialogue]\nfollow_up_s = 8\n");
     // The device's own answer is no follow-up.
     mic.hear_loudspeaker(40);
     let mut daemon = root.daemon();
     daemon.wait_event("ready");
+    let mut topics = broker.subscribe("jarvis/kitchen/#");
+    topics.wait_for("the state", |l| l == "jarvis/kitchen/state idle");
     mic.hears(&Voice::Rms.says(WHO));
     daemon.wait_event("stored");
-    mic.wait_until_answered(0);
-    let answered = mic.played().len();
+    topics.wait_for("the window", |l| l == "jarvis/kitchen/state follow_up");
     mic.hears(&Voice::Rms.says(BARE));
     let second = daemon.wait_event("stored");
     assert_eq!(second["conversation_id"], of(&daemon.seen, "stored")[0]["conversation_id"]);
-    mic.wait_until_answered(answered);
     // Nobody uses the next window.
-    std::thread::sleep(Duration::from_secs(10));
-    mic.hears(&Voice::Rms.says(BARE));
-    std::thread::sleep(A_WHILE);
-    assert_eq!(count(&mut daemon, "wake"), 1, "{:#?}", daemon.seen);
-    assert_eq!(count(&mut daemon, "speech_start"), 2, "{:#?}", daemon.seen);
-    assert_eq!(count(&mut daemon, "rejected"), 0, "a window that nobody used is no attempt");
+    topics.wait_for("the window", |l| l == "jarvis/kitchen/state follow_up");
+    topics.wait_for("its end", |l| l == "jarvis/kitchen/state idle");
+    mic.hears_all(&Voice::Rms.says(BARE));
     mic.hears(&Voice::Rms.says(WHO));
     daemon.wait_event("stored");
-    assert_eq!(count(&mut daemon, "wake"), 2);
+    assert_eq!(count(&mut daemon, "wake"), 2, "{:#?}", daemon.seen);
+    assert_eq!(count(&mut daemon, "speech_start"), 3, "{:#?}", daemon.seen);
+    assert_eq!(count(&mut daemon, "rejected"), 0, "a window that nobody used is no attempt");
 }
 
 #[test]
 fn a_device_that_is_muted_over_mqtt_hears_nothing_until_it_is_unmuted() {
     let broker = Broker::start();
-    let (root, mic) = with_broker(&broker);
+    let (root, mic) = with_broker(&broker, "");
     let mut daemon = root.daemon();
     daemon.wait_event("ready");
     let mut topics = broker.subscribe("jarvis/kitchen/#");
@@ -98,17 +100,19 @@ fn a_device_that_is_muted_over_mqtt_hears_nothing_until_it_is_unmuted() {
     broker.publish("jarvis/kitchen/mute/set", "ON");
     topics.wait_for("the switch", |l| l == "jarvis/kitchen/mute ON");
     topics.wait_for("the state", |l| l == "jarvis/kitchen/state muted");
-    mic.hears(&Voice::Rms.says(WHO));
-    std::thread::sleep(A_WHILE);
-    assert_eq!(count(&mut daemon, "wake"), 0, "{:#?}", daemon.seen);
+    mic.hears_all(&Voice::Rms.says(WHO));
 
     broker.publish("jarvis/kitchen/mute/set", "OFF");
     topics.wait_for("the switch", |l| l == "jarvis/kitchen/mute OFF");
     topics.wait_for("the state", |l| l == "jarvis/kitchen/state idle");
-    std::thread::sleep(Duration::from_secs(1));
-    assert_eq!(count(&mut daemon, "wake"), 0, "what was said while muted is not heard afterwards");
     mic.hears(&Voice::Rms.says(WHO));
     daemon.wait_event("stored");
+    assert_eq!(
+        count(&mut daemon, "wake"),
+        1,
+        "said while muted, it is not heard then or later: {:#?}",
+        daemon.seen
+    );
 
     // In the middle of a command.
     mic.wait_until_answered(0);
@@ -116,8 +120,14 @@ fn a_device_that_is_muted_over_mqtt_hears_nothing_until_it_is_unmuted() {
     daemon.wait_event("wake");
     broker.publish("jarvis/kitchen/mute/set", "ON");
     topics.wait_for("the state", |l| l == "jarvis/kitchen/state muted");
-    std::thread::sleep(A_WHILE);
-    assert_eq!(count(&mut daemon, "stored"), 1, "{:#?}", daemon.seen);
+    let answered = mic.played().len();
+    broker.publish("jarvis/kitchen/mute/set", "OFF");
+    topics.wait_for("the state", |l| l == "jarvis/kitchen/state idle");
+    mic.hears(&Voice::Rms.says(WHO));
+    daemon.wait_event("stored");
+    assert_eq!(count(&mut daemon, "stored"), 2, "{:#?}", daemon.seen);
+    assert_eq!(count(&mut daemon, "transcript"), 2, "{:#?}", daemon.seen);
+    mic.wait_until_answered(answered);
     assert_eq!(daemon.stop(), Some(0));
 }
 
@@ -141,7 +151,7 @@ fn health(line: &str) -> Option<Value> {
 fn the_last_of_many_mutes_counts_and_survives_a_kill_and_a_restart() {
     const MUTE: &str = "jarvis/kitchen/mute/set";
     let broker = Broker::start();
-    let (root, mic) = with_broker(&broker);
+    let (root, mic) = with_broker(&broker, "");
     for (last, shown) in [("ON", "muted"), ("OFF", "idle"), ("ON", "muted")] {
         let other = if last == "ON" { "OFF" } else { "ON" };
         let mut daemon = root.daemon();
@@ -166,11 +176,10 @@ fn the_last_of_many_mutes_counts_and_survives_a_kill_and_a_restart() {
         late.shows("the state", |l| l == format!("jarvis/kitchen/state {shown}"));
         late.shows("the switch", |l| l == format!("jarvis/kitchen/mute {last}"));
         if last == "ON" {
-            mic.hears(&Voice::Rms.says(WHO));
-            std::thread::sleep(A_WHILE);
-            assert_eq!(count(&mut daemon, "wake"), 0, "{:#?}", daemon.seen);
+            mic.hears_all(&Voice::Rms.says(WHO));
         }
         assert_eq!(daemon.stop(), Some(0));
+        assert_eq!(count(&mut daemon, "wake"), 0, "{:#?}", daemon.seen);
     }
 }
 
@@ -213,7 +222,7 @@ fn a_mute_ends_an_answer_that_is_spoken_also_behind_other_commands() {
 fn a_mute_that_cannot_be_stored_is_in_force_and_said() {
     use std::io::Write as _;
     let broker = Broker::start();
-    let (root, mic) = with_broker(&broker);
+    let (root, mic) = with_broker(&broker, "");
     let mut daemon = root.daemon();
     daemon.wait_event("ready");
     let mut topics = broker.subscribe("jarvis/kitchen/#");
@@ -233,14 +242,13 @@ fn a_mute_that_cannot_be_stored_is_in_force_and_said() {
             h["state"] == "muted" && h["problem"] == true && sentence.contains("only until a restart")
         })
     });
-    mic.hears(&Voice::Rms.says(WHO));
-    std::thread::sleep(A_WHILE);
-    assert_eq!(count(&mut daemon, "wake"), 0, "{:#?}", daemon.seen);
+    mic.hears_all(&Voice::Rms.says(WHO));
     drop(tell);
     other.wait().unwrap();
     topics.shows("that it is stored", |l| {
         health(l).is_some_and(|h| h["problem"] == false && h["muted"] == true)
     });
+    assert_eq!(count(&mut daemon, "wake"), 0, "{:#?}", daemon.seen);
     daemon.child.kill().unwrap();
     daemon.child.wait().unwrap();
     topics.wait_for("its death", |l| l == "jarvis/kitchen/availability offline");
@@ -280,10 +288,12 @@ fn an_enrolment_that_was_cancelled_does_not_begin_and_one_that_is_asked_for_alou
     tell(r#"{"start":"Cleo"}"#);
     tell("CANCEL");
     topics.wait_for("its end", |l| state(l, "cancelled"));
-    let played = mic.played().len();
-    std::thread::sleep(A_WHILE);
-    let whole = std::fs::metadata(&question).unwrap().len() * 3;
-    assert!((mic.played().len() as u64) < whole / 2, "{played} of {whole} bytes were played");
+    mic.wait_until_answered(0);
+    let (played, whole) = (mic.played().len() as u64, std::fs::metadata(&question).unwrap().len() * 3);
+    assert!(played < whole / 2, "{played} of {whole} bytes were played");
+    // Commands are carried out in order: the one in between would have begun before.
+    tell(r#"{"start":"Dora"}"#);
+    topics.wait_for("another one", |l| state(l, "waiting") && l.contains("Dora"));
     // The order itself comes back to whoever listens to all topics.
     let mut told = topics.seen.iter().filter(|l| !l.starts_with("jarvis/kitchen/enrolment/set "));
     assert!(!told.any(|l| l.contains("Cleo")), "{:#?}", topics.seen);
@@ -295,12 +305,10 @@ fn an_enrolment_that_was_cancelled_does_not_begin_and_one_that_is_asked_for_alou
 #[test]
 fn a_press_over_mqtt_opens_the_microphone_as_the_wake_word_does() {
     let broker = Broker::start();
-    let (root, mic) = with_broker(&broker);
+    let (root, mic) = with_broker(&broker, "");
     let mut daemon = root.daemon();
     daemon.wait_event("ready");
-    mic.hears(&Voice::Rms.says(BARE));
-    std::thread::sleep(A_WHILE);
-    assert_eq!(count(&mut daemon, "speech_start"), 0, "nothing had asked the device to listen");
+    mic.hears_all(&Voice::Rms.says(BARE));
 
     let mut topics = broker.subscribe("jarvis/kitchen/#");
     topics.wait_for("the state", |l| l == "jarvis/kitchen/state idle");
@@ -308,6 +316,7 @@ fn a_press_over_mqtt_opens_the_microphone_as_the_wake_word_does() {
     topics.wait_for("the state", |l| l == "jarvis/kitchen/state listening");
     mic.hears(&Voice::Rms.says(BARE));
     daemon.wait_event("stored");
+    assert_eq!(count(&mut daemon, "speech_start"), 1, "nothing had asked the device to listen before");
     assert_eq!(count(&mut daemon, "wake"), 0, "{:#?}", daemon.seen);
     mic.wait_until_answered(0);
 
@@ -316,8 +325,11 @@ fn a_press_over_mqtt_opens_the_microphone_as_the_wake_word_does() {
     assert_eq!(unused["reason"], "no_speech");
     topics.wait_for("the state", |l| l == "jarvis/kitchen/state listening");
     topics.wait_for("the state", |l| l == "jarvis/kitchen/state idle");
+    mic.hears_all(&Voice::Rms.says(BARE));
+    broker.publish("jarvis/kitchen/listen", "PRESS");
+    topics.wait_for("the state", |l| l == "jarvis/kitchen/state listening");
     mic.hears(&Voice::Rms.says(BARE));
-    std::thread::sleep(A_WHILE);
-    assert_eq!(count(&mut daemon, "stored"), 1, "the window has closed: {:#?}", daemon.seen);
+    daemon.wait_event("stored");
+    assert_eq!(count(&mut daemon, "speech_start"), 2, "the window had closed: {:#?}", daemon.seen);
     assert_eq!(daemon.stop(), Some(0));
 }

@@ -43,8 +43,8 @@ impl Mic {
         fs::write(self.dir.join("in.raw"), samples.flat_map(i16::to_le_bytes).collect::<Vec<u8>>()).unwrap();
     }
 
-    /// Says a recording into the microphone, now. Returns when it has begun.
-    pub fn hears(&self, recording: &Path) {
+    /// Says a recording into the microphone, now. Returns when it has begun, with its length.
+    pub fn hears(&self, recording: &Path) -> Duration {
         let next = self.dir.join("next.raw");
         let rate = RATE_HZ.to_string();
         let format = ["-t", "raw", "-r", &rate, "-c", "1", "-b", "16", "-e", "signed-integer"];
@@ -52,9 +52,16 @@ impl Mic {
         args.extend(format);
         args.push(next.to_str().unwrap());
         sox(&args);
+        let samples = fs::metadata(&next).unwrap().len() / 2;
         let say = self.dir.join("say.raw");
         fs::rename(next, &say).unwrap();
         wait_until("the microphone to hear the recording", || !say.exists());
+        Duration::from_millis(samples * 1_000 / u64::from(RATE_HZ))
+    }
+
+    /// The same. Returns when all of it was said, and a second later: a command has ended by then.
+    pub fn hears_all(&self, recording: &Path) {
+        std::thread::sleep(self.hears(recording) + Duration::from_secs(1));
     }
 
     /// Everything the device has played so far, as raw S16 mono at [`RATE_HZ`].
