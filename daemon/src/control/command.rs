@@ -123,7 +123,7 @@ pub static COMMANDS: [CommandSpec; 4] = [
         },
         needs: Level::Household,
         setting: None,
-        answers: "`done`; `refused` while the device is muted",
+        answers: "`done`; `refused` while the device is muted or the microphone delivers no sound",
         entity: Some(Entity { icon: Some("mdi:ear-hearing"), ..Entity::new("button", "Listen") }),
     },
     CommandSpec {

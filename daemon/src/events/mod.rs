@@ -216,6 +216,8 @@ pub enum Reason {
     NoWords,
     /// Too many failures in a row; the device pauses.
     Paused,
+    /// The device was muted before the answer was made.
+    Muted,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]

@@ -20,6 +20,8 @@ pub enum Window {
     FollowUp,
     /// Somebody asked for it, at a distance.
     Asked,
+    /// A phrase of an enrolment is waited for.
+    Phrase,
 }
 
 /// Stretches that the front end has not reached yet. It is at most a ring late and answers take seconds, so
@@ -37,6 +39,8 @@ pub(super) struct Attention {
     over: VecDeque<Range<FramePos>>,
     /// A listening window that was asked for: from where on, and its length in ms.
     window: Option<(FramePos, Window, u32)>,
+    /// No sound has come for a while.
+    interrupted: bool,
 }
 
 /// What to do with a frame.
@@ -79,6 +83,17 @@ impl Attention {
         }
     }
 
+    /// No sound comes any more. A window that was asked for lapses: whoever wanted to be heard then does not
+    /// expect it when the sound is back. An enrolment still waits for its phrase.
+    pub(super) fn interrupt(&mut self) {
+        self.interrupted = true;
+        self.window.take_if(|(_, window, _)| *window != Window::Phrase);
+    }
+
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.interrupted
+    }
+
     /// Asks for a window of `ms` from `now` on, or from the end of what the device says if it speaks then. A
     /// muted device opens none.
     pub(super) fn open_window(&mut self, now: FramePos, window: Window, ms: u32) {
@@ -89,6 +104,7 @@ impl Attention {
 
     /// What to do with the frame at `pos`; what lies before it is forgotten.
     pub(super) fn heed(&mut self, pos: FramePos) -> Heed {
+        self.interrupted = false;
         self.over.retain(|stretch| pos < stretch.end);
         let spoken = self.speaking.is_some_and(|from| from <= pos);
         if std::mem::replace(&mut self.was_muted, self.muted)
@@ -118,6 +134,19 @@ impl Attention {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_window_lapses_with_the_sound_unless_an_enrolment_waits() {
+        for (window, opens) in [(Window::Asked, false), (Window::FollowUp, false), (Window::Phrase, true)] {
+            let mut attention = Attention::default();
+            attention.open_window(FramePos(10), window, 5_000);
+            attention.interrupt();
+            assert!(attention.is_interrupted());
+            let heed = attention.heed(FramePos(3_000));
+            assert_eq!(heed == Heed::OpenWindow(window, 5_000), opens, "{window:?}");
+            assert!(!attention.is_interrupted(), "the sound is back");
+        }
+    }
 
     fn heard(attention: &mut Attention, frames: Range<u64>) -> Vec<u64> {
         frames.filter(|pos| attention.heed(FramePos(*pos)) != Heed::Silenced).collect()

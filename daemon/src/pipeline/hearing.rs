@@ -96,6 +96,11 @@ impl HearingControl {
         self.attention().is_muted()
     }
 
+    /// Whether the source delivers nothing.
+    pub fn is_interrupted(&self) -> bool {
+        self.attention().is_interrupted()
+    }
+
     /// Opens a window of `ms` in which speech needs no wake word, as soon as the device is silent.
     pub fn open_window(&self, window: Window, ms: u32) {
         let now = self.stats.position();
@@ -180,6 +185,7 @@ impl Hearing<'_> {
                     // A recording comes as fast as it is read.
                     if empty_looks == INTERRUPTED_LOOKS && !self.lockstep {
                         let mut found = Vec::new();
+                        self.control.attention().interrupt();
                         self.detector.interrupt(&mut found);
                         if !self.tell(found) {
                             return Ok(());
@@ -208,7 +214,7 @@ impl Hearing<'_> {
             // answer is from before the answer until this frame is in.
             if let Heed::OpenWindow(window, ms) = heed {
                 self.detector.open_follow_up(ms);
-                if window == Window::Asked {
+                if window != Window::FollowUp {
                     found.push(Detection::Asked { pos: frame.pos });
                 }
             }

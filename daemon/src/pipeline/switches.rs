@@ -66,6 +66,7 @@ impl Switches {
         match switch {
             Switch::Mute(muted) => self.set_muted(muted),
             Switch::Listen if self.control.is_muted() => return Outcome::Refused(Refused::Muted),
+            Switch::Listen if self.control.is_interrupted() => return Outcome::Refused(Refused::NoSound),
             Switch::Listen => self.control.open_window(Window::Asked, PUSH_TO_TALK_MS),
             Switch::CancelEnrolment => self.cancel_enrolment(),
         }

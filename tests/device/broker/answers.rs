@@ -4,13 +4,13 @@ use serde_json::{Value, json};
 
 use super::{Broker, PIN, household, payload, pin_of, set_pin};
 use crate::support::mic::Mic;
-use crate::support::{Daemon, Root, Subscriber};
+use crate::support::{Daemon, Root, Subscriber, wait_until};
 
 /// A device that takes every command, with its answers.
 struct Rig {
     broker: Broker,
     root: Root,
-    _mic: Mic,
+    mic: Mic,
     daemon: Daemon,
     answers: Subscriber,
 }
@@ -26,7 +26,7 @@ impl Rig {
         let mut daemon = root.daemon();
         daemon.wait_event("ready");
         answers.wait_for("the connection", |l| l == "jarvis/kitchen/availability online");
-        Self { broker, root, _mic: mic, daemon, answers }
+        Self { broker, root, mic, daemon, answers }
     }
 
     fn tell(&self, topic: &str, payload: &str) {
@@ -58,6 +58,27 @@ fn with_id(payload: &str, id: &str) -> String {
     let mut payload: Value = serde_json::from_str(payload).unwrap();
     payload["id"] = id.into();
     payload.to_string()
+}
+
+#[test]
+fn a_device_without_sound_does_not_listen_now_and_not_when_the_sound_is_back() {
+    let mut rig = Rig::start("");
+    rig.mic.unplug();
+    // One from before that is noticed lapses with the sound.
+    wait_until("a refusal to listen", || {
+        let answer = rig.told("listen", "PRESS");
+        answer["outcome"] == "refused" && answer["reason"].as_str().unwrap().contains("microphone")
+    });
+    let before = rig.answers.seen.len();
+    rig.mic.plug_back();
+    rig.answers.wait_for("sound", |l| {
+        l.starts_with("jarvis/kitchen/health ") && payload(l)["components"]["microphone"]["condition"] == "ok"
+    });
+    let listened = rig.answers.seen[before..].iter().find(|l| *l == "jarvis/kitchen/state listening");
+    assert_eq!(listened, None);
+    assert_eq!(rig.told("listen", "PRESS")["outcome"], "done");
+    rig.answers.wait_for("a window", |l| l == "jarvis/kitchen/state listening");
+    rig.stop();
 }
 
 #[test]

@@ -95,9 +95,6 @@ impl TurnMachine {
             return self.next_person(turn);
         }
         self.emit_after(Some(took), turn.moment(), What::transcript(speaker.whose, &text, engine));
-        if self.muted {
-            return self.next_person(turn);
-        }
         self.acts.push(Act::Show(State::Thinking));
         let (user, confidence) = (speaker.user.clone(), speaker.confidence);
         self.start(Job::Answer { user, text, engine, confidence });
@@ -164,6 +161,10 @@ impl TurnMachine {
 
     /// The next person who is answered, or those who are not.
     pub(super) fn next_person(&mut self, mut turn: Turn) -> Doing {
+        if turn.muted && !turn.next.is_empty() {
+            turn.next.clear();
+            self.reject(turn.moment(), Reason::Muted, None);
+        }
         match turn.next.pop_front() {
             Some(part) => self.find(turn, part),
             None => self.tell_dropped(turn),

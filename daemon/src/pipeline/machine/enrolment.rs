@@ -147,7 +147,7 @@ impl TurnMachine {
         if self.is_cancelled() {
             return self.end_cancelled();
         }
-        self.acts.push(Act::OpenWindow(Window::Asked, WINDOW_MS));
+        self.acts.push(Act::OpenWindow(Window::Phrase, WINDOW_MS));
         self.acts.push(Act::Show(State::Listening));
         Doing::default()
     }

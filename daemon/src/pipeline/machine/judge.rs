@@ -46,6 +46,8 @@ pub(super) struct Turn {
     pub(super) dropped: Vec<Part>,
     /// A command without a wake word is listened to afterwards.
     pub(super) follow_up: bool,
+    /// The device was muted while the answer to somebody was made or spoken: nobody else is answered.
+    pub(super) muted: bool,
 }
 
 impl Turn {
@@ -82,6 +84,7 @@ impl TurnMachine {
             next: VecDeque::new(),
             dropped: Vec::new(),
             follow_up: false,
+            muted: false,
         };
         if !self.policy.verify {
             return self.compare(turn);

@@ -24,7 +24,8 @@
 //! * One turn at a time. Detections that come meanwhile reach the machine and wait in it, in their order.
 //! * The machine waits only for jobs, and each has a deadline: a stage that does not end is given up, and the
 //!   next command is heard. The result of a job that was given up is dropped.
-//! * The mute, a cancelled enrolment and a stop end what is spoken at once; a turn that has begun is stored.
+//! * The mute, a cancelled enrolment and a stop end what is spoken at once. The mute also ends a turn whose
+//!   answer is not being made yet: nothing of it is told from then on. An answer that is being made is stored.
 
 mod act;
 mod answer;
@@ -297,11 +298,30 @@ impl TurnMachine {
         if !muted {
             return;
         }
-        match &mut self.doing {
-            Doing::Listening(_) => self.doing = self.drop_command(),
-            Doing::Pin(listening, _) => *listening = Listening::default(),
-            _ => {}
-        }
+        self.doing = match std::mem::take(&mut self.doing) {
+            Doing::Listening(_) => self.drop_command(),
+            Doing::Pin(_, answer) => Doing::Pin(Listening::default(), answer),
+            Doing::Looking(mut listening, utterance) => {
+                let moment = listening.moment(utterance.end);
+                self.unheard(moment)
+            }
+            Doing::Gate(turn)
+            | Doing::Chance(turn)
+            | Doing::Judging(turn)
+            | Doing::Finding(turn, _)
+            | Doing::Transcribing(turn, _) => self.unheard(turn.moment()),
+            Doing::Answering(mut turn, speaker) => {
+                turn.muted = true;
+                Doing::Answering(turn, speaker)
+            }
+            Doing::Speaking(turn, mut then) => {
+                if let Then::Answered(turn) | Then::NextPerson(turn) = &mut then {
+                    turn.muted = true;
+                }
+                Doing::Speaking(turn, then)
+            }
+            other => other,
+        };
         if self.enrolment.is_some() {
             self.cancel_enrolment();
         } else {
@@ -391,6 +411,14 @@ impl TurnMachine {
     fn trouble(&mut self, moment: Moment, stage: &str, message: String) {
         log::error!(stage = stage; "{stage}: {message}");
         self.emit(moment, What::Error { stage: stage.to_owned(), message });
+    }
+
+    /// Ends a turn of which nothing is answered yet, since the device was muted.
+    fn unheard(&mut self, moment: Moment) -> Doing {
+        self.reject(moment, Reason::Muted, None);
+        let doing = self.drop_command();
+        self.acts.extend([Act::Counted, Act::GiveBack]);
+        doing
     }
 
     /// Drops what is being said.

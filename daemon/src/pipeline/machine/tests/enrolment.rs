@@ -11,7 +11,7 @@ fn begun() -> Rig {
     let mut rig = Rig::new();
     assert_eq!(rig.enrol(0), "forget ?enrol");
     assert_eq!(rig.well("enrol"), "=done enrolment [speaking] ?say");
-    assert_eq!(rig.well("say"), "window:Asked [listening]");
+    assert_eq!(rig.well("say"), "window:Phrase [listening]");
     rig
 }
 
@@ -47,7 +47,7 @@ fn a_person_is_told_first_that_recordings_are_kept() {
     rig.asks(Task::Enrol { user: "ben".to_owned(), wanted }, 0);
     assert_eq!(rig.well("enrol"), "=done [speaking] ?say");
     assert_eq!(rig.well("say"), "enrolment [speaking] ?say");
-    assert_eq!(rig.well("say"), "window:Asked [listening]");
+    assert_eq!(rig.well("say"), "window:Phrase [listening]");
 }
 
 #[test]

@@ -26,19 +26,30 @@ fn a_mute_drops_a_command_that_is_being_said() {
 }
 
 #[test]
-fn a_mute_ends_what_is_spoken_and_nothing_more_is_said_of_a_turn_that_goes_on() {
+fn a_mute_ends_what_is_spoken_and_a_turn_whose_answer_is_not_being_made() {
     for (before, job) in STATES {
-        let mut rig = Rig::new();
-        rig.until(before);
-        let cut = rig.step(Input::Muted(true));
-        assert_eq!(cut, if job == "say" { "cut" } else { "" }, "{job}");
-        let on = rig.settle();
-        assert!(!on.contains("?say") && !on.contains("window") && on.ends_with("[idle]"), "{job}: {on}");
-        // A turn is answered or not at all; one that was asked for is stored.
-        let answered = usize::from(["answer", "say"].contains(&job));
-        assert_eq!(rig.count("stored"), answered, "{job}");
-        rig.step(Input::Muted(false));
-        rig.is_well_afterwards();
+        for unmuted_at_once in [false, true] {
+            let mut rig = Rig::new();
+            rig.until(before);
+            // A turn is answered or not at all; one that was asked for is stored.
+            let answered = ["answer", "say"].contains(&job);
+            let told = rig.count("transcript");
+            let cut = rig.step(Input::Muted(true));
+            assert_eq!(cut == "cut", job == "say", "{job}: {cut}");
+            assert_eq!(rig.count("rejected"), usize::from(!answered), "{job}: {cut}");
+            if unmuted_at_once {
+                rig.step(Input::Muted(false));
+            }
+            let on = rig.settle();
+            assert!(!on.contains("transcript"), "{job}: {on}");
+            assert_eq!(rig.count("transcript"), told, "{job}: {on}");
+            assert_eq!(rig.count("stored"), usize::from(answered), "{job}");
+            if !unmuted_at_once {
+                assert!(!on.contains("?say") && !on.contains("window"), "{job}: {on}");
+                rig.step(Input::Muted(false));
+            }
+            rig.is_well_afterwards();
+        }
     }
 }
 
@@ -52,7 +63,7 @@ fn a_mute_during_the_first_look_leaves_the_turn_unanswered() {
     rig.ends();
     rig.step(Input::Muted(true));
     rig.settle();
-    assert_eq!(rig.count("reply"), 0);
+    assert_eq!((rig.count("rejected"), rig.count("reply")), (1, 0));
 }
 
 #[test]
