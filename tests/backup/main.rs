@@ -17,6 +17,7 @@ mod pitr;
 mod postgres;
 mod powercut;
 mod prune;
+mod undelivered;
 mod unwritable;
 mod vanished;
 

@@ -23,7 +23,7 @@ fn server_with(options: Options) -> Postgres {
     server
 }
 
-fn device(server: &Postgres, id: &str) -> Root {
+pub fn device(server: &Postgres, id: &str) -> Root {
     Root::with_config(&format!(
         "[device]\nid = {id:?}\n[store]\npostgres_url = {:?}\npostgres_password_file = {:?}\n",
         server.url(),

@@ -26,6 +26,7 @@
 //!
 //! `docs/design/backup.md` says why.
 
+mod bring_back;
 pub mod cancel;
 mod columns;
 pub mod context;

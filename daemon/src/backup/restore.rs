@@ -52,6 +52,9 @@ pub struct Restored {
     /// Messages that Postgres did not have and that are back on this device.
     #[serde(skip_serializing_if = "is_zero")]
     pub brought_back: u64,
+    /// Messages that Postgres did not have and that are in the backup only.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub left_out: u64,
     pub took_ms: u64,
 }
 
@@ -155,6 +158,7 @@ pub async fn in_place(
         held_apart,
         messages: messages(manifest),
         brought_back: 0,
+        left_out: 0,
         took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
     };
     note(run, &run.settings.paths.data, &restored)?;

@@ -17,20 +17,20 @@ use futures_util::TryStreamExt as _;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 use uuid::Uuid;
 
+use super::bring_back::{BroughtBack, bring_back, lacking};
 use super::create::{Run, create_from};
 use super::keys::Keys;
 use super::manifest::{FileEntry, Manifest, Origin, Role};
 use super::merge::{Finding, Found, Wanted};
 use super::pg::{self, load, of, plain, session};
-use super::restore::{Restored, data_folder, messages, not_newer, note, restore_file};
+use super::restore::{Restored, data_folder, messages, not_newer, note};
 use super::scratch::ScratchDatabase;
 use super::undelivered::Undelivered;
 use super::verify::check_hashes;
 use super::{BackupError, Kind};
 use crate::error::chain;
-use crate::memory::{Memory, MemoryError, UserId};
+use crate::memory::{MemoryError, UserId};
 use crate::store::postgres::{Pg, PgSettings, schema::WRITE_LOCK, write::CHANNEL};
-use crate::store::{Store, StoreOptions, heal, outgoing, queue};
 
 crate::store::sql::statements! {
     /// Until the session ends.
@@ -61,6 +61,32 @@ crate::store::sql::statements! {
 /// Version of the schema that knows which memory holds the id of a device.
 const HOLDERS_SINCE: i64 = 4;
 
+/// Brings what Postgres did not have into the memory of this device, and nothing else.
+///
+/// # Errors
+/// [`BackupError`]; a backup of a device's own database is refused.
+pub async fn undelivered(
+    run: &Run<'_>,
+    folder: &Path,
+    manifest: &Manifest,
+    keys: &Keys,
+) -> Result<Restored, BackupError> {
+    let started = Instant::now();
+    checked(run, folder, manifest).await?;
+    let db = &run.settings.paths.db;
+    data_folder(db)?;
+    let BroughtBack { messages: brought_back, left_out } = bring_back(run, folder, manifest, keys).await?;
+    let restored = Restored {
+        to: db.display().to_string(),
+        messages: brought_back,
+        brought_back,
+        left_out,
+        ..done(manifest, &run.settings.device, None, started)
+    };
+    note(run, &run.settings.paths.data, &restored)?;
+    Ok(restored)
+}
+
 /// Puts the rows of a backup in the place of what is in the database of the house.
 ///
 /// # Errors
@@ -86,8 +112,8 @@ pub async fn in_place(
     let _ = conn.close().await;
     migrate(settings).await?;
     data_folder(&run.settings.paths.db)?;
-    let brought_back = bring_queue_back(run, folder, manifest, keys).await?;
-    let restored = Restored { brought_back, ..done(manifest, settings, safety, started) };
+    let BroughtBack { messages: brought_back, left_out } = bring_back(run, folder, manifest, keys).await?;
+    let restored = Restored { brought_back, left_out, ..done(manifest, &settings.shown, safety, started) };
     note(run, &run.settings.paths.data, &restored)?;
     Ok(restored)
 }
@@ -133,7 +159,8 @@ pub async fn to_database(
     replace(&mut conn, run, (folder, manifest, entry, keys), &target).await?;
     let _ = conn.close().await;
     migrate(&target).await?;
-    let restored = done(manifest, &target, None, started);
+    let left_out = lacking(run, folder, manifest, keys).await?;
+    let restored = Restored { left_out, ..done(manifest, &target.shown, None, started) };
     // Nothing of this device has changed, and it may be a machine that only looks at backups.
     if let Err(e) = note(run, &run.settings.paths.data, &restored) {
         log::warn!("{}", crate::error::chain(&e));
@@ -197,73 +224,16 @@ async fn migrate(settings: &PgSettings) -> Result<(), BackupError> {
     Ok(())
 }
 
-/// A device that lost its own database gets back what it had not delivered; one that has one, what is missing
-/// in it. Returns how many messages.
-async fn bring_queue_back(
-    run: &Run<'_>,
-    folder: &Path,
-    manifest: &Manifest,
-    keys: &Keys,
-) -> Result<u64, BackupError> {
-    let db = &run.settings.paths.db;
-    let Ok(entry) = manifest.file(Role::Queue) else { return Ok(0) };
-    if manifest.device != run.settings.device {
-        return Ok(0);
-    }
-    if db.exists() {
-        return take_back(run, folder, manifest, entry, keys).await;
-    }
-    let fresh = heal::beside(db, ".restore");
-    let disk = BackupError::disk("what is restored could not be written", &fresh);
-    heal::remove_database(&fresh).map_err(&disk)?;
-    restore_file(run, folder, manifest, entry, keys, &fresh).await?;
-    super::sqlite::take_over(&fresh).await?;
-    heal::put_in_place(&fresh, db).map_err(disk)?;
-    Ok(manifest.undelivered.unwrap_or_default().messages)
-}
-
-/// Brings what was not delivered, and what Postgres refused, into the database that this device has by now.
-async fn take_back(
-    run: &Run<'_>,
-    folder: &Path,
-    manifest: &Manifest,
-    entry: &FileEntry,
-    keys: &Keys,
-) -> Result<u64, BackupError> {
-    const ENTRIES: usize = 500;
-    const BYTES: u64 = 1 << 20;
-    let scratch = run.lock.scratch()?;
-    let path = scratch.path().join("queue.db");
-    restore_file(run, folder, manifest, entry, keys, &path).await?;
-    let options = StoreOptions { keep_damaged: true, ..StoreOptions::default() };
-    let copy = Store::open(&path, &options).await?;
-    let memory = Memory::open(&run.settings.paths.db, &run.settings.writer(), run.clock.clone()).await?;
-    let taken = async {
-        let everything = manifest.undelivered.is_some_and(|undelivered| undelivered.everything);
-        queue::revive(&copy, everything).await?;
-        let (mut after, mut messages) = (0, 0);
-        while let Some(batch) = outgoing::read(&copy, after, ENTRIES, BYTES).await? {
-            run.cancel.check()?;
-            after = batch.last_seq;
-            messages += memory.take_back(&batch).await? as u64;
-        }
-        Ok(messages)
-    };
-    let taken = taken.await;
-    memory.close().await;
-    copy.close().await;
-    taken
-}
-
-fn done(manifest: &Manifest, settings: &PgSettings, safety: Option<String>, started: Instant) -> Restored {
+fn done(manifest: &Manifest, to: &str, safety: Option<String>, started: Instant) -> Restored {
     Restored {
         backup: manifest.name.clone(),
-        to: settings.shown.clone(),
+        to: to.to_owned(),
         safety,
         set_aside: None,
         held_apart: None,
         messages: messages(manifest),
         brought_back: 0,
+        left_out: 0,
         took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
     }
 }

@@ -87,6 +87,9 @@ crate::store::sql::statements! {
     UNDELIVERED = concat!("SELECT count(*) FILTER (WHERE ?1 OR id IN (", named!(), ")) AS messages,
             count(*) FILTER (WHERE id IN (SELECT entity_id FROM dead_letter)) AS refused
         FROM messages");
+    /// The ids of those that [`UNDELIVERED`] counts, in hexadecimal.
+    UNDELIVERED_IDS = concat!("SELECT coalesce(json_group_array(hex(id)), '[]') FROM messages WHERE ?1 OR id IN (", named!(), ")");
+    AMONG = "SELECT count(*) FROM messages WHERE id IN (SELECT unhex(value) FROM json_each(?1))";
     // What others wrote is read from the beginning.
     FORGET_READ = "DELETE FROM settings WHERE key = 'postgres_read'";
     TAKE_OVER = "INSERT INTO settings (key, value, updated_unix_ms) VALUES (?1, ?2, 0)
@@ -218,6 +221,26 @@ pub(super) async fn undelivered(
     let count = |name| row.try_get::<i64, _>(name).map(|n| u64::try_from(n).unwrap_or(0));
     let read = || Ok(Undelivered { messages: count("messages")?, refused: count("refused")?, everything });
     read().map_err(StoreError::Sql)
+}
+
+/// The ids of the messages that [`undelivered`] counts, as [`messages_among`] takes them.
+pub(super) async fn undelivered_ids(
+    conn: &mut SqliteConnection,
+    everything: bool,
+    path: &Path,
+) -> Result<String, StoreError> {
+    let ids = sqlx::query_scalar(UNDELIVERED_IDS).bind(everything);
+    ids.fetch_one(conn).await.map_err(|e| classify(e, path))
+}
+
+/// How many of the messages `ids` the database has.
+pub(super) async fn messages_among(
+    conn: &mut SqliteConnection,
+    ids: &str,
+    path: &Path,
+) -> Result<u64, StoreError> {
+    let count = sqlx::query_scalar::<_, i64>(AMONG).bind(ids).fetch_one(conn).await;
+    count.map(|n| u64::try_from(n).unwrap_or(0)).map_err(|e| classify(e, path))
 }
 
 /// Reads all of the file: structure, indexes, full-text index, references.

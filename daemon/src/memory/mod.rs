@@ -64,7 +64,7 @@ pub use export::{Export, ExportedConversation, ExportedMessage};
 pub use ids::{AuditId, ConversationId, MessageId, UserId, VoiceprintId};
 pub use import::{Imported, Link};
 pub use messages::{Kind, MAX_MESSAGE_BYTES, Message, Role};
-pub use replica::{Applied, Basis, Pulled};
+pub use replica::{Applied, Basis, Pulled, TakenBack};
 pub use search::{Hit, SearchCursor, Words};
 pub use sessions::{MAX_SESSION_CHARS, SessionId};
 pub use summary::{MAX_SUMMARY_BYTES, Summary, WINDOW_TOKENS, Window, tokens_of};

@@ -17,6 +17,8 @@ mod messages;
 mod session;
 mod take_back;
 
+pub use take_back::TakenBack;
+
 use super::users::{checked_name, free_name, is_numbered};
 use super::{Memory, MemoryError, Result, UserId, boot_rid, device_rid, get, named};
 use crate::clock::Stamp;

@@ -194,15 +194,16 @@ async fn read_within(
     Ok(Some(batch))
 }
 
-/// Adds to a batch of one message the conversation and the person that it belongs to.
+/// Adds to a batch the conversations and the people that its rows belong to.
 pub async fn add_parents(store: &Store, batch: &mut Batch) -> Result<(), StoreError> {
     let mut reader = store.reader().await?;
-    let conversations: Vec<Uuid> = batch.messages.iter().map(|m| m.conversation).collect();
+    let here: HashSet<Uuid> = batch.conversations.iter().map(|c| c.id).collect();
+    let conversations: HashSet<Uuid> = batch.messages.iter().map(|m| m.conversation).collect();
     let mut owners: Vec<Uuid> = batch.messages.iter().map(|m| m.owner).collect();
     owners.extend(batch.conversations.iter().map(|c| c.owner));
     owners.extend(batch.voiceprints.iter().map(|v| v.owner));
     let parents = async || -> Result<(), sqlx::Error> {
-        for id in conversations {
+        for id in conversations.difference(&here) {
             batch
                 .conversations
                 .extend(sqlx::query_as(PARENTS_CONVERSATION).bind(id).fetch_optional(&mut *reader).await?);

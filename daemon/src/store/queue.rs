@@ -401,16 +401,13 @@ pub async fn retry_dead(store: &Store, seq: Option<i64>) -> Result<Retried, Stor
     Ok(Retried { dead_letters, without_row })
 }
 
-/// Queues every dead letter, those that were given up among them: in a copy from which a memory takes back
-/// what it lacks. `everything`: every row, where all of the copy counts.
-pub(crate) async fn revive(store: &Store, everything: bool) -> Result<(), StoreError> {
+/// Queues every row and every dead letter, those that were given up among them: in a copy that holds only
+/// what a memory is to take back, and the rows which that needs.
+pub(crate) async fn revive(store: &Store) -> Result<(), StoreError> {
     let mut tx = store.begin().await?;
-    if everything {
-        for all in [REVIVE_USERS, REVIVE_CONVERSATIONS, REVIVE_MESSAGES] {
-            tx.execute(sqlx::query(all)).await?;
-        }
+    for all in [REVIVE_USERS, REVIVE_CONVERSATIONS, REVIVE_MESSAGES, REVIVE_DEAD] {
+        tx.execute(sqlx::query(all)).await?;
     }
-    tx.execute(sqlx::query(REVIVE_DEAD)).await?;
     tx.commit().await
 }
 

@@ -30,6 +30,7 @@ Examples:
   jarvisd backup restore latest --dry-run                         what would be done
   jarvisd backup restore latest --in-place                        the memory is what it was then
   jarvisd backup restore --at 2026-11-20 --user Anna              her conversations of then beside those of now
+  jarvisd backup restore latest --undelivered                     the words that Postgres did not have
   jarvisd backup restore latest --to /tmp/look.db                 into a new file (with Postgres: a new database)")]
 pub struct Args {
     /// Name of the backup, from `backup list`, or "latest".
@@ -44,6 +45,9 @@ pub struct Args {
     /// In the place of what there is now, of which a backup is made first.
     #[arg(long, conflicts_with_all = ["user", "conversation"])]
     in_place: bool,
+    /// Only what Postgres did not have when the backup was made, into the memory of this device.
+    #[arg(long, conflicts_with_all = ["to", "in_place", "user", "conversation"])]
+    undelivered: bool,
     /// Only the conversations of this person, beside those that are there.
     #[arg(long, value_name = "NAME", conflicts_with = "conversation")]
     user: Option<String>,
@@ -84,12 +88,15 @@ pub async fn run(settings: &Settings, run: &Run<'_>, args: &Args) -> Result<(), 
     if let Some(wanted) = wanted {
         return merge_one(settings, run, args, from, &wanted).await;
     }
+    if args.undelivered {
+        return undelivered(run, args, from).await;
+    }
     match (&args.to, args.in_place) {
         (Some(to), _) => to_another(run, args, from, to).await,
         (None, true) => in_place(run, args, from).await,
         (None, false) => Err(Failure::new(
             Exit::Usage,
-            "say where to: --in-place, --to DB, --user NAME or --conversation ID",
+            "say where to: --in-place, --to DB, --undelivered, --user NAME or --conversation ID",
         )),
     }
 }
@@ -123,8 +130,19 @@ async fn to_another(run: &Run<'_>, args: &Args, from: From<'_>, to: &str) -> Res
         held_apart: None,
         messages: Summary::of(manifest).rows.get("messages").copied().unwrap_or(0),
         brought_back: 0,
+        left_out: 0,
         took_ms: 0,
     };
+    told(run, args, &restored)
+}
+
+async fn undelivered(run: &Run<'_>, args: &Args, from: From<'_>) -> Result<(), Failure> {
+    let (folder, manifest, keys) = from;
+    if args.dry_run {
+        let messages = manifest.undelivered.unwrap_or_default().messages;
+        return plan(run, args, from, &format!("{messages} messages that Postgres did not have")).await;
+    }
+    let restored = restore_pg::undelivered(run, folder, manifest, keys).await?;
     told(run, args, &restored)
 }
 
@@ -305,7 +323,8 @@ async fn is_the_same_person(settings: &Settings, memory: &Memory, found: &Found)
 fn told(run: &Run<'_>, args: &Args, restored: &Restored) -> Result<(), Failure> {
     run.progress.end();
     if args.json {
-        return output::json(restored);
+        output::json(restored)?;
+        return complete(restored);
     }
     output::line(format!(
         "Restored {} to {}: {} messages, every row compared.",
@@ -332,7 +351,24 @@ fn told(run: &Run<'_>, args: &Args, restored: &Restored) -> Result<(), Failure> 
              conversations."
         ))?;
     }
-    Ok(())
+    complete(restored)
+}
+
+/// What Postgres did not have must not stay in the backup unseen.
+fn complete(restored: &Restored) -> Result<(), Failure> {
+    let (Restored { backup, left_out, .. }, one) = (restored, restored.left_out == 1);
+    if *left_out == 0 {
+        return Ok(());
+    }
+    let (messages, are) = if one { ("message", "is") } else { ("messages", "are") };
+    Err(Failure::new(
+        Exit::Failed,
+        format!(
+            "{left_out} {messages} that Postgres did not have {are} not on this device: set store.postgres_url to the \
+             database that it shall use, and `jarvisd backup restore {backup} --undelivered` brings them back; \
+             `--user NAME` instead does so for one person"
+        ),
+    ))
 }
 
 /// A time as people write it.

@@ -2,12 +2,13 @@
 //! the house already.
 //!
 //! Rows that are here or were deleted here stay so. A row that comes back is queued, so that it goes to
-//! Postgres as it would have.
+//! Postgres as it would have. The caller adds the people and conversations that a row needs
+//! ([`crate::store::outgoing::add_parents`]), because a new card may not have read them yet.
 
 use uuid::Uuid;
 
 use super::{
-    ADD_SOURCE, Applied, begin_row, bury, bytes, messages, put_conversation, put_user, put_voiceprint,
+    ADD_SOURCE, Applied, begin_row, bury, bytes, dead, messages, put_conversation, put_user, put_voiceprint,
 };
 use crate::clock::Stamp;
 use crate::memory::{Memory, Result, get};
@@ -23,12 +24,21 @@ crate::store::sql::statements! {
         WHERE c.id = ?1 AND m.seq = ?2 AND m.id <> ?3";
 }
 
+/// What became of the messages of a batch.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct TakenBack {
+    /// They were not here, and are.
+    pub stored: usize,
+    /// They are not here, though nobody deleted them here.
+    pub left_out: usize,
+}
+
 impl Memory {
-    /// Stores and queues the rows of `batch`, in one transaction; returns how many messages were not here.
+    /// Stores and queues the rows of `batch`, in one transaction.
     ///
     /// # Errors
     /// What the disk has to say; a row is no reason.
-    pub async fn take_back(&self, batch: &Batch) -> Result<usize> {
+    pub async fn take_back(&self, batch: &Batch) -> Result<TakenBack> {
         let (mut tx, stamp) = self.begin().await?;
         let now = stamp.wall_unix_ms;
         let mut applied = Applied::default();
@@ -60,15 +70,19 @@ impl Memory {
             applied.end_row(&mut tx, "voiceprint", &row.id, outcome).await?;
             enqueue(&mut tx, Op::UpsertVoiceprint, row.id, Some(row.owner), now).await?;
         }
-        let mut stored = 0;
+        let mut taken = TakenBack::default();
         for row in &batch.messages {
-            stored += usize::from(take(&mut tx, row, &stamp, &mut applied).await?);
+            if take(&mut tx, row, &stamp, &mut applied).await? {
+                taken.stored += 1;
+            } else if !is_here(&mut tx, &row.id).await? && !is_deleted(&mut tx, row).await? {
+                taken.left_out += 1;
+            }
         }
         for (message, source) in &batch.sources {
             tx.execute(sqlx::query(ADD_SOURCE).bind(bytes(source)).bind(bytes(message))).await?;
         }
         tx.commit().await?;
-        Ok(stored)
+        Ok(taken)
     }
 }
 
@@ -91,4 +105,9 @@ async fn take(tx: &mut Tx<'_>, row: &MessageRow, stamp: &Stamp, applied: &mut Ap
 
 async fn is_here(tx: &mut Tx<'_>, id: &Uuid) -> Result<bool> {
     Ok(tx.optional(sqlx::query(HERE).bind(bytes(id))).await?.is_some())
+}
+
+async fn is_deleted(tx: &mut Tx<'_>, row: &MessageRow) -> Result<bool> {
+    Ok(dead(tx, "message", &row.id, &row.owner).await?
+        || dead(tx, "conversation", &row.conversation, &row.owner).await?)
 }
