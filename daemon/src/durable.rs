@@ -80,6 +80,12 @@ pub fn behind_link(path: &Path) -> PathBuf {
     target.unwrap_or_else(|| path.to_path_buf())
 }
 
+/// Where the link `path` leads if nothing is there, as with a disk that is not mounted.
+pub fn leads_nowhere(path: &Path) -> Option<PathBuf> {
+    let target = fs::read_link(path).ok()?;
+    fs::metadata(path).is_err().then(|| folder_of(path).join(target))
+}
+
 /// Makes `folder` and what is missing above it, durably, for its owner and group. One that is there stays as
 /// it is.
 ///

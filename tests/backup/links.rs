@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use super::{backup, backups, holds, home, remember};
-use crate::support::{Root, Voice};
+use crate::support::{Root, Voice, refused};
 
 /// Puts what is at `path` elsewhere and a link in its place.
 fn moved(root: &Root, path: &Path) -> PathBuf {
@@ -80,4 +80,19 @@ fn the_data_folder_and_the_folder_of_the_backups_may_be_links() {
     assert!(!holds(&root, "anna", "spare key"));
     assert_eq!(words_below(&root.path().join("ssd/jarvis"), "the spare key is under"), [""; 0]);
     assert!(backups(&root).symlink_metadata().unwrap().is_symlink());
+}
+
+#[test]
+fn a_memory_behind_a_link_to_a_disk_that_is_away_is_not_replaced() {
+    let root = home();
+    backup(&root);
+    let link = root.path().join("var/lib/jarvis/jarvis.db");
+    let target = moved(&root, &link);
+    let (disk, away) = (target.parent().unwrap(), root.path().join("unplugged"));
+    fs::rename(disk, &away).unwrap();
+    let told = refused(&root, &["backup", "restore", "latest", "--in-place", "--yes"], 1);
+    assert!(told.contains("is a link to") && told.contains("mount the disk"), "{told}");
+    assert!(link.is_symlink());
+    fs::rename(&away, disk).unwrap();
+    assert!(holds(&root, "anna", "bicycle"));
 }

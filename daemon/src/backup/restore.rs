@@ -23,7 +23,7 @@ use super::lock::sync_folder;
 use super::manifest::{Manifest, Role};
 use super::sqlite::{self, Access};
 use super::verify::{check_hashes, check_unpacked, open_as_store, unpack};
-use super::{BackupError, Kind, Level, merge};
+use super::{BackupError, Kind, Level, merge, way_back};
 use crate::durable;
 use crate::memory::Imported;
 use crate::store::vanished::marked;
@@ -171,6 +171,13 @@ pub(super) fn messages(manifest: &Manifest) -> u64 {
 }
 
 pub(super) fn data_folder(db: &Path) -> Result<&Path, BackupError> {
+    if let Some(target) = durable::leads_nowhere(db) {
+        return Err(BackupError::Refused(format!(
+            "{} is a link to {}, which is not there: mount the disk that holds it, or remove the link",
+            db.display(),
+            target.display()
+        )));
+    }
     let folder = durable::folder_of(db);
     durable::create_folder(folder)
         .map_err(BackupError::disk("the folder of the database could not be made", folder))?;
@@ -205,7 +212,8 @@ async fn replace(run: &Run<'_>, db: &Path, fresh: &Path) -> Result<Replaced, Bac
         // writing.
         let kept = async {
             // A file that cannot be asked is damaged or another's, which the backup of it tells.
-            if matches!(marked(&mut held, db).await, Ok(Some(_))) {
+            let apart = matches!(marked(&mut held, db).await, Ok(Some(_)));
+            if apart || matches!(way_back::missing(run.settings).await, Ok(Some(_))) {
                 let held_apart = Some(merge::held_apart(run, db, fresh).await?);
                 return Ok(Replaced { held_apart, ..Replaced::default() });
             }

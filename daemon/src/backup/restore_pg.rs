@@ -100,6 +100,7 @@ pub async fn in_place(
 ) -> Result<Restored, BackupError> {
     let started = Instant::now();
     let entry = checked(run, folder, manifest).await?;
+    data_folder(&run.settings.paths.db)?;
     let mut conn = session(settings).await?;
     let held = sqlx::query(HOLD_WRITERS).bind(WRITE_LOCK).execute(&mut conn).await;
     held.map_err(of(settings))?;
@@ -111,7 +112,6 @@ pub async fn in_place(
     replace(&mut conn, run, (folder, manifest, entry, keys), settings).await?;
     let _ = conn.close().await;
     migrate(settings).await?;
-    data_folder(&run.settings.paths.db)?;
     let BroughtBack { messages: brought_back, left_out } = bring_back(run, folder, manifest, keys).await?;
     let restored = Restored { brought_back, left_out, ..done(manifest, &settings.shown, safety, started) };
     note(run, &run.settings.paths.data, &restored)?;

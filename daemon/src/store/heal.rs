@@ -20,7 +20,7 @@ use super::StoreError;
 use super::salvage::{self, Salvaged};
 use super::vanished::{self, Vanished};
 use crate::clock::Clock;
-use crate::durable::{self, create_file, folder_of, remove_if_there, sync_name};
+use crate::durable::{self, create_file, folder_of, leads_nowhere, remove_if_there, sync_name};
 use crate::notify::start::{self, REPAIR_OF_ANOTHER, Wait};
 
 /// Ending of the file that a repair writes.
@@ -175,6 +175,11 @@ pub(super) async fn heal(
 
 /// Gives `fresh` the place of the database, durably. A log that was left there belongs to another file.
 pub(crate) fn put_in_place(fresh: &Path, path: &Path) -> io::Result<()> {
+    if let Some(target) = leads_nowhere(path) {
+        let target = target.display();
+        let why = format!("it is a link to {target}, which is not there: mount the disk that holds it");
+        return Err(io::Error::new(io::ErrorKind::NotFound, why));
+    }
     for ending in ["-wal", "-shm"] {
         remove_if_there(&beside(path, ending))?;
     }
