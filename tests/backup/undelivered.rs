@@ -5,7 +5,7 @@ use std::fs;
 
 use super::postgres::{device, server};
 use super::{Root, backup, backups, holds, refused, remember};
-use crate::support::postgres::Postgres;
+use crate::support::postgres::{Postgres, Stop};
 
 /// A kitchen whose last words Postgres does not have, and a new card beside it that has nothing but its
 /// backups and its configuration.
@@ -102,4 +102,69 @@ fn a_restore_into_another_database_says_that_they_are_not_there() {
         house.card.ok(&["store", "pull"]);
         assert!(holds(&house.card, "anna", "lemon") && holds(&house.card, "anna", "bicycle"), "{way:?}");
     }
+}
+
+/// What `doctor` says of the database.
+fn database_finding(root: &Root) -> String {
+    let told = String::from_utf8(root.run(&["doctor"]).stdout).unwrap();
+    told.lines().find(|line| line.contains(" database ")).unwrap().to_owned()
+}
+
+/// A kitchen that lost its memory; the backup made before holds two messages that Postgres does not have.
+fn lost_memory() -> House {
+    let house = House::new("kitchen");
+    let key = house.card.path().join("var/lib/jarvis/voiceprint.key");
+    fs::create_dir_all(key.parent().unwrap()).unwrap();
+    fs::write(key, [7; 32]).unwrap();
+    house
+}
+
+#[track_caller]
+fn says_what_is_missing(house: &House, reachable: bool) {
+    let wanted = format!("jarvisd backup restore {} --undelivered", house.backup);
+    let line = database_finding(&house.card);
+    assert!(line.starts_with("FAIL") && line.contains("2 messages"), "{line}");
+    let doctor = String::from_utf8(house.card.run(&["doctor"]).stdout).unwrap();
+    assert!(doctor.contains(&wanted), "{doctor}");
+    let told = house.card.run(&["user", "list"]);
+    let said = String::from_utf8(told.stderr).unwrap();
+    assert!(told.status.success() && said.contains("2 messages") && said.contains(&wanted), "{said}");
+    if reachable {
+        let said = refused(&house.card, &["backup", "create"], 1);
+        assert!(said.contains("no backup was made") && said.contains(&wanted), "{said}");
+    }
+    let listed = super::listed(&house.card);
+    assert_eq!(listed.len(), 1, "the backup with the words stays the latest: {listed:?}");
+}
+
+#[test]
+fn a_memory_that_vanished_beside_postgres_says_which_words_are_only_in_a_backup_until_they_are_back() {
+    let house = lost_memory();
+    says_what_is_missing(&house, true);
+    house.card.ok(&["store", "pull"]);
+    says_what_is_missing(&house, true);
+    house.card.ok(&["backup", "restore", &house.backup, "--undelivered"]);
+    house.is_whole();
+    let line = database_finding(&house.card);
+    assert!(line.contains("is sound, people: 1"), "{line}");
+    backup(&house.card);
+}
+
+#[test]
+fn the_words_that_only_a_backup_has_can_be_given_up() {
+    let house = lost_memory();
+    house.card.ok(&["user", "list"]);
+    house.card.ok(&["store", "accept-empty"]);
+    house.card.ok(&["store", "pull"]);
+    let line = database_finding(&house.card);
+    assert!(line.contains("is sound, people: 1"), "{line}");
+    backup(&house.card);
+    assert_eq!(house.messages(), "2");
+}
+
+#[test]
+fn a_memory_that_vanished_is_told_where_postgres_is_away_as_well() {
+    let mut house = lost_memory();
+    house.server.stop(Stop::Kill);
+    says_what_is_missing(&house, false);
 }

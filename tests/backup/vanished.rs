@@ -216,3 +216,35 @@ fn a_memory_that_is_restored_under_the_daemon_ends_its_complaint() {
     health.wait_for("no problem", |l| !l.contains("memory is missing"));
     assert_eq!(daemon.stop(), Some(0));
 }
+
+#[test]
+fn an_empty_memory_beside_backups_with_words_is_not_taken_for_the_memory() {
+    let root = home();
+    let name = backup(&root);
+    // A new card on which the program ran before the backups were put back.
+    let aside = root.path().join("aside");
+    fs::rename(backups(&root), &aside).unwrap();
+    fs::remove_dir_all(root.path().join("var/lib/jarvis")).unwrap();
+    assert_eq!(root.ok(&["user", "list", "--json"]).trim(), "[]");
+    fs::rename(&aside, backups(&root)).unwrap();
+    is_missing(&root, &name);
+    root.ok(&["backup", "restore", "latest", "--in-place"]);
+    assert!(holds(&root, "anna", "bicycle") && holds(&root, "ben", "ladder"));
+    backup(&root);
+}
+
+#[test]
+fn an_empty_memory_that_the_owner_wants_is_not_doubted_again() {
+    let root = home();
+    let name = backup(&root);
+    fs::remove_dir_all(root.path().join("var/lib/jarvis")).unwrap();
+    is_missing(&root, &name);
+    root.ok(&["store", "accept-empty"]);
+    assert_eq!(root.ok(&["user", "list", "--json"]).trim(), "[]");
+    // Which does not make its backup the one that brings the words back.
+    let empty = backup(&root);
+    let told = refused(&root, &["backup", "restore", "latest", "--in-place", "--yes"], 2);
+    assert!(told.contains(&empty) && told.contains(&name) && told.contains("4"), "{told}");
+    root.ok(&["backup", "restore", &name, "--in-place", "--yes"]);
+    assert!(holds(&root, "anna", "bicycle"));
+}

@@ -181,7 +181,11 @@ pub async fn open_memory_or(settings: &Settings, missing: MissingMemory) -> Resu
         vanished: way_back::policy(&backups, missing == MissingMemory::HoldApart),
         ..StoreOptions::default()
     };
-    Ok(Memory::open_with(&settings.paths.db, &device, Clock::System, &options).await?)
+    let memory = Memory::open_with(&settings.paths.db, &device, Clock::System, &options).await?;
+    if let Ok(Some(only)) = memory.only_in_backup().await {
+        log::warn!("{only}");
+    }
+    Ok(memory)
 }
 
 /// The vault that seals voiceprints of this speaker model. A rotation of its key that was interrupted is

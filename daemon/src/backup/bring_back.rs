@@ -119,6 +119,11 @@ async fn take_back(
             back.messages += taken.stored as u64;
             back.left_out += taken.left_out as u64;
         }
+        if back.left_out == 0
+            && memory.only_in_backup().await?.is_some_and(|only| only.backup == manifest.name)
+        {
+            memory.accept().await?;
+        }
         // What an answer was made from comes along, and Postgres may have it.
         Ok(BroughtBack { messages: back.messages.min(wanted), left_out: back.left_out.min(wanted) })
     };

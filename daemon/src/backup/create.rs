@@ -24,7 +24,7 @@ use super::stream::Sealed;
 use super::{BackupError, Kind, PREFIX, known, name_at, order, pg, way_back};
 use crate::clock::Clock;
 use crate::store::postgres::PgSettings;
-use crate::store::{StoreError, VERSION};
+use crate::store::{Store, StoreError, StoreOptions, VERSION};
 
 /// Free space that is left alone.
 const SPARE_BYTES: u64 = 16 << 20;
@@ -67,7 +67,30 @@ pub(super) struct Source {
 /// # Errors
 /// [`BackupError`]; nothing is left behind.
 pub async fn create(run: &Run<'_>, kind: Kind) -> Result<Made, BackupError> {
-    create_from(run, kind, run.settings.postgres.as_ref()).await
+    let postgres = run.settings.postgres.as_ref();
+    if postgres.is_some() {
+        nothing_is_only_in_another(run).await?;
+    }
+    create_from(run, kind, postgres).await
+}
+
+/// Refuses a backup that would be the newest one while an older one holds words that it lacks.
+async fn nothing_is_only_in_another(run: &Run<'_>) -> Result<(), BackupError> {
+    let db = &run.settings.paths.db;
+    let only = if db.exists() {
+        let options = StoreOptions { keep_damaged: true, ..StoreOptions::default() };
+        // A database that cannot be opened is told by the backup of it.
+        let Ok(store) = Store::open(db, &options).await else { return Ok(()) };
+        let only = store.only_in_backup().await;
+        store.close().await;
+        only.ok().flatten()
+    } else {
+        way_back::asked(run.settings).undelivered
+    };
+    match only {
+        Some(only) => Err(BackupError::Refused(format!("no backup was made, because {only}"))),
+        None => Ok(()),
+    }
 }
 
 /// Makes a backup of one of the two.

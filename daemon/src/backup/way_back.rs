@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use super::context::Context;
-use super::manifest::{self, Origin};
+use super::manifest::{self, Manifest, Origin, Role};
+use super::restore::messages;
 use super::{Backup, Level, known, list, watch};
 use crate::clock::Clock;
 use crate::durable::behind_link;
 use crate::store::StoreError;
-use crate::store::vanished::{self, Backups, KnownBackups, Missing, Vanished};
+use crate::store::vanished::{self, Backups, KnownBackups, Missing, OnlyInBackup, Vanished};
 
 /// What to do where the memory of these settings vanished: hold apart what is said then, or refuse.
 /// Postgres gives back what it has; a file elsewhere than in the data folder is not the memory.
@@ -16,11 +17,11 @@ pub fn policy(settings: &Context, hold_apart: bool) -> Vanished {
     if settings.paths.db != behind_link(&settings.paths.data.join("jarvis.db")) {
         return Vanished::Begin;
     }
-    if settings.postgres.is_some() {
-        return Vanished::PullBack;
-    }
     let of = settings.clone();
     let backups = Backups::new(move || asked(&of));
+    if settings.postgres.is_some() {
+        return Vanished::PullBack(backups);
+    }
     if hold_apart { Vanished::HoldApart(backups) } else { Vanished::Refuse(backups) }
 }
 
@@ -58,13 +59,43 @@ pub fn asked(settings: &Context) -> KnownBackups {
             )
         }
     };
-    KnownBackups { evidence, way_back }
+    let contents = newest_contents(&all, &settings.device);
+    KnownBackups { evidence, way_back, contents, undelivered: undelivered(&all, &settings.device) }
+}
+
+/// What the newest backup that the device `id` made of Postgres holds besides.
+fn undelivered(all: &[Backup], id: &str) -> Option<OnlyInBackup> {
+    let read = all.iter().rev().filter(|backup| backup.fault.is_none());
+    let mut manifests = read.filter_map(|backup| Some(manifest::read(&backup.path).ok()?.manifest));
+    let newest = manifests.find(|made| made.origin == Origin::Postgres && made.device == id)?;
+    let messages = newest.undelivered.filter(|undelivered| undelivered.messages > 0)?.messages;
+    Some(OnlyInBackup { backup: newest.name, messages })
 }
 
 /// A run of `jarvisd backup` that went well had a memory before it.
 fn noted(data: &Path) -> Option<String> {
     let last = watch::noted(data).filter(|last| last.failed_unit.is_none())?;
     Some(format!("a backup of it was made or looked at on {}", last.at.strftime("%Y-%m-%d")))
+}
+
+/// What the newest proven backup of the device `id` that is not empty holds.
+fn newest_contents(all: &[Backup], id: &str) -> Option<String> {
+    let proven = all.iter().rev().filter(|backup| backup.is_proven_to(Level::Restore) && is_of(backup, id));
+    let mut manifests = proven.filter_map(|backup| Some(manifest::read(&backup.path).ok()?.manifest));
+    let newest = manifests.find(|made| !is_empty(made))?;
+    Some(format!("the backup {} holds {} messages of it", newest.name, words(&newest)))
+}
+
+/// Whether it is of a memory in which nobody was ever known.
+fn is_empty(manifest: &Manifest) -> bool {
+    let database = manifest.file(Role::Database).ok();
+    let rows = |table| database.and_then(|file| file.tables.get(table)).map_or(0, |table| table.rows);
+    ["users", "messages", "tombstones"].into_iter().all(|table| rows(table) == 0)
+}
+
+/// How many messages a backup holds, those that Postgres did not have among them.
+pub fn words(manifest: &Manifest) -> u64 {
+    messages(manifest).saturating_add(manifest.undelivered.unwrap_or_default().messages)
 }
 
 /// Whether it is a backup of the database of the device `id`.
@@ -82,9 +113,11 @@ fn newest_good(all: &[Backup], id: &str) -> Option<(String, bool)> {
     let usable =
         |backup: &&Backup| backup.fault.is_none() && backup.last_proof().is_none_or(|proof| proof.ok);
     let proven = |backup: &&Backup| backup.is_proven_to(Level::Restore);
+    let full = |backup: &&Backup| manifest::read(&backup.path).is_ok_and(|read| !is_empty(&read.manifest));
     let newest = |good: &dyn Fn(&&Backup) -> bool| {
         let mut newest_first = all.iter().rev().filter(good);
-        let own = newest_first.clone().find(|backup| is_of(backup, id));
+        let mut all_own = newest_first.clone().filter(|backup| is_of(backup, id));
+        let own = all_own.clone().find(full).or_else(|| all_own.next());
         own.or_else(|| newest_first.find(of_sqlite)).map(|backup| backup.name.clone())
     };
     match newest(&proven) {

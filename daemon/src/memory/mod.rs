@@ -54,7 +54,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Stamp};
 use crate::health::{Condition, Health};
-use crate::store::vanished::Missing;
+use crate::store::vanished::{Missing, OnlyInBackup};
 use crate::store::{Store, StoreError, StoreOptions, Tx};
 
 pub use audit::{AuditEntry, NewAudit};
@@ -188,11 +188,24 @@ impl Memory {
     pub async fn apart(&self) -> Result<Option<Missing>> {
         let missing = self.store.apart().await?;
         if let Some(health) = self.health.get() {
-            let condition =
-                missing.as_ref().map_or(Condition::Ok, |missing| Condition::failed(missing.to_string()));
+            let condition = match &missing {
+                Some(missing) => Condition::failed(missing.to_string()),
+                None => {
+                    let only = self.only_in_backup().await?;
+                    only.map_or(Condition::Ok, |only| Condition::failed(only.to_string()))
+                }
+            };
             health.set(COMPONENT, condition);
         }
         Ok(missing)
+    }
+
+    /// What only a backup holds of a memory that vanished while Postgres gave back the rest.
+    ///
+    /// # Errors
+    /// [`MemoryError`] if the file cannot be asked.
+    pub async fn only_in_backup(&self) -> Result<Option<OnlyInBackup>> {
+        Ok(self.store.only_in_backup().await?)
     }
 
     /// Takes what was held apart for the memory: the owner gives up what there was before. Returns whether
@@ -201,7 +214,7 @@ impl Memory {
     /// # Errors
     /// [`MemoryError`]; then it is held apart as before.
     pub async fn accept(&self) -> Result<bool> {
-        if self.apart().await?.is_none() {
+        if self.apart().await?.is_none() && self.only_in_backup().await?.is_none() {
             return Ok(false);
         }
         self.store.accept().await?;

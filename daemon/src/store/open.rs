@@ -111,6 +111,7 @@ pub(super) async fn open(path: &Path, options: &StoreOptions, look: &Look) -> Re
     let thorough = *look != Look::Quick;
     let mut told: Vec<String> = Vec::new();
     let policy = &options.vanished;
+    let mut begun_anew = false;
     let found = match heal::look(path) {
         // Backups lie elsewhere.
         Found::Nothing => match vanished::evidence(path, policy) {
@@ -152,6 +153,7 @@ pub(super) async fn open(path: &Path, options: &StoreOptions, look: &Look) -> Re
         let still =
             async || matches!(writable(path, options, thorough).await, Err(StoreError::Damaged { .. }));
         let healed = heal::heal(path, detail, policy, still).await?;
+        begun_anew = healed.as_ref().is_some_and(|healed| healed.salvaged.is_nothing());
         told.extend(healed.map(|healed| healed.sentence()));
         writer = writable(path, options, false).await;
     }
@@ -167,10 +169,12 @@ pub(super) async fn open(path: &Path, options: &StoreOptions, look: &Look) -> Re
         }
         Err(e) => return Err(e),
     };
-    if let (Found::Gone { .. }, Vanished::PullBack, Some(conn)) = (&found, policy, writer.as_mut()) {
+    begun_anew |= matches!(found, Found::Gone { .. });
+    if let (true, Vanished::PullBack(_), Some(conn)) = (begun_anew, policy, writer.as_mut()) {
         // The data folder of this device: its new memory goes on under its id at once.
         let note = sqlx::query(settings::SET).bind(holder::KEY).bind(holder::TAKES_OVER).bind(0_i64);
-        note.execute(conn).await.map_err(|e| classify(e, path))?;
+        note.execute(&mut *conn).await.map_err(|e| classify(e, path))?;
+        vanished::note_only_in_backup(path, policy, conn).await?;
     }
     let apart = held_apart(path, options, writer.as_mut(), &reading).await?;
     let readers = SqlitePoolOptions::new()
@@ -197,7 +201,7 @@ async fn gone(path: &Path, evidence: &str, options: &StoreOptions) -> Result<Opt
     }
     let then = match policy {
         Vanished::Begin => "restore the latest backup",
-        Vanished::PullBack => "what Postgres has of it is read back, and what it did not have yet is lost",
+        Vanished::PullBack(_) => "what Postgres has of it is read back, and nothing else",
         Vanished::Refuse(_) => return Err(refused()),
         Vanished::HoldApart(_) => {
             log::error!("{}", refused());
@@ -222,7 +226,13 @@ async fn held_apart(
         return Ok(Mutex::default());
     }
     let marked = match writer {
-        Some(conn) => vanished::marked(conn, path).await?,
+        Some(conn) => {
+            let apart = vanished::apart(conn, path, policy).await?;
+            if let (Some(evidence), Vanished::HoldApart(_)) = (&apart, policy) {
+                vanished::mark(conn, path, evidence).await?;
+            }
+            apart
+        }
         None => {
             let mut conn = reading.connect().await.map_err(|e| classify(e, path))?;
             let marked = vanished::marked(&mut conn, path).await;

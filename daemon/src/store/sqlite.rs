@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, MutexGuard, watch};
 
 use super::heal::{self, FileId, Found};
 use super::open::{self, Look, Opened, Ready};
-use super::vanished::{self, Missing, Vanished};
+use super::vanished::{self, Missing, OnlyInBackup, Vanished};
 use super::{StoreError, scrub};
 
 /// How long a statement waits for another process before it fails with [`StoreError::Busy`].
@@ -172,6 +172,14 @@ impl Store {
         Ok(None)
     }
 
+    /// What only a backup holds of the memory that vanished before this file was begun.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the file cannot be asked.
+    pub async fn only_in_backup(&self) -> Result<Option<OnlyInBackup>, StoreError> {
+        super::settings::get(self, vanished::ONLY_IN_BACKUP).await
+    }
+
     /// Takes the file for the memory from now on.
     ///
     /// # Errors
@@ -179,6 +187,7 @@ impl Store {
     pub async fn accept(&self) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         tx.execute(sqlx::query(vanished::ACCEPT)).await?;
+        super::settings::set(&mut tx, vanished::ACCEPTED, &true, 0).await?;
         tx.commit().await?;
         vanished::remove_mark(&self.inner.path);
         Ok(())

@@ -28,6 +28,10 @@ use super::{StoreError, schema, settings};
 use crate::clock::Clock;
 use crate::durable;
 
+/// Key of [`OnlyInBackup`] among the settings of the file.
+pub(super) const ONLY_IN_BACKUP: &str = "only_in_backup";
+/// Key among the settings of the file: its owner wants it although it is empty.
+pub(super) const ACCEPTED: &str = "accepted_empty";
 /// Key of the mark among the settings of the file.
 pub(super) const APART: &str = "apart";
 /// Ending of the file that says that there is a memory: `jarvis.db.mark`.
@@ -37,7 +41,11 @@ const MARK_TEXT: &str = "People and their words are stored in the database besid
 
 crate::store::sql::statements! {
     MARKED = "SELECT value FROM settings WHERE key = 'apart'";
-    pub(super) ACCEPT = "DELETE FROM settings WHERE key = 'apart'";
+    /// Nobody was ever known in this file, and no owner has said that it shall be empty.
+    PRISTINE = "SELECT NOT EXISTS (SELECT 1 FROM users) AND NOT EXISTS (SELECT 1 FROM tombstones)
+        AND NOT EXISTS (SELECT 1 FROM audit WHERE action = 'user_delete')
+        AND NOT EXISTS (SELECT 1 FROM settings WHERE key = 'accepted_empty')";
+    pub(super) ACCEPT = "DELETE FROM settings WHERE key IN ('apart', 'only_in_backup')";
     ANYBODY = "SELECT 1 FROM users LIMIT 1";
 }
 
@@ -47,8 +55,9 @@ pub enum Vanished {
     /// A new one is begun, which is said: a file that nobody keeps.
     #[default]
     Begin,
-    /// A new one is begun, which is said: Postgres gives back what it has.
-    PullBack,
+    /// A new one is begun, which is said: Postgres gives back what it has. What it does not have is noted in
+    /// the new one until it is brought back or given up.
+    PullBack(Backups),
     /// Nothing is touched until the owner has decided.
     Refuse(Backups),
     /// A new one is begun and held apart until the owner has decided.
@@ -59,7 +68,7 @@ impl Vanished {
     /// Whether the owner decides.
     fn backups(&self) -> Option<&Backups> {
         match self {
-            Self::Begin | Self::PullBack => None,
+            Self::Begin | Self::PullBack(_) => None,
             Self::Refuse(backups) | Self::HoldApart(backups) => Some(backups),
         }
     }
@@ -81,6 +90,42 @@ pub struct KnownBackups {
     pub evidence: Option<String>,
     /// How the owner gets it back, a clause.
     pub way_back: String,
+    /// That one of them holds people or words, completing "there was one (…)".
+    pub contents: Option<String>,
+    /// What the newest one holds that Postgres did not have.
+    pub undelivered: Option<OnlyInBackup>,
+}
+
+/// Messages of a memory that vanished which only a backup holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OnlyInBackup {
+    pub backup: String,
+    pub messages: u64,
+}
+
+impl OnlyInBackup {
+    /// What is wrong, without a full stop.
+    pub fn fault(&self) -> String {
+        let Self { backup, messages } = self;
+        let (noun, are) = if *messages == 1 { ("message", "is") } else { ("messages", "are") };
+        format!(
+            "the memory was missing, and {messages} {noun} that Postgres did not have {are} only in the backup {backup}"
+        )
+    }
+
+    /// What the owner can do, without a full stop.
+    pub fn choice(&self) -> String {
+        format!(
+            "`jarvisd backup restore {} --undelivered` brings them back, and `jarvisd store accept-empty` gives them up",
+            self.backup
+        )
+    }
+}
+
+impl std::fmt::Display for OnlyInBackup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.fault(), self.choice())
+    }
 }
 
 /// Asks the backups, which lie outside the folder of the file; only where the memory vanished.
@@ -135,6 +180,20 @@ struct Mark {
     since_unix_ms: i64,
 }
 
+/// Notes in a new memory what only a backup holds of the one before.
+pub(super) async fn note_only_in_backup(
+    path: &Path,
+    policy: &Vanished,
+    conn: &mut SqliteConnection,
+) -> Result<(), StoreError> {
+    let Vanished::PullBack(backups) = policy else { return Ok(()) };
+    let Some(only) = (backups.0)().undelivered else { return Ok(()) };
+    let value = serde_json::to_string(&only).map_err(|e| StoreError::Sql(sqlx::Error::Encode(e.into())))?;
+    let note = sqlx::query(settings::SET).bind(ONLY_IN_BACKUP).bind(value);
+    let noted = note.bind(Clock::System.now_unix_ms()).execute(conn).await;
+    noted.map(drop).map_err(|e| classify(e, path))
+}
+
 /// What beside `path` tells that there was a memory.
 pub(super) fn beside(path: &Path) -> Option<String> {
     let has = |path: &Path| fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() > 0);
@@ -150,7 +209,13 @@ pub(super) fn beside(path: &Path) -> Option<String> {
 
 /// What tells that there was a memory at `path`; `None` where nothing does.
 pub(super) fn evidence(path: &Path, policy: &Vanished) -> Option<String> {
-    beside(path).or_else(|| (policy.backups()?.0)().evidence)
+    beside(path).or_else(|| match policy {
+        Vanished::Begin => None,
+        Vanished::PullBack(backups) => {
+            (backups.0)().undelivered.map(|only| format!("{} holds words of it", only.backup))
+        }
+        Vanished::Refuse(backups) | Vanished::HoldApart(backups) => (backups.0)().evidence,
+    })
 }
 
 /// The error of a command, and what the daemon says.
@@ -182,9 +247,33 @@ pub async fn look(path: &Path, policy: &Vanished) -> Result<Option<Missing>, Sto
         .read_only(true)
         .log_statements(log::LevelFilter::Off);
     let mut conn = connect.connect().await.map_err(|e| classify(e, path))?;
-    let marked = marked(&mut conn, path).await;
+    let apart = apart(&mut conn, path, policy).await;
     let _ = conn.close().await;
-    Ok(marked?.map(gone))
+    Ok(apart?.map(gone))
+}
+
+/// What tells that the file is not the memory: its mark, or that it is empty beside backups which are not. A
+/// file of an older schema is looked at once it is the present one.
+pub(super) async fn apart(
+    conn: &mut SqliteConnection,
+    path: &Path,
+    policy: &Vanished,
+) -> Result<Option<String>, StoreError> {
+    if let Some(evidence) = marked(conn, path).await? {
+        return Ok(Some(evidence));
+    }
+    let Some(backups) = policy.backups() else { return Ok(None) };
+    let pristine: bool = sqlx::query_scalar(PRISTINE).fetch_one(conn).await.map_err(|e| classify(e, path))?;
+    Ok(if pristine { (backups.0)().contents } else { None })
+}
+
+/// Marks the file that `conn` writes as one that is held apart.
+pub(super) async fn mark(conn: &mut SqliteConnection, path: &Path, evidence: &str) -> Result<(), StoreError> {
+    let since_unix_ms = Clock::System.now_unix_ms();
+    let mark = Mark { evidence: evidence.to_owned(), since_unix_ms };
+    let value = serde_json::to_string(&mark).map_err(|e| StoreError::Sql(sqlx::Error::Encode(e.into())))?;
+    let set = sqlx::query(settings::SET).bind(APART).bind(value).bind(since_unix_ms);
+    set.execute(conn).await.map(drop).map_err(|e| classify(e, path))
 }
 
 /// Leaves the mark beside `path` that there is a memory, once somebody is known. A disk that cannot take it
@@ -246,13 +335,9 @@ pub(super) async fn mark_file(fresh: &Path, evidence: &str) -> Result<(), StoreE
         .page_size(PAGE_BYTES)
         .log_statements(log::LevelFilter::Off);
     let mut conn = connect.connect().await.map_err(sql)?;
-    let since_unix_ms = Clock::System.now_unix_ms();
-    let mark = Mark { evidence: evidence.to_owned(), since_unix_ms };
-    let value = serde_json::to_string(&mark).map_err(|e| StoreError::Sql(sqlx::Error::Encode(e.into())))?;
     let made = async {
         schema::migrate(&mut conn, fresh).await?;
-        let set = sqlx::query(settings::SET).bind(APART).bind(value).bind(since_unix_ms);
-        set.execute(&mut conn).await.map(drop).map_err(sql)
+        mark(&mut conn, fresh, evidence).await
     };
     let made = made.await;
     conn.close().await.map_err(sql)?;

@@ -17,7 +17,7 @@ use crate::backup::keys::Keys;
 use crate::backup::manifest::{self, Manifest, Origin};
 use crate::backup::merge::{self, Found, Merged, Wanted};
 use crate::backup::restore::{self, Restored};
-use crate::backup::{self, BackupError, restore_pg, verify, way_back};
+use crate::backup::{self, BackupError, Level, restore_pg, verify, way_back};
 use crate::cli::{confirmed, output, shared_ids_are_known};
 use crate::error::{Exit, Failure};
 use crate::memory::{ConversationId, Imported, Memory, MemoryError};
@@ -77,6 +77,9 @@ pub async fn run(settings: &Settings, run: &Run<'_>, args: &Args) -> Result<(), 
         (None, None) => return Err(Failure::new(Exit::Usage, "name a backup, or a time with --at")),
     };
     let manifest = manifest::read(&backup.path)?.manifest;
+    if args.name.as_deref() == Some("latest") && way_back::words(&manifest) == 0 {
+        nothing_older_has_words(run, &manifest)?;
+    }
     restore::not_newer(&manifest)?;
     let keys = keys(run, args.identity.as_deref(), true, &backup)?;
     let from = (backup.path.as_path(), &manifest, &keys);
@@ -99,6 +102,26 @@ pub async fn run(settings: &Settings, run: &Run<'_>, args: &Args) -> Result<(), 
             "say where to: --in-place, --to DB, --undelivered, --user NAME or --conversation ID",
         )),
     }
+}
+
+/// The newest backup may be one of a memory that was empty because something had gone wrong.
+fn nothing_older_has_words(run: &Run<'_>, latest: &Manifest) -> Result<(), Failure> {
+    let all = backup::list(run.lock.dir(), run.clock)?;
+    let proven = all.iter().rev().filter(|backup| backup.is_proven_to(Level::Restore));
+    let mut manifests = proven.filter_map(|backup| Some(manifest::read(&backup.path).ok()?.manifest));
+    let with_words = |made: &Manifest| {
+        made.device == latest.device && made.origin == latest.origin && way_back::words(made) > 0
+    };
+    let Some(older) = manifests.find(with_words) else { return Ok(()) };
+    Err(Failure::new(
+        Exit::Usage,
+        format!(
+            "the latest backup, {}, holds no message, and {} holds {}: say by its name which of them to restore",
+            latest.name,
+            older.name,
+            way_back::words(&older)
+        ),
+    ))
 }
 
 type From<'a> = (&'a Path, &'a Manifest, &'a Keys);

@@ -253,7 +253,10 @@ pub async fn database(settings: &Settings) -> Finding {
         }
         Ok(Some(missing)) => {
             let fix = "the next start makes a new one and reads back what Postgres has";
-            return Finding::warn(CHECK, missing.fault(), fix);
+            return match way_back::asked(&settings.backups()).undelivered {
+                Some(only) => Finding::fail(CHECK, only.fault(), format!("{fix}; {}", only.choice())),
+                None => Finding::warn(CHECK, missing.fault(), fix),
+            };
         }
         // What cannot be asked is opened below, which says why.
         Ok(None) | Err(_) => {}
@@ -284,7 +287,11 @@ pub async fn database(settings: &Settings) -> Finding {
     let checked = memory.check().await;
     let users = memory.list_users().await.map(|users| users.len());
     let lost = memory.lost().await.map(|lost| lost.sentence());
+    let only_in_backup = memory.only_in_backup().await.ok().flatten();
     memory.close().await;
+    if let (Ok(()), Some(only)) = (&checked, only_in_backup) {
+        return Finding::fail(CHECK, only.fault(), only.choice());
+    }
     if let (Ok(()), Some(newest)) = (&checked, copies.last()) {
         let message = format!(
             "it was damaged and repaired; damaged copies are kept: {}, the newest is {}",
