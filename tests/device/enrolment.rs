@@ -207,7 +207,9 @@ fn the_device_asks_for_them_only_where_somebody_wants_them_and_silence_leaves_th
     state("none");
 
     tell(r#"{"add":"Ben"}"#);
-    assert!(state("failed")["reason"].as_str().unwrap().contains("no voice of Ben"));
+    let failed = state("failed");
+    assert_eq!(failed["user"], "Ben");
+    assert!(failed["reason"].as_str().unwrap().contains("no voice of this name"), "{failed}");
 
     tell(r#"{"start":"Ben","further":["second_microphone","loud","hurry"]}"#);
     assert_eq!(state("waiting").get("style"), None);
