@@ -119,8 +119,8 @@ fn unquoted<'a>(raw: &'a Raw, wanted: &str) -> Result<&'a str, String> {
     }
 }
 
-/// `words` of a command, with what looks like a secret as `***`: the value behind a name such as `--api-key=`,
-/// `--token` or `Authorization:`, and the password of `user:password@`.
+/// `words` of a command, with what looks like a secret as `***`: the value behind a name such as
+/// `--api-key=`, `--token` or `Authorization:`, and the password of `user:password@`.
 pub(crate) fn masked_words(words: &[String]) -> Vec<String> {
     let mut value_of_a_secret = false;
     let mut shown = Vec::with_capacity(words.len());

@@ -22,8 +22,8 @@ pub(super) fn fault(env: &[(OsString, OsString)]) -> Option<Fault> {
                 format!("\"{zone}\" is not how every program here calls that time zone; write {written}")
             } else if lacks_its_rule(&zone) {
                 format!(
-                    "\"{zone}\" does not say when summer time begins and ends; write the zone as Europe/Berlin, or \
-                     with its rule, such as {zone},M3.5.0,M10.5.0/3"
+                    "\"{zone}\" does not say when summer time begins and ends; write the zone as Europe/Berlin, \
+                     or with its rule, such as {zone},M3.5.0,M10.5.0/3"
                 )
             } else {
                 format!(
@@ -68,8 +68,8 @@ fn written(zone: &str) -> Option<String> {
     (written != name && written.eq_ignore_ascii_case(below)).then(|| written.to_owned())
 }
 
-/// Whether `zone` is a POSIX rule that names a summer time and nothing more. Its meaning is up to each program
-/// then (POSIX.1-2024, 8.3), so it is not guessed.
+/// Whether `zone` is a POSIX rule that names a summer time and nothing more. Its meaning is up to each
+/// program then (POSIX.1-2024, 8.3), so it is not guessed.
 fn lacks_its_rule(zone: &str) -> bool {
     TimeZone::posix(&format!("{zone},M3.5.0,M10.5.0/3")).is_ok()
 }

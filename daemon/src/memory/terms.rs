@@ -17,7 +17,8 @@ pub(crate) fn is_run_letter(c: char) -> bool {
     matches!(c,
         '\u{e01}'..='\u{edf}' | '\u{1000}'..='\u{109f}' | '\u{1780}'..='\u{17f9}' | '\u{3005}'..='\u{3007}'
         | '\u{3041}'..='\u{312f}' | '\u{31a0}'..='\u{31bf}' | '\u{31f0}'..='\u{31ff}' | '\u{3400}'..='\u{4dbf}'
-        | '\u{4e00}'..='\u{9fff}' | '\u{ac00}'..='\u{d7a3}' | '\u{ff66}'..='\u{ff9f}' | '\u{20000}'..='\u{323af}')
+        | '\u{4e00}'..='\u{9fff}' | '\u{ac00}'..='\u{d7a3}' | '\u{ff66}'..='\u{ff9f}'
+        | '\u{20000}'..='\u{323af}')
 }
 
 /// The words of `text` as terms, each once, at most `most` of them.

@@ -10,8 +10,8 @@
 //!               own   │  other
 //! ```
 //!
-//! `docs/lab/speaker-verdicts.md` has what this tells and misses (`scripts/lab/calibrate.sh AUDIO_DIR --second
-//! yes`).
+//! `docs/lab/speaker-verdicts.md` has what this tells and misses (`scripts/lab/calibrate.sh AUDIO_DIR
+//! --second yes`).
 
 use std::ops::Range;
 

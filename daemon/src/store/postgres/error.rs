@@ -173,7 +173,8 @@ impl PgError {
             fate: RetryClass::Rejected,
             sqlstate: None,
             cause: Some(Cause(format!(
-                "jarvis.{table} did not keep a row, and the server reports no error: a trigger or a rule drops it"
+                "jarvis.{table} did not keep a row, and the server reports no error: \
+                 a trigger or a rule drops it"
             ))),
             advice: None,
             alive: true,
