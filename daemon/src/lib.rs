@@ -15,7 +15,6 @@
 pub mod clock;
 pub mod durable;
 pub mod error;
-pub mod events;
 pub mod plain;
 mod text;
 pub mod units;
@@ -33,6 +32,7 @@ pub mod control;
 pub mod detect;
 pub mod dialogue;
 pub mod dsp;
+pub mod events;
 pub mod inference;
 pub mod memory;
 pub mod mqtt;
