@@ -104,7 +104,7 @@ fn a_restore_into_another_database_says_that_they_are_not_there() {
     }
 }
 
-/// What `doctor` says of the database.
+/// The finding of `doctor` about the database.
 fn database_finding(root: &Root) -> String {
     let told = String::from_utf8(root.run(&["doctor"]).stdout).unwrap();
     told.lines().find(|line| line.contains(" database ")).unwrap().to_owned()

@@ -1,5 +1,5 @@
-//! What a device had not delivered to Postgres, or Postgres had refused, out of a backup into the memory of
-//! this device.
+//! Messages that a device had not delivered to Postgres, or that Postgres had refused, come out of a backup
+//! into the memory of this device.
 //!
 //! A memory that is missing becomes the file of the queue. In a memory that is there, or that belongs to
 //! another device than the one that made the backup, the rows are taken back one by one.
@@ -124,7 +124,7 @@ async fn take_back(
         {
             memory.accept().await?;
         }
-        // What an answer was made from comes along, and Postgres may have it.
+        // The sources of an answer come along, and Postgres may have them.
         Ok(BroughtBack { messages: back.messages.min(wanted), left_out: back.left_out.min(wanted) })
     };
     let taken = taken.await;

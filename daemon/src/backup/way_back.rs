@@ -63,7 +63,7 @@ pub fn asked(settings: &Context) -> KnownBackups {
     KnownBackups { evidence, way_back, contents, undelivered: undelivered(&all, &settings.device) }
 }
 
-/// What the newest backup that the device `id` made of Postgres holds besides.
+/// The rest that the newest backup of Postgres by the device `id` holds.
 fn undelivered(all: &[Backup], id: &str) -> Option<OnlyInBackup> {
     let read = all.iter().rev().filter(|backup| backup.fault.is_none());
     let mut manifests = read.filter_map(|backup| Some(manifest::read(&backup.path).ok()?.manifest));
@@ -78,7 +78,7 @@ fn noted(data: &Path) -> Option<String> {
     Some(format!("a backup of it was made or looked at on {}", last.at.strftime("%Y-%m-%d")))
 }
 
-/// What the newest proven backup of the device `id` that is not empty holds.
+/// The contents of the newest proven backup of the device `id` that is not empty.
 fn newest_contents(all: &[Backup], id: &str) -> Option<String> {
     let proven = all.iter().rev().filter(|backup| backup.is_proven_to(Level::Restore) && is_of(backup, id));
     let mut manifests = proven.filter_map(|backup| Some(manifest::read(&backup.path).ok()?.manifest));

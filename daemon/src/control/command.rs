@@ -64,7 +64,7 @@ pub struct CommandSpec {
     pub setting: Option<Setting>,
     /// Which answers it gives when it is understood.
     pub answers: &'static str,
-    /// What Home Assistant shows for it.
+    /// The entity of Home Assistant for it.
     pub entity: Option<Entity>,
 }
 
@@ -161,7 +161,7 @@ impl CommandSpec {
         self.setting.as_ref().is_none_or(|setting| (setting.is_on)(voice))
     }
 
-    /// What `payload` asks for.
+    /// The command in `payload`.
     ///
     /// # Errors
     /// Why it is not carried out.

@@ -20,7 +20,7 @@ pub struct Entity {
     pub template: Option<&'static str>,
     /// Topic of JSON with its attributes.
     pub attributes: Option<&'static str>,
-    /// What else Home Assistant is told, by its key: payloads, a range, a unit.
+    /// More keys for Home Assistant: payloads, a range, a unit.
     pub more: &'static [(&'static str, Field)],
 }
 
@@ -66,7 +66,7 @@ pub enum Backups {
     Copied,
 }
 
-/// What the entities depend on.
+/// The settings that the entities depend on.
 #[derive(Debug, Clone, Copy)]
 pub struct Offer<'a> {
     /// Whether commands are taken.
@@ -79,7 +79,7 @@ pub struct Offer<'a> {
 #[derive(Debug)]
 pub struct ValueSpec {
     pub key: &'static str,
-    /// What it shows; Markdown.
+    /// The value that it shows; Markdown.
     pub doc: &'static str,
     pub is_shown: fn(&Offer<'_>) -> bool,
     pub entity: Entity,

@@ -1,4 +1,4 @@
-//! What the device can be told, and what Home Assistant shows of it.
+//! The commands of the device, and its entities in Home Assistant.
 //!
 //! ```text
 //!  payload ─▶ COMMANDS ─┬─ not understood, too long, … ────────────────▶ Outcome

@@ -2,7 +2,7 @@
 
 use super::refused::{Face, Refused};
 
-/// What became of a command. Printing one shows nothing of its payload.
+/// The result of a command. Printing one shows nothing of its payload.
 #[derive(Debug)]
 pub enum Outcome {
     Done,

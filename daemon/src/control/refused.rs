@@ -15,7 +15,7 @@ pub enum Face {
 /// Why a command is refused.
 #[derive(Debug)]
 pub enum Refused {
-    /// Whoever gives it may not.
+    /// The caller may not give it.
     NotAllowed,
     /// The device is stopping.
     Stopping,
@@ -56,7 +56,7 @@ impl From<MemoryError> for Refused {
 }
 
 impl Refused {
-    /// What failed and what to do.
+    /// The sentence: the failure and the way out.
     pub fn sentence(&self, face: Face) -> String {
         let at_terminal = face == Face::CommandLine;
         match self {

@@ -11,7 +11,7 @@ use crate::memory::UserId;
 /// Who gives a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Authority {
-    /// Whoever may publish to the broker.
+    /// A client that may publish to the broker.
     Broker,
     /// A person who is signed in.
     Person(UserId),

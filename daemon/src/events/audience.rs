@@ -38,14 +38,14 @@ pub struct Attribution(Whose);
 enum Whose {
     /// A person whose voice was verified, or whose PIN was given.
     Person(UserId),
-    /// Whoever speaks, where voices are not verified.
+    /// Any speaker, where voices are not verified.
     Anonymous,
     /// Nobody's: the device answers a voice that it does not know.
     Nobody,
 }
 
 impl Attribution {
-    /// Whoever speaks, because voice verification is switched off.
+    /// Any speaker, because voice verification is switched off.
     pub const ANONYMOUS: Self = Self(Whose::Anonymous);
     /// Nobody was verified: a sentence of the device itself.
     pub const NOBODY: Self = Self(Whose::Nobody);
@@ -56,7 +56,7 @@ impl Attribution {
     }
 }
 
-/// What the settings say of text outside the terminal.
+/// The settings for text outside the terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TextRule {
     /// Text is shown; otherwise only that something was said.

@@ -23,7 +23,7 @@ use crate::memory::User;
 use crate::speaker::{Progress, Verdict};
 use crate::units::FramePos;
 
-/// What one utterance set off, from its wake word to its stored answers.
+/// The id of one utterance's events, from its wake word to its stored answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(transparent)]
 pub struct TurnId(Uuid);

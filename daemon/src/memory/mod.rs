@@ -200,7 +200,7 @@ impl Memory {
         Ok(missing)
     }
 
-    /// What only a backup holds of a memory that vanished while Postgres gave back the rest.
+    /// The part of a vanished memory that only a backup holds, while Postgres gave back the rest.
     ///
     /// # Errors
     /// [`MemoryError`] if the file cannot be asked.

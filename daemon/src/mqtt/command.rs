@@ -1,4 +1,4 @@
-//! What arrives over MQTT as a command, and what is answered. Nothing here waits.
+//! Commands that arrive over MQTT, and their answers. Nothing here waits.
 //!
 //! Whatever arrives on a topic of a command is answered, but not every message of a flood: so many answers a
 //! minute, and fewer where the message was no command.
@@ -18,7 +18,7 @@ use crate::speaker::section::Voice;
 
 /// What `jarvisd doctor` sends to see that commands arrive; it means nothing.
 pub(super) const PROBE: &[u8] = b"DOCTOR";
-/// Whoever may publish to the broker.
+/// A client that may publish to the broker.
 const FROM: Authority = Authority::Broker;
 
 /// Reads messages, gives commands to the dispatcher, and words the answers.
@@ -333,7 +333,7 @@ mod tests {
             assert_eq!(rig.intake.ignored(), n as u64 + 1);
         }
         assert!(rig.requests.try_recv().is_err());
-        // What is on no topic of a command, and what doctor sends, is not answered.
+        // Messages on other topics and the probe of doctor are not answered.
         assert_eq!(rig.tell("mute", "ON", false), None);
         assert_eq!(rig.intake.message(&rig.topics, b"\xff", b"ON", false), None);
         for command in &COMMANDS {

@@ -67,7 +67,7 @@ pub struct Turns {
     pub fresh: Option<Freshness>,
 }
 
-/// What jobs share while the task runs.
+/// The state that jobs share while the task runs.
 pub(super) struct Shared {
     pub(super) door: Door,
     /// The enrolment that goes on.
@@ -169,7 +169,7 @@ impl Driver<'_> {
     ) {
         let (turns, stop) = (self.turns, &self.shared.stop);
         let mut cancels = turns.switches.watch_cancels();
-        // What was cancelled before this began.
+        // Cancels from before this began.
         cancels.mark_changed();
         let (mut stopping, mut asked, mut sounds) = (false, true, true);
         // Of recordings: the thread reads on when everything before is worked off.
@@ -280,7 +280,7 @@ impl Driver<'_> {
                     let progress = enrolling.as_ref().map(|enrolling| enrolling.progress(Step::Waiting, why));
                     turns.tell_progress(progress).await;
                 }
-                // Whoever asked need not wait for the answer.
+                // The caller need not wait for the answer.
                 Act::Answer(answer, outcome) => drop(answer.send(outcome)),
                 Act::CancelEnrolment => {
                     let enrolling = shared.enrolling.lock().await.take();

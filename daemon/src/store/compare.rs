@@ -246,8 +246,7 @@ pub async fn compare(
         .map(|table| table.missing_there)
         .sum();
     messages(&mut sides, &mut comparison, &mut lacking, progress).await?;
-    // After the comparison, as what was said meanwhile is on its way; before the repair, whose own entries are
-    // not.
+    // After the comparison: new messages are on their way. Before the repair: its own entries are not.
     let unread = comparison.left.unread + comparison.tables.iter().map(|table| table.unread).sum::<usize>();
     let sent = resync::sent_to(store, pg.house).await?;
     comparison.left = Left::of(&queue::depth(store).await?, sent, unread);

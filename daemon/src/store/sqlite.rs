@@ -172,7 +172,7 @@ impl Store {
         Ok(None)
     }
 
-    /// What only a backup holds of the memory that vanished before this file was begun.
+    /// The part of the vanished memory, from before this file, that only a backup holds.
     ///
     /// # Errors
     /// [`StoreError`] if the file cannot be asked.

@@ -92,7 +92,7 @@ pub struct KnownBackups {
     pub way_back: String,
     /// That one of them holds people or words, completing "there was one (…)".
     pub contents: Option<String>,
-    /// What the newest one holds that Postgres did not have.
+    /// The messages of the newest one that Postgres did not have.
     pub undelivered: Option<OnlyInBackup>,
 }
 
@@ -104,7 +104,7 @@ pub struct OnlyInBackup {
 }
 
 impl OnlyInBackup {
-    /// What is wrong, without a full stop.
+    /// The fault, without a full stop.
     pub fn fault(&self) -> String {
         let Self { backup, messages } = self;
         let (noun, are) = if *messages == 1 { ("message", "is") } else { ("messages", "are") };
@@ -113,7 +113,7 @@ impl OnlyInBackup {
         )
     }
 
-    /// What the owner can do, without a full stop.
+    /// The owner's choices, without a full stop.
     pub fn choice(&self) -> String {
         format!(
             "`jarvisd backup restore {} --undelivered` brings them back, and `jarvisd store accept-empty` gives them up",
@@ -252,7 +252,7 @@ pub async fn look(path: &Path, policy: &Vanished) -> Result<Option<Missing>, Sto
     Ok(apart?.map(gone))
 }
 
-/// What tells that the file is not the memory: its mark, or that it is empty beside backups which are not. A
+/// The evidence that the file is not the memory: its mark, or that it is empty beside backups which are not. A
 /// file of an older schema is looked at once it is the present one.
 pub(super) async fn apart(
     conn: &mut SqliteConnection,

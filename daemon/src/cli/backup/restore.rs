@@ -377,7 +377,7 @@ fn told(run: &Run<'_>, args: &Args, restored: &Restored) -> Result<(), Failure> 
     complete(restored)
 }
 
-/// What Postgres did not have must not stay in the backup unseen.
+/// Messages that Postgres did not have must not stay in the backup unseen.
 fn complete(restored: &Restored) -> Result<(), Failure> {
     let (Restored { backup, left_out, .. }, one) = (restored, restored.left_out == 1);
     if *left_out == 0 {

@@ -24,7 +24,7 @@ crate::store::sql::statements! {
         WHERE c.id = ?1 AND m.seq = ?2 AND m.id <> ?3";
 }
 
-/// What became of the messages of a batch.
+/// The result of taking a batch back.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct TakenBack {
     /// They were not here, and are.

@@ -209,7 +209,7 @@ impl TurnMachine {
         doing
     }
 
-    /// Whoever spoke while the memory is missing hears why nobody was answered.
+    /// A speaker hears why nobody is answered while the memory is missing.
     pub(super) fn close(&mut self, moment: Moment, missing: bool) -> Doing {
         if !missing {
             return self.rest();

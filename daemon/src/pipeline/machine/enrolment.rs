@@ -1,4 +1,4 @@
-//! What the household tells the device about who they are: a PIN, an enrolment before the microphone.
+//! Commands about who somebody is: a PIN, an enrolment before the microphone.
 
 use super::listening::Listening;
 use super::{Act, Answer, Doing, Enrolment, Job, Then, TurnMachine};

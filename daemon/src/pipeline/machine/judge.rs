@@ -57,7 +57,7 @@ impl Turn {
 }
 
 impl TurnMachine {
-    /// What is left of the pause, in ms.
+    /// The rest of the pause, in ms.
     pub(super) fn pause_ms(&self) -> i64 {
         self.gate.remaining_ms(self.now.unix_ms)
     }
@@ -137,7 +137,7 @@ impl TurnMachine {
         Doing::Judging(turn)
     }
 
-    /// Whoever is answered without verification is known.
+    /// The person who is answered without verification is known.
     pub(super) fn anonymous(&mut self, turn: Turn, found: Result<User, String>) -> Doing {
         match found {
             Ok(user) => {

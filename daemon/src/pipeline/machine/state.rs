@@ -99,7 +99,7 @@ pub(super) enum Then {
 #[derive(Debug)]
 pub(super) struct Enrolment {
     pub(super) user: String,
-    /// What is said for it is kept.
+    /// The recordings for it are kept.
     pub(super) keeps: bool,
     /// It ends as soon as what goes on for it is over.
     pub(super) cancelled: bool,

@@ -61,7 +61,7 @@ impl Rig {
         self.now.unix_ms += i64::try_from(time.as_millis()).unwrap();
     }
 
-    /// What the machine does with `input`, in words: see [`Rig::perform`].
+    /// The acts on `input`, in words: see [`Rig::perform`].
     fn step(&mut self, input: Input) -> String {
         self.pass(Duration::from_millis(10));
         let acts = self.machine.step(self.now, input);

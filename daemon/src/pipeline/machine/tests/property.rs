@@ -1,4 +1,4 @@
-//! Whatever comes in, in whatever order: nobody unknown is answered, one turn at a time, and always a way back.
+//! For any input in any order: nobody unknown is answered, one turn at a time, and always a way back.
 
 use proptest::prelude::*;
 
@@ -207,7 +207,7 @@ proptest! {
         let mut cancels = 0;
         for what in &story {
             happen(&mut rig, what, &mut cancels);
-            // What is waited for has a deadline, and nothing is waited for that does not go on.
+            // Each job has a deadline, and no job is waited for that does not go on.
             assert!(rig.jobs.is_empty() || rig.machine.next_deadline().is_some());
             assert!(rig.jobs.len() <= 2, "{:?}", rig.running());
             assert!(rig.machine.is_at_rest() || !rig.jobs.is_empty(), "stuck behind {story:?}");
