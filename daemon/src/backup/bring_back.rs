@@ -12,6 +12,7 @@ use super::keys::Keys;
 use super::manifest::{FileEntry, Manifest, Role};
 use super::restore::restore_file;
 use super::sqlite::{self, Access};
+use super::undelivered;
 use crate::memory::Memory;
 use crate::store::{Store, StoreOptions, heal, outgoing, queue};
 
@@ -59,17 +60,15 @@ pub(super) async fn lacking(
     manifest: &Manifest,
     keys: &Keys,
 ) -> Result<u64, BackupError> {
-    let undelivered = manifest.undelivered.unwrap_or_default();
+    let wanted = manifest.undelivered.unwrap_or_default();
     let Ok(entry) = manifest.file(Role::Queue) else { return Ok(0) };
     let db = &run.settings.paths.db;
-    if undelivered.messages == 0 || !db.exists() {
-        return Ok(undelivered.messages);
+    if wanted.messages == 0 || !db.exists() {
+        return Ok(wanted.messages);
     }
-    let scratch = run.lock.scratch()?;
-    let path = scratch.path().join("queue.db");
-    restore_file(run, folder, manifest, entry, keys, &path).await?;
+    let (_scratch, path) = undelivered::unpack(run, folder, manifest, entry, keys).await?;
     let mut copy = sqlite::connect(&path, Access::Scratch).await?;
-    let ids = sqlite::undelivered_ids(&mut copy, undelivered.everything, &path).await;
+    let ids = sqlite::undelivered_ids(&mut copy, wanted.everything, &path).await;
     sqlite::close(copy).await;
     let ids = ids?;
     let here = async {
@@ -82,7 +81,7 @@ pub(super) async fn lacking(
         log::warn!("{}", crate::error::chain(&e));
         0
     });
-    Ok(undelivered.messages.saturating_sub(here))
+    Ok(wanted.messages.saturating_sub(here))
 }
 
 async fn take_back(
@@ -95,9 +94,7 @@ async fn take_back(
     const ENTRIES: usize = 500;
     const BYTES: u64 = 1 << 20;
     let wanted = manifest.undelivered.unwrap_or_default().messages;
-    let scratch = run.lock.scratch()?;
-    let path = scratch.path().join("queue.db");
-    restore_file(run, folder, manifest, entry, keys, &path).await?;
+    let (_scratch, path) = undelivered::unpack(run, folder, manifest, entry, keys).await?;
     let options = StoreOptions { keep_damaged: true, ..StoreOptions::default() };
     let copy = Store::open(&path, &options).await?;
     let memory = Memory::open(&run.settings.paths.db, &run.settings.writer(), run.clock.clone()).await?;

@@ -2,7 +2,7 @@
 //! or Postgres had refused them.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use uuid::Uuid;
@@ -11,10 +11,27 @@ use super::BackupError;
 use super::create::Run;
 use super::keys::Keys;
 use super::lock::Scratch;
-use super::manifest::{Manifest, Role};
+use super::manifest::{FileEntry, Manifest, Role};
 use super::merge::{Finding, Wanted, owner_of};
 use super::restore::restore_file;
 use crate::memory::{ConversationId, ExportedConversation, Memory, MemoryError, User, UserId};
+
+/// Puts the file `entry` of the queue into a scratch folder; returns the folder and the file.
+///
+/// # Errors
+/// [`BackupError`] if it cannot be read, or there is no room.
+pub(super) async fn unpack(
+    run: &Run<'_>,
+    folder: &Path,
+    manifest: &Manifest,
+    entry: &FileEntry,
+    keys: &Keys,
+) -> Result<(Scratch, PathBuf), BackupError> {
+    let scratch = run.lock.scratch()?;
+    let path = scratch.path().join("queue.db");
+    restore_file(run, folder, manifest, entry, keys, &path).await?;
+    Ok((scratch, path))
+}
 
 /// The file of the queue, as a memory.
 pub(super) struct Undelivered {
@@ -34,9 +51,7 @@ impl Undelivered {
         if manifest.undelivered.is_none_or(|undelivered| undelivered.messages == 0) {
             return Ok(None);
         }
-        let scratch = run.lock.scratch()?;
-        let path = scratch.path().join("queue.db");
-        restore_file(run, folder, manifest, entry, keys, &path).await?;
+        let (scratch, path) = unpack(run, folder, manifest, entry, keys).await?;
         let memory = Memory::open(&path, &run.settings.writer(), run.clock.clone()).await?;
         Ok(Some(Self { memory, _scratch: scratch }))
     }
