@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use super::messages::retitle;
+use super::signs::{Wanted, words_of};
 use super::terms::is_run_letter;
 use super::{ConversationId, Memory, Result, UserId, get, named};
 use crate::clock::Stamp;
 use crate::store::Tx;
 use crate::store::queue::{Op, enqueue};
-use crate::text::name_key;
 
 crate::store::sql::statements! {
     NAMED = "SELECT id, title, coalesce(session_id, '') AS session FROM conversations
@@ -22,7 +22,7 @@ impl Memory {
     /// Conversations of `user` whose title, if a person gave it, or whose session id holds all words of
     /// `text`. Words match by their beginnings, so rather one name too many.
     pub async fn named_after(&self, user: UserId, text: &str) -> Result<Vec<ConversationId>> {
-        let wanted = words_of(text);
+        let (wanted, signed) = (words_of(text), Wanted::of(text));
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
@@ -31,7 +31,8 @@ impl Memory {
             let names: [String; 2] = [get(&row, "title")?, get(&row, "session")?];
             let named = names.iter().any(|name| {
                 let words = words_of(name);
-                wanted.iter().all(|want| words.iter().any(|word| begins(word, want)))
+                let begun = wanted.iter().all(|want| words.iter().any(|word| begins(word, want)));
+                begun && signed.all_in(name)
             });
             if named {
                 found.push(ConversationId::read(&row, "id")?);
@@ -62,14 +63,6 @@ pub(super) async fn unname_within(
         unnamed += 1;
     }
     Ok(unnamed)
-}
-
-fn words_of(text: &str) -> Vec<String> {
-    name_key(text)
-        .split(|c: char| !c.is_alphanumeric() && !is_run_letter(c))
-        .filter(|word| !word.is_empty())
-        .map(str::to_owned)
-        .collect()
 }
 
 fn begins(word: &str, want: &str) -> bool {

@@ -11,6 +11,8 @@
 //! next), else when the next page is asked for. Nothing is left out, each step costs the same however much
 //! was said, and a page says whether there is more.
 //!
+//! The index knows no signs, so messages that it finds for C++ or .NET are compared as text ([`super::signs`]).
+//!
 //! One thing still grows: words of scripts that are matched as beginnings (see [`super::terms`]) collect all
 //! words with that beginning.
 
@@ -22,6 +24,7 @@ use serde::Serialize;
 
 use super::conversations::Page;
 use super::messages::message_of;
+use super::signs::Wanted;
 use super::terms::terms_of;
 use super::{Memory, Message, MessageId, Result, Role, UserId, get};
 use crate::store::StoreError;
@@ -200,7 +203,7 @@ impl Memory {
         limit: u32,
         reach: Reach,
     ) -> Result<Page<Hit, SearchCursor>> {
-        let terms = terms_of(text, MAX_TERMS);
+        let (terms, signed) = (terms_of(text, MAX_TERMS), Wanted::of(text));
         let filter = role.map(|role| format!(" AND role : {}", role.as_str())).unwrap_or_default();
         let mut page = Vec::new();
         if terms.is_empty() {
@@ -216,10 +219,11 @@ impl Memory {
         while state != State::Any {
             let step = self.step(user, &filter, &terms, (before, WINDOW), reach).await?;
             let (full, end) = (step.found.len() >= WINDOW as usize, step.found.last().map(|found| found.rid));
-            if end.is_some() {
+            let found = self.fitting(user, &signed, step.found).await?;
+            if !found.is_empty() {
                 state = State::All;
             }
-            page.extend(listed(rank_all(&step.found, terms.len()), after.take(), before));
+            page.extend(listed(rank_all(&found, terms.len()), after.take(), before));
             match (end, step.rest) {
                 (Some(end), _) if full && page.len() < wanted => before = end,
                 (_, more) => {
@@ -248,7 +252,8 @@ impl Memory {
         let hits = found
             .items
             .into_iter()
-            .filter_map(|(hit, _)| rows.remove(&hit.rid).map(|message| Hit { message, rank: hit.rank }));
+            .filter_map(|(hit, _)| rows.remove(&hit.rid).map(|message| Hit { message, rank: hit.rank }))
+            .filter(|hit| !signed.has_signs() || signed.any_in(&hit.message.text));
         Ok(Page { items: hits.collect(), next: found.next })
     }
 
@@ -268,7 +273,7 @@ impl Memory {
         limit: u32,
         reach: Reach,
     ) -> Result<Vec<Message>> {
-        let terms = terms_of(text, MAX_TERMS);
+        let (terms, signed) = (terms_of(text, MAX_TERMS), Wanted::of(text));
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let mut found: Vec<i64> = Vec::new();
         let top = if terms.is_empty() { 0 } else { self.top().await? };
@@ -280,7 +285,9 @@ impl Memory {
             let more = u32::try_from(limit - found.len()).unwrap_or(u32::MAX);
             match words {
                 Words::All => {
-                    let newest = self.last(user, &filter, &terms, (top, more), reach).await?;
+                    let most = if signed.has_signs() { WINDOW } else { more };
+                    let newest = self.last(user, &filter, &terms, (top, most), reach).await?;
+                    let newest = self.fitting(user, &signed, newest).await?;
                     found.extend(newest.iter().map(|found| found.rid));
                 }
                 Words::Any => {
@@ -291,7 +298,11 @@ impl Memory {
         }
         found.truncate(limit);
         let mut rows = self.rows(user, &found).await?;
-        Ok(found.iter().filter_map(|rid| rows.remove(rid)).collect())
+        let fits = |message: &Message| match words {
+            Words::All => signed.all_in(&message.text),
+            Words::Any => signed.any_in(&message.text),
+        };
+        Ok(found.iter().filter_map(|rid| rows.remove(rid)).filter(fits).collect())
     }
 
     /// Every message of `user`, of either side, with all words of `text`: for forgetting, so nothing is left
@@ -308,7 +319,20 @@ impl Memory {
         }
         let query = all_of("", &terms);
         let rows = self.read_all(sqlx::query(MATCHING).bind(user.bytes()).bind(query)).await?;
-        Ok(rows.iter().map(message_of).collect::<Result<_, _>>()?)
+        let mut found = rows.iter().map(message_of).collect::<Result<Vec<Message>, _>>()?;
+        let signed = Wanted::of(text);
+        found.retain(|message| signed.all_in(&message.text));
+        Ok(found)
+    }
+
+    /// Those of `found` that have the words with their signs.
+    async fn fitting(&self, user: UserId, signed: &Wanted, mut found: Vec<Found>) -> Result<Vec<Found>> {
+        if signed.has_signs() && !found.is_empty() {
+            let rids: Vec<i64> = found.iter().map(|found| found.rid).collect();
+            let rows = self.rows(user, &rids).await?;
+            found.retain(|found| rows.get(&found.rid).is_some_and(|row| signed.all_in(&row.text)));
+        }
+        Ok(found)
     }
 
     /// One above the highest row number.

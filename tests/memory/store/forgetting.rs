@@ -64,6 +64,13 @@ fn an_emoji_alone_is_remembered_and_told_as_it_is() {
     assert_eq!(say(&root, "remember 🙂"), "I will remember 🙂.");
     assert_eq!(say(&root, "what do you remember"), "You asked me to remember 🙂.");
     assert!(say(&root, "remember 👩\u{200d}👧 🎂, please").contains("👩\u{200d}👧 🎂"));
+    for order in
+        ["remember that 🍓", "remember this: 🍓.", "note that 🍓", "make a note: 🍓", "don't forget that 🍓"]
+    {
+        assert_eq!(say(&root, order), "I will remember 🍓.", "{order}");
+        assert!(say(&root, "what do you remember").starts_with("You asked me to remember 🍓."), "{order}");
+    }
+    assert_eq!(say(&root, "never mind 🙂"), "All right.");
     // Somebody who orders nothing is not understood as if they did.
     assert_eq!(say(&root, "🙂"), "I did not hear any words.");
 }
@@ -232,4 +239,52 @@ fn an_order_that_names_nothing_is_asked_about_and_takes_no_words_as_a_topic() {
         say(&root, "undo that");
     }
     assert!(on_disk(&data(&root), b"both doors") && on_disk(&data(&root), b"right to wait"));
+}
+
+#[test]
+fn a_word_keeps_its_signs_when_it_is_forgotten_recalled_or_searched() {
+    let root = Root::new();
+    root.ok(&["user", "add", "anna"]);
+    let notes = [
+        "vitamin C is healthy",
+        "the net is in the garage",
+        "the AC needs DC",
+        "you drive in R, then in D",
+        "Bob learns C#",
+    ];
+    for note in notes {
+        say(&root, &format!("remember that {note}"));
+    }
+    root.ok(&["conversation", "rename", "--user", "anna", &conversation(&root), "Cooking"]);
+    for word in ["C++", ".NET", "AC/DC", "R&D"] {
+        assert_eq!(say(&root, &format!("forget {word}")), "I remember nothing about that.", "{word}");
+        let told = say(&root, &format!("what do you remember about {word}"));
+        assert!(told.starts_with("You have not told me anything about"), "{word}: {told}");
+        let found = root.json(&["conversation", "search", "--user", "anna", word]).to_string();
+        assert!(!notes.iter().any(|note| found.contains(note)), "{word}: {found}");
+    }
+    let listed = root.json(&["conversation", "list", "--user", "anna"]).to_string();
+    assert!(listed.contains("Cooking"), "{listed}");
+    for (word, note) in [
+        ("C++", "Anna teaches C++"),
+        (".NET", "the .NET course is on Monday"),
+        ("AC/DC", "AC/DC plays in May"),
+        ("R&D", "Carl works in R&D"),
+        ("C", "vitamin C is healthy"),
+        ("C#", "Bob learns C#"),
+    ] {
+        if !notes.contains(&note) {
+            say(&root, &format!("remember that {note}"));
+        }
+        let told = say(&root, &format!("what do you remember about {word}"));
+        assert!(told.contains(note) && !told.contains("also"), "{word}: {told}");
+        let found = root.json(&["conversation", "search", "--user", "anna", word]).to_string();
+        assert!(found.contains(note), "{word}: {found}");
+        let forgotten = say(&root, &format!("forget {word}"));
+        assert!(forgotten.starts_with(&format!("I have forgotten that {note}.")), "{word}: {forgotten}");
+    }
+}
+
+fn conversation(root: &Root) -> String {
+    root.json(&["conversation", "list", "--user", "anna"])[0]["id"].as_str().unwrap().to_owned()
 }

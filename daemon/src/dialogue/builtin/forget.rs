@@ -147,11 +147,8 @@ pub(super) async fn last(context: &TurnContext<'_>) -> Result<Reply, MemoryError
 /// Forgets what has all words of `topic`: at once if that is one thing, or if it was said that all shall go
 /// (`all`).
 pub(super) async fn about(context: &TurnContext<'_>, topic: &str, all: bool) -> Result<Reply, MemoryError> {
-    let mut terms = recall::terms(topic);
-    if terms.iter().all(|term| POINTING.contains(&term.as_str())) {
-        terms.clear();
-    }
-    let terms = terms.join(" ");
+    let points = recall::terms(topic).iter().all(|term| POINTING.contains(&term.as_str()));
+    let terms = if points { String::new() } else { recall::query(topic) };
     let matching = context.memory.matching(&terms).await?;
     let unname = context.memory.named_after(&terms).await?;
     if matching.is_empty() && unname.is_empty() {
@@ -270,7 +267,7 @@ pub(super) async fn chosen(context: &TurnContext<'_>, intent: &Intent) -> Result
     };
     let told = context.memory.messages(&ids).await?;
     let all = match &topic {
-        Some(topic) => context.memory.matching(&recall::terms(topic).join(" ")).await?,
+        Some(topic) => context.memory.matching(&recall::query(topic)).await?,
         None => context.memory.messages(&context.memory.sources(question.id).await?).await?,
     };
     let known = things(&all);
@@ -281,7 +278,7 @@ pub(super) async fn chosen(context: &TurnContext<'_>, intent: &Intent) -> Result
         Choice::Yes => return Ok(Some(which(&known, &format!("These are {}", count(known.len()))))),
         Choice::All => {
             let unname = match &topic {
-                Some(topic) => context.memory.named_after(&recall::terms(topic).join(" ")).await?,
+                Some(topic) => context.memory.named_after(&recall::query(topic)).await?,
                 None => Vec::new(),
             };
             let forget = all.iter().map(|message| message.id).chain([question.id]).collect();

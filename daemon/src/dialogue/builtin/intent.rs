@@ -55,8 +55,10 @@ enum Want {
 
 use Want::{Is, Takes};
 
+/// An emoji alone is no clause.
 fn that(statement: String) -> Intent {
-    Intent::Remember { statement, clause: true }
+    let clause = statement.contains(char::is_alphanumeric);
+    Intent::Remember { statement, clause }
 }
 
 fn something(statement: String) -> Intent {
@@ -268,15 +270,20 @@ pub fn understand(text: &str) -> Intent {
     if words.is_empty() {
         return Intent::Nothing;
     }
-    let symbols = symbols_behind(text, &words);
     let intent = by_pattern(text, &words);
-    if let Some(intent) = intent.filter(|intent| symbols.is_none() || *intent != Intent::RememberWhat) {
-        return intent;
+    // An emoji is no word; where nothing else follows the order, it is the object of the order.
+    if let Some(symbols) = symbols_behind(text, &words) {
+        if intent == Some(Intent::RememberWhat) {
+            return Intent::Remember { statement: original(text, &[symbols]), clause: false };
+        }
+        if matches!(intent, None | Some(Intent::Cancel))
+            && let Some(found) = by_pattern(text, &[words.as_slice(), &[symbols]].concat())
+            && (intent.is_none() || matches!(found, Intent::Remember { .. }))
+        {
+            return found;
+        }
     }
-    // An emoji is no word; where nothing else follows the order, it is what the order is about.
-    if let Some(symbols) = symbols
-        && let Some(intent) = by_pattern(text, &[words.as_slice(), &[symbols]].concat())
-    {
+    if let Some(intent) = intent {
         return intent;
     }
     if is_question(&words, text) { Intent::Question(original(text, &words)) } else { Intent::Other }

@@ -4,9 +4,9 @@ use strsim::osa_distance;
 
 use super::intent::{Intent, understand};
 use super::rephrase::{inside_a_sentence, second_person, sentence};
-use super::words::words_of;
+use super::words::{Word, words_of};
 use crate::dialogue::OwnMemory;
-use crate::memory::{Kind, MemoryError, Message, Words, is_run_letter};
+use crate::memory::{Kind, MemoryError, Message, Wanted, Words, is_run_letter, point_before};
 
 /// Words that say nothing about a topic.
 const EMPTY_WORDS: &[&str] = &[
@@ -113,6 +113,33 @@ pub fn terms(topic: &str) -> Vec<String> {
     terms
 }
 
+/// As [`terms`], as one text in which the words keep their signs: .NET, AC/DC.
+pub fn query(topic: &str) -> String {
+    let mut groups: Vec<(String, Vec<Word>)> = Vec::new();
+    for word in words_of(topic) {
+        let sign = match groups.last().and_then(|(_, group)| topic.get(group.last()?.end..word.start)) {
+            Some(sign @ ("/" | "&")) => Some(sign),
+            _ => None,
+        };
+        match (groups.last_mut(), sign) {
+            (Some((written, group)), Some(sign)) => {
+                written.push_str(sign);
+                written.push_str(&word.norm);
+                group.push(word);
+            }
+            _ => {
+                let letter = word.norm.starts_with(char::is_alphabetic);
+                let point = letter && topic.get(..word.start).is_some_and(point_before);
+                groups.push((format!("{}{}", if point { "." } else { "" }, word.norm), vec![word]));
+            }
+        }
+    }
+    let telling = |(written, group): (String, Vec<Word>)| {
+        (group.len() > 1 || !EMPTY_WORDS.contains(&written.as_str())).then_some(written)
+    };
+    groups.into_iter().filter_map(telling).take(MAX_TERMS).collect::<Vec<_>>().join(" ")
+}
+
 /// The person's statements about `topic`: exact matches, or else the statements that share most words with
 /// it. Statements to be remembered come first, then the newest.
 pub async fn find(memory: OwnMemory<'_>, topic: &str) -> Result<Vec<Message>, MemoryError> {
@@ -120,7 +147,8 @@ pub async fn find(memory: OwnMemory<'_>, topic: &str) -> Result<Vec<Message>, Me
     if terms.is_empty() {
         return Ok(Vec::new());
     }
-    let words = terms.join(" ");
+    let words = query(topic);
+    let signed = Wanted::of(&words);
     let exact = memory.recall(&words, Words::All, 20).await?;
     if !exact.is_empty() {
         return Ok(exact);
@@ -134,6 +162,7 @@ pub async fn find(memory: OwnMemory<'_>, topic: &str) -> Result<Vec<Message>, Me
     }
     let mut scored: Vec<(f64, Message)> = candidates
         .into_iter()
+        .filter(|message| signed.all_in(&message.text))
         .map(|message| (coverage(&terms, &message.text), message))
         .filter(|(coverage, _)| *coverage >= ENOUGH)
         .collect();
@@ -209,6 +238,9 @@ mod tests {
         assert_eq!(terms("where the spare key is"), ["spare", "key"]);
         assert_eq!(terms("my dentist"), ["dentist"]);
         assert!(terms("it").is_empty());
+        assert_eq!(query("where the spare key is"), "spare key");
+        assert_eq!(query("what C++, .NET, AC/DC and the R&D are"), "c++ .net ac/dc r&d");
+        assert_eq!(query("it"), "");
     }
 
     #[test]

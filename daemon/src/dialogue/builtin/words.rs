@@ -3,7 +3,7 @@
 
 use strsim::osa_distance;
 
-use crate::memory::is_run_letter;
+use crate::memory::{is_run_letter, signs_behind};
 use crate::text::tidy;
 
 /// One word: as it is compared, and where it stands in the text.
@@ -187,8 +187,8 @@ fn symbols(between: &str) -> String {
     if kept.trim().is_empty() { String::new() } else { kept }
 }
 
-/// Byte ranges of words: runs of letters and digits, with apostrophes, and with points, colons and commas
-/// between digits.
+/// Byte ranges of words: runs of letters and digits, with apostrophes, with points, colons and commas between
+/// digits, and with the signs of C++ and C#.
 fn spans(text: &str) -> Vec<(usize, usize)> {
     let mut spans: Vec<(usize, usize)> = Vec::new();
     let mut open: Option<usize> = None;
@@ -203,7 +203,8 @@ fn spans(text: &str) -> Vec<(usize, usize)> {
         match (inside, open) {
             (true, None) => open = Some(at),
             (false, Some(start)) => {
-                spans.push((start, at));
+                let signs = if previous.is_alphabetic() { text.get(at..).map_or(0, signs_behind) } else { 0 };
+                spans.push((start, at + signs));
                 open = None;
             }
             _ => {}
