@@ -10,7 +10,8 @@ use crate::memory::{ConversationId, SessionId, TurnMeta};
 
 /// Says something in writing and prints the answer. The turn is stored like a spoken one.
 ///
-/// If it cannot be stored, the answer is printed with a mark, and the command fails.
+/// If it cannot be stored, the answer is printed with a mark, and the command fails. An order, such as to
+/// remember or to forget something, is answered then with the reason why it was not carried out.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -73,7 +74,8 @@ pub fn run(args: &Args, common: &Common) -> Result<(), Failure> {
             Ok(turn) if args.json => output::json(&Stored { stored: true, turn: &turn }),
             Ok(turn) => output::line(&turn.reply),
             Err(error) => {
-                if let DialogueError::NotStored { reply, .. } = &error {
+                if let DialogueError::NotStored { reply, acts, .. } = &error {
+                    let reply = &if *acts { error.answer() } else { reply.clone() };
                     if args.json {
                         output::json(&NotStored { stored: false, reply })?;
                     } else {

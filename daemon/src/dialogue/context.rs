@@ -109,6 +109,10 @@ pub struct Reply {
     pub store_as: Option<String>,
     /// What to store instead of the answer, when it names what is forgotten.
     pub answer_as: Option<String>,
+    /// Added to the answer where what is forgotten can be brought back.
+    pub if_undoable: Option<String>,
+    /// The words order the memory to change; without a stored turn the answer is not true.
+    pub order: bool,
     /// A forgetting that is undone in the same transaction.
     pub bring_back: Option<Undoable>,
     /// The answer asks which of these is meant; the next turn may answer it.

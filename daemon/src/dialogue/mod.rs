@@ -118,6 +118,28 @@ impl fmt::Debug for DialogueError {
 }
 
 impl DialogueError {
+    /// The answer in place of the one that is not stored: it claims nothing that was not done.
+    pub fn answer(&self) -> String {
+        match self {
+            Self::NotStored { reply, acts: false, source: MemoryError::Store(_) } => {
+                format!("I cannot store anything at the moment, so this will be forgotten. {reply}")
+            }
+            Self::NotStored { reply, acts: false, source } => {
+                format!("This will be forgotten, because {source}. {reply}")
+            }
+            Self::Memory(source) | Self::NotStored { source, .. } => match source {
+                source if source.is_disk_full() => {
+                    "I could not do that: the disk is full, so nothing can be stored at the moment."
+                        .to_owned()
+                }
+                MemoryError::Store(_) => {
+                    "I could not do that: nothing can be stored at the moment.".to_owned()
+                }
+                other => format!("I could not do that: {other}."),
+            },
+        }
+    }
+
     /// How a command that fails with this ends.
     pub fn exit(&self) -> crate::error::Exit {
         match self {
@@ -133,9 +155,10 @@ struct Answer {
 }
 
 impl Answer {
-    /// It says that something was done.
+    /// It says that something was done, or that there was nothing to do.
     fn acts(&self) -> bool {
-        self.reply.kind == crate::memory::Kind::Note
+        self.reply.order
+            || self.reply.kind == crate::memory::Kind::Note
             || self.reply.forgets()
             || self.reply.bring_back.is_some()
             || self.reply.new_conversation
@@ -179,7 +202,7 @@ impl Dialogue {
             stored => stored,
         };
         match stored {
-            Ok(appended) => Ok(outcome(appended, answer.reply.text)),
+            Ok(appended) => Ok(outcome(appended, answer.reply)),
             Err(source) => {
                 let acts = answer.acts();
                 Err(DialogueError::NotStored { reply: answer.reply.text, acts, source })
@@ -278,7 +301,12 @@ impl Dialogue {
     }
 }
 
-fn outcome(appended: Appended, reply: String) -> TurnOutcome {
+fn outcome(appended: Appended, reply: Reply) -> TurnOutcome {
+    let text = match reply.if_undoable {
+        Some(promise) if appended.undoable => format!("{} {promise}", reply.text),
+        Some(_) => format!("{} It cannot be brought back.", reply.text),
+        None => reply.text,
+    };
     let mut effects = Vec::new();
     if appended.created {
         effects.push(Effect::NewConversation);
@@ -294,7 +322,7 @@ fn outcome(appended: Appended, reply: String) -> TurnOutcome {
         user_message_id: appended.user_message_id,
         assistant_message_id: appended.assistant_message_id,
         seq: appended.seq,
-        reply,
+        reply: text,
         effects,
     }
 }

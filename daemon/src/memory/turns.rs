@@ -79,6 +79,8 @@ pub struct Appended {
     pub seq: i64,
     /// Messages that were forgotten.
     pub forgotten: usize,
+    /// What was forgotten can be undone for a while.
+    pub undoable: bool,
     /// Messages that are back.
     pub brought_back: usize,
 }
@@ -160,6 +162,7 @@ impl Memory {
                 assistant_message_id: *assistant_message_id,
                 seq: get(&row, "seq")?,
                 forgotten: turn.forget.len(),
+                undoable: acts.undoable,
                 brought_back: acts.bring_back.map_or(0, |undo| undo.said().len()),
             });
         }
@@ -192,9 +195,10 @@ impl Memory {
         let (conversation, seq): (i64, i64) = (get(&row, "rid")?, get(&row, "next_seq")?);
         let ended = self.end_in(&mut tx, &now, Some((owner, conversation))).await?;
         let forgets = forgotten > 0 || unnamed > 0;
+        let mut undoable = false;
         if forgets {
             if let Some(kept) = kept {
-                self.seal_in(&mut tx, owner, conversation, &kept, &now).await?;
+                undoable = self.seal_in(&mut tx, owner, conversation, &kept, &now).await?;
             }
             self.want_scrub(&mut tx, &now).await?;
         }
@@ -270,6 +274,7 @@ impl Memory {
             assistant_message_id,
             seq,
             forgotten,
+            undoable,
             brought_back,
         })
     }

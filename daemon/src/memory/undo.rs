@@ -20,7 +20,7 @@
 //!    row is garbage.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use chacha20poly1305::aead::{Aead as _, KeyInit as _};
@@ -156,8 +156,10 @@ impl Memory {
             .bind(now.monotonic_ns);
         let Some(row) = self.read_optional(latest).await? else { return Ok(None) };
         let id = uuid_of(&row, "id")?;
-        let kept =
-            read_key(&key_path(self.store.path(), id)).and_then(|key| open(&key, get(&row, "sealed").ok()?));
+        let path = key_path(self.store.path(), id);
+        let key = read_key(&path).map_err(|e| StoreError::Disk { path, source: sqlx::Error::Io(e) })?;
+        let sealed: &[u8] = get(&row, "sealed")?;
+        let kept = key.and_then(|key| open(&key, sealed));
         Ok(kept.map(|kept| Undoable {
             id,
             ids: kept.messages.iter().map(|_| MessageId::new()).collect(),
@@ -200,7 +202,7 @@ impl Memory {
         Ok(tx.commit().await?)
     }
 
-    /// In a transaction: ends what is over, and what `owner` can undo in other conversations than the one
+    /// In a transaction, behind whose commit the keys are swept: ends what is over, and what `owner` can undo in other conversations than the one
     /// with this row number (`here`). Returns whether that was anything, in which case a scrub is wanted.
     pub(super) async fn end_in(
         &self,
@@ -217,17 +219,12 @@ impl Memory {
             .bind(conversation);
         let ended = tx.all(ended).await?;
         for row in &ended {
-            self.end_one(tx, uuid_of(row, "id")?).await?;
+            end_one(tx, uuid_of(row, "id")?).await?;
         }
         if !ended.is_empty() {
             self.want_scrub(tx, now).await?;
         }
         Ok(!ended.is_empty())
-    }
-
-    async fn end_one(&self, tx: &mut Tx<'_>, id: Uuid) -> Result<u64> {
-        shred(&key_path(self.store.path(), id));
-        Ok(tx.execute(sqlx::query(END).bind(id.as_bytes().as_slice())).await?)
     }
 
     /// In the transaction that forgets, before it does: the rows and names that will be gone.
@@ -255,7 +252,7 @@ impl Memory {
     }
 
     /// In the transaction that forgot: seals what was kept. Without it the forgetting is as good, so a key
-    /// that cannot be written only means that it cannot be undone.
+    /// that cannot be written only means that it cannot be undone. Returns whether it can.
     pub(super) async fn seal_in(
         &self,
         tx: &mut Tx<'_>,
@@ -263,13 +260,13 @@ impl Memory {
         conversation: i64,
         kept: &Kept,
         now: &Stamp,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let id = Uuid::now_v7();
         let sealed = match seal(&key_path(self.store.path(), id), kept) {
             Ok(sealed) => sealed,
             Err(e) => {
                 log::warn!("what was forgotten cannot be brought back: {e}");
-                return Ok(());
+                return Ok(false);
             }
         };
         let keep = sqlx::query(KEEP)
@@ -280,7 +277,7 @@ impl Memory {
             .bind(self.here()?.boot)
             .bind(sealed);
         tx.execute(keep).await?;
-        Ok(())
+        Ok(true)
     }
 
     /// In a transaction: writes what was forgotten again, with its new ids. Returns how many messages.
@@ -295,8 +292,8 @@ impl Memory {
         undo: &Undoable,
         now: &Stamp,
     ) -> Result<usize> {
-        if self.end_one(tx, undo.id).await? == 0 {
-            return Err(MemoryError::not_found("forgetting to undo", ""));
+        if end_one(tx, undo.id).await? == 0 {
+            return Err(MemoryError::not_found("forgetting", "that can be undone"));
         }
         let mut back = 0;
         let mut touched = std::collections::BTreeMap::<i64, (i64, i64)>::new();
@@ -347,6 +344,11 @@ impl Memory {
         self.want_scrub(tx, now).await?;
         Ok(back)
     }
+}
+
+/// The key stays until the commit: a turn that cannot be stored leaves what can be undone as it was.
+async fn end_one(tx: &mut Tx<'_>, id: Uuid) -> Result<u64> {
+    Ok(tx.execute(sqlx::query(END).bind(id.as_bytes().as_slice())).await?)
 }
 
 async fn conversation_in(tx: &mut Tx<'_>, owner: i64, id: Uuid) -> Result<Option<i64>> {
@@ -418,13 +420,17 @@ fn seal(path: &Path, kept: &Kept) -> io::Result<Vec<u8>> {
         .encrypt(&XNonce::default(), plain.as_slice())
         .map_err(|_| io::Error::other("sealing failed"))?;
     let mut file = durable::create_file(path)?;
-    file.write_all(key.as_slice())?;
+    file.write_all(key.as_slice()).inspect_err(|_| shred(path))?;
     Ok(sealed)
 }
 
-fn read_key(path: &Path) -> Option<Zeroizing<[u8; KEY_BYTES]>> {
-    let bytes = Zeroizing::new(fs::read(path).ok()?);
-    bytes.as_slice().try_into().ok().map(Zeroizing::new)
+/// The key in a file; `None` where it is gone or was not written as a whole.
+fn read_key(path: &Path) -> io::Result<Option<Zeroizing<[u8; KEY_BYTES]>>> {
+    let bytes = match fs::read(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => Zeroizing::new(read?),
+    };
+    Ok(bytes.as_slice().try_into().ok().map(Zeroizing::new))
 }
 
 fn open(key: &[u8; KEY_BYTES], sealed: &[u8]) -> Option<Kept> {
@@ -433,11 +439,12 @@ fn open(key: &[u8; KEY_BYTES], sealed: &[u8]) -> Option<Kept> {
     serde_json::from_slice(&plain).ok()
 }
 
-/// Overwrites and removes a key file.
+/// Overwrites and removes a key file. No byte is added to it, for which a full disk would have no room.
 fn shred(path: &Path) {
     let shredded = || -> io::Result<()> {
         let mut file = fs::OpenOptions::new().write(true).open(path)?;
-        file.write_all(&[0; KEY_BYTES])?;
+        let bytes = file.metadata()?.len();
+        io::copy(&mut io::repeat(0).take(bytes), &mut file)?;
         file.sync_all()?;
         fs::remove_file(path)?;
         durable::sync_name(path)

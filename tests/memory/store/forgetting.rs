@@ -2,12 +2,14 @@
 //! for ten minutes.
 
 use std::fs;
+use std::io::Write as _;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::behind;
 use crate::support::mic::{self, Mic};
+use crate::support::mount::Mount;
 use crate::support::{Root, on_disk, wait_within};
 
 const TEN_MINUTES: &str = "UPDATE forgotten SET monotonic_ns = monotonic_ns - 601000000000 RETURNING hex(id)";
@@ -287,4 +289,65 @@ fn a_word_keeps_its_signs_when_it_is_forgotten_recalled_or_searched() {
 
 fn conversation(root: &Root) -> String {
     root.json(&["conversation", "list", "--user", "anna"])[0]["id"].as_str().unwrap().to_owned()
+}
+
+/// Takes every byte that is left where `file` lies.
+fn fill_up(file: &std::path::Path) {
+    let mut filler = fs::File::create(file).unwrap();
+    for block in [64 * 1024, 4_096, 1] {
+        while filler.write_all(&vec![0; block]).is_ok() {}
+    }
+}
+
+#[test]
+fn an_order_on_a_full_disk_is_answered_with_the_full_disk_and_changes_nothing() {
+    let root = Root::new();
+    let Some(disk) = Mount::disk(&data(&root), "size=4m") else { return };
+    root.ok(&["user", "add", "anna"]);
+    say(&root, "remember that the qwbike key is in the drawer");
+    say(&root, "remember that the qwcar key is under the pot");
+    say(&root, "forget the qwbike");
+    let filler = data(&root).join("filler");
+    fill_up(&filler);
+    for order in [
+        "forget the qwcar",
+        "forget the qwboat",
+        "forget that",
+        "undo that",
+        "remember that the qwboat is blue",
+    ] {
+        let asked = root.run(&["ask", "--user", "anna", order]);
+        let told = String::from_utf8(asked.stdout).unwrap();
+        assert_eq!(asked.status.code(), Some(75), "{order}: {told}");
+        assert!(told.starts_with("(not stored) I could not do that: the disk is full"), "{order}: {told}");
+    }
+    assert_eq!(keys(&root), 1, "the key of the forgetting before, and no other");
+    fs::remove_file(filler).unwrap();
+    assert!(
+        say(&root, "undo that").starts_with("I remember it again: that the qwbike key is in the drawer.")
+    );
+    assert!(
+        say(&root, "forget the qwcar").starts_with("I have forgotten that the qwcar key is under the pot.")
+    );
+    drop(disk);
+}
+
+#[test]
+fn what_cannot_be_brought_back_is_not_said_to_be() {
+    let root = Root::new();
+    let Some(disk) = Mount::disk(&data(&root), "size=16m,nr_inodes=64") else { return };
+    root.ok(&["user", "add", "anna"]);
+    say(&root, "remember that the qwbike key is in the drawer");
+    let filler = |n: usize| data(&root).join(format!("filler-{n}"));
+    let fillers = (0..).take_while(|n| fs::File::create(filler(*n)).is_ok()).count();
+    // As many files as a turn needs, and none for the key of a forgetting.
+    let turn = (0..fillers).position(|n| {
+        fs::remove_file(filler(n)).unwrap();
+        root.run(&["ask", "--user", "anna", "hello"]).status.success()
+    });
+    assert!(turn.is_some(), "no turn was stored");
+    let told = say(&root, "forget the qwbike");
+    assert_eq!(told, "I have forgotten that the qwbike key is in the drawer. It cannot be brought back.");
+    assert_eq!(keys(&root), 0);
+    drop(disk);
 }

@@ -99,12 +99,13 @@ fn forgotten(what: &[&Thing], about: &str, forget: Vec<MessageId>) -> Reply {
             format!("I have forgotten {}.", count(all.len())),
         ),
     };
-    let undo = format!(" For {UNDO_MINUTES} minutes, while we go on talking, undo that brings it back.");
+    let undo = format!("For {UNDO_MINUTES} minutes, while we go on talking, undo that brings it back.");
     Reply {
         forget,
         store_as: Some("forget everything about …".into()),
         answer_as: Some(stored),
-        ..ask(text + &undo)
+        if_undoable: Some(undo),
+        ..ask(text)
     }
 }
 

@@ -62,14 +62,14 @@ impl Builtin {
             Intent::RecallAll => tell_notes(context).await?,
             Intent::TalkedAbout => tell_talk(context).await?,
             Intent::WhoAmI => ask(format!("You are {}.", context.user.name)),
-            Intent::ForgetThat => forget::last(context).await?,
-            Intent::ForgetAbout(topic) => forget::about(context, &topic, false).await?,
-            Intent::ForgetAllAbout(topic) => forget::about(context, &topic, true).await?,
+            Intent::ForgetThat => order(forget::last(context).await?),
+            Intent::ForgetAbout(topic) => order(forget::about(context, &topic, false).await?),
+            Intent::ForgetAllAbout(topic) => order(forget::about(context, &topic, true).await?),
             Intent::ForgetConversation => ask(
                 "I do not forget a whole conversation when I am told to: say what it is about, or delete it with \
                  the command jarvisd conversation delete.",
             ),
-            Intent::Undo => forget::undo(context).await?,
+            Intent::Undo => order(forget::undo(context).await?),
             Intent::ForgetEverything => {
                 ask("That would delete everything you ever told me, so a voice is not enough. \
                  Whoever looks after me can do it for you.")
@@ -121,9 +121,16 @@ fn ask(text: impl Into<String>) -> Reply {
         new_conversation: false,
         store_as: None,
         answer_as: None,
+        if_undoable: None,
+        order: false,
         bring_back: None,
         which: Vec::new(),
     }
+}
+
+/// A reply to words that order the memory to change.
+fn order(reply: Reply) -> Reply {
+    Reply { order: true, ..reply }
 }
 
 /// A reply to words that are to be remembered.

@@ -147,12 +147,7 @@ impl TurnMachine {
                 format!("what is said cannot be stored ({why}); free some space or check the disk");
             self.acts.push(Act::Health("store", Condition::degraded(sentence)));
         }
-        let text = match error {
-            DialogueError::NotStored { reply, acts: false, .. } => {
-                format!("I cannot store anything at the moment, so this will be forgotten. {reply}")
-            }
-            _ => "I could not do that: nothing can be stored at the moment.".to_owned(),
-        };
+        let text = error.answer();
         let moment = turn.moment();
         self.emit(moment, What::reply(whose, &text));
         self.emit(moment, What::Error { stage: Stage::Memory.name().to_owned(), message: why });
