@@ -146,6 +146,40 @@ fn a_time_zone_is_written_as_its_file_is_called() {
 }
 
 #[test]
+fn a_time_zone_is_followed_in_each_form_that_is_accepted_and_no_other_is_taken_for_utc() {
+    let mut root = Root::new();
+    root.ok(&["user", "add", "anna"]);
+    root.ok(&["ask", "--user", "anna", "hello"]);
+    let mut shown = |zone: &str| {
+        root.env("TZ", zone);
+        root.ok(&["check-config"]);
+        root.ok(&["conversation", "list", "--user", "anna"])
+    };
+    let (here, utc) = (shown("Asia/Tokyo"), shown("UTC"));
+    assert_ne!(here, utc);
+    for zone in [":Asia/Tokyo", "/usr/share/zoneinfo/Asia/Tokyo", ":/usr/share/zoneinfo/Asia/Tokyo", "JST-9"]
+    {
+        assert_eq!(shown(zone), here, "{zone}");
+    }
+    for zone in ["", ":", "UTC0"] {
+        assert_eq!(shown(zone), utc, "{zone}");
+    }
+    for (zone, word) in [
+        ("right/Asia/Tokyo", "leap seconds"),
+        (":right/Asia/Tokyo", "leap seconds"),
+        ("/usr/share/zoneinfo/right/Asia/Tokyo", "leap seconds"),
+        (":JST-9", "write JST-9"),
+        (":CET-1CEST,M3.5.0,M10.5.0/3", "write CET-1CEST,M3.5.0,M10.5.0/3"),
+        (":posix/Asia/Tokyo", "write Asia/Tokyo"),
+        ("Asia/../Asia/Tokyo", "no time zone"),
+    ] {
+        root.env("TZ", zone);
+        let said = fails(&root, 78, &["check-config"]);
+        assert!(said.contains("TZ") && said.contains(word), "{zone}: {said}");
+    }
+}
+
+#[test]
 fn a_secret_in_the_place_of_a_path_is_shown_nowhere() {
     let mut root = Root::new();
     root.env("ALSA_CONFIG_PATH", "/dev/null");

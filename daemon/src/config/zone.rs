@@ -18,7 +18,14 @@ pub(super) fn fault(env: &[(OsString, OsString)]) -> Option<Fault> {
     match set {
         Some(zone) => (!exists(&zone)).then(|| {
             let zone = quote(&zone);
-            let sentence = if let Some(written) = written(&zone) {
+            let sentence = if counts_leap_seconds(Path::new(name_of(&zone))) {
+                format!(
+                    "\"{zone}\" counts leap seconds, which the clock of the system does not; write the zone as \
+                     Europe/Berlin, without right/"
+                )
+            } else if zone.starts_with(':') && TimeZone::posix(name_of(&zone)).is_ok() {
+                format!("\"{zone}\" is a rule behind a colon, which not every program reads; write {}", name_of(&zone))
+            } else if let Some(written) = written(&zone) {
                 format!("\"{zone}\" is not how every program here calls that time zone; write {written}")
             } else if lacks_its_rule(&zone) {
                 format!(
@@ -35,24 +42,37 @@ pub(super) fn fault(env: &[(OsString, OsString)]) -> Option<Fault> {
         None => {
             let local = Path::new(LOCAL);
             let sound = || std::fs::read(local).is_ok_and(|bytes| is_zone(&bytes));
-            let broken = local.symlink_metadata().is_ok() && !sound();
-            broken.then(|| {
+            let right = || local.canonicalize().is_ok_and(|file| counts_leap_seconds(&file));
+            let wrong = local.symlink_metadata().is_ok() && (!sound() || right());
+            wrong.then(|| {
                 let place: Arc<Path> = local.into();
-                let sentence = "is no time zone; set one with timedatectl set-timezone, or install tzdata";
+                let sentence = "is no time zone without leap seconds; set one with timedatectl set-timezone, or \
+                                install tzdata";
                 Fault::new(Origin::file(&place, 0), None, sentence)
             })
         }
     }
 }
 
+/// `zone` without the colon that may stand before a name or a path.
+fn name_of(zone: &str) -> &str {
+    zone.strip_prefix(':').unwrap_or(zone)
+}
+
+/// Whether a zone lies in the folder of those that count leap seconds. Read without them, their times are wrong
+/// by more than half a minute.
+fn counts_leap_seconds(zone: &Path) -> bool {
+    zone.components().any(|part| part.as_os_str() == "right")
+}
+
 /// The ways in which `TZ` names a zone: nothing for UTC, a name or a path behind an optional colon, a POSIX
-/// rule.
+/// rule without one. A rule behind a colon is UTC to some programs.
 fn exists(zone: &str) -> bool {
-    let name = zone.strip_prefix(':').unwrap_or(zone);
-    if written(zone).is_some() {
+    let name = name_of(zone);
+    if written(zone).is_some() || counts_leap_seconds(Path::new(name)) {
         return false;
     }
-    if name.is_empty() || TimeZone::get(name).is_ok() || TimeZone::posix(name).is_ok() {
+    if name.is_empty() || TimeZone::get(name).is_ok() || TimeZone::posix(zone).is_ok() {
         return true;
     }
     name.starts_with('/') && std::fs::read(name).is_ok_and(|bytes| is_zone(&bytes))
@@ -61,7 +81,7 @@ fn exists(zone: &str) -> bool {
 /// The zone as its file is called, where `zone` writes it in another case or below `posix/`: some program would
 /// not find it and take UTC.
 fn written(zone: &str) -> Option<String> {
-    let name = zone.strip_prefix(':').unwrap_or(zone);
+    let name = name_of(zone);
     let below = name.strip_prefix("posix/").unwrap_or(name);
     let found = TimeZone::get(below).ok()?;
     let written = found.iana_name()?;
@@ -94,7 +114,16 @@ mod tests {
         ] {
             assert!(exists(zone), "{zone}");
         }
-        for zone in ["Europe/Atlantis", "Berlin", "/etc/passwd", "/no/such", "Mars"] {
+        for zone in [
+            "Europe/Atlantis",
+            "Berlin",
+            "/etc/passwd",
+            "/no/such",
+            "Mars",
+            "right/Europe/Berlin",
+            ":/usr/share/zoneinfo/right/Europe/Berlin",
+            ":CET-1CEST,M3.5.0,M10.5.0/3",
+        ] {
             assert!(!exists(zone) && !lacks_its_rule(zone), "{zone}");
         }
         for zone in ["europe/berlin", ":EUROPE/Berlin", "posix/Europe/Berlin"] {
