@@ -33,6 +33,25 @@ pub fn without_mark(text: &str) -> &str {
     text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
+/// The password in the text of a file: its first line.
+///
+/// # Errors
+/// What is wrong with it, completing "the file …".
+pub fn password(text: &str) -> Result<&str, &'static str> {
+    match first_line(text) {
+        "" => Err("has no password on its first line"),
+        line if has_control(line) => Err(
+            "holds a control character on its first line, so it is not a password; write it as plain text",
+        ),
+        line => Ok(line),
+    }
+}
+
+/// Whether `text` holds a character that no keyboard types into a password. A tab is one that it does.
+pub fn has_control(text: &str) -> bool {
+    text.contains(|c: char| c.is_control() && c != '\t')
+}
+
 /// The secret in the text of a file: its first line, without the line break. Blanks belong to it.
 pub fn first_line(text: &str) -> &str {
     without_mark(text).lines().next().unwrap_or_default()

@@ -180,6 +180,36 @@ fn a_time_zone_is_followed_in_each_form_that_is_accepted_and_no_other_is_taken_f
 }
 
 #[test]
+fn a_password_file_with_a_control_character_is_refused_in_one_sentence() {
+    for bytes in ["\0", "\u{1}", "\u{7f}", "\r"] {
+        let mut root = Root::new();
+        root.env("JARVIS__STT__ENGINE", "off");
+        let file = root.path().join("password");
+        std::fs::write(&file, format!("sec{bytes}ret\n")).unwrap();
+        let configs = [
+            "[mqtt]\nurl = \"mqtt://127.0.0.1:1\"\nusername = \"jarvis\"\npassword_file = ",
+            "[store]\npostgres_url = \"postgres://jarvis@127.0.0.1:1/jarvis\"\npostgres_password_file = ",
+        ];
+        for (config, key) in configs.iter().zip(["mqtt.password_file", "store.postgres_password_file"]) {
+            root.write_config(&format!("{config}{file:?}\n"));
+            let said = fails(&root, 78, &["check-config"]);
+            let faults: Vec<&str> = said.lines().filter(|line| line.contains(key)).collect();
+            assert!(faults.len() == 1 && faults[0].contains("control character"), "{bytes:?}: {said}");
+        }
+        let said = stderr(&root.run(&["queue", "drain"]));
+        assert!(said.contains("control character") && !said.contains("ret"), "{bytes:?}: {said}");
+    }
+    let mut root = Root::with_config("[store]\npostgres_url = \"postgres://jarvis@127.0.0.1:1/jarvis\"\n");
+    root.env("PGPASSWORD", "sec\u{1}ret");
+    let output = root.run(&["queue", "drain"]);
+    let said = stderr(&output);
+    assert!(!output.status.success() && said.contains("PGPASSWORD holds a control character"), "{said}");
+    let root = Root::with_config("[store]\npostgres_url = \"postgres://jarvis:a%00b@127.0.0.1:1/jarvis\"\n");
+    let said = fails(&root, 78, &["queue", "drain"]);
+    assert!(said.contains("store.postgres_url") && said.contains("control character"), "{said}");
+}
+
+#[test]
 fn a_secret_in_the_place_of_a_path_is_shown_nowhere() {
     let mut root = Root::new();
     root.env("ALSA_CONFIG_PATH", "/dev/null");

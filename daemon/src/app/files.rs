@@ -20,7 +20,7 @@ use crate::detect::wake::WakeWord;
 use crate::dialogue::speech::Speech;
 use crate::error::chain;
 use crate::inference::{ModelEntry, ModelStore, Role};
-use crate::plain::{first_line, without_mark};
+use crate::plain::{self, first_line, without_mark};
 use crate::stt::{Engine, VoskModelDir};
 
 impl Settings {
@@ -186,11 +186,7 @@ fn read_plain(path: &Path, most: u64, is_not: &str) -> Result<Zeroizing<Vec<u8>>
 fn check_secret(path: &Path) -> Result<(), String> {
     let bytes = read_plain(path, 4096, "a password")?;
     let text = std::str::from_utf8(&bytes).map_err(|_| "is not UTF-8 text".to_owned())?;
-    match first_line(text) {
-        "" => Err("has no password on its first line".to_owned()),
-        line if line.contains('\0') => Err("holds a NUL, so it is not a password".to_owned()),
-        _ => Ok(()),
-    }
+    plain::password(text).map(drop).map_err(str::to_owned)
 }
 
 /// What is odd about a password, which may be meant.

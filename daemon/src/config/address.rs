@@ -35,6 +35,9 @@ impl Address {
         if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
             return Err(wrong("the address holds spaces or control characters"));
         }
+        if crate::plain::has_control(&decoded(text)) {
+            return Err(wrong("the address holds a control character behind a \"%\""));
+        }
         let word = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "+-._".contains(c));
         let (scheme, rest) = text
             .split_once("://")

@@ -131,8 +131,8 @@ pub enum MqttError {
     PasswordWithoutUser,
     #[error("cannot read the {what} {path}")]
     File { what: &'static str, path: FilePath, source: std::io::Error },
-    #[error("the {what} {path} is empty")]
-    Empty { what: &'static str, path: FilePath },
+    #[error("the {what} {path} {why}")]
+    Password { what: &'static str, path: FilePath, why: &'static str },
     #[error("no certificate of an authority is usable in {from}; set a file in PEM format as ca_file")]
     NoAuthority { from: String },
     #[error("cannot set up TLS")]

@@ -150,7 +150,6 @@ pub(super) fn refusal_sentence(code: ConnectReturnCode, broker: &BrokerUrl) -> S
 pub(super) fn password(settings: &MqttSettings) -> Result<Option<Zeroizing<String>>, MqttError> {
     use std::io::Read;
 
-    use crate::plain::first_line;
     const WHAT: &str = "password file of the broker (mqtt.password_file)";
     if settings.mqtt.username.is_none() && settings.mqtt.password_file.is_some() {
         return Err(MqttError::PasswordWithoutUser);
@@ -160,9 +159,9 @@ pub(super) fn password(settings: &MqttSettings) -> Result<Option<Zeroizing<Strin
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_PASSWORD_BYTES).read_to_string(&mut text))
         .map_err(|source| MqttError::File { what: WHAT, path: path.clone(), source })?;
-    match first_line(&text) {
-        line if !line.is_empty() => Ok(Some(Zeroizing::new(line.to_owned()))),
-        _ => Err(MqttError::Empty { what: WHAT, path: path.clone() }),
+    match crate::plain::password(&text) {
+        Ok(password) => Ok(Some(Zeroizing::new(password.to_owned()))),
+        Err(why) => Err(MqttError::Password { what: WHAT, path: path.clone(), why }),
     }
 }
 

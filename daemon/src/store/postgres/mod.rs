@@ -163,7 +163,10 @@ impl PgSettings {
         if let Some(path) = &self.password_file {
             return read_password(path).map(Some);
         }
-        Ok(self.address.password().or_else(|| env("PGPASSWORD").map(Zeroizing::new)))
+        match self.address.password() {
+            Some(password) => Ok(Some(password)),
+            None => env("PGPASSWORD").map(checked).transpose(),
+        }
     }
 
     /// As [`Self::options`]: the files are on a disk that may be slow.
@@ -185,6 +188,8 @@ impl PgSettings {
             .log_slow_statements(log::LevelFilter::Off, Duration::MAX);
         if let Some(path) = &self.password_file {
             options = options.password(read_password(path)?.as_str());
+        } else {
+            self.password()?;
         }
         // Foreign code repeats the paths that it gets.
         let given = |key: &str, path: &Option<FilePath>| {
@@ -233,11 +238,25 @@ fn env(name: &str) -> Option<String> {
 /// The first line of the file.
 fn read_password(path: &FilePath) -> Result<Zeroizing<String>, PgError> {
     let unreadable = |e: std::io::Error| {
-        let step = "the password file of Postgres (store.postgres_password_file) cannot be read";
+        let step = "reading the password file of Postgres (store.postgres_password_file)";
         PgError::settings(step, Some(format!("{path}: {e}")))
     };
     let text = Zeroizing::new(std::fs::read_to_string(path).map_err(unreadable)?);
-    Ok(Zeroizing::new(crate::plain::first_line(&text).to_owned()))
+    let password = crate::plain::password(&text).map_err(|why| {
+        let step = "reading the password file of Postgres (store.postgres_password_file)";
+        PgError::settings(step, Some(format!("{path} {why}")))
+    })?;
+    Ok(Zeroizing::new(password.to_owned()))
+}
+
+/// A password of the environment; addresses are checked with the configuration.
+fn checked(password: String) -> Result<Zeroizing<String>, PgError> {
+    let password = Zeroizing::new(password);
+    if crate::plain::has_control(&password) {
+        let step = "the password in PGPASSWORD holds a control character; remove it";
+        return Err(PgError::settings(step, None));
+    }
+    Ok(password)
 }
 
 /// A connection with its session set and its schema at our version.
