@@ -195,7 +195,7 @@ fn sound_faults(verdict: Option<SoundFault>, sound: &[f32], rate_hz: u32) -> Vec
         let fix = "the device hears in spite of the hum, but not from afar: keep the cable away from the mains, or use \
                    another power supply or a shielded cable";
         faults.push((
-            format!("hum of the mains at {} Hz, {:.0} dB", hum.mains_hz, hum.level_db),
+            format!("hum of the mains at {} Hz, {} dB", hum.mains_hz, crate::plain::figure(hum.level_db, 0)),
             fix.to_owned(),
         ));
     }

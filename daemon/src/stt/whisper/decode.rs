@@ -27,10 +27,10 @@ impl Hypothesis {
     /// Figures for the log. Never the words: the speaker may not be verified.
     pub fn log(&self, context: &str) {
         log::debug!(
-            "{context} context: {} characters, log-probability {:.2}, no speech {:.2}, looped {}",
+            "{context} context: {} characters, log-probability {}, no speech {}, looped {}",
             self.text.chars().count(),
-            self.log_probability,
-            self.no_speech,
+            crate::plain::figure(self.log_probability, 2),
+            crate::plain::figure(self.no_speech, 2),
             self.looped
         );
     }
