@@ -192,7 +192,8 @@ fn the_programs_of_postgres_check_the_certificate_as_the_daemon_does() {
     let root = kitchen(&server);
     let with = |ca: PathBuf| {
         root.write_config(&format!(
-            "[device]\nid = \"kitchen\"\n[store]\npostgres_url = {:?}\npostgres_password_file = {:?}\npostgres_ca_file = {ca:?}\n",
+            "[device]\nid = \"kitchen\"\n[store]\npostgres_url = {:?}\npostgres_password_file = {:?}\n\
+             postgres_ca_file = {ca:?}\n",
             server.url(),
             server.password_file()
         ));
@@ -272,8 +273,7 @@ const SCHEMA_OF_BEFORE: &str = "ALTER TABLE jarvis.devices DROP COLUMN memory, D
     DELETE FROM jarvis.schema_version WHERE version = 4";
 
 #[test]
-fn before_the_schema_of_the_house_changes_a_backup_of_it_is_made_and_without_a_place_for_it_it_changes_all_the_same()
- {
+fn before_the_schema_of_the_house_changes_a_backup_is_made_and_without_a_place_it_changes_all_the_same() {
     let server = server();
     let root = kitchen(&server);
     let version = || server.value("SELECT max(version) FROM jarvis.schema_version");

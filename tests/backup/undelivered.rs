@@ -2,9 +2,13 @@
 //! or the command says that they do not.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use serde_json::Value;
 
 use super::postgres::{device, server};
 use super::{Root, backup, backups, holds, refused, remember};
+use crate::support::Broker;
 use crate::support::postgres::{Postgres, Stop};
 
 /// A kitchen whose last words Postgres does not have, and a new card beside it that has nothing but its
@@ -115,7 +119,8 @@ fn lost_memory() -> House {
     let house = House::new("kitchen");
     let key = house.card.path().join("var/lib/jarvis/voiceprint.key");
     fs::create_dir_all(key.parent().unwrap()).unwrap();
-    fs::write(key, [7; 32]).unwrap();
+    fs::write(&key, [7; 32]).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     house
 }
 
@@ -167,4 +172,59 @@ fn a_memory_that_vanished_is_told_where_postgres_is_away_as_well() {
     let mut house = lost_memory();
     house.server.stop(Stop::Kill);
     says_what_is_missing(&house, false);
+}
+
+#[test]
+fn the_health_says_which_words_are_only_in_a_backup_until_they_are_back_or_given_up() {
+    let broker = Broker::start();
+    for give_up in [false, true] {
+        let house = lost_memory();
+        house.card.write_config(&format!(
+            "[device]\nid = \"kitchen\"\n[store]\npostgres_url = {:?}\npostgres_password_file = {:?}\n\
+             [mqtt]\nurl = {:?}\n",
+            house.server.url(),
+            house.server.password_file(),
+            broker.url()
+        ));
+        let mut daemon = house.card.daemon();
+        let told = |line: &str| -> Value {
+            let health = line.strip_prefix("jarvis/kitchen/health ").unwrap();
+            serde_json::from_str::<Value>(health).unwrap()["components"]["memory"].clone()
+        };
+        let wanted = format!("jarvisd backup restore {} --undelivered", house.backup);
+        let mut health = broker.subscribe("jarvis/kitchen/health");
+        let line = health.wait_for("the missing words", |l| told(l)["condition"] == "failed");
+        assert!(line.contains("2 messages") && line.contains(&wanted), "{line}");
+        // It is retained: whoever comes later sees it as well.
+        let mut later = broker.subscribe("jarvis/kitchen/health");
+        later.wait_for("the retained health", |l| told(l)["condition"] == "failed");
+        assert!(database_finding(&house.card).starts_with("FAIL"));
+        if give_up {
+            house.card.ok(&["store", "accept-empty"]);
+        } else {
+            house.card.ok(&["backup", "restore", &house.backup, "--undelivered"]);
+        }
+        health.wait_for("the end of it", |l| told(l)["condition"] == "ok");
+        let line = database_finding(&house.card);
+        assert!(!line.starts_with("FAIL") && !line.contains("messages that Postgres"), "{line}");
+        assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+    }
+}
+
+#[test]
+fn a_message_whose_id_somebody_else_has_here_stays_in_the_backup_and_is_told() {
+    let house = House::new("attic");
+    house.card.ok(&["backup", "restore", &house.backup, "--undelivered"]);
+    house.card.ok(&["user", "add", "bob"]);
+    let database = house.card.path().join("var/lib/jarvis/jarvis.db");
+    let to_bob = "UPDATE conversations SET owner = (SELECT rid FROM users WHERE name = 'bob');
+        UPDATE messages SET owner = (SELECT rid FROM users WHERE name = 'bob');";
+    let moved = std::process::Command::new("sqlite3").arg(&database).arg(to_bob).status();
+    assert!(moved.unwrap().success());
+    let told = refused(&house.card, &["backup", "restore", &house.backup, "--undelivered"], 1);
+    assert!(told.contains("2 messages") && told.contains("another conversation or person"), "{told}");
+    assert!(told.contains(&house.backup), "{told}");
+    assert!(!holds(&house.card, "anna", "lemon"));
+    house.card.ok(&["backup", "restore", &house.backup, "--user", "anna"]);
+    assert!(holds(&house.card, "anna", "lemon") && holds(&house.card, "bob", "lemon"));
 }

@@ -70,7 +70,8 @@ crate::store::sql::statements! {
     INDEX_AGAIN = "INSERT INTO messages_fts (messages_fts) VALUES ('rebuild')";
     // What waits, and the rows that it names. Answers keep what they were made from.
     KEEP_MESSAGES = concat!("DELETE FROM messages WHERE id NOT IN (", named!(), ") AND rid NOT IN (
-        SELECT s.source FROM message_sources s JOIN messages m ON m.rid = s.message WHERE m.id IN (", named!(), "))");
+        SELECT s.source FROM message_sources s JOIN messages m ON m.rid = s.message
+        WHERE m.id IN (", named!(), "))");
     KEEP_CONVERSATIONS = concat!("DELETE FROM conversations WHERE id NOT IN (", named!(), ")
         AND rid NOT IN (SELECT conversation FROM messages)");
     COUNT_MESSAGES = "UPDATE conversations SET summary = '', summary_seq = 0,
@@ -87,9 +88,15 @@ crate::store::sql::statements! {
     UNDELIVERED = concat!("SELECT count(*) FILTER (WHERE ?1 OR id IN (", named!(), ")) AS messages,
             count(*) FILTER (WHERE id IN (SELECT entity_id FROM dead_letter)) AS refused
         FROM messages");
-    /// The ids of those that [`UNDELIVERED`] counts, in hexadecimal.
-    UNDELIVERED_IDS = concat!("SELECT coalesce(json_group_array(hex(id)), '[]') FROM messages WHERE ?1 OR id IN (", named!(), ")");
-    AMONG = "SELECT count(*) FROM messages WHERE id IN (SELECT unhex(value) FROM json_each(?1))";
+    /// Those that [`UNDELIVERED`] counts: the ids of message, conversation and person, in hexadecimal.
+    UNDELIVERED_IDS = concat!("SELECT coalesce(json_group_array(
+            json_array(hex(m.id), hex(c.id), hex(u.id))), '[]')
+        FROM messages m JOIN conversations c ON c.rid = m.conversation JOIN users u ON u.rid = m.owner
+        WHERE ?1 OR m.id IN (", named!(), ")");
+    AMONG = "SELECT count(*) FROM json_each(?1) wanted
+        JOIN messages m ON m.id = unhex(wanted.value ->> 0)
+        JOIN conversations c ON c.rid = m.conversation AND c.id = unhex(wanted.value ->> 1)
+        JOIN users u ON u.rid = m.owner AND u.id = unhex(wanted.value ->> 2)";
     // What others wrote is read from the beginning.
     FORGET_READ = "DELETE FROM settings WHERE key = 'postgres_read'";
     TAKE_OVER = "INSERT INTO settings (key, value, updated_unix_ms) VALUES (?1, ?2, 0)
@@ -395,7 +402,8 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_statement_that_would_take_days_ends_when_everything_is_asked_to_stop() {
-        const DAYS: &str = "WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 1000000000000) SELECT sum(n) FROM c";
+        const DAYS: &str = "WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c
+            WHERE n < 1000000000000) SELECT sum(n) FROM c";
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.db");
         durable::create_file(&path).unwrap();

@@ -29,9 +29,9 @@ use crate::store::postgres::PgSettings;
 Examples:
   jarvisd backup restore latest --dry-run                         what would be done
   jarvisd backup restore latest --in-place                        the memory is what it was then
-  jarvisd backup restore --at 2026-11-20 --user Anna              her conversations of then beside those of now
+  jarvisd backup restore --at 2026-11-20 --user Anna              her conversations of then beside today's
   jarvisd backup restore latest --undelivered                     the words that Postgres did not have
-  jarvisd backup restore latest --to /tmp/look.db                 into a new file (with Postgres: a new database)")]
+  jarvisd backup restore latest --to /tmp/look.db                 into a new file (Postgres: a new database)")]
 pub struct Args {
     /// Name of the backup, from `backup list`, or "latest".
     #[arg(required_unless_present = "at", conflicts_with = "at")]
@@ -116,7 +116,8 @@ fn nothing_older_has_words(run: &Run<'_>, latest: &Manifest) -> Result<(), Failu
     Err(Failure::new(
         Exit::Usage,
         format!(
-            "the latest backup, {}, holds no message, and {} holds {}: say by its name which of them to restore",
+            "the latest backup, {}, holds no message, and {} holds {}: say by its name which of \
+             them to restore",
             latest.name,
             older.name,
             way_back::words(&older)
@@ -347,7 +348,7 @@ fn told(run: &Run<'_>, args: &Args, restored: &Restored) -> Result<(), Failure> 
     run.progress.end();
     if args.json {
         output::json(restored)?;
-        return complete(restored);
+        return complete(args, restored);
     }
     output::line(format!(
         "Restored {} to {}: {} messages, every row compared.",
@@ -357,7 +358,8 @@ fn told(run: &Run<'_>, args: &Args, restored: &Restored) -> Result<(), Failure> 
     ))?;
     if restored.brought_back > 0 {
         output::line(format!(
-            "{} messages that were not in Postgres are back on this device; `jarvisd queue drain` sends them.",
+            "{} messages that were not in Postgres are back on this device; `jarvisd queue drain` sends \
+             them.",
             restored.brought_back
         ))?;
     }
@@ -374,24 +376,29 @@ fn told(run: &Run<'_>, args: &Args, restored: &Restored) -> Result<(), Failure> 
              conversations."
         ))?;
     }
-    complete(restored)
+    complete(args, restored)
 }
 
 /// Messages that Postgres did not have must not stay in the backup unseen.
-fn complete(restored: &Restored) -> Result<(), Failure> {
+fn complete(args: &Args, restored: &Restored) -> Result<(), Failure> {
     let (Restored { backup, left_out, .. }, one) = (restored, restored.left_out == 1);
     if *left_out == 0 {
         return Ok(());
     }
     let (messages, are) = if one { ("message", "is") } else { ("messages", "are") };
-    Err(Failure::new(
-        Exit::Failed,
+    let choice = if args.to.is_none() {
         format!(
-            "{left_out} {messages} that Postgres did not have {are} not on this device: set store.postgres_url to the \
-             database that it shall use, and `jarvisd backup restore {backup} --undelivered` brings them back; \
-             `--user NAME` instead does so for one person"
-        ),
-    ))
+            "another conversation or person here has their ids; `jarvisd backup restore {backup} --user NAME` \
+             adds those of one person under new ids"
+        )
+    } else {
+        format!(
+            "set store.postgres_url to the database that it shall use, and `jarvisd backup restore {backup} \
+             --undelivered` brings them back; `--user NAME` instead does so for one person"
+        )
+    };
+    let fault = format!("{left_out} {messages} that Postgres did not have {are} not on this device");
+    Err(Failure::new(Exit::Failed, format!("{fault}: {choice}")))
 }
 
 /// A time as people write it.

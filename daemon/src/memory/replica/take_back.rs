@@ -5,8 +5,6 @@
 //! Postgres as it would have. The caller adds the people and conversations that a row needs
 //! ([`crate::store::outgoing::add_parents`]), because a new card may not have read them yet.
 
-use uuid::Uuid;
-
 use super::{
     ADD_SOURCE, Applied, begin_row, bury, bytes, dead, messages, put_conversation, put_user, put_voiceprint,
 };
@@ -18,7 +16,9 @@ use crate::store::queue::{Op, enqueue};
 use crate::store::rows::{MessageRow, Tombstone};
 
 crate::store::sql::statements! {
-    HERE = "SELECT 1 FROM messages WHERE id = ?1";
+    /// A message of the same id in another conversation, or of another person, is another message.
+    HERE = "SELECT 1 FROM messages m JOIN conversations c ON c.rid = m.conversation
+        JOIN users u ON u.rid = m.owner WHERE m.id = ?1 AND c.id = ?2 AND u.id = ?3";
     /// Where a message goes whose place another one has.
     BEHIND = "SELECT c.next_seq AS seq FROM conversations c JOIN messages m ON m.conversation = c.rid
         WHERE c.id = ?1 AND m.seq = ?2 AND m.id <> ?3";
@@ -74,7 +74,7 @@ impl Memory {
         for row in &batch.messages {
             if take(&mut tx, row, &stamp, &mut applied).await? {
                 taken.stored += 1;
-            } else if !is_here(&mut tx, &row.id).await? && !is_deleted(&mut tx, row).await? {
+            } else if !is_here(&mut tx, row).await? && !is_deleted(&mut tx, row).await? {
                 taken.left_out += 1;
             }
         }
@@ -87,7 +87,7 @@ impl Memory {
 }
 
 async fn take(tx: &mut Tx<'_>, row: &MessageRow, stamp: &Stamp, applied: &mut Applied) -> Result<bool> {
-    if is_here(tx, &row.id).await? {
+    if is_here(tx, row).await? {
         return Ok(false);
     }
     let mut row = row.clone();
@@ -96,15 +96,16 @@ async fn take(tx: &mut Tx<'_>, row: &MessageRow, stamp: &Stamp, applied: &mut Ap
         row.seq = get(&behind, "seq")?;
     }
     messages::put(tx, std::slice::from_ref(&row), stamp, applied).await?;
-    let stored = is_here(tx, &row.id).await?;
+    let stored = is_here(tx, &row).await?;
     if stored {
         enqueue(tx, Op::InsertMessage, row.id, Some(row.owner), stamp.wall_unix_ms).await?;
     }
     Ok(stored)
 }
 
-async fn is_here(tx: &mut Tx<'_>, id: &Uuid) -> Result<bool> {
-    Ok(tx.optional(sqlx::query(HERE).bind(bytes(id))).await?.is_some())
+async fn is_here(tx: &mut Tx<'_>, row: &MessageRow) -> Result<bool> {
+    let here = sqlx::query(HERE).bind(bytes(&row.id)).bind(bytes(&row.conversation)).bind(bytes(&row.owner));
+    Ok(tx.optional(here).await?.is_some())
 }
 
 async fn is_deleted(tx: &mut Tx<'_>, row: &MessageRow) -> Result<bool> {
