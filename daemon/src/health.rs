@@ -339,7 +339,8 @@ impl Health {
             }
             (_, Some(sentence)) => log::warn!(component = name, condition = kind; "{name}: {sentence}"),
             (_, None) if before > 0 => {
-                log::info!(component = name, condition = kind; "{name} works again after {} s", lasted.as_secs());
+                log::info!(component = name, condition = kind; "{name} works again after {} \
+                    s", lasted.as_secs());
             }
             (_, None) => log::debug!(component = name, condition = kind; "{name} works"),
         }

@@ -126,8 +126,8 @@ fn no_two_modules_use_each_other() {
 
 #[test]
 fn what_a_text_uses_is_found_however_it_is_written() {
-    let text = "use crate::audio::{Channel, Read};\nuse crate::{dsp, stt::Engine};\n// crate::mqtt::x\nfn f() { crate::text::tidy() }\n\
-                #[cfg(test)]\nmod tests {\n    use crate::cli::main;\n}\n";
+    let text = "use crate::audio::{Channel, Read};\nuse crate::{dsp, stt::Engine};\n// crate::mqtt::x\n\
+                fn f() { crate::text::tidy() }\n#[cfg(test)]\nmod tests {\n    use crate::cli::main;\n}\n";
     let used = used_by(text);
     assert_eq!(used.iter().map(String::as_str).collect::<Vec<_>>(), ["audio", "dsp", "stt", "text"]);
 }

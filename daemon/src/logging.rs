@@ -173,8 +173,8 @@ pub fn init() {
     }
     if !unread.is_empty() {
         log::warn!(
-            "{name} has parts that are neither a level nor target=level and are ignored: {}; levels are off, error, \
-             warn, info, debug, trace",
+            "{name} has parts that are neither a level nor target=level and are ignored: {}; levels are off, \
+             error, warn, info, debug, trace",
             unread.join(", ")
         );
     }

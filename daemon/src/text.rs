@@ -116,9 +116,9 @@ pub(crate) fn names_something(name: &str) -> bool {
     name.chars().any(|c| c.is_alphanumeric() || c.general_category() == GeneralCategory::OtherSymbol)
 }
 
-/// The form in which names are compared: composed form without forms of compatibility (NFKC: ﬁ is fi, Ｔ is T),
-/// folded case, single spaces. Joiners and selectors do not count: they change how letters and emoji are drawn,
-/// not which they are. Persian and Arabic codes of a letter are the same.
+/// The form in which names are compared: composed form without forms of compatibility (NFKC: ﬁ is fi, Ｔ is
+/// T), folded case, single spaces. Joiners and selectors do not count: they change how letters and emoji are
+/// drawn, not which they are. Persian and Arabic codes of a letter are the same.
 pub(crate) fn name_key(name: &str) -> String {
     let drawn = |c: char| c != NON_JOINER && c != JOINER && !SELECTORS.contains(&c);
     let same = |c: char| match c {

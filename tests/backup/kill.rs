@@ -170,7 +170,8 @@ fn without_room_nothing_is_begun_and_nothing_is_left() {
     }
     fs::create_dir_all(backups(&root)).unwrap();
     let script = "mount -t tmpfs -o size=$1 tmpfs \"$2\"; d=$2; shift 2
-        (until test -e \"$d\"/.partial-*/copy.db; do :; done; head -c 1G /dev/zero > \"$d/filler\") 2>/dev/null & filler=$!
+        (until test -e \"$d\"/.partial-*/copy.db; do :; done; head -c 1G /dev/zero > \"$d/filler\") \
+        2>/dev/null & filler=$!
         \"$@\"; code=$?; kill $filler; ls -A \"$d\"; exit $code";
     let dir = backups(&root);
     let inner = root.command(&["backup", "create"]);
@@ -199,7 +200,8 @@ fn a_restore_onto_a_full_disk_leaves_the_memory_as_it_was() {
     remember(&root, "anna", "this is later");
     let data = root.path().join("var/lib/jarvis");
     // The memory on a disk that has room for itself and little more.
-    let script = "cp -a \"$1\" \"$1.there\" && mount -t tmpfs -o size=$2 tmpfs \"$1\" && cp -a \"$1.there/.\" \"$1\" || exit 99
+    let script = "cp -a \"$1\" \"$1.there\" && mount -t tmpfs -o size=$2 tmpfs \"$1\" && cp \
+                  -a \"$1.there/.\" \"$1\" || exit 99
         d=$1; shift 2; program=$1; root=$2; shift 2
         \"$program\" --root \"$root\" \"$@\"; code=$?; ls -A \"$d\"
         \"$program\" --root \"$root\" conversation export --user anna | grep -c 'this is later'; exit $code";

@@ -54,8 +54,10 @@ fn much(root: &Root, conversations: usize) {
         json!({
             "id": format!("0190a000-{:04x}-7000-8000-{:012x}", c, m + 1), "seq": m + 1,
             "role": if m.is_multiple_of(2) { "user" } else { "assistant" }, "kind": "say",
-            "text": format!("message {m} of conversation {c}, about {} and {}", c * 7919 % 1000, m * 104_729 % 997),
-            "wall_unix_ms": 1_760_000_000_000_i64 + i64::try_from(c * 60_000 + m).unwrap(), "clock_synced": true,
+            "text": format!("message {m} of conversation {c}, about {} and \
+                             {}", c * 7919 % 1000, m * 104_729 % 997),
+            "wall_unix_ms": 1_760_000_000_000_i64 + i64::try_from(c * 60_000 + m).unwrap(),
+            "clock_synced": true,
         })
     };
     let all: Vec<Value> = (0..conversations)

@@ -97,7 +97,8 @@ fn home(section: &str, more: &str) -> Root {
 
 fn configure(root: &Root, more: &str) {
     root.write_config(&format!(
-        "[device]\nid = \"kitchen\"\n[backup]\nremote = \"store:house/kitchen\"\nrclone_config_file = {:?}\n{more}",
+        "[device]\nid = \"kitchen\"\n[backup]\nremote = \"store:house/kitchen\"\nrclone_config_file = {:?}\n\
+         {more}",
         root.path().join("rclone.conf")
     ));
 }

@@ -206,7 +206,8 @@ fn cut(name: &str, disk: Disk, events: &[Event], promise: &Promise<'_>) {
     });
     let count = |wanted: fn(&Event) -> bool| events.iter().filter(|event| wanted(event)).count();
     println!(
-        "{name}: {} records, {} syncs, {moments} moments of a cut, {distinct} different disks, {} tried in {:.1} s",
+        "{name}: {} records, {} syncs, {moments} moments of a cut, {distinct} different disks, {} tried in \
+         {:.1} s",
         events.len(),
         count(|e| matches!(e, Event::Sync { .. } | Event::DirSync { .. })),
         chosen.len(),

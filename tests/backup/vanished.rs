@@ -141,8 +141,8 @@ impl Open {
     fn new() -> Self {
         let broker = Broker::start();
         let mut root = Root::with_config(&format!(
-            "[device]\nid = \"kitchen\"\n[audio]\ndevice = \"room\"\nplayback_device = \"room\"\n[voice]\nenabled = false\n\
-             [mqtt]\nurl = {:?}\n",
+            "[device]\nid = \"kitchen\"\n[audio]\ndevice = \"room\"\nplayback_device = \"room\"\n[voice]\n\
+             enabled = false\n[mqtt]\nurl = {:?}\n",
             broker.url()
         ));
         let mic = Mic::plug_into(&mut root);

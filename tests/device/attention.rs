@@ -190,7 +190,8 @@ fn a_mute_ends_an_answer_that_is_spoken_also_behind_other_commands() {
     let answer = long.path().join("answer.wav");
     crate::support::sox(&[Voice::Rms.says(BARE).to_str().unwrap(), answer.to_str().unwrap(), "repeat", "9"]);
     let (root, mic) = household(&format!(
-        "[device]\nid = \"kitchen\"\n[mqtt]\nurl = \"{}\"\n[voice]\npin_valid_s = 60\nenrol_by_mqtt = true\n{}",
+        "[device]\nid = \"kitchen\"\n[mqtt]\nurl = \"{}\"\n[voice]\npin_valid_s = 60\nenrol_by_mqtt = true\n\
+         {}",
         broker.url(),
         answers_with(&answer)
     ));

@@ -59,7 +59,13 @@ fn files_that_are_no_recordings_are_refused_with_a_sentence() {
     let root = Root::new();
     refused(&root, "empty.wav", b"");
     refused(&root, "text.wav", b"this is not a recording at all, it is a sentence in a file");
-    refused(&root, "header-only.wav", b"RIFF\x24\x00\x00\x00WAVEfmt \x10\x00\x00\x00\x01\x00\x01\x00\x80\x3e\x00\x00\x00\x7d\x00\x00\x02\x00\x10\x00data\x00\x00\x00\x00");
+    refused(
+        &root,
+        "header-only.wav",
+        b"RIFF\x24\x00\x00\x00WAVEfmt \
+        \x10\x00\x00\x00\x01\x00\x01\x00\x80\x3e\x00\x00\x00\x7d\x00\x00\x02\x00\x10\x00\
+        data\x00\x00\x00\x00",
+    );
     let mp3 = [0xff, 0xfb, 0x90, 0x64].repeat(400);
     refused(&root, "song.mp3", &mp3);
     let good = fs::read(Voice::Rms.says("hello")).unwrap();

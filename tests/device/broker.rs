@@ -11,7 +11,8 @@ use serde_json::Value;
 
 fn household(url: &str) -> (Root, Mic) {
     let mut root = Root::with_config(&format!(
-        "[device]\nid = \"kitchen\"\n[audio]\ndevice = \"room\"\nplayback_device = \"room\"\n[mqtt]\nurl = \"{url}\"\n"
+        "[device]\nid = \"kitchen\"\n[audio]\ndevice = \"room\"\nplayback_device = \"room\"\n[mqtt]\n\
+         url = \"{url}\"\n"
     ));
     let mic = Mic::plug_into(&mut root);
     root.enrol("anna", Voice::Rms);

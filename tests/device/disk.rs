@@ -107,7 +107,8 @@ fn password_files_on_a_disk_that_hangs_hold_nobody_up() {
     root.write_config(&format!(
         "[audio]\ndevice = \"room\"\n[speech]\nenabled = false\n\
          [mqtt]\nurl = \"mqtt://127.0.0.1:1\"\nusername = \"jarvis\"\npassword_file = {broker:?}\n\
-         [store]\npostgres_url = \"postgres://jarvis@127.0.0.1:1/jarvis\"\npostgres_password_file = {postgres:?}\n"
+         [store]\npostgres_url = \"postgres://jarvis@127.0.0.1:1/jarvis\"\n\
+         postgres_password_file = {postgres:?}\n"
     ));
     let mut daemon = root.daemon();
     daemon.wait_event("ready");

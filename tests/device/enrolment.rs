@@ -192,8 +192,8 @@ fn whoever_is_interrupted_keeps_the_voice_from_before() {
 fn the_device_asks_for_them_only_where_somebody_wants_them_and_silence_leaves_them_out() {
     let broker = Broker::start();
     let mut root = Root::with_config(&format!(
-        "[device]\nid = \"kitchen\"\n[audio]\ndevice = \"room\"\nplayback_device = \"room\"\n[mqtt]\nurl = \"{}\"\n\
-         [voice]\nenrol_by_mqtt = true\n[speech]\nenabled = false\n",
+        "[device]\nid = \"kitchen\"\n[audio]\ndevice = \"room\"\nplayback_device = \"room\"\n[mqtt]\n\
+         url = \"{}\"\n[voice]\nenrol_by_mqtt = true\n[speech]\nenabled = false\n",
         broker.url()
     ));
     let mic = Mic::plug_into(&mut root);

@@ -84,8 +84,8 @@ fn health(line: &str) -> Option<Value> {
 }
 
 /// What takes some seconds to say.
-const LONG: &str = "hey jarvis, remember that the bicycle is in the cellar and the pump is in the attic and the \
-                    lamp is in the garden house behind the green door";
+const LONG: &str = "hey jarvis, remember that the bicycle is in the cellar and the pump is in the attic and \
+                    the lamp is in the garden house behind the green door";
 
 #[test]
 fn a_command_torn_by_a_microphone_that_stops_is_dropped_at_once_and_for_ever() {
@@ -415,7 +415,8 @@ fn told_of_the_microphone(manager: &Manager, window: Duration) -> String {
 fn a_microphone_without_sound(channels: i32, wanted: &str, samples: impl Fn(i32) -> i16) {
     let device = if channels == 1 { "room" } else { "pair" };
     let config = format!(
-        "[audio]\ndevice = \"{device}\"\n[speech]\nenabled = false\n[stt]\nengine = \"off\"\n[wake]\nmodel = \"none\"\n"
+        "[audio]\ndevice = \"{device}\"\n[speech]\nenabled = false\n[stt]\nengine = \"off\"\n[wake]\n\
+         model = \"none\"\n"
     );
     let mut root = Root::with_config(&config);
     root.env("JARVIS__STT__ENGINE", "off");

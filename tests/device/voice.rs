@@ -11,7 +11,8 @@ use serde_json::Value;
 /// Three more sentences, for a second enrolment of the same voice.
 const AGAIN: [&str; 3] = [
     "my voice is the key to this device and it will know me whenever i speak to it from across the room",
-    "the weather this morning was bright and cold so i walked along the river before going home for breakfast",
+    "the weather this morning was bright and cold so i walked along the river before going home for \
+     breakfast",
     "please remember the things that i tell you and answer nobody else when they ask you about them",
 ];
 
@@ -597,7 +598,8 @@ fn of_a_deleted_voice_no_byte_is_left_in_the_database_its_log_the_queue_or_a_lat
     let db = root.path().join("var/lib/jarvis/jarvis.db");
     let secret = |user: &str, column: &str| -> Vec<u8> {
         let sql = format!(
-            "SELECT hex({column}) FROM voiceprints WHERE owner = (SELECT rid FROM users WHERE name = '{user}')"
+            "SELECT hex({column}) FROM voiceprints WHERE owner = (SELECT rid FROM users
+                WHERE name = '{user}')"
         );
         let digits = sqlite(&db, &sql);
         digits

@@ -236,7 +236,8 @@ fn every_acknowledged_turn_is_in_postgres_once_and_in_order_whatever_was_killed_
     assert_eq!(there, local, "Postgres and the device differ");
     let stored = acknowledged_are_there(&acknowledged, &there);
     println!(
-        "{} kills {victims:?} in {:.0} s: {} turns acknowledged, {stored} stored, {} commits made ambiguous, 0 lost, 0 twice",
+        "{} kills {victims:?} in {:.0} s: {} turns acknowledged, {stored} stored, {} commits made ambiguous, \
+         0 lost, 0 twice",
         cycles(),
         started.elapsed().as_secs_f64(),
         acknowledged.len(),

@@ -110,7 +110,8 @@ async fn a_network_that_is_silent_or_slow_is_noticed_and_outlived() {
 fn occupy(server: &Postgres) -> Vec<Child> {
     let address = format!("host=127.0.0.1 port={} user=jarvis dbname=jarvis", server.port());
     let mut taken: Vec<Child> = Vec::new();
-    let occupied = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND pid <> pg_backend_pid()";
+    let occupied = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%'
+        AND pid <> pg_backend_pid()";
     loop {
         let mut next = Command::new("psql")
             .args(["-X", "-c", "SELECT pg_sleep(600)", &address])

@@ -203,9 +203,12 @@ async fn an_old_copy_of_the_device_brings_nothing_back_that_was_deleted_since() 
     // The copy is put in place of the file, and everything in it is sent once more.
     let old = open(&copy).await;
     let requeue = "
-        INSERT INTO queue (op, entity_id, user_id, created_unix_ms) SELECT 'upsert_user', id, id, 0 FROM users;
-        INSERT INTO queue (op, entity_id, user_id, created_unix_ms) SELECT 'upsert_conversation', id, NULL, 0 FROM conversations;
-        INSERT INTO queue (op, entity_id, user_id, created_unix_ms) SELECT 'insert_message', id, NULL, 0 FROM messages;";
+        INSERT INTO queue (op, entity_id, user_id, created_unix_ms) SELECT 'upsert_user', id, id, 0
+        FROM users;
+        INSERT INTO queue (op, entity_id, user_id, created_unix_ms) SELECT 'upsert_conversation', id, NULL,
+        0 FROM conversations;
+        INSERT INTO queue (op, entity_id, user_id, created_unix_ms) SELECT 'insert_message', id, NULL, 0
+        FROM messages;";
     let done = Command::new("sqlite3").arg(&copy).arg(requeue).status().unwrap();
     assert!(done.success());
     // By a person who says so: else it is held back.

@@ -287,13 +287,14 @@ impl<'a> Story<'a> {
             None => {
                 // Nobody was told anything, so both are right: the whole turn or nothing of it.
                 self.memory.store().begin().await.unwrap().commit().await.unwrap();
-                let rows = ask(&self.path, &format!(
+                let query = format!(
                     "SELECT lower(hex(c.id)) || '|' || lower(hex(m.id)) FROM messages m JOIN conversations c
-                        ON c.rid = m.conversation WHERE m.text LIKE '{} %' OR m.text LIKE '{} %' ORDER BY m.seq",
+                        ON c.rid = m.conversation WHERE m.text LIKE '{} %' OR m.text LIKE '{} %'
+                        ORDER BY m.seq",
                     self.said - 1,
                     self.said
-                ))
-                .await;
+                );
+                let rows = ask(&self.path, &query).await;
                 if rows.is_empty() {
                     return;
                 }
@@ -329,7 +330,8 @@ impl<'a> Story<'a> {
             "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
                 SELECT 'upsert_user', id, id, 0 FROM users",
             "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
-                SELECT 'upsert_conversation', c.id, u.id, 0 FROM conversations c JOIN users u ON u.rid = c.owner",
+                SELECT 'upsert_conversation', c.id, u.id, 0 FROM conversations c JOIN users u
+                ON u.rid = c.owner",
             "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
                 SELECT 'insert_message', m.id, u.id, 0 FROM messages m JOIN users u ON u.rid = m.owner",
             "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
@@ -341,7 +343,8 @@ impl<'a> Story<'a> {
             "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
                 SELECT 'append_audit', a.id, NULL, 0 FROM audit a",
             "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
-                VALUES ('insert_message', randomblob(16), randomblob(16), 0), ('upsert_user', randomblob(16), NULL, 0)",
+                VALUES ('insert_message', randomblob(16), randomblob(16), 0), ('upsert_user',
+                randomblob(16), NULL, 0)",
         ] {
             sqlx::query(sql).execute(&mut conn).await.unwrap();
         }

@@ -361,7 +361,8 @@ fn an_answer_is_forgotten_with_its_source_also_where_the_source_came_after_it() 
     drain(&kitchen);
     postgres.query(
         "WITH one AS (SELECT * FROM jarvis.messages ORDER BY seq LIMIT 1)
-        INSERT INTO jarvis.messages SELECT gen_random_uuid(), conversation, owner, n, 'user', 'say', 'between ' || n, NULL,
+        INSERT INTO jarvis.messages SELECT gen_random_uuid(), conversation, owner, n, 'user', 'say', \
+        'between ' || n, NULL,
             wall_time, clock_synced, monotonic_ns, boot_id, device, origin, nextval('jarvis.changes')
         FROM one, generate_series(10, 300) n RETURNING 1",
     );
@@ -522,21 +523,30 @@ fn rows_that_break_rules_are_refused_and_do_not_stop_the_others() {
                 ORDER BY contype = 'u' LOOP
                 EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I CASCADE', c.t, c.conname);
             END LOOP; END $$;
-         CREATE FUNCTION pg_temp.msg(c uuid, o uuid, s bigint, r text, t text, w timestamptz) RETURNS void LANGUAGE sql AS $$
-            INSERT INTO jarvis.messages (id, conversation, owner, seq, role, kind, text, meta, wall_time, clock_synced,
+         CREATE FUNCTION pg_temp.msg(c uuid, o uuid, s bigint, r text, t text, w timestamptz) RETURNS void \
+         LANGUAGE sql AS $$
+            INSERT INTO jarvis.messages (id, conversation, owner, seq, role, kind, text, meta, wall_time, \
+            clock_synced,
                 monotonic_ns, boot_id, device, origin, change)
-            VALUES (gen_random_uuid(), c, o, s, r, 'say', t, NULL, w, true, 0, 'b', 'd', 'evil', nextval('jarvis.changes')) $$;
+            VALUES (gen_random_uuid(), c, o, s, r, 'say', t, NULL, w, true, 0, 'b', 'd', 'evil', \
+            nextval('jarvis.changes')) $$;
          SELECT pg_temp.msg(id, owner, 1, 'user', 'taken place', now()) FROM jarvis.conversations;
          SELECT pg_temp.msg(id, owner, -4, 'user', 'place below the first', now()) FROM jarvis.conversations;
-         SELECT pg_temp.msg(id, owner, 9223372036854775807, 'user', 'place at the end', now()) FROM jarvis.conversations;
+         SELECT pg_temp.msg(id, owner, 9223372036854775807, 'user', 'place at the end', now()) FROM \
+         jarvis.conversations;
          SELECT pg_temp.msg(id, owner, 50, 'admin', 'no such role', now()) FROM jarvis.conversations;
          SELECT pg_temp.msg(id, owner, 51, 'user', repeat('x', 900000), now()) FROM jarvis.conversations;
          SELECT pg_temp.msg(id, owner, 52, 'user', 'no time', 'infinity') FROM jarvis.conversations;
-         SELECT pg_temp.msg(id, gen_random_uuid(), 53, 'user', 'of another person', now()) FROM jarvis.conversations;
-         SELECT pg_temp.msg(gen_random_uuid(), owner, 54, 'user', 'of no conversation', now()) FROM jarvis.conversations;
-         INSERT INTO jarvis.users SELECT gen_random_uuid(), E'\\u202Eanna', NULL, now(), true, 'evil', nextval('jarvis.changes');
-         INSERT INTO jarvis.users SELECT gen_random_uuid(), repeat('n', 5000), NULL, now(), true, 'evil', nextval('jarvis.changes');
-         INSERT INTO jarvis.tombstones SELECT 'message', id, gen_random_uuid(), now(), 'evil', nextval('jarvis.changes')
+         SELECT pg_temp.msg(id, gen_random_uuid(), 53, 'user', 'of another person', now()) FROM \
+         jarvis.conversations;
+         SELECT pg_temp.msg(gen_random_uuid(), owner, 54, 'user', 'of no conversation', now()) FROM \
+         jarvis.conversations;
+         INSERT INTO jarvis.users SELECT gen_random_uuid(), E'\\u202Eanna', NULL, now(), true, 'evil', \
+         nextval('jarvis.changes');
+         INSERT INTO jarvis.users SELECT gen_random_uuid(), repeat('n', 5000), NULL, now(), true, 'evil', \
+         nextval('jarvis.changes');
+         INSERT INTO jarvis.tombstones SELECT 'message', id, gen_random_uuid(), now(), 'evil', \
+         nextval('jarvis.changes')
             FROM jarvis.messages WHERE seq = 2;
          INSERT INTO jarvis.tombstones SELECT 'planet', id, owner, now(), 'evil', nextval('jarvis.changes')
             FROM jarvis.messages WHERE seq = 2;
@@ -627,7 +637,8 @@ fn a_client_certificate_opens_the_door() {
     postgres.set_hba("hostssl all all all cert");
     let (cert, key) = postgres.client_certificate("jarvis");
     let root = Root::with_config(&format!(
-        "[store]\npostgres_url = {:?}\npostgres_ca_file = {:?}\npostgres_client_cert = {cert:?}\npostgres_client_key = {key:?}\n",
+        "[store]\npostgres_url = {:?}\npostgres_ca_file = {:?}\npostgres_client_cert = {cert:?}\n\
+         postgres_client_key = {key:?}\n",
         postgres.url(),
         postgres.ca_file()
     ));

@@ -236,8 +236,8 @@ fn nobody_reports_an_end_while_the_daemon_is_held_at_any_step() {
     kitchen.ok(&["store", "check"]);
     // Another database that lacks the last turn, as a restored backup does.
     server.execute(
-        "UPDATE jarvis.house SET id = gen_random_uuid(); UPDATE jarvis.devices SET memory = NULL, token = NULL;
-        DELETE FROM jarvis.messages WHERE device = 'kitchen'",
+        "UPDATE jarvis.house SET id = gen_random_uuid(); UPDATE jarvis.devices SET memory = NULL,
+        token = NULL; DELETE FROM jarvis.messages WHERE device = 'kitchen'",
     );
     // Nobody has met it yet: the queue is empty, and nothing is to be queued.
     let check = nothing_is_done(&kitchen);
@@ -313,8 +313,10 @@ fn nobody_reports_an_end_while_the_daemon_is_held_at_any_step() {
 }
 
 /// What a conversation is, whatever its ids are.
-const CONTENT: &str = "SELECT md5(string_agg(concat_ws('|', m.seq, m.role, m.kind, m.text, m.meta, m.wall_time, m.clock_synced),
-    ',' ORDER BY c.title, m.seq)) FROM jarvis.messages m JOIN jarvis.conversations c ON c.id = m.conversation";
+const CONTENT: &str = "SELECT md5(string_agg(concat_ws('|', m.seq, m.role, m.kind, m.text, m.meta,
+    m.wall_time, m.clock_synced),
+    ',' ORDER BY c.title, m.seq)) FROM jarvis.messages m JOIN jarvis.conversations c
+    ON c.id = m.conversation";
 
 #[test]
 fn conversations_are_deleted() {
@@ -389,7 +391,8 @@ fn an_update_goes_wrong() {
     server.execute(
         "BEGIN; UPDATE jarvis.messages SET text = ''; ALTER TABLE jarvis.messages RENAME COLUMN meta TO extra;
         ALTER TABLE jarvis.users ADD COLUMN mood text;
-        INSERT INTO jarvis.schema_version (version, program) SELECT max(version) + 1, 'newer' FROM jarvis.schema_version; COMMIT",
+        INSERT INTO jarvis.schema_version (version, program) SELECT max(version) + 1, 'newer' FROM \
+        jarvis.schema_version; COMMIT",
     );
     let db = kitchen.path().join("var/lib/jarvis/jarvis.db");
     let file = fs::File::options().write(true).open(&db).unwrap();

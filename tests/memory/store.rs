@@ -38,13 +38,14 @@ fn exported(turns: usize, words: &str) -> Value {
             _ => ("assistant", "I see.".to_owned()),
         };
         json!({
-            "id": id(n), "seq": n, "role": role, "kind": "say", "text": text, "wall_unix_ms": 1_795_000_000_000_i64,
-            "clock_synced": true, "sources": [],
+            "id": id(n), "seq": n, "role": role, "kind": "say", "text": text,
+            "wall_unix_ms": 1_795_000_000_000_i64, "clock_synced": true, "sources": [],
         })
     };
     json!({
         "id": id(0xFFFF), "title": "", "created_unix_ms": 1_795_000_000_000_i64,
-        "updated_unix_ms": 1_795_000_000_000_i64, "messages": (1..=2 * turns).map(message).collect::<Vec<_>>(),
+        "updated_unix_ms": 1_795_000_000_000_i64,
+        "messages": (1..=2 * turns).map(message).collect::<Vec<_>>(),
     })
 }
 
@@ -104,7 +105,8 @@ fn the_check_of_the_queue_finds_what_is_not_sound() {
     behind(
         &root,
         &[
-            "INSERT INTO queue (op, entity_id, created_unix_ms) VALUES ('teleport_message', randomblob(16), 0)",
+            "INSERT INTO queue (op, entity_id, created_unix_ms) VALUES ('teleport_message', randomblob(16),
+                0)",
             "INSERT INTO queue (op, entity_id, created_unix_ms) VALUES ('insert_message', randomblob(16), 0)",
             "DELETE FROM tombstones",
         ],
@@ -129,10 +131,10 @@ fn pins_that_are_set_and_cleared_at_the_same_time_all_count() {
     // A PIN stands in for a voice; whether it opens is not asked here.
     behind(
         &root,
-        &["INSERT INTO voiceprints (owner, id, wrapped_key, blob, model_sha256, front_end_sha256, samples, net_speech_s, quality,
-            created_unix_ms, created_synced)
-            SELECT rid, randomblob(16), randomblob(97), randomblob(60), hex(randomblob(32)), hex(randomblob(32)), 3, 12.0, '{}',
-            1, 1 FROM users"],
+        &["INSERT INTO voiceprints (owner, id, wrapped_key, blob, model_sha256, front_end_sha256, samples,
+            net_speech_s, quality, created_unix_ms, created_synced)
+            SELECT rid, randomblob(16), randomblob(97), randomblob(60), hex(randomblob(32)),
+            hex(randomblob(32)), 3, 12.0, '{}', 1, 1 FROM users"],
     );
     let pin = |args: &[&str]| {
         let mut command = root.command(&[&["voice", "pin"], args].concat());
@@ -170,8 +172,8 @@ fn the_audit_log_is_kept_as_long_as_the_configuration_says() {
     let mic = Mic::plug_into(&mut root);
     let config = |days: u32| {
         format!(
-            "[device]\nid = \"kitchen\"\n[audio]\ndevice = {0:?}\nplayback_device = {0:?}\n[speech]\nenabled = false\n\
-             [store]\npostgres_url = {1:?}\npostgres_password_file = {2:?}\naudit_days = {days}\n",
+            "[device]\nid = \"kitchen\"\n[audio]\ndevice = {0:?}\nplayback_device = {0:?}\n[speech]\nenabled \
+             = false\n[store]\npostgres_url = {1:?}\npostgres_password_file = {2:?}\naudit_days = {days}\n",
             crate::support::mic::DEVICE,
             postgres.url(),
             postgres.password_file()

@@ -87,7 +87,10 @@ pub fn action() -> impl Strategy<Value = Action> {
         2 => (one(), 0..3000_u64).prop_map(|(n, us)| Action::BrokenTurn(n, us)),
         3 => one().prop_map(Action::Forget),
         1 => prop::bool::ANY.prop_map(Action::Reopen),
-        2 => (prop_oneof![-(50 * 365 * 86_400_000_i64)..50 * 365 * 86_400_000, -1000..1000_i64], prop::bool::ANY)
+        2 => (
+            prop_oneof![-(50 * 365 * 86_400_000_i64)..50 * 365 * 86_400_000, -1000..1000_i64],
+            prop::bool::ANY,
+        )
             .prop_map(|(ms, synced)| Action::ClockJumps(ms, synced)),
         2 => Just(Action::Restamp),
         2 => one().prop_map(Action::Enrol),
@@ -103,7 +106,8 @@ pub fn action() -> impl Strategy<Value = Action> {
         .prop_map(Action::FaultyRound),
         1 => Just(Action::TwoRounds),
         2 => Just(Action::SendAgain),
-        1 => prop::option::weighted(0.3, Just(())).prop_map(|dies| dies.map_or(Action::Round, |()| Action::PostgresDies)),
+        1 => prop::option::weighted(0.3, Just(()))
+            .prop_map(|dies| dies.map_or(Action::Round, |()| Action::PostgresDies)),
         1 => prop::bool::ANY.prop_map(|empty| Action::AnotherDatabase { empty }),
         2 => (prop::sample::select(vec![
             Change::Rename,
@@ -115,7 +119,9 @@ pub fn action() -> impl Strategy<Value = Action> {
             Change::DeleteUser,
         ]), one()).prop_map(|(change, n)| Action::Elsewhere(change, n)),
         2 => (apart(), apart(), one(), prop::bool::ANY, prop::bool::ANY).prop_map(
-            |(first, second, n, here_first, here_sends_first)| Action::Apart { first, second, n, here_first, here_sends_first }
+            |(first, second, n, here_first, here_sends_first)| {
+                Action::Apart { first, second, n, here_first, here_sends_first }
+            },
         ),
         2 => (one(), 0..3_usize).prop_map(|(n, session)| Action::SessionTurn(n, session)),
         2 => Just(Action::Settle),

@@ -159,7 +159,8 @@ pub fn on_disk(dir: &Path, bytes: &[u8]) -> bool {
 /// Three sentences of about four seconds each, the kind an owner reads out when enrolling.
 pub const ENROLMENT: [&str; 3] = [
     "the quick brown fox jumps over the lazy dog while the old cat sleeps beside the warm kitchen fire",
-    "please remember to water the plants in the living room every monday and thursday before the evening news",
+    "please remember to water the plants in the living room every monday and thursday before the evening \
+     news",
     "my favourite season is autumn when the leaves turn red and gold and the air smells of apples and rain",
 ];
 

@@ -238,14 +238,14 @@ pub const LOCAL: [(&str, &str); 6] = [
     ),
     (
         "messages",
-        "SELECT lower(hex(m.id)) || '|' || lower(hex(c.id)) || '|' || lower(hex(u.id)) || '|' || m.seq || '|' || m.role || '|'
-            || m.wall_unix_ms || '|' || m.text
+        "SELECT lower(hex(m.id)) || '|' || lower(hex(c.id)) || '|' || lower(hex(u.id)) || '|' || m.seq
+            || '|' || m.role || '|' || m.wall_unix_ms || '|' || m.text
         FROM messages m JOIN conversations c ON c.rid = m.conversation JOIN users u ON u.rid = m.owner",
     ),
     (
         "sources",
-        "SELECT lower(hex(m.id)) || '|' || lower(hex(o.id)) FROM message_sources s JOIN messages m ON m.rid = s.message
-            JOIN messages o ON o.rid = s.source",
+        "SELECT lower(hex(m.id)) || '|' || lower(hex(o.id)) FROM message_sources s JOIN messages m
+            ON m.rid = s.message JOIN messages o ON o.rid = s.source",
     ),
     ("tombstones", "SELECT kind || '|' || lower(hex(id)) || '|' || lower(hex(user_id)) FROM tombstones"),
 ];
@@ -255,13 +255,14 @@ pub const REMOTE: [(&str, &str); 6] = [
     ("users", "SELECT replace(id::text, '-', '') || '|' || name FROM jarvis.users"),
     (
         "voiceprints",
-        "SELECT replace(id::text, '-', '') || '|' || replace(owner::text, '-', '') || '|' || convert_from(blob, 'UTF8')
-        FROM jarvis.voiceprints",
+        "SELECT replace(id::text, '-', '') || '|' || replace(owner::text, '-', '') || '|'
+        || convert_from(blob, 'UTF8') FROM jarvis.voiceprints",
     ),
     (
         "conversations",
         "SELECT replace(id::text, '-', '') || '|' || replace(owner::text, '-', '') || '|' || next_seq || '|'
-            || coalesce(session_id, '') || '|' || CASE WHEN title_by_user THEN title ELSE '*' END FROM jarvis.conversations",
+            || coalesce(session_id, '') || '|' || CASE WHEN title_by_user THEN title ELSE '*' END
+            FROM jarvis.conversations",
     ),
     (
         "messages",
@@ -271,11 +272,13 @@ pub const REMOTE: [(&str, &str); 6] = [
     ),
     (
         "sources",
-        "SELECT replace(message::text, '-', '') || '|' || replace(source::text, '-', '') FROM jarvis.message_sources",
+        "SELECT replace(message::text, '-', '') || '|' || replace(source::text, '-', '')
+            FROM jarvis.message_sources",
     ),
     (
         "tombstones",
-        "SELECT kind || '|' || replace(id::text, '-', '') || '|' || replace(owner::text, '-', '') FROM jarvis.tombstones",
+        "SELECT kind || '|' || replace(id::text, '-', '') || '|' || replace(owner::text, '-', '')
+            FROM jarvis.tombstones",
     ),
 ];
 
@@ -284,14 +287,14 @@ pub const REMOTE: [(&str, &str); 6] = [
 pub const AGREED_LOCAL: [(&str, &str); 2] = [
     (
         "conversations",
-        "SELECT lower(hex(c.id)) || '|' || c.title || '|' || c.title_by_user || '|' || c.created_unix_ms || '|'
-            || c.updated_unix_ms || '|' || c.updated_synced || '|' || d.id
+        "SELECT lower(hex(c.id)) || '|' || c.title || '|' || c.title_by_user || '|' || c.created_unix_ms
+            || '|' || c.updated_unix_ms || '|' || c.updated_synced || '|' || d.id
         FROM conversations c JOIN devices d ON d.rid = c.device",
     ),
     (
         "audit",
-        "SELECT lower(hex(a.id)) || '|' || coalesce(lower(hex(u.id)), '') || '|' || a.action || '|' || a.outcome || '|'
-            || a.wall_unix_ms FROM audit a LEFT JOIN users u ON u.rid = a.owner",
+        "SELECT lower(hex(a.id)) || '|' || coalesce(lower(hex(u.id)), '') || '|' || a.action || '|'
+            || a.outcome || '|' || a.wall_unix_ms FROM audit a LEFT JOIN users u ON u.rid = a.owner",
     ),
 ];
 
@@ -299,12 +302,14 @@ pub const AGREED_REMOTE: [(&str, &str); 2] = [
     (
         "conversations",
         "SELECT replace(id::text, '-', '') || '|' || title || '|' || title_by_user::int || '|'
-            || (extract(epoch FROM created_at) * 1000)::bigint || '|' || (extract(epoch FROM updated_at) * 1000)::bigint
+            || (extract(epoch FROM created_at) * 1000)::bigint || '|' || (extract(epoch
+            FROM updated_at) * 1000)::bigint
             || '|' || updated_synced::int || '|' || device FROM jarvis.conversations",
     ),
     (
         "audit",
-        "SELECT replace(id::text, '-', '') || '|' || coalesce(replace(owner::text, '-', ''), '') || '|' || action || '|'
+        "SELECT replace(id::text, '-', '') || '|' || coalesce(replace(owner::text, '-', ''), '') || '|'
+            || action || '|'
             || outcome || '|' || (extract(epoch FROM wall_time) * 1000)::bigint FROM jarvis.audit
         WHERE device = 'kitchen'",
     ),

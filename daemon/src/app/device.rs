@@ -10,7 +10,8 @@ section! {
         id: String = host_id(), Rule::when("1 to 64 lower-case letters, digits, \"-\" and \"_\"", id_is_plain)
             .default_is("the host name, in lower case");
         /// Name that people read.
-        name: Option<String> = None, Rule::if_set(Rule::when("at most 64 characters", |s: &String| s.chars().count() <= 64))
+        name: Option<String> = None, Rule::if_set(Rule::when("at most 64 \
+            characters", |s: &String| s.chars().count() <= 64))
             .default_is("`Jarvis` and the id");
     }
 }

@@ -126,7 +126,8 @@ impl Settings {
             fault(
                 "endpoint.max_utterance_ms",
                 format!(
-                    "must be longer than endpoint.pre_roll_ms and endpoint.end_silence_ms together, which is {least}"
+                    "must be longer than endpoint.pre_roll_ms and endpoint.end_silence_ms together, which is \
+                     {least}"
                 ),
             );
         }
@@ -135,7 +136,8 @@ impl Settings {
             fault(
                 "stt.language",
                 format!(
-                    "is \"{}\", and Whisper as shipped knows English only: install a Vosk model and set stt.engine",
+                    "is \"{}\", and Whisper as shipped knows English only: install a Vosk model and set \
+                     stt.engine",
                     stt.language
                 ),
             );
@@ -200,8 +202,8 @@ impl Settings {
                 if url.crosses_network && !url.names_ssl_mode && self.store.postgres_ca_file.is_none() =>
             {
                 warnings.push(
-                    "store.postgres_url crosses a network and store.postgres_ca_file is not set: the server is not verified, \
-                     and what it stores may travel in the clear"
+                    "store.postgres_url crosses a network and store.postgres_ca_file is not set: the server \
+                     is not verified, and what it stores may travel in the clear"
                         .to_owned(),
                 );
             }

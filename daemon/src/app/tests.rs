@@ -143,7 +143,11 @@ fn the_environment_takes_bare_texts_and_toml_values() {
 fn every_fault_is_reported_at_once_with_file_line_and_key() {
     let found = load_with(
         &[
-            ("jarvis.toml", b"[audio]\ndevcie = \"x\"\nperiod_ms = 500\n\n[vioce]\nenabled = true\n[wake]\nthreshold = \"high\"\n"),
+            (
+                "jarvis.toml",
+                b"[audio]\ndevcie = \"x\"\nperiod_ms = 500\n\n[vioce]\nenabled = true\n[wake]\n\
+                              threshold = \"high\"\n",
+            ),
             ("conf.d/a.toml", b"device = \"y\"\n[stt]\nengine = \"wisper\"\n"),
         ],
         &[("JARVIS__AUDIO__CHANEL", "left"), ("JARVIS__VOICE__THRESHOLD", "7")],
@@ -157,7 +161,8 @@ fn every_fault_is_reported_at_once_with_file_line_and_key() {
         "jarvis.toml:3: audio.period_ms: 500 is not allowed; it may be 10 to 20",
         "jarvis.toml:8: wake.threshold: needs a number, not the text \"high\"",
         "JARVIS__VOICE__THRESHOLD: voice.threshold: 7.0 is not allowed; it may be 0.5 to 0.999",
-        "conf.d/a.toml:3: stt.engine: \"wisper\" is none of \"auto\", \"vosk\", \"whisper\" or \"off\"; did you mean \"whisper\"?",
+        "conf.d/a.toml:3: stt.engine: \"wisper\" is none of \"auto\", \"vosk\", \"whisper\" or \"off\"; did \
+         you mean \"whisper\"?",
     ];
     assert_eq!(found, expected);
 }
@@ -261,7 +266,8 @@ fn values_that_contradict_each_other_are_faults() {
 #[test]
 fn a_server_that_is_not_verified_is_warned_about_and_the_folder_of_backups_moves() {
     let settings = load_text(
-        "[device]\nid = \"kitchen\"\n[store]\npostgres_url = \"postgres://u:hunter2@h/db\"\n[backup]\ndir = \"/b\"\n",
+        "[device]\nid = \"kitchen\"\n[store]\npostgres_url = \"postgres://u:hunter2@h/db\"\n[backup]\n\
+         dir = \"/b\"\n",
     )
     .unwrap();
     assert_eq!(settings.warnings.len(), 1);
@@ -275,7 +281,8 @@ fn a_reload_takes_the_live_keys_and_names_the_others() {
     let started = settings.live();
     let new = load_text(
         "[voice]\nthreshold = 0.8\nuser_thresholds = [\"Anna=0.7\"]\npin_valid_s = 30\n\
-         [dialogue]\nfollow_up_s = 5\ncontinue_conversation_min = 1\n[speech]\nenabled = false\ntimeout_s = 3\n",
+         [dialogue]\nfollow_up_s = 5\ncontinue_conversation_min = 1\n[speech]\nenabled = false\n\
+         timeout_s = 3\n",
     )
     .unwrap();
     settings.adopt_live(&new);
@@ -518,7 +525,8 @@ fn a_file_with_a_name_of_many_lines_is_reported_on_one() {
 
 #[test]
 fn what_is_printed_can_be_read_back() {
-    let text = "[audio]\ndevice = \"hw:\\\"x\\\"\"\nchannel = 5\n[wake]\nmodel = [\"a\", \"/b.onnx\"]\n[mqtt]\nurl = \"mqtt://h:1\"\n";
+    let text = "[audio]\ndevice = \"hw:\\\"x\\\"\"\nchannel = 5\n[wake]\nmodel = [\"a\", \"/b.onnx\"]\n\
+                [mqtt]\nurl = \"mqtt://h:1\"\n";
     let first = load_text(text).unwrap();
     let second = load_text(&first.print()).unwrap();
     assert_eq!(first.audio, second.audio);

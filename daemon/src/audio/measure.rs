@@ -96,7 +96,8 @@ impl SoundFault {
             Self::DeadChannel(n) => format!("no sound in channel {n}, which halves what is heard"),
             Self::Cancelling(n) => {
                 format!(
-                    "channels that cancel each other out (one is wired the wrong way round), so channel {n} alone is heard"
+                    "channels that cancel each other out (one is wired the wrong way round), so channel {n} \
+                     alone is heard"
                 )
             }
         }

@@ -147,10 +147,12 @@ pub enum SourceError {
     Shape { path: PathBuf, what: String },
     #[error("{} is damaged: {what}", path.display())]
     Damaged { path: PathBuf, what: String },
-    #[error("{} is longer than the {max_s} seconds that are allowed here; cut it into pieces", path.display())]
+    #[error("{} is longer than the {max_s} seconds that are allowed here; cut it into \
+             pieces", path.display())]
     TooLong { path: PathBuf, max_s: u32 },
     #[error(
-        "audio device {device} has {channels} channel(s), so there is no channel {}; set audio.channel to \"mean\" or another number",
+        "audio device {device} has {channels} channel(s), so there is no channel {}; set audio.channel \
+         to \"mean\" or another number",
         wanted + 1
     )]
     NoSuchDeviceChannel { device: String, wanted: u16, channels: u16 },

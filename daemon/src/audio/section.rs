@@ -10,7 +10,8 @@ section! {
     /// `arecord -L` and `aplay -L` list the names.
     Audio = "audio" {
         /// ALSA name of the microphone.
-        device: String = "default".to_owned(), Rule::when("an ALSA name of a microphone such as \"plughw:CARD=Device,DEV=0\"",
+        device: String = "default".to_owned(), Rule::when("an ALSA name of a microphone such \
+            as \"plughw:CARD=Device,DEV=0\"",
             |name: &String| is_alsa_name(name) && name != "null");
         /// Which channel of the microphone, and of recordings that have it, is heard: the mean of all, one
         /// side, or a channel by its number.
@@ -21,7 +22,8 @@ section! {
         /// Length of one read from the device. Longer periods cost less, shorter ones answer sooner.
         period_ms: u32 = 10, Rule::between(10, 20);
         /// ALSA name of the loudspeaker. Without a working one answers are text only.
-        playback_device: String = "default".to_owned(), Rule::when("an ALSA name such as \"plughw:CARD=Device,DEV=0\"", is_alsa_name);
+        playback_device: String = "default".to_owned(), Rule::when("an ALSA name such \
+            as \"plughw:CARD=Device,DEV=0\"", is_alsa_name);
         /// Ask for real-time priority of the capture thread. Where that is refused the device warns once and
         /// goes on.
         realtime_priority: bool = true, Rule::any();

@@ -228,7 +228,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_come_back_in_whatever_pieces_they_came(all in bytes(), cut in any::<prop::sample::Index>()) {
+        fn any_bytes_come_back_in_whatever_pieces_they_came(
+            all in bytes(),
+            cut in any::<prop::sample::Index>(),
+        ) {
             let (first, second) = all.split_at(cut.index(all.len() + 1));
             let stored = there(&[first, second]);
             prop_assert_eq!(&stored, &there(&[&all]));

@@ -327,7 +327,8 @@ pub async fn waiting(run: &Run<'_>) -> Result<i64, BackupError> {
         let waiting = sqlite::waiting(&mut live, db).await?;
         if newer && waiting > 0 {
             log::warn!(
-                "{waiting} entries of a newer program were never delivered; they are in the safety backup only"
+                "{waiting} entries of a newer program were never delivered; they are in the safety backup \
+                 only"
             );
         }
         Ok(if newer { 0 } else { waiting })

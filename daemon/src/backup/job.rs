@@ -19,8 +19,8 @@ pub struct Job {
     pub level: Level,
     /// Whether it is copied to `backup.remote`, where there is one.
     pub upload: bool,
-    /// Whether what the calendar does not need is deleted then; `true`: by the clock as it is, also if NTP did
-    /// not set it.
+    /// Whether what the calendar does not need is deleted then; `true`: by the clock as it is, also if NTP
+    /// did not set it.
     pub prune: Option<bool>,
 }
 

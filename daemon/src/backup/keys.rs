@@ -43,7 +43,8 @@ impl Keys {
         let Some(path) = path else { return Ok(Self::default()) };
         let unusable = |why: &str| {
             BackupError::Key(format!(
-                "the key file {path} cannot be used ({why}): name the file that age-keygen wrote (backup.identity_file, --identity)"
+                "the key file {path} cannot be used ({why}): name the file that age-keygen wrote \
+                 (backup.identity_file, --identity)"
             ))
         };
         let mut text = Zeroizing::new(String::new());

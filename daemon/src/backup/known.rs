@@ -68,8 +68,8 @@ pub fn read(data: &Path) -> Result<Option<Known>, BackupError> {
     let path = data.join(NOTE);
     let unusable = |why: &dyn std::fmt::Display| {
         BackupError::Refused(format!(
-            "what this device knows of its backups cannot be read ({}: {why}), so nobody would notice that one is missing: \
-             {ACCEPT}",
+            "what this device knows of its backups cannot be read ({}: {why}), so nobody would notice that \
+             one is missing: {ACCEPT}",
             path.display()
         ))
     };
@@ -222,8 +222,8 @@ pub fn lost(settings: &Context, here: &[Backup]) -> Option<Lost> {
     };
     if known.dir != as_text(dir) {
         return nothing(format!(
-            "{shown} is the folder of the backups now and holds none, earlier ones are in {}: `jarvisd backup \
-             create` makes the first",
+            "{shown} is the folder of the backups now and holds none, earlier ones are in {}: `jarvisd \
+             backup create` makes the first",
             known.dir
         ));
     }
@@ -235,18 +235,18 @@ pub fn lost(settings: &Context, here: &[Backup]) -> Option<Lost> {
     let elsewhere = known.place.apart && !place(dir, data).is(&known.place);
     let sentence = if elsewhere && count == of {
         format!(
-            "the disk of the backups is gone: {shown} is not on the file system on which {newest} was made, and \
-             {count} proven backups are missing: mount it again, or {ACCEPT}"
+            "the disk of the backups is gone: {shown} is not on the file system on which {newest} was made, \
+             and {count} proven backups are missing: mount it again, or {ACCEPT}"
         )
     } else if fs::metadata(dir).is_err() {
         format!(
-            "the folder of the backups is gone: {shown} held {count} proven backups, the newest {newest}: bring it \
-             back, or `jarvisd backup create` makes a new one and {ACCEPT}"
+            "the folder of the backups is gone: {shown} held {count} proven backups, the newest {newest}: \
+             bring it back, or `jarvisd backup create` makes a new one and {ACCEPT}"
         )
     } else {
         format!(
-            "{count} of {of} proven backups in {shown} are missing, unreadable or without their proof, the newest \
-             of these {newest}: put them back, or, if that was on purpose, {ACCEPT}"
+            "{count} of {of} proven backups in {shown} are missing, unreadable or without their proof, the \
+             newest of these {newest}: put them back, or, if that was on purpose, {ACCEPT}"
         )
     };
     let of_newest = known.proven.get(newest).copied().flatten();
@@ -291,8 +291,8 @@ pub fn may_write(settings: &Context, clock: &crate::clock::Clock) -> Result<(), 
         return Ok(());
     }
     Err(BackupError::Refused(format!(
-        "no backup was made, because the disk of the backups is gone: {} is not on the file system on which the {} proven \
-         backups are that this device knows: mount it again, or {ACCEPT}",
+        "no backup was made, because the disk of the backups is gone: {} is not on the file system on which \
+         the {} proven backups are that this device knows: mount it again, or {ACCEPT}",
         dir.display(),
         known.proven.len()
     )))

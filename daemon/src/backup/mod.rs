@@ -340,11 +340,13 @@ pub enum BackupError {
         source: io::Error,
     },
     #[error(
-        "the disk that holds {} has {} MiB free and this needs about {} MiB: free some space or set backup.dir to another disk",
+        "the disk that holds {} has {} MiB free and this needs about {} MiB: free some space or set \
+         backup.dir to another disk",
         dir.display(), free >> 20, (need >> 20) + 1
     )]
     NoSpace { dir: PathBuf, free: u64, need: u64 },
-    #[error("another backup, verification or restore is at work in {}: try again when it is done", dir.display())]
+    #[error("another backup, verification or restore is at work in {}: try again when it is \
+             done", dir.display())]
     Locked { dir: PathBuf },
     #[error("cancelled: nothing was left behind")]
     Cancelled,
@@ -352,13 +354,14 @@ pub enum BackupError {
     NotFound { which: String, dir: PathBuf },
     /// The backup is not what was written.
     #[error(
-        "the backup {name} is damaged ({detail}): use another one; `jarvisd backup list` shows which are proven"
+        "the backup {name} is damaged ({detail}): use another one; `jarvisd backup list` shows which are \
+         proven"
     )]
     Damaged { name: String, detail: String },
     /// The copy at the remote is not what was written.
     #[error(
-        "the copy of {name} at {remote} is damaged ({detail}): `jarvisd backup upload {name}` sends it again if the backup is \
-         still here"
+        "the copy of {name} at {remote} is damaged ({detail}): `jarvisd backup upload {name}` sends it again \
+         if the backup is still here"
     )]
     CopyDamaged { name: String, remote: String, detail: String },
     #[error("there is no copy {which} at {remote}: `jarvisd backup list --remote` shows what there is")]

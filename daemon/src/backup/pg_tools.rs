@@ -42,7 +42,8 @@ impl Tool {
             BackupError::Refused(match newest {
                 None => format!("{name} is not installed: install postgresql-client-{major} or newer"),
                 Some(newest) => format!(
-                    "{newest} cannot serve a Postgres of version {major}: install postgresql-client-{major} or newer"
+                    "{newest} cannot serve a Postgres of version {major}: install postgresql-client-{major} \
+                     or newer"
                 ),
             })
         })

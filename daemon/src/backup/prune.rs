@@ -55,8 +55,8 @@ pub fn decide(
 ) -> Result<Vec<Fate>, BackupError> {
     if !clock.synced && !trusted {
         return Err(BackupError::Refused(
-            "nothing was deleted, because the clock is not set by NTP and may be wrong: wait until it is, or say \
-             --trust-clock if you know that it is right"
+            "nothing was deleted, because the clock is not set by NTP and may be wrong: wait until it is, or \
+             say --trust-clock if you know that it is right"
                 .to_owned(),
         ));
     }

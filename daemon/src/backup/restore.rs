@@ -254,9 +254,9 @@ fn without_safety(run: &Run<'_>, error: BackupError) -> BackupError {
     match &error {
         BackupError::Disk { path, .. } if error.is_unwritable() && path.starts_with(dir) => {
             BackupError::Refused(format!(
-                "what is there would be backed up to {} before it is replaced, and that folder cannot be written to \
-                 ({}): make it writable, copy the backup to another folder and set backup.dir to that, or restore \
-                 with --to FILE",
+                "what is there would be backed up to {} before it is replaced, and that folder cannot be \
+                 written to ({}): make it writable, copy the backup to another folder and set backup.dir to \
+                 that, or restore with --to FILE",
                 dir.display(),
                 crate::error::chain(&error)
             ))

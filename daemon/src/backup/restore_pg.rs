@@ -44,18 +44,21 @@ crate::store::sql::statements! {
     /// For the devices that are connected: they look at once, and find another house.
     TELL = "SELECT pg_notify($1, '')";
     PEOPLE = "SELECT id, name FROM jarvis.users WHERE lower(name) = lower($1)";
-    OWNER = "SELECT u.id, u.name FROM jarvis.conversations c JOIN jarvis.users u ON u.id = c.owner WHERE c.id = $1";
+    OWNER = "SELECT u.id, u.name FROM jarvis.conversations c JOIN jarvis.users u ON u.id = c.owner
+        WHERE c.id = $1";
     /// What `conversation export` writes.
     EXPORT = "SELECT json_build_object('id', c.id, 'title', c.title,
             'created_unix_ms', (extract(epoch FROM c.created_at) * 1000)::bigint,
             'updated_unix_ms', (extract(epoch FROM c.updated_at) * 1000)::bigint, 'session_id', c.session_id,
-            'messages', coalesce((SELECT json_agg(json_build_object('id', m.id, 'seq', m.seq, 'role', m.role, 'kind', m.kind,
+            'messages', coalesce((SELECT json_agg(json_build_object('id', m.id, 'seq', m.seq, 'role',
+                m.role, 'kind', m.kind,
                 'text', m.text, 'wall_unix_ms', (extract(epoch FROM m.wall_time) * 1000)::bigint,
                 'clock_synced', m.clock_synced, 'meta', m.meta,
-                'sources', coalesce((SELECT json_agg(s.source) FROM jarvis.message_sources s WHERE s.message = m.id),
-                    '[]'::json)) ORDER BY m.seq)
+                'sources', coalesce((SELECT json_agg(s.source) FROM jarvis.message_sources s
+                    WHERE s.message = m.id), '[]'::json)) ORDER BY m.seq)
                 FROM jarvis.messages m WHERE m.conversation = c.id), '[]'::json))::text AS doc
-        FROM jarvis.conversations c WHERE c.owner = $1 AND ($2::uuid IS NULL OR c.id = $2) ORDER BY c.created_at DESC";
+        FROM jarvis.conversations c WHERE c.owner = $1 AND ($2::uuid IS NULL OR c.id = $2)
+        ORDER BY c.created_at DESC";
 }
 
 /// Version of the schema that knows which memory holds the id of a device.
@@ -146,7 +149,8 @@ pub async fn to_database(
         settings.at(to)
     } else {
         return Err(BackupError::Refused(format!(
-            "\"{to}\" cannot be the name of a database: use lower-case letters, digits and \"_\", or an address postgres://…"
+            "\"{to}\" cannot be the name of a database: use lower-case letters, digits and \"_\", or an \
+             address postgres://…"
         )));
     };
     let mut conn = session(&target).await?;
@@ -191,8 +195,8 @@ async fn checked<'a>(
     not_newer(manifest)?;
     if manifest.origin != Origin::Postgres {
         return Err(BackupError::Refused(format!(
-            "{} is a backup of the database of a device, not of Postgres: restore it with store.postgres_url unset, and \
-             everything is sent when it is set again",
+            "{} is a backup of the database of a device, not of Postgres: restore it with store.postgres_url \
+             unset, and everything is sent when it is set again",
             manifest.name
         )));
     }
@@ -304,7 +308,8 @@ async fn find_in(
         }
         _ => {
             return Err(BackupError::Refused(
-                "several people in this backup have that name: restore their conversations one by one with --conversation"
+                "several people in this backup have that name: restore their conversations one by one with \
+                 --conversation"
                     .to_owned(),
             ));
         }

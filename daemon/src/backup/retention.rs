@@ -362,7 +362,10 @@ mod tests {
             1 => prop::collection::btree_set(0..24_i64, 2..4).prop_map(|hours| hours.into_iter().collect()),
         ];
         // Weeks on end without any, too: a broken card, a long journey.
-        let stretch = prop_oneof![9 => prop::collection::vec(day, 1..60), 1 => (1..90_usize).prop_map(|days| vec![vec![]; days])];
+        let stretch = prop_oneof![
+            9 => prop::collection::vec(day, 1..60),
+            1 => (1..90_usize).prop_map(|days| vec![vec![]; days]),
+        ];
         prop::collection::vec(stretch, 40).prop_map(|stretches| {
             let days = stretches.into_iter().flatten().take(3 * 365).enumerate();
             days.flat_map(|(day, hours)| {
@@ -378,7 +381,11 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig {
+            cases: 16,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
 
         #[test]
         fn the_calendar_of_three_years_agrees_with_the_rule_said_slowly(hours in three_years()) {
@@ -387,7 +394,8 @@ mod tests {
             let policy = Policy::default();
             let all: Vec<_> = backups.iter().map(|b| (b.taken_at, periods(b))).collect();
             for (index, decision) in decide(&backups, &policy, now, &zone()).into_iter().enumerate() {
-                prop_assert_eq!(decision.keep(), kept_slowly(&all, index, &policy), "{} {:?}", decision.name, decision.reasons);
+                let slowly = kept_slowly(&all, index, &policy);
+                prop_assert_eq!(decision.keep(), slowly, "{} {:?}", decision.name, decision.reasons);
             }
         }
 
@@ -420,15 +428,19 @@ mod tests {
             let mut off = 0;
             for (index, hour) in hours.into_iter().enumerate() {
                 off += jumps.iter().filter(|(when, _)| *when == index).map(|(_, by)| by).sum::<i64>();
-                let standing = [Standing::Failed, Standing::Unproven, Standing::Proven][usize::from(fates[index % fates.len()])];
+                let fate = usize::from(fates[index % fates.len()]);
+                let standing = [Standing::Failed, Standing::Unproven, Standing::Proven][fate];
                 let backup = Candidate { standing, ..taken(hour + off) };
                 let now = backup.taken_at;
                 held.push(backup);
-                let newest_proven = |held: &[Candidate]| held.iter().filter(|b| b.standing == Standing::Proven && b.taken_at <= now).map(|b| b.taken_at).max();
-                let before = (newest_proven(&held), held.iter().any(|b| b.standing == Standing::Proven));
+                let proven = |b: &&Candidate| b.standing == Standing::Proven;
+                let newest_proven = |held: &[Candidate]| {
+                    held.iter().filter(proven).map(|b| b.taken_at).filter(|at| *at <= now).max()
+                };
+                let before = (newest_proven(&held), held.iter().any(|b| proven(&b)));
                 let decisions = decide(&held, &Policy::default(), now, &zone());
                 held = held.into_iter().zip(decisions).filter(|(_, d)| d.keep()).map(|(b, _)| b).collect();
-                prop_assert_eq!(before, (newest_proven(&held), held.iter().any(|b| b.standing == Standing::Proven)));
+                prop_assert_eq!(before, (newest_proven(&held), held.iter().any(|b| proven(&b))));
             }
         }
     }

@@ -40,8 +40,8 @@ impl ScratchDatabase {
                     return BackupError::postgres(&error, &settings.shown);
                 }
                 BackupError::Refused(
-                    "this needs a scratch database, and the role of store.postgres_url may not create one: run ALTER ROLE … \
-                     CREATEDB on the server, or set backup.verify to \"full\""
+                    "this needs a scratch database, and the role of store.postgres_url may not create one: \
+                     run ALTER ROLE … CREATEDB on the server, or set backup.verify to \"full\""
                         .to_owned(),
                 )
             })
@@ -111,7 +111,8 @@ mod tests {
             client.wait().unwrap().success()
         };
         let stranger = tokio::task::spawn_blocking(there);
-        let sleeps = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(3)%' AND datname LIKE 'jarvis_scratch%'";
+        let sleeps = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(3)%'
+            AND datname LIKE 'jarvis_scratch%'";
         postgres.wait_for(sleeps, "1");
         tokio::time::timeout(Duration::from_secs(60), scratch.drop()).await.unwrap().unwrap();
         assert!(stranger.await.unwrap(), "its session ended by itself");

@@ -335,8 +335,8 @@ pub(super) fn open(
     let opened: StreamReader<_> = decryptor.decrypt(keys.identities()).map_err(|e| match e {
         age::DecryptError::NoMatchingKeys | age::DecryptError::KeyDecryptionFailed => {
             BackupError::Key(format!(
-                "no key at hand opens the backup {}: it is for {}; name the file with the secret key of one of them \
-                 (backup.identity_file, --identity)",
+                "no key at hand opens the backup {}: it is for {}; name the file with the secret key of one \
+                 of them (backup.identity_file, --identity)",
                 manifest.name,
                 manifest.recipients.join(", ")
             ))

@@ -86,7 +86,8 @@ async fn look(run: &Run<'_>, folder: &Path, level: Level, keys: &Keys) -> Result
                 if level == Level::Restore {
                     let postgres = run.settings.postgres.as_ref().ok_or_else(|| {
                         BackupError::Refused(
-                            "this backup is of Postgres and store.postgres_url is not set: it can be verified up to --level full"
+                            "this backup is of Postgres and store.postgres_url is not set: it can be \
+                             verified up to --level full"
                                 .to_owned(),
                         )
                     })?;

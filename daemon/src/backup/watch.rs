@@ -102,8 +102,8 @@ impl Seen<'_> {
 }
 
 /// What is said of a folder that does not answer.
-const SILENT: &str = "the folder of the backups does not answer, so nobody knows what is in it: look whether its disk or its \
-                      server is there (backup.dir)";
+const SILENT: &str = "the folder of the backups does not answer, so nobody knows what is in it: look whether \
+                      its disk or its server is there (backup.dir)";
 
 impl Report {
     /// What was told before, as far as it is still known while the folder does not answer.
@@ -195,7 +195,8 @@ fn read_note(data: &Path) -> Result<Option<LastRun>, String> {
     let path = data.join(RECORD);
     let unusable = |why: &dyn std::fmt::Display| {
         format!(
-            "how the last backup ended is not known ({}: {why}): `jarvisd backup create` makes one and notes it anew",
+            "how the last backup ended is not known ({}: {why}): `jarvisd backup create` makes one and notes \
+             it anew",
             path.display()
         )
     };
@@ -245,13 +246,14 @@ fn condition(seen: &Seen<'_>) -> Condition {
     }
     match order::age(proven, seen.now) {
         Age::Unknown => Condition::degraded(format!(
-            "the age of the newest proven backup {} is not known, because the clock was {} when it was made: `jarvisd backup \
-             create` makes one with the clock as it is now",
+            "the age of the newest proven backup {} is not known, because the clock was {} when it was made: \
+             `jarvisd backup create` makes one with the clock as it is now",
             proven.name,
             if proven.dated == Dated::Wrong { "wrong" } else { "not set" }
         )),
         Age::Days(days) if days >= OLD_DAYS => Condition::degraded(format!(
-            "the newest proven backup is {days} days old: `systemctl status jarvis-backup.timer` tells when the next is due"
+            "the newest proven backup is {days} days old: `systemctl status jarvis-backup.timer` tells when \
+             the next is due"
         )),
         Age::Days(_) => {
             seen.remote.and_then(|remote| missing_copy(backups, remote, seen.now)).unwrap_or(Condition::Ok)

@@ -53,8 +53,8 @@ pub fn asked(settings: &Context) -> KnownBackups {
         None => {
             let one = proven.map_or("one".to_owned(), |name| format!("one, such as {name},"));
             format!(
-                "no good backup of it is in {}: put {one} there, and `jarvisd backup restore latest --in-place` \
-                 brings it back",
+                "no good backup of it is in {}: put {one} there, and `jarvisd backup restore latest \
+                 --in-place` brings it back",
                 dir.display()
             )
         }

@@ -15,8 +15,8 @@ use crate::error::{Exit, Failure};
 /// failure.
 ///
 /// Nothing is changed; a small file is made in the folder of the backups and removed at once. Run it as the
-/// user that the daemon runs as, and while the daemon is stopped if the microphone cannot be shared. Exit code 0
-/// unless something fails.
+/// user that the daemon runs as, and while the daemon is stopped if the microphone cannot be shared. Exit
+/// code 0 unless something fails.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

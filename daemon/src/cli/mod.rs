@@ -297,8 +297,8 @@ async fn shared_ids_are_known(settings: &Settings, memory: &Memory) -> Result<()
         Failure::new(
             Exit::TryAgain,
             format!(
-                "this device has not read the shared database yet, where these words may be another person's, \
-                 and {}; try again when {} answers",
+                "this device has not read the shared database yet, where these words may be another \
+                 person's, and {}; try again when {} answers",
                 chain(&error),
                 postgres.shown
             ),

@@ -245,8 +245,8 @@ async fn status(settings: &Settings, memory: &Memory, json: bool) -> Result<(), 
         ))?;
     } else if status.another_database {
         output::line(
-            "This device was not with this database before (a new one, or another database than before): everything is sent \
-             to it, by the daemon or by `jarvisd queue drain`.",
+            "This device was not with this database before (a new one, or another database than before): \
+             everything is sent to it, by the daemon or by `jarvisd queue drain`.",
         )?;
     }
     if depth.dead_letters > 0 {
@@ -385,8 +385,8 @@ async fn check(memory: &Memory, json: bool) -> Result<(), Failure> {
     Err(Failure::new(
         Exit::Failed,
         format!(
-            "{unknown_operations} entries are of a newer version and {unburied_deletions} deletions lack their tombstone; \
-             run `jarvisd store check`"
+            "{unknown_operations} entries are of a newer version and {unburied_deletions} deletions lack \
+             their tombstone; run `jarvisd store check`"
         ),
     ))
 }
@@ -406,8 +406,8 @@ fn retried(retried: Retried, chosen: &Chosen, json: bool) -> Result<(), Failure>
         n => Err(Failure::new(
             Exit::Failed,
             format!(
-                "{n} of them name rows that are not on this device any more, so there is nothing to send: restore a backup \
-                 that has them, or give them up with `jarvisd queue dead-letter drop`"
+                "{n} of them name rows that are not on this device any more, so there is nothing to send: \
+                 restore a backup that has them, or give them up with `jarvisd queue dead-letter drop`"
             ),
         )),
     }

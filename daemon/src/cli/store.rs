@@ -146,7 +146,8 @@ async fn check(settings: &Settings, memory: &Memory, args: &Check) -> Result<(),
         n => Err(Failure::new(
             Exit::Failed,
             format!(
-                "{n} {} between this device and Postgres; `jarvisd store check --repair` mends what can be mended",
+                "{n} {} between this device and Postgres; `jarvisd store check --repair` mends what can be \
+                 mended",
                 if n == 1 { "difference" } else { "differences" }
             ),
         )),
@@ -232,8 +233,8 @@ fn show(found: &Comparison) -> Result<(), Failure> {
     if found.is_equal() && found.complete {
         let besides = found.tables.iter().any(|table| table.here != table.there);
         return output::line(if besides {
-            "Everything that this device keeps is the same in Postgres; what is there besides is another device's, or \
-             sealed with another key."
+            "Everything that this device keeps is the same in Postgres; what is there besides is another \
+             device's, or sealed with another key."
         } else {
             "Everything is the same on both sides."
         });

@@ -53,14 +53,15 @@ async fn rotate(settings: &Settings, memory: &Memory, args: &RotateKey) -> Resul
     match (&credential, &args.to) {
         (Some(_), None) => {
             let message = format!(
-                "the key is systemd's credential {CREDENTIAL}, which this program cannot replace; say --to FILE and put \
-                 that file in its place"
+                "the key is systemd's credential {CREDENTIAL}, which this program cannot replace; say --to \
+                 FILE and put that file in its place"
             );
             return Err(Failure::new(Exit::Usage, message));
         }
         (None, Some(_)) => {
             let message = format!(
-                "--to is for a key that systemd passes as a credential; here it is {}, which is replaced without it",
+                "--to is for a key that systemd passes as a credential; here it is {}, which is replaced \
+                 without it",
                 settings.paths.key.display()
             );
             return Err(Failure::new(Exit::Usage, message));
@@ -108,8 +109,8 @@ impl From<MemoryError> for Stop {
 fn shut(name: &str, error: &VaultError) -> Stop {
     let name = output::plain(name);
     let message = format!(
-        "the key was not rotated, because the voiceprint of {name} does not open: {}; `jarvisd voice delete --user {}` \
-         removes it",
+        "the key was not rotated, because the voiceprint of {name} does not open: {}; `jarvisd voice delete \
+         --user {}` removes it",
         chain(error),
         output::shell_word(&name)
     );

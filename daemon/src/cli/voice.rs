@@ -234,8 +234,8 @@ impl Compared {
             ),
             "ambiguous" => "two enrolled voices are too alike to tell which it is".to_owned(),
             "multiple_speakers" => format!(
-                "somebody else speaks as well, for {} s; say it again when nobody else does (voice.second_voice and \
-                 voice.refuse_overlap decide on this)",
+                "somebody else speaks as well, for {} s; say it again when nobody else does \
+                 (voice.second_voice and voice.refuse_overlap decide on this)",
                 figure(self.other_s.unwrap_or_default(), 1)
             ),
             "not_enrolled" => "no voice is enrolled; `jarvisd voice enroll` does that".to_owned(),

@@ -105,8 +105,8 @@ pub(crate) fn line(raw: &Raw, wanted: &str) -> Result<String, String> {
 /// Characters that a person cannot see and that make two texts look alike or turn the direction of the rest.
 /// The joiners U+200C and U+200D stay allowed: some scripts and emoji need them.
 pub(super) fn invisible(c: char) -> bool {
-    matches!(c, '\u{ad}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-        | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+    matches!(c, '\u{ad}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// A path; relative ones start from `base`. Where there is no file to start from (the environment) `base` is

@@ -20,17 +20,17 @@ pub(super) fn fault(env: &[(OsString, OsString)]) -> Option<Fault> {
             let zone = quote(&zone);
             let sentence = if counts_leap_seconds(Path::new(name_of(&zone))) {
                 format!(
-                    "\"{zone}\" counts leap seconds, which the clock of the system does not; write the zone as \
-                     Europe/Berlin, without right/"
+                    "\"{zone}\" counts leap seconds, which the clock of the system does not; write the zone \
+                     as Europe/Berlin, without right/"
                 )
-            } else if zone.starts_with(':') && TimeZone::posix(name_of(&zone)).is_ok() {
-                format!("\"{zone}\" is a rule behind a colon, which not every program reads; write {}", name_of(&zone))
+            } else if let Some(rule) = rule_behind_a_colon(&zone) {
+                format!("\"{zone}\" is a rule behind a colon, which not every program reads; write {rule}")
             } else if let Some(written) = written(&zone) {
                 format!("\"{zone}\" is not how every program here calls that time zone; write {written}")
             } else if lacks_its_rule(&zone) {
                 format!(
-                    "\"{zone}\" does not say when summer time begins and ends; write the zone as Europe/Berlin, \
-                     or with its rule, such as {zone},M3.5.0,M10.5.0/3"
+                    "\"{zone}\" does not say when summer time begins and ends; write the zone as \
+                     Europe/Berlin, or with its rule, such as {zone},M3.5.0,M10.5.0/3"
                 )
             } else {
                 format!(
@@ -46,8 +46,8 @@ pub(super) fn fault(env: &[(OsString, OsString)]) -> Option<Fault> {
             let wrong = local.symlink_metadata().is_ok() && (!sound() || right());
             wrong.then(|| {
                 let place: Arc<Path> = local.into();
-                let sentence = "is no time zone without leap seconds; set one with timedatectl set-timezone, or \
-                                install tzdata";
+                let sentence = "is no time zone without leap seconds; set one with timedatectl set-timezone, \
+                                or install tzdata";
                 Fault::new(Origin::file(&place, 0), None, sentence)
             })
         }
@@ -59,8 +59,13 @@ fn name_of(zone: &str) -> &str {
     zone.strip_prefix(':').unwrap_or(zone)
 }
 
-/// Whether a zone lies in the folder of those that count leap seconds. Read without them, their times are wrong
-/// by more than half a minute.
+/// The rule where `zone` is one with a colon before it, which some program would take for UTC.
+fn rule_behind_a_colon(zone: &str) -> Option<&str> {
+    zone.strip_prefix(':').filter(|rule| TimeZone::posix(rule).is_ok() && TimeZone::get(rule).is_err())
+}
+
+/// Whether a zone lies in the folder of those that count leap seconds. Read without them, their times are
+/// wrong by more than half a minute.
 fn counts_leap_seconds(zone: &Path) -> bool {
     zone.components().any(|part| part.as_os_str() == "right")
 }
@@ -78,8 +83,8 @@ fn exists(zone: &str) -> bool {
     name.starts_with('/') && std::fs::read(name).is_ok_and(|bytes| is_zone(&bytes))
 }
 
-/// The zone as its file is called, where `zone` writes it in another case or below `posix/`: some program would
-/// not find it and take UTC.
+/// The zone as its file is called, where `zone` writes it in another case or below `posix/`: some program
+/// would not find it and take UTC.
 fn written(zone: &str) -> Option<String> {
     let name = name_of(zone);
     let below = name.strip_prefix("posix/").unwrap_or(name);

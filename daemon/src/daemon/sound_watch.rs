@@ -159,7 +159,8 @@ impl SoundWatch {
                 let why =
                     self.stats.last_error().map_or_else(|| "no sound yet".to_owned(), |e| e.to_string());
                 Condition::away(format!(
-                    "the microphone {:?} is away ({why}) and is being tried again; typed and remembered things still work",
+                    "the microphone {:?} is away ({why}) and is being tried again; typed and remembered \
+                     things still work",
                     self.device
                 ))
             }

@@ -294,8 +294,9 @@ fn a_short_hole_in_a_command_is_bridged_a_longer_one_ends_it_and_one_of_a_second
 #[test]
 fn any_frames_in_any_order_give_ordered_bounded_utterances_and_finite_numbers() {
     // Noise would not do: nothing is found in it, and then nothing is checked.
-    let sentence = "the old cat sleeps beside the warm kitchen fire while the rain falls on the roof of the house, \
-                    and nobody in the village remembers a summer that was as long and as quiet as this one";
+    let sentence = "the old cat sleeps beside the warm kitchen fire while the rain falls on the roof of the \
+                    house, and nobody in the village remembers a summer that was as long and as quiet as \
+                    this one";
     let Some(speech) = librispeech(1).pop().or_else(|| say("rms", sentence).map(|(speech, _)| speech)) else {
         return;
     };

@@ -45,8 +45,8 @@ impl CommandLine {
         if spoken(program) {
             Err("begins with the program; {text} can only stand in an argument".to_owned())
         } else if SHELLS.iter().any(|shell| name == *shell) && arguments.iter().any(spoken) {
-            Err("puts {text} into a shell, which would run what people say; leave {text} out, and the text comes on \
-                 standard input"
+            Err("puts {text} into a shell, which would run what people say; leave {text} out, and the text \
+                 comes on standard input"
                 .to_owned())
         } else if program.contains('/') && !Path::new(program).is_absolute() {
             Err(format!(

@@ -249,7 +249,8 @@ async fn forget_that_removes_the_last_statement_and_what_was_made_from_it() {
         let forgot = home.turn(&home.anna, Select::Continue, order).await;
         assert_eq!(
             forgot.reply,
-            "I have forgotten that the qwkey is under the pot. For 10 minutes, while we go on talking, undo that brings it back.",
+            "I have forgotten that the qwkey is under the pot. For 10 minutes, while we go on talking, undo \
+             that brings it back.",
             "{order}"
         );
         assert_eq!(forgot.effects, [Effect::Forgot { messages: 4 }], "{order}");
@@ -286,8 +287,8 @@ async fn asked_which(order: &str) -> Home {
     let asked = home.turn(&home.anna, Select::Continue, order).await;
     assert_eq!(
         asked.reply,
-        "I know two things about the key: that the qwcar key is under the pot, and that the qwbike key is in the drawer. \
-         Tell me which one I shall forget, or both."
+        "I know two things about the key: that the qwcar key is under the pot, and that the qwbike key is in \
+         the drawer. Tell me which one I shall forget, or both."
     );
     assert!(asked.effects.is_empty());
     home
@@ -455,7 +456,8 @@ async fn forget_everything_about_a_topic_leaves_no_trace_of_it_not_even_in_the_o
         let forgot = home.turn(&home.anna, Select::Continue, order).await;
         assert!(
             forgot.reply.starts_with(
-                "I have forgotten two things: that the qwkey is rusty by the way, and that the qwkey is under the pot. For 10"
+                "I have forgotten two things: that the qwkey is rusty by the way, and that the qwkey is \
+                 under the pot. For 10"
             ),
             "{order}: {}",
             forgot.reply

@@ -36,14 +36,15 @@ pub struct AuditEntry {
 }
 
 crate::store::sql::statements! {
-    APPEND = "INSERT INTO audit (id, owner, action, outcome, detail, wall_unix_ms, clock_synced, monotonic_ns, boot, device)
+    APPEND = "INSERT INTO audit (id, owner, action, outcome, detail, wall_unix_ms, clock_synced,
+        monotonic_ns, boot, device)
         VALUES (?1, (SELECT rid FROM users WHERE id = ?2), ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
-    LIST = "SELECT a.rid, a.id AS id, u.id AS user_id, u.name AS user_name, a.action, a.outcome, a.detail, a.wall_unix_ms,
-            a.clock_synced
+    LIST = "SELECT a.rid, a.id AS id, u.id AS user_id, u.name AS user_name, a.action, a.outcome, a.detail,
+            a.wall_unix_ms, a.clock_synced
         FROM audit a LEFT JOIN users u ON u.rid = a.owner
         WHERE a.rid < ?1 ORDER BY a.rid DESC LIMIT ?2";
-    LIST_OF_USER = "SELECT a.rid, a.id AS id, u.id AS user_id, u.name AS user_name, a.action, a.outcome, a.detail,
-            a.wall_unix_ms, a.clock_synced
+    LIST_OF_USER = "SELECT a.rid, a.id AS id, u.id AS user_id, u.name AS user_name, a.action, a.outcome,
+            a.detail, a.wall_unix_ms, a.clock_synced
         FROM audit a JOIN users u ON u.rid = a.owner
         WHERE u.id = ?3 AND a.rid < ?1 ORDER BY a.rid DESC LIMIT ?2";
     // A row whose time is a guess is as old as the rows around it.

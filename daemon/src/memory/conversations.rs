@@ -59,30 +59,34 @@ impl<T, C> Page<T, C> {
 }
 
 crate::store::sql::statements! {
-    CREATE = "INSERT INTO conversations (id, owner, title, title_by_user, activity, created_unix_ms, created_synced,
-            updated_unix_ms, updated_synced, updated_monotonic_ns, boot, device, session_id, named)
-        VALUES (?1, ?2, ?3, ?4, (SELECT coalesce(max(activity), 0) + 1 FROM conversations WHERE owner = ?2), ?5, ?6, ?5,
-            ?6, ?7, ?8, ?9, ?10, ?11)";
-    LIST = "SELECT c.id AS id, c.title, c.messages, c.created_unix_ms, c.updated_unix_ms, c.activity, d.id AS device,
-            c.session_id
+    CREATE = "INSERT INTO conversations (id, owner, title, title_by_user, activity, created_unix_ms,
+            created_synced, updated_unix_ms, updated_synced, updated_monotonic_ns, boot, device, session_id,
+            named)
+        VALUES (?1, ?2, ?3, ?4, (SELECT coalesce(max(activity), 0) + 1 FROM conversations WHERE owner = ?2),
+            ?5, ?6, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+    LIST = "SELECT c.id AS id, c.title, c.messages, c.created_unix_ms, c.updated_unix_ms, c.activity,
+            d.id AS device, c.session_id
         FROM conversations c LEFT JOIN devices d ON d.rid = c.device
-        WHERE c.owner = (SELECT rid FROM users WHERE id = ?1) AND c.activity < ?2 ORDER BY c.activity DESC LIMIT ?3";
-    FIND = "SELECT c.id AS id, c.title, c.messages, c.created_unix_ms, c.updated_unix_ms, c.activity, d.id AS device,
-            c.session_id
+        WHERE c.owner = (SELECT rid FROM users WHERE id = ?1) AND c.activity < ?2
+        ORDER BY c.activity DESC LIMIT ?3";
+    FIND = "SELECT c.id AS id, c.title, c.messages, c.created_unix_ms, c.updated_unix_ms, c.activity,
+            d.id AS device, c.session_id
         FROM conversations c LEFT JOIN devices d ON d.rid = c.device
         WHERE c.id = ?2 AND c.owner = (SELECT rid FROM users WHERE id = ?1)";
     LATEST = "SELECT c.id, c.updated_unix_ms, c.updated_synced, c.updated_monotonic_ns, b.boot_id
         FROM conversations c JOIN boots b ON b.rid = c.boot
-        WHERE c.owner = (SELECT rid FROM users WHERE id = ?1) AND c.device = (SELECT rid FROM devices WHERE id = ?2)
-        ORDER BY c.activity DESC LIMIT 1";
+        WHERE c.owner = (SELECT rid FROM users WHERE id = ?1) AND c.device = (SELECT rid FROM devices
+        WHERE id = ?2) ORDER BY c.activity DESC LIMIT 1";
     COUNT = "SELECT count(*) AS n FROM conversations WHERE owner = (SELECT rid FROM users WHERE id = ?1)";
-    RENAME = "UPDATE conversations SET title = ?3, title_by_user = 1, named = ?4 WHERE rid = ?2 AND owner = ?1";
+    RENAME = "UPDATE conversations SET title = ?3, title_by_user = 1, named = ?4 WHERE rid = ?2
+        AND owner = ?1";
     RID = "SELECT rid FROM conversations WHERE id = ?2 AND owner = ?1";
     COUNT_MESSAGES = "SELECT messages AS n FROM conversations WHERE rid = ?1";
     DELETE_MESSAGES = "DELETE FROM messages WHERE conversation = ?1 AND owner = ?2";
     DELETE = "DELETE FROM conversations WHERE rid = ?1 AND owner = ?2";
     // What waits for its messages; both before these are deleted.
-    FORGET_PENDING = "DELETE FROM queue WHERE entity_id IN (SELECT id FROM messages WHERE conversation = ?1 AND owner = ?2)";
+    FORGET_PENDING = "DELETE FROM queue WHERE entity_id IN (SELECT id FROM messages WHERE conversation = ?1
+        AND owner = ?2)";
     FORGET_DEAD = "DELETE FROM dead_letter
         WHERE entity_id IN (SELECT id FROM messages WHERE conversation = ?1 AND owner = ?2)";
 }

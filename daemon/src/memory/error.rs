@@ -20,13 +20,20 @@ pub enum MemoryError {
     /// `conversation` counts from 1; 0 is the document as a whole.
     #[error(
         "{} cannot be imported: {reason}; nothing was stored",
-        if *conversation == 0 { "this".to_owned() } else { format!("conversation {conversation} of the file") }
+        if *conversation == 0 {
+            "this".to_owned()
+        } else {
+            format!("conversation {conversation} of the file")
+        }
     )]
     Unreadable { conversation: usize, reason: String },
     /// A conversation has one writer, the device on which it began.
     #[error(
         "conversation {conversation} began on {}: go on with it there, or begin a new one here",
-        device.as_deref().map_or("a device that is not known any more".into(), |device| format!("the device \"{device}\""))
+        device.as_deref().map_or(
+            "a device that is not known any more".into(),
+            |device| format!("the device \"{device}\"")
+        )
     )]
     OtherHome { conversation: ConversationId, device: Option<String> },
     #[error("the text has {bytes} bytes, at most {max} can be stored: make it shorter")]

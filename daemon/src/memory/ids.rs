@@ -30,7 +30,8 @@ macro_rules! id {
                 let bytes: &[u8] = row.try_get(column).map_err(StoreError::Sql)?;
                 Uuid::from_slice(bytes)
                     .map(Self)
-                    .map_err(|e| StoreError::Sql(sqlx::Error::ColumnDecode { index: column.into(), source: e.into() }))
+                    .map_err(|e| sqlx::Error::ColumnDecode { index: column.into(), source: e.into() })
+                    .map_err(StoreError::Sql)
             }
         }
 

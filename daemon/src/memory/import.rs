@@ -145,13 +145,14 @@ crate::store::sql::statements! {
         UNION ALL SELECT 1 FROM tombstones WHERE kind = 'message' AND id = ?1";
     SESSION_TAKEN = "SELECT 1 FROM conversations WHERE owner = ?1 AND device = ?2 AND session_id = ?3";
     // Older than everything that is there: an import does not change which conversation is continued.
-    ADD = "INSERT INTO conversations (id, owner, title, title_by_user, next_seq, messages, activity, created_unix_ms,
-            created_synced, updated_unix_ms, updated_synced, updated_monotonic_ns, boot, device, session_id, named)
-        VALUES (?1, ?2, ?3, ?11, ?4, ?5, (SELECT coalesce(min(activity), 1) - 1 FROM conversations WHERE owner = ?2), ?6,
-            1, ?7, 1, 0, ?8, ?9, ?10, ?12)";
+    ADD = "INSERT INTO conversations (id, owner, title, title_by_user, next_seq, messages, activity,
+            created_unix_ms, created_synced, updated_unix_ms, updated_synced, updated_monotonic_ns, boot,
+            device, session_id, named)
+        VALUES (?1, ?2, ?3, ?11, ?4, ?5, (SELECT coalesce(min(activity), 1) - 1 FROM conversations
+            WHERE owner = ?2), ?6, 1, ?7, 1, 0, ?8, ?9, ?10, ?12)";
     RID = "SELECT rid FROM conversations WHERE id = ?1";
-    ADD_MESSAGE = "INSERT INTO messages (id, conversation, owner, seq, role, kind, text, meta, wall_unix_ms, clock_synced,
-            monotonic_ns, boot, device)
+    ADD_MESSAGE = "INSERT INTO messages (id, conversation, owner, seq, role, kind, text, meta, wall_unix_ms,
+            clock_synced, monotonic_ns, boot, device)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 0, ?11, ?12)";
     ADD_SOURCE = "INSERT INTO message_sources (source, message)
         SELECT source.rid, answer.rid FROM messages source, messages answer

@@ -28,8 +28,8 @@ crate::store::sql::statements! {
     VOICES = "SELECT u.name FROM users u
         WHERE NOT EXISTS (SELECT 1 FROM voiceprints v WHERE v.owner = u.rid)
             AND NOT EXISTS (SELECT 1 FROM tombstones t WHERE t.kind = 'voiceprint' AND t.user_id = u.id)
-            AND (SELECT a.action FROM audit a WHERE a.owner = u.rid AND a.action IN ('enrol', 'voiceprint_delete')
-                ORDER BY a.rid DESC LIMIT 1) = 'enrol'
+            AND (SELECT a.action FROM audit a WHERE a.owner = u.rid AND a.action IN ('enrol',
+                'voiceprint_delete') ORDER BY a.rid DESC LIMIT 1) = 'enrol'
         ORDER BY u.name_key";
 }
 

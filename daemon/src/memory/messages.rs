@@ -80,15 +80,16 @@ impl Message {
 }
 
 crate::store::sql::statements! {
-    HISTORY = "SELECT m.id AS id, c.id AS conversation_id, m.seq, m.role, m.kind, m.text, m.wall_unix_ms, m.clock_synced, m.meta
-        FROM messages m JOIN conversations c ON c.rid = m.conversation
+    HISTORY = "SELECT m.id AS id, c.id AS conversation_id, m.seq, m.role, m.kind, m.text, m.wall_unix_ms,
+        m.clock_synced, m.meta FROM messages m JOIN conversations c ON c.rid = m.conversation
         WHERE c.id = ?2 AND m.owner = (SELECT rid FROM users WHERE id = ?1) AND m.seq < ?3
         ORDER BY m.seq DESC LIMIT ?4";
-    NOTES = "SELECT m.id AS id, c.id AS conversation_id, m.seq, m.role, m.kind, m.text, m.wall_unix_ms, m.clock_synced, m.meta
-        FROM messages m JOIN conversations c ON c.rid = m.conversation
-        WHERE m.owner = (SELECT rid FROM users WHERE id = ?1) AND m.kind = 'note' ORDER BY m.rid DESC LIMIT ?2";
-    THESE = "SELECT m.id AS id, c.id AS conversation_id, m.seq, m.role, m.kind, m.text, m.wall_unix_ms, m.clock_synced, m.meta
-        FROM json_each(?2) wanted CROSS JOIN messages m ON m.id = unhex(wanted.value)
+    NOTES = "SELECT m.id AS id, c.id AS conversation_id, m.seq, m.role, m.kind, m.text, m.wall_unix_ms,
+        m.clock_synced, m.meta FROM messages m JOIN conversations c ON c.rid = m.conversation
+        WHERE m.owner = (SELECT rid FROM users WHERE id = ?1) AND m.kind = 'note'
+        ORDER BY m.rid DESC LIMIT ?2";
+    THESE = "SELECT m.id AS id, c.id AS conversation_id, m.seq, m.role, m.kind, m.text, m.wall_unix_ms,
+        m.clock_synced, m.meta FROM json_each(?2) wanted CROSS JOIN messages m ON m.id = unhex(wanted.value)
         JOIN conversations c ON c.rid = m.conversation
         WHERE m.owner = (SELECT rid FROM users WHERE id = ?1) ORDER BY wanted.key";
     SOURCES = "SELECT source.id AS id FROM messages answer
@@ -103,7 +104,8 @@ crate::store::sql::statements! {
         JOIN messages m ON m.rid = s.message WHERE s.source = ?2 AND m.owner = ?1";
     DELETE = "DELETE FROM messages WHERE rid = ?2 AND owner = ?1";
     COUNT_DOWN = "UPDATE conversations SET messages = messages - ?3 WHERE rid = ?2 AND owner = ?1";
-    AUTOMATIC_TITLE = "SELECT id, title FROM conversations WHERE rid = ?2 AND owner = ?1 AND title_by_user = 0";
+    AUTOMATIC_TITLE = "SELECT id, title FROM conversations WHERE rid = ?2 AND owner = ?1
+        AND title_by_user = 0";
     FIRST_WORDS = "SELECT text FROM messages
         WHERE conversation = ?2 AND owner = ?1 AND role = 'user' AND kind <> 'ask' ORDER BY seq LIMIT 1";
     UNSENT = "SELECT c.id AS id FROM messages m JOIN conversations c ON c.rid = m.conversation

@@ -121,12 +121,14 @@ struct Here {
 }
 
 crate::store::sql::statements! {
-    FIND_HERE = "SELECT d.rid AS device, b.rid AS boot FROM devices d JOIN boots b ON b.boot_id = ?2 WHERE d.id = ?1";
+    FIND_HERE = "SELECT d.rid AS device, b.rid AS boot FROM devices d JOIN boots b ON b.boot_id = ?2
+        WHERE d.id = ?1";
     FIND_BOOT = "SELECT rid FROM boots WHERE boot_id = ?1";
     ADD_BOOT = "INSERT INTO boots (boot_id) VALUES (?1) ON CONFLICT DO NOTHING";
     FIND_DEVICE = "SELECT rid FROM devices WHERE id = ?1";
     CLAIM_LOST_DEVICE = "UPDATE devices SET id = ?1 WHERE id LIKE 'lost-%'
-        AND (SELECT count(*) FROM devices WHERE id LIKE 'lost-%') = 1 AND NOT EXISTS (SELECT 1 FROM devices WHERE id = ?1)";
+        AND (SELECT count(*) FROM devices WHERE id LIKE 'lost-%') = 1 AND NOT EXISTS (SELECT 1 FROM devices
+        WHERE id = ?1)";
     ADD_DEVICE = "INSERT INTO devices (id, created_unix_ms) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
     // Set in the transaction that deletes, cleared once no byte is left: a crash in between loses nothing.
     // Each wish has a value of its own, so that granting one does not clear another that came meanwhile.
@@ -393,8 +395,8 @@ impl Memory {
         let copies = self.store.damaged_copies();
         if let Some(newest) = copies.last() {
             let sentence = format!(
-                "the database was damaged and repaired; {} damaged copies are kept, the newest is {}: delete them when \
-                 nothing is missed",
+                "the database was damaged and repaired; {} damaged copies are kept, the newest is {}: delete \
+                 them when nothing is missed",
                 copies.len(),
                 newest.display()
             );

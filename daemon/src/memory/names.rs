@@ -12,7 +12,8 @@ use crate::store::queue::{Op, enqueue};
 
 crate::store::sql::statements! {
     NAMED = "SELECT id, title, coalesce(session_id, '') AS session FROM conversations
-        WHERE owner = (SELECT rid FROM users WHERE id = ?1) AND (title_by_user = 1 OR session_id IS NOT NULL)";
+        WHERE owner = (SELECT rid FROM users WHERE id = ?1) AND (title_by_user = 1
+        OR session_id IS NOT NULL)";
     NAME = "SELECT rid FROM conversations WHERE id = ?2 AND owner = ?1";
     UNNAME = "UPDATE conversations SET title = '', title_by_user = 0, session_id = NULL, named = ?3
         WHERE rid = ?2 AND owner = ?1";

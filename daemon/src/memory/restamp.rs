@@ -20,8 +20,8 @@ crate::store::sql::statements! {
     AUDIT = "SELECT a.rid, a.id, u.id AS user FROM audit a LEFT JOIN users u ON u.rid = a.owner
         WHERE a.boot = (SELECT rid FROM boots WHERE boot_id = ?1) AND a.clock_synced = 0";
     // A stamp from the future of this boot (damage) is as old as now.
-    STAMP_MESSAGE = "UPDATE messages SET wall_unix_ms = ?2 - max(?3 - monotonic_ns, 0) / 1000000, clock_synced = 1
-        WHERE rid = ?1 AND clock_synced = 0";
+    STAMP_MESSAGE = "UPDATE messages SET wall_unix_ms = ?2 - max(?3 - monotonic_ns, 0) / 1000000,
+        clock_synced = 1 WHERE rid = ?1 AND clock_synced = 0";
     STAMP_AUDIT = "UPDATE audit SET wall_unix_ms = ?2 - max(?3 - monotonic_ns, 0) / 1000000, clock_synced = 1
         WHERE rid = ?1 AND clock_synced = 0";
     // It began with its first message; without any, when it was last changed. A beginning in an earlier boot
@@ -29,7 +29,8 @@ crate::store::sql::statements! {
     STAMP_CONVERSATION = "UPDATE conversations SET
             updated_unix_ms = ?2 - max(?3 - updated_monotonic_ns, 0) / 1000000, updated_synced = 1,
             created_unix_ms = CASE WHEN created_synced = 1 THEN created_unix_ms
-                ELSE coalesce((SELECT m.wall_unix_ms FROM messages m WHERE m.conversation = conversations.rid ORDER BY m.seq
+                ELSE coalesce((SELECT m.wall_unix_ms FROM messages m
+                    WHERE m.conversation = conversations.rid ORDER BY m.seq
                     LIMIT 1), ?2 - max(?3 - updated_monotonic_ns, 0) / 1000000) END,
             created_synced = max(created_synced, coalesce((SELECT m.clock_synced FROM messages m
                 WHERE m.conversation = conversations.rid ORDER BY m.seq LIMIT 1), 1))

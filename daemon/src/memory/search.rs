@@ -11,7 +11,8 @@
 //! next), else when the next page is asked for. Nothing is left out, each step costs the same however much
 //! was said, and a page says whether there is more.
 //!
-//! The index knows no signs, so messages that it finds for C++ or .NET are compared as text ([`super::signs`]).
+//! The index knows no signs, so messages that it finds for C++ or .NET are compared as text
+//! ([`super::signs`]).
 //!
 //! One thing still grows: words of scripts that are matched as beginnings (see [`super::terms`]) collect all
 //! words with that beginning.
@@ -134,9 +135,10 @@ crate::store::sql::statements! {
         FROM json_each(?2) wanted CROSS JOIN messages m ON m.rid = wanted.value
         JOIN conversations c ON c.rid = m.conversation
         WHERE m.owner = (SELECT rid FROM users WHERE id = ?1)";
-    MATCHING = "SELECT m.id AS id, c.id AS conversation_id, m.seq, m.role, m.kind, m.text, m.wall_unix_ms, m.clock_synced,
-            m.meta
-        FROM messages_fts f CROSS JOIN messages m ON m.rid = f.rowid JOIN conversations c ON c.rid = m.conversation
+    MATCHING = "SELECT m.id AS id, c.id AS conversation_id, m.seq, m.role, m.kind, m.text, m.wall_unix_ms,
+            m.clock_synced, m.meta
+        FROM messages_fts f CROSS JOIN messages m ON m.rid = f.rowid JOIN conversations c
+        ON c.rid = m.conversation
         WHERE f.messages_fts MATCH 'owner : ' || coalesce((SELECT rid FROM users WHERE id = ?1), 0) || ?2
             AND m.owner = (SELECT rid FROM users WHERE id = ?1)
         ORDER BY f.rowid DESC";

@@ -68,14 +68,15 @@ crate::store::sql::statements! {
     SET_SUMMARY = "UPDATE conversations SET summary = ?3
         WHERE id = ?2 AND owner = (SELECT rid FROM users WHERE id = ?1) AND summary_seq = ?4
             AND next_seq - 1 - messages = ?5";
-    SIZES = "SELECT m.seq, octet_length(m.text) AS bytes FROM messages m JOIN conversations c ON c.rid = m.conversation
+    SIZES = "SELECT m.seq, octet_length(m.text) AS bytes FROM messages m JOIN conversations c
+        ON c.rid = m.conversation
         WHERE c.id = ?2 AND m.owner = (SELECT rid FROM users WHERE id = ?1) ORDER BY m.seq DESC LIMIT ?3";
-    WINDOW = "SELECT m.id AS id, c.id AS conversation_id, m.seq, m.role, m.kind, substr(m.text, 1, ?4) AS text,
-            m.wall_unix_ms, m.clock_synced, m.meta
+    WINDOW = "SELECT m.id AS id, c.id AS conversation_id, m.seq, m.role, m.kind, substr(m.text, 1,
+            ?4) AS text, m.wall_unix_ms, m.clock_synced, m.meta
         FROM messages m JOIN conversations c ON c.rid = m.conversation
         WHERE c.id = ?2 AND m.owner = (SELECT rid FROM users WHERE id = ?1) AND m.seq >= ?3 ORDER BY m.seq";
-    NAMED = "SELECT m.id AS id, c.id AS conversation_id, m.seq, m.role, m.kind, m.text, m.wall_unix_ms, m.clock_synced,
-            m.meta
+    NAMED = "SELECT m.id AS id, c.id AS conversation_id, m.seq, m.role, m.kind, m.text, m.wall_unix_ms,
+            m.clock_synced, m.meta
         FROM messages m JOIN conversations c ON c.rid = m.conversation
         WHERE c.id = ?2 AND m.owner = (SELECT rid FROM users WHERE id = ?1)
             AND m.seq IN (SELECT value FROM json_each(?3)) ORDER BY m.seq DESC";

@@ -95,11 +95,11 @@ struct Checked<'a> {
 }
 
 crate::store::sql::statements! {
-    OPEN = "SELECT c.rid, c.next_seq, c.title = '' AND c.title_by_user = 0 AS untitled, c.device IS ?3 AS here,
-            d.id AS home
+    OPEN = "SELECT c.rid, c.next_seq, c.title = '' AND c.title_by_user = 0 AS untitled,
+            c.device IS ?3 AS here, d.id AS home
         FROM conversations c LEFT JOIN devices d ON d.rid = c.device WHERE c.id = ?2 AND c.owner = ?1";
-    INSERT = "INSERT INTO messages (id, conversation, owner, seq, role, kind, text, meta, wall_unix_ms, clock_synced,
-            monotonic_ns, boot, device)
+    INSERT = "INSERT INTO messages (id, conversation, owner, seq, role, kind, text, meta, wall_unix_ms,
+            clock_synced, monotonic_ns, boot, device)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
     THERE = "SELECT c.id, m.seq - 1 AS seq FROM messages m JOIN conversations c ON c.rid = m.conversation
         WHERE m.id = ?2 AND m.owner = (SELECT rid FROM users WHERE id = ?1)";

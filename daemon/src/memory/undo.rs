@@ -46,8 +46,8 @@ const KEY_BYTES: usize = 32;
 const KEY_MARK: &str = ".undo-";
 
 crate::store::sql::statements! {
-    ROWS = "SELECT m.rid, m.id, c.id AS conversation, m.seq, m.role, m.kind, m.text, m.meta, m.wall_unix_ms, m.clock_synced,
-            m.monotonic_ns, m.boot, m.device
+    ROWS = "SELECT m.rid, m.id, c.id AS conversation, m.seq, m.role, m.kind, m.text, m.meta, m.wall_unix_ms,
+            m.clock_synced, m.monotonic_ns, m.boot, m.device
         FROM json_each(?2) wanted CROSS JOIN messages m ON m.rid = wanted.value
         JOIN conversations c ON c.rid = m.conversation
         WHERE m.owner = ?1 ORDER BY m.rid";
@@ -57,7 +57,8 @@ crate::store::sql::statements! {
             OR s.message IN (SELECT value FROM json_each(?2)))";
     NAMES = "SELECT id, CASE title_by_user WHEN 1 THEN title END AS title, session_id FROM conversations
         WHERE owner = ?1 AND id = ?2";
-    KEEP = "INSERT INTO forgotten (id, owner, conversation, monotonic_ns, boot, sealed) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    KEEP = "INSERT INTO forgotten (id, owner, conversation, monotonic_ns, boot, sealed) VALUES (?1, ?2, ?3,
+        ?4, ?5, ?6)";
     LATEST = "SELECT f.id, f.sealed FROM forgotten f
         WHERE f.owner = (SELECT rid FROM users WHERE id = ?1)
             AND f.conversation = (SELECT rid FROM conversations WHERE id = ?2)
@@ -71,8 +72,8 @@ crate::store::sql::statements! {
     ALL = "SELECT id FROM forgotten";
     CONVERSATION = "SELECT rid FROM conversations WHERE id = ?2 AND owner = ?1";
     // The number that it had keeps its place among the newest; it may be another message's by now.
-    INSERT = "INSERT INTO messages (rid, id, conversation, owner, seq, role, kind, text, meta, wall_unix_ms, clock_synced,
-            monotonic_ns, boot, device)
+    INSERT = "INSERT INTO messages (rid, id, conversation, owner, seq, role, kind, text, meta, wall_unix_ms,
+            clock_synced, monotonic_ns, boot, device)
         SELECT CASE WHEN EXISTS (SELECT 1 FROM messages WHERE rid = ?1) THEN NULL ELSE ?1 END,
             ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14";
     COUNT_UP = "UPDATE conversations SET messages = messages + ?3 WHERE rid = ?2 AND owner = ?1";
@@ -80,9 +81,10 @@ crate::store::sql::statements! {
         SELECT source.rid, answer.rid FROM messages source, messages answer
         WHERE source.id = ?2 AND source.owner = ?1 AND answer.id = ?3 AND answer.owner = ?1
         ON CONFLICT DO NOTHING";
-    NAME = "UPDATE conversations SET title = CASE title_by_user WHEN 1 THEN title ELSE coalesce(?3, title) END,
-            title_by_user = max(title_by_user, ?3 IS NOT NULL), session_id = coalesce(session_id, ?4), named = ?5
-        WHERE rid = ?2 AND owner = ?1";
+    NAME = "UPDATE conversations SET title = CASE title_by_user WHEN 1 THEN title ELSE coalesce(?3,
+            title) END,
+            title_by_user = max(title_by_user, ?3 IS NOT NULL), session_id = coalesce(session_id, ?4),
+        named = ?5 WHERE rid = ?2 AND owner = ?1";
     TAKEN = "SELECT 1 FROM conversations c WHERE c.owner = ?1 AND c.session_id = ?3
         AND c.device IS (SELECT device FROM conversations WHERE rid = ?2)";
 }
@@ -202,8 +204,9 @@ impl Memory {
         Ok(tx.commit().await?)
     }
 
-    /// In a transaction, behind whose commit the keys are swept: ends what is over, and what `owner` can undo in other conversations than the one
-    /// with this row number (`here`). Returns whether that was anything, in which case a scrub is wanted.
+    /// In a transaction, behind whose commit the keys are swept: ends what is over, and what `owner` can undo
+    /// in other conversations than the one with this row number (`here`). Returns whether that was anything,
+    /// in which case a scrub is wanted.
     pub(super) async fn end_in(
         &self,
         tx: &mut Tx<'_>,

@@ -34,16 +34,19 @@ pub struct User {
 }
 
 crate::store::sql::statements! {
-    ADD = "INSERT INTO users (id, name, name_key, created_unix_ms, created_synced, named) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    ADD = "INSERT INTO users (id, name, name_key, created_unix_ms, created_synced, named) VALUES (?1, ?2,
+        ?3, ?4, ?5, ?6)";
     BURIED = "SELECT 1 FROM tombstones WHERE kind = 'user' AND id = ?1";
-    LIST = "SELECT id, name, name_key, consent_unix_ms, created_unix_ms FROM users WHERE name_key > ?1 ORDER BY name_key LIMIT ?2";
+    LIST = "SELECT id, name, name_key, consent_unix_ms, created_unix_ms FROM users WHERE name_key > ?1
+        ORDER BY name_key LIMIT ?2";
     KEYS = "SELECT id, name, name_key FROM users";
     BY_ID = "SELECT id, name, consent_unix_ms, created_unix_ms FROM users WHERE id = ?1";
     BY_NAME = "SELECT id, name, consent_unix_ms, created_unix_ms FROM users WHERE name_key = ?1";
     NAME_TAKEN = "SELECT 1 FROM users WHERE name_key = ?1 AND id <> ?2";
     RENAME = "UPDATE users SET name = ?2, name_key = ?3, named = ?4, house_name = NULL WHERE id = ?1";
     // The number that tells two of one name apart here is no new name.
-    NUMBER = "UPDATE users SET house_name = coalesce(house_name, name), name = ?2, name_key = ?3 WHERE id = ?1";
+    NUMBER = "UPDATE users SET house_name = coalesce(house_name, name), name = ?2, name_key = ?3
+        WHERE id = ?1";
     CONSENT = "UPDATE users SET consent_unix_ms = ?2 WHERE id = ?1";
     RID = "SELECT rid FROM users WHERE id = ?1";
     COUNT_MESSAGES = "SELECT coalesce(sum(messages), 0) AS n FROM conversations WHERE owner = ?1";

@@ -52,8 +52,8 @@ crate::store::sql::statements! {
     DELETED = "SELECT 1 FROM tombstones
         WHERE (kind = 'user' AND id = ?1) OR (kind = 'voiceprint' AND user_id = ?1) LIMIT 1";
     FIND = "SELECT id FROM voiceprints WHERE owner = ?1";
-    PUT = "INSERT INTO voiceprints (owner, id, wrapped_key, blob, model_sha256, front_end_sha256, samples, net_speech_s,
-            quality, created_unix_ms, created_synced)
+    PUT = "INSERT INTO voiceprints (owner, id, wrapped_key, blob, model_sha256, front_end_sha256, samples,
+            net_speech_s, quality, created_unix_ms, created_synced)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
     SELECT = "SELECT v.id AS id, u.id AS user_id, u.name AS user_name, v.wrapped_key, v.blob, v.model_sha256,
             v.front_end_sha256, v.samples, v.net_speech_s, v.quality, v.created_unix_ms

@@ -46,8 +46,8 @@ impl Limits {
         let mut sentences = Vec::new();
         if !self.retain {
             sentences.push(
-                "it keeps no retained messages (Mosquitto: retain_available true), so whoever connects later sees the \
-                 device only when something changes or Home Assistant starts",
+                "it keeps no retained messages (Mosquitto: retain_available true), so whoever connects later \
+                 sees the device only when something changes or Home Assistant starts",
             );
         }
         if self.qos == QoS::AtMostOnce {

@@ -125,7 +125,8 @@ impl MqttSettings {
 /// A setting that cannot work, whatever the broker does.
 #[derive(Debug, thiserror::Error)]
 pub enum MqttError {
-    #[error("{what} {value:?} cannot be part of a topic: it must not be empty or longer than 64 bytes, and have no + # or control characters{}", if *.slash { "" } else { " and no /" })]
+    #[error("{what} {value:?} cannot be part of a topic: it must not be empty or longer than 64 bytes, and \
+             have no + # or control characters{}", if *.slash { "" } else { " and no /" })]
     Topic { what: &'static str, value: String, slash: bool },
     #[error("a password for the broker is of no use without a user name")]
     PasswordWithoutUser,
@@ -330,7 +331,8 @@ impl Work {
         let (dropped, ignored) = (self.outbox.dropped(), self.commands.ignored());
         if dropped > 0 || ignored > 0 {
             log::info!(
-                "MQTT: {dropped} events were not delivered and {ignored} messages to the device were ignored since start"
+                "MQTT: {dropped} events were not delivered and {ignored} messages to the device were ignored \
+                 since start"
             );
         }
     }

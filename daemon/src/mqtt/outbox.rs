@@ -128,7 +128,8 @@ impl Outbox {
     pub(super) fn missed(&mut self, events: u64) {
         if self.dropped == 0 && events > 0 {
             log::warn!(
-                "MQTT events are dropped because the broker does not take them; the newest {MAX_EVENTS} are kept"
+                "MQTT events are dropped because the broker does not take them; the newest {MAX_EVENTS} are \
+                 kept"
             );
         }
         self.dropped = self.dropped.saturating_add(events);

@@ -4,8 +4,8 @@
 //! Nothing is left behind and nobody is told anything: whether the device may publish on a topic is asked
 //! with a message of QoS 2 that is never released. A broker that delivers such a message at once is found out
 //! first, with a topic that nobody reads (`…/doctor`), and is then asked with that topic alone. Some brokers
-//! accept every subscription and deliver nothing, so what the device is to hear is proven: a message that is no
-//! command, and no state of Home Assistant, must come back.
+//! accept every subscription and deliver nothing, so what the device is to hear is proven: a message that is
+//! no command, and no state of Home Assistant, must come back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
@@ -49,8 +49,8 @@ pub struct Probe {
     pub mute_on: Vec<String>,
     /// Topics of which it hears nothing.
     pub deaf_to: Vec<String>,
-    /// Topics of commands of which nobody knows whether it hears them: it may not publish there, or the broker
-    /// does not say so.
+    /// Topics of commands of which nobody knows whether it hears them: it may not publish there, or the
+    /// broker does not say so.
     pub unproven: Vec<String>,
     /// The same of the topic on which Home Assistant says that it is there.
     pub unproven_status: Option<String>,
@@ -79,8 +79,8 @@ pub fn probe(settings: &MqttSettings) -> Result<Probe, String> {
         Ok(Packet::ConnAck(ack)) => return Err(refusal_sentence(ack.code, broker)),
         Err(e) if e.kind() == io::ErrorKind::TimedOut && wire.first == Some(CONNACK) => {
             return Err(format!(
-                "the broker at {broker} is too slow: its first answer was not whole after {} s; see its log and \
-                 the network",
+                "the broker at {broker} is too slow: its first answer was not whole after {} s; see its log \
+                 and the network",
                 GREETING.as_secs()
             ));
         }
@@ -305,7 +305,10 @@ impl Wire {
             }
             match guess(broker) {
                 Some(Answers::Mqtt) => {
-                    format!("a broker without TLS answers at {broker}: set mqtt.url to mqtt://, or to the port for TLS (8883)")
+                    format!(
+                        "a broker without TLS answers at {broker}: set mqtt.url to mqtt://, or to the \
+                             port for TLS (8883)"
+                    )
                 }
                 Some(other) => other.sentence(broker),
                 None => format!("no trusted connection to the broker at {broker}: {}", tls::sentence(&error)),

@@ -25,9 +25,11 @@ section! {
         /// Announce the device to Home Assistant, which then shows its entities without set-up.
         discovery: bool = true, Rule::any();
         /// Where Home Assistant looks for devices.
-        discovery_prefix: String = "homeassistant".to_owned(), Rule::when("a topic of at most 64 bytes without \"#\", \"+\", \"$\" or an empty level", topic_is_plain);
+        discovery_prefix: String = "homeassistant".to_owned(), Rule::when("a topic of at most 64 bytes \
+            without \"#\", \"+\", \"$\" or an empty level", topic_is_plain);
         /// First part of every topic.
-        base_topic: String = "jarvis".to_owned(), Rule::when("a topic of at most 64 bytes without \"#\", \"+\", \"$\" or an empty level", topic_is_plain);
+        base_topic: String = "jarvis".to_owned(), Rule::when("a topic of at most 64 bytes \
+            without \"#\", \"+\", \"$\" or an empty level", topic_is_plain);
     }
 }
 

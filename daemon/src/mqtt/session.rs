@@ -97,7 +97,8 @@ fn connection_sentence(error: &ConnectionError, broker: &BrokerUrl) -> String {
         E::MqttState(state) => match state {
             StateError::ServerDisconnect { reason_code: DisconnectReasonCode::SessionTakenOver, .. } => {
                 format!(
-                    "another client of the broker at {broker} uses the id of this device; give each device its own [device] id"
+                    "another client of the broker at {broker} uses the id of this device; give each device \
+                     its own [device] id"
                 )
             }
             StateError::ServerDisconnect {
@@ -114,8 +115,8 @@ fn connection_sentence(error: &ConnectionError, broker: &BrokerUrl) -> String {
             StateError::Deserialization(_) | StateError::WrongPacket => not_mqtt(),
             // Mosquitto says why in a DISCONNECT without properties, which rumqttc 0.25 does not read.
             StateError::ConnectionAborted => format!(
-                "the broker at {broker} closed the connection; if this goes on, another client uses the id of this \
-                 device, or the broker's log says why"
+                "the broker at {broker} closed the connection; if this goes on, another client uses the id \
+                 of this device, or the broker's log says why"
             ),
             StateError::AwaitPingResp => format!("the broker at {broker} went silent"),
             other => format!("the connection to the broker at {broker} broke ({other})"),
@@ -422,8 +423,8 @@ impl Session {
                 let of_status = work.settings.discovery_prefix().and(ack.return_codes.get(1 + commands));
                 if ack.return_codes.iter().skip(1).take(commands).any(denied) {
                     self.refuse(format!(
-                        "the broker at {} does not let the device subscribe to its commands, so it cannot be muted over \
-                         MQTT; see its access list",
+                        "the broker at {} does not let the device subscribe to its commands, so it cannot be \
+                         muted over MQTT; see its access list",
                         work.settings.broker
                     ));
                 } else if of_status.is_some_and(denied) {

@@ -132,7 +132,10 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_the_scores_are_the_changes_rise_and_lie_inside(
-            scores in prop::collection::vec(prop_oneof![-5.0f32..12.0, Just(f32::NAN), Just(f32::INFINITY)], 0..20),
+            scores in prop::collection::vec(
+                prop_oneof![-5.0f32..12.0, Just(f32::NAN), Just(f32::INFINITY)],
+                0..20,
+            ),
             kept in prop::collection::btree_set(0usize..700, 0..600),
         ) {
             let changes = crossings(&scored(&scores), &net(kept.into_iter().collect()));

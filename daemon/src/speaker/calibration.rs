@@ -50,7 +50,8 @@ pub enum CalibrationError {
     Pinned(#[source] ModelError),
     #[error("{} is not a calibration of this version; restore it from the package", .path.display())]
     Constants { path: PathBuf, source: TomlFault },
-    #[error("{} is not the cohort that the constants were fitted with: its SHA-256 is {found}, expected {expected}; restore it from the package", .path.display())]
+    #[error("{} is not the cohort that the constants were fitted with: its SHA-256 is {found}, expected \
+             {expected}; restore it from the package", .path.display())]
     CohortHash { path: PathBuf, expected: String, found: String },
     #[error("{} is not a cohort file: {what}; restore it from the package", .path.display())]
     Cohort { path: PathBuf, what: &'static str },

@@ -126,24 +126,28 @@ pub enum Refusal {
     )]
     TooQuiet { level_db: f32 },
     #[error(
-        "there is too much noise (the voice is {} dB above it, {LEAST_SNR_DB:.0} dB are needed); make it quieter, and say it again",
+        "there is too much noise (the voice is {} dB above it, {LEAST_SNR_DB:.0} dB are needed); make it \
+         quieter, and say it again",
         figure(*snr_db, 0)
     )]
     TooNoisy { snr_db: f32 },
     #[error(
-        "this does not sound like the person of the samples before; let one person alone speak, and say it again"
+        "this does not sound like the person of the samples before; let one person alone speak, and say it \
+         again"
     )]
     AnotherVoice { likeness: f32 },
     #[error("two voices were heard; let one person alone speak, and say it again")]
     TwoVoices,
     #[error(
-        "this is a recording that was given before, and counts once; say another sentence, or the same one again"
+        "this is a recording that was given before, and counts once; say another sentence, or the same one \
+         again"
     )]
     Repeated,
     #[error("there are {MOST_PROTOTYPES} samples already; finish the enrolment")]
     Full,
     #[error(
-        "{samples} of at least {LEAST_SAMPLES} samples and {} of at least {LEAST_TOTAL_S:.0} s of speech; add more sentences",
+        "{samples} of at least {LEAST_SAMPLES} samples and {} of at least {LEAST_TOTAL_S:.0} s of speech; \
+         add more sentences",
         figure(*net_speech_s, 1)
     )]
     NotEnough { samples: usize, net_speech_s: f32 },

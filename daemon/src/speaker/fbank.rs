@@ -35,9 +35,9 @@ const SCALE: f32 = 32_768.0;
 
 /// The parameters in a canonical form; its hash is the front end's identity (see
 /// `embedding::front_end_sha256`).
-pub const DESCRIPTION: &str = "fbank v1: 16000 Hz, scale 32768, window 400 povey 0.85, shift 160, snip edges, dither 0, \
-                               remove dc, pre-emphasis 0.97, fft 512, power, mel 80 bins 20-8000 Hz 1127*ln(1+f/700), \
-                               ln floor 1.1920929e-7, subtract mean over time";
+pub const DESCRIPTION: &str = "fbank v1: 16000 Hz, scale 32768, window 400 povey 0.85, shift 160, snip \
+                               edges, dither 0, remove dc, pre-emphasis 0.97, fft 512, power, mel 80 bins \
+                               20-8000 Hz 1127*ln(1+f/700), ln floor 1.1920929e-7, subtract mean over time";
 
 /// Bins below 230 Hz, where the fundamental of a calm voice lies, those that every microphone and every line
 /// passes (300 Hz to 3 kHz), and those above 4.2 kHz.

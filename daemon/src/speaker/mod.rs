@@ -76,7 +76,8 @@ pub enum SpeakerError {
     )]
     OtherCalibration,
     #[error(
-        "the voice of {user} was enrolled with another speaker model; enrol it again with `jarvisd voice enroll`"
+        "the voice of {user} was enrolled with another speaker model; enrol it again with `jarvisd voice \
+         enroll`"
     )]
     OtherModel { user: String },
 }

@@ -29,7 +29,8 @@ pub struct Line {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ListError {
     #[error(
-        "line {number}: {reason}; a line is \"label enrol.wav[,enrol.wav] test.wav\", label 1 (same speaker) or 0"
+        "line {number}: {reason}; a line is \"label enrol.wav[,enrol.wav] test.wav\", label 1 (same speaker) \
+         or 0"
     )]
     Line { number: usize, reason: &'static str },
     #[error("it has no trial")]

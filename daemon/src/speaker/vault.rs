@@ -74,8 +74,9 @@ pub struct SealedVoiceprint {
 #[derive(Debug, thiserror::Error)]
 pub enum VaultError {
     #[error(
-        "voices are enrolled, but their key is missing: there is neither the credential {CREDENTIAL} nor the file {}; \
-         where the daemon has the credential, run this through `systemd-run -p LoadCredential…`, else copy the key back",
+        "voices are enrolled, but their key is missing: there is neither the credential {CREDENTIAL} nor the \
+         file {}; where the daemon has the credential, run this through `systemd-run -p LoadCredential…`, \
+         else copy the key back",
         .path.display()
     )]
     NoKey { path: PathBuf },
@@ -85,13 +86,16 @@ pub enum VaultError {
     MakeKey { path: PathBuf, source: std::io::Error },
     #[error("the voiceprint key is being rotated by another process; wait for its end")]
     Rotating,
-    #[error("cannot put the new voiceprint key in the place of {}; run `jarvisd vault rotate-key` again", .path.display())]
+    #[error("cannot put the new voiceprint key in the place of {}; run `jarvisd vault rotate-key` \
+             again", .path.display())]
     ReplaceKey { path: PathBuf, source: std::io::Error },
     #[error("the voiceprint key {} must be a plain file", .path.display())]
     NotAFile { path: PathBuf },
-    #[error("the voiceprint key {} has {bytes} bytes instead of {KEY_BYTES}; put your own copy of it back (no backup holds it), or delete it and enrol all voices again", .path.display())]
+    #[error("the voiceprint key {} has {bytes} bytes instead of {KEY_BYTES}; put your own copy of it back \
+             (no backup holds it), or delete it and enrol all voices again", .path.display())]
     KeySize { path: PathBuf, bytes: u64 },
-    #[error("others may read the voiceprint key {} (mode {mode:03o}); run `chmod 600` on it", .path.display())]
+    #[error("others may read the voiceprint key {} (mode {mode:03o}); run `chmod 600` on \
+             it", .path.display())]
     KeyMode { path: PathBuf, mode: u32 },
     #[error("the voiceprint key {} belongs to another user; run `chown` on it", .path.display())]
     KeyOwner { path: PathBuf },
@@ -110,8 +114,8 @@ pub enum VaultError {
     #[error("the voiceprint has a format that this program does not read; enrol the voice again")]
     Format,
     #[error(
-        "the kept recordings were changed after they were sealed, or belong to another enrolment; delete them with \
-         `jarvisd voice recordings delete`"
+        "the kept recordings were changed after they were sealed, or belong to another enrolment; delete \
+         them with `jarvisd voice recordings delete`"
     )]
     Recordings,
     #[error("the sealed voiceprint cannot be read")]

@@ -115,7 +115,8 @@ pub enum SttError {
     #[error("Vosk failed while {step}")]
     Vosk { step: &'static str },
     #[error(
-        "this program was built without Vosk; set [stt] engine = \"whisper\", or build with the feature `vosk`"
+        "this program was built without Vosk; set [stt] engine = \"whisper\", or build with the feature \
+         `vosk`"
     )]
     BuiltWithoutVosk,
     #[error("the speech-to-text thread has ended")]

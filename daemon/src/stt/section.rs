@@ -14,7 +14,8 @@ section! {
         /// Folder of a Vosk model.
         vosk_model: Option<PathBuf> = None, Rule::any().default_is("the first Vosk model among the models");
         /// Language spoken, as in `en` or `ko`; Whisper as shipped knows English.
-        language: String = "en".to_owned(), Rule::when("a code of two or three letters such as \"en\"", language_is_code);
+        language: String = "en".to_owned(), Rule::when("a code of two or three letters such \
+            as \"en\"", language_is_code);
     }
 }
 

@@ -48,8 +48,8 @@ impl VoskRecognizer {
         let checked = VoskModelDir::check(path)?;
         if let Some(conf) = &checked.dithered {
             log::warn!(
-                "the Vosk model {} adds random noise to what it hears, so the same words may be recognised differently; \
-                 add the line --dither=0 to {}",
+                "the Vosk model {} adds random noise to what it hears, so the same words may be recognised \
+                 differently; add the line --dither=0 to {}",
                 path.display(),
                 conf.display()
             );

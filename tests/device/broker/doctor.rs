@@ -141,7 +141,8 @@ fn a_broker_without_qos_is_called_limited_and_one_that_hangs_or_stammers_is_call
 
 #[test]
 fn it_names_tls_and_certificates() {
-    let tls = "listener PORT\nallow_anonymous true\nuser root\ncafile DIR/ca.crt\ncertfile DIR/srv.crt\nkeyfile DIR/srv.key";
+    let tls = "listener PORT\nallow_anonymous true\nuser root\ncafile DIR/ca.crt\ncertfile DIR/srv.crt\n\
+               keyfile DIR/srv.key";
     let shown = |host: &str, days: &str| {
         Broker::configured(tls, |dir| {
             let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];

@@ -24,10 +24,11 @@ fn refused(postgres: &Postgres) -> Root {
     ask(&root, "anna", "remember that the xylophone is under the stairs 🙂 열쇠");
     let file = root.path().join("import.json");
     let document = json!({
-        "id": "0190a000-0001-7000-8000-000000000001", "title": "letters", "created_unix_ms": 1_700_000_000_000_i64,
-        "updated_unix_ms": 1_700_000_000_000_i64,
+        "id": "0190a000-0001-7000-8000-000000000001", "title": "letters",
+        "created_unix_ms": 1_700_000_000_000_i64, "updated_unix_ms": 1_700_000_000_000_i64,
         "messages": [{
-            "id": "0190a000-0001-7000-8000-000000000002", "seq": 1, "role": "user", "kind": "say", "text": "the trombone",
+            "id": "0190a000-0001-7000-8000-000000000002", "seq": 1, "role": "user", "kind": "say",
+            "text": "the trombone",
             "wall_unix_ms": 1_700_000_000_000_i64, "clock_synced": true, "meta": {"engine": "a\u{0}b"},
         }],
     });

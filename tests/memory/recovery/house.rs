@@ -43,7 +43,8 @@ pub fn configuration(server: &Postgres, device: &str, database: &str, more: &str
     let url = server.url();
     let place = url.rsplit_once('/').unwrap().0;
     format!(
-        "[device]\nid = {device:?}\n[store]\npostgres_url = \"{place}/{database}\"\npostgres_password_file = {:?}\n{more}",
+        "[device]\nid = {device:?}\n[store]\npostgres_url = \"{place}/{database}\"\n\
+         postgres_password_file = {:?}\n{more}",
         server.password_file()
     )
 }
@@ -178,24 +179,31 @@ CREATE FUNCTION pg_temp.id(kind text, n bigint) RETURNS uuid LANGUAGE sql IMMUTA
         || substr(md5(n || kind), 1, 15))::uuid $$;
 CREATE TEMP TABLE people AS SELECT id, row_number() OVER (ORDER BY name) - 1 AS k FROM jarvis.users;
 INSERT INTO jarvis.devices (id) VALUES ('study');
-INSERT INTO jarvis.conversations SELECT pg_temp.id('c', g * 50), p.id, 'study', NULL, 'Conversation ' || g, g % 10 = 0, 51,
-    now() - interval '300 days', true, now() - interval '299 days', true, g, 'boot', 'study', nextval('jarvis.changes')
+INSERT INTO jarvis.conversations
+    SELECT pg_temp.id('c', g * 50), p.id, 'study', NULL, 'Conversation ' || g, g % 10 = 0, 51,
+    now() - interval '300 days', true, now() - interval '299 days', true, g, 'boot', 'study',
+    nextval('jarvis.changes')
     FROM generate_series(0::bigint, ({n} - 1) / 50) g JOIN people p ON p.k = g % 2;
 INSERT INTO jarvis.messages SELECT pg_temp.id('m', g), pg_temp.id('c', g / 50 * 50), p.id, 1 + g % 50,
     CASE g % 2 WHEN 0 THEN 'user' ELSE 'assistant' END, CASE g % 7 WHEN 0 THEN 'note' ELSE 'say' END,
-    (ARRAY['remember that the ladder is behind the shed', E'tab\there\nand a line', 'Käsespätzle für 🎉 zwei', 'C:\temp \N \.',
-        'what do you know of the bicycle', '', 'set a timer for ' || g % 90 || ' minutes'])[1 + g % 7] || ' ' || md5(g::text),
+    (ARRAY['remember that the ladder is behind the shed', E'tab\there\nand a line',
+        'Käsespätzle für 🎉 zwei', 'C:\temp \N \.', 'what do you know of the bicycle', '',
+        'set a timer for ' || g % 90 || ' minutes'])[1 + g % 7] || ' ' || md5(g::text),
     CASE g % 3 WHEN 0 THEN NULL ELSE jsonb_build_object('confidence', 0.9, 'n', g) END,
     '2025-10-09'::timestamptz + g * interval '1 second', g % 11 <> 0, g * 1000000, 'boot', 'study', 'study',
     nextval('jarvis.changes')
     FROM generate_series(0::bigint, {n} - 1) g JOIN people p ON p.k = g / 50 % 2;
 INSERT INTO jarvis.message_sources SELECT a.id, q.id, a.owner FROM jarvis.messages a JOIN jarvis.messages q
     ON q.conversation = a.conversation AND q.seq = 1 WHERE a.seq = 50;
-INSERT INTO jarvis.voiceprints SELECT pg_temp.id('v', k), id, decode(repeat('5a', 60), 'hex'), decode(repeat('a5', 3000), 'hex'),
-    repeat('0', 64), repeat('1', 64), 3, 12.5, '{{}}', now() - interval '300 days', true, 'study', nextval('jarvis.changes') FROM people;
-INSERT INTO jarvis.audit SELECT pg_temp.id('a', g), p.id, 'verify', 'verified', '{{"confidence": 0.9}}', now(), true, g, 'boot',
+INSERT INTO jarvis.voiceprints
+    SELECT pg_temp.id('v', k), id, decode(repeat('5a', 60), 'hex'), decode(repeat('a5', 3000), 'hex'),
+    repeat('0', 64), repeat('1', 64), 3, 12.5, '{{}}', now() - interval '300 days', true, 'study',
+    nextval('jarvis.changes') FROM people;
+INSERT INTO jarvis.audit
+    SELECT pg_temp.id('a', g), p.id, 'verify', 'verified', '{{"confidence": 0.9}}', now(), true, g, 'boot',
     'study' FROM generate_series(0::bigint, {n} / 100) g JOIN people p ON p.k = g % 2;
-INSERT INTO jarvis.tombstones SELECT 'message', pg_temp.id('t', g), p.id, now(), 'study', nextval('jarvis.changes')
+INSERT INTO jarvis.tombstones
+    SELECT 'message', pg_temp.id('t', g), p.id, now(), 'study', nextval('jarvis.changes')
     FROM generate_series(0::bigint, {n} / 1000) g JOIN people p ON p.k = g % 2;
 ANALYZE;"#
     ));
@@ -244,8 +252,8 @@ impl Divide {
         let mut found = BTreeMap::new();
         for (table, id, order) in tables {
             let sql = format!(
-                "SELECT count(*) || ' ' || coalesce(md5(string_agg(md5(t::text), '' ORDER BY {order})), '') FROM jarvis.{table} t
-                WHERE {id} < '{}'",
+                "SELECT count(*) || ' ' || coalesce(md5(string_agg(md5(t::text), '' ORDER BY {order})), '')
+                FROM jarvis.{table} t WHERE {id} < '{}'",
                 self.first_id
             );
             found.insert(table, self.query(server, &sql)[0][0].clone());
@@ -266,7 +274,8 @@ impl Divide {
             assert!(found.remove(turn.answer.as_str()).is_some(), "the answer to {:?} is lost", turn.text);
         }
         assert!(found.is_empty(), "nobody was told that these are stored: {found:?}");
-        let twice = "SELECT count(*) - count(DISTINCT text) FROM jarvis.messages WHERE text LIKE 'remember that number %'";
+        let twice = "SELECT count(*) - count(DISTINCT text) FROM jarvis.messages
+            WHERE text LIKE 'remember that number %'";
         assert_eq!(self.query(server, twice)[0][0], "0", "something was stored twice");
     }
 }

@@ -182,7 +182,11 @@ impl Postgres {
 /// Removes server and folder when the test process ends without having done it, however it ends.
 fn guard(dir: &Path) -> Child {
     Command::new("/bin/sh")
-        .args(["-c", "read _; p=$(head -n 1 \"$0/data/postmaster.pid\" 2>/dev/null) && kill -QUIT \"$p\" && sleep 1; rm -rf \"$0\""])
+        .args([
+            "-c",
+            "read _; p=$(head -n 1 \"$0/data/postmaster.pid\" 2>/dev/null) && kill -QUIT \"$p\" && \
+                      sleep 1; rm -rf \"$0\"",
+        ])
         .arg(dir)
         .process_group(0)
         .stdin(Stdio::piped())

@@ -106,7 +106,8 @@ async fn send(
     let there = remote_manifest(rclone, name).await?;
     if there.as_ref().is_some_and(|there| *there != local && is_of_another(there, name)) {
         return Err(BackupError::Refused(format!(
-            "another backup called {name} is at {}: give each device a folder of its own there (backup.remote)",
+            "another backup called {name} is at {}: give each device a folder of its own there \
+             (backup.remote)",
             rclone.remote
         )));
     }

@@ -105,7 +105,8 @@ impl<'a> Rclone<'a> {
                     if moved.elapsed() > self.stall {
                         let seconds = self.stall.as_secs();
                         return Err(self.failed(&format!(
-                            "nothing happened for {seconds} s (backup.remote_stall_s): is the network or the server stuck?"
+                            "nothing happened for {seconds} s (backup.remote_stall_s): is the network or the \
+                             server stuck?"
                         )));
                     }
                 }

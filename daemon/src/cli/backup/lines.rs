@@ -185,7 +185,8 @@ pub async fn import(settings: &Settings, memory: &Memory, args: &Import) -> Resu
     if let Err(mut failure) = read {
         if conversations > 0 {
             failure.message.push_str(&format!(
-                "; {conversations} conversations before that were imported, and are left as they are by another try"
+                "; {conversations} conversations before that were imported, and are left as they are by \
+                 another try"
             ));
         }
         return Err(failure);
@@ -194,8 +195,8 @@ pub async fn import(settings: &Settings, memory: &Memory, args: &Import) -> Resu
         return output::json(&done);
     }
     output::line(format!(
-        "Imported {conversations} conversations with {messages} messages; {} people were added, {skipped} conversations were there \
-         already and were left as they are.",
+        "Imported {conversations} conversations with {messages} messages; {} people were added, {skipped} \
+         conversations were there already and were left as they are.",
         done.people_added
     ))
 }

@@ -184,16 +184,16 @@ fn sound_faults(verdict: Option<SoundFault>, sound: &[f32], rate_hz: u32) -> Vec
     }
     let offset = sound.iter().map(|&x| f64::from(x)).sum::<f64>() / sound.len() as f64;
     if offset.abs() >= LEAST_OFFSET {
-        let fix = "the device hears in spite of the offset, but loud words are cut off sooner: switch on the high-pass filter \
-                   of the sound card in `alsamixer`, or use another one";
+        let fix = "the device hears in spite of the offset, but loud words are cut off sooner: switch on the \
+                   high-pass filter of the sound card in `alsamixer`, or use another one";
         faults.push((
             format!("a DC offset of {} % of full scale", crate::plain::figure(100.0 * offset, 0)),
             fix.to_owned(),
         ));
     }
     if let Some(hum) = level::hum(sound, rate_hz) {
-        let fix = "the device hears in spite of the hum, but not from afar: keep the cable away from the mains, or use \
-                   another power supply or a shielded cable";
+        let fix = "the device hears in spite of the hum, but not from afar: keep the cable away from the \
+                   mains, or use another power supply or a shielded cable";
         faults.push((
             format!("hum of the mains at {} Hz, {} dB", hum.mains_hz, crate::plain::figure(hum.level_db, 0)),
             fix.to_owned(),
@@ -385,7 +385,8 @@ pub fn broker(settings: &Settings) -> Vec<Finding> {
     if !found.unproven.is_empty() {
         let topics = found.unproven.join(", ");
         let why = format!(
-            "nothing proves that the broker at {url} lets the device read {topics}: the device may not publish there"
+            "nothing proves that the broker at {url} lets the device read {topics}: the device may not \
+             publish there"
         );
         findings.push(Finding::warn(CHECK, why, LIST));
     }

@@ -40,7 +40,8 @@ fn of_survey(settings: &Settings, database: &PgSettings, found: &Survey) -> Vec<
         findings.push(Finding::warn(CHECK, "it is a replica, which takes nothing", fix));
     } else if found.read_only {
         let fix = format!(
-            "on the server: ALTER ROLE {role} RESET default_transaction_read_only, and the same of the database"
+            "on the server: ALTER ROLE {role} RESET default_transaction_read_only, and the same of the \
+             database"
         );
         findings.push(Finding::warn(CHECK, "its transactions are read-only: nothing is taken", fix));
     }

@@ -14,8 +14,8 @@ use crate::speaker::vault::KeySources;
 use crate::speaker::{Calibration, SealedVoiceprint, Vault, VaultError};
 
 const CHECK: &str = "voiceprints";
-const RESTORE: &str = "put back the voiceprint.key that the voices were sealed with, from your copy; without one, delete \
-                       the voices (`jarvisd voice delete`) and enrol them again";
+const RESTORE: &str = "put back the voiceprint.key that the voices were sealed with, from your copy; without \
+                       one, delete the voices (`jarvisd voice delete`) and enrol them again";
 
 /// Opens every voiceprint with the key of this process. Nothing is made: no database, no key.
 pub async fn voices(settings: &Settings) -> Vec<Finding> {

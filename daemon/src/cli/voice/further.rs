@@ -67,8 +67,8 @@ pub fn offer(
 /// That there are further samples. The command begins with `program`.
 pub fn tell_how(program: &str, name: &str) -> Result<(), Failure> {
     output::line(
-        "Often across the room, at a second microphone, loud or in a hurry? Record a sentence of that as well; it is kept \
-         if it helps:",
+        "Often across the room, at a second microphone, loud or in a hurry? Record a sentence of that as \
+         well; it is kept if it helps:",
     )?;
     let name = output::shell_word(&output::plain(name));
     output::line(format!(

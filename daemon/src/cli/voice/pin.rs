@@ -137,7 +137,8 @@ async fn enter(settings: &Settings, memory: &Memory, args: &Named) -> Result<(),
         (None, _) if wait_s > 0 => Err(Failure::new(
             Exit::Failed,
             format!(
-                "the PIN is not right, and too many attempts failed in a row: the next one counts in {wait_s} s"
+                "the PIN is not right, and too many attempts failed in a row: the next one counts in \
+                 {wait_s} s"
             ),
         )),
         (None, _) => Err(Failure::new(Exit::Failed, "the PIN is not right; nothing was changed")),

@@ -332,8 +332,8 @@ pub(super) async fn undo(context: &TurnContext<'_>) -> Result<Reply, MemoryError
     };
     let Some(undoable) = undoable else {
         return Ok(ask(format!(
-            "There is nothing that I can bring back. I can for {UNDO_MINUTES} minutes after I have forgotten something, as \
-             long as the same conversation goes on."
+            "There is nothing that I can bring back. I can for {UNDO_MINUTES} minutes after I have forgotten \
+             something, as long as the same conversation goes on."
         )));
     };
     let said = undoable.said();

@@ -119,11 +119,13 @@ const PATTERNS: &[(&str, Want)] = &[
     ("do? don't|not|never you? forget|forgot it|that|this|them", Is(|| Intent::Cancel)),
     // Forgetting.
     (
-        "@ forget|delete|erase|remove the|this|our|that|my whole|entire|last|latest? conversation|chat|session now?",
+        "@ forget|delete|erase|remove the|this|our|that|my whole|entire|last|latest? \
+         conversation|chat|session now?",
         Is(|| Intent::ForgetConversation),
     ),
     (
-        "@ forget|delete|erase|remove everything|all|what we have? just? talked|spoke|spoken|discussed about? now|today?",
+        "@ forget|delete|erase|remove everything|all|what we have? just? talked|spoke|spoken|discussed \
+         about? now|today?",
         Is(|| Intent::ForgetConversation),
     ),
     ("@ forget|delete|erase everything|all you know|remember about me", Is(|| Intent::ForgetEverything)),
@@ -134,7 +136,8 @@ const PATTERNS: &[(&str, Want)] = &[
         Is(|| Intent::ForgetEverything),
     ),
     (
-        "@ forget|delete|erase|remove everything|all|anything|whatever that? i|you have? ever? told|said|know|remember you? about|of|on *",
+        "@ forget|delete|erase|remove everything|all|anything|whatever that? i|you have? ever? \
+         told|said|know|remember you? about|of|on *",
         Takes(Intent::ForgetAllAbout),
     ),
     ("@ forget|delete|erase|remove what i have? told|said to? you? about *", Takes(Intent::ForgetAbout)),

@@ -66,8 +66,8 @@ impl Builtin {
             Intent::ForgetAbout(topic) => order(forget::about(context, &topic, false).await?),
             Intent::ForgetAllAbout(topic) => order(forget::about(context, &topic, true).await?),
             Intent::ForgetConversation => ask(
-                "I do not forget a whole conversation when I am told to: say what it is about, or delete it with \
-                 the command jarvisd conversation delete.",
+                "I do not forget a whole conversation when I am told to: say what it is about, or delete it \
+                 with the command jarvisd conversation delete.",
             ),
             Intent::Undo => order(forget::undo(context).await?),
             Intent::ForgetEverything => {
@@ -87,9 +87,9 @@ impl Builtin {
             Intent::Thanks => ask("You are welcome."),
             Intent::Goodbye => ask(format!("Goodbye {}.", context.user.name)),
             Intent::Help => ask(
-                "You can say: remember that the key is under the pot. Then ask: what do you remember about the key. \
-                 I also tell the time and the date, what we talked about, and I forget what you ask me to forget; \
-                 undo that brings it back for a while.",
+                "You can say: remember that the key is under the pot. Then ask: what do you remember about \
+                 the key. I also tell the time and the date, what we talked about, and I forget what you ask \
+                 me to forget; undo that brings it back for a while.",
             ),
             Intent::Cancel => ask("All right."),
             Intent::Question(topic) => match tell_about(context, &topic).await? {

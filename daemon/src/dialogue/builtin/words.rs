@@ -101,8 +101,8 @@ fn strip_any<'a>(
 }
 
 /// The original text around `words`: from behind the word before them to the word after them, with every mark
-/// and emoji, for a code may begin or end with them. Hesitations go, and so do the marks that divide it from the
-/// order, one full stop at its end, and a closing mark whose opening mark stands before the order.
+/// and emoji, for a code may begin or end with them. Hesitations go, and so do the marks that divide it from
+/// the order, one full stop at its end, and a closing mark whose opening mark stands before the order.
 pub fn original(text: &str, words: &[Word]) -> String {
     let (Some(first), Some(last)) = (words.first(), words.last()) else { return String::new() };
     let spans = spans(text);

@@ -149,7 +149,8 @@ async fn deleting_a_person_leaves_no_byte_of_theirs_in_any_file() {
     say(memory, bob, Target::New, "I stay", "fine").await.unwrap();
     let (mut tx, _) = memory.begin().await.unwrap();
     let dead = sqlx::query(
-        "INSERT INTO dead_letter (seq, op, entity_id, user_id, payload, created_unix_ms, failed_unix_ms, attempts, error)
+        "INSERT INTO dead_letter (seq, op, entity_id, user_id, payload, created_unix_ms, failed_unix_ms,
+         attempts, error)
          VALUES (999, 'delete_message', ?1, ?2, '{\"why\": \"qwpayload\"}', 0, 0, 1, 'qwerror')",
     );
     tx.execute(dead.bind(id.0.as_bytes().to_vec()).bind(anna.bytes())).await.unwrap();

@@ -29,8 +29,10 @@ async fn queue_more(store: &Store, house: Uuid, now_unix_ms: i64) -> Result<bool
 }
 
 /// Every row and every deletion as the entry that sends it.
-const EVERYTHING: &str = "SELECT 'upsert_user' AS op, id FROM users UNION ALL SELECT 'upsert_voiceprint', id FROM voiceprints
-    UNION ALL SELECT 'upsert_conversation', id FROM conversations UNION ALL SELECT 'insert_message', id FROM messages
+const EVERYTHING: &str = "SELECT 'upsert_user' AS op, id FROM users UNION ALL SELECT 'upsert_voiceprint', id
+    FROM voiceprints
+    UNION ALL SELECT 'upsert_conversation', id FROM conversations UNION ALL SELECT 'insert_message', id
+    FROM messages
     UNION ALL SELECT 'append_audit', id FROM audit UNION ALL SELECT 'delete_' || kind, id FROM tombstones";
 const QUEUE: &str = "SELECT op, entity_id AS id FROM queue ORDER BY seq";
 

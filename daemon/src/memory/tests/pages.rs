@@ -44,8 +44,10 @@ async fn apply(home: &Home, page: &Pulled) -> Applied {
 
 /// What is counted of the messages of each conversation is what there is.
 async fn counts_are_right(memory: &Memory) {
-    let wrong = "SELECT count(*) AS n FROM conversations c WHERE messages <> (SELECT count(*) FROM messages m WHERE
-        m.conversation = c.rid) OR next_seq <= (SELECT max(seq) FROM messages m WHERE m.conversation = c.rid)";
+    let wrong = "SELECT count(*) AS n FROM conversations c WHERE messages <> (SELECT count(*)
+        FROM messages m WHERE
+        m.conversation = c.rid) OR next_seq <= (SELECT max(seq) FROM messages m
+        WHERE m.conversation = c.rid)";
     assert_eq!(count(memory, wrong).await, 0);
 }
 
@@ -193,8 +195,8 @@ async fn a_page_is_left_out_once_everything_is_to_be_read_again() {
 
 #[test]
 fn a_note_of_an_older_version_is_read() {
-    let note = r#"{"house":"00000000-0000-0000-0000-000000000001","users":1,"voiceprints":2,"conversations":3,"messages":4,
-        "tombstones":5,"caught_up":true}"#;
+    let note = r#"{"house":"00000000-0000-0000-0000-000000000001","users":1,"voiceprints":2,
+        "conversations":3,"messages":4,"tombstones":5,"caught_up":true}"#;
     let read: PullCursor = serde_json::from_str(note).unwrap();
     assert_eq!((read.messages, read.reading, read.caught_up), (4, Uuid::nil(), true));
 }

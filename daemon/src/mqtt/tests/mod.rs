@@ -317,7 +317,10 @@ fn where_only_the_announcement_is_refused_the_rest_works_and_it_is_said() {
     broker.kill();
     broker.up();
     let device = Device::start(MqttSettings::new(broker.url(), "k15"));
-    device.wait_condition("homeassistant/device/jarvis_k15/config (NotAuthorized); see its access list, or switch mqtt.discovery off");
+    device.wait_condition(
+        "homeassistant/device/jarvis_k15/config (NotAuthorized); see its access list, or \
+                           switch mqtt.discovery off",
+    );
     broker.wait_retained("jarvis/k15/state", "idle");
     let silent = changed(broker.url(), "k15", |mqtt| mqtt.discovery = false);
     drop(device);
@@ -396,7 +399,8 @@ fn tls_works_with_the_right_authority_and_only_with_it() {
         openssl(
             dir,
             &format!(
-                "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={name} -keyout {name}.key -out {name}.pem"
+                "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={name} -keyout {name}.key -out \
+                 {name}.pem"
             ),
         );
     }
@@ -404,11 +408,13 @@ fn tls_works_with_the_right_authority_and_only_with_it() {
     std::fs::write(dir.join("ext"), "subjectAltName=DNS:localhost\n").unwrap();
     openssl(
         dir,
-        "x509 -req -in broker.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out broker.pem",
+        "x509 -req -in broker.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out \
+         broker.pem",
     );
     let at = dir.display();
     let Some(broker) = Mosquitto::start(&format!(
-        "listener PORT\nallow_anonymous true\ncafile {at}/ca.pem\ncertfile {at}/broker.pem\nkeyfile {at}/broker.key"
+        "listener PORT\nallow_anonymous true\ncafile {at}/ca.pem\ncertfile {at}/broker.pem\n\
+         keyfile {at}/broker.key"
     )) else {
         return;
     };
