@@ -20,7 +20,7 @@ const LINES_DEPTH: usize = 256;
 #[command(after_help = "\
 Examples:
   jarvisd run                                   as systemd starts it
-  jarvisd --root ~/jarvis-trial run --events    a trial in a folder of its own; the terminal shows the events")]
+  jarvisd --root ~/jarvis-trial run --events    a trial in a folder of its own, showing its events")]
 pub struct Args {
     /// Print what happens to standard output, one JSON object a line, as `jarvisd listen` does. Words of a
     /// speaker who is not verified yet are shown on a terminal only.

@@ -31,7 +31,7 @@ Examples:
   jarvisd backup restore latest --in-place                        the memory is what it was then
   jarvisd backup restore --at 2026-11-20 --user Anna              her conversations of then beside today's
   jarvisd backup restore latest --undelivered                     the words that Postgres did not have
-  jarvisd backup restore latest --to /tmp/look.db                 into a new file (Postgres: a new database)")]
+  jarvisd backup restore latest --to /tmp/look.db                 into a new file (Postgres: database)")]
 pub struct Args {
     /// Name of the backup, from `backup list`, or "latest".
     #[arg(required_unless_present = "at", conflicts_with = "at")]
@@ -388,8 +388,8 @@ fn complete(args: &Args, restored: &Restored) -> Result<(), Failure> {
     let (messages, are) = if one { ("message", "is") } else { ("messages", "are") };
     let choice = if args.to.is_none() {
         format!(
-            "another conversation or person here has their ids; `jarvisd backup restore {backup} --user NAME` \
-             adds those of one person under new ids"
+            "another conversation or person here has their ids; `jarvisd backup restore {backup} --user \
+             NAME` adds those of one person under new ids"
         )
     } else {
         format!(
