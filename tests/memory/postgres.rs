@@ -19,10 +19,14 @@ fn device(postgres: &Postgres, id: &str) -> Root {
 }
 
 fn device_with(postgres: &Postgres, id: &str, store: &str) -> Root {
-    Root::with_config(&format!(
+    Root::with_config(&config(postgres, id, store))
+}
+
+fn config(postgres: &Postgres, id: &str, store: &str) -> String {
+    format!(
         "[device]\nid = {id:?}\n[store]\npostgres_password_file = {:?}\n{store}",
         postgres.password_file()
-    ))
+    )
 }
 
 fn drain(root: &Root) -> Value {

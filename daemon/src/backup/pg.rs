@@ -21,7 +21,7 @@ use super::pg_tools::{Piece, Pipes, Running, Tool, WayIn, split};
 use super::scratch::ScratchDatabase;
 use super::stream::{self, Sealed, pour};
 use super::verify::compare;
-use crate::store::postgres::{PgError, PgSettings, open};
+use crate::store::postgres::{PgError, PgSettings, open, prove_another_session};
 
 pub(super) const STEP: &str = "backing up Postgres";
 /// Pieces of a dump that wait for the server.
@@ -144,6 +144,11 @@ pub(super) async fn session(settings: &PgSettings) -> Result<PgConnection, Backu
     Ok(conn)
 }
 
+/// Proves that a program of Postgres, which has no deadline of its own, gets a session beside ours.
+pub(super) async fn another_session(settings: &PgSettings) -> Result<(), BackupError> {
+    prove_another_session(settings).await.map_err(|e| BackupError::postgres(&e, &settings.shown))
+}
+
 pub(super) async fn set_up(conn: &mut PgConnection, settings: &PgSettings) -> Result<(), BackupError> {
     sqlx::query(SESSION).fetch_all(conn).await.map(drop).map_err(of(settings))
 }
@@ -201,6 +206,7 @@ async fn dump_with(
     let server_version: String = server.try_get("version").map_err(&sql)?;
     let major: i32 = server.try_get::<i32, _>("number").map_err(&sql)? / 10_000;
     let tool = blocking(move || Tool::find("pg_dump", u32::try_from(major).unwrap_or(0))).await?;
+    another_session(settings).await?;
     sqlx::raw_sql(BEGIN).execute(&mut *conn).await.map_err(&sql)?;
     if !sqlx::query_scalar::<_, bool>(INSTALLED).fetch_one(&mut *conn).await.map_err(&sql)? {
         return Err(BackupError::Refused(format!(

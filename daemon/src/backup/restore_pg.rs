@@ -22,7 +22,7 @@ use super::create::{Run, create_from};
 use super::keys::Keys;
 use super::manifest::{FileEntry, Manifest, Origin, Role};
 use super::merge::{Finding, Found, Wanted};
-use super::pg::{self, load, of, plain, session};
+use super::pg::{self, another_session, load, of, plain, session};
 use super::restore::{Restored, data_folder, messages, not_newer, note};
 use super::scratch::ScratchDatabase;
 use super::undelivered::Undelivered;
@@ -105,6 +105,8 @@ pub async fn in_place(
     let entry = checked(run, folder, manifest).await?;
     data_folder(&run.settings.paths.db)?;
     let mut conn = session(settings).await?;
+    // For the safety backup, before anybody is held up.
+    another_session(settings).await?;
     let held = sqlx::query(HOLD_WRITERS).bind(WRITE_LOCK).execute(&mut conn).await;
     held.map_err(of(settings))?;
     let there: bool = sqlx::query_scalar(INSTALLED).fetch_one(&mut conn).await.map_err(of(settings))?;

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use super::{Root, ask, device_with, server, stderr_of, texts, with_microphone};
+use super::{Root, ask, config, device_with, server, stderr_of, texts, with_microphone};
 use crate::support::postgres::Postgres;
 use crate::support::{free_port, wait_until};
 
@@ -20,13 +20,18 @@ struct PgBouncer {
 impl PgBouncer {
     /// As Debian ships it but for the address, the users and the mode.
     fn start(postgres: &Postgres, mode: &str) -> Self {
+        Self::with(postgres, &format!("pool_mode = {mode}"))
+    }
+
+    /// The same with these lines in its section.
+    fn with(postgres: &Postgres, lines: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let port = free_port();
         let file = |name: &str| dir.path().join(name);
         fs::write(file("users.txt"), format!("\"jarvis\" \"{}\"\n", postgres.password())).unwrap();
         let ini = format!(
-            "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = \
-             {port}\nunix_socket_dir =\nauth_type = scram-sha-256\nauth_file = {}\npool_mode = {mode}\n",
+            "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+             unix_socket_dir =\nauth_type = scram-sha-256\nauth_file = {}\n{lines}\n",
             postgres.port(),
             file("users.txt").display(),
         );
@@ -47,7 +52,12 @@ impl PgBouncer {
     }
 
     fn device(&self, postgres: &Postgres) -> Root {
-        device_with(postgres, "kitchen", &format!("postgres_url = {:?}\n", postgres.url_at(self.port)))
+        device_with(postgres, "kitchen", &self.store(postgres))
+    }
+
+    /// The line of the configuration that leads through it.
+    fn store(&self, postgres: &Postgres) -> String {
+        format!("postgres_url = {:?}\n", postgres.url_at(self.port))
     }
 }
 
@@ -106,4 +116,53 @@ fn a_pooler_that_does_not_keep_sessions_is_refused_with_what_must_be_set() {
         let doctor = String::from_utf8(root.run(&["doctor"]).stdout).unwrap();
         assert!(doctor.contains("pool_mode = session"), "{mode}: {doctor}");
     }
+}
+
+#[test]
+fn a_pooler_that_keeps_sessions_and_does_not_reset_them_is_refused_with_what_must_be_set() {
+    let postgres = server();
+    let pooler = PgBouncer::with(&postgres, "pool_mode = session\nserver_reset_query =");
+    let root = pooler.device(&postgres);
+    root.ok(&["user", "add", "anna"]);
+    let told = stderr_of(&root, &["queue", "drain"], 69);
+    assert!(told.contains("server_reset_query = DISCARD ALL"), "{told}");
+    assert!(told.contains("as another client has left it"), "{told}");
+    assert_eq!(root.json(&["queue", "status"])["dead_letters"], 0);
+    let doctor = String::from_utf8(root.run(&["doctor"]).stdout).unwrap();
+    assert!(doctor.contains("server_reset_query = DISCARD ALL"), "{doctor}");
+}
+
+#[test]
+fn a_pooler_with_too_few_sessions_is_named_and_what_can_do_with_one_is_done() {
+    let postgres = server();
+    postgres.execute("ALTER ROLE jarvis CREATEDB");
+    let sized = |n: u32| PgBouncer::with(&postgres, &format!("pool_mode = session\ndefault_pool_size = {n}"));
+    let through = |root: &Root, pooler: &PgBouncer| {
+        root.write_config(&config(&postgres, "kitchen", &pooler.store(&postgres)));
+    };
+    let (one, two, three) = (sized(1), sized(2), sized(3));
+    let root = one.device(&postgres);
+    root.ok(&["user", "add", "anna"]);
+    ask(&root, "anna", "remember that the ladder is in the shed");
+    root.ok(&["queue", "drain"]);
+    let told = stderr_of(&root, &["backup", "create"], 75);
+    assert!(told.contains("another session") && told.contains("default_pool_size"), "{told}");
+    assert_eq!(root.json(&["backup", "list"]), serde_json::json!([]));
+    let doctor = String::from_utf8(root.run(&["doctor"]).stdout).unwrap();
+    assert!(doctor.contains("default_pool_size"), "{doctor}");
+
+    through(&root, &two);
+    assert_eq!(root.json(&["backup", "create"])["proven"], true);
+    let doctor = String::from_utf8(root.run(&["doctor"]).stdout).unwrap();
+    assert!(!doctor.contains("default_pool_size"), "{doctor}");
+    let restore = ["backup", "restore", "latest", "--in-place", "--yes"];
+    for (pooler, what) in [(&one, "one"), (&two, "two")] {
+        through(&root, pooler);
+        let told = stderr_of(&root, &restore, 75);
+        assert!(told.contains("default_pool_size"), "{what}: {told}");
+        root.ok(&["backup", "verify", "latest", "--level", "restore"]);
+    }
+    through(&root, &three);
+    root.ok(&restore);
+    assert_eq!(texts(&root, "anna").len(), 2);
 }

@@ -211,6 +211,12 @@ impl PgError {
         self
     }
 
+    /// The same failure where one session is there already and this would have been another one.
+    pub(super) fn of_another_session(self) -> Self {
+        let advice = self.advice.or(Some(super::MORE_SESSIONS_ADVICE));
+        Self { step: "opening another session at Postgres beside the first", advice, ..self }
+    }
+
     pub fn retry_class(&self) -> RetryClass {
         self.fate
     }

@@ -72,9 +72,14 @@ const GREETING: &str = "SELECT pg_catalog.current_setting('server_version_num') 
 /// Oldest server: `gen_random_uuid()` without an extension.
 const OLDEST_SERVER: i32 = 130_000;
 
-/// The one way out where a session does not stay a session.
-const SESSIONS_ADVICE: &str =
-    "set pool_mode = session for this database in PgBouncer, or name the server itself in store.postgres_url";
+/// The way out where a session does not stay a session. From one that is handed on nobody sees whether the
+/// pooler shares it or only does not reset it, so both settings are named.
+const SESSIONS_ADVICE: &str = "set pool_mode = session for this database and server_reset_query = DISCARD ALL in PgBouncer, \
+    or name the server itself in store.postgres_url";
+
+/// The way out where there is one session and no other.
+const MORE_SESSIONS_ADVICE: &str = "several are needed at once: a pooler must have at least two for this database, and three \
+    for a restore in place (default_pool_size in PgBouncer)";
 
 /// Where the database is and how to get in.
 #[derive(Debug, Clone)]
@@ -387,8 +392,22 @@ async fn set_up(conn: &mut PgConnection) -> Result<(), PgError> {
     if left.is_empty() && own == mark.to_string() {
         return Ok(());
     }
-    let cause = "a pooler stands before it that gives a session to several clients".to_owned();
-    Err(PgError::settings("setting up the session at Postgres", Some(cause)).advised(SESSIONS_ADVICE))
+    let cause = match own == mark.to_string() {
+        true => "a pooler stands before it that hands a session on as another client has left it",
+        false => "a pooler stands before it that gives a session to several clients",
+    };
+    Err(PgError::settings(step, Some(cause.to_owned())).advised(SESSIONS_ADVICE))
+}
+
+/// Proves, while a session is held, that another one can be had. A pooler without one lets a client wait
+/// without a word, so the deadline of [`open`] tells.
+///
+/// # Errors
+/// [`PgError`], with what must be set.
+pub(crate) async fn prove_another_session(settings: &PgSettings) -> Result<(), PgError> {
+    let conn = open(settings).await.map_err(PgError::of_another_session)?;
+    let _ = tokio::time::timeout(CONNECT_DEADLINE, conn.close()).await;
+    Ok(())
 }
 
 /// A pool of one connection for a listener, which takes nothing else.

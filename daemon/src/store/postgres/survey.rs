@@ -2,7 +2,9 @@
 
 use sqlx::{Connection as _, Row as _};
 
-use super::{CONNECT_DEADLINE, PgError, PgSettings, STATEMENT_DEADLINE, open, schema, within};
+use super::{
+    CONNECT_DEADLINE, PgError, PgSettings, STATEMENT_DEADLINE, open, prove_another_session, schema, within,
+};
 
 super::super::sql::statements! {
     /// The rights that the program needs: to make its schema or to bring it up to date, and to make a scratch
@@ -36,14 +38,14 @@ pub struct Survey {
 }
 
 /// Connects as the forwarder would and asks what it would need. A second connection is made beside the first:
-/// a pooler that does not keep sessions shows itself.
+/// a pooler that does not keep sessions, or has only one, shows itself.
 ///
 /// # Errors
 /// As [`super::Pg::connect`].
 pub async fn survey(settings: &PgSettings) -> Result<Survey, PgError> {
     const STEP: &str = "asking Postgres for the rights of its role";
     let mut conn = open(settings).await?;
-    let beside = open(settings).await?;
+    prove_another_session(settings).await?;
     let schema = schema::look(&mut conn).await?;
     let row = within(STATEMENT_DEADLINE, STEP, sqlx::query(RIGHTS).fetch_one(&mut conn)).await?;
     let read = || {
@@ -59,8 +61,6 @@ pub async fn survey(settings: &PgSettings) -> Result<Survey, PgError> {
         })
     };
     let found = read().map_err(|e| PgError::of(STEP, &e));
-    for conn in [conn, beside] {
-        let _ = tokio::time::timeout(CONNECT_DEADLINE, conn.close()).await;
-    }
+    let _ = tokio::time::timeout(CONNECT_DEADLINE, conn.close()).await;
     found
 }
