@@ -35,6 +35,18 @@ fn drain(root: &Root) -> Value {
     drained
 }
 
+/// As [`drain`], where Postgres refuses something for good.
+fn drain_refused(root: &Root) -> Value {
+    let output = root.run(&["queue", "drain", "--json"]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    let drained: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(told.contains(&format!("refused {} entr", drained["set_aside"])), "{told}");
+    assert!(told.contains("jarvisd queue dead-letter list"), "{told}");
+    assert_eq!((&drained["entries"], &drained["complete"]), (&0.into(), &false.into()), "{drained}");
+    drained
+}
+
 fn pull(root: &Root) -> Value {
     root.json(&["store", "pull"])
 }
@@ -427,8 +439,9 @@ fn what_postgres_refuses_is_set_aside_and_the_rest_goes_on() {
         let what = if n % 7 == 3 { "xylophone" } else { "ladder" };
         ask(&root, "anna", &format!("remember that the {what} {n} is in the shed"));
     }
-    let drained = root.json(&["queue", "drain"]);
-    assert_eq!((&drained["set_aside"], &drained["entries"]), (&6.into(), &0.into()), "{drained}");
+    assert_eq!(drain_refused(&root)["set_aside"], 6);
+    // What was refused earlier is told, and is no failure of this time.
+    assert!(root.ok(&["queue", "drain"]).contains("refused 6 earlier"));
     assert_eq!(postgres.value("SELECT count(*) FROM jarvis.messages"), "34");
     let dead = root.json(&["queue", "dead-letter", "list"]);
     for letter in dead.as_array().unwrap() {
@@ -440,7 +453,7 @@ fn what_postgres_refuses_is_set_aside_and_the_rest_goes_on() {
     let number = dead[0]["seq"].to_string();
     stderr_of(&root, &["queue", "dead-letter", "retry"], 2);
     assert_eq!(root.json(&["queue", "dead-letter", "retry", &number])["dead_letters"], 1);
-    root.json(&["queue", "drain"]);
+    assert_eq!(drain_refused(&root)["set_aside"], 1);
     let again = root.json(&["queue", "dead-letter", "list"]);
     assert!(again.as_array().unwrap().iter().any(|letter| letter["attempts"] == 2), "{again}");
 
@@ -833,7 +846,11 @@ fn a_voice_comes_back_to_a_new_card_whenever_its_key_does() {
     // The key after the first reading, of which nobody says that everything was read.
     let card = device(&postgres, "kitchen");
     let told = card.ok(&["store", "pull"]);
-    assert!(told.contains("Voiceprints are not read yet"), "{told}");
+    let place = key(&card).display().to_string();
+    assert!(told.contains("Nobody's voice is here: 1 voiceprint in Postgres"), "{told}");
+    assert!(told.contains(&place) && !told.contains("missing"), "{told}");
+    let pulled = pull(&card);
+    assert_eq!((&pulled["voiceprints_read"], &pulled["voiceprints_left"]), (&false.into(), &1.into()));
     assert_eq!(has_voice(&card), Some(false));
     let told = card.ok(&["store", "check"]);
     assert!(told.contains("Voiceprints: 1 in Postgres do not open"), "{told}");
@@ -858,6 +875,17 @@ fn a_voice_comes_back_to_a_new_card_whenever_its_key_does() {
     wait_until("the voice", || has_voice(&card) == Some(true));
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
     assert_eq!(postgres.value("SELECT count(*) FROM jarvis.voiceprints"), "1");
+}
+
+#[test]
+fn a_first_reading_speaks_of_no_key_where_nobody_is_enrolled() {
+    let postgres = server();
+    let (kitchen, bedroom) = house(&postgres);
+    drain(&kitchen);
+    let told = bedroom.ok(&["store", "pull"]);
+    assert!(told.contains("new or changed"), "{told}");
+    assert!(!told.contains("key") && !told.to_lowercase().contains("voice"), "{told}");
+    assert_eq!(pull(&bedroom)["voiceprints_read"], true);
 }
 
 #[test]
@@ -974,7 +1002,10 @@ fn a_row_of_any_table_that_one_side_lacks_or_has_otherwise_is_found() {
         assert_eq!(found(), [table], "{loss}");
         // The entries of the repair do not stand in the way of its own comparison.
         let repaired = root.json(&["store", "check", "--repair"]);
-        assert_eq!((&repaired["complete"], &repaired["left"]["entries"]), (&true.into(), &0.into()));
+        assert_eq!(
+            (&repaired["everything_compared"], &repaired["left"]["entries"]),
+            (&true.into(), &0.into())
+        );
         assert_ne!(repaired["queued"], 0, "{repaired}");
         drain(&root);
         pull(&root);

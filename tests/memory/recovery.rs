@@ -219,7 +219,11 @@ fn nothing_is_done(device: &Root) -> Value {
     let output = device.run(&["store", "check", "--json"]);
     assert_eq!(output.status.code(), Some(75));
     let check: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((&check["complete"], &check["findings"]), (&false.into(), &serde_json::json!([])), "{check}");
+    assert_eq!(
+        (&check["everything_compared"], &check["findings"]),
+        (&false.into(), &serde_json::json!([])),
+        "{check}"
+    );
     let left = &check["left"];
     assert!(left["queueing"] == true || left["another_database"] == true, "{check}");
     assert!(!device.run(&["store", "check"]).stdout.ends_with(b"same on both sides.\n"));

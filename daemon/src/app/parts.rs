@@ -221,6 +221,11 @@ pub fn existing_vault(settings: &Settings) -> Result<Vault, Failure> {
     vault.map_err(|e| Failure::of(Exit::Config, &e))
 }
 
+/// Whether this device has a key for voiceprints, be it usable or not.
+pub fn has_voice_key(settings: &Settings) -> bool {
+    Vault::has_key(&key_sources(settings))
+}
+
 fn key_sources(settings: &Settings) -> KeySources {
     KeySources { credentials_dir: settings.paths.credentials.clone(), key_file: settings.paths.key.clone() }
 }

@@ -93,9 +93,16 @@ pub struct Undelivered {
     pub messages: u64,
     /// Those among them that Postgres had refused for good.
     pub refused: u64,
+    /// Those among the refused that somebody had given up. An older program did not count them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub given_up: u64,
     /// The device had never sent anything to this database, or not all of it yet: all of its memory counts.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub everything: bool,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 impl Undelivered {
@@ -108,9 +115,13 @@ impl Undelivered {
                 "{n} messages are not in Postgres; this device keeps them, and they are in the backup"
             ),
         };
-        Some(match self.refused {
-            0 => format!("{what}."),
-            n => format!("{what}. Postgres refused {n}: `jarvisd queue dead-letter list` says why."),
+        Some(match (self.refused.saturating_sub(self.given_up), self.given_up) {
+            (0, 0) => format!("{what}."),
+            (n, 0) => format!("{what}. Postgres refused {n}: `jarvisd queue dead-letter list` says why."),
+            (0, g) => format!("{what}. Postgres refused {g}, which somebody gave up."),
+            (n, g) => format!(
+                "{what}. Postgres refused {n}: `jarvisd queue dead-letter list` says why; and {g} that somebody gave up."
+            ),
         })
     }
 }

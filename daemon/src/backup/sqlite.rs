@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::cancel::Cancel;
 use super::manifest::{Sums, TableSum, Undelivered, hex};
 use crate::durable;
-use crate::store::{BUSY_TIMEOUT, StoreError, classify, holder, refuse_pipe};
+use crate::store::{BUSY_TIMEOUT, StoreError, classify, holder, queue, refuse_pipe};
 
 /// 1 while everything is queued again for another database.
 macro_rules! is_queued_again {
@@ -83,11 +83,9 @@ crate::store::sql::statements! {
             UNION SELECT user_id FROM dead_letter WHERE user_id IS NOT NULL)
         AND rid NOT IN (SELECT owner FROM conversations) AND rid NOT IN (SELECT owner FROM voiceprints)
         AND rid NOT IN (SELECT owner FROM audit WHERE owner IS NOT NULL)");
-    /// Messages that Postgres does not have, and those among them that it refused.
-    /// ?1: everything in the file waits for the database that was backed up.
-    UNDELIVERED = concat!("SELECT count(*) FILTER (WHERE ?1 OR id IN (", named!(), ")) AS messages,
-            count(*) FILTER (WHERE id IN (SELECT entity_id FROM dead_letter)) AS refused
-        FROM messages");
+    /// Messages that Postgres does not have. ?1: everything in the file waits for the database that was
+    /// backed up.
+    UNDELIVERED = concat!("SELECT count(*) FROM messages WHERE ?1 OR id IN (", named!(), ")");
     /// Those that [`UNDELIVERED`] counts: the ids of message, conversation and person, in hexadecimal.
     UNDELIVERED_IDS = concat!("SELECT coalesce(json_group_array(
             json_array(hex(m.id), hex(c.id), hex(u.id))), '[]')
@@ -223,11 +221,17 @@ pub(super) async fn undelivered(
     everything: bool,
     path: &Path,
 ) -> Result<Undelivered, StoreError> {
-    let row =
-        sqlx::query(UNDELIVERED).bind(everything).fetch_one(conn).await.map_err(|e| classify(e, path))?;
-    let count = |name| row.try_get::<i64, _>(name).map(|n| u64::try_from(n).unwrap_or(0));
-    let read = || Ok(Undelivered { messages: count("messages")?, refused: count("refused")?, everything });
-    read().map_err(StoreError::Sql)
+    let sql = |e| classify(e, path);
+    let messages = sqlx::query_scalar::<_, i64>(UNDELIVERED).bind(everything);
+    let messages = messages.fetch_one(&mut *conn).await.map_err(sql)?;
+    let refused = queue::refused_in(conn).await.map_err(sql)?;
+    let count = |n: i64| u64::try_from(n).unwrap_or(0);
+    Ok(Undelivered {
+        messages: count(messages),
+        refused: count(refused.messages.saturating_add(refused.given_up)),
+        given_up: count(refused.given_up),
+        everything,
+    })
 }
 
 /// The ids of the messages that [`undelivered`] counts, as [`messages_among`] takes them.

@@ -27,6 +27,9 @@ pub enum Command {
     /// The entries that wait, oldest first. They name rows; what was said is not shown.
     List(List),
     /// Send everything that waits now. The daemon may be running.
+    ///
+    /// Exit code 1: Postgres refused entries for good. They are set aside, and the others are sent; with
+    /// `--json`, `set_aside` says how many were set aside now.
     Drain(Json),
     /// Check that every entry is sound.
     Check(Json),
@@ -98,7 +101,7 @@ pub struct Drop {
 struct Status {
     #[serde(flatten)]
     depth: Depth,
-    /// Postgres answers and has everything of this device but the dead letters.
+    /// Postgres answers and has everything of this device but what was given up.
     complete: bool,
     /// The address, masked; `null` if none is configured.
     postgres: Option<String>,
@@ -112,11 +115,12 @@ struct Status {
 
 #[derive(Debug, Serialize)]
 struct Drained {
-    /// Postgres has everything of this device but the dead letters. Without it the command fails.
+    /// Postgres has everything of this device but what was given up.
     complete: bool,
     sent: usize,
     /// Nothing was sent for these: their row is not on this device any more.
     without_row: usize,
+    /// Postgres refused these for good now: the command ends with 1.
     set_aside: usize,
     /// What other devices wrote was read at least once from this database.
     read: bool,
@@ -254,10 +258,11 @@ async fn status(settings: &Settings, memory: &Memory, json: bool) -> Result<(), 
             "Postgres refused {} entries for good: `jarvisd queue dead-letter list`.",
             depth.dead_letters
         ))?;
-        let refused = queue::dead_letters(memory.store()).await?;
-        if let Some(sentence) = refused.sentence().filter(|_| refused.messages > 0) {
-            output::line(format!("{sentence}."))?;
-        }
+    }
+    let refused = queue::refused(memory.store()).await?;
+    let of_messages = refused.sentence().filter(|_| refused.messages > 0);
+    for sentence in of_messages.into_iter().chain(refused.given_up_sentence()) {
+        output::line(format!("{sentence}."))?;
     }
     output::line(match (&status.postgres, &status.error) {
         (None, _) => "No Postgres is configured: memory stays on this device.".to_owned(),
@@ -342,21 +347,39 @@ async fn drain(settings: &Settings, memory: &Memory, json: bool) -> Result<(), F
     };
     let without_row = forwarder.without_row();
     let sent = sent.saturating_sub(without_row);
+    // At the end of the queue, but what was refused for good is not there.
+    let complete = left.has_sent_everything();
+    let drained = Drained { complete, sent, without_row, set_aside, read, left };
     if json {
-        // At the end of the queue, but what was refused for good is not there.
-        let complete = left.has_sent_everything();
-        return output::json(&Drained { complete, sent, without_row, set_aside, read, left });
+        output::json(&drained)?;
+    } else {
+        show_drained(&drained)?;
     }
-    output::line(match set_aside {
-        0 => format!("Sent {sent} entries; nothing waits."),
-        n => format!("Sent {sent} entries; Postgres refused {n}: `jarvisd queue dead-letter list`."),
-    })?;
-    if without_row > 0 {
+    let entries = match set_aside {
+        0 => return Ok(()),
+        1 => "1 entry for good, which is".to_owned(),
+        n => format!("{n} entries for good, which are"),
+    };
+    Err(Failure::new(
+        Exit::Failed,
+        format!("Postgres refused {entries} set aside now; `jarvisd queue dead-letter list` says why"),
+    ))
+}
+
+fn show_drained(drained: &Drained) -> Result<(), Failure> {
+    let Drained { sent, without_row, .. } = drained;
+    output::line(format!("Sent {sent} entries; nothing waits."))?;
+    if *without_row > 0 {
         output::line(format!(
             "Nothing was sent for {without_row} more: their rows are not on this device any more."
         ))?;
     }
-    if read {
+    let now = i64::try_from(drained.set_aside).unwrap_or(i64::MAX);
+    let earlier = drained.left.dead_letters.saturating_sub(now);
+    if earlier > 0 {
+        output::line(format!("Postgres refused {earlier} earlier: `jarvisd queue dead-letter list`."))?;
+    }
+    if drained.read {
         return Ok(());
     }
     output::line("What other devices wrote is still to be read: the daemon does so, or `jarvisd store pull`.")

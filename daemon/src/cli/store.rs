@@ -133,7 +133,7 @@ async fn check(settings: &Settings, memory: &Memory, args: &Check) -> Result<(),
         }
     }
     match found.differences() {
-        0 if found.complete => Ok(()),
+        0 if found.everything_compared => Ok(()),
         // The repair has done its work; people may talk meanwhile, so something may always be on its way.
         1.. if args.repair && !found.is_unfounded() => Ok(()),
         _ if args.repair || found.is_equal() => Err(Failure::new(
@@ -230,7 +230,7 @@ fn show(found: &Comparison) -> Result<(), Failure> {
             .collect();
         output::table(["CONVERSATION", "DIFFERENCE", "HERE", "POSTGRES"], &rows)?;
     }
-    if found.is_equal() && found.complete {
+    if found.is_equal() && found.everything_compared {
         let besides = found.tables.iter().any(|table| table.here != table.there);
         return output::line(if besides {
             "Everything that this device keeps is the same in Postgres; what is there besides is another \
@@ -239,7 +239,7 @@ fn show(found: &Comparison) -> Result<(), Failure> {
             "Everything is the same on both sides."
         });
     }
-    if !found.complete {
+    if !found.everything_compared {
         let so_far = if found.is_equal() { "What was compared is the same. " } else { "" };
         output::line(format!("{so_far}Not everything could be compared: {}.", on_its_way(found)))?;
     }
@@ -290,7 +290,7 @@ async fn pull(settings: &Settings, memory: &Memory, args: &Pull) -> Result<(), F
     // Before anything is read: whatever comes later is not known to have been read.
     let seen = if is_new { holder::seen(&database).await.ok().flatten() } else { None };
     let opener = opener(settings);
-    let voices = opener.as_ref().map(|_| ()).map_err(ToString::to_string);
+    let why_unread = opener.as_ref().err().map(ToString::to_string);
     let mut puller = Puller::new(memory.clone(), database, opener.ok());
     let brought = puller.run_once().await.map_err(|error| match error {
         PullError::Postgres(error) => failure(&ForwardError::Postgres(error), &shown),
@@ -303,16 +303,30 @@ async fn pull(settings: &Settings, memory: &Memory, args: &Pull) -> Result<(), F
     }
     if args.json {
         return output::json(&serde_json::json!({
-            "changed": brought.changed, "refused": brought.refused, "voiceprints_read": voices.is_ok(),
+            "changed": brought.changed, "refused": brought.refused,
+            "voiceprints_read": brought.voiceprints_left == 0, "voiceprints_left": brought.voiceprints_left,
         }));
     }
-    if let Err(why) = voices {
-        output::line(format!("Voiceprints are not read yet: {why}."))?;
+    if let Some(why) = why_unread.filter(|_| brought.voiceprints_left > 0) {
+        output::line(voices_unread(settings, brought.voiceprints_left, &why))?;
     }
     output::line(match brought.refused {
         0 => format!("{} rows are new or changed.", brought.changed),
         n => format!("{} rows are new or changed; {n} break a rule and were left out.", brought.changed),
     })
+}
+
+/// Why `left` voiceprints of Postgres are not here, and what to do.
+fn voices_unread(settings: &Settings, left: i64, why: &str) -> String {
+    let voiceprints = if left == 1 { "1 voiceprint".to_owned() } else { format!("{left} voiceprints") };
+    if parts::has_voice_key(settings) {
+        return format!("{voiceprints} in Postgres could not be read: {why}.");
+    }
+    format!(
+        "Nobody's voice is here: {voiceprints} in Postgres need the key that sealed them. Put your copy of it, or that \
+         of the device which enrolled them, at {}; then `jarvisd store pull` reads them.",
+        settings.paths.key.display()
+    )
 }
 
 async fn take_over(settings: &Settings, memory: &Memory, args: &TakeOver) -> Result<(), Failure> {

@@ -75,6 +75,8 @@ pub struct Brought {
     pub changed: usize,
     /// Rows that broke a rule.
     pub refused: usize,
+    /// Voiceprints that are left for later, because nothing on this device could open one.
+    pub voiceprints_left: i64,
     /// The database is another one than this device was with.
     pub another_house: bool,
 }
@@ -305,6 +307,8 @@ impl Puller {
         }
         if let Some(opener) = self.opener.clone() {
             self.voices(conn, &opener, heads.voiceprints, &mut at, &mut brought).await?;
+        } else if heads.voiceprints > 0 {
+            brought.voiceprints_left = read::count_voiceprints(conn).await?;
         }
         while at.messages < heads.messages {
             let rows = read::messages(conn, self.since(at.messages, &at)).await?;

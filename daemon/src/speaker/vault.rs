@@ -152,6 +152,11 @@ impl Vault {
         Ok(Self::with(key_file::existing(sources)?, sources, identity))
     }
 
+    /// Whether a source has a key, be it usable or not.
+    pub fn has_key(sources: &KeySources) -> bool {
+        !matches!(key_file::existing(sources), Err(VaultError::NoKey { .. }))
+    }
+
     /// Names the key that is in use, as it is on the disk now, and the model: where it is another name, other
     /// voiceprints open.
     pub fn name(&self) -> String {

@@ -114,7 +114,7 @@ impl Left {
 #[derive(Debug, Default, Serialize)]
 pub struct Comparison {
     /// Everything was compared: before a repair nothing waited, was still to be queued, or still to be read.
-    pub complete: bool,
+    pub everything_compared: bool,
     /// Entries and rows that were on their way, without those that the repair has queued.
     pub left: Left,
     pub here: Counts,
@@ -250,7 +250,7 @@ pub async fn compare(
     let unread = comparison.left.unread + comparison.tables.iter().map(|table| table.unread).sum::<usize>();
     let sent = resync::sent_to(store, pg.house).await?;
     comparison.left = Left::of(&queue::depth(store).await?, sent, unread);
-    comparison.complete = sent == Sent::All
+    comparison.everything_compared = sent == Sent::All
         && comparison.left.is_nothing()
         && comparison.waiting == 0
         && comparison.tables.iter().all(|table| table.waiting == 0 && table.unread == 0);

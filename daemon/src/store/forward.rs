@@ -599,7 +599,7 @@ impl Forwarder {
 
     async fn closed(&self, health: &Health) {
         self.circuit.send_if_modified(|now| !std::mem::replace(now, Circuit::Closed).is_closed());
-        let refused = queue::dead_letters(&self.store).await.unwrap_or_default();
+        let refused = queue::refused(&self.store).await.unwrap_or_default();
         let condition = refused.sentence().map_or(Condition::Ok, Condition::degraded);
         health.set(COMPONENT, condition);
     }

@@ -16,8 +16,8 @@
 use std::fmt;
 
 use serde::Serialize;
-use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, SqliteConnection};
 use uuid::Uuid;
 
 use super::{Store, StoreError, Tx, resync};
@@ -143,8 +143,9 @@ super::sql::statements! {
     DEPTH = concat!("SELECT count(*) AS entries, min(created_unix_ms) AS oldest,
             (SELECT count(*) FROM dead_letter WHERE ", refused!(), ") AS dead FROM queue");
     WAITS = "SELECT EXISTS (SELECT 1 FROM queue)";
-    DEAD = concat!("SELECT count(*) AS entries, count(DISTINCT CASE WHEN op = 'insert_message' THEN entity_id END) AS messages
-        FROM dead_letter WHERE ", refused!());
+    REFUSED = concat!("SELECT (SELECT count(*) FROM dead_letter WHERE ", refused!(), ") AS entries,
+        (SELECT count(*) FROM messages WHERE id IN (SELECT entity_id FROM dead_letter WHERE ", refused!(), ")) AS messages,
+        (SELECT count(*) FROM messages WHERE id IN (SELECT entity_id FROM dead_letter WHERE NOT (", refused!(), "))) AS given_up");
     LIST = "SELECT seq, op, entity_id, user_id, created_unix_ms FROM queue WHERE seq > ?1 ORDER BY seq LIMIT ?2";
     LIST_DEAD = concat!("SELECT seq, op, entity_id, user_id, created_unix_ms, failed_unix_ms, attempts, sqlstate, error
         FROM dead_letter WHERE seq > ?1 AND ", refused!(), " ORDER BY seq LIMIT ?2");
@@ -329,21 +330,24 @@ pub async fn waits(store: &Store) -> Result<bool, StoreError> {
     Ok(number(store, WAITS).await? != 0 || resync::is_queueing(store).await?)
 }
 
-/// What Postgres refused for good and nobody has given up.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+/// What Postgres refused for good.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Refused {
+    /// Entries that nobody has given up.
     pub entries: i64,
     /// Messages among them: words that are on this device and not in Postgres.
     pub messages: i64,
+    /// Such messages that somebody has given up: Postgres never gets them.
+    pub given_up: i64,
 }
 
 impl Refused {
-    /// A sentence about it; `None` where there is nothing to say.
+    /// A sentence about what can still be mended; `None` where there is nothing to say.
     pub fn sentence(self) -> Option<String> {
         const SHOWN: &str = "`jarvisd queue dead-letter list` says why";
         match self {
             Self { entries: 0, .. } => None,
-            Self { messages: 0, entries } => {
+            Self { messages: 0, entries, .. } => {
                 Some(format!("Postgres refused {entries} entries for good; they are kept: {SHOWN}"))
             }
             Self { messages: 1, .. } => Some(format!(
@@ -354,13 +358,35 @@ impl Refused {
             )),
         }
     }
+
+    /// A sentence about what was given up; `None` where nothing was.
+    pub fn given_up_sentence(self) -> Option<String> {
+        match self.given_up {
+            0 => None,
+            1 => Some(
+                "1 message that was given up is not in Postgres; this device and its backups keep it"
+                    .to_owned(),
+            ),
+            n => Some(format!(
+                "{n} messages that were given up are not in Postgres; this device and its backups keep them"
+            )),
+        }
+    }
 }
 
-pub async fn dead_letters(store: &Store) -> Result<Refused, StoreError> {
+pub async fn refused(store: &Store) -> Result<Refused, StoreError> {
     let mut reader = store.reader().await?;
-    let row = sqlx::query(DEAD).fetch_one(&mut *reader).await.map_err(|e| store.classify(e))?;
-    let read = || Ok(Refused { entries: row.try_get("entries")?, messages: row.try_get("messages")? });
-    read().map_err(StoreError::Sql)
+    refused_in(&mut reader).await.map_err(|e| store.classify(e))
+}
+
+/// As [`refused`], of any file with the tables of a memory.
+pub(crate) async fn refused_in(conn: &mut SqliteConnection) -> Result<Refused, sqlx::Error> {
+    let row = sqlx::query(REFUSED).fetch_one(conn).await?;
+    Ok(Refused {
+        entries: row.try_get("entries")?,
+        messages: row.try_get("messages")?,
+        given_up: row.try_get("given_up")?,
+    })
 }
 
 /// Entries after `after`, oldest first.

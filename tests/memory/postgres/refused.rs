@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::{Root, ask, device, drain, server, stderr_of, texts, with_microphone};
+use super::{Root, ask, device, drain, drain_refused, server, stderr_of, texts, with_microphone};
 use crate::support::Voice;
 use crate::support::postgres::Postgres;
 
@@ -34,8 +34,7 @@ fn refused(postgres: &Postgres) -> Root {
     });
     fs::write(&file, document.to_string()).unwrap();
     root.ok(&["conversation", "import", file.to_str().unwrap(), "--user", "anna"]);
-    let drained = drain(&root);
-    assert_eq!((&drained["set_aside"], &drained["complete"]), (&3.into(), &false.into()), "{drained}");
+    assert_eq!(drain_refused(&root)["set_aside"], 3);
     assert_eq!(root.json(&["queue", "status"])["complete"], false, "Postgres does not have everything");
     root
 }
@@ -85,7 +84,7 @@ fn what_postgres_refused_is_in_the_backup_is_counted_comes_back_and_is_sent_afte
 
     postgres.execute("ALTER TABLE jarvis.messages DROP CONSTRAINT no_xylophone");
     root.json(&["queue", "dead-letter", "retry", "--all"]);
-    let drained = drain(&root);
+    let drained = drain_refused(&root);
     assert_eq!((&drained["without_row"], &drained["set_aside"]), (&0.into(), &1.into()), "{drained}");
     assert_eq!(sent(&postgres), "2", "the NUL stays refused");
     assert!(findings(&root).contains("1 message is not in Postgres"), "{}", findings(&root));
@@ -129,7 +128,7 @@ fn rows_that_a_trigger_swallows_are_set_aside_and_sent_after_the_mend() {
         ));
         let before = count(table);
         root.ok(act);
-        let drained = drain(&root);
+        let drained = drain_refused(&root);
         assert_ne!(drained["set_aside"], 0, "{table}: {drained}");
         assert_eq!(count(table), before, "{table}");
         told(&root.json(&["queue", "dead-letter", "list"]), table);
@@ -155,8 +154,16 @@ fn what_postgres_refused_comes_back_into_the_memory_of_a_card_that_has_read_the_
     // Given up is not thrown away: it is on this device only, so it is in its backups.
     root.ok(&["queue", "dead-letter", "drop", "--all", "--yes"]);
     assert_eq!(root.json(&["queue", "status"])["dead_letters"], 0);
+    let given_up = "3 messages that were given up are not in Postgres";
+    for told in [root.ok(&["queue", "status"]), String::from_utf8(root.run(&["doctor"]).stdout).unwrap()] {
+        assert!(told.contains(given_up), "{told}");
+    }
+    assert_eq!(findings(&root), "", "there is nothing to be done about them");
     let made = root.json(&["backup", "create"]);
-    assert_eq!(made["manifest"]["undelivered"]["messages"], 3, "{made}");
+    let undelivered = json!({"messages": 3, "refused": 3, "given_up": 3});
+    assert_eq!(made["manifest"]["undelivered"], undelivered, "{made}");
+    let told = root.ok(&["backup", "list"]);
+    assert!(told.contains("refused 3, which somebody gave up") && !told.contains("dead-letter"), "{told}");
     lose_card(&root);
     root.ok(&["store", "pull"]);
     assert!(!texts(&root, "anna").join("\n").contains("xylophone"));
@@ -165,7 +172,7 @@ fn what_postgres_refused_comes_back_into_the_memory_of_a_card_that_has_read_the_
     let kept = texts(&root, "anna").join("\n");
     assert!(kept.contains("xylophone") && kept.contains("trombone"), "{kept}");
     postgres.execute("ALTER TABLE jarvis.messages DROP CONSTRAINT no_xylophone");
-    drain(&root);
+    drain_refused(&root);
     assert_eq!(sent(&postgres), "2");
 }
 
@@ -181,7 +188,7 @@ fn one_person_is_restored_with_the_words_that_were_never_in_postgres() {
     // Postgres knows her and her words: they are the same person's.
     postgres.execute("ALTER TABLE jarvis.messages DROP CONSTRAINT no_xylophone");
     root.ok(&["store", "take-over", "--yes"]);
-    drain(&root);
+    drain_refused(&root);
     assert_eq!(sent(&postgres), "2");
     root.ok(&["store", "pull"]);
     assert_eq!(root.json(&["user", "list"]).as_array().unwrap().len(), 1);
@@ -258,7 +265,7 @@ fn a_retry_of_what_is_not_on_the_device_any_more_says_so_and_sends_nothing() {
     let told = stderr_of(&root, &["queue", "dead-letter", "retry", "--all"], 1);
     assert!(told.contains("2 of them name rows that are not on this device any more"), "{told}");
     assert_eq!(root.json(&["queue", "dead-letter", "list"]).as_array().unwrap().len(), 2);
-    assert_eq!(drain(&root)["sent"], 0);
+    assert_eq!(drain_refused(&root)["sent"], 0);
     root.ok(&["queue", "dead-letter", "drop", "--all", "--yes"]);
 }
 
@@ -267,7 +274,7 @@ fn what_another_database_takes_is_no_dead_letter_any_more() {
     let postgres = server();
     let root = refused(&postgres);
     postgres.lose_database();
-    drain(&root);
+    drain_refused(&root);
     let letters = root.json(&["queue", "dead-letter", "list"]);
     assert_eq!(letters.as_array().unwrap().len(), 1, "only the NUL is refused again: {letters}");
     assert_eq!(sent(&postgres), "2");

@@ -288,7 +288,11 @@ pub fn same_everywhere(devices: &[&Root]) {
     for device in devices {
         timed(device, "store pull", &["store", "pull"]);
         let check = timed(device, "store check", &["store", "check"]);
-        assert_eq!((&check["complete"], &check["here"]), (&true.into(), &check["there"]), "{check}");
+        assert_eq!(
+            (&check["everything_compared"], &check["here"]),
+            (&true.into(), &check["there"]),
+            "{check}"
+        );
         assert_eq!(
             (&check["waiting"], check["findings"].as_array().map(Vec::len)),
             (&0.into(), Some(0)),

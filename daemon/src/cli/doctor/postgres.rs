@@ -68,11 +68,10 @@ async fn of_memory(settings: &Settings, database: &PgSettings) -> Vec<Finding> {
         return findings;
     }
     let Ok(memory) = look_only(settings).await else { return findings };
-    if let Ok(refused) = queue::dead_letters(memory.store()).await
-        && let Some(sentence) = refused.sentence()
-    {
+    if let Ok(refused) = queue::refused(memory.store()).await {
         let fix = "mend what the list names, then `jarvisd queue dead-letter retry --all`";
-        findings.push(Finding::warn(CHECK, sentence, fix));
+        findings.extend(refused.sentence().map(|sentence| Finding::warn(CHECK, sentence, fix)));
+        findings.extend(refused.given_up_sentence().map(|sentence| Finding::ok(CHECK, sentence)));
     }
     // A server that does not answer has a line already.
     if let Ok(Some(error)) = holder::held_back(memory.store(), database).await {

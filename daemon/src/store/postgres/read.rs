@@ -93,6 +93,7 @@ crate::store::sql::statements! {
     USERS_BY_ID = of_user!("id = ANY($1)");
     VOICEPRINTS = of_voiceprint!("change > $1 AND (origin <> $2 OR $3) ORDER BY change LIMIT $4");
     VOICEPRINTS_OF = of_voiceprint!("owner = ANY($1) ORDER BY change");
+    COUNT_VOICEPRINTS = "SELECT count(*) FROM jarvis.voiceprints";
     CONVERSATIONS = of_conversation!("change > $1 AND (origin IS DISTINCT FROM $2 OR $3) ORDER BY change LIMIT $4");
     CONVERSATIONS_BY_ID = of_conversation!("id = ANY($1)");
     /// A page ends early where its texts come to more than 4 MiB.
@@ -151,6 +152,10 @@ pub async fn voiceprints_of(
     people: &[Uuid],
 ) -> Result<Vec<Numbered<VoiceprintRow>>, PgError> {
     page(conn, sqlx::query(VOICEPRINTS_OF).bind(people)).await
+}
+
+pub async fn count_voiceprints(conn: &mut PgConnection) -> Result<i64, PgError> {
+    within(STATEMENT_DEADLINE, STEP, sqlx::query_scalar(COUNT_VOICEPRINTS).fetch_one(conn)).await
 }
 
 pub async fn conversations(
