@@ -120,7 +120,8 @@ impl Undelivered {
             (n, 0) => format!("{what}. Postgres refused {n}: `jarvisd queue dead-letter list` says why."),
             (0, g) => format!("{what}. Postgres refused {g}, which somebody gave up."),
             (n, g) => format!(
-                "{what}. Postgres refused {n}: `jarvisd queue dead-letter list` says why; and {g} that somebody gave up."
+                "{what}. Postgres refused {n}: `jarvisd queue dead-letter list` says why; \
+                 and {g} that somebody gave up."
             ),
         })
     }

@@ -323,8 +323,8 @@ fn voices_unread(settings: &Settings, left: i64, why: &str) -> String {
         return format!("{voiceprints} in Postgres could not be read: {why}.");
     }
     format!(
-        "Nobody's voice is here: {voiceprints} in Postgres need the key that sealed them. Put your copy of it, or that \
-         of the device which enrolled them, at {}; then `jarvisd store pull` reads them.",
+        "Nobody's voice is here: the key for {voiceprints} in Postgres is not on this device. \
+         Put your copy of it, or the key of the device that enrolled, at {}; then `jarvisd store pull` reads them.",
         settings.paths.key.display()
     )
 }

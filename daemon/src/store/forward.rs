@@ -32,7 +32,7 @@ use uuid::Uuid;
 
 use super::postgres::{Pg, PgError, PgSettings, RetryClass};
 use super::resync::Sent;
-use super::{Store, StoreError, holder, outgoing, queue, renumber, resync};
+use super::{Store, StoreError, holder, outgoing, put_back, queue, renumber, resync};
 use crate::clock::{Clock, DAY_MS};
 use crate::health::{Condition, Health};
 
@@ -371,8 +371,10 @@ impl Forwarder {
         }
         match sent {
             Ok(()) => {
+                let drawn = self.pg.as_ref().map_or(0, |pg| pg.drawn);
+                let now_unix_ms = self.clock.now_unix_ms();
                 if !self.bury_leftovers(way, &batch).await?
-                    || !queue::sent(&self.store, way, batch.last_seq).await?
+                    || !queue::sent(&self.store, way, batch.last_seq, drawn, now_unix_ms).await?
                 {
                     return Ok(self.leave().await);
                 }
@@ -600,7 +602,10 @@ impl Forwarder {
     async fn closed(&self, health: &Health) {
         self.circuit.send_if_modified(|now| !std::mem::replace(now, Circuit::Closed).is_closed());
         let refused = queue::refused(&self.store).await.unwrap_or_default();
-        let condition = refused.sentence().map_or(Condition::Ok, Condition::degraded);
+        let put_back = put_back::found(&self.store).await.ok().flatten();
+        let put_back = put_back.filter(|found| found.is_recent(self.clock.now_unix_ms()));
+        let sentence = refused.sentence().or_else(|| put_back.map(|_| put_back::SENTENCE.to_owned()));
+        let condition = sentence.map_or(Condition::Ok, Condition::degraded);
         health.set(COMPONENT, condition);
     }
 

@@ -29,7 +29,7 @@ use uuid::Uuid;
 
 use super::forward::ForwardError;
 use super::postgres::{Pg, PgError, PgSettings, schema};
-use super::{Store, StoreError, pull_cursor, settings};
+use super::{Store, StoreError, pull_cursor, put_back, settings};
 
 /// Where [`Own`] is kept. A repair of the file keeps it.
 pub(crate) const KEY: &str = "holder";
@@ -48,7 +48,8 @@ mod there {
     /// not believed.
     macro_rules! holder {
         () => {
-            "SELECT token, last_seen::text AS seen, extract(epoch FROM now() - last_seen)::double precision AS silent_s,
+            "SELECT token, (SELECT last_value FROM jarvis.changes) AS drawn, last_seen::text AS seen,
+                extract(epoch FROM now() - last_seen)::double precision AS silent_s,
                 last_seen NOT BETWEEN now() - interval '10 min' AND now() + interval '10 min' AS silent
             FROM jarvis.devices WHERE id = $1"
         };
@@ -88,6 +89,8 @@ struct Own {
 #[derive(Debug, Clone, Default)]
 struct There {
     token: Option<Uuid>,
+    /// Where the change numbers stand.
+    drawn: i64,
     /// When the holder was heard of last, as the server writes it.
     seen: String,
     silent_s: f64,
@@ -122,6 +125,7 @@ async fn there(pg: &mut Pg, sql: &'static str, device: &str) -> Result<There, Pg
         .value("asking who sends under this id", sqlx::query(sql).bind(device), |row| {
             Ok(There {
                 token: row.try_get("token")?,
+                drawn: row.try_get("drawn")?,
                 seen: row.try_get("seen")?,
                 silent_s: row.try_get("silent_s")?,
                 silent: row.try_get("silent")?,
@@ -181,8 +185,16 @@ async fn claim_within(
     let memory = own.memory.unwrap_or_else(Uuid::now_v7);
     let next =
         Own { memory: Some(memory), device: device.to_owned(), tokens, take_over: false, read_until: None };
+    pg.drawn = there.drawn;
+    let put_back = there.drawn < put_back::known(store, pg.house).await?;
+    if put_back {
+        put_back::renew_house(pg).await.map_err(ForwardError::Postgres)?;
+    }
     let mut tx = store.begin().await?;
     settings::set(&mut tx, KEY, &next, now_unix_ms).await?;
+    if put_back {
+        put_back::note(&mut tx, pg.house, now_unix_ms).await?;
+    }
     if renamed || (right == Right::TakesOver && !knows_all) {
         // What was written under the id is not all known here.
         pull_cursor::read_again_in(&mut tx).await?;
@@ -194,11 +206,12 @@ async fn claim_within(
 }
 
 /// Whether another process of this memory has made the token that is there, which this connection then goes
-/// on with.
+/// on with. No after a database was put back.
 pub(super) async fn adopt(store: &Store, pg: &mut Pg, device: &str) -> Result<bool, ForwardError> {
     let there = there(pg, there::HOLDER, device).await.map_err(ForwardError::Postgres)?;
     let own = own(store).await?;
-    let ours = there.token.filter(|token| own.tokens.contains(token));
+    // A database that was put back is met as whoever connects meets it.
+    let ours = there.token.filter(|token| own.tokens.contains(token) && there.drawn >= pg.drawn);
     if ours.is_some() {
         pg.token = ours;
     }

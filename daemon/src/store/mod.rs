@@ -28,6 +28,7 @@ pub mod outgoing;
 mod peek;
 pub mod postgres;
 pub mod pull_cursor;
+pub mod put_back;
 pub mod queue;
 mod renumber;
 pub(crate) mod resync;

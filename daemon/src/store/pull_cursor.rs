@@ -36,6 +36,12 @@ pub struct PullCursor {
 }
 
 impl PullCursor {
+    /// The highest number up to which anything was read.
+    pub(super) fn furthest(&self) -> i64 {
+        let kinds = [self.users, self.voiceprints, self.conversations, self.messages, self.tombstones];
+        kinds.into_iter().max().unwrap_or(0)
+    }
+
     /// The later of both, kind by kind.
     pub(crate) fn or_further(&self, other: &Self) -> Self {
         Self {

@@ -20,7 +20,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 use uuid::Uuid;
 
-use super::{Store, StoreError, Tx, resync};
+use super::{Store, StoreError, Tx, put_back, resync};
 
 /// One kind of queue entry. The names are a format: they are stored, and other versions read them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -144,8 +144,10 @@ super::sql::statements! {
             (SELECT count(*) FROM dead_letter WHERE ", refused!(), ") AS dead FROM queue");
     WAITS = "SELECT EXISTS (SELECT 1 FROM queue)";
     REFUSED = concat!("SELECT (SELECT count(*) FROM dead_letter WHERE ", refused!(), ") AS entries,
-        (SELECT count(*) FROM messages WHERE id IN (SELECT entity_id FROM dead_letter WHERE ", refused!(), ")) AS messages,
-        (SELECT count(*) FROM messages WHERE id IN (SELECT entity_id FROM dead_letter WHERE NOT (", refused!(), "))) AS given_up");
+        (SELECT count(*) FROM messages
+            WHERE id IN (SELECT entity_id FROM dead_letter WHERE ", refused!(), ")) AS messages,
+        (SELECT count(*) FROM messages
+            WHERE id IN (SELECT entity_id FROM dead_letter WHERE NOT (", refused!(), "))) AS given_up");
     LIST = "SELECT seq, op, entity_id, user_id, created_unix_ms FROM queue WHERE seq > ?1 ORDER BY seq LIMIT ?2";
     LIST_DEAD = concat!("SELECT seq, op, entity_id, user_id, created_unix_ms, failed_unix_ms, attempts, sqlstate, error
         FROM dead_letter WHERE seq > ?1 AND ", refused!(), " ORDER BY seq LIMIT ?2");
@@ -473,10 +475,17 @@ async fn begin_on(store: &Store, way: Way) -> Result<Option<Tx<'_>>, StoreError>
     Ok(same.then_some(tx))
 }
 
-/// Removes what Postgres has committed, everything up to `last`; returns whether it may. Entries are never
-/// added below one that was read.
-pub(crate) async fn sent(store: &Store, way: Way, last: i64) -> Result<bool, StoreError> {
+/// Removes what Postgres has committed, everything up to `last`, when its change numbers stood at `drawn`;
+/// returns whether it may. Entries are never added below one that was read.
+pub(crate) async fn sent(
+    store: &Store,
+    way: Way,
+    last: i64,
+    drawn: i64,
+    now_unix_ms: i64,
+) -> Result<bool, StoreError> {
     let Some(mut tx) = begin_on(store, way).await? else { return Ok(false) };
+    put_back::note_drawn(&mut tx, way.house, drawn, now_unix_ms).await?;
     tx.execute(sqlx::query(TAKEN).bind(last)).await?;
     tx.execute(sqlx::query(SENT).bind(last)).await?;
     tx.commit().await.map(|()| true)

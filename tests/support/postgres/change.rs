@@ -85,6 +85,16 @@ impl Postgres {
         self.has_database.store(true, Relaxed);
     }
 
+    /// The database of Jarvis as a script, as the owner of the server dumps it.
+    pub fn dump(&self) -> String {
+        let mut dump = self.tool("pg_dump");
+        dump.args(["--clean", "--if-exists", "--schema=jarvis", "-U", "postgres", "-d", ROLE]);
+        dump.args(["-p", &self.port.to_string(), "-h"]).arg(self.socket_dir());
+        let output = dump.env("PGPASSWORD", &self.password).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// A hot standby of this server, read-only until [`Postgres::promote`]. From here on this server answers
     /// a COMMIT only after the standby has it, so that a failover loses nothing which was answered.
     pub fn standby(&self) -> Self {

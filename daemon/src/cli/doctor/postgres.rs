@@ -4,8 +4,9 @@ use super::Finding;
 use super::checks::look_only;
 use crate::app::Settings;
 use crate::backup::Level;
+use crate::cli::output;
 use crate::store::postgres::{PgSettings, Survey, survey};
-use crate::store::{holder, queue};
+use crate::store::{holder, put_back, queue};
 
 const CHECK: &str = "Postgres";
 
@@ -72,6 +73,10 @@ async fn of_memory(settings: &Settings, database: &PgSettings) -> Vec<Finding> {
         let fix = "mend what the list names, then `jarvisd queue dead-letter retry --all`";
         findings.extend(refused.sentence().map(|sentence| Finding::warn(CHECK, sentence, fix)));
         findings.extend(refused.given_up_sentence().map(|sentence| Finding::ok(CHECK, sentence)));
+    }
+    if let Ok(Some(found)) = put_back::found(memory.store()).await {
+        let when = output::time(found.noticed_unix_ms);
+        findings.push(Finding::ok(CHECK, format!("{} (noticed {when})", put_back::SENTENCE)));
     }
     // A server that does not answer has a line already.
     if let Ok(Some(error)) = holder::held_back(memory.store(), database).await {

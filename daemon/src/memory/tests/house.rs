@@ -73,7 +73,7 @@ async fn send_all(memory: &Memory, house: Uuid) -> Vec<Entry> {
         let more = queue_more(memory.store(), house, NOON_UNIX_MS).await.unwrap();
         all.extend(entries(memory, QUEUE).await);
         let way = Way { generation: memory.store().generation(), house };
-        assert!(sent(memory.store(), way, i64::MAX).await.unwrap());
+        assert!(sent(memory.store(), way, i64::MAX, 0, NOON_UNIX_MS).await.unwrap());
         if !more && count(memory, "SELECT count(*) AS n FROM queue").await == 0 {
             return all;
         }
@@ -146,13 +146,13 @@ async fn everything_is_sent_only_once_nothing_is_left_to_be_queued() {
     let store = home.memory.store();
     let way = |house| Way { generation: store.generation(), house };
     assert_eq!(sent_to(store, OLD).await.unwrap(), Sent::Waits);
-    assert!(sent(store, way(OLD), i64::MAX).await.unwrap());
+    assert!(sent(store, way(OLD), i64::MAX, 0, NOON_UNIX_MS).await.unwrap());
     assert_eq!(sent_to(store, OLD).await.unwrap(), Sent::All);
     assert_eq!(sent_to(store, NEW).await.unwrap(), Sent::Elsewhere);
     meet(store, NEW, NOON_UNIX_MS).await.unwrap();
     let mut empty_in_between = 0;
     loop {
-        assert!(sent(store, way(NEW), i64::MAX).await.unwrap());
+        assert!(sent(store, way(NEW), i64::MAX, 0, NOON_UNIX_MS).await.unwrap());
         // The queue is empty now, again and again.
         assert_eq!(count(&home.memory, "SELECT count(*) AS n FROM queue").await, 0);
         if sent_to(store, NEW).await.unwrap() == Sent::All {
@@ -213,10 +213,10 @@ async fn nothing_leaves_the_queue_for_a_database_that_is_no_longer_ours() {
     let (home, ..) = household().await;
     let store = home.memory.store();
     let way = |house| Way { generation: store.generation(), house };
-    assert!(!sent(store, way(NEW), i64::MAX).await.unwrap());
+    assert!(!sent(store, way(NEW), i64::MAX, 0, NOON_UNIX_MS).await.unwrap());
     meet(store, NEW, NOON_UNIX_MS).await.unwrap();
     let before = entries(&home.memory, QUEUE).await;
-    assert!(!sent(store, way(OLD), i64::MAX).await.unwrap());
+    assert!(!sent(store, way(OLD), i64::MAX, 0, NOON_UNIX_MS).await.unwrap());
     assert_eq!(entries(&home.memory, QUEUE).await, before);
     assert!(!queue_more(store, OLD, NOON_UNIX_MS).await.unwrap());
     // Nor is anything taken from it.

@@ -74,12 +74,12 @@ const OLDEST_SERVER: i32 = 130_000;
 
 /// The way out where a session does not stay a session. From one that is handed on nobody sees whether the
 /// pooler shares it or only does not reset it, so both settings are named.
-const SESSIONS_ADVICE: &str = "set pool_mode = session for this database and server_reset_query = DISCARD ALL in PgBouncer, \
-    or name the server itself in store.postgres_url";
+const SESSIONS_ADVICE: &str = "set pool_mode = session for this database and \
+    server_reset_query = DISCARD ALL in PgBouncer, or name the server itself in store.postgres_url";
 
 /// The way out where there is one session and no other.
-const MORE_SESSIONS_ADVICE: &str = "several are needed at once: a pooler must have at least two for this database, and three \
-    for a restore in place (default_pool_size in PgBouncer)";
+const MORE_SESSIONS_ADVICE: &str = "several are needed at once: a pooler must have at least two for this \
+    database, and three for a restore in place (default_pool_size in PgBouncer)";
 
 /// Where the database is and how to get in.
 #[derive(Debug, Clone)]
@@ -273,6 +273,8 @@ pub struct Pg {
     /// Under which this memory holds the id of its device ([`crate::store::holder`]); `None` on a connection
     /// that only reads.
     pub(super) token: Option<Uuid>,
+    /// Where the change numbers stood when this connection last looked.
+    pub(super) drawn: i64,
 }
 
 impl Pg {
@@ -285,7 +287,7 @@ impl Pg {
         }
         let house =
             within(STATEMENT_DEADLINE, STEP, sqlx::query_scalar(schema::HOUSE).fetch_one(&mut conn)).await?;
-        Ok(Some(Self { conn, house, token: None }))
+        Ok(Some(Self { conn, house, token: None, drawn: 0 }))
     }
 
     /// Connects, sets the session up, brings the schema to [`VERSION`].
@@ -307,7 +309,7 @@ impl Pg {
     ) -> Result<Self, PgError> {
         let mut conn = open(settings).await?;
         let house = schema::migrate(&mut conn, before_migration).await?;
-        Ok(Self { conn, house, token: None })
+        Ok(Self { conn, house, token: None, drawn: 0 })
     }
 
     /// Says goodbye, so that the server does not log a lost client.

@@ -9,7 +9,7 @@ use super::*;
 use crate::clock::{Clock, DrivenClock};
 use crate::memory::{Device, Kind, Memory, NewAudit, NewTurn, Target, TurnMeta};
 use crate::store::forward::{Forwarder, Progress};
-use crate::store::{compare, holder, renumber};
+use crate::store::{compare, holder, put_back, renumber};
 
 #[expect(dead_code, reason = "shared with the black-box tests, which use the rest")]
 #[path = "../../../../tests/support/postgres.rs"]
@@ -41,7 +41,7 @@ async fn every_statement_prepares_on_the_real_schema() {
     let (_server, settings) = start();
     let mut pg = Pg::connect(&settings).await.unwrap();
     let mut count = 0;
-    let of_the_rest = [holder::STATEMENTS_THERE, renumber::STATEMENTS_THERE];
+    let of_the_rest = [holder::STATEMENTS_THERE, put_back::STATEMENTS_THERE, renumber::STATEMENTS_THERE];
     for (name, sql) in statements().into_iter().chain(compare::STATEMENTS_THERE).chain(of_the_rest).flatten()
     {
         let control = ["BEGIN", "COMMIT", "ROLLBACK", "CREATE SCHEMA", "DROP SCHEMA"]

@@ -23,9 +23,11 @@ crate::store::sql::statements! {
     LOCK = "SELECT pg_advisory_xact_lock($1)";
     COMMIT = "COMMIT";
     ROLLBACK = "ROLLBACK";
-    NOTIFY = "SELECT pg_notify('jarvis', $1)";
+    NOTIFY = "SELECT pg_notify('jarvis', $1), last_value AS drawn FROM jarvis.changes";
     /// Nothing if another memory sends under this id now; until the transaction ends none can take it over.
-    HOLD = "UPDATE jarvis.devices SET last_seen = now() WHERE id = $1 AND token = $2";
+    /// Nothing either if the database was put back under this connection.
+    HOLD = "UPDATE jarvis.devices SET last_seen = now() WHERE id = $1 AND token = $2
+        AND (SELECT last_value FROM jarvis.changes) >= $3";
     DEVICES = "INSERT INTO jarvis.devices (id) SELECT unnest($1::text[]) ON CONFLICT (id) DO NOTHING";
     /// Of two names the one that was given later, of two consents the later one. A device that sends an older
     /// name does not know the newer one: the row then has no origin, and everybody reads it.
@@ -164,7 +166,7 @@ impl Pg {
     pub(in crate::store) async fn hold(&mut self, device: &str) -> Result<(), PgError> {
         // It only reads, or was held back when it came and had nothing to send.
         let Some(token) = self.token else { return Ok(()) };
-        match self.run(sqlx::query(HOLD).bind(device).bind(token)).await? {
+        match self.run(sqlx::query(HOLD).bind(device).bind(token).bind(self.drawn)).await? {
             0 => Err(PgError::held_back(device, 0.0)),
             _ => Ok(()),
         }
@@ -178,17 +180,26 @@ impl Pg {
     /// be used on.
     pub async fn send(&mut self, batch: &Batch, device: &str) -> Result<(), PgError> {
         let mut sent = self.send_all(batch, device).await;
-        if sent.is_ok() {
-            sent = self.run(sqlx::query(COMMIT)).await.map(|_| ());
+        if sent.is_ok()
+            && let Err(error) = self.run(sqlx::query(COMMIT)).await
+        {
+            sent = Err(error);
         }
-        let Err(error) = sent else { return Ok(()) };
+        let error = match sent {
+            Ok(drawn) => {
+                self.drawn = drawn;
+                return Ok(());
+            }
+            Err(error) => error,
+        };
         if error.connection_lives() {
             self.run(sqlx::query(ROLLBACK)).await?;
         }
         Err(error)
     }
 
-    async fn send_all(&mut self, batch: &Batch, device: &str) -> Result<(), PgError> {
+    /// Returns where the change numbers stand after it.
+    async fn send_all(&mut self, batch: &Batch, device: &str) -> Result<i64, PgError> {
         self.run(sqlx::query(BEGIN)).await?;
         self.run(sqlx::query(LOCK).bind(WRITE_LOCK)).await?;
         if self.token.is_none() {
@@ -213,8 +224,8 @@ impl Pg {
         }
         self.upsert_voiceprints(batch, device).await?;
         self.append_audit(batch).await?;
-        self.run(sqlx::query(NOTIFY).bind(device)).await?;
-        Ok(())
+        let drawn = self.value(STEP, sqlx::query(NOTIFY).bind(device), |row| row.try_get("drawn")).await?;
+        Ok(drawn.first().copied().unwrap_or(self.drawn))
     }
 
     pub(in crate::store) async fn run(
