@@ -1,7 +1,7 @@
 //! The layers over time: dense blocks with context-aware masking, the transitions between them.
 
 use super::Error;
-use super::kernel::{Bias, Kernel, Place, Then};
+use super::kernel::{Bias, Choose, Kernel, Place, Then};
 use super::matrix::{Buffer, Panels};
 use super::weights::{Affine, Weights};
 
@@ -30,11 +30,11 @@ pub struct Kernels {
 }
 
 impl Kernels {
-    pub fn choose() -> Result<Self, Error> {
-        Ok(Self {
-            wide: Kernel::choose(Some(BOTTLENECK), 4 * BOTTLENECK, TYPICAL_FRAMES)?,
-            narrow: Kernel::choose(Some(GROWTH), BOTTLENECK * TAPS, TYPICAL_FRAMES)?,
-        })
+    pub fn by(choose: Choose) -> Self {
+        Self {
+            wide: choose(Some(BOTTLENECK), 4 * BOTTLENECK, TYPICAL_FRAMES),
+            narrow: choose(Some(GROWTH), BOTTLENECK * TAPS, TYPICAL_FRAMES),
+        }
     }
 }
 

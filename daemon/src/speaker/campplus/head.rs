@@ -7,7 +7,7 @@
 //! columns of the product that it is added to.
 
 use super::Error;
-use super::kernel::{Bias, Kernel, Place, Then};
+use super::kernel::{Bias, Choose, Kernel, Place, Then};
 use super::matrix::{Buffer, Panels};
 use super::weights::Weights;
 
@@ -22,8 +22,8 @@ const GROUP: usize = 4;
 ///
 /// The number of points is not named: for 12,000 tract's cost model takes tiles of 16 × 8, a third slower
 /// here than the wide ones that it takes for an unknown number.
-pub fn kernel() -> Result<Kernel, Error> {
-    Kernel::choose(None, CHANNELS * TAPS, CHANNELS)
+pub fn kernel(choose: Choose) -> Kernel {
+    choose(None, CHANNELS * TAPS, CHANNELS)
 }
 
 /// `channels` planes of `height` rows of `frames` numbers, each with a border of one zero.

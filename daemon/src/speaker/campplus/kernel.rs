@@ -17,33 +17,53 @@ use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::tract_linalg;
 use tract_onnx::tract_core::tract_data::internal::TensorView;
 
-use super::Error;
 use super::matrix::{Buffer, Panels};
+use super::{Error, portable};
 
 /// A kernel for products of about one shape.
 #[derive(Debug, Clone)]
 pub struct Kernel {
-    mmm: Box<dyn MatMatMul>,
-    packing: usize,
+    code: Code,
     a: PackedFormat,
     b: PackedFormat,
 }
 
+/// Chooses a kernel, as [`Kernel::choose`] does.
+pub type Choose = fn(Option<usize>, usize, usize) -> Kernel;
+
+#[derive(Debug, Clone)]
+enum Code {
+    Tract { mmm: Box<dyn MatMatMul>, packing: usize },
+    Portable,
+}
+
 impl Kernel {
-    /// The kernel that tract prefers on this machine for `[m, k] · [k, n]`; `m` is `None` for "many".
-    pub fn choose(m: Option<usize>, k: usize, n: usize) -> Result<Self, Error> {
+    /// The kernel that tract prefers on this machine for `[m, k] · [k, n]`; `m` is `None` for "many". A
+    /// machine for which tract has none takes [`Kernel::portable`], slower and as right.
+    pub fn choose(m: Option<usize>, k: usize, n: usize) -> Self {
         let mut query = Query::plain(f32::datum_type(), m, Some(k), Some(n));
         query.allow_extractor = false;
         let dispatch = MmmDispatch::native();
         if let Some(kernel) = dispatch.pick(&query).and_then(Self::plain) {
-            return Ok(kernel);
+            return kernel;
         }
         // Some machines prefer a kernel for operands of less precision.
         let mut others = dispatch.suitable(&query);
         others.retain(|suitable| Self::plain(suitable.clone()).is_some());
         retain_best(&mut others);
         let best = pick_by_shape(&query, &others).and_then(|index| others.get(index)).or(others.first());
-        best.cloned().and_then(Self::plain).ok_or(Error::NoKernel)
+        best.cloned().and_then(Self::plain).unwrap_or_else(Self::portable)
+    }
+
+    /// A kernel in plain Rust, for any machine.
+    pub fn portable() -> Self {
+        let panels = PackedFormat {
+            dt: f32::datum_type(),
+            r: portable::WIDTH,
+            alignment_bytes: Buffer::ALIGNMENT,
+            end_padding_record: 0,
+        };
+        Self { code: Code::Portable, a: panels.clone(), b: panels }
     }
 
     /// The kernel, if it takes f32 in plain panels on both sides.
@@ -56,7 +76,15 @@ impl Kernel {
         };
         let (a, b) = mmm.packings().get(packing)?;
         let (a, b) = (plain(&**a)?, plain(&**b)?);
-        Some(Self { mmm, packing, a, b })
+        Some(Self { code: Code::Tract { mmm, packing }, a, b })
+    }
+
+    /// Rows and columns that are computed at once.
+    fn tile(&self) -> (usize, usize) {
+        match &self.code {
+            Code::Tract { mmm, .. } => (mmm.mr(), mmm.nr()),
+            Code::Portable => (portable::WIDTH, portable::WIDTH),
+        }
     }
 
     /// Empty panels for the left operand.
@@ -88,12 +116,19 @@ impl Kernel {
             Bias::PerColumn(bias) => bias.len() >= n,
         };
         let panels_fit = (a.format(), b.format()) == (&self.a, &self.b)
-            && (self.a.r, self.b.r) == (self.mmm.mr(), self.mmm.nr())
+            && (self.a.r, self.b.r) == self.tile()
             && (a.shape(), b.shape().1) == ((b.shape().0, m), n);
         let (first, last) = (out.offset, last.filter(|last| *last < out.buffer.len()).ok_or(Error::Shape)?);
         if !panels_fit || !bias_fits || then.add.is_some_and(|add| add.len() != out.buffer.len()) {
             return Err(Error::Shape);
         }
+        let (mmm, packing) = match &self.code {
+            Code::Tract { mmm, packing } => (mmm, *packing),
+            Code::Portable => {
+                portable::run((m, n), a, b, then, out);
+                return Ok(());
+            }
+        };
         let zero = tensor0(0f32);
         // tract takes the elements of the view for the end of the memory.
         let shape = [last - first + 1];
@@ -104,13 +139,13 @@ impl Kernel {
             unsafe {
                 let view =
                     TensorView::from_bytes(buffer.tensor(), isize_of(first * size_of::<f32>()), &shape, &[1]);
-                self.mmm.c_from_data_and_strides(size_of::<f32>(), row, column).wrap(&view)
+                mmm.c_from_data_and_strides(size_of::<f32>(), row, column).wrap(&view)
             }
         };
         let mut steps: TVec<FusedSpec<'_>> = tvec![FusedSpec::AddMatMul {
             a: AsInputValue::Borrowed(a),
             b: AsInputValue::Borrowed(b),
-            packing: self.packing
+            packing
         }];
         match then.bias {
             Bias::PerRow(bias) => steps.push(FusedSpec::BinPerRow(bias.tensor().view(), BinOp::Add)),
@@ -125,7 +160,7 @@ impl Kernel {
         steps.push(FusedSpec::Store(at(out.buffer)));
         // SAFETY: panels are in this kernel's packing, of equal depth and of m rows and n columns, and
         // everything read or stored lies within its buffer, all checked above.
-        unsafe { self.mmm.run(m, n, &steps) }.map_err(|source| Error::Run(source.into()))
+        unsafe { mmm.run(m, n, &steps) }.map_err(|source| Error::Run(source.into()))
     }
 }
 

@@ -101,6 +101,12 @@ impl Panels {
     }
 
     /// Panel `index`: [`Panels::width`] numbers for each k.
+    pub fn panel(&self, index: usize) -> &[f32] {
+        let (start, len) = (index * self.panel, self.k * self.format.r);
+        &self.data.as_slice()[start..start + len]
+    }
+
+    /// The same, to be written.
     pub fn panel_mut(&mut self, index: usize) -> &mut [f32] {
         let (start, len) = (index * self.panel, self.k * self.format.r);
         &mut self.data.as_mut_slice()[start..start + len]

@@ -13,6 +13,7 @@
 //! * normalisation and rectifier are applied while the operand of a product is put in the kernels' order;
 //! * the mask of a layer is computed once per 100 frames that share it, not once per frame;
 //! * channels are appended in place instead of being copied with every layer;
+//! * a machine for which tract has no kernel runs a plain one, so the device starts there as well;
 //! * one copy of the weights serves speech of any length, and nothing is optimised when the program starts.
 //!
 //! CAM++: Wang et al., "CAM++: A Fast and Efficient Network for Speaker Verification Using Context-Aware
@@ -24,13 +25,14 @@ mod dense;
 mod head;
 mod kernel;
 mod matrix;
+mod portable;
 #[cfg(test)]
 mod tests;
 mod weights;
 
 use dense::{GROWTH, Kernels, Layer, Linear, Scratch, Transition};
 use head::{Convolution, Image};
-use kernel::Kernel;
+use kernel::{Choose, Kernel};
 use matrix::{Buffer, Panels};
 use tract_onnx::prelude::Framework;
 use weights::{Affine, Weights};
@@ -61,8 +63,6 @@ pub enum Error {
     Parse(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the file is not the graph of CAM++: {0}")]
     Graph(&'static str),
-    #[error("tract has no matrix kernel for this machine")]
-    NoKernel,
     #[error("the operands of a product do not fit together")]
     Shape,
     #[error("running a matrix kernel")]
@@ -85,12 +85,16 @@ pub struct Network {
 impl Network {
     /// Takes the weights out of an ONNX file. What its graph does beyond their order, shapes and dilations is
     /// not looked at, so the caller checks that it is the file that was tested.
-    pub fn from_onnx(mut bytes: &[u8]) -> Result<Self, Error> {
+    pub fn from_onnx(bytes: &[u8]) -> Result<Self, Error> {
+        Self::with(Kernel::choose, bytes)
+    }
+
+    fn with(choose: Choose, mut bytes: &[u8]) -> Result<Self, Error> {
         let model =
             tract_onnx::onnx().proto_model_for_read(&mut bytes).map_err(|e| Error::Parse(e.into()))?;
         let mut weights = Weights::new(&model)?;
         let w = &mut weights;
-        let (c, head_kernel, kernels) = (head::CHANNELS, head::kernel()?, Kernels::choose()?);
+        let (c, head_kernel, kernels) = (head::CHANNELS, head::kernel(choose), Kernels::by(choose));
         let k = &head_kernel;
         let head = [
             Convolution::read(w, k, 1, 1)?,
