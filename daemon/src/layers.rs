@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  faces              app  cli  daemon  mqtt
-//!  device             backup  control  dialogue  events  pipeline
+//!  device             backup  control  dialogue  events  identity  pipeline
 //!  memory             memory  store
 //!  sound and models   audio  detect  dsp  inference  speaker  stt
 //!  ground             clock  config  durable  error  health  logging  notify  plain  privilege  supervisor  text  units
@@ -31,7 +31,7 @@ const LAYERS: [&[&str]; 5] = [
     ],
     &["audio", "detect", "dsp", "inference", "speaker", "stt"],
     &["memory", "store"],
-    &["backup", "control", "dialogue", "events", "pipeline"],
+    &["backup", "control", "dialogue", "events", "identity", "pipeline"],
     &["app", "cli", "daemon", "mqtt"],
 ];
 /// Of the tests, and the two that start everything.

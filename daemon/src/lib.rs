@@ -33,6 +33,7 @@ pub mod detect;
 pub mod dialogue;
 pub mod dsp;
 pub mod events;
+pub mod identity;
 pub mod inference;
 pub mod memory;
 pub mod mqtt;

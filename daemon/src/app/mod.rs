@@ -20,12 +20,12 @@ use crate::control::Request;
 use crate::dialogue::Dialogue;
 use crate::events::bus::Events;
 use crate::health::Health;
+use crate::identity::voices::Voices;
 use crate::memory::Memory;
 use crate::pipeline::dispatch::Dispatcher;
 use crate::pipeline::hearing::HearingControl;
 use crate::pipeline::live::LiveSettings;
 use crate::pipeline::switches::Switches;
-use crate::pipeline::voices::Voices;
 
 pub use device::Device;
 use parts::Parts;

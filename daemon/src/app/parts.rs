@@ -10,12 +10,12 @@ use crate::dialogue::speech::Speech;
 use crate::dialogue::{Builtin, Dialogue, Responder};
 use crate::error::{Exit, Failure, chain};
 use crate::health::{Condition, Health};
+use crate::identity::recordings::Recordings;
+use crate::identity::voices::Voices;
 use crate::inference::ModelStore;
 use crate::inference::allocator::{self, Resident};
 use crate::memory::{Device, Memory};
 use crate::pipeline::answer::{self, Answer};
-use crate::pipeline::recordings::Recordings;
-use crate::pipeline::voices::Voices;
 use crate::speaker::section::Voice;
 use crate::speaker::vault::KeySources;
 use crate::speaker::{

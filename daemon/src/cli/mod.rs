@@ -12,7 +12,6 @@ mod listen;
 mod models;
 mod output;
 mod queue;
-mod recording;
 mod run;
 mod store;
 mod user;

@@ -7,9 +7,9 @@ use serde::Serialize;
 use super::{Common, confirmed, output, user_named, with_memory};
 use crate::app::Settings;
 use crate::error::Failure;
+use crate::identity::pins;
+use crate::identity::recordings::Recordings;
 use crate::memory::{Memory, User};
-use crate::pipeline::pins;
-use crate::pipeline::recordings::Recordings;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {

@@ -13,19 +13,19 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::json;
 
-use super::recording;
 use super::{Common, confirmed, models, output, user_named, with_memory};
 use crate::app::Settings;
 use crate::app::parts;
 use crate::detect::vad::Vad;
-use crate::error::{Exit, Failure, chain};
+use crate::error::{Exit, Failure};
+use crate::identity::pins;
+use crate::identity::recordings::Recordings;
+use crate::identity::sound::Recording;
+use crate::identity::voices::Voices;
 use crate::memory::{Memory, NewAudit};
-use crate::pipeline::pins;
-use crate::pipeline::recordings::Recordings;
-use crate::pipeline::voices::{Voices, VoicesError};
 use crate::plain::figure;
 use crate::speaker::section::UserThresholds;
-use crate::speaker::{EnrolledVoice, SpeakerError, Verdict};
+use crate::speaker::{EnrolledVoice, Verdict};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
@@ -153,22 +153,6 @@ impl Tools {
     }
 }
 
-fn voices_failure(error: VoicesError) -> Failure {
-    match error {
-        VoicesError::Memory(error) => error.into(),
-        other => Failure::because(Exit::Failed, "the enrolled voices cannot be used", other),
-    }
-}
-
-fn speaker_failure(error: SpeakerError) -> Failure {
-    let exit = match error {
-        SpeakerError::NoSpeech => Exit::Data,
-        SpeakerError::OtherModel { .. } => Exit::Failed,
-        _ => Exit::Config,
-    };
-    Failure::new(exit, chain(&error))
-}
-
 /// A verdict as JSON.
 #[derive(Debug, Serialize)]
 struct Compared {
@@ -256,24 +240,20 @@ fn compare(
     let (threshold, own) = (settings.voice.threshold, &settings.voice.user_thresholds);
     with_memory(settings, async |memory| {
         let Tools { mut vad, voices } = Tools::open(settings, memory).await?;
-        let recording = recording::read(file, settings.audio.channel, &mut vad)?;
+        let recording = Recording::read(file, settings.audio.channel, &mut vad)?;
         let enrolled = match name {
-            None => voices.enrolled_with(own).await.map_err(voices_failure)?,
+            None => voices.enrolled_with(own).await?,
             Some(name) => {
                 let user = user_named(memory, name).await?;
                 let sealed = memory.voiceprint(user.id).await?;
-                let voice = sealed.map(|sealed| voices.open(sealed)).transpose();
-                let voice = voice.map_err(voices_failure)?;
+                let voice = sealed.map(|sealed| voices.open(sealed)).transpose()?;
                 voice
                     .into_iter()
                     .map(|voice| EnrolledVoice { threshold: own.of(&user.name), ..voice })
                     .collect()
             }
         };
-        let verdict = voices
-            .verifier
-            .verify(&recording.raw, &recording.speech, &enrolled, threshold)
-            .map_err(speaker_failure)?;
+        let verdict = voices.verifier.verify(&recording.raw, &recording.speech, &enrolled, threshold)?;
         let compared = Compared::of(&verdict, threshold, own);
         let detail = json!({
             "confidence": compared.confidence, "score": compared.score,

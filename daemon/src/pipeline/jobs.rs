@@ -1,7 +1,6 @@
 //! The work that the turn machine asks for, and its results.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
@@ -9,13 +8,14 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::deadline::Stage;
-use super::door;
 use super::enrolling::{self, Enrolling};
 use super::machine::{Done, Job, Ticket};
 use super::turns::{Shared, Turns};
 use crate::control::{Face, Refused, Wanted};
 use crate::dialogue::Select;
 use crate::error::chain;
+use crate::identity::access;
+use crate::identity::sound::Recording;
 use crate::memory::{ANONYMOUS, MemoryError, TurnMeta, User};
 use crate::speaker::{Part, Progress, Step};
 use crate::stt::{SttError, Transcript};
@@ -59,10 +59,10 @@ impl Turns {
     pub(super) fn work<'a>(&'a self, job: Job, shared: &'a Shared, quiet: CancellationToken) -> Work<'a> {
         match job {
             Job::Gate => Box::pin(async {
-                let (gate, granted) = shared.door.read(&self.memory).await;
+                let (gate, granted) = shared.access.read(&self.memory).await;
                 Done::Gate { gate, granted }
             }),
-            Job::Chance => Box::pin(async { Done::Chance(shared.door.look(&self.memory).await) }),
+            Job::Chance => Box::pin(async { Done::Chance(shared.access.look(&self.memory).await) }),
             Job::Look { raw, speech } => {
                 Box::pin(async { Done::Looked(self.look(raw, speech).await.map(Box::new)) })
             }
@@ -97,18 +97,16 @@ impl Turns {
             }),
             Job::Apart => Box::pin(async { Done::Apart(matches!(self.memory.apart().await, Ok(Some(_)))) }),
             Job::Pin { user, pin } => Box::pin(async move {
-                let entered = door::enter(&self.memory, &user, pin, self.pin_valid).await;
+                let entered = access::enter(&self.memory, &user, pin, self.pin_valid).await;
                 Done::Pin(entered.map(|entry| (entry.outcome, entry.user)))
             }),
             Job::Enrol { user, wanted } => {
                 Box::pin(async move { Done::Begun(self.begin_enrolment(&user, wanted, shared).await) })
             }
             Job::Sample { raw, speech } => Box::pin(async {
-                let (raw, speech) = (Arc::new(raw), Arc::new(speech));
                 let mut enrolling = shared.enrolling.lock().await;
                 let Some(enrolling) = enrolling.as_mut() else { return lost() };
-                let enrolling::Heard { progress, over } =
-                    enrolling.sample(&self.memory, &self.voices, raw, speech).await;
+                let enrolling::Heard { progress, over } = enrolling.sample(Recording { raw, speech }).await;
                 Done::Sampled { progress, over }
             }),
             Job::Silence => Box::pin(async {
@@ -176,7 +174,7 @@ impl Turns {
         wanted: Wanted,
         shared: &Shared,
     ) -> Result<Progress, Refused> {
-        let enrolling = Enrolling::begin(&self.memory, &self.voices, user, wanted).await?;
+        let enrolling = Enrolling::begin(&self.voices, user, wanted).await?;
         let progress = enrolling.progress(Step::Waiting, None);
         *shared.enrolling.lock().await = Some(enrolling);
         Ok(progress)

@@ -7,12 +7,12 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::door;
 use super::hearing::HearingControl;
 use crate::error::chain;
 use crate::events::bus::Events;
 use crate::events::{Event, What};
 use crate::health::{Health, rfc3339};
+use crate::identity::access;
 use crate::memory::Memory;
 
 /// How often the count is read: another process may have taken a wrong PIN, or a right one.
@@ -36,7 +36,7 @@ impl PauseWatch {
         let mut told = 0;
         loop {
             let mut wait = LOOK;
-            match door::gate(&self.memory).await {
+            match access::gate(&self.memory).await {
                 Ok(gate) => {
                     let now = self.memory.clock().now_unix_ms();
                     let until = gate.paused_until(now);

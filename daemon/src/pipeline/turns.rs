@@ -21,21 +21,21 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer::Answer;
 use super::deadline::{Pulse, Stage};
-use super::door::Door;
 use super::enrolling::Enrolling;
 use super::hearing::{Heard, HearingControl};
 use super::jobs::Jobs;
 use super::live::LiveSettings;
 use super::machine::{Act, Input, Job, Now, Policy, TurnMachine};
-use super::pins;
 use super::switches::Switches;
-use super::voices::Voices;
 use crate::control::{Refused, Request};
 use crate::dialogue::Dialogue;
 use crate::error::chain;
 use crate::events::bus::Events;
 use crate::events::{Moment, TurnId, What};
 use crate::health::Health;
+use crate::identity::access::Access;
+use crate::identity::pins;
+use crate::identity::voices::Voices;
 use crate::inference::allocator;
 use crate::memory::pull::Freshness;
 use crate::memory::{Memory, NewAudit};
@@ -69,7 +69,7 @@ pub struct Turns {
 
 /// The state that jobs share while the task runs.
 pub(super) struct Shared {
-    pub(super) door: Door,
+    pub(super) access: Access,
     /// The enrolment that goes on.
     pub(super) enrolling: Mutex<Option<Enrolling>>,
     pub(super) stop: CancellationToken,
@@ -92,7 +92,7 @@ impl Turns {
         if let Err(error) = self.voices.recordings.prune(&self.memory).await {
             log::warn!("recordings of voices that are gone could not be deleted: {}", chain(&error));
         }
-        let shared = Shared { door: Door::default(), enrolling: Mutex::default(), stop: stop.clone() };
+        let shared = Shared { access: Access::default(), enrolling: Mutex::default(), stop: stop.clone() };
         let muted = self.control.watch_muted();
         let machine = TurnMachine::new(self.policy(), self.now(), *muted.borrow());
         let (jobs, quiet) = (Jobs::default(), stop.child_token());
@@ -256,10 +256,10 @@ impl Driver<'_> {
                     }
                 }
                 Act::CountFailure => {
-                    turns.kept("the count of failed attempts", shared.door.failed(memory)).await;
+                    turns.kept("the count of failed attempts", shared.access.failed(memory)).await;
                 }
                 Act::EndFailures => {
-                    turns.kept("the count of failed attempts", shared.door.succeeded(memory)).await;
+                    turns.kept("the count of failed attempts", shared.access.succeeded(memory)).await;
                 }
                 Act::Counted => turns.counted.notify_one(),
                 Act::Feed(raw) => {

@@ -60,6 +60,7 @@ pub use verification::{
     EnrolledVoice, LEAST_NET_SPEECH_S, ONE_PERSON_FROM, OTHER_PERSON_BELOW, SecondVoice, Verdict, Verifier,
 };
 
+use crate::error::{Exit, Failure, chain};
 use crate::inference::ModelError;
 
 /// Why a voice cannot be compared.
@@ -80,4 +81,15 @@ pub enum SpeakerError {
          enroll`"
     )]
     OtherModel { user: String },
+}
+
+impl From<SpeakerError> for Failure {
+    fn from(error: SpeakerError) -> Self {
+        let exit = match error {
+            SpeakerError::NoSpeech => Exit::Data,
+            SpeakerError::OtherModel { .. } => Exit::Failed,
+            _ => Exit::Config,
+        };
+        Self::new(exit, chain(&error))
+    }
 }

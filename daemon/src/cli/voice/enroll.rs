@@ -1,27 +1,25 @@
 //! `jarvisd voice enroll`: recordings of one person → checks → a sealed template.
 //!
-//! The rules of whose voice may become whose are in `pipeline::enrol`, which MQTT uses as well. A refusal
-//! changes nothing.
+//! The rules of whose voice may become whose are in `identity`, which every face uses. A refusal changes
+//! nothing.
 
 use std::path::PathBuf;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use super::Tools;
 use super::further::{self, FurtherFiles};
-use super::{Tools, speaker_failure, voices_failure};
 use crate::app::Settings;
-use crate::cli::recording::{self, Recording};
 use crate::cli::{Common, output, with_memory};
 use crate::control::{Face, Refused};
 use crate::detect::vad::Vad;
 use crate::error::{Exit, Failure, chain};
-use crate::memory::{Memory, User};
-use crate::pipeline::enrol::{self, Allowed};
-use crate::pipeline::recordings::{self, Sentences};
-use crate::pipeline::voices::Voices;
+use crate::identity::recordings;
+use crate::identity::session::{Allowed, Options, Session, Start};
+use crate::identity::sound::Recording;
 use crate::plain::figure;
-use crate::speaker::{Enrolment, Further, LeftOut, Progress, Quality, Refusal, Step, Style, Template};
+use crate::speaker::{LeftOut, Progress, Quality, Refusal, Step, Style};
 
 #[derive(Debug, clap::Args)]
 pub struct Enroll {
@@ -123,206 +121,165 @@ struct Enrolled<'a> {
 
 pub fn run(settings: &Settings, args: &Enroll, common: &Common) -> Result<(), Failure> {
     with_memory(settings, async |memory| {
-        let known = enrol::person(memory, &args.user).await.map_err(Refused::failure)?;
         let Tools { mut vad, voices } = Tools::open(settings, memory).await?;
-        // Further samples alone are added to what is enrolled.
-        let only_further = args.files.is_empty() && !args.kept;
-        let add = args.add || only_further;
-        let mut enrolment = begin(memory, &voices, known.as_ref(), add).await?;
-        let name = known.as_ref().map_or(args.user.as_str(), |user| user.name.as_str());
-        let bar = progress();
-        let mut samples: Vec<Sample> = Vec::new();
-        let mut kept = earlier_recordings(memory, &voices, known.as_ref(), (args, add)).await?;
-        show(&bar, &enrolment.standing(name, Step::Waiting, None));
-        let mut hear = |file: PathBuf, recording: &Recording| -> Result<bool, Failure> {
-            let sample = take(&mut enrolment, file, recording)?;
-            let accepted = sample.accepted;
-            let step = if accepted { Step::Kept } else { Step::Refused };
-            show(&bar, &enrolment.standing(name, step, sample.reason.clone()));
-            samples.push(sample);
-            Ok(accepted)
-        };
-        if args.kept {
-            for (n, sentence) in kept.iter().enumerate() {
-                let recording = Recording::of(recordings::sound(sentence), &mut vad)?;
-                hear(PathBuf::from((n + 1).to_string()), &recording)?;
-            }
-        }
-        for file in &args.files {
-            let recording = recording::read(file, settings.audio.channel, &mut vad)?;
-            if hear(file.clone(), &recording)? && args.keep_recordings {
-                kept.push(recordings::sentence(&recording.raw));
-            }
-        }
-        bar.finish_and_clear();
-
-        let mut net_speech_s = enrolment.net_speech_s();
-        let outcome = match enrolment.finish() {
-            Ok(template) => {
-                let Enroll { replace, another_person, .. } = *args;
-                let allowed = Allowed { add, replace, another_person };
-                enrol::belongs(memory, &voices, known.as_ref(), &template, allowed).await.map(|()| template)
-            }
-            Err(refusal) => Err(Refused::Samples(refusal)),
-        };
-        let outcome = match outcome {
-            Err(Refused::Device(failure)) => return Err(failure),
-            outcome => outcome.map_err(|refused| refused.sentence(Face::CommandLine)),
-        };
-        let (outcome, changed) = match outcome {
-            Err(reason) => (Err(reason), false),
-            Ok(template) => {
-                let further = Offer { memory, voices: &voices, known: known.as_ref(), settings, args };
-                let (template, offered) = further.all(template, &mut vad).await?;
-                let any = offered.iter().any(|(sample, _)| sample.accepted);
-                let fault = offered.iter().find(|(sample, _)| !sample.accepted && sample.left_out.is_none());
-                let fault =
-                    fault.and_then(|(sample, _)| sample.reason.clone()).filter(|_| only_further && !any);
-                for (sample, sentence) in offered {
-                    kept.extend(sentence);
-                    samples.push(sample);
-                }
-                net_speech_s = template.net_speech_s();
-                (fault.map_or(Ok(template), Err), any || !only_further)
-            }
-        };
-        let reason = outcome.as_ref().err().cloned();
-        let recordings_kept = if outcome.is_ok() { kept.len() } else { 0 };
-        let result = Enrolled {
-            user: name,
-            enrolled: outcome.is_ok(),
-            net_speech_s,
-            samples,
-            recordings_kept,
-            reason,
-        };
-        let template = match outcome {
-            Ok(template) => template,
-            Err(reason) => {
-                if args.json {
-                    output::json(&result)?;
-                } else {
-                    tell(&result.samples)?;
-                }
-                return Err(Failure::new(Exit::Data, format!("the voice was not enrolled: {reason}")));
-            }
+        let session = Session::begin(&voices, &args.user, args.options()).await;
+        let mut session = session.map_err(Refused::failure)?;
+        let name = session.name().to_owned();
+        let samples = samples(settings, args, &mut session, &mut vad).await?;
+        let (outcome, samples) = complete(settings, args, (&mut session, samples), &mut vad).await?;
+        let changed = match &outcome {
+            Ok(()) => !args.only_further() || samples.iter().any(|sample| sample.accepted),
+            Err(_) => false,
         };
         if changed {
-            enrol::keep(memory, &voices, (known.as_ref(), &args.user), &template, &kept).await?;
+            session.store().await.map_err(Refused::failure)?;
+        }
+        let recordings_kept = if outcome.is_ok() { session.recordings().len() } else { 0 };
+        let result = Enrolled {
+            user: &name,
+            enrolled: outcome.is_ok(),
+            net_speech_s: session.net_speech_s(),
+            samples,
+            recordings_kept,
+            reason: outcome.as_ref().err().cloned(),
+        };
+        if args.json {
+            output::json(&result)?;
+        } else {
+            tell(&result.samples)?;
+        }
+        if let Err(reason) = outcome {
+            return Err(Failure::new(Exit::Data, format!("the voice was not enrolled: {reason}")));
         }
         if args.json {
-            return output::json(&result);
+            return Ok(());
         }
-        tell(&result.samples)?;
         if !changed {
-            return output::line(format!("The voice of {} stays as it is.", output::plain(name)));
+            return output::line(format!("The voice of {} stays as it is.", output::plain(&name)));
         }
         output::line(format!(
             "Enrolled {}: {} s of speech in {} samples.",
-            output::plain(name),
-            figure(net_speech_s, 1),
-            template.prototypes().len()
+            output::plain(&name),
+            figure(result.net_speech_s, 1),
+            session.template().map_or(0, |template| template.prototypes().len())
         ))?;
         if recordings_kept > 0 {
             output::line(format!("{recordings_kept} recordings are kept, encrypted, on this device alone."))?;
         }
-        if !add && args.further.all().is_empty() {
-            further::tell_how(&common.command(), name)?;
+        if !args.add && !args.only_further() && args.further.all().is_empty() {
+            further::tell_how(&common.command(), &name)?;
         }
         Ok(())
     })
 }
 
-/// Further samples of a voice that is about to be stored.
-struct Offer<'a> {
-    memory: &'a Memory,
-    voices: &'a Voices,
-    known: Option<&'a User>,
-    settings: &'a Settings,
-    args: &'a Enroll,
+impl Enroll {
+    /// Whether further samples alone are given, for a voice that is enrolled.
+    fn only_further(&self) -> bool {
+        self.files.is_empty() && !self.kept
+    }
+
+    fn options(&self) -> Options {
+        let start = match self {
+            Self { kept: true, .. } => Start::FromRecordings,
+            _ if self.only_further() => Start::Further,
+            Self { add: true, .. } => Start::Add,
+            _ => Start::Anew,
+        };
+        let Self { replace, another_person, keep_recordings, .. } = *self;
+        let allowed = Allowed { replace, another_person, ..Allowed::default() };
+        Options { start, allowed, keep_recordings }
+    }
 }
 
-impl Offer<'_> {
-    /// The voice with what was kept of them; what became of each, and its sound where that is to be kept.
-    async fn all(
-        &self,
-        template: Template,
-        vad: &mut Vad,
-    ) -> Result<(Template, Vec<(Sample, Option<recordings::Sentence>)>), Failure> {
-        let files = self.args.further.all();
-        if files.is_empty() {
-            return Ok((template, Vec::new()));
+/// Gives the recordings, or those that were kept, as samples.
+async fn samples(
+    settings: &Settings,
+    args: &Enroll,
+    session: &mut Session,
+    vad: &mut Vad,
+) -> Result<Vec<Sample>, Failure> {
+    let bar = progress();
+    show(&bar, &session.standing(Step::Waiting, None, &[]));
+    let mut samples = Vec::new();
+    if args.kept {
+        let sounds: Vec<Vec<f32>> = session.recordings().iter().map(|kept| recordings::sound(kept)).collect();
+        if sounds.is_empty() {
+            let name = output::plain(&args.user);
+            let message = format!(
+                "no recordings of {name} are kept: enrol with new ones, `jarvisd voice enroll --user NAME WAV…`"
+            );
+            return Err(Failure::new(Exit::Failed, message));
         }
-        let others = enrol::others(self.memory, self.voices, self.known).await?;
-        let further = Further::new(self.voices.verifier.clone(), template, others);
-        let mut further = further.map_err(speaker_failure)?;
-        let mut offered = Vec::new();
-        for (style, file) in files {
-            let recording = recording::read(file, self.settings.audio.channel, vad)?;
-            let sample = further::offer(&mut further, (style, file), &recording)?;
-            let keep = self.args.keep_recordings && sample.accepted;
-            offered.push((sample, keep.then(|| recordings::sentence(&recording.raw))));
+        for (n, sound) in sounds.into_iter().enumerate() {
+            let file = PathBuf::from((n + 1).to_string());
+            samples.push(take(session, &bar, file, Recording::of(sound, vad)?).await?);
         }
-        Ok((further.into_template(), offered))
     }
+    for file in &args.files {
+        let recording = Recording::read(file, settings.audio.channel, vad)?;
+        samples.push(take(session, &bar, file.clone(), recording).await?);
+    }
+    bar.finish_and_clear();
+    Ok(samples)
 }
 
-/// The kept recordings of the voice that is added to, or enrolled anew from them: they are sealed anew with
-/// it.
-async fn earlier_recordings(
-    memory: &Memory,
-    voices: &Voices,
-    user: Option<&User>,
-    (args, add): (&Enroll, bool),
-) -> Result<Sentences, Failure> {
-    let mut kept = None;
-    if let Some(user) = user.filter(|_| add || args.kept)
-        && let Some(voice) = memory.voiceprint(user.id).await?
-    {
-        kept = voices.recordings.read(&voices.vault, &voice)?;
+/// Ends the samples and offers the further ones: why the voice is not enrolled, and what became of all.
+async fn complete(
+    settings: &Settings,
+    args: &Enroll,
+    (session, mut samples): (&mut Session, Vec<Sample>),
+    vad: &mut Vad,
+) -> Result<(Result<(), String>, Vec<Sample>), Failure> {
+    match session.complete().await {
+        Ok(()) => {}
+        Err(Refused::Device(failure)) => return Err(failure),
+        Err(refused) => return Ok((Err(refused.sentence(Face::CommandLine)), samples)),
     }
-    if args.kept && kept.is_none() {
-        let name = output::plain(&args.user);
-        let message = format!(
-            "no recordings of {name} are kept: enrol with new ones, `jarvisd voice enroll --user NAME WAV…`"
-        );
-        return Err(Failure::new(Exit::Failed, message));
+    for (style, file) in args.further.all() {
+        let recording = Recording::read(file, settings.audio.channel, vad)?;
+        samples.push(further::offer(session, (style, file), recording).await?);
     }
-    Ok(kept.unwrap_or_default())
-}
-
-async fn begin(
-    memory: &Memory,
-    voices: &Voices,
-    user: Option<&User>,
-    add: bool,
-) -> Result<Enrolment, Failure> {
-    let earlier = match user.filter(|_| add) {
-        Some(user) => memory.voiceprint(user.id).await?,
-        None => None,
+    let none_kept = !samples.iter().any(|sample| sample.accepted);
+    let faults = samples.iter().filter(|sample| sample.left_out.is_none());
+    let fault = faults.filter_map(|sample| sample.reason.clone()).next();
+    let outcome = match fault.filter(|_| args.only_further() && none_kept) {
+        Some(fault) => Err(fault),
+        None => Ok(()),
     };
-    let model = voices.verifier.model().clone();
-    match earlier {
-        None => Ok(Enrolment::new(model)),
-        Some(voiceprint) => {
-            let earlier = voices.open(voiceprint).map_err(voices_failure)?;
-            Enrolment::extend(model, &earlier.template).map_err(speaker_failure)
-        }
-    }
+    Ok((outcome, samples))
 }
 
-fn take(enrolment: &mut Enrolment, file: PathBuf, recording: &Recording) -> Result<Sample, Failure> {
-    let mut sample = Sample::of(file, recording);
-    match enrolment.add(&recording.raw, &recording.speech) {
+async fn take(
+    session: &mut Session,
+    bar: &ProgressBar,
+    file: PathBuf,
+    recording: Recording,
+) -> Result<Sample, Failure> {
+    let mut sample = Sample::of(file, &recording);
+    match session.sample(recording).await {
         Ok(report) => {
             sample.accepted = true;
             sample.heard(report.quality);
             sample.likeness = report.likeness;
         }
-        Err(Refusal::Model(e)) => return Err(speaker_failure(e)),
-        Err(refusal) => sample.reason = Some(chain(&refusal)),
+        Err(refused) => sample.reason = Some(fault(refused)?),
     }
+    let step = if sample.accepted { Step::Kept } else { Step::Refused };
+    show(bar, &session.standing(step, sample.reason.clone(), &[]));
     Ok(sample)
+}
+
+/// The fault of a sample.
+///
+/// # Errors
+/// A failure of the device, which is no fault of the sample.
+pub fn fault(refused: Refused) -> Result<String, Failure> {
+    match refused {
+        Refused::Samples(Refusal::Model(error)) => Err(error.into()),
+        Refused::Samples(refusal) => Ok(chain(&refusal)),
+        refused => Err(refused.failure()),
+    }
 }
 
 fn tell(samples: &[Sample]) -> Result<(), Failure> {

@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use super::enroll::Sample;
-use super::speaker_failure;
+use super::enroll::{Sample, fault};
 use crate::cli::output;
-use crate::cli::recording::Recording;
-use crate::error::{Failure, chain};
+use crate::error::Failure;
+use crate::identity::session::Session;
+use crate::identity::sound::Recording;
 use crate::plain::figure;
-use crate::speaker::{Further, Refusal, Style};
+use crate::speaker::Style;
 
 #[derive(Debug, clap::Args)]
 pub struct FurtherFiles {
@@ -41,15 +41,15 @@ impl FurtherFiles {
     }
 }
 
-/// The outcome for one recording.
-pub fn offer(
-    further: &mut Further,
+/// Offers one recording; the outcome.
+pub async fn offer(
+    session: &mut Session,
     (style, file): (Style, &Path),
-    recording: &Recording,
+    recording: Recording,
 ) -> Result<Sample, Failure> {
-    let mut sample = Sample::of(file.to_owned(), recording);
+    let mut sample = Sample::of(file.to_owned(), &recording);
     sample.style = Some(style);
-    match further.offer(&recording.raw, &recording.speech) {
+    match session.offer(recording).await {
         Ok(report) => {
             sample.accepted = report.left_out.is_none();
             sample.heard(report.quality);
@@ -58,8 +58,7 @@ pub fn offer(
             sample.left_out = report.left_out;
             sample.reason = report.left_out.map(|why| why.sentence().to_owned());
         }
-        Err(Refusal::Model(e)) => return Err(speaker_failure(e)),
-        Err(refusal) => sample.reason = Some(chain(&refusal)),
+        Err(refused) => sample.reason = Some(fault(refused)?),
     }
     Ok(sample)
 }

@@ -12,9 +12,9 @@ use crate::app::Settings;
 use crate::cli::{output, user_named, with_memory};
 use crate::error::{Exit, Failure};
 use crate::events::PinOutcome;
+use crate::identity::access::{self, Entry};
+use crate::identity::pins::{self, PinsError};
 use crate::memory::{Memory, NewAudit};
-use crate::pipeline::door::{self, Entry};
-use crate::pipeline::pins::{self, PinsError};
 use crate::plain::without_mark;
 use crate::speaker::pin::Pin;
 
@@ -87,7 +87,7 @@ pub fn run(settings: &Settings, command: Command) -> Result<(), Failure> {
             if !pins::clear(memory, user.id).await? {
                 return Err(Failure::new(Exit::Failed, format!("{name} has no PIN")));
             }
-            door::revoke(memory, user.id).await?;
+            access::revoke(memory, user.id).await?;
             let entry = NewAudit { user: Some(user.id), action: "pin", outcome: "cleared", detail: None };
             memory.append_audit(&entry).await?;
             report(&user.name, false, args.json, format!("{name} has no PIN any more."))
@@ -119,7 +119,7 @@ async fn enter(settings: &Settings, memory: &Memory, args: &Named) -> Result<(),
     }
     let pin = asked(&format!("PIN of {}: ", output::plain(&args.user)), false)?;
     let Entry { outcome, user, pause_ms } =
-        door::enter(memory, &args.user, pin, valid).await.map_err(failure)?;
+        access::enter(memory, &args.user, pin, valid).await.map_err(failure)?;
     let wait_s = pause_ms.saturating_add(999) / 1000;
     match (user, outcome) {
         (Some(user), _) if args.json => output::json(&Entered { user: &user.name, valid_s: valid.as_secs() }),

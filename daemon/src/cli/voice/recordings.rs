@@ -12,8 +12,8 @@ use crate::app::Settings;
 use crate::cli::{confirmed, output, user_named, with_memory};
 use crate::durable;
 use crate::error::{Exit, Failure};
+use crate::identity::recordings::Recordings;
 use crate::memory::{Memory, NewAudit};
-use crate::pipeline::recordings::Recordings;
 use crate::privilege;
 use crate::units::SAMPLE_RATE_HZ;
 

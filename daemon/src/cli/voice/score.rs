@@ -12,9 +12,10 @@ use indicatif::ProgressBar;
 use crate::app::Settings;
 use crate::app::parts;
 use crate::audio::Channel;
-use crate::cli::{models, output, recording};
+use crate::cli::{models, output};
 use crate::detect::vad::Vad;
 use crate::error::{Exit, Failure, chain};
+use crate::identity::sound::Recording;
 use crate::inference::ModelStore;
 use crate::plain::figure;
 use crate::speaker::trials::{self, Compared, Line, Outcome, Report};
@@ -129,7 +130,7 @@ fn hear(
     // As it is named, or beside the list.
     let beside = folder.join(file);
     let path = if Path::new(file).exists() { Path::new(file) } else { &beside };
-    let recording = recording::read(path, channel, vad)?;
+    let recording = Recording::read(path, channel, vad)?;
     let net = NetSpeech::of(&recording.raw, &recording.speech);
     let quality = net.quality;
     if quality.net_speech_s < LEAST_NET_SPEECH_S {

@@ -7,8 +7,8 @@ use super::Show;
 use crate::app::Settings;
 use crate::cli::{output, user_named};
 use crate::error::{Exit, Failure};
+use crate::identity::recordings::Recordings;
 use crate::memory::{Memory, VoiceprintInfo};
-use crate::pipeline::recordings::Recordings;
 use crate::plain::figure;
 
 #[derive(Debug, Serialize)]

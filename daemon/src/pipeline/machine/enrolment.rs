@@ -7,11 +7,11 @@ use crate::detect::Utterance;
 use crate::error::{Exit, Failure, chain};
 use crate::events::{PinOutcome, What};
 use crate::health::State;
+use crate::identity::pins::PinsError;
 use crate::memory::User;
 use crate::pipeline::deadline::Stage;
 use crate::pipeline::enrolling::WINDOW_MS;
 use crate::pipeline::hearing::Window;
-use crate::pipeline::pins::PinsError;
 use crate::speaker::{Progress, Step};
 
 impl TurnMachine {

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::dialogue::{DialogueError, NOBODY_IS_KNOWN};
 use crate::events::What;
+use crate::identity::pins::PinsError;
 use crate::memory::MemoryError;
-use crate::pipeline::pins::PinsError;
 
 /// One thing that happens.
 #[derive(Debug, Clone)]

@@ -42,7 +42,7 @@ pub struct Entry {
 
 /// The count as it was last read or changed here, for a database that does not work.
 #[derive(Debug, Default)]
-pub struct Door(Mutex<FailureGate>);
+pub struct Access(Mutex<FailureGate>);
 
 /// What was counted, by whoever.
 ///
@@ -52,7 +52,7 @@ pub async fn gate(memory: &Memory) -> Result<FailureGate, MemoryError> {
     Ok(memory.setting(GATE).await?.unwrap_or_default())
 }
 
-impl Door {
+impl Access {
     /// Reads what was counted and who gave a PIN that still counts, here or in another process: an utterance
     /// of a voice that is nobody's is taken for theirs. A database that does not work grants nothing, and
     /// what was counted stays.
@@ -224,7 +224,7 @@ mod tests {
         let paused = entries.iter().filter(|entry| entry.outcome == PinOutcome::Paused && entry.pause_ms > 0);
         assert_eq!((refused, paused.count()), (5, 15));
         assert_eq!(memory.list_audit(None, None, 50).await.unwrap().len(), 20);
-        let (gate, granted) = Door::default().read(&memory).await;
+        let (gate, granted) = Access::default().read(&memory).await;
         assert!(granted.is_none() && gate.failures == 5);
     }
 }

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
+use crate::error::{Exit, Failure};
+use crate::identity::recordings::Recordings;
 use crate::memory::{Memory, MemoryError, Voiceprint};
-use crate::pipeline::recordings::Recordings;
 use crate::speaker::section::UserThresholds;
 use crate::speaker::{
     EnrolledVoice, JustHeard, Part, SealedVoiceprint, SpeakerError, Vault, VaultError, Verifier,
@@ -36,6 +37,15 @@ pub enum VoicesError {
     Compare(#[source] SpeakerError),
     #[error("the comparison was interrupted")]
     Interrupted(#[source] tokio::task::JoinError),
+}
+
+impl From<VoicesError> for Failure {
+    fn from(error: VoicesError) -> Self {
+        match error {
+            VoicesError::Memory(error) => error.into(),
+            other => Self::because(Exit::Failed, "the enrolled voices cannot be used", other),
+        }
+    }
 }
 
 impl From<&Voiceprint> for SealedVoiceprint {

@@ -10,11 +10,11 @@
 
 use serde_json::json;
 
+use super::recordings::Sentences;
+use super::voices::Voices;
 use crate::control::Refused;
 use crate::error::{Exit, Failure, chain, visible};
 use crate::memory::{ANONYMOUS, Memory, MemoryError, NewVoiceprint, User, Voiceprint};
-use crate::pipeline::recordings::Sentences;
-use crate::pipeline::voices::Voices;
 use crate::speaker::{ONE_PERSON_FROM, OTHER_PERSON_BELOW, Quality, Template};
 
 /// What the owner allows an enrolment to do; nothing by default.
@@ -54,7 +54,6 @@ pub async fn person(memory: &Memory, name: &str) -> Result<Option<User>, Refused
 /// # Errors
 /// Why not, or a database that does not work.
 pub async fn belongs(
-    memory: &Memory,
     voices: &Voices,
     user: Option<&User>,
     template: &Template,
@@ -62,7 +61,7 @@ pub async fn belongs(
 ) -> Result<(), Refused> {
     let mut own = None;
     let mut nearest: Option<(f32, String)> = None;
-    for voiceprint in memory.list_voiceprints().await? {
+    for voiceprint in voices.memory.list_voiceprints().await? {
         let Voiceprint { info, .. } = &voiceprint;
         let is_own = user.is_some_and(|user| user.id == info.user_id);
         let name = visible(&info.user_name);
@@ -102,12 +101,8 @@ pub async fn belongs(
 ///
 /// # Errors
 /// A database that does not work.
-pub async fn others(
-    memory: &Memory,
-    voices: &Voices,
-    user: Option<&User>,
-) -> Result<Vec<Template>, MemoryError> {
-    let all = memory.list_voiceprints().await?;
+pub async fn others(voices: &Voices, user: Option<&User>) -> Result<Vec<Template>, MemoryError> {
+    let all = voices.memory.list_voiceprints().await?;
     let others = all.into_iter().filter(|other| user.is_none_or(|user| user.id != other.info.user_id));
     Ok(others.filter_map(|other| Some(voices.open(other).ok()?.template)).collect())
 }
@@ -118,7 +113,6 @@ pub async fn others(
 /// # Errors
 /// A key that cannot be used, a name that is none, a database or a disk that does not work.
 pub async fn keep(
-    memory: &Memory,
     voices: &Voices,
     (known, name): (Option<&User>, &str),
     template: &Template,
@@ -126,7 +120,7 @@ pub async fn keep(
 ) -> Result<User, Failure> {
     let user = match known {
         Some(user) => user.clone(),
-        None => memory.add_person(name).await?,
+        None => voices.memory.add_person(name).await?,
     };
     let sealed = voices.vault.seal(&user.id.to_string(), template);
     let sealed = sealed.map_err(|e| Failure::of(Exit::Config, &e))?;
@@ -147,7 +141,7 @@ pub async fn keep(
         net_speech_s: f64::from(template.net_speech_s()),
         quality: json!({ "samples": qualities.collect::<Vec<_>>(), "cohesion": template.cohesion() }),
     };
-    if let Err(e) = memory.put_voiceprint(user.id, &new).await {
+    if let Err(e) = voices.memory.put_voiceprint(user.id, &new).await {
         if let Some(draft) = draft {
             draft.discard().await;
         }
