@@ -1,4 +1,4 @@
--- Frozen dump of what the migrations produce, schema version 6. Not applied by anything: a test compares it.
+-- Frozen dump of what the migrations produce, schema version 7. Not applied by anything: a test compares it.
 -- After adding a migration: JARVIS_BLESS=1 cargo test -p jarvisd migrations_produce
 
 CREATE TABLE audit (
@@ -173,6 +173,19 @@ CREATE VIEW messages_words AS SELECT
     m.role,
     m.kind
 FROM messages m;
+
+CREATE TABLE open_turns (
+    rid           INTEGER PRIMARY KEY,
+    id            BLOB NOT NULL UNIQUE CHECK (length(id) = 16),                -- the id that the answer gets
+    owner         INTEGER NOT NULL REFERENCES users (rid) ON DELETE CASCADE,
+    conversation  INTEGER REFERENCES conversations (rid) ON DELETE CASCADE,    -- NULL: the turn begins a new one
+    turn          TEXT NOT NULL CHECK (json_valid(turn))                       -- the words, the sentences so far, the sources
+) STRICT;
+
+CREATE TRIGGER open_turns_source_delete AFTER DELETE ON messages BEGIN
+    DELETE FROM open_turns WHERE owner = old.owner AND EXISTS (
+        SELECT 1 FROM json_each(turn, '$.sources') WHERE replace(value, '-', '') = lower(hex(old.id)));
+END;
 
 CREATE TABLE queue (
     seq              INTEGER PRIMARY KEY AUTOINCREMENT,        -- never reused, also after the queue was empty

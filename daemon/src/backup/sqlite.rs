@@ -102,7 +102,8 @@ crate::store::sql::statements! {
     OWN_JOURNAL = "PRAGMA journal_mode = DELETE";
 }
 
-/// Everything that is not derived from something else (the full-text index is).
+/// Everything that is not derived from something else (the full-text index is), but `forgotten` and
+/// `open_turns`: their rows last for minutes, and older files lack these tables.
 const TABLES: [(&str, &str); 12] = [
     ("audit", AUDIT),
     ("boots", BOOTS),

@@ -202,7 +202,7 @@ impl Dialogue {
             stored => stored,
         };
         match stored {
-            Ok(appended) => Ok(outcome(appended, answer.reply)),
+            Ok(appended) => Ok(outcome(appended)),
             Err(source) => {
                 let acts = answer.acts();
                 Err(DialogueError::NotStored { reply: answer.reply.text, acts, source })
@@ -288,6 +288,8 @@ impl Dialogue {
             undoable: reply.forgets(),
             bring_back: reply.bring_back.as_ref(),
             which: &reply.which,
+            spoken: Some(&reply.text),
+            if_undoable: reply.if_undoable.as_deref(),
         };
         let appended = self.memory.append_turn_with(user.id, target, &turn, &acts).await;
         // Another process deleted the conversation in the meantime: nobody asked for that one by name, so
@@ -301,12 +303,7 @@ impl Dialogue {
     }
 }
 
-fn outcome(appended: Appended, reply: Reply) -> TurnOutcome {
-    let text = match reply.if_undoable {
-        Some(promise) if appended.undoable => format!("{} {promise}", reply.text),
-        Some(_) => format!("{} It cannot be brought back.", reply.text),
-        None => reply.text,
-    };
+fn outcome(appended: Appended) -> TurnOutcome {
     let mut effects = Vec::new();
     if appended.created {
         effects.push(Effect::NewConversation);
@@ -322,7 +319,7 @@ fn outcome(appended: Appended, reply: Reply) -> TurnOutcome {
         user_message_id: appended.user_message_id,
         assistant_message_id: appended.assistant_message_id,
         seq: appended.seq,
-        reply: text,
+        reply: appended.reply.as_str().to_owned(),
         effects,
     }
 }

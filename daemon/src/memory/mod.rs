@@ -6,7 +6,8 @@
 //! 1. Every call that touches a person's rows takes that person's id, and no statement reads or changes a row
 //!    of another; an id of somebody else's row is `NotFound`.
 //! 2. A turn (the person's words and the answer) is one transaction with its queue entries; when
-//!    [`Memory::append_turn`] returns, it is on the disk.
+//!    [`Memory::append_turn`] returns, it is on the disk. An answer in sentences is stored one by one before
+//!    that, in a table of its own ([`Memory::open_turn`]).
 //! 3. `seq` of a conversation grows without gaps while nothing is forgotten and is never used twice.
 //! 4. Forgetting removes the message, the answer to it, every answer made from it, their words in the index
 //!    and their queue entries; then it is taken out of unused parts of the file, so that no byte stays. What
@@ -24,6 +25,7 @@ mod lost;
 mod messages;
 mod named;
 mod names;
+mod open_turn;
 pub mod pull;
 mod replica;
 mod restamp;
@@ -65,13 +67,14 @@ pub use export::{Export, ExportedConversation, ExportedMessage};
 pub use ids::{AuditId, ConversationId, MessageId, UserId, VoiceprintId};
 pub use import::{Imported, Link};
 pub use messages::{Kind, MAX_MESSAGE_BYTES, Message, Role};
+pub use open_turn::{Effects, OpenTurn, Said};
 pub use replica::{Applied, Basis, Pulled, TakenBack};
 pub use search::{Hit, SearchCursor, Words};
 pub use sessions::{MAX_SESSION_CHARS, SessionId};
 pub(crate) use signs::{Wanted, point_before, signs_behind};
 pub use summary::{MAX_SUMMARY_BYTES, Summary, WINDOW_TOKENS, Window, tokens_of};
 pub(crate) use terms::is_run_letter;
-pub use turns::{Acts, Appended, NewTurn, Target, TurnMeta};
+pub use turns::{Acts, Appended, Durable, Ended, NewTurn, Target, TurnMeta};
 pub use undo::{UNDO_MINUTES, Undoable};
 pub use users::{ANONYMOUS, MAX_NAME_CHARS, User, UserCursor};
 pub use voiceprints::{NewVoiceprint, Voiceprint, VoiceprintInfo};
@@ -231,13 +234,15 @@ impl Memory {
         self.settle_here().await?;
         self.mend_name_keys().await?;
         // Somebody else may be writing; the next one to open the file, or the daemon, does it as well.
-        match self.end_undos().await {
-            Err(e) if !e.is_damaged() => {
-                log::debug!("what can be undone was not looked through: {}", crate::error::chain(&e));
-                Ok(())
+        for done in [self.close_left_open().await.map(drop), self.end_undos().await] {
+            match done {
+                Err(e) if !e.is_damaged() => {
+                    log::debug!("the memory was not tidied up: {}", crate::error::chain(&e));
+                }
+                done => done?,
             }
-            ended => ended,
         }
+        Ok(())
     }
 
     /// Finds or makes the rows of this device and this boot.
@@ -296,6 +301,7 @@ impl Memory {
             let round = async {
                 tidied(self.mend().await);
                 tidied(self.apart().await.map(drop));
+                tidied(self.close_left_open().await.map(drop));
                 tidied(self.end_undos().await);
                 if std::mem::take(&mut unchecked) {
                     tidied(self.check().await);
@@ -528,6 +534,7 @@ pub(crate) fn statements() -> Vec<&'static [(&'static str, &'static str)]> {
         messages::STATEMENTS,
         named::STATEMENTS,
         names::STATEMENTS,
+        open_turn::STATEMENTS,
         replica::STATEMENTS,
         replica::BELOW[0],
         replica::BELOW[1],

@@ -1,4 +1,15 @@
 //! Writing a turn: the words and the answer, in one transaction with all that belongs to them.
+//!
+//! ```text
+//!  whole answer     append_turn ───────────────────────────────────────────▶ Appended, with Durable
+//!  in sentences     open_turn ─▶ add_sentence ─▶ … ─▶ close_turn ──────────▶ Appended
+//!                                    └▶ Durable          └ as cut, by whoever finds it left open
+//! ```
+//!
+//! Each arrow is one commit. Both ways end in the same transaction ([`Memory::write_in`]). The steps of the
+//! second are in `open_turn.rs`.
+
+use std::fmt;
 
 use serde_json::json;
 
@@ -9,10 +20,33 @@ use super::summary::fold_within;
 use super::users::owner_rid;
 use super::{
     ConversationId, Kind, Memory, MemoryError, MessageId, Result, Role, SessionId, Undoable, UserId,
-    device_rid, get, named,
+    boot_rid, device_rid, get, named,
 };
 use crate::clock::Stamp;
+use crate::store::Tx;
 use crate::store::queue::{Op, enqueue};
+
+/// Words of an answer that is on the disk: they may be spoken and shown. Only the memory makes one.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Durable(String);
+
+impl Durable {
+    /// For the call that has just committed the words.
+    pub(super) fn committed(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Durable {
+    // The words are somebody's memory: they do not belong in a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Durable").finish_non_exhaustive()
+    }
+}
 
 /// What is known about how the words came in.
 #[derive(Debug, Clone, Default)]
@@ -65,6 +99,33 @@ pub struct Acts<'a> {
     pub bring_back: Option<&'a Undoable>,
     /// The answer asks which of these is meant (see `asks_which` of a message).
     pub which: &'a [MessageId],
+    /// The answer as it is spoken, where other words are stored.
+    pub spoken: Option<&'a str>,
+    /// Added to the answer as it is spoken where what the turn forgets can be undone.
+    pub if_undoable: Option<&'a str>,
+}
+
+/// How an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    Complete,
+    /// It was cut short; so many of its sentences were heard, and no more are stored.
+    Cut {
+        heard: usize,
+    },
+    /// The responder failed in the middle.
+    Failed,
+}
+
+impl Ended {
+    /// The mark in `meta` of the answer.
+    fn mark(self) -> Option<&'static str> {
+        match self {
+            Self::Complete => None,
+            Self::Cut { .. } => Some("cut"),
+            Self::Failed => Some("failed"),
+        }
+    }
 }
 
 /// A turn that is on the disk.
@@ -83,15 +144,47 @@ pub struct Appended {
     pub undoable: bool,
     /// Messages that are back.
     pub brought_back: usize,
+    /// The answer, as it is to be spoken.
+    pub reply: Durable,
 }
 
 /// A turn whose text can be stored, with the ids that it gets, however often it is tried.
-struct Checked<'a> {
+pub(super) struct Checked<'a> {
     text: String,
     reply: String,
     turn: &'a NewTurn<'a>,
     acts: &'a Acts<'a>,
     ids: (MessageId, MessageId),
+    ended: Ended,
+    /// When the answer was given; now, if that is not known better.
+    answered_at: Option<&'a Stamp>,
+}
+
+impl<'a> Checked<'a> {
+    /// # Errors
+    /// `TooLong`.
+    pub(super) fn new(
+        turn: &'a NewTurn<'a>,
+        acts: &'a Acts<'a>,
+        ids: (MessageId, MessageId),
+    ) -> Result<Self> {
+        let (text, reply) = (checked_text(turn.text)?, checked_text(turn.reply)?);
+        Ok(Self { text, reply, turn, acts, ids, ended: Ended::Complete, answered_at: None })
+    }
+
+    pub(super) fn ended(self, ended: Ended, answered_at: Option<&'a Stamp>) -> Self {
+        Self { ended, answered_at, ..self }
+    }
+
+    /// The answer as it is spoken.
+    fn spoken(&self, undoable: bool) -> Durable {
+        let answer = self.acts.spoken.unwrap_or(self.turn.reply);
+        Durable::committed(match self.acts.if_undoable {
+            Some(promise) if undoable => format!("{answer} {promise}"),
+            Some(_) => format!("{answer} It cannot be brought back."),
+            None => answer.to_owned(),
+        })
+    }
 }
 
 crate::store::sql::statements! {
@@ -141,8 +234,7 @@ impl Memory {
         turn: &NewTurn<'_>,
         acts: &Acts<'_>,
     ) -> Result<Appended> {
-        let (text, reply) = (checked_text(turn.text)?, checked_text(turn.reply)?);
-        let turn = Checked { text, reply, turn, acts, ids: (MessageId::new(), MessageId::new()) };
+        let turn = Checked::new(turn, acts, (MessageId::new(), MessageId::new()))?;
         match self.try_append(user, target, &turn).await {
             // The file was exchanged or repaired underneath. The ids stay, so the turn cannot be there twice.
             Err(e) if e.is_worth_repeating() => self.try_append(user, target, &turn).await,
@@ -151,41 +243,51 @@ impl Memory {
     }
 
     async fn try_append(&self, user: UserId, target: Target<'_>, turn: &Checked<'_>) -> Result<Appended> {
-        let Checked { text, reply, turn, acts, ids: (user_message_id, assistant_message_id) } = turn;
         let (mut tx, now) = self.begin().await?;
-        let there = sqlx::query(THERE).bind(user.bytes()).bind(assistant_message_id.bytes());
-        if let Some(row) = tx.optional(there).await? {
-            return Ok(Appended {
-                conversation_id: ConversationId::read(&row, "id")?,
-                created: !matches!(target, Target::Existing(_)),
-                user_message_id: *user_message_id,
-                assistant_message_id: *assistant_message_id,
-                seq: get(&row, "seq")?,
-                forgotten: turn.forget.len(),
-                undoable: acts.undoable,
-                brought_back: acts.bring_back.map_or(0, |undo| undo.said().len()),
-            });
+        if let Some(appended) = written(&mut tx, user, target, turn).await? {
+            return Ok(appended);
         }
         let owner = owner_rid(&mut tx, user).await?;
+        let (appended, scrub) = self.write_in(&mut tx, &now, (user, owner), target, turn).await?;
+        tx.commit().await?;
+        if scrub {
+            self.scrub().await;
+        }
+        Ok(appended)
+    }
+
+    /// In a transaction: writes a turn of the person, and returns whether deleted text is to be taken out of
+    /// the file after the commit.
+    ///
+    /// # Errors
+    /// See [`Memory::append_turn_with`].
+    pub(super) async fn write_in(
+        &self,
+        tx: &mut Tx<'_>,
+        now: &Stamp,
+        (user, owner): (UserId, i64),
+        target: Target<'_>,
+        checked: &Checked<'_>,
+    ) -> Result<(Appended, bool)> {
+        let Checked { text, reply, turn, acts, ids: (user_message_id, assistant_message_id), .. } = checked;
+        let answered_at = checked.answered_at.unwrap_or(now);
         let brought_back = match acts.bring_back {
-            Some(undo) => self.bring_back_in(&mut tx, user, owner, undo, &now).await?,
+            Some(undo) => self.bring_back_in(tx, user, owner, undo, now).await?,
             None => 0,
         };
-        let doomed = doomed(&mut tx, owner, turn.forget).await?;
+        let doomed = doomed(tx, owner, turn.forget).await?;
         let kept = match acts.undoable {
-            true => Some(self.keep_in(&mut tx, owner, &doomed, acts.unname).await?),
+            true => Some(self.keep_in(tx, owner, &doomed, acts.unname).await?),
             false => None,
         };
-        let forgotten = delete_in(&mut tx, user, owner, doomed, &now).await?;
+        let forgotten = delete_in(tx, user, owner, doomed, now).await?;
         let here = self.here()?;
         let (conversation_id, created) = match target {
-            Target::New => (self.create_conversation(&mut tx, user, owner, None, None, &now).await?, true),
+            Target::New => (self.create_conversation(tx, user, owner, None, None, now).await?, true),
             Target::Existing(id) => (id, false),
-            Target::Session(session) => {
-                self.session_within(&mut tx, user, owner, session, None, &now).await?
-            }
+            Target::Session(session) => self.session_within(tx, user, owner, session, None, now).await?,
         };
-        let unnamed = unname_within(&mut tx, user, owner, acts.unname, &now).await?;
+        let unnamed = unname_within(tx, user, owner, acts.unname, now).await?;
         let open = sqlx::query(OPEN).bind(owner).bind(conversation_id.bytes()).bind(here.device);
         let row = tx.optional(open).await?;
         let row = row.ok_or_else(|| MemoryError::not_found("conversation", conversation_id))?;
@@ -193,45 +295,48 @@ impl Memory {
             return Err(MemoryError::OtherHome { conversation: conversation_id, device: get(&row, "home")? });
         }
         let (conversation, seq): (i64, i64) = (get(&row, "rid")?, get(&row, "next_seq")?);
-        let ended = self.end_in(&mut tx, &now, Some((owner, conversation))).await?;
+        let ended = self.end_in(tx, now, Some((owner, conversation))).await?;
         let forgets = forgotten > 0 || unnamed > 0;
         let mut undoable = false;
         if forgets {
             if let Some(kept) = kept {
-                undoable = self.seal_in(&mut tx, owner, conversation, &kept, &now).await?;
+                undoable = self.seal_in(tx, owner, conversation, &kept, now).await?;
             }
-            self.want_scrub(&mut tx, &now).await?;
+            self.want_scrub(tx, now).await?;
         }
         let scrub = forgets || ended || brought_back > 0;
         if get::<bool>(&row, "untitled")? && turn.kind != Kind::Ask {
-            let named = named::just_after(&named::of_conversation(&mut tx, conversation, owner).await?);
+            let named = named::just_after(&named::of_conversation(tx, conversation, owner).await?);
             let title = sqlx::query(TITLE).bind(owner).bind(conversation).bind(title_from(text));
             tx.execute(title.bind(named::bytes(&named))).await?;
             if !created {
-                enqueue(&mut tx, Op::UpsertConversation, conversation_id.0, Some(user.0), now.wall_unix_ms)
+                enqueue(tx, Op::UpsertConversation, conversation_id.0, Some(user.0), now.wall_unix_ms)
                     .await?;
             }
         }
         let device = match turn.meta.device.as_deref() {
-            Some(device) if *device != *self.device => device_rid(&mut tx, device, &now).await?,
+            Some(device) if *device != *self.device => device_rid(tx, device, now).await?,
             _ => here.device,
         };
         let heard = json!({ "confidence": turn.meta.confidence, "engine": turn.meta.engine });
         let (user_message_id, assistant_message_id) = (*user_message_id, *assistant_message_id);
-        let said_at = turn.meta.at.as_ref().unwrap_or(&now);
+        let said_at = turn.meta.at.as_ref().unwrap_or(now);
+        let mut boots = [here.boot; 2];
+        for (boot, stamp) in boots.iter_mut().zip([said_at, answered_at]) {
+            if stamp.boot_id != now.boot_id {
+                *boot = boot_rid(tx, &stamp.boot_id).await?;
+            }
+        }
+        let answered = json!({
+            "engine": turn.responder,
+            "which": (!acts.which.is_empty()).then_some(acts.which),
+            "ended": checked.ended.mark(),
+        });
         let halves = [
             (user_message_id, seq, Role::User, turn.kind, text, heard, said_at),
-            (
-                assistant_message_id,
-                seq + 1,
-                Role::Assistant,
-                Kind::Say,
-                reply,
-                json!({ "engine": turn.responder, "which": (!acts.which.is_empty()).then_some(acts.which) }),
-                &now,
-            ),
+            (assistant_message_id, seq + 1, Role::Assistant, Kind::Say, reply, answered, answered_at),
         ];
-        for (id, seq, role, kind, text, meta, stamp) in halves {
+        for ((id, seq, role, kind, text, meta, stamp), boot) in halves.into_iter().zip(boots) {
             let insert = sqlx::query(INSERT)
                 .bind(id.bytes())
                 .bind(conversation)
@@ -244,10 +349,10 @@ impl Memory {
                 .bind(stamp.wall_unix_ms)
                 .bind(stamp.synced)
                 .bind(stamp.monotonic_ns)
-                .bind(here.boot)
+                .bind(boot)
                 .bind(device);
             tx.execute(insert).await?;
-            enqueue(&mut tx, Op::InsertMessage, id.0, Some(user.0), now.wall_unix_ms).await?;
+            enqueue(tx, Op::InsertMessage, id.0, Some(user.0), now.wall_unix_ms).await?;
         }
         for source in turn.sources {
             let add =
@@ -257,17 +362,13 @@ impl Memory {
         let advance = sqlx::query(ADVANCE)
             .bind(owner)
             .bind(conversation)
-            .bind(now.wall_unix_ms)
-            .bind(now.synced)
-            .bind(now.monotonic_ns)
-            .bind(here.boot);
+            .bind(answered_at.wall_unix_ms)
+            .bind(answered_at.synced)
+            .bind(answered_at.monotonic_ns)
+            .bind(boots[1]);
         tx.execute(advance).await?;
-        fold_within(&mut tx, owner, conversation).await?;
-        tx.commit().await?;
-        if scrub {
-            self.scrub().await;
-        }
-        Ok(Appended {
+        fold_within(tx, owner, conversation).await?;
+        let appended = Appended {
             conversation_id,
             created,
             user_message_id,
@@ -276,8 +377,33 @@ impl Memory {
             forgotten,
             undoable,
             brought_back,
-        })
+            reply: checked.spoken(undoable),
+        };
+        Ok((appended, scrub))
     }
+}
+
+/// The turn, if an earlier attempt has written it.
+pub(super) async fn written(
+    tx: &mut Tx<'_>,
+    user: UserId,
+    target: Target<'_>,
+    checked: &Checked<'_>,
+) -> Result<Option<Appended>> {
+    let Checked { turn, acts, ids: (user_message_id, assistant_message_id), .. } = checked;
+    let there = sqlx::query(THERE).bind(user.bytes()).bind(assistant_message_id.bytes());
+    let Some(row) = tx.optional(there).await? else { return Ok(None) };
+    Ok(Some(Appended {
+        conversation_id: ConversationId::read(&row, "id")?,
+        created: !matches!(target, Target::Existing(_)),
+        user_message_id: *user_message_id,
+        assistant_message_id: *assistant_message_id,
+        seq: get(&row, "seq")?,
+        forgotten: turn.forget.len(),
+        undoable: acts.undoable,
+        brought_back: acts.bring_back.map_or(0, |undo| undo.said().len()),
+        reply: checked.spoken(acts.undoable),
+    }))
 }
 
 /// JSON without the keys that say nothing; `None` if none is left.

@@ -16,6 +16,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/sqlite/0004_leaves.sql")),
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/sqlite/0005_grams.sql")),
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/sqlite/0006_hangul.sql")),
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/sqlite/0007_open_turns.sql")),
 ];
 
 /// Schema version of this program.

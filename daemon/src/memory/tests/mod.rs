@@ -9,6 +9,7 @@ mod house;
 mod import;
 mod isolation;
 mod long;
+mod open;
 mod pages;
 mod rows;
 mod search;

@@ -101,6 +101,7 @@ super::sql::statements! {
     MESSAGE = "INSERT OR IGNORE INTO messages (rid, id, conversation, owner, seq, role, kind, text, meta, wall_unix_ms,
             clock_synced, monotonic_ns, boot, device)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
+    OPEN_TURN = "INSERT OR IGNORE INTO open_turns (rid, id, owner, conversation, turn) VALUES (?1, ?2, ?3, ?4, ?5)";
     AUDIT = "INSERT OR IGNORE INTO audit (rid, id, owner, action, outcome, detail, wall_unix_ms, clock_synced, monotonic_ns,
             boot, device)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
@@ -122,11 +123,15 @@ super::sql::statements! {
             (SELECT rid FROM users WHERE id IN (SELECT id FROM tombstones WHERE kind = 'user'))
         OR conversation IN
             (SELECT rid FROM conversations WHERE id IN (SELECT id FROM tombstones WHERE kind = 'conversation'))";
+    DELETED_OPEN_TURNS = "DELETE FROM open_turns WHERE owner IN
+            (SELECT rid FROM users WHERE id IN (SELECT id FROM tombstones WHERE kind = 'user'))
+        OR conversation IN
+            (SELECT rid FROM conversations WHERE id IN (SELECT id FROM tombstones WHERE kind = 'conversation'))";
     DELETED_MESSAGES = "DELETE FROM messages WHERE id IN (SELECT id FROM tombstones WHERE kind = 'message')";
     DELETED_VOICEPRINTS = "DELETE FROM voiceprints WHERE id IN (SELECT id FROM tombstones WHERE kind = 'voiceprint')
         OR owner IN (SELECT rid FROM users WHERE id IN (SELECT id FROM tombstones WHERE kind = 'user'))";
     LOST_OWNERS = "SELECT owner AS rid FROM conversations UNION SELECT owner FROM messages UNION SELECT owner FROM voiceprints
-        EXCEPT SELECT rid FROM users";
+        UNION SELECT owner FROM open_turns EXCEPT SELECT rid FROM users";
     LOST_CONVERSATIONS = "SELECT conversation AS rid, min(owner) AS owner, min(device) AS device, max(boot) AS boot,
             min(wall_unix_ms) AS began, max(wall_unix_ms) AS ended
         FROM messages WHERE conversation NOT IN (SELECT rid FROM conversations) GROUP BY conversation ORDER BY max(rid)";
@@ -157,6 +162,10 @@ super::sql::statements! {
         OR device NOT IN (SELECT rid FROM devices) OR conversation NOT IN (SELECT rid FROM conversations)";
     MISFIT_AUDIT = "DELETE FROM audit WHERE boot NOT IN (SELECT rid FROM boots)
         OR device NOT IN (SELECT rid FROM devices)";
+    MISFIT_OPEN_TURNS = "DELETE FROM open_turns WHERE owner NOT IN (SELECT rid FROM users)";
+    /// The turn begins a new conversation where its own is lost.
+    HOMELESS_OPEN_TURNS = "UPDATE open_turns SET conversation = NULL
+        WHERE conversation NOT IN (SELECT rid FROM conversations)";
     MISFIT_SOURCES = "DELETE FROM message_sources WHERE source NOT IN (SELECT rid FROM messages)
         OR message NOT IN (SELECT rid FROM messages)";
     HOMELESS = "UPDATE conversations SET device = coalesce(
@@ -294,9 +303,14 @@ impl Into<'_> {
     /// Makes the rows consistent.
     async fn mend(&mut self, image: &Image, now_unix_ms: i64) -> Result<(), StoreError> {
         // Children first: foreign keys are not acted upon while the rows come in.
-        for sql in
-            [DELETED_MESSAGES, DELETED_WITH_THEM, DELETED_CONVERSATIONS, DELETED_VOICEPRINTS, DELETED_USERS]
-        {
+        for sql in [
+            DELETED_OPEN_TURNS,
+            DELETED_MESSAGES,
+            DELETED_WITH_THEM,
+            DELETED_CONVERSATIONS,
+            DELETED_VOICEPRINTS,
+            DELETED_USERS,
+        ] {
             self.run(sqlx::query(sql)).await?;
         }
         let schema = Schema::read(image);
@@ -322,6 +336,8 @@ impl Into<'_> {
             MISFIT_CONVERSATIONS,
             MISFIT_MESSAGES,
             MISFIT_AUDIT,
+            MISFIT_OPEN_TURNS,
+            HOMELESS_OPEN_TURNS,
             MISFIT_SOURCES,
             HOMELESS,
         ] {
@@ -439,6 +455,7 @@ fn row(table: Table, record: Record) -> Query {
         Table::Tombstones => (TOMBSTONE, 4),
         Table::Conversations => (CONVERSATION, 19),
         Table::Messages => (MESSAGE, 14),
+        Table::OpenTurns => (OPEN_TURN, 5),
         Table::Audit => (AUDIT, 11),
         Table::Queue => (QUEUE, 6),
         Table::DeadLetter => (DEAD_LETTER, 10),

@@ -16,6 +16,7 @@ pub enum Table {
     Tombstones,
     Conversations,
     Messages,
+    OpenTurns,
     Audit,
     Queue,
     DeadLetter,
@@ -24,7 +25,7 @@ pub enum Table {
 }
 
 impl Table {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Boots,
         Self::Devices,
         Self::Users,
@@ -32,6 +33,7 @@ impl Table {
         Self::Tombstones,
         Self::Conversations,
         Self::Messages,
+        Self::OpenTurns,
         Self::Audit,
         Self::Queue,
         Self::DeadLetter,
@@ -49,6 +51,7 @@ impl Table {
             Self::Tombstones => "tombstones",
             Self::Conversations => "conversations",
             Self::Messages => "messages",
+            Self::OpenTurns => "open answers",
             Self::Audit => "audit rows",
             Self::Queue => "queue entries",
             Self::DeadLetter => "dead letters",
@@ -73,6 +76,7 @@ const SHAPES: &[(Table, Tree, &str)] = &[
     (Table::Conversations, Tree::Table, "ruitfssiififiiITts"),
     (Table::Conversations, Tree::Table, "ruitfssiififiiITtsu"),
     (Table::Messages, Tree::Table, "ruiistttTifiii"),
+    (Table::OpenTurns, Tree::Table, "ruiIt"),
     (Table::Audit, Tree::Table, "ruIttTifiii"),
     (Table::Queue, Tree::Table, "rtuUti"),
     (Table::DeadLetter, Tree::Table, "rtuUtiiiTt"),

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::clock::Clock;
-use crate::memory::{Device, Kind, Memory, NewTurn, NewVoiceprint, SessionId, Target, TurnMeta, UserId};
+use crate::memory::{
+    Device, Kind, Memory, NewTurn, NewVoiceprint, Said, SessionId, Target, TurnMeta, UserId,
+};
 use crate::store::StoreOptions;
 use crate::store::heal;
 
@@ -264,6 +266,43 @@ async fn the_log_counts_also_when_the_database_beside_it_is_broken_or_gone() {
         for id in &latest {
             assert!(after.contains_key(id.0.as_bytes().as_slice()), "{what}");
         }
+        works(&memory, what).await;
+        memory.close().await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_was_being_given_is_saved_as_far_as_it_went() {
+    for (what, lost) in [("header", 0..100), ("the conversations", 0..0)] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("jarvis.db");
+        let memory = household(&path, 3).await;
+        let anna = memory.user_by_name("Anna").await.unwrap().id;
+        let here = say(&memory, anna, Target::New, Kind::Say, "hello").await.conversation_id;
+        let meta = TurnMeta::default();
+        let said = Said { text: "tell me more", responder: "t", sources: &[], meta: &meta };
+        let mut turn = memory.open_turn(anna, Target::Existing(here), &said).await.unwrap();
+        memory.add_sentence(&mut turn, "There is more.").await.unwrap();
+        drop(turn);
+        memory.close().await;
+        let image = Image::open(&path).unwrap();
+        let pages = match what {
+            "header" => Vec::new(),
+            _ => below(&image, Schema::read(&image).roots["conversations"]),
+        };
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[lost].fill(0xA5);
+        for page in pages {
+            let start = (page as usize - 1) * image.size();
+            bytes[start..start + image.size()].fill(0xA5);
+        }
+        fs::write(&path, bytes).unwrap();
+        let memory = open(&path).await;
+        assert!(memory.store().take_problem().unwrap().contains("has been repaired"), "{what}");
+        let after = stored(&memory).await;
+        let has = |text: &str| after.values().any(|stored| stored == text);
+        assert!(has("tell me more") && has("There is more."), "{what}");
+        assert_eq!(number(&memory, "SELECT count(*) FROM open_turns").await, 0, "{what}");
         works(&memory, what).await;
         memory.close().await;
     }
