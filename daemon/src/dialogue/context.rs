@@ -1,8 +1,8 @@
-//! What a responder gets, and what it gives back.
+//! The context that a responder gets, and the reply that it gives back.
 
 use crate::clock::Stamp;
 use crate::memory::{
-    ConversationId, Kind, Memory, MemoryError, Message, MessageId, Undoable, User, UserId, Words,
+    ConversationId, Effects, Memory, MemoryError, Message, MessageId, Undoable, User, UserId, Words,
 };
 
 /// One turn as a responder sees it.
@@ -88,40 +88,18 @@ impl<'a> OwnMemory<'a> {
     }
 }
 
-/// An answer, and what is to be done with it.
+/// An answer that is whole, and its effects.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reply {
     /// To be spoken: no markup.
     pub text: String,
-    /// What the person's words are to the memory.
-    pub kind: Kind,
-    /// Name of the responder.
-    pub responder: &'static str,
-    /// Messages that the answer repeats.
-    pub sources: Vec<MessageId>,
-    /// Messages to forget in the transaction that stores this turn.
-    pub forget: Vec<MessageId>,
-    /// Conversations that lose the name that somebody gave them, in the same transaction.
-    pub unname: Vec<ConversationId>,
-    /// This turn begins a new conversation.
-    pub new_conversation: bool,
-    /// What to store instead of the words, when the words themselves are to be forgotten.
-    pub store_as: Option<String>,
-    /// What to store instead of the answer, when it names what is forgotten.
-    pub answer_as: Option<String>,
-    /// Added to the answer where what is forgotten can be brought back.
-    pub if_undoable: Option<String>,
-    /// The words order the memory to change; without a stored turn the answer is not true.
-    pub order: bool,
-    /// A forgetting that is undone in the same transaction.
-    pub bring_back: Option<Undoable>,
-    /// The answer asks which of these is meant; the next turn may answer it.
-    pub which: Vec<MessageId>,
+    pub effects: Effects,
 }
 
 impl Reply {
-    /// Whether something is forgotten with this turn.
-    pub(super) fn forgets(&self) -> bool {
-        !self.forget.is_empty() || !self.unname.is_empty()
+    /// The reply with other effects.
+    pub(super) fn with(mut self, change: impl FnOnce(&mut Effects)) -> Self {
+        change(&mut self.effects);
+        self
     }
 }

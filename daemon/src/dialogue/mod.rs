@@ -3,16 +3,21 @@
 //! ```text
 //!  words ─▶ which conversation? ─▶ what was said before ─▶ responder ─▶ append turn + effects ─▶ outcome
 //!           (continue, new, id)    (this person's only)    (builtin)    (one commit)            (after the commit)
+//!
+//!  one that takes a while (`stream.rs`):  open turn ─▶ responder ─▶ sentence ─▶ … ─▶ close turn ─▶ outcome
+//!                                                                   └▶ aloud        (a commit each)
 //! ```
 //!
-//! A responder proposes; it never writes. What it wants done (a new conversation, something forgotten) is in
-//! its [`Reply`] and happens in the transaction that stores the turn, so an answer that was given is an
-//! answer that is true.
+//! A responder proposes; it never writes. It answers in pieces: sentences, then the effects (a new
+//! conversation, something forgotten). These happen in the transaction that stores the turn, so an answer
+//! that was given is an answer that is true.
 
 pub mod builtin;
 mod context;
+mod responder;
 pub mod section;
 pub mod speech;
+mod stream;
 
 #[cfg(test)]
 mod tests;
@@ -20,13 +25,16 @@ mod tests;
 use std::fmt;
 
 use serde::Serialize;
+use tokio::sync::mpsc;
 
 pub use builtin::Builtin;
 pub use context::{OwnMemory, Reply, TurnContext};
+pub use responder::{Piece, Pieces, RespondError, Responder};
 
+use crate::clock::Stamp;
 use crate::memory::{
-    Acts, Appended, ConversationId, Memory, MemoryError, MessageId, NewTurn, SessionId, Target, TurnMeta,
-    User, WINDOW_TOKENS, Window,
+    Appended, ConversationId, Durable, Kind, Memory, MemoryError, MessageId, NewTurn, SessionId, Target,
+    TurnMeta, User, WINDOW_TOKENS, Window,
 };
 
 /// What every answer begins with while the memory is missing ([`Memory::apart`]).
@@ -50,20 +58,6 @@ pub enum Select {
     Session(SessionId),
 }
 
-/// Who answers. An enum, not a trait: the set is closed, and a language model falls back on the built-in one.
-#[derive(Debug, Clone)]
-pub enum Responder {
-    Builtin(Builtin),
-}
-
-impl Responder {
-    async fn respond(&self, context: &TurnContext<'_>) -> Result<Reply, MemoryError> {
-        match self {
-            Self::Builtin(builtin) => builtin.respond(context).await,
-        }
-    }
-}
-
 /// A turn that is on the disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TurnOutcome {
@@ -74,6 +68,9 @@ pub struct TurnOutcome {
     pub seq: i64,
     pub reply: String,
     pub effects: Vec<Effect>,
+    /// To be spoken still: all of an answer that came as a whole.
+    #[serde(skip)]
+    pub unspoken: Option<Durable>,
 }
 
 /// What a turn did besides being stored.
@@ -103,6 +100,18 @@ pub enum DialogueError {
         #[source]
         source: MemoryError,
     },
+    /// The answer has no end; what there is of it is stored.
+    #[error("the answer broke off")]
+    BrokeOff(#[source] RespondError),
+}
+
+impl From<RespondError> for DialogueError {
+    fn from(error: RespondError) -> Self {
+        match error {
+            RespondError::Memory(source) => Self::Memory(source),
+            RespondError::BrokeOff => Self::BrokeOff(error),
+        }
+    }
 }
 
 impl fmt::Debug for DialogueError {
@@ -113,6 +122,7 @@ impl fmt::Debug for DialogueError {
             Self::NotStored { source, .. } => {
                 f.debug_struct("NotStored").field("source", source).finish_non_exhaustive()
             }
+            Self::BrokeOff(source) => f.debug_tuple("BrokeOff").field(source).finish(),
         }
     }
 }
@@ -121,6 +131,7 @@ impl DialogueError {
     /// The answer in place of the one that is not stored: it claims nothing that was not done.
     pub fn answer(&self) -> String {
         match self {
+            Self::BrokeOff(_) => "I could not finish that. Please ask me again.".to_owned(),
             Self::NotStored { reply, acts: false, source: MemoryError::Store(_) } => {
                 format!("I cannot store anything at the moment, so this will be forgotten. {reply}")
             }
@@ -144,24 +155,46 @@ impl DialogueError {
     pub fn exit(&self) -> crate::error::Exit {
         match self {
             Self::Memory(source) | Self::NotStored { source, .. } => source.exit(),
+            Self::BrokeOff(_) => crate::error::Exit::Failed,
         }
     }
 }
 
-/// An answer that is not stored yet, to what was said in `conversation`.
+/// The place of a turn, and what was said there before.
+struct Place {
+    now: Stamp,
+    /// `None`: a new one.
+    conversation: Option<ConversationId>,
+    window: Window,
+    /// The memory of this device is missing.
+    missing: bool,
+}
+
+impl Place {
+    fn target<'a>(&self, select: &'a Select, anew: bool) -> Target<'a> {
+        match (select, self.conversation) {
+            (Select::Session(session), _) => Target::Session(session),
+            (_, Some(id)) if !anew => Target::Existing(id),
+            _ => Target::New,
+        }
+    }
+}
+
+/// An answer that is not stored yet.
 struct Answer {
     reply: Reply,
-    conversation: Option<ConversationId>,
+    place: Place,
 }
 
 impl Answer {
     /// It says that something was done, or that there was nothing to do.
     fn acts(&self) -> bool {
-        self.reply.order
-            || self.reply.kind == crate::memory::Kind::Note
-            || self.reply.forgets()
-            || self.reply.bring_back.is_some()
-            || self.reply.new_conversation
+        let effects = &self.reply.effects;
+        effects.order
+            || effects.kind == Kind::Note
+            || effects.forgets()
+            || effects.bring_back.is_some()
+            || effects.new_conversation
     }
 }
 
@@ -185,6 +218,9 @@ impl Dialogue {
     /// Answers `text` of `user` and returns once the turn is on the disk. A database that turns out to be
     /// damaged meanwhile is repaired first; the answer that was found by then is stored, and nobody is asked
     /// for another.
+    ///
+    /// # Errors
+    /// See [`DialogueError`].
     pub async fn turn(
         &self,
         user: &User,
@@ -192,17 +228,38 @@ impl Dialogue {
         text: &str,
         meta: TurnMeta,
     ) -> Result<TurnOutcome, DialogueError> {
+        self.turn_aloud(user, select, text, meta, None).await
+    }
+
+    /// [`Dialogue::turn`]; an answer that comes in sentences is passed on to `aloud` one by one, each as soon
+    /// as it is on the disk. An answer that is whole at once is in [`TurnOutcome::unspoken`] instead.
+    ///
+    /// # Errors
+    /// See [`DialogueError`].
+    pub async fn turn_aloud(
+        &self,
+        user: &User,
+        select: Select,
+        text: &str,
+        meta: TurnMeta,
+        aloud: Option<&mpsc::Sender<Durable>>,
+    ) -> Result<TurnOutcome, DialogueError> {
+        if self.responder.streams() {
+            return self.stream(user, &select, text, &meta, aloud).await;
+        }
         let answered = match self.answer(user, &select, text, &meta).await {
-            Err(e) if self.is_mended(&e).await => self.answer(user, &select, text, &meta).await,
+            Err(RespondError::Memory(e)) if self.is_mended(&e).await => {
+                self.answer(user, &select, text, &meta).await
+            }
             answered => answered,
         };
-        let answer = answered.map_err(DialogueError::Memory)?;
+        let answer = answered?;
         let stored = match self.store(user, &select, text, &meta, &answer).await {
             Err(e) if self.is_mended(&e).await => self.store(user, &select, text, &meta, &answer).await,
             stored => stored,
         };
         match stored {
-            Ok(appended) => Ok(outcome(appended)),
+            Ok(appended) => Ok(TurnOutcome { unspoken: Some(appended.reply.clone()), ..outcome(appended) }),
             Err(source) => {
                 let acts = answer.acts();
                 Err(DialogueError::NotStored { reply: answer.reply.text, acts, source })
@@ -215,14 +272,12 @@ impl Dialogue {
         error.is_worth_repeating() && self.memory.mend().await.is_ok()
     }
 
-    /// Reads what was said before and asks the responder.
-    async fn answer(
-        &self,
-        user: &User,
-        select: &Select,
-        text: &str,
-        meta: &TurnMeta,
-    ) -> Result<Answer, MemoryError> {
+    /// Finds the conversation and reads what was said before.
+    async fn place(&self, user: &User, select: &Select, meta: &TurnMeta) -> Result<Place, MemoryError> {
+        // A turn that was cut short comes before this one.
+        if let Err(error) = self.memory.close_left_open().await {
+            log::warn!("an answer that was cut short is still open: {}", crate::error::chain(&error));
+        }
         let now = meta.at.clone().unwrap_or_else(|| self.memory.clock().stamp());
         let conversation = match select {
             Select::New => None,
@@ -238,26 +293,41 @@ impl Dialogue {
             None => Window::default(),
             Some(id) => self.memory.window(user.id, id, WINDOW_TOKENS).await?,
         };
-        let context = TurnContext {
+        let missing = self.memory.apart().await?.is_some();
+        Ok(Place { now, conversation, window, missing })
+    }
+
+    fn context<'a>(&'a self, user: &'a User, text: &'a str, place: &'a Place) -> TurnContext<'a> {
+        TurnContext {
             user,
             text,
-            now: &now,
-            conversation,
-            summary: &window.summary,
-            recent: &window.messages,
+            now: &place.now,
+            conversation: place.conversation,
+            summary: &place.window.summary,
+            recent: &place.window.messages,
             memory: OwnMemory::new(&self.memory, user.id),
-        };
-        let missing = self.memory.apart().await?.is_some();
-        let mut reply = self.responder.respond(&context).await?;
-        if matches!(select, Select::Session(_)) && reply.new_conversation {
+        }
+    }
+
+    /// Reads what was said before and asks the responder.
+    async fn answer(
+        &self,
+        user: &User,
+        select: &Select,
+        text: &str,
+        meta: &TurnMeta,
+    ) -> Result<Answer, RespondError> {
+        let place = self.place(user, select, meta).await.map_err(RespondError::Memory)?;
+        let mut reply = self.responder.whole(&self.context(user, text, &place)).await?;
+        if matches!(select, Select::Session(_)) && reply.effects.new_conversation {
             // A session id means one conversation and keeps doing so.
-            reply.new_conversation = false;
+            reply.effects.new_conversation = false;
             reply.text = "This session stays one conversation. Begin another session for a new one.".into();
         }
-        if missing {
+        if place.missing {
             reply.text = format!("{MISSING} {}", reply.text);
         }
-        Ok(Answer { reply, conversation })
+        Ok(Answer { reply, place })
     }
 
     /// Writes the turn down.
@@ -267,30 +337,20 @@ impl Dialogue {
         select: &Select,
         text: &str,
         meta: &TurnMeta,
-        Answer { reply, conversation }: &Answer,
+        Answer { reply, place }: &Answer,
     ) -> Result<Appended, MemoryError> {
-        let target = match (select, conversation) {
-            (Select::Session(session), _) => Target::Session(session),
-            (_, Some(id)) if !reply.new_conversation => Target::Existing(*id),
-            _ => Target::New,
-        };
+        let Reply { text: spoken, effects } = reply;
+        let target = place.target(select, effects.new_conversation);
         let turn = NewTurn {
-            text: reply.store_as.as_deref().unwrap_or(text),
-            kind: reply.kind,
-            reply: reply.answer_as.as_deref().unwrap_or(&reply.text),
-            responder: reply.responder,
-            sources: &reply.sources,
-            forget: &reply.forget,
+            text: effects.store_as.as_deref().unwrap_or(text),
+            kind: effects.kind,
+            reply: effects.answer_as.as_deref().unwrap_or(spoken),
+            responder: self.responder.name(),
+            sources: &effects.sources,
+            forget: &effects.forget,
             meta,
         };
-        let acts = Acts {
-            unname: &reply.unname,
-            undoable: reply.forgets(),
-            bring_back: reply.bring_back.as_ref(),
-            which: &reply.which,
-            spoken: Some(&reply.text),
-            if_undoable: reply.if_undoable.as_deref(),
-        };
+        let acts = effects.acts(spoken);
         let appended = self.memory.append_turn_with(user.id, target, &turn, &acts).await;
         // Another process deleted the conversation in the meantime: nobody asked for that one by name, so
         // start anew.
@@ -321,5 +381,6 @@ fn outcome(appended: Appended) -> TurnOutcome {
         seq: appended.seq,
         reply: appended.reply.as_str().to_owned(),
         effects,
+        unspoken: None,
     }
 }

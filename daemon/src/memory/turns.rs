@@ -36,6 +36,12 @@ impl Durable {
         Self(text.into())
     }
 
+    /// For tests of those who take one.
+    #[cfg(test)]
+    pub(crate) fn of_test(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

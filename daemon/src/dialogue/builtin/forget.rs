@@ -100,13 +100,12 @@ fn forgotten(what: &[&Thing], about: &str, forget: Vec<MessageId>) -> Reply {
         ),
     };
     let undo = format!("For {UNDO_MINUTES} minutes, while we go on talking, undo that brings it back.");
-    Reply {
-        forget,
-        store_as: Some("forget everything about …".into()),
-        answer_as: Some(stored),
-        if_undoable: Some(undo),
-        ..ask(text)
-    }
+    ask(text).with(|effects| {
+        effects.forget = forget;
+        effects.if_undoable = Some(undo);
+        effects.store_as = Some("forget everything about …".into());
+        effects.answer_as = Some(stored);
+    })
 }
 
 /// Asks which of several things is meant.
@@ -114,12 +113,12 @@ fn which(things: &[Thing], opening: &str) -> Reply {
     let clauses: Vec<&str> = things.iter().map(|thing| thing.clause.as_str()).collect();
     let all = if things.len() == 2 { "both" } else { "all of them" };
     let told = things.iter().take(MAX_STATEMENTS);
-    Reply {
-        sources: told.clone().flat_map(|thing| thing.messages.iter().copied()).collect(),
-        which: told.filter_map(|thing| thing.messages.first().copied()).collect(),
-        ..ask(sentence(format!("{opening}: {}", listed(&clauses)))
-            + &format!(" Tell me which one I shall forget, or {all}."))
-    }
+    let text = sentence(format!("{opening}: {}", listed(&clauses)))
+        + &format!(" Tell me which one I shall forget, or {all}.");
+    ask(text).with(|effects| {
+        effects.sources = told.clone().flat_map(|thing| thing.messages.iter().copied()).collect();
+        effects.which = told.filter_map(|thing| thing.messages.first().copied()).collect();
+    })
 }
 
 /// Forgets the latest turn that said or recalled something; recalling it means the statement itself.
@@ -140,7 +139,8 @@ pub(super) async fn last(context: &TurnContext<'_>) -> Result<Reply, MemoryError
             return Ok(which(&things, &format!("I said {}", count(things.len()))));
         }
         let forget = sources.into_iter().chain([answer.id]).collect();
-        return Ok(Reply { store_as: None, ..forgotten(&things.iter().collect::<Vec<_>>(), "that", forget) });
+        let reply = forgotten(&things.iter().collect::<Vec<_>>(), "that", forget);
+        return Ok(reply.with(|effects| effects.store_as = None));
     }
     Ok(ask("There is nothing in this conversation to forget."))
 }
@@ -158,7 +158,7 @@ pub(super) async fn about(context: &TurnContext<'_>, topic: &str, all: bool) -> 
         } else {
             "I remember nothing about that."
         };
-        return Ok(Reply { store_as: Some("forget everything about …".into()), ..ask(text) });
+        return Ok(ask(text).with(|effects| effects.store_as = Some("forget everything about …".into())));
     }
     let things = things(&matching);
     let name = named(topic);
@@ -166,7 +166,8 @@ pub(super) async fn about(context: &TurnContext<'_>, topic: &str, all: bool) -> 
         return Ok(which(&things, &format!("I know {} about {name}", count(things.len()))));
     }
     let forget = matching.iter().map(|message| message.id).collect();
-    Ok(Reply { unname, ..forgotten(&things.iter().collect::<Vec<_>>(), &name, forget) })
+    let reply = forgotten(&things.iter().collect::<Vec<_>>(), &name, forget);
+    Ok(reply.with(|effects| effects.unname = unname))
 }
 
 /// What the person chose.
@@ -284,10 +285,8 @@ pub(super) async fn chosen(context: &TurnContext<'_>, intent: &Intent) -> Result
             };
             let forget = all.iter().map(|message| message.id).chain([question.id]).collect();
             let about = topic.unwrap_or_default();
-            return Ok(Some(Reply {
-                unname,
-                ..forgotten(&known.iter().collect::<Vec<_>>(), &about, forget)
-            }));
+            let reply = forgotten(&known.iter().collect::<Vec<_>>(), &about, forget);
+            return Ok(Some(reply.with(|effects| effects.unname = unname)));
         }
         Choice::These(places) => {
             let ids: Vec<MessageId> = places.iter().filter_map(|at| told.get(*at)).map(|m| m.id).collect();
@@ -351,7 +350,10 @@ pub(super) async fn undo(context: &TurnContext<'_>) -> Result<Reply, MemoryError
         all => sentence(format!("I remember {} again: {}", count(all.len()), listed(all))),
     };
     let sources = said.iter().map(|(id, _)| *id).collect();
-    Ok(Reply { sources, bring_back: Some(undoable), ..ask(text) })
+    Ok(ask(text).with(|effects| {
+        effects.sources = sources;
+        effects.bring_back = Some(undoable);
+    }))
 }
 
 #[cfg(test)]

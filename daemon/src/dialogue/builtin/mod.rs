@@ -12,10 +12,10 @@ use jiff::tz::TimeZone;
 use self::intent::{Intent, understand};
 use self::rephrase::{inside_a_sentence, second_person, sentence};
 use super::{Reply, TurnContext};
-use crate::memory::{ConversationId, Kind, MemoryError, Message, MessageId, Role};
+use crate::memory::{ConversationId, Effects, Kind, MemoryError, Message, MessageId, Role};
 
 /// Name under which answers are stored.
-const NAME: &str = "builtin";
+pub(super) const NAME: &str = "builtin";
 /// Statements in one spoken answer: more than a few nobody can follow.
 const MAX_STATEMENTS: usize = 3;
 /// Between two statements of one answer.
@@ -75,7 +75,7 @@ impl Builtin {
                  Whoever looks after me can do it for you.")
             }
             Intent::NewConversation => {
-                Reply { new_conversation: true, ..ask("All right, a new conversation.") }
+                ask("All right, a new conversation.").with(|effects| effects.new_conversation = true)
             }
             Intent::Time => self.tell_clock(context, |now| format!("It is {}.", clock::time_of_day(now))),
             Intent::Date => self.tell_clock(context, |now| format!("It is {}.", clock::date(now))),
@@ -96,7 +96,9 @@ impl Builtin {
                 Some(reply) => reply,
                 None => ask("I do not know that. If you tell me to remember it, I will."),
             },
-            Intent::Other => Reply { kind: Kind::Say, ..ask("I heard you. Say help to hear what I can do.") },
+            Intent::Other => {
+                ask("I heard you. Say help to hear what I can do.").with(|effects| effects.kind = Kind::Say)
+            }
         })
     }
 
@@ -111,31 +113,17 @@ impl Builtin {
 
 /// A reply to words that are nothing to remember.
 fn ask(text: impl Into<String>) -> Reply {
-    Reply {
-        text: text.into(),
-        kind: Kind::Ask,
-        responder: NAME,
-        sources: Vec::new(),
-        forget: Vec::new(),
-        unname: Vec::new(),
-        new_conversation: false,
-        store_as: None,
-        answer_as: None,
-        if_undoable: None,
-        order: false,
-        bring_back: None,
-        which: Vec::new(),
-    }
+    Reply { text: text.into(), effects: Effects { kind: Kind::Ask, ..Effects::default() } }
 }
 
 /// A reply to words that order the memory to change.
 fn order(reply: Reply) -> Reply {
-    Reply { order: true, ..reply }
+    reply.with(|effects| effects.order = true)
 }
 
 /// A reply to words that are to be remembered.
 fn note(text: String) -> Reply {
-    Reply { kind: Kind::Note, ..ask(text) }
+    ask(text).with(|effects| effects.kind = Kind::Note)
 }
 
 /// `topic` of a question or an order, told to the person: without the marks that end the sentence.
@@ -185,7 +173,7 @@ fn tell(messages: &[Message]) -> Reply {
         1 => text.push_str(" There is one more."),
         n => text.push_str(&format!(" There are {n} more.")),
     }
-    Reply { sources, ..ask(text) }
+    ask(text).with(|effects| effects.sources = sources)
 }
 
 /// What this conversation was about; when it has just begun, the one before.

@@ -138,19 +138,25 @@ impl TurnMachine {
         self.say(turn.moment().turn, sentence, Then::NextPerson(turn))
     }
 
-    /// The disk is full or damaged: answered all the same, and not as if it were stored.
+    /// The disk is full or damaged: answered all the same, and not as if it were stored. Or the answer has no
+    /// end.
     fn not_stored(&mut self, turn: Turn, whose: Attribution, error: DialogueError) -> Doing {
         let why = chain(&error);
-        let (DialogueError::Memory(source) | DialogueError::NotStored { source, .. }) = &error;
-        if matches!(source, MemoryError::Store(_)) {
+        if let DialogueError::Memory(MemoryError::Store(_))
+        | DialogueError::NotStored { source: MemoryError::Store(_), .. } = &error
+        {
             let sentence =
                 format!("what is said cannot be stored ({why}); free some space or check the disk");
             self.acts.push(Act::Health("store", Condition::degraded(sentence)));
         }
+        let stage = match error {
+            DialogueError::BrokeOff(_) => Stage::Answer,
+            _ => Stage::Memory,
+        };
         let text = error.answer();
         let moment = turn.moment();
         self.emit(moment, What::reply(whose, &text));
-        self.emit(moment, What::Error { stage: Stage::Memory.name().to_owned(), message: why });
+        self.emit(moment, What::Error { stage: stage.name().to_owned(), message: why });
         self.say(moment.turn, text, Then::NextPerson(turn))
     }
 

@@ -16,7 +16,7 @@ use crate::detect::{Detection, Utterance};
 use crate::dialogue::TurnOutcome;
 use crate::events::{Event, PinOutcome};
 use crate::health::Condition;
-use crate::memory::{ConversationId, MessageId, User, UserId};
+use crate::memory::{ConversationId, Durable, MessageId, User, UserId};
 use crate::speaker::pin::Pin;
 use crate::speaker::{FailureGate, Part, Progress, Step, Verdict};
 use crate::stt::Transcript;
@@ -265,6 +265,7 @@ fn stored() -> Done {
         seq: 1,
         reply: "You are anna.".to_owned(),
         effects: Vec::new(),
+        unspoken: Some(Durable::of_test("You are anna.")),
     };
     Done::Answered { result: Ok(outcome), took: Duration::from_millis(5) }
 }
