@@ -15,7 +15,7 @@ use crate::identity::voices::Voices;
 use crate::inference::ModelStore;
 use crate::inference::allocator::{self, Resident};
 use crate::memory::{Device, Memory};
-use crate::pipeline::answer::{self, Answer};
+use crate::pipeline::answer;
 use crate::speaker::section::Voice;
 use crate::speaker::vault::KeySources;
 use crate::speaker::{
@@ -32,7 +32,7 @@ pub struct Parts {
     pub recognizer: Option<Box<dyn Recognizer>>,
     pub memory: Memory,
     pub dialogue: Dialogue,
-    pub answer: Option<Answer>,
+    pub speech: Speech,
 }
 
 impl Parts {
@@ -98,7 +98,7 @@ impl Parts {
             log::warn!("voice verification is switched off: the device answers every voice");
         }
         let dialogue = open_dialogue(settings, memory.clone());
-        let answer = Some(open_answer(settings, health));
+        let speech = open_speech(settings, health);
         if let Some(Resident { before_kb, after_kb }) = allocator::give_back() {
             let mb = |kb: u64| kb * 1_024 / 1_000_000;
             log::debug!(
@@ -107,7 +107,7 @@ impl Parts {
                 mb(before_kb)
             );
         }
-        Ok(Self { detector, voices, recognizer, memory, dialogue, answer })
+        Ok(Self { detector, voices, recognizer, memory, dialogue, speech })
     }
 }
 
@@ -236,10 +236,9 @@ pub fn open_dialogue(settings: &Settings, memory: Memory) -> Dialogue {
 }
 
 /// Made also while speech is switched off, so that a reload can switch it on.
-fn open_answer(settings: &Settings, health: &Health) -> Answer {
+fn open_speech(settings: &Settings, health: &Health) -> Speech {
     if !settings.speech.enabled {
         health.set(answer::COMPONENT, Condition::off("answers are text only: speech is switched off"));
     }
-    let speech = Speech::new(&settings.speech);
-    Answer::new(speech, settings.audio.playback_device.clone(), health.clone())
+    Speech::new(&settings.speech)
 }

@@ -1,11 +1,11 @@
 //! The voice path of the device: one wiring for the microphone of `run` and for the recordings of `listen`.
 //!
 //! ```text
-//!  source ─▶ capture ─ring─▶ frontend ─Heard─▶ turns ─▶ stt
-//!           (thread)        (thread)          (task)   (thread)
+//!  source ─▶ capture ─ring─▶ frontend ─Heard─▶ turns ─▶ stt, speaker
+//!           (thread)        (thread)          (task)   (threads)
 //! ```
 //!
-//! Recogniser and turns are started once. A microphone is heard until the end of the program; recordings are
+//! Recogniser, loudspeaker and turns are started once. A microphone is heard until the end of the program; recordings are
 //! heard one after the other by the same turns.
 
 use std::convert::Infallible;
@@ -17,9 +17,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{App, Settings};
-use crate::audio::{CaptureStats, Period, Source, SourceError, capture, realtime};
+use crate::audio::{CaptureStats, Period, Source, SourceError, capture, loudspeaker, realtime};
 use crate::control::Request;
 use crate::detect::Detector;
+use crate::dialogue::speech::Speech;
 use crate::dsp::FrontEnd;
 use crate::error::{Exit, Failure};
 use crate::memory::pull::Freshness;
@@ -43,7 +44,7 @@ pub struct Ends {
     /// `None`: nothing is transcribed.
     pub recognizer: Option<Box<dyn Recognizer>>,
     /// `None`: answers are text only.
-    pub answer: Option<Answer>,
+    pub speech: Option<Speech>,
     pub requests: mpsc::Receiver<Request>,
     pub pulse: Arc<Pulse>,
     /// `None`: no other device writes what this one answers from.
@@ -67,7 +68,7 @@ pub struct Played {
 }
 
 impl VoicePath {
-    /// Starts the recogniser and the turns.
+    /// Starts the recogniser, the loudspeaker and the turns.
     ///
     /// # Errors
     /// A thread that does not start.
@@ -88,6 +89,17 @@ impl VoicePath {
             }
             None => None,
         };
+        let answer = match ends.speech {
+            Some(speech) => {
+                let (loudspeaker, sessions) = loudspeaker::channel(&settings.audio.playback_device);
+                supervisor.device_thread("speaker", loudspeaker.given_up(), move || {
+                    loudspeaker::run(sessions);
+                    Ok::<_, Infallible>(())
+                })?;
+                Some(Answer::new(speech, loudspeaker, app.health.clone()))
+            }
+            None => None,
+        };
         let (heard, heard_out) = mpsc::channel(HEARD_DEPTH);
         let turns = Turns {
             memory: app.memory.clone(),
@@ -96,7 +108,7 @@ impl VoicePath {
             pin_valid: Duration::from_secs(settings.voice.pin_valid_s.into()),
             stt,
             dialogue: app.dialogue.clone(),
-            answer: ends.answer,
+            answer,
             events: app.events.clone(),
             health: app.health.clone(),
             control: app.control.clone(),

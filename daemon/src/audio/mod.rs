@@ -19,6 +19,7 @@ mod clock;
 mod decode;
 pub mod file;
 mod flac;
+pub mod loudspeaker;
 mod measure;
 pub mod playback;
 pub mod realtime;

@@ -1,4 +1,4 @@
-//! Mono sound out of a loudspeaker, to its end or until it is told to stop.
+//! Mono sound out of a loudspeaker, to its end or until it is cut. The thread of it is `loudspeaker.rs`.
 
 use std::ffi::CString;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use super::wav::to_i16;
 const FORMATS: [Format; 3] = [Format::S16LE, Format::S32LE, Format::FloatLE];
 const BUFFER_US: u32 = 200_000;
 const PERIOD_US: u32 = 20_000;
-/// Longest wait between two looks at `stop`.
+/// Longest wait between two looks at `cut`.
 const WAIT_MS: u32 = 50;
 /// A device that takes nothing for this long is given up.
 const STALL: Duration = Duration::from_secs(3);
@@ -45,33 +45,53 @@ impl PlaybackError {
     }
 }
 
-/// Plays mono `samples` in [-1, 1] at `rate_hz` on `device` (any ALSA PCM name) and returns when the last one
-/// was heard, or shortly after `stop` is cancelled. Blocks: call it from a thread that may.
-///
-/// # Errors
-/// See [`PlaybackError`]. An underrun is not an error.
-pub fn play(
-    device: &str,
-    samples: &[f32],
-    rate_hz: u32,
-    stop: &CancellationToken,
-) -> Result<(), PlaybackError> {
-    if samples.is_empty() || stop.is_cancelled() {
-        return Ok(());
+/// A playback device (any ALSA PCM name) that is opened with the first sound and stays open until the end.
+/// Everything here blocks: call it from a thread that may. An underrun between two sounds is no error.
+pub struct Player<'a> {
+    device: &'a str,
+    speaker: Option<Speaker<'a>>,
+}
+
+impl<'a> Player<'a> {
+    pub fn new(device: &'a str) -> Self {
+        Self { device, speaker: None }
     }
-    let speaker = Speaker::open(device, rate_hz)?;
-    let resampled;
-    let samples = if speaker.rate_hz == rate_hz {
-        samples
-    } else {
-        resampled = resample_all(samples, rate_hz, speaker.rate_hz)?;
-        &resampled
-    };
-    let bytes = speaker.encode(samples);
-    let outcome = speaker.write(&bytes, stop).and_then(|()| speaker.finish(samples.len(), stop));
-    // Whatever is left in the buffer is not to be heard: it was stopped, or it is silence.
-    let _ = speaker.pcm.drop();
-    outcome
+
+    /// Plays mono `samples` in [-1, 1] at `rate_hz`; returns when the device has taken them all, or shortly
+    /// after `cut` is cancelled.
+    ///
+    /// # Errors
+    /// See [`PlaybackError`].
+    pub fn play(
+        &mut self,
+        samples: &[f32],
+        rate_hz: u32,
+        cut: &CancellationToken,
+    ) -> Result<(), PlaybackError> {
+        if samples.is_empty() || cut.is_cancelled() {
+            return Ok(());
+        }
+        let speaker: &Speaker<'a> = match &self.speaker {
+            Some(speaker) => speaker,
+            None => self.speaker.insert(Speaker::open(self.device, rate_hz)?),
+        };
+        let resampled;
+        let samples = if speaker.rate_hz == rate_hz {
+            samples
+        } else {
+            resampled = resample_all(samples, rate_hz, speaker.rate_hz)?;
+            &resampled
+        };
+        speaker.write(&speaker.encode(samples), cut)?;
+        speaker.start(cut)
+    }
+
+    /// Returns when the last sample was heard, or shortly after `cut` is cancelled.
+    pub fn finish(self, cut: &CancellationToken) {
+        if let Some(speaker) = &self.speaker {
+            speaker.finish(cut);
+        }
+    }
 }
 
 struct Speaker<'a> {
@@ -162,10 +182,10 @@ impl<'a> Speaker<'a> {
         self.channels * if self.format == Format::S16LE { 2 } else { 4 }
     }
 
-    fn write(&self, mut bytes: &[u8], stop: &CancellationToken) -> Result<(), PlaybackError> {
+    fn write(&self, mut bytes: &[u8], cut: &CancellationToken) -> Result<(), PlaybackError> {
         let block = self.period_frames * self.frame_bytes();
         let mut progress = Instant::now();
-        while !bytes.is_empty() && !stop.is_cancelled() {
+        while !bytes.is_empty() && !cut.is_cancelled() {
             let next = bytes.get(..block).unwrap_or(bytes);
             match self.pcm.io_bytes().writei(next) {
                 Ok(0) => {}
@@ -197,26 +217,34 @@ impl<'a> Speaker<'a> {
         }
     }
 
-    /// Waits until what was written has been heard. Not `snd_pcm_drain`: it blocks in some plug-ins and
-    /// cannot be stopped.
-    fn finish(&self, samples: usize, stop: &CancellationToken) -> Result<(), PlaybackError> {
-        // Sound shorter than the start threshold has not started by itself.
-        if self.pcm.state() == State::Prepared && !stop.is_cancelled() {
+    /// Sound shorter than the start threshold does not start by itself.
+    fn start(&self, cut: &CancellationToken) -> Result<(), PlaybackError> {
+        if self.pcm.state() == State::Prepared && !cut.is_cancelled() {
             let failed = |source| PlaybackError::Device { device: self.device.into(), source };
             self.pcm.start().map_err(failed)?;
         }
-        let left = Duration::from_micros(u64::from(BUFFER_US)).max(Duration::from_secs_f64(
-            self.pcm.delay().map_or(samples as f64, |frames| frames as f64).max(0.0)
-                / f64::from(self.rate_hz),
-        ));
-        let deadline = Instant::now() + left + STALL;
-        while !stop.is_cancelled() && Instant::now() < deadline {
+        Ok(())
+    }
+
+    /// Waits until what was written has been heard. Not `snd_pcm_drain`: it blocks in some plug-ins and
+    /// cannot be cut.
+    fn finish(&self, cut: &CancellationToken) {
+        let delay = self.pcm.delay().map_or(0.0, |frames| frames as f64).max(0.0);
+        let left = Duration::from_secs_f64(delay / f64::from(self.rate_hz));
+        let deadline = Instant::now() + left.max(Duration::from_micros(BUFFER_US.into())) + STALL;
+        while !cut.is_cancelled() && Instant::now() < deadline {
             // An underrun is the end that is waited for. `delay` fails then.
             match (self.pcm.state(), self.pcm.delay()) {
                 (State::Running, Ok(1..)) => std::thread::sleep(Duration::from_millis(5)),
                 _ => break,
             }
         }
-        Ok(())
+    }
+}
+
+impl Drop for Speaker<'_> {
+    fn drop(&mut self) {
+        // Whatever is left in the buffer is not to be heard: it was cut, or it is silence.
+        let _ = self.pcm.drop();
     }
 }

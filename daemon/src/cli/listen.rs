@@ -62,7 +62,7 @@ async fn listen(settings: Settings, recordings: &[PathBuf], realtime: bool) -> R
     let ends = Ends {
         recognizer: parts.recognizer,
         // A recording is a trial at a desk: answers are printed, not spoken.
-        answer: None,
+        speech: None,
         requests,
         pulse: Arc::new(Pulse::of_recording()),
         fresh: None,

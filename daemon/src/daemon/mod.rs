@@ -100,12 +100,12 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
 
     // Start: the data path first.
     let start = || -> Result<(), SpawnError> {
-        let Parts { detector, recognizer, answer, .. } = parts;
+        let Parts { detector, recognizer, speech, .. } = parts;
         let opener = app.voices.opener();
         let puller = postgres.clone().map(|postgres| Puller::new(memory.clone(), postgres, Some(opener)));
         let patience = Duration::from_millis(settings.store.fresh_ms.into());
         let fresh = puller.as_ref().map(|puller| puller.freshness(patience));
-        let ends = Ends { recognizer, answer, requests, pulse: pulse.clone(), fresh };
+        let ends = Ends { recognizer, speech: Some(speech), requests, pulse: pulse.clone(), fresh };
         let path = VoicePath::start(&mut supervisor, &app, &settings, ends)?;
         let realtime = settings.audio.realtime_priority;
         path.listen(&mut supervisor, detector, Box::new(source), stats.clone(), realtime)?;

@@ -22,6 +22,7 @@ use rustix::fs::MemfdFlags;
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 
 use super::section;
+use crate::audio::loudspeaker::Sound;
 use crate::audio::{Channel, SourceError, file};
 use crate::notify::PRIVATE_ENV;
 
@@ -69,20 +70,6 @@ pub enum SpeechError {
     Sound { program: String, complaint: String, source: SourceError },
 }
 
-/// Mono sound.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Rendered {
-    /// In [-1, 1].
-    pub samples: Vec<f32>,
-    pub rate_hz: u32,
-}
-
-impl Rendered {
-    pub fn seconds(&self) -> f32 {
-        self.samples.len() as f32 / self.rate_hz as f32
-    }
-}
-
 /// Renders answers. Cheap to keep; every call runs the command anew.
 #[derive(Debug)]
 pub struct Speech {
@@ -106,7 +93,7 @@ impl Speech {
 
     /// Turns `text` into mono sound in [-1, 1] at the rate of the command's choice. Cancel safe: dropping the
     /// future kills the command.
-    pub async fn render(&self, text: &str) -> Result<Rendered, SpeechError> {
+    pub async fn render(&self, text: &str) -> Result<Sound, SpeechError> {
         let command = self.command.as_ref().map_err(|why| SpeechError::Silent(why.clone()))?;
         let text = speakable(text).ok_or(SpeechError::NoText)?;
         let (program, arguments, input) = fill(command, &text);
@@ -156,7 +143,7 @@ impl Speech {
             return Err(SpeechError::Nothing { program, complaint });
         }
         match file::read_bytes(bytes, "what it wrote", Channel::Mean, MAX_SOUND_S) {
-            Ok((samples, rate_hz)) => Ok(Rendered { samples, rate_hz }),
+            Ok((samples, rate_hz)) => Ok(Sound { samples, rate_hz }),
             Err(source) => Err(SpeechError::Sound { program, complaint, source }),
         }
     }

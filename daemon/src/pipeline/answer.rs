@@ -1,103 +1,166 @@
-//! Speaking an answer: text to sound by a command, sound to the loudspeaker by ALSA, detection held
-//! meanwhile.
+//! Speaking: text to sound by a command, sound to the thread of the loudspeaker, detection held meanwhile.
+//!
+//! An answer is spoken sentence by sentence: the next one is made into sound while the one before is heard,
+//! and the playback device stays open from the first to the last.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::hearing::HearingControl;
-use crate::audio::playback::{self, PlaybackError};
+use super::hearing::{HearingControl, Hold};
+use crate::audio::loudspeaker::{Loudspeaker, Playing};
+use crate::audio::playback::PlaybackError;
 use crate::dialogue::speech::{Speech, SpeechError};
 use crate::error::chain;
 use crate::health::{Condition, Health};
+use crate::memory::Durable;
 
 /// Name of the loudspeaker in [`Health`].
 pub const COMPONENT: &str = "speech";
 /// How long a room still carries what the loudspeaker said, with the time that the sound takes through both
 /// devices.
 const ECHO_TAIL_MS: u32 = 250;
-/// A sound device that keeps a call for this much longer than the answer lasts has hung. Longer than what
-/// [`playback::play`] waits for a device that says that it takes nothing.
+/// A sound device that keeps a call for this much longer than the answer lasts has hung. Longer than what the
+/// player waits for a device that says that it takes nothing.
 const HUNG: Duration = Duration::from_secs(10);
 /// The same once the device is told to stop.
 const HUNG_AT_STOP: Duration = Duration::from_secs(2);
 
+/// Words for the loudspeaker.
+#[derive(Debug)]
+pub enum Sentence {
+    /// Of an answer, which is on the disk.
+    Answer(Durable),
+    /// The device speaks for itself: a prompt, a refusal, a fault. No turn has these words, and none of them
+    /// claims that something is stored.
+    Notice(String),
+}
+
+impl Sentence {
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Answer(words) => words.as_str(),
+            Self::Notice(words) => words,
+        }
+    }
+}
+
+impl From<&str> for Sentence {
+    fn from(notice: &str) -> Self {
+        Self::Notice(notice.to_owned())
+    }
+}
+
+impl From<String> for Sentence {
+    fn from(notice: String) -> Self {
+        Self::Notice(notice)
+    }
+}
+
+impl From<Durable> for Sentence {
+    fn from(words: Durable) -> Self {
+        Self::Answer(words)
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct Answer {
     speech: Arc<Speech>,
-    device: String,
+    loudspeaker: Loudspeaker,
     health: Health,
-    /// A thread is inside the sound device.
-    playing: Arc<AtomicBool>,
+}
+
+/// The device speaks: it hears nothing meanwhile.
+struct Speaking<'a> {
+    playing: Playing,
+    _hold: Hold<'a>,
 }
 
 impl Answer {
-    pub fn new(speech: Speech, device: String, health: Health) -> Self {
-        Self { speech: Arc::new(speech), device, health, playing: Arc::default() }
+    pub fn new(speech: Speech, loudspeaker: Loudspeaker, health: Health) -> Self {
+        Self { speech: Arc::new(speech), loudspeaker, health }
     }
 
-    /// Speaks `text` to its end or until `stop`. What cannot be spoken stays text: the turn is stored
-    /// already.
+    /// Speaks `first`, then what `more` brings until it is closed; `cut` ends it. Words that cannot be
+    /// spoken stay text: the turn is stored already.
     ///
     /// # Errors
     /// The sentence that [`Health`] shows as well. A device without a loudspeaker, or a speech program, is
     /// none.
     pub async fn speak(
         &self,
-        text: &str,
+        first: Sentence,
+        mut more: Option<mpsc::Receiver<Sentence>>,
         control: &HearingControl,
-        stop: &CancellationToken,
+        cut: &CancellationToken,
     ) -> Result<(), String> {
-        let rendered = tokio::select! {
-            biased;
-            () = stop.cancelled() => return Ok(()),
-            rendered = self.speech.render(text) => rendered,
-        };
-        let sound = match rendered {
-            Ok(sound) => sound,
-            Err(error) => {
-                let sentence = format!("answers are text only: {}", chain(&error));
-                self.health.set(COMPONENT, Condition::degraded(&sentence));
-                return if matches!(error, SpeechError::Silent(_)) { Ok(()) } else { Err(sentence) };
+        let mut next = Some(first);
+        let mut speaking: Option<Speaking<'_>> = None;
+        let mut unspoken = Ok(());
+        let mut most = HUNG;
+        while let Some(sentence) = next.take() {
+            let rendered = tokio::select! {
+                biased;
+                () = cut.cancelled() => break,
+                rendered = self.speech.render(sentence.as_str()) => rendered,
+            };
+            let sound = match rendered {
+                Ok(sound) => sound,
+                Err(error) => {
+                    unspoken = self.not_rendered(&error);
+                    break;
+                }
+            };
+            most += Duration::from_secs_f32(sound.seconds());
+            let begun = match speaking.take() {
+                Some(speaking) => speaking,
+                None => match self.loudspeaker.begin(cut) {
+                    Some(playing) => Speaking { playing, _hold: control.hold(ECHO_TAIL_MS) },
+                    // The thread is in an earlier answer, which cannot be ended.
+                    None => return Err(self.hung()),
+                },
+            };
+            let taken = in_time(begun.playing.play(sound), most, cut).await;
+            speaking = Some(begun);
+            match taken {
+                Some(true) => {}
+                // It says why at its end.
+                Some(false) => break,
+                None => return Err(self.hung()),
             }
-        };
-        if self.playing.swap(true, Ordering::AcqRel) {
-            // The thread of an earlier answer cannot be ended; another one would only wait beside it.
-            return Err(self.hung());
+            if let Some(more) = &mut more {
+                next = tokio::select! {
+                    biased;
+                    () = cut.cancelled() => None,
+                    sentence = more.recv() => sentence,
+                };
+            }
         }
-        let most = Duration::from_secs_f32(sound.seconds()) + HUNG;
-        let (device, token, playing) = (self.device.clone(), stop.clone(), self.playing.clone());
-        let hold = control.hold(ECHO_TAIL_MS);
-        let playback = tokio::task::spawn_blocking(move || {
-            let played = playback::play(&device, &sound.samples, sound.rate_hz, &token);
-            playing.store(false, Ordering::Release);
-            played
-        });
-        let told_and_hung = async {
-            stop.cancelled().await;
-            tokio::time::sleep(HUNG_AT_STOP).await;
-        };
-        let played = tokio::select! {
-            played = playback => Some(played),
-            () = tokio::time::sleep(most) => None,
-            () = told_and_hung => None,
-        };
+        let Some(Speaking { playing, _hold: hold }) = speaking else { return unspoken };
+        let played = in_time(playing.finish(), most, cut).await;
         drop(hold);
         match played {
-            Some(Ok(Ok(()))) => {
+            Some(Ok(())) if unspoken.is_err() => unspoken,
+            Some(Ok(())) => {
                 self.health.set(COMPONENT, Condition::Ok);
                 Ok(())
             }
-            Some(Ok(Err(error))) => self.text_only(&error),
-            Some(Err(error)) => Err(format!("speaking was interrupted: {error}")),
+            Some(Err(error)) => self.text_only(&error),
             None => Err(self.hung()),
         }
     }
 
+    fn not_rendered(&self, error: &SpeechError) -> Result<(), String> {
+        let sentence = format!("answers are text only: {}", chain(error));
+        self.health.set(COMPONENT, Condition::degraded(&sentence));
+        if matches!(error, SpeechError::Silent(_)) { Ok(()) } else { Err(sentence) }
+    }
+
     fn hung(&self) -> String {
-        let device = &self.device;
+        self.loudspeaker.hangs();
+        let device = self.loudspeaker.device();
         let sentence = format!(
             "answers are text only: the playback device {device} hangs; restart the service when it works again"
         );
@@ -114,5 +177,18 @@ impl Answer {
         let sentence = format!("an answer was not spoken: {}", chain(error));
         self.health.set(COMPONENT, Condition::degraded(&sentence));
         Err(sentence)
+    }
+}
+
+/// The result of `work`, unless the sound device hangs in it.
+async fn in_time<T>(work: impl Future<Output = T>, most: Duration, cut: &CancellationToken) -> Option<T> {
+    let told_and_hung = async {
+        cut.cancelled().await;
+        tokio::time::sleep(HUNG_AT_STOP).await;
+    };
+    tokio::select! {
+        done = work => Some(done),
+        () = tokio::time::sleep(most) => None,
+        () = told_and_hung => None,
     }
 }

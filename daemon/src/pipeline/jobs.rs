@@ -4,9 +4,11 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Instant;
 
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::answer::Sentence;
 use super::deadline::Stage;
 use super::enrolling::{self, Enrolling};
 use super::machine::{Done, Job, Ticket};
@@ -16,7 +18,7 @@ use crate::dialogue::Select;
 use crate::error::chain;
 use crate::identity::access;
 use crate::identity::sound::Recording;
-use crate::memory::{ANONYMOUS, MemoryError, TurnMeta, User};
+use crate::memory::{ANONYMOUS, Durable, MemoryError, TurnMeta, User};
 use crate::speaker::{Part, Progress, Step};
 use crate::stt::{SttError, Transcript};
 
@@ -54,9 +56,20 @@ impl<'a> Jobs<'a> {
     }
 }
 
+/// The wires between the driver and a job that goes on.
+#[derive(Default)]
+pub(super) struct Wires {
+    /// Ends what is being said.
+    pub(super) quiet: CancellationToken,
+    /// The sentences that follow what is being said.
+    pub(super) more: Option<mpsc::Receiver<Sentence>>,
+    /// The sentences of the answer that is being made.
+    pub(super) aloud: Option<mpsc::Sender<Durable>>,
+}
+
 impl Turns {
-    /// The work of a job. `quiet` ends a spoken sentence.
-    pub(super) fn work<'a>(&'a self, job: Job, shared: &'a Shared, quiet: CancellationToken) -> Work<'a> {
+    /// The work of a job.
+    pub(super) fn work<'a>(&'a self, job: Job, shared: &'a Shared, wires: Wires) -> Work<'a> {
         match job {
             Job::Gate => Box::pin(async {
                 let (gate, granted) = shared.access.read(&self.memory).await;
@@ -87,11 +100,13 @@ impl Turns {
             Job::Words => Box::pin(async { Done::Words(self.words(None).await) }),
             Job::OwnWords(own) => Box::pin(async { Done::Words(self.words(Some(own)).await) }),
             Job::Answer { user, text, engine, confidence } => {
-                Box::pin(async move { self.answer(&user, &text, engine, confidence).await })
+                Box::pin(
+                    async move { self.answer(&user, &text, engine, confidence, wires.aloud.as_ref()).await },
+                )
             }
             Job::Say(sentence) => Box::pin(async move {
                 Done::Spoken(match &self.answer {
-                    Some(answer) => answer.speak(&sentence, &self.control, &quiet).await,
+                    Some(answer) => answer.speak(sentence, wires.more, &self.control, &wires.quiet).await,
                     None => Ok(()),
                 })
             }),
@@ -156,7 +171,14 @@ impl Turns {
         stt.finish().await.map_err(|error| chain(&error))
     }
 
-    async fn answer(&self, user: &User, text: &str, engine: &'static str, confidence: Option<f32>) -> Done {
+    async fn answer(
+        &self,
+        user: &User,
+        text: &str,
+        engine: &'static str,
+        confidence: Option<f32>,
+        aloud: Option<&mpsc::Sender<Durable>>,
+    ) -> Done {
         if let Some(fresh) = &self.fresh {
             // Has a shorter deadline of its own; without what others wrote the answer is made of what is
             // here.
@@ -164,7 +186,7 @@ impl Turns {
         }
         let started = Instant::now();
         let meta = TurnMeta { confidence, engine: Some(engine.to_owned()), ..TurnMeta::default() };
-        let result = self.dialogue.turn(user, Select::Continue, text, meta).await;
+        let result = self.dialogue.turn_aloud(user, Select::Continue, text, meta, aloud).await;
         Done::Answered { result, took: started.elapsed() }
     }
 

@@ -15,17 +15,18 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::answer::Answer;
+use super::answer::{Answer, Sentence};
 use super::deadline::{Pulse, Stage};
 use super::enrolling::Enrolling;
 use super::hearing::{Heard, HearingControl};
-use super::jobs::Jobs;
+use super::jobs::{Jobs, Wires};
 use super::live::LiveSettings;
-use super::machine::{Act, Input, Job, Now, Policy, TurnMachine};
+use super::machine::{Act, Input, Job, Now, Policy, Ticket, TurnMachine};
 use super::switches::Switches;
 use crate::control::{Refused, Request};
 use crate::dialogue::Dialogue;
@@ -38,9 +39,12 @@ use crate::identity::pins;
 use crate::identity::voices::Voices;
 use crate::inference::allocator;
 use crate::memory::pull::Freshness;
-use crate::memory::{Memory, NewAudit};
+use crate::memory::{Durable, Memory, NewAudit};
 use crate::speaker::{Progress, Step};
 use crate::stt::worker::SttHandle;
+
+/// Sentences of an answer that wait to be spoken: more than anybody listens to.
+const SENTENCES: usize = 1_024;
 
 /// Everything a turn needs.
 pub struct Turns {
@@ -96,7 +100,8 @@ impl Turns {
         let muted = self.control.watch_muted();
         let machine = TurnMachine::new(self.policy(), self.now(), *muted.borrow());
         let (jobs, quiet) = (Jobs::default(), stop.child_token());
-        let mut driver = Driver { turns: &self, shared: &shared, machine, jobs, quiet };
+        let (more, sentences) = (None, None);
+        let mut driver = Driver { turns: &self, shared: &shared, machine, jobs, quiet, more, sentences };
         driver.run(&mut heard, &mut requests, muted).await;
         // What is queued for the recogniser is not worth decoding any more.
         self.forget_sound();
@@ -156,8 +161,12 @@ struct Driver<'a> {
     shared: &'a Shared,
     machine: TurnMachine,
     jobs: Jobs<'a>,
-    /// Ends the sentence that is spoken.
+    /// Ends what is being said.
     quiet: CancellationToken,
+    /// To what is being said, until nothing more follows.
+    more: Option<mpsc::Sender<Sentence>>,
+    /// From the answer that is being made.
+    sentences: Option<(Ticket, mpsc::Receiver<Durable>)>,
 }
 
 impl Driver<'_> {
@@ -195,7 +204,11 @@ impl Driver<'_> {
                 }
                 Ok(()) = muted.changed() => Input::Muted(*muted.borrow_and_update()),
                 Ok(()) = cancels.changed() => Input::Cancelled(*cancels.borrow_and_update()),
-                (ticket, done) = self.jobs.next() => Input::Done(ticket, done),
+                (ticket, words) = next_sentence(&mut self.sentences) => Input::Sentence(ticket, words),
+                (ticket, done) = self.jobs.next() => {
+                    self.hear_rest(ticket).await;
+                    Input::Done(ticket, done)
+                }
                 () = overdue, if deadline.is_some() => Input::Deadline,
                 request = requests.recv(), if asked && self.machine.takes_request() => match request {
                     Some(request) => Input::Request(request),
@@ -216,10 +229,41 @@ impl Driver<'_> {
                     }
                 },
             };
-            self.machine.policy = turns.policy();
-            let acts = self.machine.step(turns.now(), input);
-            self.perform(acts.into()).await;
+            self.step(input).await;
         }
+    }
+
+    async fn step(&mut self, input: Input) {
+        self.machine.policy = self.turns.policy();
+        let acts = self.machine.step(self.turns.now(), input);
+        self.perform(acts.into()).await;
+    }
+
+    /// Takes the sentences that the job handed over at its very end.
+    async fn hear_rest(&mut self, job: Ticket) {
+        let Some((_, mut sentences)) = self.sentences.take_if(|(of, _)| *of == job) else { return };
+        while let Ok(words) = sentences.try_recv() {
+            self.step(Input::Sentence(job, words)).await;
+        }
+    }
+
+    /// The wires of a job that begins.
+    fn wire(&mut self, ticket: Ticket, job: &Job) -> Wires {
+        let mut wires = Wires::default();
+        match job {
+            Job::Say(_) => {
+                self.quiet = self.shared.stop.child_token();
+                let (sender, more) = mpsc::channel(SENTENCES);
+                (self.more, wires.more) = (Some(sender), Some(more));
+                wires.quiet = self.quiet.clone();
+            }
+            Job::Answer { .. } => {
+                let (aloud, sentences) = mpsc::channel(1);
+                (self.sentences, wires.aloud) = (Some((ticket, sentences)), Some(aloud));
+            }
+            _ => {}
+        }
+        wires
     }
 
     /// Tells the watchdog when what goes on must be over.
@@ -237,12 +281,21 @@ impl Driver<'_> {
             turns.pulse.expect(Stage::Memory.most());
             match act {
                 Act::Start(ticket, job) => {
-                    if matches!(job, Job::Say(_)) {
-                        self.quiet = shared.stop.child_token();
-                    }
-                    self.jobs.start(ticket, turns.work(job, shared, self.quiet.clone()));
+                    let wires = self.wire(ticket, &job);
+                    self.jobs.start(ticket, turns.work(job, shared, wires));
                 }
                 Act::GiveUp(ticket) => self.jobs.give_up(ticket),
+                Act::Say(sentence) => {
+                    // Closed where the loudspeaker failed, which is told when the job ends.
+                    if let Some(Err(TrySendError::Full(_))) =
+                        self.more.as_ref().map(|more| more.try_send(sentence))
+                    {
+                        log::warn!(
+                            "a sentence of an answer stays text: {SENTENCES} others wait to be spoken"
+                        );
+                    }
+                }
+                Act::Said => self.more = None,
                 Act::Cut => self.quiet.cancel(),
                 Act::Show(state) => turns.health.set_stage(state),
                 Act::Health(part, condition) => turns.health.set(part, condition),
@@ -294,4 +347,15 @@ impl Driver<'_> {
             }
         }
     }
+}
+
+/// The next sentence of the answer that is being made; waits for ever where none is.
+async fn next_sentence(of: &mut Option<(Ticket, mpsc::Receiver<Durable>)>) -> (Ticket, Durable) {
+    if let Some((ticket, sentences)) = of {
+        if let Some(words) = sentences.recv().await {
+            return (*ticket, words);
+        }
+        *of = None;
+    }
+    std::future::pending().await
 }

@@ -195,6 +195,28 @@ impl Supervisor {
         self.start_thread(name, Kind::Job, work)
     }
 
+    /// Starts a thread that calls a device whose driver may never return. It ends by itself when nobody needs
+    /// it any more, and is not waited for once `given_up` is cancelled.
+    pub fn device_thread<F, E>(
+        &mut self,
+        name: &'static str,
+        given_up: CancellationToken,
+        work: F,
+    ) -> Result<(), SpawnError>
+    where
+        F: FnOnce() -> Result<(), E> + Send + 'static,
+        E: Into<Cause>,
+    {
+        let (_, ended) = spawn_thread(name, work)?;
+        self.spawn(name, Kind::Job, async move {
+            tokio::select! {
+                biased;
+                outcome = end_of(ended) => outcome,
+                () = given_up.cancelled() => Ok(()),
+            }
+        })
+    }
+
     fn start_thread<F, E>(
         &mut self,
         name: &'static str,
@@ -205,23 +227,8 @@ impl Supervisor {
         F: FnOnce() -> Result<(), E> + Send + 'static,
         E: Into<Cause>,
     {
-        check(name)?;
-        let (done, ended) = oneshot::channel::<Outcome>();
-        let thread = std::thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || {
-                // The supervisor may be gone at the end of a test or after a late drain; then nobody asks.
-                let _ = done.send(work().map_err(Into::into));
-            })
-            .map_err(|source| SpawnError::Thread { name, source })?;
-        let handle = thread.thread().clone();
-        // A thread that panics drops its sender. In the daemon the panic hook has aborted the process before
-        // that.
-        self.spawn(
-            name,
-            kind,
-            async move { ended.await.unwrap_or_else(|_| Err("the thread panicked".into())) },
-        )?;
+        let (handle, ended) = spawn_thread(name, work)?;
+        self.spawn(name, kind, end_of(ended))?;
         Ok(handle)
     }
 
@@ -319,6 +326,33 @@ impl Supervisor {
         member.running = false;
         Some(((member.name, member.kind), outcome))
     }
+}
+
+/// A thread, and its outcome when it ends.
+fn spawn_thread<F, E>(
+    name: &'static str,
+    work: F,
+) -> Result<(std::thread::Thread, oneshot::Receiver<Outcome>), SpawnError>
+where
+    F: FnOnce() -> Result<(), E> + Send + 'static,
+    E: Into<Cause>,
+{
+    check(name)?;
+    let (done, ended) = oneshot::channel::<Outcome>();
+    let thread = std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            // The supervisor may be gone at the end of a test or after a late drain; then nobody asks.
+            let _ = done.send(work().map_err(Into::into));
+        })
+        .map_err(|source| SpawnError::Thread { name, source })?;
+    Ok((thread.thread().clone(), ended))
+}
+
+async fn end_of(thread: oneshot::Receiver<Outcome>) -> Outcome {
+    // A thread that panics drops its sender. In the daemon the panic hook has aborted the process before
+    // that.
+    thread.await.unwrap_or_else(|_| Err("the thread panicked".into()))
 }
 
 fn check(name: &'static str) -> Result<(), SpawnError> {

@@ -137,6 +137,29 @@ async fn a_drain_names_what_did_not_stop_and_returns_at_its_deadline() {
 }
 
 #[tokio::test]
+async fn a_thread_that_a_device_holds_is_not_waited_for_once_it_is_given_up() {
+    let mut supervisor = Supervisor::new();
+    let given_up = CancellationToken::new();
+    let (release, held) = std::sync::mpsc::sync_channel::<()>(1);
+    supervisor
+        .device_thread("speaker", given_up.clone(), move || {
+            let _ = held.recv();
+            Ok::<_, Infallible>(())
+        })
+        .unwrap();
+    supervisor.task("good", until(supervisor.token())).unwrap();
+    given_up.cancel();
+    let asked = supervisor.token();
+    let waited = tokio::join!(supervisor.wait(), async {
+        tokio::task::yield_now().await;
+        asked.cancel();
+    });
+    assert!(matches!(waited.0, Ended::Asked), "it is no fault: {:?}", waited.0);
+    assert!(supervisor.drain(Duration::from_secs(60)).await.late.is_empty());
+    drop(release);
+}
+
+#[tokio::test]
 async fn an_error_while_stopping_is_kept() {
     let mut supervisor = Supervisor::new();
     let stop = supervisor.token();

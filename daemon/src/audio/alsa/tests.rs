@@ -9,16 +9,16 @@ use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::audio::playback::{PlaybackError, play};
+use crate::audio::loudspeaker::{self, Sound};
+use crate::audio::playback::{PlaybackError, Player};
 use crate::error::Exit;
 
 #[cfg(test)]
-#[expect(dead_code, reason = "each test uses a part of it")]
 #[path = "../../../../tests/support/card.rs"]
 mod card;
 use card::Card;
 
-const IN_OWN_PROCESS: [&str; 11] = [
+const IN_OWN_PROCESS: [&str; 13] = [
     "sound_arrives_bit_for_bit_from_a_voicehat",
     "every_format_arrives_bit_for_bit",
     "a_reader_that_stalls_gets_an_overrun_and_the_clock_stays_true",
@@ -30,6 +30,8 @@ const IN_OWN_PROCESS: [&str; 11] = [
     "what_a_device_cannot_do_is_a_configuration_error",
     "playback_is_heard_bit_for_bit_and_resampled_where_needed",
     "playback_stops_and_reports_what_is_missing",
+    "the_device_stays_open_over_the_sounds_of_an_answer_and_is_free_after_it",
+    "an_answer_that_is_cut_is_silent_at_once_and_the_next_one_is_heard",
 ];
 
 #[test]
@@ -328,6 +330,14 @@ fn what_a_device_cannot_do_is_a_configuration_error() {
     assert_eq!(error.exit(), Exit::Config);
 }
 
+/// One sound, heard to its end.
+fn play(device: &str, samples: &[f32], rate_hz: u32, cut: &CancellationToken) -> Result<(), PlaybackError> {
+    let mut player = Player::new(device);
+    player.play(samples, rate_hz, cut)?;
+    player.finish(cut);
+    Ok(())
+}
+
 #[test]
 #[ignore = "needs a process of its own"]
 fn playback_is_heard_bit_for_bit_and_resampled_where_needed() {
@@ -391,4 +401,86 @@ fn playback_stops_and_reports_what_is_missing() {
     }
     fault("unplug", false);
     play("spk", &[], 16_000, &stop).expect("nothing to play is no error");
+}
+
+/// Runs `talk` beside the thread of a loudspeaker.
+fn beside_a_loudspeaker<T>(talk: impl AsyncFnOnce(&loudspeaker::Loudspeaker) -> T) -> T {
+    let (handle, thread) = loudspeaker::channel("spk");
+    #[expect(clippy::disallowed_methods, reason = "the test stands in for the supervisor")]
+    let thread = std::thread::spawn(move || loudspeaker::run(thread));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let done = runtime.block_on(talk(&handle));
+    drop(handle);
+    thread.join().expect("the thread ends with the last handle");
+    done
+}
+
+fn sound(value: i16, samples: usize) -> Sound {
+    Sound { samples: vec![f32::from(value) / 32_768.0; samples], rate_hz: 16_000 }
+}
+
+fn samples_of(bytes: &[u8]) -> Vec<i16> {
+    bytes.chunks_exact(2).map(|b| i16::from_le_bytes([b[0], b[1]])).collect()
+}
+
+#[test]
+#[ignore = "needs a process of its own"]
+fn the_device_stays_open_over_the_sounds_of_an_answer_and_is_free_after_it() {
+    beside_a_loudspeaker(async |speaker| {
+        let playing = speaker.begin(&CancellationToken::new()).expect("it does not hang");
+        assert!(playing.play(sound(1, 8_000)).await);
+        // The first sound ends long before the second comes: an underrun, and no error.
+        while played_so_far() < 16_000 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(800)).await;
+        // Whoever opens the device now is refused: it is open already.
+        fault("busy", true);
+        assert!(playing.play(sound(2, 3_000)).await && playing.play(sound(3, 3_000)).await);
+        playing.finish().await.expect("heard");
+        let next = speaker.begin(&CancellationToken::new()).expect("it does not hang");
+        next.play(sound(4, 1_000)).await;
+        let busy = next.finish().await.expect_err("it was closed, and is opened anew");
+        assert!(matches!(busy, PlaybackError::Busy { .. }), "{busy}");
+        fault("busy", false);
+    });
+    let mut heard = samples_of(&played());
+    heard.retain(|sample| *sample != 0);
+    let expected: Vec<i16> = [(1, 8_000), (2, 3_000), (3, 3_000)].map(|(n, long)| vec![n; long]).concat();
+    assert!(heard == expected, "{} samples", heard.len());
+}
+
+#[test]
+#[ignore = "needs a process of its own"]
+fn an_answer_that_is_cut_is_silent_at_once_and_the_next_one_is_heard() {
+    beside_a_loudspeaker(async |speaker| {
+        let cut = CancellationToken::new();
+        let playing = speaker.begin(&cut).expect("it does not hang");
+        for _ in 0..3 {
+            assert!(playing.play(sound(1, 16_000 * 5)).await);
+        }
+        while played_so_far() < 8_000 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        cut.cancel();
+        playing.finish().await.expect("a cut is no error");
+        let heard = samples_of(&played()).len();
+        assert!(heard < 16_000, "{heard} samples of a sound of 5 s were played before and after the cut");
+        // One that is dropped is cut as well, and leaves nothing behind it.
+        let dropped = speaker.begin(&CancellationToken::new()).expect("it does not hang");
+        assert!(dropped.play(sound(2, 16_000 * 5)).await);
+        drop(dropped);
+        let next = speaker.begin(&CancellationToken::new()).expect("it waits its turn");
+        assert!(next.play(sound(3, 2_000)).await);
+        next.finish().await.expect("heard");
+    });
+    let heard = samples_of(&played());
+    assert_eq!(heard.iter().filter(|sample| **sample == 3).count(), 2_000);
+    assert!(heard.iter().filter(|sample| **sample == 2).count() < 16_000);
+}
+
+/// Bytes that the loudspeaker has played and nobody has taken yet.
+fn played_so_far() -> usize {
+    let path = Card::of_this_process().dir().join("out.raw");
+    std::fs::metadata(path).map_or(0, |file| usize::try_from(file.len()).expect("a short sound"))
 }

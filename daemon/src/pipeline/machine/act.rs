@@ -11,7 +11,8 @@ use crate::dialogue::{DialogueError, TurnOutcome};
 use crate::events::{Event, PinOutcome, TurnId, What};
 use crate::health::{Condition, State};
 use crate::identity::pins::PinsError;
-use crate::memory::{User, UserId};
+use crate::memory::{Durable, User, UserId};
+use crate::pipeline::answer::Sentence;
 use crate::pipeline::deadline::Stage;
 use crate::pipeline::hearing::Window;
 use crate::speaker::pin::Pin;
@@ -38,6 +39,8 @@ pub enum Input {
     Muted(bool),
     /// The enrolments that were cancelled since the start.
     Cancelled(u64),
+    /// A sentence of the answer that this job makes is on the disk.
+    Sentence(Ticket, Durable),
     /// A job has come to an end.
     Done(Ticket, Done),
     /// [`super::TurnMachine::next_deadline`] has passed.
@@ -112,7 +115,8 @@ pub enum Job {
         engine: &'static str,
         confidence: Option<f32>,
     },
-    Say(String),
+    /// Speaks this and what follows by [`Act::Say`] until [`Act::Said`], and waits until it was heard.
+    Say(Sentence),
     Apart,
     Pin {
         user: String,
@@ -174,7 +178,11 @@ pub enum Act {
     /// Reads what other devices wrote, while somebody speaks.
     Refresh,
     OpenWindow(Window, u32),
-    /// Ends the sentence that is spoken.
+    /// Says this behind what is being said.
+    Say(Sentence),
+    /// Nothing more follows what is being said.
+    Said,
+    /// Ends what is being said.
     Cut,
     /// Tells, in the words of this face, that another enrolment goes on.
     Busy(Face),

@@ -128,7 +128,10 @@ impl TurnMachine {
             message_ids: vec![outcome.user_message_id.to_string(), outcome.assistant_message_id.to_string()],
         };
         self.emit_after(Some(took), moment, stored);
-        self.say(moment.turn, outcome.reply, Then::Answered(turn))
+        match outcome.unspoken {
+            Some(words) => self.say(moment.turn, words, Then::Answered(turn)),
+            None => self.said(moment.turn, Then::Answered(turn)),
+        }
     }
 
     /// The answer did not come in time.

@@ -13,14 +13,16 @@
 //!    └── Closing (is the memory missing?) ◀──────────────────────────── somebody else spoke as well ◀─┘
 //! ```
 //!
-//! `Speaking` is entered from everywhere a sentence is said, and goes on with what stands in its `Then`.
+//! `Speaking` is entered from everywhere a sentence is said, and goes on with what stands in its `Then`. An
+//! answer that comes in sentences is said while it is still being made, in `Answering`.
 //!
 //! Invariants:
 //!
 //! * Words of a voice that is not verified are dropped with the verdict: they reach neither the disk nor an
 //!   event. From a first look that takes the voice for a stranger's on the recogniser gets no sound but what
 //!   the end finds to be verified.
-//! * A reply is shown, published or spoken only after its turn is on the disk.
+//! * A reply is shown, published or spoken only after its turn is on the disk, a sentence of one after that
+//!   sentence is: what is said of an answer is [`Durable`].
 //! * One turn at a time. Detections that come meanwhile reach the machine and wait in it, in their order.
 //! * The machine waits only for jobs, and each has a deadline: a stage that does not end is given up, and the
 //!   next command is heard. The result of a job that was given up is dropped.
@@ -42,13 +44,14 @@ use std::time::{Duration, Instant};
 pub use act::{Act, Done, Input, Job, Ticket};
 pub use state::{Now, Policy};
 
+use super::answer::Sentence;
 use super::deadline::Stage;
 use super::refusals::Refusals;
 use crate::control::{Refused, Request};
 use crate::detect::Detection;
 use crate::events::{Event, Moment, Reason, TurnId, What};
 use crate::health::State;
-use crate::memory::User;
+use crate::memory::{Durable, User};
 use crate::speaker::FailureGate;
 use listening::Listening;
 use state::{Answer, Doing, Enrolment, Pending, Then};
@@ -117,6 +120,7 @@ impl TurnMachine {
                 self.cancels = cancels;
                 self.cancel_enrolment();
             }
+            Input::Sentence(ticket, words) => self.sentence(ticket, words),
             Input::Done(ticket, done) => {
                 if let Some(at) = self.pending.iter().position(|pending| pending.ticket == ticket) {
                     self.pending.remove(at);
@@ -225,6 +229,13 @@ impl TurnMachine {
             (Doing::Answering(turn, speaker), Done::Answered { result, took }) => {
                 self.answered(turn, &speaker, result, took)
             }
+            // All that was said of the answer so far; the next sentence is said anew.
+            (Doing::Answering(turn, speaker), Done::Spoken(spoken)) => {
+                if let Err(message) = spoken {
+                    self.not_spoken(turn.moment().turn, message);
+                }
+                Doing::Answering(turn, speaker)
+            }
             (Doing::Speaking(turn, then), Done::Spoken(spoken)) => {
                 if let Err(message) = spoken {
                     self.not_spoken(turn, message);
@@ -281,6 +292,10 @@ impl TurnMachine {
                 self.keep_words(&mut turn, Err(why));
                 self.transcribe(turn, speaker)
             }
+            Doing::Answering(turn, speaker) if stage == Stage::Speak => {
+                self.not_spoken(turn.moment().turn, why);
+                Doing::Answering(turn, speaker)
+            }
             Doing::Answering(turn, _) => self.unanswered(turn, why),
             Doing::Speaking(turn, then) => {
                 self.not_spoken(turn, why);
@@ -329,9 +344,9 @@ impl TurnMachine {
         }
     }
 
-    /// Ends the sentence that is spoken; its end comes as a result.
+    /// Ends what is being said; its end comes as a result.
     fn cut(&mut self) {
-        if matches!(self.doing, Doing::Speaking(..)) {
+        if self.is_speaking() {
             self.acts.push(Act::Cut);
         }
     }
@@ -341,13 +356,48 @@ impl TurnMachine {
         self.muted || self.stopping || !self.policy.speaks
     }
 
-    /// Says a sentence and goes on with `then`.
-    fn say(&mut self, turn: Option<TurnId>, sentence: impl Into<String>, then: Then) -> Doing {
-        if self.is_silent() {
+    /// Whether the end of what is being said is waited for.
+    fn is_speaking(&self) -> bool {
+        self.pending.iter().any(|pending| pending.stage == Stage::Speak)
+    }
+
+    /// Says a sentence of the answer that is being made.
+    fn sentence(&mut self, ticket: Ticket, words: Durable) {
+        let Doing::Answering(turn, _) = &self.doing else { return };
+        let awaited = self.pending.iter().any(|pending| pending.ticket == ticket);
+        if awaited && !turn.muted && !self.is_silent() {
+            self.begin_to_say(words.into());
+        }
+    }
+
+    fn begin_to_say(&mut self, sentence: Sentence) {
+        let due = self.due(Stage::Speak);
+        match self.pending.iter_mut().find(|pending| pending.stage == Stage::Speak) {
+            Some(speaking) => {
+                speaking.due = due;
+                self.acts.push(Act::Say(sentence));
+            }
+            None => {
+                self.acts.push(Act::Show(State::Speaking));
+                self.start(Job::Say(sentence));
+            }
+        }
+    }
+
+    /// Says a sentence, the last one for now, and goes on with `then`.
+    fn say(&mut self, turn: Option<TurnId>, sentence: impl Into<Sentence>, then: Then) -> Doing {
+        if !self.is_silent() {
+            self.begin_to_say(sentence.into());
+        }
+        self.said(turn, then)
+    }
+
+    /// Goes on with `then` when everything was heard.
+    fn said(&mut self, turn: Option<TurnId>, then: Then) -> Doing {
+        if !self.is_speaking() {
             return self.then(then);
         }
-        self.acts.push(Act::Show(State::Speaking));
-        self.start(Job::Say(sentence.into()));
+        self.acts.push(Act::Said);
         Doing::Speaking(turn, then)
     }
 
@@ -378,9 +428,14 @@ impl TurnMachine {
         let stage = job.stage();
         self.last_ticket += 1;
         let ticket = Ticket(self.last_ticket);
-        let due = (!self.policy.patient).then(|| self.now.at + stage.most());
+        let due = self.due(stage);
         self.pending.push(Pending { ticket, stage, due });
         self.acts.push(Act::Start(ticket, job));
+    }
+
+    /// When a job that begins now must be over.
+    fn due(&self, stage: Stage) -> Option<Instant> {
+        (!self.policy.patient).then(|| self.now.at + stage.most())
     }
 
     /// Waits for no job any more.

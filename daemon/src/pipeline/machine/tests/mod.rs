@@ -4,6 +4,7 @@ mod deadlines;
 mod enrolment;
 mod interrupts;
 mod property;
+mod sentences;
 mod turn;
 
 use std::time::{Duration, Instant};
@@ -106,6 +107,8 @@ impl Rig {
                 }
                 Act::Forget => words.push("forget".to_owned()),
                 Act::OpenWindow(window, _) => words.push(format!("window:{window:?}")),
+                Act::Say(_) => words.push("+say".to_owned()),
+                Act::Said => {}
                 Act::Cut => words.push("cut".to_owned()),
                 Act::Busy(_) => words.push("busy".to_owned()),
                 Act::Answer(_, outcome) => {
@@ -132,6 +135,13 @@ impl Rig {
         let found = self.jobs.iter().find(|(_, job)| name_of(job) == name);
         let done = usual(&found.unwrap_or_else(|| panic!("{name} is not among {:?}", self.running())).1);
         self.done(name, done)
+    }
+
+    /// The answer that is being made hands over a sentence.
+    fn sentence(&mut self) -> String {
+        let answer = self.jobs.iter().find(|(_, job)| name_of(job) == "answer");
+        let ticket = answer.unwrap_or_else(|| panic!("{:?}", self.running())).0;
+        self.step(Input::Sentence(ticket, Durable::of_test("You are anna.")))
     }
 
     /// Ends every job as it mostly ends, until nothing goes on.
@@ -258,6 +268,15 @@ fn words(text: &str) -> Done {
 }
 
 fn stored() -> Done {
+    answered(Some(Durable::of_test("You are anna.")))
+}
+
+/// An answer all of which was handed over in sentences.
+fn streamed() -> Done {
+    answered(None)
+}
+
+fn answered(unspoken: Option<Durable>) -> Done {
     let outcome = TurnOutcome {
         conversation_id: ConversationId::new(),
         user_message_id: MessageId::new(),
@@ -265,7 +284,7 @@ fn stored() -> Done {
         seq: 1,
         reply: "You are anna.".to_owned(),
         effects: Vec::new(),
-        unspoken: Some(Durable::of_test("You are anna.")),
+        unspoken,
     };
     Done::Answered { result: Ok(outcome), took: Duration::from_millis(5) }
 }
