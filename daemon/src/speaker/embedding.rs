@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 use super::SpeakerError;
 use super::aside;
-use super::campplus::Network;
+use super::campplus::{self, Channels, Network};
 use super::fbank::{Acoustics, DESCRIPTION, Fbank};
 use super::speech::NetSpeech;
 use crate::inference::{ModelError, ModelStore};
@@ -118,6 +118,12 @@ impl Embedding {
 /// The frames of a piece of speech, and its voice.
 pub type Piece = (Range<usize>, Embedding);
 
+/// A pass of the network over speech, of whose parts voices can be pooled at next to no cost.
+pub(super) struct Pass {
+    /// The frames of each window, and what the network made of them.
+    windows: Vec<(Range<usize>, Channels)>,
+}
+
 /// Which model and front end an embedding comes from. Embeddings of different identities do not compare.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelIdentity {
@@ -174,7 +180,7 @@ impl SpeakerModel {
     /// [`SpeakerError::NoSpeech`] below one analysis window (25 ms); [`SpeakerError::Model`] if the model
     /// fails.
     pub fn embed(&self, samples: &[f32]) -> Result<Embedding, SpeakerError> {
-        Ok(self.embed_with(samples, &self.lengths, |_| Vec::new())?.0)
+        Ok(self.pass(samples, &self.lengths)?.0)
     }
 
     /// [`SpeakerModel::embed`] without padding, which for a short piece takes a fraction of the time. The
@@ -185,7 +191,7 @@ impl SpeakerModel {
     pub(super) fn embed_exact(&self, samples: &[f32]) -> Result<Embedding, SpeakerError> {
         let longest = self.lengths.last().copied().unwrap_or(0);
         let frames = Fbank::frames_of(samples.len()).clamp(1, longest.max(1));
-        Ok(self.embed_with(samples, &[frames], |_| Vec::new())?.0)
+        Ok(self.pass(samples, &[frames])?.0)
     }
 
     /// [`SpeakerModel::embed`], and the embeddings of each second of it, from the same pass: they cost next
@@ -195,40 +201,46 @@ impl SpeakerModel {
     /// # Errors
     /// As [`SpeakerModel::embed`].
     pub fn embed_pieces(&self, samples: &[f32]) -> Result<(Embedding, Vec<Piece>), SpeakerError> {
-        self.embed_with(samples, &self.lengths, |frames| aside::pieces(frames.len()))
+        let (voice, pass) = self.embed_pass(samples)?;
+        let pieces = self.pieces(&pass, |window| aside::pieces(window.len()))?;
+        Ok((voice, pieces))
     }
 
-    /// [`SpeakerModel::embed_pieces`], and beside them the embeddings of `stretches` of the frames; of
-    /// such as do not lie in one window their parts in each.
-    pub(super) fn embed_pieces_and(
-        &self,
-        samples: &[f32],
-        stretches: &[Range<usize>],
-    ) -> Result<(Embedding, Vec<Piece>), SpeakerError> {
-        const LEAST: usize = 40;
-        self.embed_with(samples, &self.lengths, |window| {
-            let inside = stretches.iter().filter_map(|stretch| {
-                let (start, end) = (stretch.start.max(window.start), stretch.end.min(window.end));
-                (end >= start + LEAST).then(|| start - window.start..end - window.start)
-            });
-            // A stretch of exactly a second is a second.
-            let inside = inside.filter(|stretch| stretch.len() != aside::PIECE);
-            // The last second, which the others may miss by a quarter.
-            let last =
-                window.len().checked_sub(aside::PIECE).filter(|start| !start.is_multiple_of(aside::HOP));
-            let last = last.map(|start| start..window.len());
-            inside.chain(aside::pieces(window.len())).chain(last).collect()
-        })
+    /// [`SpeakerModel::embed`], and the pass itself, for [`SpeakerModel::pieces`] and
+    /// [`SpeakerModel::pooled`].
+    pub(super) fn embed_pass(&self, samples: &[f32]) -> Result<(Embedding, Pass), SpeakerError> {
+        self.pass(samples, &self.lengths)
     }
 
-    /// Padded to one of `lengths`, or in windows of the last. `pieces` of a window of frames, counted from
-    /// its first, are embedded beside the whole.
-    fn embed_with(
+    /// The voices of the ranges that `of` names for each window of a pass, counted from its first frame.
+    pub(super) fn pieces(
         &self,
-        samples: &[f32],
-        lengths: &[usize],
-        pieces: impl Fn(Range<usize>) -> Vec<Range<usize>>,
-    ) -> Result<(Embedding, Vec<Piece>), SpeakerError> {
+        pass: &Pass,
+        of: impl Fn(&Range<usize>) -> Vec<Range<usize>>,
+    ) -> Result<Vec<Piece>, SpeakerError> {
+        let mut found = Vec::new();
+        for (window, channels) in &pass.windows {
+            for part in of(window) {
+                let frames = part.start + window.start..part.end + window.start;
+                found.push((frames, voice(&self.network.pool(channels, part).map_err(failed)?)?));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The voice of these frames, out of the window that holds most of them; `None` where none holds enough.
+    pub(super) fn pooled(&self, pass: &Pass, frames: &Range<usize>) -> Option<Embedding> {
+        let inside = |window: &Range<usize>| {
+            frames.start.clamp(window.start, window.end)..frames.end.clamp(window.start, window.end)
+        };
+        let (window, channels) = pass.windows.iter().max_by_key(|(window, _)| inside(window).len())?;
+        let part = inside(window);
+        let part = part.start - window.start..part.end - window.start;
+        Embedding::normalised(&self.network.pool(channels, part).ok()?)
+    }
+
+    /// One pass over speech padded to one of `lengths`, or in windows of the last.
+    fn pass(&self, samples: &[f32], lengths: &[usize]) -> Result<(Embedding, Pass), SpeakerError> {
         let samples = samples.get(..LONGEST_S * SAMPLE_RATE_HZ as usize).unwrap_or(samples);
         let mut features = self.fbank.compute(samples);
         let frames = features.frames();
@@ -239,30 +251,32 @@ impl SpeakerModel {
         features.subtract_mean();
         let fitting = lengths.iter().find(|length| frames <= **length);
         let Some(&length) = fitting.or(lengths.last()) else { return Err(SpeakerError::NoSpeech) };
-        let voice = |values: &[f32]| Embedding::normalised(values).ok_or(SpeakerError::NoSpeech);
-        let (mut windows, mut found) = (Vec::new(), Vec::new());
+        let (mut voices, mut windows) = (Vec::new(), Vec::new());
         for start in window_starts(frames, length) {
             let input = match self.padding {
                 Padding::Mean => features.padded(start, length),
                 Padding::Wrap => features.wrapped(start, length),
             };
-            let ranges = pieces(start..start + length.min(frames - start));
-            let (whole, parts) = self.network.run(&input, &ranges).map_err(|source| {
-                SpeakerError::Model(ModelError::Run { model: MODEL_NAME.into(), source: source.into() })
-            })?;
-            windows.push(voice(&whole)?);
-            for (range, part) in ranges.iter().zip(&parts) {
-                found.push((range.start + start..range.end + start, voice(part)?));
-            }
+            let (whole, channels) = self.network.run(&input).map_err(failed)?;
+            voices.push(voice(&whole)?);
+            windows.push((start..start + length.min(frames - start), channels));
         }
-        let voice = Embedding::mean(&windows).ok_or(SpeakerError::NoSpeech)?;
-        Ok((voice.heard_in(acoustics), found))
+        let voice = Embedding::mean(&voices).ok_or(SpeakerError::NoSpeech)?;
+        Ok((voice.heard_in(acoustics), Pass { windows }))
     }
 
     /// [`SpeakerModel::embed`] of the speech in a stretch of sound.
     pub fn embed_net(&self, speech: &NetSpeech) -> Result<Embedding, SpeakerError> {
         self.embed(&speech.samples)
     }
+}
+
+fn voice(values: &[f32]) -> Result<Embedding, SpeakerError> {
+    Embedding::normalised(values).ok_or(SpeakerError::NoSpeech)
+}
+
+fn failed(source: campplus::Error) -> SpeakerError {
+    SpeakerError::Model(ModelError::Run { model: MODEL_NAME.into(), source: source.into() })
 }
 
 /// Where windows of `length` frames begin in `frames` frames: one if they fit in it, else evenly spread and

@@ -1,11 +1,12 @@
 //! Whose voices an utterance holds, and what of it is whose.
 //!
 //! ```text
-//!  utterance ─▶ one embedding of all, and of each second of it
-//!                 ├ all alike, or nobody enrolled is in it ──────────────▶ one part: the verdict of the whole
-//!                 └ not alike ─▶ units (segment.rs) ─▶ an embedding each
+//!  utterance ─▶ one embedding of all, and pooled ones of its seconds, stretches and ends
+//!                 ├ all like the template, or nobody enrolled is in it ─▶ one part: the verdict of the whole
+//!                 └ not all ─▶ units (segment.rs) ─▶ an embedding each
 //!                        ─▶ whose: like the template, and like the rest of what is theirs
-//!                        ─▶ one verdict for all units of a person ───────▶ a part for each person, and one for what is left
+//!                        ─▶ resegment: the nearer of the voices that are known, and where they change
+//!                        ─▶ one verdict for all of a person ─▶ a part for each, and one for what is left
 //! ```
 //!
 //! Invariants: the parts of an utterance do not overlap; of what is left, and of a part that is not verified,
@@ -14,15 +15,16 @@
 use std::ops::Range;
 
 use super::SpeakerError;
-use super::aside::{self, Scored};
-use super::embedding::{Embedding, Piece};
+use super::aside;
+use super::embedding::{Embedding, Pass, Piece};
+use super::resegment::{Guess, resegment};
 use super::segment::{self, LEAST_UNIT, Unit};
 use super::short::{LEAST_SHORT_S, of_short};
 use super::speech::{NetSpeech, Quality};
 use super::verification::{
     Candidate, EnrolledVoice, LEAST_NET_SPEECH_S, SecondVoice, Verdict, Verifier, decide,
 };
-use super::whose::{Heard, LEAST_LEFT_S, UnitScore, assign, left};
+use super::whose::{Heard, LEAST_LEFT_S, UnitScore, assign, left, likeness};
 use crate::units::{FRAME_SAMPLES, SAMPLE_RATE_HZ};
 
 /// The words of one person in an utterance, or of nobody who is known.
@@ -80,29 +82,23 @@ const SAME_VOICE: f32 = 0.45;
 /// An utterance, and whom it is compared with.
 struct Uttered<'a> {
     net: &'a NetSpeech,
+    pass: &'a Pass,
     samples: &'a [f32],
     enrolled: &'a [&'a EnrolledVoice],
     threshold: f32,
 }
 
-/// Voices of pieces of an utterance, from the same pass as that of the whole.
-pub(super) struct Pieces {
-    seconds: Vec<Piece>,
-    /// Between two pauses.
-    stretches: Vec<Piece>,
-}
-
-/// A second of an utterance that is this unlike the likeliest person, in deviations above impostors, may be
-/// somebody else's.
-const UNLIKE: f32 = 5.0;
-/// So may one that is this much less like them than another second.
-const LESS_LIKE: f32 = 4.0;
-/// The same for a stretch between two pauses, which may be shorter.
-const UNLIKE_STRETCH: f32 = 3.0;
-/// How much of the beginning and of the end is looked at besides, in frames: 0.7 s.
-const EDGE: usize = 70;
+/// A part of an utterance is somebody else's, perhaps, if it is less like the template than this share of the
+/// likeness of the whole, and a little.
+const SHARE_OF_WHOLE: f32 = 0.5;
+const AND_A_LITTLE: f32 = 0.02;
+/// How much of the beginning and of the end is looked at besides, in frames.
+const EDGES: [usize; 2] = [50, 70];
+/// A stretch between two pauses is looked at from here on, in frames.
+const LEAST_STRETCH: usize = 40;
 /// From here on a second may be an enrolled person's though the whole is not.
 const MAY_BE_KNOWN: f32 = 2.5;
+
 impl Verifier {
     /// Whose voices `samples` hold: 16 kHz mono in [-1, 1], raw, with a VAD probability per 10 ms frame in
     /// `speech`. `threshold` applies to users without their own, `just` is who was verified just before. In
@@ -127,31 +123,21 @@ impl Verifier {
         if net_speech_s < LEAST_NET_SPEECH_S {
             return Ok(vec![self.short(&net, &usable, threshold, just)?]);
         }
-        let (test, pieces) = self.pieces(&net)?;
+        let (test, pass) = self.model().embed_pass(&net.samples)?;
         let candidates = self.candidates(&test, net.quality, &usable);
         let verdict = decide(&candidates, threshold, net_speech_s);
         let mut parts = None;
         if self.second != SecondVoice::Answer
-            && let Some(seconds) = self.several(&candidates, &pieces)
+            && let Some(best) = candidates.first()
+            && self.several(&candidates, &test, &net, &pass)?
         {
+            let seconds = self.scored(&best.voice.template, &self.seconds(&pass)?);
             let changes = aside::crossings(&seconds, &net);
-            let uttered = Uttered { net: &net, samples, enrolled: &usable, threshold };
+            let uttered = Uttered { net: &net, pass: &pass, samples, enrolled: &usable, threshold };
             parts = self.parts(&uttered, &verdict, changes)?;
         }
         let parts = parts.unwrap_or_else(|| vec![Part::whole(verdict, Some(test))]);
         self.refused(parts, samples)
-    }
-
-    /// The voice of all of it, and of each second and each stretch between pauses.
-    pub(super) fn pieces(&self, net: &NetSpeech) -> Result<(Embedding, Pieces), SpeakerError> {
-        let frames = net.frames.len();
-        let stretches = segment::units(net, &[]).into_iter().map(|unit| unit.frames);
-        // A short second voice is mostly at one of the ends, and need not have a pause before it.
-        let ends = [0..EDGE.min(frames), frames.saturating_sub(EDGE)..frames];
-        let stretches: Vec<_> = stretches.chain(ends).collect();
-        let (test, all) = self.model().embed_pieces_and(&net.samples, &stretches)?;
-        let (seconds, stretches) = all.into_iter().partition(|(frames, _)| frames.len() == aside::PIECE);
-        Ok((test, Pieces { seconds, stretches }))
     }
 
     /// `parts`, unless somebody is verified and the owner wants no second voice beside them.
@@ -169,26 +155,49 @@ impl Verifier {
         Ok(vec![Part::whole(verdict, None)])
     }
 
-    /// The scores of the seconds against the likeliest person, if an utterance may hold more than one voice,
-    /// or another than its most; errs on the side of looking.
-    pub(super) fn several(&self, candidates: &[Candidate<'_>], pieces: &Pieces) -> Option<Vec<Scored>> {
-        let best = candidates.first()?;
-        let range = |scores: &mut dyn Iterator<Item = f32>| {
-            scores.fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), s| (low.min(s), high.max(s)))
-        };
-        let own = self.scored(&best.voice.template, &pieces.seconds);
-        let (low, high) = range(&mut own.iter().map(|piece| piece.score));
+    /// Whether an utterance may hold more than one voice, or another than its most; errs on the side of
+    /// looking.
+    pub(super) fn several(
+        &self,
+        candidates: &[Candidate<'_>],
+        test: &Embedding,
+        net: &NetSpeech,
+        pass: &Pass,
+    ) -> Result<bool, SpeakerError> {
+        let Some(best) = candidates.first() else { return Ok(false) };
         if best.log_odds < 0.0 {
             // Nobody is verified by all of it: is there somebody in a part of it?
-            let of_others = candidates.iter().skip(1).map(|one| {
-                let scored = self.scored(&one.voice.template, &pieces.seconds);
-                range(&mut scored.iter().map(|piece| piece.score)).1
-            });
-            return (of_others.fold(high, f32::max) >= MAY_BE_KNOWN).then_some(own);
+            let seconds = self.seconds(pass)?;
+            let mut scores = candidates.iter().flat_map(|one| self.scored(&one.voice.template, &seconds));
+            return Ok(scores.any(|second| second.score >= MAY_BE_KNOWN));
         }
-        let stretches = self.scored(&best.voice.template, &pieces.stretches);
-        let (low_stretch, _) = range(&mut stretches.iter().map(|piece| piece.score));
-        (low < UNLIKE || high - low > LESS_LIKE || low_stretch < UNLIKE_STRETCH).then_some(own)
+        let template = self.calibration.without_channel(best.voice.template.centroid());
+        let cosine = |voice: &Embedding| self.calibration.without_channel(voice).cosine(&template);
+        let bar = SHARE_OF_WHOLE * cosine(test) + AND_A_LITTLE;
+        let unlike = |(frames, voice): &Piece| likeness(cosine(voice), frames.len()) < bar;
+        // A short second voice is mostly at one of the ends, and need not have a pause before it.
+        let frames = net.frames.len();
+        let ends =
+            EDGES.into_iter().flat_map(|edge| [0..edge.min(frames), frames.saturating_sub(edge)..frames]);
+        let stretches: Vec<Range<usize>> =
+            segment::units(net, &[]).into_iter().map(|unit| unit.frames).chain(ends).collect();
+        let inside = |window: &Range<usize>| {
+            let clipped = stretches.iter().map(|s| s.start.max(window.start)..s.end.min(window.end));
+            let long = clipped.filter(|s| s.end >= s.start + LEAST_STRETCH);
+            long.map(|s| s.start - window.start..s.end - window.start).collect()
+        };
+        Ok(self.model().pieces(pass, inside)?.iter().chain(&self.seconds(pass)?).any(unlike))
+    }
+
+    /// The voice of each second.
+    fn seconds(&self, pass: &Pass) -> Result<Vec<Piece>, SpeakerError> {
+        self.model().pieces(pass, |window| {
+            // The last second, which the others may miss by a quarter.
+            let last =
+                window.len().checked_sub(aside::PIECE).filter(|start| !start.is_multiple_of(aside::HOP));
+            let last = last.map(|start| start..window.len());
+            aside::pieces(window.len()).into_iter().chain(last).collect()
+        })
     }
 
     /// The parts of an utterance in which more than one voice may be; `None` if all of it is one.
@@ -199,10 +208,17 @@ impl Verifier {
         changes: Vec<usize>,
     ) -> Result<Option<Vec<Part>>, SpeakerError> {
         let heard = self.units(uttered, changes)?;
-        let units: Vec<Unit> = heard.iter().map(|h| h.unit.clone()).collect();
         let (whose, margins) = assign(&heard, uttered.enrolled.len());
-        let left_s: f32 =
-            heard.iter().zip(&whose).filter(|(_, who)| who.is_none()).map(|(h, _)| h.net_s).sum();
+        let without_channel = |voice: &Embedding| self.calibration.without_channel(voice);
+        let templates: Vec<_> =
+            uttered.enrolled.iter().map(|one| without_channel(one.template.centroid())).collect();
+        let guess = Guess { heard: &heard, whose: &whose, margins: &margins, templates: &templates };
+        let pooled =
+            |frames: &Range<usize>| Some(without_channel(&self.model().pooled(uttered.pass, frames)?));
+        let stretches = resegment(&guess, uttered.net, &pooled);
+        let (units, whose): (Vec<Unit>, Vec<Option<usize>>) = stretches.iter().cloned().unzip();
+        let lefts = stretches.iter().filter(|(_, whose)| whose.is_none());
+        let left_s: f32 = lefts.map(|(unit, _)| unit.net_s()).sum();
         let people = (0..uttered.enrolled.len()).filter(|person| whose.contains(&Some(*person))).count();
         if people == 0 || (people == 1 && left_s < LEAST_LEFT_S) {
             // One voice, or nobody's: the whole is embedded already.
@@ -225,7 +241,7 @@ impl Verifier {
         if alone || !told_apart {
             return Ok(None);
         }
-        parts.extend(left(&heard, &whose, uttered.net));
+        parts.extend(left(&heard, &stretches, uttered.net));
         let first = |part: &Part| part.own.as_ref().and_then(|own| own.first()).map_or(0, |own| own.start);
         parts.sort_by_key(first);
         let all_s: f32 = parts.iter().map(|part| part.verdict.net_speech_s()).sum();
@@ -247,7 +263,7 @@ impl Verifier {
         units: &[Unit],
         own: &[bool],
     ) -> Result<Option<Part>, SpeakerError> {
-        let Uttered { net, samples, enrolled, threshold } = *uttered;
+        let Uttered { net, samples, enrolled, threshold, .. } = *uttered;
         let speech = segment::own_speech(net, units, own);
         let net_speech_s = speech.len() as f32 / SAMPLE_RATE_HZ as f32;
         let sound = segment::own_sound(net, units, own, samples.len());
@@ -284,7 +300,7 @@ impl Verifier {
         net: &NetSpeech,
         enrolled: &[&EnrolledVoice],
     ) -> Result<Heard, SpeakerError> {
-        let net_s = (unit.frames.len() * FRAME_SAMPLES) as f32 / SAMPLE_RATE_HZ as f32;
+        let net_s = unit.net_s();
         if unit.frames.len() < LEAST_UNIT {
             return Ok(Heard { unit, voice: None, net_s, scores: Vec::new() });
         }

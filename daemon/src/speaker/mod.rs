@@ -32,6 +32,7 @@ pub mod metrics;
 pub mod overlap;
 pub mod pin;
 mod repeated;
+mod resegment;
 pub mod section;
 mod segment;
 mod short;

@@ -13,7 +13,7 @@
 use std::ops::Range;
 
 use super::speech::NetSpeech;
-use crate::units::FRAME_SAMPLES;
+use crate::units::{FRAME_SAMPLES, SAMPLE_RATE_HZ};
 
 /// Frames of net speech that an embedding of a unit needs: half a second.
 pub const LEAST_UNIT: usize = 50;
@@ -36,12 +36,29 @@ pub struct Unit {
     change: bool,
 }
 
-/// Cuts `net` at its pauses and at `changes`, which are frames of the net speech, rising.
-pub fn units(net: &NetSpeech, changes: &[usize]) -> Vec<Unit> {
-    let pause = |k: usize| match (k.checked_sub(1).and_then(|last| net.frames.get(last)), net.frames.get(k)) {
+impl Unit {
+    /// These frames of `net`.
+    pub fn of(net: &NetSpeech, frames: Range<usize>) -> Self {
+        let pause = if frames.start == 0 { usize::MAX } else { pause(net, frames.start) };
+        Self { frames, pause, change: false }
+    }
+
+    pub fn net_s(&self) -> f32 {
+        (self.frames.len() * FRAME_SAMPLES) as f32 / SAMPLE_RATE_HZ as f32
+    }
+}
+
+/// Frames of silence in front of a frame of the net speech.
+pub fn pause(net: &NetSpeech, frame: usize) -> usize {
+    match (frame.checked_sub(1).and_then(|last| net.frames.get(last)), net.frames.get(frame)) {
         (Some(last), Some(next)) => next - last - 1,
         _ => 0,
-    };
+    }
+}
+
+/// Cuts `net` at its pauses and at `changes`, which are frames of the net speech, rising.
+pub fn units(net: &NetSpeech, changes: &[usize]) -> Vec<Unit> {
+    let pause = |k: usize| pause(net, k);
     let mut cuts: Vec<(usize, bool)> =
         (1..net.frames.len()).filter(|k| pause(*k) > 0).map(|k| (k, false)).collect();
     for change in changes {

@@ -290,13 +290,13 @@ impl Verifier {
         if net_speech_s < FIRST_LOOK_S {
             return Ok(None);
         }
-        let (voice, pieces) = self.pieces(&net)?;
+        let (voice, pass) = self.model().embed_pass(&net.samples)?;
         let candidates = self.candidates(&voice, net.quality, &usable);
         let Some(best) = candidates.first().filter(|best| best.confidence < SURELY_A_STRANGER) else {
             return Ok(None);
         };
         // Somebody enrolled may have begun meanwhile, or sound otherwise than when they enrolled.
-        if candidates.iter().any(|c| c.explained()) || self.several(&candidates, &pieces).is_some() {
+        if candidates.iter().any(|c| c.explained()) || self.several(&candidates, &voice, &net, &pass)? {
             return Ok(None);
         }
         let (confidence, score) = (best.confidence, best.score);

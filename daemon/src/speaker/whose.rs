@@ -34,6 +34,12 @@ const SURELY_THEIRS: f64 = 1.0;
 /// Less than this that is left is a breath, not somebody: 0.3 s.
 pub(super) const LEAST_LEFT_S: f32 = 0.3;
 
+/// How like a template some frames are, by the cosine of their pooled voice behind the compensation: less
+/// speech has a lower one.
+pub(super) fn likeness(cosine: f32, frames: usize) -> f32 {
+    cosine - 0.09 * (frames.clamp(1, 200) as f32 / 100.0).ln()
+}
+
 /// How much a unit is one person's rather than somebody else's: above 0 it is. Cosines to the template and to
 /// the rest of what is theirs; fitted as `docs/lab/second-voice.md` tells.
 fn theirs(template: f32, rest: Option<f32>, net_s: f32) -> f32 {
@@ -71,50 +77,46 @@ pub(super) fn assign(heard: &[Heard], people: usize) -> (Vec<Option<usize>>, Vec
             }
         }
     }
-    // A unit that is too short to tell is theirs between units that are theirs.
-    for k in (0..heard.len()).filter(|k| heard.get(*k).is_some_and(|h| h.voice.is_none())) {
-        let before = k.checked_sub(1).and_then(|before| whose.get(before).copied());
-        let after = whose.get(k + 1).copied();
-        let same = if before.is_some() && before == after { before.flatten() } else { None };
-        if let Some(who) = whose.get_mut(k) {
-            *who = same;
-        }
-    }
     (whose, margins)
 }
 
 /// How somebody sounds in these units, the longer ones more.
 fn mean_voice<'a>(heard: impl Iterator<Item = &'a Heard>) -> Option<Embedding> {
+    mean_of(heard.filter_map(|h| Some((h.voice.as_ref()?, h.net_s))))
+}
+
+/// The direction of the sum of voices, each with its weight.
+pub(super) fn mean_of<'a>(voices: impl Iterator<Item = (&'a Embedding, f32)>) -> Option<Embedding> {
     let mut sum = vec![0f32; DIMENSIONS];
-    for h in heard {
-        for (sum, value) in sum.iter_mut().zip(h.voice.iter().flat_map(|voice| voice.values())) {
-            *sum += value * h.net_s;
+    for (voice, weight) in voices {
+        for (sum, value) in sum.iter_mut().zip(voice.values()) {
+            *sum += value * weight;
         }
     }
     Embedding::normalised(&sum)
 }
 
-/// The units that are nobody's, a part for each stretch of them.
-pub(super) fn left(heard: &[Heard], whose: &[Option<usize>], net: &NetSpeech) -> Vec<Part> {
-    let both: Vec<_> = heard.iter().zip(whose).collect();
-    let stretches = both.chunk_by(|a, b| a.1.is_none() == b.1.is_none());
-    stretches
-        .filter(|stretch| stretch.iter().all(|(_, who)| who.is_none()))
-        .filter_map(|stretch| {
-            let speech_s: f32 = stretch.iter().map(|(h, _)| h.net_s).sum();
-            let (first, last) = (stretch.first()?.0, stretch.last()?.0);
-            let start = net.frames.get(first.unit.frames.start)? * FRAME_SAMPLES;
-            let end = net.frames.get(last.unit.frames.end.checked_sub(1)?)? * FRAME_SAMPLES;
-            let longest = stretch.iter().map(|(h, _)| h).max_by(|a, b| a.net_s.total_cmp(&b.net_s))?;
-            let odds = longest.scores.iter().map(|s| s.log_odds).fold(f64::NEG_INFINITY, f64::max);
-            let verdict = if longest.voice.is_none() {
-                Verdict::TooShort { net_speech_s: speech_s }
-            } else {
-                // A lone number without its person: it is not said whom it was most like.
-                Verdict::Rejected { confidence: sigmoid(odds).min(0.5), score: 0.0, net_speech_s: speech_s }
+/// The parts of the stretches that are nobody's.
+pub(super) fn left(heard: &[Heard], stretches: &[(Unit, Option<usize>)], net: &NetSpeech) -> Vec<Part> {
+    let nobodys = stretches.iter().filter(|(_, whose)| whose.is_none());
+    nobodys
+        .filter_map(|(stretch, _)| {
+            let net_speech_s = stretch.net_s();
+            let start = net.frames.get(stretch.frames.start)? * FRAME_SAMPLES;
+            let end = net.frames.get(stretch.frames.end.checked_sub(1)?)? * FRAME_SAMPLES;
+            let inside =
+                |h: &&Heard| stretch.frames.contains(&h.unit.frames.start.midpoint(h.unit.frames.end));
+            let units = heard.iter().filter(inside).filter(|h| h.voice.is_some());
+            let verdict = match units.max_by(|a, b| a.net_s.total_cmp(&b.net_s)) {
+                None => Verdict::TooShort { net_speech_s },
+                Some(longest) => {
+                    let odds = longest.scores.iter().map(|s| s.log_odds).fold(f64::NEG_INFINITY, f64::max);
+                    // A lone number without its person: it is not said whom it was most like.
+                    Verdict::Rejected { confidence: sigmoid(odds).min(0.5), score: 0.0, net_speech_s }
+                }
             };
             let part = Part { verdict, own: Some(std::iter::once(start..end).collect()), voice: None };
-            (speech_s >= LEAST_LEFT_S).then_some(part)
+            (net_speech_s >= LEAST_LEFT_S).then_some(part)
         })
         .collect()
 }

@@ -263,3 +263,15 @@ fn sum(values: &[f32]) -> f32 {
     }
     sums.iter().sum::<f32>() + rest.iter().sum::<f32>()
 }
+
+/// The sum of the products of two rows, in eight strands as well.
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let ((a, rest_a), (b, rest_b)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    let mut sums = [0f32; 8];
+    for (a, b) in a.iter().zip(b) {
+        for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
+            *sum += a * b;
+        }
+    }
+    sums.iter().sum::<f32>() + rest_a.iter().zip(rest_b).map(|(a, b)| a * b).sum::<f32>()
+}

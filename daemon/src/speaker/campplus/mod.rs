@@ -71,6 +71,13 @@ pub enum Error {
     Features,
 }
 
+/// The last channels of the network over some frames, at half their rate: what voices are pooled of.
+#[derive(Debug)]
+pub struct Channels {
+    values: Buffer,
+    frames: usize,
+}
+
 /// The network with its weights in the kernels' order, about 30 MB. Shared between threads.
 #[derive(Debug)]
 pub struct Network {
@@ -129,18 +136,12 @@ impl Network {
     }
 
     /// The embedding, not normalised, of features frame by frame: [`BINS`] numbers each, mean-normalised log
-    /// mel energies. A function of the features alone. Also those of `parts` of the frames from the same
-    /// pass: only the pooling is over the part, so they cost next to nothing and have heard a little of what
-    /// is around them.
+    /// mel energies. A function of the features alone. The channels are for [`Network::pool`].
     ///
     /// # Errors
     /// [`Error::Features`] for less than three frames or more than 3,000, a part of one, or a number that is
-    /// not finite; also for `parts` of less than four frames or beyond the last.
-    pub fn run(
-        &self,
-        features: &[f32],
-        parts: &[Range<usize>],
-    ) -> Result<([f32; DIMENSIONS], Vec<[f32; DIMENSIONS]>), Error> {
+    /// not finite.
+    pub fn run(&self, features: &[f32]) -> Result<([f32; DIMENSIONS], Channels), Error> {
         let frames = features.len() / BINS;
         let whole = features.len().is_multiple_of(BINS) && (3..=MOST_FRAMES).contains(&frames);
         if !whole || !features.iter().all(|x| x.is_finite()) {
@@ -161,14 +162,19 @@ impl Network {
             transition.run(frames, &from, &mut to, &mut scratch.wide, &mut row)?;
             std::mem::swap(&mut from, &mut to);
         }
-        let channels = from.as_slice().get(..POOLED * frames).ok_or(Error::Shape)?;
-        let whole = self.embedding(channels, frames, 0..frames);
-        let parts = parts.iter().map(|part| {
-            let part = part.start / 2..part.end / 2;
-            let fits = part.end <= frames && part.len() >= 2;
-            fits.then(|| self.embedding(channels, frames, part)).ok_or(Error::Features)
-        });
-        Ok((whole, parts.collect::<Result<_, _>>()?))
+        let channels = Channels { values: from, frames };
+        Ok((self.embedding(&channels, 0..frames)?, channels))
+    }
+
+    /// The embedding, not normalised, of a part of the frames of a pass. Only the pooling is over the part,
+    /// so it costs next to nothing and has heard a little of what is around it.
+    ///
+    /// # Errors
+    /// [`Error::Features`] for a part of less than four frames or beyond the last.
+    pub fn pool(&self, channels: &Channels, part: Range<usize>) -> Result<[f32; DIMENSIONS], Error> {
+        let part = part.start / 2..part.end / 2;
+        let fits = part.end <= channels.frames && part.len() >= 2;
+        if fits { self.embedding(channels, part) } else { Err(Error::Features) }
     }
 
     fn run_head(&self, features: &[f32], frames: usize) -> Result<Image, Error> {
@@ -224,23 +230,25 @@ impl Network {
     }
 
     /// Mean and (unbiased) deviation over a `part` of the time, a product, a normalisation.
-    fn embedding(&self, channels: &[f32], frames: usize, part: Range<usize>) -> [f32; DIMENSIONS] {
+    fn embedding(&self, channels: &Channels, part: Range<usize>) -> Result<[f32; DIMENSIONS], Error> {
+        let frames = channels.frames;
+        let channels = channels.values.as_slice().get(..POOLED * frames).ok_or(Error::Shape)?;
         let mut pooled = Vec::with_capacity(2 * POOLED);
         let mut deviations = Vec::with_capacity(POOLED);
+        let mut centred = Vec::with_capacity(part.len());
         for channel in channels.chunks_exact(frames) {
             let channel = &channel[part.clone()];
             let mean = dense::mean(channel);
-            let squares: f32 = channel.iter().map(|x| (x - mean) * (x - mean)).sum();
+            centred.clear();
+            centred.extend(channel.iter().map(|x| x - mean));
             pooled.push(mean);
-            deviations.push((squares / (channel.len() - 1) as f32).sqrt());
+            deviations.push((dense::dot(&centred, &centred) / (channel.len() - 1) as f32).sqrt());
         }
         pooled.extend(deviations);
         let (weights, Affine { scale, shift }) = &self.last;
         let mut rows = weights.chunks_exact(pooled.len()).zip(scale.iter().zip(shift));
-        std::array::from_fn(|_| {
-            rows.next().map_or(0.0, |(row, (scale, shift))| {
-                row.iter().zip(&pooled).map(|(w, x)| w * x).sum::<f32>() * scale + shift
-            })
-        })
+        Ok(std::array::from_fn(|_| {
+            rows.next().map_or(0.0, |(row, (scale, shift))| dense::dot(row, &pooled) * scale + shift)
+        }))
     }
 }

@@ -53,7 +53,7 @@ fn the_embedding_is_the_one_of_the_files_own_graph_at_any_length() {
     // Less than a segment, the plans in use (one and one and a half segments), odd, several segments.
     for frames in [57, 200, 300, 411] {
         let features = numbers(frames * BINS, 7);
-        let (ours, graph) = (network.run(&features, &[]).unwrap().0, by_graph(&bytes, &features));
+        let (ours, graph) = (network.run(&features).unwrap().0, by_graph(&bytes, &features));
         assert!(distance(&ours, &graph) < 1e-5, "{frames} frames: {}", distance(&ours, &graph));
     }
 }
@@ -64,10 +64,9 @@ fn the_embedding_is_the_same_on_a_machine_without_a_kernel_of_tracts() {
     let features = numbers(200 * BINS, 7);
     let plain = Network::with(|_, _, _| Kernel::portable(), &bytes).unwrap();
     let chosen = Network::from_onnx(&bytes).unwrap();
-    let run = |network: &Network| network.run(&features, &[40..140, 0..40]).unwrap();
-    let ((plain, plain_parts), (chosen, chosen_parts)) = (run(&plain), run(&chosen));
+    let run = |network: &Network| network.run(&features).unwrap().0;
+    let (plain, chosen) = (run(&plain), run(&chosen));
     assert!(distance(&plain, &chosen) < 1e-5, "{}", distance(&plain, &chosen));
-    assert!(distance(&plain_parts[0], &chosen_parts[0]) < 1e-5);
 }
 
 #[test]
@@ -81,7 +80,7 @@ fn the_embedding_equals_the_reference_vectors_of_onnxruntime() {
             break;
         }
         let (features, expected) = (npy::read(&part("in.feats")).1, npy::read(&part("out.embedding")).1);
-        let apart = distance(&network.run(&features, &[]).unwrap().0, &expected);
+        let apart = distance(&network.run(&features).unwrap().0, &expected);
         assert!(apart < 1e-5, "vector {seen}: {apart}");
         seen += 1;
     }
@@ -92,12 +91,12 @@ fn the_embedding_equals_the_reference_vectors_of_onnxruntime() {
 fn the_same_features_give_the_same_numbers_from_any_thread() {
     let network = Network::from_onnx(&model()).unwrap();
     let (long, short) = (numbers(300 * BINS, 1), numbers(90 * BINS, 2));
-    let first = network.run(&long, &[]).unwrap().0;
+    let first = network.run(&long).unwrap().0;
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
-                network.run(&short, &[]).unwrap();
-                assert_eq!(network.run(&long, &[]).unwrap().0, first, "nothing is left from a run before");
+                network.run(&short).unwrap();
+                assert_eq!(network.run(&long).unwrap().0, first, "nothing is left from a run before");
             });
         }
     });
@@ -117,12 +116,12 @@ fn another_model_and_a_broken_file_are_refused() {
 fn features_that_are_no_frames_or_no_numbers_are_refused() {
     let network = Network::from_onnx(&model()).unwrap();
     let mut features = numbers(100 * BINS, 3);
-    assert!(matches!(network.run(&features[..2 * BINS], &[]), Err(Error::Features)));
-    assert!(matches!(network.run(&features[1..], &[]), Err(Error::Features)));
-    assert!(network.run(&features[..3 * BINS], &[]).is_ok());
-    assert!(matches!(network.run(&vec![0.0; (MOST_FRAMES + 1) * BINS], &[]), Err(Error::Features)));
+    assert!(matches!(network.run(&features[..2 * BINS]), Err(Error::Features)));
+    assert!(matches!(network.run(&features[1..]), Err(Error::Features)));
+    assert!(network.run(&features[..3 * BINS]).is_ok());
+    assert!(matches!(network.run(&vec![0.0; (MOST_FRAMES + 1) * BINS]), Err(Error::Features)));
     features[50] = f32::NAN;
-    assert!(matches!(network.run(&features, &[]), Err(Error::Features)));
+    assert!(matches!(network.run(&features), Err(Error::Features)));
 }
 
 #[test]
