@@ -84,7 +84,10 @@ impl Guess<'_> {
     fn stretches(&self, voices: &Voices<'_>, pooled: &Pooled<'_>) -> Vec<Stretch> {
         let told = |(k, h): (usize, &Heard)| match self.sure(k) {
             None if h.unit.frames.len() < LEAST_FRAMES => None,
-            None => pooled(&h.unit.frames).map(|voice| voices.nearest(&voice, h.unit.frames.len())),
+            None => {
+                let guess = self.whose.get(k).copied().flatten();
+                pooled(&h.unit.frames).map(|voice| voices.nearest(&voice, h.unit.frames.len(), guess))
+            }
             sure => sure,
         };
         let told: Vec<Option<Option<usize>>> = self.heard.iter().enumerate().map(told).collect();
@@ -106,7 +109,8 @@ type Stretch = (Range<usize>, Option<usize>);
 /// How everybody sounds in this utterance.
 struct Voices<'a> {
     templates: &'a [Embedding],
-    people: Vec<Embedding>,
+    /// Of each enrolled person who surely speaks.
+    people: Vec<Option<Embedding>>,
     /// Whoever else surely speaks.
     others: Option<Embedding>,
 }
@@ -118,34 +122,33 @@ impl<'a> Voices<'a> {
             let voices: Vec<_> = sure.filter_map(|(_, h)| Some((pooled(&h.unit.frames)?, h.net_s))).collect();
             mean_of(voices.iter().map(|(voice, net_s)| (voice, *net_s)))
         };
-        let people = guess.templates.iter().enumerate();
-        let people = people.map(|(k, template)| mean(Some(k)).unwrap_or_else(|| template.clone())).collect();
+        let people = (0..guess.templates.len()).map(|person| mean(Some(person))).collect();
         Self { templates: guess.templates, people, others: mean(None) }
     }
 
-    /// Whose voice this is: the nearest, or with nobody else known the nearest person's if it is like their
-    /// template.
-    fn nearest(&self, voice: &Embedding, frames: usize) -> Option<usize> {
-        let nearest = |voices: &[Embedding]| {
-            let cosines = voices.iter().map(|one| one.cosine(voice)).enumerate();
-            cosines.max_by(|a, b| a.1.total_cmp(&b.1))
-        };
-        let (person, theirs) = match &self.others {
-            Some(others) => {
-                let (person, cosine) = nearest(&self.people)?;
-                (person, cosine - others.cosine(voice) > LEAD)
-            }
-            None => {
-                let (person, cosine) = nearest(self.templates)?;
-                (person, likeness(cosine, frames) >= LIKE)
-            }
+    /// Whose voice this is: the nearest person's, if it is nearer to them than to the others, or where nobody
+    /// else is known like their template. A person who does not surely speak must be the guess as well, because
+    /// of two strangers one is always the nearer to them.
+    fn nearest(&self, voice: &Embedding, frames: usize, guess: Option<usize>) -> Option<usize> {
+        let people = self.people.iter().zip(self.templates).enumerate();
+        let may_be = people.filter_map(|(person, (known, template))| {
+            let stands = known.as_ref().or((guess == Some(person)).then_some(template))?;
+            Some((person, stands.cosine(voice), template.cosine(voice)))
+        });
+        let (person, cosine, to_template) = may_be.max_by(|a, b| a.1.total_cmp(&b.1))?;
+        let theirs = match &self.others {
+            Some(others) => cosine - others.cosine(voice) > LEAD,
+            None => likeness(to_template, frames) >= LIKE,
         };
         theirs.then_some(person)
     }
 
-    /// How whoever has this stretch sounds; if that is nobody who is known for sure, how the stretch does.
+    /// How whoever has this stretch sounds; if that is nobody who surely speaks, how the stretch does.
     fn mean(&self, (frames, whose): &Stretch, pooled: &Pooled<'_>) -> Option<Embedding> {
-        let known = whose.map_or(self.others.as_ref(), |person| self.people.get(person));
+        let known = match whose {
+            Some(person) => self.people.get(*person).and_then(Option::as_ref),
+            None => self.others.as_ref(),
+        };
         known.cloned().or_else(|| pooled(frames))
     }
 }
@@ -266,6 +269,17 @@ mod tests {
             let found = stretches(&net(0..260), &units, &ann, &strange);
             assert_eq!(found.last().unwrap().1, whose, "{share}: {found:?}");
         }
+    }
+
+    #[test]
+    fn nobody_who_does_not_surely_speak_gets_what_is_not_sure() {
+        let ann = [voice(&[(0, 1.0)])];
+        // A little like her, and not at all like the stranger behind it.
+        let strange = |frames: &Range<usize>| {
+            Some(if frames.start < 60 { voice(&[(0, 0.3), (2, 0.9)]) } else { voice(&[(1, 1.0)]) })
+        };
+        let found = stretches(&net(0..200), &[(60, -0.6), (140, -4.0)], &ann, &strange);
+        assert_eq!(found, [(0..200, None)]);
     }
 
     #[test]
