@@ -5,8 +5,8 @@
 //!           (thread)        (thread)          (task)   (threads)
 //! ```
 //!
-//! Recogniser, loudspeaker and turns are started once. A microphone is heard until the end of the program; recordings are
-//! heard one after the other by the same turns.
+//! Recogniser, loudspeaker and turns are started once. A microphone is heard until the end of the program;
+//! recordings are heard one after the other by the same turns.
 
 use std::convert::Infallible;
 use std::sync::Arc;

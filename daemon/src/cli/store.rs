@@ -324,7 +324,8 @@ fn voices_unread(settings: &Settings, left: i64, why: &str) -> String {
     }
     format!(
         "Nobody's voice is here: the key for {voiceprints} in Postgres is not on this device. \
-         Put your copy of it, or the key of the device that enrolled, at {}; then `jarvisd store pull` reads them.",
+         Put your copy of it, or the key of the device that enrolled, at {}; then `jarvisd store pull` \
+         reads them.",
         settings.paths.key.display()
     )
 }

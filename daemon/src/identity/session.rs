@@ -81,7 +81,7 @@ impl Session {
     pub async fn begin(voices: &Voices, name: &str, options: Options) -> Result<Self, Refused> {
         let known = ownership::person(&voices.memory, name).await?;
         if known.is_none() && (name.trim().is_empty() || name.len() > MOST_NAME_BYTES) {
-            // Before three sentences are said for it. What else is wrong with a name is found when it is stored.
+            // Before three sentences are said for it. Other faults of a name are found when it is stored.
             return Err(Refused::NameLength);
         }
         let Options { start, mut allowed, keep_recordings } = options;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
-use crate::error::{Exit, Failure};
+use crate::error::{Exit, Failure, chain};
 use crate::identity::recordings::Recordings;
 use crate::memory::{Memory, MemoryError, Voiceprint};
 use crate::speaker::section::UserThresholds;
@@ -99,7 +99,10 @@ impl Voices {
             match self.open(voiceprint) {
                 Ok(voice) => voices.push(voice),
                 Err(error) => {
-                    log::error!(user_id = user_id.as_str(); "{}; enrol again with `jarvisd voice enroll`", crate::error::chain(&error));
+                    let why = chain(&error);
+                    log::error!(
+                        user_id = user_id.as_str(); "{why}; enrol again with `jarvisd voice enroll`"
+                    );
                     refused = Some(error);
                 }
             }

@@ -127,8 +127,8 @@ impl<'a> Voices<'a> {
     }
 
     /// Whose voice this is: the nearest person's, if it is nearer to them than to the others, or where nobody
-    /// else is known like their template. A person who does not surely speak must be the guess as well, because
-    /// of two strangers one is always the nearer to them.
+    /// else is known like their template. A person who does not surely speak must be the guess as well,
+    /// because of two strangers one is always the nearer to them.
     fn nearest(&self, voice: &Embedding, frames: usize, guess: Option<usize>) -> Option<usize> {
         let people = self.people.iter().zip(self.templates).enumerate();
         let may_be = people.filter_map(|(person, (known, template))| {

@@ -30,7 +30,8 @@ impl PgBouncer {
         let file = |name: &str| dir.path().join(name);
         fs::write(file("users.txt"), format!("\"jarvis\" \"{}\"\n", postgres.password())).unwrap();
         let ini = format!(
-            "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+            "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+             listen_port = {port}\n\
              unix_socket_dir =\nauth_type = scram-sha-256\nauth_file = {}\n{lines}\n",
             postgres.port(),
             file("users.txt").display(),

@@ -207,7 +207,8 @@ async fn samples(
         if sounds.is_empty() {
             let name = output::plain(&args.user);
             let message = format!(
-                "no recordings of {name} are kept: enrol with new ones, `jarvisd voice enroll --user NAME WAV…`"
+                "no recordings of {name} are kept: enrol with new ones, `jarvisd voice enroll --user NAME \
+                 WAV…`"
             );
             return Err(Failure::new(Exit::Failed, message));
         }
