@@ -104,12 +104,12 @@ async fn take_back(
         while let Some(mut batch) = outgoing::read(&copy, after, ENTRIES, BYTES).await? {
             run.cancel.check()?;
             after = batch.last_seq;
-            if manifest.device != run.settings.device && !batch.voiceprints.is_empty() {
+            if manifest.device != run.settings.device && !batch.rows.voiceprints.is_empty() {
                 log::warn!(
                     "voices that {} had not delivered stay in the backup: enrol them here",
                     manifest.device
                 );
-                batch.voiceprints.clear();
+                batch.rows.voiceprints.clear();
             }
             outgoing::add_parents(&copy, &mut batch).await?;
             let taken = memory.take_back(&batch).await?;

@@ -22,38 +22,11 @@ use super::scratch::ScratchDatabase;
 use super::stream::{self, Sealed, pour};
 use super::verify::compare;
 use crate::store::postgres::{PgError, PgSettings, open, prove_another_session};
+use crate::store::tables;
 
 pub(super) const STEP: &str = "backing up Postgres";
 /// Pieces of a dump that wait for the server.
 const PIECES: usize = 16;
-
-/// Rows of a table and the sums of two hashes of each: two databases with the same rows have the same, in
-/// whatever order they are stored. A server keeps these functions as they are, since tables that are
-/// partitioned by hash rest on them. From version 14 on.
-macro_rules! sum_of {
-    ($table:literal) => {
-        concat!(
-            "SELECT count(*) AS rows, 'record ' || coalesce(sum(hash_record_extended(t, 0)), 0)::text || ' '
-                || coalesce(sum(hash_record_extended(t, 1)), 0)::text AS hash FROM jarvis.",
-            $table,
-            " t"
-        )
-    };
-}
-
-/// The same from SHA-256 of the text of each row, which takes ten times as long: for servers before 14, and
-/// for backups that have it.
-macro_rules! sum_of_text {
-    ($table:literal) => {
-        concat!(
-            "SELECT count(*) AS rows, coalesce(sum(('x' || substr(h, 1, 16))::bit(64)::bigint), 0)::text || ' '
-                || coalesce(sum(('x' || substr(h, 17, 16))::bit(64)::bigint), 0)::text AS hash
-            FROM (SELECT encode(sha256(convert_to(t::text, 'UTF8')), 'hex') AS h FROM jarvis.",
-            $table,
-            " t) hashed"
-        )
-    };
-}
 
 crate::store::sql::statements! {
     BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
@@ -77,56 +50,53 @@ crate::store::sql::statements! {
         ORDER BY 1";
     SIZE = "SELECT coalesce(sum(pg_table_size(c.oid)), 0)::bigint FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname = 'jarvis' AND c.relkind = 'r'";
-    /// Change numbers go on after the highest that was given out.
-    COUNTER_BEHIND = "SELECT (SELECT last_value FROM jarvis.changes) < greatest((SELECT max(change) FROM jarvis.users),
-        (SELECT max(change) FROM jarvis.voiceprints), (SELECT max(change) FROM jarvis.conversations),
-        (SELECT max(change) FROM jarvis.messages), (SELECT max(change) FROM jarvis.tombstones))";
     pub(super) LEFTOVERS = "SELECT datname::text FROM pg_database WHERE starts_with(datname, $1)";
-    AUDIT = sum_of!("audit");
-    CONVERSATIONS = sum_of!("conversations");
-    DEVICES = sum_of!("devices");
     WHICH = "SELECT id FROM jarvis.house";
-    HOUSE = sum_of!("house");
-    MESSAGE_SOURCES = sum_of!("message_sources");
-    MESSAGES = sum_of!("messages");
-    SCHEMA_VERSION = sum_of!("schema_version");
-    TOMBSTONES = sum_of!("tombstones");
-    USERS = sum_of!("users");
-    VOICEPRINTS = sum_of!("voiceprints");
-    AUDIT_TEXT = sum_of_text!("audit");
-    CONVERSATIONS_TEXT = sum_of_text!("conversations");
-    DEVICES_TEXT = sum_of_text!("devices");
-    HOUSE_TEXT = sum_of_text!("house");
-    MESSAGE_SOURCES_TEXT = sum_of_text!("message_sources");
-    MESSAGES_TEXT = sum_of_text!("messages");
-    SCHEMA_VERSION_TEXT = sum_of_text!("schema_version");
-    TOMBSTONES_TEXT = sum_of_text!("tombstones");
-    USERS_TEXT = sum_of_text!("users");
-    VOICEPRINTS_TEXT = sum_of_text!("voiceprints");
 }
 
-/// Table, and its sums of one kind and of the other.
-const TABLES: [(&str, &str, &str); 10] = [
-    ("audit", AUDIT, AUDIT_TEXT),
-    ("conversations", CONVERSATIONS, CONVERSATIONS_TEXT),
-    ("devices", DEVICES, DEVICES_TEXT),
-    ("house", HOUSE, HOUSE_TEXT),
-    ("message_sources", MESSAGE_SOURCES, MESSAGE_SOURCES_TEXT),
-    ("messages", MESSAGES, MESSAGES_TEXT),
-    ("schema_version", SCHEMA_VERSION, SCHEMA_VERSION_TEXT),
-    ("tombstones", TOMBSTONES, TOMBSTONES_TEXT),
-    ("users", USERS, USERS_TEXT),
-    ("voiceprints", VOICEPRINTS, VOICEPRINTS_TEXT),
-];
+crate::store::sql::built! {
+    /// Change numbers go on after the highest that was given out.
+    COUNTER_BEHIND = {
+        let highest = tables::numbered().into_iter().map(|table| format!("(SELECT max(change) FROM jarvis.{table})"));
+        let highest = highest.collect::<Vec<_>>().join(", ");
+        format!("SELECT (SELECT last_value FROM jarvis.changes) < greatest({highest})")
+    };
+}
+
+/// Every table in Postgres.
+pub(crate) fn tables_there() -> Vec<&'static str> {
+    let synced = tables::all().into_iter().map(|table| table.name);
+    synced.chain(["devices", "house", "message_sources", "schema_version", tables::TOMBSTONES]).collect()
+}
 
 /// What is summed up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Hashed {
+pub(crate) enum Hashed {
     Record,
     Text,
 }
 
 impl Hashed {
+    /// Rows of a table and the sums of two hashes of each: two databases with the same rows have the same, in
+    /// whatever order they are stored.
+    pub(crate) fn sum_of(self, table: &str) -> String {
+        match self {
+            // A server keeps these functions as they are, since tables that are partitioned by hash rest on
+            // them. From version 14 on.
+            Self::Record => format!(
+                "SELECT count(*) AS rows, 'record ' || coalesce(sum(hash_record_extended(t, 0)), 0)::text || ' '
+                    || coalesce(sum(hash_record_extended(t, 1)), 0)::text AS hash FROM jarvis.{table} t"
+            ),
+            // From SHA-256 of the text of each row, which takes ten times as long: for servers before 14, and
+            // for backups that have it.
+            Self::Text => format!(
+                "SELECT count(*) AS rows, coalesce(sum(('x' || substr(h, 1, 16))::bit(64)::bigint), 0)::text || ' '
+                    || coalesce(sum(('x' || substr(h, 17, 16))::bit(64)::bigint), 0)::text AS hash
+                FROM (SELECT encode(sha256(convert_to(t::text, 'UTF8')), 'hex') AS h FROM jarvis.{table} t) hashed"
+            ),
+        }
+    }
+
     fn of_server(major: i32) -> Self {
         if major >= 14 { Self::Record } else { Self::Text }
     }
@@ -160,11 +130,11 @@ pub(super) fn of(settings: &PgSettings) -> impl Fn(sqlx::Error) -> BackupError {
 /// Rows and hash of every table, in the transaction that `conn` is in.
 async fn sums(conn: &mut PgConnection, run: &Run<'_>, hashed: Hashed) -> Result<Sums, sqlx::Error> {
     let mut sums = Sums::new();
-    for (name, record, text) in TABLES {
+    for name in tables_there() {
         if run.cancel.check().is_err() {
             break;
         }
-        let statement = if hashed == Hashed::Record { record } else { text };
+        let statement = AssertSqlSafe(hashed.sum_of(name));
         let row = sqlx::query(statement).fetch_one(&mut *conn).await?;
         let rows = u64::try_from(row.try_get::<i64, _>("rows")?).unwrap_or(0);
         sums.insert(name.to_owned(), TableSum { rows, hash: row.try_get("hash")? });
@@ -397,7 +367,7 @@ pub(super) async fn load(
     run.cancel.check()?;
     compare(manifest, &entry.tables, &found)?;
     let behind: Option<bool> =
-        sqlx::query_scalar(COUNTER_BEHIND).fetch_one(conn).await.map_err(of(settings))?;
+        sqlx::query_scalar(*COUNTER_BEHIND).fetch_one(conn).await.map_err(of(settings))?;
     if behind == Some(true) {
         return Err(damaged(&manifest.name, "its counter of changes is behind its rows"));
     }

@@ -19,6 +19,7 @@ use uuid::Uuid;
 use super::cancel::Cancel;
 use super::manifest::{Sums, TableSum, Undelivered, hex};
 use crate::durable;
+use crate::store::tables::{self, Table};
 use crate::store::{BUSY_TIMEOUT, StoreError, classify, holder, queue, refuse_pipe};
 
 /// 1 while everything is queued again for another database.
@@ -50,39 +51,13 @@ crate::store::sql::statements! {
     IS_QUEUED_AGAIN = is_queued_again!();
     /// 1 unless everything was queued for this database.
     IS_ELSEWHERE = "SELECT NOT EXISTS (SELECT 1 FROM settings WHERE key = 'postgres_house' AND value = ?1)";
-    // The order of the primary key, so that equal tables have equal hashes.
-    AUDIT = "SELECT * FROM audit ORDER BY rid";
-    BOOTS = "SELECT * FROM boots ORDER BY rid";
-    CONVERSATIONS = "SELECT * FROM conversations ORDER BY rid";
-    DEAD_LETTER = "SELECT * FROM dead_letter ORDER BY seq";
-    DEVICES = "SELECT * FROM devices ORDER BY rid";
-    MESSAGE_SOURCES = "SELECT * FROM message_sources ORDER BY source, message";
-    MESSAGES = "SELECT * FROM messages ORDER BY rid";
-    QUEUE = "SELECT * FROM queue ORDER BY seq";
-    SETTINGS = "SELECT * FROM settings ORDER BY key";
-    TOMBSTONES = "SELECT * FROM tombstones ORDER BY kind, id";
-    USERS = "SELECT * FROM users ORDER BY rid";
-    VOICEPRINTS = "SELECT * FROM voiceprints ORDER BY owner";
     // A copy that is thrown away if anything goes wrong.
     WITHOUT_JOURNAL = "PRAGMA journal_mode = OFF";
     UNINDEX = "SELECT sql FROM sqlite_schema WHERE type = 'trigger' AND name = 'messages_fts_delete'";
     NO_UNINDEX = "DROP TRIGGER IF EXISTS messages_fts_delete";
     INDEX_AGAIN = "INSERT INTO messages_fts (messages_fts) VALUES ('rebuild')";
-    // What waits, and the rows that it names. Answers keep what they were made from.
-    KEEP_MESSAGES = concat!("DELETE FROM messages WHERE id NOT IN (", named!(), ") AND rid NOT IN (
-        SELECT s.source FROM message_sources s JOIN messages m ON m.rid = s.message
-        WHERE m.id IN (", named!(), "))");
-    KEEP_CONVERSATIONS = concat!("DELETE FROM conversations WHERE id NOT IN (", named!(), ")
-        AND rid NOT IN (SELECT conversation FROM messages)");
     COUNT_MESSAGES = "UPDATE conversations SET summary = '', summary_seq = 0,
         messages = (SELECT count(*) FROM messages m WHERE m.conversation = conversations.rid)";
-    KEEP_VOICEPRINTS = concat!("DELETE FROM voiceprints WHERE id NOT IN (", named!(), ")");
-    KEEP_AUDIT = concat!("DELETE FROM audit WHERE id NOT IN (", named!(), ")");
-    KEEP_USERS = concat!("DELETE FROM users WHERE id NOT IN (", named!(), ")
-        AND id NOT IN (SELECT user_id FROM queue WHERE user_id IS NOT NULL
-            UNION SELECT user_id FROM dead_letter WHERE user_id IS NOT NULL)
-        AND rid NOT IN (SELECT owner FROM conversations) AND rid NOT IN (SELECT owner FROM voiceprints)
-        AND rid NOT IN (SELECT owner FROM audit WHERE owner IS NOT NULL)");
     /// Messages that Postgres does not have. ?1: everything in the file waits for the database that was
     /// backed up.
     UNDELIVERED = concat!("SELECT count(*) FROM messages WHERE ?1 OR id IN (", named!(), ")");
@@ -101,23 +76,6 @@ crate::store::sql::statements! {
         ON CONFLICT (key) DO UPDATE SET value = json_set(value, '$.take_over', json('true'))";
     OWN_JOURNAL = "PRAGMA journal_mode = DELETE";
 }
-
-/// Everything that is not derived from something else (the full-text index is), but `forgotten` and
-/// `open_turns`: their rows last for minutes, and older files lack these tables.
-const TABLES: [(&str, &str); 12] = [
-    ("audit", AUDIT),
-    ("boots", BOOTS),
-    ("conversations", CONVERSATIONS),
-    ("dead_letter", DEAD_LETTER),
-    ("devices", DEVICES),
-    ("message_sources", MESSAGE_SOURCES),
-    ("messages", MESSAGES),
-    ("queue", QUEUE),
-    ("settings", SETTINGS),
-    ("tombstones", TOMBSTONES),
-    ("users", USERS),
-    ("voiceprints", VOICEPRINTS),
-];
 
 /// Steps of SQLite between two looks whether it shall stop: less than a millisecond.
 const LOOK_EVERY: i32 = 10_000;
@@ -281,9 +239,9 @@ pub(super) async fn sums(
     cancel: &Cancel,
 ) -> Result<Sums, super::BackupError> {
     let mut sums = Sums::new();
-    for (name, statement) in TABLES {
+    for table in tables::file::kept() {
         let (mut rows, mut hash) = (0_u64, Sha256::new());
-        let mut found = sqlx::query(statement).fetch(&mut *conn);
+        let mut found = sqlx::query(AssertSqlSafe(table.select())).fetch(&mut *conn);
         while let Some(row) = found.try_next().await.map_err(|e| classify(e, path))? {
             if rows == 0 {
                 row.columns().iter().for_each(|column| field(&mut hash, b'c', column.name().as_bytes()));
@@ -294,7 +252,7 @@ pub(super) async fn sums(
                 cancel.check()?;
             }
         }
-        sums.insert(name.to_owned(), TableSum { rows, hash: hex(&hash.finalize()) });
+        sums.insert(table.name.to_owned(), TableSum { rows, hash: hex(&hash.finalize()) });
     }
     Ok(sums)
 }
@@ -334,6 +292,34 @@ fn field(hash: &mut Sha256, kind: u8, bytes: &[u8]) {
     hash.update(bytes);
 }
 
+/// Deletes all rows but what waits and the rows that it names, children first. Answers keep what they were made
+/// from, and rows their conversation and person.
+pub(crate) fn keep_named() -> Vec<String> {
+    let tables = tables::all();
+    let keep = |table: &&Table| {
+        let needed = match table.name {
+            "messages" => format!(
+                " AND rid NOT IN (SELECT s.source FROM message_sources s JOIN messages m ON m.rid = s.message
+                    WHERE m.id IN ({}))",
+                named!()
+            ),
+            "conversations" => " AND rid NOT IN (SELECT conversation FROM messages)".to_owned(),
+            "users" => {
+                let owners = tables.iter().filter(|table| table.is_owned).map(|table| {
+                    format!(" AND rid NOT IN (SELECT owner FROM {} WHERE owner IS NOT NULL)", table.name)
+                });
+                " AND id NOT IN (SELECT user_id FROM queue WHERE user_id IS NOT NULL
+                    UNION SELECT user_id FROM dead_letter WHERE user_id IS NOT NULL)"
+                    .to_owned()
+                    + &owners.collect::<String>()
+            }
+            _ => String::new(),
+        };
+        format!("DELETE FROM {} WHERE id NOT IN ({}){needed}", table.name, named!())
+    };
+    tables.iter().rev().map(keep).collect()
+}
+
 /// Leaves in the copy at `path` only what waits for the database `house` of Postgres, and the rows that this
 /// names: a small database with which a new device can deliver it. Returns whether that is everything.
 pub(super) async fn keep_what_waits(
@@ -358,18 +344,11 @@ pub(super) async fn keep_what_waits(
     // Taken out of the full-text index one by one, which forgets them byte by byte, a million messages would
     // take hours.
     let unindex: Option<String> = sqlx::query_scalar(UNINDEX).fetch_optional(&mut conn).await.map_err(sql)?;
-    let statements = [
-        NO_UNINDEX,
-        KEEP_MESSAGES,
-        KEEP_CONVERSATIONS,
-        COUNT_MESSAGES,
-        KEEP_VOICEPRINTS,
-        KEEP_AUDIT,
-        KEEP_USERS,
-        FORGET_READ,
-        INDEX_AGAIN,
-    ];
-    for statement in statements {
+    sqlx::query(NO_UNINDEX).execute(&mut conn).await.map_err(sql)?;
+    for statement in keep_named() {
+        sqlx::query(AssertSqlSafe(statement)).execute(&mut conn).await.map_err(sql)?;
+    }
+    for statement in [COUNT_MESSAGES, FORGET_READ, INDEX_AGAIN] {
         sqlx::query(statement).execute(&mut conn).await.map_err(sql)?;
     }
     if let Some(unindex) = unindex {

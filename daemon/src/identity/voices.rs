@@ -13,7 +13,7 @@ use crate::speaker::{
     EnrolledVoice, JustHeard, Part, SealedVoiceprint, SpeakerError, Vault, VaultError, Verifier,
 };
 use crate::store::opener::Opener;
-use crate::store::rows::VoiceprintRow;
+use crate::store::tables::VoiceprintRow;
 
 /// Everything that a comparison needs.
 #[derive(Debug, Clone)]

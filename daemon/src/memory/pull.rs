@@ -28,7 +28,9 @@ use crate::store::postgres::read::{self, Numbered, Since};
 use crate::store::postgres::write::CHANNEL;
 use crate::store::postgres::{CONNECT_DEADLINE, Pg, PgError, PgSettings, listening_pool, within};
 use crate::store::pull_cursor::{self, PullCursor};
-use crate::store::rows::UserRow;
+use crate::store::tables::{
+    self, Changes, ConversationRow, MessageRow, Rows, Synced, UserRow, VoiceprintRow,
+};
 use crate::store::{StoreError, resync};
 
 /// A lost notification costs at most this.
@@ -292,49 +294,15 @@ impl Puller {
         self.unstored = at.address != address;
         at.address = address;
         let mut brought = Brought { another_house: met.another, ..Brought::default() };
-        while at.users < heads.users {
-            let rows = read::users(conn, self.since(at.users, &at)).await?;
-            let (users, refused) = self.pass(rows, &mut at.users, heads.users);
-            self.store(&mut brought, Pulled { users, ..Pulled::default() }, refused, &at).await?;
-        }
-        while at.conversations < heads.conversations {
-            let rows = read::conversations(conn, self.since(at.conversations, &at)).await?;
-            let (conversations, refused) = self.pass(rows, &mut at.conversations, heads.conversations);
-            let owners: Vec<Uuid> = conversations.iter().map(|row| row.owner).collect();
-            let users = self.missing_users(conn, owners).await?;
-            let page = Pulled { users, conversations, ..Pulled::default() };
-            self.store(&mut brought, page, refused, &at).await?;
-        }
+        self.tables(conn, &heads.at, &mut at, &mut brought).await?;
         if let Some(opener) = self.opener.clone() {
-            self.voices(conn, &opener, heads.voiceprints, &mut at, &mut brought).await?;
-        } else if heads.voiceprints > 0 {
+            self.voices(conn, &opener, heads.at.voiceprints, &mut at, &mut brought).await?;
+        } else if heads.at.voiceprints > 0 {
             brought.voiceprints_left = read::count_voiceprints(conn).await?;
         }
-        while at.messages < heads.messages {
-            let rows = read::messages(conn, self.since(at.messages, &at)).await?;
-            let (messages, refused) = self.pass(rows, &mut at.messages, heads.messages);
-            let ids: Vec<Uuid> = messages.iter().map(|row| row.id).collect();
-            let sources = if ids.is_empty() { Vec::new() } else { read::sources(conn, &ids).await? };
-            // After everything was forgotten about how far was read, nearly all of it is here.
-            let messages = self.memory.news(messages).await?;
-            let sources = self.memory.lacks_links(&sources).await?;
-            let conversations = unique(messages.iter().map(|row| row.conversation));
-            let lacking = self.memory.lacks_conversations(&conversations).await?;
-            let conversations = match lacking.as_slice() {
-                [] => Vec::new(),
-                ids => usable(read::conversations_by_id(conn, ids).await?),
-            };
-            let owners = conversations.iter().map(|row| row.owner).collect();
-            let users = self.missing_users(conn, owners).await?;
-            let page = Pulled { users, conversations, messages, sources, ..Pulled::default() };
-            self.store(&mut brought, page, refused, &at).await?;
-            // Of pages that hold nothing new nothing is stored: after a lost connection they are not read
-            // once more.
-            self.ahead = Some((generation, at.clone()));
-        }
-        while at.tombstones < heads.tombstones {
-            let rows = read::tombstones(conn, self.since(at.tombstones, &at)).await?;
-            let (tombstones, refused) = self.pass(rows, &mut at.tombstones, heads.tombstones);
+        while at.at.tombstones < heads.at.tombstones {
+            let rows = read::tombstones(conn, self.since(at.at.tombstones, &at)).await?;
+            let (tombstones, refused) = self.pass(rows, &mut at.at.tombstones, heads.at.tombstones);
             self.store(&mut brought, Pulled { tombstones, ..Pulled::default() }, refused, &at).await?;
         }
         if !at.caught_up || self.unstored {
@@ -365,15 +333,15 @@ impl Puller {
         let name = (opener.name)();
         let all = at.voices_of.as_deref() != Some(name.as_str());
         if all {
-            at.voiceprints = 0;
+            at.at.voiceprints = 0;
             at.voices_of = None;
         }
         let mut people = BTreeSet::new();
         let mut refused = 0;
-        while at.voiceprints < head {
-            let since = Since { change: at.voiceprints, device: &self.settings.device, all };
-            let rows = read::voiceprints(conn, since).await?;
-            let (rows, left_out) = self.pass(rows, &mut at.voiceprints, head);
+        while at.at.voiceprints < head {
+            let since = Since { change: at.at.voiceprints, device: &self.settings.device, all };
+            let rows = read::rows::<VoiceprintRow>(conn, since).await?;
+            let (rows, left_out) = self.pass(rows, &mut at.at.voiceprints, head);
             people.extend(rows.iter().filter(|row| (opener.opens)(row)).map(|row| row.owner));
             refused += left_out;
         }
@@ -382,7 +350,8 @@ impl Puller {
             let people = unique(people);
             let (voiceprints, superseded) = opener.choose(usable(read::voiceprints_of(conn, &people).await?));
             let users = self.missing_users(conn, people).await?;
-            let page = Pulled { users, voiceprints, superseded, ..Pulled::default() };
+            let rows = Rows { users, voiceprints, ..Rows::default() };
+            let page = Pulled { rows, superseded, ..Pulled::default() };
             // Stored with the mark that they are to be looked at again, which goes once they are there.
             let before = PullCursor { voices_of: None, ..at.clone() };
             unsettled = self.store(brought, page, refused, &before).await?.unsettled;
@@ -414,11 +383,11 @@ impl Puller {
         conn: &mut PgConnection,
         owners: Vec<Uuid>,
     ) -> Result<Vec<UserRow>, PullError> {
-        let lacking = self.memory.lacks_users(&unique(owners)).await?;
+        let lacking = self.memory.lacks::<UserRow>(&unique(owners)).await?;
         if lacking.is_empty() {
             return Ok(Vec::new());
         }
-        Ok(usable(read::users_by_id(conn, &lacking).await?))
+        Ok(usable(read::by_id(conn, &lacking).await?))
     }
 
     async fn apply(&mut self, page: &Pulled, at: &PullCursor) -> Result<Applied, PullError> {
@@ -459,6 +428,82 @@ impl Puller {
         Ok(applied)
     }
 }
+
+/// A table that is read page by page.
+trait Read: Synced {
+    /// It has a way of its own.
+    const APART: bool = false;
+
+    /// A page that holds `rows`, once these are added, with what they need: may take some out.
+    async fn page(
+        puller: &Puller,
+        conn: &mut PgConnection,
+        rows: &mut Vec<Self>,
+    ) -> Result<Pulled, PullError> {
+        let owners = rows.iter().filter(|_| Self::table().is_owned).filter_map(Self::owner).collect();
+        let users = puller.missing_users(conn, owners).await?;
+        Ok(Pulled { rows: Rows { users, ..Rows::default() }, ..Pulled::default() })
+    }
+}
+
+impl Read for UserRow {}
+
+impl Read for ConversationRow {}
+
+impl Read for VoiceprintRow {
+    const APART: bool = true;
+}
+
+impl Read for MessageRow {
+    async fn page(
+        puller: &Puller,
+        conn: &mut PgConnection,
+        rows: &mut Vec<Self>,
+    ) -> Result<Pulled, PullError> {
+        let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
+        let sources = if ids.is_empty() { Vec::new() } else { read::sources(conn, &ids).await? };
+        // After everything was forgotten about how far was read, nearly all of it is here.
+        *rows = puller.memory.news(std::mem::take(rows)).await?;
+        let sources = puller.memory.lacks_links(&sources).await?;
+        let conversations = unique(rows.iter().map(|row| row.conversation));
+        let lacking = puller.memory.lacks::<ConversationRow>(&conversations).await?;
+        let mut conversations = match lacking.as_slice() {
+            [] => Vec::new(),
+            ids => usable(read::by_id(conn, ids).await?),
+        };
+        let mut page = ConversationRow::page(puller, conn, &mut conversations).await?;
+        page.rows.conversations = conversations;
+        Ok(Pulled { sources, ..page })
+    }
+}
+
+macro_rules! read_all {
+    ($({ $(#[$on:meta])* $rows:ident $row:ident $($op:tt)* })+ sent $($sent:tt)*) => {
+        impl Puller {
+            /// Reads on in every table that has no way of its own.
+            async fn tables(
+                &mut self,
+                conn: &mut PgConnection,
+                heads: &Changes,
+                at: &mut PullCursor,
+                brought: &mut Brought,
+            ) -> Result<(), PullError> {
+                $($(#[$on])* while !tables::$row::APART && at.at.$rows < heads.$rows {
+                    let rows = read::rows::<tables::$row>(conn, self.since(at.at.$rows, at)).await?;
+                    let (mut rows, refused) = self.pass(rows, &mut at.at.$rows, heads.$rows);
+                    let mut page = tables::$row::page(self, conn, &mut rows).await?;
+                    page.rows.$rows.append(&mut rows);
+                    self.store(brought, page, refused, at).await?;
+                    // Of pages that hold nothing new nothing is stored: after a lost connection they are not
+                    // read once more.
+                    self.ahead = Some((self.basis.generation, at.clone()));
+                })+
+                Ok(())
+            }
+        }
+    };
+}
+tables::for_tables!(read_all);
 
 fn usable<T>(rows: Vec<Numbered<T>>) -> Vec<T> {
     rows.into_iter().filter_map(|(_, row)| row).collect()

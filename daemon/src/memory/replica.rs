@@ -22,19 +22,19 @@ pub use take_back::TakenBack;
 use super::users::{checked_name, free_name, is_numbered};
 use super::{Memory, MemoryError, Result, UserId, boot_rid, device_rid, get, named};
 use crate::clock::Stamp;
-use crate::store::rows::{ConversationRow, MessageRow, Tombstone, UserRow, VoiceprintRow};
+use crate::store::queue::enqueue;
+use crate::store::tables::{
+    self, ConversationRow, MessageRow, Rows, Synced, Tombstone, UserRow, VoiceprintRow,
+};
 use crate::store::{StoreError, Tx, pull_cursor, resync, settings};
 use crate::text::name_key;
 
 /// Some rows of other devices, and how far they bring this one.
 #[derive(Debug, Default)]
 pub struct Pulled {
-    pub users: Vec<UserRow>,
-    pub conversations: Vec<ConversationRow>,
-    pub voiceprints: Vec<VoiceprintRow>,
-    /// (voiceprint, its person): those of `voiceprints` have taken their place.
+    pub rows: Rows,
+    /// (voiceprint, its person): those of `rows` have taken their place.
     pub superseded: Vec<(Uuid, Uuid)>,
-    pub messages: Vec<MessageRow>,
     /// (answer, what it was made from)
     pub sources: Vec<(Uuid, Uuid)>,
     pub tombstones: Vec<Tombstone>,
@@ -107,45 +107,28 @@ crate::store::sql::statements! {
         SELECT source.rid, answer.rid FROM messages source, messages answer
         WHERE source.id = ?1 AND answer.id = ?2 AND source.owner = answer.owner AND source.rid <> answer.rid
         ON CONFLICT DO NOTHING";
-    CONVERSATIONS_HERE = "SELECT id FROM conversations WHERE id IN (SELECT unhex(value) FROM json_each(?1))";
-    USERS_HERE = "SELECT id FROM users WHERE id IN (SELECT unhex(value) FROM json_each(?1))";
     VOICEPRINT_OF = "SELECT id FROM voiceprints WHERE owner = ?1";
     VOICE_WAITS = "SELECT 1 FROM queue WHERE user_id = ?1 AND op IN ('upsert_voiceprint', 'delete_voiceprint') LIMIT 1";
-    ADD_VOICEPRINT = "INSERT INTO voiceprints (owner, id, wrapped_key, blob, model_sha256, front_end_sha256, samples,
-            net_speech_s, quality, created_unix_ms, created_synced)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
     DELETE_VOICEPRINT = "DELETE FROM voiceprints WHERE id = ?1";
 }
 
 impl Pulled {
     pub fn is_empty(&self) -> bool {
-        self.users.is_empty()
-            && self.conversations.is_empty()
-            && self.voiceprints.is_empty()
+        self.rows.is_empty()
             && self.superseded.is_empty()
-            && self.messages.is_empty()
             && self.sources.is_empty()
             && self.tombstones.is_empty()
     }
 }
 
 impl Memory {
-    /// Ids of `conversations` that are not here: their rows must come first.
-    pub async fn lacks_conversations(&self, conversations: &[Uuid]) -> Result<Vec<Uuid>> {
-        self.lacks(CONVERSATIONS_HERE, conversations).await
-    }
-
-    /// Ids of `users` that are not here.
-    pub async fn lacks_users(&self, users: &[Uuid]) -> Result<Vec<Uuid>> {
-        self.lacks(USERS_HERE, users).await
-    }
-
-    async fn lacks(&self, find: &'static str, ids: &[Uuid]) -> Result<Vec<Uuid>> {
+    /// Of `ids` those that no row of a table here has.
+    pub(crate) async fn lacks<T: Synced>(&self, ids: &[Uuid]) -> Result<Vec<Uuid>> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
         let wanted = messages::ids(ids.iter().copied());
-        let rows = self.read_all(sqlx::query(find).bind(wanted)).await?;
+        let rows = self.read_all(sqlx::query(T::table().here.known).bind(wanted)).await?;
         let here = rows.iter().map(uuid_of).collect::<Result<BTreeSet<_>, _>>()?;
         Ok(ids.iter().filter(|id| !here.contains(id)).copied().collect())
     }
@@ -172,26 +155,11 @@ impl Memory {
         let mut applied = Applied::default();
         let mut scrub = false;
         let copies = !pulled.tombstones.is_empty() && !self.store.damaged_copies().is_empty();
-        for row in &pulled.users {
-            begin_row(&mut tx).await?;
-            let outcome = put_user(&mut tx, row).await;
-            applied.end_row(&mut tx, "user", &row.id, outcome).await?;
-        }
-        for row in &pulled.conversations {
-            begin_row(&mut tx).await?;
-            let outcome = put_conversation(&mut tx, row, self.here()?.device, &stamp).await;
-            scrub |= applied.end_row(&mut tx, "conversation", &row.id, outcome).await?;
-        }
-        for row in &pulled.voiceprints {
-            begin_row(&mut tx).await?;
-            let outcome = put_voiceprint(&mut tx, row).await;
-            applied.unsettled |= matches!(outcome, Ok(Waits));
-            scrub |= applied.end_row(&mut tx, "voiceprint", &row.id, outcome).await?;
-        }
+        let here = Place { device: self.here()?.device, stamp: &stamp };
+        scrub |= put_all(&mut tx, &pulled.rows, &here, &mut applied).await?;
         for (id, owner) in &pulled.superseded {
             bury::supersede(&mut tx, *id, *owner, &stamp).await?;
         }
-        messages::put(&mut tx, &pulled.messages, &stamp, &mut applied).await?;
         for (message, source) in &pulled.sources {
             tx.execute(sqlx::query(ADD_SOURCE).bind(bytes(source)).bind(bytes(message))).await?;
         }
@@ -212,6 +180,139 @@ impl Memory {
         }
         Ok(Some(applied))
     }
+}
+
+/// Where and when rows are stored.
+struct Place<'a> {
+    device: i64,
+    stamp: &'a Stamp,
+}
+
+/// How the rows of a table that devices read are stored here.
+trait Kept: Synced {
+    /// Stores a row. One of a plain table takes the place of what is here, unless that is still to be sent.
+    async fn put(&self, tx: &mut Tx<'_>, _here: &Place<'_>) -> Result<Outcome> {
+        put_plain(tx, self).await
+    }
+
+    /// Stores the rows of a page; returns whether something is to leave the file.
+    async fn put_page(
+        tx: &mut Tx<'_>,
+        rows: &[Self],
+        here: &Place<'_>,
+        applied: &mut Applied,
+    ) -> Result<bool> {
+        let mut erased = false;
+        for row in rows {
+            begin_row(tx).await?;
+            let outcome = row.put(tx, here).await;
+            applied.unsettled |= matches!(outcome, Ok(Waits));
+            erased |= applied.end_row(tx, kind_of::<Self>(), &row.id(), outcome).await?;
+        }
+        Ok(erased)
+    }
+
+    /// Stores and queues rows that come out of a backup.
+    async fn take_back(
+        tx: &mut Tx<'_>,
+        rows: &[Self],
+        here: &Place<'_>,
+        applied: &mut Applied,
+    ) -> Result<TakenBack> {
+        for row in rows {
+            Self::put_page(tx, std::slice::from_ref(row), here, applied).await?;
+            enqueue(tx, Self::table().put, row.id(), row.owner(), here.stamp.wall_unix_ms).await?;
+        }
+        Ok(TakenBack::default())
+    }
+}
+
+macro_rules! each_table {
+    ($({ $(#[$on:meta])* $rows:ident $row:ident $($op:tt)* })+ sent $($sent:tt)*) => {
+        async fn put_all(
+            tx: &mut Tx<'_>,
+            rows: &Rows,
+            here: &Place<'_>,
+            applied: &mut Applied,
+        ) -> Result<bool> {
+            let mut erased = false;
+            $($(#[$on])* { erased |= tables::$row::put_page(tx, &rows.$rows, here, applied).await?; })+
+            Ok(erased)
+        }
+
+        async fn take_all_back(
+            tx: &mut Tx<'_>,
+            rows: &Rows,
+            here: &Place<'_>,
+            applied: &mut Applied,
+        ) -> Result<TakenBack> {
+            let mut taken = TakenBack::default();
+            $($(#[$on])* { taken += tables::$row::take_back(tx, &rows.$rows, here, applied).await?; })+
+            Ok(taken)
+        }
+    };
+}
+tables::for_tables!(each_table);
+
+impl Kept for UserRow {
+    async fn put(&self, tx: &mut Tx<'_>, _here: &Place<'_>) -> Result<Outcome> {
+        put_user(tx, self).await
+    }
+}
+
+impl Kept for VoiceprintRow {
+    async fn put(&self, tx: &mut Tx<'_>, _here: &Place<'_>) -> Result<Outcome> {
+        put_voiceprint(tx, self).await
+    }
+}
+
+impl Kept for ConversationRow {
+    async fn put(&self, tx: &mut Tx<'_>, here: &Place<'_>) -> Result<Outcome> {
+        put_conversation(tx, self, here).await
+    }
+}
+
+impl Kept for MessageRow {
+    async fn put_page(
+        tx: &mut Tx<'_>,
+        rows: &[Self],
+        here: &Place<'_>,
+        applied: &mut Applied,
+    ) -> Result<bool> {
+        messages::put(tx, rows, here.stamp, applied).await.map(|()| false)
+    }
+
+    async fn take_back(
+        tx: &mut Tx<'_>,
+        rows: &[Self],
+        here: &Place<'_>,
+        applied: &mut Applied,
+    ) -> Result<TakenBack> {
+        take_back::messages(tx, rows, here.stamp, applied).await
+    }
+}
+
+/// The kind of a deletion of such a row.
+fn kind_of<T: Synced>() -> &'static str {
+    T::table().kind.unwrap_or_default()
+}
+
+async fn put_plain<T: Synced>(tx: &mut Tx<'_>, row: &T) -> Result<Outcome> {
+    let (id, owner) = (row.id(), row.owner().unwrap_or_default());
+    // What is here decides until it was sent.
+    if dead(tx, kind_of::<T>(), &id, &owner).await? || pending(tx, &id).await? {
+        return Ok(Left);
+    }
+    let Some(owner) = rid_of_user(tx, &owner).await? else {
+        return Ok(Refused("its person is not here"));
+    };
+    let known = tx.optional(sqlx::query(T::table().here.by_id).bind(bytes(&id))).await?;
+    let written = tx.execute(row.bind_here(owner, sqlx::query(T::table().here.put))).await?;
+    Ok(match (written, known) {
+        (0, _) => Left,
+        (_, Some(_)) => Erased,
+        (_, None) => Changed,
+    })
 }
 
 impl Applied {
@@ -314,12 +415,7 @@ async fn is_later(tx: &mut Tx<'_>, id: &Uuid, named: &Uuid, since: &Uuid) -> Res
     Ok(named > since || (named.is_nil() && since.is_nil() && !pending(tx, id).await?))
 }
 
-async fn put_conversation(
-    tx: &mut Tx<'_>,
-    row: &ConversationRow,
-    here: i64,
-    stamp: &Stamp,
-) -> Result<Outcome> {
+async fn put_conversation(tx: &mut Tx<'_>, row: &ConversationRow, here: &Place<'_>) -> Result<Outcome> {
     if dead(tx, "conversation", &row.id, &row.owner).await? {
         return Ok(Left);
     }
@@ -338,10 +434,10 @@ async fn put_conversation(
             return Ok(Refused("its person is not here"));
         };
         let home = match &row.device {
-            Some(device) => Some(device_rid(tx, device, stamp).await?),
+            Some(device) => Some(device_rid(tx, device, here.stamp).await?),
             None => None,
         };
-        let session = session::free(tx, row, owner, home, here).await?;
+        let session = session::free(tx, row, owner, home, here.device).await?;
         let add = sqlx::query(ADD_CONVERSATION)
             .bind(bytes(&row.id))
             .bind(owner)
@@ -376,7 +472,8 @@ async fn put_conversation(
         // A name that was emptied or replaced may have been forgotten.
         let erased = (!old_title.is_empty() && old_title != title)
             || (old_session.is_some() && old_session != row.session_id);
-        let session = session::free(tx, row, get(&known, "owner")?, get(&known, "device")?, here).await?;
+        let session =
+            session::free(tx, row, get(&known, "owner")?, get(&known, "device")?, here.device).await?;
         let names = sqlx::query(CHANGE_NAMES).bind(rid).bind(title).bind(row.title_by_user).bind(session);
         tx.execute(names.bind(named::bytes(&row.named))).await?;
         outcome = if erased { Erased } else { Changed };
@@ -417,21 +514,11 @@ async fn put_voiceprint(tx: &mut Tx<'_>, row: &VoiceprintRow) -> Result<Outcome>
         tx.execute(sqlx::query(DELETE_VOICEPRINT).bind(bytes(&id))).await?;
         outcome = Erased;
     }
-    let quality =
-        serde_json::from_str::<serde_json::Value>(&row.quality).map_or("{}", |_| row.quality.as_str());
-    let add = sqlx::query(ADD_VOICEPRINT)
-        .bind(owner)
-        .bind(bytes(&row.id))
-        .bind(&row.wrapped_key)
-        .bind(&row.blob)
-        .bind(&row.model_sha256)
-        .bind(&row.front_end_sha256)
-        .bind(row.samples)
-        .bind(row.net_speech_s)
-        .bind(quality)
-        .bind(row.created_unix_ms)
-        .bind(row.synced);
-    tx.execute(add).await?;
+    let mut row = row.clone();
+    if serde_json::from_str::<serde_json::Value>(&row.quality).is_err() {
+        row.quality = "{}".to_owned();
+    }
+    tx.execute(row.bind_here(owner, sqlx::query(VoiceprintRow::table().here.put))).await?;
     Ok(outcome)
 }
 

@@ -303,7 +303,7 @@ struct Lacking {
 impl Lacking {
     /// Notes a row that is to be sent; without an operation its deletion is, and `kind` says of what.
     fn note(&mut self, op: Option<Op>, id: Uuid, owner: Option<Uuid>, kind: &str) {
-        let op = op.or_else(|| Op::ALL.into_iter().find(|op| op.tombstone_kind() == Some(kind)));
+        let op = op.or_else(|| Op::deletion_of(kind));
         if let Some(op) = op {
             self.rows.entry(op).or_default().insert(id, owner);
         }
@@ -329,13 +329,8 @@ impl Lacking {
             .into_iter()
             .flat_map(|(op, rows)| rows.into_iter().map(move |(id, owner)| (op, id, owner)))
             .collect();
-        let order = |op: &Op| match op {
-            Op::UpsertUser => 1,
-            Op::UpsertConversation | Op::UpsertVoiceprint => 2,
-            Op::InsertMessage | Op::AppendAudit => 3,
-            _ => 0,
-        };
-        entries.sort_by_key(|(op, ..)| order(op));
+        // Operations are in the order of their tables, parents first.
+        entries.sort_by_key(|(op, ..)| (!op.is_deletion(), *op));
         // A part of it is of use as well, and somebody may be talking.
         for piece in entries.chunks(PIECE) {
             let started = Instant::now();
@@ -413,7 +408,7 @@ enum Closer {
 /// there.
 async fn look_closer(sides: &mut Sides<'_>, id: Uuid) -> Result<Closer, CompareError> {
     let (store, pg) = (sides.store, &mut *sides.pg);
-    let (read_to, everything) = sides.read.map_or((0, true), |read| (read.messages, !read.caught_up));
+    let (read_to, everything) = sides.read.map_or((0, true), |read| (read.at.messages, !read.caught_up));
     let (ours, mine) = conversation_here(store, id).await?;
     let query = sqlx::query(there::MESSAGE_IDS).bind(id).bind(read_to).bind(sides.device).bind(everything);
     let found: Vec<(Uuid, bool)> =

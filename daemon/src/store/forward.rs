@@ -362,7 +362,7 @@ impl Forwarder {
             outgoing::add_parents(&self.store, &mut batch).await?;
             sent = self.send(&batch).await;
         }
-        if let (Err(error), [message], 1) = (&sent, batch.messages.as_slice(), batch.entries)
+        if let (Err(error), [message], 1) = (&sent, batch.rows.messages.as_slice(), batch.entries)
             && error.is_place_taken()
             && let Some(pg) = &mut self.pg
             && renumber::behind(&self.store, pg, message).await?

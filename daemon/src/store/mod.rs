@@ -32,7 +32,6 @@ pub mod put_back;
 pub mod queue;
 mod renumber;
 pub(crate) mod resync;
-pub mod rows;
 pub mod salvage;
 mod schema;
 mod scrub;
@@ -40,6 +39,7 @@ pub mod section;
 pub(crate) mod settings;
 pub(crate) mod sql;
 mod sqlite;
+pub mod tables;
 pub mod vanished;
 
 #[cfg(test)]

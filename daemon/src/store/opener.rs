@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::rows::VoiceprintRow;
+use super::tables::VoiceprintRow;
 
 /// The key and the model of this device. A voiceprint that they do not open is of another device and is not
 /// stored: it could not be used, and it would take the place of the one that can.

@@ -6,14 +6,13 @@
 //! sender groups it by kind. A batch that is read ahead, while the one before is on its way, has a later
 //! snapshot, so the same holds for it once that one was committed.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Connection as _, FromRow, Row as _, SqliteConnection};
+use sqlx::{Connection as _, Row as _, SqliteConnection};
 use uuid::Uuid;
 
 use super::queue::Op;
-use super::rows::{AuditRow, ConversationRow, MessageRow, UserRow, VoiceprintRow};
+use super::tables::{ConversationRow, Rows, Synced as _, UserRow};
 use super::{Store, StoreError};
 
 /// Some of the oldest entries, and what to send for them. Rows that are gone are simply not here.
@@ -31,13 +30,9 @@ pub struct Batch {
     /// Rough size of the rows.
     pub bytes: u64,
     pub devices: Vec<String>,
-    pub users: Vec<UserRow>,
-    pub voiceprints: Vec<VoiceprintRow>,
-    pub conversations: Vec<ConversationRow>,
-    pub messages: Vec<MessageRow>,
+    pub rows: Rows,
     /// (answer, what it was made from)
     pub sources: Vec<(Uuid, Uuid)>,
-    pub audit: Vec<AuditRow>,
     pub deletions: BTreeMap<Op, Vec<Deletion>>,
     /// People whose voice was deleted altogether.
     pub voiceless: Vec<Uuid>,
@@ -51,48 +46,12 @@ pub struct Deletion {
     pub owner: Uuid,
 }
 
-/// Columns of a person, and of a conversation: of those that entries name, and of those that a row turns
-/// out to need.
-macro_rules! of_user {
-    ($of:literal) => {
-        concat!(
-            "SELECT id, coalesce(house_name, name) AS name, consent_unix_ms, created_unix_ms, created_synced AS synced, named
-            FROM users WHERE id ",
-            $of
-        )
-    };
-}
-macro_rules! of_conversation {
-    ($of:literal) => {
-        concat!(
-            "SELECT c.id AS id, u.id AS owner, d.id AS device, c.session_id, c.title, c.title_by_user, c.named, c.next_seq,
-                c.created_unix_ms, c.created_synced, c.updated_unix_ms, c.updated_synced, c.updated_monotonic_ns, b.boot_id
-            FROM conversations c JOIN users u ON u.rid = c.owner JOIN boots b ON b.rid = c.boot
-                LEFT JOIN devices d ON d.rid = c.device
-            WHERE c.id ",
-            $of
-        )
-    };
-}
-
 super::sql::statements! {
     /// The oldest entries, with the length of the text that each brings along.
     OLDEST = "SELECT q.seq, q.op, q.entity_id, q.user_id, coalesce(octet_length(m.text), 0) AS bytes,
             coalesce(json_extract(q.payload, '$.whole'), 0) AS whole
         FROM queue q LEFT JOIN messages m ON q.op = 'insert_message' AND m.id = q.entity_id
         WHERE q.seq > ?1 ORDER BY q.seq LIMIT ?2";
-    USERS = of_user!("IN (SELECT entity_id FROM queue WHERE seq > ?1 AND seq <= ?2 AND op = 'upsert_user') ORDER BY rid");
-    VOICEPRINTS = "SELECT v.id AS id, u.id AS owner, v.wrapped_key, v.blob, v.model_sha256, v.front_end_sha256, v.samples,
-            v.net_speech_s, v.quality, v.created_unix_ms, v.created_synced AS synced
-        FROM voiceprints v JOIN users u ON u.rid = v.owner
-        WHERE v.id IN (SELECT entity_id FROM queue WHERE seq > ?1 AND seq <= ?2 AND op = 'upsert_voiceprint')";
-    CONVERSATIONS =
-        of_conversation!("IN (SELECT entity_id FROM queue WHERE seq > ?1 AND seq <= ?2 AND op = 'upsert_conversation') ORDER BY c.rid");
-    MESSAGES = "SELECT m.id AS id, c.id AS conversation, u.id AS owner, m.seq, m.role, m.kind, m.text, m.meta, m.wall_unix_ms,
-            m.clock_synced AS synced, m.monotonic_ns, b.boot_id, d.id AS device
-        FROM messages m JOIN conversations c ON c.rid = m.conversation JOIN users u ON u.rid = m.owner
-            JOIN boots b ON b.rid = m.boot JOIN devices d ON d.rid = m.device
-        WHERE m.id IN (SELECT entity_id FROM queue WHERE seq > ?1 AND seq <= ?2 AND op = 'insert_message') ORDER BY m.rid";
     /// Of both ends: where everything is sent again, an answer may go before what it was made from.
     SOURCES = "SELECT answer.id AS message, source.id AS source
         FROM queue q CROSS JOIN messages answer ON answer.id = q.entity_id
@@ -102,14 +61,6 @@ super::sql::statements! {
         FROM queue q CROSS JOIN messages source ON source.id = q.entity_id
             CROSS JOIN message_sources s ON s.source = source.rid CROSS JOIN messages answer ON answer.rid = s.message
         WHERE q.seq > ?1 AND q.seq <= ?2 AND q.op = 'insert_message'";
-    AUDIT = "SELECT a.id AS id, u.id AS owner, a.action, a.outcome, a.detail, a.wall_unix_ms, a.clock_synced AS synced,
-            a.monotonic_ns,
-            b.boot_id, d.id AS device
-        FROM audit a JOIN boots b ON b.rid = a.boot JOIN devices d ON d.rid = a.device LEFT JOIN users u ON u.rid = a.owner
-        WHERE a.id IN (SELECT entity_id FROM queue WHERE seq > ?1 AND seq <= ?2 AND op = 'append_audit') ORDER BY a.rid";
-    /// What a message needs above it, where Postgres turns out to lack it.
-    PARENTS_CONVERSATION = of_conversation!("= ?1");
-    PARENTS_USER = of_user!("= ?1");
 }
 
 /// At most `entries` of the oldest entries after `after`, and no more than about `bytes` of text beyond the
@@ -140,7 +91,7 @@ async fn read_within(
     let limit = i64::try_from(entries).unwrap_or(i64::MAX);
     let oldest = sqlx::query(OLDEST).bind(after).bind(limit).fetch_all(&mut *conn).await?;
     let mut batch = Batch { full: oldest.len() == entries, ..Batch::default() };
-    let mut seen = Seen::default();
+    let mut ops = BTreeSet::new();
     let mut named_rows: Vec<Uuid> = Vec::new();
     for row in &oldest {
         let size = u64::try_from(row.try_get::<i64, _>("bytes")?).unwrap_or(0) + 100;
@@ -164,7 +115,7 @@ async fn read_within(
             }
             batch.deletions.entry(op).or_default().push(Deletion { id, owner: owner.unwrap_or(id) });
         } else {
-            seen.note(op);
+            ops.insert(op);
             named_rows.push(row.try_get("entity_id")?);
         }
     }
@@ -172,101 +123,37 @@ async fn read_within(
         return Ok(None);
     }
     let named = (after, batch.last_seq);
-    if seen.users {
-        batch.users = all(conn, USERS, named).await?;
+    batch.rows = Rows::read(conn, &ops, named).await?;
+    if ops.contains(&Op::InsertMessage) {
+        batch.sources = sqlx::query_as(SOURCES).bind(named.0).bind(named.1).fetch_all(conn).await?;
     }
-    if seen.voiceprints {
-        batch.voiceprints = all(conn, VOICEPRINTS, named).await?;
-    }
-    if seen.conversations {
-        batch.conversations = all(conn, CONVERSATIONS, named).await?;
-    }
-    if seen.messages {
-        batch.messages = all(conn, MESSAGES, named).await?;
-        batch.sources = all(conn, SOURCES, named).await?;
-    }
-    if seen.audit {
-        batch.audit = all(conn, AUDIT, named).await?;
-    }
-    let there = batch.rows();
+    let there = batch.rows.ids();
     batch.without_row = named_rows.iter().filter(|id| !there.contains(*id)).count();
-    batch.note_devices();
+    batch.devices = batch.rows.devices().into_iter().collect();
     Ok(Some(batch))
 }
 
 /// Adds to a batch the conversations and the people that its rows belong to.
 pub async fn add_parents(store: &Store, batch: &mut Batch) -> Result<(), StoreError> {
     let mut reader = store.reader().await?;
-    let here: HashSet<Uuid> = batch.conversations.iter().map(|c| c.id).collect();
-    let conversations: HashSet<Uuid> = batch.messages.iter().map(|m| m.conversation).collect();
-    let mut owners: Vec<Uuid> = batch.messages.iter().map(|m| m.owner).collect();
-    owners.extend(batch.conversations.iter().map(|c| c.owner));
-    owners.extend(batch.voiceprints.iter().map(|v| v.owner));
+    let rows = &mut batch.rows;
+    let here: HashSet<Uuid> = rows.conversations.iter().map(|c| c.id).collect();
+    let conversations: HashSet<Uuid> = rows.messages.iter().map(|m| m.conversation).collect();
+    let owners = rows.owners();
     let parents = async || -> Result<(), sqlx::Error> {
+        let (conversation, user) = (ConversationRow::table().here.by_id, UserRow::table().here.by_id);
         for id in conversations.difference(&here) {
-            batch
-                .conversations
-                .extend(sqlx::query_as(PARENTS_CONVERSATION).bind(id).fetch_optional(&mut *reader).await?);
+            let found = sqlx::query_as(conversation).bind(id).fetch_optional(&mut *reader).await?;
+            rows.conversations.extend(found);
         }
         for id in owners {
-            if !batch.users.iter().any(|user| user.id == id) {
-                batch.users.extend(sqlx::query_as(PARENTS_USER).bind(id).fetch_optional(&mut *reader).await?);
+            if !rows.users.iter().any(|user| user.id == id) {
+                rows.users.extend(sqlx::query_as(user).bind(id).fetch_optional(&mut *reader).await?);
             }
         }
         Ok(())
     };
     parents().await.map_err(|e| store.classify(e))?;
-    batch.note_devices();
+    batch.devices = batch.rows.devices().into_iter().collect();
     Ok(())
-}
-
-impl Batch {
-    /// Ids of all rows that are sent.
-    fn rows(&self) -> HashSet<Uuid> {
-        let users = self.users.iter().map(|row| row.id);
-        let voiceprints = self.voiceprints.iter().map(|row| row.id);
-        let conversations = self.conversations.iter().map(|row| row.id);
-        let messages = self.messages.iter().map(|row| row.id);
-        let audit = self.audit.iter().map(|row| row.id);
-        users.chain(voiceprints).chain(conversations).chain(messages).chain(audit).collect()
-    }
-
-    /// Every device that a row names.
-    fn note_devices(&mut self) {
-        let homes = self.conversations.iter().filter_map(|c| c.device.as_ref());
-        let heard = self.messages.iter().map(|m| &m.device).chain(self.audit.iter().map(|a| &a.device));
-        let all: std::collections::BTreeSet<String> = homes.chain(heard).cloned().collect();
-        self.devices = all.into_iter().collect();
-    }
-}
-
-/// Which kinds of rows the entries name.
-#[derive(Debug, Default)]
-struct Seen {
-    users: bool,
-    voiceprints: bool,
-    conversations: bool,
-    messages: bool,
-    audit: bool,
-}
-
-impl Seen {
-    fn note(&mut self, op: Op) {
-        match op {
-            Op::UpsertUser => self.users = true,
-            Op::UpsertVoiceprint => self.voiceprints = true,
-            Op::UpsertConversation => self.conversations = true,
-            Op::InsertMessage => self.messages = true,
-            Op::AppendAudit => self.audit = true,
-            Op::DeleteUser | Op::DeleteVoiceprint | Op::DeleteConversation | Op::DeleteMessage => {}
-        }
-    }
-}
-
-async fn all<T: Send + Unpin + for<'r> FromRow<'r, SqliteRow>>(
-    conn: &mut SqliteConnection,
-    sql: &'static str,
-    (after, last): (i64, i64),
-) -> Result<Vec<T>, sqlx::Error> {
-    sqlx::query_as(sql).bind(after).bind(last).fetch_all(conn).await
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::postgres::PgSettings;
+use super::tables::Changes;
 use super::{Store, StoreError, Tx, settings};
 
 super::sql::statements! {
@@ -23,11 +24,8 @@ pub struct PullCursor {
     /// Another one each time that reading begins at the beginning.
     #[serde(default)]
     pub reading: Uuid,
-    pub users: i64,
-    pub voiceprints: i64,
-    pub conversations: i64,
-    pub messages: i64,
-    pub tombstones: i64,
+    #[serde(flatten)]
+    pub at: Changes,
     /// Everything but the voiceprints was read once, so what this device wrote itself need not be read back.
     pub caught_up: bool,
     /// The key and the model with which every voiceprint was looked at. Others may open what these did not.
@@ -38,8 +36,7 @@ pub struct PullCursor {
 impl PullCursor {
     /// The highest number up to which anything was read.
     pub(super) fn furthest(&self) -> i64 {
-        let kinds = [self.users, self.voiceprints, self.conversations, self.messages, self.tombstones];
-        kinds.into_iter().max().unwrap_or(0)
+        self.at.highest()
     }
 
     /// The later of both, kind by kind.
@@ -48,11 +45,7 @@ impl PullCursor {
             house: self.house,
             address: self.address.clone(),
             reading: self.reading,
-            users: self.users.max(other.users),
-            voiceprints: self.voiceprints.max(other.voiceprints),
-            conversations: self.conversations.max(other.conversations),
-            messages: self.messages.max(other.messages),
-            tombstones: self.tombstones.max(other.tombstones),
+            at: self.at.or_further(other.at),
             caught_up: self.caught_up || other.caught_up,
             voices_of: self.voices_of.clone().filter(|name| other.voices_of.as_ref() == Some(name)),
         }

@@ -20,51 +20,39 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 use uuid::Uuid;
 
+use super::tables::{self, for_tables};
 use super::{Store, StoreError, Tx, put_back, resync};
 
-/// One kind of queue entry. The names are a format: they are stored, and other versions read them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Op {
-    UpsertUser,
-    DeleteUser,
-    UpsertVoiceprint,
-    DeleteVoiceprint,
-    UpsertConversation,
-    DeleteConversation,
-    InsertMessage,
-    DeleteMessage,
-    AppendAudit,
+macro_rules! ops {
+    ($({ $(#[$on:meta])* $rows:ident $row:ident $put:ident $put_name:literal $delete:ident $delete_name:literal })+
+        sent $({ $sent:ident $sent_row:ident $append:ident $append_name:literal })+) => {
+        /// One kind of queue entry. The names are a format: they are stored, and other versions read them.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Op {
+            $($(#[$on])* $put, $(#[$on])* $delete,)+
+            $($append,)+
+        }
+
+        impl Op {
+            pub const ALL: &[Self] = &[
+                $($(#[$on])* Self::$put, $(#[$on])* Self::$delete,)+
+                $(Self::$append,)+
+            ];
+
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $($(#[$on])* Self::$put => $put_name, $(#[$on])* Self::$delete => $delete_name,)+
+                    $(Self::$append => $append_name,)+
+                }
+            }
+        }
+    };
 }
+for_tables!(ops);
 
 impl Op {
-    pub const ALL: [Self; 9] = [
-        Self::UpsertUser,
-        Self::DeleteUser,
-        Self::UpsertVoiceprint,
-        Self::DeleteVoiceprint,
-        Self::UpsertConversation,
-        Self::DeleteConversation,
-        Self::InsertMessage,
-        Self::DeleteMessage,
-        Self::AppendAudit,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::UpsertUser => "upsert_user",
-            Self::DeleteUser => "delete_user",
-            Self::UpsertVoiceprint => "upsert_voiceprint",
-            Self::DeleteVoiceprint => "delete_voiceprint",
-            Self::UpsertConversation => "upsert_conversation",
-            Self::DeleteConversation => "delete_conversation",
-            Self::InsertMessage => "insert_message",
-            Self::DeleteMessage => "delete_message",
-            Self::AppendAudit => "append_audit",
-        }
-    }
-
     pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|op| op.as_str() == name)
+        Self::ALL.iter().copied().find(|op| op.as_str() == name)
     }
 
     pub fn is_deletion(self) -> bool {
@@ -73,13 +61,12 @@ impl Op {
 
     /// What a deletion leaves behind.
     pub(crate) fn tombstone_kind(self) -> Option<&'static str> {
-        match self {
-            Self::DeleteUser => Some("user"),
-            Self::DeleteVoiceprint => Some("voiceprint"),
-            Self::DeleteConversation => Some("conversation"),
-            Self::DeleteMessage => Some("message"),
-            _ => None,
-        }
+        self.as_str().strip_prefix("delete_")
+    }
+
+    /// What deletes rows of this kind.
+    pub(crate) fn deletion_of(kind: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|op| op.tombstone_kind() == Some(kind))
     }
 }
 
@@ -89,37 +76,10 @@ impl fmt::Display for Op {
     }
 }
 
-/// Entries of this table whose row is gone: nothing can be sent for them.
-macro_rules! without_row {
-    ($of:literal) => {
-        concat!(
-            "(",
-            $of,
-            ".op = 'insert_message' AND NOT EXISTS (SELECT 1 FROM messages r WHERE r.id = ",
-            $of,
-            ".entity_id))
-            OR (",
-            $of,
-            ".op = 'upsert_conversation' AND NOT EXISTS (SELECT 1 FROM conversations r WHERE r.id = ",
-            $of,
-            ".entity_id))
-            OR (",
-            $of,
-            ".op = 'upsert_user' AND NOT EXISTS (SELECT 1 FROM users r WHERE r.id = ",
-            $of,
-            ".entity_id))
-            OR (",
-            $of,
-            ".op = 'upsert_voiceprint' AND NOT EXISTS (SELECT 1 FROM voiceprints r WHERE r.id = ",
-            $of,
-            ".entity_id))
-            OR (",
-            $of,
-            ".op = 'append_audit' AND NOT EXISTS (SELECT 1 FROM audit r WHERE r.id = ",
-            $of,
-            ".entity_id))"
-        )
-    };
+/// True of an entry `of` whose row is gone: nothing can be sent for it.
+fn without_row(of: &str) -> String {
+    let each: Vec<String> = tables::all().iter().map(|table| table.has_no_row(of)).collect();
+    format!("({})", each.join(" OR "))
 }
 
 /// Dead letters that nobody has given up.
@@ -164,33 +124,31 @@ super::sql::statements! {
             ?3, ?4
         FROM queue WHERE seq = ?1";
     DROP_ENTRY = "DELETE FROM queue WHERE seq = ?1";
-    RETRY_DEAD = concat!("INSERT INTO queue (op, entity_id, user_id, payload, created_unix_ms)
-        SELECT d.op, d.entity_id, d.user_id, json_set(d.payload, '$.attempts', d.attempts), d.created_unix_ms FROM dead_letter d
-        WHERE (?1 IS NULL OR d.seq = ?1) AND ", refused!(), " AND NOT (", without_row!("d"), ") ORDER BY d.seq");
-    RETRIED = concat!("DELETE FROM dead_letter AS d WHERE (?1 IS NULL OR d.seq = ?1) AND ", refused!(),
-        " AND NOT (", without_row!("d"), ")");
-    ROWLESS_DEAD = concat!("SELECT count(*) AS n FROM dead_letter d WHERE (?1 IS NULL OR d.seq = ?1) AND ", refused!(),
-        " AND (", without_row!("d"), ")");
     /// It stays, marked: what it is about is on this device only, and belongs into every backup.
     DROP_DEAD = concat!("UPDATE dead_letter SET payload = json_set(payload, '$.given_up', json('true'))
         WHERE (?1 IS NULL OR seq = ?1) AND ", refused!());
-    REVIVE_USERS = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
-        SELECT 'upsert_user', id, id, 0 FROM users ORDER BY rid";
-    REVIVE_CONVERSATIONS = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
-        SELECT 'upsert_conversation', c.id, u.id, 0 FROM conversations c JOIN users u ON u.rid = c.owner ORDER BY c.rid";
-    REVIVE_MESSAGES = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
-        SELECT 'insert_message', m.id, u.id, 0 FROM messages m JOIN users u ON u.rid = m.owner ORDER BY m.rid";
     REVIVE_DEAD = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
         SELECT op, entity_id, user_id, created_unix_ms FROM dead_letter ORDER BY seq";
-    /// Nothing is left that a backup could keep.
-    DROP_ROWLESS = concat!("DELETE FROM dead_letter AS d WHERE (?1 IS NULL OR d.seq = ?1) AND (", without_row!("d"), ")");
     OPS = "SELECT op, count(*) AS n FROM queue GROUP BY op";
     /// Deletions without their tombstone.
     UNBURIED = "SELECT count(*) FROM queue q WHERE q.op LIKE 'delete!_%' ESCAPE '!'
         AND NOT EXISTS (SELECT 1 FROM tombstones t WHERE t.kind = substr(q.op, 8) AND t.id = q.entity_id)";
-    /// Entries whose row is gone: nothing will be sent for them.
-    EMPTY_ENTRIES = concat!("SELECT count(*) FROM queue q WHERE ", without_row!("q"));
     FIRST = "SELECT min(seq) FROM queue";
+}
+
+super::sql::built! {
+    RETRY_DEAD = format!("INSERT INTO queue (op, entity_id, user_id, payload, created_unix_ms)
+        SELECT d.op, d.entity_id, d.user_id, json_set(d.payload, '$.attempts', d.attempts), d.created_unix_ms
+        FROM dead_letter d WHERE (?1 IS NULL OR d.seq = ?1) AND {} AND NOT {} ORDER BY d.seq",
+        refused!(), without_row("d"));
+    RETRIED = format!("DELETE FROM dead_letter AS d WHERE (?1 IS NULL OR d.seq = ?1) AND {} AND NOT {}",
+        refused!(), without_row("d"));
+    ROWLESS_DEAD = format!("SELECT count(*) AS n FROM dead_letter d WHERE (?1 IS NULL OR d.seq = ?1) AND {} AND {}",
+        refused!(), without_row("d"));
+    /// Nothing is left that a backup could keep.
+    DROP_ROWLESS = format!("DELETE FROM dead_letter AS d WHERE (?1 IS NULL OR d.seq = ?1) AND {}", without_row("d"));
+    /// Entries whose row is gone: nothing will be sent for them.
+    EMPTY_ENTRIES = format!("SELECT count(*) FROM queue q WHERE {}", without_row("q"));
 }
 
 /// Queues `op` about the row `entity` of `user` in the transaction that changes the row.
@@ -421,9 +379,9 @@ pub struct Retried {
 /// Puts dead letters back at the end of the queue, one (`seq`) or all of them.
 pub async fn retry_dead(store: &Store, seq: Option<i64>) -> Result<Retried, StoreError> {
     let mut tx = store.begin().await?;
-    let dead_letters = tx.execute(sqlx::query(RETRY_DEAD).bind(seq)).await?;
-    tx.execute(sqlx::query(RETRIED).bind(seq)).await?;
-    let rowless = tx.optional(sqlx::query(ROWLESS_DEAD).bind(seq)).await?;
+    let dead_letters = tx.execute(sqlx::query(*RETRY_DEAD).bind(seq)).await?;
+    tx.execute(sqlx::query(*RETRIED).bind(seq)).await?;
+    let rowless = tx.optional(sqlx::query(*ROWLESS_DEAD).bind(seq)).await?;
     let without_row = rowless.map_or(Ok(0), |row| row.try_get("n")).map_err(StoreError::Sql)?;
     tx.commit().await?;
     Ok(Retried { dead_letters, without_row })
@@ -433,9 +391,10 @@ pub async fn retry_dead(store: &Store, seq: Option<i64>) -> Result<Retried, Stor
 /// what a memory is to take back, and the rows which that needs.
 pub(crate) async fn revive(store: &Store) -> Result<(), StoreError> {
     let mut tx = store.begin().await?;
-    for all in [REVIVE_USERS, REVIVE_CONVERSATIONS, REVIVE_MESSAGES, REVIVE_DEAD] {
-        tx.execute(sqlx::query(all)).await?;
+    for table in tables::all().into_iter().filter(|table| table.taken_back) {
+        tx.execute(sqlx::query(table.here.queue).bind(0).bind(i64::MAX).bind(0)).await?;
     }
+    tx.execute(sqlx::query(REVIVE_DEAD)).await?;
     tx.commit().await
 }
 
@@ -444,7 +403,7 @@ pub(crate) async fn revive(store: &Store) -> Result<(), StoreError> {
 pub async fn drop_dead(store: &Store, seq: Option<i64>) -> Result<u64, StoreError> {
     let mut tx = store.begin().await?;
     let gone = tx.execute(sqlx::query(DROP_DEAD).bind(seq)).await?;
-    tx.execute(sqlx::query(DROP_ROWLESS).bind(seq)).await?;
+    tx.execute(sqlx::query(*DROP_ROWLESS).bind(seq)).await?;
     tx.commit().await?;
     Ok(gone)
 }
@@ -453,7 +412,7 @@ pub async fn check(store: &Store) -> Result<Soundness, StoreError> {
     Ok(Soundness {
         unknown_operations: unknown(store).await?,
         unburied_deletions: number(store, UNBURIED).await?,
-        without_row: number(store, EMPTY_ENTRIES).await?,
+        without_row: number(store, *EMPTY_ENTRIES).await?,
     })
 }
 

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::forward::ForwardError;
 use super::postgres::Pg;
-use super::rows::MessageRow;
+use super::tables::MessageRow;
 use super::{Store, StoreError, pull_cursor};
 
 const STEP: &str = "asking Postgres for the end of a conversation";

@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
 use uuid::Uuid;
 
+use super::tables::{self, MessageRow, Synced as _, Table};
 use super::{Store, StoreError, Tx, queue, settings};
 
 /// Database that has, or finds in the queue, everything that is here. Without it everything counts as not
@@ -47,44 +48,6 @@ pub(super) async fn breathe(begun: Instant) {
     tokio::time::sleep(begun.elapsed().min(LONGEST_BREATH)).await;
 }
 
-/// The last of the next ?2 rows of a table after number ?1.
-macro_rules! up_to {
-    ($table:literal, $number:literal) => {
-        concat!(
-            "SELECT max(rid) AS rid FROM (SELECT ",
-            $number,
-            " AS rid FROM ",
-            $table,
-            " WHERE ",
-            $number,
-            " > ?1 ORDER BY ",
-            $number,
-            " LIMIT ?2)"
-        )
-    };
-}
-
-/// Queues the rows of a table after number ?1 up to ?2, each as its owner's, who may be gone from the audit
-/// log.
-macro_rules! again {
-    ($op:literal, $table:literal, $number:literal) => {
-        concat!(
-            "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
-            SELECT '",
-            $op,
-            "', r.id, u.id, ?3 FROM ",
-            $table,
-            " r LEFT JOIN users u ON u.rid = r.owner
-            WHERE r.",
-            $number,
-            " > ?1 AND r.",
-            $number,
-            " <= ?2 ORDER BY r.",
-            $number
-        )
-    };
-}
-
 super::sql::statements! {
     FORGET = "DELETE FROM settings WHERE key = ?1";
     LAST_ENTRY = "SELECT coalesce(max(seq), 0) AS rid FROM queue";
@@ -94,19 +57,6 @@ super::sql::statements! {
     AGAIN_DELETIONS = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
         SELECT 'delete_' || kind, id, user_id, deleted_unix_ms FROM tombstones
         WHERE (kind, id) > (?1, ?2) AND (kind, id) <= (?3, ?4) ORDER BY kind, id";
-    UP_TO_USER = up_to!("users", "rid");
-    AGAIN_USERS = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
-        SELECT 'upsert_user', id, id, ?3 FROM users WHERE rid > ?1 AND rid <= ?2 ORDER BY rid";
-    UP_TO_VOICEPRINT = up_to!("voiceprints", "owner");
-    AGAIN_VOICEPRINTS = again!("upsert_voiceprint", "voiceprints", "owner");
-    UP_TO_CONVERSATION = up_to!("conversations", "rid");
-    AGAIN_CONVERSATIONS = again!("upsert_conversation", "conversations", "rid");
-    UP_TO_MESSAGE = up_to!("messages", "rid");
-    AGAIN_MESSAGES = again!("insert_message", "messages", "rid");
-    UP_TO_AUDIT = up_to!("audit", "rid");
-    AGAIN_AUDIT = again!("append_audit", "audit", "rid");
-    LAST_MESSAGE = "SELECT coalesce(max(rid), 0) AS rid FROM messages";
-    LAST_AUDIT = "SELECT coalesce(max(rid), 0) AS rid FROM audit";
     ANYTHING = "SELECT 1 FROM users UNION ALL SELECT 1 FROM audit UNION ALL SELECT 1 FROM tombstones
         UNION ALL SELECT 1 FROM queue LIMIT 1";
     /// The marks and the queue at one moment.
@@ -114,48 +64,50 @@ super::sql::statements! {
         (SELECT value FROM settings WHERE key = ?2) AS again";
 }
 
-/// What is queued again, in this order. The names are a format: they are stored.
+/// What is queued again, in this order: the entries of before go, then come the deletions and the tables. The
+/// names are a format: they are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Stage {
-    /// Entries of before go: what they are about is queued again.
-    Clear,
-    Deletions,
-    Users,
-    Voiceprints,
-    Conversations,
-    Messages,
-    Audit,
-}
+#[serde(try_from = "String", into = "&'static str")]
+struct Stage(usize);
 
 impl Stage {
-    fn next(self) -> Option<Self> {
-        match self {
-            Self::Clear => Some(Self::Deletions),
-            Self::Deletions => Some(Self::Users),
-            Self::Users => Some(Self::Voiceprints),
-            Self::Voiceprints => Some(Self::Conversations),
-            Self::Conversations => Some(Self::Messages),
-            Self::Messages => Some(Self::Audit),
-            Self::Audit => None,
-        }
+    const CLEAR: Self = Self(0);
+    const DELETIONS: Self = Self(1);
+
+    fn names() -> Vec<&'static str> {
+        ["clear", "deletions"].into_iter().chain(tables::all().iter().map(|table| table.name)).collect()
     }
 
-    /// How the last row of the next piece is found, and how the piece is queued.
-    fn statements(self) -> Option<(&'static str, &'static str)> {
-        match self {
-            Self::Clear | Self::Deletions => None,
-            Self::Users => Some((UP_TO_USER, AGAIN_USERS)),
-            Self::Voiceprints => Some((UP_TO_VOICEPRINT, AGAIN_VOICEPRINTS)),
-            Self::Conversations => Some((UP_TO_CONVERSATION, AGAIN_CONVERSATIONS)),
-            Self::Messages => Some((UP_TO_MESSAGE, AGAIN_MESSAGES)),
-            Self::Audit => Some((UP_TO_AUDIT, AGAIN_AUDIT)),
-        }
+    fn of(table: &Table) -> Option<Self> {
+        Self::names().iter().position(|name| *name == table.name).map(Self)
+    }
+
+    fn next(self) -> Option<Self> {
+        (self.0 + 1 < Self::names().len()).then_some(Self(self.0 + 1))
+    }
+
+    fn table(self) -> Option<&'static Table> {
+        tables::all().get(self.0.checked_sub(2)?).copied()
     }
 
     /// Something of it may be sent already.
     fn is_open(self) -> bool {
-        self >= Self::Messages
+        Some(self) >= Self::of(MessageRow::table())
+    }
+}
+
+impl From<Stage> for &'static str {
+    fn from(stage: Stage) -> Self {
+        Stage::names().get(stage.0).copied().unwrap_or_default()
+    }
+}
+
+impl TryFrom<String> for Stage {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        let place = Self::names().iter().position(|known| *known == name);
+        place.map(Self).ok_or_else(|| format!("unknown stage {name:?}"))
     }
 }
 
@@ -363,11 +315,13 @@ pub(crate) async fn still_to_queue(store: &Store) -> Result<Option<i64>, StoreEr
     let SyncState::Queueing(again) = SyncState::read(store).await? else { return Ok(None) };
     let mut reader = store.reader().await?;
     let mut rest = 0_i64;
-    for (stage, sql) in [(Stage::Messages, LAST_MESSAGE), (Stage::Audit, LAST_AUDIT)] {
+    let open = tables::all().into_iter().filter_map(|table| Some((Stage::of(table)?, table)));
+    for (stage, table) in open.filter(|(stage, _)| stage.is_open()) {
         if again.stage > stage {
             continue;
         }
-        let row = sqlx::query(sql).fetch_one(&mut *reader).await.map_err(|e| store.classify(e))?;
+        let row =
+            sqlx::query(table.here.last).fetch_one(&mut *reader).await.map_err(|e| store.classify(e))?;
         let last: i64 = row.try_get("rid").map_err(StoreError::Sql)?;
         let done = if again.stage == stage { again.row } else { 0 };
         rest = rest.saturating_add(last.saturating_sub(done).max(0));
@@ -386,7 +340,7 @@ async fn begin(tx: &mut Tx<'_>, house: Uuid, now_unix_ms: i64) -> Result<(), Sto
     let row = tx.optional(sqlx::query(LAST_ENTRY)).await?;
     let last_entry = row.map_or(Ok(0), |row| row.try_get("rid")).map_err(StoreError::Sql)?;
     tx.execute(sqlx::query(FORGET).bind(HOUSE)).await?;
-    let again = UploadCursor { house, stage: Stage::Clear, row: last_entry, buried: None };
+    let again = UploadCursor { house, stage: Stage::CLEAR, row: last_entry, buried: None };
     settings::set(tx, AGAIN, &again, now_unix_ms).await
 }
 
@@ -399,8 +353,8 @@ async fn piece(
 ) -> Result<bool, StoreError> {
     let house = again.house;
     let further = match again.stage {
-        Stage::Clear => clear(tx, again, most).await?,
-        Stage::Deletions => deletions(tx, again, most).await?,
+        Stage::CLEAR => clear(tx, again, most).await?,
+        Stage::DELETIONS => deletions(tx, again, most).await?,
         _ => rows(tx, again, now_unix_ms, most).await?,
     };
     match &further {
@@ -441,13 +395,13 @@ async fn rows(
     now_unix_ms: i64,
     most: i64,
 ) -> Result<Option<UploadCursor>, StoreError> {
-    let Some((up_to, queue)) = again.stage.statements() else { return Ok(again.turned()) };
-    let row = tx.optional(sqlx::query(up_to).bind(again.row).bind(most)).await?;
+    let Some(table) = again.stage.table() else { return Ok(again.turned()) };
+    let row = tx.optional(sqlx::query(table.here.up_to).bind(again.row).bind(most)).await?;
     let last: Option<i64> = match row {
         Some(row) => row.try_get("rid").map_err(StoreError::Sql)?,
         None => None,
     };
     let Some(last) = last else { return Ok(again.turned()) };
-    tx.execute(sqlx::query(queue).bind(again.row).bind(last).bind(now_unix_ms)).await?;
+    tx.execute(sqlx::query(table.here.queue).bind(again.row).bind(last).bind(now_unix_ms)).await?;
     Ok(Some(UploadCursor { row: last, ..again }))
 }

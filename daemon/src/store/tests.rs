@@ -146,8 +146,16 @@ async fn every_statement_prepares_on_the_real_schema() {
         crate::backup::restore::STATEMENTS,
         crate::backup::sqlite::STATEMENTS,
     ];
+    let constants = all.into_iter().chain(crate::memory::statements()).flatten().copied();
+    let built = [super::queue::built(), super::salvage::built()].into_iter().flatten();
+    let of_tables = super::tables::all().into_iter().flat_map(|table| table.statements_here());
+    let fixed = constants.chain(built).chain(of_tables).map(|(name, sql)| (name, sql.to_owned()));
+    let kept = super::tables::file::kept();
+    let of_files = kept.iter().flat_map(|table| [(table.name, table.select())]);
+    let of_lists = super::salvage::mending().into_iter().chain(crate::backup::sqlite::keep_named());
+    let all = fixed.chain(of_files).chain(of_lists.map(|sql| ("a list of tables", sql)));
     let mut count = 0;
-    for (name, sql) in all.into_iter().chain(crate::memory::statements()).flatten() {
+    for (name, sql) in all {
         let explain = AssertSqlSafe(format!("EXPLAIN {sql}"));
         sqlx::raw_sql(explain).execute(&mut conn).await.unwrap_or_else(|e| panic!("{name}: {e}"));
         count += 1;
@@ -340,7 +348,7 @@ async fn many_openings_at_once_create_one_database() {
 #[test]
 fn operations_are_stored_under_names_that_can_be_read_back() {
     use super::queue::Op;
-    for op in Op::ALL {
+    for op in Op::ALL.iter().copied() {
         assert_eq!(Op::parse(op.as_str()), Some(op));
     }
     assert_eq!(Op::parse("drop_table"), None);

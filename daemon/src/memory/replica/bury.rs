@@ -11,7 +11,7 @@ use crate::memory::users::erase_user;
 use crate::memory::{MessageId, Result, UserId, get};
 use crate::store::Tx;
 use crate::store::queue::{Op, enqueue, entomb};
-use crate::store::rows::Tombstone;
+use crate::store::tables::Tombstone;
 
 crate::store::sql::statements! {
     OWNER_OF_VOICEPRINT = "SELECT u.id AS id FROM voiceprints v JOIN users u ON u.rid = v.owner WHERE v.id = ?1";

@@ -11,7 +11,7 @@ use super::Outcome::{self, Changed, Left, Refused};
 use super::{Applied, HIGHEST_SEQ, bytes};
 use crate::clock::Stamp;
 use crate::memory::{MAX_MESSAGE_BYTES, Memory, Result, boot_rid, device_rid, get};
-use crate::store::rows::MessageRow;
+use crate::store::tables::MessageRow;
 use crate::store::{StoreError, Tx};
 
 crate::store::sql::statements! {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::bytes;
 use crate::memory::{Result, get};
 use crate::store::Tx;
-use crate::store::rows::ConversationRow;
+use crate::store::tables::ConversationRow;
 
 crate::store::sql::statements! {
     HOLDER = "SELECT rid, named FROM conversations

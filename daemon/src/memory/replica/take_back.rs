@@ -5,15 +5,15 @@
 //! Postgres as it would have. The caller adds the people and conversations that a row needs
 //! ([`crate::store::outgoing::add_parents`]), because a new card may not have read them yet.
 
-use super::{
-    ADD_SOURCE, Applied, begin_row, bury, bytes, dead, messages, put_conversation, put_user, put_voiceprint,
-};
+use std::ops::AddAssign;
+
+use super::{ADD_SOURCE, Applied, Place, begin_row, bury, bytes, dead, messages as pages, take_all_back};
 use crate::clock::Stamp;
 use crate::memory::{Memory, Result, get};
 use crate::store::Tx;
 use crate::store::outgoing::Batch;
 use crate::store::queue::{Op, enqueue};
-use crate::store::rows::{MessageRow, Tombstone};
+use crate::store::tables::{MessageRow, Tombstone};
 
 crate::store::sql::statements! {
     /// A message of the same id in another conversation, or of another person, is another message.
@@ -31,6 +31,13 @@ pub struct TakenBack {
     pub stored: usize,
     /// They are not here, though nobody deleted them here.
     pub left_out: usize,
+}
+
+impl AddAssign for TakenBack {
+    fn add_assign(&mut self, more: Self) {
+        self.stored += more.stored;
+        self.left_out += more.left_out;
+    }
 }
 
 impl Memory {
@@ -52,38 +59,32 @@ impl Memory {
                 enqueue(&mut tx, *op, row.id, Some(row.owner), now).await?;
             }
         }
-        for row in &batch.users {
-            begin_row(&mut tx).await?;
-            let outcome = put_user(&mut tx, row).await;
-            applied.end_row(&mut tx, "user", &row.id, outcome).await?;
-            enqueue(&mut tx, Op::UpsertUser, row.id, Some(row.id), now).await?;
-        }
-        for row in &batch.conversations {
-            begin_row(&mut tx).await?;
-            let outcome = put_conversation(&mut tx, row, self.here()?.device, &stamp).await;
-            applied.end_row(&mut tx, "conversation", &row.id, outcome).await?;
-            enqueue(&mut tx, Op::UpsertConversation, row.id, Some(row.owner), now).await?;
-        }
-        for row in &batch.voiceprints {
-            begin_row(&mut tx).await?;
-            let outcome = put_voiceprint(&mut tx, row).await;
-            applied.end_row(&mut tx, "voiceprint", &row.id, outcome).await?;
-            enqueue(&mut tx, Op::UpsertVoiceprint, row.id, Some(row.owner), now).await?;
-        }
-        let mut taken = TakenBack::default();
-        for row in &batch.messages {
-            if take(&mut tx, row, &stamp, &mut applied).await? {
-                taken.stored += 1;
-            } else if !is_here(&mut tx, row).await? && !is_deleted(&mut tx, row).await? {
-                taken.left_out += 1;
-            }
-        }
+        let here = Place { device: self.here()?.device, stamp: &stamp };
+        let taken = take_all_back(&mut tx, &batch.rows, &here, &mut applied).await?;
         for (message, source) in &batch.sources {
             tx.execute(sqlx::query(ADD_SOURCE).bind(bytes(source)).bind(bytes(message))).await?;
         }
         tx.commit().await?;
         Ok(taken)
     }
+}
+
+/// Messages go behind what has taken their place.
+pub(super) async fn messages(
+    tx: &mut Tx<'_>,
+    rows: &[MessageRow],
+    stamp: &Stamp,
+    applied: &mut Applied,
+) -> Result<TakenBack> {
+    let mut taken = TakenBack::default();
+    for row in rows {
+        if take(tx, row, stamp, applied).await? {
+            taken.stored += 1;
+        } else if !is_here(tx, row).await? && !is_deleted(tx, row).await? {
+            taken.left_out += 1;
+        }
+    }
+    Ok(taken)
 }
 
 async fn take(tx: &mut Tx<'_>, row: &MessageRow, stamp: &Stamp, applied: &mut Applied) -> Result<bool> {
@@ -95,7 +96,7 @@ async fn take(tx: &mut Tx<'_>, row: &MessageRow, stamp: &Stamp, applied: &mut Ap
     if let Some(behind) = tx.optional(place).await? {
         row.seq = get(&behind, "seq")?;
     }
-    messages::put(tx, std::slice::from_ref(&row), stamp, applied).await?;
+    pages::put(tx, std::slice::from_ref(&row), stamp, applied).await?;
     let stored = is_here(tx, &row).await?;
     if stored {
         enqueue(tx, Op::InsertMessage, row.id, Some(row.owner), stamp.wall_unix_ms).await?;

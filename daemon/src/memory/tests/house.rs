@@ -253,7 +253,7 @@ async fn an_answer_that_goes_first_is_tied_to_what_it_was_made_from_when_that_go
     let end = count(&home.memory, "SELECT max(seq) AS n FROM queue").await;
     for after in 0..end {
         let batch = outgoing::read(home.memory.store(), after, 1, u64::MAX).await.unwrap().unwrap();
-        let of_either = batch.messages.iter().any(|m| m.id == pair.0 || m.id == pair.1);
+        let of_either = batch.rows.messages.iter().any(|m| m.id == pair.0 || m.id == pair.1);
         assert_eq!(batch.sources, if of_either { vec![pair] } else { vec![] });
     }
     let all = outgoing::read(home.memory.store(), 0, 100, u64::MAX).await.unwrap().unwrap();

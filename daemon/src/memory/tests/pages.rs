@@ -6,7 +6,7 @@ use super::*;
 use crate::store::outgoing;
 use crate::store::pull_cursor::{PullCursor, read_again};
 use crate::store::resync::meet;
-use crate::store::rows::MessageRow;
+use crate::store::tables::{MessageRow, Rows};
 
 const HOUSE: Uuid = Uuid::from_u128(1);
 
@@ -23,14 +23,13 @@ async fn devices() -> (Home, Home, Pulled) {
     }
     meet(here.memory.store(), HOUSE, NOON_UNIX_MS).await.unwrap();
     let page = page_of(&there).await;
-    assert_eq!((page.messages.len(), page.sources.len()), (6, 2));
+    assert_eq!((page.rows.messages.len(), page.sources.len()), (6, 2));
     (there, here, page)
 }
 
 async fn page_of(home: &Home) -> Pulled {
     let all = outgoing::read(home.memory.store(), 0, 100, u64::MAX).await.unwrap().unwrap();
-    let (users, conversations, messages, sources) = (all.users, all.conversations, all.messages, all.sources);
-    Pulled { users, conversations, messages, sources, ..Pulled::default() }
+    Pulled { rows: all.rows, sources: all.sources, ..Pulled::default() }
 }
 
 fn basis(home: &Home, stored: bool) -> Basis {
@@ -55,11 +54,11 @@ async fn counts_are_right(memory: &Memory) {
 async fn what_is_here_is_no_news() {
     let (_there, here, page) = devices().await;
     let memory = &here.memory;
-    assert_eq!(memory.news(page.messages.clone()).await.unwrap().len(), 6);
+    assert_eq!(memory.news(page.rows.messages.clone()).await.unwrap().len(), 6);
     assert_eq!(memory.lacks_links(&page.sources).await.unwrap(), page.sources);
     assert_eq!(apply(&here, &page).await, Applied { changed: 9, ..Applied::default() });
     counts_are_right(memory).await;
-    assert!(memory.news(page.messages.clone()).await.unwrap().is_empty());
+    assert!(memory.news(page.rows.messages.clone()).await.unwrap().is_empty());
     assert!(memory.lacks_links(&page.sources).await.unwrap().is_empty());
     assert!(memory.news(Vec::new()).await.unwrap().is_empty());
     assert!(memory.lacks_links(&[]).await.unwrap().is_empty());
@@ -73,7 +72,7 @@ async fn what_is_here_is_no_news() {
         .await
         .unwrap();
     tx.commit().await.unwrap();
-    assert_eq!(memory.news(page.messages.clone()).await.unwrap().len(), 1);
+    assert_eq!(memory.news(page.rows.messages.clone()).await.unwrap().len(), 1);
     assert_eq!(memory.lacks_links(&page.sources).await.unwrap().len(), 1);
     let only_links = Pulled { sources: page.sources.clone(), ..Pulled::default() };
     assert!(!only_links.is_empty());
@@ -84,10 +83,10 @@ async fn what_is_here_is_no_news() {
 #[tokio::test]
 async fn a_message_is_news_when_its_time_is_known_or_it_says_something_else() {
     let (_there, here, mut page) = devices().await;
-    page.messages[0].synced = false;
+    page.rows.messages[0].synced = false;
     apply(&here, &page).await;
     let one = |change: &dyn Fn(&mut MessageRow)| {
-        let mut row = page.messages[0].clone();
+        let mut row = page.rows.messages[0].clone();
         change(&mut row);
         vec![row]
     };
@@ -100,7 +99,8 @@ async fn a_message_is_news_when_its_time_is_known_or_it_says_something_else() {
     ] {
         let messages = here.memory.news(messages).await.unwrap();
         assert_eq!(messages.len(), 1);
-        assert_eq!(apply(&here, &Pulled { messages, ..Pulled::default() }).await, became);
+        let rows = Rows { messages, ..Rows::default() };
+        assert_eq!(apply(&here, &Pulled { rows, ..Pulled::default() }).await, became);
     }
     assert_eq!(count(&here.memory, "SELECT count(*) AS n FROM messages WHERE wall_unix_ms = 77").await, 1);
     // Once it is dated, an undated version of it is old.
@@ -110,7 +110,7 @@ async fn a_message_is_news_when_its_time_is_known_or_it_says_something_else() {
 #[tokio::test]
 async fn rows_that_break_a_rule_leave_the_rest_of_their_page_alone() {
     let (_there, here, mut page) = devices().await;
-    let good = page.messages.len();
+    let good = page.rows.messages.len();
     let bad: [&dyn Fn(&mut MessageRow); 9] = [
         &|_| {}, // the place of the one before
         &|row| row.seq = 0,
@@ -123,14 +123,14 @@ async fn rows_that_break_a_rule_leave_the_rest_of_their_page_alone() {
         &|row| (row.seq, row.boot_id) = (75, String::new()),
     ];
     for (n, change) in bad.iter().enumerate() {
-        let mut row = page.messages[0].clone();
+        let mut row = page.rows.messages[0].clone();
         row.id = Uuid::now_v7();
         change(&mut row);
-        page.messages.insert(1 + n % 4, row);
+        page.rows.messages.insert(1 + n % 4, row);
     }
-    let mut last = page.messages[0].clone();
+    let mut last = page.rows.messages[0].clone();
     (last.id, last.seq, last.meta) = (Uuid::now_v7(), 90, Some("no JSON".into()));
-    page.messages.push(last);
+    page.rows.messages.push(last);
     let applied = apply(&here, &page).await;
     assert_eq!((applied.changed, applied.refused), (good + 1 + 3, bad.len()));
     assert_eq!(count(&here.memory, "SELECT count(*) AS n FROM messages").await, good as i64 + 1);
@@ -144,18 +144,18 @@ async fn what_was_deleted_here_does_not_come_back_whatever_of_it_was_deleted() {
     for what in ["message", "conversation", "user"] {
         let (_there, here, page) = devices().await;
         apply(&here, &page).await;
-        let anna = UserId(page.users[0].id);
+        let anna = UserId(page.rows.users[0].id);
         let gone = match what {
             "message" => {
                 let history =
-                    here.memory.history(anna, ConversationId(page.conversations[0].id), None, 9).await;
+                    here.memory.history(anna, ConversationId(page.rows.conversations[0].id), None, 9).await;
                 let ids: Vec<_> = history.unwrap().iter().take(1).map(|m| m.id).collect();
                 here.memory.forget(anna, &ids).await.unwrap();
                 // With it went the answers that were made from it, and the questions that they answered.
                 1
             }
             "conversation" => {
-                let id = ConversationId(page.conversations[0].id);
+                let id = ConversationId(page.rows.conversations[0].id);
                 here.memory.delete_conversation(anna, id).await.unwrap();
                 4
             }
@@ -198,5 +198,5 @@ fn a_note_of_an_older_version_is_read() {
     let note = r#"{"house":"00000000-0000-0000-0000-000000000001","users":1,"voiceprints":2,
         "conversations":3,"messages":4,"tombstones":5,"caught_up":true}"#;
     let read: PullCursor = serde_json::from_str(note).unwrap();
-    assert_eq!((read.messages, read.reading, read.caught_up), (4, Uuid::nil(), true));
+    assert_eq!((read.at.messages, read.reading, read.caught_up), (4, Uuid::nil(), true));
 }

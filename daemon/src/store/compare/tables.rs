@@ -1,7 +1,7 @@
 //! Every table that is kept on both sides but the messages, row by row.
 //!
-//! A table that is sent or read belongs in `TABLES`, or below with a reason: voiceprints (some of them are
-//! not for this device) and links (they have no row of their own).
+//! The tables follow from [`crate::store::tables`]. Beside them stand deletions and links, which have no row of
+//! their own.
 //!
 //! A row is on its way while an entry of the queue names it, or while it is newer there than what this device
 //! has read. A difference counts only if a second look finds it too, since both sides go on meanwhile.
@@ -18,10 +18,14 @@ use crate::store::opener::Opener;
 use crate::store::postgres::{Pg, read};
 use crate::store::pull_cursor::PullCursor;
 use crate::store::queue::Op;
+use crate::store::tables::{self, TOMBSTONES};
 use crate::store::{Store, StoreError};
 
 /// Whose rows stand above messages.
 pub(super) const CONVERSATIONS_NAME: &str = "conversations";
+
+/// Some of them are not for this device.
+const VOICES: &str = "voiceprints";
 
 /// Rows compared at once.
 const PAGE: i64 = 500;
@@ -52,61 +56,10 @@ impl TableComparison {
     }
 }
 
-/// Of each row the id, whose it is, what is compared of it, and whether it waits.
-macro_rules! here {
-    ($id:literal, $owner:literal, $sum:literal, $from:literal) => {
-        concat!(
-            "SELECT ",
-            $id,
-            " AS id, ",
-            $owner,
-            " AS owner, ",
-            $sum,
-            " AS sum,
-                EXISTS (SELECT 1 FROM queue q WHERE q.entity_id = ",
-            $id,
-            ") AS waits
-            FROM ",
-            $from,
-            " WHERE ",
-            $id,
-            " > ?1 ORDER BY ",
-            $id,
-            " LIMIT ?2"
-        )
-    };
-}
-
-/// The same there; what is newer than $4 and was not written by $5 is not read yet.
-macro_rules! there {
-    ($owner:literal, $sum:literal, $from:literal) => {
-        there!($owner, $sum, $from, "change > $4 AND (origin IS DISTINCT FROM $5 OR $6)")
-    };
-    ($owner:literal, $sum:literal, $from:literal, $unread:literal) => {
-        concat!(
-            "SELECT id, ",
-            $owner,
-            " AS owner, ",
-            $sum,
-            " AS sum, ",
-            $unread,
-            " AS unread
-            FROM jarvis.",
-            $from,
-            " WHERE id > $1 AND ($2::uuid IS NULL OR id <= $2) ORDER BY id LIMIT $3"
-        )
-    };
-}
-
 crate::store::sql::statements! {
-    USERS = here!("u.id", "u.id", "coalesce(u.house_name, u.name) || '|' || coalesce(u.consent_unix_ms, '') || '|' || lower(hex(u.named))",
-        "users u");
-    CONVERSATIONS = here!("c.id", "u.id", "c.title || '|' || c.title_by_user || '|' || lower(hex(c.named))",
-        "conversations c JOIN users u ON u.rid = c.owner");
-    VOICEPRINTS = here!("v.id", "u.id", "lower(hex(v.wrapped_key)) || '|' || lower(hex(v.blob))",
-        "voiceprints v JOIN users u ON u.rid = v.owner");
-    AUDIT = here!("a.id", "NULL", "''", "audit a");
-    DELETIONS = here!("t.id", "t.user_id", "t.kind", "tombstones t");
+    DELETIONS = "SELECT t.id, t.user_id AS owner, t.kind AS sum,
+            EXISTS (SELECT 1 FROM queue q WHERE q.entity_id = t.id) AS waits
+        FROM tombstones t WHERE t.id > ?1 ORDER BY t.id LIMIT ?2";
     BURIED = "SELECT id FROM tombstones WHERE id IN (SELECT unhex(value) FROM json_each(?1))";
     LINKS = "SELECT answer.id AS message, source.id AS source, u.id AS owner,
             EXISTS (SELECT 1 FROM queue q WHERE q.entity_id IN (answer.id, source.id)) AS waits
@@ -121,14 +74,9 @@ crate::store::sql::statements! {
 /// Statements for Postgres.
 pub(super) mod there {
     crate::store::sql::statements! {
-        pub(super) USERS = there!("id", "name || '|' || coalesce(round(extract(epoch FROM consent_at) * 1000)::bigint::text, '') || '|'
-                || replace(named::text, '-', '')", "users");
-        pub(super) CONVERSATIONS = there!("owner", "title || '|' || title_by_user::integer || '|' || replace(named::text, '-', '')",
-            "conversations");
-        pub(super) VOICEPRINTS = there!("owner", "encode(wrapped_key, 'hex') || '|' || encode(blob, 'hex')", "voiceprints");
-        // No device reads them back.
-        pub(super) AUDIT = there!("owner", "''", "audit", "$4::bigint IS NULL AND $5::text IS NULL AND $6::boolean");
-        pub(super) DELETIONS = there!("owner", "kind", "tombstones");
+        /// What is newer than $4 and was not written by $5 is not read yet.
+        pub(super) DELETIONS = "SELECT id, owner, kind AS sum, change > $4 AND (origin <> $5 OR $6) AS unread
+            FROM jarvis.tombstones WHERE id > $1 AND ($2::uuid IS NULL OR id <= $2) ORDER BY id LIMIT $3";
         pub(super) LINKS = "SELECT message, source FROM jarvis.message_sources
             WHERE (message, source) > ($1, $2) AND ($3::uuid IS NULL OR (message, source) <= ($3, $4))
             ORDER BY message, source LIMIT $5";
@@ -136,60 +84,26 @@ pub(super) mod there {
     }
 }
 
+/// A table and how a page of it is read on both sides.
 struct Table {
     name: &'static str,
     here: &'static str,
     there: &'static str,
     /// What is queued for a row that is missing there; deletions say it themselves.
     op: Option<Op>,
-    cursor: fn(&PullCursor) -> i64,
     /// Rows of other devices come here.
     read_back: bool,
 }
 
-const TABLES: [Table; 4] = [
-    Table {
-        name: "users",
-        here: USERS,
-        there: there::USERS,
-        op: Some(Op::UpsertUser),
-        cursor: |read| read.users,
-        read_back: true,
-    },
-    Table {
-        name: CONVERSATIONS_NAME,
-        here: CONVERSATIONS,
-        there: there::CONVERSATIONS,
-        op: Some(Op::UpsertConversation),
-        cursor: |read| read.conversations,
-        read_back: true,
-    },
-    Table {
-        name: "audit",
-        here: AUDIT,
-        there: there::AUDIT,
-        op: Some(Op::AppendAudit),
-        cursor: |_| 0,
-        read_back: false,
-    },
-    Table {
-        name: "deletions",
-        here: DELETIONS,
-        there: there::DELETIONS,
-        op: None,
-        cursor: |read| read.tombstones,
-        read_back: true,
-    },
-];
-
-const VOICES: Table = Table {
-    name: "voiceprints",
-    here: VOICEPRINTS,
-    there: there::VOICEPRINTS,
-    op: Some(Op::UpsertVoiceprint),
-    cursor: |read| read.voiceprints,
-    read_back: true,
-};
+fn all_tables() -> Vec<Table> {
+    let synced = tables::all().into_iter().filter_map(|table| {
+        let (here, there) = table.here.compared.zip(table.there.compared)?;
+        Some(Table { name: table.name, here, there, op: Some(table.put), read_back: table.kind.is_some() })
+    });
+    let deletions =
+        Table { name: "deletions", here: DELETIONS, there: there::DELETIONS, op: None, read_back: true };
+    synced.chain([deletions]).collect()
+}
 
 struct Here {
     owner: Option<Uuid>,
@@ -233,10 +147,9 @@ impl Sides<'_> {
         lacking: &mut Lacking,
     ) -> Result<Vec<TableComparison>, CompareError> {
         let mut compared = Vec::new();
-        for table in &TABLES {
-            compared.push(self.table(table, lacking).await?);
+        for table in all_tables() {
+            compared.push(self.table(&table, lacking).await?);
         }
-        compared.push(self.table(&VOICES, lacking).await?);
         compared.push(self.links(lacking).await?);
         Ok(compared)
     }
@@ -257,7 +170,7 @@ impl Sides<'_> {
                 let there = self.there(table, after, last).await?;
                 let again = self.judge(table, &here, &there).await?.0;
                 found.retain(|id, difference| again.get(id) == Some(difference));
-                if table.name == VOICES.name {
+                if table.name == VOICES {
                     result.of_others += self.leave_out_others(&there, &mut found).await?;
                 }
                 for (id, difference) in &found {
@@ -431,13 +344,14 @@ impl Sides<'_> {
     /// well.
     fn cursor(&self, table: &Table) -> (i64, bool) {
         let Some(read) = self.read else { return (0, true) };
-        if table.name != VOICES.name {
-            return ((table.cursor)(read), !read.caught_up);
+        if table.name != VOICES {
+            let deletions = table.op.is_none();
+            return (read.at.of(if deletions { TOMBSTONES } else { table.name }), !read.caught_up);
         }
         // Without a key nothing of it is ever read, and none of it is for this device.
         let Some(opener) = self.opener else { return (i64::MAX, false) };
         let looked = read.voices_of.as_ref().is_some_and(|name| *name == (opener.name)());
-        if looked { ((table.cursor)(read), false) } else { (0, true) }
+        if looked { (read.at.voiceprints, false) } else { (0, true) }
     }
 
     /// What answers were made from. Links come and go with their messages, so only those count of which both

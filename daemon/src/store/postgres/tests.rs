@@ -9,7 +9,7 @@ use super::*;
 use crate::clock::{Clock, DrivenClock};
 use crate::memory::{Device, Kind, Memory, NewAudit, NewTurn, Target, TurnMeta};
 use crate::store::forward::{Forwarder, Progress};
-use crate::store::{compare, holder, put_back, renumber};
+use crate::store::{compare, holder, put_back, renumber, tables};
 
 #[expect(dead_code, reason = "shared with the black-box tests, which use the rest")]
 #[path = "../../../../tests/support/postgres.rs"]
@@ -42,8 +42,11 @@ async fn every_statement_prepares_on_the_real_schema() {
     let mut pg = Pg::connect(&settings).await.unwrap();
     let mut count = 0;
     let of_the_rest = [holder::STATEMENTS_THERE, put_back::STATEMENTS_THERE, renumber::STATEMENTS_THERE];
-    for (name, sql) in statements().into_iter().chain(compare::STATEMENTS_THERE).chain(of_the_rest).flatten()
-    {
+    let constants =
+        statements().into_iter().chain(compare::STATEMENTS_THERE).chain(of_the_rest).flatten().copied();
+    let built = [read::built(), crate::backup::pg::built()].into_iter().flatten();
+    let of_tables = tables::all().into_iter().flat_map(|table| table.statements_there());
+    for (name, sql) in constants.chain(built).chain(of_tables) {
         let control = ["BEGIN", "COMMIT", "ROLLBACK", "CREATE SCHEMA", "DROP SCHEMA"]
             .iter()
             .any(|word| sql.starts_with(word));

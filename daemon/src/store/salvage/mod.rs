@@ -29,14 +29,15 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions};
-use sqlx::{ConnectOptions as _, Connection as _, Row as _, Sqlite, SqliteConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _, Sqlite, SqliteConnection};
 use uuid::Uuid;
 
 use self::image::Image;
 use self::record::{Record, Tree, Value};
-use self::shape::Table;
 use super::open::PAGE_BYTES;
 use super::sqlite::classify;
+use super::tables::file::{self, Added, FileTable, OPEN_TURNS};
+use super::tables::{self, Table};
 use super::{StoreError, holder, schema};
 
 /// What came of a damaged database.
@@ -58,8 +59,8 @@ impl Salvaged {
 
     /// Neither people nor anything that they said.
     pub fn is_nothing(&self) -> bool {
-        let rows = ["people", "messages", "conversations", "voiceprints"];
-        rows.iter().all(|what| self.saved(what) == 0)
+        let told = tables::all().into_iter().filter(|table| table.kind.is_some());
+        told.map(|table| table.file.called).all(|called| self.saved(called) == 0)
             && self.recovered_people + self.recovered_conversations == 0
     }
 
@@ -85,53 +86,15 @@ impl Salvaged {
 super::sql::statements! {
     BEGIN = "BEGIN";
     COMMIT = "COMMIT";
-    BOOT = "INSERT OR IGNORE INTO boots (rid, boot_id) VALUES (?1, ?2)";
-    DEVICE = "INSERT OR IGNORE INTO devices (rid, id, created_unix_ms) VALUES (?1, ?2, ?3)";
-    USER = "INSERT OR IGNORE INTO users (rid, id, name, name_key, consent_unix_ms, created_unix_ms, created_synced, named,
-            house_name)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
-    VOICEPRINT = "INSERT OR IGNORE INTO voiceprints (owner, id, wrapped_key, blob, model_sha256, front_end_sha256, samples,
-            net_speech_s, quality, created_unix_ms, created_synced)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
-    TOMBSTONE = "INSERT OR IGNORE INTO tombstones (kind, id, user_id, deleted_unix_ms) VALUES (?1, ?2, ?3, ?4)";
-    CONVERSATION = "INSERT OR IGNORE INTO conversations (rid, id, owner, title, title_by_user, next_seq, messages, activity,
-            created_unix_ms, created_synced, updated_unix_ms, updated_synced, updated_monotonic_ns, boot, device,
-            session_id, summary, summary_seq, named)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)";
-    MESSAGE = "INSERT OR IGNORE INTO messages (rid, id, conversation, owner, seq, role, kind, text, meta, wall_unix_ms,
-            clock_synced, monotonic_ns, boot, device)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
-    OPEN_TURN = "INSERT OR IGNORE INTO open_turns (rid, id, owner, conversation, turn) VALUES (?1, ?2, ?3, ?4, ?5)";
-    AUDIT = "INSERT OR IGNORE INTO audit (rid, id, owner, action, outcome, detail, wall_unix_ms, clock_synced, monotonic_ns,
-            boot, device)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
-    QUEUE = "INSERT OR IGNORE INTO queue (seq, op, entity_id, user_id, payload, created_unix_ms)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-    DEAD_LETTER = "INSERT OR IGNORE INTO dead_letter (seq, op, entity_id, user_id, payload, created_unix_ms, failed_unix_ms,
-            attempts, sqlstate, error)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
-    SETTING = "INSERT OR IGNORE INTO settings (key, value, updated_unix_ms) VALUES (?1, ?2, ?3)";
     SOURCE = "INSERT OR IGNORE INTO message_sources (source, message)
         SELECT s.rid, a.rid FROM messages s, messages a WHERE s.rid = ?1 AND a.rid = ?2 AND s.owner = a.owner";
     SEQUENCE_GONE = "DELETE FROM sqlite_sequence WHERE name = 'queue'";
     SEQUENCE = "INSERT INTO sqlite_sequence (name, seq)
         SELECT 'queue', max(?1, (SELECT coalesce(max(seq), 0) FROM queue), (SELECT coalesce(max(seq), 0) FROM dead_letter))";
-    DELETED_USERS = "DELETE FROM users WHERE id IN (SELECT id FROM tombstones WHERE kind = 'user')";
-    DELETED_CONVERSATIONS = "DELETE FROM conversations WHERE id IN (SELECT id FROM tombstones WHERE kind = 'conversation')
-        OR owner IN (SELECT rid FROM users WHERE id IN (SELECT id FROM tombstones WHERE kind = 'user'))";
-    DELETED_WITH_THEM = "DELETE FROM messages WHERE owner IN
-            (SELECT rid FROM users WHERE id IN (SELECT id FROM tombstones WHERE kind = 'user'))
-        OR conversation IN
-            (SELECT rid FROM conversations WHERE id IN (SELECT id FROM tombstones WHERE kind = 'conversation'))";
     DELETED_OPEN_TURNS = "DELETE FROM open_turns WHERE owner IN
             (SELECT rid FROM users WHERE id IN (SELECT id FROM tombstones WHERE kind = 'user'))
         OR conversation IN
             (SELECT rid FROM conversations WHERE id IN (SELECT id FROM tombstones WHERE kind = 'conversation'))";
-    DELETED_MESSAGES = "DELETE FROM messages WHERE id IN (SELECT id FROM tombstones WHERE kind = 'message')";
-    DELETED_VOICEPRINTS = "DELETE FROM voiceprints WHERE id IN (SELECT id FROM tombstones WHERE kind = 'voiceprint')
-        OR owner IN (SELECT rid FROM users WHERE id IN (SELECT id FROM tombstones WHERE kind = 'user'))";
-    LOST_OWNERS = "SELECT owner AS rid FROM conversations UNION SELECT owner FROM messages UNION SELECT owner FROM voiceprints
-        UNION SELECT owner FROM open_turns EXCEPT SELECT rid FROM users";
     LOST_CONVERSATIONS = "SELECT conversation AS rid, min(owner) AS owner, min(device) AS device, max(boot) AS boot,
             min(wall_unix_ms) AS began, max(wall_unix_ms) AS ended
         FROM messages WHERE conversation NOT IN (SELECT rid FROM conversations) GROUP BY conversation ORDER BY max(rid)";
@@ -144,24 +107,7 @@ super::sql::statements! {
         (SELECT 1 FROM conversations c WHERE c.rid = messages.conversation AND c.owner = messages.owner)";
     USER_IDS = "SELECT id FROM users";
     CONVERSATION_IDS = "SELECT id FROM conversations";
-    // With a piece of chance, because anything may be called lost-1.
-    LOST_BOOTS = "INSERT OR IGNORE INTO boots (rid, boot_id)
-        SELECT boot, 'lost-' || boot || '-' || hex(randomblob(4)) FROM
-        (SELECT boot FROM messages UNION SELECT boot FROM conversations UNION SELECT boot FROM audit)
-        WHERE boot NOT IN (SELECT rid FROM boots)";
-    LOST_DEVICES = "INSERT OR IGNORE INTO devices (rid, id, created_unix_ms)
-        SELECT device, 'lost-' || device || '-' || hex(randomblob(4)), 0 FROM
-        (SELECT device FROM messages UNION SELECT device FROM conversations UNION SELECT device FROM audit)
-        WHERE device IS NOT NULL AND device NOT IN (SELECT rid FROM devices)";
     LOST_AUDITED = "UPDATE audit SET owner = NULL WHERE owner NOT IN (SELECT rid FROM users)";
-    // These rows found no place in spite of all that: a memory without them is better than none.
-    MISFIT_VOICEPRINTS = "DELETE FROM voiceprints WHERE owner NOT IN (SELECT rid FROM users)";
-    MISFIT_CONVERSATIONS = "DELETE FROM conversations WHERE owner NOT IN (SELECT rid FROM users)
-        OR boot NOT IN (SELECT rid FROM boots) OR device NOT IN (SELECT rid FROM devices)";
-    MISFIT_MESSAGES = "DELETE FROM messages WHERE boot NOT IN (SELECT rid FROM boots)
-        OR device NOT IN (SELECT rid FROM devices) OR conversation NOT IN (SELECT rid FROM conversations)";
-    MISFIT_AUDIT = "DELETE FROM audit WHERE boot NOT IN (SELECT rid FROM boots)
-        OR device NOT IN (SELECT rid FROM devices)";
     MISFIT_OPEN_TURNS = "DELETE FROM open_turns WHERE owner NOT IN (SELECT rid FROM users)";
     /// The turn begins a new conversation where its own is lost.
     HOMELESS_OPEN_TURNS = "UPDATE open_turns SET conversation = NULL
@@ -187,6 +133,65 @@ super::sql::statements! {
     REPORT = "INSERT INTO settings (key, value, updated_unix_ms) VALUES ('salvaged', ?1, ?2)
         ON CONFLICT (key) DO UPDATE SET value = excluded.value, updated_unix_ms = excluded.updated_unix_ms";
     BROKEN_KEYS = "SELECT count(*) AS n FROM pragma_foreign_key_check";
+}
+
+super::sql::built! {
+    LOST_OWNERS = {
+        let owned = tables::all().into_iter().filter(|table| table.kind.is_some() && table.is_owned);
+        let owned = owned.map(|table| table.name).chain([OPEN_TURNS.name]);
+        let owners: Vec<String> = owned.map(|table| format!("SELECT owner AS rid FROM {table}")).collect();
+        format!("{} EXCEPT SELECT rid FROM users", owners.join(" UNION "))
+    };
+    // With a piece of chance, because anything may be called lost-1.
+    LOST_BOOTS = format!("INSERT OR IGNORE INTO boots (rid, boot_id)
+        SELECT boot, 'lost-' || boot || '-' || hex(randomblob(4)) FROM ({})
+        WHERE boot NOT IN (SELECT rid FROM boots)", every("boot"));
+    LOST_DEVICES = format!("INSERT OR IGNORE INTO devices (rid, id, created_unix_ms)
+        SELECT device, 'lost-' || device || '-' || hex(randomblob(4)), 0 FROM ({})
+        WHERE device IS NOT NULL AND device NOT IN (SELECT rid FROM devices)", every("device"));
+}
+
+/// Columns with the row number of another table.
+const REFERENCES: [(&str, &str); 4] =
+    [("owner", "users"), ("conversation", "conversations"), ("boot", "boots"), ("device", "devices")];
+
+/// The values of the column of this name in all tables.
+fn every(column: &str) -> String {
+    let with = tables::all().into_iter().filter(|table| table.file.columns.contains(&column));
+    with.map(|table| format!("SELECT {column} FROM {}", table.name)).collect::<Vec<_>>().join(" UNION ")
+}
+
+/// Deletes what is buried, alone or with what it belongs to: children first, since foreign keys are not acted
+/// upon while the rows come in.
+fn delete_buried() -> Vec<String> {
+    let all = tables::all();
+    let buried = |kind: &str| format!("SELECT id FROM tombstones WHERE kind = '{kind}'");
+    let delete = |table: &&Table| {
+        let own = format!("id IN ({})", buried(table.kind?));
+        let with = table.buried_with.iter().filter_map(|(kind, column)| {
+            let parent = all.iter().find(|parent| parent.kind == Some(kind))?.name;
+            Some(format!(" OR {column} IN (SELECT rid FROM {parent} WHERE id IN ({}))", buried(kind)))
+        });
+        Some(format!("DELETE FROM {} WHERE {own}{}", table.name, with.collect::<String>()))
+    };
+    all.iter().rev().filter_map(delete).collect()
+}
+
+/// Deletes the rows that found no place in spite of all that: a memory without them is better than none.
+fn delete_misfits() -> Vec<String> {
+    let delete = |table: &Table| {
+        let known = REFERENCES.iter().filter(|(column, _)| table.file.columns.contains(column));
+        let misfit = known.map(|(column, parent)| format!("{column} NOT IN (SELECT rid FROM {parent})"));
+        let misfit: Vec<String> = misfit.collect();
+        (!misfit.is_empty()).then(|| format!("DELETE FROM {} WHERE {}", table.name, misfit.join(" OR ")))
+    };
+    tables::all().into_iter().filter_map(delete).collect()
+}
+
+/// Statements that follow from the list of tables, for the test that prepares them.
+#[cfg(test)]
+pub(crate) fn mending() -> Vec<String> {
+    delete_buried().into_iter().chain(delete_misfits()).collect()
 }
 
 /// Writes what can be read of the database `damaged` into a new database at `fresh`, which must not exist.
@@ -245,6 +250,13 @@ impl Into<'_> {
         }
     }
 
+    async fn run_all(&mut self, statements: Vec<String>) -> Result<(), StoreError> {
+        for sql in statements {
+            self.run(sqlx::query(AssertSqlSafe(sql))).await?;
+        }
+        Ok(())
+    }
+
     async fn all(&mut self, sql: &'static str) -> Result<Vec<sqlx::sqlite::SqliteRow>, StoreError> {
         sqlx::query(sql).fetch_all(&mut self.conn).await.map_err(|e| classify(e, self.path))
     }
@@ -253,20 +265,21 @@ impl Into<'_> {
     async fn load(&mut self, image: &Image) -> Result<(), StoreError> {
         let pages = self.sort(image).await;
         let mut sequence = 0;
-        for table in Table::ALL {
-            for number in pages.get(&table).into_iter().flatten() {
+        for table in shape::TABLES.iter() {
+            let FileTable { name, called, .. } = table.of;
+            for number in pages.get(name).into_iter().flatten() {
                 for record in read(image, *number) {
-                    if shape::table_of(record.tree, &record.record) != Some(table) {
+                    if shape::table_of(record.tree, &record.record).is_none_or(|of| of.of.name != name) {
                         continue;
                     }
-                    if table == Table::Sequence {
+                    if name == file::SEQUENCE.name {
                         if let [Value::Text(name), Value::Int(seq)] = record.record.values.as_slice()
                             && name == "queue"
                         {
                             sequence = sequence.max(*seq);
                         }
                     } else if self.insert(row(table, record.record)).await? {
-                        *self.done.saved.entry(table.name().to_owned()).or_default() += 1;
+                        *self.done.saved.entry(called.to_owned()).or_default() += 1;
                     }
                 }
                 tokio::task::yield_now().await;
@@ -283,13 +296,12 @@ impl Into<'_> {
     }
 
     /// Which pages hold rows of which table.
-    async fn sort(&self, image: &Image) -> HashMap<Table, Vec<u32>> {
-        let mut pages: HashMap<Table, Vec<u32>> = HashMap::new();
+    async fn sort(&self, image: &Image) -> HashMap<&'static str, Vec<u32>> {
+        let mut pages: HashMap<&str, Vec<u32>> = HashMap::new();
         for number in image.numbers() {
-            let tables: HashSet<Table> = read(image, number)
-                .iter()
-                .filter_map(|found| shape::table_of(found.tree, &found.record))
-                .collect();
+            let found = read(image, number);
+            let tables = found.iter().filter_map(|found| shape::table_of(found.tree, &found.record));
+            let tables: HashSet<&'static str> = tables.map(|table| table.of.name).collect();
             for table in tables {
                 pages.entry(table).or_default().push(number);
             }
@@ -303,22 +315,16 @@ impl Into<'_> {
     /// Makes the rows consistent.
     async fn mend(&mut self, image: &Image, now_unix_ms: i64) -> Result<(), StoreError> {
         // Children first: foreign keys are not acted upon while the rows come in.
-        for sql in [
-            DELETED_OPEN_TURNS,
-            DELETED_MESSAGES,
-            DELETED_WITH_THEM,
-            DELETED_CONVERSATIONS,
-            DELETED_VOICEPRINTS,
-            DELETED_USERS,
-        ] {
-            self.run(sqlx::query(sql)).await?;
-        }
+        self.run(sqlx::query(DELETED_OPEN_TURNS)).await?;
+        self.run_all(delete_buried()).await?;
         let schema = Schema::read(image);
-        for (index, sql) in [("sqlite_autoindex_devices_1", DEVICE), ("sqlite_autoindex_boots_1", BOOT)] {
+        for (index, table) in
+            [("sqlite_autoindex_devices_1", "devices"), ("sqlite_autoindex_boots_1", "boots")]
+        {
             for record in schema.entries(image, index) {
                 if let [Value::Text(id), Value::Int(rid)] = record.values.as_slice() {
-                    let mut insert = sqlx::query(sql).bind(*rid).bind(id.clone());
-                    if sql == DEVICE {
+                    let mut insert = sqlx::query(shape::insert_into(table)).bind(*rid).bind(id.clone());
+                    if table == "devices" {
                         insert = insert.bind(0);
                     }
                     self.insert(insert).await?;
@@ -327,20 +333,11 @@ impl Into<'_> {
         }
         self.mend_people(image, &schema, now_unix_ms).await?;
         self.mend_conversations(image, &schema).await?;
-        for sql in [
-            STRAY_MESSAGES,
-            LOST_BOOTS,
-            LOST_DEVICES,
-            LOST_AUDITED,
-            MISFIT_VOICEPRINTS,
-            MISFIT_CONVERSATIONS,
-            MISFIT_MESSAGES,
-            MISFIT_AUDIT,
-            MISFIT_OPEN_TURNS,
-            HOMELESS_OPEN_TURNS,
-            MISFIT_SOURCES,
-            HOMELESS,
-        ] {
+        for sql in [STRAY_MESSAGES, *LOST_BOOTS, *LOST_DEVICES, LOST_AUDITED] {
+            self.run(sqlx::query(sql)).await?;
+        }
+        self.run_all(delete_misfits()).await?;
+        for sql in [MISFIT_OPEN_TURNS, HOMELESS_OPEN_TURNS, MISFIT_SOURCES, HOMELESS] {
             self.run(sqlx::query(sql)).await?;
         }
         let lost = self.all(LOST).await?;
@@ -378,7 +375,7 @@ impl Into<'_> {
         let ids = schema.by_row(image, "sqlite_autoindex_users_1");
         let names = schema.by_row(image, "sqlite_autoindex_users_2");
         let mut there = self.ids(USER_IDS).await?;
-        for (n, row) in self.all(LOST_OWNERS).await?.iter().enumerate() {
+        for (n, row) in self.all(*LOST_OWNERS).await?.iter().enumerate() {
             let rid: i64 = row.try_get("rid").map_err(StoreError::Sql)?;
             let id = id_or_new(ids.get(&rid), &mut there);
             let name = match names.get(&rid) {
@@ -387,8 +384,8 @@ impl Into<'_> {
             };
             for attempt in 1..=u8::MAX {
                 let free = if attempt == 1 { name.clone() } else { format!("{name} ({attempt})") };
-                let add =
-                    sqlx::query(USER).bind(rid).bind(id.clone()).bind(free.clone()).bind(free.to_lowercase());
+                let add = sqlx::query(shape::insert_into("users")).bind(rid).bind(id.clone());
+                let add = add.bind(free.clone()).bind(free.to_lowercase());
                 let add = add
                     .bind(None::<i64>)
                     .bind(now_unix_ms)
@@ -446,33 +443,17 @@ fn read(image: &Image, number: u32) -> Vec<Found> {
 }
 
 /// The statement that writes a row whose shape was checked.
-fn row(table: Table, record: Record) -> Query {
-    let (sql, columns) = match table {
-        Table::Boots => (BOOT, 2),
-        Table::Devices => (DEVICE, 3),
-        Table::Users => (USER, 9),
-        Table::Voiceprints => (VOICEPRINT, 11),
-        Table::Tombstones => (TOMBSTONE, 4),
-        Table::Conversations => (CONVERSATION, 19),
-        Table::Messages => (MESSAGE, 14),
-        Table::OpenTurns => (OPEN_TURN, 5),
-        Table::Audit => (AUDIT, 11),
-        Table::Queue => (QUEUE, 6),
-        Table::DeadLetter => (DEAD_LETTER, 10),
-        Table::Settings | Table::Sequence => (SETTING, 3),
-    };
-    let missing = columns - record.values.len().min(columns);
+fn row(table: &shape::Table, record: Record) -> Query {
+    let FileTable { columns, added, .. } = table.of;
     let mut values = record.values;
-    // Columns that were added later.
-    let never = Value::Blob(NEVER_NAMED.to_vec());
-    let added = match table {
-        Table::Users => vec![never, Value::Null],
-        // device, session_id, summary, summary_seq, named
-        _ => vec![Value::Null, Value::Null, Value::Text(String::new()), Value::Int(0), never],
-    };
-    let there = added.len() - missing.min(added.len());
-    values.extend(added.into_iter().skip(there));
-    let mut query = sqlx::query(sql);
+    let missing = columns.len().saturating_sub(values.len());
+    values.extend(added.iter().skip(added.len().saturating_sub(missing)).map(|added| match added {
+        Added::Null => Value::Null,
+        Added::Zero => Value::Int(0),
+        Added::Empty => Value::Text(String::new()),
+        Added::NeverNamed => Value::Blob(NEVER_NAMED.to_vec()),
+    }));
+    let mut query = sqlx::query(table.insert);
     for (at, value) in values.into_iter().enumerate() {
         query = match value {
             // The row number stands outside the record.

@@ -87,7 +87,7 @@ fn messages(path: &Path) -> BTreeMap<Vec<u8>, (String, BTreeSet<u32>)> {
     let mut found = BTreeMap::new();
     for number in 1..=image.pages() {
         for Found { tree, record } in read(&image, number) {
-            if shape::table_of(tree, &record) != Some(Table::Messages) {
+            if shape::table_of(tree, &record).is_none_or(|table| table.of.name != "messages") {
                 continue;
             }
             let (Value::Blob(id), Value::Text(text)) = (&record.values[1], &record.values[7]) else {

@@ -1,0 +1,141 @@
+//! The tables of the file of a device, as they lie in it: for copies of it, and for a file that is damaged.
+
+/// The value of a column in rows from before it was added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Added {
+    Null,
+    Zero,
+    Empty,
+    /// `named` of a row whose moment is not known: every other is later.
+    NeverNamed,
+}
+
+/// A table that backups hash, and of which a damaged file gives back what it can.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FileTable {
+    pub(crate) name: &'static str,
+    /// The name that a person reads for its rows.
+    pub(crate) called: &'static str,
+    /// Columns of the primary key: equal tables are read in the same order.
+    pub(crate) key: &'static str,
+    /// Its rows lie in the order of the key, without row numbers.
+    pub(crate) without_rowid: bool,
+    /// In the order of the file, which is that of `migrations/sqlite`.
+    pub(crate) columns: &'static [&'static str],
+    /// One letter a column: `r` row number (NULL), `u` uuid, `b` bytes, `t` text, `i` integer, `s` a number that
+    /// counts messages, `f` flag (0 or 1), `n` number; a capital letter may also be NULL.
+    pub(crate) shape: &'static str,
+    /// Columns of a row: later versions added some at the end. None: its rows are not told by their shape.
+    pub(crate) lengths: &'static [usize],
+    /// The values of the last columns in rows that do not have them.
+    pub(crate) added: &'static [Added],
+}
+
+impl FileTable {
+    pub(crate) const fn of(name: &'static str) -> Self {
+        Self {
+            name,
+            called: name,
+            key: "rid",
+            without_rowid: false,
+            columns: &[],
+            shape: "",
+            lengths: &[],
+            added: &[],
+        }
+    }
+
+    /// All rows, in the same order for equal tables.
+    pub(crate) fn select(&self) -> String {
+        format!("SELECT * FROM {} ORDER BY {}", self.name, self.key)
+    }
+
+    /// Writes a whole row; one that is there stays.
+    pub(crate) fn insert(&self) -> String {
+        let values: Vec<String> = (1..=self.columns.len()).map(|n| format!("?{n}")).collect();
+        let (columns, values) = (self.columns.join(", "), values.join(", "));
+        format!("INSERT OR IGNORE INTO {} ({columns}) VALUES ({values})", self.name)
+    }
+}
+
+/// Tables that no other device reads, and those with which synced ones are kept.
+pub(crate) const LOCAL: [FileTable; 7] = [
+    FileTable { columns: &["rid", "boot_id"], shape: "rt", lengths: &[2], ..FileTable::of("boots") },
+    FileTable {
+        columns: &["rid", "id", "created_unix_ms"],
+        shape: "rti",
+        lengths: &[3],
+        ..FileTable::of("devices")
+    },
+    FileTable {
+        key: "kind, id",
+        without_rowid: true,
+        columns: &["kind", "id", "user_id", "deleted_unix_ms"],
+        shape: "tuui",
+        lengths: &[4],
+        ..FileTable::of("tombstones")
+    },
+    FileTable {
+        called: "queue entries",
+        key: "seq",
+        columns: &["seq", "op", "entity_id", "user_id", "payload", "created_unix_ms"],
+        shape: "rtuUti",
+        lengths: &[6],
+        ..FileTable::of("queue")
+    },
+    FileTable {
+        called: "dead letters",
+        key: "seq",
+        columns: &[
+            "seq",
+            "op",
+            "entity_id",
+            "user_id",
+            "payload",
+            "created_unix_ms",
+            "failed_unix_ms",
+            "attempts",
+            "sqlstate",
+            "error",
+        ],
+        shape: "rtuUtiiiTt",
+        lengths: &[10],
+        ..FileTable::of("dead_letter")
+    },
+    FileTable {
+        key: "key",
+        without_rowid: true,
+        columns: &["key", "value", "updated_unix_ms"],
+        shape: "tti",
+        lengths: &[3],
+        ..FileTable::of("settings")
+    },
+    // Pairs of numbers look like anything: they are found by the name of their table.
+    FileTable { key: "source, message", without_rowid: true, ..FileTable::of("message_sources") },
+];
+
+/// Turns that are being answered: rows that last for minutes, in a table that older files lack, so backups do
+/// not hash it.
+pub(crate) const OPEN_TURNS: FileTable = FileTable {
+    called: "open answers",
+    columns: &["rid", "id", "owner", "conversation", "turn"],
+    shape: "ruiIt",
+    lengths: &[5],
+    ..FileTable::of("open_turns")
+};
+
+/// Of SQLite itself: the last number of the queue.
+pub(crate) const SEQUENCE: FileTable = FileTable {
+    called: "sequences",
+    columns: &["name", "seq"],
+    shape: "ti",
+    lengths: &[2],
+    ..FileTable::of("sqlite_sequence")
+};
+
+/// Every table of the file that is not derived from others (the full-text index is), but `forgotten` and
+/// [`OPEN_TURNS`].
+pub(crate) fn kept() -> Vec<FileTable> {
+    let synced = super::all().into_iter().map(|table| table.file);
+    LOCAL.into_iter().chain(synced).collect()
+}

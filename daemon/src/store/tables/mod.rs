@@ -1,0 +1,292 @@
+//! The tables that devices share, each described once: a file with the row, its columns in both databases, and
+//! how it differs from a plain table; and a line of the list below.
+//!
+//! From the list follow the operations of the queue, the rows of a batch, how far was read and queued again,
+//! what `store check` compares, what is salvaged and what backups hash. From a description follow the statements
+//! of both databases ([`table::Table`]). A new table also needs its migrations, its part in
+//! `memory/replica` if it is no plain one, and what a person sees of it (export, import).
+
+macro_rules! synced {
+    (
+        $(#[$meta:meta])*
+        $name:ident { $($(#[$doc:meta])* $field:ident: $type:ty = $column:expr,)+ }
+        table: $spec:expr;
+        file: $file:expr;
+        $($rest:tt)*
+    ) => {
+        row! { $(#[$meta])* $name { $($(#[$doc])* $field: $type,)+ } }
+
+        impl $crate::store::tables::Synced for $name {
+            fn table() -> &'static $crate::store::tables::Table {
+                use $crate::store::tables::column::*;
+                static TABLE: std::sync::LazyLock<$crate::store::tables::Table> = std::sync::LazyLock::new(|| {
+                    let columns = [$($column.named(stringify!($field))),+];
+                    $crate::store::tables::Table::of(&$spec, &columns, $file)
+                });
+                &TABLE
+            }
+
+            fn id(&self) -> uuid::Uuid {
+                self.id
+            }
+
+            fn bind<'q>(
+                rows: &'q [Self],
+                query: $crate::store::tables::PgQuery<'q>,
+                looked_for: bool,
+            ) -> $crate::store::tables::PgQuery<'q> {
+                use $crate::store::tables::column::*;
+                $(let query = if !looked_for || $column.is_looked_for() {
+                    query.bind(rows.iter().map(|row| &row.$field).collect::<Vec<_>>())
+                } else {
+                    query
+                };)+
+                query
+            }
+
+            fn bind_here<'q>(
+                &'q self,
+                owner: i64,
+                query: $crate::store::tables::SqliteQuery<'q>,
+            ) -> $crate::store::tables::SqliteQuery<'q> {
+                $(let query = match stringify!($field) {
+                    "owner" => query.bind(owner),
+                    _ => query.bind(&self.$field),
+                };)+
+                query
+            }
+
+            $($rest)*
+        }
+    };
+}
+
+/// Declares a row. In every statement a column is called as its field.
+macro_rules! row {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $field:ident: $type:ty,)+ }) => {
+        $(#[$meta])*
+        pub struct $name {
+            $($(#[$doc])* pub $field: $type,)+
+        }
+
+        impl<'r, R: sqlx::Row> sqlx::FromRow<'r, R> for $name
+        where
+            &'static str: sqlx::ColumnIndex<R>,
+            $($type: sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,)+
+        {
+            fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
+                Ok(Self { $($field: row.try_get(stringify!($field))?,)+ })
+            }
+        }
+    };
+}
+
+mod audit;
+mod column;
+mod conversations;
+pub(crate) mod file;
+mod messages;
+mod table;
+mod users;
+mod voiceprints;
+
+use std::collections::{BTreeSet, HashSet};
+use std::fmt::Debug;
+
+use serde::{Deserialize, Serialize};
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::sqlite::{SqliteArguments, SqliteRow};
+use sqlx::{FromRow, Postgres, Row as _, Sqlite, SqliteConnection};
+use uuid::Uuid;
+
+pub use self::audit::AuditRow;
+pub use self::conversations::ConversationRow;
+pub(crate) use self::file::FileTable;
+pub use self::messages::MessageRow;
+use self::table::Spec;
+pub(crate) use self::table::Table;
+pub use self::users::UserRow;
+pub use self::voiceprints::VoiceprintRow;
+use super::postgres::{Pg, PgError};
+use super::queue::Op;
+
+pub(crate) type PgQuery<'q> = Query<'q, Postgres, PgArguments>;
+pub(crate) type SqliteQuery<'q> = Query<'q, Sqlite, SqliteArguments>;
+
+/// The list: hands every synced table to a macro, parents first. An entry is the name of the table, its row,
+/// and the operations that send and delete one; those of the audit log are only sent. Names of operations and
+/// tables, and the order, are formats: they are stored, and other versions read them.
+macro_rules! for_tables {
+    ($callback:ident) => {
+        $callback! {
+            { users UserRow UpsertUser "upsert_user" DeleteUser "delete_user" }
+            { voiceprints VoiceprintRow UpsertVoiceprint "upsert_voiceprint" DeleteVoiceprint "delete_voiceprint" }
+            { conversations ConversationRow UpsertConversation "upsert_conversation"
+                DeleteConversation "delete_conversation" }
+            { messages MessageRow InsertMessage "insert_message" DeleteMessage "delete_message" }
+            sent { audit AuditRow AppendAudit "append_audit" }
+        }
+    };
+}
+pub(crate) use for_tables;
+
+/// A row of a synced table.
+pub(crate) trait Synced:
+    Debug + Send + Sync + Unpin + 'static + for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow>
+{
+    fn table() -> &'static Table;
+
+    fn id(&self) -> Uuid;
+
+    /// The person whose row it is.
+    fn owner(&self) -> Option<Uuid>;
+
+    /// The device that it names.
+    fn device(&self) -> Option<&str> {
+        None
+    }
+
+    /// Binds an array for each column, or for each that is `looked_for`.
+    fn bind<'q>(rows: &'q [Self], query: PgQuery<'q>, looked_for: bool) -> PgQuery<'q>;
+
+    /// Binds each column, with the number of a person here in place of their id.
+    fn bind_here<'q>(&'q self, owner: i64, query: SqliteQuery<'q>) -> SqliteQuery<'q>;
+}
+
+row! {
+    /// Something that was deleted.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    Tombstone {
+        kind: String,
+        id: Uuid,
+        owner: Uuid,
+        deleted_unix_ms: i64,
+    }
+}
+
+macro_rules! lists {
+    ($({ $(#[$on:meta])* $rows:ident $row:ident $put:ident $put_name:literal $delete:ident $delete_name:literal })+
+        sent $({ $sent:ident $sent_row:ident $append:ident $append_name:literal })+) => {
+        /// Every synced table, parents first.
+        pub(crate) fn all() -> Vec<&'static Table> {
+            [$($(#[$on])* $row::table(),)+ $($sent_row::table(),)+].into()
+        }
+
+        /// Rows of every synced table.
+        #[derive(Debug, Default)]
+        pub struct Rows {
+            $($(#[$on])* pub $rows: Vec<$row>,)+
+            $(pub $sent: Vec<$sent_row>,)+
+        }
+
+        impl Rows {
+            pub fn is_empty(&self) -> bool {
+                $($(#[$on])* if !self.$rows.is_empty() { return false; })+
+                $(if !self.$sent.is_empty() { return false; })+
+                true
+            }
+
+            /// Ids of all rows.
+            pub(super) fn ids(&self) -> HashSet<Uuid> {
+                let mut ids = HashSet::new();
+                $($(#[$on])* ids.extend(self.$rows.iter().map(Synced::id));)+
+                $(ids.extend(self.$sent.iter().map(Synced::id));)+
+                ids
+            }
+
+            /// The people who own a row that other devices read.
+            pub(super) fn owners(&self) -> BTreeSet<Uuid> {
+                let mut owners = BTreeSet::new();
+                $($(#[$on])* owners.extend(self.$rows.iter().filter_map(Synced::owner));)+
+                owners
+            }
+
+            /// Every device that a row names.
+            pub(super) fn devices(&self) -> BTreeSet<String> {
+                let mut devices = BTreeSet::new();
+                $($(#[$on])* devices.extend(self.$rows.iter().filter_map(Synced::device).map(str::to_owned));)+
+                $(devices.extend(self.$sent.iter().filter_map(Synced::device).map(str::to_owned));)+
+                devices
+            }
+
+            /// Reads what the entries `between` two numbers name, of the tables that `ops` are about.
+            pub(super) async fn read(
+                conn: &mut SqliteConnection,
+                ops: &BTreeSet<Op>,
+                between: (i64, i64),
+            ) -> Result<Self, sqlx::Error> {
+                let mut rows = Self::default();
+                $($(#[$on])* if ops.contains(&Op::$put) { rows.$rows = waiting(conn, between).await?; })+
+                $(if ops.contains(&Op::$append) { rows.$sent = waiting(conn, between).await?; })+
+                Ok(rows)
+            }
+
+            /// Sends all rows, a statement for each table.
+            pub(super) async fn send(&self, pg: &mut Pg, device: &str) -> Result<(), PgError> {
+                $($(#[$on])* pg.put(&self.$rows, device).await?;)+
+                $(pg.put(&self.$sent, device).await?;)+
+                Ok(())
+            }
+        }
+
+        /// Change numbers, one for each table that is read: up to which it was read, or the highest there.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default)]
+        pub struct Changes {
+            $($(#[$on])* pub $rows: i64,)+
+            pub tombstones: i64,
+        }
+
+        impl Changes {
+            /// Of a row with a column for each of [`numbered`].
+            pub(super) fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
+                let mut changes = Self::default();
+                for table in numbered() {
+                    if let Some(change) = changes.of_mut(table) {
+                        *change = row.try_get(table)?;
+                    }
+                }
+                Ok(changes)
+            }
+
+            /// The later of both, table by table.
+            pub(super) fn or_further(self, other: Self) -> Self {
+                Self {
+                    $($(#[$on])* $rows: self.$rows.max(other.$rows),)+
+                    tombstones: self.tombstones.max(other.tombstones),
+                }
+            }
+
+            pub(super) fn highest(self) -> i64 {
+                numbered().into_iter().map(|table| self.of(table)).max().unwrap_or(0)
+            }
+
+            fn of_mut(&mut self, table: &str) -> Option<&mut i64> {
+                $($(#[$on])* if table == stringify!($rows) { return Some(&mut self.$rows); })+
+                (table == TOMBSTONES).then_some(&mut self.tombstones)
+            }
+
+            /// That of the table of this name; 0 if it is not read.
+            pub(super) fn of(mut self, table: &str) -> i64 {
+                self.of_mut(table).map_or(0, |change| *change)
+            }
+        }
+    };
+}
+for_tables!(lists);
+
+pub(crate) const TOMBSTONES: &str = "tombstones";
+
+/// The tables with change numbers, those of what was deleted last.
+pub(crate) fn numbered() -> Vec<&'static str> {
+    let read = all().into_iter().filter(|table| table.kind.is_some()).map(|table| table.name);
+    read.chain([TOMBSTONES]).collect()
+}
+
+async fn waiting<T: Synced>(
+    conn: &mut SqliteConnection,
+    (after, last): (i64, i64),
+) -> Result<Vec<T>, sqlx::Error> {
+    sqlx::query_as(T::table().here.waiting).bind(after).bind(last).fetch_all(conn).await
+}

@@ -1,0 +1,323 @@
+//! A synced table: how it differs from a plain one, and the statements of both databases that follow.
+
+use super::column::Column;
+use super::file::FileTable;
+use crate::store::queue::Op;
+
+/// How a table differs from a plain one, whose rows are a person's and are replaced as a whole by whoever
+/// sends them last. In expressions for SQLite `r` is the row and `u` its person; in those for Postgres `t` is the
+/// row that is there, `x` the one that is sent, and `s.sender` the device that sends it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Spec {
+    /// In both databases.
+    pub(super) name: &'static str,
+    /// Of its tombstones. Without one its rows are only sent: no device reads or deletes them.
+    pub(super) kind: Option<&'static str>,
+    /// Sends a row.
+    pub(super) put: Op,
+    /// Column with the person; `None`: the row is one.
+    pub(super) owner: Option<&'static str>,
+    /// Column with the row number in SQLite.
+    pub(super) number: &'static str,
+    /// Tables of SQLite that its columns need besides that of the person.
+    pub(super) joins: &'static str,
+    /// Kinds of tombstones, besides that of the row itself, which bury it, and the columns with their ids.
+    pub(super) buried_with: &'static [(&'static str, &'static str)],
+    /// What is done there with a row that is there; empty: it is replaced if it differs.
+    pub(super) on_conflict: &'static str,
+    /// Whether `t` is as far as `x`, though nothing was written.
+    pub(super) as_sent: &'static str,
+    /// Where a page of rows is read from; `None`: from the table, by its change numbers.
+    pub(super) page: Option<&'static str>,
+    /// `store check` compares its rows one by one.
+    pub(super) compared: bool,
+    /// A memory takes all rows of it back out of what a backup of Postgres has besides.
+    pub(super) taken_back: bool,
+}
+
+impl Spec {
+    pub(super) const fn of(name: &'static str, kind: Option<&'static str>, put: Op) -> Self {
+        Self {
+            name,
+            kind,
+            put,
+            owner: Some("owner"),
+            number: "rid",
+            joins: "",
+            buried_with: &[("user", "owner")],
+            on_conflict: "",
+            as_sent: "true",
+            page: None,
+            compared: true,
+            taken_back: true,
+        }
+    }
+}
+
+/// A synced table with its statements.
+#[derive(Debug)]
+pub(crate) struct Table {
+    pub(crate) name: &'static str,
+    pub(crate) kind: Option<&'static str>,
+    pub(crate) put: Op,
+    /// Its rows are of people, and are no people themselves.
+    pub(crate) is_owned: bool,
+    pub(crate) taken_back: bool,
+    /// Kinds of tombstones, besides its own, which bury a row, and the columns with their ids.
+    pub(crate) buried_with: &'static [(&'static str, &'static str)],
+    /// As it lies in the file.
+    pub(crate) file: FileTable,
+    pub(crate) here: Here,
+    pub(crate) there: There,
+}
+
+/// Statements for SQLite.
+#[derive(Debug)]
+pub(crate) struct Here {
+    /// Rows that entries after ?1 up to ?2 name.
+    pub(crate) waiting: &'static str,
+    pub(crate) by_id: &'static str,
+    /// Ids of the list ?1 that are here.
+    pub(crate) known: &'static str,
+    /// The last of the next ?2 rows after number ?1.
+    pub(crate) up_to: &'static str,
+    /// Queues the rows after number ?1 up to ?2, each as its owner's, who may be gone from the audit log.
+    pub(crate) queue: &'static str,
+    /// The highest row number.
+    pub(crate) last: &'static str,
+    /// A page of rows to compare: the id, whose it is, what is compared, and whether it waits.
+    pub(crate) compared: Option<&'static str>,
+    /// Writes a row as it was sent, with the person's number as owner; empty where that is not all there is to it.
+    pub(crate) put: &'static str,
+}
+
+/// Statements for Postgres.
+#[derive(Debug)]
+pub(crate) struct There {
+    /// Writes a batch: an array for each column, then the device that sends.
+    pub(crate) send: &'static str,
+    /// One row of a batch that is neither as it was sent nor buried.
+    pub(crate) swallowed: &'static str,
+    /// Rows after change $1 that $2 has not written, or all if $3; at most $4.
+    pub(crate) page: Option<&'static str>,
+    pub(crate) by_id: &'static str,
+    /// Rows of these people.
+    pub(crate) of_owners: &'static str,
+    pub(crate) delete: &'static str,
+    /// Rows of a deletion that are not buried, or are still there.
+    pub(crate) undeleted: &'static str,
+    /// As [`Here::compared`]; what is newer than $4 and was not written by $5 is not read yet.
+    pub(crate) compared: Option<&'static str>,
+}
+
+impl Table {
+    pub(super) fn of(spec: &Spec, columns: &[Column], file: FileTable) -> Self {
+        Self {
+            name: spec.name,
+            kind: spec.kind,
+            put: spec.put,
+            is_owned: spec.owner.is_some(),
+            taken_back: spec.taken_back,
+            buried_with: spec.buried_with,
+            file,
+            here: Here::of(spec, columns),
+            there: There::of(spec, columns),
+        }
+    }
+
+    /// True of an entry `of` that sends a row which is gone.
+    pub(crate) fn has_no_row(&self, of: &str) -> String {
+        let (op, name) = (self.put, self.name);
+        format!("({of}.op = '{op}' AND NOT EXISTS (SELECT 1 FROM {name} r WHERE r.id = {of}.entity_id))")
+    }
+
+    /// Every statement, for the tests that prepare them.
+    #[cfg(test)]
+    pub(crate) fn statements_here(&self) -> Vec<(&'static str, &'static str)> {
+        let Here { waiting, by_id, known, up_to, queue, last, compared, put } = &self.here;
+        let all = [Some(*waiting), Some(by_id), Some(known), Some(up_to), Some(queue), Some(last), *compared];
+        let put = Some(*put).filter(|put| !put.is_empty());
+        all.into_iter().chain([put]).flatten().map(|sql| (self.name, sql)).collect()
+    }
+
+    /// Every statement, for the tests that prepare them.
+    #[cfg(test)]
+    pub(crate) fn statements_there(&self) -> Vec<(&'static str, &'static str)> {
+        let There { send, swallowed, page, by_id, of_owners, delete, undeleted, compared } = &self.there;
+        let read = page.map(|page| [page, by_id, of_owners, delete, undeleted]).into_iter().flatten();
+        let all = read.chain([*send, *swallowed]).chain(*compared);
+        all.map(|sql| (self.name, sql)).collect()
+    }
+}
+
+fn list<T>(of: impl IntoIterator<Item = T>, text: impl Fn(T) -> String) -> String {
+    of.into_iter().map(text).collect::<Vec<_>>().join(", ")
+}
+
+/// What is compared, with a bar between two values.
+fn sum(columns: &[Column], text: impl Fn(&Column) -> String) -> String {
+    let values: Vec<String> = columns.iter().filter(|c| c.is_compared()).map(text).collect();
+    if values.is_empty() { "''".to_owned() } else { values.join(" || '|' || ") }
+}
+
+impl Here {
+    fn of(spec: &Spec, columns: &[Column]) -> Self {
+        let Spec { name, put: op, number, joins, .. } = spec;
+        let (person, owner) = match spec.owner {
+            Some(owner) => (format!(" LEFT JOIN users u ON u.rid = r.{owner}"), "u.id"),
+            None => (String::new(), "r.id"),
+        };
+        let values = list(columns, |c| format!("{} AS {}", c.value_here(), c.field));
+        let row = format!("SELECT {values} FROM {name} r{person} {joins} WHERE r.id");
+        let (sum, id) = (sum(columns, Column::sum_here), "r.id");
+        let compared = format!(
+            "SELECT {id} AS id, {owner} AS owner, {sum} AS sum,
+                EXISTS (SELECT 1 FROM queue q WHERE q.entity_id = {id}) AS waits
+            FROM {name} r{person} WHERE {id} > ?1 ORDER BY {id} LIMIT ?2"
+        );
+        let queue = format!(
+            "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
+            SELECT '{op}', {id}, {owner}, ?3 FROM {name} r{person}
+            WHERE r.{number} > ?1 AND r.{number} <= ?2 ORDER BY r.{number}"
+        );
+        Self {
+            waiting: String::leak(format!(
+                "{row} IN (SELECT entity_id FROM queue WHERE seq > ?1 AND seq <= ?2 AND op = '{op}')
+                ORDER BY r.{number}"
+            )),
+            by_id: String::leak(format!("{row} = ?1")),
+            known: String::leak(format!(
+                "SELECT id FROM {name} WHERE id IN (SELECT unhex(value) FROM json_each(?1))"
+            )),
+            up_to: String::leak(format!(
+                "SELECT max(rid) AS rid FROM
+                    (SELECT {number} AS rid FROM {name} WHERE {number} > ?1 ORDER BY {number} LIMIT ?2)"
+            )),
+            queue: String::leak(queue),
+            last: String::leak(format!("SELECT coalesce(max({number}), 0) AS rid FROM {name}")),
+            compared: spec.compared.then(|| &*String::leak(compared)),
+            put: put_here(spec, columns).leak(),
+        }
+    }
+}
+
+/// Empty where a column is not stored as it is sent.
+fn put_here(spec: &Spec, columns: &[Column]) -> String {
+    if !spec.joins.is_empty() || spec.owner.is_none() {
+        return String::new();
+    }
+    let name = spec.name;
+    let names = list(columns, |c| c.name_here().to_owned());
+    let values = list(1..=columns.len(), |n| format!("?{n}"));
+    let insert = format!("INSERT INTO {name} ({names}) VALUES ({values})");
+    if !spec.on_conflict.is_empty() {
+        return insert;
+    }
+    let sent: Vec<&str> =
+        columns.iter().map(Column::name_here).filter(|name| !["id", "owner"].contains(name)).collect();
+    let set = list(&sent, |name| format!("{name} = excluded.{name}"));
+    let (ours, theirs) = (sent.join(", "), list(&sent, |n| format!("excluded.{n}")));
+    format!(
+        "{insert} ON CONFLICT (id) DO UPDATE SET {set}
+        WHERE owner = excluded.owner AND ({ours}) IS NOT ({theirs})"
+    )
+}
+
+impl There {
+    fn of(spec: &Spec, columns: &[Column]) -> Self {
+        let name = spec.name;
+        let owner = spec.owner.unwrap_or("id");
+        let row =
+            format!("SELECT change, {}", list(columns, |c| format!("{} AS {}", c.value_read(), c.field)));
+        let page = spec.page.map_or_else(
+            || {
+                format!(
+                    "jarvis.{name} WHERE change > $1 AND (origin IS DISTINCT FROM $2 OR $3)
+                    ORDER BY change LIMIT $4"
+                )
+            },
+            str::to_owned,
+        );
+        // Rows without a kind have no number either.
+        let unread = match spec.kind {
+            Some(_) => "change > $4 AND (origin IS DISTINCT FROM $5 OR $6)",
+            None => "$4::bigint IS NULL AND $5::text IS NULL AND $6::boolean",
+        };
+        let sum = sum(columns, Column::sum_there);
+        let compared = format!(
+            "SELECT id, {owner} AS owner, {sum} AS sum, {unread} AS unread FROM jarvis.{name}
+            WHERE id > $1 AND ($2::uuid IS NULL OR id <= $2) ORDER BY id LIMIT $3"
+        );
+        let looked_for: Vec<Column> = columns.iter().copied().filter(Column::is_looked_for).collect();
+        let (sent, buried) = (rows(&looked_for), buried(spec));
+        let as_sent = spec.as_sent;
+        Self {
+            send: send(spec, columns).leak(),
+            swallowed: String::leak(format!(
+                "SELECT 1 FROM {sent} WHERE NOT EXISTS
+                    (SELECT FROM jarvis.{name} t WHERE t.id = x.id AND {as_sent}){buried} LIMIT 1"
+            )),
+            page: spec.kind.map(|_| &*String::leak(format!("{row} FROM {page}"))),
+            by_id: String::leak(format!("{row} FROM jarvis.{name} WHERE id = ANY($1)")),
+            of_owners: String::leak(format!(
+                "{row} FROM jarvis.{name} WHERE {owner} = ANY($1) ORDER BY change"
+            )),
+            delete: String::leak(format!(
+                "DELETE FROM jarvis.{name} t USING unnest($1::uuid[], $2::uuid[]) AS x (id, owner)
+                WHERE t.id = x.id AND t.{owner} = x.owner"
+            )),
+            undeleted: String::leak(format!(
+                "SELECT 1 FROM unnest($2::uuid[], $3::uuid[]) AS x (id, owner)
+                WHERE NOT EXISTS (SELECT FROM jarvis.tombstones d
+                        WHERE (d.kind = $1 AND d.id = x.id) OR (d.kind = 'user' AND d.id = x.owner))
+                    OR EXISTS (SELECT FROM jarvis.{name} t WHERE t.id = x.id AND t.{owner} = x.owner) LIMIT 1"
+            )),
+            compared: spec.compared.then(|| &*String::leak(compared)),
+        }
+    }
+}
+
+/// The rows of a batch, an array for each column.
+fn rows(columns: &[Column]) -> String {
+    let arrays = list(columns.iter().zip(1..), |(c, n)| format!("${n}::{}", c.array()));
+    format!("unnest({arrays}) AS x ({})", list(columns, |c| c.field.to_owned()))
+}
+
+/// Leaves out what is buried, with what it belongs to or alone.
+fn buried(spec: &Spec) -> String {
+    let own = spec.kind.map(|kind| (kind, "id"));
+    let each = |(kind, id): (&str, &str)| {
+        format!(" AND NOT EXISTS (SELECT FROM jarvis.tombstones d WHERE d.kind = '{kind}' AND d.id = x.{id})")
+    };
+    own.into_iter().chain(spec.buried_with.iter().copied()).map(each).collect()
+}
+
+fn send(spec: &Spec, columns: &[Column]) -> String {
+    let (name, device) = (spec.name, columns.len() + 1);
+    let names = list(columns, |c| c.name_there().to_owned());
+    let values = list(columns, Column::value_written);
+    let (numbers, numbered) = match spec.kind {
+        Some(_) => (", origin, change", ", s.sender, nextval('jarvis.changes')"),
+        None => ("", ""),
+    };
+    let on_conflict = if spec.on_conflict.is_empty() {
+        let sent: Vec<&str> = columns.iter().map(Column::name_there).filter(|name| *name != "id").collect();
+        let set = list(&sent, |name| format!("{name} = excluded.{name}"));
+        let (ours, theirs) =
+            (list(&sent, |name| format!("t.{name}")), list(&sent, |n| format!("excluded.{n}")));
+        format!(
+            "DO UPDATE SET {set}, origin = excluded.origin, change = excluded.change
+            WHERE ({ours}) IS DISTINCT FROM ({theirs})"
+        )
+    } else {
+        spec.on_conflict.to_owned()
+    };
+    format!(
+        "INSERT INTO jarvis.{name} AS t ({names}{numbers})
+        SELECT {values}{numbered} FROM {} CROSS JOIN (SELECT ${device}::text) AS s (sender)
+        WHERE true{}
+        ON CONFLICT (id) {on_conflict}",
+        rows(columns),
+        buried(spec)
+    )
+}
