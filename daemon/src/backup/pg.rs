@@ -57,8 +57,8 @@ crate::store::sql::statements! {
 crate::store::sql::built! {
     /// Change numbers go on after the highest that was given out.
     COUNTER_BEHIND = {
-        let highest = tables::numbered().into_iter().map(|table| format!("(SELECT max(change) FROM jarvis.{table})"));
-        let highest = highest.collect::<Vec<_>>().join(", ");
+        let highest = |table| format!("(SELECT max(change) FROM jarvis.{table})");
+        let highest = tables::numbered().into_iter().map(highest).collect::<Vec<_>>().join(", ");
         format!("SELECT (SELECT last_value FROM jarvis.changes) < greatest({highest})")
     };
 }
@@ -84,15 +84,16 @@ impl Hashed {
             // A server keeps these functions as they are, since tables that are partitioned by hash rest on
             // them. From version 14 on.
             Self::Record => format!(
-                "SELECT count(*) AS rows, 'record ' || coalesce(sum(hash_record_extended(t, 0)), 0)::text || ' '
-                    || coalesce(sum(hash_record_extended(t, 1)), 0)::text AS hash FROM jarvis.{table} t"
+                "SELECT count(*) AS rows, 'record ' || coalesce(sum(hash_record_extended(t, 0)), 0)::text
+                    || ' ' || coalesce(sum(hash_record_extended(t, 1)), 0)::text AS hash FROM jarvis.{table} t"
             ),
             // From SHA-256 of the text of each row, which takes ten times as long: for servers before 14, and
             // for backups that have it.
             Self::Text => format!(
-                "SELECT count(*) AS rows, coalesce(sum(('x' || substr(h, 1, 16))::bit(64)::bigint), 0)::text || ' '
-                    || coalesce(sum(('x' || substr(h, 17, 16))::bit(64)::bigint), 0)::text AS hash
-                FROM (SELECT encode(sha256(convert_to(t::text, 'UTF8')), 'hex') AS h FROM jarvis.{table} t) hashed"
+                "SELECT count(*) AS rows, coalesce(sum(('x' || substr(h, 1, 16))::bit(64)::bigint), 0)::text
+                    || ' ' || coalesce(sum(('x' || substr(h, 17, 16))::bit(64)::bigint), 0)::text AS hash
+                FROM (SELECT encode(sha256(convert_to(t::text, 'UTF8')), 'hex') AS h
+                    FROM jarvis.{table} t) hashed"
             ),
         }
     }

@@ -292,8 +292,8 @@ fn field(hash: &mut Sha256, kind: u8, bytes: &[u8]) {
     hash.update(bytes);
 }
 
-/// Deletes all rows but what waits and the rows that it names, children first. Answers keep what they were made
-/// from, and rows their conversation and person.
+/// Deletes all rows but what waits and the rows that it names, children first. Answers keep what they were
+/// made from, and rows their conversation and person.
 pub(crate) fn keep_named() -> Vec<String> {
     let tables = tables::all();
     let keep = |table: &&Table| {

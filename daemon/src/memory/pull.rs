@@ -21,6 +21,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::replica::tables::Kept as _;
 use super::{Applied, Basis, Memory, MemoryError, Pulled};
 use crate::store::forward::Circuit;
 use crate::store::opener::Opener;
@@ -28,9 +29,7 @@ use crate::store::postgres::read::{self, Numbered, Since};
 use crate::store::postgres::write::CHANNEL;
 use crate::store::postgres::{CONNECT_DEADLINE, Pg, PgError, PgSettings, listening_pool, within};
 use crate::store::pull_cursor::{self, PullCursor};
-use crate::store::tables::{
-    self, Changes, ConversationRow, MessageRow, Rows, Synced, UserRow, VoiceprintRow,
-};
+use crate::store::tables::{self, Changes, Rows, UserRow, VoiceprintRow};
 use crate::store::{StoreError, resync};
 
 /// A lost notification costs at most this.
@@ -85,7 +84,7 @@ pub struct Brought {
 
 /// Reads on from where it was.
 pub struct Puller {
-    memory: Memory,
+    pub(super) memory: Memory,
     settings: PgSettings,
     opener: Option<Opener>,
     /// Further than what is stored, by rows that are in the file of this generation already.
@@ -295,11 +294,6 @@ impl Puller {
         at.address = address;
         let mut brought = Brought { another_house: met.another, ..Brought::default() };
         self.tables(conn, &heads.at, &mut at, &mut brought).await?;
-        if let Some(opener) = self.opener.clone() {
-            self.voices(conn, &opener, heads.at.voiceprints, &mut at, &mut brought).await?;
-        } else if heads.at.voiceprints > 0 {
-            brought.voiceprints_left = read::count_voiceprints(conn).await?;
-        }
         while at.at.tombstones < heads.at.tombstones {
             let rows = read::tombstones(conn, self.since(at.at.tombstones, &at)).await?;
             let (tombstones, refused) = self.pass(rows, &mut at.at.tombstones, heads.at.tombstones);
@@ -325,11 +319,17 @@ impl Puller {
     async fn voices(
         &mut self,
         conn: &mut PgConnection,
-        opener: &Opener,
         head: i64,
         at: &mut PullCursor,
         brought: &mut Brought,
     ) -> Result<(), PullError> {
+        let Some(opener) = self.opener.clone() else {
+            // Without a key they are left for later.
+            if head > 0 {
+                brought.voiceprints_left = read::count_voiceprints(conn).await?;
+            }
+            return Ok(());
+        };
         let name = (opener.name)();
         let all = at.voices_of.as_deref() != Some(name.as_str());
         if all {
@@ -378,7 +378,8 @@ impl Puller {
         (rows, refused)
     }
 
-    async fn missing_users(
+    /// The rows of the people among `owners` that are not here.
+    pub(super) async fn missing_users(
         &self,
         conn: &mut PgConnection,
         owners: Vec<Uuid>,
@@ -429,58 +430,10 @@ impl Puller {
     }
 }
 
-/// A table that is read page by page.
-trait Read: Synced {
-    /// It has a way of its own.
-    const APART: bool = false;
-
-    /// A page that holds `rows`, once these are added, with what they need: may take some out.
-    async fn page(
-        puller: &Puller,
-        conn: &mut PgConnection,
-        rows: &mut Vec<Self>,
-    ) -> Result<Pulled, PullError> {
-        let owners = rows.iter().filter(|_| Self::table().is_owned).filter_map(Self::owner).collect();
-        let users = puller.missing_users(conn, owners).await?;
-        Ok(Pulled { rows: Rows { users, ..Rows::default() }, ..Pulled::default() })
-    }
-}
-
-impl Read for UserRow {}
-
-impl Read for ConversationRow {}
-
-impl Read for VoiceprintRow {
-    const APART: bool = true;
-}
-
-impl Read for MessageRow {
-    async fn page(
-        puller: &Puller,
-        conn: &mut PgConnection,
-        rows: &mut Vec<Self>,
-    ) -> Result<Pulled, PullError> {
-        let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
-        let sources = if ids.is_empty() { Vec::new() } else { read::sources(conn, &ids).await? };
-        // After everything was forgotten about how far was read, nearly all of it is here.
-        *rows = puller.memory.news(std::mem::take(rows)).await?;
-        let sources = puller.memory.lacks_links(&sources).await?;
-        let conversations = unique(rows.iter().map(|row| row.conversation));
-        let lacking = puller.memory.lacks::<ConversationRow>(&conversations).await?;
-        let mut conversations = match lacking.as_slice() {
-            [] => Vec::new(),
-            ids => usable(read::by_id(conn, ids).await?),
-        };
-        let mut page = ConversationRow::page(puller, conn, &mut conversations).await?;
-        page.rows.conversations = conversations;
-        Ok(Pulled { sources, ..page })
-    }
-}
-
 macro_rules! read_all {
     ($({ $(#[$on:meta])* $rows:ident $row:ident $($op:tt)* })+ sent $($sent:tt)*) => {
         impl Puller {
-            /// Reads on in every table that has no way of its own.
+            /// Reads on in every table, in the order of the list.
             async fn tables(
                 &mut self,
                 conn: &mut PgConnection,
@@ -488,7 +441,11 @@ macro_rules! read_all {
                 at: &mut PullCursor,
                 brought: &mut Brought,
             ) -> Result<(), PullError> {
-                $($(#[$on])* while !tables::$row::APART && at.at.$rows < heads.$rows {
+                $($(#[$on])* if tables::$row::APART {
+                    // Before the messages: a new device knows voices long before it has read everything.
+                    self.voices(conn, heads.voiceprints, at, brought).await?;
+                }
+                $(#[$on])* while !tables::$row::APART && at.at.$rows < heads.$rows {
                     let rows = read::rows::<tables::$row>(conn, self.since(at.at.$rows, at)).await?;
                     let (mut rows, refused) = self.pass(rows, &mut at.at.$rows, heads.$rows);
                     let mut page = tables::$row::page(self, conn, &mut rows).await?;
@@ -505,11 +462,11 @@ macro_rules! read_all {
 }
 tables::for_tables!(read_all);
 
-fn usable<T>(rows: Vec<Numbered<T>>) -> Vec<T> {
+pub(super) fn usable<T>(rows: Vec<Numbered<T>>) -> Vec<T> {
     rows.into_iter().filter_map(|(_, row)| row).collect()
 }
 
-fn unique(ids: impl IntoIterator<Item = Uuid>) -> Vec<Uuid> {
+pub(super) fn unique(ids: impl IntoIterator<Item = Uuid>) -> Vec<Uuid> {
     let set: BTreeSet<Uuid> = ids.into_iter().collect();
     set.into_iter().collect()
 }

@@ -15,17 +15,14 @@ use uuid::Uuid;
 mod bury;
 mod messages;
 mod session;
+pub(in crate::memory) mod tables;
 mod take_back;
 
 pub use take_back::TakenBack;
 
 use super::users::{checked_name, free_name, is_numbered};
 use super::{Memory, MemoryError, Result, UserId, boot_rid, device_rid, get, named};
-use crate::clock::Stamp;
-use crate::store::queue::enqueue;
-use crate::store::tables::{
-    self, ConversationRow, MessageRow, Rows, Synced, Tombstone, UserRow, VoiceprintRow,
-};
+use crate::store::tables::{ConversationRow, Rows, Synced, Tombstone, UserRow, VoiceprintRow};
 use crate::store::{StoreError, Tx, pull_cursor, resync, settings};
 use crate::text::name_key;
 
@@ -66,7 +63,7 @@ pub(super) const BELOW: [&[(&str, &str)]; 4] =
 
 /// What became of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
+pub(in crate::memory) enum Outcome {
     Changed,
     /// Changed, and what was there before is to leave the file.
     Erased,
@@ -109,7 +106,6 @@ crate::store::sql::statements! {
         ON CONFLICT DO NOTHING";
     VOICEPRINT_OF = "SELECT id FROM voiceprints WHERE owner = ?1";
     VOICE_WAITS = "SELECT 1 FROM queue WHERE user_id = ?1 AND op IN ('upsert_voiceprint', 'delete_voiceprint') LIMIT 1";
-    DELETE_VOICEPRINT = "DELETE FROM voiceprints WHERE id = ?1";
 }
 
 impl Pulled {
@@ -155,8 +151,8 @@ impl Memory {
         let mut applied = Applied::default();
         let mut scrub = false;
         let copies = !pulled.tombstones.is_empty() && !self.store.damaged_copies().is_empty();
-        let here = Place { device: self.here()?.device, stamp: &stamp };
-        scrub |= put_all(&mut tx, &pulled.rows, &here, &mut applied).await?;
+        let here = tables::Place { device: self.here()?.device, stamp: &stamp };
+        scrub |= tables::put_all(&mut tx, &pulled.rows, &here, &mut applied).await?;
         for (id, owner) in &pulled.superseded {
             bury::supersede(&mut tx, *id, *owner, &stamp).await?;
         }
@@ -180,139 +176,6 @@ impl Memory {
         }
         Ok(Some(applied))
     }
-}
-
-/// Where and when rows are stored.
-struct Place<'a> {
-    device: i64,
-    stamp: &'a Stamp,
-}
-
-/// How the rows of a table that devices read are stored here.
-trait Kept: Synced {
-    /// Stores a row. One of a plain table takes the place of what is here, unless that is still to be sent.
-    async fn put(&self, tx: &mut Tx<'_>, _here: &Place<'_>) -> Result<Outcome> {
-        put_plain(tx, self).await
-    }
-
-    /// Stores the rows of a page; returns whether something is to leave the file.
-    async fn put_page(
-        tx: &mut Tx<'_>,
-        rows: &[Self],
-        here: &Place<'_>,
-        applied: &mut Applied,
-    ) -> Result<bool> {
-        let mut erased = false;
-        for row in rows {
-            begin_row(tx).await?;
-            let outcome = row.put(tx, here).await;
-            applied.unsettled |= matches!(outcome, Ok(Waits));
-            erased |= applied.end_row(tx, kind_of::<Self>(), &row.id(), outcome).await?;
-        }
-        Ok(erased)
-    }
-
-    /// Stores and queues rows that come out of a backup.
-    async fn take_back(
-        tx: &mut Tx<'_>,
-        rows: &[Self],
-        here: &Place<'_>,
-        applied: &mut Applied,
-    ) -> Result<TakenBack> {
-        for row in rows {
-            Self::put_page(tx, std::slice::from_ref(row), here, applied).await?;
-            enqueue(tx, Self::table().put, row.id(), row.owner(), here.stamp.wall_unix_ms).await?;
-        }
-        Ok(TakenBack::default())
-    }
-}
-
-macro_rules! each_table {
-    ($({ $(#[$on:meta])* $rows:ident $row:ident $($op:tt)* })+ sent $($sent:tt)*) => {
-        async fn put_all(
-            tx: &mut Tx<'_>,
-            rows: &Rows,
-            here: &Place<'_>,
-            applied: &mut Applied,
-        ) -> Result<bool> {
-            let mut erased = false;
-            $($(#[$on])* { erased |= tables::$row::put_page(tx, &rows.$rows, here, applied).await?; })+
-            Ok(erased)
-        }
-
-        async fn take_all_back(
-            tx: &mut Tx<'_>,
-            rows: &Rows,
-            here: &Place<'_>,
-            applied: &mut Applied,
-        ) -> Result<TakenBack> {
-            let mut taken = TakenBack::default();
-            $($(#[$on])* { taken += tables::$row::take_back(tx, &rows.$rows, here, applied).await?; })+
-            Ok(taken)
-        }
-    };
-}
-tables::for_tables!(each_table);
-
-impl Kept for UserRow {
-    async fn put(&self, tx: &mut Tx<'_>, _here: &Place<'_>) -> Result<Outcome> {
-        put_user(tx, self).await
-    }
-}
-
-impl Kept for VoiceprintRow {
-    async fn put(&self, tx: &mut Tx<'_>, _here: &Place<'_>) -> Result<Outcome> {
-        put_voiceprint(tx, self).await
-    }
-}
-
-impl Kept for ConversationRow {
-    async fn put(&self, tx: &mut Tx<'_>, here: &Place<'_>) -> Result<Outcome> {
-        put_conversation(tx, self, here).await
-    }
-}
-
-impl Kept for MessageRow {
-    async fn put_page(
-        tx: &mut Tx<'_>,
-        rows: &[Self],
-        here: &Place<'_>,
-        applied: &mut Applied,
-    ) -> Result<bool> {
-        messages::put(tx, rows, here.stamp, applied).await.map(|()| false)
-    }
-
-    async fn take_back(
-        tx: &mut Tx<'_>,
-        rows: &[Self],
-        here: &Place<'_>,
-        applied: &mut Applied,
-    ) -> Result<TakenBack> {
-        take_back::messages(tx, rows, here.stamp, applied).await
-    }
-}
-
-/// The kind of a deletion of such a row.
-fn kind_of<T: Synced>() -> &'static str {
-    T::table().kind.unwrap_or_default()
-}
-
-async fn put_plain<T: Synced>(tx: &mut Tx<'_>, row: &T) -> Result<Outcome> {
-    let (id, owner) = (row.id(), row.owner().unwrap_or_default());
-    // What is here decides until it was sent.
-    if dead(tx, kind_of::<T>(), &id, &owner).await? || pending(tx, &id).await? {
-        return Ok(Left);
-    }
-    let Some(owner) = rid_of_user(tx, &owner).await? else {
-        return Ok(Refused("its person is not here"));
-    };
-    let known = tx.optional(sqlx::query(T::table().here.by_id).bind(bytes(&id))).await?;
-    let written = tx.execute(row.bind_here(owner, sqlx::query(T::table().here.put))).await?;
-    Ok(match (written, known) {
-        (0, _) => Left,
-        (_, Some(_)) => Erased,
-        (_, None) => Changed,
-    })
 }
 
 impl Applied {
@@ -415,7 +278,11 @@ async fn is_later(tx: &mut Tx<'_>, id: &Uuid, named: &Uuid, since: &Uuid) -> Res
     Ok(named > since || (named.is_nil() && since.is_nil() && !pending(tx, id).await?))
 }
 
-async fn put_conversation(tx: &mut Tx<'_>, row: &ConversationRow, here: &Place<'_>) -> Result<Outcome> {
+async fn put_conversation(
+    tx: &mut Tx<'_>,
+    row: &ConversationRow,
+    here: &tables::Place<'_>,
+) -> Result<Outcome> {
     if dead(tx, "conversation", &row.id, &row.owner).await? {
         return Ok(Left);
     }
@@ -511,7 +378,7 @@ async fn put_voiceprint(tx: &mut Tx<'_>, row: &VoiceprintRow) -> Result<Outcome>
         return Ok(Waits);
     }
     if let Some(id) = known {
-        tx.execute(sqlx::query(DELETE_VOICEPRINT).bind(bytes(&id))).await?;
+        tx.execute(sqlx::query(VoiceprintRow::table().here.delete).bind(bytes(&id))).await?;
         outcome = Erased;
     }
     let mut row = row.clone();

@@ -129,7 +129,7 @@ async fn read_within(
     }
     let there = batch.rows.ids();
     batch.without_row = named_rows.iter().filter(|id| !there.contains(*id)).count();
-    batch.devices = batch.rows.devices().into_iter().collect();
+    batch.devices = batch.rows.devices().into_iter().map(str::to_owned).collect();
     Ok(Some(batch))
 }
 
@@ -154,6 +154,6 @@ pub async fn add_parents(store: &Store, batch: &mut Batch) -> Result<(), StoreEr
         Ok(())
     };
     parents().await.map_err(|e| store.classify(e))?;
-    batch.devices = batch.rows.devices().into_iter().collect();
+    batch.devices = batch.rows.devices().into_iter().map(str::to_owned).collect();
     Ok(())
 }

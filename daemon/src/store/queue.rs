@@ -24,8 +24,11 @@ use super::tables::{self, for_tables};
 use super::{Store, StoreError, Tx, put_back, resync};
 
 macro_rules! ops {
-    ($({ $(#[$on:meta])* $rows:ident $row:ident $put:ident $put_name:literal $delete:ident $delete_name:literal })+
-        sent $({ $sent:ident $sent_row:ident $append:ident $append_name:literal })+) => {
+    (
+        $({ $(#[$on:meta])* $rows:ident $row:ident
+            $put:ident $put_name:literal $delete:ident $delete_name:literal })+
+        sent $({ $sent:ident $sent_row:ident $append:ident $append_name:literal })+
+    ) => {
         /// One kind of queue entry. The names are a format: they are stored, and other versions read them.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Op {
@@ -143,10 +146,12 @@ super::sql::built! {
         refused!(), without_row("d"));
     RETRIED = format!("DELETE FROM dead_letter AS d WHERE (?1 IS NULL OR d.seq = ?1) AND {} AND NOT {}",
         refused!(), without_row("d"));
-    ROWLESS_DEAD = format!("SELECT count(*) AS n FROM dead_letter d WHERE (?1 IS NULL OR d.seq = ?1) AND {} AND {}",
+    ROWLESS_DEAD = format!("SELECT count(*) AS n FROM dead_letter d
+        WHERE (?1 IS NULL OR d.seq = ?1) AND {} AND {}",
         refused!(), without_row("d"));
     /// Nothing is left that a backup could keep.
-    DROP_ROWLESS = format!("DELETE FROM dead_letter AS d WHERE (?1 IS NULL OR d.seq = ?1) AND {}", without_row("d"));
+    DROP_ROWLESS = format!("DELETE FROM dead_letter AS d WHERE (?1 IS NULL OR d.seq = ?1) AND {}",
+        without_row("d"));
     /// Entries whose row is gone: nothing will be sent for them.
     EMPTY_ENTRIES = format!("SELECT count(*) FROM queue q WHERE {}", without_row("q"));
 }

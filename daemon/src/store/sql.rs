@@ -10,7 +10,7 @@ macro_rules! statements {
     };
 }
 
-/// Declares statements that are built from descriptions of tables, with a list of them, `built`, for the test.
+/// Declares statements that are built from descriptions of tables, with a list of them for the test, `built`.
 macro_rules! built {
     ($($(#[$doc:meta])* $vis:vis $name:ident = $sql:expr;)+) => {
         $($(#[$doc])* $vis static $name: std::sync::LazyLock<&'static str> =

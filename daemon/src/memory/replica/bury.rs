@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::Outcome::{self, Erased, Left, Noted, Refused};
-use super::{CONVERSATION, DELETE_VOICEPRINT, bytes, dead, rid_of_user, uuid_of};
+use super::{CONVERSATION, bytes, dead, rid_of_user, uuid_of};
 use crate::clock::Stamp;
 use crate::memory::conversations::erase_conversation;
 use crate::memory::messages::forget_in;
@@ -11,17 +11,16 @@ use crate::memory::users::erase_user;
 use crate::memory::{MessageId, Result, UserId, get};
 use crate::store::Tx;
 use crate::store::queue::{Op, enqueue, entomb};
-use crate::store::tables::Tombstone;
+use crate::store::tables::{self, Synced as _, Tombstone, VoiceprintRow};
 
 crate::store::sql::statements! {
-    OWNER_OF_VOICEPRINT = "SELECT u.id AS id FROM voiceprints v JOIN users u ON u.rid = v.owner WHERE v.id = ?1";
     OWNER_OF_MESSAGE = "SELECT u.id AS id, u.rid AS rid FROM messages m JOIN users u ON u.rid = m.owner WHERE m.id = ?1";
 }
 
 /// Has the voiceprint `id` of `owner` deleted there, unless it is the one that this person has here: a later
 /// one that the same key opens has taken its place.
 pub(super) async fn supersede(tx: &mut Tx<'_>, id: Uuid, owner: Uuid, stamp: &Stamp) -> Result<()> {
-    let here = tx.optional(sqlx::query(OWNER_OF_VOICEPRINT).bind(bytes(&id))).await?;
+    let here = tx.optional(sqlx::query(VoiceprintRow::table().here.owner).bind(bytes(&id))).await?;
     if here.is_none() && !dead(tx, "voiceprint", &id, &owner).await? {
         enqueue(tx, Op::DeleteVoiceprint, id, Some(owner), stamp.wall_unix_ms).await?;
     }
@@ -63,12 +62,19 @@ pub(super) async fn bury(tx: &mut Tx<'_>, row: &Tombstone, stamp: &Stamp) -> Res
             }
             None => false,
         },
-        "voiceprint" => match tx.optional(sqlx::query(OWNER_OF_VOICEPRINT).bind(id)).await? {
-            Some(known) if uuid_of(&known)? != row.owner => return Ok(Refused("it is of another person")),
-            Some(_) => tx.execute(sqlx::query(DELETE_VOICEPRINT).bind(id)).await? > 0,
-            None => false,
-        },
-        _ => return Ok(Refused("it is of a kind that this version does not know")),
+        kind => {
+            let table = tables::all().into_iter().find(|table| table.kind == Some(kind));
+            let Some(table) = table else {
+                return Ok(Refused("it is of a kind that this version does not know"));
+            };
+            match tx.optional(sqlx::query(table.here.owner).bind(id)).await? {
+                Some(known) if uuid_of(&known)? != row.owner => {
+                    return Ok(Refused("it is of another person"));
+                }
+                Some(_) => tx.execute(sqlx::query(table.here.delete).bind(id)).await? > 0,
+                None => false,
+            }
+        }
     };
     entomb(tx, &row.kind, row.id, Some(row.owner), row.deleted_unix_ms).await?;
     Ok(match (gone, known) {

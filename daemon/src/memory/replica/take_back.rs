@@ -7,7 +7,8 @@
 
 use std::ops::AddAssign;
 
-use super::{ADD_SOURCE, Applied, Place, begin_row, bury, bytes, dead, messages as pages, take_all_back};
+use super::tables::{Place, take_all_back};
+use super::{ADD_SOURCE, Applied, begin_row, bury, bytes, dead, messages as pages};
 use crate::clock::Stamp;
 use crate::memory::{Memory, Result, get};
 use crate::store::Tx;

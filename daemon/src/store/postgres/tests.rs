@@ -7,9 +7,11 @@ use sqlx::{AssertSqlSafe, Row as _};
 
 use super::*;
 use crate::clock::{Clock, DrivenClock};
+use crate::memory::pull::Puller;
 use crate::memory::{Device, Kind, Memory, NewAudit, NewTurn, Target, TurnMeta};
 use crate::store::forward::{Forwarder, Progress};
-use crate::store::{compare, holder, put_back, renumber, tables};
+use crate::store::queue::{self, Op};
+use crate::store::{compare, holder, outgoing, put_back, renumber, tables};
 
 #[expect(dead_code, reason = "shared with the black-box tests, which use the rest")]
 #[path = "../../../../tests/support/postgres.rs"]
@@ -213,4 +215,166 @@ async fn the_parent_of_a_message_is_found_without_reading_its_siblings() {
     let read: usize = read.parse().unwrap();
     assert!(read >= CONVERSATIONS, "{read}: the server counts");
     assert!(read <= 10 * CONVERSATIONS, "{read} rows read for {CONVERSATIONS} conversations of two messages");
+}
+
+/// A table of the tests, as a migration would make it, on both sides.
+mod probes {
+    pub(super) const THERE: &str = "CREATE TABLE jarvis.probes (id uuid PRIMARY KEY,
+            owner uuid NOT NULL REFERENCES jarvis.users ON DELETE CASCADE, text text NOT NULL,
+            created_at timestamptz NOT NULL, origin text NOT NULL REFERENCES jarvis.devices, change bigint NOT NULL);
+        ALTER TABLE jarvis.tombstones DROP CONSTRAINT tombstones_kind_check";
+    pub(super) const HERE: [&str; 3] = [
+        "CREATE TABLE probes (rid INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE,
+            owner INTEGER NOT NULL REFERENCES users (rid) ON DELETE CASCADE, text TEXT NOT NULL,
+            created_unix_ms INTEGER NOT NULL) STRICT",
+        "DROP TABLE tombstones",
+        "CREATE TABLE tombstones (kind TEXT NOT NULL, id BLOB NOT NULL, user_id BLOB NOT NULL,
+            deleted_unix_ms INTEGER NOT NULL, PRIMARY KEY (kind, id)) STRICT, WITHOUT ROWID",
+    ];
+    pub(super) const PUT: &str = "INSERT INTO probes (id, owner, text, created_unix_ms)
+        SELECT ?1, rid, ?2, 1800000000000 FROM users WHERE id = ?3
+        ON CONFLICT (id) DO UPDATE SET text = excluded.text";
+    pub(super) const DELETE: &str = "DELETE FROM probes WHERE id = ?1";
+    pub(super) const TEXTS: &str = "SELECT text FROM probes";
+}
+
+/// A device of the house with that table.
+struct Probed {
+    memory: Memory,
+    settings: PgSettings,
+    _folder: tempfile::TempDir,
+}
+
+impl Probed {
+    async fn new(name: &str, server: &Postgres) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let device = Device { id: name.into() };
+        let memory = Memory::open(&folder.path().join("jarvis.db"), &device, Clock::System).await.unwrap();
+        let mut tx = memory.store().begin().await.unwrap();
+        for sql in probes::HERE {
+            tx.execute(sqlx::query(sql)).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+        let settings = PgSettings::new(&server.url_with_password(), name).unwrap();
+        Self { memory, settings, _folder: folder }
+    }
+
+    /// Writes a row, or deletes it, and queues that.
+    async fn put(&self, id: Uuid, user: Uuid, text: Option<&str>) {
+        let mut tx = self.memory.store().begin().await.unwrap();
+        let op = match text {
+            Some(text) => {
+                tx.execute(sqlx::query(probes::PUT).bind(id).bind(text).bind(user)).await.unwrap();
+                Op::UpsertProbe
+            }
+            None => {
+                tx.execute(sqlx::query(probes::DELETE).bind(id)).await.unwrap();
+                Op::DeleteProbe
+            }
+        };
+        queue::enqueue(&mut tx, op, id, Some(user), 1_800_000_000_000).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+
+    async fn send(&self) {
+        let store = self.memory.store().clone();
+        let mut forwarder = Forwarder::new(store, Clock::System, self.settings.clone());
+        while forwarder.run_once().await.unwrap() != Progress::Empty {}
+        forwarder.close().await;
+        assert_eq!(queue::refused(self.memory.store()).await.unwrap().entries, 0);
+    }
+
+    async fn texts(&self) -> Vec<String> {
+        let mut reader = self.memory.store().reader().await.unwrap();
+        sqlx::query_scalar(probes::TEXTS).fetch_all(&mut *reader).await.unwrap()
+    }
+
+    /// What the device has of the table once it has read on.
+    async fn pull(&self) -> Vec<String> {
+        Puller::new(self.memory.clone(), self.settings.clone(), None).run_once().await.unwrap();
+        self.texts().await
+    }
+
+    /// (here, there, missing there, missing here, differing), and queues what is missing if it shall.
+    async fn compare(&self, repair: bool) -> [usize; 5] {
+        let repair = repair.then_some(1_800_000_000_000);
+        let found =
+            compare::compare(self.memory.store(), &self.settings, None, repair, |_| ()).await.unwrap();
+        let table = found.tables.into_iter().find(|table| table.table == "probes").unwrap();
+        let rows = [table.here, table.there].map(|rows| usize::try_from(rows).unwrap());
+        [rows[0], rows[1], table.missing_there, table.missing_here, table.differ]
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_is_described_once_is_sent_read_compared_and_kept() {
+    if std::env::var_os(tables::probes::WANTED).is_none() {
+        let mut story = std::process::Command::new(std::env::current_exe().unwrap());
+        let name = "store::postgres::tests::a_table_that_is_described_once_is_sent_read_compared_and_kept";
+        let done = story.args(["--exact", name]).env(tables::probes::WANTED, "1").output().unwrap();
+        let said =
+            String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    }
+    let (server, settings) = start();
+    let mut pg = Pg::connect(&settings).await.unwrap();
+    sqlx::raw_sql(probes::THERE).execute(&mut pg.conn).await.unwrap();
+    pg.close().await;
+    let (kitchen, parlour) = (Probed::new("kitchen", &server).await, Probed::new("parlour", &server).await);
+    let (anna, id) = (kitchen.memory.add_user("Anna").await.unwrap().id.0, Uuid::now_v7());
+    let there = || server.query("SELECT text, origin FROM jarvis.probes");
+
+    // Sent, read by another device, changed on that one, read back.
+    kitchen.put(id, anna, Some("first")).await;
+    kitchen.send().await;
+    assert_eq!(there(), [["first", "kitchen"]]);
+    assert_eq!(parlour.pull().await, ["first"]);
+    parlour.put(id, anna, Some("second")).await;
+    // What waits here is not taken back by what is there.
+    assert_eq!(parlour.pull().await, ["second"]);
+    parlour.send().await;
+    assert_eq!(there(), [["second", "parlour"]]);
+    assert_eq!(kitchen.pull().await, ["second"]);
+
+    // Compared, and mended.
+    assert_eq!(kitchen.compare(false).await, [1, 1, 0, 0, 0]);
+    server.execute("UPDATE jarvis.probes SET text = 'of another program'");
+    assert_eq!(kitchen.compare(true).await, [1, 1, 0, 0, 1]);
+    kitchen.send().await;
+    assert_eq!(there(), [["second", "kitchen"]]);
+    server.execute("DELETE FROM jarvis.probes");
+    assert_eq!(kitchen.compare(true).await, [1, 0, 1, 0, 0]);
+    kitchen.send().await;
+    assert_eq!(there(), [["second", "kitchen"]]);
+
+    // Another database gets everything.
+    server.execute("DELETE FROM jarvis.probes; UPDATE jarvis.house SET id = gen_random_uuid()");
+    kitchen.send().await;
+    assert_eq!(there(), [["second", "kitchen"]]);
+
+    // A row that was not delivered comes out of a backup into another memory.
+    kitchen.put(id, anna, Some("third")).await;
+    let card = Probed::new("kitchen", &server).await;
+    let mut batch = outgoing::read(kitchen.memory.store(), 0, 100, u64::MAX).await.unwrap().unwrap();
+    outgoing::add_parents(kitchen.memory.store(), &mut batch).await.unwrap();
+    card.memory.take_back(&batch).await.unwrap();
+    assert_eq!(card.texts().await, ["third"]);
+    assert!(crate::backup::pg::tables_there().contains(&"probes"));
+    let mut reader = kitchen.memory.store().reader().await.unwrap();
+    let kept = tables::file::kept().into_iter().find(|table| table.name == "probes").unwrap();
+    assert_eq!(sqlx::query(AssertSqlSafe(kept.select())).fetch_all(&mut *reader).await.unwrap().len(), 1);
+    drop(reader);
+
+    // Deleted on one device, and by that on the other.
+    kitchen.put(id, anna, None).await;
+    kitchen.send().await;
+    assert!(there().is_empty());
+    assert_eq!(parlour.pull().await, [""; 0]);
+    assert_eq!(server.value("SELECT count(*) FROM jarvis.tombstones WHERE kind = 'probe'"), "1");
+    parlour.send().await;
+    assert!(there().is_empty());
+    for device in [kitchen, parlour, card] {
+        device.memory.close().await;
+    }
 }

@@ -139,8 +139,8 @@ super::sql::built! {
     LOST_OWNERS = {
         let owned = tables::all().into_iter().filter(|table| table.kind.is_some() && table.is_owned);
         let owned = owned.map(|table| table.name).chain([OPEN_TURNS.name]);
-        let owners: Vec<String> = owned.map(|table| format!("SELECT owner AS rid FROM {table}")).collect();
-        format!("{} EXCEPT SELECT rid FROM users", owners.join(" UNION "))
+        let owners = owned.map(|table| format!("SELECT owner AS rid FROM {table}"));
+        format!("{} EXCEPT SELECT rid FROM users", owners.collect::<Vec<_>>().join(" UNION "))
     };
     // With a piece of chance, because anything may be called lost-1.
     LOST_BOOTS = format!("INSERT OR IGNORE INTO boots (rid, boot_id)
@@ -157,7 +157,7 @@ const REFERENCES: [(&str, &str); 4] =
 
 /// The values of the column of this name in all tables.
 fn every(column: &str) -> String {
-    let with = tables::all().into_iter().filter(|table| table.file.columns.contains(&column));
+    let with = tables::all().into_iter().filter(|table| table.file.columns().any(|name| name == column));
     with.map(|table| format!("SELECT {column} FROM {}", table.name)).collect::<Vec<_>>().join(" UNION ")
 }
 
@@ -180,7 +180,7 @@ fn delete_buried() -> Vec<String> {
 /// Deletes the rows that found no place in spite of all that: a memory without them is better than none.
 fn delete_misfits() -> Vec<String> {
     let delete = |table: &Table| {
-        let known = REFERENCES.iter().filter(|(column, _)| table.file.columns.contains(column));
+        let known = REFERENCES.iter().filter(|(column, _)| table.file.columns().any(|name| name == *column));
         let misfit = known.map(|(column, parent)| format!("{column} NOT IN (SELECT rid FROM {parent})"));
         let misfit: Vec<String> = misfit.collect();
         (!misfit.is_empty()).then(|| format!("DELETE FROM {} WHERE {}", table.name, misfit.join(" OR ")))
@@ -444,9 +444,9 @@ fn read(image: &Image, number: u32) -> Vec<Found> {
 
 /// The statement that writes a row whose shape was checked.
 fn row(table: &shape::Table, record: Record) -> Query {
-    let FileTable { columns, added, .. } = table.of;
+    let added = table.of.added;
     let mut values = record.values;
-    let missing = columns.len().saturating_sub(values.len());
+    let missing = table.of.columns().count().saturating_sub(values.len());
     values.extend(added.iter().skip(added.len().saturating_sub(missing)).map(|added| match added {
         Added::Null => Value::Null,
         Added::Zero => Value::Int(0),

@@ -20,7 +20,7 @@ pub struct Table {
 /// In the order in which they are written.
 pub static TABLES: LazyLock<Vec<Table>> = LazyLock::new(|| {
     let synced = tables::all().into_iter().map(|table| table.file);
-    let all = LOCAL.into_iter().chain(synced).chain([OPEN_TURNS, SEQUENCE]).filter(|of| !of.lengths.is_empty());
+    let all = LOCAL.into_iter().chain(synced).chain([OPEN_TURNS, SEQUENCE]).filter(|of| !of.shape.is_empty());
     all.map(|of| Table { of, insert: of.insert().leak() }).collect()
 });
 
@@ -44,7 +44,7 @@ pub fn table_of(tree: Tree, record: &Record) -> Option<&'static Table> {
     }
     let fits = |of: &FileTable| {
         of.without_rowid == (tree == Tree::Index)
-            && of.lengths.contains(&values.len())
+            && (of.shape.len() == values.len() || of.older.contains(&values.len()))
             && of.shape.chars().zip(values).all(|(c, v)| column(c, v))
     };
     TABLES.iter().find(|table| fits(&table.of))

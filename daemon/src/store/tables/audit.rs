@@ -32,10 +32,8 @@ synced! {
     };
     file: FileTable {
         called: "audit rows",
-        columns: &["rid", "id", "owner", "action", "outcome", "detail", "wall_unix_ms", "clock_synced", "monotonic_ns",
-            "boot", "device"],
+        columns: "rid id owner action outcome detail wall_unix_ms clock_synced monotonic_ns boot device",
         shape: "ruIttTifiii",
-        lengths: &[11],
         ..FileTable::of("audit")
     };
     fn owner(&self) -> Option<Uuid> {

@@ -29,14 +29,16 @@ synced! {
     }
     table: Spec {
         joins: "JOIN boots b ON b.rid = r.boot LEFT JOIN devices d ON d.rid = r.device",
-        // `next_seq` is the row's logical clock: the stamp of the last turn comes from whoever knows the later
-        // one, or from the home itself, which may have dated it again. Title and client's name come from
-        // whoever changed them last, by the moment of the change; forgetting empties them. Whoever sends a
-        // part that is older does not know the newer one: the row then has no origin, and everybody reads it.
+        // `next_seq` is the row's logical clock: the stamp of the last turn comes from whoever knows the
+        // later one, or from the home itself, which may have dated it again. Title and client's name come
+        // from whoever changed them last, by the moment of the change; forgetting empties them. Whoever sends
+        // a part that is older does not know the newer one: the row then has no origin, and everybody reads
+        // it.
         on_conflict: "DO UPDATE SET
             session_id = CASE WHEN excluded.named > t.named THEN excluded.session_id ELSE t.session_id END,
             title = CASE WHEN excluded.named > t.named THEN excluded.title ELSE t.title END,
-            title_by_user = CASE WHEN excluded.named > t.named THEN excluded.title_by_user ELSE t.title_by_user END,
+            title_by_user = CASE WHEN excluded.named > t.named
+                THEN excluded.title_by_user ELSE t.title_by_user END,
             named = greatest(t.named, excluded.named),
             next_seq = greatest(t.next_seq, excluded.next_seq),
             created_at = CASE WHEN t.created_synced THEN t.created_at ELSE excluded.created_at END,
@@ -67,12 +69,12 @@ synced! {
         ..Spec::of("conversations", Some("conversation"), Op::UpsertConversation)
     };
     file: FileTable {
-        columns: &["rid", "id", "owner", "title", "title_by_user", "next_seq", "messages", "activity",
-            "created_unix_ms", "created_synced", "updated_unix_ms", "updated_synced", "updated_monotonic_ns", "boot",
-            "device", "session_id", "summary", "summary_seq", "named"],
+        columns: "rid id owner title title_by_user next_seq messages activity created_unix_ms created_synced
+            updated_unix_ms updated_synced updated_monotonic_ns boot device session_id summary
+            summary_seq named",
         shape: "ruitfssiififiiITtsu",
         // The migration that added the device wrote it where it was known.
-        lengths: &[14, 15, 18, 19],
+        older: &[14, 15, 18],
         added: &[Null, Null, Empty, Zero, NeverNamed],
         ..FileTable::of("conversations")
     };

@@ -20,13 +20,14 @@ pub(crate) struct FileTable {
     pub(crate) key: &'static str,
     /// Its rows lie in the order of the key, without row numbers.
     pub(crate) without_rowid: bool,
-    /// In the order of the file, which is that of `migrations/sqlite`.
-    pub(crate) columns: &'static [&'static str],
-    /// One letter a column: `r` row number (NULL), `u` uuid, `b` bytes, `t` text, `i` integer, `s` a number that
-    /// counts messages, `f` flag (0 or 1), `n` number; a capital letter may also be NULL.
+    /// Their names, in the order of the file, which is that of `migrations/sqlite`.
+    pub(crate) columns: &'static str,
+    /// One letter a column: `r` row number (NULL), `u` uuid, `b` bytes, `t` text, `i` integer, `s` a number
+    /// that counts messages, `f` flag (0 or 1), `n` number; a capital letter may also be NULL. Empty: its
+    /// rows are not told by their shape.
     pub(crate) shape: &'static str,
-    /// Columns of a row: later versions added some at the end. None: its rows are not told by their shape.
-    pub(crate) lengths: &'static [usize],
+    /// Columns of rows from before others were added at the end.
+    pub(crate) older: &'static [usize],
     /// The values of the last columns in rows that do not have them.
     pub(crate) added: &'static [Added],
 }
@@ -38,11 +39,15 @@ impl FileTable {
             called: name,
             key: "rid",
             without_rowid: false,
-            columns: &[],
+            columns: "",
             shape: "",
-            lengths: &[],
+            older: &[],
             added: &[],
         }
+    }
+
+    pub(crate) fn columns(&self) -> impl Iterator<Item = &'static str> {
+        self.columns.split_ascii_whitespace()
     }
 
     /// All rows, in the same order for equal tables.
@@ -52,62 +57,43 @@ impl FileTable {
 
     /// Writes a whole row; one that is there stays.
     pub(crate) fn insert(&self) -> String {
-        let values: Vec<String> = (1..=self.columns.len()).map(|n| format!("?{n}")).collect();
-        let (columns, values) = (self.columns.join(", "), values.join(", "));
+        let columns: Vec<&str> = self.columns().collect();
+        let values: Vec<String> = (1..=columns.len()).map(|n| format!("?{n}")).collect();
+        let (columns, values) = (columns.join(", "), values.join(", "));
         format!("INSERT OR IGNORE INTO {} ({columns}) VALUES ({values})", self.name)
     }
 }
 
 /// Tables that no other device reads, and those with which synced ones are kept.
 pub(crate) const LOCAL: [FileTable; 7] = [
-    FileTable { columns: &["rid", "boot_id"], shape: "rt", lengths: &[2], ..FileTable::of("boots") },
-    FileTable {
-        columns: &["rid", "id", "created_unix_ms"],
-        shape: "rti",
-        lengths: &[3],
-        ..FileTable::of("devices")
-    },
+    FileTable { columns: "rid boot_id", shape: "rt", ..FileTable::of("boots") },
+    FileTable { columns: "rid id created_unix_ms", shape: "rti", ..FileTable::of("devices") },
     FileTable {
         key: "kind, id",
         without_rowid: true,
-        columns: &["kind", "id", "user_id", "deleted_unix_ms"],
+        columns: "kind id user_id deleted_unix_ms",
         shape: "tuui",
-        lengths: &[4],
         ..FileTable::of("tombstones")
     },
     FileTable {
         called: "queue entries",
         key: "seq",
-        columns: &["seq", "op", "entity_id", "user_id", "payload", "created_unix_ms"],
+        columns: "seq op entity_id user_id payload created_unix_ms",
         shape: "rtuUti",
-        lengths: &[6],
         ..FileTable::of("queue")
     },
     FileTable {
         called: "dead letters",
         key: "seq",
-        columns: &[
-            "seq",
-            "op",
-            "entity_id",
-            "user_id",
-            "payload",
-            "created_unix_ms",
-            "failed_unix_ms",
-            "attempts",
-            "sqlstate",
-            "error",
-        ],
+        columns: "seq op entity_id user_id payload created_unix_ms failed_unix_ms attempts sqlstate error",
         shape: "rtuUtiiiTt",
-        lengths: &[10],
         ..FileTable::of("dead_letter")
     },
     FileTable {
         key: "key",
         without_rowid: true,
-        columns: &["key", "value", "updated_unix_ms"],
+        columns: "key value updated_unix_ms",
         shape: "tti",
-        lengths: &[3],
         ..FileTable::of("settings")
     },
     // Pairs of numbers look like anything: they are found by the name of their table.
@@ -118,20 +104,14 @@ pub(crate) const LOCAL: [FileTable; 7] = [
 /// not hash it.
 pub(crate) const OPEN_TURNS: FileTable = FileTable {
     called: "open answers",
-    columns: &["rid", "id", "owner", "conversation", "turn"],
+    columns: "rid id owner conversation turn",
     shape: "ruiIt",
-    lengths: &[5],
     ..FileTable::of("open_turns")
 };
 
 /// Of SQLite itself: the last number of the queue.
-pub(crate) const SEQUENCE: FileTable = FileTable {
-    called: "sequences",
-    columns: &["name", "seq"],
-    shape: "ti",
-    lengths: &[2],
-    ..FileTable::of("sqlite_sequence")
-};
+pub(crate) const SEQUENCE: FileTable =
+    FileTable { called: "sequences", columns: "name seq", shape: "ti", ..FileTable::of("sqlite_sequence") };
 
 /// Every table of the file that is not derived from others (the full-text index is), but `forgotten` and
 /// [`OPEN_TURNS`].

@@ -42,10 +42,9 @@ synced! {
         ..Spec::of("messages", Some("message"), Op::InsertMessage)
     };
     file: FileTable {
-        columns: &["rid", "id", "conversation", "owner", "seq", "role", "kind", "text", "meta", "wall_unix_ms",
-            "clock_synced", "monotonic_ns", "boot", "device"],
+        columns: "rid id conversation owner seq role kind text meta wall_unix_ms clock_synced monotonic_ns
+            boot device",
         shape: "ruiistttTifiii",
-        lengths: &[14],
         ..FileTable::of("messages")
     };
     fn owner(&self) -> Option<Uuid> {

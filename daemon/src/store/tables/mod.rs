@@ -1,10 +1,10 @@
-//! The tables that devices share, each described once: a file with the row, its columns in both databases, and
-//! how it differs from a plain table; and a line of the list below.
+//! The tables that devices share, each described once: a file with the row, its columns in both databases,
+//! and how it differs from a plain table; and a line of the list below.
 //!
 //! From the list follow the operations of the queue, the rows of a batch, how far was read and queued again,
-//! what `store check` compares, what is salvaged and what backups hash. From a description follow the statements
-//! of both databases ([`table::Table`]). A new table also needs its migrations, its part in
-//! `memory/replica` if it is no plain one, and what a person sees of it (export, import).
+//! the tables that `store check` compares, that are salvaged and that backups hash. From a description follow
+//! the statements of both databases (`table::Table`). A new table also needs its migrations, a line in
+//! `memory/replica/tables.rs` (more if it is no plain one), and its part of exports.
 
 macro_rules! synced {
     (
@@ -18,8 +18,9 @@ macro_rules! synced {
 
         impl $crate::store::tables::Synced for $name {
             fn table() -> &'static $crate::store::tables::Table {
+                use std::sync::LazyLock;
                 use $crate::store::tables::column::*;
-                static TABLE: std::sync::LazyLock<$crate::store::tables::Table> = std::sync::LazyLock::new(|| {
+                static TABLE: LazyLock<$crate::store::tables::Table> = LazyLock::new(|| {
                     let columns = [$($column.named(stringify!($field))),+];
                     $crate::store::tables::Table::of(&$spec, &columns, $file)
                 });
@@ -86,6 +87,8 @@ mod column;
 mod conversations;
 pub(crate) mod file;
 mod messages;
+#[cfg(test)]
+pub(crate) mod probes;
 mod table;
 mod users;
 mod voiceprints;
@@ -104,6 +107,8 @@ pub use self::audit::AuditRow;
 pub use self::conversations::ConversationRow;
 pub(crate) use self::file::FileTable;
 pub use self::messages::MessageRow;
+#[cfg(test)]
+pub use self::probes::ProbeRow;
 use self::table::Spec;
 pub(crate) use self::table::Table;
 pub use self::users::UserRow;
@@ -121,10 +126,12 @@ macro_rules! for_tables {
     ($callback:ident) => {
         $callback! {
             { users UserRow UpsertUser "upsert_user" DeleteUser "delete_user" }
-            { voiceprints VoiceprintRow UpsertVoiceprint "upsert_voiceprint" DeleteVoiceprint "delete_voiceprint" }
+            { voiceprints VoiceprintRow UpsertVoiceprint "upsert_voiceprint"
+                DeleteVoiceprint "delete_voiceprint" }
             { conversations ConversationRow UpsertConversation "upsert_conversation"
                 DeleteConversation "delete_conversation" }
             { messages MessageRow InsertMessage "insert_message" DeleteMessage "delete_message" }
+            { #[cfg(test)] probes ProbeRow UpsertProbe "upsert_probe" DeleteProbe "delete_probe" }
             sent { audit AuditRow AppendAudit "append_audit" }
         }
     };
@@ -166,11 +173,16 @@ row! {
 }
 
 macro_rules! lists {
-    ($({ $(#[$on:meta])* $rows:ident $row:ident $put:ident $put_name:literal $delete:ident $delete_name:literal })+
-        sent $({ $sent:ident $sent_row:ident $append:ident $append_name:literal })+) => {
+    (
+        $({ $(#[$on:meta])* $rows:ident $row:ident $put:ident $put_name:literal $($delete:tt)+ })+
+        sent $({ $sent:ident $sent_row:ident $append:ident $append_name:literal })+
+    ) => {
         /// Every synced table, parents first.
         pub(crate) fn all() -> Vec<&'static Table> {
-            [$($(#[$on])* $row::table(),)+ $($sent_row::table(),)+].into()
+            let all = [$($(#[$on])* $row::table(),)+ $($sent_row::table(),)+].to_vec();
+            #[cfg(test)]
+            let all = probes::unless_unwanted(all);
+            all
         }
 
         /// Rows of every synced table.
@@ -203,10 +215,10 @@ macro_rules! lists {
             }
 
             /// Every device that a row names.
-            pub(super) fn devices(&self) -> BTreeSet<String> {
+            pub(super) fn devices(&self) -> BTreeSet<&str> {
                 let mut devices = BTreeSet::new();
-                $($(#[$on])* devices.extend(self.$rows.iter().filter_map(Synced::device).map(str::to_owned));)+
-                $(devices.extend(self.$sent.iter().filter_map(Synced::device).map(str::to_owned));)+
+                $($(#[$on])* devices.extend(self.$rows.iter().filter_map(Synced::device));)+
+                $(devices.extend(self.$sent.iter().filter_map(Synced::device));)+
                 devices
             }
 

@@ -5,8 +5,8 @@ use super::file::FileTable;
 use crate::store::queue::Op;
 
 /// How a table differs from a plain one, whose rows are a person's and are replaced as a whole by whoever
-/// sends them last. In expressions for SQLite `r` is the row and `u` its person; in those for Postgres `t` is the
-/// row that is there, `x` the one that is sent, and `s.sender` the device that sends it.
+/// sends them last. In expressions for SQLite `r` is the row and `u` its person; in those for Postgres `t` is
+/// the row that is there, `x` the one that is sent, and `s.sender` the device that sends it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Spec {
     /// In both databases.
@@ -77,6 +77,9 @@ pub(crate) struct Here {
     /// Rows that entries after ?1 up to ?2 name.
     pub(crate) waiting: &'static str,
     pub(crate) by_id: &'static str,
+    /// The id of the person whose row ?1 is.
+    pub(crate) owner: &'static str,
+    pub(crate) delete: &'static str,
     /// Ids of the list ?1 that are here.
     pub(crate) known: &'static str,
     /// The last of the next ?2 rows after number ?1.
@@ -87,7 +90,8 @@ pub(crate) struct Here {
     pub(crate) last: &'static str,
     /// A page of rows to compare: the id, whose it is, what is compared, and whether it waits.
     pub(crate) compared: Option<&'static str>,
-    /// Writes a row as it was sent, with the person's number as owner; empty where that is not all there is to it.
+    /// Writes a row as it was sent, with the person's number as owner; empty where that is not all there is
+    /// to it.
     pub(crate) put: &'static str,
 }
 
@@ -134,10 +138,10 @@ impl Table {
     /// Every statement, for the tests that prepare them.
     #[cfg(test)]
     pub(crate) fn statements_here(&self) -> Vec<(&'static str, &'static str)> {
-        let Here { waiting, by_id, known, up_to, queue, last, compared, put } = &self.here;
-        let all = [Some(*waiting), Some(by_id), Some(known), Some(up_to), Some(queue), Some(last), *compared];
+        let Here { waiting, by_id, owner, delete, known, up_to, queue, last, compared, put } = &self.here;
+        let all = [waiting, by_id, owner, delete, known, up_to, queue, last].map(|sql| Some(*sql));
         let put = Some(*put).filter(|put| !put.is_empty());
-        all.into_iter().chain([put]).flatten().map(|sql| (self.name, sql)).collect()
+        all.into_iter().chain([*compared, put]).flatten().map(|sql| (self.name, sql)).collect()
     }
 
     /// Every statement, for the tests that prepare them.
@@ -186,6 +190,8 @@ impl Here {
                 ORDER BY r.{number}"
             )),
             by_id: String::leak(format!("{row} = ?1")),
+            owner: String::leak(format!("SELECT {owner} AS id FROM {name} r{person} WHERE {id} = ?1")),
+            delete: String::leak(format!("DELETE FROM {name} WHERE id = ?1")),
             known: String::leak(format!(
                 "SELECT id FROM {name} WHERE id IN (SELECT unhex(value) FROM json_each(?1))"
             )),

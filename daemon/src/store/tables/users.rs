@@ -42,10 +42,9 @@ synced! {
     };
     file: FileTable {
         called: "people",
-        columns: &["rid", "id", "name", "name_key", "consent_unix_ms", "created_unix_ms", "created_synced", "named",
-            "house_name"],
+        columns: "rid id name name_key consent_unix_ms created_unix_ms created_synced named house_name",
         shape: "ruttIifuT",
-        lengths: &[7, 9],
+        older: &[7],
         added: &[NeverNamed, Null],
         ..FileTable::of("users")
     };

@@ -33,10 +33,9 @@ synced! {
     };
     file: FileTable {
         key: "owner",
-        columns: &["owner", "id", "wrapped_key", "blob", "model_sha256", "front_end_sha256", "samples", "net_speech_s",
-            "quality", "created_unix_ms", "created_synced"],
+        columns: "owner id wrapped_key blob model_sha256 front_end_sha256 samples net_speech_s quality
+            created_unix_ms created_synced",
         shape: "rubbttintif",
-        lengths: &[11],
         ..FileTable::of("voiceprints")
     };
     fn owner(&self) -> Option<Uuid> {
