@@ -1,10 +1,10 @@
-//! Compares this device with Postgres, conversation by conversation and table by table, and mends what can be
-//! mended.
+//! Compares this device with Postgres, conversation by conversation and table by table, and repairs
+//! differences.
 //!
 //! Both sides make the same checksum of a conversation: SHA-256 over the SHA-256 of each message (id, place,
-//! role, kind, text) in its order. The other tables are compared row by row ([`tables`]). What still waits in
-//! the queue, is newer there than what was read, or was deleted on one side and has not reached the other, is
-//! no difference but on its way: then the comparison is not complete, and says so.
+//! role, kind, text) in its order. The other tables are compared row by row ([`tables`]). A row is on its way
+//! if it waits in the queue, is newer there than the last read, or was deleted on one side only so far. It
+//! counts as no difference, but the comparison is then incomplete and says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -79,19 +79,18 @@ pub struct Counts {
     pub messages: i64,
 }
 
-/// What is on its way between both sides.
+/// Rows on their way between both sides.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Left {
     /// Entries that wait to be sent.
     pub entries: i64,
-    /// At most how many rows are still to be queued, since Postgres is another database than before.
+    /// Upper bound of the rows still to be queued, since Postgres is another database than before.
     pub still_to_queue: i64,
-    /// Rows are still to be queued.
+    /// Whether rows are still to be queued.
     pub queueing: bool,
-    /// This is not the database that this device sends to: everything is still to be sent to it.
+    /// Whether this device sends to another database, so that everything is still to be sent to this one.
     pub another_database: bool,
-    /// Rows that are not here and that this device has not read yet: other devices wrote them, or it lost
-    /// them itself.
+    /// Rows missing here that this device has not read yet: other devices wrote them, or it lost them itself.
     pub unread: usize,
 }
 
@@ -113,25 +112,25 @@ impl Left {
 
 #[derive(Debug, Default, Serialize)]
 pub struct Comparison {
-    /// Everything was compared: before a repair nothing waited, was still to be queued, or still to be read.
+    /// Whether everything was compared: before a repair nothing waited, was still to be queued, or still to
+    /// be read.
     pub everything_compared: bool,
-    /// Entries and rows that were on their way, without those that the repair has queued.
+    /// Entries and rows that were on their way, without those that the repair queued.
     pub left: Left,
     pub here: Counts,
     pub there: Counts,
-    /// Every table but the messages.
+    /// Every table except the messages.
     pub tables: Vec<TableComparison>,
-    /// Conversations whose messages are on their way, in whatever direction: not compared.
+    /// Conversations with messages on their way in either direction: not compared.
     pub waiting: usize,
-    /// People that Postgres lacks and that nothing waits for.
+    /// People missing in Postgres with no entry that waits for them.
     pub users_missing_there: usize,
-    /// Conversations here in which a number of the sequence is used by no message: something of it was
-    /// forgotten, or lost.
+    /// Conversations here with a gap in their sequence: a message was forgotten or lost.
     pub with_gaps: usize,
     pub findings: Vec<Finding>,
-    /// Entries that the repair has queued.
+    /// Entries that the repair queued.
     pub queued: usize,
-    /// The repair reads everything of other devices again.
+    /// Whether the repair reads everything of other devices again.
     pub reads_again: bool,
 }
 
@@ -140,15 +139,15 @@ impl Comparison {
         self.differences() == 0
     }
 
-    /// Nothing is known of either side: rows are still to be queued, or everything is still to be sent.
+    /// Whether neither side can be judged: rows are still to be queued, or everything is still to be sent.
     pub fn is_unfounded(&self) -> bool {
         self.left.queueing || self.left.another_database
     }
 
-    /// Conversations of which something differs, and rows of the other tables.
+    /// Conversations that differ, plus rows of the other tables.
     pub fn differences(&self) -> usize {
         let of_tables = self.tables.iter().map(|table| match table.table {
-            // One that is missing is among the findings.
+            // A missing conversation is already among the findings.
             tables::CONVERSATIONS_NAME => table.differ,
             _ => table.differences(),
         });
@@ -182,12 +181,12 @@ mod there {
             FROM (SELECT id FROM jarvis.conversations WHERE id > $1 AND ($2::uuid IS NULL OR id <= $2) ORDER BY id LIMIT $3) c
                 LEFT JOIN jarvis.messages m ON m.conversation = c.id
             GROUP BY c.id ORDER BY c.id";
-        /// What is newer than $2 and was not written by $3 is not read yet.
+        /// A row newer than $2 that $3 did not write is not read yet.
         pub(super) MESSAGE_IDS = "SELECT id, change > $2 AND (origin <> $3 OR $4) AS unread FROM jarvis.messages WHERE conversation = $1";
     }
 }
 
-/// For the test that prepares them.
+/// All statements, for the test that prepares them.
 #[cfg(test)]
 pub(crate) const STATEMENTS_THERE: [&[(&str, &str)]; 2] = [there::STATEMENTS, tables::there::STATEMENTS];
 
@@ -197,12 +196,12 @@ struct Here {
     waits: bool,
 }
 
-/// Compares everything; `repair` queues what Postgres lacks and has everything of other devices read again
-/// where this device lacks something. Without an opener no voiceprint counts as one of this device.
-/// `progress` gets the number of conversations that were compared.
+/// Compares everything. With `repair` it queues the rows missing in Postgres, and reads everything of other
+/// devices again where this device lacks something. Without an opener no voiceprint counts as one of this
+/// device. `progress` gets the number of conversations compared.
 ///
 /// # Errors
-/// [`CompareError`]; a comparison that broke off has changed nothing.
+/// [`CompareError`]; a comparison that stopped early has changed nothing.
 pub async fn compare(
     store: &Store,
     settings: &PgSettings,
@@ -225,7 +224,7 @@ pub async fn compare(
     comparison.there = rows.into_iter().next().unwrap_or_default();
 
     let mut lacking = Lacking::default();
-    // Of another database than before nobody knows yet what it lacks.
+    // The gaps of a new database are unknown until everything was queued for it.
     let queueing = matches!(resync::sent_to(store, pg.house).await?, Sent::Queueing | Sent::Elsewhere);
     let device = settings.device.as_str();
     let mut sides = Sides {
@@ -246,7 +245,8 @@ pub async fn compare(
         .map(|table| table.missing_there)
         .sum();
     messages(&mut sides, &mut comparison, &mut lacking, progress).await?;
-    // After the comparison: new messages are on their way. Before the repair: its own entries are not.
+    // New messages arrive on their way, so this follows the comparison. The repair's own entries are not on
+    // their way, so it comes before the repair.
     let unread = comparison.left.unread + comparison.tables.iter().map(|table| table.unread).sum::<usize>();
     let sent = resync::sent_to(store, pg.house).await?;
     comparison.left = Left::of(&queue::depth(store).await?, sent, unread);
@@ -285,23 +285,23 @@ async fn messages(
     }
 }
 
-/// Entries that are queued in one transaction: what a turn waits for.
+/// Entries queued in one transaction: a turn waits for that long.
 const PIECE: usize = 1_000;
 
-/// What is to be queued.
+/// The rows to queue.
 #[derive(Default)]
 struct Lacking {
-    /// By what they do; deletions and whatever a row needs above it come first.
+    /// Rows by operation; deletions and parent rows come first.
     rows: BTreeMap<Op, BTreeMap<Uuid, Option<Uuid>>>,
-    /// Conversations with their messages that are missing there, and their people.
+    /// Conversations missing there, to be queued with their messages and their people.
     conversations: Vec<Uuid>,
     messages: Vec<(Uuid, Uuid)>,
-    /// This device lacks something.
+    /// Whether this device lacks something.
     read_again: bool,
 }
 
 impl Lacking {
-    /// Notes a row that is to be sent; without an operation its deletion is, and `kind` says of what.
+    /// Notes a row to send. Without an operation it notes the deletion of a row of this `kind`.
     fn note(&mut self, op: Option<Op>, id: Uuid, owner: Option<Uuid>, kind: &str) {
         let op = op.or_else(|| Op::deletion_of(kind));
         if let Some(op) = op {
@@ -331,7 +331,7 @@ impl Lacking {
             .collect();
         // Operations are in the order of their tables, parents first.
         entries.sort_by_key(|(op, ..)| (!op.is_deletion(), *op));
-        // A part of it is of use as well, and somebody may be talking.
+        // Pieces, since a part is useful too and somebody may be talking.
         for piece in entries.chunks(PIECE) {
             let started = Instant::now();
             let mut tx = store.begin().await?;
@@ -361,7 +361,7 @@ async fn judge(
         if theirs.is_some_and(|(_, sum)| *sum == mine.sum) {
             continue;
         }
-        // Without a row there that counts as missing it was deleted, or has come there since.
+        // The row is missing there but not listed as missing: it was deleted, or came there since.
         if theirs.is_none() && !sides.missing_there.contains(id) {
             continue;
         }
@@ -394,18 +394,18 @@ async fn judge(
     Ok(())
 }
 
-/// What a second look at a conversation finds, with what Postgres lacks of it.
+/// The result of a second look at a conversation, with the messages that Postgres lacks.
 enum Closer {
     Same,
-    /// Something was said or forgotten on one side and has not reached the other, or not been read.
+    /// A message was added or forgotten on one side, and the other side has not received or read that yet.
     OnItsWay {
         unread: usize,
     },
     Found(Difference, Vec<Uuid>),
 }
 
-/// Compares one conversation message by message: this device first, so that what did not wait then must be
-/// there.
+/// Compares one conversation message by message. This device is read first, so a message that did not wait
+/// then must be there.
 async fn look_closer(sides: &mut Sides<'_>, id: Uuid) -> Result<Closer, CompareError> {
     let (store, pg) = (sides.store, &mut *sides.pg);
     let (read_to, everything) = sides.read.map_or((0, true), |read| (read.at.messages, !read.caught_up));
@@ -423,7 +423,7 @@ async fn look_closer(sides: &mut Sides<'_>, id: Uuid) -> Result<Closer, CompareE
     }
     let mut unread = 0;
     for (message, newer) in found.iter().filter(|(id, _)| !ours.contains_key(id)) {
-        // It was said here, or forgotten, since this device was looked at.
+        // The message was said or forgotten here after this device was read.
         let known = all(store, sqlx::query(KNOWN).bind(*message), |_| Ok(())).await?;
         if known.is_empty() && !newer {
             return Ok(Closer::Found(Difference::MissingHere, Vec::new()));
@@ -433,7 +433,7 @@ async fn look_closer(sides: &mut Sides<'_>, id: Uuid) -> Result<Closer, CompareE
     if theirs.len() != ours.len() || ours.iter().any(|(id, waits)| *waits || !theirs.contains(id)) {
         return Ok(Closer::OnItsWay { unread });
     }
-    // The same messages: of the same content?
+    // The ids are the same; now the contents.
     let before = Uuid::from_u128(id.as_u128().saturating_sub(1));
     let there = page_there(pg, before, Some(id)).await?;
     Ok(match there.get(&id) {
@@ -453,7 +453,7 @@ async fn conversation_here(store: &Store, id: Uuid) -> Result<(BTreeMap<Uuid, bo
     Ok((messages, sum(&rows).map_err(StoreError::Sql)?))
 }
 
-/// A page of conversations here, and where it ends (`None`: there are no more).
+/// A page of conversations here, and the last id of the page (`None`: no more).
 async fn page_here(
     store: &Store,
     after: Uuid,
@@ -490,7 +490,7 @@ async fn page_here(
     Ok(page)
 }
 
-/// The conversations of the same stretch there.
+/// The conversations of the same range there.
 async fn page_there(
     pg: &mut Pg,
     after: Uuid,
@@ -519,7 +519,7 @@ async fn buried_there(pg: &mut Pg, ids: &[Uuid]) -> Result<BTreeSet<Uuid>, PgErr
     Ok(rows.into_iter().collect())
 }
 
-/// The checksum that Postgres makes of the same rows.
+/// The checksum of these rows, as Postgres makes it.
 fn sum(messages: &[SqliteRow]) -> Result<String, sqlx::Error> {
     use std::fmt::Write as _;
     let mut whole = Sha256::new();

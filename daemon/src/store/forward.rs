@@ -1,4 +1,4 @@
-//! The forwarder: takes the oldest entries of the queue to Postgres until it is empty, for as long as the
+//! The forwarder: sends the oldest entries of the queue to Postgres until it is empty, for as long as the
 //! daemon runs.
 //!
 //! ```text
@@ -13,12 +13,12 @@
 //! Invariants:
 //!
 //! 1. An entry leaves the queue only after Postgres has committed its effect, or into `dead_letter`.
-//! 2. Sending anything again changes nothing, so a lost answer to COMMIT is harmless: see
+//! 2. Sending a batch again changes nothing, so a lost answer to COMMIT is harmless: see
 //!    [`super::postgres::write`].
-//! 3. What Postgres refuses for good is found by halving the batch and set aside; everything else goes on.
-//! 4. Memory is flat: there are two batches, one on its way and one read meanwhile, of at most
+//! 3. An entry that Postgres refuses for good is found by halving the batch and set aside; the rest goes on.
+//! 4. Memory stays flat: there are two batches, one on its way and one read ahead, of at most
 //!    [`MOST_ENTRIES`] entries and about [`MOST_BYTES`] of text each.
-//! 5. Nobody who answers a person waits for any of this.
+//! 5. No answer to a person waits for the forwarder.
 
 use std::fmt;
 use std::time::Duration;
@@ -36,39 +36,38 @@ use super::{Store, StoreError, holder, outgoing, put_back, queue, renumber, resy
 use crate::clock::{Clock, DAY_MS};
 use crate::health::{Condition, Health};
 
-/// Name of the part in the health of the device.
+/// Name of this component in the health of the device.
 pub const COMPONENT: &str = "postgres";
 
-/// Batches grow up to this while they are quick …
+/// Most entries of a batch; batches grow up to this while they are quick.
 pub const MOST_ENTRIES: usize = 4_000;
-/// … and bring along about this much text.
+/// Most text of a batch, roughly.
 pub const MOST_BYTES: u64 = 4 << 20;
 const FIRST_ENTRIES: usize = 500;
-/// A batch that takes longer is followed by a smaller one: others wait for the lock meanwhile.
+/// A batch that takes longer is followed by a smaller one, since others wait for the lock meanwhile.
 const SLOW: Duration = Duration::from_secs(2);
 const QUICK: Duration = Duration::from_millis(500);
 
-/// First and longest pause after failures; in between it doubles. The pause is drawn from zero to that ("full
-/// jitter"), so that devices that lost the server together do not come back together.
+/// First and longest pause after failures; it doubles in between. The actual pause is drawn from zero up to
+/// that ("full jitter"), so that devices that lost the server together do not come back together.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// Entries of other processes (`jarvisd ask`) are found this late at most; those of this one wake the
-/// forwarder.
+/// Interval at which the queue is polled for entries of other processes (`jarvisd ask`). Entries of this
+/// process wake the forwarder.
 const LOOK: Duration = Duration::from_secs(5);
-/// An idle connection is looked at this often, and the house told that this device is there.
+/// Interval at which an idle connection is probed and the house is told that this device is there.
 const BEAT: Duration = Duration::from_secs(60);
-/// At the end, what is still queued gets this long.
+/// Time limit at shutdown for sending the rest of the queue.
 const LAST_WORDS: Duration = Duration::from_millis(1_500);
 
-/// What a round did.
+/// The outcome of a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// The database that this device is with has everything: the queue is empty and nothing is still to be
-    /// queued.
+    /// The present database has everything: the queue is empty and nothing is still to be queued.
     Empty,
     /// This many entries left the queue.
     Sent(usize),
-    /// Nothing yet: the next round sends less at once, or to another database.
+    /// Nothing was sent yet: the next round sends a smaller batch, or sends to another database.
     NotYet,
     /// One entry was refused for good and set aside.
     Buried,
@@ -88,7 +87,7 @@ impl From<StoreError> for ForwardError {
     }
 }
 
-/// Whether Postgres is being talked to. Shown, and asked by whoever would wait for it.
+/// Whether the daemon reaches Postgres. Shown to people, and checked by callers that would wait for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(tag = "circuit", rename_all = "snake_case")]
 pub enum Circuit {
@@ -121,25 +120,25 @@ pub struct Forwarder {
     clock: Clock,
     settings: PgSettings,
     pg: Option<Pg>,
-    /// The connection was used in this round's time; an older one may be dead without anybody knowing.
+    /// When the connection was last used; an older one may be dead without notice.
     used: Option<Instant>,
     entries: usize,
     most: usize,
-    /// The batch after the one that was committed last, read meanwhile.
+    /// The batch after the last committed one, read ahead.
     ahead: Option<outgoing::Batch>,
-    /// Entries that left the queue without anything being sent: their row is gone.
+    /// Entries that left the queue unsent because their row is gone.
     without_row: usize,
-    /// This database gets everything, and not all of it is in the queue yet.
+    /// Whether rows are still to be queued for this database, which gets everything.
     more: bool,
     circuit: watch::Sender<Circuit>,
-    /// Somebody found Postgres gone.
+    /// Notified when another part finds Postgres gone.
     doubt: std::sync::Arc<tokio::sync::Notify>,
     before_migration: Option<BeforeMigration>,
-    /// Days that rows of the audit log are kept there, and when they are looked through again.
+    /// Days that audit rows are kept in Postgres, and the time of the next pruning.
     audit: Option<(u32, Instant)>,
 }
 
-/// What is done before the schema of a database in use is brought up to date.
+/// The step run before the schema of a database in use is migrated.
 pub struct BeforeMigration(Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>);
 
 impl BeforeMigration {
@@ -185,24 +184,24 @@ impl Forwarder {
         Self { before_migration: Some(work), ..self }
     }
 
-    /// Sends at most so many entries at once instead of [`MOST_ENTRIES`].
+    /// Sends at most `entries` entries at once instead of [`MOST_ENTRIES`].
     #[must_use]
     pub fn at_most(self, entries: usize) -> Self {
         let most = entries.clamp(1, MOST_ENTRIES);
         Self { entries: self.entries.min(most), most, ..self }
     }
 
-    /// The database that it is connected to.
+    /// The database of the present connection.
     pub fn house(&self) -> Option<Uuid> {
         self.pg.as_ref().map(|pg| pg.house)
     }
 
-    /// Before the next [`Progress::Empty`] the server is asked whether its database is still the same one.
+    /// Asks the server before the next [`Progress::Empty`] whether its database is still the same.
     pub fn look_again(&mut self) {
         self.used = None;
     }
 
-    /// Entries so far for which there was nothing to send.
+    /// Entries so far with nothing to send.
     pub fn without_row(&self) -> usize {
         self.without_row
     }
@@ -211,15 +210,15 @@ impl Forwarder {
         self.circuit.subscribe()
     }
 
-    /// Notify it when Postgres seems to be gone: it is then looked after at once.
+    /// A handle to notify when Postgres seems to be gone: the connection is then checked at once.
     pub fn doubt(&self) -> std::sync::Arc<tokio::sync::Notify> {
         self.doubt.clone()
     }
 
-    /// Sends until told to stop, and then for a short while what is still there.
+    /// Sends until told to stop, then briefly sends the rest of the queue.
     ///
     /// # Errors
-    /// Never: what fails is tried again.
+    /// Never: a failed step is tried again.
     pub async fn run(
         mut self,
         health: Health,
@@ -258,7 +257,7 @@ impl Forwarder {
                         () = tokio::time::sleep(LOOK) => {}
                     }
                 }
-                // A long backlog is under way: what was wrong is over, also before the last entry is sent.
+                // A long backlog is on its way: the fault is over, even before the last entry is sent.
                 Ok(_) => {
                     failures = 0;
                     self.closed(&health).await;
@@ -280,7 +279,7 @@ impl Forwarder {
         Ok(())
     }
 
-    /// Now and then deletes what Postgres keeps of the audit log of this device for too long; not while the
+    /// Deletes, now and then, audit rows of this device that Postgres has kept for too long; not while the
     /// clock is not set.
     async fn prune_audit(&mut self) -> Result<(), PgError> {
         const EVERY: Duration = Duration::from_secs(6 * 3_600);
@@ -289,18 +288,18 @@ impl Forwarder {
         if !now.synced {
             return Ok(());
         }
-        // Taken out as in `send`. What fails is tried again after the pause, too.
+        // Taken out as in `send`. A failure is tried again after the pause, too.
         let Some(mut pg) = self.pg.take() else { return Ok(()) };
         self.audit = Some((days, Instant::now() + EVERY));
-        // A day later than here, so that nothing is missing there that is still here.
+        // A day later than here, so that Postgres has every row that is still here.
         let before = now.wall_unix_ms.saturating_sub((i64::from(days) + 1) * DAY_MS);
         pg.prune_audit(&self.settings.device, before).await?;
         self.pg = Some(pg);
         Ok(())
     }
 
-    /// A round; if it fails on a connection that had rested, which the server may long have closed, once more
-    /// on a new one.
+    /// Runs a round. If it fails on a connection that had rested, which the server may long have closed, it
+    /// runs once more on a new one.
     async fn attempt(&mut self) -> Result<Progress, ForwardError> {
         let rested = self.pg.is_some() && self.used.is_none_or(|used| used.elapsed() > LOOK);
         match self.run_once().await {
@@ -309,7 +308,7 @@ impl Forwarder {
         }
     }
 
-    /// Sends one batch, the oldest entries, and deletes them here. Connects where that is needed.
+    /// Sends one batch, the oldest entries, and deletes them here. Connects if needed.
     ///
     /// # Errors
     /// [`ForwardError`]; nothing has left the queue then, and another call tries again.
@@ -321,7 +320,8 @@ impl Forwarder {
             }
             return Ok(match resync::sent_to(&self.store, house).await? {
                 Sent::All => Progress::Empty,
-                // Written, or begun again by another process, since the queue was found empty.
+                // Entries were written, or a resync was begun by another process, since the queue was found
+                // empty.
                 Sent::Waits => Progress::NotYet,
                 Sent::Queueing => {
                     self.more = true;
@@ -340,7 +340,7 @@ impl Forwarder {
             return self.bury(way, &batch, None, &why).await;
         }
         if let Some(mut pg) = self.pg.take_if(|pg| pg.token.is_none()) {
-            // It was held back, and now has something to send.
+            // This memory was held back while it had nothing to send; now it has.
             if let Err(error) = self.claim(&mut pg).await {
                 pg.close().await;
                 return Err(error);
@@ -350,15 +350,15 @@ impl Forwarder {
         let started = Instant::now();
         let (mut sent, ahead) = self.send_and_read_ahead(&batch).await;
         if sent.as_ref().is_err_and(PgError::is_held_back) {
-            // Another memory, or a restore: whoever connects finds out which.
+            // Another memory or a restore: the next connection finds out which.
             return Ok(self.leave().await);
         }
         if batch.entries == 1
             && let Err(error) = &sent
             && error.sqlstate() == Some("23503")
         {
-            // Something above it is missing there, for example because the database was restored from an
-            // older backup.
+            // A parent row is missing there, for example because the database was restored from an older
+            // backup.
             outgoing::add_parents(&self.store, &mut batch).await?;
             sent = self.send(&batch).await;
         }
@@ -395,16 +395,15 @@ impl Forwarder {
             {
                 if batch.entries > 1 {
                     self.entries = batch.entries / 2;
-                    // Silence may be a network that is gone rather than too much work: it also opens the
-                    // circuit.
+                    // A timeout may mean a lost network rather than too much work: it also opens the circuit.
                     return if error.connection_lives() {
                         Ok(Progress::NotYet)
                     } else {
                         Err(ForwardError::Postgres(error))
                     };
                 }
-                // One row that is too much for a server in trouble may pass tomorrow; one that breaks a rule
-                // will not.
+                // A single row that is too much for a server in trouble may pass tomorrow; a row that breaks
+                // a rule will not.
                 if error.retry_class() == RetryClass::Rejected
                     || error.sqlstate().is_some_and(|code| code.starts_with("54"))
                 {
@@ -416,7 +415,7 @@ impl Forwarder {
         }
     }
 
-    /// The oldest entries: those that were read ahead, unless they are of another file or another batch size.
+    /// Returns the oldest entries: those read ahead, unless they are of another file or another batch size.
     /// If they are few while not everything is queued, more is queued first.
     async fn next(&mut self, house: Uuid) -> Result<Option<outgoing::Batch>, StoreError> {
         let usable = |batch: &outgoing::Batch| {
@@ -435,16 +434,16 @@ impl Forwarder {
         }
     }
 
-    /// Another file, or another database, has taken the place of the one before: it is met as whoever
-    /// connects meets it.
+    /// Leaves the connection after another file or database has taken the place of the old one; the next
+    /// connection meets it.
     async fn leave(&mut self) -> Progress {
         self.ahead = None;
         self.close().await;
         Progress::NotYet
     }
 
-    /// The server and the card work at the same time. What cannot be read now is met, and told, in the next
-    /// round.
+    /// Sends a batch while the next one is read, so that server and card work at the same time. A read error
+    /// shows again, and is reported, in the next round.
     async fn send_and_read_ahead(
         &mut self,
         batch: &outgoing::Batch,
@@ -460,8 +459,7 @@ impl Forwarder {
     }
 
     async fn send(&mut self, batch: &outgoing::Batch) -> Result<(), PgError> {
-        // Taken out, so that a call that is cancelled half-way leaves no connection in an unknown state
-        // behind.
+        // Taken out, so that a cancelled call leaves no connection in an unknown state.
         let Some(mut pg) = self.pg.take() else { return Err(PgError::lost("sending to Postgres")) };
         let device = &self.settings.device;
         let mut sent = pg.send(batch, device).await;
@@ -480,7 +478,7 @@ impl Forwarder {
         sent
     }
 
-    /// Somebody doubts that the connection is of use.
+    /// Checks the connection after a part of the program doubted it.
     async fn look_after(&mut self) -> Result<(), ForwardError> {
         let Some(mut pg) = self.pg.take() else { return Ok(()) };
         let device = &self.settings.device;
@@ -494,17 +492,17 @@ impl Forwarder {
             self.used = Some(Instant::now());
             return Ok(());
         }
-        // It is met as whoever connects meets it.
+        // The next connection meets the other database.
         pg.close().await;
         self.connected().await.map(drop)
     }
 
-    /// See [`holder::claim`].
+    /// Claims the device's id; see [`holder::claim`].
     async fn claim(&self, pg: &mut Pg) -> Result<(), ForwardError> {
         holder::claim(&self.store, pg, &self.settings.device, self.clock.now_unix_ms()).await
     }
 
-    /// Connects, and sends nothing yet.
+    /// Connects without sending.
     ///
     /// # Errors
     /// [`ForwardError`].
@@ -512,8 +510,8 @@ impl Forwarder {
         self.connected().await.map(drop)
     }
 
-    /// A connection, made if there is none, and to which database it is. Another one than last time gets
-    /// everything again.
+    /// Returns the database of the connection, which is made if there is none. A database other than the last
+    /// one gets everything again.
     async fn connected(&mut self) -> Result<Uuid, ForwardError> {
         if let Some(pg) = &self.pg {
             return Ok(pg.house);
@@ -526,7 +524,7 @@ impl Forwarder {
         let mut pg = Pg::connect_after(&self.settings, before).await.map_err(ForwardError::Postgres)?;
         if let Err(error) = self.claim(&mut pg).await {
             let held_back = matches!(&error, ForwardError::Postgres(error) if error.is_held_back());
-            // If it has nothing to send, it may read on.
+            // A memory with nothing to send may read on.
             if !held_back || queue::waits(&self.store).await? {
                 pg.close().await;
                 return Err(error);
@@ -536,14 +534,14 @@ impl Forwarder {
         self.more = resync::meet(&self.store, house, self.clock.now_unix_ms()).await?.more;
         self.pg = Some(pg);
         self.used = Some(Instant::now());
-        // Another database gets everything under new numbers.
+        // A new database gets everything under new numbers.
         self.ahead = None;
         Ok(house)
     }
 
-    /// Queues the deletion of voiceprints that this device once sent and lost since, with its file or its
-    /// key, for people whose voice was deleted. It comes before the entry leaves the queue, so that a crash
-    /// in between repeats it. Returns whether the entry may leave.
+    /// Queues the deletion of leftover voiceprints of people whose voice was deleted. This device once sent
+    /// these voiceprints and lost them with its file or its key. The deletion is queued before the
+    /// entry leaves the queue, so that a crash in between repeats it. Returns whether the entry may leave.
     async fn bury_leftovers(
         &mut self,
         way: queue::Way,
@@ -552,7 +550,7 @@ impl Forwarder {
         if batch.voiceless.is_empty() {
             return Ok(true);
         }
-        // It has just sent the batch.
+        // The connection is there: it has just sent the batch.
         let Some(mut pg) = self.pg.take() else { return Ok(false) };
         let found = pg.voiceprints_of(&batch.voiceless, &self.settings.device).await;
         let leftovers = found.map_err(ForwardError::Postgres)?;
@@ -631,7 +629,7 @@ impl Forwarder {
         health.set(COMPONENT, Condition::away(format!("{why}{waiting}")));
     }
 
-    /// Before the end: what is queued, if Postgres takes it at once.
+    /// Sends the rest of the queue at shutdown, if Postgres takes it at once.
     async fn last_words(&mut self) {
         if self.circuit.borrow().is_closed() {
             let drain =
@@ -643,7 +641,7 @@ impl Forwarder {
         self.close().await;
     }
 
-    /// Ends the connection politely.
+    /// Closes the connection with a goodbye.
     pub async fn close(&mut self) {
         if let Some(pg) = self.pg.take() {
             pg.close().await;
@@ -655,11 +653,11 @@ fn blocked(error: &ForwardError) -> bool {
     matches!(error, ForwardError::Postgres(error) if error.retry_class() == RetryClass::Blocked)
 }
 
-/// How long to rest after `failures` in a row. What only a person can mend is not tried every moment.
+/// The pause after `failures` in a row. A fault that only a person can mend is retried rarely.
 fn pause(failures: u32, blocked: bool) -> Duration {
     let longest = (FIRST_PAUSE * 2_u32.saturating_pow(failures.saturating_sub(1).min(10))).min(LONGEST_PAUSE);
     let mut bytes = [0; 4];
-    // Without random numbers devices may knock together: a nuisance, no fault.
+    // Without random numbers devices may connect at the same time: a nuisance, no fault.
     let _ = getrandom::fill(&mut bytes);
     let drawn = longest.mul_f64(f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX));
     if blocked { (longest / 2 + drawn / 2).max(FIRST_PAUSE) } else { drawn.max(Duration::from_millis(50)) }

@@ -1,8 +1,7 @@
-//! Which memory sends under the id of this device.
+//! Decides which memory sends under the id of this device.
 //!
-//! Two cards with one `[device] id` would continue the same conversations, each with numbers of its own, and
-//! read nothing of one another. So a file has an identity, and with each connection of its forwarder a new
-//! token:
+//! Two cards with one `[device] id` would continue the same conversations, each with its own numbers, and
+//! would not read each other. So a file has an identity, and each connection of its forwarder a new token:
 //!
 //! ```text
 //!   the file                  jarvis.devices
@@ -14,14 +13,14 @@
 //!
 //! Invariants:
 //!
-//! 1. A token is in the file before it is there, so a connection that is lost half-way leaves one that the
-//!    file knows.
+//! 1. A token is stored in the file before it is in Postgres, so the file knows the token of a connection
+//!    that is lost half-way.
 //! 2. A batch is sent only if the token there is still ours, in the same transaction.
-//! 3. A memory that is held back changes nothing there and sets nothing aside: its words wait here. One that
-//!    has nothing to send reads on.
+//! 3. A memory that is held back changes nothing in Postgres and sets nothing aside: its words wait here. If
+//!    it has nothing to send, it reads on.
 //!
-//! Several processes of one memory share its tokens. A restore of Postgres makes another house, in which
-//! nobody holds an id.
+//! Several processes of one memory share its tokens. A restore of Postgres makes another house, in which no
+//! memory holds an id.
 
 use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
@@ -31,9 +30,9 @@ use super::forward::ForwardError;
 use super::postgres::{Pg, PgError, PgSettings, schema};
 use super::{Store, StoreError, pull_cursor, put_back, settings};
 
-/// Where [`Own`] is kept. A repair of the file keeps it.
+/// Settings key of [`Own`]. A repair of the file keeps it.
 pub(crate) const KEY: &str = "holder";
-/// Tokens that the file remembers: a Postgres that was put back by other means than ours shows one of them.
+/// Tokens that the file remembers: a Postgres put back by other means than ours shows one of them.
 const REMEMBERED: usize = 64;
 /// Version of the schema that knows of holders.
 const SINCE_VERSION: i32 = 4;
@@ -44,8 +43,8 @@ super::sql::statements! {
 
 /// Statements for Postgres.
 mod there {
-    /// A holder that was heard of in the last ten minutes, by the clock of the server; one from the future is
-    /// not believed.
+    /// Matches a holder seen in the last ten minutes by the clock of the server; a time in the future is
+    /// ignored.
     macro_rules! holder {
         () => {
             "SELECT token, (SELECT last_value FROM jarvis.changes) AS drawn, last_seen::text AS seen,
@@ -65,39 +64,39 @@ mod there {
     }
 }
 
-/// For the test that prepares them.
+/// All statements, for the test that prepares them.
 #[cfg(test)]
 pub(crate) const STATEMENTS_THERE: &[(&str, &str)] = there::STATEMENTS;
 
-/// What the file knows of itself.
+/// The identity and tokens stored in the file.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Own {
     /// Identity of the file.
     memory: Option<Uuid>,
-    /// The id under which it was sent.
+    /// The device id under which the file was sent.
     device: String,
-    /// Newest last, of whatever database and id: each is random, and whoever has made it knows it.
+    /// Tokens, newest last, of any database and id. Each is random, so only its maker knows it.
     tokens: Vec<Uuid>,
-    /// The next connection takes the id over, whoever holds it.
+    /// Whether the next connection takes the id over from any holder.
     take_over: bool,
-    /// When the holder before was heard of last, if all that it wrote until then is here.
+    /// When the previous holder was last seen, if everything it wrote until then is here.
     read_until: Option<String>,
 }
 
-/// What stands in the database.
+/// The state stored in the database.
 #[derive(Debug, Clone, Default)]
 struct There {
     token: Option<Uuid>,
-    /// Where the change numbers stand.
+    /// The last change number drawn.
     drawn: i64,
-    /// When the holder was heard of last, as the server writes it.
+    /// When the holder was last seen, as the server writes it.
     seen: String,
     silent_s: f64,
     silent: bool,
 }
 
-/// What this memory may do.
+/// The right of this memory to the id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Right {
     Holds,
@@ -138,7 +137,7 @@ async fn there(pg: &mut Pg, sql: &'static str, device: &str) -> Result<There, Pg
 /// Makes this memory the one that sends as `device` on this connection.
 ///
 /// # Errors
-/// [`PgError::is_held_back`] if another memory does.
+/// [`PgError::is_held_back`] if another memory holds the id.
 pub(super) async fn claim(
     store: &Store,
     pg: &mut Pg,
@@ -175,10 +174,10 @@ async fn claim_within(
         );
     }
     let renamed = !own.device.is_empty() && own.device != device;
-    // A batch of another holder since then would have changed it.
+    // A later batch of another holder would have changed the time.
     let knows_all = own.read_until.as_deref() == Some(there.seen.as_str());
     let token = Uuid::now_v7();
-    // Also the token of the holder before: it is still there if this connection is lost now.
+    // The token of the previous holder stays too: it is still there if this connection is lost now.
     let before = there.token.filter(|token| !own.tokens.contains(token));
     let mut tokens: Vec<Uuid> = own.tokens.into_iter().chain(before).chain([token]).collect();
     tokens.drain(..tokens.len().saturating_sub(REMEMBERED));
@@ -196,7 +195,7 @@ async fn claim_within(
         put_back::note(&mut tx, pg.house, now_unix_ms).await?;
     }
     if renamed || (right == Right::TakesOver && !knows_all) {
-        // What was written under the id is not all known here.
+        // Some rows written under the id are not known here.
         pull_cursor::read_again_in(&mut tx).await?;
     }
     tx.commit().await?;
@@ -205,12 +204,12 @@ async fn claim_within(
     Ok(token)
 }
 
-/// Whether another process of this memory has made the token that is there, which this connection then goes
-/// on with. No after a database was put back.
+/// Whether another process of this memory made the present token, so that this connection can go on with it.
+/// False after a database was put back.
 pub(super) async fn adopt(store: &Store, pg: &mut Pg, device: &str) -> Result<bool, ForwardError> {
     let there = there(pg, there::HOLDER, device).await.map_err(ForwardError::Postgres)?;
     let own = own(store).await?;
-    // A database that was put back is met as whoever connects meets it.
+    // The next connection meets a database that was put back.
     let ours = there.token.filter(|token| own.tokens.contains(token) && there.drawn >= pg.drawn);
     if ours.is_some() {
         pg.token = ours;
@@ -218,7 +217,7 @@ pub(super) async fn adopt(store: &Store, pg: &mut Pg, device: &str) -> Result<bo
     Ok(ours.is_some())
 }
 
-/// Why this memory would be held back now; `None` if it would not. Nothing is changed.
+/// Why this memory would be held back now; `None` if it would not. Changes nothing.
 ///
 /// # Errors
 /// [`ForwardError`].
@@ -233,7 +232,7 @@ pub async fn held_back(store: &Store, settings: &PgSettings) -> Result<Option<Pg
     Ok((right == Right::HeldBack).then(|| PgError::held_back(&settings.device, there.silent_s)))
 }
 
-/// When the holder of this device's id was heard of last, as the server writes it; `None` if there is none.
+/// When the holder of this device's id was last seen, as the server writes it; `None` if there is none.
 ///
 /// # Errors
 /// [`PgError`].
@@ -245,8 +244,8 @@ pub async fn seen(settings: &PgSettings) -> Result<Option<String>, PgError> {
     Ok(found.token.is_some().then_some(found.seen))
 }
 
-/// Notes that this memory takes over the id of the device at its next connection. `read_until`, from
-/// [`seen`]: it has read everything since then.
+/// Notes that this memory takes over the id of the device at its next connection. `read_until` is the time
+/// from [`seen`] up to which it has read everything.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -261,7 +260,7 @@ pub async fn take_over(
     tx.commit().await
 }
 
-/// Whether this is the memory of a new card: it never sent anything, and there is nothing that it could.
+/// Whether this is the memory of a new card: it never sent anything and has nothing to send.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -274,8 +273,8 @@ pub async fn is_new(store: &Store) -> Result<bool, StoreError> {
     row.try_get("empty").map_err(StoreError::Sql)
 }
 
-/// What a file that a person has put back says of itself: it takes over at its next connection.
+/// The [`Own`] of a file that a person put back: it takes over at its next connection.
 pub(crate) const TAKES_OVER: &str = "{\"take_over\":true}";
 
-// The schema of this program knows of holders.
+// Every schema of this program has holders.
 const _: () = assert!(SINCE_VERSION <= schema::VERSION);

@@ -5,15 +5,14 @@
 //! 1. A write transaction is `BEGIN IMMEDIATE … COMMIT` on the one writer connection; it is on the disk when
 //!    [`Tx::commit`] returns (`synchronous=FULL`, WAL: one fsync).
 //! 2. A row and its queue entry are one transaction.
-//! 3. A transaction that was not committed leaves nothing behind: its connection is closed, whatever went
-//!    wrong.
+//! 3. A transaction that was not committed leaves nothing behind: its connection is closed, whatever the
+//!    error.
 //! 4. A file of another program or of a newer schema is refused with a sentence, never written to. A damaged
-//!    one is moved aside, what can be read of it is saved ([`salvage`]), and it is said.
+//!    file is moved aside, its readable rows are saved ([`salvage`]), and the user is told.
 //! 5. A file that was moved, removed or replaced under the running process is noticed before a commit is
 //!    acknowledged.
-//! 6. A file that can only be read (full disk, no permission) is read; writing is tried again each time.
-//! 7. An empty file does not take the place of a memory that vanished before the owner has decided so
-//!    ([`vanished`]).
+//! 6. A file that can only be read (full disk, no permission) is read; each write tries again.
+//! 7. If a memory vanished, an empty file takes its place only after the owner has decided so ([`vanished`]).
 //! 8. Two processes may have the file open at once: each waits for the other up to [`BUSY_TIMEOUT`].
 //!
 //! `docs/design/store.md` says why.
@@ -61,7 +60,7 @@ pub enum StoreError {
         path.display()
     )]
     DiskFull { path: PathBuf },
-    /// Nothing is at the path, or nothing of what there was, until the owner has decided.
+    /// The path holds no file, or nothing of the earlier memory, until the owner has decided.
     #[error("{0}")]
     Vanished(vanished::Missing),
     #[error("the database {} is in use by another process: try again", path.display())]
@@ -80,7 +79,7 @@ pub enum StoreError {
     Newer { path: PathBuf, found: i64, known: i64 },
     #[error("the database {} cannot be written: check its owner and permissions", path.display())]
     ReadOnly { path: PathBuf },
-    /// Nothing of what was being written may be believed to be stored.
+    /// The write may be lost: none of it counts as stored.
     #[error("the database {} was moved or replaced while it was written to: try again", path.display())]
     Replaced { path: PathBuf },
     #[error("the database {} cannot be opened: check the folder, its owner and permissions", path.display())]
@@ -98,7 +97,7 @@ pub enum StoreError {
         #[source]
         source: sqlx::Error,
     },
-    /// A constraint refused a row; callers that expect one turn it into their own error.
+    /// A constraint refused a row; callers that expect this turn it into their own error.
     #[error("a rule of the database refused the row")]
     Constraint {
         unique: bool,

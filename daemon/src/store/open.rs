@@ -1,4 +1,4 @@
-//! Opening the file: is it ours, is it sound, can it be written; if not, what can be done about it.
+//! Opens the file: checks that it is ours, sound and writable, and repairs or falls back if not.
 
 use std::fs;
 use std::io;
@@ -19,21 +19,21 @@ use crate::durable::{create_file, create_folder, folder_of};
 /// turn.
 const READERS: u32 = 2;
 
-/// Bytes of a page of a new file. A turn changes some 18 pages here and there, and each goes into the log as
-/// a whole: small pages are what keeps an SD card (docs/lab/store.md has the numbers).
+/// Bytes of a page of a new file. A turn changes some 18 scattered pages, and each goes into the log as a
+/// whole: small pages spare an SD card (docs/lab/store.md has the numbers).
 pub(super) const PAGE_BYTES: u32 = 1024;
 
-/// A checkpoint is done between turns; by the commit itself only when nobody did so.
+/// Checkpoints run between turns; the commit itself runs one only if the WAL reaches this size.
 const AUTOCHECKPOINT_BYTES: u64 = 16 << 20;
-/// A WAL that once grew beyond this is cut back when it is reset.
+/// A WAL larger than this is truncated when it is reset.
 const JOURNAL_SIZE_LIMIT_BYTES: &str = "8388608";
 
-/// A quick check reads the whole file; at start it is done only below this size, so that start-up stays fast.
+/// Largest file that gets a quick check at start: it reads the whole file, and start-up must stay fast.
 pub const CHECK_AT_OPEN_BYTES: u64 = 16 << 20;
 
 super::sql::statements! {
     QUICK_CHECK = "PRAGMA quick_check(1)";
-    // Also whether indexes agree with their tables.
+    // Also checks that indexes agree with their tables.
     INTEGRITY_CHECK = "PRAGMA integrity_check(1)";
     JOURNAL_MODE = "SELECT journal_mode FROM pragma_journal_mode";
     USE_WAL = "PRAGMA journal_mode = WAL";
@@ -42,15 +42,15 @@ super::sql::statements! {
 /// An open file.
 #[derive(Debug)]
 pub(super) struct Opened {
-    /// For a connection that writes.
+    /// Options of a connection that writes.
     pub(super) connect: SqliteConnectOptions,
     pub(super) readers: SqlitePool,
-    /// Which files database and log are.
+    /// The identity of the database file and its log.
     pub(super) file: FileId,
     pub(super) log: Mutex<Option<FileId>>,
-    /// Why nothing can be written.
+    /// Why the file cannot be written.
     pub(super) read_only: Option<StoreError>,
-    /// The memory vanished: this file is held apart until the owner has decided.
+    /// The vanished memory, while this file is held apart until the owner has decided.
     pub(super) apart: Mutex<Option<Missing>>,
 }
 
@@ -59,11 +59,11 @@ impl Opened {
         *self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Connects a writer anew, when the one before ended with its transaction. The log may be another one
-    /// now: SQLite removes it when nobody has it open.
+    /// Connects a new writer after the previous one ended with its transaction. The log may be a new file by
+    /// now: SQLite removes it when the last connection closes.
     pub(super) async fn writer(&self, path: &Path) -> Result<SqliteConnection, StoreError> {
         let mut conn = self.connect.connect().await.map_err(|e| classify(e, path))?;
-        // The log is there once something was read through it.
+        // SQLite creates the log with the first read.
         schema::check_current(&mut conn, path).await?;
         let log = FileId::of(&beside(path, "-wal")).map_err(|e| open_error(path, e))?;
         *self.log.lock().unwrap_or_else(PoisonError::into_inner) = log;
@@ -71,27 +71,27 @@ impl Opened {
     }
 }
 
-/// What [`open`] returns.
+/// The result of [`open`].
 pub(super) struct Ready {
     /// `None` if the file can only be read.
     pub(super) writer: Option<SqliteConnection>,
     pub(super) opened: Opened,
-    /// What was repaired or lost, for a person.
+    /// The repair or loss, as a sentence for a person.
     pub(super) problem: Option<String>,
 }
 
-/// How closely a file is looked at before it is used.
+/// How thoroughly a file is checked before use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Look {
-    /// The structure, if the file is small enough for that at each start.
+    /// Checks the structure, if the file is small enough for that at each start.
     Quick,
-    /// A statement met damage: all of a file of any size, the agreement of indexes and tables as well.
+    /// A statement met damage: checks the whole file at any size, including indexes against tables.
     Thorough,
-    /// Statements meet damage that no check finds: it is repaired whatever a check says.
+    /// Statements meet damage that no check finds: the file is repaired regardless of the check.
     Mistrust(String),
 }
 
-/// SQLite would wait for whoever has the other end of a pipe.
+/// Refuses a pipe, on which SQLite would wait for a process at the other end.
 ///
 /// # Errors
 /// [`StoreError::NotOurs`] for a pipe, a socket or a device.
@@ -104,8 +104,8 @@ pub(crate) fn refuse_pipe(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Opens the database at `path`, makes it where it is missing, repairs it where it is damaged, reads it where
-/// it cannot be written.
+/// Opens the database at `path`. Creates a missing file, repairs a damaged one, and reads one that cannot be
+/// written.
 pub(super) async fn open(path: &Path, options: &StoreOptions, look: &Look) -> Result<Ready, StoreError> {
     refuse_pipe(path)?;
     let thorough = *look != Look::Quick;
@@ -113,7 +113,7 @@ pub(super) async fn open(path: &Path, options: &StoreOptions, look: &Look) -> Re
     let policy = &options.vanished;
     let mut begun_anew = false;
     let found = match heal::look(path) {
-        // Backups lie elsewhere.
+        // Backups lie outside the data folder.
         Found::Nothing => match vanished::evidence(path, policy) {
             Some(evidence) => Found::Gone { evidence },
             None => Found::Nothing,
@@ -171,7 +171,7 @@ pub(super) async fn open(path: &Path, options: &StoreOptions, look: &Look) -> Re
     };
     begun_anew |= matches!(found, Found::Gone { .. });
     if let (true, Vanished::PullBack(_), Some(conn)) = (begun_anew, policy, writer.as_mut()) {
-        // The data folder of this device: its new memory goes on under its id at once.
+        // The new memory of this data folder continues under its id at once.
         let note = sqlx::query(settings::SET).bind(holder::KEY).bind(holder::TAKES_OVER).bind(0_i64);
         note.execute(&mut *conn).await.map_err(|e| classify(e, path))?;
         vanished::note_only_in_backup(path, policy, conn).await?;
@@ -192,7 +192,7 @@ pub(super) async fn open(path: &Path, options: &StoreOptions, look: &Look) -> Re
     Ok(Ready { writer, opened: Opened { connect, readers, file, log, read_only, apart }, problem })
 }
 
-/// The memory vanished: refuses, or begins a new file and returns what is to be said of it.
+/// Handles a vanished memory: refuses, or begins a new file and returns the message for the user.
 async fn gone(path: &Path, evidence: &str, options: &StoreOptions) -> Result<Option<String>, StoreError> {
     let policy = &options.vanished;
     let refused = || StoreError::Vanished(vanished::missing(path, evidence.to_owned(), policy));
@@ -214,7 +214,7 @@ async fn gone(path: &Path, evidence: &str, options: &StoreOptions) -> Result<Opt
     )))
 }
 
-/// Whether the file is held apart; [`StoreError::Vanished`] for those who do not open such a file.
+/// Whether the file is held apart; [`StoreError::Vanished`] for callers that do not open such a file.
 async fn held_apart(
     path: &Path,
     options: &StoreOptions,
@@ -247,7 +247,7 @@ async fn held_apart(
     }
 }
 
-/// A connection that can write, to a file that was checked and has the present schema.
+/// Opens a connection that can write, to a checked file with the present schema.
 async fn writable(
     path: &Path,
     options: &StoreOptions,
@@ -266,7 +266,7 @@ async fn writable(
         }
         use_wal(&mut writer, path, busy_timeout).await?;
         schema::migrate(&mut writer, path).await?;
-        // The log is there once something was read through it.
+        // SQLite creates the log with the first read.
         schema::check(&mut writer, path).await
     };
     match checked.await {
@@ -278,7 +278,7 @@ async fn writable(
     }
 }
 
-/// Whether a file that gives this error to a writer may still be read.
+/// Whether a file that gives a writer this error may still be readable.
 fn only_reading_may_help(error: &StoreError) -> bool {
     matches!(
         error,
@@ -289,8 +289,8 @@ fn only_reading_may_help(error: &StoreError) -> bool {
     )
 }
 
-/// How the file can be read, if it can. Without its shared index, which a full or read-only disk has no room
-/// for, only if there is no log either: then nobody writes, and nothing is missing.
+/// Finds options that can read the file. SQLite's shared index needs room that a full or read-only disk
+/// lacks. Reading without it is safe only if there is no log: then nobody writes, and nothing is missing.
 async fn readable(path: &Path, connect: &SqliteConnectOptions) -> Option<SqliteConnectOptions> {
     let plain = connect.clone().read_only(true);
     let mut ways = vec![plain.clone()];
@@ -309,7 +309,7 @@ async fn readable(path: &Path, connect: &SqliteConnectOptions) -> Option<SqliteC
     None
 }
 
-/// Bytes of a page of the file at `path`; a file that is still empty will have [`PAGE_BYTES`].
+/// Bytes of a page of the file at `path`; an empty file will have [`PAGE_BYTES`].
 fn page_bytes(path: &Path) -> u32 {
     let mut header = [0; 18];
     let read = peek::first_bytes(path, &mut header).unwrap_or(0);
@@ -343,33 +343,32 @@ fn connect_options(path: &Path, options: &StoreOptions, busy_timeout: Duration) 
     connect
 }
 
-/// Makes the folder of the database, for its owner and group.
+/// Creates the folder of the database, for its owner and group.
 pub(super) fn prepare_folder(path: &Path) -> io::Result<()> {
     create_folder(folder_of(path))
 }
 
-/// Makes an empty file for its owner only; SQLite gives WAL and shm the mode of the file.
+/// Creates an empty file for its owner only; SQLite gives WAL and shm the mode of the file.
 pub(super) fn create(path: &Path) -> io::Result<()> {
     create_file(path).map(drop)
 }
 
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
-/// Whether the file begins as a database, or cannot be read: then that is what is to be said of it.
+/// Whether the file begins as a database. A file that cannot be read counts too: its error is then reported.
 pub(super) fn begins_as_database(path: &Path) -> bool {
     let mut head = [0; MAGIC.len()];
     peek::first_bytes(path, &mut head).map_or(true, |_| head == *MAGIC)
 }
 
-/// Creates what is missing with the right mode and refuses a file that is not SQLite before SQLite touches
-/// it.
+/// Creates missing files with the right mode and refuses a file that is not SQLite before SQLite touches it.
 fn prepare_file(path: &Path) -> Result<(), StoreError> {
     let open_error = |e| open_error(path, e);
     prepare_folder(path).map_err(open_error)?;
     match create(path) {
         Ok(()) => return Ok(()),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-        // A file system that cannot be written may say so first.
+        // On a read-only file system the error of creation may come first.
         Err(_) if path.exists() => {}
         Err(e) => return Err(open_error(e)),
     }
@@ -377,12 +376,12 @@ fn prepare_file(path: &Path) -> Result<(), StoreError> {
     if peek::first_bytes(path, &mut head).map_err(open_error)? == 0 || head == *MAGIC {
         return Ok(());
     }
-    // A file under our name that does not begin as a database: overwritten by the disk, or by somebody.
+    // A file under our name that does not begin as a database: the disk or a person overwrote it.
     Err(StoreError::Damaged { path: path.into(), detail: "it does not begin as an SQLite file".into() })
 }
 
-/// Switching to WAL needs the file alone and does not wait for a lock by itself, so two processes that create
-/// the same database at once meet here.
+/// Switches to WAL, which needs the file alone and does not wait for a lock by itself. Two processes that
+/// create the same database at once meet here.
 async fn use_wal(conn: &mut SqliteConnection, path: &Path, patience: Duration) -> Result<(), StoreError> {
     const PAUSE: Duration = Duration::from_millis(20);
     let mut waited = Duration::ZERO;

@@ -1,4 +1,4 @@
-//! Which of the shared voiceprints this device can use.
+//! Chooses the shared voiceprints that this device can use.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,17 +8,17 @@ use uuid::Uuid;
 use super::tables::VoiceprintRow;
 
 /// The key and the model of this device. A voiceprint that they do not open is of another device and is not
-/// stored: it could not be used, and it would take the place of the one that can.
+/// stored. It could not be used, and it would replace the usable one.
 #[derive(Clone)]
 pub struct Opener {
-    /// Names both, so that voiceprints are looked at again once another key or model is there.
+    /// Names key and model, so that voiceprints are tried again with another key or model.
     pub name: Arc<dyn Fn() -> String + Send + Sync>,
     pub opens: Arc<dyn Fn(&VoiceprintRow) -> bool + Send + Sync>,
 }
 
 impl Opener {
-    /// Of the voiceprints of each person that open, in the order in which they were written, the last one,
-    /// and those that it took the place of.
+    /// Returns the last voiceprint of each person that opens, in the order in which they were written, and
+    /// those that it replaced.
     pub fn choose(&self, rows: Vec<VoiceprintRow>) -> (Vec<VoiceprintRow>, Vec<(Uuid, Uuid)>) {
         let mut last: BTreeMap<Uuid, VoiceprintRow> = BTreeMap::new();
         let mut superseded = Vec::new();

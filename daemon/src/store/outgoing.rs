@@ -1,10 +1,10 @@
-//! The oldest entries of the queue with the rows that they name, as one snapshot of the file.
+//! Reads the oldest entries of the queue with the rows they name, as one snapshot of the file.
 //!
-//! Entries name rows; a row is read as it is now. One read transaction covers the entries and the rows, so
-//! whatever a row needs (its conversation, its person) is either in the same batch or was sent before:
-//! parents are queued before the first row that needs them. That makes the order within a batch free, and the
-//! sender groups it by kind. A batch that is read ahead, while the one before is on its way, has a later
-//! snapshot, so the same holds for it once that one was committed.
+//! Entries name rows; a row is read in its present state. One read transaction covers the entries and the
+//! rows. Parents are queued before the first row that needs them. So the parents of a row (its conversation,
+//! its person) are in the same batch or were sent before. The order within a batch is therefore free, and the
+//! sender groups rows by kind. A batch read ahead, while the previous one is on its way, has a later
+//! snapshot: the same holds for it once the previous one was committed.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -15,28 +15,28 @@ use super::queue::Op;
 use super::tables::{ConversationRow, Rows, Synced as _, UserRow};
 use super::{Store, StoreError};
 
-/// Some of the oldest entries, and what to send for them. Rows that are gone are simply not here.
+/// Some of the oldest entries and the rows to send for them. Rows that are gone are left out.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// Which file they were read from ([`Store::generation`]).
+    /// The file they were read from ([`Store::generation`]).
     pub generation: u64,
     /// Entries from the oldest up to `last_seq`.
     pub entries: usize,
     pub last_seq: i64,
-    /// There may be more.
+    /// Whether more entries may wait.
     pub full: bool,
-    /// Entries among them whose row is gone without a deletion: nothing is sent for them.
+    /// Entries whose row is gone without a deletion: nothing is sent for them.
     pub without_row: usize,
-    /// Rough size of the rows.
+    /// Approximate size of the rows.
     pub bytes: u64,
     pub devices: Vec<String>,
     pub rows: Rows,
-    /// (answer, what it was made from)
+    /// Pairs (answer, source message).
     pub sources: Vec<(Uuid, Uuid)>,
     pub deletions: BTreeMap<Op, Vec<Deletion>>,
     /// People whose voice was deleted altogether.
     pub voiceless: Vec<Uuid>,
-    /// Operations that this version does not know: written by a newer one.
+    /// Operations unknown to this version: a newer one wrote them.
     pub unknown: Vec<String>,
 }
 
@@ -47,12 +47,12 @@ pub struct Deletion {
 }
 
 super::sql::statements! {
-    /// The oldest entries, with the length of the text that each brings along.
+    /// The oldest entries, with the length of the text of each.
     OLDEST = "SELECT q.seq, q.op, q.entity_id, q.user_id, coalesce(octet_length(m.text), 0) AS bytes,
             coalesce(json_extract(q.payload, '$.whole'), 0) AS whole
         FROM queue q LEFT JOIN messages m ON q.op = 'insert_message' AND m.id = q.entity_id
         WHERE q.seq > ?1 ORDER BY q.seq LIMIT ?2";
-    /// Of both ends: where everything is sent again, an answer may go before what it was made from.
+    /// Links are read from both ends: in a resync an answer may be sent before its source.
     SOURCES = "SELECT answer.id AS message, source.id AS source
         FROM queue q CROSS JOIN messages answer ON answer.id = q.entity_id
             CROSS JOIN message_sources s ON s.message = answer.rid CROSS JOIN messages source ON source.rid = s.source
@@ -63,7 +63,7 @@ super::sql::statements! {
         WHERE q.seq > ?1 AND q.seq <= ?2 AND q.op = 'insert_message'";
 }
 
-/// At most `entries` of the oldest entries after `after`, and no more than about `bytes` of text beyond the
+/// Reads at most `entries` of the oldest entries after `after`, and at most about `bytes` of text beyond the
 /// first; `None` when there are none.
 pub async fn read(
     store: &Store,
@@ -75,7 +75,7 @@ pub async fn read(
     let mut reader = store.reader().await?;
     let mut snapshot = reader.begin().await.map_err(|e| store.classify(e))?;
     let read = read_within(&mut snapshot, after, entries, bytes).await;
-    // Nothing was written; the end of the transaction lets checkpoints pass.
+    // Nothing was written; ending the transaction lets checkpoints pass.
     let ended = snapshot.rollback().await;
     let batch = read.map_err(|e| store.classify(e))?;
     ended.map_err(|e| store.classify(e))?;

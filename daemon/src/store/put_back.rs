@@ -1,10 +1,10 @@
-//! A database of the house that was put back to an older state by other means than ours: from a dump, or from a
-//! copy of the server's files.
+//! Detects a database of the house that was put back to an older state by other means than ours: from a dump,
+//! or from a copy of the server's files.
 //!
-//! It has the id that it had and lacks what was sent since. The change numbers tell. They come from a sequence,
-//! which no transaction and no crash takes below the number of a row that was committed. So a device stores the
-//! number that it saw when its last batch was committed, and compares at each connection. How far it has read
-//! tells the same.
+//! Such a database has its old id and lacks the rows sent since. The change numbers reveal it. They come from
+//! a sequence, which no transaction and no crash takes below the number of a committed row. So a device
+//! stores the number that it saw when its last batch was committed, and compares it at each connection. Its
+//! read cursor tells the same.
 //!
 //! ```text
 //!  a batch is committed, the sequence is at n ─▶ its entries leave the queue and n is stored (one transaction)
@@ -12,8 +12,8 @@
 //!                                                ─▶ every device meets another database (resync.rs)
 //! ```
 //!
-//! The new id is what a restore of ours gives as well. Devices that lost nothing have read what is gone: they
-//! would pass over what gets the same numbers.
+//! A restore of ours gives a new id as well. Devices that lost nothing have read the lost rows: without a new
+//! id they would pass over rows that get the same numbers.
 
 use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
@@ -24,27 +24,27 @@ use super::postgres::{Pg, PgError};
 use super::{Store, StoreError, Tx, pull_cursor, resync, settings};
 use crate::clock::DAY_MS;
 
-/// The number at which the database stood when this device last sent something ([`Drawn`]).
+/// Settings key: the number at which the database stood when this device last sent something ([`Drawn`]).
 const DRAWN: &str = "postgres_drawn";
-/// The last time that a database was found put back ([`PutBack`]).
+/// Settings key: the last time that a database was found put back ([`PutBack`]).
 const PUT_BACK: &str = "postgres_put_back";
 
-/// What is told of it, in the journal, health and doctor.
+/// The message in the journal, health and doctor.
 pub const SENTENCE: &str =
     "Postgres was put back to an older state: every device sends everything that it has again";
 
 /// Statements for Postgres.
 mod there {
     crate::store::sql::statements! {
-        /// Nothing if another device was faster.
+        /// Updates no row if another device was faster.
         pub(super) NEW_HOUSE = "UPDATE jarvis.house SET id = gen_random_uuid() WHERE id = $1";
         pub(super) HOUSE = "SELECT id FROM jarvis.house";
-        /// For the devices that are connected: they look at once.
+        /// Wakes the connected devices: they look at once.
         pub(super) TELL = "SELECT pg_notify($1, '')";
     }
 }
 
-/// For the test that prepares them.
+/// All statements, for the test that prepares them.
 #[cfg(test)]
 pub(crate) const STATEMENTS_THERE: &[(&str, &str)] = there::STATEMENTS;
 
@@ -63,7 +63,7 @@ pub struct PutBack {
 }
 
 impl PutBack {
-    /// It was found in the last day.
+    /// Whether it was found in the last day.
     pub fn is_recent(&self, now_unix_ms: i64) -> bool {
         (0..DAY_MS).contains(&now_unix_ms.saturating_sub(self.noticed_unix_ms))
     }
@@ -82,7 +82,7 @@ pub(super) async fn note_drawn(
     settings::set(tx, DRAWN, &Drawn { house, number: number.max(before) }, now_unix_ms).await
 }
 
-/// The highest change number of `house` that this device knows of.
+/// The highest change number of `house` known to this device.
 pub(super) async fn known(store: &Store, house: Uuid) -> Result<i64, StoreError> {
     let drawn: Option<Drawn> = settings::get(store, DRAWN).await?;
     let drawn = drawn.filter(|drawn| drawn.house == house).map_or(0, |drawn| drawn.number);
@@ -100,13 +100,13 @@ pub(super) async fn renew_house(pg: &mut Pg) -> Result<(), PgError> {
     Ok(())
 }
 
-/// Notes that the database which is `house` from now on was found put back.
+/// Notes that the database, now with the id `house`, was found put back.
 pub(super) async fn note(tx: &mut Tx<'_>, house: Uuid, now_unix_ms: i64) -> Result<(), StoreError> {
     log::warn!("{SENTENCE}");
     settings::set(tx, PUT_BACK, &PutBack { house, noticed_unix_ms: now_unix_ms }, now_unix_ms).await
 }
 
-/// When the database that this device is with was found put back; `None` if it never was.
+/// When the present database was found put back; `None` if it never was.
 ///
 /// # Errors
 /// [`StoreError`].

@@ -1,14 +1,15 @@
-//! The queue: typed operations that Postgres does not have yet, written with the row that they are about.
+//! The queue: typed operations that Postgres does not have yet, each written together with its row.
 //!
-//! An entry names a row and never copies it. The forwarder reads the row when it sends, so an upsert always
-//! sends the latest state, and a row that is gone by then sends nothing (its deletion is a later entry). What
-//! each operation means to the receiver:
+//! An entry names a row and never copies it. The forwarder reads the row when it sends. So an upsert always
+//! sends the latest state, and a row that is gone by then sends nothing (its deletion is a later entry). The
+//! operations mean for the receiver:
 //!
 //! | operation | row | effect there (repeating it changes nothing) |
 //! |---|---|---|
 //! | `upsert_user`, `upsert_voiceprint`, `upsert_conversation` | the row | insert, or update to it |
-//! | `insert_message` | the row | insert or nothing; raises `next_seq` and `updated` of its conversation to at least this message's |
-//! | `delete_message`, `delete_conversation`, `delete_voiceprint`, `delete_user` | gone | delete and leave a tombstone |
+//! | `insert_message` | the row | insert or nothing; raises `next_seq`, `updated` of its parent to its own |
+//! | `delete_message`, `delete_conversation` | gone | delete and leave a tombstone |
+//! | `delete_voiceprint`, `delete_user` | gone | delete and leave a tombstone |
 //! | `append_audit` | the row | insert or nothing |
 //!
 //! Upserts of a parent are queued before the first row that needs it.
@@ -62,12 +63,12 @@ impl Op {
         self.tombstone_kind().is_some()
     }
 
-    /// What a deletion leaves behind.
+    /// The kind of the tombstone that a deletion leaves.
     pub(crate) fn tombstone_kind(self) -> Option<&'static str> {
         self.as_str().strip_prefix("delete_")
     }
 
-    /// What deletes rows of this kind.
+    /// The operation that deletes rows of this kind.
     pub(crate) fn deletion_of(kind: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|op| op.tombstone_kind() == Some(kind))
     }
@@ -79,13 +80,13 @@ impl fmt::Display for Op {
     }
 }
 
-/// True of an entry `of` whose row is gone: nothing can be sent for it.
+/// SQL that is true of an entry `of` whose row is gone: nothing can be sent for it.
 fn without_row(of: &str) -> String {
     let each: Vec<String> = tables::all().iter().map(|table| table.has_no_row(of)).collect();
     format!("({})", each.join(" OR "))
 }
 
-/// Dead letters that nobody has given up.
+/// Condition for dead letters that nobody has given up.
 macro_rules! refused {
     () => {
         "json_extract(payload, '$.given_up') IS NULL"
@@ -94,7 +95,7 @@ macro_rules! refused {
 
 super::sql::statements! {
     ENQUEUE = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms) VALUES (?1, ?2, ?3, ?4)";
-    /// What is deleted is all of this kind that the person has.
+    /// The deletion covers every row of this kind that the person has.
     ENQUEUE_WHOLE = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms, payload)
         VALUES (?1, ?2, ?3, ?4, '{\"whole\": true}')";
     IS_HERE = "SELECT 1 FROM voiceprints WHERE id = ?1";
@@ -114,26 +115,27 @@ super::sql::statements! {
     LIST = "SELECT seq, op, entity_id, user_id, created_unix_ms FROM queue WHERE seq > ?1 ORDER BY seq LIMIT ?2";
     LIST_DEAD = concat!("SELECT seq, op, entity_id, user_id, created_unix_ms, failed_unix_ms, attempts, sqlstate, error
         FROM dead_letter WHERE seq > ?1 AND ", refused!(), " ORDER BY seq LIMIT ?2");
-    /// Refused earlier, by another database or given up since, and taken now.
+    /// Deletes dead letters that Postgres has taken now: another database refused them, or they were given
+    /// up.
     TAKEN = "DELETE FROM dead_letter WHERE EXISTS (SELECT 1 FROM queue q
         WHERE q.entity_id = dead_letter.entity_id AND q.op = dead_letter.op AND q.seq <= ?1)";
     SENT = "DELETE FROM queue WHERE seq <= ?1";
-    /// Another database may have refused the same before.
+    /// Another database may have refused the same entry before.
     BURIED_BEFORE = "DELETE FROM dead_letter WHERE (op, entity_id) IN (SELECT op, entity_id FROM queue WHERE seq = ?1)";
-    /// An entry may have been sent before: its payload then says how often it was refused.
+    /// A retried entry has in its payload the number of earlier refusals.
     BURY_ENTRY = "INSERT INTO dead_letter (seq, op, entity_id, user_id, payload, created_unix_ms, failed_unix_ms, attempts, sqlstate,
             error)
         SELECT seq, op, entity_id, user_id, payload, created_unix_ms, ?2, coalesce(json_extract(payload, '$.attempts'), 0) + 1,
             ?3, ?4
         FROM queue WHERE seq = ?1";
     DROP_ENTRY = "DELETE FROM queue WHERE seq = ?1";
-    /// It stays, marked: what it is about is on this device only, and belongs into every backup.
+    /// The dead letter stays, marked: its row is on this device only, and every backup must hold it.
     DROP_DEAD = concat!("UPDATE dead_letter SET payload = json_set(payload, '$.given_up', json('true'))
         WHERE (?1 IS NULL OR seq = ?1) AND ", refused!());
     REVIVE_DEAD = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
         SELECT op, entity_id, user_id, created_unix_ms FROM dead_letter ORDER BY seq";
     OPS = "SELECT op, count(*) AS n FROM queue GROUP BY op";
-    /// Deletions without their tombstone.
+    /// Deletions without a tombstone.
     UNBURIED = "SELECT count(*) FROM queue q WHERE q.op LIKE 'delete!_%' ESCAPE '!'
         AND NOT EXISTS (SELECT 1 FROM tombstones t WHERE t.kind = substr(q.op, 8) AND t.id = q.entity_id)";
     FIRST = "SELECT min(seq) FROM queue";
@@ -149,10 +151,10 @@ super::sql::built! {
     ROWLESS_DEAD = format!("SELECT count(*) AS n FROM dead_letter d
         WHERE (?1 IS NULL OR d.seq = ?1) AND {} AND {}",
         refused!(), without_row("d"));
-    /// Nothing is left that a backup could keep.
+    /// Without a row no backup can keep anything, so the dead letter goes.
     DROP_ROWLESS = format!("DELETE FROM dead_letter AS d WHERE (?1 IS NULL OR d.seq = ?1) AND {}",
         without_row("d"));
-    /// Entries whose row is gone: nothing will be sent for them.
+    /// Entries whose row is gone: nothing is sent for them.
     EMPTY_ENTRIES = format!("SELECT count(*) FROM queue q WHERE {}", without_row("q"));
 }
 
@@ -169,8 +171,8 @@ pub(crate) async fn enqueue(
     enqueue_as(tx, ENQUEUE, op, entity, user, now_unix_ms).await
 }
 
-/// Queues that the voiceprint `entity` of `user` is deleted, and with it whatever else of theirs this device
-/// has written there: one that it lost with its file must not outlive it.
+/// Queues the deletion of the voiceprint `entity` of `user`, and of all other voiceprints of theirs that this
+/// device wrote there. A voiceprint that it lost with its file must not outlive the deletion.
 pub(crate) async fn enqueue_voice_deletion(
     tx: &mut Tx<'_>,
     entity: Uuid,
@@ -197,7 +199,7 @@ async fn enqueue_as(
     Ok(())
 }
 
-/// Leaves a tombstone of the row `entity` of `user`, and nothing of what was still pending for it.
+/// Leaves a tombstone of the row `entity` of `user`, and drops its pending entries and dead letters.
 pub(crate) async fn entomb(
     tx: &mut Tx<'_>,
     kind: &str,
@@ -213,35 +215,35 @@ pub(crate) async fn entomb(
     Ok(())
 }
 
-/// How much waits.
+/// The number of entries that wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Depth {
     /// Entries that Postgres does not have yet.
     pub entries: i64,
-    /// When the oldest of them was written.
+    /// When the oldest entry was written.
     pub oldest_unix_ms: Option<i64>,
     /// Entries that Postgres refused for good.
     pub dead_letters: i64,
-    /// At most how many rows are still to be queued, as those before them are sent: Postgres is another
-    /// database than before.
+    /// Upper bound of the rows still to be queued while earlier ones are sent: Postgres is another database
+    /// than before.
     pub still_to_queue: i64,
-    /// Rows are still to be queued: an empty queue is no end.
+    /// Whether rows are still to be queued: an empty queue is then not the end.
     pub queueing: bool,
 }
 
 impl Depth {
-    /// Nothing waits here, and nothing is still to be queued.
+    /// Whether nothing waits here and nothing is still to be queued.
     pub fn is_nothing(&self) -> bool {
         self.entries == 0 && !self.queueing
     }
 
-    /// So does nothing that Postgres has refused for good.
+    /// Whether in addition Postgres has refused nothing for good.
     pub fn has_sent_everything(&self) -> bool {
         self.is_nothing() && self.dead_letters == 0
     }
 }
 
-/// An entry as it is listed: what it is about, never the row itself.
+/// An entry as it is listed: the names of its row, never the row itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Entry {
     pub seq: i64,
@@ -262,7 +264,7 @@ pub struct Refusal {
     pub error: String,
 }
 
-/// What [`check`] finds.
+/// The result of [`check`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Soundness {
     /// Operations of a newer version: they become dead letters.
@@ -274,7 +276,7 @@ pub struct Soundness {
 }
 
 pub async fn depth(store: &Store) -> Result<Depth, StoreError> {
-    // Before the entries are counted: what is queued in between is counted twice rather than never.
+    // Counted before the entries: a row queued in between is counted twice rather than never.
     let still_to_queue = resync::still_to_queue(store).await?;
     let mut reader = store.reader().await?;
     let row = sqlx::query(DEPTH).fetch_one(&mut *reader).await.map_err(|e| store.classify(e))?;
@@ -295,19 +297,19 @@ pub async fn waits(store: &Store) -> Result<bool, StoreError> {
     Ok(number(store, WAITS).await? != 0 || resync::is_queueing(store).await?)
 }
 
-/// What Postgres refused for good.
+/// Entries that Postgres refused for good.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Refused {
     /// Entries that nobody has given up.
     pub entries: i64,
-    /// Messages among them: words that are on this device and not in Postgres.
+    /// Messages among them: text that is on this device and not in Postgres.
     pub messages: i64,
-    /// Such messages that somebody has given up: Postgres never gets them.
+    /// Messages that somebody has given up: Postgres never gets them.
     pub given_up: i64,
 }
 
 impl Refused {
-    /// A sentence about what can still be mended; `None` where there is nothing to say.
+    /// A sentence about the dead letters that can be retried; `None` if there are none.
     pub fn sentence(self) -> Option<String> {
         const SHOWN: &str = "`jarvisd queue dead-letter list` says why";
         match self {
@@ -324,7 +326,7 @@ impl Refused {
         }
     }
 
-    /// A sentence about what was given up; `None` where nothing was.
+    /// A sentence about the messages given up; `None` if there are none.
     pub fn given_up_sentence(self) -> Option<String> {
         match self.given_up {
             0 => None,
@@ -344,7 +346,7 @@ pub async fn refused(store: &Store) -> Result<Refused, StoreError> {
     refused_in(&mut reader).await.map_err(|e| store.classify(e))
 }
 
-/// As [`refused`], of any file with the tables of a memory.
+/// As [`refused`], for any file with the tables of a memory.
 pub(crate) async fn refused_in(conn: &mut SqliteConnection) -> Result<Refused, sqlx::Error> {
     let row = sqlx::query(REFUSED).fetch_one(conn).await?;
     Ok(Refused {
@@ -372,12 +374,12 @@ pub async fn list_dead(store: &Store, after: i64, limit: u32) -> Result<Vec<Entr
     .await
 }
 
-/// What became of dead letters that were to be sent again.
+/// The outcome of retrying dead letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Retried {
-    /// Back in the queue.
+    /// Dead letters back in the queue.
     pub dead_letters: u64,
-    /// Their row is not on this device any more, so there is nothing to send: they stay.
+    /// Dead letters whose row is no longer on this device: nothing can be sent, so they stay.
     pub without_row: i64,
 }
 
@@ -392,8 +394,8 @@ pub async fn retry_dead(store: &Store, seq: Option<i64>) -> Result<Retried, Stor
     Ok(Retried { dead_letters, without_row })
 }
 
-/// Queues every row and every dead letter, those that were given up among them: in a copy that holds only
-/// what a memory is to take back, and the rows which that needs.
+/// Queues every row and every dead letter, including those given up. It is meant for a copy that holds only
+/// the rows a memory is to take back, and the rows they need.
 pub(crate) async fn revive(store: &Store) -> Result<(), StoreError> {
     let mut tx = store.begin().await?;
     for table in tables::all().into_iter().filter(|table| table.taken_back) {
@@ -403,8 +405,8 @@ pub(crate) async fn revive(store: &Store) -> Result<(), StoreError> {
     tx.commit().await
 }
 
-/// Gives dead letters up, one (`seq`) or all of them; returns how many. The rows stay on this device and in
-/// its backups.
+/// Gives dead letters up, one (`seq`) or all of them; returns their number. The rows stay on this device and
+/// in its backups.
 pub async fn drop_dead(store: &Store, seq: Option<i64>) -> Result<u64, StoreError> {
     let mut tx = store.begin().await?;
     let gone = tx.execute(sqlx::query(DROP_DEAD).bind(seq)).await?;
@@ -421,26 +423,26 @@ pub async fn check(store: &Store) -> Result<Soundness, StoreError> {
     })
 }
 
-/// Where entries were read and sent.
+/// The file that entries were read from and the database they were sent to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Way {
-    /// Of the store, when they were read.
+    /// Generation of the store when they were read.
     pub(crate) generation: u64,
     /// The database that they were sent to.
     pub(crate) house: Uuid,
 }
 
-/// A transaction on the file that was read, for the database that was sent to; `None` if another one has
-/// taken the place of either. In another file the same numbers are other things, and another database has
-/// nothing yet.
+/// Begins a transaction on the file that was read, for the database that was sent to. Returns `None` if
+/// another file or database has taken its place: in another file the same numbers mean other entries, and
+/// another database has nothing yet.
 async fn begin_on(store: &Store, way: Way) -> Result<Option<Tx<'_>>, StoreError> {
     let mut tx = store.begin().await?;
     let same = store.generation() == way.generation && resync::is_with(&mut tx, way.house).await?;
     Ok(same.then_some(tx))
 }
 
-/// Removes what Postgres has committed, everything up to `last`, when its change numbers stood at `drawn`;
-/// returns whether it may. Entries are never added below one that was read.
+/// Removes the entries up to `last`, which Postgres committed when its change numbers stood at `drawn`.
+/// Returns `false` if file or database changed. Entries are never added below one that was read.
 pub(crate) async fn sent(
     store: &Store,
     way: Way,
@@ -455,7 +457,7 @@ pub(crate) async fn sent(
     tx.commit().await.map(|()| true)
 }
 
-/// Sets aside an entry that Postgres will never take; returns whether it may.
+/// Sets aside an entry that Postgres will never take; returns `false` if file or database changed.
 pub(super) async fn bury(
     store: &Store,
     way: Way,
@@ -471,8 +473,8 @@ pub(super) async fn bury(
     tx.commit().await.map(|()| true)
 }
 
-/// Queues the deletion of voiceprints (id, person) that this device once wrote there and does not have;
-/// returns whether it may.
+/// Queues the deletion of voiceprints (id, person) that this device wrote there earlier and does not have;
+/// returns `false` if file or database changed.
 pub(super) async fn bury_leftovers(
     store: &Store,
     way: Way,
@@ -492,7 +494,7 @@ pub(super) async fn bury_leftovers(
     tx.commit().await.map(|()| true)
 }
 
-/// Whether the queue may lack something that Postgres does not have either: its first entries are gone.
+/// Whether the queue may lack rows that Postgres lacks too: the first entries have left it.
 pub(super) async fn was_sent_from(tx: &mut Tx<'_>) -> Result<bool, StoreError> {
     let row = tx.optional(sqlx::query(FIRST)).await?;
     let first: Option<i64> = match row {
@@ -502,7 +504,7 @@ pub(super) async fn was_sent_from(tx: &mut Tx<'_>) -> Result<bool, StoreError> {
     Ok(first != Some(1))
 }
 
-/// Entries with an operation that this version does not know.
+/// Counts entries with an operation unknown to this version.
 async fn unknown(store: &Store) -> Result<i64, StoreError> {
     let mut reader = store.reader().await?;
     let rows = sqlx::query(OPS).fetch_all(&mut *reader).await.map_err(|e| store.classify(e))?;

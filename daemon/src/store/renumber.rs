@@ -1,7 +1,7 @@
-//! Messages whose place in their conversation is taken there by another one.
+//! Moves messages whose place in their conversation is taken in Postgres by another message.
 //!
-//! Two memories went on with the same conversation: a copy of a card, or two devices that had one id. Both
-//! said something, and nothing of it may be lost: what is not there yet goes to the end, here and then there.
+//! Two memories continued the same conversation: a copy of a card, or two devices with one id. Both added
+//! messages, and none may be lost. So the messages not yet there move to the end, here and then there.
 
 use sqlx::Row as _;
 use sqlx::query::Query;
@@ -16,7 +16,7 @@ use super::{Store, StoreError, pull_cursor};
 const STEP: &str = "asking Postgres for the end of a conversation";
 
 super::sql::statements! {
-    /// What may not be there yet, from a place on.
+    /// Messages from a place on that may not be there yet.
     WAITING = "SELECT m.rid, m.id AS id FROM messages m JOIN conversations c ON c.rid = m.conversation
         WHERE c.id = ?1 AND m.seq >= ?2 AND (m.id IN (SELECT entity_id FROM queue WHERE op = 'insert_message')
             OR m.id IN (SELECT entity_id FROM dead_letter WHERE op = 'insert_message'))
@@ -35,17 +35,17 @@ mod there {
     }
 }
 
-/// For the test that prepares them.
+/// All statements, for the test that prepares them.
 #[cfg(test)]
 pub(crate) const STATEMENTS_THERE: &[(&str, &str)] = there::STATEMENTS;
 
-/// Moves `message`, and what of its conversation follows it and is not there either, behind everything that
-/// is there. Returns whether it was moved. What others have said there is read anew.
+/// Moves `message`, and the later messages of its conversation that are not there either, behind all messages
+/// that are there. Returns whether it was moved. The messages of others there are read anew.
 pub(super) async fn behind(store: &Store, pg: &mut Pg, message: &MessageRow) -> Result<bool, ForwardError> {
     let conversation = message.conversation;
     let next = pg.value(STEP, sqlx::query(there::NEXT).bind(conversation), |row| row.try_get("next")).await;
     let next_there: i64 = next.map_err(ForwardError::Postgres)?.first().copied().unwrap_or(1);
-    // Before the transaction: nobody who talks here waits for the network.
+    // Read before the transaction: no turn here waits for the network.
     let mut reader = store.reader().await?;
     let rows =
         waiting(conversation, message.seq).fetch_all(&mut *reader).await.map_err(|e| store.classify(e))?;

@@ -1,9 +1,8 @@
-//! Which database of the house this device sends to, and how it gets everything if it is another one than
-//! before.
+//! Tracks the database of the house that this device sends to, and sends everything again to a different one.
 //!
-//! Another database (a new server, a restored backup) may lack anything, so everything that is here is queued
-//! again. A device may hold a million messages while somebody talks to it: they are queued in pieces, with a
-//! mark how far.
+//! A different database (a new server, a restored backup) may lack anything, so every row here is queued
+//! again. A device may hold a million messages while somebody talks to it. So rows are queued in pieces, with
+//! a mark of the progress.
 //!
 //! ```text
 //!            another id       everything else, at once                 messages, while they are sent
@@ -15,11 +14,11 @@
 //! Invariants:
 //!
 //! 1. A piece and the mark behind it are one transaction. Rows up to the mark were queued, rows behind it
-//!    will be, and what is written meanwhile queues itself.
+//!    will be, and new rows queue themselves.
 //! 2. Until the last piece there is no [`HOUSE`]: an older program that meets such a file queues everything.
-//! 3. Whatever a message needs above it is queued, and what was deleted is, before anything is sent to that
-//!    database or read from it. So a row of it is never taken for newer than one that waits here.
-//! 4. Entries leave the queue only if they were sent to the database that this device is with by then
+//! 3. The parent rows of the messages and all deletions are queued before anything is sent to that database
+//!    or read from it. So a row of it is never taken for newer than one that waits here.
+//! 4. Entries leave the queue only if they were sent to the present database of this device
 //!    ([`super::queue::sent`]), and rows are taken only from that one.
 
 use std::time::{Duration, Instant};
@@ -31,19 +30,19 @@ use uuid::Uuid;
 use super::tables::{self, MessageRow, Synced as _, Table};
 use super::{Store, StoreError, Tx, queue, settings};
 
-/// Database that has, or finds in the queue, everything that is here. Without it everything counts as not
-/// sent yet.
+/// Settings key: the database that has every row of this device, in its tables or in the queue. Without it
+/// every row counts as not sent yet.
 const HOUSE: &str = "postgres_house";
-/// How far everything was queued again ([`UploadCursor`]).
+/// Settings key: the progress of queueing everything again ([`UploadCursor`]).
 const AGAIN: &str = "postgres_again";
 
-/// Rows that are queued in one transaction: what a turn waits for.
+/// Rows queued in one transaction: a turn waits for that long.
 const PIECE: i64 = 4_000;
-/// A moment without a transaction that another process which waits for one cannot miss: it looks every 100 ms
-/// at least (`sqliteDefaultBusyCallback`).
+/// A pause without a transaction that a waiting process cannot miss: it tries at least every 100 ms
+/// (`sqliteDefaultBusyCallback`).
 pub(crate) const LONGEST_BREATH: Duration = Duration::from_millis(120);
 
-/// Leaves other processes a moment, as long as the transaction that was `begun` then, before the next one.
+/// Pauses for other processes before the next transaction, as long as the one that began at `begun` took.
 pub(super) async fn breathe(begun: Instant) {
     tokio::time::sleep(begun.elapsed().min(LONGEST_BREATH)).await;
 }
@@ -64,8 +63,8 @@ super::sql::statements! {
         (SELECT value FROM settings WHERE key = ?2) AS again";
 }
 
-/// What is queued again, in this order: the entries of before go, then come the deletions and the tables. The
-/// names are a format: they are stored.
+/// A stage of queueing again, in this order: the earlier entries go, then come the deletions and the tables.
+/// The names are a format: they are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "&'static str")]
 struct Stage(usize);
@@ -90,7 +89,7 @@ impl Stage {
         tables::all().get(self.0.checked_sub(2)?).copied()
     }
 
-    /// Something of it may be sent already.
+    /// Whether rows of this stage may be sent already.
     fn is_open(self) -> bool {
         Some(self) >= Self::of(MessageRow::table())
     }
@@ -111,13 +110,13 @@ impl TryFrom<String> for Stage {
     }
 }
 
-/// The mark: how far everything was queued for `house`.
+/// The mark: how far the rows were queued for `house`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct UploadCursor {
     house: Uuid,
     stage: Stage,
-    /// Row number of the last row of the stage that was queued; while the queue is cleared, of the last entry
-    /// that goes.
+    /// Row number of the last row of the stage that was queued; while the queue is cleared, the last entry to
+    /// remove.
     row: i64,
     /// Kind and id of the last deletion that was queued.
     buried: Option<(String, Uuid)>,
@@ -131,17 +130,17 @@ impl UploadCursor {
     }
 }
 
-/// Where this device stands.
+/// The state of this device towards the database.
 #[derive(Debug)]
 enum SyncState {
-    /// It was never with any database, or its file was repaired since.
+    /// The device was never with any database, or its file was repaired since.
     Alone,
     Queueing(UploadCursor),
     With(Uuid),
 }
 
 impl SyncState {
-    /// An older program does not know of a mark, and leaves it behind.
+    /// An older program does not know the mark, and leaves it behind.
     fn of(house: Option<Uuid>, again: Option<UploadCursor>) -> Self {
         match (house, again) {
             (Some(house), _) => Self::With(house),
@@ -166,13 +165,13 @@ impl SyncState {
         }
     }
 
-    /// Something may be sent to `house` and read from it.
+    /// Whether rows may be sent to `house` and read from it.
     fn is_open_to(&self, house: Uuid) -> bool {
         self.is_with(house) && !matches!(self, Self::Queueing(again) if !again.stage.is_open())
     }
 }
 
-/// How far this device is with sending everything to one database.
+/// How much of the rows here one database has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sent {
     /// Nothing waits and nothing is still to be queued.
@@ -181,12 +180,12 @@ pub(crate) enum Sent {
     Waits,
     /// Rows are still to be queued.
     Queueing,
-    /// The device is with another database, with none, or meets this one only now.
+    /// The device is with another database, with none, or has not met this one yet.
     Elsewhere,
 }
 
-/// How far this device is with `house`, as of one moment: an empty queue alone does not say that everything
-/// was sent.
+/// The progress of this device with `house`, read at one moment: an empty queue alone does not mean that
+/// everything was sent.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -204,17 +203,17 @@ pub(crate) async fn sent_to(store: &Store, house: Uuid) -> Result<Sent, StoreErr
     })
 }
 
-/// What [`meet`] found out.
+/// The result of [`meet`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Met {
-    /// It is another database than before, and this call was the one that noticed.
+    /// Whether the database is new, and this call was the first to notice.
     pub(crate) another: bool,
-    /// Messages are still to be queued: [`queue_more`].
+    /// Whether messages are still to be queued: [`queue_more`].
     pub(crate) more: bool,
 }
 
-/// Called for each new connection, before anything is sent or read. If `house` is not the database that was
-/// last sent to, everything that is here is queued again: all but the messages by the time that this returns.
+/// Runs for each new connection, before anything is sent or read. If `house` is not the last database, every
+/// row here is queued again. All of them except the messages are queued by the time this returns.
 ///
 /// # Errors
 /// [`StoreError`]; the next call goes on where this one ended.
@@ -238,12 +237,12 @@ pub(crate) async fn meet_in_pieces(
         let started = Instant::now();
         let mut tx = store.begin().await?;
         match SyncState::read_in(&mut tx).await? {
-            // Before the first contact the queue has everything from its first entry on, or there is nothing
-            // at all.
+            // Before the first contact the queue holds everything from its first entry on, or the file is
+            // blank.
             SyncState::Alone if !queue::was_sent_from(&mut tx).await? || is_blank(&mut tx).await? => {
                 settings::set(&mut tx, HOUSE, &house, now_unix_ms).await?;
             }
-            // Somebody else has just done it.
+            // Another process has just done it.
             standing if standing.is_open_to(house) => {}
             SyncState::Queueing(again) if again.house == house => {
                 piece(&mut tx, again, now_unix_ms, rows).await?;
@@ -263,7 +262,7 @@ pub(crate) async fn meet_in_pieces(
     }
 }
 
-/// Queues the next piece of what is still to be queued for `house`; returns whether there may be more.
+/// Queues the next piece for `house`; returns whether there may be more.
 ///
 /// # Errors
 /// [`StoreError`]; nothing was queued then.
@@ -285,12 +284,12 @@ pub(crate) async fn queue_piece(
             tx.commit().await?;
             Ok(more)
         }
-        // Somebody else has done it, or another database was met.
+        // Another process has done it, or another database was met.
         _ => tx.rollback().await.map(|()| false),
     }
 }
 
-/// Whether this device is with `house`, as it stands in this transaction. After a repair it is with none
+/// Whether this device is with `house`, as seen in this transaction. After a repair it is with no database
 /// until it meets one.
 pub(crate) async fn is_with(tx: &mut Tx<'_>, house: Uuid) -> Result<bool, StoreError> {
     Ok(SyncState::read_in(tx).await?.is_with(house))
@@ -301,13 +300,13 @@ pub(crate) async fn is_still_with(store: &Store, house: Uuid) -> Result<bool, St
     Ok(SyncState::read(store).await?.is_with(house))
 }
 
-/// Whether everything is being queued again.
+/// Whether rows are being queued again.
 pub(super) async fn is_queueing(store: &Store) -> Result<bool, StoreError> {
     Ok(matches!(SyncState::read(store).await?, SyncState::Queueing(_)))
 }
 
-/// At most how many rows are still to be queued again; `None` if none is. Rows that were deleted count, so
-/// that the answer takes no time.
+/// Upper bound of the rows still to be queued again; `None` if there are none. Deleted rows count, so that
+/// the answer takes no time.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -329,13 +328,12 @@ pub(crate) async fn still_to_queue(store: &Store) -> Result<Option<i64>, StoreEr
     Ok(Some(rest))
 }
 
-/// Whether there is nothing here that could be sent: whatever there is belongs to a person, is an attempt, or
-/// a deletion.
+/// Whether this file holds nothing to send: every row belongs to a person, is an attempt, or is a deletion.
 async fn is_blank(tx: &mut Tx<'_>) -> Result<bool, StoreError> {
     Ok(tx.optional(sqlx::query(ANYTHING)).await?.is_none())
 }
 
-/// Notes that everything is to be queued for `house`.
+/// Notes that every row is to be queued for `house`.
 async fn begin(tx: &mut Tx<'_>, house: Uuid, now_unix_ms: i64) -> Result<(), StoreError> {
     let row = tx.optional(sqlx::query(LAST_ENTRY)).await?;
     let last_entry = row.map_or(Ok(0), |row| row.try_get("rid")).map_err(StoreError::Sql)?;
@@ -344,7 +342,7 @@ async fn begin(tx: &mut Tx<'_>, house: Uuid, now_unix_ms: i64) -> Result<(), Sto
     settings::set(tx, AGAIN, &again, now_unix_ms).await
 }
 
-/// Queues a piece and moves the mark; returns whether anything is left.
+/// Queues a piece and moves the mark; returns whether rows are left.
 async fn piece(
     tx: &mut Tx<'_>,
     again: UploadCursor,

@@ -33,7 +33,7 @@ super::sql::statements! {
             AND name IN ('conversations', 'messages', 'message_sources', 'tombstones', 'dead_letter')) AS ours";
 }
 
-/// What a file says it is.
+/// The identity of a file, from its header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Identity {
     Empty,
@@ -78,8 +78,8 @@ pub(super) async fn check_current(conn: &mut SqliteConnection, path: &Path) -> R
     }
 }
 
-/// Brings the schema to [`VERSION`], all missing versions in one transaction. Two processes may do this at
-/// once: the second finds nothing left to do.
+/// Brings the schema to [`VERSION`], all missing versions in one transaction. Two processes may run this at
+/// once: the second has nothing left to do.
 pub(super) async fn migrate(conn: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
     let identity = identify(conn, path).await?;
     if identity == (Identity::Ours { version: VERSION }) {
@@ -95,8 +95,7 @@ pub(super) async fn migrate(conn: &mut SqliteConnection, path: &Path) -> Result<
         if version > done {
             log::info!("bringing the database {} to schema version {version}", path.display());
             sqlx::raw_sql(document).execute(&mut *conn).await.map_err(|e| match sql(e) {
-                // A step that was tested on every older version fails only on a file that is not what it
-                // says.
+                // A step tested on every older version fails only on a file whose header is wrong.
                 StoreError::Sql(e) => StoreError::Damaged {
                     path: path.into(),
                     detail: super::sqlite::briefly(&format!("its schema is not that of version {done}: {e}")),

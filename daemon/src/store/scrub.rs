@@ -1,63 +1,63 @@
-//! Takes what was deleted out of the file, a few pages at a time.
+//! Removes deleted rows from the file, a few pages at a time.
 //!
-//! `secure_delete` zeroes what is deleted, but when SQLite splits or merges pages it moves rows by copying
-//! them and leaves the old copies in the unused middle of the page where they were; these outlive the row.
-//! SQLite never reads that part and never copies it to another page, so it can be zeroed page by page, in any
-//! order, while turns are written in between:
+//! `secure_delete` zeroes deleted rows. But when SQLite splits or merges pages, it moves rows by copying them
+//! and leaves the old copies in the unused middle of the page. These copies outlive the row. SQLite never
+//! reads that part and never copies it to another page. So it can be zeroed page by page, in any order, while
+//! turns are written in between:
 //!
 //! ```text
 //!  header │ cell pointers │ unused: zeroed here │ cells, free blocks (zeroed when they were freed)
 //! ```
 //!
-//! Pages are read and written through SQLite (`sqlite_dbpage`), in transactions of their own, so that a power
-//! cut, another process and the log are SQLite's affair. Pages that are no B-tree begin with a zero byte in
-//! files below 64 GiB (overflow and free pages begin with a page number); they are zeroed by `secure_delete`
-//! itself, or are written as a whole.
+//! Pages are read and written through SQLite (`sqlite_dbpage`), each batch in its own transaction. SQLite
+//! therefore handles a power cut, another process and the log. Pages that are no B-tree begin with a zero
+//! byte in files below 64 GiB (overflow and free pages begin with a page number); `secure_delete` itself
+//! zeroes them, or they are written as a whole.
 
 use sqlx::{Connection as _, Row as _, SqliteConnection};
 
 use super::sqlite::Store;
 use super::{StoreError, Tx};
 
-/// Pages that are read at once: 1 MiB in a file that was made by this version.
+/// Pages read at once: 1 MiB in a file made by this version.
 const READ_AT_ONCE: i64 = 1024;
-/// Pages that are written in one transaction: what a turn waits for.
+/// Pages written in one transaction: a turn waits for that long.
 const WRITE_AT_ONCE: usize = 512;
-/// From here on the first byte of a page number is not zero.
+/// From this number of pages on, the first byte of a page number is not zero.
 const MAX_PAGES: i64 = 1 << 24;
 
 super::sql::statements! {
     CAN = "SELECT count(*) AS n FROM pragma_module_list WHERE name = 'sqlite_dbpage'";
     PAGES = "SELECT page_count AS n FROM pragma_page_count";
-    /// The pages from ?1 up to ?2; the table itself knows only one page or all.
+    /// The pages from ?1 up to ?2; the table itself selects only one page or all.
     READ = "WITH RECURSIVE wanted (n) AS (SELECT ?1 UNION ALL SELECT n + 1 FROM wanted WHERE n < ?2)
         SELECT p.pgno AS pgno, p.data AS data FROM wanted CROSS JOIN sqlite_dbpage p ON p.pgno = wanted.n";
     READ_ONE = "SELECT data FROM sqlite_dbpage WHERE pgno = ?1";
     WRITE = "UPDATE sqlite_dbpage SET data = ?2 WHERE pgno = ?1";
 }
 
-/// What a round did.
+/// The result of a round.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Scrubbed {
     pub pages: i64,
-    /// Pages that had something in their unused part.
+    /// Pages with old data in their unused part.
     pub cleaned: usize,
 }
 
-/// Zeroes the unused part of every page and empties the log. Returns `None` where SQLite was built without
-/// `sqlite_dbpage` or the file is too large to tell pages apart.
+/// Zeroes the unused part of every page and empties the log. Returns `None` if SQLite was built without
+/// `sqlite_dbpage`, or if the file is too large to tell pages apart.
 ///
 /// # Errors
 /// [`StoreError::Busy`] also if a reader kept the log from being emptied: old copies of rows may still be
 /// there.
 pub(super) async fn scrub(store: &Store) -> Result<Option<Scrubbed>, StoreError> {
-    // A connection of its own: a long listing must not be in the way, nor this in its way.
+    // A separate connection, so that a long listing and the scrub do not block each other.
     let mut conn = store.connect_to_read().await?;
     let scrubbed = scrub_with(store, &mut conn).await;
     let closed = conn.close().await.map_err(|e| store.classify(e));
     let Some(scrubbed) = scrubbed? else { return Ok(None) };
     closed?;
-    // Most of the log is moved while turns go on, so that emptying it takes a moment only.
+    // Most of the log is moved while turns go on, so emptying it takes only a moment.
     store.checkpoint_passive().await?;
     if store.checkpoint_truncate().await? {
         Ok(Some(scrubbed))
@@ -75,7 +75,7 @@ async fn scrub_with(store: &Store, conn: &mut SqliteConnection) -> Result<Option
         return Ok(None);
     }
     let mut first = 1;
-    // Pages that are added meanwhile hold nothing that was deleted before.
+    // Pages added meanwhile hold nothing that was deleted before.
     while first <= done.pages {
         let last = (first + READ_AT_ONCE - 1).min(done.pages);
         let rows = sqlx::query(READ).bind(first).bind(last).fetch_all(&mut *conn).await;
@@ -99,7 +99,7 @@ async fn scrub_with(store: &Store, conn: &mut SqliteConnection) -> Result<Option
     Ok(Some(done))
 }
 
-/// Cleans these pages as they are by now.
+/// Cleans these pages in their present state.
 async fn write(tx: &mut Tx<'_>, numbers: &[i64]) -> Result<usize, StoreError> {
     let mut cleaned = 0;
     for number in numbers {
@@ -118,9 +118,8 @@ async fn number(store: &Store, conn: &mut SqliteConnection, sql: &'static str) -
     row.try_get("n").map_err(StoreError::Sql)
 }
 
-/// Zeroes what the B-tree page `number` does not use, and returns whether there was anything. Other pages,
-/// and pages that contradict themselves, are left alone. Format:
-/// <https://www.sqlite.org/fileformat2.html#b_tree_pages>.
+/// Zeroes the unused part of the B-tree page `number`, and returns whether it held anything. Other pages, and
+/// inconsistent pages, are left alone. Format: <https://www.sqlite.org/fileformat2.html#b_tree_pages>.
 fn clean(number: i64, page: &mut [u8]) -> bool {
     // The first page begins with the header of the file.
     let header = if number == 1 { 100 } else { 0 };
@@ -142,7 +141,7 @@ fn clean(number: i64, page: &mut [u8]) -> bool {
     let unused = pointers + 2 * cells;
     let Some(gap) = page.get_mut(unused..content) else { return false };
     let mut found = zero(gap);
-    // Free blocks are zeroed when they are freed; those of a file that another program wrote are not.
+    // Free blocks are zeroed when they are freed; those in a file of another program are not.
     let mut at = block;
     while at >= content
         && let (Some(next), Some(size)) = (number_at(page, at), number_at(page, at + 2))
@@ -157,7 +156,7 @@ fn clean(number: i64, page: &mut [u8]) -> bool {
     found
 }
 
-/// Returns whether anything was not zero.
+/// Zeroes the bytes, and returns whether any was not zero.
 fn zero(bytes: &mut [u8]) -> bool {
     let found = bytes.iter().any(|byte| *byte != 0);
     if found {
@@ -170,7 +169,7 @@ fn zero(bytes: &mut [u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// A leaf of a table with two cells at its end, a free block between them and something in the middle.
+    /// A leaf of a table with two cells at its end, a free block between them and old data in the middle.
     fn leaf(header: usize) -> Vec<u8> {
         let mut page = vec![0; 512];
         page[header..header + 8].copy_from_slice(&[13, 1, 0xE0, 0, 2, 1, 0xC0, 0]);
@@ -216,7 +215,7 @@ mod tests {
             clean(1, &mut page);
             clean(2, &mut page);
         }
-        // Free blocks that lead nowhere, or round.
+        // Free blocks that lead nowhere, or in a circle.
         for block in [[0, 1], [1, 0xC0], [1, 0xFF], [0xFF, 0xFF]] {
             clean(2, &mut changed(1, &block));
         }

@@ -1,4 +1,4 @@
-//! The table `settings`: small state as JSON under a key. Not configuration.
+//! The table `settings`: small state as JSON under a key; no configuration.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -13,7 +13,7 @@ super::sql::statements! {
         ON CONFLICT (key) DO UPDATE SET value = excluded.value, updated_unix_ms = excluded.updated_unix_ms";
 }
 
-/// The value under `key`; `None` if there is none or it is of another type (an older version wrote it).
+/// The value under `key`; `None` if it is missing or of another type (an older version wrote it).
 pub(crate) async fn get<T: DeserializeOwned>(store: &Store, key: &str) -> Result<Option<T>, StoreError> {
     let mut reader = store.reader().await?;
     let row = sqlx::query(GET).bind(key).fetch_optional(&mut *reader).await.map_err(|e| store.classify(e))?;
@@ -21,7 +21,7 @@ pub(crate) async fn get<T: DeserializeOwned>(store: &Store, key: &str) -> Result
     value_of(&row)
 }
 
-/// As [`get`], as it stands in this transaction.
+/// As [`get`], in this transaction.
 pub(crate) async fn get_in<T: DeserializeOwned>(tx: &mut Tx<'_>, key: &str) -> Result<Option<T>, StoreError> {
     let Some(row) = tx.optional(sqlx::query(GET).bind(key)).await? else { return Ok(None) };
     value_of(&row)
@@ -31,7 +31,7 @@ fn value_of<T: DeserializeOwned>(row: &SqliteRow) -> Result<Option<T>, StoreErro
     value_in(row, "value")
 }
 
-/// The value that a statement of its own has read into `column`, NULL where there is none.
+/// The value that a statement has read into `column`; NULL means none.
 pub(super) fn value_in<T: DeserializeOwned>(row: &SqliteRow, column: &str) -> Result<Option<T>, StoreError> {
     let value: Option<String> = row.try_get(column).map_err(StoreError::Sql)?;
     Ok(value.and_then(|value| serde_json::from_str(&value).ok()))

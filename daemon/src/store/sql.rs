@@ -1,7 +1,7 @@
-//! Statements are constants, or are built once from the descriptions of tables; each is prepared on the real
-//! schema by a test.
+//! Statements are constants, or are built once from the descriptions of tables; a test prepares each on the
+//! real schema.
 
-/// Declares SQL constants together with a table of all of them, `STATEMENTS`, that the test prepares.
+/// Declares SQL constants and a list of them, `STATEMENTS`, which the test prepares.
 macro_rules! statements {
     ($($(#[$doc:meta])* $vis:vis $name:ident = $sql:expr;)+) => {
         $($(#[$doc])* $vis const $name: &str = $sql;)+
@@ -10,7 +10,7 @@ macro_rules! statements {
     };
 }
 
-/// Declares statements that are built from descriptions of tables, with a list of them for the test, `built`.
+/// Declares statements built from descriptions of tables, and a list of them for the test, `built`.
 macro_rules! built {
     ($($(#[$doc:meta])* $vis:vis $name:ident = $sql:expr;)+) => {
         $($(#[$doc])* $vis static $name: std::sync::LazyLock<&'static str> =

@@ -1,4 +1,4 @@
-//! The open file: the writer, the readers, checkpoints, and what is done when it is not the file that it was.
+//! The open file: the writer, the readers, checkpoints, and the repair after the file changed or vanished.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,11 +23,11 @@ pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// ([`Store::checkpoint`]) once the WAL is larger than this.
 const CHECKPOINT_WAL_BYTES: u64 = 2 << 20;
 
-/// No statement met damage that a check of the file did not find.
+/// No statement met damage that a check of the file does not find.
 const TRUSTED: u8 = 0;
-/// One did: the next time the file is repaired.
+/// A statement did: the file is repaired the next time.
 const DOUBTED: u8 = 1;
-/// It was repaired because of that.
+/// The file was repaired because of that.
 const REPAIRED: u8 = 2;
 
 super::sql::statements! {
@@ -37,14 +37,14 @@ super::sql::statements! {
     ROLLBACK = "ROLLBACK";
     WRITE_ANEW = "VACUUM INTO ?1";
     COMMIT = "COMMIT";
-    // The copy that VACUUM makes is as large as the database: not in memory, though everything else temporary
-    // is.
+    // The copy that VACUUM makes is as large as the database. So it goes to a file, while other temporary
+    // data stays in memory.
     TEMP_IN_FILES = "PRAGMA temp_store = FILE";
     TEMP_IN_MEMORY = "PRAGMA temp_store = MEMORY";
     VACUUM = "VACUUM";
 }
 
-/// What differs between the daemon, commands and tests.
+/// Options that differ between the daemon, commands and tests.
 #[derive(Debug, Clone, Default)]
 pub struct StoreOptions {
     /// Upper bound of the database in bytes (`PRAGMA max_page_count`); tests use it as a small disk.
@@ -53,7 +53,7 @@ pub struct StoreOptions {
     pub busy_timeout: Option<Duration>,
     /// Refuse a damaged file instead of repairing it (`doctor` changes nothing).
     pub keep_damaged: bool,
-    /// What to do where there was a memory and nothing of it is left.
+    /// The action if there was a memory and nothing of it is left.
     pub vanished: Vanished,
 }
 
@@ -67,25 +67,24 @@ pub struct Store {
 struct Inner {
     path: PathBuf,
     options: StoreOptions,
-    /// `None` while a transaction has it, after one that did not end well, and while the file can only be
+    /// `None` while a transaction holds it, after a transaction that failed, and while the file can only be
     /// read.
     writer: Mutex<Option<SqliteConnection>>,
     open: ArcSwap<Opened>,
-    /// Grows each time another file took the place of the one before: row numbers may differ.
+    /// Grows each time another file takes the place of the present one: row numbers may differ.
     generation: AtomicU64,
-    /// What damage a statement met: looked into before the next transaction.
+    /// Damage that a statement met, checked before the next transaction.
     damage: std::sync::Mutex<Option<String>>,
-    /// How often a statement met damage that nothing else finds: [`TRUSTED`], [`DOUBTED`] or [`REPAIRED`].
+    /// Whether statements met damage that no check finds: [`TRUSTED`], [`DOUBTED`] or [`REPAIRED`].
     doubt: AtomicU8,
-    /// What was repaired or lost and nobody has been told yet.
+    /// A repair or loss not reported yet.
     problem: std::sync::Mutex<Option<String>>,
     /// Counts the commits of this process.
     commits: watch::Sender<u64>,
 }
 
 impl Store {
-    /// Opens the database at `path`; creates folder (0750) and file (0600) where they are missing; migrates;
-    /// repairs.
+    /// Opens the database at `path`. Creates a missing folder (0750) and file (0600), migrates, and repairs.
     pub async fn open(path: &Path, options: &StoreOptions) -> Result<Self, StoreError> {
         let Ready { writer, opened, problem } = open::open(path, options, &Look::Quick).await?;
         let inner = Inner {
@@ -106,19 +105,20 @@ impl Store {
         &self.inner.path
     }
 
-    /// Starts a write transaction. It waits for this process's other transaction, then for other processes.
+    /// Starts a write transaction. It waits for the other transaction of this process, then for other
+    /// processes.
     pub async fn begin(&self) -> Result<Tx<'_>, StoreError> {
         let (home, mut conn) = self.take_writer().await?;
         sqlx::query(BEGIN).execute(&mut conn).await.map_err(|e| self.classify(e))?;
         Ok(Tx { home, conn: Some(conn), inner: &self.inner })
     }
 
-    /// Changes with every commit of this process; other processes' commits do not show.
+    /// Changes with every commit of this process; commits of other processes do not show.
     pub fn commits(&self) -> watch::Receiver<u64> {
         self.inner.commits.subscribe()
     }
 
-    /// The writer, on the file that is at the path now.
+    /// Takes the writer, on the file that is at the path now.
     async fn take_writer(
         &self,
     ) -> Result<(MutexGuard<'_, Option<SqliteConnection>>, SqliteConnection), StoreError> {
@@ -137,29 +137,27 @@ impl Store {
         Ok((home, conn))
     }
 
-    /// Looks whether the file is the one that was opened, sound as far as it was met, and writable; repairs
-    /// what is not.
+    /// Checks that the file is the opened one, sound as far as known, and writable; repairs it if not.
     pub async fn mend(&self) -> Result<(), StoreError> {
         let mut home = self.inner.writer.lock().await;
         self.inner.ready(&mut home).await
     }
 
-    /// Grows when another file took the place of the one before, so that what was learnt of its rows does not
-    /// hold.
+    /// Grows when another file takes the place of the present one, so that row numbers read before are
+    /// invalid.
     pub fn generation(&self) -> u64 {
         self.inner.generation.load(Ordering::Acquire)
     }
 
-    /// Why nothing can be written at present, if that is so.
+    /// Why the file cannot be written at present; `None` if it can.
     pub fn read_only(&self) -> Option<String> {
         self.inner.open.load().read_only.as_ref().map(|e| crate::error::chain(e))
     }
 
-    /// The missing memory, while this file is held apart from a memory that vanished. The owner may accept it
-    /// in another process.
+    /// The missing memory, while this file is held apart. The owner may accept the file in another process.
     ///
     /// # Errors
-    /// [`StoreError`] if the file cannot be asked.
+    /// [`StoreError`] if the file cannot be read.
     pub async fn apart(&self) -> Result<Option<Missing>, StoreError> {
         let open = self.inner.open.load_full();
         let missing = open.apart.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -172,18 +170,18 @@ impl Store {
         Ok(None)
     }
 
-    /// The part of the vanished memory, from before this file, that only a backup holds.
+    /// The part of the vanished memory that only a backup holds.
     ///
     /// # Errors
-    /// [`StoreError`] if the file cannot be asked.
+    /// [`StoreError`] if the file cannot be read.
     pub async fn only_in_backup(&self) -> Result<Option<OnlyInBackup>, StoreError> {
         super::settings::get(self, vanished::ONLY_IN_BACKUP).await
     }
 
-    /// Takes the file for the memory from now on.
+    /// Accepts the file as the memory.
     ///
     /// # Errors
-    /// [`StoreError`]; then it is held apart as before.
+    /// [`StoreError`]; the file then stays held apart.
     pub async fn accept(&self) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         tx.execute(sqlx::query(vanished::ACCEPT)).await?;
@@ -193,13 +191,13 @@ impl Store {
         Ok(())
     }
 
-    /// Whether somebody was known in this file, or in one that was here before and that nobody gave up.
+    /// Whether somebody was known in this file, or in an earlier one that nobody gave up.
     pub fn is_marked(&self) -> bool {
         vanished::has_mark(&self.inner.path)
     }
 
-    /// Leaves a mark beside the file, once somebody is known: where the file vanishes, the mark tells that
-    /// there was one.
+    /// Leaves a mark beside the file once somebody is known. If the file vanishes, the mark shows that there
+    /// was one.
     pub async fn leave_mark(&self) {
         if self.inner.options.vanished.is_kept()
             && let Ok(mut reader) = self.reader().await
@@ -208,17 +206,17 @@ impl Store {
         }
     }
 
-    /// What was repaired or lost since the last call, for a person.
+    /// Returns the repair or loss since the last call, as a sentence for a person.
     pub fn take_problem(&self) -> Option<String> {
         self.inner.problem.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Damaged files that were set aside and are kept.
+    /// Damaged files that were set aside.
     pub fn damaged_copies(&self) -> Vec<PathBuf> {
         heal::copies(&self.inner.path)
     }
 
-    /// Deletes them: they hold what is to be forgotten.
+    /// Deletes these copies: they hold rows that are to be forgotten.
     pub fn remove_damaged_copies(&self) -> Result<(), StoreError> {
         let removed =
             heal::remove_copies(&self.inner.path).map_err(|e| heal::open_error(&self.inner.path, e))?;
@@ -228,15 +226,15 @@ impl Store {
         Ok(())
     }
 
-    /// A connection that can only read. What it reads was committed before the statement began.
+    /// A connection that can only read. It sees rows committed before the statement began.
     pub async fn reader(&self) -> Result<PoolConnection<Sqlite>, StoreError> {
-        // An own handle of the pool: a repair may put another in its place meanwhile.
+        // A separate handle of the pool: a repair may replace the pool meanwhile.
         let readers = self.inner.open.load().readers.clone();
         readers.acquire().await.map_err(|e| self.classify(e))
     }
 
-    /// Moves the WAL into the database if it has grown; call it between turns, never within one.
-    /// Readers are not waited for: what they still need is moved the next time.
+    /// Moves the WAL into the database if it has grown; call it between turns, never within one. It does not
+    /// wait for readers: the pages they still need are moved the next time.
     pub async fn checkpoint(&self) -> Result<(), StoreError> {
         if self.wal_bytes() < CHECKPOINT_WAL_BYTES {
             return Ok(());
@@ -244,7 +242,7 @@ impl Store {
         self.checkpoint_passive().await
     }
 
-    /// Moves of the WAL into the database what no reader still needs.
+    /// Moves the part of the WAL that no reader still needs into the database.
     pub(super) async fn checkpoint_passive(&self) -> Result<(), StoreError> {
         self.on_writer(CHECKPOINT_PASSIVE).await
     }
@@ -260,7 +258,7 @@ impl Store {
         }
     }
 
-    /// Sees to it that no byte of what was deleted stays in the file or its log (`store::scrub`). Turns go on
+    /// Makes sure that no byte of deleted rows stays in the file or its log (`store::scrub`). Turns go on
     /// meanwhile.
     ///
     /// # Errors
@@ -276,8 +274,8 @@ impl Store {
         }
     }
 
-    /// Writes the whole database anew and empties the WAL, which comes to the same as [`Store::scrub`], but
-    /// turns wait for it.
+    /// Rewrites the whole database and empties the WAL. The effect is that of [`Store::scrub`], but turns
+    /// wait for it.
     ///
     /// # Errors
     /// [`StoreError::Busy`] also if a reader kept the WAL from being emptied: old copies of rows may still be
@@ -295,9 +293,8 @@ impl Store {
 
     /// Reads the whole file and returns [`StoreError::Damaged`] if its structure is broken.
     pub async fn check(&self) -> Result<(), StoreError> {
-        // A connection of its own: FTS5 checks the index against a structure that it has cached, and on a
-        // connection that is in use the cache may be older than the file, which it then reports as damage
-        // (seen with SQLite 3.51.3).
+        // A separate connection, because FTS5 checks the index against a cached structure. On a connection in
+        // use the cache may be older than the file, and FTS5 then reports damage (seen with SQLite 3.51.3).
         let mut conn = self.connect_to_read().await?;
         let checked = open::quick_check(&mut conn, &self.inner.path).await;
         if let Err(error) = &checked {
@@ -307,7 +304,7 @@ impl Store {
         checked.and(closed)
     }
 
-    /// A connection of its own that can only read.
+    /// A separate connection that can only read.
     pub(super) async fn connect_to_read(&self) -> Result<SqliteConnection, StoreError> {
         let options = self.inner.open.load().connect.clone().read_only(true);
         options.connect().await.map_err(|e| self.classify(e))
@@ -346,7 +343,7 @@ impl Store {
 }
 
 impl Inner {
-    /// Sorts a failure, and remembers damage.
+    /// Classifies an error, and remembers damage.
     fn classify(&self, error: sqlx::Error) -> StoreError {
         let error = classify(error, &self.path);
         self.notice(&error);
@@ -370,7 +367,7 @@ impl Inner {
         is(&self.path, Some(open.file)) && is(&heal::beside(&self.path, "-wal"), open.log())
     }
 
-    /// Makes the file that is at the path usable, whatever happened to the one that was there.
+    /// Makes the file at the path usable, whatever happened to the earlier one.
     async fn ready(&self, home: &mut Option<SqliteConnection>) -> Result<(), StoreError> {
         let open = self.open.load_full();
         let damage = self.damage.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -389,7 +386,7 @@ impl Inner {
         match FileId::of(&self.path).map_err(|e| heal::open_error(&self.path, e))? {
             None => self.write_anew(home).await,
             Some(file) if file != open.file => {
-                // The log beside a file that was put here may still be that of the one before.
+                // The log beside a replaced file may still be that of the old file.
                 let log = heal::beside(&self.path, "-wal");
                 if open.log().is_some() && FileId::of(&log).is_ok_and(|now| now == open.log()) {
                     self.close(home).await;
@@ -400,8 +397,8 @@ impl Inner {
                 self.reopen(home, Some(problem.to_owned()), &Look::Quick).await
             }
             Some(_) => match home.as_mut() {
-                // The log was removed: what is in it is still reachable through the open connection, and
-                // moved over now.
+                // The log was removed: its content is still reachable through the open connection, and is
+                // moved into the database now.
                 Some(conn) if !self.in_place() => {
                     let another = self.wal_bytes() > 0;
                     sqlx::query(CHECKPOINT_TRUNCATE).execute(conn).await.map_err(|e| self.classify(e))?;
@@ -419,11 +416,11 @@ impl Inner {
         }
     }
 
-    /// The file is gone. Its content is not, as long as a connection has it open.
+    /// Writes the removed file again. Its content exists as long as a connection has it open.
     async fn write_anew(&self, home: &mut Option<SqliteConnection>) -> Result<(), StoreError> {
         let _lock = heal::lock(&self.path).await?;
         if heal::look(&self.path) == Found::Something {
-            // Another process has been faster.
+            // Another process was faster.
             drop(_lock);
             return self.reopen(home, None, &Look::Quick).await;
         }
@@ -463,11 +460,11 @@ impl Inner {
         self.reopen(home, Some(problem.to_owned()), &Look::Quick).await
     }
 
-    /// A statement met damage. The whole file is checked, and repaired if that finds any. If it finds none,
-    /// the file is opened anew, which helps where a cached page was bad, and it is said. If a statement meets
-    /// damage again, the file is repaired all the same: the check looks at the structure of tables and
-    /// indexes, not at everything that a statement needs (a row of the full-text index without its message,
-    /// for instance). That is done once in the life of a process.
+    /// Handles damage that a statement met. The whole file is checked, and repaired if the check finds
+    /// damage. If it finds none, the file is opened anew, which helps if a cached page was bad, and the user
+    /// is told. If a statement meets damage again, the file is repaired regardless. The check covers the
+    /// structure of tables and indexes, but not everything that a statement needs (a row of the full-text
+    /// index without its message, for instance). This repair runs once in the life of a process.
     async fn look_into(&self, home: &mut Option<SqliteConnection>, detail: String) -> Result<(), StoreError> {
         let doubt = self.doubt.load(Ordering::Acquire);
         let look = if doubt == DOUBTED { Look::Mistrust(detail.clone()) } else { Look::Thorough };
@@ -477,7 +474,7 @@ impl Inner {
         match reopened {
             Err(e) => {
                 *problem = told;
-                // Not forgotten because the repair failed.
+                // The damage stays noted, since the repair failed.
                 *self.damage.lock().unwrap_or_else(PoisonError::into_inner) = Some(detail);
                 return Err(e);
             }
@@ -507,7 +504,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Opens what is at the path in place of what was open.
+    /// Closes the present file and opens the file at the path.
     async fn reopen(
         &self,
         home: &mut Option<SqliteConnection>,
@@ -527,8 +524,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Closes the connections to a file that is no longer the right one. A reader that is in use ends by
-    /// itself.
+    /// Closes the connections to a file that is no longer the right one. A reader in use ends by itself.
     async fn close(&self, home: &mut Option<SqliteConnection>) {
         const PATIENCE: Duration = Duration::from_secs(1);
         let _ = tokio::time::timeout(PATIENCE, self.open.load_full().readers.close()).await;
@@ -538,8 +534,8 @@ impl Inner {
     }
 }
 
-/// An open write transaction. Dropping it closes its connection, and SQLite rolls back: that holds for an
-/// error, for a cancelled task and for a panic alike, and the next transaction starts on a fresh connection.
+/// An open write transaction. Dropping it closes its connection, and SQLite rolls back. This covers an error,
+/// a cancelled task and a panic alike; the next transaction starts on a fresh connection.
 #[derive(Debug)]
 pub struct Tx<'a> {
     home: MutexGuard<'a, Option<SqliteConnection>>,
@@ -576,18 +572,17 @@ impl Tx<'_> {
         query.fetch_all(self.conn()?).await.map_err(|e| inner.classify(e))
     }
 
-    /// Makes the transaction durable: when this returns `Ok`, it is on the disk, in the file that is at the
-    /// path.
+    /// Makes the transaction durable: when this returns `Ok`, it is on the disk, in the file at the path.
     ///
     /// # Errors
-    /// [`StoreError::Replaced`] if the file was moved or replaced meanwhile: then it is not stored as far as
-    /// anyone may say, though it can be in what is restored.
+    /// [`StoreError::Replaced`] if the file was moved or replaced meanwhile. The transaction then counts as
+    /// not stored, though a restored file may contain it.
     pub async fn commit(mut self) -> Result<(), StoreError> {
         let inner = self.inner;
         let in_place = inner.in_place();
         let statement = if in_place { COMMIT } else { ROLLBACK };
         sqlx::query(statement).execute(self.conn()?).await.map_err(|e| inner.classify(e))?;
-        // Also a connection to a file that is gone goes home: through it the file can be written again.
+        // A connection to a removed file goes home too: the file can be written again through it.
         *self.home = self.conn.take();
         if in_place && inner.in_place() {
             inner.commits.send_modify(|n| *n = n.wrapping_add(1));
@@ -596,7 +591,7 @@ impl Tx<'_> {
         Err(StoreError::Replaced { path: inner.path.clone() })
     }
 
-    /// Gives the transaction up and keeps its connection.
+    /// Rolls the transaction back and keeps its connection.
     pub(crate) async fn rollback(mut self) -> Result<(), StoreError> {
         let inner = self.inner;
         sqlx::query(ROLLBACK).execute(self.conn()?).await.map_err(|e| inner.classify(e))?;
@@ -609,7 +604,7 @@ impl Tx<'_> {
     }
 }
 
-/// The beginning of what SQLite says, on one line. Its messages repeat statements and definitions of tables.
+/// The beginning of SQLite's message, on one line. Its messages repeat statements and definitions of tables.
 pub(super) fn briefly(message: &str) -> String {
     const MOST: usize = 120;
     let line = crate::plain::visible(message.lines().next().unwrap_or_default().trim());
@@ -619,7 +614,7 @@ pub(super) fn briefly(message: &str) -> String {
     line.chars().take(MOST).chain(['…']).collect()
 }
 
-/// Sorts a failure by what can be done about it. Codes: <https://www.sqlite.org/rescode.html>.
+/// Classifies an error by its remedy. Codes: <https://www.sqlite.org/rescode.html>.
 pub(crate) fn classify(error: sqlx::Error, path: &Path) -> StoreError {
     let path = path.to_path_buf();
     let (code, detail) = match &error {

@@ -1,4 +1,4 @@
-//! The file: schema, refusals, transactions.
+//! Tests of the file: schema, refusals, transactions.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -13,7 +13,7 @@ async fn open(path: &Path) -> Result<Store, StoreError> {
     Store::open(path, &StoreOptions::default()).await
 }
 
-/// A connection past the checks, for damage.
+/// A connection that skips the checks, to make damage.
 async fn raw(path: &Path) -> SqliteConnection {
     SqliteConnectOptions::new().filename(path).create_if_missing(true).connect().await.unwrap()
 }
@@ -54,7 +54,7 @@ async fn migrations_produce_exactly_the_frozen_schema() {
     assert_eq!(dump, fs::read_to_string(schema_file()).unwrap());
 }
 
-/// What earlier versions wrote, kept for ever.
+/// A file written by earlier versions, kept for ever.
 const VERSION_1: &str = include_str!("testdata/version-1.sql");
 
 #[tokio::test]
@@ -95,13 +95,13 @@ async fn a_database_of_version_1_is_brought_up_to_date_with_every_row_in_it() {
     for (sql, before) in tables.into_iter().zip(before) {
         assert_eq!(number(&mut conn, sql).await, before, "{sql}");
     }
-    // The home is the device of the first message, and for a conversation without any the oldest device.
+    // The home is the device of the first message; without messages it is the oldest device.
     let homes: Vec<i64> = sqlx::query_scalar("SELECT device FROM conversations ORDER BY rid")
         .fetch_all(&mut conn)
         .await
         .unwrap();
     assert_eq!(homes, [1, 2, 1]);
-    // Names that wait to be sent are later than those that Postgres has from then; all others are not.
+    // Names that wait to be sent are later than those in Postgres at that time; all others are not.
     for (sql, table) in [
         ("SELECT count(*) FROM users WHERE (named > zeroblob(16)) <> (id IN (SELECT entity_id FROM queue))", "users"),
         (

@@ -1,5 +1,5 @@
-//! A memory that vanished: the file is missing, empty or holds nothing that can be read, and something tells
-//! that there was one.
+//! A memory that vanished: the file is missing, empty or holds nothing readable, and there is evidence that
+//! it existed.
 //!
 //! ```text
 //!  evidence ─┬─ beside the file: its mark, the key of the voices, the log of restores, damaged copies
@@ -10,8 +10,7 @@
 //!                                                          └─ accept: the mark is deleted, it is the memory
 //! ```
 //!
-//! Until the owner has decided, no backup is made of the file that is held apart, so the earlier ones stay
-//! the newest.
+//! Until the owner has decided, the file held apart is not backed up, so the earlier backups stay the newest.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,18 +29,18 @@ use crate::durable;
 
 /// Key of [`OnlyInBackup`] among the settings of the file.
 pub(super) const ONLY_IN_BACKUP: &str = "only_in_backup";
-/// Key among the settings of the file: its owner wants it although it is empty.
+/// Settings key: the owner wants this file although it is empty.
 pub(super) const ACCEPTED: &str = "accepted_empty";
-/// Key of the mark among the settings of the file.
+/// Settings key of the mark.
 pub(super) const APART: &str = "apart";
-/// Ending of the file that says that there is a memory: `jarvis.db.mark`.
+/// Ending of the mark file, which says that there is a memory: `jarvis.db.mark`.
 const MARK: &str = ".mark";
 const MARK_TEXT: &str = "People and their words are stored in the database beside this file. Where this file is and the database \
     is not, jarvisd does not take an empty memory for the right one.\n";
 
 crate::store::sql::statements! {
     MARKED = "SELECT value FROM settings WHERE key = 'apart'";
-    /// Nobody was ever known in this file, and no owner has said that it shall be empty.
+    /// Whether nobody was ever known in this file, and no owner has said that it shall be empty.
     PRISTINE = "SELECT NOT EXISTS (SELECT 1 FROM users) AND NOT EXISTS (SELECT 1 FROM tombstones)
         AND NOT EXISTS (SELECT 1 FROM audit WHERE action = 'user_delete')
         AND NOT EXISTS (SELECT 1 FROM settings WHERE key = 'accepted_empty')";
@@ -49,23 +48,23 @@ crate::store::sql::statements! {
     ANYBODY = "SELECT 1 FROM users LIMIT 1";
 }
 
-/// What to do where the memory vanished.
+/// The policy for a vanished memory.
 #[derive(Debug, Clone, Default)]
 pub enum Vanished {
-    /// A new one is begun, which is said: a file that nobody keeps.
+    /// Begins a new memory and says so: the file is one that nobody keeps.
     #[default]
     Begin,
-    /// A new one is begun, which is said: Postgres gives back what it has. What it does not have is noted in
-    /// the new one until it is brought back or given up.
+    /// Begins a new memory and says so: Postgres gives back its rows. The messages it lacks are noted in the
+    /// new memory until they are brought back or given up.
     PullBack(Backups),
-    /// Nothing is touched until the owner has decided.
+    /// Touches nothing until the owner has decided.
     Refuse(Backups),
-    /// A new one is begun and held apart until the owner has decided.
+    /// Begins a new memory and holds it apart until the owner has decided.
     HoldApart(Backups),
 }
 
 impl Vanished {
-    /// Whether the owner decides.
+    /// The backups, if the owner decides.
     fn backups(&self) -> Option<&Backups> {
         match self {
             Self::Begin | Self::PullBack(_) => None,
@@ -77,26 +76,26 @@ impl Vanished {
         self.backups().is_some()
     }
 
-    /// Whether the file is one that is kept, so that its mark is left beside it.
+    /// Whether the file is kept, so that a mark is left beside it.
     pub(super) fn is_kept(&self) -> bool {
         !matches!(self, Self::Begin)
     }
 }
 
-/// What the backups tell of an earlier memory.
+/// Facts about an earlier memory from the backups.
 #[derive(Debug, Clone, Default)]
 pub struct KnownBackups {
-    /// That there was a memory, completing "there was one (…)".
+    /// Evidence that there was a memory, completing "there was one (…)".
     pub evidence: Option<String>,
     /// How the owner gets it back, a clause.
     pub way_back: String,
-    /// That one of them holds people or words, completing "there was one (…)".
+    /// Evidence that a backup holds people or words, completing "there was one (…)".
     pub contents: Option<String>,
-    /// The messages of the newest one that Postgres did not have.
+    /// The messages of the newest backup that Postgres did not have.
     pub undelivered: Option<OnlyInBackup>,
 }
 
-/// Messages of a memory that vanished which only a backup holds.
+/// Messages of a vanished memory that only a backup holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OnlyInBackup {
     pub backup: String,
@@ -128,7 +127,7 @@ impl std::fmt::Display for OnlyInBackup {
     }
 }
 
-/// Asks the backups, which lie outside the folder of the file; only where the memory vanished.
+/// Asks the backups, which lie outside the data folder; only after a memory vanished.
 #[derive(Clone)]
 pub struct Backups(Arc<dyn Fn() -> KnownBackups + Send + Sync>);
 
@@ -148,20 +147,20 @@ impl std::fmt::Debug for Backups {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missing {
     pub path: PathBuf,
-    /// What tells that there was one.
+    /// The evidence that there was a memory.
     pub evidence: String,
     /// How the owner gets it back.
     pub way_back: String,
 }
 
 impl Missing {
-    /// What is wrong, without a full stop.
+    /// The fault, without a full stop.
     pub fn fault(&self) -> String {
         let Self { path, evidence, .. } = self;
         format!("the memory is missing: there was one ({evidence}), and {} does not hold it", path.display())
     }
 
-    /// What the owner can do, without a full stop.
+    /// The owner's choices, without a full stop.
     pub fn choice(&self) -> String {
         format!("{}, and `jarvisd store accept-empty` goes on with an empty one", self.way_back)
     }
@@ -180,7 +179,7 @@ struct Mark {
     since_unix_ms: i64,
 }
 
-/// Notes in a new memory what only a backup holds of the one before.
+/// Notes in a new memory the part of the earlier one that only a backup holds.
 pub(super) async fn note_only_in_backup(
     path: &Path,
     policy: &Vanished,
@@ -194,7 +193,7 @@ pub(super) async fn note_only_in_backup(
     noted.map(drop).map_err(|e| classify(e, path))
 }
 
-/// What beside `path` tells that there was a memory.
+/// Evidence beside `path` that there was a memory.
 pub(super) fn beside(path: &Path) -> Option<String> {
     let has = |path: &Path| fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() > 0);
     // The key of the voices lies in the same folder and is made after the database.
@@ -207,7 +206,7 @@ pub(super) fn beside(path: &Path) -> Option<String> {
     found.map(|(trace, words)| format!("{words}: {}", trace.display()))
 }
 
-/// What tells that there was a memory at `path`; `None` where nothing does.
+/// Evidence that there was a memory at `path`; `None` if there is none.
 pub(super) fn evidence(path: &Path, policy: &Vanished) -> Option<String> {
     beside(path).or_else(|| match policy {
         Vanished::Begin => None,
@@ -218,7 +217,7 @@ pub(super) fn evidence(path: &Path, policy: &Vanished) -> Option<String> {
     })
 }
 
-/// The error of a command, and what the daemon says.
+/// The error of a command and the message of the daemon.
 pub(super) fn missing(path: &Path, evidence: String, policy: &Vanished) -> Missing {
     let way_back = match policy.backups() {
         Some(backups) => (backups.0)().way_back,
@@ -227,16 +226,16 @@ pub(super) fn missing(path: &Path, evidence: String, policy: &Vanished) -> Missi
     Missing { path: path.into(), evidence, way_back }
 }
 
-/// Looks whether the memory at `path` vanished, without touching anything.
+/// Checks whether the memory at `path` vanished, without changing anything.
 ///
 /// # Errors
-/// [`StoreError`] if a database cannot be asked whether it is held apart.
+/// [`StoreError`] if a database cannot tell whether it is held apart.
 pub async fn look(path: &Path, policy: &Vanished) -> Result<Option<Missing>, StoreError> {
     let gone = |evidence| missing(path, evidence, policy);
     match heal::look(path) {
         Found::Gone { evidence } => return Ok(Some(gone(evidence))),
         Found::Nothing | Found::Unfinished { .. } => return Ok(evidence(path, policy).map(gone)),
-        // How much of it can be read is found by whoever opens it.
+        // Opening the file later finds how much of it is readable.
         Found::Something if !open::begins_as_database(path) => return Ok(None),
         Found::Something if policy.lets_the_owner_decide() => {}
         Found::Something => return Ok(None),
@@ -252,8 +251,8 @@ pub async fn look(path: &Path, policy: &Vanished) -> Result<Option<Missing>, Sto
     Ok(apart?.map(gone))
 }
 
-/// The evidence that the file is not the memory: its mark, or that it is empty beside backups which are not. A
-/// file of an older schema is looked at once it is the present one.
+/// The evidence that the file is not the memory: its mark, or that it is empty beside backups which are not.
+/// A file of an older schema is checked after its migration.
 pub(super) async fn apart(
     conn: &mut SqliteConnection,
     path: &Path,
@@ -267,7 +266,7 @@ pub(super) async fn apart(
     Ok(if pristine { (backups.0)().contents } else { None })
 }
 
-/// Marks the file that `conn` writes as one that is held apart.
+/// Marks the file written by `conn` as held apart.
 pub(super) async fn mark(conn: &mut SqliteConnection, path: &Path, evidence: &str) -> Result<(), StoreError> {
     let since_unix_ms = Clock::System.now_unix_ms();
     let mark = Mark { evidence: evidence.to_owned(), since_unix_ms };
@@ -276,8 +275,8 @@ pub(super) async fn mark(conn: &mut SqliteConnection, path: &Path, evidence: &st
     set.execute(conn).await.map(drop).map_err(|e| classify(e, path))
 }
 
-/// Leaves the mark beside `path` that there is a memory, once somebody is known. A disk that cannot take it
-/// is no fault here.
+/// Leaves the mark of a memory beside `path` once somebody is known. A disk that cannot take it causes no
+/// error here.
 pub(super) async fn leave_mark(path: &Path, conn: &mut SqliteConnection) {
     let mark = heal::beside(path, MARK);
     if mark.exists() || !matches!(sqlx::query(ANYBODY).fetch_optional(conn).await, Ok(Some(_))) {
@@ -300,7 +299,7 @@ pub(super) fn has_mark(path: &Path) -> bool {
     heal::beside(path, MARK).exists()
 }
 
-/// The mark tells of a memory that was given up: the next person leaves another.
+/// Removes the mark of a memory that was given up: the next person leaves another.
 pub(super) fn remove_mark(path: &Path) {
     let mark = heal::beside(path, MARK);
     if let Err(e) = fs::remove_file(&mark)
@@ -310,7 +309,7 @@ pub(super) fn remove_mark(path: &Path) {
     }
 }
 
-/// Puts a new database at `path` that is held apart, in one step; not where another process has put one.
+/// Puts a new database at `path` that is held apart, in one step, unless another process has put one there.
 pub(super) async fn begin_apart(path: &Path, evidence: &str) -> Result<(), StoreError> {
     let disk = |e| heal::open_error(path, e);
     open::prepare_folder(path).map_err(disk)?;
@@ -325,8 +324,7 @@ pub(super) async fn begin_apart(path: &Path, evidence: &str) -> Result<(), Store
     heal::put_in_place(&fresh, path).map_err(disk)
 }
 
-/// Marks the new file `fresh`, which nobody else has open and which may still be empty, as one that is held
-/// apart.
+/// Marks the new file `fresh` as held apart; nobody else has it open and it may still be empty.
 pub(super) async fn mark_file(fresh: &Path, evidence: &str) -> Result<(), StoreError> {
     let sql = |e| classify(e, fresh);
     let connect = SqliteConnectOptions::new()
@@ -345,7 +343,7 @@ pub(super) async fn mark_file(fresh: &Path, evidence: &str) -> Result<(), StoreE
     fs::File::open(fresh).and_then(|file| file.sync_all()).map_err(|e| heal::open_error(fresh, e))
 }
 
-/// What told that there was a memory, if the file is held apart.
+/// The evidence that there was a memory, if the file is held apart.
 pub(crate) async fn marked(conn: &mut SqliteConnection, path: &Path) -> Result<Option<String>, StoreError> {
     let row = sqlx::query(MARKED).fetch_optional(conn).await.map_err(|e| classify(e, path))?;
     let Some(row) = row else { return Ok(None) };

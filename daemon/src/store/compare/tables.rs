@@ -1,10 +1,10 @@
-//! Every table that is kept on both sides but the messages, row by row.
+//! Compares every table kept on both sides, except the messages, row by row.
 //!
-//! The tables follow from [`crate::store::tables`]. Beside them stand deletions and links, which have no row of
-//! their own.
+//! The tables follow from [`crate::store::tables`]. Deletions and links, which have no row of their own, are
+//! added.
 //!
-//! A row is on its way while an entry of the queue names it, or while it is newer there than what this device
-//! has read. A difference counts only if a second look finds it too, since both sides go on meanwhile.
+//! A row is on its way while an entry of the queue names it, or while it is newer there than this device has
+//! read. Both sides keep changing, so a difference counts only if a second look finds it too.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,10 +21,10 @@ use crate::store::queue::Op;
 use crate::store::tables::{self, TOMBSTONES};
 use crate::store::{Store, StoreError};
 
-/// Whose rows stand above messages.
+/// The parent table of the messages.
 pub(super) const CONVERSATIONS_NAME: &str = "conversations";
 
-/// Some of them are not for this device.
+/// The table in which some rows are not for this device.
 const VOICES: &str = "voiceprints";
 
 /// Rows compared at once.
@@ -36,17 +36,17 @@ pub struct TableComparison {
     pub table: &'static str,
     pub here: i64,
     pub there: i64,
-    /// Rows that Postgres lacks and nothing waits for.
+    /// Rows missing in Postgres with no entry that waits for them.
     pub missing_there: usize,
-    /// Rows that this device lacks and that it has read past.
+    /// Rows missing here although this device has read past them.
     pub missing_here: usize,
-    /// Rows that are on both sides with other contents.
+    /// Rows on both sides with different contents.
     pub differ: usize,
-    /// Rows that are on their way to Postgres: not compared.
+    /// Rows on their way to Postgres: not compared.
     pub waiting: usize,
-    /// Rows there that this device has not read yet, and that are not the same here: not compared.
+    /// Rows there that this device has not read yet and that differ here: not compared.
     pub unread: usize,
-    /// Voiceprints that the key and the model of this device do not open: they are for others.
+    /// Voiceprints that the key and model of this device do not open: they are for other devices.
     pub of_others: usize,
 }
 
@@ -74,7 +74,7 @@ crate::store::sql::statements! {
 /// Statements for Postgres.
 pub(super) mod there {
     crate::store::sql::statements! {
-        /// What is newer than $4 and was not written by $5 is not read yet.
+        /// A row newer than $4 that $5 did not write is not read yet.
         pub(super) DELETIONS = "SELECT id, owner, kind AS sum, change > $4 AND (origin <> $5 OR $6) AS unread
             FROM jarvis.tombstones WHERE id > $1 AND ($2::uuid IS NULL OR id <= $2) ORDER BY id LIMIT $3";
         pub(super) LINKS = "SELECT message, source FROM jarvis.message_sources
@@ -89,9 +89,9 @@ struct Table {
     name: &'static str,
     here: &'static str,
     there: &'static str,
-    /// What is queued for a row that is missing there; deletions say it themselves.
+    /// The operation to queue for a missing row; deletions carry their own.
     op: Option<Op>,
-    /// Rows of other devices come here.
+    /// Whether rows of other devices are read back.
     read_back: bool,
 }
 
@@ -117,7 +117,7 @@ struct There {
     unread: bool,
 }
 
-/// What a row was found to be.
+/// The kind of difference found for a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Difference {
     MissingThere,
@@ -125,17 +125,17 @@ enum Difference {
     Differs,
 }
 
-/// Both sides, and how far this device is.
+/// Both sides, and the progress of this device.
 pub(super) struct Sides<'a> {
     pub(super) store: &'a Store,
     pub(super) pg: &'a mut Pg,
     pub(super) device: &'a str,
     /// How far this database was read; `None`: everything is still to be read.
     pub(super) read: Option<&'a PullCursor>,
-    /// Everything that is here is still to be sent to this database.
+    /// Whether everything here is still to be sent to this database.
     pub(super) queueing: bool,
     pub(super) opener: Option<&'a Opener>,
-    /// Conversations that one side lacks; filled by [`Sides::compare`].
+    /// Conversations missing on one side; filled by [`Sides::compare`].
     pub(super) missing_there: BTreeSet<Uuid>,
     pub(super) missing_here: BTreeSet<Uuid>,
 }
@@ -203,7 +203,7 @@ impl Sides<'_> {
         };
     }
 
-    /// Rows that differ, how many are on their way there, and how many are not read yet.
+    /// Returns the rows that differ, the number on their way there, and the number not read yet.
     async fn judge(
         &mut self,
         table: &Table,
@@ -238,7 +238,7 @@ impl Sides<'_> {
         if found.is_empty() {
             return Ok((found, waiting, unread));
         }
-        // What was deleted on one side, with its person or alone, is on its way to the other.
+        // A row deleted on one side, with its person or alone, is on its way to the other.
         let owner = |id: &Uuid| here.get(id).map(|row| row.owner).or(there.get(id).map(|row| row.owner));
         let tied: BTreeSet<Uuid> =
             found.keys().flat_map(|id| [Some(*id), owner(id).flatten()]).flatten().collect();
@@ -257,7 +257,7 @@ impl Sides<'_> {
         Ok((found, waiting, unread))
     }
 
-    /// Takes out what is missing here because it is for others, and returns how many that are.
+    /// Removes rows that are missing here because they are for other devices, and returns their number.
     async fn leave_out_others(
         &mut self,
         there: &BTreeMap<Uuid, There>,
@@ -281,7 +281,7 @@ impl Sides<'_> {
         Ok(others.len())
     }
 
-    /// A page of rows here, and where it ends (`None`: there are no more).
+    /// A page of rows here, and the last id of the page (`None`: no more).
     async fn here(
         &self,
         table: &Table,
@@ -294,7 +294,7 @@ impl Sides<'_> {
         Ok((rows.into_iter().collect(), last))
     }
 
-    /// The same rows once more: there may be more by now.
+    /// Reads the same range again: it may hold more rows by now.
     async fn up_to(
         &self,
         table: &Table,
@@ -340,22 +340,21 @@ impl Sides<'_> {
         }
     }
 
-    /// The change number up to which the table was read, and whether what this device wrote is to be read as
-    /// well.
+    /// The change number up to which the table was read, and whether this device's own rows are read as well.
     fn cursor(&self, table: &Table) -> (i64, bool) {
         let Some(read) = self.read else { return (0, true) };
         if table.name != VOICES {
             let deletions = table.op.is_none();
             return (read.at.of(if deletions { TOMBSTONES } else { table.name }), !read.caught_up);
         }
-        // Without a key nothing of it is ever read, and none of it is for this device.
+        // Without a key no voiceprint is ever read, and none is for this device.
         let Some(opener) = self.opener else { return (i64::MAX, false) };
         let looked = read.voices_of.as_ref().is_some_and(|name| *name == (opener.name)());
         if looked { (read.at.voiceprints, false) } else { (0, true) }
     }
 
-    /// What answers were made from. Links come and go with their messages, so only those count of which both
-    /// are on both sides.
+    /// Compares the links from answers to their sources. Links come and go with their messages, so a link
+    /// counts only if both messages are on both sides.
     async fn links(&mut self, lacking: &mut Lacking) -> Result<TableComparison, CompareError> {
         let mut result = TableComparison { table: "links", ..TableComparison::default() };
         let mut after = (Uuid::nil(), Uuid::nil());
@@ -391,7 +390,7 @@ impl Sides<'_> {
             }
             for (answer, source) in there.iter().filter(|pair| !here.contains_key(pair)) {
                 let query = sqlx::query(LINKED).bind(*answer).bind(*source);
-                // Where one of the two is missing here, that is what is told.
+                // A missing message is reported itself, so its link is not.
                 if all(self.store, query, |_| Ok(())).await?.is_empty() {
                     continue;
                 }

@@ -1,4 +1,4 @@
-//! What went wrong at Postgres, sorted by what can be done about it.
+//! Errors of Postgres, sorted by the remedy.
 //!
 //! SQLSTATE codes: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
 
@@ -10,33 +10,33 @@ use crate::error::Exit;
 const TLS_ADVICE: &str =
     "check store.postgres_ca_file, the name in store.postgres_url, and the server's certificate";
 
-/// What becomes of the work that failed.
+/// How the failed work continues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryClass {
-    /// The network, a restart, a lock: it will pass.
+    /// The network, a restart, a lock: the fault passes by itself.
     Retry,
-    /// It passes when somebody has done something (password, authority, disk, schema): tried again ever more
-    /// rarely, and said so.
+    /// The fault passes when a person has acted (password, authority, disk, schema): it is reported and
+    /// retried ever more rarely.
     Blocked,
-    /// Too much at once: the same in smaller pieces may pass.
+    /// Too much at once: smaller pieces may pass.
     TooMuch,
-    /// These rows will never be taken.
+    /// The server will never take these rows.
     Rejected,
 }
 
-/// A failed step at Postgres. `Display` names the step; the cause, with the server's message and never its
-/// DETAIL (which repeats the row), is the source.
+/// A failed step at Postgres. `Display` names the step. The source is the cause: the server's message, never
+/// its DETAIL, which repeats the row.
 #[derive(Debug)]
 pub struct PgError {
     step: &'static str,
     fate: RetryClass,
     sqlstate: Option<String>,
     cause: Option<Cause>,
-    /// What to do, where that is known.
+    /// The remedy, if known.
     advice: Option<&'static str>,
-    /// The connection can be used on.
+    /// Whether the connection is still usable.
     alive: bool,
-    /// Another memory sends under the id of this device.
+    /// Whether another memory sends under the id of this device.
     held_back: bool,
 }
 
@@ -64,12 +64,12 @@ impl std::error::Error for PgError {
 }
 
 impl PgError {
-    /// How a command that fails with this ends: 75 where it passes by itself, else 69.
+    /// The exit code of a command that fails with this error: 75 if the fault passes by itself, else 69.
     pub fn exit(&self) -> Exit {
         if self.fate == RetryClass::Blocked { Exit::Unavailable } else { Exit::TryAgain }
     }
 
-    /// Sorts what sqlx reports.
+    /// Classifies an error of sqlx.
     pub(crate) fn of(step: &'static str, error: &sqlx::Error) -> Self {
         let plain = |fate, advice| Self {
             step,
@@ -95,7 +95,7 @@ impl PgError {
                     held_back: false,
                 }
             }
-            // A handshake that fails comes as an error of the socket.
+            // A failed TLS handshake comes as an error of the socket.
             sqlx::Error::Io(e) if e.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
                 Self { cause: Some(Cause(e.to_string())), ..plain(RetryClass::Blocked, Some(TLS_ADVICE)) }
             }
@@ -126,7 +126,7 @@ impl PgError {
         }
     }
 
-    /// Something that no other attempt will change.
+    /// An error that no retry changes.
     pub(super) fn settings(step: &'static str, cause: Option<String>) -> Self {
         Self {
             step,
@@ -143,7 +143,7 @@ impl PgError {
         let cause = format!("no answer within {} s", deadline.as_secs());
         Self {
             step,
-            // A statement may simply have been too much for the server; a connection attempt was not.
+            // A statement may have been too much for the server; a connection attempt was not.
             fate: if deadline > super::CONNECT_DEADLINE { RetryClass::TooMuch } else { RetryClass::Retry },
             sqlstate: None,
             cause: Some(Cause(cause)),
@@ -153,7 +153,7 @@ impl PgError {
         }
     }
 
-    /// The connection ended by itself.
+    /// The connection ended on its own.
     pub(crate) fn lost(step: &'static str) -> Self {
         Self {
             step,
@@ -166,7 +166,7 @@ impl PgError {
         }
     }
 
-    /// A table took a row, said nothing, and does not have it.
+    /// A table accepted a row without an error but does not hold it.
     pub(super) fn swallowed(table: &str) -> Self {
         Self {
             step: "sending to Postgres",
@@ -211,7 +211,7 @@ impl PgError {
         self
     }
 
-    /// The same failure where one session is there already and this would have been another one.
+    /// The same failure, when one session exists already and this would have been a second one.
     pub(super) fn of_another_session(self) -> Self {
         let advice = self.advice.or(Some(super::MORE_SESSIONS_ADVICE));
         Self { step: "opening another session at Postgres beside the first", advice, ..self }
@@ -225,7 +225,7 @@ impl PgError {
         self.sqlstate.as_deref()
     }
 
-    /// Whether the connection can be used on after a rollback.
+    /// Whether the connection is usable after a rollback.
     pub fn connection_lives(&self) -> bool {
         self.alive
     }
@@ -236,17 +236,17 @@ impl PgError {
         self.sqlstate() == Some("23505") && self.cause().contains("messages_conversation_seq_key")
     }
 
-    /// Whether tables or the schema are gone: a new connection makes them anew.
+    /// Whether tables or the schema are gone: a new connection creates them again.
     pub fn schema_gone(&self) -> bool {
         matches!(self.sqlstate.as_deref(), Some("42P01" | "3F000"))
     }
 
-    /// The server's words, or what else is known.
+    /// The server's words, or another known cause.
     pub fn cause(&self) -> String {
         self.cause.as_ref().map_or_else(|| self.step.to_owned(), |cause| cause.0.clone())
     }
 
-    /// One sentence for a person, with the way out where there is one.
+    /// One sentence for a person, with the remedy if there is one.
     pub fn sentence(&self, shown: &str) -> String {
         let mut sentence = match &self.cause {
             Some(Cause(cause)) => format!("{} ({shown}) failed: {cause}", self.step),
@@ -260,7 +260,7 @@ impl PgError {
     }
 }
 
-/// The server's message is text from outside.
+/// Puts the server's message on one line: it is text from outside.
 fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
 }
@@ -288,7 +288,7 @@ fn judge(code: &str) -> (RetryClass, Option<&'static str>) {
                  must be off for its role and database",
             ),
         ),
-        // Named statements of another client, or none of ours: a session was handed on.
+        // A named statement of another client, or none of ours: a pooler handed the session on.
         "42P05" | "26000" => (RetryClass::Blocked, Some(super::SESSIONS_ADVICE)),
         "53300" => {
             (RetryClass::Retry, Some("all connections of the server are in use; raise its max_connections"))
@@ -298,7 +298,7 @@ fn judge(code: &str) -> (RetryClass, Option<&'static str>) {
         _ => match code.get(..2).unwrap_or_default() {
             "08" | "40" | "53" | "55" | "57" | "58" | "XX" | "25" => (RetryClass::Retry, None),
             "54" => (RetryClass::TooMuch, None),
-            // P0: a trigger that somebody added refuses the row.
+            // P0: a trigger added by a person refuses the row.
             "22" | "23" | "44" | "P0" => (RetryClass::Rejected, None),
             _ => (RetryClass::Blocked, None),
         },

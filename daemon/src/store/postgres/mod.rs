@@ -1,11 +1,11 @@
-//! Postgres, which several devices of a house may share: addresses, connections, deadlines.
+//! Postgres, which the devices of a house may share: addresses, connections, deadlines.
 //!
 //! Invariants:
 //!
-//! 1. Nothing here is on the path of an answer: only the tasks `forward` and `pull` and the command line
+//! 1. Postgres is never on the path of an answer: only the tasks `forward` and `pull` and the command line
 //!    connect.
-//! 2. Every call has a deadline on this side (`within`), whatever the network does: a server that accepts and
-//!    never answers, or half a connection, is noticed like one that refuses.
+//! 2. Every call has a deadline on this side (`within`), whatever the network does. A server that accepts and
+//!    never answers, or a half-open connection, counts as a refusal.
 //! 3. No secret reaches a log or an error: the address is shown masked, the password is read from its file at
 //!    each connection and wiped.
 
@@ -34,16 +34,16 @@ pub(in crate::store) use error::RetryClass;
 pub use schema::{VERSION, is_old};
 pub use survey::{Survey, survey};
 
-/// How long a connection may take to be made and greeted.
+/// Time limit for a connection to be made and greeted.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
-/// How long one statement may take, seen from here; the server gives up a little earlier, so that its reason
-/// is heard.
+/// Time limit of one statement on this side; the server gives up a little earlier, so that its reason
+/// arrives.
 pub const STATEMENT_DEADLINE: Duration = Duration::from_secs(35);
 
-/// Settings of every session, over what the role, the database or the server have set. The server ends what a
-/// vanished client left behind after half a minute, so that its locks do not hold up the other devices, and
-/// gives up on statements before [`STATEMENT_DEADLINE`] does. `synchronous_commit` is raised where the server
-/// has it off: what it has answered is deleted from the queue here.
+/// Settings of every session, which override those of the role, the database or the server. The server ends
+/// the transactions of a vanished client after half a minute, so that its locks do not hold up the other
+/// devices. It gives up on statements before [`STATEMENT_DEADLINE`]. `synchronous_commit` is raised if the
+/// server has it off, since an answered commit is deleted from the queue here.
 const SESSION: &str = "
     SET statement_timeout = '30s';
     SET lock_timeout = '15s';
@@ -63,8 +63,8 @@ const SESSION: &str = "
     SET jarvis.role = 'forwarder';
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
 
-/// The first question, in the simple protocol: behind a pooler that does not keep sessions a prepared
-/// statement of somebody else may have the name already. A session that is new has no mark of ours.
+/// The first question, in the simple protocol: behind a pooler that does not keep sessions, a prepared
+/// statement of another client may have the name already. A new session has no mark of ours.
 const GREETING: &str = "SELECT pg_catalog.current_setting('server_version_num') AS version,
     pg_catalog.current_setting('server_encoding') AS encoding,
     coalesce(pg_catalog.current_setting('jarvis.session', true), '') AS session";
@@ -72,34 +72,34 @@ const GREETING: &str = "SELECT pg_catalog.current_setting('server_version_num') 
 /// Oldest server: `gen_random_uuid()` without an extension.
 const OLDEST_SERVER: i32 = 130_000;
 
-/// The way out where a session does not stay a session. From one that is handed on nobody sees whether the
-/// pooler shares it or only does not reset it, so both settings are named.
+/// The remedy if a session does not stay a session. A session that is handed on does not show whether the
+/// pooler shares it or only fails to reset it, so both settings are named.
 const SESSIONS_ADVICE: &str = "set pool_mode = session for this database and \
     server_reset_query = DISCARD ALL in PgBouncer, or name the server itself in store.postgres_url";
 
-/// The way out where there is one session and no other.
+/// The remedy if the pooler has only one session.
 const MORE_SESSIONS_ADVICE: &str = "several are needed at once: a pooler must have at least two for this \
     database, and three for a restore in place (default_pool_size in PgBouncer)";
 
-/// Where the database is and how to get in.
+/// The address of the database and the credentials.
 #[derive(Debug, Clone)]
 pub struct PgSettings {
     pub address: PostgresUrl,
-    /// The address as it may be shown.
+    /// The address with its password masked.
     pub shown: String,
     pub password_file: Option<FilePath>,
     pub ca_file: Option<FilePath>,
     pub client_cert: Option<FilePath>,
     pub client_key: Option<FilePath>,
-    /// `[device] id`: marks what this device writes.
+    /// `[device] id`: marks the rows that this device writes.
     pub device: String,
 }
 
 impl PgSettings {
-    /// A database by its address alone.
+    /// Settings from an address alone.
     ///
     /// # Errors
-    /// [`PgError`] for what is no address.
+    /// [`PgError`] if `url` is no address.
     pub fn new(url: &str, device: &str) -> Result<Self, PgError> {
         let address = PostgresUrl::parse(url)
             .map_err(|why| PgError::settings("the address of Postgres cannot be used", Some(why)))?;
@@ -120,8 +120,8 @@ impl PgSettings {
         Self { shown: address.to_string(), address, ..self.clone() }
     }
 
-    /// The environment in which the programs of Postgres get to the same place; the password is not among it.
-    /// A schema from [`NAMED_SINCE`] on knows them by their name, an older one by an option, which a pooler
+    /// The environment that leads the programs of Postgres to the same database, without the password. A
+    /// schema from [`NAMED_SINCE`] on knows them by their name. An older one needs an option, which a pooler
     /// does not let through.
     pub(crate) fn client_env(&self, schema_version: i64) -> Result<Vec<(&'static str, String)>, PgError> {
         let options = self.options()?;
@@ -139,7 +139,7 @@ impl PgSettings {
             PgSslMode::VerifyFull => "verify-full",
         };
         let ca = file(&self.ca_file, "sslrootcert").or_else(|| env("PGSSLROOTCERT"));
-        // libpq looks nowhere by itself where the other client takes the authorities of the system.
+        // libpq has no default CA file, while the other client uses the system's authorities.
         let ca = ca.or_else(|| mode.starts_with("verify").then(|| SYSTEM_AUTHORITIES.to_owned()));
         let mut session = options.get_options().unwrap_or_default().to_owned();
         if schema_version < NAMED_SINCE {
@@ -163,7 +163,7 @@ impl PgSettings {
         Ok(all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect())
     }
 
-    /// The password, from its file, from the address, or from the environment, as the other client takes it.
+    /// The password from its file, the address, or the environment, in the order of the other client.
     pub(crate) fn password(&self) -> Result<Option<Zeroizing<String>>, PgError> {
         if let Some(path) = &self.password_file {
             return read_password(path).map(Some);
@@ -174,7 +174,7 @@ impl PgSettings {
         }
     }
 
-    /// As [`Self::options`]: the files are on a disk that may be slow.
+    /// As [`Self::options`], off the async threads: the files may be on a slow disk.
     async fn read_options(&self) -> Result<PgConnectOptions, PgError> {
         let settings = self.clone();
         let read = tokio::task::spawn_blocking(move || settings.options()).await;
@@ -187,7 +187,7 @@ impl PgSettings {
         let mut options = PgConnectOptions::from_url(&self.address.for_driver())
             .map_err(|_| PgError::settings("store.postgres_url is no address of Postgres", None))?
             .application_name(&format!("jarvisd {}", self.device))
-            // Numbers travel in binary, and PgBouncer refuses parameters that it does not know.
+            // Numbers travel in binary, and PgBouncer refuses unknown parameters.
             .extra_float_digits(None)
             .log_statements(log::LevelFilter::Off)
             .log_slow_statements(log::LevelFilter::Off, Duration::MAX);
@@ -196,7 +196,7 @@ impl PgSettings {
         } else {
             self.password()?;
         }
-        // Foreign code repeats the paths that it gets.
+        // The driver's errors repeat the paths it gets.
         let given = |key: &str, path: &Option<FilePath>| {
             let shown = path.as_ref().map(FilePath::to_be_shown).transpose();
             let shown = shown.map(|path| path.map(Path::to_owned));
@@ -214,12 +214,12 @@ impl PgSettings {
             options = options.ssl_client_cert(cert).ssl_client_key(key);
         }
         if options.get_socket().is_some() || self.address.is_scoped {
-            // A socket does not leave the machine, and the driver's TLS takes no address with an interface
-            // for a name.
+            // A socket does not leave the machine, and the driver's TLS does not accept an address with an
+            // interface as a name.
             options = options.ssl_mode(PgSslMode::Disable);
         } else if !self.address.names_ssl_mode {
-            // An owner who names an authority wants to be sure whom they talk to. Without one TLS is used
-            // where the server has it.
+            // An owner who names an authority wants the server verified. Without one, TLS is used if the
+            // server has it.
             let mode = if self.ca_file.is_some() { PgSslMode::VerifyFull } else { PgSslMode::Prefer };
             options = options.ssl_mode(mode);
         }
@@ -227,15 +227,15 @@ impl PgSettings {
     }
 }
 
-/// Name under which the policies of the schema let a backup read every row, and the version that they do
-/// from.
+/// Name under which the policies of the schema let a backup read every row, and the first version with these
+/// policies.
 const BACKUP_NAME: &str = "jarvisd backup";
 const NAMED_SINCE: i64 = 4;
 
-/// Where Debian and its kin keep the authorities that the system trusts.
+/// CA bundle of Debian and its derivatives.
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-/// A variable of the environment that is set to something.
+/// A variable of the environment that is set and not empty.
 fn env(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
@@ -254,7 +254,7 @@ fn read_password(path: &FilePath) -> Result<Zeroizing<String>, PgError> {
     Ok(Zeroizing::new(password.to_owned()))
 }
 
-/// A password of the environment; addresses are checked with the configuration.
+/// Checks a password of the environment; addresses are checked with the configuration.
 fn checked(password: String) -> Result<Zeroizing<String>, PgError> {
     let password = Zeroizing::new(password);
     if crate::plain::has_control(&password) {
@@ -268,17 +268,17 @@ fn checked(password: String) -> Result<Zeroizing<String>, PgError> {
 #[derive(Debug)]
 pub struct Pg {
     pub(crate) conn: PgConnection,
-    /// Which database this is (`jarvis.house`).
+    /// The id of this database (`jarvis.house`).
     pub house: Uuid,
-    /// Under which this memory holds the id of its device ([`crate::store::holder`]); `None` on a connection
-    /// that only reads.
+    /// Token under which this memory holds the id of its device ([`crate::store::holder`]); `None` on a
+    /// connection that only reads.
     pub(super) token: Option<Uuid>,
-    /// Where the change numbers stood when this connection last looked.
+    /// The last change number drawn, as this connection last saw it.
     pub(super) drawn: i64,
 }
 
 impl Pg {
-    /// Connects and changes nothing; `None` where the schema is older than `least`.
+    /// Connects and changes nothing; `None` if the schema is older than `least`.
     pub(super) async fn visit(settings: &PgSettings, least: i32) -> Result<Option<Self>, PgError> {
         const STEP: &str = "reading the schema of Postgres";
         let mut conn = open(settings).await?;
@@ -293,13 +293,12 @@ impl Pg {
     /// Connects, sets the session up, brings the schema to [`VERSION`].
     ///
     /// # Errors
-    /// [`PgError`], which tells whether another try helps; a newer schema and an old server are among them.
+    /// [`PgError`], which tells whether a retry helps; a newer schema and an old server are among them.
     pub async fn connect(settings: &PgSettings) -> Result<Self, PgError> {
         Self::connect_after(settings, std::future::ready(())).await
     }
 
-    /// As [`Pg::connect`], with something to be done before the schema of a database that is in use is
-    /// brought to [`VERSION`].
+    /// As [`Pg::connect`], with a step run before the schema of a database in use is brought to [`VERSION`].
     ///
     /// # Errors
     /// As [`Pg::connect`].
@@ -312,13 +311,13 @@ impl Pg {
         Ok(Self { conn, house, token: None, drawn: 0 })
     }
 
-    /// Says goodbye, so that the server does not log a lost client.
+    /// Closes the connection with a goodbye, so that the server does not log a lost client.
     pub async fn close(self) {
         let _ = tokio::time::timeout(Duration::from_millis(500), self.conn.close()).await;
     }
 
-    /// Whether the server still answers on this connection, and whether the database is still the one that
-    /// was connected to: a restore puts another one in its place and cuts no connection.
+    /// Whether the server answers on this connection and its database is still the same: a restore replaces
+    /// the database and cuts no connection.
     pub async fn is_same(&mut self) -> Result<bool, PgError> {
         let asked = sqlx::query_scalar::<_, Uuid>(schema::HOUSE).fetch_one(&mut self.conn);
         let house = within(CONNECT_DEADLINE, "asking Postgres for a sign of life", asked).await?;
@@ -326,7 +325,7 @@ impl Pg {
     }
 }
 
-/// Connects, changes nothing, and says which version of the schema is there (0: none).
+/// Connects, changes nothing, and returns the version of the schema there (0: none).
 ///
 /// # Errors
 /// As [`Pg::connect`].
@@ -337,7 +336,7 @@ pub async fn look(settings: &PgSettings) -> Result<i32, PgError> {
     found
 }
 
-/// Connects, changes nothing, and says which database of the house is there; `None`: none yet.
+/// Connects, changes nothing, and returns the id of the house's database there (`None`: none yet).
 ///
 /// # Errors
 /// As [`Pg::connect`].
@@ -352,7 +351,7 @@ pub async fn which(settings: &PgSettings) -> Result<Option<Uuid>, PgError> {
     house
 }
 
-/// Connects for a backup, without a look at the schema.
+/// Connects for a backup, without checking the schema.
 pub(crate) async fn open(settings: &PgSettings) -> Result<PgConnection, PgError> {
     let options = settings.read_options().await?;
     let mut conn = within(CONNECT_DEADLINE, "connecting to Postgres", options.connect()).await?;
@@ -401,18 +400,18 @@ async fn set_up(conn: &mut PgConnection) -> Result<(), PgError> {
     Err(PgError::settings(step, Some(cause.to_owned())).advised(SESSIONS_ADVICE))
 }
 
-/// Proves, while a session is held, that another one can be had. A pooler without one lets a client wait
-/// without a word, so the deadline of [`open`] tells.
+/// Proves, while a session is held, that a second one can be had. A pooler without one lets a client wait
+/// silently, so the deadline of [`open`] decides.
 ///
 /// # Errors
-/// [`PgError`], with what must be set.
+/// [`PgError`], with the setting to change.
 pub(crate) async fn prove_another_session(settings: &PgSettings) -> Result<(), PgError> {
     let conn = open(settings).await.map_err(PgError::of_another_session)?;
     let _ = tokio::time::timeout(CONNECT_DEADLINE, conn.close()).await;
     Ok(())
 }
 
-/// A pool of one connection for a listener, which takes nothing else.
+/// A pool of one connection, since a listener accepts nothing else.
 pub(crate) async fn listening_pool(settings: &PgSettings) -> Result<PgPool, PgError> {
     let options = settings.read_options().await?;
     let connect = PgPoolOptions::new()
@@ -433,8 +432,7 @@ pub(crate) async fn listening_pool(settings: &PgSettings) -> Result<PgPool, PgEr
 /// Runs one step with a deadline on this side.
 ///
 /// # Errors
-/// The server's answer, or that it gave none in time. After the latter the connection is of no use any
-/// more.
+/// The server's error, or a timeout. After a timeout the connection is unusable.
 pub(crate) async fn within<T>(
     deadline: Duration,
     step: &'static str,

@@ -1,7 +1,7 @@
-//! What other devices wrote, page by page.
+//! Reads rows of other devices, page by page.
 //!
-//! Each row is judged like any input: a column of the wrong type, a text that is too long or a time
-//! that is none makes the row `None`; it is counted and left out, and never in the way of the next one.
+//! Each row is checked like any input. A column of the wrong type, a text that is too long or an invalid time
+//! makes the row `None`. It is counted and left out, and never blocks the next one.
 
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, PgConnection, Row as _};
@@ -10,26 +10,26 @@ use uuid::Uuid;
 use super::{PgError, STATEMENT_DEADLINE, within};
 use crate::store::tables::{self, Changes, PgQuery, Synced, Tombstone, VoiceprintRow};
 
-/// Rows of a page: a turn that is to be stored meanwhile waits for at most one of them.
+/// Rows of a page: storing a turn waits for at most one of them.
 pub const PAGE: i64 = 200;
 
 const STEP: &str = "reading from Postgres";
 
-/// A row and its change number; `None` where the row cannot be used.
+/// A row and its change number; `None` if the row is unusable.
 pub type Numbered<T> = (i64, Option<T>);
 
-/// Highest change number of each kind, and which database it is.
+/// Highest change number of each kind, and the id of the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Heads {
     pub house: Uuid,
     pub at: Changes,
 }
 
-/// Which rows of one kind.
+/// The rows of one kind to read.
 #[derive(Debug, Clone, Copy)]
 pub struct Since<'a> {
     pub change: i64,
-    /// Rows that this device changed last are left out, unless `all`.
+    /// The device whose own changes are left out, unless `all`.
     pub device: &'a str,
     pub all: bool,
 }
@@ -44,7 +44,7 @@ crate::store::sql::built! {
 
 crate::store::sql::statements! {
     COUNT_VOICEPRINTS = "SELECT count(*) FROM jarvis.voiceprints";
-    /// Of both ends: a source may come after the answer that was made from it, for instance when it was dated
+    /// Links are read from both ends: a source may come after its answer, for instance when it was dated
     /// again.
     SOURCES = "SELECT message, source FROM jarvis.message_sources WHERE message = ANY($1)
         UNION SELECT message, source FROM jarvis.message_sources WHERE source = ANY($1)";
@@ -86,7 +86,7 @@ pub async fn count_voiceprints(conn: &mut PgConnection) -> Result<i64, PgError> 
     within(STATEMENT_DEADLINE, STEP, sqlx::query_scalar(COUNT_VOICEPRINTS).fetch_one(conn)).await
 }
 
-/// (answer, what it was made from), where either is among `messages`.
+/// Pairs (answer, source message) with either one in `messages`.
 pub async fn sources(conn: &mut PgConnection, messages: &[Uuid]) -> Result<Vec<(Uuid, Uuid)>, PgError> {
     let query = sqlx::query_as(SOURCES).bind(messages);
     within(STATEMENT_DEADLINE, STEP, query.fetch_all(conn)).await
@@ -112,7 +112,7 @@ async fn page<T: for<'r> FromRow<'r, PgRow>>(
     let rows = within(STATEMENT_DEADLINE, STEP, query.fetch_all(conn)).await?;
     rows.iter()
         .map(|row| {
-            // Without its number a row cannot be passed over.
+            // A row without its number cannot be passed over.
             let change = row.try_get("change").map_err(|e| PgError::of(STEP, &e))?;
             Ok((change, T::from_row(row).ok()))
         })

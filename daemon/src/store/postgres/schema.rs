@@ -1,4 +1,5 @@
-//! Migrations there: numbered documents, applied forward only, each in one transaction under [`WRITE_LOCK`].
+//! Migrations of Postgres: numbered documents, applied forward only, each in one transaction under
+//! [`WRITE_LOCK`].
 
 use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
@@ -17,7 +18,7 @@ const MIGRATIONS: &[&str] = &[
 #[expect(clippy::cast_possible_truncation, reason = "a handful of documents")]
 pub const VERSION: i32 = MIGRATIONS.len() as i32;
 
-/// Advisory lock of every transaction that writes ("JRVS", 1): change numbers become visible in their order.
+/// Advisory lock of every transaction that writes ("JRVS", 1): change numbers become visible in order.
 pub const WRITE_LOCK: i64 = 0x4A52_5653_0000_0001;
 
 super::super::sql::statements! {
@@ -31,12 +32,12 @@ super::super::sql::statements! {
     MAKE_SCHEMA = "CREATE SCHEMA jarvis";
 }
 
-/// Whether a database with this version is in use and will be migrated by whoever connects to it.
+/// Whether a database with this version is in use and will be migrated by the next connection.
 pub fn is_old(found: i32) -> bool {
     (1..VERSION).contains(&found)
 }
 
-/// Brings the schema to [`VERSION`] and says which database this is; `before` is done first if the database
+/// Brings the schema to [`VERSION`] and returns the id of the database; `before` runs first if the database
 /// is in use. Several devices may do this at once.
 pub(super) async fn migrate(
     conn: &mut PgConnection,
@@ -53,13 +54,13 @@ pub(super) async fn migrate(
     house(conn).await
 }
 
-/// Which database this is.
+/// The id of this database.
 pub(super) async fn house(conn: &mut PgConnection) -> Result<Uuid, PgError> {
     const STEP: &str = "reading the schema of Postgres";
     within(STATEMENT_DEADLINE, STEP, sqlx::query_scalar(HOUSE).fetch_one(&mut *conn)).await
 }
 
-/// The version that is there; one that this program does not know is refused.
+/// The version there; a version unknown to this program is refused.
 pub(super) async fn look(conn: &mut PgConnection) -> Result<i32, PgError> {
     let found = found(conn).await?;
     if found <= VERSION {
@@ -70,7 +71,7 @@ pub(super) async fn look(conn: &mut PgConnection) -> Result<i32, PgError> {
         .advised("install the newer jarvisd"))
 }
 
-/// 0: nothing there yet.
+/// The version there; 0: nothing yet.
 async fn found(conn: &mut PgConnection) -> Result<i32, PgError> {
     const STEP: &str = "reading the schema of Postgres";
     within(STATEMENT_DEADLINE, STEP, async {
@@ -83,7 +84,7 @@ async fn found(conn: &mut PgConnection) -> Result<i32, PgError> {
     .await
 }
 
-/// Applies the document after the one that is there, or nothing if another device was faster.
+/// Applies the document after the present version, or nothing if another device was faster.
 async fn next_version(conn: &mut PgConnection) -> Result<(), PgError> {
     const STEP: &str = "making the schema in Postgres";
     within(STATEMENT_DEADLINE, STEP, sqlx::raw_sql("BEGIN").execute(&mut *conn)).await?;
@@ -103,7 +104,7 @@ async fn apply(conn: &mut PgConnection) -> Result<(), PgError> {
     };
     within(STATEMENT_DEADLINE, STEP, async {
         let row = sqlx::query(INSTALLED).fetch_one(&mut *conn).await?;
-        // IF NOT EXISTS asks for the right to create one even where it is there.
+        // IF NOT EXISTS needs the right to create a schema even if it exists.
         if !row.try_get::<bool, _>("schema")? {
             sqlx::query(MAKE_SCHEMA).execute(&mut *conn).await?;
         }

@@ -1,4 +1,4 @@
-//! What a database offers to whoever asks before anything is sent: for `doctor`.
+//! Surveys a database before anything is sent to it, for `doctor`.
 
 use sqlx::{Connection as _, Row as _};
 
@@ -7,8 +7,7 @@ use super::{
 };
 
 super::super::sql::statements! {
-    /// The rights that the program needs: to make its schema or to bring it up to date, and to make a scratch
-    /// database.
+    /// The rights that the program needs: to create or migrate its schema, and to create a scratch database.
     RIGHTS = "SELECT current_user::text AS role, current_setting('server_version') AS server,
         pg_is_in_recovery() AS replica, current_setting('transaction_read_only') = 'on' AS read_only,
         (SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user) AS creates_databases,
@@ -18,27 +17,27 @@ super::super::sql::statements! {
             WHERE n.nspname = 'jarvis' AND c.relkind = 'r' AND NOT pg_has_role(c.relowner, 'USAGE')) AS owns";
 }
 
-/// What was found. Nothing was changed.
+/// The findings. The survey changes nothing.
 #[derive(Debug, Clone)]
 pub struct Survey {
-    /// Version of the schema; 0: none there.
+    /// Version of the schema; 0: none.
     pub schema: i32,
     /// Version of the server.
     pub server: String,
     pub role: String,
-    /// It follows another server.
+    /// Whether the server is a replica.
     pub replica: bool,
     pub read_only: bool,
-    /// The schema can be made or brought up to date.
+    /// Whether the role can create or migrate the schema.
     pub creates: bool,
-    /// Every table that is there belongs to the role.
+    /// Whether every table there belongs to the role.
     pub owns: bool,
-    /// What a proof by restoring needs.
+    /// Whether the role can create databases, which a proof by restoring needs.
     pub creates_databases: bool,
 }
 
-/// Connects as the forwarder would and asks what it would need. A second connection is made beside the first:
-/// a pooler that does not keep sessions, or has only one, shows itself.
+/// Connects as the forwarder would and checks its needs. It makes a second connection beside the first: this
+/// detects a pooler that does not keep sessions or has only one.
 ///
 /// # Errors
 /// As [`super::Pg::connect`].

@@ -1,8 +1,8 @@
 //! Rows that the server reports neither as written nor as refused.
 //!
 //! A `BEFORE` trigger that returns NULL and a rule `DO INSTEAD NOTHING` drop a row without an error. A
-//! statement also writes fewer rows than it was given where the server has them already, or newer ones, or
-//! has buried them. So where it wrote fewer, the rows are looked for, in the same transaction.
+//! statement also writes fewer rows than it got if the server has them already, has newer ones, or has buried
+//! them. So after fewer rows the missing ones are looked for, in the same transaction.
 
 use super::write::column;
 use super::{Pg, PgError};
@@ -19,8 +19,7 @@ crate::store::sql::statements! {
 }
 
 impl Pg {
-    /// Fails if one of the rows that `query` looks for is not as it was sent; `written` of `sent` were
-    /// written.
+    /// Fails if a row that `query` looks for differs from the row sent; `written` of `sent` were written.
     async fn all_there(
         &mut self,
         (written, sent): (u64, usize),
@@ -33,7 +32,7 @@ impl Pg {
         Err(PgError::swallowed(table))
     }
 
-    /// `written` of `rows` were written.
+    /// Checks rows after `written` of them were written.
     pub(super) async fn rows_are_there<T: Synced>(
         &mut self,
         written: u64,
@@ -51,7 +50,7 @@ impl Pg {
         self.all_there((written, rows.len()), "message_sources", query).await
     }
 
-    /// `buried` and `deleted` are what the statements of a deletion wrote and deleted.
+    /// Checks deletions after the statements wrote `buried` tombstones and deleted `deleted` rows.
     pub(super) async fn deletions_are_done(
         &mut self,
         (buried, deleted): (u64, u64),

@@ -1,4 +1,4 @@
-//! The schema and the statements, on a real server.
+//! Tests of the schema and the statements on a real server.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ pub(crate) mod server;
 
 use server::{Options, Postgres};
 
-/// Every statement for Postgres, but for those of comparing.
+/// Every statement for Postgres, except those of the comparison.
 fn statements() -> Vec<&'static [(&'static str, &'static str)]> {
     vec![
         survey::STATEMENTS,
@@ -122,7 +122,7 @@ async fn migrations_produce_exactly_the_frozen_schema() {
         "What the migrations produce, schema version {VERSION}, as the catalogue describes it. A test compares it.\n\
          After adding a migration: JARVIS_BLESS=1 cargo test -p jarvisd migrations_produce\n"
     );
-    // Names below are written without it.
+    // The names below are written without the schema.
     sqlx::raw_sql("SET search_path = jarvis, pg_catalog").execute(&mut pg.conn).await.unwrap();
     for (what, sql) in CATALOGUE {
         for row in sqlx::query(sql).fetch_all(&mut pg.conn).await.unwrap() {
@@ -180,8 +180,8 @@ async fn a_session_is_durable_and_ends_by_itself() {
     }
 }
 
-/// The server plans this once a session, perhaps while the tables are empty: no plan may be bad once they are
-/// not.
+/// The server plans this once a session, perhaps while the tables are empty: every plan must be good on full
+/// tables.
 #[tokio::test]
 async fn the_parent_of_a_message_is_found_without_reading_its_siblings() {
     const CONVERSATIONS: usize = 300;
@@ -207,7 +207,7 @@ async fn the_parent_of_a_message_is_found_without_reading_its_siblings() {
     while forwarder.run_once().await.unwrap() != Progress::Empty {}
     forwarder.close().await;
     memory.close().await;
-    // A session hands in its figures when it ends.
+    // A session reports its statistics when it ends.
     server.wait_for("SELECT count(*) FROM pg_stat_activity WHERE usename = 'jarvis'", "0");
     let read = server.value(
         "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE schemaname = 'jarvis' AND relname = 'conversations'",
@@ -217,7 +217,7 @@ async fn the_parent_of_a_message_is_found_without_reading_its_siblings() {
     assert!(read <= 10 * CONVERSATIONS, "{read} rows read for {CONVERSATIONS} conversations of two messages");
 }
 
-/// A table of the tests, as a migration would make it, on both sides.
+/// A table of the tests on both sides, as a migration would make it.
 mod probes {
     pub(super) const THERE: &str = "CREATE TABLE jarvis.probes (id uuid PRIMARY KEY,
             owner uuid NOT NULL REFERENCES jarvis.users ON DELETE CASCADE, text text NOT NULL,
@@ -259,7 +259,7 @@ impl Probed {
         Self { memory, settings, _folder: folder }
     }
 
-    /// Writes a row, or deletes it, and queues that.
+    /// Writes or deletes a row and queues the change.
     async fn put(&self, id: Uuid, user: Uuid, text: Option<&str>) {
         let mut tx = self.memory.store().begin().await.unwrap();
         let op = match text {
@@ -289,13 +289,14 @@ impl Probed {
         sqlx::query_scalar(probes::TEXTS).fetch_all(&mut *reader).await.unwrap()
     }
 
-    /// What the device has of the table once it has read on.
+    /// The rows of the table on the device after a pull.
     async fn pull(&self) -> Vec<String> {
         Puller::new(self.memory.clone(), self.settings.clone(), None).run_once().await.unwrap();
         self.texts().await
     }
 
-    /// (here, there, missing there, missing here, differing), and queues what is missing if it shall.
+    /// Returns (here, there, missing there, missing here, differing), and with `repair` queues the missing
+    /// rows.
     async fn compare(&self, repair: bool) -> [usize; 5] {
         let repair = repair.then_some(1_800_000_000_000);
         let found =
@@ -331,7 +332,7 @@ async fn a_table_that_is_described_once_is_sent_read_compared_and_kept() {
     assert_eq!(there(), [["first", "kitchen"]]);
     assert_eq!(parlour.pull().await, ["first"]);
     parlour.put(id, anna, Some("second")).await;
-    // What waits here is not taken back by what is there.
+    // A row that waits here is not replaced by the one there.
     assert_eq!(parlour.pull().await, ["second"]);
     parlour.send().await;
     assert_eq!(there(), [["second", "parlour"]]);
@@ -353,7 +354,7 @@ async fn a_table_that_is_described_once_is_sent_read_compared_and_kept() {
     kitchen.send().await;
     assert_eq!(there(), [["second", "kitchen"]]);
 
-    // A row that was not delivered comes out of a backup into another memory.
+    // An undelivered row comes out of a backup into another memory.
     kitchen.put(id, anna, Some("third")).await;
     let card = Probed::new("kitchen", &server).await;
     let mut batch = outgoing::read(kitchen.memory.store(), 0, 100, u64::MAX).await.unwrap().unwrap();
@@ -366,7 +367,7 @@ async fn a_table_that_is_described_once_is_sent_read_compared_and_kept() {
     assert_eq!(sqlx::query(AssertSqlSafe(kept.select())).fetch_all(&mut *reader).await.unwrap().len(), 1);
     drop(reader);
 
-    // Deleted on one device, and by that on the other.
+    // A deletion on one device reaches the other.
     kitchen.put(id, anna, None).await;
     kitchen.send().await;
     assert!(there().is_empty());

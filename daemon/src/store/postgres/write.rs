@@ -1,4 +1,4 @@
-//! One batch, one transaction, one statement a kind. Repeating any of it changes nothing.
+//! Writes one batch in one transaction with one statement per kind. Repeating it changes nothing.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use crate::store::outgoing::{Batch, Deletion};
 use crate::store::queue::Op;
 use crate::store::tables::{self, MessageRow, PgQuery, Synced};
 
-/// Channel on which writers say that there is something new; the payload is the device that wrote.
+/// Channel on which writers announce new rows; the payload is the device that wrote.
 pub const CHANNEL: &str = "jarvis";
 
 const STEP: &str = "sending to Postgres";
@@ -22,12 +22,12 @@ crate::store::sql::statements! {
     COMMIT = "COMMIT";
     ROLLBACK = "ROLLBACK";
     NOTIFY = "SELECT pg_notify('jarvis', $1), last_value AS drawn FROM jarvis.changes";
-    /// Nothing if another memory sends under this id now; until the transaction ends none can take it over.
-    /// Nothing either if the database was put back under this connection.
+    /// Updates no row if another memory sends under this id now, or if the database was put back under this
+    /// connection. Until the transaction ends no memory can take the id over.
     HOLD = "UPDATE jarvis.devices SET last_seen = now() WHERE id = $1 AND token = $2
         AND (SELECT last_value FROM jarvis.changes) >= $3";
     DEVICES = "INSERT INTO jarvis.devices (id) SELECT unnest($1::text[]) ON CONFLICT (id) DO NOTHING";
-    /// What a message says about its conversation: at least this far. Of its names it says nothing.
+    /// Brings a conversation at least as far as the message; leaves its names alone.
     ADVANCE = "UPDATE jarvis.conversations t SET next_seq = x.next_seq,
             updated_at = timestamptz 'epoch' + x.wall * interval '1 ms', updated_synced = x.synced,
             updated_monotonic_ns = x.monotonic, boot_id = x.boot, origin = CASE WHEN t.origin = $7 THEN $7 END,
@@ -41,12 +41,12 @@ crate::store::sql::statements! {
         ON CONFLICT DO NOTHING";
     PRUNE_AUDIT = "DELETE FROM jarvis.audit WHERE id IN (SELECT id FROM jarvis.audit WHERE device = $1 AND clock_synced
         AND wall_time < timestamptz 'epoch' + $2::bigint * interval '1 ms' LIMIT $3)";
-    /// Of a person who is buried nothing else needs to be.
+    /// A buried person needs no other tombstones.
     BURY = "INSERT INTO jarvis.tombstones (kind, id, owner, origin, change)
         SELECT $1, x.id, x.owner, $4, nextval('jarvis.changes') FROM unnest($2::uuid[], $3::uuid[]) AS x (id, owner)
         WHERE $1 = 'user' OR NOT EXISTS (SELECT FROM jarvis.tombstones d WHERE d.kind = 'user' AND d.id = x.owner)
         ON CONFLICT (kind, id) DO NOTHING";
-    /// Of these people, what this device has written.
+    /// The voiceprints of these people that this device wrote.
     VOICEPRINTS_OF = "SELECT id, owner FROM jarvis.voiceprints WHERE owner = ANY($1) AND origin = $2 ORDER BY change";
     DELETE_TOMBSTONES = "DELETE FROM jarvis.tombstones t USING unnest($1::uuid[]) AS x (id)
         WHERE t.owner = x.id AND t.kind <> 'user'";
@@ -58,7 +58,7 @@ impl Pg {
     /// # Errors
     /// [`PgError::is_held_back`] if it does not.
     pub(in crate::store) async fn hold(&mut self, device: &str) -> Result<(), PgError> {
-        // It only reads, or was held back when it came and had nothing to send.
+        // This connection only reads, or was held back at first and had nothing to send.
         let Some(token) = self.token else { return Ok(()) };
         match self.run(sqlx::query(HOLD).bind(device).bind(token).bind(self.drawn)).await? {
             0 => Err(PgError::held_back(device, 0.0)),
@@ -66,8 +66,8 @@ impl Pg {
         }
     }
 
-    /// Sends a batch as one transaction. When this returns `Ok`, Postgres has committed it. An error leaves
-    /// it open whether it has (its answer may have been lost on the way): send it again.
+    /// Sends a batch as one transaction. When this returns `Ok`, Postgres has committed it. After an error it
+    /// may have been committed, since the answer may be lost: send it again.
     ///
     /// # Errors
     /// [`PgError`]; if [`PgError::connection_lives`] the transaction was rolled back and the connection can
@@ -92,7 +92,7 @@ impl Pg {
         Err(error)
     }
 
-    /// Returns where the change numbers stand after it.
+    /// Returns the last change number after it.
     async fn send_all(&mut self, batch: &Batch, device: &str) -> Result<i64, PgError> {
         self.run(sqlx::query(BEGIN)).await?;
         self.run(sqlx::query(LOCK).bind(WRITE_LOCK)).await?;
@@ -100,8 +100,8 @@ impl Pg {
             return Err(PgError::held_back(device, 0.0));
         }
         self.hold(device).await?;
-        // Deletions first: whatever is sent below exists, so it is none of them, and what they free may be
-        // needed.
+        // Deletions come first. The rows sent below exist, so none of them is deleted, and they may need a
+        // place that a deletion frees.
         for (op, rows) in &batch.deletions {
             self.delete(*op, rows, device).await?;
         }
@@ -133,7 +133,7 @@ impl Pg {
         self.rows_are_there(written, rows).await
     }
 
-    /// Brings conversations at least as far as their messages are.
+    /// Brings conversations at least as far as their messages.
     async fn advance(&mut self, rows: &[MessageRow], device: &str) -> Result<(), PgError> {
         if rows.is_empty() {
             return Ok(());
@@ -171,7 +171,7 @@ impl Pg {
         Ok(())
     }
 
-    /// Deletes the rows of the audit log that `device` wrote before this time.
+    /// Deletes the audit rows that `device` wrote before this time.
     pub(crate) async fn prune_audit(&mut self, device: &str, before_unix_ms: i64) -> Result<(), PgError> {
         const AT_ONCE: i64 = 5_000;
         loop {
@@ -187,7 +187,7 @@ impl Pg {
         }
     }
 
-    /// Voiceprints of these people that `device` has written, with their owners.
+    /// Voiceprints of these people that `device` wrote, with their owners.
     pub(crate) async fn voiceprints_of(
         &mut self,
         people: &[Uuid],
@@ -197,7 +197,7 @@ impl Pg {
         self.value(STEP, find, |row| Ok((row.try_get("id")?, row.try_get("owner")?))).await
     }
 
-    /// Rows that a query finds, for whoever compares.
+    /// Rows of a query, for the comparison.
     pub(crate) async fn value<T>(
         &mut self,
         step: &'static str,

@@ -1,4 +1,4 @@
-//! The audit log: who was heard, let in, enrolled, deleted. No device reads it back.
+//! The audit log: who was heard, let in, enrolled or deleted. No device reads it back.
 
 use uuid::Uuid;
 

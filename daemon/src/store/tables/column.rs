@@ -1,6 +1,6 @@
-//! A column of a synced table: what it is called, and how its value travels between both databases.
+//! A column of a synced table: its names, and the conversion of its value between both databases.
 
-/// How a value is stored there, and what is sent for it.
+/// The type of the value in Postgres, and of the value sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Uuid,
@@ -12,11 +12,11 @@ enum Kind {
     Boolean,
     /// Milliseconds since 1970 here, a `timestamptz` there.
     Time,
-    /// Its text here, a `jsonb` there.
+    /// Text here, a `jsonb` there.
     Json,
 }
 
-/// A column. In every statement its value is called as the field of the row.
+/// A column. Every statement calls its value by the name of the row's field.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Column {
     pub(super) field: &'static str,
@@ -25,9 +25,9 @@ pub(crate) struct Column {
     there: &'static str,
     /// Expression in SQLite, where `r` is the row; empty: the column of this name.
     here: &'static str,
-    /// Expression that is written there, where `x` is the row; empty: the value.
+    /// Expression written there, where `x` is the row; empty: the value.
     written: &'static str,
-    /// A longer value, in bytes, comes back as NULL, and makes the row unusable.
+    /// Most bytes of a value; a longer one comes back as NULL and makes the row unusable.
     at_most: Option<u32>,
     looked_for: bool,
     compared: bool,
@@ -62,17 +62,18 @@ impl Column {
         Self { field, there, ..self }
     }
 
-    /// Its name in Postgres, where that is another one than the field's.
+    /// Its name in Postgres, if it differs from the field's.
     pub(super) const fn there(self, there: &'static str) -> Self {
         Self { there, ..self }
     }
 
-    /// Its expression in SQLite, where that is not the column of the field's name.
+    /// Its expression in SQLite, if it is not the column with the field's name.
     pub(super) const fn here(self, here: &'static str) -> Self {
         Self { here, ..self }
     }
 
-    /// What is written there in place of the value: `x` is the row, `s.sender` the device that sends it.
+    /// The expression written there in place of the value: `x` is the row, `s.sender` the device that sends
+    /// it.
     pub(super) const fn written(self, written: &'static str) -> Self {
         Self { written, ..self }
     }
@@ -81,12 +82,12 @@ impl Column {
         Self { at_most: Some(bytes), ..self }
     }
 
-    /// The statement that looks for rows which were not written needs it.
+    /// The statement that looks for unwritten rows needs this column.
     pub(super) const fn looked_for(self) -> Self {
         Self { looked_for: true, ..self }
     }
 
-    /// `store check` compares it.
+    /// `store check` compares this column.
     pub(super) const fn compared(self) -> Self {
         Self { compared: true, ..self }
     }
@@ -109,12 +110,12 @@ impl Column {
         if self.here.is_empty() { format!("r.{}", self.field) } else { self.here.to_owned() }
     }
 
-    /// Name in SQLite; that of a reference is the field's.
+    /// Name in SQLite; for a reference it is the field's name.
     pub(super) fn name_here(&self) -> &'static str {
         self.here.strip_prefix("r.").unwrap_or(self.field)
     }
 
-    /// Type of the array with the values of all rows of a batch.
+    /// Type of the array of the values of all rows of a batch.
     pub(super) fn array(&self) -> &'static str {
         match self.kind {
             Kind::Uuid => "uuid[]",
@@ -127,7 +128,7 @@ impl Column {
         }
     }
 
-    /// What is written there.
+    /// The expression written there.
     pub(super) fn value_written(&self) -> String {
         let field = self.field;
         match self.kind {
@@ -138,7 +139,7 @@ impl Column {
         }
     }
 
-    /// What is read there: times that are none, and values that are too long, are NULL.
+    /// The expression read there: invalid times and values that are too long become NULL.
     pub(super) fn value_read(&self) -> String {
         let there = self.there;
         let value = match self.kind {
@@ -154,7 +155,7 @@ impl Column {
         }
     }
 
-    /// The value as text, the same text as [`Self::sum_there`].
+    /// The value as text, equal to that of [`Self::sum_there`].
     pub(super) fn sum_here(&self) -> String {
         let value = self.value_here();
         match self.kind {

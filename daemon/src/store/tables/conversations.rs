@@ -17,7 +17,7 @@ synced! {
         session_id: Option<String> = TEXT,
         title: String = TEXT.at_most(4096).compared(),
         title_by_user: bool = BOOLEAN.compared(),
-        /// When title and session id were given: of two, the greater one wins.
+        /// When title and session were given: the greater of two wins.
         named: Uuid = UUID.looked_for().compared(),
         next_seq: i64 = BIGINT.looked_for(),
         created_unix_ms: i64 = TIME.there("created_at"),
@@ -29,11 +29,11 @@ synced! {
     }
     table: Spec {
         joins: "JOIN boots b ON b.rid = r.boot LEFT JOIN devices d ON d.rid = r.device",
-        // `next_seq` is the row's logical clock: the stamp of the last turn comes from whoever knows the
-        // later one, or from the home itself, which may have dated it again. Title and client's name come
-        // from whoever changed them last, by the moment of the change; forgetting empties them. Whoever sends
-        // a part that is older does not know the newer one: the row then has no origin, and everybody reads
-        // it.
+        // `next_seq` is the logical clock of the row. The stamp of the last turn comes from the sender with
+        // the greater number, or from the home itself, which may have dated it again. Title and client name
+        // come from the last device that changed them, by the moment of the change; forgetting empties them.
+        // A device that sends an older part does not know the newer one: the row then has no origin, and
+        // every device reads it.
         on_conflict: "DO UPDATE SET
             session_id = CASE WHEN excluded.named > t.named THEN excluded.session_id ELSE t.session_id END,
             title = CASE WHEN excluded.named > t.named THEN excluded.title ELSE t.title END,
@@ -73,7 +73,7 @@ synced! {
             updated_unix_ms updated_synced updated_monotonic_ns boot device session_id summary
             summary_seq named",
         shape: "ruitfssiififiiITtsu",
-        // The migration that added the device wrote it where it was known.
+        // The migration that added the device wrote it if it was known.
         older: &[14, 15, 18],
         added: &[Null, Null, Empty, Zero, NeverNamed],
         ..FileTable::of("conversations")

@@ -1,4 +1,4 @@
-//! The tables of the file of a device, as they lie in it: for copies of it, and for a file that is damaged.
+//! The tables of the file of a device in their stored form: for copies of the file, and for a damaged file.
 
 /// The value of a column in rows from before it was added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -6,29 +6,29 @@ pub(crate) enum Added {
     Null,
     Zero,
     Empty,
-    /// `named` of a row whose moment is not known: every other is later.
+    /// `named` of a row with an unknown moment: every other value is later.
     NeverNamed,
 }
 
-/// A table that backups hash, and of which a damaged file gives back what it can.
+/// A table that backups hash, and whose rows are salvaged from a damaged file.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FileTable {
     pub(crate) name: &'static str,
-    /// The name that a person reads for its rows.
+    /// The name of its rows in messages to a person.
     pub(crate) called: &'static str,
     /// Columns of the primary key: equal tables are read in the same order.
     pub(crate) key: &'static str,
-    /// Its rows lie in the order of the key, without row numbers.
+    /// Whether its rows are stored in the order of the key, without row numbers.
     pub(crate) without_rowid: bool,
-    /// Their names, in the order of the file, which is that of `migrations/sqlite`.
+    /// Names of the columns, in the order of the file, which is that of `migrations/sqlite`.
     pub(crate) columns: &'static str,
-    /// One letter a column: `r` row number (NULL), `u` uuid, `b` bytes, `t` text, `i` integer, `s` a number
-    /// that counts messages, `f` flag (0 or 1), `n` number; a capital letter may also be NULL. Empty: its
-    /// rows are not told by their shape.
+    /// One letter for each column: `r` row number (NULL), `u` uuid, `b` bytes, `t` text, `i` integer, `s` a
+    /// number that counts messages, `f` flag (0 or 1), `n` number; a capital letter may also be NULL. Empty:
+    /// its rows are not recognised by their shape.
     pub(crate) shape: &'static str,
-    /// Columns of rows from before others were added at the end.
+    /// Column counts of rows from before columns were added at the end.
     pub(crate) older: &'static [usize],
-    /// The values of the last columns in rows that do not have them.
+    /// The values of the last columns in rows without them.
     pub(crate) added: &'static [Added],
 }
 
@@ -50,12 +50,12 @@ impl FileTable {
         self.columns.split_ascii_whitespace()
     }
 
-    /// All rows, in the same order for equal tables.
+    /// Selects all rows, in the same order for equal tables.
     pub(crate) fn select(&self) -> String {
         format!("SELECT * FROM {} ORDER BY {}", self.name, self.key)
     }
 
-    /// Writes a whole row; one that is there stays.
+    /// Inserts a whole row; an existing row stays.
     pub(crate) fn insert(&self) -> String {
         let columns: Vec<&str> = self.columns().collect();
         let values: Vec<String> = (1..=columns.len()).map(|n| format!("?{n}")).collect();
@@ -64,7 +64,7 @@ impl FileTable {
     }
 }
 
-/// Tables that no other device reads, and those with which synced ones are kept.
+/// Tables that no other device reads, and bookkeeping tables of the synced ones.
 pub(crate) const LOCAL: [FileTable; 7] = [
     FileTable { columns: "rid boot_id", shape: "rt", ..FileTable::of("boots") },
     FileTable { columns: "rid id created_unix_ms", shape: "rti", ..FileTable::of("devices") },
@@ -96,12 +96,12 @@ pub(crate) const LOCAL: [FileTable; 7] = [
         shape: "tti",
         ..FileTable::of("settings")
     },
-    // Pairs of numbers look like anything: they are found by the name of their table.
+    // A pair of numbers has no recognisable shape: the rows are found by the name of their table.
     FileTable { key: "source, message", without_rowid: true, ..FileTable::of("message_sources") },
 ];
 
-/// Turns that are being answered: rows that last for minutes, in a table that older files lack, so backups do
-/// not hash it.
+/// Turns being answered. The rows last for minutes, in a table that older files lack, so backups do not hash
+/// it.
 pub(crate) const OPEN_TURNS: FileTable = FileTable {
     called: "open answers",
     columns: "rid id owner conversation turn",
@@ -109,12 +109,11 @@ pub(crate) const OPEN_TURNS: FileTable = FileTable {
     ..FileTable::of("open_turns")
 };
 
-/// Of SQLite itself: the last number of the queue.
+/// A table of SQLite itself: it holds the last number of the queue.
 pub(crate) const SEQUENCE: FileTable =
     FileTable { called: "sequences", columns: "name seq", shape: "ti", ..FileTable::of("sqlite_sequence") };
 
-/// Every table of the file that is not derived from others (the full-text index is), but `forgotten` and
-/// [`OPEN_TURNS`].
+/// Every table of the file, except derived ones (the full-text index), `forgotten` and [`OPEN_TURNS`].
 pub(crate) fn kept() -> Vec<FileTable> {
     let synced = super::all().into_iter().map(|table| table.file);
     LOCAL.into_iter().chain(synced).collect()

@@ -1,4 +1,4 @@
-//! Messages, and what answers were made from.
+//! Messages, and the sources of answers.
 
 use uuid::Uuid;
 
@@ -27,12 +27,12 @@ synced! {
         joins: "JOIN conversations c ON c.rid = r.conversation JOIN boots b ON b.rid = r.boot
             JOIN devices d ON d.rid = r.device",
         buried_with: &[("conversation", "conversation"), ("user", "owner")],
-        // A row that is there already is only dated again, once the clock of its device was set.
+        // An existing row is only dated again, after the clock of its device was set.
         on_conflict: "DO UPDATE SET wall_time = excluded.wall_time, clock_synced = true,
             origin = excluded.origin, change = excluded.change
         WHERE NOT t.clock_synced AND excluded.clock_synced",
         as_sent: "true",
-        // A page ends early where its texts come to more than 4 MiB.
+        // A page ends early if its texts come to more than 4 MiB.
         page: Some("(SELECT m.*, sum(least(octet_length(m.text), 786432)) OVER (ORDER BY m.change) AS bytes,
                 row_number() OVER (ORDER BY m.change) AS n
             FROM (SELECT * FROM jarvis.messages WHERE change > $1 AND (origin <> $2 OR $3)

@@ -1,10 +1,10 @@
-//! The tables that devices share, each described once: a file with the row, its columns in both databases,
-//! and how it differs from a plain table; and a line of the list below.
+//! The tables that devices share, each described once: a file with the row, its columns in both databases and
+//! its differences from a plain table, and a line of the list below.
 //!
-//! From the list follow the operations of the queue, the rows of a batch, how far was read and queued again,
-//! the tables that `store check` compares, that are salvaged and that backups hash. From a description follow
-//! the statements of both databases (`table::Table`). A new table also needs its migrations, a line in
-//! `memory/replica/tables.rs` (more if it is no plain one), and its part of exports.
+//! The list yields the operations of the queue, the rows of a batch, and the cursors of reading and of
+//! queueing again. It also yields the tables that `store check` compares, that are salvaged and that backups
+//! hash. A description yields the statements of both databases (`table::Table`). A new table also needs its
+//! migrations, a line in `memory/replica/tables.rs` (more if it is no plain one), and its part of exports.
 
 macro_rules! synced {
     (
@@ -62,7 +62,7 @@ macro_rules! synced {
     };
 }
 
-/// Declares a row. In every statement a column is called as its field.
+/// Declares a row. Every statement calls a column by its field.
 macro_rules! row {
     ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $field:ident: $type:ty,)+ }) => {
         $(#[$meta])*
@@ -119,9 +119,9 @@ use super::queue::Op;
 pub(crate) type PgQuery<'q> = Query<'q, Postgres, PgArguments>;
 pub(crate) type SqliteQuery<'q> = Query<'q, Sqlite, SqliteArguments>;
 
-/// The list: hands every synced table to a macro, parents first. An entry is the name of the table, its row,
-/// and the operations that send and delete one; those of the audit log are only sent. Names of operations and
-/// tables, and the order, are formats: they are stored, and other versions read them.
+/// The list: passes every synced table to a macro, parents first. An entry is the name of the table, its row,
+/// and the operations that send and delete a row; rows of the audit log are only sent. Names of operations
+/// and tables, and the order, are formats: they are stored, and other versions read them.
 macro_rules! for_tables {
     ($callback:ident) => {
         $callback! {
@@ -146,23 +146,23 @@ pub(crate) trait Synced:
 
     fn id(&self) -> Uuid;
 
-    /// The person whose row it is.
+    /// The person who owns the row.
     fn owner(&self) -> Option<Uuid>;
 
-    /// The device that it names.
+    /// The device that the row names.
     fn device(&self) -> Option<&str> {
         None
     }
 
-    /// Binds an array for each column, or for each that is `looked_for`.
+    /// Binds an array for each column, or for each column that is `looked_for`.
     fn bind<'q>(rows: &'q [Self], query: PgQuery<'q>, looked_for: bool) -> PgQuery<'q>;
 
-    /// Binds each column, with the number of a person here in place of their id.
+    /// Binds each column, with the local row number of a person in place of their id.
     fn bind_here<'q>(&'q self, owner: i64, query: SqliteQuery<'q>) -> SqliteQuery<'q>;
 }
 
 row! {
-    /// Something that was deleted.
+    /// A deleted row.
     #[derive(Debug, Clone, PartialEq, Eq)]
     Tombstone {
         kind: String,
@@ -207,14 +207,14 @@ macro_rules! lists {
                 ids
             }
 
-            /// The people who own a row that other devices read.
+            /// The owners of the rows that other devices read.
             pub(super) fn owners(&self) -> BTreeSet<Uuid> {
                 let mut owners = BTreeSet::new();
                 $($(#[$on])* owners.extend(self.$rows.iter().filter_map(Synced::owner));)+
                 owners
             }
 
-            /// Every device that a row names.
+            /// Every device named by a row.
             pub(super) fn devices(&self) -> BTreeSet<&str> {
                 let mut devices = BTreeSet::new();
                 $($(#[$on])* devices.extend(self.$rows.iter().filter_map(Synced::device));)+
@@ -222,7 +222,7 @@ macro_rules! lists {
                 devices
             }
 
-            /// Reads what the entries `between` two numbers name, of the tables that `ops` are about.
+            /// Reads the rows named by the entries `between` two numbers, for the tables of `ops`.
             pub(super) async fn read(
                 conn: &mut SqliteConnection,
                 ops: &BTreeSet<Op>,
@@ -234,7 +234,7 @@ macro_rules! lists {
                 Ok(rows)
             }
 
-            /// Sends all rows, a statement for each table.
+            /// Sends all rows, one statement for each table.
             pub(super) async fn send(&self, pg: &mut Pg, device: &str) -> Result<(), PgError> {
                 $($(#[$on])* pg.put(&self.$rows, device).await?;)+
                 $(pg.put(&self.$sent, device).await?;)+
@@ -242,7 +242,7 @@ macro_rules! lists {
             }
         }
 
-        /// Change numbers, one for each table that is read: up to which it was read, or the highest there.
+        /// Change numbers, one for each table that is read: the last one read, or the highest there.
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(default)]
         pub struct Changes {
@@ -251,7 +251,7 @@ macro_rules! lists {
         }
 
         impl Changes {
-            /// Of a row with a column for each of [`numbered`].
+            /// Reads a row with a column for each of [`numbered`].
             pub(super) fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
                 let mut changes = Self::default();
                 for table in numbered() {
@@ -262,7 +262,7 @@ macro_rules! lists {
                 Ok(changes)
             }
 
-            /// The later of both, table by table.
+            /// The greater number of both, table by table.
             pub(super) fn or_further(self, other: Self) -> Self {
                 Self {
                     $($(#[$on])* $rows: self.$rows.max(other.$rows),)+
@@ -279,7 +279,7 @@ macro_rules! lists {
                 (table == TOMBSTONES).then_some(&mut self.tombstones)
             }
 
-            /// That of the table of this name; 0 if it is not read.
+            /// The number of the table of this name; 0 if it is not read.
             pub(super) fn of(mut self, table: &str) -> i64 {
                 self.of_mut(table).map_or(0, |change| *change)
             }
@@ -290,7 +290,7 @@ for_tables!(lists);
 
 pub(crate) const TOMBSTONES: &str = "tombstones";
 
-/// The tables with change numbers, those of what was deleted last.
+/// The tables with change numbers; the tombstones come last.
 pub(crate) fn numbered() -> Vec<&'static str> {
     let read = all().into_iter().filter(|table| table.kind.is_some()).map(|table| table.name);
     read.chain([TOMBSTONES]).collect()

@@ -1,12 +1,12 @@
-//! A plain table of the tests: it shows that a description and a line of the list are enough. It is in the
-//! list only where [`WANTED`] is set, since no migration makes it.
+//! A plain table of the tests: it shows that a description and a line of the list are enough. The list has it
+//! only if [`WANTED`] is set, since no migration makes it.
 
 use uuid::Uuid;
 
 use super::{FileTable, Spec, Table};
 use crate::store::queue::Op;
 
-/// Environment of the process of the test that uses it.
+/// Environment variable of the test process that uses it.
 pub(crate) const WANTED: &str = "JARVIS_TEST_PROBES";
 
 pub(super) fn unless_unwanted(all: Vec<&'static Table>) -> Vec<&'static Table> {
@@ -15,7 +15,7 @@ pub(super) fn unless_unwanted(all: Vec<&'static Table>) -> Vec<&'static Table> {
 }
 
 synced! {
-    /// A row of it.
+    /// A row of the table.
     #[derive(Debug)]
     ProbeRow {
         id: Uuid = UUID.looked_for(),

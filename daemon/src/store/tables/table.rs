@@ -1,37 +1,37 @@
-//! A synced table: how it differs from a plain one, and the statements of both databases that follow.
+//! A synced table: its differences from a plain one, and the resulting statements of both databases.
 
 use super::column::Column;
 use super::file::FileTable;
 use crate::store::queue::Op;
 
-/// How a table differs from a plain one, whose rows are a person's and are replaced as a whole by whoever
-/// sends them last. In expressions for SQLite `r` is the row and `u` its person; in those for Postgres `t` is
-/// the row that is there, `x` the one that is sent, and `s.sender` the device that sends it.
+/// The differences of a table from a plain one, whose rows belong to a person and are replaced as a whole by
+/// the last sender. In expressions for SQLite `r` is the row and `u` its person. In those for Postgres `t` is
+/// the present row, `x` the sent one, and `s.sender` the device that sends it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Spec {
-    /// In both databases.
+    /// Name in both databases.
     pub(super) name: &'static str,
-    /// Of its tombstones. Without one its rows are only sent: no device reads or deletes them.
+    /// Kind of its tombstones. Without one its rows are only sent: no device reads or deletes them.
     pub(super) kind: Option<&'static str>,
-    /// Sends a row.
+    /// The operation that sends a row.
     pub(super) put: Op,
-    /// Column with the person; `None`: the row is one.
+    /// Column with the person; `None`: the row is a person.
     pub(super) owner: Option<&'static str>,
     /// Column with the row number in SQLite.
     pub(super) number: &'static str,
-    /// Tables of SQLite that its columns need besides that of the person.
+    /// Tables of SQLite that its columns need besides the person's.
     pub(super) joins: &'static str,
-    /// Kinds of tombstones, besides that of the row itself, which bury it, and the columns with their ids.
+    /// Other kinds of tombstones that bury a row, and the columns with their ids.
     pub(super) buried_with: &'static [(&'static str, &'static str)],
-    /// What is done there with a row that is there; empty: it is replaced if it differs.
+    /// The action there on an existing row; empty: it is replaced if it differs.
     pub(super) on_conflict: &'static str,
-    /// Whether `t` is as far as `x`, though nothing was written.
+    /// Whether `t` is as new as `x`, although nothing was written.
     pub(super) as_sent: &'static str,
-    /// Where a page of rows is read from; `None`: from the table, by its change numbers.
+    /// The source of a page of rows; `None`: the table, by its change numbers.
     pub(super) page: Option<&'static str>,
-    /// `store check` compares its rows one by one.
+    /// Whether `store check` compares its rows one by one.
     pub(super) compared: bool,
-    /// A memory takes all rows of it back out of what a backup of Postgres has besides.
+    /// Whether a memory takes all its rows back from the queue file of a Postgres backup.
     pub(super) taken_back: bool,
 }
 
@@ -60,12 +60,12 @@ pub(crate) struct Table {
     pub(crate) name: &'static str,
     pub(crate) kind: Option<&'static str>,
     pub(crate) put: Op,
-    /// Its rows are of people, and are no people themselves.
+    /// Whether its rows belong to people, rather than being people.
     pub(crate) is_owned: bool,
     pub(crate) taken_back: bool,
-    /// Kinds of tombstones, besides its own, which bury a row, and the columns with their ids.
+    /// Other kinds of tombstones that bury a row, and the columns with their ids.
     pub(crate) buried_with: &'static [(&'static str, &'static str)],
-    /// As it lies in the file.
+    /// The table in the file.
     pub(crate) file: FileTable,
     pub(crate) here: Here,
     pub(crate) there: There,
@@ -74,43 +74,42 @@ pub(crate) struct Table {
 /// Statements for SQLite.
 #[derive(Debug)]
 pub(crate) struct Here {
-    /// Rows that entries after ?1 up to ?2 name.
+    /// Rows named by entries after ?1 up to ?2.
     pub(crate) waiting: &'static str,
     pub(crate) by_id: &'static str,
-    /// The id of the person whose row ?1 is.
+    /// The id of the owner of row ?1.
     pub(crate) owner: &'static str,
     pub(crate) delete: &'static str,
-    /// Ids of the list ?1 that are here.
+    /// Ids of the list ?1 that exist here.
     pub(crate) known: &'static str,
     /// The last of the next ?2 rows after number ?1.
     pub(crate) up_to: &'static str,
-    /// Queues the rows after number ?1 up to ?2, each as its owner's, who may be gone from the audit log.
+    /// Queues the rows after number ?1 up to ?2 with their owners; the owner of an audit row may be gone.
     pub(crate) queue: &'static str,
     /// The highest row number.
     pub(crate) last: &'static str,
-    /// A page of rows to compare: the id, whose it is, what is compared, and whether it waits.
+    /// A page of rows to compare: the id, the owner, the compared values, and whether it waits.
     pub(crate) compared: Option<&'static str>,
-    /// Writes a row as it was sent, with the person's number as owner; empty where that is not all there is
-    /// to it.
+    /// Writes a row as it was sent, with the person's number as owner; empty if a table needs more than that.
     pub(crate) put: &'static str,
 }
 
 /// Statements for Postgres.
 #[derive(Debug)]
 pub(crate) struct There {
-    /// Writes a batch: an array for each column, then the device that sends.
+    /// Writes a batch: an array for each column, then the sending device.
     pub(crate) send: &'static str,
-    /// One row of a batch that is neither as it was sent nor buried.
+    /// One row of a batch that is neither as sent nor buried.
     pub(crate) swallowed: &'static str,
-    /// Rows after change $1 that $2 has not written, or all if $3; at most $4.
+    /// Rows after change $1 that $2 did not write, or all if $3; at most $4.
     pub(crate) page: Option<&'static str>,
     pub(crate) by_id: &'static str,
     /// Rows of these people.
     pub(crate) of_owners: &'static str,
     pub(crate) delete: &'static str,
-    /// Rows of a deletion that are not buried, or are still there.
+    /// Rows of a deletion that are not buried or still exist.
     pub(crate) undeleted: &'static str,
-    /// As [`Here::compared`]; what is newer than $4 and was not written by $5 is not read yet.
+    /// As [`Here::compared`]; a row newer than $4 that $5 did not write is not read yet.
     pub(crate) compared: Option<&'static str>,
 }
 
@@ -129,7 +128,7 @@ impl Table {
         }
     }
 
-    /// True of an entry `of` that sends a row which is gone.
+    /// SQL that is true of an entry `of` that sends a missing row.
     pub(crate) fn has_no_row(&self, of: &str) -> String {
         let (op, name) = (self.put, self.name);
         format!("({of}.op = '{op}' AND NOT EXISTS (SELECT 1 FROM {name} r WHERE r.id = {of}.entity_id))")
@@ -158,7 +157,7 @@ fn list<T>(of: impl IntoIterator<Item = T>, text: impl Fn(T) -> String) -> Strin
     of.into_iter().map(text).collect::<Vec<_>>().join(", ")
 }
 
-/// What is compared, with a bar between two values.
+/// The compared values, with a bar between two values.
 fn sum(columns: &[Column], text: impl Fn(&Column) -> String) -> String {
     let values: Vec<String> = columns.iter().filter(|c| c.is_compared()).map(text).collect();
     if values.is_empty() { "''".to_owned() } else { values.join(" || '|' || ") }
@@ -207,7 +206,7 @@ impl Here {
     }
 }
 
-/// Empty where a column is not stored as it is sent.
+/// The statement [`Here::put`]; empty if a column is not stored as it is sent.
 fn put_here(spec: &Spec, columns: &[Column]) -> String {
     if !spec.joins.is_empty() || spec.owner.is_none() {
         return String::new();
@@ -289,7 +288,7 @@ fn rows(columns: &[Column]) -> String {
     format!("unnest({arrays}) AS x ({})", list(columns, |c| c.field.to_owned()))
 }
 
-/// Leaves out what is buried, with what it belongs to or alone.
+/// Leaves out buried rows, whether buried alone or with a parent.
 fn buried(spec: &Spec) -> String {
     let own = spec.kind.map(|kind| (kind, "id"));
     let each = |(kind, id): (&str, &str)| {

@@ -15,15 +15,15 @@ synced! {
         consent_unix_ms: Option<i64> = TIME.there("consent_at").looked_for().compared(),
         created_unix_ms: i64 = TIME.there("created_at"),
         synced: bool = BOOLEAN.here("r.created_synced").there("clock_synced"),
-        /// When the name was given: of two, the greater one wins.
+        /// When the name was given: the greater of two wins.
         named: Uuid = UUID.looked_for().compared(),
     }
     table: Spec {
         owner: None,
         joins: "",
         buried_with: &[],
-        // Of two names the one that was given later, of two consents the later one. A device that sends an
-        // older name does not know the newer one: the row then has no origin, and everybody reads it.
+        // The name given later wins, and so does the later consent. A device that sends an older name does
+        // not know the newer one: the row then has no origin, and every device reads it.
         on_conflict: "DO UPDATE SET
             name = CASE WHEN excluded.named > t.named THEN excluded.name ELSE t.name END,
             named = greatest(t.named, excluded.named),

@@ -27,7 +27,7 @@ synced! {
             origin = excluded.origin, change = excluded.change
         WHERE (t.wrapped_key, t.blob) IS DISTINCT FROM (excluded.wrapped_key, excluded.blob)",
         as_sent: "(t.wrapped_key, t.blob) = (x.wrapped_key, x.blob)",
-        // Only those that wait: this device may have others, or another key.
+        // Only voiceprints that wait: this device may have others, or another key.
         taken_back: false,
         ..Spec::of("voiceprints", Some("voiceprint"), Op::UpsertVoiceprint)
     };
