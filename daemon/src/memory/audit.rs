@@ -1,4 +1,4 @@
-//! The audit log: who was heard, let in, enrolled, deleted. Never text, never sound.
+//! The audit log: who was heard, let in, enrolled or deleted. It holds no text and no sound.
 
 use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
@@ -8,10 +8,10 @@ use crate::clock::{DAY_MS, Stamp};
 use crate::store::queue::{Op, enqueue};
 use crate::store::{StoreError, Tx};
 
-/// A row to be written.
+/// A row to write.
 #[derive(Debug, Clone)]
 pub struct NewAudit {
-    /// Whom it is about, if that is known.
+    /// The person it is about, if known.
     pub user: Option<UserId>,
     /// `verify`, `enrol`, `voiceprint_delete`, `user_delete`, …
     pub action: &'static str,
@@ -31,7 +31,7 @@ pub struct AuditEntry {
     pub detail: Option<serde_json::Value>,
     pub wall_unix_ms: i64,
     pub clock_synced: bool,
-    /// Pass to [`Memory::list_audit`] to go on.
+    /// Pass to [`Memory::list_audit`] for the next page.
     pub cursor: i64,
 }
 
@@ -47,14 +47,14 @@ crate::store::sql::statements! {
             a.detail, a.wall_unix_ms, a.clock_synced
         FROM audit a JOIN users u ON u.rid = a.owner
         WHERE u.id = ?3 AND a.rid < ?1 ORDER BY a.rid DESC LIMIT ?2";
-    // A row whose time is a guess is as old as the rows around it.
+    // A row with a guessed time is as old as the rows around it.
     PRUNE = "DELETE FROM audit WHERE rid IN (SELECT rid FROM audit
         WHERE (clock_synced = 1 AND wall_unix_ms < ?1) OR (clock_synced = 0 AND rid <
             (SELECT max(rid) FROM audit WHERE clock_synced = 1 AND wall_unix_ms < ?1))
         ORDER BY rid LIMIT ?2)";
 }
 
-/// Rows that are deleted in one transaction: a turn waits for no more than that.
+/// Rows deleted in one transaction: a turn waits for no more than that.
 const PRUNED_AT_ONCE: u32 = 500;
 
 impl Memory {
@@ -65,7 +65,7 @@ impl Memory {
         Ok(id)
     }
 
-    /// Writes the row in the transaction of what it tells of.
+    /// Writes the row in the transaction of the event.
     pub(super) async fn audit_within(
         &self,
         tx: &mut Tx<'_>,
@@ -89,10 +89,10 @@ impl Memory {
         Ok(id)
     }
 
-    /// Deletes the rows that are older than `days`. Returns how many; `None` while the clock is not set.
+    /// Deletes the rows older than `days`. Returns their number; `None` while the clock is not set.
     ///
     /// # Errors
-    /// [`super::MemoryError`]; what was deleted by then stays deleted.
+    /// [`super::MemoryError`]; rows deleted by then stay deleted.
     pub async fn prune_audit(&self, days: u32) -> Result<Option<u64>> {
         let mut pruned = 0;
         loop {
@@ -115,8 +115,8 @@ impl Memory {
         }
     }
 
-    /// Newest first, of one person or (for whoever runs the device) of all; `before` is the cursor of the
-    /// last row of the page before.
+    /// Newest first, of one person or (for the operator of the device) of all; `before` is the cursor of the
+    /// last row of the previous page.
     pub async fn list_audit(
         &self,
         user: Option<UserId>,

@@ -1,4 +1,4 @@
-//! Conversations: several a person, each with one writing device, the latest of this device continues.
+//! Conversations: several a person, each with one writing device; the latest of this device continues.
 
 use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
@@ -11,21 +11,21 @@ use crate::store::queue::{Op, enqueue};
 use crate::store::{StoreError, Tx};
 use crate::text::{tidy, tidy_within, unseen};
 
-/// Longest title, in characters. An automatic title is cut there, one that a person chose is refused.
+/// Longest title, in characters. An automatic title is cut there, a title chosen by a person is refused.
 pub const MAX_TITLE_CHARS: usize = 80;
-/// Words of the first message that make an automatic title.
+/// Words of the first message in an automatic title.
 const TITLE_WORDS: usize = 8;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Conversation {
     pub id: ConversationId,
-    /// First words of what was said, or what the person called it; may be empty.
+    /// First words of the first message, or the name given by the person; may be empty.
     pub title: String,
-    /// Messages in it now (two a turn).
+    /// Present number of messages (two a turn).
     pub messages: i64,
     pub created_unix_ms: i64,
     pub updated_unix_ms: i64,
-    /// Where it began: the only device that goes on with it. `None` if that is not known any more.
+    /// The device where it began, the only one that continues it. `None` if no longer known.
     pub device: Option<String>,
     /// A client's own name for it (see [`super::SessionId`]).
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -34,7 +34,7 @@ pub struct Conversation {
     pub(super) cursor: i64,
 }
 
-/// Where the next page of a listing begins.
+/// The start of the next page of a listing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Cursor(pub i64);
@@ -48,7 +48,7 @@ pub struct Page<T, C = Cursor> {
 }
 
 impl<T, C> Page<T, C> {
-    /// A page of at most `limit` of `items`, of which one more than that tells that there is another page.
+    /// A page of at most `limit` of `items`; one item more than that shows that there is another page.
     pub(super) fn of(mut items: Vec<T>, limit: u32, cursor: impl Fn(&T) -> C) -> Self {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let more = items.len() > limit;
@@ -84,7 +84,7 @@ crate::store::sql::statements! {
     COUNT_MESSAGES = "SELECT messages AS n FROM conversations WHERE rid = ?1";
     DELETE_MESSAGES = "DELETE FROM messages WHERE conversation = ?1 AND owner = ?2";
     DELETE = "DELETE FROM conversations WHERE rid = ?1 AND owner = ?2";
-    // What waits for its messages; both before these are deleted.
+    // Both delete pending entries of messages, before the messages are deleted.
     FORGET_PENDING = "DELETE FROM queue WHERE entity_id IN (SELECT id FROM messages WHERE conversation = ?1
         AND owner = ?2)";
     FORGET_DEAD = "DELETE FROM dead_letter
@@ -92,10 +92,10 @@ crate::store::sql::statements! {
 }
 
 impl Memory {
-    /// Starts an empty conversation on this device, which is then the one to continue. `title` is optional.
+    /// Starts an empty conversation on this device, which then continues. `title` is optional.
     ///
     /// # Errors
-    /// `InvalidTitle`, and what the disk has to say.
+    /// `InvalidTitle`, and storage errors.
     pub async fn new_conversation(&self, user: UserId, title: Option<&str>) -> Result<ConversationId> {
         let title = title.map(checked_title).transpose()?;
         let (mut tx, stamp) = self.begin().await?;
@@ -105,7 +105,7 @@ impl Memory {
         Ok(id)
     }
 
-    /// One page of the conversations of `user`, those of other devices too, latest first.
+    /// One page of the conversations of `user`, including those of other devices, latest first.
     pub async fn list_conversations(
         &self,
         user: UserId,
@@ -113,14 +113,14 @@ impl Memory {
         limit: u32,
     ) -> Result<Page<Conversation>> {
         let before = from.map_or(i64::MAX, |cursor| cursor.0);
-        // One more than asked for tells whether there is another page.
+        // One row more than requested shows whether there is another page.
         let query = sqlx::query(LIST).bind(user.bytes()).bind(before).bind(i64::from(limit) + 1);
         let rows = self.read_all(query).await?;
         let items = rows.iter().map(conversation_of).collect::<Result<Vec<_>, _>>()?;
         Ok(Page::of(items, limit, |last| Cursor(last.cursor)))
     }
 
-    /// How many conversations `user` has.
+    /// The number of conversations of `user`.
     pub async fn count_conversations(&self, user: UserId) -> Result<i64> {
         let row = self.read_optional(sqlx::query(COUNT).bind(user.bytes())).await?;
         Ok(row.map(|row| get(&row, "n")).transpose()?.unwrap_or(0))
@@ -131,7 +131,7 @@ impl Memory {
         Ok(conversation_of(&row.ok_or_else(|| MemoryError::not_found("conversation", id))?)?)
     }
 
-    /// `id`, if it is a conversation of `user` that this device may go on with.
+    /// Returns `id` if it is a conversation of `user` that this device may continue.
     ///
     /// # Errors
     /// `NotFound`, `OtherHome`.
@@ -147,7 +147,7 @@ impl Memory {
     /// `now`.
     ///
     /// Within one boot the monotonic clock decides; across boots the wall clock, if it was synced both times.
-    /// When nobody can know how long it was, the conversation continues: a restart must not cut it.
+    /// If the time that passed is unknown, the conversation continues: a restart must not cut it.
     pub async fn current_conversation(
         &self,
         user: UserId,
@@ -160,7 +160,7 @@ impl Memory {
         };
         let (wall, synced): (i64, bool) = (get(&row, "updated_unix_ms")?, get(&row, "updated_synced")?);
         let (monotonic, boot): (i64, String) = (get(&row, "updated_monotonic_ns")?, get(&row, "boot_id")?);
-        // A fixed clock moves only the wall.
+        // A fixed clock moves only the wall time.
         let fixed = matches!(self.clock, crate::clock::Clock::Fixed(_));
         let since_ms = if boot == *now.boot_id && !fixed {
             now.monotonic_ns.saturating_sub(monotonic) / 1_000_000
@@ -172,7 +172,7 @@ impl Memory {
         Ok(if since_ms <= within_ms { Some(ConversationId::read(&row, "id")?) } else { None })
     }
 
-    /// Gives a conversation a title that automatic ones do not replace.
+    /// Gives a conversation a title that an automatic one does not replace.
     ///
     /// # Errors
     /// `InvalidTitle`, `NotFound`.
@@ -185,14 +185,14 @@ impl Memory {
         let named = named::now_after(&named::of_conversation(&mut tx, rid, owner).await?, &stamp);
         tx.execute(sqlx::query(RENAME).bind(owner).bind(rid).bind(title).bind(named::bytes(&named))).await?;
         enqueue(&mut tx, Op::UpsertConversation, id.0, Some(user.0), stamp.wall_unix_ms).await?;
-        // The old title is somebody's words.
+        // The old title is text of a person.
         self.want_scrub(&mut tx, &stamp).await?;
         tx.commit().await?;
         self.scrub().await;
         Ok(())
     }
 
-    /// Deletes the conversation with its messages, their words in the index and their queue entries.
+    /// Deletes the conversation with its messages, their index entries and their queue entries.
     pub async fn delete_conversation(&self, user: UserId, id: ConversationId) -> Result<()> {
         let (mut tx, stamp) = self.begin().await?;
         let owner = owner_rid(&mut tx, user).await?;
@@ -238,7 +238,8 @@ impl Memory {
     }
 }
 
-/// Deletes the conversation `rid` of `owner` with its messages and what waits for them. It does not bury it.
+/// Deletes the conversation `rid` of `owner` with its messages and their pending entries. It leaves no
+/// tombstone.
 pub(super) async fn erase_conversation(tx: &mut Tx<'_>, rid: i64, owner: i64) -> Result<()> {
     let anew = words::will_delete(tx, sqlx::query(COUNT_MESSAGES).bind(rid)).await?;
     for sql in [FORGET_PENDING, FORGET_DEAD, DELETE_MESSAGES, DELETE] {
@@ -247,21 +248,21 @@ pub(super) async fn erase_conversation(tx: &mut Tx<'_>, rid: i64, owner: i64) ->
     words::deleted(tx, anew).await
 }
 
-/// First words of a message, as a title.
+/// The first words of a message as a title.
 pub(super) fn title_from(text: &str) -> String {
-    // A title is a few words: what stands behind them, however long, is not looked at.
+    // A title is a few words: the rest of the message, however long, is not scanned.
     let start: String = text.chars().take(16 * MAX_TITLE_CHARS).collect();
     let words = tidy(&start).split(' ').take(TITLE_WORDS).collect::<Vec<_>>().join(" ");
     tidy_within(&words, MAX_TITLE_CHARS)
 }
 
-/// A title that a person chose, with single spaces.
+/// A title chosen by a person, with single spaces.
 ///
 /// # Errors
-/// `InvalidTitle` if it is empty, too long, or holds characters that nobody sees.
+/// `InvalidTitle` if it is empty, too long, or holds invisible characters.
 pub(super) fn checked_title(title: &str) -> Result<String> {
     let refuse = |reason| Err(MemoryError::InvalidTitle { reason });
-    // White space of any kind is a space; what is left of control characters is refused.
+    // White space of any kind is a space; other control characters are refused.
     let spaced = title.split_whitespace().collect::<Vec<_>>().join(" ");
     if let Some(reason) = unseen(&spaced) {
         return refuse(reason);

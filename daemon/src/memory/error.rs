@@ -1,4 +1,4 @@
-//! What can go wrong when memory is asked for something.
+//! Errors of the memory.
 
 use super::ConversationId;
 use crate::error::Exit;
@@ -6,7 +6,7 @@ use crate::store::StoreError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
-    /// It does not exist, or belongs to someone else: the two are not told apart on purpose.
+    /// It does not exist, or belongs to another person: the two are deliberately not distinguished.
     #[error("there is no {what} {which}")]
     NotFound { what: &'static str, which: String },
     #[error("the name {name:?} is taken: choose another (upper and lower case make no difference)")]
@@ -17,7 +17,7 @@ pub enum MemoryError {
     InvalidTitle { reason: &'static str },
     #[error("this cannot be a session id: {reason}")]
     InvalidSession { reason: &'static str },
-    /// `conversation` counts from 1; 0 is the document as a whole.
+    /// `conversation` counts from 1; 0 is the whole document.
     #[error(
         "{} cannot be imported: {reason}; nothing was stored",
         if *conversation == 0 {
@@ -27,7 +27,7 @@ pub enum MemoryError {
         }
     )]
     Unreadable { conversation: usize, reason: String },
-    /// A conversation has one writer, the device on which it began.
+    /// A conversation has one writer, the device where it began.
     #[error(
         "conversation {conversation} began on {}: go on with it there, or begin a new one here",
         device.as_deref().map_or(
@@ -55,12 +55,12 @@ impl MemoryError {
         matches!(self, Self::Store(StoreError::Damaged { .. }))
     }
 
-    /// The file was repaired or exchanged underneath: asking again meets a sound one.
+    /// Whether a retry makes sense: the file was repaired or replaced during the call.
     pub fn is_worth_repeating(&self) -> bool {
         matches!(self, Self::Store(StoreError::Damaged { .. } | StoreError::Replaced { .. }))
     }
 
-    /// How a command that fails with this ends.
+    /// The exit code of a command that fails with this error.
     pub fn exit(&self) -> Exit {
         match self {
             Self::InvalidName { .. }

@@ -1,4 +1,4 @@
-//! Everything that is a person's, as one value.
+//! Exports all data of a person as one value.
 
 use serde::Serialize;
 
@@ -7,20 +7,20 @@ use super::{
     VoiceprintInfo,
 };
 
-/// Rows that are read at a time.
+/// Rows read at a time.
 const PAGE: u32 = 500;
 
-/// A message as it leaves the device.
+/// An exported message.
 #[derive(Debug, Clone, Serialize)]
 pub struct ExportedMessage {
     #[serde(flatten)]
     pub message: Message,
-    /// What this answer was made from: forgetting one of them forgets the answer.
+    /// The sources of this answer: forgetting one of them forgets the answer.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<MessageId>,
 }
 
-/// A conversation with its messages, oldest first. [`Memory::import_conversations`] reads what this writes.
+/// A conversation with its messages, oldest first. [`Memory::import_conversations`] reads this format.
 #[derive(Debug, Clone)]
 pub struct ExportedConversation {
     pub conversation: Conversation,
@@ -28,7 +28,7 @@ pub struct ExportedConversation {
 }
 
 impl Serialize for ExportedConversation {
-    /// As [`Conversation`], with the messages themselves where that has their number.
+    /// As [`Conversation`], with the messages themselves in place of their number.
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         #[derive(Serialize)]
         struct Whole<'a> {
@@ -56,13 +56,13 @@ impl Serialize for ExportedConversation {
     }
 }
 
-/// What [`Memory::export_user`] returns; serialise it as it is.
+/// The result of [`Memory::export_user`]; serialise it unchanged.
 #[derive(Debug, Clone, Serialize)]
 pub struct Export {
     /// Version of this format.
     pub format: u32,
     pub user: User,
-    /// Without the template, which is sealed and of no use elsewhere.
+    /// Without the template, which is sealed and useless elsewhere.
     pub voiceprint: Option<VoiceprintInfo>,
     /// Oldest first.
     pub conversations: Vec<ExportedConversation>,
@@ -93,10 +93,10 @@ impl Memory {
         Ok(conversations)
     }
 
-    /// Hands over all conversations of `user`, the newest first, one at a time.
+    /// Passes all conversations of `user` to `take`, one at a time, the newest first.
     ///
     /// # Errors
-    /// What the database has to say, or `take`.
+    /// Storage errors, or an error of `take`.
     pub async fn each_conversation<E: From<MemoryError>>(
         &self,
         user: UserId,
@@ -107,7 +107,7 @@ impl Memory {
             let page = self.list_conversations(user, from, PAGE).await?;
             for conversation in page.items {
                 match self.export_conversation(user, conversation.id).await {
-                    // Deleted since the page was read.
+                    // It was deleted since the page was read.
                     Err(MemoryError::NotFound { .. }) => {}
                     found => take(found?)?,
                 }
@@ -138,7 +138,7 @@ impl Memory {
         }
     }
 
-    /// All of a person's data, read page by page: what is written meanwhile may or may not be in it.
+    /// All data of a person, read page by page: concurrent writes may or may not be in it.
     pub async fn export_user(&self, user: UserId) -> Result<Export> {
         let conversations = self.export_conversations(user).await?;
         let mut audit: Vec<AuditEntry> = Vec::new();

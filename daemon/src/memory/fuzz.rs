@@ -23,8 +23,8 @@ fn home() -> Home {
     })
 }
 
-/// A conversation that is read is there afterwards, comes back as it was from its own export, and is read
-/// only once.
+/// Checks that an imported conversation exists afterwards, comes back unchanged from its own export, and is
+/// imported only once.
 pub fn import(bytes: &[u8]) -> bool {
     thread_local! { static HOME: Home = home(); }
     let Ok(text) = std::str::from_utf8(bytes) else { return false };
@@ -73,7 +73,7 @@ async fn into(Home { memory, anna, ben, .. }: &Home, text: &str) -> bool {
     };
     assert_eq!(said(&of_anna), said(&of_ben));
 
-    // As if nothing had been: what is deleted would come back under another id the next time.
+    // Resets the memory: otherwise a deleted conversation would come back under another id the next time.
     let (mut tx, _) = sure(memory.begin().await, "a transaction");
     for sql in ["DELETE FROM conversations", "DELETE FROM tombstones", "DELETE FROM queue"] {
         sure(tx.execute(sqlx::query(sql)).await, sql);

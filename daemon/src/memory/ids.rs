@@ -1,4 +1,4 @@
-//! Ids: UUIDv7, one type per table so that they cannot be mixed up.
+//! Ids: UUIDv7, with one type per table so that they cannot be mixed up.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,5 +1,5 @@
-//! Conversations that come back from an export. The text is somebody's file: everything in it is checked, and
-//! either all of it is stored or nothing.
+//! Imports conversations from an export. The text is untrusted: everything in it is checked, and either all
+//! of it is stored or nothing.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -22,18 +22,18 @@ use crate::store::Tx;
 use crate::store::queue::{Op, enqueue};
 use crate::text::tidy_within;
 
-/// The boot of rows whose times come from a file: monotonic times never compare with it.
+/// The boot of rows with times from a file: monotonic times never compare with it.
 const NO_BOOT: &str = "imported";
-/// Times up to the year 9999.
+/// Latest time: the end of the year 9999.
 const LAST_UNIX_MS: i64 = 253_402_300_799_999;
 /// Longest `meta` of a message, in bytes of JSON.
 const MAX_META_BYTES: usize = 4096;
 
-/// Conversations that were read and are not checked yet: a list of conversations (`conversation export`), one
-/// (with an id), or those of a person (`user export`).
+/// Parsed conversations before the checks: a list of conversations (`conversation export`), one (with an id),
+/// or those of a person (`user export`).
 ///
-/// Read in one pass: serde keeps the whole of an untagged enum as values first, which of a hostile file take
-/// ten times its bytes.
+/// Parsed in one pass: serde buffers an untagged enum as values first, which take ten times the bytes of a
+/// hostile file.
 #[derive(Debug)]
 struct Document(Vec<ImportedConversation>);
 
@@ -119,12 +119,12 @@ struct ImportedMessage {
     sources: Vec<MessageId>,
 }
 
-/// What an import did.
+/// The outcome of an import.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Imported {
     pub conversations: usize,
     pub messages: usize,
-    /// Conversations that were there already and were left as they are.
+    /// Conversations that already existed and were left unchanged.
     pub skipped: usize,
 }
 
@@ -144,7 +144,7 @@ crate::store::sql::statements! {
     MESSAGE_TAKEN = "SELECT 1 FROM messages WHERE id = ?1
         UNION ALL SELECT 1 FROM tombstones WHERE kind = 'message' AND id = ?1";
     SESSION_TAKEN = "SELECT 1 FROM conversations WHERE owner = ?1 AND device = ?2 AND session_id = ?3";
-    // Older than everything that is there: an import does not change which conversation is continued.
+    // Older than every existing conversation: an import does not change which one continues.
     ADD = "INSERT INTO conversations (id, owner, title, title_by_user, next_seq, messages, activity,
             created_unix_ms, created_synced, updated_unix_ms, updated_synced, updated_monotonic_ns, boot,
             device, session_id, named)
@@ -160,38 +160,38 @@ crate::store::sql::statements! {
         ON CONFLICT DO NOTHING";
 }
 
-/// A source and the answer that was made from it.
+/// A source and its answer.
 pub type Link = (MessageId, MessageId);
 
 impl Memory {
-    /// Stores the conversations of an export (one, a list of them, or that of a person) as `user`'s, with
-    /// their ids where these are free and with new ones where not (they were deleted here, or are somebody
-    /// else's). Conversations that `user` has already are left as they are. They can be gone on with on this
-    /// device.
+    /// Stores the conversations of an export (one, a list of them, or those of a person) as `user`'s. They
+    /// keep their ids if these are free; ids that were deleted here or belong to another person are replaced
+    /// by new ones. Conversations that `user` already has stay unchanged. The imported ones can be continued
+    /// on this device.
     ///
     /// # Errors
-    /// `Unreadable`, `InvalidSession`, `TooLong` for what cannot be stored; then nothing is.
+    /// `Unreadable`, `InvalidSession`, `TooLong` for invalid input; then nothing is stored.
     pub async fn import_conversations(&self, user: UserId, json: &str) -> Result<Imported> {
         let Document(conversations) = serde_json::from_str(json).map_err(|e| unreadable(0, reason_of(&e)))?;
         self.import_all(user, conversations).await.map(|(done, _)| done)
     }
 
-    /// As [`Memory::import_conversations`], of one conversation; with what its answers were made from in
-    /// other conversations, for [`Memory::link_sources`] once these are there as well.
+    /// As [`Memory::import_conversations`], for one conversation. It also returns the links of its answers to
+    /// sources in other conversations, for [`Memory::link_sources`] after these were imported.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Memory::import_conversations`].
     pub async fn import_conversation(&self, user: UserId, json: &str) -> Result<(Imported, Vec<Link>)> {
         let one: ImportedConversation =
             serde_json::from_str(json).map_err(|e| unreadable(0, reason_of(&e)))?;
         self.import_all(user, vec![one]).await
     }
 
-    /// Notes which answers of `user` were made from which messages. What is not there, or not theirs, is left
-    /// out.
+    /// Stores the links from answers of `user` to their sources. Links to messages that are missing, or
+    /// belong to another person, are left out.
     ///
     /// # Errors
-    /// [`MemoryError`]; then nothing is noted.
+    /// [`MemoryError`]; then no link is stored.
     pub async fn link_sources(&self, user: UserId, links: &[Link]) -> Result<()> {
         let (mut tx, _) = self.begin().await?;
         let owner = owner_rid(&mut tx, user).await?;
@@ -209,7 +209,7 @@ impl Memory {
         for (n, conversation) in conversations.iter_mut().enumerate() {
             check(n + 1, conversation)?;
             for message in &conversation.messages {
-                // Each of a thousand would be stored under an id behind all of those before it.
+                // Each of a thousand duplicates would get an id behind all earlier ones.
                 let home = homes.insert(message.id, conversation.id);
                 if home.is_some_and(|home| home != conversation.id) {
                     return Err(unreadable(
@@ -225,7 +225,7 @@ impl Memory {
         let boot = boot_rid(&mut tx, NO_BOOT).await?;
         let mut done = Imported::default();
         let (mut made_from, mut elsewhere): (Vec<Link>, Vec<Link>) = (Vec::new(), Vec::new());
-        // The newest first, each older than the one before it.
+        // The newest first, each older than the previous one.
         for conversation in conversations.iter().rev() {
             let Some(id) = free_conversation(&mut tx, owner, conversation.id).await? else {
                 done.skipped += 1;
@@ -287,9 +287,9 @@ impl Memory {
     }
 }
 
-/// Under which id the conversation `id` comes back; `None` if it is there already. What was deleted comes
-/// back under the id that follows from the buried one, so that whoever restores it once more, here or on
-/// another device, finds that it is there.
+/// The id under which the conversation `id` comes back; `None` if it exists already. A deleted one comes back
+/// under the id that follows from the buried one. So a repeated restore, here or on another device, finds
+/// that it exists.
 async fn free_conversation(
     tx: &mut Tx<'_>,
     owner: i64,
@@ -306,9 +306,8 @@ async fn free_conversation(
     }
 }
 
-/// The id that takes the place of one that cannot be used: a UUIDv7 of the same moment, with a hash of the
-/// other for its random part. The longest chain is as long as somebody has deleted and restored the same
-/// thing.
+/// The replacement for an unusable id: a UUIDv7 of the same moment, with a hash of the old id as its random
+/// part. The longest chain is as long as the number of times the same thing was deleted and restored.
 fn next_id(id: Uuid) -> Uuid {
     let hash = Sha256::digest(id.as_bytes());
     let mut bytes = *id.as_bytes();
@@ -318,7 +317,7 @@ fn next_id(id: Uuid) -> Uuid {
     Builder::from_bytes(bytes).with_version(Version::SortRand).with_variant(Variant::RFC4122).into_uuid()
 }
 
-/// What the answers in `conversation` were made from.
+/// The links of the answers in `conversation`.
 fn links_of(conversation: &ImportedConversation) -> impl Iterator<Item = Link> {
     conversation
         .messages
@@ -337,7 +336,7 @@ async fn link(tx: &mut Tx<'_>, owner: i64, links: &[Link]) -> Result<()> {
     Ok(())
 }
 
-/// Under which id a message of the export is here as `owner`'s, if it is.
+/// The id under which a message of the export exists here as `owner`'s.
 async fn here_as(tx: &mut Tx<'_>, owner: i64, mut id: MessageId) -> Result<Option<MessageId>> {
     loop {
         if tx.optional(sqlx::query(MY_MESSAGE).bind(owner).bind(id.bytes())).await?.is_some() {
@@ -350,7 +349,7 @@ async fn here_as(tx: &mut Tx<'_>, owner: i64, mut id: MessageId) -> Result<Optio
     }
 }
 
-/// The session id of `conversation`, if nothing else here has it.
+/// The session id of `conversation`, if no other conversation here has it.
 async fn free_session<'a>(
     tx: &mut Tx<'_>,
     owner: i64,
@@ -368,7 +367,7 @@ fn named_by_a_person(conversation: &ImportedConversation) -> bool {
     !conversation.title.is_empty() && said.is_none_or(|said| title_from(&said.text) != conversation.title)
 }
 
-/// Checks the `n`th conversation and brings its text to the form in which it is stored.
+/// Checks the `n`th conversation and converts its text to the stored form.
 fn check(n: usize, conversation: &mut ImportedConversation) -> Result<()> {
     let refuse = |reason: &str| Err(unreadable(n, reason.to_owned()));
     conversation.title = tidy_within(&conversation.title, MAX_TITLE_CHARS);
@@ -407,7 +406,7 @@ fn unreadable(conversation: usize, reason: String) -> MemoryError {
     MemoryError::Unreadable { conversation, reason }
 }
 
-/// What is wrong with the document, without its words: they are somebody's.
+/// The fault of the document, without its text, which is private.
 fn reason_of(error: &serde_json::Error) -> String {
     match error.classify() {
         serde_json::error::Category::Data => {

@@ -1,18 +1,19 @@
-//! People and voices that are gone although nobody deleted them, told by the rows that are left of them.
+//! Finds people and voices that are gone although nobody deleted them, by their remaining rows.
 //!
-//! A deletion leaves a row in the audit log or a tombstone. Rows that neither tells of were taken out of the
-//! file behind the program's back. A person of whom nothing is left beside others cannot be told.
+//! A deletion leaves a row in the audit log or a tombstone. Rows missing without either were removed from the
+//! file behind the program's back. A missing person without remaining rows cannot be detected if others are
+//! left.
 
 use super::{Memory, Result, get};
 
-/// People and voices that are missing in a file that is sound.
+/// People and voices missing in a sound file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Lost {
     /// Owners of rows who are not among the people.
     pub people: u32,
-    /// Nobody is known, and somebody was.
+    /// Whether nobody is known although somebody was.
     pub everybody: bool,
-    /// People who were enrolled and have no voiceprint.
+    /// Enrolled people without a voiceprint.
     pub voices: Vec<String>,
 }
 
@@ -20,7 +21,8 @@ crate::store::sql::statements! {
     PEOPLE = "SELECT count(*) AS n FROM (SELECT owner FROM conversations UNION SELECT owner FROM voiceprints
             UNION SELECT owner FROM audit WHERE owner IS NOT NULL)
         WHERE owner NOT IN (SELECT rid FROM users)";
-    /// Nobody is known and nobody was deleted; whether somebody was enrolled.
+    /// Selects a row if nobody is known and nobody was deleted; the column says whether somebody was
+    /// enrolled.
     NOBODY = "SELECT EXISTS (SELECT 1 FROM audit WHERE action = 'enrol') AS enrolled
         WHERE NOT EXISTS (SELECT 1 FROM users)
             AND NOT EXISTS (SELECT 1 FROM tombstones WHERE kind = 'user')
@@ -34,7 +36,7 @@ crate::store::sql::statements! {
 }
 
 impl Memory {
-    /// Looks for people and voices that are gone although nobody deleted them.
+    /// Finds people and voices that are gone although nobody deleted them.
     pub async fn lost(&self) -> Result<Lost> {
         let mut lost = Lost::default();
         if let Some(row) = self.read_optional(sqlx::query(PEOPLE)).await? {
@@ -52,7 +54,7 @@ impl Memory {
 }
 
 impl Lost {
-    /// Tells what is missing, a clause; `None` where nothing is.
+    /// A clause about the missing people and voices; `None` if there are none.
     pub fn sentence(&self) -> Option<String> {
         let people = match self.people {
             0 if self.everybody => Some("nobody is known, and somebody was".to_owned()),

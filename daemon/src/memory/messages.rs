@@ -33,7 +33,7 @@ impl Role {
     }
 }
 
-/// What a message is to the memory.
+/// The kind of a message for recall.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
@@ -72,7 +72,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// The messages of which an answer asks which one is meant, in the order in which it names them.
+    /// The candidates named by an answer that asks which message is meant, in its order.
     pub fn asks_which(&self) -> Vec<MessageId> {
         let which = self.meta.as_ref().and_then(|meta| meta.get("which"));
         which.and_then(|which| serde_json::from_value(which.clone()).ok()).unwrap_or_default()
@@ -137,27 +137,27 @@ impl Memory {
         Ok(rows.iter().rev().map(message_of).collect::<Result<_, _>>()?)
     }
 
-    /// What `user` asked to remember, newest first.
+    /// The messages that `user` asked to remember, newest first.
     pub async fn notes(&self, user: UserId, limit: u32) -> Result<Vec<Message>> {
         let rows = self.read_all(sqlx::query(NOTES).bind(user.bytes()).bind(limit)).await?;
         Ok(rows.iter().map(message_of).collect::<Result<_, _>>()?)
     }
 
-    /// Those of `messages` that `user` has, in this order.
+    /// The messages of `messages` that `user` has, in this order.
     pub async fn messages(&self, user: UserId, messages: &[MessageId]) -> Result<Vec<Message>> {
         let wanted: Vec<String> = messages.iter().map(|id| id.0.simple().to_string()).collect();
         let these = sqlx::query(THESE).bind(user.bytes()).bind(serde_json::json!(wanted).to_string());
         Ok(self.read_all(these).await?.iter().map(message_of).collect::<Result<_, _>>()?)
     }
 
-    /// The messages that an answer was made from.
+    /// The sources of an answer.
     pub async fn sources(&self, user: UserId, answer: MessageId) -> Result<Vec<MessageId>> {
         let rows = self.read_all(sqlx::query(SOURCES).bind(user.bytes()).bind(answer.bytes())).await?;
         Ok(rows.iter().map(|row| MessageId::read(row, "id")).collect::<Result<_, _>>()?)
     }
 
-    /// Forgets messages of `user` for good: see [invariant 4](super). Ids that are not theirs are left alone.
-    /// Returns how many messages went.
+    /// Forgets messages of `user` for good: see [invariant 4](super). Ids of other people's messages are
+    /// ignored. Returns the number of messages forgotten.
     pub async fn forget(&self, user: UserId, messages: &[MessageId]) -> Result<usize> {
         let (mut tx, stamp) = self.begin().await?;
         let owner = owner_rid(&mut tx, user).await?;
@@ -173,7 +173,7 @@ impl Memory {
     }
 }
 
-/// Messages that are to be deleted, by row number.
+/// Messages to delete, by row number.
 #[derive(Debug)]
 pub(super) struct Doomed(BTreeMap<i64, Place>);
 
@@ -183,7 +183,7 @@ impl Doomed {
     }
 }
 
-/// Where a message stands.
+/// The place of a message.
 #[derive(Debug)]
 struct Place {
     id: MessageId,
@@ -192,8 +192,8 @@ struct Place {
     is_answer: bool,
 }
 
-/// Deletes `messages` of `owner`, the other half of their turns, and every turn whose answer was made from
-/// any of them.
+/// Deletes `messages` of `owner`, the other half of their turns, and every turn with an answer made from any
+/// of them.
 pub(super) async fn forget_in(
     tx: &mut Tx<'_>,
     user: UserId,
@@ -205,8 +205,8 @@ pub(super) async fn forget_in(
     delete_in(tx, user, owner, gone, stamp).await
 }
 
-/// What goes with `messages` of `owner`: the other half of their turns, and every turn whose answer was made
-/// from any of them.
+/// The messages deleted together with `messages` of `owner`: the other half of their turns, and every turn
+/// with an answer made from any of them.
 pub(super) async fn doomed(tx: &mut Tx<'_>, owner: i64, messages: &[MessageId]) -> Result<Doomed> {
     let mut gone = BTreeMap::new();
     let mut found = Vec::new();
@@ -226,7 +226,7 @@ pub(super) async fn doomed(tx: &mut Tx<'_>, owner: i64, messages: &[MessageId]) 
     Ok(Doomed(gone))
 }
 
-/// Deletes what [`doomed`] found, and returns how many messages that was.
+/// Deletes the messages found by [`doomed`], and returns their number.
 pub(super) async fn delete_in(
     tx: &mut Tx<'_>,
     user: UserId,
@@ -234,8 +234,8 @@ pub(super) async fn delete_in(
     Doomed(gone): Doomed,
     stamp: &Stamp,
 ) -> Result<usize> {
-    // A message that is never sent cannot raise `next_seq` of its conversation at Postgres: the conversation
-    // does it itself.
+    // A message that is never sent cannot raise `next_seq` of its conversation in Postgres, so the
+    // conversation itself is queued for that.
     let mut raised = BTreeSet::new();
     for rid in gone.keys() {
         let row = tx.optional(sqlx::query(UNSENT).bind(owner).bind(rid)).await?;
@@ -259,7 +259,7 @@ pub(super) async fn delete_in(
     for (conversation, count) in &touched {
         tx.execute(sqlx::query(COUNT_DOWN).bind(owner).bind(conversation).bind(count)).await?;
     }
-    // The trigger has emptied the summaries that covered any of it.
+    // The trigger has emptied the summaries that covered any of them.
     for (conversation, upto) in covered {
         if upto > 0 && covered_within(tx, owner, conversation).await? == 0 {
             rebuild_within(tx, owner, conversation, upto).await?;
@@ -269,7 +269,7 @@ pub(super) async fn delete_in(
     Ok(gone.len())
 }
 
-/// An automatic title is made of words that may just have been forgotten: it is made anew from what is left.
+/// Makes an automatic title anew from the remaining messages, since its words may just have been forgotten.
 pub(super) async fn retitle(
     tx: &mut Tx<'_>,
     user: UserId,
@@ -294,7 +294,7 @@ pub(super) async fn retitle(
     Ok(())
 }
 
-/// Text as it is stored.
+/// Converts text to its stored form.
 ///
 /// # Errors
 /// `TooLong` above [`MAX_MESSAGE_BYTES`].

@@ -1,17 +1,17 @@
-//! The memory of the device, and for whom: the one interface through which everything else reads and writes
-//! it.
+//! The memory of the device, separated by person: the only interface through which other modules read and
+//! write it.
 //!
 //! Invariants, each with a test:
 //!
 //! 1. Every call that touches a person's rows takes that person's id, and no statement reads or changes a row
-//!    of another; an id of somebody else's row is `NotFound`.
+//!    of another; an id of another person's row is `NotFound`.
 //! 2. A turn (the person's words and the answer) is one transaction with its queue entries; when
 //!    [`Memory::append_turn`] returns, it is on the disk. An answer in sentences is stored one by one before
 //!    that, in a table of its own ([`Memory::open_turn`]).
 //! 3. `seq` of a conversation grows without gaps while nothing is forgotten and is never used twice.
 //! 4. Forgetting removes the message, the answer to it, every answer made from it, their words in the index
-//!    and their queue entries; then it is taken out of unused parts of the file, so that no byte stays. What
-//!    can be undone is kept sealed, for minutes (see `undo.rs`).
+//!    and their queue entries. Then the unused parts of the file are scrubbed, so that no byte stays. A
+//!    forgetting that can be undone is kept sealed, for minutes (see `undo.rs`).
 
 mod audit;
 mod conversations;
@@ -79,15 +79,15 @@ pub use undo::{UNDO_MINUTES, Undoable};
 pub use users::{ANONYMOUS, MAX_NAME_CHARS, User, UserCursor};
 pub use voiceprints::{NewVoiceprint, Voiceprint, VoiceprintInfo};
 
-/// Name under which [`Health`] knows whether the memory is the right one: a memory that vanished has failed.
+/// Name in [`Health`] for whether the memory is the right one: a memory that vanished has failed.
 pub const COMPONENT: &str = "memory";
-/// Names under which [`Health`] knows the store: whether turns can be stored, and what happened to the file.
+/// Name in [`Health`] for the store: whether turns can be stored, and the events of the file.
 const STORE: &str = "store";
 const DATABASE: &str = "database";
 
 type Result<T, E = MemoryError> = std::result::Result<T, E>;
 
-/// The device that writes: `[device] id` of the configuration.
+/// The writing device: `[device] id` of the configuration.
 #[derive(Debug, Clone)]
 pub struct Device {
     pub id: String,
@@ -101,23 +101,25 @@ pub struct Memory {
     /// `[device] id` of the configuration.
     device: Arc<str>,
     here: Arc<ArcSwapOption<Here>>,
-    /// Nothing from before the clock was set is left that only a full read would find.
+    /// Whether every row from before the clock was set was restamped, as far as only a full read would find
+    /// it.
     stamped: Arc<AtomicBool>,
     scrubber: Arc<Scrubber>,
     health: Arc<OnceLock<Health>>,
 }
 
-/// Who takes deleted text out of the file: [`Memory::maintain`] while it runs, else the call that deleted.
+/// Scrubs deleted text from the file: [`Memory::maintain`] does it while it runs, otherwise the deleting
+/// call.
 #[derive(Debug, Default)]
 struct Scrubber {
     maintained: AtomicBool,
     wanted: Notify,
 }
 
-/// Row numbers that every written row refers to: this device, this boot.
+/// Row numbers referenced by every written row: this device, this boot.
 #[derive(Debug, Clone, Copy)]
 struct Here {
-    /// Of the store when they were looked up.
+    /// Generation of the store when they were looked up.
     generation: u64,
     device: i64,
     boot: i64,
@@ -133,8 +135,8 @@ crate::store::sql::statements! {
         AND (SELECT count(*) FROM devices WHERE id LIKE 'lost-%') = 1 AND NOT EXISTS (SELECT 1 FROM devices
         WHERE id = ?1)";
     ADD_DEVICE = "INSERT INTO devices (id, created_unix_ms) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
-    // Set in the transaction that deletes, cleared once no byte is left: a crash in between loses nothing.
-    // Each wish has a value of its own, so that granting one does not clear another that came meanwhile.
+    // Set in the deleting transaction, cleared after no byte is left: a crash in between loses nothing. Each
+    // wish has its own value, so that granting one does not clear another that came meanwhile.
     WANT_SCRUB = "INSERT INTO settings (key, value, updated_unix_ms) VALUES ('scrub', ?1, ?2)
         ON CONFLICT (key) DO UPDATE SET value = excluded.value, updated_unix_ms = excluded.updated_unix_ms";
     SCRUB_WANTED = "SELECT value FROM settings WHERE key = 'scrub'";
@@ -142,7 +144,7 @@ crate::store::sql::statements! {
 }
 
 impl Memory {
-    /// Opens the database at `path` (created where missing) for the device that is writing.
+    /// Opens the database at `path` (created if missing) for the writing device.
     ///
     /// # Errors
     /// [`StoreError`] in [`MemoryError::Store`]: a damaged, newer or foreign file, a full disk, missing
@@ -168,10 +170,10 @@ impl Memory {
             scrubber: Arc::default(),
             health: Arc::default(),
         };
-        // A disk that cannot be written now is tried again with each transaction.
+        // If the disk cannot be written now, each transaction tries again.
         let mut settled = memory.settle().await;
         if settled.as_ref().is_err_and(MemoryError::is_damaged) {
-            // The first statement met what a quick look at the structure does not see.
+            // The first statement met damage that a quick check of the structure does not see.
             memory.mend().await?;
             settled = memory.settle().await;
         }
@@ -188,10 +190,10 @@ impl Memory {
         }
     }
 
-    /// What is missing, while what is said is held apart from a memory that vanished.
+    /// The missing memory, while new turns are held apart from a memory that vanished.
     ///
     /// # Errors
-    /// [`MemoryError`] if the file cannot be asked.
+    /// [`MemoryError`] if the file cannot be read.
     pub async fn apart(&self) -> Result<Option<Missing>> {
         let missing = self.store.apart().await?;
         if let Some(health) = self.health.get() {
@@ -210,16 +212,16 @@ impl Memory {
     /// The part of a vanished memory that only a backup holds, while Postgres gave back the rest.
     ///
     /// # Errors
-    /// [`MemoryError`] if the file cannot be asked.
+    /// [`MemoryError`] if the file cannot be read.
     pub async fn only_in_backup(&self) -> Result<Option<OnlyInBackup>> {
         Ok(self.store.only_in_backup().await?)
     }
 
-    /// Takes what was held apart for the memory: the owner gives up what there was before. Returns whether
-    /// anything was missing.
+    /// Accepts the file held apart as the memory: the owner gives up the earlier one. Returns whether a
+    /// memory was missing.
     ///
     /// # Errors
-    /// [`MemoryError`]; then it is held apart as before.
+    /// [`MemoryError`]; the file then stays held apart.
     pub async fn accept(&self) -> Result<bool> {
         if self.apart().await?.is_none() && self.only_in_backup().await?.is_none() {
             return Ok(false);
@@ -229,11 +231,12 @@ impl Memory {
         Ok(true)
     }
 
-    /// What is to be done once in a file before rows are written.
+    /// Runs the steps that a file needs once before rows are written.
     async fn settle(&self) -> Result<()> {
         self.settle_here().await?;
         self.mend_name_keys().await?;
-        // Somebody else may be writing; the next one to open the file, or the daemon, does it as well.
+        // Another process may be writing; the next process to open the file, or the daemon, repeats these
+        // steps.
         for done in [self.close_left_open().await.map(drop), self.end_undos().await] {
             match done {
                 Err(e) if !e.is_damaged() => {
@@ -245,7 +248,7 @@ impl Memory {
         Ok(())
     }
 
-    /// Finds or makes the rows of this device and this boot.
+    /// Finds or adds the rows of this device and this boot.
     async fn settle_here(&self) -> Result<()> {
         let stamp = self.clock.stamp();
         let find = || sqlx::query(FIND_HERE).bind(&*self.device).bind(&*stamp.boot_id);
@@ -256,7 +259,7 @@ impl Memory {
                 let mut tx = self.store.begin().await?;
                 generation = self.store.generation();
                 tx.execute(sqlx::query(ADD_BOOT).bind(&*stamp.boot_id)).await?;
-                // After a repair that lost the name of the one device there is: it was this one.
+                // A repair may have lost the name of the only device, which was this one.
                 tx.execute(sqlx::query(CLAIM_LOST_DEVICE).bind(&*self.device)).await?;
                 tx.execute(sqlx::query(ADD_DEVICE).bind(&*self.device).bind(stamp.wall_unix_ms)).await?;
                 let row = tx.optional(find()).await?;
@@ -269,7 +272,7 @@ impl Memory {
         Ok(())
     }
 
-    /// The rows of this device and this boot; there since [`Memory::begin`].
+    /// The rows of this device and this boot; present since [`Memory::begin`].
     fn here(&self) -> Result<Here, StoreError> {
         self.here.load().as_deref().copied().ok_or(StoreError::Sql(sqlx::Error::RowNotFound))
     }
@@ -282,10 +285,10 @@ impl Memory {
         &self.store
     }
 
-    /// Keeps the file tidy between turns: shortens the WAL, takes deleted text out of the file, gives rows
-    /// from before the clock was set their true time, deletes rows of the audit log that are older than
-    /// `audit_days`. Ends as soon as `stop` is cancelled, work that was begun is left to the next start;
-    /// errors are logged and tried again, taking text out of the file ever more rarely (`scrub_pause`).
+    /// Maintains the file between turns. It shortens the WAL, scrubs deleted text, gives rows from before the
+    /// clock was set their true time, and deletes audit rows older than `audit_days`. It ends as soon as
+    /// `stop` is cancelled; unfinished work is left to the next start. Errors are logged and retried, the
+    /// scrub ever more rarely (`scrub_pause`).
     pub async fn maintain(&self, stop: CancellationToken, audit_days: u32) {
         const EVERY: Duration = Duration::from_secs(30);
         const AFTER_BUSY: Duration = Duration::from_secs(2);
@@ -294,8 +297,8 @@ impl Memory {
         let mut failures = 0;
         let (mut scrub_from, mut prune_from) = (Instant::now(), Instant::now());
         let mut again = false;
-        // A large file was not read as a whole when it was opened; damage that it finds is repaired in the
-        // next round.
+        // A large file was not read as a whole when it was opened. Damage that this check finds is repaired
+        // in the next round.
         let mut unchecked = self.store.bytes() > crate::store::CHECK_AT_OPEN_BYTES;
         loop {
             let round = async {
@@ -308,7 +311,7 @@ impl Memory {
                 }
                 if Instant::now() >= scrub_from {
                     let scrubbed = self.scrub_if_wanted().await;
-                    // A reader in the way is gone in seconds; a full disk is not.
+                    // A reader in the way is gone within seconds; a full disk is not.
                     let busy = matches!(&scrubbed, Err(MemoryError::Store(StoreError::Busy { .. })));
                     failures = if scrubbed.is_ok() || busy { 0 } else { failures + 1 };
                     again = busy;
@@ -347,7 +350,7 @@ impl Memory {
         }
     }
 
-    /// Reads the whole database file and says whether its structure is sound.
+    /// Reads the whole database file and checks its structure.
     pub async fn check(&self) -> Result<()> {
         Ok(self.store.check().await?)
     }
@@ -366,14 +369,14 @@ impl Memory {
             if self.here.load().as_ref().is_some_and(|here| here.generation == generation) {
                 return Ok((tx, self.clock.stamp()));
             }
-            // Another file took the place of the one before, or nothing could be written until now.
+            // Another file took the place of the opened one, or nothing could be written until now.
             tx.rollback().await?;
             self.settle_here().await?;
         }
         Err(StoreError::Replaced { path: self.store.path().into() }.into())
     }
 
-    /// Looks after the file itself: the right one, sound as far as it was met, writable; repairs what is not.
+    /// Checks the file itself: the right one, sound as far as known, writable; repairs it if not.
     pub async fn mend(&self) -> Result<()> {
         let limited = self.store.read_only().is_some();
         let mended = self.store.mend().await;
@@ -388,8 +391,8 @@ impl Memory {
         Ok(mended?)
     }
 
-    /// Says how the store is, now and whenever it is repaired: as "store" that turns cannot be stored, as
-    /// "database" that something was repaired or lost, until the next start.
+    /// Reports the state of the store, now and after each repair. "store" says that turns cannot be stored;
+    /// "database" says until the next start that data was repaired or lost.
     pub fn report_to(&self, health: &Health) {
         let health = self.health.get_or_init(|| health.clone());
         health.set(
@@ -411,7 +414,7 @@ impl Memory {
         self.tell();
     }
 
-    /// Passes on what was repaired or lost.
+    /// Reports the last repair or loss.
     fn tell(&self) {
         if let Some(health) = self.health.get()
             && let Some(problem) = self.store.take_problem()
@@ -420,16 +423,16 @@ impl Memory {
         }
     }
 
-    /// Within a transaction that deletes text: see to it that no byte of it stays.
+    /// Notes, in a transaction that deletes text, that no byte of it may stay.
     async fn want_scrub(&self, tx: &mut Tx<'_>, now: &Stamp) -> Result<()> {
-        // JSON, as every value of this table.
+        // JSON, like every value of this table.
         let wish = format!("\"{}\"", uuid::Uuid::now_v7());
         tx.execute(sqlx::query(WANT_SCRUB).bind(wish).bind(now.wall_unix_ms)).await?;
         Ok(())
     }
 
-    /// After a commit that deleted text. The deletion itself is done, so a failure here is no error of the
-    /// caller: the wish is in the file and the next [`Memory::maintain`] grants it.
+    /// Runs after a commit that deleted text. The deletion itself is done, so a failure here is no error of
+    /// the caller: the wish is in the file and the next [`Memory::maintain`] grants it.
     async fn scrub(&self) {
         if let Err(e) = self.sweep_keys().await {
             log::warn!("the key of something that was forgotten is still there: {}", crate::error::chain(&e));
@@ -441,8 +444,7 @@ impl Memory {
         }
     }
 
-    /// The wish that is open, read before the work that grants it: text deleted later has a wish of another
-    /// value.
+    /// The open wish, read before the work that grants it: text deleted later has a wish with another value.
     async fn scrub_wish(&self) -> Result<Option<String>> {
         let row = self.read_optional(sqlx::query(SCRUB_WANTED)).await?;
         Ok(row.map(|row| get(&row, "value")).transpose()?)
@@ -477,7 +479,7 @@ impl Memory {
     }
 }
 
-/// The local row number of a boot, noted where it is new.
+/// The local row number of a boot, added if it is new.
 async fn boot_rid(tx: &mut Tx<'_>, boot_id: &str) -> Result<i64> {
     if let Some(row) = tx.optional(sqlx::query(FIND_BOOT).bind(boot_id)).await? {
         return Ok(get(&row, "rid")?);
@@ -487,7 +489,7 @@ async fn boot_rid(tx: &mut Tx<'_>, boot_id: &str) -> Result<i64> {
     Ok(get(&row.ok_or_else(kept_out)?, "rid")?)
 }
 
-/// The local row number of a device, noted where it is new.
+/// The local row number of a device, added if it is new.
 async fn device_rid(tx: &mut Tx<'_>, device: &str, now: &Stamp) -> Result<i64> {
     if let Some(row) = tx.optional(sqlx::query(FIND_DEVICE).bind(device)).await? {
         return Ok(get(&row, "rid")?);
@@ -497,13 +499,13 @@ async fn device_rid(tx: &mut Tx<'_>, device: &str, now: &Stamp) -> Result<i64> {
     Ok(get(&row.ok_or_else(kept_out)?, "rid")?)
 }
 
-/// A row that was added and is not there: some rule kept it out.
+/// The error for a row that was added but is missing: a rule of the database dropped it.
 fn kept_out() -> StoreError {
     StoreError::Constraint { unique: false, source: sqlx::Error::RowNotFound }
 }
 
-/// How long taking deleted text out of the file rests after `failures` in a row. It reads the whole file, so
-/// on a full disk it is not tried every half minute: 1 min, 2 min, … up to an hour.
+/// The pause before the next scrub after `failures` in a row. A scrub reads the whole file, so on a full disk
+/// it is not tried every half minute: 1 min, 2 min, … up to an hour.
 fn scrub_pause(failures: u32) -> Duration {
     const LONGEST: Duration = Duration::from_secs(3_600);
     match failures {

@@ -1,14 +1,13 @@
-//! Which of two names is the later one, where several devices may rename the same thing without reaching each
+//! Decides which of two names is later, when several devices rename the same thing without reaching each
 //! other.
 //!
 //! A row with names (a person; a conversation with its title and session id) carries the moment at which they
-//! were given, as a UUIDv7. Whoever meets two versions of the row, here or at Postgres, keeps the names of
-//! the greater moment: the order in which they arrive does not matter, and the same one arriving twice
-//! changes nothing.
+//! were given, as a UUIDv7. Of two versions of the row, this device and Postgres keep the names with the
+//! greater moment. The order of arrival does not matter, and a repeated arrival changes nothing.
 //!
-//! The moment is the wall clock, but at least a millisecond after the one of the name that is replaced: a
-//! device whose clock is years behind still replaces what it has seen. Two that have not seen each other are
-//! ordered by their clocks alone.
+//! The moment is the wall clock, but at least a millisecond after the moment of the replaced name. So a
+//! device with a clock that is years behind still replaces the names it has seen. Two devices that have not
+//! seen each other are ordered by their clocks alone.
 
 use uuid::Uuid;
 
@@ -24,31 +23,31 @@ crate::store::sql::statements! {
     OF_CONVERSATION = "SELECT named FROM conversations WHERE rid = ?1 AND owner = ?2";
 }
 
-/// The moment of a name that somebody gives now, where the one of `known` was.
+/// The moment of a name given now, in place of one with the moment `known`.
 pub(super) fn now_after(known: &Uuid, now: &Stamp) -> Uuid {
     let wall = u64::try_from(now.wall_unix_ms).unwrap_or(0);
     at(wall.max(millis(known) + 1))
 }
 
-/// The moment of a name that the device itself makes: just after `known`, so that a name which a person gave
-/// elsewhere since then stays.
+/// The moment of a name made by the device itself: just after `known`, so that a name given elsewhere by a
+/// person since then stays.
 pub(super) fn just_after(known: &Uuid) -> Uuid {
     at(millis(known) + 1)
 }
 
-/// When the person `user` got the name they have, as bytes of their id.
+/// When the person `user` got their present name, as bytes of their id.
 pub(super) async fn of_user(tx: &mut Tx<'_>, user: &[u8]) -> Result<Uuid> {
     let row = tx.optional(sqlx::query(OF_USER).bind(user)).await?;
     Ok(row.map(|row| get(&row, "named")).transpose()?.unwrap_or_default())
 }
 
-/// When the conversation `rid` of `owner` got the names it has.
+/// When the conversation `rid` of `owner` got its present names.
 pub(super) async fn of_conversation(tx: &mut Tx<'_>, rid: i64, owner: i64) -> Result<Uuid> {
     let row = tx.optional(sqlx::query(OF_CONVERSATION).bind(rid).bind(owner)).await?;
     Ok(row.map(|row| get(&row, "named")).transpose()?.unwrap_or_default())
 }
 
-/// The moment as it is stored.
+/// The stored form of the moment.
 pub(super) fn bytes(named: &Uuid) -> &[u8] {
     named.as_bytes().as_slice()
 }

@@ -1,4 +1,4 @@
-//! Names that people and clients gave to conversations: when their topic is forgotten, they are too.
+//! Names that people and clients gave to conversations: they are forgotten together with their topic.
 
 use std::collections::BTreeSet;
 
@@ -20,8 +20,8 @@ crate::store::sql::statements! {
 }
 
 impl Memory {
-    /// Conversations of `user` whose title, if a person gave it, or whose session id holds all words of
-    /// `text`. Words match by their beginnings, so rather one name too many.
+    /// Conversations of `user` with all words of `text` in their session id, or in their title if a person
+    /// gave it. Words match by their beginnings, so a superfluous match is preferred to a missed one.
     pub async fn named_after(&self, user: UserId, text: &str) -> Result<Vec<ConversationId>> {
         let (wanted, signed) = (words_of(text), Wanted::of(text));
         if wanted.is_empty() {
@@ -43,8 +43,8 @@ impl Memory {
     }
 }
 
-/// Takes title and session id from `conversations` of `owner`; the title becomes an automatic one. Returns
-/// how many.
+/// Removes title and session id from `conversations` of `owner`; the title becomes an automatic one. Returns
+/// the number of conversations changed.
 pub(super) async fn unname_within(
     tx: &mut Tx<'_>,
     user: UserId,

@@ -1,4 +1,4 @@
-//! A turn whose answer is given sentence by sentence.
+//! A turn with an answer that is given sentence by sentence.
 //!
 //! ```text
 //!  open_turn      the words are safe, the answer is open     row in `open_turns`, mark beside the database
@@ -8,15 +8,15 @@
 //! ```
 //!
 //! The mark, `jarvis.db.turn-ID`, is an empty file that the answering process holds locked. The kernel drops
-//! the lock with the process, so another process tells a turn that goes on from one that a crash left.
+//! the lock with the process, so another process distinguishes a running turn from one left by a crash.
 //! Dropping an [`OpenTurn`] leaves the turn open in the same way. Invariants:
 //!
-//! 1. The turn is nowhere else before it is closed: neither in the messages and their index nor in the queue.
-//!    It gets its place in the conversation when it is closed.
-//! 2. Forgetting reaches it: it goes with the person, the conversation, and every message that it repeats. A
-//!    sentence or an end for a turn that is gone is `NotFound`, and nothing is written.
-//! 3. A mark is made and removed by whoever holds the write lock of the database, so a mark without a row
-//!    that nobody has locked is left over.
+//! 1. Before it is closed, the turn is nowhere else: neither in the messages and their index nor in the
+//!    queue. It gets its place in the conversation when it is closed.
+//! 2. Forgetting covers it: it is deleted with the person, the conversation, and every message that it
+//!    repeats. A sentence or an end for a deleted turn is `NotFound`, and nothing is written.
+//! 3. A mark is made and removed under the write lock of the database, so an unlocked mark without a row is
+//!    left over.
 
 use std::fs::{self, File};
 use std::io;
@@ -49,46 +49,46 @@ crate::store::sql::statements! {
         JOIN users u ON u.rid = o.owner LEFT JOIN conversations c ON c.rid = o.conversation ORDER BY o.rid";
 }
 
-/// The words that are to be answered.
+/// The words to be answered.
 #[derive(Debug, Clone)]
 pub struct Said<'a> {
     pub text: &'a str,
-    /// Who answers.
+    /// Name of the responder.
     pub responder: &'a str,
     /// Messages of this person that the answer may repeat.
     pub sources: &'a [MessageId],
     pub meta: &'a TurnMeta,
 }
 
-/// The effects of an answer, beside its words. They happen in the transaction that stores the turn.
+/// The effects of an answer, besides its text. They take place in the transaction that stores the turn.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Effects {
-    /// What the person's words are to the memory.
+    /// The kind of the person's words.
     pub kind: Kind,
     /// Messages that the answer repeats.
     pub sources: Vec<MessageId>,
     /// Messages to forget.
     pub forget: Vec<MessageId>,
-    /// Conversations that lose the name that somebody gave them.
+    /// Conversations that lose the name given by a person.
     pub unname: Vec<ConversationId>,
     /// The turn begins a new conversation.
     pub new_conversation: bool,
-    /// To be stored instead of the words, when the words themselves are to be forgotten.
+    /// Text stored instead of the words, when the words themselves are to be forgotten.
     pub store_as: Option<String>,
-    /// To be stored instead of the answer, when it names what is forgotten.
+    /// Text stored instead of the answer, when the answer names the forgotten topic.
     pub answer_as: Option<String>,
-    /// Added to the answer where what is forgotten can be brought back.
+    /// Text added to the answer if the forgetting can be undone.
     pub if_undoable: Option<String>,
-    /// The words order the memory to change; without a stored turn the answer is not true.
+    /// Whether the words order the memory to change; the answer is then true only with a stored turn.
     pub order: bool,
-    /// A forgetting that is undone.
+    /// A forgetting to undo.
     pub bring_back: Option<Undoable>,
-    /// The answer asks which of these is meant; the next turn may answer it.
+    /// The messages among which the answer asks to choose; the next turn may answer it.
     pub which: Vec<MessageId>,
 }
 
 impl Default for Effects {
-    /// Of plain talk.
+    /// The effects of plain talk.
     fn default() -> Self {
         Self {
             kind: Kind::Say,
@@ -107,17 +107,17 @@ impl Default for Effects {
 }
 
 impl Effects {
-    /// Whether something is forgotten.
+    /// Whether a message or a name is forgotten.
     pub fn forgets(&self) -> bool {
         !self.forget.is_empty() || !self.unname.is_empty()
     }
 
-    /// Whether other words are stored than those that were said.
+    /// Whether the stored text differs from the spoken one.
     fn rewrites(&self) -> bool {
         self.store_as.is_some() || self.answer_as.is_some()
     }
 
-    /// For the transaction that stores the turn; `reply` is the answer as it is spoken.
+    /// The acts for the transaction that stores the turn; `reply` is the spoken answer.
     pub fn acts<'a>(&'a self, reply: &'a str) -> Acts<'a> {
         Acts {
             unname: &self.unname,
@@ -130,11 +130,11 @@ impl Effects {
     }
 }
 
-/// A turn that is being answered, for as long as it lives.
+/// A turn that is being answered, for as long as the value lives.
 #[derive(Debug)]
 pub struct OpenTurn {
     user: UserId,
-    /// The id that the answer gets.
+    /// The id of the future answer.
     id: MessageId,
     conversation: Option<ConversationId>,
     kept: Kept,
@@ -148,10 +148,10 @@ impl OpenTurn {
     }
 }
 
-/// The turn as its row has it.
+/// The turn as stored in its row.
 #[derive(Debug, Serialize, Deserialize)]
 struct Kept {
-    /// The id that the words get.
+    /// The id of the future message with the words.
     words: MessageId,
     text: String,
     confidence: Option<f32>,
@@ -199,7 +199,7 @@ impl From<&KeptStamp> for Stamp {
 
 impl Kept {
     /// # Errors
-    /// `TooLong` for what could not be stored as messages.
+    /// `TooLong` for text that could not be stored as messages.
     fn json(&self) -> Result<String> {
         let sentences = self.sentences.iter().map(|sentence| sentence.len() + 1).sum();
         let bytes = self.text.len().max(sentences);
@@ -211,10 +211,10 @@ impl Kept {
 }
 
 impl Memory {
-    /// Stores the words of `user` before anybody is asked for an answer, in one commit.
+    /// Stores the words of `user` in one commit, before any responder is called.
     ///
     /// # Errors
-    /// `NotFound`, `OtherHome` (the conversation), `TooLong`, and what the disk has to say.
+    /// `NotFound`, `OtherHome` (the conversation), `TooLong`, and storage errors.
     pub async fn open_turn(&self, user: UserId, target: Target<'_>, said: &Said<'_>) -> Result<OpenTurn> {
         let (conversation, session) = match target {
             Target::New => (None, None),
@@ -257,11 +257,11 @@ impl Memory {
         Ok(tx.commit().await?)
     }
 
-    /// Adds the next sentence of the answer, in one commit: it may be spoken then.
+    /// Adds the next sentence of the answer in one commit: it may then be spoken.
     ///
     /// # Errors
-    /// `NotFound` if the turn was forgotten meanwhile, `TooLong`, and what the disk has to say. The sentence
-    /// is no part of the answer then.
+    /// `NotFound` if the turn was forgotten meanwhile, `TooLong`, and storage errors. The sentence is then no
+    /// part of the answer.
     pub async fn add_sentence(&self, turn: &mut OpenTurn, sentence: &str) -> Result<Durable> {
         turn.kept.sentences.push(sentence.to_owned());
         let kept = match self.try_keep(turn).await {
@@ -286,11 +286,11 @@ impl Memory {
     }
 
     /// Ends a turn: its two messages, their place in the conversation, the effects and the queue entries, in
-    /// one commit. An answer that failed or was cut short has no effects but its kind and its sources.
+    /// one commit. An answer that failed or was cut short has no effects except its kind and its sources.
     ///
     /// # Errors
-    /// `NotFound` if the turn was forgotten meanwhile, else as [`Memory::append_turn_with`]. The turn is left
-    /// open then, and is closed as cut later.
+    /// `NotFound` if the turn was forgotten meanwhile, else as [`Memory::append_turn_with`]. The turn then
+    /// stays open, and is closed as cut later.
     pub async fn close_turn(&self, turn: OpenTurn, ended: Ended, effects: &Effects) -> Result<Appended> {
         match self.try_close(&turn, ended, effects).await {
             Err(e) if e.is_worth_repeating() => self.try_close(&turn, ended, effects).await,
@@ -323,7 +323,7 @@ impl Memory {
             meta: &meta,
         };
         let acts = effects.acts(&reply);
-        // Whoever closes a turn that was left open does not know when its last sentence was said.
+        // For a turn left open, the time of its last sentence is unknown.
         let answered_at = turn.mark.is_none().then_some(&said_at);
         let checked = Checked::new(&new, &acts, (kept.words, *id))?.ended(ended, answered_at);
         let session = kept.session.as_deref().map(SessionId::new).transpose()?;
@@ -339,7 +339,7 @@ impl Memory {
         }
         let (appended, mut scrub) = self.write_in(&mut tx, &now, (*user, owner), target, &checked).await?;
         if effects.rewrites() {
-            // The row that is gone had the words themselves.
+            // The deleted row held the words themselves.
             self.want_scrub(&mut tx, &now).await?;
             scrub = true;
         }
@@ -351,11 +351,10 @@ impl Memory {
         Ok(appended)
     }
 
-    /// Closes as cut what nobody answers any more, and removes marks of turns that there are not. Returns how
-    /// many turns it closed.
+    /// Closes abandoned turns as cut, and removes marks without a turn. Returns the number of turns closed.
     ///
     /// # Errors
-    /// What the disk has to say.
+    /// Storage errors.
     pub async fn close_left_open(&self) -> Result<usize> {
         let row = self.read_optional(sqlx::query(ANY)).await?;
         let any = row.map(|row| get::<bool>(&row, "n")).transpose()?.unwrap_or(false);
@@ -368,12 +367,12 @@ impl Memory {
             let ended = Ended::Cut { heard: turn.kept.sentences.len() };
             let mut closed = self.try_close(&turn, ended, &Effects::default()).await;
             if let Err(MemoryError::OtherHome { .. }) = closed {
-                // The device has another id by now, and goes on with a conversation of its own.
+                // The device has a new id by now, and uses a new conversation of its own.
                 turn.conversation = None;
                 closed = self.try_close(&turn, ended, &Effects::default()).await;
             }
             match closed {
-                // Another process was faster, or somebody forgot it.
+                // Another process was faster, or the turn was forgotten.
                 Ok(_) | Err(MemoryError::NotFound { .. }) => {}
                 Err(e) => return Err(e),
             }
@@ -386,9 +385,9 @@ impl Memory {
         Ok(count)
     }
 
-    /// The turns that nobody answers any more. Marks that are left over go.
+    /// The abandoned turns. Removes leftover marks.
     async fn left_open(&self) -> Result<Vec<OpenTurn>> {
-        // With the write lock: a mark is locked as soon as it is there.
+        // Under the write lock, since a mark is locked as soon as it exists.
         let (mut tx, _) = self.begin().await?;
         let (mut left, mut known) = (Vec::new(), Vec::new());
         for row in tx.all(sqlx::query(ALL)).await? {
@@ -422,7 +421,7 @@ fn gone(id: MessageId) -> MemoryError {
     MemoryError::not_found("open turn", id)
 }
 
-/// The mark of a turn that this process answers.
+/// The mark of a turn answered by this process.
 #[derive(Debug)]
 struct Mark {
     _locked: File,
@@ -447,7 +446,7 @@ fn mark_path(database: &Path, id: Uuid) -> PathBuf {
     database.with_file_name(name)
 }
 
-/// Whether a process holds the mark. A mark that cannot be asked counts as held: nothing is cut too early.
+/// Whether a process holds the mark. A mark that cannot be checked counts as held: no turn is cut too early.
 fn is_locked(mark: &Path) -> bool {
     match File::open(mark).map(|file| durable::try_lock(&file)) {
         Ok(Ok(free)) => !free,

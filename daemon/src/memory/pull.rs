@@ -1,13 +1,12 @@
-//! The puller: brings here what other devices wrote, so that this one knows it, also while Postgres is away.
+//! The puller: fetches the rows of other devices, so that this device has them even while Postgres is away.
 //!
-//! Every row there has a change number, and writers take turns, so numbers become visible in their order:
-//! reading on from the highest number seen misses nothing. How far each kind of row was read is stored in the
-//! transaction that stores the rows. A child can come before its parent (a person who was renamed has a
-//! higher number than their conversations): the parent is then fetched by its id.
+//! Every row there has a change number, and writers take turns, so numbers become visible in order: reading
+//! on from the highest number seen misses nothing. The cursor of each kind of row is stored in the
+//! transaction that stores the rows. A child can come before its parent (a renamed person has a higher number
+//! than their conversations): the parent is then fetched by its id.
 //!
-//! Woken by the notification of whoever wrote, at the start of speech, and once a minute in case a
-//! notification was lost. It tries only while the forwarder finds Postgres well, and tells the forwarder when
-//! it does not.
+//! It wakes on the notification of a writer, at the start of speech, and once a minute in case a notification
+//! was lost. It tries only while the forwarder finds Postgres well, and tells the forwarder of a failure.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -32,13 +31,13 @@ use crate::store::pull_cursor::{self, PullCursor};
 use crate::store::tables::{self, Changes, Rows, UserRow, VoiceprintRow};
 use crate::store::{StoreError, resync};
 
-/// A lost notification costs at most this.
+/// Longest delay after a lost notification.
 const LOOK: Duration = Duration::from_secs(60);
-/// Work after which other processes are left a moment: they wait for as long.
+/// Longest work before a pause for other processes: they wait for that long.
 const SPELL: Duration = Duration::from_millis(300);
-/// Pages that hold nothing new, after which how far was read is stored all the same.
+/// Pages without news after which the cursor is stored anyway.
 const UNSAVED: u32 = 50;
-/// After a failure; the forwarder's pauses come on top.
+/// Pause after a failure; the forwarder's pauses come on top.
 const REST: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
@@ -69,33 +68,34 @@ impl From<StoreError> for PullError {
     }
 }
 
-/// What a round brought.
+/// The outcome of a round.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Brought {
     /// Rows that are new or changed here.
     pub changed: usize,
     /// Rows that broke a rule.
     pub refused: usize,
-    /// Voiceprints that are left for later, because nothing on this device could open one.
+    /// Voiceprints left for later, because this device could not open any.
     pub voiceprints_left: i64,
-    /// The database is another one than this device was with.
+    /// Whether the database is another one than before.
     pub another_house: bool,
 }
 
-/// Reads on from where it was.
+/// Reads on from the stored cursor.
 pub struct Puller {
     pub(super) memory: Memory,
     settings: PgSettings,
     opener: Option<Opener>,
-    /// Further than what is stored, by rows that are in the file of this generation already.
+    /// A cursor beyond the stored one, with the generation of the file: all rows up to it are already in that
+    /// file.
     ahead: Option<(u64, PullCursor)>,
-    /// What the round began with.
+    /// The state at the start of the round.
     basis: Basis,
-    /// Pages since how far was read was stored.
+    /// Pages since the cursor was stored.
     unsaved: u32,
-    /// Time with a transaction since other processes were left a moment.
+    /// Time in transactions since the last pause for other processes.
     busy: Duration,
-    /// Rows were read since how far was read was stored.
+    /// Whether rows were read since the cursor was stored.
     unstored: bool,
     progress: Progress,
 }
@@ -116,11 +116,11 @@ struct Progress {
 #[derive(Debug, Clone, Copy, Default)]
 struct Done {
     connected: bool,
-    /// The last request that a finished round covers.
+    /// The last request covered by a finished round.
     request: u64,
 }
 
-/// Lets a turn see what other devices have just written, without ever waiting for longer than it may.
+/// Lets a turn see the latest rows of other devices, and limits the wait.
 #[derive(Debug, Clone)]
 pub struct Freshness {
     progress: Progress,
@@ -128,13 +128,13 @@ pub struct Freshness {
 }
 
 impl Freshness {
-    /// Asks for a round now; at the start of speech, so that it is long over when the answer is made.
+    /// Requests a round now; called at the start of speech, so that it is long over when the answer is made.
     pub fn start(&self) {
         self.progress.asked.fetch_add(1, Ordering::AcqRel);
         self.progress.want.notify_one();
     }
 
-    /// Waits for the round that was asked for, if Postgres answers at all, and at most for `store.fresh_ms`.
+    /// Waits for the requested round if Postgres answers at all, and at most for `store.fresh_ms`.
     pub async fn settle(&self) {
         let asked = self.progress.asked.load(Ordering::Acquire);
         let mut done = self.progress.done.subscribe();
@@ -163,11 +163,11 @@ impl Puller {
         Freshness { progress: self.progress.clone(), patience }
     }
 
-    /// Pulls until told to stop. `circuit` says whether Postgres is well, `doubt` is told when it does not
-    /// seem so.
+    /// Pulls until told to stop. `circuit` says whether Postgres is well; `doubt` is notified of a suspected
+    /// failure.
     ///
     /// # Errors
-    /// Never: what fails is tried again.
+    /// Never: a failed step is tried again.
     pub async fn run(
         mut self,
         mut circuit: watch::Receiver<Circuit>,
@@ -177,7 +177,7 @@ impl Puller {
         loop {
             let work = async {
                 if circuit.wait_for(Circuit::is_closed).await.is_err() {
-                    // The forwarder is gone, so the end is near.
+                    // The forwarder is gone, so shutdown is near.
                     return std::future::pending::<PullError>().await;
                 }
                 self.follow(&doubt).await
@@ -208,7 +208,7 @@ impl Puller {
                 let round = self.round_on(&mut listener, fresh).await;
                 fresh = false;
                 match round {
-                    // The forwarder goes on sending on a connection from before, and must send everything.
+                    // The forwarder still sends on an older connection, and must send everything.
                     Ok(brought) if brought.another_house => doubt.notify_one(),
                     Ok(_) => {}
                     Err(error) => return error,
@@ -239,7 +239,7 @@ impl Puller {
         Ok(brought)
     }
 
-    /// Until there may be something new.
+    /// Waits until there may be news.
     async fn wait(&self, listener: &mut PgListener) -> Result<(), PgError> {
         let look = tokio::time::sleep(LOOK);
         tokio::pin!(look);
@@ -256,10 +256,10 @@ impl Puller {
         }
     }
 
-    /// Connects, reads everything that is new, and closes.
+    /// Connects, reads all news, and closes.
     ///
     /// # Errors
-    /// [`PullError`]; what was read before is stored.
+    /// [`PullError`]; the rows read before are stored.
     pub async fn run_once(&mut self) -> Result<Brought, PullError> {
         let mut pg = Pg::connect(&self.settings).await?;
         let brought = self.round(&mut pg.conn, true).await;
@@ -267,18 +267,18 @@ impl Puller {
         brought
     }
 
-    /// Everything that is new, page by page. A page is one transaction here. Only on a `fresh` connection
-    /// another database is met: an older one may be all that is left of the database before.
+    /// Reads all news, page by page. A page is one transaction here. Another database is met only on a
+    /// `fresh` connection: an older connection may be all that is left of the previous database.
     async fn round(&mut self, conn: &mut PgConnection, fresh: bool) -> Result<Brought, PullError> {
         let heads = read::heads(conn).await?;
         if !fresh && !resync::is_still_with(self.memory.store(), heads.house).await? {
             return Err(PullError::Outdated);
         }
-        // Before anything is read, so that what is newer here waits in the queue.
+        // Runs before any reading, so that newer rows here wait in the queue.
         let met = resync::meet(self.memory.store(), heads.house, self.memory.clock().now_unix_ms()).await?;
         let generation = self.memory.store().generation();
         let ahead = self.ahead.take().filter(|(of, _)| *of == generation).map(|(_, ahead)| ahead);
-        // `None`: somebody reset it, or this is another database.
+        // `None`: the cursor was reset, or this is another database.
         let stored = pull_cursor::read_of(self.memory.store(), heads.house).await?;
         self.basis = Basis { generation, stored: stored.is_some() };
         self.busy = Duration::ZERO;
@@ -314,8 +314,8 @@ impl Puller {
         Ok(brought)
     }
 
-    /// Voiceprints: all of them where they were not looked at yet with this key and this model, else what is
-    /// new. Of several that open, a person keeps the last.
+    /// Reads voiceprints: all of them if they were not tried yet with this key and model, else the new ones.
+    /// Of several that open, a person keeps the last.
     async fn voices(
         &mut self,
         conn: &mut PgConnection,
@@ -352,7 +352,8 @@ impl Puller {
             let users = self.missing_users(conn, people).await?;
             let rows = Rows { users, voiceprints, ..Rows::default() };
             let page = Pulled { rows, superseded, ..Pulled::default() };
-            // Stored with the mark that they are to be looked at again, which goes once they are there.
+            // Stored with the mark that voiceprints must be tried again, which is removed after they are
+            // stored.
             let before = PullCursor { voices_of: None, ..at.clone() };
             unsettled = self.store(brought, page, refused, &before).await?.unsettled;
             self.unstored = true;
@@ -363,12 +364,12 @@ impl Puller {
     }
 
     fn since(&self, change: i64, at: &PullCursor) -> Since<'_> {
-        // Until everything was read once, also what this device wrote: it may have lost it.
+        // Until the first full read, this device's own rows are read as well: it may have lost them.
         Since { change, device: &self.settings.device, all: !at.caught_up }
     }
 
-    /// Moves `at` past a page and returns its usable rows and how many were not. An empty page means that up
-    /// to `head` there is nothing of interest.
+    /// Moves `at` past a page, and returns its usable rows and the number of the others. An empty page means
+    /// that there is no row of interest up to `head`.
     fn pass<T>(&mut self, rows: Vec<Numbered<T>>, at: &mut i64, head: i64) -> (Vec<T>, usize) {
         *at = rows.last().map_or(head, |(change, _)| *change);
         self.unstored |= !rows.is_empty();
@@ -378,7 +379,7 @@ impl Puller {
         (rows, refused)
     }
 
-    /// The rows of the people among `owners` that are not here.
+    /// The missing rows of the people among `owners`.
     pub(super) async fn missing_users(
         &self,
         conn: &mut PgConnection,
@@ -397,7 +398,7 @@ impl Puller {
         self.basis.stored = true;
         self.unsaved = 0;
         self.unstored = false;
-        // One page after the other would leave no moment to other processes, which look now and then.
+        // Page after page without a pause would starve other processes, which only poll for the lock.
         self.busy += started.elapsed();
         if self.busy > SPELL {
             tokio::time::sleep(resync::LONGEST_BREATH).await;
@@ -417,8 +418,8 @@ impl Puller {
         if refused > 0 {
             log::warn!("{refused} rows of other devices cannot be read and are left out");
         }
-        // Nothing but rows that are here: that is a reason to write only now and then, so that a restart need
-        // not begin again.
+        // All rows are here already: the cursor is written only now and then, so that a restart need not
+        // begin again.
         self.unsaved += 1;
         if page.is_empty() && self.unsaved < UNSAVED {
             return Ok(Applied::default());
@@ -442,7 +443,7 @@ macro_rules! read_all {
                 brought: &mut Brought,
             ) -> Result<(), PullError> {
                 $($(#[$on])* if tables::$row::APART {
-                    // Before the messages: a new device knows voices long before it has read everything.
+                    // Before the messages: a new device knows the voices long before it has read everything.
                     self.voices(conn, heads.voiceprints, at, brought).await?;
                 }
                 $(#[$on])* while !tables::$row::APART && at.at.$rows < heads.$rows {
@@ -451,8 +452,7 @@ macro_rules! read_all {
                     let mut page = tables::$row::page(self, conn, &mut rows).await?;
                     page.rows.$rows.append(&mut rows);
                     self.store(brought, page, refused, at).await?;
-                    // Of pages that hold nothing new nothing is stored: after a lost connection they are not
-                    // read once more.
+                    // Pages without news store nothing; after a lost connection they are not read again.
                     self.ahead = Some((self.basis.generation, at.clone()));
                 })+
                 Ok(())
@@ -475,7 +475,7 @@ pub(super) fn unique(ids: impl IntoIterator<Item = Uuid>) -> Vec<Uuid> {
 mod tests {
     use super::*;
 
-    /// Longer than anything here takes, on any machine.
+    /// Longer than any step takes, on any machine.
     const LONG: Duration = Duration::from_secs(600);
 
     fn handle(connected: bool, patience: Duration) -> Freshness {

@@ -1,11 +1,11 @@
-//! Rows of other devices, as they come from Postgres, become rows here.
+//! Stores rows of other devices, which come from Postgres.
 //!
-//! They are input like any other: each is checked, and one that breaks a rule (an owner that is not its
-//! conversation's, a taken place in a conversation, a name that is none) is refused and counted; the rest
-//! goes on. Nothing is queued: it comes from where the queue goes. The exception are deletions that only this
-//! device can know of, of answers that repeat what was forgotten elsewhere.
+//! They are checked like any input. A row that breaks a rule is refused and counted; the rest goes on. Such
+//! rules concern an owner that is not its conversation's, a taken place in a conversation, and an invalid
+//! name. Nothing is queued, since Postgres has these rows. The exception is deletions that only this device
+//! can know of: deletions of answers that repeat a message forgotten elsewhere.
 //!
-//! Of the names that a row has here and there, those that were given later stay (`named`).
+//! Of the names of a row here and there, those given later stay (`named`).
 
 use std::collections::BTreeSet;
 
@@ -26,33 +26,33 @@ use crate::store::tables::{ConversationRow, Rows, Synced, Tombstone, UserRow, Vo
 use crate::store::{StoreError, Tx, pull_cursor, resync, settings};
 use crate::text::name_key;
 
-/// Some rows of other devices, and how far they bring this one.
+/// Some rows of other devices.
 #[derive(Debug, Default)]
 pub struct Pulled {
     pub rows: Rows,
-    /// (voiceprint, its person): those of `rows` have taken their place.
+    /// Pairs (voiceprint, person) replaced by voiceprints in `rows`.
     pub superseded: Vec<(Uuid, Uuid)>,
-    /// (answer, what it was made from)
+    /// Pairs (answer, source message).
     pub sources: Vec<(Uuid, Uuid)>,
     pub tombstones: Vec<Tombstone>,
 }
 
-/// What a round of reading began with.
+/// The state at the start of a round of reading.
 #[derive(Debug, Clone, Copy)]
 pub struct Basis {
-    /// Of the file ([`crate::store::Store::generation`]).
+    /// Generation of the file ([`crate::store::Store::generation`]).
     pub generation: u64,
-    /// How far was read before is stored, and goes on.
+    /// Whether an earlier cursor is stored, which this round continues.
     pub stored: bool,
 }
 
-/// What became of them.
+/// The outcome for the rows of a page.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Applied {
     /// Rows that are new or changed here.
     pub changed: usize,
     pub refused: usize,
-    /// Voiceprints that were left out because of what still waits here: they are to be looked at again.
+    /// Whether voiceprints were left out because of entries that still wait here: they must be tried again.
     pub unsettled: bool,
 }
 
@@ -61,23 +61,23 @@ pub struct Applied {
 pub(super) const BELOW: [&[(&str, &str)]; 4] =
     [bury::STATEMENTS, messages::STATEMENTS, session::STATEMENTS, take_back::STATEMENTS];
 
-/// What became of one.
+/// The outcome for one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::memory) enum Outcome {
     Changed,
-    /// Changed, and what was there before is to leave the file.
+    /// Changed; the old content must leave the file.
     Erased,
-    /// A deletion that is new here, of something that is not here (any more).
+    /// A new deletion of a row that is not here (any more).
     Noted,
     /// Known already, deleted here, or newer here.
     Left,
-    /// Something about it is still to be sent, and decides.
+    /// An entry about it is still to be sent, and decides.
     Waits,
     Refused(&'static str),
 }
 use Outcome::{Changed, Erased, Left, Noted, Refused, Waits};
 
-/// Seqs stay far from the end of the number, so that adding to one never overflows.
+/// Seqs stay far below the maximum of the type, so that adding to one never overflows.
 const HIGHEST_SEQ: i64 = 1 << 52;
 
 crate::store::sql::statements! {
@@ -118,7 +118,7 @@ impl Pulled {
 }
 
 impl Memory {
-    /// Of `ids` those that no row of a table here has.
+    /// The ids of `ids` that no row of a table here has.
     pub(crate) async fn lacks<T: Synced>(&self, ids: &[Uuid]) -> Result<Vec<Uuid>> {
         if ids.is_empty() {
             return Ok(Vec::new());
@@ -129,12 +129,12 @@ impl Memory {
         Ok(ids.iter().filter(|id| !here.contains(id)).copied().collect())
     }
 
-    /// Stores rows of other devices and the note how far they bring this one, in one transaction; nothing,
-    /// and returns `None`, if this device has met another database since they were read, has another file
-    /// than that of `basis`, or is to read everything again since `read` was stored.
+    /// Stores rows of other devices and the new cursor, in one transaction. It stores nothing and returns
+    /// `None` in three cases: this device has met another database since they were read, it has another file
+    /// than that of `basis`, or the cursor was reset since `read` was stored.
     ///
     /// # Errors
-    /// What the disk has to say; a row is no reason.
+    /// Storage errors; a row causes no error.
     pub async fn apply_pulled(
         &self,
         pulled: &Pulled,
@@ -162,7 +162,7 @@ impl Memory {
         for row in &pulled.tombstones {
             begin_row(&mut tx).await?;
             let outcome = bury::bury(&mut tx, row, &stamp).await;
-            // What a repair could not read may still be in the damaged file.
+            // The damaged file may still hold rows that a repair could not read.
             scrub |= copies && matches!(outcome, Ok(Noted));
             scrub |= applied.end_row(&mut tx, "deletion", &row.id, outcome).await?;
         }
@@ -179,8 +179,8 @@ impl Memory {
 }
 
 impl Applied {
-    /// Counts; returns whether something is to leave the file. What is half done of a row that is refused is
-    /// undone.
+    /// Counts the outcome; returns whether content must leave the file. The partial changes of a refused row
+    /// are undone.
     async fn end_row(
         &mut self,
         tx: &mut Tx<'_>,
@@ -196,7 +196,7 @@ impl Applied {
         Ok(outcome == Erased)
     }
 
-    /// Counts. A rule of the database that refuses the row is a refusal as well.
+    /// Counts the outcome. A row refused by a rule of the database counts as refused too.
     fn count(&mut self, what: &str, id: &Uuid, outcome: Result<Outcome>) -> Result<Outcome> {
         let outcome = match outcome {
             Err(MemoryError::Store(StoreError::Constraint { .. })) => {
@@ -249,7 +249,7 @@ async fn put_user(tx: &mut Tx<'_>, row: &UserRow) -> Result<Outcome> {
     if !later && consent == agreed {
         return Ok(Left);
     }
-    // "Anna (2)" is how an Anna is called here while another Anna is.
+    // "Anna (2)" is the local name of an Anna while another Anna is here.
     let same =
         local == name || shared.as_ref().map_or_else(|| is_numbered(&local, &name), |shared| *shared == name);
     let (name, shared) = match (later, same) {
@@ -272,8 +272,8 @@ async fn put_user(tx: &mut Tx<'_>, row: &UserRow) -> Result<Outcome> {
     Ok(Changed)
 }
 
-/// Whether names that were given at `named` elsewhere replace those that the row `id` has here `since` then.
-/// Of a time before moments were kept nobody can know: then what waits here to be sent stays.
+/// Whether names given at `named` elsewhere replace those of the row `id`, given here at `since`. Without
+/// stored moments the order is unknown: a row that waits here to be sent then stays.
 async fn is_later(tx: &mut Tx<'_>, id: &Uuid, named: &Uuid, since: &Uuid) -> Result<bool> {
     Ok(named > since || (named.is_nil() && since.is_nil() && !pending(tx, id).await?))
 }
@@ -359,8 +359,9 @@ async fn put_conversation(
     Ok(outcome)
 }
 
-/// The caller has seen that this device's key opens it, and that it is the last one of its person. Replaces
-/// the one that is here, unless something that was done to the person's voice here has not been sent yet.
+/// Stores a voiceprint. The caller has checked that this device's key opens it, and that it is the last one
+/// of its person. It replaces the present one, unless a change of the person's voice here has not been sent
+/// yet.
 async fn put_voiceprint(tx: &mut Tx<'_>, row: &VoiceprintRow) -> Result<Outcome> {
     if dead(tx, "voiceprint", &row.id, &row.owner).await? {
         return Ok(Left);
@@ -389,13 +390,13 @@ async fn put_voiceprint(tx: &mut Tx<'_>, row: &VoiceprintRow) -> Result<Outcome>
     Ok(outcome)
 }
 
-/// Whether it, or its person, was deleted here.
+/// Whether the row or its person was deleted here.
 async fn dead(tx: &mut Tx<'_>, kind: &str, id: &Uuid, owner: &Uuid) -> Result<bool> {
     let found = sqlx::query(DEAD).bind(kind).bind(bytes(id)).bind(bytes(owner));
     Ok(tx.optional(found).await?.is_some())
 }
 
-/// Whether something about the row is still to be sent.
+/// Whether an entry about the row is still to be sent.
 async fn pending(tx: &mut Tx<'_>, id: &Uuid) -> Result<bool> {
     Ok(tx.optional(sqlx::query(PENDING).bind(bytes(id))).await?.is_some())
 }

@@ -1,15 +1,15 @@
-//! Rows that were written before the clock was set get their true time once it is.
+//! Gives rows written before the clock was set their true time after it was set.
 //!
-//! A row keeps the monotonic time and the boot of its writing. Once the wall clock is right in the same boot,
-//! the row's time is the wall time now less what has passed since. Rows of an earlier boot whose clock was
-//! never set keep their guess and say so (`clock_synced = 0`); so do the creation times of people and
-//! voiceprints, which keep no monotonic time. Nothing is ordered by these times.
+//! A row keeps the monotonic time and the boot of its writing. If the wall clock is set in the same boot, the
+//! row's time is the wall time now minus the time passed since. Rows of an earlier boot without a set clock
+//! keep their guess and say so (`clock_synced = 0`). The same holds for the creation times of people and
+//! voiceprints, which keep no monotonic time. These times order nothing.
 
 use super::{ConversationId, Memory, MessageId, Result, get};
 use crate::clock::Stamp;
 use crate::store::queue::{Op, enqueue};
 
-/// Messages that are re-stamped in one transaction: a turn waits for no more than that.
+/// Messages re-stamped in one transaction: a turn waits for no more than that.
 const AT_ONCE: u32 = 500;
 
 crate::store::sql::statements! {
@@ -19,13 +19,13 @@ crate::store::sql::statements! {
         WHERE c.boot = (SELECT rid FROM boots WHERE boot_id = ?1) AND c.updated_synced = 0";
     AUDIT = "SELECT a.rid, a.id, u.id AS user FROM audit a LEFT JOIN users u ON u.rid = a.owner
         WHERE a.boot = (SELECT rid FROM boots WHERE boot_id = ?1) AND a.clock_synced = 0";
-    // A stamp from the future of this boot (damage) is as old as now.
+    // A stamp from the future of this boot (damage) counts as now.
     STAMP_MESSAGE = "UPDATE messages SET wall_unix_ms = ?2 - max(?3 - monotonic_ns, 0) / 1000000,
         clock_synced = 1 WHERE rid = ?1 AND clock_synced = 0";
     STAMP_AUDIT = "UPDATE audit SET wall_unix_ms = ?2 - max(?3 - monotonic_ns, 0) / 1000000, clock_synced = 1
         WHERE rid = ?1 AND clock_synced = 0";
-    // It began with its first message; without any, when it was last changed. A beginning in an earlier boot
-    // stays.
+    // It began with its first message, or, without messages, at its last change. A beginning in an earlier
+    // boot stays.
     STAMP_CONVERSATION = "UPDATE conversations SET
             updated_unix_ms = ?2 - max(?3 - updated_monotonic_ns, 0) / 1000000, updated_synced = 1,
             created_unix_ms = CASE WHEN created_synced = 1 THEN created_unix_ms
@@ -38,10 +38,10 @@ crate::store::sql::statements! {
 }
 
 impl Memory {
-    /// Re-stamps what was written in this boot before the clock was set, if it is set now, and queues the
-    /// rows for Postgres again. Returns how many messages, conversations and audit rows.
+    /// Re-stamps the rows written in this boot before the clock was set, if it is set now, and queues them
+    /// for Postgres again. Returns the number of messages, conversations and audit rows.
     ///
-    /// [`Memory::maintain`] calls it every half minute; what there is to do is found by an index.
+    /// [`Memory::maintain`] calls it every half minute; an index finds the rows.
     pub async fn restamp(&self) -> Result<usize> {
         let now = self.clock.stamp();
         if !now.synced {
@@ -63,7 +63,8 @@ impl Memory {
                 return Ok(done);
             }
         }
-        // No index for these: once, and again when the clock was lost or messages told of more.
+        // These have no index: run once, and again after the clock was lost or messages showed that there are
+        // more.
         let first = !self.stamped.swap(true, std::sync::atomic::Ordering::Relaxed);
         if first || done > 0 {
             let rows = self.read_all(sqlx::query(CONVERSATIONS).bind(&*now.boot_id)).await?;
@@ -89,7 +90,8 @@ impl Memory {
                     continue;
                 }
                 done += 1;
-                // Also for a row whose entry still waits: it may be on its way with the old time this moment.
+                // Queued even if an entry for the row still waits: that entry may be on its way with the old
+                // time.
                 let user: Option<Vec<u8>> = get(row, "user")?;
                 let user = user.map(|_| super::UserId::read(row, "user")).transpose()?;
                 let id = match op {

@@ -1,20 +1,19 @@
-//! Full-text search over one person's messages, at a cost that does not grow with what was said.
+//! Full-text search over one person's messages, with a cost that does not grow with their number.
 //!
-//! Owner, role and kind are words of the index, so the index is read only where a message of this person may
-//! be. It is read from the newest message backwards and stops after a window of matches, which are ranked
+//! Owner, role and kind are words of the index, so the index is read only at possible messages of this
+//! person. It is read from the newest message backwards and stops after a window of matches, which are ranked
 //! among themselves: FTS5's own bm25 counts every match of every word first (95 ms for common words in
 //! 100,000 messages).
 //!
-//! Words that are common but seldom together make the index go through all of their lists. So it is read in
-//! two steps: the newest [`Reach::span`] messages of the device, and, if that was not enough, everything
-//! before, at once where one of the words is rare there (then the index skips from one of its messages to the
-//! next), else when the next page is asked for. Nothing is left out, each step costs the same however much
-//! was said, and a page says whether there is more.
+//! Words that are common but seldom together make the index read all of their lists. So the index is read in
+//! two steps. The first covers the newest [`Reach::span`] messages of the device. If that was not enough, the
+//! second covers everything before: at once if one of the words is rare there (then the index skips from one
+//! of its messages to the next), else with the next page. Nothing is left out, each step has a bounded cost,
+//! and a page says whether there is more.
 //!
-//! The index knows no signs, so messages that it finds for C++ or .NET are compared as text
-//! ([`super::signs`]).
+//! The index has no signs, so messages that it finds for C++ or .NET are compared as text ([`super::signs`]).
 //!
-//! One thing still grows: words of scripts that are matched as beginnings (see [`super::terms`]) collect all
+//! One cost still grows: words of scripts that are matched as beginnings (see [`super::terms`]) collect all
 //! words with that beginning.
 
 use std::collections::BTreeMap;
@@ -30,21 +29,21 @@ use super::terms::terms_of;
 use super::{Memory, Message, MessageId, Result, Role, UserId, get};
 use crate::store::StoreError;
 
-/// A query uses at most this many words; more make it slower, not better.
+/// Most words of a query; more make it slower, not better.
 const MAX_TERMS: usize = 16;
-/// What is to be forgotten must match all words that were said.
+/// Most words of a query for forgetting, which must match all spoken words.
 const MAX_FORGET_TERMS: usize = 256;
-/// Matches that are ranked among themselves: the newest. The next page goes on where they end.
+/// The newest matches, which are ranked among themselves. The next page continues at their end.
 const WINDOW: u32 = 200;
-/// Where no message has all words: the newest messages of each word that are ranked.
+/// If no message has all words: the newest messages of each word that are ranked.
 const PER_WORD: u32 = 64;
 
-/// How far one step of a search looks.
+/// The reach of one step of a search.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reach {
-    /// Messages of this device, of everybody, from where the step begins.
+    /// Messages of this device, of all people, from the start of the step.
     pub(super) span: i64,
-    /// A word with fewer messages before those is rare.
+    /// A word with fewer messages than this before the span is rare.
     pub(super) rare: i64,
 }
 
@@ -52,7 +51,7 @@ impl Reach {
     const USUAL: Self = Self { span: 32_768, rare: 256 };
 }
 
-/// A message that was found.
+/// A matching message.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Hit {
     pub message: Message,
@@ -61,19 +60,19 @@ pub struct Hit {
     pub rank: f64,
 }
 
-/// Where the next page of a search begins. It is text for whoever passes it on.
+/// The start of the next page of a search, as text for clients.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SearchCursor {
-    /// Upper end (row number, exclusive) of the window of matches that is being listed.
+    /// Upper end (row number, exclusive) of the present window of matches.
     before: i64,
-    /// The last message of the window that was listed: its rank and row number; before the first, the best
-    /// there can be.
+    /// The last listed message of the window: its rank and row number. Before the first message it is the
+    /// best possible rank.
     rank: f64,
     rid: i64,
     state: State,
 }
 
-/// How far a search has come.
+/// The progress of a search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// Messages with all words are listed.
@@ -126,7 +125,7 @@ crate::store::sql::statements! {
         WHERE f.messages_fts MATCH 'owner : ' || coalesce((SELECT rid FROM users WHERE id = ?1), 0) || ?2
             AND f.rowid < ?3 AND f.rowid >= ?5
         ORDER BY f.rowid DESC LIMIT ?4";
-    // Of everybody: a list is read without looking at another one.
+    // Messages of all people: a list is read without looking at another one.
     HOW_MANY = "SELECT count(*) AS n FROM (SELECT rowid FROM messages_fts
         WHERE messages_fts MATCH ?1 AND rowid < ?2 ORDER BY rowid DESC LIMIT ?3)";
     RID = "SELECT rid FROM users WHERE id = ?1";
@@ -144,11 +143,11 @@ crate::store::sql::statements! {
         ORDER BY f.rowid DESC";
 }
 
-/// What one step has found.
+/// The result of one step.
 struct Step {
     /// Newest first.
     found: Vec<Found>,
-    /// Row number below which nothing was looked at yet, if that is so.
+    /// Row number below which the index is unread; `None` if all was read.
     rest: Option<i64>,
 }
 
@@ -167,7 +166,7 @@ struct Candidate {
 }
 
 impl Candidate {
-    /// Comes before every other.
+    /// Precedes every other candidate.
     const BEST: Self = Self { rid: i64::MAX, rank: f64::NEG_INFINITY };
 
     /// Best first; of equal ones the newer.
@@ -177,13 +176,13 @@ impl Candidate {
 }
 
 impl Memory {
-    /// Messages of `user` with all words of `text`; with any of them, if none has all. The newest 200 matches
-    /// come first, the best of them before the others, then the next 200, and so on; with any of the words,
-    /// the newest 64 of each word are ranked and that is all. `text` is what a person typed or said: nothing
-    /// in it is query syntax.
+    /// Messages of `user` with all words of `text`; if none has all, those with any of them. The newest 200
+    /// matches come first, sorted by rank, then the next 200, and so on. With any of the words, only the
+    /// newest 64 of each word are ranked and listed. `text` is typed or spoken: nothing in it is query
+    /// syntax.
     ///
     /// A page may have fewer than `limit` messages, or none, and still a next one: see the module. Messages
-    /// that are written between two pages are not in the later one.
+    /// written between two pages are not in the later one.
     pub async fn search(
         &self,
         user: UserId,
@@ -235,7 +234,7 @@ impl Memory {
             }
         }
         if rest.is_none() && state != State::All {
-            // From the beginning, also where pages without any message came before.
+            // From the top, even if pages without any message came before.
             let before = if state == State::Any { before } else { self.top().await? };
             state = State::Any;
             let found = self.any(user, &filter, &terms, before, reach).await?;
@@ -259,10 +258,10 @@ impl Memory {
         Ok(Page { items: hits.collect(), next: found.next })
     }
 
-    /// Words of `user` that match `text`: what was to be remembered first. With all words, the newest of
-    /// each kind; with any, the best of the newest 64 of each word. Questions to the memory are left out.
+    /// Words of `user` that match `text`, notes first. With all words, the newest of each kind; with any, the
+    /// best of the newest 64 of each word. Questions to the memory are left out.
     ///
-    /// What is far back is looked for where nothing newer matches.
+    /// Old messages are searched only if nothing newer matches.
     pub async fn recall(&self, user: UserId, text: &str, words: Words, limit: u32) -> Result<Vec<Message>> {
         self.recall_within(user, text, words, limit, Reach::USUAL).await
     }
@@ -307,13 +306,13 @@ impl Memory {
         Ok(found.iter().filter_map(|rid| rows.remove(rid)).filter(fits).collect())
     }
 
-    /// Every message of `user`, of either side, with all words of `text`: for forgetting, so nothing is left
-    /// out, however many there are. Newest first.
+    /// Every message of `user`, of either side, with all words of `text`. It is for forgetting, so nothing is
+    /// left out, whatever the number. Newest first.
     pub async fn matching(&self, user: UserId, text: &str) -> Result<Vec<MessageId>> {
         Ok(self.matching_messages(user, text).await?.iter().map(|message| message.id).collect())
     }
 
-    /// As [`Memory::matching`], the messages themselves.
+    /// As [`Memory::matching`], with the messages themselves.
     pub async fn matching_messages(&self, user: UserId, text: &str) -> Result<Vec<Message>> {
         let terms = terms_of(text, MAX_FORGET_TERMS);
         if terms.is_empty() {
@@ -327,7 +326,7 @@ impl Memory {
         Ok(found)
     }
 
-    /// Those of `found` that have the words with their signs.
+    /// The messages of `found` that have the words with their signs.
     async fn fitting(&self, user: UserId, signed: &Wanted, mut found: Vec<Found>) -> Result<Vec<Found>> {
         if signed.has_signs() && !found.is_empty() {
             let rids: Vec<i64> = found.iter().map(|found| found.rid).collect();
@@ -343,7 +342,7 @@ impl Memory {
         Ok(row.map(|row| get(&row, "top")).transpose()?.unwrap_or(1))
     }
 
-    /// The newest messages with all of `terms` below a row number, at most so many (`from`).
+    /// At most `from.1` newest messages with all of `terms` below the row number `from.0`.
     async fn step(
         &self,
         user: UserId,
@@ -366,9 +365,8 @@ impl Memory {
         Ok(Step { found, rest: None })
     }
 
-    /// The newest messages with all of `terms` below a row number, at most so many (`from`): of the newest
-    /// [`Reach::span`], or, if none of these has them, of all before. That is one look through whole lists,
-    /// for somebody who waits for one answer.
+    /// As [`Memory::step`], among the newest [`Reach::span`] messages or, if none of these match, among all
+    /// earlier ones. The second step reads whole lists, for a person who waits for one answer.
     async fn last(
         &self,
         user: UserId,
@@ -386,8 +384,8 @@ impl Memory {
         }
     }
 
-    /// Whether one of the lists that a query reads is short below the row number `before`: of a word, of a
-    /// person, of a kind.
+    /// Whether one of the lists that a query reads (of a word, a person, or a kind) is short below the row
+    /// number `before`.
     async fn is_rare(
         &self,
         user: UserId,
@@ -461,20 +459,20 @@ impl Memory {
     }
 }
 
-/// A match as the index gives it.
+/// A match from the index.
 struct Found {
     rid: i64,
-    /// Words of the message that match.
+    /// Number of matching words in the message.
     hits: i64,
     bytes: i64,
 }
 
-/// The query for messages with all of `terms`, which `filter` narrows.
+/// The query for messages with all of `terms`, narrowed by `filter`.
 fn all_of(filter: &str, terms: &[String]) -> String {
     format!("{filter} AND {}", terms.join(" AND "))
 }
 
-/// Ranks matches that all have every one of `terms` words.
+/// Ranks matches that have all of `terms` words.
 fn rank_all(found: &[Found], terms: usize) -> Vec<Candidate> {
     let terms = i64::try_from(terms.max(1)).unwrap_or(1);
     let rank = |found: &Found| Candidate {
@@ -486,7 +484,7 @@ fn rank_all(found: &[Found], terms: usize) -> Vec<Candidate> {
     ranked
 }
 
-/// What is left of a ranked window behind the last message of the page before.
+/// The part of a ranked window after the last message of the previous page.
 fn listed(
     ranked: Vec<Candidate>,
     after: Option<Candidate>,
@@ -496,7 +494,7 @@ fn listed(
     ranked.into_iter().filter(behind).map(move |candidate| (candidate, before))
 }
 
-/// Weight of how often words are in a message of this length: the second factor of Okapi bm25 with k1 = 1.2,
+/// Weight of the number of words in a message of this length: the second factor of Okapi bm25 with k1 = 1.2,
 /// b = 0.75 (Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond", 2009).
 #[expect(clippy::cast_precision_loss, reason = "lengths of messages")]
 fn frequency(hits: i64, bytes: i64) -> f64 {
@@ -507,7 +505,7 @@ fn frequency(hits: i64, bytes: i64) -> f64 {
     hits * (K1 + 1.0) / (hits + K1 * (1.0 - B + B * bytes as f64 / AVERAGE_BYTES))
 }
 
-/// Inverse document frequency of a word, from how densely its newest messages lie below the row number
+/// Inverse document frequency of a word, from the density of its newest messages below the row number
 /// `before`.
 #[expect(clippy::cast_precision_loss, reason = "counts of rows")]
 fn rarity(found: &[Found], before: i64) -> f64 {

@@ -1,5 +1,5 @@
-//! Session ids: a client's own name for a conversation. Given again by the same person on the same device, it
-//! finds the same conversation; it never finds one of another person or device.
+//! Session ids: a client's own name for a conversation. The same person on the same device finds the same
+//! conversation with it; it never finds one of another person or device.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,8 +13,7 @@ use crate::text::unseen_anywhere;
 /// Longest session id, in characters.
 pub const MAX_SESSION_CHARS: usize = 128;
 
-/// A session id that was checked: 1 to [`MAX_SESSION_CHARS`] characters, none of them invisible. Compared as
-/// it is.
+/// A checked session id: 1 to [`MAX_SESSION_CHARS`] characters, none of them invisible. Comparison is exact.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SessionId(String);
 
@@ -59,14 +58,14 @@ crate::store::sql::statements! {
 }
 
 impl Memory {
-    /// The conversation that `session` names, if there is one.
+    /// The conversation named by `session`, if there is one.
     pub async fn session(&self, user: UserId, session: &SessionId) -> Result<Option<ConversationId>> {
         let find = sqlx::query(FIND).bind(user.bytes()).bind(&*self.device).bind(session.as_str());
         let row = self.read_optional(find).await?;
         Ok(row.map(|row| ConversationId::read(&row, "id")).transpose()?)
     }
 
-    /// The conversation that `session` names, made if there is none; and whether it was made.
+    /// The conversation named by `session`, created if missing, and whether it was created.
     pub async fn get_or_create_conversation(
         &self,
         user: UserId,

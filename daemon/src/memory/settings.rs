@@ -1,4 +1,4 @@
-//! Small state that must survive a restart, as JSON under a name. Not configuration.
+//! Small state that must survive a restart, as JSON under a key; no configuration.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -7,7 +7,7 @@ use super::{Memory, Result};
 use crate::store::settings;
 
 impl Memory {
-    /// The value under `key`; `None` if there is none or it is of another type (an older version wrote it).
+    /// The value under `key`; `None` if it is missing or of another type (an older version wrote it).
     pub async fn setting<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
         Ok(settings::get(&self.store, key).await?)
     }
@@ -18,8 +18,8 @@ impl Memory {
         Ok(tx.commit().await?)
     }
 
-    /// Changes the value under `key`, its default if there is none, and returns what `change` does; nobody
-    /// else changes it in between.
+    /// Changes the value under `key`, or its default if it is missing, and returns the result of `change`. No
+    /// other process changes it in between.
     pub async fn update_setting<T, R>(&self, key: &str, change: impl FnOnce(&mut T) -> R) -> Result<R>
     where
         T: Default + Serialize + DeserializeOwned,

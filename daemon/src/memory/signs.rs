@@ -1,4 +1,4 @@
-//! Words with signs: C++, C#, .NET, AC/DC, R&D. The full-text index knows letters and digits only, so the
+//! Words with signs: C++, C#, .NET, AC/DC, R&D. The full-text index holds letters and digits only, so the
 //! messages that it finds are compared as text.
 //!
 //! ```text
@@ -14,9 +14,9 @@
 use super::terms::is_run_letter;
 use crate::text::name_key;
 
-/// One word of a text in the form in which names are compared.
+/// One word of a text in the form used to compare names.
 struct Atom {
-    /// With the signs that belong to it.
+    /// The word with its signs.
     word: String,
     bare: String,
     tie: Tie,
@@ -32,13 +32,13 @@ enum Tie {
     Apart,
 }
 
-/// Whether a text has a searched word.
+/// The result of looking for a word in a text.
 #[derive(PartialEq, Eq)]
 enum Finding {
     Has,
-    /// It has the letters, as another word.
+    /// The text has the letters, but as another word.
     Other,
-    /// The index has to know.
+    /// Only the index can decide.
     Unknown,
 }
 
@@ -62,13 +62,13 @@ impl Wanted {
         self.0.iter().any(|group| group.len() > 1 || group.iter().any(|atom| atom.word != atom.bare))
     }
 
-    /// Whether `text`, in which the index found all words, has them with these signs.
+    /// Whether `text`, in which the index found all words, has all of them with these signs.
     pub(crate) fn all_in(&self, text: &str) -> bool {
         let atoms = atoms(text);
         self.0.iter().all(|group| find(group, &atoms) != Finding::Other)
     }
 
-    /// Whether `text`, in which the index found one word at least, has one with these signs.
+    /// Whether `text`, in which the index found at least one word, has one with these signs.
     pub(super) fn any_in(&self, text: &str) -> bool {
         let atoms = atoms(text);
         let found: Vec<Finding> = self.0.iter().map(|group| find(group, &atoms)).collect();
@@ -81,8 +81,8 @@ pub(super) fn words_of(text: &str) -> Vec<String> {
     atoms(text).into_iter().map(|atom| atom.word).collect()
 }
 
-/// The bytes of the signs at the beginning of `rest`, the text behind a letter, that belong to its word: C++,
-/// C++20, F#, but neither Anna+Bob nor Room#5.
+/// The length in bytes of the signs at the start of `rest`, the text after a letter, that belong to the word:
+/// C++, C++20, F#, but neither Anna+Bob nor Room#5.
 pub(crate) fn signs_behind(rest: &str) -> usize {
     let behind = rest.trim_start_matches(['+', '#']);
     let signs = rest.len() - behind.len();

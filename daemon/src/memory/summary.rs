@@ -1,18 +1,18 @@
-//! Long conversations: what a responder sees of them, within a budget of tokens.
+//! Long conversations: the part that a responder sees, within a budget of tokens.
 //!
 //! ```text
 //!  seq 1 ─────────── summary_seq │ ─────────────────────── next_seq
-//!      the running summary       │ the window: messages as they are
+//!      the running summary       │ the window: unchanged messages
 //! ```
 //!
 //! The turn that makes the window larger than [`WINDOW_TOKENS`] moves its older half into the summary, in its
-//! own transaction: the row that is written anyway gets longer, no sync is added. The summary is extractive:
-//! what was to be remembered and the first sentences of what was said, with the number of the message they
-//! come from. It is made from rows, so it can be made again; a trigger empties it when anything that it
-//! covers is deleted, and forgetting makes it anew from what is left.
+//! own transaction: the row written anyway gets longer, with no additional sync. The summary is extractive.
+//! It holds the notes and the first sentences of messages, with the number of their message. It is made from
+//! rows, so it can be made again. A trigger empties it when a covered message is deleted, and forgetting
+//! makes it anew from the rest.
 //!
-//! A language model can replace the text of a summary ([`Memory::summary`], [`Memory::set_summary`]); what it
-//! covers stays the same, and a summary of something forgotten meanwhile is refused.
+//! A language model can replace the text of a summary ([`Memory::summary`], [`Memory::set_summary`]). The
+//! covered range stays the same, and a summary of a message forgotten meanwhile is refused.
 
 use std::collections::HashSet;
 
@@ -20,20 +20,20 @@ use super::messages::message_of;
 use super::{ConversationId, Kind, Memory, MemoryError, Message, Result, Role, UserId, get};
 use crate::store::{StoreError, Tx};
 
-/// Tokens of the messages that a responder sees, the summary not counted.
+/// Tokens of the messages that a responder sees, without the summary.
 pub const WINDOW_TOKENS: u32 = 2_000;
 /// Longest summary, in bytes of UTF-8: a quarter of the window.
 pub const MAX_SUMMARY_BYTES: usize = 1_500;
-/// Messages that one turn moves into the summary at most: a conversation from before there were summaries is
-/// caught up with turn by turn.
+/// Most messages that one turn moves into the summary: a conversation from before there were summaries
+/// catches up turn by turn.
 const FOLD_AT_ONCE: u32 = 64;
-/// Messages from which a summary is made anew after something was forgotten: the newest that it covers.
+/// Newest covered messages from which a summary is made anew after a forgetting.
 const REBUILD_FROM: u32 = 512;
-/// Messages that are looked at for the window.
+/// Most messages considered for the window.
 const MAX_WINDOW_MESSAGES: u32 = 200;
 /// Longest line of a summary, in characters.
 const LINE_CHARS: usize = 140;
-/// Telling words that make a sentence worth a line.
+/// Number of telling words that make a sentence worth a line.
 const TELLING_WORDS: usize = 2;
 
 /// Tokens that a message of `bytes` bytes of UTF-8 costs a language model, estimated without its vocabulary:
@@ -43,12 +43,12 @@ pub fn tokens_of(bytes: usize) -> usize {
     bytes.div_ceil(3) + 4
 }
 
-/// What a responder sees of a conversation.
+/// The part of a conversation that a responder sees.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Window {
-    /// What came before `messages`; may be empty.
+    /// The summary of the messages before `messages`; may be empty.
     pub summary: String,
-    /// The last messages, oldest first, within the budget. One that is longer than the whole budget is cut.
+    /// The last messages, oldest first, within the budget. A message longer than the whole budget is cut.
     pub messages: Vec<Message>,
 }
 
@@ -56,9 +56,9 @@ pub struct Window {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
     pub text: String,
-    /// `seq` of the last message that it covers; 0 for none.
+    /// `seq` of the last covered message; 0 for none.
     pub upto: i64,
-    /// Messages of the conversation that were forgotten so far.
+    /// Number of messages of the conversation forgotten so far.
     forgotten: i64,
 }
 
@@ -92,7 +92,7 @@ crate::store::sql::statements! {
 
 impl Memory {
     /// The part of a conversation that a responder sees: the last messages within `tokens` (see
-    /// [`tokens_of`]; the summary counts), and the summary of what came before.
+    /// [`tokens_of`]; the summary counts), and the summary of the earlier ones.
     pub async fn window(&self, user: UserId, id: ConversationId, tokens: u32) -> Result<Window> {
         let summary = self.summary(user, id).await?.text;
         let budget = usize::try_from(tokens).unwrap_or(usize::MAX).saturating_sub(tokens_of(summary.len()));
@@ -115,8 +115,8 @@ impl Memory {
         Ok(Summary { text, upto, forgotten: get(&row, "forgotten")? })
     }
 
-    /// Puts `text` (cut to [`MAX_SUMMARY_BYTES`]) in place of the summary that was read as `of`. `false`: it
-    /// has changed since, or something of the conversation was forgotten, and nothing was written.
+    /// Replaces the summary that was read as `of` by `text` (cut to [`MAX_SUMMARY_BYTES`]). `false` means
+    /// that it has changed since, or a message was forgotten, and nothing was written.
     pub async fn set_summary(
         &self,
         user: UserId,
@@ -133,14 +133,14 @@ impl Memory {
             .bind(of.forgotten);
         let done = tx.execute(set).await? > 0;
         if done {
-            // The text before it is somebody's words, and no row has them any more.
+            // The old summary is text of a person, and no row holds it any more.
             self.want_scrub(&mut tx, &stamp).await?;
         }
         tx.commit().await?;
         Ok(done)
     }
 
-    /// The messages whose sentences are in the summary of a conversation, newest first.
+    /// The messages with sentences in the summary of a conversation, newest first.
     pub async fn gist(&self, user: UserId, id: ConversationId) -> Result<Vec<Message>> {
         let summary = self.summary(user, id).await?;
         let seqs: Vec<i64> = parse(&summary.text).1.iter().map(|line| line.seq).collect();
@@ -154,7 +154,7 @@ impl Memory {
     }
 }
 
-/// In the transaction of a turn: moves what has become too old for the window into the summary.
+/// Moves messages too old for the window into the summary, in the transaction of a turn.
 pub(super) async fn fold_within(tx: &mut Tx<'_>, owner: i64, conversation: i64) -> Result<()> {
     let Some(row) = tx.optional(sqlx::query(STATE).bind(conversation).bind(owner)).await? else {
         return Ok(());
@@ -177,8 +177,8 @@ pub(super) async fn fold_within(tx: &mut Tx<'_>, owner: i64, conversation: i64) 
     Ok(())
 }
 
-/// In the transaction that forgot something: makes the summary that the trigger emptied anew, from what is
-/// left. `upto` is what it covered.
+/// Makes the summary emptied by the trigger anew from the remaining messages, in the forgetting transaction.
+/// It covered the messages up to `upto`.
 pub(super) async fn rebuild_within(tx: &mut Tx<'_>, owner: i64, conversation: i64, upto: i64) -> Result<()> {
     let covered = sqlx::query(COVERED).bind(conversation).bind(owner).bind(upto).bind(REBUILD_FROM);
     let mut lines = lines_of(&tx.all(covered).await?)?;
@@ -188,19 +188,19 @@ pub(super) async fn rebuild_within(tx: &mut Tx<'_>, owner: i64, conversation: i6
     Ok(())
 }
 
-/// What the summary of a conversation covers now.
+/// `seq` of the last message that the summary of a conversation covers.
 pub(super) async fn covered_within(tx: &mut Tx<'_>, owner: i64, conversation: i64) -> Result<i64> {
     let row = tx.optional(sqlx::query(STATE).bind(conversation).bind(owner)).await?;
     Ok(row.map(|row| get(&row, "summary_seq")).transpose()?.unwrap_or(0))
 }
 
-/// (seq, bytes), newest first.
+/// Pairs (seq, bytes), newest first.
 fn sizes_of(rows: &[sqlx::sqlite::SqliteRow]) -> Result<Vec<(i64, usize)>, StoreError> {
     let size = |row| Ok((get(row, "seq")?, usize::try_from(get::<i64>(row, "bytes")?).unwrap_or(0)));
     rows.iter().map(size).collect()
 }
 
-/// `seq` of the oldest message that still fits into `budget` tokens; at least that of the newest.
+/// `seq` of the oldest message that still fits into `budget` tokens; the newest message always counts.
 fn start_of(newest_first: &[(i64, usize)], budget: usize) -> Option<i64> {
     let mut spent = 0;
     let fits = newest_first.iter().take_while(|(_, bytes)| {
@@ -210,11 +210,11 @@ fn start_of(newest_first: &[(i64, usize)], budget: usize) -> Option<i64> {
     fits.last().or_else(|| newest_first.first()).map(|(seq, _)| *seq)
 }
 
-/// One sentence of a summary and the message that it comes from.
+/// One sentence of a summary and its message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Line {
     seq: i64,
-    /// The person asked to remember it.
+    /// Whether the person asked to remember it.
     note: bool,
     text: String,
 }
@@ -224,13 +224,13 @@ impl Line {
         format!("[{}{}] {}", self.seq, if self.note { " note" } else { "" }, self.text)
     }
 
-    /// What goes first when there is no room: the least telling, of these the oldest.
+    /// Order in which lines are dropped for lack of room: the least telling first, of these the oldest.
     fn worth(&self) -> (bool, usize, i64) {
         (self.note, if self.note { 0 } else { telling(&self.text).min(8) }, self.seq)
     }
 }
 
-/// The lines that messages come to: what the person said, not what was asked and answered.
+/// The lines for these messages: the person's statements, without questions and their answers.
 fn lines_of(rows: &[sqlx::sqlite::SqliteRow]) -> Result<Vec<Line>, StoreError> {
     let mut lines = Vec::new();
     for row in rows {
@@ -263,7 +263,7 @@ fn first_sentence(text: &str) -> String {
     format!("{whole}…")
 }
 
-/// Words of `text` that say what it is about: long ones, numbers, names.
+/// Counts words of `text` that show its topic: long ones, numbers, names.
 fn telling(text: &str) -> usize {
     let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
     let tells = |word: &&str| {
@@ -273,7 +273,7 @@ fn telling(text: &str) -> usize {
     words.filter(tells).count()
 }
 
-/// A summary as (text that is no line of ours, lines).
+/// Splits a summary into (free text, lines made here).
 fn parse(summary: &str) -> (Vec<&str>, Vec<Line>) {
     let (mut free, mut lines) = (Vec::new(), Vec::new());
     for line in summary.lines() {
@@ -290,7 +290,8 @@ fn parse(summary: &str) -> (Vec<&str>, Vec<Line>) {
     (free, lines)
 }
 
-/// `summary` with `new` lines, within [`MAX_SUMMARY_BYTES`]. Free text (a language model's) stays in front.
+/// Adds `new` lines to `summary`, within [`MAX_SUMMARY_BYTES`]. Free text (a language model's) stays in
+/// front.
 fn fold(summary: &str, new: &[Line]) -> String {
     let (free, mut lines) = parse(summary);
     let free = cut_bytes(&free.join("\n"), MAX_SUMMARY_BYTES / 2);

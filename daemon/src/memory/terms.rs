@@ -8,11 +8,11 @@
 //!  钥             grams : "038053"*
 //! ```
 
-/// Letters of one phrase: a longer run is several phrases, each of which must be in the message.
+/// Letters of one phrase: a longer run is split into phrases, all of which must be in the message.
 const PHRASE_LETTERS: usize = 16;
 
-/// Whether `c` belongs to a script that is written without spaces between words, or, as Korean, often without
-/// them. The same letters as in `migrations/sqlite/0006_hangul.sql`.
+/// Whether `c` belongs to a script written without spaces between words, or, as Korean, often without them.
+/// The letters are those of `migrations/sqlite/0006_hangul.sql`.
 pub(crate) fn is_run_letter(c: char) -> bool {
     matches!(c,
         '\u{e01}'..='\u{edf}' | '\u{1000}'..='\u{109f}' | '\u{1780}'..='\u{17f9}' | '\u{3005}'..='\u{3007}'
@@ -27,7 +27,7 @@ pub(super) fn terms_of(text: &str, most: usize) -> Vec<String> {
     let mut terms: Vec<String> = Vec::new();
     for word in text.split(|c: char| !c.is_alphanumeric() && !is_run_letter(c)) {
         let mut runs = word.split(|c| !is_run_letter(c)).filter(|run| !run.is_empty()).peekable();
-        // Of a word that is only partly such a run, the run is what the index can find.
+        // For a word that is only partly such a run, the index can find the run.
         let found: Vec<String> = if runs.peek().is_some() {
             runs.flat_map(phrases).collect()
         } else {
@@ -45,7 +45,7 @@ pub(super) fn terms_of(text: &str, most: usize) -> Vec<String> {
     terms
 }
 
-/// A word as a query term. Words of scripts that write endings without a space (those above U+0E00, but not
+/// A word as a query term. Words of scripts that attach endings without a space (those above U+0E00, except
 /// the Latin and Greek letters there) match as beginnings.
 fn term_of(word: &str) -> String {
     let joined = |c: char| c >= '\u{e00}' && !matches!(c, '\u{1e00}'..='\u{1fff}');

@@ -1,13 +1,13 @@
-//! Writing a turn: the words and the answer, in one transaction with all that belongs to them.
+//! Writes a turn: the words and the answer, in one transaction with everything that belongs to them.
 //!
 //! ```text
 //!  whole answer     append_turn ───────────────────────────────────────────▶ Appended, with Durable
 //!  in sentences     open_turn ─▶ add_sentence ─▶ … ─▶ close_turn ──────────▶ Appended
-//!                                    └▶ Durable          └ as cut, by whoever finds it left open
+//!                                    └▶ Durable          └ as cut, by the process that finds it left open
 //! ```
 //!
 //! Each arrow is one commit. Both ways end in the same transaction ([`Memory::write_in`]). The steps of the
-//! second are in `open_turn.rs`.
+//! second way are in `open_turn.rs`.
 
 use std::fmt;
 
@@ -26,17 +26,17 @@ use crate::clock::Stamp;
 use crate::store::Tx;
 use crate::store::queue::{Op, enqueue};
 
-/// Words of an answer that is on the disk: they may be spoken and shown. Only the memory makes one.
+/// Words of an answer that is on the disk, so that they may be spoken and shown. Only the memory makes one.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Durable(String);
 
 impl Durable {
-    /// For the call that has just committed the words.
+    /// Made by the call that has just committed the words.
     pub(super) fn committed(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// For tests of those who take one.
+    /// For tests of functions that take one.
     #[cfg(test)]
     pub(crate) fn of_test(text: &str) -> Self {
         Self(text.to_owned())
@@ -48,44 +48,44 @@ impl Durable {
 }
 
 impl fmt::Debug for Durable {
-    // The words are somebody's memory: they do not belong in a log.
+    // The words are a person's memory: they do not belong in a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Durable").finish_non_exhaustive()
     }
 }
 
-/// What is known about how the words came in.
+/// Known facts about the input of the words.
 #[derive(Debug, Clone, Default)]
 pub struct TurnMeta {
     /// Confidence of the speaker check, 0…1.
     pub confidence: Option<f32>,
-    /// Recogniser that made the words; `None` for typed text.
+    /// Recogniser that produced the words; `None` for typed text.
     pub engine: Option<String>,
-    /// When the words were said; now, if it is not given.
+    /// When the words were spoken; `None` means now.
     pub at: Option<Stamp>,
-    /// Device that heard them; this one, if it is not given.
+    /// Device that heard them; `None` means this one.
     pub device: Option<String>,
 }
 
-/// Where a turn goes.
+/// The conversation of a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target<'a> {
     /// A conversation that is created in the same transaction.
     New,
-    /// One that began on this device.
+    /// A conversation that began on this device.
     Existing(ConversationId),
-    /// The one that a client's session id names, created in the same transaction if there is none.
+    /// The conversation named by a client's session id, created in the same transaction if missing.
     Session(&'a SessionId),
 }
 
-/// A turn to be written.
+/// A turn to write.
 #[derive(Debug, Clone)]
 pub struct NewTurn<'a> {
-    /// The person's words, as they are to be stored.
+    /// The person's words in the form to store.
     pub text: &'a str,
     pub kind: Kind,
     pub reply: &'a str,
-    /// Who answered: `builtin`, or the name of a language model.
+    /// The responder: `builtin`, or the name of a language model.
     pub responder: &'a str,
     /// Messages of this person that the answer repeats.
     pub sources: &'a [MessageId],
@@ -94,28 +94,28 @@ pub struct NewTurn<'a> {
     pub meta: &'a TurnMeta,
 }
 
-/// What a turn does besides being stored and forgetting messages.
+/// The acts of a turn besides storing it and forgetting messages.
 #[derive(Debug, Clone, Default)]
 pub struct Acts<'a> {
     /// Conversations that lose their names (see [`Memory::named_after`]).
     pub unname: &'a [ConversationId],
-    /// What the turn forgets can be undone in its conversation for a while.
+    /// Whether the forgetting of the turn can be undone in its conversation for a while.
     pub undoable: bool,
-    /// A forgetting that is undone.
+    /// A forgetting to undo.
     pub bring_back: Option<&'a Undoable>,
-    /// The answer asks which of these is meant (see `asks_which` of a message).
+    /// The messages among which the answer asks to choose (see `asks_which` of a message).
     pub which: &'a [MessageId],
-    /// The answer as it is spoken, where other words are stored.
+    /// The spoken answer, if other words are stored.
     pub spoken: Option<&'a str>,
-    /// Added to the answer as it is spoken where what the turn forgets can be undone.
+    /// Text added to the spoken answer if the forgetting of the turn can be undone.
     pub if_undoable: Option<&'a str>,
 }
 
-/// How an answer ended.
+/// The end of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
     Complete,
-    /// It was cut short; so many of its sentences were heard, and no more are stored.
+    /// It was cut short after so many sentences were heard; only these are stored.
     Cut {
         heard: usize,
     },
@@ -138,23 +138,23 @@ impl Ended {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Appended {
     pub conversation_id: ConversationId,
-    /// The conversation is new.
+    /// Whether the conversation is new.
     pub created: bool,
     pub user_message_id: MessageId,
     pub assistant_message_id: MessageId,
     /// `seq` of the person's words; the answer has the next one.
     pub seq: i64,
-    /// Messages that were forgotten.
+    /// Number of messages forgotten.
     pub forgotten: usize,
-    /// What was forgotten can be undone for a while.
+    /// Whether the forgetting can be undone for a while.
     pub undoable: bool,
-    /// Messages that are back.
+    /// Number of messages brought back.
     pub brought_back: usize,
-    /// The answer, as it is to be spoken.
+    /// The answer to speak.
     pub reply: Durable,
 }
 
-/// A turn whose text can be stored, with the ids that it gets, however often it is tried.
+/// A turn with storable text and fixed ids, which stay the same in every attempt.
 pub(super) struct Checked<'a> {
     text: String,
     reply: String,
@@ -162,7 +162,7 @@ pub(super) struct Checked<'a> {
     acts: &'a Acts<'a>,
     ids: (MessageId, MessageId),
     ended: Ended,
-    /// When the answer was given; now, if that is not known better.
+    /// When the answer was given; `None` means now.
     answered_at: Option<&'a Stamp>,
 }
 
@@ -182,7 +182,7 @@ impl<'a> Checked<'a> {
         Self { ended, answered_at, ..self }
     }
 
-    /// The answer as it is spoken.
+    /// The spoken answer.
     fn spoken(&self, undoable: bool) -> Durable {
         let answer = self.acts.spoken.unwrap_or(self.turn.reply);
         Durable::committed(match self.acts.if_undoable {
@@ -214,12 +214,12 @@ crate::store::sql::statements! {
 }
 
 impl Memory {
-    /// Writes a turn of `user`: both messages, their place in the conversation, what is to be forgotten, the
-    /// queue entries. When this returns `Ok`, all of it is on the disk; otherwise none of it is.
+    /// Writes a turn of `user`: both messages, their place in the conversation, the forgetting, and the queue
+    /// entries. When this returns `Ok`, all of it is on the disk; otherwise none of it is.
     ///
     /// # Errors
     /// `NotFound` (no such conversation of this person), `OtherHome` (it began on another device), `TooLong`,
-    /// and what the disk has to say.
+    /// and storage errors.
     pub async fn append_turn(
         &self,
         user: UserId,
@@ -229,10 +229,10 @@ impl Memory {
         self.append_turn_with(user, target, turn, &Acts::default()).await
     }
 
-    /// [`Memory::append_turn`] that also does what `acts` says, in the same transaction.
+    /// As [`Memory::append_turn`], with `acts` in the same transaction.
     ///
     /// # Errors
-    /// As there, and `NotFound` if what is to be brought back is so already, or not there any more.
+    /// As [`Memory::append_turn`], and `NotFound` if the messages to bring back are back already, or gone.
     pub async fn append_turn_with(
         &self,
         user: UserId,
@@ -242,7 +242,8 @@ impl Memory {
     ) -> Result<Appended> {
         let turn = Checked::new(turn, acts, (MessageId::new(), MessageId::new()))?;
         match self.try_append(user, target, &turn).await {
-            // The file was exchanged or repaired underneath. The ids stay, so the turn cannot be there twice.
+            // The file was exchanged or repaired during the call. The ids stay, so the turn cannot be stored
+            // twice.
             Err(e) if e.is_worth_repeating() => self.try_append(user, target, &turn).await,
             done => done,
         }
@@ -262,8 +263,8 @@ impl Memory {
         Ok(appended)
     }
 
-    /// In a transaction: writes a turn of the person, and returns whether deleted text is to be taken out of
-    /// the file after the commit.
+    /// Writes a turn of the person in a transaction. Returns whether deleted text must be scrubbed from the
+    /// file after the commit.
     ///
     /// # Errors
     /// See [`Memory::append_turn_with`].
@@ -412,7 +413,7 @@ pub(super) async fn written(
     }))
 }
 
-/// JSON without the keys that say nothing; `None` if none is left.
+/// JSON without keys of null values; `None` if none is left.
 fn without_nulls(meta: serde_json::Value) -> Option<String> {
     let serde_json::Value::Object(mut map) = meta else { return None };
     map.retain(|_, value| !value.is_null());

@@ -1,4 +1,4 @@
-//! What a person has just forgotten, until it cannot be brought back any more.
+//! Keeps the messages that a person has just forgotten, until they can no longer be brought back.
 //!
 //! ```text
 //!  "forget the key" ──▶ rows, index and queue entries are deleted, deletions are queued: all as without undo
@@ -7,17 +7,17 @@
 //!  anything that ends it ──▶ the key and the sealed copy are deleted
 //! ```
 //!
-//! It ends after [`UNDO_MINUTES`], when the person says something in another conversation, with a new boot,
-//! with the person or the conversation. [`Memory::open_with`] and [`Memory::maintain`] look for what has
-//! ended while nobody was there to notice. Invariants:
+//! The undo ends after [`UNDO_MINUTES`], when the person says something in another conversation, with a new
+//! boot, or with the person or the conversation. [`Memory::open_with`] and [`Memory::maintain`] find undos
+//! that have ended unnoticed. Invariants:
 //!
-//! 1. A crash forgets: the deletion is complete and on its way to Postgres before there is an answer, and
-//!    nothing but "undo that" writes the words again. What comes back has new ids, so no tombstone stands in
-//!    its way, here or elsewhere.
-//! 2. No readable byte is kept: the log, free pages and copies of the database have the sealed copy, which is
-//!    worth nothing once the key, a file of its own, is overwritten. A backup has no key.
-//! 3. A key file is written and removed by whoever holds the write lock of the database, so a key without a
-//!    row is garbage.
+//! 1. A crash forgets: the deletion is complete and queued for Postgres before there is an answer, and only
+//!    "undo that" writes the words again. Restored messages have new ids, so no tombstone blocks them, here
+//!    or elsewhere.
+//! 2. No readable byte is kept: the log, free pages and copies of the database hold the sealed copy, which is
+//!    worthless after the key, a separate file, is overwritten. A backup has no key.
+//! 3. A key file is written and removed under the write lock of the database, so a key without a row is
+//!    garbage.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -38,7 +38,7 @@ use crate::durable;
 use crate::store::queue::{Op, enqueue};
 use crate::store::{StoreError, Tx};
 
-/// How long a forgetting can be undone. Answers and documentation name it.
+/// Time in which a forgetting can be undone. Answers and documentation name it.
 pub const UNDO_MINUTES: i64 = 10;
 const UNDO_NS: i64 = UNDO_MINUTES * 60 * 1_000_000_000;
 const KEY_BYTES: usize = 32;
@@ -65,13 +65,14 @@ crate::store::sql::statements! {
             AND f.boot = (SELECT rid FROM boots WHERE boot_id = ?3) AND f.monotonic_ns BETWEEN ?4 AND ?5
         ORDER BY f.rid DESC LIMIT 1";
     ANY = "SELECT EXISTS (SELECT 1 FROM forgotten) AS n";
-    // A time after now is of another clock.
+    // A time after now comes from another clock.
     ENDED = "SELECT id FROM forgotten WHERE boot <> ?1 OR monotonic_ns NOT BETWEEN ?2 AND ?3
         OR (owner = ?4 AND conversation <> ?5)";
     END = "DELETE FROM forgotten WHERE id = ?1";
     ALL = "SELECT id FROM forgotten";
     CONVERSATION = "SELECT rid FROM conversations WHERE id = ?2 AND owner = ?1";
-    // The number that it had keeps its place among the newest; it may be another message's by now.
+    // A message takes its old row number back, to keep its place among the newest. Another message may have
+    // that number by now.
     INSERT = "INSERT INTO messages (rid, id, conversation, owner, seq, role, kind, text, meta, wall_unix_ms,
             clock_synced, monotonic_ns, boot, device)
         SELECT CASE WHEN EXISTS (SELECT 1 FROM messages WHERE rid = ?1) THEN NULL ELSE ?1 END,
@@ -93,13 +94,13 @@ crate::store::sql::statements! {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Undoable {
     id: Uuid,
-    /// The ids that `messages` get when they come back.
+    /// The ids of `messages` after they come back.
     ids: Vec<MessageId>,
     kept: Kept,
 }
 
 impl Undoable {
-    /// What the person said of it, oldest first: the ids that it gets, and the words.
+    /// The person's words among the messages, oldest first: their new ids, and the words.
     pub fn said(&self) -> Vec<(MessageId, &str)> {
         let mine =
             |row: &&(MessageId, &Row)| row.1.role == Role::User && row.1.kind != super::Kind::Ask.as_str();
@@ -108,11 +109,11 @@ impl Undoable {
     }
 }
 
-/// What is sealed.
+/// The sealed content.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Kept {
     messages: Vec<Row>,
-    /// (source, answer) of which at least one is in `messages`.
+    /// Pairs (source, answer) with at least one in `messages`.
     links: Vec<(Uuid, Uuid)>,
     names: Vec<Name>,
 }
@@ -134,7 +135,7 @@ struct Row {
     device: i64,
 }
 
-/// The names that somebody gave a conversation.
+/// The names that a person gave a conversation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Name {
     conversation: Uuid,
@@ -169,8 +170,8 @@ impl Memory {
         }))
     }
 
-    /// Ends every undo whose time is over and removes keys that belong to none; the text is out of the file
-    /// with the next scrub.
+    /// Ends every undo that is over and removes keys without a row; the next scrub removes the text from the
+    /// file.
     pub(super) async fn end_undos(&self) -> Result<()> {
         let row = self.read_optional(sqlx::query(ANY)).await?;
         let any = row.map(|row| get::<bool>(&row, "n")).transpose()?.unwrap_or(false);
@@ -188,7 +189,7 @@ impl Memory {
         Ok(())
     }
 
-    /// Removes the keys of what is gone: with a person, with a conversation, by a crash.
+    /// Removes the keys of undos that are gone: with a person, with a conversation, by a crash.
     pub(super) async fn sweep_keys(&self) -> Result<()> {
         if keys(self.store.path()).is_empty() {
             return Ok(());
@@ -204,9 +205,9 @@ impl Memory {
         Ok(tx.commit().await?)
     }
 
-    /// In a transaction, behind whose commit the keys are swept: ends what is over, and what `owner` can undo
-    /// in other conversations than the one with this row number (`here`). Returns whether that was anything,
-    /// in which case a scrub is wanted.
+    /// Ends, in a transaction, the undos that are over and those of `owner` in other conversations than the
+    /// one with the row number `here`. The keys are swept after the commit. Returns whether any ended, so
+    /// that a scrub is wanted.
     pub(super) async fn end_in(
         &self,
         tx: &mut Tx<'_>,
@@ -230,7 +231,7 @@ impl Memory {
         Ok(!ended.is_empty())
     }
 
-    /// In the transaction that forgets, before it does: the rows and names that will be gone.
+    /// Collects the rows and names that will be gone, in the forgetting transaction before it deletes.
     pub(super) async fn keep_in(
         &self,
         tx: &mut Tx<'_>,
@@ -254,8 +255,8 @@ impl Memory {
         Ok(kept)
     }
 
-    /// In the transaction that forgot: seals what was kept. Without it the forgetting is as good, so a key
-    /// that cannot be written only means that it cannot be undone. Returns whether it can.
+    /// Seals the collected rows, in the forgetting transaction. A forgetting is valid without it, so an error
+    /// while writing the key only prevents the undo. Returns whether it can be undone.
     pub(super) async fn seal_in(
         &self,
         tx: &mut Tx<'_>,
@@ -283,10 +284,10 @@ impl Memory {
         Ok(true)
     }
 
-    /// In a transaction: writes what was forgotten again, with its new ids. Returns how many messages.
+    /// Writes the forgotten messages again, with new ids, in a transaction. Returns their number.
     ///
     /// # Errors
-    /// `NotFound` if it was brought back, or its time ended, meanwhile.
+    /// `NotFound` if they were brought back, or the undo ended, meanwhile.
     pub(super) async fn bring_back_in(
         &self,
         tx: &mut Tx<'_>,
@@ -349,7 +350,7 @@ impl Memory {
     }
 }
 
-/// The key stays until the commit: a turn that cannot be stored leaves what can be undone as it was.
+/// Ends one undo. The key stays until the commit: a turn that cannot be stored leaves the undo possible.
 async fn end_one(tx: &mut Tx<'_>, id: Uuid) -> Result<u64> {
     Ok(tx.execute(sqlx::query(END).bind(id.as_bytes().as_slice())).await?)
 }
@@ -359,7 +360,7 @@ async fn conversation_in(tx: &mut Tx<'_>, owner: i64, id: Uuid) -> Result<Option
     Ok(row.map(|row| get(&row, "rid")).transpose()?)
 }
 
-/// Gives a conversation the names that it had, unless it has others by now.
+/// Gives a conversation its old names, unless it has others by now.
 async fn name_again(tx: &mut Tx<'_>, user: UserId, owner: i64, name: &Name, now: &Stamp) -> Result<()> {
     let Some(rid) = conversation_in(tx, owner, name.conversation).await? else { return Ok(()) };
     let taken = sqlx::query(TAKEN).bind(owner).bind(rid).bind(&name.session);
@@ -412,13 +413,13 @@ fn keys(database: &Path) -> Vec<(Uuid, PathBuf)> {
     entries.flatten().filter_map(key).collect()
 }
 
-/// Seals `kept` under a key that is written to `path` and used for nothing else.
+/// Seals `kept` under a key that is written to `path` and used once.
 fn seal(path: &Path, kept: &Kept) -> io::Result<Vec<u8>> {
     let plain = Zeroizing::new(serde_json::to_vec(kept).map_err(io::Error::other)?);
     let mut key = Zeroizing::new([0_u8; KEY_BYTES]);
     getrandom::fill(key.as_mut_slice()).map_err(io::Error::other)?;
     let cipher = XChaCha20Poly1305::new((&*key).into());
-    // One message a key: any nonce will do.
+    // A key seals one message, so any nonce will do.
     let sealed = cipher
         .encrypt(&XNonce::default(), plain.as_slice())
         .map_err(|_| io::Error::other("sealing failed"))?;
@@ -427,7 +428,7 @@ fn seal(path: &Path, kept: &Kept) -> io::Result<Vec<u8>> {
     Ok(sealed)
 }
 
-/// The key in a file; `None` where it is gone or was not written as a whole.
+/// The key in a file; `None` if it is gone or was not written as a whole.
 fn read_key(path: &Path) -> io::Result<Option<Zeroizing<[u8; KEY_BYTES]>>> {
     let bytes = match fs::read(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -442,7 +443,7 @@ fn open(key: &[u8; KEY_BYTES], sealed: &[u8]) -> Option<Kept> {
     serde_json::from_slice(&plain).ok()
 }
 
-/// Overwrites and removes a key file. No byte is added to it, for which a full disk would have no room.
+/// Overwrites and removes a key file. It adds no byte, for which a full disk would have no room.
 fn shred(path: &Path) {
     let shredded = || -> io::Result<()> {
         let mut file = fs::OpenOptions::new().write(true).open(path)?;

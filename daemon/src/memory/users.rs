@@ -1,4 +1,4 @@
-//! People: names, consent, deletion of everything that is theirs.
+//! People: names, consent, and deletion of all their data.
 
 use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
@@ -14,16 +14,15 @@ use crate::text::{name_key, names_something, tidy, unseen};
 /// Longest name, in characters.
 pub const MAX_NAME_CHARS: usize = 64;
 
-/// The user of everyone who is answered while voice verification is switched off; no person can have this
-/// name.
+/// The user for all people while voice verification is switched off; no person can have this name.
 pub const ANONYMOUS: &str = "anonymous";
 
-/// Where the next page of people begins.
+/// The start of the next page of people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct UserCursor(pub String);
 
-/// A person the device knows.
+/// A person known to the device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct User {
     pub id: UserId,
@@ -44,7 +43,7 @@ crate::store::sql::statements! {
     BY_NAME = "SELECT id, name, consent_unix_ms, created_unix_ms FROM users WHERE name_key = ?1";
     NAME_TAKEN = "SELECT 1 FROM users WHERE name_key = ?1 AND id <> ?2";
     RENAME = "UPDATE users SET name = ?2, name_key = ?3, named = ?4, house_name = NULL WHERE id = ?1";
-    // The number that tells two of one name apart here is no new name.
+    // The number that distinguishes two people of one name here is no new name.
     NUMBER = "UPDATE users SET house_name = coalesce(house_name, name), name = ?2, name_key = ?3
         WHERE id = ?1";
     CONSENT = "UPDATE users SET consent_unix_ms = ?2 WHERE id = ?1";
@@ -55,8 +54,7 @@ crate::store::sql::statements! {
     DELETE_CONVERSATIONS = "DELETE FROM conversations WHERE owner = ?1";
     DELETE_VOICEPRINT = "DELETE FROM voiceprints WHERE owner = ?1";
     DELETE = "DELETE FROM users WHERE rid = ?1";
-    // Nothing but the deletion is still to be sent about a deleted person; the audit rows stay,
-    // without a person.
+    // Only the deletion of a deleted person is still to be sent. The audit rows stay, without a person.
     FORGET_PENDING = "DELETE FROM queue WHERE user_id = ?1 AND op <> 'append_audit'";
     FORGET_DEAD = "DELETE FROM dead_letter WHERE user_id = ?1";
     FORGET_TOMBSTONES = "DELETE FROM tombstones WHERE user_id = ?1";
@@ -64,7 +62,7 @@ crate::store::sql::statements! {
 }
 
 impl Memory {
-    /// [`Memory::add_user`] for a person, who cannot be called [`ANONYMOUS`].
+    /// As [`Memory::add_user`] for a person, who cannot be called [`ANONYMOUS`].
     ///
     /// # Errors
     /// As [`Memory::add_user`].
@@ -78,8 +76,8 @@ impl Memory {
         self.add(name, None).await
     }
 
-    /// The person who had the id `id` in a backup and is called `name` there: as they are here, or added with
-    /// that id, by which other devices of the house know them. Somebody who was deleted here gets a new one.
+    /// The person with the id `id` and the name `name` in a backup: the present one, or added with that id,
+    /// by which other devices of the house know them. A person who was deleted here gets a new id.
     ///
     /// # Errors
     /// As [`Memory::add_user`].
@@ -113,7 +111,7 @@ impl Memory {
         Ok(User { id, name, consent_unix_ms: None, created_unix_ms: stamp.wall_unix_ms })
     }
 
-    /// Everyone, by name.
+    /// All people, by name.
     pub async fn list_users(&self) -> Result<Vec<User>> {
         const PAGE: u32 = 500;
         let (mut all, mut from) = (Vec::new(), None);
@@ -127,7 +125,7 @@ impl Memory {
         }
     }
 
-    /// One page of everyone, by name.
+    /// One page of all people, by name.
     pub async fn page_users(&self, from: Option<&UserCursor>, limit: u32) -> Result<Page<User, UserCursor>> {
         let after = from.map_or("", |cursor| cursor.0.as_str());
         let rows = self.read_all(sqlx::query(LIST).bind(after).bind(i64::from(limit) + 1)).await?;
@@ -138,8 +136,8 @@ impl Memory {
         Ok(Page { items: page.items.into_iter().map(|(user, _)| user).collect(), next: page.next })
     }
 
-    /// Brings the keys of names to what names are compared by now: an earlier version did not compose
-    /// letters. Of two people whose names became the same, the second is found as "Anna (2)".
+    /// Updates the keys of names to the present rules of comparison: an earlier version did not compose
+    /// letters. Of two people with equal new keys, the second is found as "Anna (2)".
     pub(super) async fn mend_name_keys(&self) -> Result<()> {
         let mut old = Vec::new();
         for row in self.read_all(sqlx::query(KEYS)).await? {
@@ -183,9 +181,9 @@ impl Memory {
         Ok(tx.commit().await?)
     }
 
-    /// Deletes a person with everything that is theirs: conversations, messages, index, voiceprint, queue
-    /// entries. The audit log keeps its rows without the person and gets one of the deletion. What remains to
-    /// be sent is one deletion.
+    /// Deletes a person with all their data: conversations, messages, index, voiceprint, queue entries. The
+    /// audit log keeps its rows without the person and gets one of the deletion. One deletion remains to be
+    /// sent.
     pub async fn delete_user(&self, id: UserId) -> Result<()> {
         let (mut tx, stamp) = self.begin().await?;
         let owner = owner_rid(&mut tx, id).await?;
@@ -200,8 +198,7 @@ impl Memory {
     }
 }
 
-/// Deletes the person `id`, here `owner`, with all that is theirs and what waits for it. It does not bury
-/// them.
+/// Deletes the person `id`, here `owner`, with all their data and pending entries. It leaves no tombstone.
 pub(super) async fn erase_user(tx: &mut Tx<'_>, owner: i64, id: UserId) -> Result<()> {
     let anew = words::will_delete(tx, sqlx::query(COUNT_MESSAGES).bind(owner)).await?;
     for sql in [DELETE_MESSAGES, DELETE_CONVERSATIONS, DELETE_VOICEPRINT, DELETE] {
@@ -214,7 +211,7 @@ pub(super) async fn erase_user(tx: &mut Tx<'_>, owner: i64, id: UserId) -> Resul
     Ok(())
 }
 
-/// Notes that the person agreed, now, to a stored voiceprint.
+/// Notes that the person agreed now to a stored voiceprint.
 pub(super) async fn consent_within(tx: &mut Tx<'_>, stamp: &Stamp, id: UserId) -> Result<()> {
     if tx.execute(sqlx::query(CONSENT).bind(id.bytes()).bind(stamp.wall_unix_ms)).await? == 0 {
         return Err(MemoryError::not_found("user", id));
@@ -244,7 +241,7 @@ fn taken(error: StoreError, name: &str) -> MemoryError {
     }
 }
 
-/// A name with single spaces, or why it cannot be one.
+/// A name with single spaces, or the reason why it is invalid.
 pub(super) fn checked_name(name: &str) -> Result<String> {
     let refuse = |reason| {
         let shown = name.chars().take(MAX_NAME_CHARS).collect();
@@ -261,7 +258,7 @@ pub(super) fn checked_name(name: &str) -> Result<String> {
     }
 }
 
-/// Whether `local` is `name` with a number after it.
+/// Whether `local` is `name` with an appended number.
 pub(super) fn is_numbered(local: &str, name: &str) -> bool {
     let base: String = name.chars().take(MAX_NAME_CHARS - NUMBER_CHARS).collect();
     let rest = local.strip_prefix(base.as_str()).and_then(|rest| rest.strip_prefix(" ("));
@@ -271,11 +268,11 @@ pub(super) fn is_numbered(local: &str, name: &str) -> bool {
 /// Room for " (999999)".
 const NUMBER_CHARS: usize = 9;
 
-/// `name`, or the first of `name (2)`, `name (3)` … that nobody here has.
+/// `name`, or the first of `name (2)`, `name (3)` … that is free here.
 pub(super) async fn free_name(tx: &mut Tx<'_>, name: &str, id: UserId) -> Result<String> {
     let base: String = name.chars().take(MAX_NAME_CHARS - NUMBER_CHARS).collect();
     let mut candidate = name.to_owned();
-    // The name that a device gives itself is not for the nobody of another device.
+    // [`ANONYMOUS`] of another device does not get the name that this device uses itself.
     let mut taken = name_key(name) == ANONYMOUS;
     for n in 2_u32.. {
         if !taken {
@@ -290,8 +287,7 @@ pub(super) async fn free_name(tx: &mut Tx<'_>, name: &str, id: UserId) -> Result
     Ok(candidate)
 }
 
-/// [`checked_name`] of a person: it can be said or seen, and the name that the device itself gives is not
-/// theirs to take.
+/// [`checked_name`] of a person: the name can be said or seen, and is not reserved for the device itself.
 fn person_name(name: &str) -> Result<String> {
     let name = checked_name(name)?;
     if !names_something(&name) {

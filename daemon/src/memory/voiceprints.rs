@@ -1,4 +1,4 @@
-//! Sealed voiceprints: opaque columns, at most one a person. Sealing and opening is `speaker::vault`'s.
+//! Sealed voiceprints: opaque columns, at most one a person. `speaker::vault` seals and opens them.
 
 use serde::Serialize;
 use serde_json::json;
@@ -10,7 +10,7 @@ use crate::clock::Stamp;
 use crate::store::queue::{Op, enqueue, enqueue_voice_deletion};
 use crate::store::{StoreError, Tx};
 
-/// A voiceprint to be stored.
+/// A voiceprint to store.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewVoiceprint {
     pub wrapped_key: Vec<u8>,
@@ -22,11 +22,11 @@ pub struct NewVoiceprint {
     /// Accepted enrolment samples and their net speech.
     pub samples: u32,
     pub net_speech_s: f64,
-    /// Figures per sample, nothing of the template.
+    /// Figures per sample, without any part of the template.
     pub quality: serde_json::Value,
 }
 
-/// What may be shown of a voiceprint.
+/// The data of a voiceprint that may be shown.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct VoiceprintInfo {
     pub id: VoiceprintId,
@@ -66,8 +66,8 @@ crate::store::sql::statements! {
 }
 
 impl Memory {
-    /// Stores the voiceprint of `user` in place of an earlier one, with the consent that enrolling is and an
-    /// audit row: one transaction, so that no voiceprint is ever there without consent.
+    /// Stores the voiceprint of `user` in place of an earlier one, with the consent that enrolling implies
+    /// and an audit row. It is one transaction, so that no voiceprint ever exists without consent.
     pub async fn put_voiceprint(&self, user: UserId, new: &NewVoiceprint) -> Result<VoiceprintId> {
         let (mut tx, stamp) = self.begin().await?;
         let owner = owner_rid(&mut tx, user).await?;
@@ -115,18 +115,18 @@ impl Memory {
         Ok(deleted && self.voiceprint(user).await?.is_none())
     }
 
-    /// Everyone's voiceprint, by name. The one call that crosses people: telling them apart needs all of
-    /// them.
+    /// All voiceprints, by name. This is the only call that crosses people: identifying a speaker needs all
+    /// of them.
     pub async fn list_voiceprints(&self) -> Result<Vec<Voiceprint>> {
         self.read_all(sqlx::query(LIST)).await?.iter().map(|row| Ok(voiceprint_of(row)?)).collect()
     }
 
-    /// Gives every voiceprint the wrapped key that `rewrap` makes of it: all of them in one transaction, or
-    /// none. Returns how many changed. A changed one gets a new id, so that every copy under the old one
-    /// goes.
+    /// Replaces the wrapped key of every voiceprint by that of `rewrap`, all in one transaction or none.
+    /// Returns the number changed. A changed one gets a new id, so that every copy under the old id is
+    /// deleted.
     ///
     /// # Errors
-    /// The first that `rewrap` gives; nothing is changed then.
+    /// The first error of `rewrap`; then nothing is changed.
     pub async fn rewrap_voiceprints<E: From<MemoryError>>(
         &self,
         rewrap: impl Fn(&Voiceprint) -> std::result::Result<Vec<u8>, E>,
@@ -168,7 +168,7 @@ impl Memory {
         Ok(())
     }
 
-    /// Deletes the voiceprint of `user`; the audit log says so.
+    /// Deletes the voiceprint of `user` and notes it in the audit log.
     ///
     /// # Errors
     /// `NotFound` if `user` has none.

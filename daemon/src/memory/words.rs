@@ -1,15 +1,15 @@
-//! The index of words where much is deleted at once.
+//! Updates the index of words when many messages are deleted at once.
 //!
-//! `secure-delete` takes every word out of its place in the index, a fifth of a millisecond a message and
-//! more in a larger one, while everybody waits. Making the index anew of what stays takes 7 µs a message, so
-//! where many go, that is done instead. Neither leaves a deleted word in the index.
+//! `secure-delete` removes every word from its place in the index. That takes a fifth of a millisecond a
+//! message, more in a larger index, while everybody waits. Rebuilding the index from the remaining messages
+//! takes 7 µs a message, so a large deletion does that instead. Neither leaves a deleted word in the index.
 
 use super::{Result, get};
 use crate::store::Tx;
 
-/// Messages that are always taken out one by one.
+/// Deletions up to this many messages are always done one by one.
 const FEW: i64 = 100;
-/// Messages that can be put into a new index in the time in which one is taken out of the old one. Measured:
+/// Messages that can be added to a new index in the time in which one is removed from the old one. Measured:
 /// 30 to 70.
 const WORTH: i64 = 30;
 
@@ -20,8 +20,8 @@ crate::store::sql::statements! {
     TAKEN_OUT = "INSERT INTO messages_fts (messages_fts, rank) VALUES ('secure-delete', 1)";
 }
 
-/// Called before as many messages as `count` says (`n`) are deleted in this transaction; what it returns is
-/// for [`deleted`], after.
+/// Called before a transaction deletes as many messages as `count` returns (`n`); pass its result to
+/// [`deleted`] afterwards.
 pub(super) async fn will_delete(
     tx: &mut Tx<'_>,
     count: sqlx::query::Query<'_, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>,
@@ -33,13 +33,13 @@ pub(super) async fn will_delete(
     let all = number(tx, sqlx::query(ALL)).await?;
     let anew = messages.saturating_mul(WORTH) > all.saturating_sub(messages);
     if anew {
-        // The old index is thrown away: what is marked there costs little.
+        // The old index is discarded: marking entries there costs little.
         tx.execute(sqlx::query(MARKED_ONLY)).await?;
     }
     Ok(anew)
 }
 
-/// They were deleted.
+/// Called after the messages were deleted.
 pub(super) async fn deleted(tx: &mut Tx<'_>, anew: bool) -> Result<()> {
     if anew {
         tx.execute(sqlx::query(ANEW)).await?;

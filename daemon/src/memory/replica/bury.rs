@@ -1,4 +1,4 @@
-//! Deletions of other devices, done here as forgetting is done here.
+//! Applies deletions of other devices, in the same way as forgetting here.
 
 use uuid::Uuid;
 
@@ -17,8 +17,8 @@ crate::store::sql::statements! {
     OWNER_OF_MESSAGE = "SELECT u.id AS id, u.rid AS rid FROM messages m JOIN users u ON u.rid = m.owner WHERE m.id = ?1";
 }
 
-/// Has the voiceprint `id` of `owner` deleted there, unless it is the one that this person has here: a later
-/// one that the same key opens has taken its place.
+/// Deletes the voiceprint `id` of `owner` in Postgres, unless it is this person's present one here. A later
+/// one that the same key opens has replaced it.
 pub(super) async fn supersede(tx: &mut Tx<'_>, id: Uuid, owner: Uuid, stamp: &Stamp) -> Result<()> {
     let here = tx.optional(sqlx::query(VoiceprintRow::table().here.owner).bind(bytes(&id))).await?;
     if here.is_none() && !dead(tx, "voiceprint", &id, &owner).await? {
@@ -27,8 +27,8 @@ pub(super) async fn supersede(tx: &mut Tx<'_>, id: Uuid, owner: Uuid, stamp: &St
     Ok(())
 }
 
-/// Deletes what was deleted elsewhere. `Erased` if there was something to delete, `Noted` if there was not
-/// and the deletion is new.
+/// Deletes a row that was deleted elsewhere. `Erased` if the row was here, `Noted` if it was not and the
+/// deletion is new.
 pub(super) async fn bury(tx: &mut Tx<'_>, row: &Tombstone, stamp: &Stamp) -> Result<Outcome> {
     let (id, owner) = (bytes(&row.id), bytes(&row.owner));
     let known = dead(tx, &row.kind, &row.id, &row.owner).await?;
@@ -54,8 +54,8 @@ pub(super) async fn bury(tx: &mut Tx<'_>, row: &Tombstone, stamp: &Stamp) -> Res
         "message" => match tx.optional(sqlx::query(OWNER_OF_MESSAGE).bind(id)).await? {
             Some(known) if uuid_of(&known)? != row.owner => return Ok(Refused("it is of another person")),
             Some(known) => {
-                // Answers that repeat it and that the other device does not know go as well, and it is told
-                // of these.
+                // Answers that repeat the message but are unknown to the other device are deleted too, and
+                // their deletions are queued for it.
                 let owner: i64 = get(&known, "rid")?;
                 forget_in(tx, UserId(row.owner), owner, &[MessageId(row.id)], stamp).await?;
                 true

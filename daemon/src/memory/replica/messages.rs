@@ -1,7 +1,7 @@
-//! Messages of other devices, a page at a time.
+//! Stores messages of other devices, a page at a time.
 //!
-//! A device that reads everything back knows most of it, and a new one knows nothing: either way a page costs
-//! a few questions about all of it, and one statement for each row that is new.
+//! A device that reads everything back has most messages, and a new one has none. Either way a page costs a
+//! few queries for the whole page, and one statement for each new row.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,12 +19,12 @@ crate::store::sql::statements! {
     KNOWN = "SELECT m.id, m.rid, m.clock_synced, c.id AS conversation_id
         FROM json_each(?1) wanted CROSS JOIN messages m ON m.id = unhex(wanted.value)
         JOIN conversations c ON c.rid = m.conversation";
-    /// Of pairs of a kind and an id.
+    /// Input: pairs of a kind and an id.
     DEAD = "SELECT t.kind, t.id FROM json_each(?1) wanted
         CROSS JOIN tombstones t ON t.kind = wanted.value ->> 0 AND t.id = unhex(wanted.value ->> 1)";
     CONVERSATIONS = "SELECT c.id, c.rid, c.owner, u.id AS owner_id
         FROM json_each(?1) wanted CROSS JOIN conversations c ON c.id = unhex(wanted.value) JOIN users u ON u.rid = c.owner";
-    /// Places in a list of pairs of an answer and its source that are not linked here.
+    /// Positions in a list of pairs (answer, source) that are not linked here.
     NOT_LINKED = "SELECT wanted.key AS place FROM json_each(?1) wanted WHERE NOT EXISTS (
         SELECT 1 FROM messages answer CROSS JOIN messages source
             CROSS JOIN message_sources s ON s.source = source.rid AND s.message = answer.rid
@@ -36,10 +36,10 @@ crate::store::sql::statements! {
     RESTAMP = "UPDATE messages SET wall_unix_ms = ?2, clock_synced = 1 WHERE rid = ?1";
 }
 
-/// Links of one question: a page of 200 messages may come with any number of them.
+/// Links in one query: a page of 200 messages may come with any number of them.
 const LINKS: usize = 1_000;
 
-/// A message that is here.
+/// A message that exists here.
 struct Known {
     rid: i64,
     synced: bool,
@@ -47,26 +47,26 @@ struct Known {
 }
 
 impl Known {
-    /// Whether `row` says nothing that is not here.
+    /// Whether `row` adds nothing to the message here.
     fn covers(&self, row: &MessageRow) -> bool {
         self.conversation == row.conversation && (self.synced || !row.synced)
     }
 }
 
-/// A conversation that is here.
+/// A conversation that exists here.
 struct Home {
     rid: i64,
     owner: i64,
     owner_id: Uuid,
-    /// Messages that the page has added, and the number behind the highest of them.
+    /// Number of messages added by the page, and the number after the highest of them.
     added: i64,
     next_seq: i64,
 }
 
-/// What is here of the rows of a page, and of what they need.
+/// The local state of the rows of a page and of the rows they need.
 struct Page<'r> {
     known: BTreeMap<Uuid, Known>,
-    /// What was deleted here, with its kind.
+    /// Deleted rows, with their kind.
     dead: BTreeSet<(String, Uuid)>,
     conversations: BTreeMap<Uuid, Home>,
     boots: BTreeMap<&'r str, i64>,
@@ -74,11 +74,11 @@ struct Page<'r> {
 }
 
 impl Memory {
-    /// Of `messages` those that may change something here, or are to be refused. It waits for nobody, and
-    /// nobody for it.
+    /// Returns the messages that may change something here, or are to be refused. It takes no lock and blocks
+    /// nobody.
     ///
     /// # Errors
-    /// What the disk has to say.
+    /// Storage errors.
     pub async fn news(&self, mut messages: Vec<MessageRow>) -> Result<Vec<MessageRow>> {
         if messages.is_empty() {
             return Ok(messages);
@@ -89,10 +89,10 @@ impl Memory {
         Ok(messages)
     }
 
-    /// Of `links`, each an answer and what it was made from, those that are not here.
+    /// Returns the links (answer, source message) that are not here.
     ///
     /// # Errors
-    /// What the disk has to say.
+    /// Storage errors.
     pub async fn lacks_links(&self, links: &[(Uuid, Uuid)]) -> Result<Vec<(Uuid, Uuid)>> {
         let mut lacking = Vec::new();
         for links in links.chunks(LINKS) {
@@ -119,8 +119,8 @@ pub(super) async fn put(
     }
     let mut page = Page::look(tx, rows).await?;
     for row in rows {
-        // A rule of the database that refuses the row undoes its statement; a boot or a device that was noted
-        // for it may stay.
+        // A rule of the database that refuses the row undoes its statement; a boot or a device added for it
+        // may stay.
         let outcome = page.put(tx, row, stamp).await;
         applied.count("message", &row.id, outcome)?;
     }
@@ -222,7 +222,7 @@ impl<'r> Page<'r> {
     }
 }
 
-/// What of a message may have been deleted: itself, its conversation, its person.
+/// The rows whose deletion covers a message: itself, its conversation, its person.
 fn ties(row: &MessageRow) -> [(&'static str, Uuid); 3] {
     [("message", row.id), ("conversation", row.conversation), ("user", row.owner)]
 }
@@ -240,7 +240,7 @@ fn known(rows: &[sqlx::sqlite::SqliteRow]) -> Result<BTreeMap<Uuid, Known>> {
     Ok(known)
 }
 
-/// Ids as the statements above take them.
+/// Ids in the form that the statements above take.
 pub(super) fn ids(ids: impl IntoIterator<Item = Uuid>) -> String {
     let list: Vec<String> = ids.into_iter().map(|id| hex(&id)).collect();
     serde_json::json!(list).to_string()

@@ -1,5 +1,5 @@
-//! A client's name for a conversation, which only one of a device has at a time, moves to the conversation
-//! that has it now.
+//! Moves a client's name for a conversation, which only one conversation of a device has at a time, to its
+//! present conversation.
 
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
@@ -17,9 +17,10 @@ crate::store::sql::statements! {
 
 /// The session id that the pulled `row` of the person `owner` and the device `home` gets here, if it has one.
 ///
-/// A conversation that still has it was deleted, or lost its names, on its device, before that began another
-/// one: its own row or its deletion is yet to be read, so it gives the id up. Only between two of this very
-/// device (`here`) the names that were given later win: the row may be from before this device was restored.
+/// Another conversation may still have it: that one was deleted, or lost its names, on its device before the
+/// device began the new one. Its own row or deletion is yet to be read, so it gives the id up. Only between
+/// two conversations of this very device (`here`) the names given later win: the row may be from before this
+/// device was restored.
 pub(super) async fn free<'a>(
     tx: &mut Tx<'_>,
     row: &'a ConversationRow,

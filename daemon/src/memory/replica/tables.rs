@@ -1,4 +1,4 @@
-//! How the rows of each table that devices read come here: one line for a plain table.
+//! Describes how the rows of each table are stored here: one line for a plain table.
 
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -16,23 +16,23 @@ use crate::store::postgres::read;
 use crate::store::queue::enqueue;
 use crate::store::tables::{self, ConversationRow, MessageRow, Rows, Synced, UserRow, VoiceprintRow};
 
-/// Where and when rows are stored.
+/// Device and time for the stored rows.
 pub(in crate::memory) struct Place<'a> {
     pub(super) device: i64,
     pub(super) stamp: &'a Stamp,
 }
 
-/// How the rows of a table that devices read are stored here.
+/// Stores the rows of a table that devices read.
 pub(in crate::memory) trait Kept: Synced {
-    /// It is not read page by page.
+    /// Whether the table is read separately, not page by page.
     const APART: bool = false;
 
-    /// Stores a row. One of a plain table takes the place of what is here, unless that is still to be sent.
+    /// Stores a row. A row of a plain table replaces the present one, unless that is still to be sent.
     async fn put(&self, tx: &mut Tx<'_>, _here: &Place<'_>) -> Result<Outcome> {
         put_plain(tx, self).await
     }
 
-    /// Stores the rows of a page; returns whether something is to leave the file.
+    /// Stores the rows of a page; returns whether content must leave the file.
     async fn put_page(
         tx: &mut Tx<'_>,
         rows: &[Self],
@@ -49,7 +49,7 @@ pub(in crate::memory) trait Kept: Synced {
         Ok(erased)
     }
 
-    /// Stores and queues rows that come out of a backup.
+    /// Stores and queues rows from a backup.
     async fn take_back(
         tx: &mut Tx<'_>,
         rows: &[Self],
@@ -63,7 +63,7 @@ pub(in crate::memory) trait Kept: Synced {
         Ok(TakenBack::default())
     }
 
-    /// A page that holds `rows`, once these are added, with what they need: may take some out.
+    /// Makes a page for `rows`, which are added later, with the rows they need. It may remove some of them.
     async fn page(
         puller: &Puller,
         conn: &mut PgConnection,
@@ -124,7 +124,7 @@ impl Kept for MessageRow {
     ) -> std::result::Result<Pulled, PullError> {
         let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
         let sources = if ids.is_empty() { Vec::new() } else { read::sources(conn, &ids).await? };
-        // After everything was forgotten about how far was read, nearly all of it is here.
+        // After a reset of the cursor, nearly all messages are here.
         *rows = puller.memory.news(std::mem::take(rows)).await?;
         let sources = puller.memory.lacks_links(&sources).await?;
         let conversations = unique(rows.iter().map(|row| row.conversation));
@@ -166,14 +166,14 @@ macro_rules! each_table {
 }
 tables::for_tables!(each_table);
 
-/// The kind of a deletion of such a row.
+/// The kind of a deletion of a row of this table.
 fn kind_of<T: Synced>() -> &'static str {
     T::table().kind.unwrap_or_default()
 }
 
 async fn put_plain<T: Synced>(tx: &mut Tx<'_>, row: &T) -> Result<Outcome> {
     let (id, owner) = (row.id(), row.owner().unwrap_or_default());
-    // What is here decides until it was sent.
+    // The local row decides until it was sent.
     if dead(tx, kind_of::<T>(), &id, &owner).await? || pending(tx, &id).await? {
         return Ok(Left);
     }

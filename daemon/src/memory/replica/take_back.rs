@@ -1,8 +1,8 @@
-//! Takes what a device had not delivered, out of a backup, into the memory as it is: a new card that has read
-//! the house already.
+//! Takes undelivered rows of a device from a backup into the present memory. That memory may be on a new card
+//! that has already read the house.
 //!
 //! Rows that are here or were deleted here stay so. A row that comes back is queued, so that it goes to
-//! Postgres as it would have. The caller adds the people and conversations that a row needs
+//! Postgres as originally planned. The caller adds the people and conversations that a row needs
 //! ([`crate::store::outgoing::add_parents`]), because a new card may not have read them yet.
 
 use std::ops::AddAssign;
@@ -20,7 +20,7 @@ crate::store::sql::statements! {
     /// A message of the same id in another conversation, or of another person, is another message.
     HERE = "SELECT 1 FROM messages m JOIN conversations c ON c.rid = m.conversation
         JOIN users u ON u.rid = m.owner WHERE m.id = ?1 AND c.id = ?2 AND u.id = ?3";
-    /// Where a message goes whose place another one has.
+    /// The new place of a message whose place another one has.
     BEHIND = "SELECT c.next_seq AS seq FROM conversations c JOIN messages m ON m.conversation = c.rid
         WHERE c.id = ?1 AND m.seq = ?2 AND m.id <> ?3";
 }
@@ -28,9 +28,9 @@ crate::store::sql::statements! {
 /// The result of taking a batch back.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct TakenBack {
-    /// They were not here, and are.
+    /// Rows that were not here, and now are.
     pub stored: usize,
-    /// They are not here, though nobody deleted them here.
+    /// Rows that are not here, although nobody deleted them here.
     pub left_out: usize,
 }
 
@@ -45,7 +45,7 @@ impl Memory {
     /// Stores and queues the rows of `batch`, in one transaction.
     ///
     /// # Errors
-    /// What the disk has to say; a row is no reason.
+    /// Storage errors; a row causes no error.
     pub async fn take_back(&self, batch: &Batch) -> Result<TakenBack> {
         let (mut tx, stamp) = self.begin().await?;
         let now = stamp.wall_unix_ms;
@@ -70,7 +70,7 @@ impl Memory {
     }
 }
 
-/// Messages go behind what has taken their place.
+/// Moves messages behind those that have taken their place.
 pub(super) async fn messages(
     tx: &mut Tx<'_>,
     rows: &[MessageRow],

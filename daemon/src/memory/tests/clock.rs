@@ -1,4 +1,4 @@
-//! A clock that is not set, and jumps years in both directions once it is.
+//! Tests of an unset clock, and of one that jumps years in both directions after it was set.
 
 use super::*;
 use crate::clock::DrivenClock;
@@ -67,7 +67,7 @@ async fn rows_from_before_the_clock_was_set_get_their_true_time_whichever_way_it
         assert_eq!((added("insert_message"), added("upsert_conversation"), added("append_audit")), (4, 2, 1));
         assert_eq!(memory.restamp().await.unwrap(), 0);
 
-        // Words that were heard before and are stored after are found as well.
+        // Words heard before and stored after the clock was set are found as well.
         let turn = NewTurn {
             text: "three",
             kind: Kind::Say,
@@ -81,7 +81,8 @@ async fn rows_from_before_the_clock_was_set_get_their_true_time_whichever_way_it
         assert_eq!(memory.restamp().await.unwrap(), 1);
         assert_eq!(times(&memory, MESSAGES).await[4], (NOON_UNIX_MS - 5_000, true));
 
-        // Order is by number, whatever the times are, also after jumps of a clock that says it is right.
+        // Numbers give the order, whatever the times are, even after jumps of a clock that claims to be
+        // right.
         clock.set(NOON_UNIX_MS - 10 * YEAR_MS, true);
         say(&memory, anna, here, "four", "4").await.unwrap();
         clock.set(NOON_UNIX_MS + 10 * YEAR_MS, true);
@@ -91,7 +92,7 @@ async fn rows_from_before_the_clock_was_set_get_their_true_time_whichever_way_it
         assert_eq!(said, ["one", "two", "three", "four", "five"]);
         let listed = memory.list_conversations(anna, None, 5).await.unwrap().items;
         assert_eq!(listed.iter().map(|c| c.id).collect::<Vec<_>>(), [turn_id(here), empty]);
-        // Within one boot a jump is no time that passed.
+        // Within one boot a jump does not count as time passed.
         let now = memory.clock().stamp();
         assert_eq!(memory.current_conversation(anna, 1_000, &now).await.unwrap(), Some(turn_id(here)));
     }
@@ -117,7 +118,7 @@ async fn rows_of_an_earlier_boot_keep_their_guess_and_say_so() {
     let memory = open_at(&path, &clock).await;
     assert_eq!(memory.restamp().await.unwrap(), 0);
     assert_eq!(times(&memory, MESSAGES).await, [(5_000, false), (5_000, false)]);
-    // It goes on in the new boot: its latest turn has a time, its beginning is still a guess.
+    // It continues in the new boot: its latest turn has a time, its beginning is still a guess.
     say(&memory, anna, Target::Existing(turn.conversation_id), "two", "2").await.unwrap();
     assert_eq!(times(&memory, CREATED).await, [(5_000, false)]);
     assert_eq!(times(&memory, UPDATED).await, [(NOON_UNIX_MS, true)]);
@@ -161,7 +162,7 @@ async fn a_clock_that_is_lost_while_rows_get_their_time_ends_the_work() {
     let anna = memory.add_user("Anna").await.unwrap().id;
     say(&memory, anna, Target::New, "one", "1").await.unwrap();
     clock.set(NOON_UNIX_MS, true);
-    // The work has begun with a clock that is set, and waits for this transaction.
+    // The work has begun with a set clock, and waits for this transaction.
     let tx = memory.store.begin().await.unwrap();
     let lose = async {
         tokio::time::sleep(Duration::from_millis(300)).await;

@@ -1,4 +1,5 @@
-//! A process that dies at any moment: every turn and every sentence it acknowledged is there, once, in order.
+//! A process that is killed at any moment: every turn and every sentence it acknowledged exists once, in
+//! order.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
@@ -16,8 +17,8 @@ fn child(name: &str, database: &Path) -> Command {
     command
 }
 
-/// Not a test: what the tests below start and kill. Writes turns and prints the number of each one that is
-/// stored.
+/// Not a test but the child process of the tests below. Writes turns and prints the number of each stored
+/// one.
 #[tokio::test]
 #[ignore = "the child process of the crash tests"]
 async fn writes_turns_until_it_is_killed() {
@@ -44,7 +45,7 @@ async fn writes_turns_until_it_is_killed() {
     }
 }
 
-/// Not a test: gives answers in two sentences and prints the number of each step that is stored.
+/// Not a test but a child process. Gives answers in two sentences and prints the number of each stored step.
 #[tokio::test]
 #[ignore = "the child process of the crash tests"]
 async fn gives_answers_in_sentences_until_it_is_killed() {
@@ -75,8 +76,8 @@ async fn gives_answers_in_sentences_until_it_is_killed() {
     }
 }
 
-/// Lets the child write for a while and kills it; returns the number of the last step that it printed. In
-/// every second round the time begins with its first step, so that a busy machine comes to write as well.
+/// Lets the child write for a while and kills it; returns the last step that it printed. In every second
+/// round the time starts with the first step, so that a busy machine writes as well.
 fn killed_after(name: &str, path: &Path, round: u64, time: Duration) -> Option<i64> {
     let mut writer = child(name, path).spawn().unwrap();
     let lines = BufReader::new(writer.stdout.take().unwrap()).lines();
@@ -87,7 +88,7 @@ fn killed_after(name: &str, path: &Path, round: u64, time: Duration) -> Option<i
             let steps = stored.filter_map(|line| line.strip_prefix("stored ")?.parse::<i64>().ok());
             let mut last = None;
             for step in steps {
-                // One that waits is enough.
+                // One waiting message is enough.
                 let _ = begun.try_send(());
                 last = Some(step);
             }
@@ -126,7 +127,7 @@ async fn every_acknowledged_sentence_survives_kill_nine_at_any_moment() {
         let turns: Vec<_> = history.chunks(2).collect();
         let Some((last, whole)) = turns.split_last().filter(|_| turns.len() > before) else { continue };
         assert!(whole.iter().all(|turn| turn[0].text == "go on" && turn.len() == 2), "{turns:?}");
-        // Every step that was acknowledged is there: of the last turn the words and the sentences so far.
+        // Every acknowledged step exists: of the last turn the words and the sentences so far.
         let sentences = last[1].text.split_whitespace().count();
         let steps = i64::try_from(whole.len() * 3 + 1 + sentences).unwrap();
         assert!((acknowledged..=acknowledged + 1).contains(&steps), "{steps} steps, {acknowledged} known");
@@ -178,7 +179,7 @@ async fn every_acknowledged_turn_survives_kill_nine_at_any_moment() {
     assert!(acknowledged > 0, "no round lived long enough to write");
 }
 
-/// The fsyncs of a hundred turns, or `None` where they cannot be counted.
+/// The fsyncs of a hundred turns, or `None` if they cannot be counted.
 async fn fsyncs_of_100_turns(name: &str) -> Option<usize> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("jarvis.db");
@@ -195,7 +196,8 @@ async fn fsyncs_of_100_turns(name: &str) -> Option<usize> {
         }
         Some(std::fs::read_to_string(&trace).unwrap().lines().filter(|line| line.contains("sync(")).count())
     };
-    // The first run also writes the user and the conversation; the difference of the next two is turns alone.
+    // The first run also writes the user and the conversation; the difference of the other two is turns
+    // alone.
     let counts = [1, 20, 120].map(count);
     let [Some(_), Some(few), Some(many)] = counts else {
         crate::testdata::skipped("strace is not installed or may not trace");
@@ -210,8 +212,8 @@ async fn a_turn_costs_one_fsync_and_an_answer_in_sentences_one_for_each_and_two_
         [("writes_turns_until_it_is_killed", 100), ("gives_answers_in_sentences_until_it_is_killed", 400)]
     {
         let Some(counted) = fsyncs_of_100_turns(name).await else { return };
-        // Starting a fresh write-ahead log costs up to two more, once a process; a further fsync a turn would
-        // be 100 more.
+        // Starting a fresh write-ahead log costs up to two more, once a process. One more fsync per turn
+        // would be 100 more.
         assert!(counted.abs_diff(expected) <= 2, "{name}: {counted} fsyncs for 100 turns");
     }
 }

@@ -1,4 +1,4 @@
-//! What is forgotten is gone: rows, index, queue, titles, and the bytes of the files.
+//! Forgotten data is gone: rows, index, queue, titles, and the bytes of the files.
 
 use super::isolation::Random;
 use super::*;
@@ -84,7 +84,7 @@ async fn deleting_a_person_leaves_one_deletion_and_an_audit_log_without_them() {
     let memory = &home.memory;
     let anna = memory.add_user("Qwanna").await.unwrap().id;
     let bob = memory.add_user("Bob").await.unwrap().id;
-    // More than are taken out of the index one by one.
+    // More than are removed from the index one by one.
     for n in 0..60 {
         say(memory, anna, Target::New, &format!("qwanna says {n}"), "yes qwanna").await.unwrap();
         say(memory, bob, Target::New, &format!("bob says {n}"), "yes bob").await.unwrap();
@@ -130,7 +130,7 @@ async fn deleting_a_long_conversation_leaves_the_index_of_the_others_and_no_byte
     memory.store().check().await.unwrap();
 }
 
-/// Wherever somebody's words can be: messages, titles, session ids, summaries, dead letters, damaged copies.
+/// Everywhere a person's text can be: messages, titles, session ids, summaries, dead letters, damaged copies.
 #[tokio::test]
 async fn deleting_a_person_leaves_no_byte_of_theirs_in_any_file() {
     let home = Home::new().await;
@@ -169,8 +169,7 @@ async fn deleting_a_person_leaves_no_byte_of_theirs_in_any_file() {
     assert_eq!(memory.list_conversations(bob, None, 5).await.unwrap().items.len(), 1);
 }
 
-/// Pages are split, merged and reused by everything around it; no copy of a forgotten word may stay in any of
-/// them.
+/// Writes around it split, merge and reuse pages; no copy of a forgotten word may stay in any of them.
 #[tokio::test]
 async fn no_byte_of_forgotten_text_stays_whatever_happened_around_it() {
     for seed in [7, 99] {
@@ -292,14 +291,14 @@ fn taking_text_out_of_a_full_disk_is_tried_ever_more_rarely() {
     assert_eq!(scrub_pause(u32::MAX), Duration::from_secs(3_600));
 }
 
-/// Sets a wish as a deletion does.
+/// Sets a wish like a deletion.
 async fn wish(memory: &Memory) {
     let (mut tx, stamp) = memory.begin().await.unwrap();
     memory.want_scrub(&mut tx, &stamp).await.unwrap();
     tx.commit().await.unwrap();
 }
 
-/// Whether a block of the index holds these letters, of a word that is there or is only marked as deleted.
+/// Whether a block of the index holds these letters, in a live word or in one only marked as deleted.
 async fn in_the_index(memory: &Memory, start: &str) -> bool {
     let rows = memory.read_all(sqlx::query("SELECT block FROM messages_fts_data")).await.unwrap();
     rows.iter().any(|row| {
@@ -328,7 +327,7 @@ async fn the_words_of_many_messages_leave_the_index_and_those_of_the_others_stay
     assert_eq!(on_disk(&home, "qwword"), None);
     assert_eq!((found(bob, "bicycle").await, found(anna, "zwstays").await), (60, 1));
     memory.store().check().await.unwrap();
-    // Few are taken out one by one again, and many once more.
+    // Few messages are removed one by one again, and many trigger a rebuild once more.
     let mode = "SELECT CAST(v AS INTEGER) AS n FROM messages_fts_config WHERE k = 'secure-delete'";
     assert_eq!(count(memory, mode).await, 1);
     memory.delete_conversation(anna, there).await.unwrap();

@@ -1,5 +1,5 @@
-//! The file is damaged, removed, replaced or cannot be written while the memory is in use: no turn is
-//! acknowledged that is not there afterwards.
+//! The file is damaged, removed, replaced or unwritable while the memory is in use: every acknowledged turn
+//! exists afterwards.
 
 use std::fs;
 
@@ -41,7 +41,7 @@ impl Running {
         say(&self.home.memory, self.anna, Target::Existing(self.here), text, "ok").await
     }
 
-    /// Closed and opened again: what is really in the file at the path.
+    /// Closes and opens the memory again: shows the real content of the file at the path.
     async fn on_disk(&mut self) -> Vec<String> {
         self.home.restart().await;
         self.home.memory.check().await.unwrap();
@@ -77,7 +77,7 @@ async fn a_file_that_is_removed_is_written_again_with_everything_in_it() {
 #[tokio::test]
 async fn a_file_that_is_replaced_is_used_and_the_turn_is_in_it() {
     let mut running = Running::new().await;
-    // A backup of now, which is restored later by somebody who did not stop the daemon.
+    // A backup of now, later restored by a person who did not stop the daemon.
     let backup = running.home.folder.path().join("backup");
     let into = sqlx::query("VACUUM INTO ?1").bind(backup.display().to_string());
     let mut reader = running.home.memory.store().reader().await.unwrap();
@@ -114,7 +114,7 @@ async fn damage_that_a_statement_meets_is_repaired_while_the_memory_is_in_use() 
     running.home.restart().await;
     running.home.memory.report_to(&running.health);
     let path = running.home.path();
-    // Under the open file: the inner pages of its tables, so that a statement must meet it.
+    // Damages the inner pages of its tables under the open file, so that a statement must meet it.
     let mut bytes = fs::read(&path).unwrap();
     let size = usize::from(u16::from_be_bytes([bytes[16], bytes[17]]));
     let inner = (1..bytes.len() / size).filter(|page| matches!(bytes[page * size], 0x05)).collect::<Vec<_>>();
@@ -124,7 +124,7 @@ async fn damage_that_a_statement_meets_is_repaired_while_the_memory_is_in_use() 
     }
     let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &bytes, 0).unwrap();
-    // Not closed before SQLite is done with it: closing drops the locks of this process.
+    // Closed only after SQLite is done with it: closing drops the locks of this process.
     let dialogue = crate::dialogue::Dialogue::new(
         running.home.memory.clone(),
         crate::dialogue::Responder::Builtin(crate::dialogue::Builtin::default()),
@@ -144,7 +144,7 @@ async fn damage_that_a_statement_meets_is_repaired_while_the_memory_is_in_use() 
     assert!(sentence(&running.health, "database").contains("1 damaged copies are kept"));
 }
 
-/// A small file system of its own, where the test may mount one.
+/// A private small file system, if the test may mount one.
 struct Mount {
     folder: tempfile::TempDir,
 }
@@ -218,7 +218,7 @@ async fn a_disk_that_is_full_at_the_start_is_read_and_stores_again_when_there_is
     let ballast = mount.folder.path().join("ballast");
     let mut file = fs::File::create(&ballast).unwrap();
     while std::io::Write::write_all(&mut file, &[0; 4096]).is_ok() {}
-    // In another boot, so that a row would have to be written at once.
+    // In another boot, so that a row must be written at once.
     let clock = crate::clock::DrivenClock::new("another-boot", NOON_UNIX_MS, true);
     let memory = Memory::open(&path, &device(), Clock::Driven(clock)).await.unwrap();
     assert_eq!(texts(&memory, anna).await, ["before"]);
@@ -256,8 +256,7 @@ async fn with_no_room_for_a_repair_the_damaged_file_waits_for_the_next_start() {
     assert_eq!(texts(&memory, anna).await.len(), 40);
 }
 
-/// A word of the full-text index whose message is gone: the structure of the file is sound, the search is
-/// not.
+/// A word of the full-text index without its message: the structure of the file is sound, the search is not.
 #[tokio::test]
 async fn damage_that_only_a_statement_finds_is_said_and_then_repaired() {
     let running = Running::new().await;

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The same file as another device of the house sees it: a replica.
+/// The same file as seen by another device of the house: a replica.
 async fn bedroom(home: &Home) -> Memory {
     Memory::open(&home.path(), &Device { id: "bedroom".into() }, Clock::System).await.unwrap()
 }
@@ -26,7 +26,7 @@ async fn a_conversation_is_continued_only_by_the_device_on_which_it_began() {
     assert!(error.to_string().contains("\"kitchen\""), "{error}");
     assert!(matches!(bedroom.home(anna, here).await, Err(MemoryError::OtherHome { .. })));
     assert_eq!(queued(kitchen).await, before);
-    // Reading, renaming, forgetting and deleting are everybody's.
+    // Every device may read, rename, forget and delete.
     assert_eq!(bedroom.history(anna, here, None, 10).await.unwrap().len(), 2);
     bedroom.rename_conversation(anna, here, "Kitchen talk").await.unwrap();
     let there = say(&bedroom, anna, Target::New, "said in the bedroom", "yes").await.unwrap().conversation_id;
@@ -110,7 +110,7 @@ async fn names_that_look_alike_are_one_name_also_in_a_database_of_version_1() {
     for odd in ["An\u{200b}na", "Anna\u{202e}", "\u{feff}Anna", "Anna\u{fe0f}"] {
         assert!(matches!(memory.add_user(odd).await, Err(MemoryError::InvalidName { .. })), "{odd:?}");
     }
-    // Words, notes and order of the old rows are as they were.
+    // Words, notes and order of the old rows are unchanged.
     let anna = memory.user_by_name("anna").await.unwrap().id;
     let notes = memory.notes(anna, 5).await.unwrap();
     assert_eq!(notes[0].text, "remember that the spare key is under the blue pot");

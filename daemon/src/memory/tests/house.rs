@@ -1,4 +1,4 @@
-//! Another database than before gets everything that is here, in pieces, whatever happens in between.
+//! A new database gets every row of this device, in pieces, whatever happens in between.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,13 +11,13 @@ use crate::store::pull_cursor::PullCursor;
 use crate::store::queue::{Way, sent};
 use crate::store::resync::{Met, Sent, is_with, meet_in_pieces, queue_piece, sent_to, still_to_queue};
 
-/// What an entry does, and to which row.
+/// The operation of an entry, and its row.
 type Entry = (String, Vec<u8>);
 
 const OLD: Uuid = Uuid::from_u128(1);
 const NEW: Uuid = Uuid::from_u128(2);
 const OTHER: Uuid = Uuid::from_u128(3);
-/// These memories are small, and so are the pieces.
+/// Small pieces, since these memories are small.
 const PIECE: i64 = 3;
 
 async fn meet(store: &Store, house: Uuid, now_unix_ms: i64) -> Result<Met, StoreError> {
@@ -28,7 +28,7 @@ async fn queue_more(store: &Store, house: Uuid, now_unix_ms: i64) -> Result<bool
     queue_piece(store, house, now_unix_ms, PIECE).await
 }
 
-/// Every row and every deletion as the entry that sends it.
+/// Every row and every deletion, as the entry that sends it.
 const EVERYTHING: &str = "SELECT 'upsert_user' AS op, id FROM users UNION ALL SELECT 'upsert_voiceprint', id
     FROM voiceprints
     UNION ALL SELECT 'upsert_conversation', id FROM conversations UNION ALL SELECT 'insert_message', id
@@ -41,7 +41,7 @@ async fn entries(memory: &Memory, sql: &'static str) -> Vec<Entry> {
     rows.iter().map(|row| (row.get("op"), row.get("id"))).collect()
 }
 
-/// A house with something of each kind, all of which [`OLD`] has but the last turn.
+/// A house with a row of each kind; [`OLD`] has all of them except the last turn.
 async fn household() -> (Home, UserId, UserId) {
     let home = Home::new().await;
     let memory = &home.memory;
@@ -66,7 +66,7 @@ async fn household() -> (Home, UserId, UserId) {
     (home, anna, bob)
 }
 
-/// Takes everything out of the queue as if it had been sent to `house`; returns what it was.
+/// Removes all entries from the queue as if they had been sent to `house`; returns them.
 async fn send_all(memory: &Memory, house: Uuid) -> Vec<Entry> {
     let mut all = Vec::new();
     loop {
@@ -80,7 +80,7 @@ async fn send_all(memory: &Memory, house: Uuid) -> Vec<Entry> {
     }
 }
 
-/// Begins to meet `house` and is killed after so many commits; returns whether it was done before.
+/// Begins to meet `house` and is killed after `commits` commits; returns whether it was finished before.
 async fn killed_while_meeting(home: &mut Home, house: Uuid, commits: usize) -> bool {
     let mut seen = home.memory.store().commits();
     seen.mark_unchanged();
@@ -99,7 +99,7 @@ async fn killed_while_meeting(home: &mut Home, house: Uuid, commits: usize) -> b
     done
 }
 
-/// Everything that is here was queued, and whatever a row needs was before it.
+/// Checks that every row was queued, after the rows it needs.
 fn complete(queued: &[Entry], memory: &[Entry]) {
     let known: BTreeSet<&Entry> = queued.iter().collect();
     for row in memory {
@@ -128,7 +128,7 @@ async fn another_database_gets_everything_wherever_the_device_is_killed_in_betwe
         let queued = send_all(&home.memory, NEW).await;
         complete(&queued, &entries(&home.memory, EVERYTHING).await);
         assert_eq!(queued.len(), BTreeSet::from_iter(&queued).len(), "once is enough");
-        // And that is noted.
+        // The end is noted.
         assert!(!meet(home.memory.store(), NEW, NOON_UNIX_MS).await.unwrap().more);
         assert_eq!(still_to_queue(home.memory.store()).await.unwrap(), None);
         say(&home.memory, anna, Target::New, "afterwards", "yes").await.unwrap();
@@ -175,7 +175,7 @@ async fn what_happens_in_between_is_queued_as_well() {
         let memory = &home.memory;
         let page = memory.list_conversations(anna, None, 10).await.unwrap().items;
         say(memory, anna, Target::Existing(page[1].id), "in between", "yes").await.unwrap();
-        // The newest rows: what is written next may get their numbers.
+        // The newest rows: the next rows may get their numbers.
         memory.delete_conversation(anna, page[0].id).await.unwrap();
         let made = say(memory, bob, Target::New, "in their place", "yes").await.unwrap();
         let third = memory.add_user("Carl").await.unwrap().id;
@@ -219,7 +219,7 @@ async fn nothing_leaves_the_queue_for_a_database_that_is_no_longer_ours() {
     assert!(!sent(store, way(OLD), i64::MAX, 0, NOON_UNIX_MS).await.unwrap());
     assert_eq!(entries(&home.memory, QUEUE).await, before);
     assert!(!queue_more(store, OLD, NOON_UNIX_MS).await.unwrap());
-    // Nor is anything taken from it.
+    // No row is taken from it either.
     let read = |house| PullCursor { house, ..PullCursor::default() };
     let basis = Basis { generation: store.generation(), stored: false };
     assert_eq!(home.memory.apply_pulled(&Pulled::default(), &read(OLD), basis).await.unwrap(), None);
@@ -232,7 +232,7 @@ async fn nothing_leaves_the_queue_for_a_database_that_is_no_longer_ours() {
 async fn an_older_program_in_between_leaves_a_mark_that_counts_no_more() {
     let (mut home, ..) = household().await;
     killed_while_meeting(&mut home, NEW, 4).await;
-    // It has queued everything and noted whom it met.
+    // It has queued everything and noted its database.
     home.memory.set_setting("postgres_house", &NEW).await.unwrap();
     let met = meet(home.memory.store(), NEW, NOON_UNIX_MS).await.unwrap();
     assert!(!met.more && !met.another, "{met:?}");

@@ -1,4 +1,4 @@
-//! An export comes back as it was, and a file that is no export stores nothing.
+//! An export comes back unchanged, and a file that is no export stores nothing.
 
 use super::*;
 
@@ -31,11 +31,11 @@ async fn what_was_exported_comes_back_on_another_device_and_forgetting_still_tak
     let mut after = exported(&other.memory, there).await;
     assert_eq!(after.as_array_mut().unwrap().pop().unwrap()["messages"][0]["text"], "already here");
     assert_eq!(after, before);
-    // What is continued is what was talked about here.
+    // The conversation of this device continues.
     let now = other.memory.clock().stamp();
     let continued = other.memory.current_conversation(there, i64::MAX, &now).await.unwrap();
     assert_eq!(continued, Some(current.conversation_id));
-    // A second time nothing is doubled.
+    // A second import doubles nothing.
     let again = other.memory.import_conversations(there, &before.to_string()).await.unwrap();
     assert_eq!((again.conversations, again.skipped), (0, 2));
     assert_eq!(other.memory.forget(there, &[note.user_message_id]).await.unwrap(), 4);
@@ -43,7 +43,7 @@ async fn what_was_exported_comes_back_on_another_device_and_forgetting_still_tak
         say(&other.memory, there, Target::Existing(note.conversation_id), "go on", "ok").await.unwrap();
     assert_eq!(next.seq, 5);
     other.memory.check().await.unwrap();
-    // One conversation, and everything of a person, come back as well.
+    // One conversation, and the whole export of a person, come back as well.
     for json in [
         serde_json::to_string(&home.memory.export_conversation(anna, note.conversation_id).await.unwrap()),
         serde_json::to_string(&home.memory.export_user(anna).await.unwrap()),
@@ -71,7 +71,7 @@ async fn what_comes_back_under_new_ids_is_still_forgotten_with_what_it_was_made_
         home.memory.delete_conversation(anna, conversation.id).await.unwrap();
     }
     let mut links = Vec::new();
-    // The newest first: what an answer was made from comes after it.
+    // The newest first, so that sources come after their answers.
     for conversation in exported.iter().rev() {
         let json = serde_json::to_string(conversation).unwrap();
         let (done, elsewhere) = home.memory.import_conversation(anna, &json).await.unwrap();
@@ -156,7 +156,7 @@ async fn a_file_that_is_no_export_is_refused_and_stores_nothing() {
     }
     assert_eq!(home.memory.count_conversations(target).await.unwrap(), 0);
     assert_eq!(queued(&home.memory).await, before);
-    // A title is brought into shape.
+    // A title is normalised.
     let odd = change("/0/title", format!("\u{202e}Trip\u{200b} {}", "x".repeat(100)).into());
     home.memory.import_conversations(target, &odd).await.unwrap();
     let titles = home.memory.list_conversations(target, None, 5).await.unwrap().items;

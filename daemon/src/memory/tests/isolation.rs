@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A small generator, so that a failing seed can be run again.
+/// A small generator with a seed, so that a failure can be repeated.
 pub(super) struct Random(pub u64);
 
 impl Random {
@@ -40,7 +40,7 @@ async fn random_calls_never_show_or_touch_another_persons_rows() {
         for step in 0..250 {
             let actor = random.below(people.len());
             let victim = random.below(people.len());
-            // Half of the ids that a call is made with are somebody else's.
+            // Half of the ids in calls belong to another person.
             let conversation = match people[victim].conversations.len() {
                 0 => ConversationId::new(),
                 n => people[victim].conversations[random.below(n)],
@@ -104,7 +104,7 @@ async fn random_calls_never_show_or_touch_another_persons_rows() {
                 }
                 7 => not_mine(memory.rename_conversation(user, conversation, &mark).await),
                 8 => match memory.session(user, &session).await.unwrap() {
-                    // What a session id finds is one's own, so it can be read.
+                    // A session id finds only one's own conversation, so it can be read.
                     Some(id) => {
                         shown = serde_json::to_string(&memory.history(user, id, None, 50).await.unwrap())
                             .unwrap();
@@ -120,7 +120,7 @@ async fn random_calls_never_show_or_touch_another_persons_rows() {
                     Err(e) => not_mine(Err(e)),
                 },
                 11 => match memory.summary(people[victim].id, conversation).await {
-                    // With a summary that was read with somebody else's right in hand, too.
+                    // Even with a summary read under the other person's rights.
                     Ok(of) => {
                         let set = memory
                             .set_summary(user, conversation, &of, &format!("about {mark}"))

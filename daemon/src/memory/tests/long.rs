@@ -1,4 +1,4 @@
-//! Long conversations: a window within a budget, a running summary, nothing of what was forgotten in it.
+//! Long conversations: a window within a budget, and a running summary without forgotten text.
 
 use super::*;
 
@@ -27,7 +27,7 @@ async fn a_long_conversation_is_seen_through_a_window_and_a_summary_that_meet() 
         assert!(tokens(&window) <= WINDOW_TOKENS as usize, "{n}: {}", tokens(&window));
         assert!(summary.text.len() <= MAX_SUMMARY_BYTES);
         let first = window.messages.first().unwrap().seq;
-        // They meet or overlap. The summary takes a part of the budget, so a few messages may stand between
+        // They meet or overlap. The summary takes a part of the budget, so a few messages may lie between
         // them.
         assert!(first - summary.upto <= 40, "{n}: {first} {}", summary.upto);
         assert_eq!(window.messages.last().unwrap().seq, 2 * n as i64 + 4);
@@ -81,10 +81,10 @@ async fn what_is_forgotten_leaves_the_summary_too() {
     assert!(!after.text.contains("qwsafe") && after.text.contains("the roof leaks"), "{}", after.text);
     assert_eq!(after.upto, before.upto);
     assert!(deletion::on_disk(&home, "qwsafe").is_none());
-    // A summary that somebody made from what was there before is not taken any more.
+    // A summary made from the earlier messages is refused.
     assert!(!memory.set_summary(anna, id, &before, "Anna told me the code of her qwsafe.").await.unwrap());
     assert!(memory.set_summary(anna, id, &after, "Anna spoke of qwbuses and a roof.").await.unwrap());
-    // A row that is deleted past this API (a deletion that came from another device) empties it.
+    // A row deleted without this API (a deletion from another device) empties it.
     let (mut tx, _) = memory.begin().await.unwrap();
     let delete = sqlx::query("DELETE FROM messages WHERE id = ?1").bind(other.user_message_id.bytes());
     tx.execute(delete).await.unwrap();
@@ -127,7 +127,7 @@ async fn a_summary_of_a_language_model_stays_in_front_of_what_comes_later() {
     assert!(!memory.set_summary(anna, id, &of, "stale").await.unwrap());
 }
 
-/// Titles and session ids that somebody chose are words too.
+/// Titles and session ids chosen by a person are text too.
 #[tokio::test]
 async fn conversations_lose_names_that_hold_a_forgotten_topic() {
     let home = Home::new().await;

@@ -1,4 +1,4 @@
-//! The memory on a real file: rows, restarts, people kept apart, deletion, crashes.
+//! Tests of the memory on a real file: rows, restarts, isolation of people, deletion, crashes.
 
 mod clock;
 mod crash;
@@ -58,7 +58,7 @@ fn hand_driven() -> (Clock, Arc<AtomicI64>) {
     (Clock::Fixed(now.clone()), now)
 }
 
-/// A turn with nothing special about it.
+/// A plain turn.
 async fn say(memory: &Memory, user: UserId, target: Target<'_>, text: &str, reply: &str) -> Result<Appended> {
     say_as(memory, user, target, Kind::Say, text, reply, &[]).await
 }
@@ -78,7 +78,7 @@ async fn say_as(
     memory.append_turn(user, target, &turn).await
 }
 
-/// A voiceprint that nothing but this byte tells from others.
+/// A voiceprint that differs from others only by this byte.
 fn print(byte: u8) -> NewVoiceprint {
     NewVoiceprint {
         wrapped_key: vec![byte; 60],
@@ -91,7 +91,7 @@ fn print(byte: u8) -> NewVoiceprint {
     }
 }
 
-/// (op, how many) of the queue, by op.
+/// Entries of the queue as (op, number), by op.
 async fn queued(memory: &Memory) -> Vec<(String, i64)> {
     let rows = memory
         .read_all(sqlx::query("SELECT op, count(*) AS n FROM queue GROUP BY op ORDER BY op"))

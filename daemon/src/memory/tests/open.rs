@@ -9,7 +9,7 @@ fn said<'a>(sources: &'a [MessageId], meta: &'a TurnMeta) -> Said<'a> {
     Said { text: "tell me about the qwkettle", responder: "model", sources, meta }
 }
 
-/// A turn with so many sentences of its answer.
+/// A turn with `sentences` sentences of its answer.
 async fn open_turn(memory: &Memory, user: UserId, target: Target<'_>, sentences: usize) -> OpenTurn {
     let mut turn = memory.open_turn(user, target, &said(&[], &TurnMeta::default())).await.unwrap();
     for sentence in &SENTENCES[..sentences] {
@@ -33,7 +33,7 @@ fn marks(home: &Home) -> usize {
     names.filter(|entry| entry.as_ref().unwrap().file_name().to_str().unwrap().contains(".turn-")).count()
 }
 
-/// How the newest answer of the conversation ended.
+/// The end of the newest answer of the conversation.
 async fn ended(memory: &Memory, user: UserId, conversation: ConversationId) -> Option<String> {
     let last = memory.history(user, conversation, None, 1).await.unwrap().pop().unwrap();
     Some(last.meta?.get("ended")?.as_str()?.to_owned())
@@ -77,7 +77,7 @@ async fn an_answer_in_sentences_becomes_one_message_with_its_effects() {
     assert_eq!(count(memory, hall).await, 2);
     assert_eq!(queued(memory).await.iter().find(|(op, _)| op == "insert_message").unwrap().1, 4);
     assert_eq!((open_turns(memory).await, marks(&home)), (0, 0));
-    // What it repeats is forgotten with it.
+    // The repeated message is forgotten with it.
     assert_eq!(memory.forget(anna, &[note.user_message_id]).await.unwrap(), 4);
 }
 
@@ -135,7 +135,7 @@ async fn a_turn_that_is_being_answered_is_left_alone_by_every_other_process() {
     assert_eq!(texts(&other, anna, closed.conversation_id).await[1], SENTENCES[..2].join(" "));
     assert_eq!(ended(&other, anna, closed.conversation_id).await, None);
     assert_eq!((other.close_left_open().await.unwrap(), marks(&home)), (0, 0));
-    // A mark that a crash left before the row was written.
+    // A mark left by a crash before the row was written.
     std::fs::write(home.path().with_file_name(format!("jarvis.db.turn-{}", "0".repeat(32))), "").unwrap();
     assert_eq!((other.close_left_open().await.unwrap(), marks(&home)), (0, 0));
 }

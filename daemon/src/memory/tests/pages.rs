@@ -1,4 +1,4 @@
-//! Pages of what another device wrote.
+//! Pages of rows of another device.
 
 use uuid::Uuid;
 
@@ -10,8 +10,8 @@ use crate::store::tables::{MessageRow, Rows};
 
 const HOUSE: Uuid = Uuid::from_u128(1);
 
-/// A device that has met the house, and a page of another one: three turns of one person, the last two made
-/// from the first.
+/// A device that has met the house, and a page of another one: three turns of one person, with the last two
+/// made from the first.
 async fn devices() -> (Home, Home, Pulled) {
     let (there, here) = (Home::new().await, Home::new().await);
     let anna = there.memory.add_user("Anna").await.unwrap().id;
@@ -41,7 +41,7 @@ async fn apply(home: &Home, page: &Pulled) -> Applied {
     home.memory.apply_pulled(page, &read, basis(home, false)).await.unwrap().unwrap()
 }
 
-/// What is counted of the messages of each conversation is what there is.
+/// Checks the counted numbers of each conversation against its messages.
 async fn counts_are_right(memory: &Memory) {
     let wrong = "SELECT count(*) AS n FROM conversations c WHERE messages <> (SELECT count(*)
         FROM messages m WHERE
@@ -62,10 +62,10 @@ async fn what_is_here_is_no_news() {
     assert!(memory.lacks_links(&page.sources).await.unwrap().is_empty());
     assert!(memory.news(Vec::new()).await.unwrap().is_empty());
     assert!(memory.lacks_links(&[]).await.unwrap().is_empty());
-    // All the same it does no harm.
+    // Applying it anyway is harmless.
     assert_eq!(apply(&here, &page).await, Applied::default());
     counts_are_right(memory).await;
-    // One that is lost, and one tie.
+    // One lost message, and one lost link.
     let mut tx = memory.store().begin().await.unwrap();
     tx.execute(sqlx::query("DELETE FROM messages WHERE text = 'noted'")).await.unwrap();
     tx.execute(sqlx::query("DELETE FROM message_sources WHERE message = (SELECT max(rid) FROM messages)"))
@@ -103,7 +103,7 @@ async fn a_message_is_news_when_its_time_is_known_or_it_says_something_else() {
         assert_eq!(apply(&here, &Pulled { rows, ..Pulled::default() }).await, became);
     }
     assert_eq!(count(&here.memory, "SELECT count(*) AS n FROM messages WHERE wall_unix_ms = 77").await, 1);
-    // Once it is dated, an undated version of it is old.
+    // After it was dated, an undated version of it is old.
     assert!(here.memory.news(one(&|_| {})).await.unwrap().is_empty());
 }
 
@@ -112,7 +112,7 @@ async fn rows_that_break_a_rule_leave_the_rest_of_their_page_alone() {
     let (_there, here, mut page) = devices().await;
     let good = page.rows.messages.len();
     let bad: [&dyn Fn(&mut MessageRow); 9] = [
-        &|_| {}, // the place of the one before
+        &|_| {}, // the place of the previous one
         &|row| row.seq = 0,
         &|row| row.seq = i64::MAX,
         &|row| (row.seq, row.role) = (70, "admin".into()),
@@ -151,7 +151,7 @@ async fn what_was_deleted_here_does_not_come_back_whatever_of_it_was_deleted() {
                     here.memory.history(anna, ConversationId(page.rows.conversations[0].id), None, 9).await;
                 let ids: Vec<_> = history.unwrap().iter().take(1).map(|m| m.id).collect();
                 here.memory.forget(anna, &ids).await.unwrap();
-                // With it went the answers that were made from it, and the questions that they answered.
+                // The answers made from it, and the questions that they answered, were deleted with it.
                 1
             }
             "conversation" => {
@@ -183,12 +183,12 @@ async fn a_page_is_left_out_once_everything_is_to_be_read_again() {
     assert!(apply(&read, true).await);
     read_again(here.memory.store()).await.unwrap();
     assert!(!apply(&read, true).await);
-    // Somebody else has begun at the beginning since.
+    // Another process has begun at the beginning since.
     let other = PullCursor { reading: Uuid::from_u128(8), ..read.clone() };
     assert!(apply(&other, false).await);
     assert!(!apply(&read, true).await);
     assert!(apply(&other, true).await);
-    // What was learnt of another file does not hold for this one.
+    // Facts learnt from another file do not hold for this one.
     let before = Basis { generation: here.memory.store().generation() - 1, stored: true };
     assert_eq!(here.memory.apply_pulled(&page, &other, before).await.unwrap(), None);
 }

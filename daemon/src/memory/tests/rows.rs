@@ -1,4 +1,4 @@
-//! What is written is there, also after a restart.
+//! Written rows exist, also after a restart.
 
 use std::sync::atomic::Ordering;
 
@@ -142,7 +142,7 @@ async fn a_conversation_continues_within_its_time_and_a_new_one_is_then_the_curr
     assert_eq!(current().await, Some(second));
     say(&memory, anna, Target::Existing(first), "again", "2").await.unwrap();
     assert_eq!(current().await, Some(first));
-    now.fetch_sub(86_400_000, Ordering::Relaxed); // the clock jumps back: nobody can say that time has passed
+    now.fetch_sub(86_400_000, Ordering::Relaxed); // the clock jumps back: the time that has passed is unknown
     assert_eq!(current().await, Some(first));
 }
 
@@ -270,7 +270,7 @@ async fn a_voiceprint_is_replaced_listed_and_deleted() {
     assert_eq!(home.memory.voiceprint(anna).await.unwrap(), None);
     assert!(matches!(home.memory.delete_voiceprint(anna).await, Err(MemoryError::NotFound { .. })));
     home.memory.delete_user(anna).await.unwrap();
-    // The refused voiceprint and the deletion of none left no row.
+    // The refused voiceprint and the deletion of a missing one left no row.
     let audit = home.memory.list_audit(None, None, 10).await.unwrap();
     let actions: Vec<_> = audit.iter().map(|row| row.action.as_str()).collect();
     assert_eq!(actions, ["user_delete", "voiceprint_delete", "enrol", "enrol"]);
@@ -361,13 +361,13 @@ async fn a_full_disk_is_said_and_what_was_stored_stays() {
     memory.check().await.unwrap();
     assert_eq!(memory.history(anna, id, None, 1000).await.unwrap().len(), 2 * stored);
     memory.close().await;
-    // Space again: it goes on where it stopped.
+    // After space is free again it continues at the same place.
     let memory = open(&path).await;
     let next = say(&memory, anna, Target::Existing(id), &text, "ok").await.unwrap();
     assert_eq!(next.seq, 2 * i64::try_from(stored).unwrap() + 1);
 }
 
-/// The real thing where the test may mount: a file system of 1 MiB.
+/// The real case, if the test may mount: a file system of 1 MiB.
 #[tokio::test]
 async fn a_full_file_system_is_said_and_the_memory_recovers_when_there_is_space() {
     let folder = tempfile::tempdir().unwrap();

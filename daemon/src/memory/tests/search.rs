@@ -1,4 +1,4 @@
-//! Searching: complete page by page, ranked, one person's, whatever else was said.
+//! Search: complete page by page, ranked, limited to one person, whatever else is stored.
 
 use super::*;
 use crate::memory::search::Reach;
@@ -68,7 +68,7 @@ async fn a_rare_word_is_found_beside_a_common_one_however_old_it_is() {
     assert_eq!(found.items[0].message.text, "the submarine is yellow");
     let recalled = memory.recall(anna, "the submarine periscope", Words::Any, 20).await.unwrap();
     assert!(recalled.iter().any(|m| m.text == "the submarine is yellow"), "{recalled:?}");
-    // What was to be remembered comes first, though 300 newer messages match too.
+    // Notes come first, though 300 newer messages match too.
     let recalled = memory.recall(anna, "the", Words::All, 20).await.unwrap();
     assert_eq!((recalled.len(), recalled[0].text.as_str()), (20, "remember that the tank is full"));
     assert_eq!(recalled[1].text, "the weather 299");
@@ -90,7 +90,7 @@ async fn another_persons_number_in_a_text_is_not_an_owner() {
     assert!(all(memory, UserId(uuid::Uuid::nil()), "secret", 10).await.is_empty());
 }
 
-/// However far one step looks, all steps together find what one look at everything finds.
+/// Whatever the reach of one step, all steps together find the same as one search of everything.
 #[tokio::test]
 async fn a_search_in_steps_finds_what_a_search_of_everything_finds() {
     let home = Home::new().await;
@@ -136,7 +136,7 @@ async fn a_search_in_steps_finds_what_a_search_of_everything_finds() {
     assert_eq!(pages, 1, "a rare word is looked for everywhere at once");
 }
 
-/// An old note all of whose words are common is found behind any number of newer messages.
+/// An old note with only common words is found behind any number of newer messages.
 #[tokio::test]
 async fn what_was_to_be_remembered_is_recalled_however_far_back_it_is() {
     let home = Home::new().await;
