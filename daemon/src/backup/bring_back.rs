@@ -1,8 +1,8 @@
-//! Messages that a device had not delivered to Postgres, or that Postgres had refused, come out of a backup
-//! into the memory of this device.
+//! Brings undelivered messages from a backup into the memory of this device: messages that a device had not
+//! delivered to Postgres, or that Postgres had refused.
 //!
-//! A memory that is missing becomes the file of the queue. In a memory that is there, or that belongs to
-//! another device than the one that made the backup, the rows are taken back one by one.
+//! If the memory is missing, the queue file becomes the memory. If a memory exists, or belongs to another
+//! device than the one that made the backup, the rows are taken back one by one.
 
 use std::path::Path;
 
@@ -20,14 +20,14 @@ use crate::store::{Store, StoreOptions, heal, outgoing, queue};
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct BroughtBack {
     pub(super) messages: u64,
-    /// They are in the backup only, though nobody deleted them here.
+    /// Messages that are only in the backup, though nobody deleted them here.
     pub(super) left_out: u64,
 }
 
-/// Brings into the memory of this device what it lacks.
+/// Brings the missing messages into the memory of this device.
 ///
 /// # Errors
-/// [`BackupError`]; what was stored by then stays, and is left as it is when this is done again.
+/// [`BackupError`]; messages stored by then stay, and a repetition leaves them as they are.
 pub(super) async fn bring_back(
     run: &Run<'_>,
     folder: &Path,
@@ -49,8 +49,8 @@ pub(super) async fn bring_back(
     Ok(BroughtBack { messages: manifest.undelivered.unwrap_or_default().messages, left_out: 0 })
 }
 
-/// How many messages that Postgres did not have the memory of this device lacks. A memory that is missing or
-/// cannot be read lacks all of them.
+/// Counts the undelivered messages that the memory of this device lacks. A memory that is missing or cannot
+/// be read lacks all of them.
 ///
 /// # Errors
 /// [`BackupError`] if the backup cannot be read.
@@ -121,7 +121,7 @@ async fn take_back(
         {
             memory.accept().await?;
         }
-        // The sources of an answer come along, and Postgres may have them.
+        // The count includes the sources of answers, which Postgres may have.
         Ok(BroughtBack { messages: back.messages.min(wanted), left_out: back.left_out.min(wanted) })
     };
     let taken = taken.await;

@@ -1,4 +1,4 @@
-//! Asking work in other threads, and programs that it waits for, to stop.
+//! Stops the threads of a run and the programs it waits for.
 
 use std::process::{Child, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::BackupError;
 
-/// Shared by everything that belongs to one run.
+/// Shared by all parts of one run.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel {
     inner: Arc<Inner>,
@@ -20,11 +20,11 @@ struct Inner {
 }
 
 impl Cancel {
-    /// Asks everything to stop, and ends the programs that run.
+    /// Asks all threads to stop, and kills the running programs.
     pub fn cancel(&self) {
         self.inner.asked.store(true, Ordering::Release);
         for program in self.programs().iter() {
-            // One that has ended by itself needs no signal.
+            // A program that has ended by itself needs no signal.
             let _ = program.lock().unwrap_or_else(PoisonError::into_inner).kill();
         }
     }
@@ -33,8 +33,7 @@ impl Cancel {
         self.inner.asked.load(Ordering::Acquire)
     }
 
-    /// The error to tell: once everything was asked to stop, it is the stop and no fault of what it
-    /// broke off.
+    /// Returns the error to report: after a cancellation, the cancellation rather than its consequence.
     pub fn explains(&self, error: BackupError) -> BackupError {
         if self.is_asked() { BackupError::Cancelled } else { error }
     }
@@ -45,7 +44,7 @@ impl Cancel {
         if self.is_asked() { Err(BackupError::Cancelled) } else { Ok(()) }
     }
 
-    /// Has `child` end with the run.
+    /// Makes `child` end with the run.
     pub fn watch(&self, child: Child) -> Program {
         let child = Arc::new(Mutex::new(child));
         self.programs().push(child.clone());
@@ -60,7 +59,7 @@ impl Cancel {
     }
 }
 
-/// A program that runs; killed if the value is dropped before it ended.
+/// A running program; dropping the value kills it.
 #[derive(Debug)]
 pub struct Program {
     child: Arc<Mutex<Child>>,
@@ -68,19 +67,19 @@ pub struct Program {
 }
 
 impl Program {
-    /// Ends it.
+    /// Kills the program.
     pub fn kill(&self) {
         let _ = self.child.lock().unwrap_or_else(PoisonError::into_inner).kill();
     }
 
-    /// Waits for its end.
+    /// Waits for the program to end.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error of the system.
     pub fn wait(&self) -> std::io::Result<ExitStatus> {
         const PAUSE: Duration = Duration::from_millis(5);
         loop {
-            // Not held while waiting: a cancellation must get through.
+            // The lock is not held while waiting: a cancellation must get through.
             let ended = self.child.lock().unwrap_or_else(PoisonError::into_inner).try_wait()?;
             match ended {
                 Some(status) => return Ok(status),

@@ -1,8 +1,8 @@
-//! Lines of tab-separated fields, field by field instead of line by line.
+//! Stores lines of tab-separated fields column by column instead of line by line.
 //!
-//! Identifiers, times and texts each compress better among their own kind: a dump of Postgres, whose rows are
-//! such lines, takes a third less room (docs/design/backup.md). What goes in is not understood and need not
-//! be of that form: any bytes come back as they were.
+//! Identifiers, times and texts each compress better among their own kind. A dump of Postgres, whose rows are
+//! such lines, takes a third less room (docs/design/backup.md). The input is not parsed and need not have
+//! that form: any bytes come back unchanged.
 //!
 //! ```text
 //! block   = bytes of the block, u32 · bytes of each of the 24 columns, u32 each · the columns, one after the other
@@ -17,23 +17,23 @@ use std::io::{self, Read, Write};
 
 /// Fields of a line that have a column of their own.
 const COLUMNS: usize = 24;
-/// Bytes of a block. Larger ones were not smaller on the disk.
+/// Bytes of a block. Larger blocks were not smaller on the disk.
 const BLOCK_BYTES: usize = 2 << 20;
-/// What is accepted when reading.
+/// Largest block accepted when reading.
 const MAX_BLOCK_BYTES: usize = 16 << 20;
 const HEADER_BYTES: usize = 4 * (1 + COLUMNS);
 
-/// The way in.
+/// Converts lines to blocks of columns.
 #[derive(Debug, Default)]
 pub(super) struct Columns {
     columns: [Vec<u8>; COLUMNS],
     bytes: usize,
-    /// The column that the next byte belongs to.
+    /// The column of the next byte.
     at: usize,
 }
 
 impl Columns {
-    /// Takes `bytes`, writes the blocks that are full.
+    /// Takes `bytes` and writes the full blocks.
     pub(super) fn push(&mut self, mut bytes: &[u8], sink: &mut impl Write) -> io::Result<()> {
         while !bytes.is_empty() {
             let (now, later) = bytes.split_at_checked(BLOCK_BYTES - self.bytes).unwrap_or((bytes, &[]));
@@ -60,7 +60,7 @@ impl Columns {
         }
     }
 
-    /// Writes what is left.
+    /// Writes the rest.
     pub(super) fn end_block(&mut self, sink: &mut impl Write) -> io::Result<()> {
         if self.bytes == 0 {
             return Ok(());
@@ -78,12 +78,12 @@ impl Columns {
     }
 }
 
-/// The way back.
+/// Converts blocks of columns back to lines.
 pub(super) struct Lines<R> {
     source: R,
     block: Vec<u8>,
     lines: Vec<u8>,
-    /// Bytes of `lines` that were read.
+    /// Bytes of `lines` already read.
     read: usize,
 }
 
@@ -129,7 +129,7 @@ impl<R: Read> Lines<R> {
             at = match field.last() {
                 Some(b'\n') => 0,
                 Some(b'\t') if at + 1 < COLUMNS => at + 1,
-                // Only the end of the block ends a field in another way.
+                // Without a tab or newline, only the end of the block ends a field.
                 _ if self.lines.len() == bytes => at,
                 _ => return Err(wrong()),
             };
@@ -150,7 +150,7 @@ impl<R: Read> Read for Lines<R> {
     }
 }
 
-/// Where the field that `bytes` begin with ends.
+/// The end of the field at the start of `bytes`.
 fn end_of_field(bytes: &[u8], column: usize) -> Option<usize> {
     if column + 1 < COLUMNS { memchr::memchr2(b'\t', b'\n', bytes) } else { memchr::memchr(b'\n', bytes) }
 }
@@ -159,7 +159,7 @@ fn wrong() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "a block of its columns contradicts itself")
 }
 
-/// Any bytes as blocks, and on the way in and back.
+/// Any bytes as blocks, and to columns and back.
 #[cfg(any(test, fuzzing))]
 pub(super) fn fuzz(bytes: &[u8]) {
     use crate::fuzzing::sure;
@@ -220,7 +220,7 @@ mod tests {
         assert!(back(&stored[..HEADER_BYTES - 1]).is_err());
     }
 
-    /// Mostly what matters, in lines of any length, with more tabs than there are columns.
+    /// Mostly separators, in lines of any length, with more tabs than there are columns.
     fn bytes() -> impl Strategy<Value = Vec<u8>> {
         let byte = prop_oneof![4 => Just(b'\t'), 1 => Just(b'\n'), 2 => any::<u8>()];
         prop::collection::vec(byte, 0..400)

@@ -7,14 +7,14 @@ use crate::config::{Effective, Paths};
 use crate::memory::Device;
 use crate::store::postgres::PgSettings;
 
-/// All that backups need to know of the device.
+/// Everything that backups need to know of the device.
 #[derive(Debug, Clone)]
 pub struct Context {
     /// `[device] id`.
     pub device: String,
     pub paths: Paths,
     pub backup: Backup,
-    /// Where the memory is backed up from; `None`: from the database of the device.
+    /// The Postgres that holds the memory to back up; `None`: the device's own database is backed up.
     pub postgres: Option<PgSettings>,
     /// The configuration in force, secrets masked, which is a part of each backup.
     pub effective: Arc<[Effective]>,

@@ -1,10 +1,10 @@
-//! Making a backup.
+//! Makes a backup.
 //!
 //! ```text
 //!  lock ─▶ room? ─▶ .partial-NAME/: copy, hash, compress ─▶ manifest ─sync─▶ rename to NAME ─sync─▶ verify
 //! ```
 //!
-//! Wherever this is interrupted, no folder has a backup's name that is not whole.
+//! After an interruption at any point, every folder with a backup's name is whole.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -26,12 +26,12 @@ use crate::clock::Clock;
 use crate::store::postgres::PgSettings;
 use crate::store::{Store, StoreError, StoreOptions, VERSION};
 
-/// Free space that is left alone.
+/// Free space that stays free.
 const SPARE_BYTES: u64 = 16 << 20;
-/// How often the copy is made again because somebody wrote while it was compared.
+/// Attempts at a copy that is the same as the database, while other connections write.
 const COMPARISONS: usize = 3;
 
-/// What every step needs.
+/// The context of every step.
 #[derive(Debug)]
 pub struct Run<'a> {
     pub settings: &'a Context,
@@ -41,16 +41,16 @@ pub struct Run<'a> {
     pub progress: &'a Progress,
 }
 
-/// A backup that is on the disk and not proven yet.
+/// A backup that is on the disk but not proven yet.
 #[derive(Debug)]
 pub struct Made {
     pub name: String,
     pub manifest: Manifest,
-    /// What opens it, in this process only if need be.
+    /// The keys that open it, possibly known to this process only.
     pub keys: Keys,
 }
 
-/// A database that was written into the folder of the backup.
+/// A database written into the folder of the backup.
 pub(super) struct Source {
     pub(super) origin: Origin,
     pub(super) files: Vec<FileEntry>,
@@ -58,11 +58,11 @@ pub(super) struct Source {
     pub(super) server_version: String,
     pub(super) tool: Option<String>,
     pub(super) compared_with_source: bool,
-    /// Of Postgres: what it does not have.
+    /// For Postgres: the messages it does not have.
     pub(super) undelivered: Option<Undelivered>,
 }
 
-/// Makes a backup of the memory: of Postgres where there is one, else of the database of this device.
+/// Makes a backup of the memory: of Postgres if there is one, else of the device's database.
 ///
 /// # Errors
 /// [`BackupError`]; nothing is left behind.
@@ -79,7 +79,7 @@ async fn nothing_is_only_in_another(run: &Run<'_>) -> Result<(), BackupError> {
     let db = &run.settings.paths.db;
     let only = if db.exists() {
         let options = StoreOptions { keep_damaged: true, ..StoreOptions::default() };
-        // A database that cannot be opened is told by the backup of it.
+        // The backup of a database reports that it cannot be opened.
         let Ok(store) = Store::open(db, &options).await else { return Ok(()) };
         let only = store.only_in_backup().await;
         store.close().await;
@@ -93,7 +93,7 @@ async fn nothing_is_only_in_another(run: &Run<'_>) -> Result<(), BackupError> {
     }
 }
 
-/// Makes a backup of one of the two.
+/// Makes a backup of one of the two databases.
 pub(super) async fn create_from(
     run: &Run<'_>,
     kind: Kind,
@@ -111,7 +111,7 @@ pub(super) async fn create_from(
     for text in &run.settings.backup.recipients.0 {
         recipients.push(super::keys::recipient(text).map_err(BackupError::Key)?);
     }
-    // A key that is not there today does not keep a backup from being made.
+    // A missing key does not prevent the backup.
     let mut keys = Keys::read(identity_file).unwrap_or_else(|e| {
         log::warn!("{e}");
         Keys::default()
@@ -160,7 +160,7 @@ pub(super) async fn create_from(
     Ok(Made { name, manifest, keys })
 }
 
-/// A name that no backup has: the time, or the next second that is free.
+/// A name that no backup has yet: the time, or the next free second.
 fn free_name(dir: &Path, now_unix_ms: i64) -> Result<(String, Timestamp), BackupError> {
     const SECOND: SignedDuration = SignedDuration::from_secs(1);
     let mut time = Timestamp::from_millisecond(now_unix_ms).unwrap_or_default();
@@ -186,7 +186,7 @@ async fn from_sqlite(
     if run.settings.postgres.is_none()
         && let Ok(Some(missing)) = way_back::missing(run.settings).await
     {
-        // An empty memory shall not become the newest backup.
+        // An empty memory must not become the newest backup.
         return Err(StoreError::Vanished(missing).into());
     }
     if !db.exists() {
@@ -195,7 +195,7 @@ async fn from_sqlite(
             db.display()
         )));
     }
-    // The copy, and the compressed copy beside it or what it is restored to.
+    // Room for the copy, and for the compressed copy beside it or the restored one.
     run.lock.needs(bytes_of(db).saturating_mul(2).saturating_add(SPARE_BYTES))?;
     let copy = folder.join("copy.db");
     let made = copy_compared(run, db, &copy).await?;
@@ -225,8 +225,8 @@ struct Copied {
     compared: bool,
 }
 
-/// Copies the database, and has its rows compared with the original of the same moment: copy and original are
-/// read one after the other, so if somebody writes in between both are done again.
+/// Copies the database, and compares the rows of the copy with the original of the same moment. Copy and
+/// original are read one after the other, so a write in between repeats both.
 async fn copy_compared(run: &Run<'_>, db: &Path, copy: &Path) -> Result<Copied, BackupError> {
     let mut live = sqlite::connect_until(run.cancel, db, Access::Read).await?;
     let identity = sqlite::identity(&mut live, db).await?;
@@ -253,7 +253,7 @@ async fn copy_compared(run: &Run<'_>, db: &Path, copy: &Path) -> Result<Copied, 
             return Err(StoreError::Damaged { path: db.into(), detail }.into());
         }
         if attempt == COMPARISONS {
-            // It is still one moment of the database, and its structure is looked at when it is verified.
+            // The copy is still one moment of the database, and verifying checks its structure.
             break Copied { sums, identity, compared: false };
         }
         fs::remove_file(copy).map_err(BackupError::disk("the copy could not be made again", copy))?;
@@ -284,8 +284,8 @@ async fn compress(
     .await
 }
 
-/// Entries that this device had not delivered to the database `house`, as a file of the backup and in
-/// numbers; `None` if it has no database of its own.
+/// Writes the entries that this device had not delivered to the database `house` as a file of the backup, and
+/// counts them. `None` if the device has no database of its own.
 pub(super) async fn queue_file(
     run: &Run<'_>,
     folder: &Path,
@@ -296,7 +296,7 @@ pub(super) async fn queue_file(
     if !db.exists() {
         return Ok(None);
     }
-    // The copy is of everything before it is only of what waits.
+    // The copy holds everything before it is reduced to the waiting entries.
     run.lock.needs(bytes_of(db).saturating_add(SPARE_BYTES))?;
     let copy = folder.join("queue.db");
     let mut live = sqlite::connect_until(run.cancel, db, Access::Read).await?;
@@ -313,9 +313,9 @@ pub(super) async fn queue_file(
     Ok(Some((entry, undelivered)))
 }
 
-/// How many operations of this device Postgres does not have and could be sent. What a newer program left in
-/// the queue only that program can send: it goes into the safety backup, and does not stand in the way of
-/// going back.
+/// Counts the operations of this device that Postgres does not have and that this program could send.
+/// Operations of a newer program in the queue can only be sent by that program. They go into the safety
+/// backup, and do not prevent going back.
 ///
 /// # Errors
 /// [`BackupError::Store`].
@@ -344,7 +344,7 @@ pub(super) async fn blocking<T: Send + 'static>(
 ) -> Result<T, BackupError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
-        // A panic has ended the process already.
+        // A panic has already ended the process.
         Err(_) => Err(BackupError::Cancelled),
     }
 }

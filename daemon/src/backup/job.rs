@@ -1,8 +1,8 @@
-//! A backup as one job that any face can start: make it, prove it, copy it elsewhere, delete what the
-//! calendar does not need, and have the daemon look.
+//! A backup as one job for every interface: make it, prove it, copy it to the remote, prune by the calendar,
+//! and notify the daemon.
 //!
-//! Each step that fails leaves what the steps before it did: a backup that was made and is not proven stays
-//! and is named, and a copy that failed does not keep the old backups from being deleted.
+//! A failed step keeps the results of the earlier ones. A backup that was made but not proven stays and is
+//! named. A failed copy does not keep the old backups from being deleted.
 
 use super::create::{self, Run};
 use super::manifest::Manifest;
@@ -10,33 +10,33 @@ use super::prune::{self, Pruned};
 use super::remote::{self, CopyNote};
 use super::{Backup, BackupError, Kind, Level, Proof, find, known, verify, watch};
 
-/// Which steps are wanted.
+/// The steps of the job.
 #[derive(Debug, Clone, Copy)]
 pub struct Job {
     /// Why the backup is made: this decides how long it is kept.
     pub kind: Kind,
-    /// How thoroughly it is proven.
+    /// The level of the proof.
     pub level: Level,
-    /// Whether it is copied to `backup.remote`, where there is one.
+    /// Whether it is copied to `backup.remote`, if that is set.
     pub upload: bool,
-    /// Whether what the calendar does not need is deleted then; `true`: by the clock as it is, also if NTP
-    /// did not set it.
+    /// Whether the backups that the calendar does not need are deleted afterwards. `true` trusts the clock
+    /// even if NTP did not set it.
     pub prune: Option<bool>,
 }
 
-/// A job that was done.
+/// The results of a finished job.
 #[derive(Debug)]
 pub struct Done {
     pub backup: Backup,
     pub manifest: Manifest,
     pub proof: Proof,
-    /// `None` where no copy was wanted.
+    /// `None` if no copy was requested.
     pub copied: Option<Result<CopyNote, BackupError>>,
-    /// `None` where nothing was to be deleted.
+    /// `None` if no pruning was requested.
     pub pruned: Option<Result<Pruned, BackupError>>,
 }
 
-/// Why there is no proven backup.
+/// The reason why there is no proven backup.
 #[derive(Debug, thiserror::Error)]
 pub enum JobError {
     #[error(transparent)]
@@ -45,10 +45,10 @@ pub enum JobError {
     NotProven { name: String, source: BackupError },
 }
 
-/// Does all of `job`.
+/// Runs all steps of `job`.
 ///
 /// # Errors
-/// [`JobError`]. What fails after the proof is in [`Done`].
+/// [`JobError`]. A failure after the proof is in [`Done`].
 pub async fn run(run: &Run<'_>, job: Job) -> Result<Done, JobError> {
     let made = create::create(run, job.kind).await?;
     let name = made.name;
@@ -62,7 +62,7 @@ pub async fn run(run: &Run<'_>, job: Job) -> Result<Done, JobError> {
     if run.settings.backup.remote.is_some() && job.upload {
         copied = Some(remote::upload(run, &backup).await);
         backup = find(run.lock.dir(), &name, run.clock).map_err(not_proven)?;
-        // The daemon looks again.
+        // Makes the daemon look again.
         watch::well(run);
     }
     let pruned = match job.prune {

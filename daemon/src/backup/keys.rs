@@ -1,7 +1,7 @@
-//! Who may read a backup: age recipients (public keys) and identities (secret keys).
+//! Readers of a backup: age recipients (public keys) and identities (secret keys).
 //!
-//! An encrypted backup is proven on a device that cannot read backups: each run adds one more recipient whose
-//! secret key exists in its memory only, and verifies with that.
+//! An encrypted backup is proven on a device that cannot read backups: each run adds one more recipient,
+//! whose secret key exists only in its memory, and verifies with that key.
 
 use std::fs;
 use std::io::Read as _;
@@ -13,18 +13,18 @@ use super::BackupError;
 use crate::config::FilePath;
 use crate::plain::without_mark;
 
-/// No file of keys is longer.
+/// Largest file of keys.
 const MAX_BYTES: u64 = 1 << 20;
 
 /// Reads a recipient, `age1…`.
 ///
 /// # Errors
-/// What is wrong with it, completing "backup.recipients …".
+/// The fault, completing "backup.recipients …".
 pub fn recipient(text: &str) -> Result<Recipient, String> {
     text.parse().map_err(|_| format!("\"{text}\" is no recipient of age, which begins with age1"))
 }
 
-/// Secret keys at hand.
+/// The secret keys available.
 #[derive(Default, Clone)]
 pub struct Keys(Vec<Identity>);
 
@@ -35,7 +35,7 @@ impl std::fmt::Debug for Keys {
 }
 
 impl Keys {
-    /// The keys of a file as `age-keygen` writes it; none without a file.
+    /// Reads the keys of a file written by `age-keygen`; no keys without a file.
     ///
     /// # Errors
     /// [`BackupError::Key`].
@@ -59,12 +59,12 @@ impl Keys {
         match keys {
             Ok(keys) if keys.is_empty() => Err(unusable("it holds no key")),
             Ok(keys) => Ok(Self(keys)),
-            // The parser's words could repeat the line.
+            // The parser's message could repeat the line.
             Err(_) => Err(unusable("a line of it is no AGE-SECRET-KEY-1…")),
         }
     }
 
-    /// One more key, which only this process will ever have.
+    /// Adds a key that only this process will ever have.
     pub(super) fn with_own(mut self) -> (Self, Recipient) {
         let own = Identity::generate();
         let public = own.to_public();

@@ -1,14 +1,14 @@
-//! What this device knows of its backups, in its own data folder, so that their absence is noticed.
+//! The device's record of its backups, in its own data folder, so that their absence is noticed.
 //!
 //! ```text
 //!  create, verify, fetch ─learn─▶ <data>/backups.json ◀─forget─ prune (before it deletes)
-//!                                        │  `accept`: what is there now, and nothing else
+//!                                        │  `accept`: only the backups there now
 //!                                        ▼
 //!            listing of the folder ─▶ [`lost`] ─▶ list, metrics, health, MQTT, doctor; [`may_write`] ─▶ create, fetch
 //! ```
 //!
-//! Invariant: a backup of which the note speaks was proven, and its folder and proof were durable before. One
-//! that the program itself deletes leaves the note first. So whatever is in the note and not in the folder
+//! Invariant: a backup in the note was proven, and its folder and proof were durable before. If the program
+//! itself deletes a backup, the note loses it first. So a backup that is in the note and not in the folder
 //! was taken away by somebody else.
 
 use std::collections::BTreeMap;
@@ -26,27 +26,28 @@ use super::{Backup, BackupError, list, lock};
 use crate::error::chain;
 
 pub(super) const NOTE: &str = "backups.json";
-/// Some hundred backups are below this by far.
+/// Largest note; some hundred backups are far below this.
 const MAX_BYTES: u64 = 4 << 20;
 const ACCEPT: &str = "`jarvisd backup accept` takes the folder as it is now";
 
 /// The note.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Known {
-    /// The folder, as configured then.
+    /// The folder, as configured at that time.
     dir: String,
     #[serde(flatten)]
     place: Place,
-    /// The highest number that a backup was given.
+    /// The highest number given to a backup.
     highest: u64,
     /// The proven backups, with their numbers.
     proven: BTreeMap<String, Option<u64>>,
 }
 
-/// Where a folder really lies.
+/// The real location of a folder.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct Place {
-    /// A mount lies between the folder and the data folder: without it the folder is another one.
+    /// Whether a mount lies between the folder and the data folder: without the mount the path means another
+    /// folder.
     apart: bool,
     /// Identifier of the file system.
     file_system: String,
@@ -60,10 +61,10 @@ impl Place {
     }
 }
 
-/// Reads the note; `None` if there is none, because no backup was made or this version made none.
+/// Reads the note; `None` if there is none, because no backup was made or only older versions made them.
 ///
 /// # Errors
-/// [`BackupError::Refused`] if it is there and cannot be used.
+/// [`BackupError::Refused`] if the note is there but unusable.
 pub fn read(data: &Path) -> Result<Option<Known>, BackupError> {
     let path = data.join(NOTE);
     let unusable = |why: &dyn std::fmt::Display| {
@@ -91,7 +92,7 @@ fn write(data: &Path, known: &Known) -> Result<(), BackupError> {
     lock::sync_folder(data)
 }
 
-/// The note, or an empty one if it cannot be used: then what is there is all that is known.
+/// The note, or an empty one if it is unusable: then only the present backups are known.
 fn read_or_new(data: &Path) -> Known {
     read(data)
         .unwrap_or_else(|e| {
@@ -101,7 +102,7 @@ fn read_or_new(data: &Path) -> Known {
         .unwrap_or_default()
 }
 
-/// The highest number among the note and the folder.
+/// The highest number in the note and the folder.
 ///
 /// # Errors
 /// [`BackupError::Disk`] if the folder cannot be read.
@@ -111,8 +112,8 @@ pub(super) fn highest(run: &Run<'_>) -> Result<Option<u64>, BackupError> {
     Ok(here.iter().map(|backup| backup.seq).max().flatten().max(noted))
 }
 
-/// Notes what is proven now, besides what is known, and the place, if a backup was `put` there. Nothing that
-/// is missing is forgotten, unless the folder is another one by configuration.
+/// Adds the backups that are proven now to the note, and the place, if a backup was `put` there. No missing
+/// backup is forgotten, unless the configuration names another folder.
 ///
 /// # Errors
 /// [`BackupError::Disk`].
@@ -127,7 +128,7 @@ pub fn learn(run: &Run<'_>, put: bool) -> Result<(), BackupError> {
     }
     let level = run.settings.backup.verify;
     let here = list(dir, run.clock)?;
-    // A note that is not there yet says nothing of a device whose backups nobody has proven.
+    // A missing note says nothing about a device on which no backup was ever proven.
     if before.is_none() && !here.iter().any(|backup| backup.is_proven_to(level)) {
         return Ok(());
     }
@@ -139,21 +140,21 @@ pub fn learn(run: &Run<'_>, put: bool) -> Result<(), BackupError> {
         if backup.is_proven_to(level) {
             known.proven.insert(backup.name.clone(), backup.seq);
         } else if backup.last_proof().is_some_and(|proof| !proof.ok) {
-            // Whoever looked was told.
+            // The failed verification was reported.
             known.proven.remove(&backup.name);
         }
     }
     if before.as_ref() == Some(&known) { Ok(()) } else { write(data, &known) }
 }
 
-/// As [`learn`]; a note that cannot be made is no fault of the backup.
+/// As [`learn`]; a failure to write the note does not fail the backup.
 pub fn learn_or_warn(run: &Run<'_>, put: bool) {
     if let Err(e) = learn(run, put) {
         log::warn!("{}", chain(&e));
     }
 }
 
-/// Takes out of the note what is about to be deleted.
+/// Removes backups from the note before they are deleted.
 ///
 /// # Errors
 /// [`BackupError::Disk`].
@@ -166,7 +167,7 @@ pub fn forget<'a>(data: &Path, names: impl Iterator<Item = &'a Backup>) -> Resul
     if known.proven.len() == before { Ok(()) } else { write(data, &known) }
 }
 
-/// Notes that the folder, as it is, is what its owner wants. Returns how many proven backups it holds.
+/// Accepts the folder as it is. Returns the number of proven backups in it.
 ///
 /// # Errors
 /// [`BackupError::Disk`].
@@ -186,20 +187,20 @@ pub fn accept(run: &Run<'_>) -> Result<usize, BackupError> {
     Ok(known.proven.len())
 }
 
-/// What is missing.
+/// The missing backups.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lost {
     /// Names of proven backups, the oldest first.
     pub names: Vec<String>,
-    /// The folder holds no backup at all.
+    /// Whether the folder holds no backup at all.
     pub all: bool,
-    /// One of them is newer than the newest that is there.
+    /// Whether a missing one is newer than the newest present one.
     pub newer: bool,
-    /// What is wrong and what to do, without a full stop.
+    /// The fault and the remedy, without a full stop.
     pub sentence: String,
 }
 
-/// What of the known backups the folder, which holds `here`, lacks.
+/// The known backups that are missing in the folder, which holds `here`.
 pub fn lost(settings: &Context, here: &[Backup]) -> Option<Lost> {
     let (data, dir) = (&settings.paths.data, &settings.paths.backups);
     let shown = dir.display();
@@ -214,7 +215,7 @@ pub fn lost(settings: &Context, here: &[Backup]) -> Option<Lost> {
         here.is_empty().then_some(Lost { names: Vec::new(), all: true, newer: false, sentence })
     };
     let Some(known) = known else {
-        // Older versions left a note of the last run only.
+        // Older versions noted only the last run.
         let ran = data.join(super::watch::RECORD).exists();
         let sentence =
             || format!("{shown} holds no backup though some were made: `jarvisd backup create` makes one");
@@ -255,13 +256,13 @@ pub fn lost(settings: &Context, here: &[Backup]) -> Option<Lost> {
 }
 
 impl Known {
-    /// The backup that was proven last, wherever it is now.
+    /// The newest proven backup, present or not.
     pub(super) fn newest_proven(&self) -> Option<&str> {
         let newest = self.proven.iter().max_by_key(|(name, seq)| (**seq, *name));
         newest.map(|(name, _)| name.as_str())
     }
 
-    /// Names of those that are not there, cannot be read, or have lost their proof, the oldest first.
+    /// Names of backups that are missing, unreadable or without their proof, the oldest first.
     fn missing(&self, here: &[Backup]) -> Vec<String> {
         let is_good = |name: &String| {
             let found = here.iter().find(|backup| backup.name == *name);
@@ -273,8 +274,8 @@ impl Known {
     }
 }
 
-/// Refuses to put a backup where the folder of the backups used to be when the disk that held it is gone: it
-/// would fill the disk of the memory, and be hidden once the other one is back.
+/// Refuses to write a backup if the disk that held the backups is gone. The backup would fill the memory's
+/// disk, and be hidden after the other disk is back.
 ///
 /// # Errors
 /// [`BackupError::Refused`].
@@ -310,21 +311,21 @@ fn as_text(dir: &Path) -> String {
 fn place(dir: &Path, data: &Path) -> Place {
     let ((dir, rest), (data, _)) = (existing(dir), existing(data));
     let dev = |path: &Path| fs::metadata(path).map_or(0, |found| found.dev());
-    // The numbers of devices change with the order in which disks are found; the identifier of the file
-    // system does not, where it has one.
+    // Device numbers change with the order in which disks are found; the identifier of the file system does
+    // not, if it has one.
     let file_system = match statvfs(&dir).map_or(0, |stat| stat.f_fsid) {
         0 => format!("device {:x}", dev(&dir)),
         id => format!("{id:x}"),
     };
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    // By its parts, so that it is the same text whether the folder is there or not.
+    // Rebuilt from its parts, so that the text is the same whether the folder is there or not.
     let inside = on_disk(&mounts, &dir).map(|inside| inside.join(rest).components().collect::<PathBuf>());
     let apart = dev(&dir) != dev(&data) || is_mounted_between(&mounts, &dir, &data);
     Place { apart, file_system, inside: as_text(&inside.unwrap_or_default()) }
 }
 
-/// Whether a mount of another folder of the same file system lies on the way to `dir`. One of the folder onto
-/// itself, as a service manager makes it for what may be written, changes nothing.
+/// Whether a mount of another folder of the same file system lies on the way to `dir`. A mount of the folder
+/// onto itself, which a service manager makes for writable folders, changes nothing.
 fn is_mounted_between(mounts: &str, dir: &Path, data: &Path) -> bool {
     let shared = dir.components().zip(data.components()).map_while(|(a, b)| (a == b).then_some(a));
     let shared: PathBuf = shared.collect();
@@ -340,13 +341,13 @@ fn on_disk(mounts: &str, path: &Path) -> Option<PathBuf> {
         Some((PathBuf::from(fields.next()?), PathBuf::from(fields.next()?)))
     };
     let over = mounts.lines().filter_map(mount).filter(|(_, at)| path.starts_with(at));
-    // Of several on one folder the last one counts.
+    // The last of several mounts on one folder counts.
     let (root, at) = over.max_by_key(|(_, at)| at.components().count())?;
     Some(root.join(path.strip_prefix(at).ok()?))
 }
 
-/// What of `path` exists, all links resolved, and the rest. A link to what is not there leads to where that
-/// would be.
+/// Splits `path` into the existing part, all links resolved, and the rest. A dangling link leads to its
+/// target.
 fn existing(path: &Path) -> (PathBuf, PathBuf) {
     const STEPS: usize = 64;
     let (mut at, mut rest) = (path.to_path_buf(), PathBuf::new());

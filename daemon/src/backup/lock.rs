@@ -1,4 +1,4 @@
-//! The folder of backups: one writer at a time, nothing left of an interrupted one, space, priority.
+//! The folder of backups: one writer at a time, no leftovers of an interrupted run, space, priority.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -10,29 +10,29 @@ use rustix::fs::statvfs;
 use super::{BackupError, is_unwritable};
 use crate::durable;
 
-/// What an interrupted run leaves behind begins with one of these.
+/// Name prefixes of the leftovers of an interrupted run.
 const LEFTOVERS: [&str; 3] = [".partial-", ".scratch-", ".deleting-"];
 
-/// How often a folder of its own is made anew because somebody took it for a leftover.
+/// Attempts at making a private folder, since another process may take it for a leftover.
 const ATTEMPTS: usize = 3;
-/// Room for what is little: manifests, one conversation after the other.
+/// Room for small things: manifests, one conversation after the other.
 const SMALL_BYTES: u64 = 16 << 20;
-/// What scratch folders elsewhere are called.
+/// Name prefix of scratch folders elsewhere.
 const SCRATCH_ELSEWHERE: &str = ".jarvis-scratch-";
 
-/// Held while backups are written, verified, deleted or restored; the kernel lets go of it when the process
+/// Held while backups are written, verified, deleted or restored; the kernel releases it when the process
 /// ends.
 #[derive(Debug)]
 pub struct Lock {
-    /// `None` where nothing can be locked: a folder that is not there, or that others may not open.
+    /// `None` if nothing can be locked: the folder is missing, or others may not open it.
     _file: Option<File>,
     dir: PathBuf,
-    /// Where scratch folders go when there is no place for them in `dir`.
+    /// Places for scratch folders if `dir` has no room or is read-only.
     elsewhere: Vec<PathBuf>,
 }
 
 impl Lock {
-    /// Takes the folder, which is made where it is missing, and removes what an interrupted run left in it.
+    /// Locks the folder, creates it if it is missing, and removes the leftovers of an interrupted run.
     ///
     /// # Errors
     /// `Locked` if another process has it, `Disk`.
@@ -45,9 +45,8 @@ impl Lock {
         Ok(Self { _file: Some(file), dir: dir.into(), elsewhere: Vec::new() })
     }
 
-    /// Takes the folder to read what is in it. As [`Lock::take`] where that works; a folder that is
-    /// read-only, full, somebody else's or not there is read all the same, and scratch folders are made
-    /// `elsewhere`.
+    /// Locks the folder for reading. It works as [`Lock::take`] if possible. A folder that is read-only,
+    /// full, missing or owned by another user is still read, and scratch folders are made `elsewhere`.
     ///
     /// # Errors
     /// `Locked` if another process writes there, `Disk`.
@@ -58,14 +57,14 @@ impl Lock {
         }
         let of = |file| Self { _file: file, dir: dir.into(), elsewhere };
         if fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none()) {
-            // Nothing to look at, and perhaps not the folder that it should be.
+            // The folder is empty, and perhaps not the right one.
             return Ok(of(None));
         }
         let file = match open(dir, true) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(of(None)),
             Err(e) if is_unwritable(&e) => {
-                // Whoever may write holds the lock alone; readers share it. Without a file nobody has ever
+                // A writer holds the lock alone; readers share it. Without a lock file no process has ever
                 // written.
                 let Ok(file) = open(dir, false) else { return Ok(of(None)) };
                 return match hold(durable::try_lock_shared(&file), dir) {
@@ -86,13 +85,13 @@ impl Lock {
         &self.dir
     }
 
-    /// As [`Lock::look`]: scratch folders go `elsewhere` where there is no place for them in the folder.
+    /// As [`Lock::look`]: scratch folders go `elsewhere` if the folder has no place for them.
     #[must_use]
     pub fn or_elsewhere(self, elsewhere: Vec<PathBuf>) -> Self {
         Self { elsewhere, ..self }
     }
 
-    /// A folder of its own for little, that goes away with the value.
+    /// A private folder for small files, removed with the value.
     ///
     /// # Errors
     /// [`BackupError::Disk`], [`BackupError::NoSpace`].
@@ -100,7 +99,7 @@ impl Lock {
         self.scratch_for(SMALL_BYTES)
     }
 
-    /// A folder of its own with room for `need` bytes, that goes away with the value.
+    /// A private folder with room for `need` bytes, removed with the value.
     ///
     /// # Errors
     /// [`BackupError::Disk`], [`BackupError::NoSpace`].
@@ -128,7 +127,7 @@ impl Lock {
     }
 }
 
-/// Opens the file that is locked, which is made where it is missing if it is opened to `write`.
+/// Opens the lock file, and creates it if it is missing and opened to `write`.
 fn open(dir: &Path, write: bool) -> io::Result<File> {
     let mut options = fs::OpenOptions::new();
     options.custom_flags(libc::O_NOFOLLOW);
@@ -162,8 +161,8 @@ fn remove_leftovers(dir: &Path) -> Result<(), BackupError> {
     };
     let leftovers: Vec<fs::DirEntry> = fs::read_dir(dir).map_err(&disk)?.flatten().filter(left).collect();
     if !leftovers.is_empty() {
-        // A run that was killed may not have made these names durable: what is emptied must not be a backup
-        // again after a power cut.
+        // A killed run may not have made these names durable: an emptied folder must not be a backup again
+        // after a power cut.
         sync_folder(dir)?;
     }
     for entry in leftovers {
@@ -173,7 +172,7 @@ fn remove_leftovers(dir: &Path) -> Result<(), BackupError> {
     Ok(())
 }
 
-/// Removes the scratch folders at `place` that nobody holds any more.
+/// Removes the scratch folders at `place` that no process holds any more.
 fn sweep(place: &Path) {
     let entries = fs::read_dir(place).into_iter().flatten().flatten();
     for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(SCRATCH_ELSEWHERE)) {
@@ -186,12 +185,12 @@ fn sweep(place: &Path) {
     }
 }
 
-/// A folder that goes away with the value.
+/// A folder that is removed with the value.
 #[derive(Debug)]
 pub struct Scratch {
     path: PathBuf,
     kept: bool,
-    /// Locked as long as it is in use, where no other lock says so.
+    /// Lock on the folder while it is in use, if no other lock protects it.
     _held: Option<File>,
 }
 
@@ -200,7 +199,7 @@ impl Scratch {
         &self.path
     }
 
-    /// Makes it stay, under another name.
+    /// Keeps the folder under another name.
     pub(super) fn rename(mut self, to: &Path) -> io::Result<()> {
         fs::rename(&self.path, to)?;
         self.kept = true;
@@ -212,7 +211,7 @@ impl Scratch {
         Ok(Self { path, kept: false, _held: None })
     }
 
-    /// One at `place`, which is not the folder of the backups.
+    /// Makes a folder at `place`, which is not the folder of the backups.
     fn elsewhere(place: &Path, need: u64) -> Result<Self, BackupError> {
         needs(place, need)?;
         let disk = BackupError::disk("a scratch folder could not be made", place);
@@ -230,7 +229,7 @@ impl Scratch {
                 Ok(_) => {}
                 Err(e) => last = e,
             }
-            // Whoever sweeps there has it.
+            // Another process that sweeps there has it.
             scratch.kept = true;
         }
         Err(disk(last))
@@ -247,8 +246,8 @@ impl Drop for Scratch {
     }
 }
 
-/// Puts a file with `bytes` in the place of `path`, in one step or not at all; it is written as `draft`, in
-/// the same folder. The name is durable once the folder was synced ([`sync_folder`]).
+/// Puts a file with `bytes` in the place of `path`, in one step or not at all. It is written as `draft`, in
+/// the same folder. The name is durable after [`sync_folder`].
 pub(super) fn replace_file(path: &Path, draft: &Path, bytes: &[u8]) -> io::Result<()> {
     let written =
         durable::create_file(draft).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
@@ -262,8 +261,8 @@ pub(super) fn sync_folder(folder: &Path) -> Result<(), BackupError> {
     durable::sync_folder(folder).map_err(BackupError::disk("the folder could not be synced", folder))
 }
 
-/// Lets everything else go first, for processor and disk. Threads and programs that are started later inherit
-/// it; a refusal is no fault.
+/// Gives every other process priority for processor and disk. Threads and programs started later inherit it;
+/// a refusal is no fault.
 pub fn be_polite() {
     const NICE: i32 = 10;
     if let Err(e) = rustix::process::setpriority_process(None, NICE) {

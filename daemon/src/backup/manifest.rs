@@ -1,8 +1,8 @@
-//! A backup's description (`manifest.json`), the proofs of it since (`proofs.json`), and how
-//! it was copied elsewhere (`remote.json`).
+//! A backup's description (`manifest.json`), its later proofs (`proofs.json`), and the result of copying it
+//! to the remote (`remote.json`).
 //!
-//! Each is `{"sha256": HASH, "manifest": BODY}` with the hash of the body's bytes as they stand there, so
-//! that a changed byte anywhere is noticed. The body holds no content: names of tables, numbers and hashes.
+//! Each is `{"sha256": HASH, "manifest": BODY}` with the hash of the body's exact bytes, so that a changed
+//! byte anywhere is noticed. The body holds no content: names of tables, numbers and hashes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,18 +19,18 @@ use crate::durable;
 
 /// Version of the format; a test restores one of each. 2: the dump of a Postgres column by column.
 pub const FORMAT: u32 = 2;
-/// Bytes of a file that share a hash of their own.
+/// Bytes of a chunk, each of which has its own hash.
 pub const CHUNK_BYTES: u64 = 1 << 20;
 
 pub(super) const MANIFEST: &str = "manifest.json";
 pub(super) const PROOFS: &str = "proofs.json";
 const COPY: &str = "remote.json";
-/// A manifest of a backup of 1 TiB is below this.
+/// Largest manifest; that of a backup of 1 TiB is smaller.
 const MAX_BYTES: u64 = 128 << 20;
-/// Proofs that are kept of one backup.
+/// Proofs kept for one backup.
 const KEPT_PROOFS: usize = 20;
 
-/// Where the rows came from.
+/// The source of the rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
@@ -38,7 +38,7 @@ pub enum Origin {
     Postgres,
 }
 
-/// What a file of a backup is.
+/// The role of a file in a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
@@ -59,7 +59,8 @@ impl Role {
     }
 }
 
-/// One table: how many rows, and a hash of what is in them that does not depend on their order on the disk.
+/// One table: its number of rows, and a hash of their content that does not depend on their order on the
+/// disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableSum {
     pub rows: u64,
@@ -69,7 +70,7 @@ pub struct TableSum {
 /// Tables by name.
 pub type Sums = BTreeMap<String, TableSum>;
 
-/// One file as it lies on the disk.
+/// One file on the disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
     pub role: Role,
@@ -79,24 +80,25 @@ pub struct FileEntry {
     pub chunks: Vec<String>,
     /// Bytes before compression.
     pub plain_bytes: u64,
-    /// It was put in columns before compression, see `columns.rs`.
+    /// Whether it was put in columns before compression, see `columns.rs`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub columns: bool,
-    /// What is in it, of the files that are databases.
+    /// The tables in the file, if it is a database.
     #[serde(default, skip_serializing_if = "Sums::is_empty")]
     pub tables: Sums,
 }
 
-/// Words that were on the device only when a backup of Postgres was made: they are in the file of the queue.
+/// Messages that were only on the device when a backup of Postgres was made: they are in the queue file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Undelivered {
     pub messages: u64,
-    /// Those among them that Postgres had refused for good.
+    /// Messages among them that Postgres had refused for good.
     pub refused: u64,
-    /// Those among the refused that somebody had given up. An older program did not count them.
+    /// Refused messages that a person had given up. An older program did not count them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub given_up: u64,
-    /// The device had never sent anything to this database, or not all of it yet: all of its memory counts.
+    /// Whether the device had never sent anything to this database, or not all of it yet: all of its memory
+    /// counts.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub everything: bool,
 }
@@ -106,7 +108,7 @@ fn is_zero(n: &u64) -> bool {
 }
 
 impl Undelivered {
-    /// A sentence about it; `None` where Postgres had everything.
+    /// A sentence about the messages; `None` if Postgres had everything.
     pub fn sentence(self) -> Option<String> {
         let what = match self.messages {
             0 => return None,
@@ -137,39 +139,39 @@ pub struct Boot {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     pub format: u32,
-    /// The name of the folder: a manifest that was moved to another backup is noticed.
+    /// The name of the folder, so that a manifest moved to another backup is noticed.
     pub name: String,
     pub kind: Kind,
     pub taken_unix_ms: i64,
-    /// Whether the clock was set by NTP then.
+    /// Whether NTP had set the clock at that time.
     pub clock_synced: bool,
-    /// Its place among the backups of this device, which grows whatever the clock does (`order.rs`). Backups
-    /// of older versions have none.
+    /// Its position among the backups of this device, which grows whatever the clock does (`order.rs`).
+    /// Backups of older versions have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seq: Option<u64>,
-    /// Boot of the kernel in which it was made, and its time since then: with them a backup of the present
-    /// boot has an age that no clock can change.
+    /// Boot of the kernel in which it was made, and the time since that boot. They give a backup of the
+    /// present boot an age that no clock can change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<Boot>,
     pub took_ms: u64,
     pub device: String,
-    /// Program that made it, with its version.
+    /// The program that made it, with its version.
     pub program: String,
     pub origin: Origin,
     pub schema_version: i64,
-    /// Of the database: SQLite's or the Postgres server's version.
+    /// Version of the database: SQLite or the Postgres server.
     pub server_version: String,
-    /// Program that wrote the dump, with its version.
+    /// The program that wrote the dump, with its version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool: Option<String>,
-    /// The hashes of the tables were also made from the database itself, and were the same.
+    /// Whether the hashes of the tables were also made from the database itself, and were equal.
     pub compared_with_source: bool,
     pub encrypted: bool,
-    /// Who can read it: public keys.
+    /// The public keys of its readers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub recipients: Vec<String>,
     pub chunk_bytes: u64,
-    /// What Postgres did not have, of its backups.
+    /// The messages that Postgres did not have, in backups of Postgres.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undelivered: Option<Undelivered>,
     pub files: Vec<FileEntry>,
@@ -186,11 +188,11 @@ impl Manifest {
     }
 }
 
-/// A manifest whose hash is right.
+/// A manifest with the right hash.
 #[derive(Debug, Clone)]
 pub struct Read {
     pub manifest: Manifest,
-    /// Of the body: what proofs refer to.
+    /// SHA-256 of the body, to which proofs refer.
     pub sha256: String,
 }
 
@@ -203,21 +205,21 @@ pub fn read(path: &Path) -> Result<Read, BackupError> {
     parse(&bytes(path)?, &name)
 }
 
-/// The manifest of the backup at `path` as it stands there.
+/// The bytes of the manifest of the backup at `path`.
 ///
 /// # Errors
-/// `Damaged` if it cannot be read, `Disk` if it may not be.
+/// `Damaged` if it cannot be read, `Disk` if permission is denied.
 pub(super) fn bytes(path: &Path) -> Result<Vec<u8>, BackupError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let file = path.join(MANIFEST);
     read_bounded(&file).map_err(|e| match e.kind() {
-        // That it may not be read says nothing about what is in it.
+        // A denied permission says nothing about its content.
         std::io::ErrorKind::PermissionDenied => BackupError::disk("the manifest cannot be read", &file)(e),
         _ => damaged(&name, format!("{MANIFEST}: {e}")),
     })
 }
 
-/// Checks a manifest that must be that of the backup called `name`.
+/// Checks a manifest that must belong to the backup called `name`.
 ///
 /// # Errors
 /// `Damaged`, `Newer`.
@@ -243,7 +245,7 @@ pub(super) fn parse(bytes: &[u8], name: &str) -> Result<Read, BackupError> {
     let mut roles: Vec<Role> = manifest.files.iter().map(|file| file.role).collect();
     roles.sort_unstable();
     roles.dedup();
-    // Later readers add the lengths up.
+    // Later readers add up the lengths.
     let total = |of: fn(&FileEntry) -> u64| {
         manifest.files.iter().try_fold(0_u64, |sum, file| sum.checked_add(of(file)))
     };
@@ -268,13 +270,13 @@ pub fn write(folder: &Path, manifest: &Manifest) -> Result<(), BackupError> {
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Proofs {
-    /// The manifest that they are about.
+    /// The manifest that the proofs are about.
     manifest_sha256: String,
     proofs: Vec<Proof>,
 }
 
-/// The proofs of the backup whose manifest has this hash, oldest first. A file of proofs that is
-/// damaged, or about another manifest, proves nothing.
+/// The proofs of the backup whose manifest has this hash, oldest first. A proofs file that is damaged, or
+/// about another manifest, proves nothing.
 pub fn read_proofs(path: &Path, manifest_sha256: &str) -> Vec<Proof> {
     let bytes = read_bounded(&path.join(PROOFS)).unwrap_or_default();
     parse_note("proofs", &bytes)
@@ -283,7 +285,7 @@ pub fn read_proofs(path: &Path, manifest_sha256: &str) -> Vec<Proof> {
         .unwrap_or_default()
 }
 
-/// Notes one more look at the backup.
+/// Adds the result of one verification of the backup.
 ///
 /// # Errors
 /// [`BackupError::Disk`].
@@ -293,7 +295,7 @@ pub fn add_proof(path: &Path, manifest_sha256: &str, proof: Proof) -> Result<(),
     write_proofs(path, manifest_sha256, proofs)
 }
 
-/// Writes what was found out about the backup, of which the newest are kept.
+/// Writes the proofs of the backup, of which the newest are kept.
 ///
 /// # Errors
 /// [`BackupError::Disk`].
@@ -309,19 +311,19 @@ pub(super) fn write_proofs(
 
 #[derive(Debug, Serialize, Deserialize)]
 struct NotedCopy {
-    /// The manifest of what was copied.
+    /// The manifest of the copied backup.
     manifest_sha256: String,
     copy: CopyNote,
 }
 
-/// How the last copying elsewhere ended; `None` if there was none, or of another backup.
+/// The result of the last copy to the remote; `None` if there was none, or it was of another backup.
 pub(super) fn read_copy(path: &Path, manifest_sha256: &str) -> Option<CopyNote> {
     let bytes = read_bounded(&path.join(COPY)).ok()?;
     let read: NotedCopy = parse_note("copy", &bytes)?;
     (read.manifest_sha256 == manifest_sha256).then_some(read.copy)
 }
 
-/// Notes how a copying elsewhere ended.
+/// Notes the result of a copy to the remote.
 ///
 /// # Errors
 /// [`BackupError::Disk`].
@@ -329,7 +331,7 @@ pub(super) fn note_copy(path: &Path, manifest_sha256: &str, copy: CopyNote) -> R
     note(path, COPY, "copy", &NotedCopy { manifest_sha256: manifest_sha256.to_owned(), copy })
 }
 
-/// Takes back that there is a copy elsewhere.
+/// Removes the note that there is a copy at the remote.
 ///
 /// # Errors
 /// [`BackupError::Disk`].
@@ -339,7 +341,7 @@ pub(super) fn forget_copy(path: &Path) -> Result<(), BackupError> {
     lock::sync_folder(path)
 }
 
-/// Puts a note beside the backup, in the place of the one before.
+/// Writes a note beside the backup and replaces the previous one.
 fn note(path: &Path, file: &str, what: &str, body: &impl Serialize) -> Result<(), BackupError> {
     let target = path.join(file);
     let disk = BackupError::disk("the result could not be noted", &target);
@@ -350,7 +352,7 @@ fn note(path: &Path, file: &str, what: &str, body: &impl Serialize) -> Result<()
     lock::sync_folder(path)
 }
 
-/// The body of a note; `None` if it is not as it was written.
+/// The body of a note; `None` if it was changed.
 fn parse_note<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Option<T> {
     let (body, _) = unwrap(what, bytes)?;
     serde_json::from_str(body).ok()
@@ -365,7 +367,7 @@ fn framed(what: &str, body: &str, sha256: &str) -> String {
     format!("{{\n\"sha256\": \"{sha256}\",\n\"{what}\": {body}\n}}\n")
 }
 
-/// The body and its hash, if the text is what [`wrap`] writes, byte by byte.
+/// The body and its hash, if the text is exactly the output of [`wrap`].
 fn unwrap<'a>(what: &str, bytes: &'a [u8]) -> Option<(&'a str, String)> {
     let text = std::str::from_utf8(bytes).ok()?;
     let start = framed(what, "", &"0".repeat(64)).len().checked_sub("\n}\n".len())?;
@@ -394,7 +396,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Any bytes as a manifest and as the notes beside it, as they are and with the hash that belongs to them.
+/// Any bytes as a manifest and as the notes beside it, unchanged and with the right hash.
 #[cfg(any(test, fuzzing))]
 pub(super) fn fuzz(bytes: &[u8]) -> bool {
     use crate::fuzzing::sure;

@@ -1,7 +1,7 @@
-//! One person or one conversation out of a backup, into the memory as it is.
+//! Merges one person or one conversation of a backup into the present memory.
 //!
-//! Rows that are there already stay as they are; rows deleted since come back under new ids, because the old
-//! ones are buried on every device. A voiceprint does not come back: its key was destroyed with it.
+//! Rows that still exist stay unchanged. Rows deleted since come back under new ids, because the old ones are
+//! buried on every device. A voiceprint does not come back: its key was destroyed with it.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, BufWriter, Write as _};
@@ -19,30 +19,30 @@ use super::sqlite::{self, Access};
 use crate::durable;
 use crate::memory::{ConversationId, ExportedConversation, Imported, Memory, MemoryError, User, UserId};
 
-/// Free space that is left alone.
+/// Free space that stays free.
 const SPARE_BYTES: u64 = 16 << 20;
 
-/// What is wanted.
+/// The selection to restore.
 #[derive(Debug, Clone)]
 pub enum Wanted {
-    /// All conversations of the person of this name.
+    /// All conversations of the person with this name.
     Person(String),
     Conversation(ConversationId),
 }
 
-/// Whose conversations were found. They lie on the disk, one as JSON in each line, the newest first, until
-/// this goes.
+/// The conversations found, with their owner. They lie on the disk, one as JSON in each line, the newest
+/// first, until the value is dropped.
 #[derive(Debug)]
 pub struct Found {
     pub owner: String,
-    /// Under which id that person was known then.
+    /// The id of that person at that time.
     pub owner_id: UserId,
     pub conversations: usize,
     path: PathBuf,
     _scratch: Scratch,
 }
 
-/// Takes what is found, one conversation after the other.
+/// Collects the conversations found, one after the other.
 pub(super) struct Finding {
     found: Found,
     file: BufWriter<File>,
@@ -59,8 +59,7 @@ impl Finding {
         })
     }
 
-    /// `conversation`: JSON. Its newlines are between values, Postgres sets some there; those of texts are
-    /// escaped.
+    /// `conversation`: JSON. Postgres puts some newlines between values; newlines in texts are escaped.
     pub(super) fn add(&mut self, conversation: &str) -> Result<(), BackupError> {
         self.found.conversations += 1;
         let mut parts = conversation.split('\n');
@@ -78,18 +77,18 @@ fn kept(path: &Path) -> impl FnOnce(io::Error) -> BackupError {
     BackupError::disk("what was found in the backup could not be kept", path)
 }
 
-/// What a merge did.
+/// The outcome of a merge.
 #[derive(Debug, Clone, Serialize)]
 pub struct Merged {
     pub backup: String,
     pub user: String,
-    /// The person was not known any more, and was added.
+    /// Whether the person was no longer known, and was added.
     pub added: bool,
     #[serde(flatten)]
     pub imported: Imported,
 }
 
-/// Finds what is wanted in the backup.
+/// Finds the selection in the backup.
 ///
 /// # Errors
 /// [`BackupError`].
@@ -113,10 +112,10 @@ pub async fn find(
     found
 }
 
-/// Adds to the database `fresh`, which nobody else has open, what is said in `db`, which is held apart.
+/// Adds the turns in `db`, which is held apart, to the database `fresh`, which no other process has open.
 ///
 /// # Errors
-/// [`BackupError`]; `db` is as it was.
+/// [`BackupError`]; `db` is unchanged.
 pub(super) async fn held_apart(run: &Run<'_>, db: &Path, fresh: &Path) -> Result<Imported, BackupError> {
     let scratch = run.lock.scratch()?;
     let copy = scratch.path().join("jarvis.db");
@@ -173,7 +172,7 @@ async fn find_in(run: &Run<'_>, memory: &Memory, wanted: &Wanted) -> Result<Foun
     }
 }
 
-/// Whose conversation it is: the backup is asked for each person, as every read names its owner.
+/// The owner of the conversation. The backup is searched person by person, since every read names its owner.
 pub(super) async fn owner_of(
     memory: &Memory,
     id: ConversationId,
@@ -189,10 +188,10 @@ pub(super) async fn owner_of(
         .into())
 }
 
-/// Stores what was found as that person's, conversation by conversation.
+/// Stores the conversations found as that person's, one after the other.
 ///
 /// # Errors
-/// [`BackupError`]; what was stored by then stays, and is left as it is when this is done again.
+/// [`BackupError`]; conversations stored by then stay, and a repetition leaves them as they are.
 pub async fn import(
     run: &Run<'_>,
     memory: &Memory,

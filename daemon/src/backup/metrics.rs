@@ -1,6 +1,6 @@
-//! What is told of the backups as metrics, in the text format of Prometheus
+//! Metrics of the backups, in the text format of Prometheus
 //! (<https://prometheus.io/docs/instrumenting/exposition_formats/>). Moments are Unix times in seconds, so
-//! that whoever collects them knows their age at any time.
+//! that a collector can compute their age at any time.
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::watch::Report;
 
-/// The metrics of `report`; `None` where nothing is backed up and nobody asked for it. What is not known is
+/// The metrics of `report`; `None` if nothing is backed up and no backup was requested. Unknown values are
 /// left out.
 pub fn text(report: Option<&Report>) -> String {
     let seconds = |of: fn(&Report) -> Option<Timestamp>| report.and_then(of).map(Timestamp::as_second);

@@ -1,28 +1,27 @@
-//! Backups that count once they were restored.
+//! Backups that count only after they were restored.
 //!
 //! ```text
 //!  create ─▶ .partial-NAME/ ─every file synced, renamed─▶ NAME/ ─verify─▶ proofs.json
 //!
 //!  jarvis-backup-20261122-020000/      UTC
-//!    manifest.json    what is in it: sizes, SHA-256 (also of each chunk), rows and a content hash of every table
+//!    manifest.json    the content: sizes, SHA-256 (also of each chunk), rows and a content hash of every table
 //!    database.zst     SQLite: a compact copy of jarvis.db; Postgres: pg_dump in custom format
-//!    queue.zst        with Postgres: what this device had not delivered yet, as a small jarvis.db
+//!    queue.zst        with Postgres: the rows this device had not delivered yet, as a small jarvis.db
 //!    config.zst       the configuration in force, secrets masked
-//!    proofs.json      what was verified, when, with which result
-//!    remote.json      how the last copying elsewhere ended
+//!    proofs.json      the verifications: level, time, result
+//!    remote.json      the result of the last copy to the remote
 //!    released         (empty) an on-demand backup that need not be kept any longer
 //! ```
 //!
 //! Invariants:
 //!
 //! 1. A folder under a backup's name is complete: it got that name after everything in it was on the disk.
-//! 2. One process at a time writes in the folder of backups ([`lock`]); what an interrupted one left behind
-//!    begins with a dot and is removed by the next.
-//! 3. Nothing is restored whose hashes are not those of its manifest, and no manifest is believed whose own
-//!    hash is wrong.
-//! 4. Verifying never touches the live database: what is restored for it goes to a file or a database made a
-//!    moment before.
-//! 5. A restore in place takes a backup of what is there first, and replaces it in one step or not at all.
+//! 2. One process at a time writes in the folder of backups ([`lock`]). The leftovers of an interrupted one
+//!    begin with a dot and are removed by the next.
+//! 3. A file is restored only if its hashes match its manifest, and a manifest is used only if its own hash
+//!    is right.
+//! 4. Verifying never touches the live database: it restores to a file or a database made a moment before.
+//! 5. A restore in place backs up the present data first, and replaces it in one step or not at all.
 //!
 //! `docs/design/backup.md` says why.
 
@@ -77,7 +76,7 @@ use crate::memory::MemoryError;
 use crate::store::StoreError;
 use crate::store::postgres::PgError;
 
-/// What every backup's name begins with.
+/// Prefix of every backup's name.
 pub const PREFIX: &str = "jarvis-backup-";
 const NAME_TIME: &str = "%Y%m%d-%H%M%S";
 const RELEASED: &str = "released";
@@ -127,49 +126,48 @@ impl Level {
     }
 }
 
-/// One look at a backup.
+/// One verification of a backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proof {
     pub level: Level,
     pub at: Timestamp,
     pub ok: bool,
-    /// What was wrong.
+    /// The fault found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
 }
 
-/// A backup as the listing knows it.
+/// A backup in the listing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Backup {
     pub name: String,
     pub path: PathBuf,
-    /// As its name says; [`Backup::dated`] says what that is worth.
+    /// The time in its name; [`Backup::dated`] says how reliable it is.
     pub taken_at: Timestamp,
     pub dated: Dated,
-    /// Its place among the backups of its device; backups of older versions have none.
+    /// Its position among the backups of its device; backups of older versions have none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seq: Option<u64>,
     pub kind: Kind,
-    /// An on-demand backup that need not be kept any longer.
+    /// Whether it is an on-demand backup that need not be kept any longer.
     pub released: bool,
-    /// All looks that are kept, the oldest first; a listing shows the last.
+    /// All kept verifications, the oldest first; a listing shows the last.
     #[serde(rename = "last_proof", serialize_with = "last_of")]
     pub proofs: Vec<Proof>,
-    /// How the last copying elsewhere ended, or the last look at that copy.
+    /// The result of the last copy to the remote, or of the last verification of that copy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copy: Option<CopyNote>,
-    /// All files together.
+    /// Size of all files together.
     pub bytes: u64,
-    /// Its manifest cannot be used: what is wrong with it. The kind is then not known and stands as on
-    /// demand.
+    /// The fault of an unusable manifest. The kind is then unknown and reads as on demand.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
     #[serde(skip)]
     moment: Moment,
-    /// It was made then or later: what its age is counted from.
+    /// The earliest certain time of its making: its age counts from here.
     #[serde(skip)]
     surely_at: Option<Timestamp>,
-    /// The time for which it stands in the calendar; `None` if its own is wrong and no later one bounds it.
+    /// Its date in the calendar; `None` if its own is wrong and no later one bounds it.
     #[serde(skip)]
     day_of: Option<Timestamp>,
 }
@@ -179,17 +177,17 @@ fn last_of<S: serde::Serializer>(proofs: &[Proof], serializer: S) -> Result<S::O
 }
 
 impl Backup {
-    /// The newest look at it.
+    /// The newest verification.
     pub fn last_proof(&self) -> Option<&Proof> {
         self.proofs.last()
     }
 
-    /// Restored into a scratch database and found equal, and nothing was found wrong since.
+    /// Whether it was restored into a scratch database and found equal, with no fault found since.
     pub fn is_proven(&self) -> bool {
         self.is_proven_to(Level::Restore)
     }
 
-    /// Found good by a look as thorough as `level`, and by every later one.
+    /// Whether a verification as thorough as `level`, and every later one, found it good.
     pub fn is_proven_to(&self, level: Level) -> bool {
         let mut newest_first = self.proofs.iter().rev().take_while(|proof| proof.ok);
         self.fault.is_none() && newest_first.any(|proof| proof.level >= level)
@@ -198,7 +196,7 @@ impl Backup {
 
 #[cfg(test)]
 impl Backup {
-    /// A listed backup that was looked at like this, the oldest look first.
+    /// A listed backup with these verifications, the oldest first.
     fn sample(name: &str, kind: Kind, proofs: &[(Level, bool)]) -> Self {
         let taken_at = time_of(name).unwrap();
         let proof = |&(level, ok): &(Level, bool)| Proof { level, at: taken_at, ok, detail: None };
@@ -222,8 +220,8 @@ impl Backup {
     }
 }
 
-/// The backups in `dir`, oldest first ([`order`]); none if there is no such folder. Folders that an
-/// interrupted run left behind are not among them.
+/// The backups in `dir`, oldest first ([`order`]); none if the folder is missing. Folders left by an
+/// interrupted run are left out.
 ///
 /// # Errors
 /// [`BackupError::Disk`] if the folder cannot be read.
@@ -293,7 +291,7 @@ pub fn find(dir: &Path, which: &str, clock: &Clock) -> Result<Backup, BackupErro
     found.ok_or_else(|| BackupError::NotFound { which: which.to_owned(), dir: dir.into() })
 }
 
-/// The newest backup that was taken at `time` or before.
+/// The newest backup taken at `time` or before.
 ///
 /// # Errors
 /// [`BackupError::NotFound`].
@@ -303,7 +301,7 @@ pub fn find_at(dir: &Path, time: Timestamp, clock: &Clock) -> Result<Backup, Bac
     newest.ok_or_else(|| BackupError::NotFound { which: format!("from before {time}"), dir: dir.into() })
 }
 
-/// Marks an on-demand backup as one that need not be kept any longer.
+/// Marks an on-demand backup as no longer needed.
 ///
 /// # Errors
 /// [`BackupError::Disk`].
@@ -317,19 +315,19 @@ pub fn release(backup: &Backup) -> Result<(), BackupError> {
     lock::sync_folder(&backup.path)
 }
 
-/// The name of a backup that is taken at `time`.
+/// The name of a backup taken at `time`.
 fn name_at(time: Timestamp) -> String {
     format!("{PREFIX}{}", time.strftime(NAME_TIME))
 }
 
-/// When the backup of this name was taken; `None` if it is no backup's name.
+/// When the backup with this name was taken; `None` if it is no backup's name.
 pub fn time_of(name: &str) -> Option<Timestamp> {
     let time = DateTime::strptime(NAME_TIME, name.strip_prefix(PREFIX)?).ok()?;
     let time = time.to_zoned(TimeZone::UTC).ok()?.timestamp();
     (name_at(time) == name).then_some(time)
 }
 
-/// Why a backup was not made, not proven or not restored.
+/// The reason why a backup was not made, not proven or not restored.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
     #[error("{step} ({}){}", path.display(), if is_full(source) { "; free some space" } else { "" })]
@@ -352,13 +350,13 @@ pub enum BackupError {
     Cancelled,
     #[error("there is no backup {which} in {}: `jarvisd backup list` shows what there is", dir.display())]
     NotFound { which: String, dir: PathBuf },
-    /// The backup is not what was written.
+    /// The backup differs from the data written.
     #[error(
         "the backup {name} is damaged ({detail}): use another one; `jarvisd backup list` shows which are \
          proven"
     )]
     Damaged { name: String, detail: String },
-    /// The copy at the remote is not what was written.
+    /// The copy at the remote differs from the data written.
     #[error(
         "the copy of {name} at {remote} is damaged ({detail}): `jarvisd backup upload {name}` sends it again \
          if the backup is still here"
@@ -376,10 +374,10 @@ pub enum BackupError {
     Newer { name: String, detail: String },
     #[error("{0}")]
     Key(String),
-    /// Something in the way that the sentence says how to remove.
+    /// An obstacle; the sentence says how to remove it.
     #[error("{0}")]
     Refused(String),
-    /// A program that we call failed.
+    /// An external program failed.
     #[error("{program} failed: {detail}")]
     Tool { program: String, detail: String },
     #[error("{}", match .0 {
@@ -394,7 +392,7 @@ pub enum BackupError {
 }
 
 impl BackupError {
-    /// The place that should be written to is full, read-only, or somebody else's.
+    /// Whether the place to write to is full, read-only, or another user's.
     pub fn is_unwritable(&self) -> bool {
         match self {
             Self::NoSpace { .. } => true,
@@ -413,7 +411,7 @@ impl BackupError {
         Self::Postgres(error.sentence(shown), error.exit())
     }
 
-    /// How a command that fails with this ends.
+    /// The exit code of a command that fails with this error.
     pub fn exit(&self) -> Exit {
         match self {
             Self::Disk { source, .. } if is_full(source) => Exit::TryAgain,

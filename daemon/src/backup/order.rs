@@ -1,13 +1,13 @@
-//! Which backup is newer, and how old it surely is, without trust in a name or a wall clock.
+//! Orders backups and finds their certain age, without trusting a name or a wall clock.
 //!
 //! A device without a clock battery wakes up in any year, and names its backups after that. So each backup
-//! has a number that only grows (`seq`): the time in milliseconds, or one more than the highest number known,
-//! whichever is more. Numbers decide the order. Backups of older versions have none and stand by their time,
+//! has a number that only grows (`seq`): the greater of the time in milliseconds and the highest known number
+//! plus one. Numbers decide the order. Backups of older versions have none and are ordered by their time,
 //! unless that lies in the future.
 //!
-//! A time is *wrong* if it lies in the future, or after that of a later backup whose clock was set. It is a
-//! *guess* if the clock was not set. Neither makes a backup young: its age is that of the last moment of
-//! which its place in the order leaves no doubt.
+//! A time is *wrong* if it lies in the future, or after the time of a later backup whose clock was set. It is
+//! a *guess* if the clock was not set. Neither makes a backup young: its age counts from the last moment that
+//! its position in the order makes certain.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
@@ -16,24 +16,23 @@ use super::Backup;
 use super::manifest::{Boot, Manifest};
 use crate::clock::Stamp;
 
-/// Clocks of two moments may disagree by this. A name may be some minutes ahead, where many backups were made
-/// in one second.
+/// Allowed difference between two clocks. A name may be some minutes ahead, after many backups in one second.
 pub(super) const TOLERANCE: SignedDuration = SignedDuration::from_mins(15);
 
-/// How far the time of a backup can be believed.
+/// The reliability of a backup's time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Dated {
     /// The clock was set.
     Sure,
-    /// The clock was not set by NTP when it was made.
+    /// NTP had not set the clock when the backup was made.
     #[default]
     Guess,
-    /// It lies in the future, or after that of a later backup.
+    /// The time lies in the future, or after that of a later backup.
     Wrong,
 }
 
-/// What a manifest says of the moment.
+/// The moment of the backup according to its manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Moment {
     pub(super) synced: bool,
@@ -45,18 +44,18 @@ impl Moment {
         Self { synced: manifest.clock_synced, boot: manifest.boot.clone() }
     }
 
-    /// Time that has passed since, if that was in this boot.
+    /// Time that has passed since, if the backup was made in this boot.
     fn since(&self, now: &Stamp) -> Option<SignedDuration> {
         let boot = self.boot.as_ref().filter(|boot| *boot.id == *now.boot_id)?;
         Some(SignedDuration::from_nanos(now.monotonic_ns.saturating_sub(boot.monotonic_ns).max(0)))
     }
 }
 
-/// A wall clock with what it is worth.
+/// A wall clock and its reliability.
 struct Now<'a> {
     stamp: &'a Stamp,
     wall: Timestamp,
-    /// It is behind, since a backup of a set clock is later.
+    /// Whether the clock is behind: a backup made with a set clock is later.
     behind: bool,
 }
 
@@ -72,14 +71,14 @@ fn now_among<'a>(backups: &[Backup], stamp: &'a Stamp) -> Now<'a> {
     Now { stamp, wall, behind: !stamp.synced && backups.iter().any(later) }
 }
 
-/// Sorts them, the oldest first, and says of each what its time is worth.
+/// Sorts the backups, the oldest first, and rates the time of each.
 pub(super) fn arrange(backups: &mut [Backup], stamp: &Stamp) {
     let now = now_among(backups, stamp);
     backups.sort_by_cached_key(|backup| {
         let future = now.is_before(backup.taken_at);
         let place = match backup.seq {
             Some(seq) => i64::try_from(seq).unwrap_or(i64::MAX),
-            // Nothing says that it is newer than any other.
+            // Nothing shows that it is newer than any other.
             None if future => i64::MIN,
             None => backup.taken_at.as_millisecond(),
         };
@@ -106,7 +105,7 @@ pub(super) fn arrange(backups: &mut [Backup], stamp: &Stamp) {
     }
 }
 
-/// The earliest moment at which this one can have been made, by itself.
+/// The earliest possible moment of this backup, taken alone.
 fn at_the_earliest(backup: &Backup, now: &Now<'_>) -> Option<Timestamp> {
     let by_boot = || {
         let then = now.wall.checked_sub(backup.moment.since(now.stamp)?).ok()?;
@@ -115,28 +114,28 @@ fn at_the_earliest(backup: &Backup, now: &Now<'_>) -> Option<Timestamp> {
     match backup.dated {
         Dated::Sure => Some(backup.taken_at),
         Dated::Wrong => None,
-        // The clock that is asked for its age is no better.
+        // The present clock is no better.
         Dated::Guess if !now.stamp.synced => Some(by_boot().unwrap_or(backup.taken_at)),
         Dated::Guess => by_boot(),
     }
 }
 
-/// A moment that may be shown: not one of the future.
+/// Returns `time` if it may be shown: not a moment in the future.
 pub(super) fn past(time: Timestamp, backups: &[Backup], stamp: &Stamp) -> Option<Timestamp> {
     Some(time).filter(|time| !now_among(backups, stamp).is_before(*time))
 }
 
-/// How old a backup is.
+/// The age of a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Age {
-    /// At least.
+    /// At least this many days.
     Days(i64),
-    /// Its clock was not right, and nothing else tells.
+    /// Its clock was wrong, and no other fact gives its age.
     Unknown,
 }
 
-/// The age of `backup`, as far as it is certain. While no clock is set, only the time since the start of the
-/// device is.
+/// The certain age of `backup`. While no clock is set, only the time since the start of the device is
+/// certain.
 pub(super) fn age(backup: &Backup, now: &Stamp) -> Age {
     if now.synced {
         return match backup.surely_at {
@@ -152,11 +151,11 @@ pub(super) fn age(backup: &Backup, now: &Stamp) -> Age {
     Age::Days(passed.as_secs() / 86_400)
 }
 
-/// The number of the next backup: more than every number there was, and the time where that is more.
+/// The number of the next backup: greater than every earlier number, and at least the time.
 pub(super) fn next_seq(highest: Option<u64>, now: &Stamp) -> u64 {
     let wall = u64::try_from(now.wall_unix_ms).unwrap_or(0);
     match highest {
-        // A clock that is not set could be years ahead, and is not needed.
+        // An unset clock could be years ahead, and is not needed.
         Some(highest) if !now.synced => highest.saturating_add(1),
         Some(highest) => highest.saturating_add(1).max(wall),
         None => wall,
@@ -202,7 +201,7 @@ mod tests {
         let all = || vec![backup("20261121", None, true), backup("20310101", None, false)];
         let wanted = [is("20310101", Dated::Wrong), is("20261121", Dated::Sure)];
         assert_eq!(order(all(), &stamp("2026-11-23T02:00:00Z", true)), wanted);
-        // A clock that is behind a backup of a set clock cannot tell.
+        // A clock that is behind a backup made with a set clock cannot judge times.
         let wanted = [is("20261121", Dated::Sure), is("20310101", Dated::Guess)];
         assert_eq!(order(all(), &stamp("2020-01-01T00:10:00Z", false)), wanted);
     }
@@ -220,7 +219,7 @@ mod tests {
         let mut alone = vec![backup("20310101", Some(2), true)];
         arrange(&mut alone, &now);
         assert_eq!(age(&alone[0], &now), Age::Unknown);
-        // Of this boot, it has the age that the kernel counted.
+        // A backup of this boot has the age counted by the kernel.
         let boot = Some(Boot { id: "now".into(), monotonic_ns: 0 });
         let mut of_this_boot =
             vec![Backup { moment: Moment { synced: false, boot }, ..backup("20261123", Some(4), false) }];

@@ -1,10 +1,10 @@
-//! Postgres: a dump of one moment, what is in it, and the scratch database in which it is proven.
+//! Backups of Postgres: a dump of one moment, its rows, and the scratch database that proves it.
 //!
-//! One transaction of ours exports its snapshot; the hashes of the tables are made in it and `pg_dump` reads
-//! through it, so both see the same moment. Row-level security hides rows without a word from a session that
-//! does not say who it is: the session says `jarvis.role = forwarder` and the program its name, a policy that
-//! hides rows from it is refused before anything is dumped, and the rows in the dump are counted against
-//! those of the session.
+//! A transaction of this program exports its snapshot. The hashes of the tables are made in it and `pg_dump`
+//! reads through it, so both see the same moment. Row-level security silently hides rows from a session that
+//! does not identify itself. So the session sets `jarvis.role = forwarder` and the program sets its name. A
+//! policy that hides rows from the session is refused before the dump, and the rows in the dump are counted
+//! against those of the session.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -32,8 +32,7 @@ crate::store::sql::statements! {
     BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
     EXPORT = "SELECT pg_export_snapshot()";
     SERVER = "SELECT current_setting('server_version') AS version, current_setting('server_version_num')::integer AS number";
-    /// Without a deadline: a large table takes its time. The text of a row is what is hashed, so it is
-    /// written in one way.
+    /// No deadline: a large table takes its time. The text of a row is hashed, so its format is fixed.
     pub(super) SESSION = "SELECT set_config(name, value, false) FROM (VALUES ('statement_timeout', '0'),
         ('idle_in_transaction_session_timeout', '0'), ('lock_timeout', '60s'), ('datestyle', 'ISO, YMD'), ('timezone', 'UTC'),
         ('bytea_output', 'hex'), ('extra_float_digits', '1'), ('row_security', 'on'), ('search_path', 'pg_catalog'),
@@ -41,7 +40,7 @@ crate::store::sql::statements! {
     INSTALLED = "SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname = 'jarvis' AND c.relname = 'schema_version')";
     VERSION = "SELECT coalesce(max(version), 0)::bigint FROM jarvis.schema_version";
-    /// Tables of which this session may not see every row.
+    /// Tables in which this session may not see every row.
     HIDDEN = "SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname = 'jarvis' AND c.relkind = 'r' AND c.relrowsecurity
             AND (EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND NOT p.polpermissive)
@@ -55,7 +54,7 @@ crate::store::sql::statements! {
 }
 
 crate::store::sql::built! {
-    /// Change numbers go on after the highest that was given out.
+    /// Whether the counter is behind the highest change number given out.
     COUNTER_BEHIND = {
         let highest = |table| format!("(SELECT max(change) FROM jarvis.{table})");
         let highest = tables::numbered().into_iter().map(highest).collect::<Vec<_>>().join(", ");
@@ -69,7 +68,7 @@ pub(crate) fn tables_there() -> Vec<&'static str> {
     synced.chain(["devices", "house", "message_sources", "schema_version", tables::TOMBSTONES]).collect()
 }
 
-/// What is summed up.
+/// The input of the hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hashed {
     Record,
@@ -77,18 +76,18 @@ pub(crate) enum Hashed {
 }
 
 impl Hashed {
-    /// Rows of a table and the sums of two hashes of each: two databases with the same rows have the same, in
-    /// whatever order they are stored.
+    /// Selects the rows of a table and the sums of two hashes of each row. Two databases with the same rows
+    /// have the same sums, in any order of storage.
     pub(crate) fn sum_of(self, table: &str) -> String {
         match self {
-            // A server keeps these functions as they are, since tables that are partitioned by hash rest on
-            // them. From version 14 on.
+            // Available from version 14 on. A server keeps these functions unchanged, since hash-partitioned
+            // tables depend on them.
             Self::Record => format!(
                 "SELECT count(*) AS rows, 'record ' || coalesce(sum(hash_record_extended(t, 0)), 0)::text
                     || ' ' || coalesce(sum(hash_record_extended(t, 1)), 0)::text AS hash FROM jarvis.{table} t"
             ),
-            // From SHA-256 of the text of each row, which takes ten times as long: for servers before 14, and
-            // for backups that have it.
+            // SHA-256 of the text of each row takes ten times as long: for servers before 14, and for backups
+            // that use it.
             Self::Text => format!(
                 "SELECT count(*) AS rows, coalesce(sum(('x' || substr(h, 1, 16))::bit(64)::bigint), 0)::text
                     || ' ' || coalesce(sum(('x' || substr(h, 17, 16))::bit(64)::bigint), 0)::text AS hash
@@ -108,14 +107,14 @@ impl Hashed {
     }
 }
 
-/// A session that says who it is and has no deadlines.
+/// A session that identifies itself and has no deadlines.
 pub(super) async fn session(settings: &PgSettings) -> Result<PgConnection, BackupError> {
     let mut conn = open(settings).await.map_err(|e| BackupError::postgres(&e, &settings.shown))?;
     set_up(&mut conn, settings).await?;
     Ok(conn)
 }
 
-/// Proves that a program of Postgres, which has no deadline of its own, gets a session beside ours.
+/// Proves that a program of Postgres, which has no deadline of its own, gets a session beside this one.
 pub(super) async fn another_session(settings: &PgSettings) -> Result<(), BackupError> {
     prove_another_session(settings).await.map_err(|e| BackupError::postgres(&e, &settings.shown))
 }
@@ -128,7 +127,7 @@ pub(super) fn of(settings: &PgSettings) -> impl Fn(sqlx::Error) -> BackupError {
     |e| BackupError::postgres(&PgError::of(STEP, &e), &settings.shown)
 }
 
-/// Rows and hash of every table, in the transaction that `conn` is in.
+/// Rows and hash of every table, in the transaction of `conn`.
 async fn sums(conn: &mut PgConnection, run: &Run<'_>, hashed: Hashed) -> Result<Sums, sqlx::Error> {
     let mut sums = Sums::new();
     for name in tables_there() {
@@ -150,9 +149,9 @@ pub(super) async fn dump(
     recipients: &[age::x25519::Recipient],
     settings: &PgSettings,
 ) -> Result<Source, BackupError> {
-    // Before the snapshot: what is delivered in between is in both, and twice is once.
+    // Connects before the snapshot: an entry delivered in between is in both files, which is harmless.
     let mut conn = session(settings).await?;
-    // Where there is none yet, the dump says so.
+    // If there is no id yet, the dump shows it.
     let house = sqlx::query_scalar(WHICH).fetch_optional(&mut conn).await.ok().flatten();
     let queue = queue_file(run, folder, recipients, house).await?;
     let dumped = dump_with(&mut conn, run, folder, recipients, settings).await;
@@ -200,7 +199,7 @@ async fn dump_with(
     let snapshot: String = sqlx::query_scalar(EXPORT).fetch_one(&mut *conn).await.map_err(&sql)?;
     run.progress.begin(size);
     let sealed = Sealed::create(folder, Role::Database, recipients, Some(Columns::default()))?;
-    // At the same time: the server hashes for one connection and dumps to another.
+    // Both at once: the server hashes for one connection and dumps to another.
     let (sums, sealed) = tokio::join!(
         sums(conn, run, Hashed::of_server(major)),
         run_dump(run, &tool, (settings, schema_version), &snapshot, sealed)
@@ -230,7 +229,7 @@ async fn run_dump(
     let way_in = WayIn::to(settings, schema_version)?;
     let mut command = tool.command();
     command.args(["--format=custom", "--compress=0", "--schema=jarvis", "--no-owner", "--no-privileges"]);
-    // A role may have another encoding set, which would be that of the dump.
+    // A role may have another encoding set, which the dump would use.
     command.args(["--encoding=UTF8", "--enable-row-security", "--no-password", "--lock-wait-timeout=60000"]);
     command.arg(format!("--snapshot={snapshot}")).stdout(std::process::Stdio::piped());
     way_in.apply(&mut command);
@@ -250,8 +249,8 @@ async fn run_dump(
     .await
 }
 
-/// Has `pg_restore` turn the dump of a backup into a script, and hands its pieces to `take`, on a thread of
-/// its own.
+/// Makes `pg_restore` turn the dump of a backup into a script, and passes its pieces to `take`, on a separate
+/// thread.
 async fn pieces(
     run: &Run<'_>,
     folder: &Path,
@@ -279,13 +278,13 @@ async fn pieces(
                 scope.spawn(|| pour(source, stdin, (&name, Path::new("pg_restore")), &progress, &cancel));
             let taken = split(stdout, &mut take);
             if taken.is_err() {
-                // Else it would wait for somebody to read on.
+                // Otherwise it would wait for a reader.
                 running.program.kill();
             }
             (feeder.join().unwrap_or(Err(BackupError::Cancelled)), taken)
         });
         cancel.check()?;
-        // The dump itself is to blame first; that the program then stopped listening is a consequence.
+        // A fault of the dump comes first; the program that stopped reading is a consequence.
         let fed = match fed {
             Err(e @ BackupError::Damaged { .. }) => return Err(e),
             fed => fed,
@@ -338,8 +337,7 @@ pub(super) async fn parse(
     Ok(())
 }
 
-/// Runs the dump of a backup in the transaction that `conn` is in, then compares every table with the
-/// manifest.
+/// Restores the dump of a backup in the transaction of `conn`, then compares every table with the manifest.
 pub(super) async fn load(
     conn: &mut PgConnection,
     run: &Run<'_>,
@@ -354,7 +352,7 @@ pub(super) async fn load(
     });
     let (read, run_there) = tokio::join!(reading, execute(conn, receiver));
     match (read, run_there) {
-        // The one ends because the other did.
+        // The reader ended because the execution failed.
         (Err(BackupError::Cancelled), Err(e)) => {
             run.cancel.check()?;
             return Err(rejected(manifest, settings, &e));
@@ -375,7 +373,7 @@ pub(super) async fn load(
     Ok(())
 }
 
-/// A statement of the dump that the server does not take is the dump's fault, unless the server was away.
+/// Blames the dump for a statement that the server refuses, unless the server was away.
 fn rejected(manifest: &Manifest, settings: &PgSettings, error: &sqlx::Error) -> BackupError {
     let error = PgError::of("restoring into Postgres", error);
     match error.sqlstate() {
@@ -416,7 +414,7 @@ async fn execute(conn: &mut PgConnection, mut pieces: mpsc::Receiver<Piece>) -> 
     Ok(())
 }
 
-/// A name that can stand in a statement as it is.
+/// Whether a name can stand in a statement unquoted.
 pub(super) fn plain(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 63

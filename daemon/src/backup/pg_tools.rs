@@ -1,6 +1,6 @@
-//! `pg_dump` and `pg_restore`: which ones, and how they get their password.
+//! Finds `pg_dump` and `pg_restore`, and passes their password.
 //!
-//! The password is handed over in a file that exists in memory only and that the child inherits: it is in no
+//! The password is passed in a file that exists only in memory and that the child inherits: it is in no
 //! argument, no environment and on no disk.
 
 use std::fs::File;
@@ -15,21 +15,21 @@ use super::BackupError;
 use super::cancel::{Cancel, Program};
 use crate::store::postgres::PgSettings;
 
-/// What is kept of what a program says on its standard error.
+/// Bytes kept of a program's standard error.
 const MAX_SAID_BYTES: u64 = 4096;
 
-/// A program of Postgres that was found.
+/// A program of Postgres found on this machine.
 #[derive(Debug, Clone)]
 pub(super) struct Tool {
     path: PathBuf,
-    /// As it names itself.
+    /// The version as the program prints it.
     pub(super) version: String,
     pub(super) major: u32,
 }
 
 impl Tool {
-    /// The newest of this name that is at least of version `major`: the one of the search path, or of a
-    /// version of Debian's.
+    /// Finds the program of this name with at least version `major`: the one of the search path, or of a
+    /// versioned folder of Debian.
     pub(super) fn find(name: &'static str, major: u32) -> Result<Self, BackupError> {
         let mut places = vec![PathBuf::from(name)];
         let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
@@ -37,7 +37,7 @@ impl Tool {
         let mut found: Vec<Self> = places.into_iter().filter_map(|path| Self::ask(path, name)).collect();
         found.sort_by_key(|tool| tool.major);
         let newest = found.last().map(|tool| tool.version.clone());
-        // The nearest that is new enough.
+        // The first that is new enough.
         found.into_iter().find(|tool| tool.major >= major).ok_or_else(|| {
             BackupError::Refused(match newest {
                 None => format!("{name} is not installed: install postgresql-client-{major} or newer"),
@@ -60,7 +60,8 @@ impl Tool {
 
     pub(super) fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
-        // The programs get what was made of the address and of these variables, and read none of their own.
+        // The programs get only the values made from the address and from these variables, and read none
+        // themselves.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG")) {
             command.env_remove(name);
         }
@@ -69,7 +70,7 @@ impl Tool {
     }
 }
 
-/// The way in for a program: variables, and the password in memory.
+/// The credentials for a program: variables, and the password in memory.
 #[derive(Debug)]
 pub(super) struct WayIn {
     env: Vec<(&'static str, String)>,
@@ -83,7 +84,7 @@ impl WayIn {
         let password = settings.password().map_err(|e| BackupError::postgres(&e, shown))?;
         let keep = || {
             let Some(password) = password else { return Ok(None) };
-            // Not closed when a program is started: that is the point.
+            // Not closed when a program is started, so that the child inherits it.
             let memory = memfd_create(c"pgpass", MemfdFlags::empty())?;
             fchmod(&memory, Mode::RUSR | Mode::WUSR)?;
             let mut file = File::from(memory);
@@ -104,7 +105,7 @@ impl WayIn {
     }
 }
 
-/// A program whose words on standard error are kept.
+/// A running program whose standard error is kept.
 pub(super) struct Running {
     pub(super) program: Program,
     name: String,
@@ -128,7 +129,7 @@ impl Running {
     }
 
     /// # Errors
-    /// `Tool` with its last words, unless it ended well.
+    /// `Tool` with its last words, unless it succeeded.
     pub(super) fn end(mut self) -> Result<(), BackupError> {
         let failed = |detail: String| BackupError::Tool { program: self.name.clone(), detail };
         let status = self.program.wait().map_err(|e| failed(e.to_string()))?;
@@ -146,7 +147,7 @@ impl Running {
     }
 }
 
-/// What the program reads and writes.
+/// The standard input and output of the program.
 pub(super) struct Pipes {
     pub(super) stdin: Option<std::process::ChildStdin>,
     pub(super) stdout: Option<std::process::ChildStdout>,
@@ -166,7 +167,7 @@ pub(super) enum Piece {
 }
 
 /// Splits the script into pieces. Commands of psql in it are refused, except the two with which newer
-/// versions of `pg_restore` guard a script: nothing that a dump says is ever run by a shell.
+/// versions of `pg_restore` guard a script. So a shell never runs any part of a dump.
 pub(super) fn split(
     script: impl Read,
     mut take: impl FnMut(Piece) -> Result<(), BackupError>,

@@ -1,8 +1,9 @@
-//! A safety backup before a database, that of this device or that of the house, is brought to a newer schema.
+//! A safety backup before the database of this device or of the house is brought to a newer schema.
 //!
-//! It is no condition: a backup that cannot be made (no room, a folder that cannot be written, another one at
-//! work, too slow) costs a warning, because the device shall answer. Migrations are one transaction, so that
-//! a failure of one leaves the old database; this is for a migration that succeeds and should not have.
+//! The backup is no condition. It may fail for lack of room, for an unwritable folder, for another process at
+//! work, or because it is too slow. That costs a warning, because the device must answer. Migrations are one
+//! transaction, so a failed one leaves the old database. The backup is for a migration that succeeds and
+//! should not have.
 
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use crate::notify::start::{self, SAFETY_BACKUP, Wait};
 use crate::store::VERSION;
 use crate::store::postgres::{self, PgSettings};
 
-/// Nobody waits for Postgres, but the other devices of the house soon write with the newer program.
+/// No person waits for Postgres, but the other devices of the house soon write with the newer program.
 const LONGEST_THERE: Duration = Duration::from_secs(600);
 
 /// Makes a safety backup of the database of this device if opening it would migrate it.
@@ -31,8 +32,8 @@ pub async fn back_up_device(settings: &Context) {
     }
 }
 
-/// Makes a safety backup of the Postgres of the house if connecting to it would migrate it. One that does not
-/// answer is for whoever connects to tell.
+/// Makes a safety backup of the Postgres of the house if connecting to it would migrate it. A server that
+/// does not answer is reported by the connection itself.
 pub async fn back_up_if_connecting_migrates(settings: &Context, there: &PgSettings) {
     if postgres::look(there).await.is_ok_and(postgres::is_old) {
         back_up_postgres(settings, there).await;
@@ -74,8 +75,8 @@ async fn made(
     }
 }
 
-/// Whether the file is one of ours with an older schema. One that cannot be read is for whoever opens it to
-/// tell.
+/// Whether the file is one of ours with an older schema. A file that cannot be read is reported when it is
+/// opened.
 async fn is_old(settings: &Context) -> bool {
     let db = &settings.paths.db;
     if !db.exists() {

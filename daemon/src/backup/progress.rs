@@ -1,4 +1,4 @@
-//! How far a long step has come, for whoever shows it.
+//! The progress of a long step, for display.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,17 +6,17 @@ use std::sync::Arc;
 /// The progress of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moved {
-    /// A step begins that has so many bytes.
+    /// A step with this many bytes begins.
     Begun(u64),
-    /// So many more bytes are done.
+    /// This many more bytes are done.
     By(u64),
-    /// So many bytes are done.
+    /// This many bytes are done in total.
     To(u64),
     /// All steps are over.
     Ended,
 }
 
-/// Tells how far a step has come. Cloning shares the listener.
+/// Reports the progress of a step. Cloning shares the listener.
 #[derive(Clone)]
 pub struct Progress(Arc<dyn Fn(Moved) + Send + Sync>);
 
@@ -27,12 +27,12 @@ impl fmt::Debug for Progress {
 }
 
 impl Progress {
-    /// `listener` is called for every piece of some 100 KiB, by any thread.
+    /// Calls `listener` for every piece of some 100 KiB, from any thread.
     pub fn told_to(listener: impl Fn(Moved) + Send + Sync + 'static) -> Self {
         Self(Arc::new(listener))
     }
 
-    /// Nobody is told.
+    /// A progress without a listener.
     pub fn hidden() -> Self {
         Self::told_to(|_| {})
     }
@@ -49,7 +49,7 @@ impl Progress {
         (self.0)(Moved::To(bytes));
     }
 
-    /// Something else is shown from here on.
+    /// Ends the display of this progress.
     pub fn end(&self) {
         (self.0)(Moved::Ended);
     }

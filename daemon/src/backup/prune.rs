@@ -1,8 +1,8 @@
-//! Deleting the backups that no day, week or month needs; [`retention`] says which these are.
+//! Deletes the backups that no day, week or month needs; [`retention`] selects them.
 //!
-//! A backup goes in two steps, each of which can be cut off: its folder gets a name that no listing knows,
-//! durably, and then everything in it is removed. What a cut leaves behind, the next process that takes the
-//! folder removes.
+//! A backup is deleted in two steps, each of which can be interrupted. Its folder durably gets a name that no
+//! listing knows, and then its content is removed. The next process that locks the folder removes the
+//! leftovers of an interruption.
 
 use std::fs;
 
@@ -18,21 +18,21 @@ use super::retention::{self, Candidate, Decision, Hold, Policy, Standing};
 use super::{Backup, BackupError, Kind, Level, known, order, watch};
 use crate::clock::Stamp;
 
-/// After this long half a copy is not being made any more.
+/// After this long a partial copy is no longer being made.
 const PARTIAL_STAYS: SignedDuration = SignedDuration::from_hours(7 * 24);
 
-/// What is to become of one backup.
+/// The decision about one backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Fate {
     #[serde(flatten)]
     pub backup: Backup,
     pub keep: bool,
-    /// Every reason to keep it, or the one for which it goes.
+    /// Every reason to keep it, or the one reason to delete it.
     pub reasons: Vec<String>,
 }
 
 impl Policy {
-    /// As the configuration has it.
+    /// The settings of the configuration.
     pub fn of(settings: &Context) -> Self {
         let backup = &settings.backup;
         let [daily, weekly, monthly] = [backup.keep_daily, backup.keep_weekly, backup.keep_monthly]
@@ -41,7 +41,7 @@ impl Policy {
     }
 }
 
-/// Decides about `backups`. One that was found good at `level` counts as proven.
+/// Decides about `backups`. A backup found good at `level` counts as proven.
 ///
 /// # Errors
 /// [`BackupError::Refused`] while the clock is not set, unless `trusted`: a clock that is wrong by a year
@@ -64,7 +64,7 @@ pub fn decide(
         .map_err(|_| BackupError::Refused("the clock shows a time that cannot be".to_owned()))?;
     let mut candidates: Vec<Candidate> = backups.iter().map(|backup| candidate(backup, level)).collect();
     for candidate in &mut candidates {
-        // The second of a name that was free, not the future.
+        // The name was the next free second, not a time in the future.
         if candidate.taken_at > now && candidate.taken_at.duration_since(now) <= order::TOLERANCE {
             candidate.taken_at = now;
         }
@@ -96,8 +96,8 @@ fn candidate(backup: &Backup, level: Level) -> Candidate {
     Candidate { name: backup.name.clone(), taken_at, standing, hold }
 }
 
-/// Makes the backups that stay durable, with what is known of them: whoever made or proved one may have been
-/// killed before the names were, and for its sake others go.
+/// Syncs the backups that stay and their notes, before others are deleted because of them. The process that
+/// made or proved one may have been killed before its names were durable.
 ///
 /// # Errors
 /// [`BackupError::Disk`].
@@ -107,11 +107,11 @@ pub fn settle(lock: &Lock, fates: &[Fate]) -> Result<(), BackupError> {
     lock::sync_folder(lock.dir())
 }
 
-/// Deletes a backup. What stays was [`settle`]d before.
+/// Deletes a backup. The backups that stay were [`settle`]d before.
 ///
 /// # Errors
-/// [`BackupError::Disk`]; what is left of it then is no backup any more and is removed by the next that takes
-/// the folder.
+/// [`BackupError::Disk`]; the leftovers are then no backup any more, and the next process that locks the
+/// folder removes them.
 pub fn remove(lock: &Lock, backup: &Backup) -> Result<(), BackupError> {
     let doomed = lock.dir().join(format!(".deleting-{}", backup.name));
     let disk = BackupError::disk("the backup could not be deleted", &backup.path);
@@ -126,7 +126,7 @@ pub struct Place {
     pub deleted: usize,
     pub freed_bytes: u64,
     pub backups: Vec<Fate>,
-    /// Half copies that were removed.
+    /// Partial copies that were removed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub partial: Vec<String>,
 }
@@ -157,18 +157,18 @@ impl Place {
     }
 }
 
-/// Prunes here, then elsewhere if there is a place for copies. A failure there is told when what was done
-/// here was.
+/// Prunes here, then at the remote, if there is one. A failure at the remote is reported with the result
+/// here.
 ///
 /// # Errors
-/// [`BackupError`] of what was to be done here.
+/// [`BackupError`] of the local part.
 pub async fn prune(run: &Run<'_>, dry_run: bool, trust_clock: bool) -> Result<Pruned, BackupError> {
     let all = super::list(run.lock.dir(), run.clock)?;
     let released: Vec<String> = all.iter().filter(|b| b.released).map(|b| b.name.clone()).collect();
     let here = Place::of(decided(run, all, trust_clock)?, Vec::new());
     if !dry_run && here.deleted > 0 {
         settle(run.lock, &here.backups)?;
-        // First, or a power cut would leave a note of what nobody has any more.
+        // Forgotten first, or a power cut would leave a note of backups that no longer exist.
         let forgotten = known::forget(&run.settings.paths.data, here.going());
         for backup in here.going() {
             run.cancel.check()?;
@@ -205,7 +205,7 @@ async fn elsewhere(
         watch::look_again(run);
     }
     let device = &run.settings.device;
-    // Copies of another device are not ours to delete, nor are copies that cannot be read.
+    // Copies of another device, and unreadable copies, are not deleted.
     let ours = |copied: &Copied| copied.manifest.as_ref().is_ok_and(|read| read.manifest.device == *device);
     let copies = index.copies.into_iter().filter(ours).map(|copied| {
         let mut backup = copied.backup;

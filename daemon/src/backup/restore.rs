@@ -1,12 +1,12 @@
-//! Putting a backup of SQLite back.
+//! Restores a backup of SQLite.
 //!
 //! ```text
 //!  hashes ─▶ jarvis.db.restore: unpacked, compared, migrated ─▶ hold ─▶ safety backup ─▶ rename over jarvis.db ─▶ log
 //! ```
 //!
-//! The daemon may be running. While the database is held, a turn waits for it and is answered as not stored
-//! if that takes long: nothing is acknowledged that the restore would then take away. Afterwards the daemon
-//! notices that the file is another one, and goes on with it.
+//! The daemon may be running. While the database is held, a turn waits for it, and is answered as not stored
+//! if that takes long. So the restore takes no acknowledged turn away. Afterwards the daemon notices the new
+//! file, and continues with it.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -35,30 +35,30 @@ crate::store::sql::statements! {
     LET_GO = "ROLLBACK";
 }
 
-/// What a restore did.
+/// The outcome of a restore.
 #[derive(Debug, Clone, Serialize)]
 pub struct Restored {
     pub backup: String,
-    /// Where it went, as it may be shown.
+    /// The target, in a form that may be shown.
     pub to: String,
-    /// The backup of what was there before.
+    /// The backup of the replaced database.
     pub safety: Option<String>,
-    /// Where the damaged file is kept that was there before.
+    /// The path of the damaged file that was replaced.
     pub set_aside: Option<PathBuf>,
-    /// What was said while the memory was missing, and was added.
+    /// Turns stored while the memory was missing, which were added.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_apart: Option<Imported>,
     pub messages: u64,
     /// Messages that Postgres did not have and that are back on this device.
     #[serde(skip_serializing_if = "is_zero")]
     pub brought_back: u64,
-    /// Messages that Postgres did not have and that are in the backup only.
+    /// Messages that Postgres did not have and that are only in the backup.
     #[serde(skip_serializing_if = "is_zero")]
     pub left_out: u64,
     pub took_ms: u64,
 }
 
-/// Serde hands it over like this.
+/// Serde passes a reference.
 fn is_zero(n: &u64) -> bool {
     *n == 0
 }
@@ -67,7 +67,7 @@ fn is_zero(n: &u64) -> bool {
 /// present schema.
 ///
 /// # Errors
-/// [`BackupError`]; then `to` is not there.
+/// [`BackupError`]; `to` then does not exist.
 pub async fn to_file(
     run: &Run<'_>,
     folder: &Path,
@@ -122,10 +122,10 @@ pub fn not_newer(manifest: &Manifest) -> Result<(), BackupError> {
     Err(BackupError::Newer { name: manifest.name.clone(), detail })
 }
 
-/// Puts the database of a backup in the place of this device's.
+/// Replaces this device's database with that of a backup.
 ///
 /// # Errors
-/// [`BackupError`]; then the database is the one that it was.
+/// [`BackupError`]; the database is then unchanged.
 pub async fn in_place(
     run: &Run<'_>,
     folder: &Path,
@@ -136,7 +136,7 @@ pub async fn in_place(
     let db = &run.settings.paths.db;
     let fresh = heal::beside(db, ".restore");
     data_folder(db)?;
-    // Left by a restore that was interrupted.
+    // A file left by an interrupted restore.
     let disk = BackupError::disk("what is restored could not be written", &fresh);
     heal::remove_database(&fresh).map_err(&disk)?;
     to_file(run, folder, manifest, keys, &fresh).await?;
@@ -184,7 +184,7 @@ pub(super) fn data_folder(db: &Path) -> Result<&Path, BackupError> {
     Ok(folder)
 }
 
-/// What became of what was there.
+/// The fate of the replaced database.
 #[derive(Debug, Default)]
 struct Replaced {
     safety: Option<String>,
@@ -192,14 +192,14 @@ struct Replaced {
     held_apart: Option<Imported>,
 }
 
-/// Backs up what is there and puts `fresh` in its place. What was held apart while the memory was
-/// missing goes into `fresh` instead.
+/// Backs up the present database and puts `fresh` in its place. A database held apart while the memory was
+/// missing is merged into `fresh` instead.
 async fn replace(run: &Run<'_>, db: &Path, fresh: &Path) -> Result<Replaced, BackupError> {
     let bytes = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
     if bytes(db) == 0 {
         let mut replaced = Replaced::default();
         if bytes(&heal::beside(db, "-wal")) > 0 {
-            // All that is left of what was there.
+            // The log is all that is left of the database.
             let disk = BackupError::disk("the log of the database could not be set aside", db);
             replaced.set_aside = Some(heal::move_aside(db, run.clock.now_unix_ms()).map_err(disk)?);
         }
@@ -208,10 +208,9 @@ async fn replace(run: &Run<'_>, db: &Path, fresh: &Path) -> Result<Replaced, Bac
     }
     let safe = async {
         let mut held = hold(db).await?;
-        // Through another connection, which reads what was committed while this one keeps others from
-        // writing.
+        // Uses another connection, which reads the committed rows while this one blocks writers.
         let kept = async {
-            // A file that cannot be asked is damaged or another's, which the backup of it tells.
+            // An unreadable file is damaged or not ours; its backup reports that.
             let apart = matches!(marked(&mut held, db).await, Ok(Some(_)));
             if apart || matches!(way_back::missing(run.settings).await, Ok(Some(_))) {
                 let held_apart = Some(merge::held_apart(run, db, fresh).await?);
@@ -247,8 +246,8 @@ async fn replace(run: &Run<'_>, db: &Path, fresh: &Path) -> Result<Replaced, Bac
     }
 }
 
-/// Says that it is the backup of what is there that could not be made, where the folder of the backups can
-/// only be read.
+/// Explains that the backup of the present database could not be made, if the folder of the backups is
+/// read-only.
 fn without_safety(run: &Run<'_>, error: BackupError) -> BackupError {
     let dir = run.lock.dir();
     match &error {
@@ -270,8 +269,7 @@ async fn put_in_place(fresh: &Path, db: &Path) -> Result<(), BackupError> {
     heal::put_in_place(fresh, db).map_err(BackupError::disk("the database could not be replaced", db))
 }
 
-/// Keeps everybody from writing to the database, with an empty log: so that the log can go without anything
-/// going with it.
+/// Blocks all writers of the database, with an empty log, so that the log can be removed without loss.
 async fn hold(db: &Path) -> Result<SqliteConnection, BackupError> {
     const ATTEMPTS: usize = 50;
     const PAUSE: Duration = Duration::from_millis(100);
@@ -283,7 +281,7 @@ async fn hold(db: &Path) -> Result<SqliteConnection, BackupError> {
         if fs::metadata(heal::beside(db, "-wal")).map_or(0, |log| log.len()) == 0 {
             return Ok(conn);
         }
-        // Somebody was faster, or is still reading what is in it.
+        // Another process was faster, or still reads the log.
         sqlx::query(LET_GO).execute(&mut conn).await.map_err(sql)?;
         tokio::time::sleep(PAUSE).await;
     }

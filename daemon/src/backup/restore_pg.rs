@@ -1,13 +1,13 @@
-//! Putting a backup of Postgres back.
+//! Restores a backup of Postgres.
 //!
 //! ```text
 //!  hashes ─▶ hold the writers of the house ─▶ safety backup ─▶ one transaction: drop, run the dump, compare, new house ─▶ log
 //! ```
 //!
-//! The writers' lock is held all the while, so nothing is written between the safety backup and the commit;
-//! turns go on on the devices and wait in their queues. The restored database gets a new house id: every
-//! device sees that it stands before another database, sends everything that it has, deletions included, and
-//! reads everything. So nothing that was said since the backup is lost, wherever a device still has it.
+//! The writers' lock is held throughout, so nothing is written between the safety backup and the commit.
+//! Turns go on on the devices and wait in their queues. The restored database gets a new house id: every
+//! device sees another database, sends everything it has, deletions included, and reads everything. So
+//! nothing said since the backup is lost while any device still has it.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -33,20 +33,20 @@ use crate::memory::{MemoryError, UserId};
 use crate::store::postgres::{Pg, PgSettings, schema::WRITE_LOCK, write::CHANNEL};
 
 crate::store::sql::statements! {
-    /// Until the session ends.
+    /// Held until the session ends.
     HOLD_WRITERS = "SELECT pg_advisory_lock($1)";
     INSTALLED = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'jarvis')";
     EXISTS = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)";
     DROP_SCHEMA = "DROP SCHEMA IF EXISTS jarvis CASCADE";
     NEW_HOUSE = "UPDATE jarvis.house SET id = gen_random_uuid()";
-    /// Every device shows itself anew: what the backup says of them was true then.
+    /// Every device registers anew: the holders in the backup are outdated.
     NO_HOLDERS = "UPDATE jarvis.devices SET memory = NULL, token = NULL";
-    /// For the devices that are connected: they look at once, and find another house.
+    /// Wakes the connected devices: they look at once, and find another house.
     TELL = "SELECT pg_notify($1, '')";
     PEOPLE = "SELECT id, name FROM jarvis.users WHERE lower(name) = lower($1)";
     OWNER = "SELECT u.id, u.name FROM jarvis.conversations c JOIN jarvis.users u ON u.id = c.owner
         WHERE c.id = $1";
-    /// What `conversation export` writes.
+    /// The JSON that `conversation export` writes.
     EXPORT = "SELECT json_build_object('id', c.id, 'title', c.title,
             'created_unix_ms', (extract(epoch FROM c.created_at) * 1000)::bigint,
             'updated_unix_ms', (extract(epoch FROM c.updated_at) * 1000)::bigint, 'session_id', c.session_id,
@@ -61,10 +61,10 @@ crate::store::sql::statements! {
         ORDER BY c.created_at DESC";
 }
 
-/// Version of the schema that knows which memory holds the id of a device.
+/// First schema version that stores which memory holds the id of a device.
 const HOLDERS_SINCE: i64 = 4;
 
-/// Brings what Postgres did not have into the memory of this device, and nothing else.
+/// Brings only the messages that Postgres did not have into the memory of this device.
 ///
 /// # Errors
 /// [`BackupError`]; a backup of a device's own database is refused.
@@ -90,10 +90,10 @@ pub async fn undelivered(
     Ok(restored)
 }
 
-/// Puts the rows of a backup in the place of what is in the database of the house.
+/// Replaces the database of the house with the rows of a backup.
 ///
 /// # Errors
-/// [`BackupError`]; then the database is as it was.
+/// [`BackupError`]; the database is then unchanged.
 pub async fn in_place(
     run: &Run<'_>,
     folder: &Path,
@@ -105,7 +105,7 @@ pub async fn in_place(
     let entry = checked(run, folder, manifest).await?;
     data_folder(&run.settings.paths.db)?;
     let mut conn = session(settings).await?;
-    // For the safety backup, before anybody is held up.
+    // For the safety backup; checked before writers are blocked.
     another_session(settings).await?;
     let held = sqlx::query(HOLD_WRITERS).bind(WRITE_LOCK).execute(&mut conn).await;
     held.map_err(of(settings))?;
@@ -123,11 +123,11 @@ pub async fn in_place(
     Ok(restored)
 }
 
-/// Puts a backup into another database, `to`: a name on the same server, where it is made if need be, or an
+/// Restores a backup into another database, `to`: a name on the same server, created if needed, or an
 /// address.
 ///
 /// # Errors
-/// [`BackupError`]; a database that has tables of Jarvis already is refused.
+/// [`BackupError`]; a database that already has tables of Jarvis is refused.
 pub async fn to_database(
     run: &Run<'_>,
     folder: &Path,
@@ -136,7 +136,7 @@ pub async fn to_database(
     (settings, to): (&PgSettings, &str),
 ) -> Result<Restored, BackupError> {
     let started = Instant::now();
-    // First, so that no database is made of a damaged one.
+    // Checked first, so that a damaged backup creates no database.
     let entry = checked(run, folder, manifest).await?;
     let target = if to.contains(['@', ':', '/']) {
         let target = PgSettings::new(to, &settings.device);
@@ -167,7 +167,7 @@ pub async fn to_database(
     migrate(&target).await?;
     let left_out = lacking(run, folder, manifest, keys).await?;
     let restored = Restored { left_out, ..done(manifest, &target.shown, None, started) };
-    // Nothing of this device has changed, and it may be a machine that only looks at backups.
+    // Nothing on this device has changed, and it may be a machine that only inspects backups.
     if let Err(e) = note(run, &run.settings.paths.data, &restored) {
         log::warn!("{}", crate::error::chain(&e));
     }
@@ -206,7 +206,7 @@ async fn checked<'a>(
     manifest.file(Role::Database)
 }
 
-/// All of it in one transaction.
+/// Runs all of it in one transaction.
 async fn replace(
     conn: &mut PgConnection,
     run: &Run<'_>,

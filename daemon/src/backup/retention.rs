@@ -1,8 +1,9 @@
-//! Which backups stay: a pure function of the list, the clock and the time zone. Nothing is deleted here.
+//! Selects the backups that stay: a pure function of the list, the clock and the time zone. It deletes
+//! nothing.
 //!
-//! A period (day, week from Monday, month; all in local time) counts only if it holds a backup, as restic's
-//! `forget` does, so a device that was off for half a year still has its thirty days. In each period one
-//! backup stands for it:
+//! A period (day, week from Monday, month; all in local time) counts only if it holds a backup, as in
+//! restic's `forget`. So a device that was off for half a year still has its thirty days. In each period one
+//! backup represents it:
 //!
 //! | period | which one |
 //! |---|---|
@@ -10,12 +11,12 @@
 //! | week | of the days there are, the nearest to its Sunday |
 //! | month | of the days there are, the nearest to its first |
 //!
-//! A proven backup is preferred to one that was never proven; one that failed its proof stands for nothing.
-//! Which is newer, the order of the list says (`order.rs`), not the time.
+//! A proven backup is preferred to one that was never proven; one that failed its proof represents nothing.
+//! The order of the list (`order.rs`) decides which is newer, not the time.
 //!
-//! Invariants: a backup that is newer than the last proven one stays until it was proven, and takes no period
-//! from a proven one; the newest proven one stays; one from the future (a clock that jumped) stays and takes
-//! no period; as long as nothing is proven, nothing goes.
+//! Invariants: a backup newer than the last proven one stays until it was proven, and takes no period from a
+//! proven one. The newest proven one stays. One from the future (a clock that jumped) stays and takes no
+//! period. As long as nothing is proven, nothing is deleted.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,13 +25,13 @@ use jiff::Timestamp;
 use jiff::civil::{Date, Weekday};
 use jiff::tz::TimeZone;
 
-/// How many periods keep a backup.
+/// Numbers of periods that keep a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
     pub daily: usize,
     pub weekly: usize,
     pub monthly: usize,
-    /// Days for which a backup taken before a restore or an upgrade is held.
+    /// Days for which a backup taken before a restore or an upgrade is kept.
     pub safety_days: i64,
 }
 
@@ -40,7 +41,7 @@ impl Default for Policy {
     }
 }
 
-/// What is known of a backup's worth.
+/// The known quality of a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Standing {
     /// Its last proof found damage.
@@ -49,14 +50,14 @@ pub enum Standing {
     Proven,
 }
 
-/// Why a backup is held outside the calendar.
+/// The reason why a backup is held outside the calendar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hold {
-    /// Somebody asked for it and has not released it.
+    /// A person asked for it and has not released it.
     OnDemand,
-    /// It was taken before something risky.
+    /// It was taken before a risky step.
     Safety,
-    /// What it is cannot be read: damaged, or of a newer version. A person must look at it.
+    /// Its manifest cannot be read: damaged, or of a newer version. A person must look at it.
     Unreadable,
 }
 
@@ -64,13 +65,13 @@ pub enum Hold {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
     pub name: String,
-    /// The time for which it stands.
+    /// Its date in the calendar.
     pub taken_at: Timestamp,
     pub standing: Standing,
     pub hold: Option<Hold>,
 }
 
-/// Why a backup stays or goes; [`fmt::Display`] is the reason that a person reads.
+/// The reason why a backup stays or goes; [`fmt::Display`] gives the text for a person.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
     Daily(Date),
@@ -85,9 +86,9 @@ pub enum Reason {
     AwaitsProof,
     LastProven,
     NothingProven,
-    /// It goes: no period is left that it stands for.
+    /// It goes: it represents no period any more.
     NotNeeded,
-    /// It goes: it failed its proof, and a proven one is there.
+    /// It goes: it failed its proof, and a proven one exists.
     Failed,
 }
 
@@ -116,7 +117,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// What happens to one backup: every reason to keep it, or the one for which it goes.
+/// The decision about one backup: every reason to keep it, or the one reason to delete it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
     pub name: String,
@@ -155,7 +156,7 @@ pub fn decide(backups: &[Candidate], policy: &Policy, now: Timestamp, zone: &Tim
         if backup.taken_at > now {
             says(Reason::Future);
         } else if backup.standing == Standing::Failed {
-            // Stands for nothing.
+            // Represents nothing.
         } else if index > last_proven {
             says(Reason::AwaitsProof);
         } else {
@@ -165,7 +166,7 @@ pub fn decide(backups: &[Candidate], policy: &Policy, now: Timestamp, zone: &Tim
             counted.push((index, backup, local));
         }
     }
-    // The newest of a week is the one nearest to its Sunday, for that is its last day.
+    // The newest of a week is the nearest to its Sunday, since that is its last day.
     let days = stand_for(&counted, policy.daily, |day| day, |_| 0);
     let weeks = stand_for(&counted, policy.weekly, sunday_of, |_| 0);
     let months = stand_for(&counted, policy.monthly, Date::first_of_month, |day| -day.day());
@@ -191,8 +192,8 @@ pub fn decide(backups: &[Candidate], policy: &Policy, now: Timestamp, zone: &Tim
     decisions.collect()
 }
 
-/// The newest `most` periods that hold a backup, each with the index of the one that stands for it: the best
-/// standing, of these the day with the highest `nearness`, of these the newest.
+/// The newest `most` periods that hold a backup, each with the index of its representative: the best
+/// standing, then the day with the highest `nearness`, then the newest.
 fn stand_for(
     counted: &[(usize, &Candidate, Date)],
     most: usize,
@@ -261,14 +262,14 @@ mod tests {
         let backups = names.map(proven);
         assert_eq!(kept(&backups, &only(1, 0, 0), "2027-03-10T03:00"), names[5..]);
         assert_eq!(kept(&backups, &only(0, 9, 0), "2027-03-10T03:00"), [names[0], names[4], names[5]]);
-        // February has only the 27th, which is the nearest to its first that there is. The newest proven one
+        // February has only the 27th, which is therefore the nearest to its first. The newest proven one
         // stays as well.
         assert_eq!(kept(&backups, &only(0, 0, 9), "2027-03-10T03:00"), [names[0], names[1], names[5]]);
     }
 
     #[test]
     fn days_are_those_of_the_house_not_of_greenwich() {
-        // Half past midnight in Berlin is the day before in Greenwich.
+        // Half past midnight in Berlin is the previous day in Greenwich.
         let backups = ["2027-06-01T23:30", "2027-06-02T00:30"].map(proven);
         assert_eq!(kept(&backups, &only(2, 0, 0), "2027-06-02T03:00").len(), 2);
         let utc = decide(&backups, &only(2, 0, 0), at("2027-06-02T03:00"), &TimeZone::UTC);
@@ -334,8 +335,8 @@ mod tests {
         [year * 1000 + i64::from(day.day_of_year()), week, year * 100 + i64::from(day.month())]
     }
 
-    /// The rule, said once more the slow way: whether the backup is the best of a period after which few
-    /// others hold one.
+    /// The same rule in a slow form: whether the backup is the best of a period after which few others hold
+    /// one.
     fn kept_slowly(all: &[(Timestamp, [i64; 3])], index: usize, policy: &Policy) -> bool {
         let (taken_at, [day, week, month]) = all[index];
         let newer = || all.iter().filter(move |(t, _)| *t > taken_at);
@@ -353,15 +354,15 @@ mod tests {
             || newer().next().is_none()
     }
 
-    /// Three years of a device that is off on some days and takes several backups on others; hours after the
-    /// start.
+    /// Three years of a device that is off on some days and takes several backups on others, in hours since
+    /// the start.
     fn three_years() -> impl Strategy<Value = Vec<i64>> {
         let day = prop_oneof![
             2 => Just(vec![]),
             7 => (0..24_i64).prop_map(|hour| vec![hour]),
             1 => prop::collection::btree_set(0..24_i64, 2..4).prop_map(|hours| hours.into_iter().collect()),
         ];
-        // Weeks on end without any, too: a broken card, a long journey.
+        // Weeks without any, too: a broken card, a long journey.
         let stretch = prop_oneof![
             9 => prop::collection::vec(day, 1..60),
             1 => (1..90_usize).prop_map(|days| vec![vec![]; days]),

@@ -1,4 +1,4 @@
-//! The scratch database in which a backup of Postgres is proven.
+//! The scratch database that proves a backup of Postgres.
 
 use sha2::{Digest as _, Sha256};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
@@ -7,7 +7,7 @@ use super::BackupError;
 use super::pg::{LEFTOVERS, STEP, of, plain, session};
 use crate::store::postgres::{PgError, PgSettings};
 
-/// A database that did not exist before and is dropped afterwards.
+/// A new database that is dropped afterwards.
 pub(super) struct ScratchDatabase {
     pub(super) settings: PgSettings,
     name: String,
@@ -15,7 +15,7 @@ pub(super) struct ScratchDatabase {
 }
 
 impl ScratchDatabase {
-    /// Makes it on the server of `settings`, and drops what an interrupted run of this device left there.
+    /// Creates it on the server of `settings`, and drops the remains of an interrupted run of this device.
     pub(super) async fn create(settings: &PgSettings) -> Result<Self, BackupError> {
         let device = super::manifest::hex(&Sha256::digest(settings.device.as_bytes()));
         let prefix = format!("jarvis_scratch_{}_", device.get(..8).unwrap_or_default());
@@ -31,7 +31,7 @@ impl ScratchDatabase {
                 log::info!("dropping {old}, which an interrupted run left behind");
                 drop_database(&mut conn, old).await.map_err(of(settings))?;
             }
-            // A name that exists is refused by the server: it can never be a database that is in use.
+            // The server refuses an existing name: it can never be a database in use.
             let create = format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'");
             let created = sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut conn).await;
             created.map(|_| ()).map_err(|e| {
@@ -60,11 +60,11 @@ impl ScratchDatabase {
     }
 }
 
-/// Drops a scratch database, also from under the session of a run that was killed.
+/// Drops a scratch database, even while a killed run's session is in it.
 ///
-/// A forced drop ends sessions of our own role and is refused while the server cleans the database
-/// (autovacuum, 42501). A plain one has the server stop its cleaning and is refused while a session is there
-/// (55006), after it has waited for 5 s. So each follows the other.
+/// A forced drop ends sessions of our own role, and is refused while the server cleans the database
+/// (autovacuum, 42501). A plain drop makes the server stop its cleaning, and is refused while a session is
+/// there (55006), after a wait of 5 s. So each follows the other.
 async fn drop_database(conn: &mut PgConnection, name: &str) -> Result<(), sqlx::Error> {
     const TRIES: u32 = 6;
     let mut left = TRIES;
@@ -90,8 +90,8 @@ mod tests {
     use super::*;
     use crate::store::postgres::tests::server;
 
-    /// The server cleans databases as somebody whose sessions our role may not end; a superuser stands for it
-    /// here.
+    /// The server cleans databases under a role whose sessions our role may not end; here a superuser takes
+    /// that part.
     #[tokio::test]
     async fn a_database_goes_although_a_session_that_is_not_ours_is_in_it_for_a_moment() {
         let postgres = server::Postgres::with(server::Options { fsync: false, ..Default::default() });

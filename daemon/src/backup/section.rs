@@ -69,11 +69,11 @@ impl Value for Remote {
     fn read(raw: &Raw, _: &Path) -> Result<Self, String> {
         const WANTED: &str = "a remote of rclone and a folder in it, such as \"nas:jarvis\"";
         let text = line(raw, WANTED)?;
-        // Not repeated: rclone takes passwords in such a text as well.
+        // Not repeated: rclone also accepts passwords in such a text.
         let wrong = |why: &str| Err(format!("{why}; it needs {WANTED}"));
         let Some((name, path)) = text.split_once(':') else { return wrong("has no \":\"") };
-        // Without these it could be an option, or settings with a password in them, which would show in a
-        // list of programs.
+        // Other characters could make it an option, or settings with a password, which a list of programs
+        // would show.
         let plain = |c: char| c.is_alphanumeric() || "_-.+@".contains(c);
         if name.is_empty() || name.starts_with('-') || !name.chars().all(plain) {
             return wrong("does not begin with the name of a remote");

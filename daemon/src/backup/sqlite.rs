@@ -1,8 +1,8 @@
-//! SQLite: a copy that is one moment of the database, what is in it, and what of it was not delivered yet.
+//! Backups of SQLite: a copy of one moment of the database, its rows, and the undelivered part.
 //!
-//! The copy is made by `VACUUM INTO`: one read transaction, so nobody is held up; without the unused parts of
-//! pages, in which forgotten text may still stand; and a page that cannot be read fails it, where copying
-//! pages would carry it along.
+//! `VACUUM INTO` makes the copy. It is one read transaction, so it blocks nobody. It leaves out the unused
+//! parts of pages, in which forgotten text may still stand. It fails on a page that cannot be read, while a
+//! copy of pages would carry the damage along.
 
 use std::path::Path;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use crate::durable;
 use crate::store::tables::{self, Table};
 use crate::store::{BUSY_TIMEOUT, StoreError, classify, holder, queue, refuse_pipe};
 
-/// 1 while everything is queued again for another database.
+/// SQL: 1 while everything is queued again for another database.
 macro_rules! is_queued_again {
     () => {
         "SELECT EXISTS (SELECT 1 FROM settings WHERE key = 'postgres_again')
@@ -30,8 +30,8 @@ macro_rules! is_queued_again {
     };
 }
 
-/// Rows that an entry names: what waits for Postgres, what it refused, and what was then given up. They are
-/// on this device only.
+/// Rows named by an entry: they wait for Postgres, were refused, or were then given up. They are only on this
+/// device.
 macro_rules! named {
     () => {
         "SELECT entity_id FROM queue UNION SELECT entity_id FROM dead_letter"
@@ -46,12 +46,12 @@ crate::store::sql::statements! {
         (SELECT application_id FROM pragma_application_id) AS application, sqlite_version() AS engine";
     INTEGRITY = "PRAGMA integrity_check(1)";
     FOREIGN_KEYS = "PRAGMA foreign_key_check";
-    /// Where everything is queued again (store/resync.rs) there is more than the queue has.
+    /// While everything is queued again (store/resync.rs), more waits than the queue holds.
     WAITING = concat!("SELECT count(*) + (", is_queued_again!(), ") FROM queue");
     IS_QUEUED_AGAIN = is_queued_again!();
     /// 1 unless everything was queued for this database.
     IS_ELSEWHERE = "SELECT NOT EXISTS (SELECT 1 FROM settings WHERE key = 'postgres_house' AND value = ?1)";
-    // A copy that is thrown away if anything goes wrong.
+    // The copy is discarded after any error.
     WITHOUT_JOURNAL = "PRAGMA journal_mode = OFF";
     UNINDEX = "SELECT sql FROM sqlite_schema WHERE type = 'trigger' AND name = 'messages_fts_delete'";
     NO_UNINDEX = "DROP TRIGGER IF EXISTS messages_fts_delete";
@@ -61,7 +61,7 @@ crate::store::sql::statements! {
     /// Messages that Postgres does not have. ?1: everything in the file waits for the database that was
     /// backed up.
     UNDELIVERED = concat!("SELECT count(*) FROM messages WHERE ?1 OR id IN (", named!(), ")");
-    /// Those that [`UNDELIVERED`] counts: the ids of message, conversation and person, in hexadecimal.
+    /// The messages counted by [`UNDELIVERED`]: the ids of message, conversation and person, in hexadecimal.
     UNDELIVERED_IDS = concat!("SELECT coalesce(json_group_array(
             json_array(hex(m.id), hex(c.id), hex(u.id))), '[]')
         FROM messages m JOIN conversations c ON c.rid = m.conversation JOIN users u ON u.rid = m.owner
@@ -70,20 +70,20 @@ crate::store::sql::statements! {
         JOIN messages m ON m.id = unhex(wanted.value ->> 0)
         JOIN conversations c ON c.rid = m.conversation AND c.id = unhex(wanted.value ->> 1)
         JOIN users u ON u.rid = m.owner AND u.id = unhex(wanted.value ->> 2)";
-    // What others wrote is read from the beginning.
+    // The rows of other devices are read from the beginning.
     FORGET_READ = "DELETE FROM settings WHERE key = 'postgres_read'";
     TAKE_OVER = "INSERT INTO settings (key, value, updated_unix_ms) VALUES (?1, ?2, 0)
         ON CONFLICT (key) DO UPDATE SET value = json_set(value, '$.take_over', json('true'))";
     OWN_JOURNAL = "PRAGMA journal_mode = DELETE";
 }
 
-/// Steps of SQLite between two looks whether it shall stop: less than a millisecond.
+/// Steps of SQLite between two checks for a stop: less than a millisecond.
 const LOOK_EVERY: i32 = 10_000;
 
 /// "JRVS".
 const APPLICATION_ID: i64 = 0x4A52_5653;
 
-/// What a file says it is.
+/// The identity of a file, from its header.
 #[derive(Debug, Clone)]
 pub(super) struct Identity {
     pub(super) schema_version: i64,
@@ -92,12 +92,12 @@ pub(super) struct Identity {
     pub(super) engine: String,
 }
 
-/// How a database is opened.
+/// The way to open a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
-    /// Of a database that others may be writing to.
+    /// A database that other processes may write to.
     Read,
-    /// Of a file that is nobody else's.
+    /// A file that belongs to this process alone.
     Scratch,
     Write,
 }
@@ -120,7 +120,7 @@ pub(super) async fn connect(path: &Path, access: Access) -> Result<SqliteConnect
     options.connect().await.map_err(|e| classify(e, path))
 }
 
-/// As [`connect`]; a statement that is at work when everything is asked to stop ends with an error.
+/// As [`connect`]; a statement that runs during a cancellation ends with an error.
 pub(super) async fn connect_until(
     cancel: &Cancel,
     path: &Path,
@@ -142,17 +142,17 @@ pub(super) async fn close(conn: SqliteConnection) {
 
 /// Writes one moment of the database to the new file `to`.
 pub(super) async fn copy(conn: &mut SqliteConnection, from: &Path, to: &Path) -> Result<(), StoreError> {
-    // SQLite would make it for everyone to read.
+    // Created here, since SQLite would make it readable for everyone.
     durable::create_file(to).map_err(|e| StoreError::Open { path: to.into(), source: e.into() })?;
     let copy = sqlx::query(COPY).bind(to.display().to_string());
     copy.execute(conn).await.map(drop).map_err(|e| match classify(e, from) {
-        // It is the disk of the copy that is full.
+        // The disk of the copy is full.
         StoreError::DiskFull { .. } => StoreError::DiskFull { path: to.into() },
         e => e,
     })
 }
 
-/// A number that is another one after another connection has written.
+/// A number that changes after another connection has written.
 pub(super) async fn changes(conn: &mut SqliteConnection, path: &Path) -> Result<i64, StoreError> {
     sqlx::query_scalar(CHANGES).fetch_one(conn).await.map_err(|e| classify(e, path))
 }
@@ -169,12 +169,12 @@ pub(super) async fn identity(conn: &mut SqliteConnection, path: &Path) -> Result
     read().map_err(StoreError::Sql)
 }
 
-/// How many operations have not been delivered.
+/// The number of operations not delivered.
 pub(super) async fn waiting(conn: &mut SqliteConnection, path: &Path) -> Result<i64, StoreError> {
     sqlx::query_scalar(WAITING).fetch_one(conn).await.map_err(|e| classify(e, path))
 }
 
-/// What the copy of a queue keeps that Postgres does not have.
+/// The messages in the copy of a queue that Postgres does not have.
 pub(super) async fn undelivered(
     conn: &mut SqliteConnection,
     everything: bool,
@@ -203,7 +203,7 @@ pub(super) async fn undelivered_ids(
     ids.fetch_one(conn).await.map_err(|e| classify(e, path))
 }
 
-/// How many of the messages `ids` the database has.
+/// Counts the messages of `ids` in the database.
 pub(super) async fn messages_among(
     conn: &mut SqliteConnection,
     ids: &str,
@@ -213,7 +213,7 @@ pub(super) async fn messages_among(
     count.map(|n| u64::try_from(n).unwrap_or(0)).map_err(|e| classify(e, path))
 }
 
-/// Reads all of the file: structure, indexes, full-text index, references.
+/// Reads the whole file: structure, indexes, full-text index, references.
 ///
 /// # Errors
 /// [`StoreError::Damaged`].
@@ -232,7 +232,7 @@ pub(super) async fn check(conn: &mut SqliteConnection, path: &Path) -> Result<()
     }
 }
 
-/// Rows and hash of each table, in the transaction that `conn` is in.
+/// Rows and hash of each table, in the transaction of `conn`.
 pub(super) async fn sums(
     conn: &mut SqliteConnection,
     path: &Path,
@@ -257,7 +257,7 @@ pub(super) async fn sums(
     Ok(sums)
 }
 
-/// A value as its kind, its length and its bytes, so that no two rows look alike.
+/// Hashes a value with its kind, its length and its bytes, so that different rows never look alike.
 fn add_row(hash: &mut Sha256, row: &SqliteRow) -> Result<(), sqlx::Error> {
     hash.update(b"r");
     for n in 0..row.len() {
@@ -292,8 +292,8 @@ fn field(hash: &mut Sha256, kind: u8, bytes: &[u8]) {
     hash.update(bytes);
 }
 
-/// Deletes all rows but what waits and the rows that it names, children first. Answers keep what they were
-/// made from, and rows their conversation and person.
+/// Deletes all rows except the waiting ones and the rows they need, children first. Answers keep their
+/// sources, and rows their conversation and person.
 pub(crate) fn keep_named() -> Vec<String> {
     let tables = tables::all();
     let keep = |table: &&Table| {
@@ -320,8 +320,8 @@ pub(crate) fn keep_named() -> Vec<String> {
     tables.iter().rev().map(keep).collect()
 }
 
-/// Leaves in the copy at `path` only what waits for the database `house` of Postgres, and the rows that this
-/// names: a small database with which a new device can deliver it. Returns whether that is everything.
+/// Reduces the copy at `path` to the rows that wait for the Postgres database `house`, and the rows they
+/// need. A new device can deliver them with this small database. Returns whether that is everything.
 pub(super) async fn keep_what_waits(
     path: &Path,
     house: Option<Uuid>,
@@ -330,7 +330,7 @@ pub(super) async fn keep_what_waits(
     let mut conn = connect_until(cancel, path, Access::Write).await?;
     let sql = |e| classify(e, path);
     sqlx::query(WITHOUT_JOURNAL).execute(&mut conn).await.map_err(sql)?;
-    // In the middle of queueing everything for another database, and before that is begun, everything waits.
+    // Everything waits before and while it is queued for another database.
     let everything = match house {
         Some(house) => sqlx::query_scalar(IS_ELSEWHERE).bind(format!("\"{house}\"")),
         None => sqlx::query_scalar(IS_QUEUED_AGAIN),
@@ -341,8 +341,8 @@ pub(super) async fn keep_what_waits(
         close(conn).await;
         return Ok(true);
     }
-    // Taken out of the full-text index one by one, which forgets them byte by byte, a million messages would
-    // take hours.
+    // Removing a million messages from the full-text index one by one, each erased byte by byte, would take
+    // hours.
     let unindex: Option<String> = sqlx::query_scalar(UNINDEX).fetch_optional(&mut conn).await.map_err(sql)?;
     sqlx::query(NO_UNINDEX).execute(&mut conn).await.map_err(sql)?;
     for statement in keep_named() {
@@ -359,8 +359,8 @@ pub(super) async fn keep_what_waits(
     Ok(false)
 }
 
-/// Forgets how far the database at `path` has read Postgres: one from before has not read what this device
-/// has written and lost since.
+/// Forgets how far the database at `path` has read Postgres: an older database has not read the rows that
+/// this device wrote and lost since.
 pub(super) async fn forget_read(path: &Path) -> Result<(), StoreError> {
     let mut conn = connect(path, Access::Write).await?;
     let done = sqlx::query(FORGET_READ).execute(&mut conn).await;
@@ -368,8 +368,8 @@ pub(super) async fn forget_read(path: &Path) -> Result<(), StoreError> {
     done.map(|_| ()).map_err(|e| classify(e, path))
 }
 
-/// Notes in the file at `path`, which is to become the memory of this device, that it sends under the
-/// device's id from now on, whatever was there before (store/holder.rs).
+/// Notes in the file at `path` that it sends under the device's id from now on, in place of any earlier
+/// memory (store/holder.rs). The file is to become the memory of this device.
 pub(super) async fn take_over(path: &Path) -> Result<(), StoreError> {
     let mut conn = connect(path, Access::Write).await?;
     let sql = |e| classify(e, path);

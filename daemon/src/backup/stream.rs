@@ -1,5 +1,5 @@
-//! The files of a backup: plain bytes → columns, if they are a dump → zstd → age, if there are recipients →
-//! disk, hashed on the way; and back.
+//! Streams the files of a backup: plain bytes → columns, if they are a dump → zstd → age, if there are
+//! recipients → disk, hashed on the way; and back.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
@@ -20,11 +20,11 @@ use crate::durable;
 
 /// Measured: see docs/lab/backup.md.
 const ZSTD_LEVEL: i32 = 3;
-/// In columns little is left that a longer search finds.
+/// Columns leave little for a longer search to find.
 const ZSTD_LEVEL_COLUMNS: i32 = 2;
-/// Matches are found at most 2^24 bytes (16 MiB) back, which a Pi has memory for, on both ways.
+/// Matches are found at most 2^24 bytes (16 MiB) back: a Pi has memory for that, in both directions.
 const ZSTD_WINDOW_LOG: u32 = 24;
-/// What is accepted when reading; nobody makes us take more memory than 128 MiB.
+/// Largest window accepted when reading: a hostile file cannot demand more than 128 MiB of memory.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 const ZSTD_MAX_WORKERS: u32 = 4;
 const BUFFER_BYTES: usize = 256 << 10;
@@ -42,7 +42,7 @@ enum Sink {
     Age(Box<StreamWriter<Tally>>),
 }
 
-/// Hashes what goes to the disk.
+/// Hashes the bytes written to the disk.
 struct Tally {
     file: File,
     bytes: u64,
@@ -100,8 +100,8 @@ impl Write for Sink {
 }
 
 impl Sealed {
-    /// Begins the file of this role in `folder`, for `recipients` if there are any. `columns`, if what comes
-    /// is lines of tab-separated fields.
+    /// Begins the file of this role in `folder`, for `recipients` if there are any. `columns` is for lines of
+    /// tab-separated fields.
     pub(super) fn create(
         folder: &Path,
         role: Role,
@@ -127,7 +127,7 @@ impl Sealed {
                 .map_err(|e| BackupError::Key(format!("backup.recipients cannot be used: {e}")))?;
             Sink::Age(Box::new(encryptor.wrap_output(tally).map_err(&disk)?))
         };
-        // One core is left to those who talk meanwhile.
+        // One core stays free for turns.
         let cores = available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
         let workers = cores.saturating_sub(1).max(1);
         let level = if columns.is_some() { ZSTD_LEVEL_COLUMNS } else { ZSTD_LEVEL };
@@ -142,7 +142,7 @@ impl Sealed {
         Ok(Self { role, columns, zstd: start().map_err(disk)?, plain_bytes: 0 })
     }
 
-    /// Takes everything from `source`.
+    /// Takes all bytes of `source`.
     pub(super) fn take(
         &mut self,
         mut source: impl Read,
@@ -209,10 +209,10 @@ impl Sealed {
     }
 }
 
-/// Reads a file of the backup in `folder` whole and compares its hashes.
+/// Reads a whole file of the backup in `folder` and compares its hashes.
 ///
 /// # Errors
-/// `Damaged` with the chunks that are not as they were written.
+/// `Damaged` with the changed chunks.
 pub(super) fn check_hashes(
     folder: &Path,
     manifest: &Manifest,
@@ -246,7 +246,7 @@ pub(super) fn check_hashes(
     checker.finish(entry).map_err(wrong)
 }
 
-/// Compares bytes with the hashes of a manifest as they come.
+/// Compares bytes with the hashes of a manifest as they arrive.
 pub(super) struct Checker {
     chunk_bytes: u64,
     whole: Sha256,
@@ -262,7 +262,7 @@ impl Checker {
         Self { chunk_bytes: chunk_bytes.max(1), whole, chunk, in_chunk: 0, chunks: Vec::new(), read: 0 }
     }
 
-    /// Bytes so far.
+    /// Bytes read so far.
     pub(super) fn read(&self) -> u64 {
         self.read
     }
@@ -288,7 +288,7 @@ impl Checker {
     }
 
     /// # Errors
-    /// What is not as it was written, with the numbers of the chunks.
+    /// The difference, with the numbers of the chunks.
     pub(super) fn finish(mut self, entry: &FileEntry) -> Result<(), String> {
         if self.in_chunk > 0 {
             self.end_chunk();
@@ -316,8 +316,8 @@ impl Checker {
     }
 }
 
-/// The plain bytes of a file of the backup. Reading fails where the file is damaged, and if it is longer or
-/// shorter than it says.
+/// The plain bytes of a file of the backup. Reading fails if the file is damaged, or longer or shorter than
+/// the manifest says.
 pub(super) fn open(
     folder: &Path,
     manifest: &Manifest,
@@ -357,7 +357,7 @@ fn plain(source: impl io::BufRead + Send + 'static, entry: &FileEntry) -> io::Re
     })
 }
 
-/// Fails unless exactly this many bytes come.
+/// Fails unless exactly this many bytes arrive.
 struct Exactly<R> {
     source: R,
     left: u64,
@@ -405,8 +405,8 @@ pub(super) fn pour(
     sink.flush().map_err(BackupError::disk("what is restored could not be written", to))
 }
 
-/// A switch, the bytes that the file is to have before compression (u16), and the file: as it is, or, with
-/// the switch, compressed first, so that the columns in it are reached.
+/// Input: a switch, the length of the file before compression (u16), and the file. The file is used
+/// unchanged, or, with the switch, compressed first, so that its columns are reached.
 #[cfg(any(test, fuzzing))]
 pub(super) fn fuzz(bytes: &[u8]) -> bool {
     let Some(([switch, low, high], file)) = bytes.split_first_chunk() else { return false };
@@ -444,7 +444,7 @@ pub(super) fn fuzz(bytes: &[u8]) -> bool {
         let _ = read(Box::new(BufReader::new(opened)));
     }
 
-    // Hashes are those of the bytes, however these come, and no others.
+    // The hashes depend only on the bytes, not on how they arrive.
     let chunk_bytes = plain_bytes + 1;
     let chunks: Vec<String> = file
         .chunks(usize::try_from(chunk_bytes).unwrap_or(usize::MAX))

@@ -1,5 +1,5 @@
-//! Words of a person that are in a backup of Postgres and not in its dump: the device had not delivered them,
-//! or Postgres had refused them.
+//! Messages in a backup of Postgres that are not in its dump: the device had not delivered them, or Postgres
+//! had refused them.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use super::merge::{Finding, Wanted, owner_of};
 use super::restore::restore_file;
 use crate::memory::{ConversationId, ExportedConversation, Memory, MemoryError, User, UserId};
 
-/// Puts the file `entry` of the queue into a scratch folder; returns the folder and the file.
+/// Unpacks the queue file `entry` into a scratch folder; returns the folder and the file.
 ///
 /// # Errors
 /// [`BackupError`] if it cannot be read, or there is no room.
@@ -33,14 +33,14 @@ pub(super) async fn unpack(
     Ok((scratch, path))
 }
 
-/// The file of the queue, as a memory.
+/// The queue file, opened as a memory.
 pub(super) struct Undelivered {
     pub(super) memory: Memory,
     _scratch: Scratch,
 }
 
 impl Undelivered {
-    /// `None` where Postgres had everything.
+    /// `None` if Postgres had everything.
     pub(super) async fn open(
         run: &Run<'_>,
         folder: &Path,
@@ -56,7 +56,7 @@ impl Undelivered {
         Ok(Some(Self { memory, _scratch: scratch }))
     }
 
-    /// The person of `wanted`, if there is something of them.
+    /// The person of `wanted`, if the queue file holds something of them.
     pub(super) async fn whose(&self, wanted: &Wanted) -> Result<Option<User>, BackupError> {
         let found = match wanted {
             Wanted::Person(name) => self.memory.user_by_name(name).await.map_err(BackupError::from),
@@ -69,7 +69,7 @@ impl Undelivered {
         }
     }
 
-    /// The conversation of the dump with what it lacks, in the order of its numbers.
+    /// Adds the missing messages to a conversation of the dump, in the order of their numbers.
     pub(super) async fn completed(
         &self,
         user: Uuid,
@@ -89,7 +89,7 @@ impl Undelivered {
         let known: BTreeSet<String> = messages.iter().map(|message| message["id"].to_string()).collect();
         messages.extend(listed(&more).into_iter().filter(|more| !known.contains(&more["id"].to_string())));
         messages.sort_by_key(|message| message["seq"].as_i64());
-        // Two may have one number: one of them was refused for that.
+        // Two messages may have one number: one of them was refused for that.
         let mut last = 0;
         for message in &mut messages {
             last = message["seq"].as_i64().unwrap_or(0).max(last + 1);
@@ -99,7 +99,7 @@ impl Undelivered {
         Ok(whole.to_string())
     }
 
-    /// Conversations of which the dump has nothing.
+    /// Conversations that are not in the dump at all.
     pub(super) async fn rest(
         &self,
         user: Uuid,

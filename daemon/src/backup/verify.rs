@@ -1,4 +1,4 @@
-//! Looking whether a backup is what was written, can be read, and can be restored.
+//! Verifies that a backup is unchanged, can be read, and can be restored.
 
 use std::fs;
 use std::path::Path;
@@ -16,24 +16,24 @@ use super::{BackupError, Level, Proof, pg};
 use crate::durable;
 use crate::store::{Store, StoreError, StoreOptions};
 
-/// What a look at a backup found.
+/// The result of a verification.
 #[derive(Debug, Clone)]
 pub struct Looked {
     pub proof: Proof,
-    /// The result stands beside the backup; `false` where nothing can be written there.
+    /// Whether the result was noted beside the backup; `false` if the folder is read-only.
     pub noted: bool,
 }
 
-/// Verifies the backup in `folder` and notes the result beside it, if that can be written to. A failure that
-/// says nothing about the backup (no space, no server, no key) is not noted.
+/// Verifies the backup in `folder` and notes the result beside it, if that is writable. A failure that says
+/// nothing about the backup (no space, no server, no key) is not noted.
 ///
 /// # Errors
-/// [`BackupError::Damaged`] if the backup is not good; else why it could not be looked at.
+/// [`BackupError::Damaged`] if the backup is not good; else the reason why it could not be verified.
 pub async fn verify(run: &Run<'_>, folder: &Path, level: Level, keys: &Keys) -> Result<Proof, BackupError> {
     verify_and_note(run, folder, level, keys).await.map(|looked| looked.proof)
 }
 
-/// As [`verify`]; also says whether the result could be noted.
+/// As [`verify`]; also returns whether the result was noted.
 ///
 /// # Errors
 /// As [`verify`].
@@ -56,7 +56,7 @@ pub async fn verify_and_note(
         }
     };
     let mut written = false;
-    // Without a manifest that can be believed there is nothing that a proof could refer to.
+    // Without a valid manifest a proof has nothing to refer to.
     if let Ok(read) = manifest::read(folder) {
         match manifest::add_proof(folder, &read.sha256, proof.clone()) {
             Ok(()) => written = true,
@@ -99,7 +99,7 @@ async fn look(run: &Run<'_>, folder: &Path, level: Level, keys: &Keys) -> Result
     Ok(())
 }
 
-/// Every byte of every file.
+/// Reads every byte of every file.
 pub(super) async fn check_hashes(
     run: &Run<'_>,
     folder: &Path,
@@ -118,7 +118,7 @@ pub(super) async fn check_hashes(
     .await
 }
 
-/// Whether the backup could be restored: hashes and key.
+/// Checks whether the backup could be restored: hashes and key.
 ///
 /// # Errors
 /// [`BackupError`].
@@ -204,7 +204,7 @@ pub(super) async fn unpack(
     .await
 }
 
-/// Structure of the file that was unpacked; with [`Level::Restore`] also whether every table has the rows of
+/// Checks the structure of the unpacked file; with [`Level::Restore`] also that every table has the rows of
 /// the manifest.
 pub(super) async fn check_unpacked(
     run: &Run<'_>,
@@ -249,7 +249,7 @@ pub(super) async fn check_unpacked(
     }
 }
 
-/// What is wrong with the file that came out of a backup is wrong with the backup.
+/// Turns a fault of an unpacked file into a fault of the backup.
 fn bad_database(manifest: &Manifest, error: BackupError) -> BackupError {
     match error {
         BackupError::Store(
@@ -286,7 +286,7 @@ pub(super) fn compare(manifest: &Manifest, wanted: &Sums, found: &Sums) -> Resul
     Ok(())
 }
 
-/// Opens the file as the daemon would, which migrates it, and reads all of it once more.
+/// Opens the file like the daemon, which migrates it, and reads all of it once more.
 pub(super) async fn open_as_store(manifest: &Manifest, path: &Path) -> Result<(), BackupError> {
     let opened = async {
         let options = StoreOptions { keep_damaged: true, ..StoreOptions::default() };

@@ -1,4 +1,4 @@
-//! What the device says about its backups: a part of the health, kept current while the daemon runs.
+//! Reports the state of the backups as a part of the health, kept current while the daemon runs.
 //!
 //! ```text
 //!  backup create, verify ─┐
@@ -6,7 +6,7 @@
 //!                                                                                              └▶ [`Report`] ─▶ MQTT
 //! ```
 //!
-//! The list is read when that file, the note of what is known ([`known`]) or the folder itself changes, and
+//! The list is read when that file, the note of known backups ([`known`]) or the folder itself changes, and
 //! every six hours: backups may lie on a disk that sleeps. A folder that does not answer (a share whose
 //! server is gone) is a problem, not silence.
 
@@ -34,21 +34,21 @@ use crate::health::{Condition, Health};
 /// Name of the backups in [`Health`].
 pub const COMPONENT: &str = "backup";
 pub(super) const RECORD: &str = "backup.json";
-/// Three questions to the kernel about files that it knows.
+/// Interval of the checks; each is three requests to the kernel about files that it knows.
 const LOOK_EVERY: Duration = Duration::from_secs(20);
 const LIST_EVERY: Duration = Duration::from_secs(6 * 3_600);
-/// A disk that sleeps wakes up in less.
+/// Time limit of the folder; a sleeping disk wakes up in less.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(60);
-/// Two nights missed and one on the way.
+/// Age of a problem: two nights missed and one on the way.
 const OLD_DAYS: i64 = 3;
 
-/// How the last run of `jarvisd backup` ended.
+/// The result of the last run of `jarvisd backup`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastRun {
     pub at: Timestamp,
-    /// The unit that failed; `None` if all went well.
+    /// The unit that failed; `None` after a success.
     pub failed_unit: Option<String>,
-    /// When something about the backups changed since.
+    /// When the backups changed since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changed: Option<Timestamp>,
 }
@@ -60,30 +60,30 @@ impl LastRun {
     }
 }
 
-/// What is told of the backups elsewhere than in the health.
+/// The facts about the backups outside the health.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
     pub count: usize,
-    /// When the newest was taken, or a moment before that where its clock was wrong ([`order`]).
+    /// When the newest was taken, or an earlier moment if its clock was wrong ([`order`]).
     pub newest: Option<Timestamp>,
-    /// The same of the newest that was found good as `backup.verify` asks.
+    /// The same for the newest backup that is proven as `backup.verify` asks.
     pub newest_proven: Option<Timestamp>,
-    /// When that was found.
+    /// When that proof was made.
     pub last_proof: Option<Timestamp>,
-    /// The same of the newest that was copied elsewhere: to `backup.remote`, if that is set.
+    /// The same for the newest backup copied to the remote: to `backup.remote`, if that is set.
     pub newest_copied: Option<Timestamp>,
-    /// Size of the newest.
+    /// Size of the newest backup.
     pub bytes: u64,
     pub problem: bool,
-    /// What the health says.
+    /// The sentence of the health.
     pub sentence: Option<String>,
 }
 
-/// Everything that is looked at.
+/// All observed facts.
 #[derive(Debug)]
 struct Seen<'a> {
     backups: &'a Result<Vec<Backup>, BackupError>,
-    /// What is missing.
+    /// The missing backups.
     lost: Option<&'a str>,
     last: &'a Result<Option<LastRun>, String>,
     level: Level,
@@ -101,12 +101,12 @@ impl Seen<'_> {
     }
 }
 
-/// What is said of a folder that does not answer.
+/// The sentence about a folder that does not answer.
 const SILENT: &str = "the folder of the backups does not answer, so nobody knows what is in it: look whether \
                       its disk or its server is there (backup.dir)";
 
 impl Report {
-    /// What was told before, as far as it is still known while the folder does not answer.
+    /// The previous report, as far as it is still valid while the folder does not answer.
     fn silent(before: Option<Self>, condition: &Condition) -> Self {
         let nothing = Self {
             count: 0,
@@ -122,7 +122,7 @@ impl Report {
         Self { problem: true, sentence, ..before.unwrap_or(nothing) }
     }
 
-    /// `None` where nothing is backed up and nobody asked for it.
+    /// `None` if nothing is backed up and no backup was requested.
     fn of(seen: &Seen<'_>, condition: &Condition) -> Option<Self> {
         if matches!(condition, Condition::Off { .. }) {
             return None;
@@ -150,7 +150,7 @@ impl Report {
     }
 }
 
-/// Notes how a run ended, for the daemon.
+/// Notes the result of a run, for the daemon.
 ///
 /// # Errors
 /// [`BackupError::Disk`].
@@ -162,31 +162,31 @@ pub fn note(data: &Path, run: &LastRun) -> Result<(), BackupError> {
     lock::replace_file(&path, &fresh, text.as_bytes()).map_err(disk)
 }
 
-/// Has the daemon look at the backups again, and leaves what is noted of the last run.
+/// Makes the daemon look at the backups again, and keeps the note of the last run.
 ///
 /// # Errors
 /// [`BackupError::Disk`].
 pub fn note_change(data: &Path, clock: &Clock) -> Result<(), BackupError> {
-    // Without a note nothing was ever backed up here, and looking at copies is no sign that something was.
+    // Without a note nothing was ever backed up here, and looking at copies does not change that.
     let Some(last) = noted(data) else { return Ok(()) };
     note(data, &LastRun { changed: Some(LastRun::now(clock, None).at), ..last })
 }
 
-/// Tells the daemon that all went well. A note that cannot be made is no fault of the backup.
+/// Notes a success for the daemon. A failure to write the note does not fail the backup.
 pub fn well(run: &Run<'_>) {
     if let Err(e) = note(&run.settings.paths.data, &LastRun::now(run.clock, None)) {
         log::warn!("{}", chain(&e));
     }
 }
 
-/// Has the daemon look at the backups again, and leaves what was noted as it is.
+/// Makes the daemon look at the backups again, and keeps the note.
 pub fn look_again(run: &Run<'_>) {
     if let Err(e) = note_change(&run.settings.paths.data, run.clock) {
         log::warn!("{}", chain(&e));
     }
 }
 
-/// The note of the last run. One that cannot be read counts as none here; [`look`] says so.
+/// The note of the last run. An unreadable note counts as none here; [`look`] reports it.
 pub fn noted(data: &Path) -> Option<LastRun> {
     read_note(data).ok().flatten()
 }
@@ -208,7 +208,7 @@ fn read_note(data: &Path) -> Result<Option<LastRun>, String> {
     }
 }
 
-/// What the device says.
+/// The condition in the health.
 fn condition(seen: &Seen<'_>) -> Condition {
     let backups = match seen.backups {
         Ok(backups) => backups,
@@ -261,7 +261,7 @@ fn condition(seen: &Seen<'_>) -> Condition {
     }
 }
 
-/// What is wrong with the copies at `remote`.
+/// The fault of the copies at `remote`.
 fn missing_copy(backups: &[Backup], remote: &str, now: &Stamp) -> Option<Condition> {
     const AGAIN: &str = "`jarvisd backup upload latest` tries again";
     let copies = || backups.iter().filter_map(|backup| Some((backup, backup.copy.as_ref()?)));
@@ -291,15 +291,15 @@ fn missing_copy(backups: &[Backup], remote: &str, now: &Stamp) -> Option<Conditi
 #[derive(Debug)]
 pub struct State {
     pub condition: Condition,
-    /// For elsewhere than the health.
+    /// The report for outside the health.
     pub report: Option<Report>,
     pub lost: Option<known::Lost>,
     pub backups: Result<Vec<Backup>, BackupError>,
-    /// How old the newest proven backup is at least, in days.
+    /// Least age of the newest proven backup, in days.
     pub days: Option<i64>,
 }
 
-/// Looks at the backups.
+/// Reads the state of the backups.
 pub fn look(settings: &Context, clock: &Clock) -> State {
     let backups = super::list(&settings.paths.backups, clock);
     let lost = backups.as_ref().ok().and_then(|here| known::lost(settings, here));
@@ -320,7 +320,7 @@ pub fn look(settings: &Context, clock: &Clock) -> State {
     State { condition, report, days, lost, backups }
 }
 
-/// What is cheap to ask and changes when something about the backups does.
+/// Cheap facts that change whenever the backups do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Signs {
     run: Option<LastRun>,
@@ -328,7 +328,7 @@ struct Signs {
     folder: Sign,
 }
 
-/// Device, inode and time of the last change of a file or a folder; `None` if it is not there.
+/// Device, inode and time of the last change of a file or a folder; `None` if it is missing.
 type Sign = Option<(u64, u64, i64, i64)>;
 
 impl Signs {
@@ -345,7 +345,7 @@ impl Signs {
 /// Keeps [`COMPONENT`] and `told` current until `stop`.
 ///
 /// # Errors
-/// Never: what cannot be looked at is what is reported.
+/// Never: a failure to look is the report.
 pub async fn run(
     settings: Context,
     clock: Clock,
@@ -383,7 +383,7 @@ pub async fn run(
                 told.send_modify(|report| *report = Some(Report::silent(report.take(), &silent)));
                 health.set(COMPONENT, silent);
                 seen = None;
-                // The thread that asks is stuck until it answers; another one would be as well.
+                // The asking thread is stuck until the folder answers; another thread would be, too.
                 tokio::select! {
                     biased;
                     () = stop.cancelled() => return Ok(()),

@@ -1,4 +1,4 @@
-//! What the backups tell where the memory vanished: that there was one, and which of them brings it back.
+//! The facts from the backups after the memory vanished: that there was one, and the backup that restores it.
 
 use std::path::Path;
 
@@ -11,8 +11,8 @@ use crate::durable::behind_link;
 use crate::store::StoreError;
 use crate::store::vanished::{self, Backups, KnownBackups, Missing, OnlyInBackup, Vanished};
 
-/// What to do where the memory of these settings vanished: hold apart what is said then, or refuse.
-/// Postgres gives back what it has; a file elsewhere than in the data folder is not the memory.
+/// The policy if the memory of these settings vanished: hold new turns apart, or refuse. Postgres gives back
+/// its rows; a file outside the data folder is not the memory.
 pub fn policy(settings: &Context, hold_apart: bool) -> Vanished {
     if settings.paths.db != behind_link(&settings.paths.data.join("jarvis.db")) {
         return Vanished::Begin;
@@ -25,15 +25,15 @@ pub fn policy(settings: &Context, hold_apart: bool) -> Vanished {
     if hold_apart { Vanished::HoldApart(backups) } else { Vanished::Refuse(backups) }
 }
 
-/// Looks whether the memory of this device vanished, without touching anything.
+/// Checks whether the memory of this device vanished, without changing anything.
 ///
 /// # Errors
-/// [`StoreError`] if the database cannot be asked.
+/// [`StoreError`] if the database cannot be read.
 pub async fn missing(settings: &Context) -> Result<Option<Missing>, StoreError> {
     vanished::look(&settings.paths.db, &policy(settings, false)).await
 }
 
-/// Asked only where the memory vanished or is held apart. A folder that cannot be read tells nothing.
+/// Asked only after the memory vanished or while it is held apart. An unreadable folder tells nothing.
 pub fn asked(settings: &Context) -> KnownBackups {
     let dir = &settings.paths.backups;
     let all = list(dir, &Clock::System).unwrap_or_default();
@@ -63,7 +63,7 @@ pub fn asked(settings: &Context) -> KnownBackups {
     KnownBackups { evidence, way_back, contents, undelivered: undelivered(&all, &settings.device) }
 }
 
-/// The rest that the newest backup of Postgres by the device `id` holds.
+/// The undelivered messages in the newest backup of Postgres by the device `id`.
 fn undelivered(all: &[Backup], id: &str) -> Option<OnlyInBackup> {
     let read = all.iter().rev().filter(|backup| backup.fault.is_none());
     let mut manifests = read.filter_map(|backup| Some(manifest::read(&backup.path).ok()?.manifest));
@@ -72,7 +72,7 @@ fn undelivered(all: &[Backup], id: &str) -> Option<OnlyInBackup> {
     Some(OnlyInBackup { backup: newest.name, messages })
 }
 
-/// A run of `jarvisd backup` that went well had a memory before it.
+/// A successful run of `jarvisd backup` proves that there was a memory.
 fn noted(data: &Path) -> Option<String> {
     let last = watch::noted(data).filter(|last| last.failed_unit.is_none())?;
     Some(format!("a backup of it was made or looked at on {}", last.at.strftime("%Y-%m-%d")))
@@ -86,14 +86,14 @@ fn newest_contents(all: &[Backup], id: &str) -> Option<String> {
     Some(format!("the backup {} holds {} messages of it", newest.name, words(&newest)))
 }
 
-/// Whether it is of a memory in which nobody was ever known.
+/// Whether nobody was ever known in the memory of this backup.
 fn is_empty(manifest: &Manifest) -> bool {
     let database = manifest.file(Role::Database).ok();
     let rows = |table| database.and_then(|file| file.tables.get(table)).map_or(0, |table| table.rows);
     ["users", "messages", "tombstones"].into_iter().all(|table| rows(table) == 0)
 }
 
-/// How many messages a backup holds, those that Postgres did not have among them.
+/// The number of messages in a backup, including those that Postgres did not have.
 pub fn words(manifest: &Manifest) -> u64 {
     messages(manifest).saturating_add(manifest.undelivered.unwrap_or_default().messages)
 }
@@ -104,8 +104,8 @@ fn is_of(backup: &Backup, id: &str) -> bool {
     read.is_some_and(|read| read.manifest.origin == Origin::Sqlite && read.manifest.device == id)
 }
 
-/// The newest proven backup, of this device if there is one, else the newest that can be used; and
-/// whether it is proven.
+/// The newest proven backup, of this device if there is one, else the newest usable one; and whether it is
+/// proven.
 fn newest_good(all: &[Backup], id: &str) -> Option<(String, bool)> {
     let of_sqlite = |backup: &&Backup| {
         manifest::read(&backup.path).is_ok_and(|read| read.manifest.origin == Origin::Sqlite)

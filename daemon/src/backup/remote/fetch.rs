@@ -1,4 +1,4 @@
-//! Bringing a copy back into the folder of backups.
+//! Fetches a copy back into the folder of backups.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -12,11 +12,10 @@ use crate::backup::keys::Keys;
 use crate::backup::lock::{Scratch, sync_folder};
 use crate::backup::{Backup, BackupError, Level, RELEASED, find, manifest, verify};
 
-/// Free space that is left alone.
+/// Free space that stays free.
 const SPARE_BYTES: u64 = 16 << 20;
 
-/// Brings the copy called `which` back: under a name that no listing knows, until its hashes were found
-/// right.
+/// Fetches the copy called `which`. It has a name that no listing knows until its hashes were found right.
 ///
 /// # Errors
 /// [`BackupError`]; nothing is left behind.
@@ -37,7 +36,7 @@ pub async fn fetch(run: &Run<'_>, which: &str) -> Result<Backup, BackupError> {
     }
     let bytes: u64 = there.files.iter().map(|file| file.bytes).sum();
     run.lock.needs(bytes.saturating_add(SPARE_BYTES))?;
-    // A manifest is believed in a folder of its name only, so that has it from the beginning.
+    // A manifest is valid only in a folder with its name, so the folder has that name from the beginning.
     let partial = run.lock.dir().join(format!(".partial-{name}"));
     let disk = BackupError::disk("the folder of the backup could not be made", &partial);
     let partial = Scratch::of(partial).map_err(&disk)?;
@@ -63,7 +62,7 @@ pub async fn fetch(run: &Run<'_>, which: &str) -> Result<Backup, BackupError> {
     find(run.lock.dir(), &name, run.clock)
 }
 
-/// Files for their owner only, and on the disk.
+/// Makes files private to their owner, and durable.
 fn settle(folder: &Path) -> Result<(), BackupError> {
     let disk = BackupError::disk("what came back could not be written", folder);
     let each = || {

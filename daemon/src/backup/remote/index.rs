@@ -1,5 +1,5 @@
-//! The content of the remote: sizes of all files, and the small ones themselves, brought here and read as a
-//! local folder is.
+//! The content of the remote: sizes of all files, and the small files themselves, fetched and read like a
+//! local folder.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,9 +12,9 @@ use crate::backup::manifest::{self, Manifest, Read};
 use crate::backup::{Backup, BackupError, Level, PREFIX, Proof, RELEASED, list, time_of};
 use crate::error::chain;
 
-/// A manifest of a backup of 100 GiB is below this.
+/// Largest small file; the manifest of a backup of 100 GiB is below this.
 pub(super) const MAX_SMALL_BYTES: usize = 16 << 20;
-/// A listing of 100,000 files is below this.
+/// Largest listing; one of 100,000 files is below this.
 const MAX_LISTING_BYTES: usize = 32 << 20;
 
 /// Sizes of the files of one copy.
@@ -23,18 +23,18 @@ pub(super) type Files = BTreeMap<String, u64>;
 /// One copy.
 #[derive(Debug)]
 pub struct Copied {
-    /// As a listing shows it; its path is the place at the remote.
+    /// The copy in a listing; its path is the place at the remote.
     pub backup: Backup,
-    /// What the copy says of itself, or why that cannot be used.
+    /// The manifest of the copy, or the reason why it is unusable.
     pub manifest: Result<Read, String>,
 }
 
-/// Everything at the remote that has a backup's name.
+/// All folders at the remote with a backup's name.
 #[derive(Debug, Default)]
 pub struct Index {
     /// Oldest first.
     pub copies: Vec<Copied>,
-    /// Folders without a manifest: a copy that is being made, or one that was cut off while it was made or
+    /// Folders without a manifest: a copy in progress, or one that was interrupted while it was made or
     /// deleted.
     pub partial: Vec<String>,
     remote: String,
@@ -57,7 +57,7 @@ impl Index {
     }
 }
 
-/// One file in the words of `rclone lsjson`.
+/// One file in the output of `rclone lsjson`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Listed {
@@ -66,7 +66,7 @@ struct Listed {
     size: i64,
 }
 
-/// Lists the files below `path` of the remote; none if there is no such folder.
+/// Lists the files below `path` of the remote; none if the folder is missing.
 async fn listed(rclone: &Rclone<'_>, path: &str) -> Result<Vec<Listed>, BackupError> {
     let at = rclone.at(path);
     let args = ["lsjson", "-R", "--max-depth", "2", "--files-only", "--no-modtime", "--no-mimetype", &at];
@@ -80,7 +80,7 @@ pub(super) async fn files(rclone: &Rclone<'_>, name: &str) -> Result<Files, Back
     Ok(listed.into_iter().map(|file| (file.path, u64::try_from(file.size).unwrap_or(0))).collect())
 }
 
-/// The first file of the manifest that is not there in its size.
+/// The first file of the manifest that is missing or has another size.
 pub(super) fn wrong_size(manifest: &Manifest, files: &Files) -> Option<String> {
     manifest.files.iter().find_map(|entry| {
         let file = entry.role.file(manifest.encrypted);
@@ -94,7 +94,7 @@ pub(super) fn wrong_size(manifest: &Manifest, files: &Files) -> Option<String> {
     })
 }
 
-/// Looks what is there.
+/// Reads the content of the remote.
 ///
 /// # Errors
 /// [`BackupError`].
@@ -128,7 +128,7 @@ pub async fn index(run: &Run<'_>) -> Result<Index, BackupError> {
             let at = super::now(run);
             backup.proofs.push(Proof { level: Level::Quick, at, ok: false, detail: Some(wrong) });
         }
-        // As the remote says: any numbers.
+        // The remote's numbers, which may be any.
         backup.bytes = files.values().copied().fold(0, u64::saturating_add);
         backup.path = PathBuf::from(rclone.at(&backup.name));
         index.copies.push(Copied { backup, manifest });
@@ -138,7 +138,7 @@ pub async fn index(run: &Run<'_>) -> Result<Index, BackupError> {
     Ok(index)
 }
 
-/// Copies what is small of every copy into `to`.
+/// Copies the small files of every copy into `to`.
 async fn bring_small(rclone: &Rclone<'_>, to: &std::path::Path) -> Result<(), BackupError> {
     let from = rclone.at("");
     let mut args: Vec<std::ffi::OsString> = vec!["copy".into(), from.into(), to.into()];

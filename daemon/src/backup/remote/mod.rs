@@ -1,17 +1,17 @@
-//! A copy of a backup elsewhere, by rclone.
+//! Copies a backup to a remote with rclone.
 //!
 //! ```text
 //!  NAME/database.zst, queue.zst, config.zst ─copied─▶ REMOTE/NAME/… ─read back─▶ hashes of the manifest? ─▶ proofs.json
 //!                                                                                                    └─▶ manifest.json
-//!  remote.json beside the local backup: how that ended, and when
+//!  remote.json beside the local backup: the result and its time
 //! ```
 //!
 //! Invariants:
 //!
-//! 1. `manifest.json` is written last and deleted first: a copy that has one was found whole, a copy that has
-//!    none is none.
-//! 2. What comes back is believed by its hashes only, under a name that no listing knows until then.
-//! 3. Nothing that happens there changes the local backup.
+//! 1. `manifest.json` is written last and deleted first: a copy with a manifest was found whole, a copy
+//!    without one is none.
+//! 2. A fetched copy counts only by its hashes, under a name that no listing knows until then.
+//! 3. No event at the remote changes the local backup.
 
 mod fetch;
 mod index;
@@ -34,34 +34,34 @@ use crate::error::chain;
 pub use fetch::fetch;
 pub use index::{Copied, Index, index};
 
-/// How a copy elsewhere is looked at when it was made.
+/// How a new copy at the remote is verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Check {
-    /// Its files have the right sizes.
+    /// The sizes of its files are compared.
     Sizes,
-    /// All of it is read back and compared with the hashes of the manifest.
+    /// The whole copy is read back and compared with the hashes of the manifest.
     Content,
 }
 
-/// How the last copying, or the last look at the copy, ended.
+/// The result of the last copy, or of the last verification of the copy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopyNote {
-    /// As configured then.
+    /// The remote, as configured at that time.
     pub remote: String,
     pub at: Timestamp,
     pub ok: bool,
     pub check: Check,
-    /// What went wrong.
+    /// The fault.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
 }
 
-/// Copies `backup` to the remote, or what of it is not there yet, looks at the copy, and notes the result
-/// beside the backup.
+/// Copies the missing files of `backup` to the remote, verifies the copy, and notes the result beside the
+/// backup.
 ///
 /// # Errors
-/// [`BackupError`]; the local backup stays what it is.
+/// [`BackupError`]; the local backup is unchanged.
 pub async fn upload(run: &Run<'_>, backup: &Backup) -> Result<CopyNote, BackupError> {
     let rclone = Rclone::of(run)?;
     let read = manifest::read(&backup.path)?;
@@ -74,7 +74,7 @@ pub async fn upload(run: &Run<'_>, backup: &Backup) -> Result<CopyNote, BackupEr
     let noted = manifest::note_copy(&backup.path, &read.sha256, note.clone());
     sent?;
     match noted {
-        // It is there all the same.
+        // The copy exists, even if the note cannot be written.
         Err(e) if e.is_unwritable() => log::warn!("{}", chain(&e)),
         noted => noted?,
     }
@@ -118,7 +118,7 @@ async fn send(
             if there.is_some() {
                 delete(rclone, name, manifest::MANIFEST).await?;
             }
-            // What has the right size and time would be taken for whole.
+            // A damaged file with the right size and time would count as whole.
             send_files(rclone, folder, &read.manifest, true).await?;
             check_copy(run, rclone, &read.manifest).await?;
         }
@@ -139,7 +139,7 @@ async fn send(
     Ok(())
 }
 
-/// A manifest that can be read and is about another backup; one that is cut or damaged is replaced.
+/// Whether a readable manifest is about another backup; a truncated or damaged one is replaced.
 fn is_of_another(bytes: &[u8], name: &str) -> bool {
     manifest::parse(bytes, name).is_ok()
 }
@@ -147,11 +147,11 @@ fn is_of_another(bytes: &[u8], name: &str) -> bool {
 async fn remote_manifest(rclone: &Rclone<'_>, name: &str) -> Result<Option<Vec<u8>>, BackupError> {
     let path = rclone.at(&format!("{name}/{}", manifest::MANIFEST));
     let bytes = rclone.text(&["cat", &path], index::MAX_SMALL_BYTES).await?;
-    // Some stores answer a question about nothing with nothing.
+    // Some stores answer a request for a missing file with nothing.
     Ok(bytes.filter(|bytes| !bytes.is_empty()))
 }
 
-/// The files that the manifest names.
+/// Sends the files of the manifest.
 async fn send_files(
     rclone: &Rclone<'_>,
     folder: &Path,
@@ -176,7 +176,7 @@ async fn send_files(
     rclone.command(&args).await
 }
 
-/// One small file, whatever is there.
+/// Uploads one small file and replaces any existing one.
 async fn put(rclone: &Rclone<'_>, from: &Path, name: &str, file: &str) -> Result<(), BackupError> {
     let to = rclone.at(&format!("{name}/{file}"));
     let args: [OsString; 4] = ["copyto".into(), from.into(), to.into(), "--ignore-times".into()];
@@ -200,7 +200,7 @@ async fn write_proofs(
     put(rclone, &scratch.path().join(manifest::PROOFS), name, manifest::PROOFS).await
 }
 
-/// As the configuration wants a copy to be looked at.
+/// Verifies a copy as the configuration asks.
 async fn check_copy(run: &Run<'_>, rclone: &Rclone<'_>, manifest: &Manifest) -> Result<(), BackupError> {
     match run.settings.backup.remote_verify {
         Check::Content => check_content(rclone, manifest).await,
@@ -214,7 +214,7 @@ async fn check_copy(run: &Run<'_>, rclone: &Rclone<'_>, manifest: &Manifest) -> 
     }
 }
 
-/// Every byte of the copy, read back.
+/// Reads every byte of the copy back.
 async fn check_content(rclone: &Rclone<'_>, manifest: &Manifest) -> Result<(), BackupError> {
     rclone.progress.begin(manifest.files.iter().map(|file| file.bytes).sum());
     let mut before = 0;
@@ -246,11 +246,11 @@ async fn check_file(rclone: &Rclone<'_>, manifest: &Manifest, entry: &FileEntry)
     }
 }
 
-/// Reads the copy called `which` back, whole, and notes the result at the remote, and here if the backup is
+/// Reads the whole copy called `which` back, and notes the result at the remote, and here if the backup is
 /// still here.
 ///
 /// # Errors
-/// `CopyDamaged` if it is not what was written; else why it could not be looked at.
+/// `CopyDamaged` if it differs from the data written; else the reason why it could not be verified.
 pub async fn verify(run: &Run<'_>, which: &str) -> Result<(String, Proof), BackupError> {
     let rclone = Rclone::of(run)?;
     let copied = index(run).await?.take(which)?;
@@ -280,7 +280,7 @@ pub async fn verify(run: &Run<'_>, which: &str) -> Result<(String, Proof), Backu
     written.map(|()| (copied.backup.name, proof))
 }
 
-/// Marks the copy of an on-demand backup as one that need not be kept any longer.
+/// Marks the copy of an on-demand backup as no longer needed.
 ///
 /// # Errors
 /// [`BackupError`].
@@ -293,12 +293,12 @@ pub async fn release(run: &Run<'_>, name: &str) -> Result<(), BackupError> {
     put(&rclone, &mark, name, RELEASED).await
 }
 
-/// Notes which copies of backups that are here are gone from the remote, of which this is everything that is
-/// there. Whoever looks at the backups here sees it then: a note that they were copied would outlive the
-/// copies. Returns whether there are any.
+/// Notes the local backups whose copies are gone from the remote, of which `index` is the whole content. The
+/// local listing then shows it: a note of the copy would otherwise outlive the copy. Returns whether there
+/// are any.
 ///
 /// # Errors
-/// [`BackupError::Disk`] if the folder here cannot be read.
+/// [`BackupError::Disk`] if the local folder cannot be read.
 pub fn miss(run: &Run<'_>, index: &Index) -> Result<bool, BackupError> {
     let mut missed = false;
     let remote = run.settings.backup.remote.as_ref().map_or("", |remote| remote.0.as_str());
@@ -319,10 +319,10 @@ pub fn miss(run: &Run<'_>, index: &Index) -> Result<bool, BackupError> {
     Ok(missed)
 }
 
-/// Deletes a copy, or what is left of one.
+/// Deletes a copy, or its remains.
 ///
 /// # Errors
-/// [`BackupError::Remote`]; what is left of it then is no copy any more.
+/// [`BackupError::Remote`]; the remains are then no copy any more.
 pub async fn remove(run: &Run<'_>, name: &str) -> Result<(), BackupError> {
     let rclone = Rclone::of(run)?;
     if remote_manifest(&rclone, name).await?.is_some() {
@@ -333,7 +333,7 @@ pub async fn remove(run: &Run<'_>, name: &str) -> Result<(), BackupError> {
         manifest::forget_copy(&here)?;
     }
     let path = rclone.at(name);
-    // A store without folders has none left once its last file is gone.
+    // A store without folders keeps none after the last file is gone.
     rclone.run(&["purge", &path], |_| Ok(())).await.map(drop)
 }
 

@@ -1,6 +1,6 @@
-//! Running rclone: what it reads and says, how it is ended, and that it never hangs for ever.
+//! Runs rclone: passes data in and out, cancels it, and never lets it hang for ever.
 //!
-//! It gets no secret from us: where its own configuration is, it reads itself.
+//! rclone gets no secret from this program: it reads its own configuration.
 
 use std::ffi::OsStr;
 use std::io::ErrorKind;
@@ -20,29 +20,29 @@ use crate::backup::create::Run;
 use crate::config::FilePath;
 use crate::error::Exit;
 
-/// How often it is looked whether the run was cancelled or stands still.
+/// Interval of the checks whether the run was cancelled or stalls.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 const BUFFER_BYTES: usize = 64 << 10;
-/// What is kept of a line that it writes, and of its last words.
+/// Most bytes kept of a line of its output, and of its last words.
 const MAX_LINE_BYTES: usize = 64 << 10;
 const MAX_SAID_CHARS: usize = 500;
-/// Its exit codes for "there is no such folder" and "… file".
+/// Exit codes for "there is no such folder" and "… file".
 const NOTHING_THERE: [i32; 2] = [3, 4];
 
-/// How a command ended that did not fail.
+/// The result of a command that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ended {
     Well,
-    /// What it was to read or delete is not there.
+    /// The file or folder to read or delete is missing.
     NothingThere,
 }
 
-/// The remote of the configuration, and what is needed to reach it.
+/// The configured remote, and the settings needed to reach it.
 #[derive(Debug)]
 pub(super) struct Rclone<'a> {
     pub(super) remote: &'a str,
     config: Option<PathBuf>,
-    /// How long it may do nothing.
+    /// Longest time without progress.
     stall: Duration,
     cancel: &'a Cancel,
     pub(super) progress: &'a Progress,
@@ -50,7 +50,7 @@ pub(super) struct Rclone<'a> {
 
 impl<'a> Rclone<'a> {
     /// # Errors
-    /// `NoRemote` if none is configured, `Remote` if the configuration of rclone is not there.
+    /// `NoRemote` if none is configured, `Remote` if rclone's configuration file is missing.
     pub(super) fn of(run: &'a Run<'_>) -> Result<Self, BackupError> {
         let backup = &run.settings.backup;
         let remote = backup.remote.as_ref().ok_or(BackupError::NoRemote)?;
@@ -69,7 +69,7 @@ impl<'a> Rclone<'a> {
         })
     }
 
-    /// The place of `path` at the remote; of all of it if that is empty.
+    /// The place of `path` at the remote; the remote itself if `path` is empty.
     pub(super) fn at(&self, path: &str) -> String {
         match self.remote.strip_suffix('/').unwrap_or(self.remote) {
             all if path.is_empty() => all.to_owned(),
@@ -78,10 +78,10 @@ impl<'a> Rclone<'a> {
         }
     }
 
-    /// Runs one command to its end and hands what it writes to `sink`, whose failure ends it.
+    /// Runs one command to its end and passes its output to `sink`, whose failure ends it.
     ///
     /// # Errors
-    /// `Remote` with its last words, or if it did nothing for too long; `Cancelled`; that of `sink`.
+    /// `Remote` with its last words, or if it stalled; `Cancelled`; the error of `sink`.
     pub(super) async fn run<A: AsRef<OsStr>>(
         &self,
         args: &[A],
@@ -136,7 +136,7 @@ impl<'a> Rclone<'a> {
         }
     }
 
-    /// A command that is expected to write a text of at most `max` bytes; `None` if there is nothing.
+    /// Runs a command that writes a text of at most `max` bytes; `None` if the file or folder is missing.
     pub(super) async fn text<A: AsRef<OsStr>>(
         &self,
         args: &[A],
@@ -152,7 +152,7 @@ impl<'a> Rclone<'a> {
         Ok((ended == Ended::Well).then_some(text))
     }
 
-    /// A command that writes nothing of interest and must find what it is about.
+    /// Runs a command without output whose file or folder must exist.
     pub(super) async fn command<A: AsRef<OsStr>>(&self, args: &[A]) -> Result<(), BackupError> {
         match self.run(args, |_| Ok(())).await? {
             Ended::Well => Ok(()),
@@ -191,7 +191,7 @@ impl<'a> Rclone<'a> {
     }
 
     pub(super) fn failed(&self, detail: &str) -> BackupError {
-        // It names the section that it looks for and not its file.
+        // The message names the missing section but not the configuration file.
         let unknown = detail.contains("didn't find section in config file");
         let detail = match (unknown, &self.config) {
             (false, _) => detail.to_owned(),
@@ -208,7 +208,7 @@ impl<'a> Rclone<'a> {
     }
 }
 
-/// What it writes on its standard error: an object of JSON a line, and its last words in plain text.
+/// Its standard error: one object of JSON per line, and the last words in plain text.
 #[derive(Debug, Default)]
 struct Said {
     line: Vec<u8>,
@@ -237,7 +237,7 @@ struct Stats {
 }
 
 impl Said {
-    /// Whether something went on.
+    /// Returns whether it made progress.
     fn hear(&mut self, bytes: &[u8]) -> bool {
         let mut moved = false;
         for byte in bytes {
