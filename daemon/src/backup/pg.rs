@@ -31,11 +31,14 @@ const PIECES: usize = 16;
 crate::store::sql::statements! {
     BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
     EXPORT = "SELECT pg_export_snapshot()";
-    SERVER = "SELECT current_setting('server_version') AS version, current_setting('server_version_num')::integer AS number";
+    SERVER = "SELECT current_setting('server_version') AS version,
+        current_setting('server_version_num')::integer AS number";
     /// No deadline: a large table takes its time. The text of a row is hashed, so its format is fixed.
     pub(super) SESSION = "SELECT set_config(name, value, false) FROM (VALUES ('statement_timeout', '0'),
-        ('idle_in_transaction_session_timeout', '0'), ('lock_timeout', '60s'), ('datestyle', 'ISO, YMD'), ('timezone', 'UTC'),
-        ('bytea_output', 'hex'), ('extra_float_digits', '1'), ('row_security', 'on'), ('search_path', 'pg_catalog'),
+        ('idle_in_transaction_session_timeout', '0'), ('lock_timeout', '60s'), ('datestyle', 'ISO, YMD'),
+        ('timezone', 'UTC'),
+        ('bytea_output', 'hex'), ('extra_float_digits', '1'), ('row_security', 'on'),
+        ('search_path', 'pg_catalog'),
         ('jarvis.role', 'forwarder')) AS settings (name, value)";
     INSTALLED = "SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname = 'jarvis' AND c.relname = 'schema_version')";
@@ -44,10 +47,12 @@ crate::store::sql::statements! {
     HIDDEN = "SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname = 'jarvis' AND c.relkind = 'r' AND c.relrowsecurity
             AND (EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND NOT p.polpermissive)
-                OR NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polpermissive AND p.polcmd IN ('*', 'r')
+                OR NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polpermissive
+                AND p.polcmd IN ('*', 'r')
                     AND pg_get_expr(p.polqual, p.polrelid) LIKE '%forwarder%'))
         ORDER BY 1";
-    SIZE = "SELECT coalesce(sum(pg_table_size(c.oid)), 0)::bigint FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    SIZE = "SELECT coalesce(sum(pg_table_size(c.oid)), 0)::bigint FROM pg_class c JOIN pg_namespace n
+        ON n.oid = c.relnamespace
         WHERE n.nspname = 'jarvis' AND c.relkind = 'r'";
     pub(super) LEFTOVERS = "SELECT datname::text FROM pg_database WHERE starts_with(datname, $1)";
     WHICH = "SELECT id FROM jarvis.house";
@@ -84,7 +89,8 @@ impl Hashed {
             // tables depend on them.
             Self::Record => format!(
                 "SELECT count(*) AS rows, 'record ' || coalesce(sum(hash_record_extended(t, 0)), 0)::text
-                    || ' ' || coalesce(sum(hash_record_extended(t, 1)), 0)::text AS hash FROM jarvis.{table} t"
+                    || ' ' || coalesce(sum(hash_record_extended(t, 1)), 0)::text AS hash
+                    FROM jarvis.{table} t"
             ),
             // SHA-256 of the text of each row takes ten times as long: for servers before 14, and for backups
             // that use it.
@@ -187,7 +193,8 @@ async fn dump_with(
     let hidden: Vec<String> = sqlx::query_scalar(HIDDEN).fetch_all(&mut *conn).await.map_err(&sql)?;
     if !hidden.is_empty() {
         return Err(BackupError::Refused(format!(
-            "a policy of row-level security that is not of Jarvis hides rows of {} from the backup: drop it, or back up as a \
+            "a policy of row-level security that is not of Jarvis hides rows of {} from the backup: drop it, \
+             or back up as a \
              role with BYPASSRLS",
             hidden.join(", ")
         )));

@@ -122,9 +122,17 @@ impl Speech {
         let status = loop {
             tokio::select! {
                 biased;
-                ended = child.wait() => break ended.map_err(|source| SpeechError::Start { program: program.clone(), source })?,
-                () = tokio::time::sleep_until(until) => return Err(SpeechError::Timeout { program, timeout_s }),
-                _ = looks.tick() => if too_much(&stdout, &stderr)? { return Err(SpeechError::TooMuch { program }) },
+                ended = child.wait() => {
+                    break ended.map_err(|source| SpeechError::Start { program: program.clone(), source })?;
+                }
+                () = tokio::time::sleep_until(until) => {
+                    return Err(SpeechError::Timeout { program, timeout_s });
+                }
+                _ = looks.tick() => {
+                    if too_much(&stdout, &stderr)? {
+                        return Err(SpeechError::TooMuch { program });
+                    }
+                }
             }
         };
         if too_much(&stdout, &stderr)? {
@@ -164,7 +172,8 @@ fn choose(settings: &section::Speech, path: &std::ffi::OsStr) -> Result<Vec<Stri
     match settings.command.0.first() {
         Some(program) if find(program, path).is_some() => Ok(settings.command.0.clone()),
         program => Err(format!(
-            "the speech command {} is not there or not executable, so answers are text only; see [speech] command",
+            "the speech command {} is not there or not executable, so answers are text only; see [speech] \
+             command",
             program.map_or("", String::as_str)
         )),
     }

@@ -39,6 +39,7 @@ const SPELL: Duration = Duration::from_millis(300);
 const UNSAVED: u32 = 50;
 /// Pause after a failure; the forwarder's pauses come on top.
 const REST: Duration = Duration::from_secs(1);
+const LISTENING: &str = "listening at Postgres";
 
 #[derive(Debug, thiserror::Error)]
 pub enum PullError {
@@ -222,18 +223,17 @@ impl Puller {
     }
 
     async fn listen(&self) -> Result<PgListener, PgError> {
-        const STEP: &str = "listening at Postgres";
         let pool = listening_pool(&self.settings).await?;
-        let mut listener = within(CONNECT_DEADLINE, STEP, PgListener::connect_with(&pool)).await?;
+        let mut listener = within(CONNECT_DEADLINE, LISTENING, PgListener::connect_with(&pool)).await?;
         listener.ignore_pool_close_event(true);
         listener.eager_reconnect(false);
-        within(CONNECT_DEADLINE, STEP, listener.listen(CHANNEL)).await?;
+        within(CONNECT_DEADLINE, LISTENING, listener.listen(CHANNEL)).await?;
         Ok(listener)
     }
 
     async fn round_on(&mut self, listener: &mut PgListener, fresh: bool) -> Result<Brought, PullError> {
         let request = self.progress.asked.load(Ordering::Acquire);
-        let conn = within(CONNECT_DEADLINE, "listening at Postgres", listener.acquire()).await?;
+        let conn = within(CONNECT_DEADLINE, LISTENING, listener.acquire()).await?;
         let brought = self.round(conn, fresh).await?;
         self.progress.done.send_modify(|done| *done = Done { connected: true, request });
         Ok(brought)
@@ -247,10 +247,10 @@ impl Puller {
             tokio::select! {
                 () = &mut look => return Ok(()),
                 () = self.progress.want.notified() => return Ok(()),
-                heard = listener.try_recv() => match heard.map_err(|e| PgError::of("listening at Postgres", &e))? {
+                heard = listener.try_recv() => match heard.map_err(|e| PgError::of(LISTENING, &e))? {
                     Some(note) if note.payload() == self.settings.device => {}
                     Some(_) => return Ok(()),
-                    None => return Err(PgError::lost("listening at Postgres")),
+                    None => return Err(PgError::lost(LISTENING)),
                 },
             }
         }

@@ -87,25 +87,33 @@ crate::store::sql::statements! {
     DEAD = "SELECT 1 FROM tombstones WHERE (kind = ?1 AND id = ?2) OR (kind = 'user' AND id = ?3) LIMIT 1";
     PENDING = "SELECT 1 FROM queue WHERE entity_id = ?1 LIMIT 1";
     USER = "SELECT rid, name, house_name, consent_unix_ms, named FROM users WHERE id = ?1";
-    ADD_USER = "INSERT INTO users (id, name, name_key, consent_unix_ms, created_unix_ms, created_synced, named, house_name)
+    ADD_USER = "INSERT INTO users (id, name, name_key, consent_unix_ms, created_unix_ms, created_synced,
+            named, house_name)
         VALUES (?1, ?2, ?3, ?4, ?7, ?8, ?5, ?6)";
-    CHANGE_USER = "UPDATE users SET name = ?2, name_key = ?3, consent_unix_ms = ?4, named = ?5, house_name = ?6 WHERE id = ?1";
-    CONVERSATION = "SELECT c.rid, c.owner, c.device, u.id AS owner_id, c.title, c.title_by_user, c.next_seq, c.session_id, c.named
+    CHANGE_USER = "UPDATE users SET name = ?2, name_key = ?3, consent_unix_ms = ?4, named = ?5,
+        house_name = ?6 WHERE id = ?1";
+    CONVERSATION = "SELECT c.rid, c.owner, c.device, u.id AS owner_id, c.title, c.title_by_user, c.next_seq,
+        c.session_id, c.named
         FROM conversations c JOIN users u ON u.rid = c.owner WHERE c.id = ?1";
-    ADD_CONVERSATION = "INSERT INTO conversations (id, owner, title, title_by_user, next_seq, activity, created_unix_ms,
-            created_synced, updated_unix_ms, updated_synced, updated_monotonic_ns, boot, device, session_id, named)
-        VALUES (?1, ?2, ?3, ?4, ?5, (SELECT coalesce(max(activity), 0) + 1 FROM conversations WHERE owner = ?2), ?6, ?7, ?8, ?9,
+    ADD_CONVERSATION = "INSERT INTO conversations (id, owner, title, title_by_user, next_seq, activity,
+            created_unix_ms, created_synced, updated_unix_ms, updated_synced, updated_monotonic_ns, boot,
+            device, session_id, named)
+        VALUES (?1, ?2, ?3, ?4, ?5,
+            (SELECT coalesce(max(activity), 0) + 1 FROM conversations WHERE owner = ?2), ?6, ?7, ?8, ?9,
             ?10, ?11, ?12, ?13, ?14)";
-    CHANGE_NAMES = "UPDATE conversations SET title = ?2, title_by_user = ?3, session_id = ?4, named = ?5 WHERE rid = ?1";
-    ADVANCE = "UPDATE conversations SET next_seq = ?2, updated_unix_ms = ?3, updated_synced = ?4, updated_monotonic_ns = ?5,
-            boot = ?6, activity = (SELECT max(activity) + 1 FROM conversations a WHERE a.owner = conversations.owner)
+    CHANGE_NAMES = "UPDATE conversations SET title = ?2, title_by_user = ?3, session_id = ?4, named = ?5
+        WHERE rid = ?1";
+    ADVANCE = "UPDATE conversations SET next_seq = ?2, updated_unix_ms = ?3, updated_synced = ?4,
+            updated_monotonic_ns = ?5, boot = ?6,
+            activity = (SELECT max(activity) + 1 FROM conversations a WHERE a.owner = conversations.owner)
         WHERE rid = ?1";
     ADD_SOURCE = "INSERT INTO message_sources (source, message)
         SELECT source.rid, answer.rid FROM messages source, messages answer
         WHERE source.id = ?1 AND answer.id = ?2 AND source.owner = answer.owner AND source.rid <> answer.rid
         ON CONFLICT DO NOTHING";
     VOICEPRINT_OF = "SELECT id FROM voiceprints WHERE owner = ?1";
-    VOICE_WAITS = "SELECT 1 FROM queue WHERE user_id = ?1 AND op IN ('upsert_voiceprint', 'delete_voiceprint') LIMIT 1";
+    VOICE_WAITS = "SELECT 1 FROM queue WHERE user_id = ?1 AND op IN ('upsert_voiceprint', 'delete_voiceprint')
+        LIMIT 1";
 }
 
 impl Pulled {

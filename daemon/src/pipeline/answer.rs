@@ -162,7 +162,8 @@ impl Answer {
         self.loudspeaker.hangs();
         let device = self.loudspeaker.device();
         let sentence = format!(
-            "answers are text only: the playback device {device} hangs; restart the service when it works again"
+            "answers are text only: the playback device {device} hangs; restart the service when it works \
+             again"
         );
         self.health.set(COMPONENT, Condition::degraded(&sentence));
         sentence

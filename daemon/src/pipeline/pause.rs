@@ -74,7 +74,8 @@ pub(super) fn why(remaining_ms: i64) -> String {
         format!("{} minutes", (seconds + 59).div_euclid(60))
     };
     format!(
-        "I do not answer at the moment, because too many voices that I do not know have spoken to me. Try again in {long}."
+        "I do not answer at the moment, because too many voices that I do not know have spoken to me. Try \
+         again in {long}."
     )
 }
 

@@ -162,11 +162,13 @@ impl Switches {
 fn not_kept(muted: bool, why: &str) -> String {
     if muted {
         format!(
-            "the device is muted, but only until a restart, because it cannot be stored ({why}); check the disk"
+            "the device is muted, but only until a restart, because it cannot be stored ({why}); check the \
+             disk"
         )
     } else {
         format!(
-            "the device listens, but a restart may mute it, because it cannot be stored ({why}); check the disk"
+            "the device listens, but a restart may mute it, because it cannot be stored ({why}); check the \
+             disk"
         )
     }
 }

@@ -156,33 +156,40 @@ impl Comparison {
 }
 
 super::sql::statements! {
-    COUNTS = "SELECT (SELECT count(*) FROM users) AS users, (SELECT count(*) FROM conversations) AS conversations,
+    COUNTS = "SELECT (SELECT count(*) FROM users) AS users,
+        (SELECT count(*) FROM conversations) AS conversations,
         (SELECT count(*) FROM messages) AS messages";
     CONVERSATIONS = "SELECT c.rid, c.id AS id, c.next_seq, c.messages,
             EXISTS (SELECT 1 FROM queue q WHERE q.entity_id = c.id) AS waits
         FROM conversations c WHERE c.id > ?1 ORDER BY c.id LIMIT ?2";
     MESSAGES = "SELECT id, seq, role, kind, text FROM messages WHERE conversation = ?1 ORDER BY seq";
-    WAITING_MESSAGES = "SELECT 1 FROM messages m JOIN queue q ON q.entity_id = m.id WHERE m.conversation = ?1 LIMIT 1";
+    WAITING_MESSAGES = "SELECT 1 FROM messages m JOIN queue q ON q.entity_id = m.id WHERE m.conversation = ?1
+        LIMIT 1";
     KNOWN = "SELECT 1 FROM tombstones WHERE id = ?1 UNION ALL SELECT 1 FROM messages WHERE id = ?1 LIMIT 1";
     OWNER = "SELECT u.id AS id FROM conversations c JOIN users u ON u.rid = c.owner WHERE c.id = ?1";
-    CONVERSATION = "SELECT m.id, m.seq, m.role, m.kind, m.text, EXISTS (SELECT 1 FROM queue q WHERE q.entity_id = m.id) AS waits
+    CONVERSATION = "SELECT m.id, m.seq, m.role, m.kind, m.text,
+        EXISTS (SELECT 1 FROM queue q WHERE q.entity_id = m.id) AS waits
         FROM messages m JOIN conversations c ON c.rid = m.conversation WHERE c.id = ?1 ORDER BY m.seq";
 }
 
 /// Statements for Postgres.
 mod there {
     crate::store::sql::statements! {
-        pub(super) COUNTS = "SELECT (SELECT count(*) FROM jarvis.users) AS users, (SELECT count(*) FROM jarvis.conversations) AS conversations,
+        pub(super) COUNTS = "SELECT (SELECT count(*) FROM jarvis.users) AS users,
+            (SELECT count(*) FROM jarvis.conversations) AS conversations,
             (SELECT count(*) FROM jarvis.messages) AS messages";
         pub(super) BURIED = "SELECT id FROM jarvis.tombstones WHERE id = ANY($1)";
         pub(super) CONVERSATIONS = "SELECT c.id, count(m.id) AS messages,
-                encode(sha256(coalesce(string_agg(sha256(convert_to(m.id::text || ' ' || m.seq || ' ' || m.role || ' ' || m.kind || ' ' || m.text,
+                encode(sha256(coalesce(string_agg(sha256(convert_to(m.id::text || ' ' || m.seq || ' ' ||
+                m.role || ' ' || m.kind || ' ' || m.text,
                     'UTF8')), ''::bytea ORDER BY m.seq), ''::bytea)), 'hex') AS sum
-            FROM (SELECT id FROM jarvis.conversations WHERE id > $1 AND ($2::uuid IS NULL OR id <= $2) ORDER BY id LIMIT $3) c
+            FROM (SELECT id FROM jarvis.conversations WHERE id > $1 AND ($2::uuid IS NULL OR id <= $2)
+                ORDER BY id LIMIT $3) c
                 LEFT JOIN jarvis.messages m ON m.conversation = c.id
             GROUP BY c.id ORDER BY c.id";
         /// A row newer than $2 that $3 did not write is not read yet.
-        pub(super) MESSAGE_IDS = "SELECT id, change > $2 AND (origin <> $3 OR $4) AS unread FROM jarvis.messages WHERE conversation = $1";
+        pub(super) MESSAGE_IDS = "SELECT id, change > $2 AND (origin <> $3 OR $4) AS unread
+            FROM jarvis.messages WHERE conversation = $1";
     }
 }
 

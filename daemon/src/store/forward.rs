@@ -381,7 +381,8 @@ impl Forwarder {
                 if batch.without_row > 0 {
                     self.without_row += batch.without_row;
                     log::warn!(
-                        "{} entries of the queue named rows that are not on this device any more: nothing was sent for them",
+                        "{} entries of the queue named rows that are not on this device any more: nothing \
+                         was sent for them",
                         batch.without_row
                     );
                 }
@@ -574,7 +575,8 @@ impl Forwarder {
             return Ok(self.leave().await);
         }
         log::error!(
-            "Postgres refused entry {seq} of the queue for good ({why}); it is set aside: `jarvisd queue dead-letter list`"
+            "Postgres refused entry {seq} of the queue for good ({why}); it is set aside: `jarvisd queue \
+             dead-letter list`"
         );
         Ok(Progress::Buried)
     }

@@ -60,7 +60,8 @@ mod there {
         pub(super) ADD = "INSERT INTO jarvis.devices (id) VALUES ($1) ON CONFLICT (id) DO NOTHING";
         pub(super) HOLDER = holder!();
         pub(super) HOLDER_LOCKED = concat!(holder!(), " FOR UPDATE");
-        pub(super) TAKE = "UPDATE jarvis.devices SET memory = $2, token = $3, last_seen = now() WHERE id = $1";
+        pub(super) TAKE = "UPDATE jarvis.devices SET memory = $2, token = $3, last_seen = now()
+            WHERE id = $1";
     }
 }
 
@@ -170,7 +171,8 @@ async fn claim_within(
     }
     if right == Right::TakesOver {
         log::warn!(
-            "this memory takes over the device id \"{device}\"; another one that had it is held back from now on"
+            "this memory takes over the device id \"{device}\"; another one that had it is held back from \
+             now on"
         );
     }
     let renamed = !own.device.is_empty() && own.device != device;

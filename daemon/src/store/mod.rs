@@ -56,7 +56,8 @@ pub use sqlite::{BUSY_TIMEOUT, Store, StoreOptions, Tx};
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error(
-        "the disk that holds {} is full: nothing was stored and nothing already stored was touched; free some space",
+        "the disk that holds {} is full: nothing was stored and nothing already stored was touched; free \
+         some space",
         path.display()
     )]
     DiskFull { path: PathBuf },
@@ -66,14 +67,19 @@ pub enum StoreError {
     #[error("the database {} is in use by another process: try again", path.display())]
     Busy { path: PathBuf },
     #[error(
-        "the database {} is damaged ({detail}): jarvisd repairs it when it opens it; if that fails, restore the latest backup",
+        "the database {} is damaged ({detail}): jarvisd repairs it when it opens it; if that fails, restore \
+         the latest backup",
         path.display()
     )]
     Damaged { path: PathBuf, detail: String },
-    #[error("{} is not a Jarvis database ({detail}): move it away or choose another data folder", path.display())]
+    #[error(
+        "{} is not a Jarvis database ({detail}): move it away or choose another data folder",
+        path.display()
+    )]
     NotOurs { path: PathBuf, detail: String },
     #[error(
-        "the database {} has schema version {found}, this program knows up to {known}: install the newer jarvisd",
+        "the database {} has schema version {found}, this program knows up to {known}: install the newer \
+         jarvisd",
         path.display()
     )]
     Newer { path: PathBuf, found: i64, known: i64 },

@@ -55,11 +55,13 @@ super::sql::statements! {
     /// Links are read from both ends: in a resync an answer may be sent before its source.
     SOURCES = "SELECT answer.id AS message, source.id AS source
         FROM queue q CROSS JOIN messages answer ON answer.id = q.entity_id
-            CROSS JOIN message_sources s ON s.message = answer.rid CROSS JOIN messages source ON source.rid = s.source
+            CROSS JOIN message_sources s ON s.message = answer.rid CROSS JOIN messages source
+            ON source.rid = s.source
         WHERE q.seq > ?1 AND q.seq <= ?2 AND q.op = 'insert_message'
         UNION SELECT answer.id, source.id
         FROM queue q CROSS JOIN messages source ON source.id = q.entity_id
-            CROSS JOIN message_sources s ON s.source = source.rid CROSS JOIN messages answer ON answer.rid = s.message
+            CROSS JOIN message_sources s ON s.source = source.rid CROSS JOIN messages answer
+            ON answer.rid = s.message
         WHERE q.seq > ?1 AND q.seq <= ?2 AND q.op = 'insert_message'";
 }
 

@@ -99,7 +99,8 @@ super::sql::statements! {
     ENQUEUE_WHOLE = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms, payload)
         VALUES (?1, ?2, ?3, ?4, '{\"whole\": true}')";
     IS_HERE = "SELECT 1 FROM voiceprints WHERE id = ?1";
-    BURIED = "SELECT 1 FROM tombstones WHERE (kind = 'voiceprint' AND id = ?1) OR (kind = 'user' AND id = ?2) LIMIT 1";
+    BURIED = "SELECT 1 FROM tombstones WHERE (kind = 'voiceprint' AND id = ?1) OR (kind = 'user' AND id = ?2)
+        LIMIT 1";
     FORGET_PENDING = "DELETE FROM queue WHERE entity_id = ?1";
     FORGET_DEAD = "DELETE FROM dead_letter WHERE entity_id = ?1";
     BURY = "INSERT INTO tombstones (kind, id, user_id, deleted_unix_ms) VALUES (?1, ?2, ?3, ?4)
@@ -112,8 +113,10 @@ super::sql::statements! {
             WHERE id IN (SELECT entity_id FROM dead_letter WHERE ", refused!(), ")) AS messages,
         (SELECT count(*) FROM messages
             WHERE id IN (SELECT entity_id FROM dead_letter WHERE NOT (", refused!(), "))) AS given_up");
-    LIST = "SELECT seq, op, entity_id, user_id, created_unix_ms FROM queue WHERE seq > ?1 ORDER BY seq LIMIT ?2";
-    LIST_DEAD = concat!("SELECT seq, op, entity_id, user_id, created_unix_ms, failed_unix_ms, attempts, sqlstate, error
+    LIST = "SELECT seq, op, entity_id, user_id, created_unix_ms FROM queue WHERE seq > ?1 ORDER BY seq
+        LIMIT ?2";
+    LIST_DEAD = concat!("SELECT seq, op, entity_id, user_id, created_unix_ms, failed_unix_ms, attempts,
+        sqlstate, error
         FROM dead_letter WHERE seq > ?1 AND ", refused!(), " ORDER BY seq LIMIT ?2");
     /// Deletes dead letters that Postgres has taken now: another database refused them, or they were given
     /// up.
@@ -121,12 +124,13 @@ super::sql::statements! {
         WHERE q.entity_id = dead_letter.entity_id AND q.op = dead_letter.op AND q.seq <= ?1)";
     SENT = "DELETE FROM queue WHERE seq <= ?1";
     /// Another database may have refused the same entry before.
-    BURIED_BEFORE = "DELETE FROM dead_letter WHERE (op, entity_id) IN (SELECT op, entity_id FROM queue WHERE seq = ?1)";
+    BURIED_BEFORE = "DELETE FROM dead_letter WHERE (op, entity_id) IN (SELECT op, entity_id FROM queue
+        WHERE seq = ?1)";
     /// A retried entry has in its payload the number of earlier refusals.
-    BURY_ENTRY = "INSERT INTO dead_letter (seq, op, entity_id, user_id, payload, created_unix_ms, failed_unix_ms, attempts, sqlstate,
-            error)
-        SELECT seq, op, entity_id, user_id, payload, created_unix_ms, ?2, coalesce(json_extract(payload, '$.attempts'), 0) + 1,
-            ?3, ?4
+    BURY_ENTRY = "INSERT INTO dead_letter (seq, op, entity_id, user_id, payload, created_unix_ms,
+            failed_unix_ms, attempts, sqlstate, error)
+        SELECT seq, op, entity_id, user_id, payload, created_unix_ms,
+            ?2, coalesce(json_extract(payload, '$.attempts'), 0) + 1, ?3, ?4
         FROM queue WHERE seq = ?1";
     DROP_ENTRY = "DELETE FROM queue WHERE seq = ?1";
     /// The dead letter stays, marked: its row is on this device only, and every backup must hold it.
@@ -321,7 +325,8 @@ impl Refused {
                 "1 message is not in Postgres, which refused it for good; this device keeps it: {SHOWN}"
             )),
             Self { messages, .. } => Some(format!(
-                "{messages} messages are not in Postgres, which refused them for good; this device keeps them: {SHOWN}"
+                "{messages} messages are not in Postgres, which refused them for good; this device keeps \
+                 them: {SHOWN}"
             )),
         }
     }

@@ -69,7 +69,8 @@ pub(super) async fn behind(store: &Store, pg: &mut Pg, message: &MessageRow) -> 
     pull_cursor::read_again_in(&mut tx).await?;
     tx.commit().await?;
     log::warn!(
-        "{} messages went to the end of their conversation: another device has used their numbers in Postgres",
+        "{} messages went to the end of their conversation: another device has used their numbers in \
+         Postgres",
         moved.len()
     );
     Ok(!moved.is_empty())

@@ -51,7 +51,8 @@ super::sql::statements! {
     FORGET = "DELETE FROM settings WHERE key = ?1";
     LAST_ENTRY = "SELECT coalesce(max(seq), 0) AS rid FROM queue";
     CLEAR = "DELETE FROM queue WHERE seq IN (SELECT seq FROM queue WHERE seq <= ?1 ORDER BY seq LIMIT ?2)";
-    UP_TO_BURIED = "SELECT kind, id FROM (SELECT kind, id FROM tombstones WHERE (kind, id) > (?1, ?2) ORDER BY kind, id LIMIT ?3)
+    UP_TO_BURIED = "SELECT kind, id FROM (SELECT kind, id FROM tombstones WHERE (kind, id) > (?1, ?2)
+        ORDER BY kind, id LIMIT ?3)
         ORDER BY kind DESC, id DESC LIMIT 1";
     AGAIN_DELETIONS = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
         SELECT 'delete_' || kind, id, user_id, deleted_unix_ms FROM tombstones
@@ -59,7 +60,8 @@ super::sql::statements! {
     ANYTHING = "SELECT 1 FROM users UNION ALL SELECT 1 FROM audit UNION ALL SELECT 1 FROM tombstones
         UNION ALL SELECT 1 FROM queue LIMIT 1";
     /// The marks and the queue at one moment.
-    STATE = "SELECT EXISTS (SELECT 1 FROM queue) AS waits, (SELECT value FROM settings WHERE key = ?1) AS house,
+    STATE = "SELECT EXISTS (SELECT 1 FROM queue) AS waits, (SELECT value FROM settings
+        WHERE key = ?1) AS house,
         (SELECT value FROM settings WHERE key = ?2) AS again";
 }
 
@@ -250,7 +252,8 @@ pub(crate) async fn meet_in_pieces(
             before => {
                 if !matches!(before, SyncState::Alone) {
                     log::warn!(
-                        "Postgres is another database than before: everything on this device is sent to it again"
+                        "Postgres is another database than before: everything on this device is sent to it \
+                         again"
                     );
                     another = true;
                 }

@@ -30,7 +30,8 @@ super::sql::statements! {
         (SELECT application_id FROM pragma_application_id) AS application,
         (SELECT count(*) FROM sqlite_schema) AS objects,
         (SELECT count(*) FROM sqlite_schema WHERE type = 'table'
-            AND name IN ('conversations', 'messages', 'message_sources', 'tombstones', 'dead_letter')) AS ours";
+            AND name IN ('conversations', 'messages', 'message_sources', 'tombstones',
+            'dead_letter')) AS ours";
 }
 
 /// The identity of a file, from its header.

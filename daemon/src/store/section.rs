@@ -24,7 +24,8 @@ section! {
         postgres_client_key: Option<FilePath> = None, Rule::any();
         /// Most that the database on the device may grow to, in MiB. Once it has, new turns are answered and
         /// not stored, which is said; nothing that is stored is dropped for space.
-        max_mib: Option<u32> = None, Rule::if_set(Rule::between(16, 1_000_000)).default_is("as much as the disk has");
+        max_mib: Option<u32> = None, Rule::if_set(Rule::between(16, 1_000_000))
+            .default_is("as much as the disk has");
         /// How long an answer may wait, at most, for what other devices have just written. Only while
         /// Postgres answers.
         fresh_ms: u32 = 150, Rule::between(0, 2_000);

@@ -393,7 +393,8 @@ impl Inner {
                     let _ = fs::remove_file(&log);
                     let _ = fs::remove_file(heal::beside(&self.path, "-shm"));
                 }
-                let problem = "the database was replaced while it was in use; what is in the new file counts from now on";
+                let problem = "the database was replaced while it was in use; what is in the new file counts \
+                    from now on";
                 self.reopen(home, Some(problem.to_owned()), &Look::Quick).await
             }
             Some(_) => match home.as_mut() {
@@ -442,7 +443,8 @@ impl Inner {
             Ok(()) => {
                 fs::File::open(&fresh).and_then(|file| file.sync_all()).map_err(disk)?;
                 heal::put_in_place(&fresh, &self.path).map_err(disk)?;
-                "the file of the database was removed while it was in use; it was written again, nothing is lost"
+                "the file of the database was removed while it was in use; it was written again, nothing is \
+                 lost"
             }
             Err(e) => {
                 log::error!(
@@ -453,7 +455,8 @@ impl Inner {
                 for ending in ["-wal", "-shm"] {
                     let _ = fs::remove_file(heal::beside(&self.path, ending));
                 }
-                "the file of the database was removed while it was in use, and nothing of it can be written again"
+                "the file of the database was removed while it was in use, and nothing of it can be written \
+                 again"
             }
         };
         drop(_lock);
@@ -486,14 +489,16 @@ impl Inner {
                 let next = match doubt {
                     TRUSTED => "if it happens again, the database is repaired",
                     _ => {
-                        "the database was repaired because of that before, so the disk or the memory of this device may be failing"
+                        "the database was repaired because of that before, so the disk or the memory of this \
+                         device may be failing"
                     }
                 };
                 if doubt == TRUSTED {
                     self.doubt.store(DOUBTED, Ordering::Release);
                 }
                 let sentence = format!(
-                    "a statement met damage in the database ({detail}) that a check of the whole file does not find; it was \
+                    "a statement met damage in the database ({detail}) that a check of the whole file does \
+                     not find; it was \
                      opened anew, and {next}"
                 );
                 log::error!("{sentence}");

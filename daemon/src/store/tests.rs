@@ -29,12 +29,16 @@ fn schema_file() -> PathBuf {
 /// Every object of the schema, sorted by name, as SQLite keeps it.
 async fn dump(store: &Store) -> String {
     let mut reader = store.reader().await.unwrap();
-    let rows = sqlx::query("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite!_%' ESCAPE '!' ORDER BY name")
-        .fetch_all(&mut *reader)
-        .await
-        .unwrap();
+    let rows = sqlx::query(
+        "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL
+        AND name NOT LIKE 'sqlite!_%' ESCAPE '!' ORDER BY name",
+    )
+    .fetch_all(&mut *reader)
+    .await
+    .unwrap();
     let mut text = format!(
-        "-- Frozen dump of what the migrations produce, schema version {VERSION}. Not applied by anything: a test compares it.\n\
+        "-- Frozen dump of what the migrations produce, schema version {VERSION}. Not applied by anything: a \
+         test compares it.\n\
          -- After adding a migration: JARVIS_BLESS=1 cargo test -p jarvisd migrations_produce\n"
     );
     for row in rows {
@@ -103,10 +107,14 @@ async fn a_database_of_version_1_is_brought_up_to_date_with_every_row_in_it() {
     assert_eq!(homes, [1, 2, 1]);
     // Names that wait to be sent are later than those in Postgres at that time; all others are not.
     for (sql, table) in [
-        ("SELECT count(*) FROM users WHERE (named > zeroblob(16)) <> (id IN (SELECT entity_id FROM queue))", "users"),
         (
-            "SELECT count(*) FROM conversations WHERE (named > zeroblob(16)) <> (id IN (SELECT entity_id FROM queue
-                WHERE op = 'upsert_conversation'))",
+            "SELECT count(*) FROM users WHERE (named > zeroblob(16)) <> (id IN (
+            SELECT entity_id FROM queue))",
+            "users",
+        ),
+        (
+            "SELECT count(*) FROM conversations WHERE (named > zeroblob(16)) <> (id IN (
+                SELECT entity_id FROM queue WHERE op = 'upsert_conversation'))",
             "conversations",
         ),
     ] {
@@ -197,8 +205,11 @@ async fn a_bound_in_bytes_holds_whatever_the_pages_of_the_file_are() {
         let store = Store::open(&path, &small).await.unwrap();
         let mut tx = store.begin().await.unwrap();
         let put = |bytes: i64| {
-            sqlx::query("INSERT OR REPLACE INTO settings (key, value, updated_unix_ms) VALUES ('x', json_quote(hex(zeroblob(?1))), 0)")
-                .bind(bytes)
+            sqlx::query(
+                "INSERT OR REPLACE INTO settings (key, value, updated_unix_ms)
+                VALUES ('x', json_quote(hex(zeroblob(?1))), 0)",
+            )
+            .bind(bytes)
         };
         tx.execute(put(200_000)).await.unwrap();
         let error = tx.execute(put(600_000)).await.unwrap_err();

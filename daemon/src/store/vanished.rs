@@ -35,7 +35,8 @@ pub(super) const ACCEPTED: &str = "accepted_empty";
 pub(super) const APART: &str = "apart";
 /// Ending of the mark file, which says that there is a memory: `jarvis.db.mark`.
 const MARK: &str = ".mark";
-const MARK_TEXT: &str = "People and their words are stored in the database beside this file. Where this file is and the database \
+const MARK_TEXT: &str = "People and their words are stored in the database beside this file. Where this file \
+    is and the database \
     is not, jarvisd does not take an empty memory for the right one.\n";
 
 crate::store::sql::statements! {
@@ -108,14 +109,16 @@ impl OnlyInBackup {
         let Self { backup, messages } = self;
         let (noun, are) = if *messages == 1 { ("message", "is") } else { ("messages", "are") };
         format!(
-            "the memory was missing, and {messages} {noun} that Postgres did not have {are} only in the backup {backup}"
+            "the memory was missing, and {messages} {noun} that Postgres did not have {are} only in the \
+             backup {backup}"
         )
     }
 
     /// The owner's choices, without a full stop.
     pub fn choice(&self) -> String {
         format!(
-            "`jarvisd backup restore {} --undelivered` brings them back, and `jarvisd store accept-empty` gives them up",
+            "`jarvisd backup restore {} --undelivered` brings them back, and `jarvisd store accept-empty` \
+             gives them up",
             self.backup
         )
     }

@@ -14,7 +14,8 @@ use crate::store::queue::{Op, enqueue, entomb};
 use crate::store::tables::{self, Synced as _, Tombstone, VoiceprintRow};
 
 crate::store::sql::statements! {
-    OWNER_OF_MESSAGE = "SELECT u.id AS id, u.rid AS rid FROM messages m JOIN users u ON u.rid = m.owner WHERE m.id = ?1";
+    OWNER_OF_MESSAGE = "SELECT u.id AS id, u.rid AS rid FROM messages m JOIN users u ON u.rid = m.owner
+        WHERE m.id = ?1";
 }
 
 /// Deletes the voiceprint `id` of `owner` in Postgres, unless it is this person's present one here. A later

@@ -23,16 +23,18 @@ crate::store::sql::statements! {
     DEAD = "SELECT t.kind, t.id FROM json_each(?1) wanted
         CROSS JOIN tombstones t ON t.kind = wanted.value ->> 0 AND t.id = unhex(wanted.value ->> 1)";
     CONVERSATIONS = "SELECT c.id, c.rid, c.owner, u.id AS owner_id
-        FROM json_each(?1) wanted CROSS JOIN conversations c ON c.id = unhex(wanted.value) JOIN users u ON u.rid = c.owner";
+        FROM json_each(?1) wanted CROSS JOIN conversations c ON c.id = unhex(wanted.value)
+        JOIN users u ON u.rid = c.owner";
     /// Positions in a list of pairs (answer, source) that are not linked here.
     NOT_LINKED = "SELECT wanted.key AS place FROM json_each(?1) wanted WHERE NOT EXISTS (
         SELECT 1 FROM messages answer CROSS JOIN messages source
             CROSS JOIN message_sources s ON s.source = source.rid AND s.message = answer.rid
         WHERE answer.id = unhex(wanted.value ->> 0) AND source.id = unhex(wanted.value ->> 1))";
-    ADD = "INSERT INTO messages (id, conversation, owner, seq, role, kind, text, meta, wall_unix_ms, clock_synced,
-            monotonic_ns, boot, device)
+    ADD = "INSERT INTO messages (id, conversation, owner, seq, role, kind, text, meta, wall_unix_ms,
+            clock_synced, monotonic_ns, boot, device)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
-    COUNT_UP = "UPDATE conversations SET messages = messages + ?2, next_seq = max(next_seq, ?3) WHERE rid = ?1";
+    COUNT_UP = "UPDATE conversations SET messages = messages + ?2, next_seq = max(next_seq, ?3)
+        WHERE rid = ?1";
     RESTAMP = "UPDATE messages SET wall_unix_ms = ?2, clock_synced = 1 WHERE rid = ?1";
 }
 

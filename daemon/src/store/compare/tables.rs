@@ -63,7 +63,8 @@ crate::store::sql::statements! {
     BURIED = "SELECT id FROM tombstones WHERE id IN (SELECT unhex(value) FROM json_each(?1))";
     LINKS = "SELECT answer.id AS message, source.id AS source, u.id AS owner,
             EXISTS (SELECT 1 FROM queue q WHERE q.entity_id IN (answer.id, source.id)) AS waits
-        FROM messages answer CROSS JOIN message_sources s ON s.message = answer.rid CROSS JOIN messages source ON source.rid = s.source
+        FROM messages answer CROSS JOIN message_sources s ON s.message = answer.rid
+            CROSS JOIN messages source ON source.rid = s.source
             CROSS JOIN users u ON u.rid = answer.owner
         WHERE (answer.id, source.id) > (?1, ?2) ORDER BY answer.id, source.id LIMIT ?3";
     LINKED = "SELECT 1 FROM messages answer CROSS JOIN messages source

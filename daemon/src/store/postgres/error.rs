@@ -185,7 +185,8 @@ impl PgError {
     /// Another memory sends as `device`, and did so `silent_s` seconds ago.
     pub(in crate::store) fn held_back(device: &str, silent_s: f64) -> Self {
         let cause = format!(
-            "another memory sends as \"{device}\" and did so {:.0} s ago; what is said here waits on this device",
+            "another memory sends as \"{device}\" and did so {:.0} s ago; what is said here waits on this \
+             device",
             silent_s.max(0.0)
         );
         Self {
@@ -194,7 +195,8 @@ impl PgError {
             sqlstate: None,
             cause: Some(Cause(cause)),
             advice: Some(
-                "give this device an id of its own (device.id), or run `jarvisd store take-over` if it replaces the other",
+                "give this device an id of its own (device.id), or run `jarvisd store take-over` if it \
+                 replaces the other",
             ),
             alive: true,
             held_back: true,
@@ -278,13 +280,15 @@ fn judge(code: &str) -> (RetryClass, Option<&'static str>) {
         "42501" => (
             RetryClass::Blocked,
             Some(
-                "let the role of store.postgres_url own its database, or the schema \"jarvis\" in it (docs/postgres.md)",
+                "let the role of store.postgres_url own its database, or the schema \"jarvis\" in it \
+                 (docs/postgres.md)",
             ),
         ),
         "25006" => (
             RetryClass::Retry,
             Some(
-                "the server is read-only: store.postgres_url must name the primary, and default_transaction_read_only \
+                "the server is read-only: store.postgres_url must name the primary, and \
+                 default_transaction_read_only \
                  must be off for its role and database",
             ),
         ),

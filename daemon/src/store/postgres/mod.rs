@@ -378,7 +378,8 @@ async fn set_up(conn: &mut PgConnection) -> Result<(), PgError> {
             "the database has the encoding {encoding}, and only UTF8 can store everything that is said"
         );
         return Err(PgError::settings("connecting to Postgres", Some(cause)).advised(
-            "create a new one with `createdb --encoding=UTF8 --template=template0` and name it in store.postgres_url: \
+            "create a new one with `createdb --encoding=UTF8 --template=template0` and name it in \
+             store.postgres_url: \
              every device sends everything to it",
         ));
     }

@@ -49,7 +49,8 @@ crate::store::sql::statements! {
     SOURCES = "SELECT message, source FROM jarvis.message_sources WHERE message = ANY($1)
         UNION SELECT message, source FROM jarvis.message_sources WHERE source = ANY($1)";
     TOMBSTONES = "SELECT change, kind, id, owner,
-            CASE WHEN isfinite(deleted_at) THEN round(extract(epoch FROM deleted_at) * 1000)::bigint END AS deleted_unix_ms
+            CASE WHEN isfinite(deleted_at) THEN round(extract(epoch FROM deleted_at) * 1000)::bigint
+                END AS deleted_unix_ms
         FROM jarvis.tombstones WHERE change > $1 AND (origin <> $2 OR $3) ORDER BY change LIMIT $4";
 }
 

@@ -12,7 +12,8 @@ super::super::sql::statements! {
         pg_is_in_recovery() AS replica, current_setting('transaction_read_only') = 'on' AS read_only,
         (SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user) AS creates_databases,
         coalesce((SELECT pg_has_role(nspowner, 'USAGE') OR has_schema_privilege(oid, 'CREATE')
-            FROM pg_namespace WHERE nspname = 'jarvis'), has_database_privilege(current_database(), 'CREATE')) AS creates,
+            FROM pg_namespace WHERE nspname = 'jarvis'),
+            has_database_privilege(current_database(), 'CREATE')) AS creates,
         NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
             WHERE n.nspname = 'jarvis' AND c.relkind = 'r' AND NOT pg_has_role(c.relowner, 'USAGE')) AS owns";
 }

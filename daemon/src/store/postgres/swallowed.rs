@@ -13,8 +13,10 @@ const STEP: &str = "looking for what was sent to Postgres";
 
 crate::store::sql::statements! {
     SOURCES = "SELECT 1 FROM unnest($1::uuid[], $2::uuid[]) AS x (message, source)
-            JOIN jarvis.messages m ON m.id = x.message JOIN jarvis.messages s ON s.id = x.source AND s.owner = m.owner
-        WHERE NOT EXISTS (SELECT FROM jarvis.message_sources t WHERE t.message = x.message AND t.source = x.source)
+            JOIN jarvis.messages m ON m.id = x.message JOIN jarvis.messages s ON s.id = x.source
+            AND s.owner = m.owner
+        WHERE NOT EXISTS (SELECT FROM jarvis.message_sources t WHERE t.message = x.message
+        AND t.source = x.source)
         LIMIT 1";
 }
 

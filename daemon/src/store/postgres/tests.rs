@@ -88,9 +88,12 @@ const CATALOGUE: [(&str, &str); 5] = [
     (
         "column",
         "SELECT c.relname || '.' || a.attname || ' ' || format_type(a.atttypid, a.atttypmod)
-            || CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END || coalesce(' DEFAULT ' || pg_get_expr(d.adbin, d.adrelid), '')
-        FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid LEFT JOIN pg_attrdef d ON (d.adrelid, d.adnum) = (c.oid, a.attnum)
-        WHERE c.relnamespace = 'jarvis'::regnamespace AND c.relkind = 'r' AND a.attnum > 0 ORDER BY c.relname, a.attnum",
+            || CASE WHEN a.attnotnull THEN ' NOT NULL'
+            ELSE '' END || coalesce(' DEFAULT ' || pg_get_expr(d.adbin, d.adrelid), '')
+        FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid LEFT JOIN pg_attrdef d
+        ON (d.adrelid, d.adnum) = (c.oid, a.attnum)
+        WHERE c.relnamespace = 'jarvis'::regnamespace AND c.relkind = 'r' AND a.attnum > 0
+        ORDER BY c.relname, a.attnum",
     ),
     (
         "constraint",
@@ -105,7 +108,8 @@ const CATALOGUE: [(&str, &str); 5] = [
     ),
     (
         "row security",
-        "SELECT relname || CASE WHEN relrowsecurity AND relforcerowsecurity THEN ' forced' ELSE ' none' END FROM pg_class
+        "SELECT relname || CASE WHEN relrowsecurity AND relforcerowsecurity THEN ' forced' ELSE ' none' END
+            FROM pg_class
         WHERE relnamespace = 'jarvis'::regnamespace AND relkind = 'r' ORDER BY 1",
     ),
 ];
@@ -119,7 +123,8 @@ async fn migrations_produce_exactly_the_frozen_schema() {
     let (_server, settings) = start();
     let mut pg = Pg::connect(&settings).await.unwrap();
     let mut dump = format!(
-        "What the migrations produce, schema version {VERSION}, as the catalogue describes it. A test compares it.\n\
+        "What the migrations produce, schema version {VERSION}, as the catalogue describes it. A test \
+         compares it.\n\
          After adding a migration: JARVIS_BLESS=1 cargo test -p jarvisd migrations_produce\n"
     );
     // The names below are written without the schema.
@@ -146,7 +151,8 @@ async fn every_table_is_described_and_everything_of_a_person_is_guarded() {
     assert!(bare.is_empty(), "{bare:?}");
     let open = server.query(
         "SELECT DISTINCT c.relname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
-        WHERE c.relnamespace = 'jarvis'::regnamespace AND c.relkind = 'r' AND (a.attname = 'owner' OR c.relname = 'users')
+        WHERE c.relnamespace = 'jarvis'::regnamespace AND c.relkind = 'r'
+        AND (a.attname = 'owner' OR c.relname = 'users')
             AND NOT (c.relrowsecurity AND c.relforcerowsecurity)",
     );
     assert!(open.is_empty(), "{open:?}");
@@ -210,7 +216,8 @@ async fn the_parent_of_a_message_is_found_without_reading_its_siblings() {
     // A session reports its statistics when it ends.
     server.wait_for("SELECT count(*) FROM pg_stat_activity WHERE usename = 'jarvis'", "0");
     let read = server.value(
-        "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE schemaname = 'jarvis' AND relname = 'conversations'",
+        "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE schemaname = 'jarvis'
+            AND relname = 'conversations'",
     );
     let read: usize = read.parse().unwrap();
     assert!(read >= CONVERSATIONS, "{read}: the server counts");
@@ -221,7 +228,8 @@ async fn the_parent_of_a_message_is_found_without_reading_its_siblings() {
 mod probes {
     pub(super) const THERE: &str = "CREATE TABLE jarvis.probes (id uuid PRIMARY KEY,
             owner uuid NOT NULL REFERENCES jarvis.users ON DELETE CASCADE, text text NOT NULL,
-            created_at timestamptz NOT NULL, origin text NOT NULL REFERENCES jarvis.devices, change bigint NOT NULL);
+            created_at timestamptz NOT NULL, origin text NOT NULL REFERENCES jarvis.devices,
+            change bigint NOT NULL);
         ALTER TABLE jarvis.tombstones DROP CONSTRAINT tombstones_kind_check";
     pub(super) const HERE: [&str; 3] = [
         "CREATE TABLE probes (rid INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE,

@@ -30,24 +30,30 @@ crate::store::sql::statements! {
     /// Brings a conversation at least as far as the message; leaves its names alone.
     ADVANCE = "UPDATE jarvis.conversations t SET next_seq = x.next_seq,
             updated_at = timestamptz 'epoch' + x.wall * interval '1 ms', updated_synced = x.synced,
-            updated_monotonic_ns = x.monotonic, boot_id = x.boot, origin = CASE WHEN t.origin = $7 THEN $7 END,
+            updated_monotonic_ns = x.monotonic, boot_id = x.boot,
+            origin = CASE WHEN t.origin = $7 THEN $7 END,
             change = nextval('jarvis.changes')
         FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::boolean[], $5::bigint[], $6::text[])
             AS x (id, next_seq, wall, synced, monotonic, boot)
         WHERE t.id = x.id AND t.next_seq < x.next_seq";
     SOURCES = "INSERT INTO jarvis.message_sources (message, source, owner)
         SELECT m.id, s.id, m.owner FROM unnest($1::uuid[], $2::uuid[]) AS x (message, source)
-            JOIN jarvis.messages m ON m.id = x.message JOIN jarvis.messages s ON s.id = x.source AND s.owner = m.owner
+            JOIN jarvis.messages m ON m.id = x.message JOIN jarvis.messages s ON s.id = x.source
+            AND s.owner = m.owner
         ON CONFLICT DO NOTHING";
-    PRUNE_AUDIT = "DELETE FROM jarvis.audit WHERE id IN (SELECT id FROM jarvis.audit WHERE device = $1 AND clock_synced
+    PRUNE_AUDIT = "DELETE FROM jarvis.audit WHERE id IN (SELECT id FROM jarvis.audit WHERE device = $1
+        AND clock_synced
         AND wall_time < timestamptz 'epoch' + $2::bigint * interval '1 ms' LIMIT $3)";
     /// A buried person needs no other tombstones.
     BURY = "INSERT INTO jarvis.tombstones (kind, id, owner, origin, change)
-        SELECT $1, x.id, x.owner, $4, nextval('jarvis.changes') FROM unnest($2::uuid[], $3::uuid[]) AS x (id, owner)
-        WHERE $1 = 'user' OR NOT EXISTS (SELECT FROM jarvis.tombstones d WHERE d.kind = 'user' AND d.id = x.owner)
+        SELECT $1, x.id, x.owner, $4, nextval('jarvis.changes')
+        FROM unnest($2::uuid[], $3::uuid[]) AS x (id, owner)
+        WHERE $1 = 'user' OR NOT EXISTS (SELECT FROM jarvis.tombstones d WHERE d.kind = 'user'
+        AND d.id = x.owner)
         ON CONFLICT (kind, id) DO NOTHING";
     /// The voiceprints of these people that this device wrote.
-    VOICEPRINTS_OF = "SELECT id, owner FROM jarvis.voiceprints WHERE owner = ANY($1) AND origin = $2 ORDER BY change";
+    VOICEPRINTS_OF = "SELECT id, owner FROM jarvis.voiceprints WHERE owner = ANY($1) AND origin = $2
+        ORDER BY change";
     DELETE_TOMBSTONES = "DELETE FROM jarvis.tombstones t USING unnest($1::uuid[]) AS x (id)
         WHERE t.owner = x.id AND t.kind <> 'user'";
 }
