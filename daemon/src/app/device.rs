@@ -17,7 +17,7 @@ section! {
 }
 
 impl Device {
-    /// Name that people read: that of the configuration, or one that tells the devices of a house apart.
+    /// The name shown to people: the configured one, or one that tells the devices of a house apart.
     pub fn name(&self) -> String {
         match &self.name {
             Some(name) => name.clone(),

@@ -30,8 +30,8 @@ section! {
     }
 }
 
-/// Whether `snd_pcm_open` takes such a name. Files such as /dev/snd/pcmC0D0c are not; whether the device is
-/// there shows when it is opened.
+/// Whether `snd_pcm_open` takes such a name. Files such as /dev/snd/pcmC0D0c are not taken. Opening the
+/// device shows whether it exists.
 fn is_alsa_name(name: &String) -> bool {
     name.len() <= 255 && name.trim() == name && !name.starts_with(['/', '.', '-', ':', ','])
 }

@@ -9,8 +9,8 @@ use crate::inference::normal_name;
 section! {
     /// The wake word.
     Wake = "wake" {
-        /// What to listen for: models of `jarvisd models list` by name, `.onnx` files of openWakeWord heads
-        /// by path, or a list of both. With `"none"` every utterance is taken as a command.
+        /// Wake word to listen for: models of `jarvisd models list` by name, `.onnx` files of openWakeWord
+        /// heads by path, or a list of both. With `"none"` every utterance is taken as a command.
         model: WakeModels = WakeModels::default(), Rule::any();
         /// Score from which a wake word counts as said. Lower wakes more easily, also by mistake.
         threshold: f32 = 0.5, Rule::between(0.01, 0.99);
@@ -26,7 +26,7 @@ section! {
         end_silence_ms: u32 = 700, Rule::between(200, 5_000);
         /// Longest command; one that goes on is cut there and answered.
         max_utterance_ms: u32 = 15_000, Rule::between(1_000, 60_000);
-        /// How long after the wake word a command may begin.
+        /// Time after the wake word within which a command may begin.
         no_speech_timeout_ms: u32 = 5_000, Rule::between(500, 60_000);
     }
 }
@@ -48,7 +48,7 @@ pub enum WakeModel {
     File(PathBuf),
 }
 
-/// The wake words that are listened for; none at all means that every utterance is a command.
+/// The wake words to listen for; with none, every utterance is a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WakeModels(pub Vec<WakeModel>);
 

@@ -7,8 +7,8 @@ use crate::config::{Raw, Value, line, lines, masked_words, quote, section, toml_
 section! {
     /// Conversations.
     Dialogue = "dialogue" {
-        /// How long after an answer a command needs no wake word; 0 switches it off. Voices are verified all
-        /// the same.
+        /// Time after an answer within which a command needs no wake word; 0 switches it off. Voices are
+        /// still verified.
         follow_up_s: u32 = 0, Rule::between(0, 60).live();
         /// Silence after which a new conversation is begun instead of continuing the last.
         continue_conversation_min: u32 = 240, Rule::between(1, 10_080);
@@ -35,8 +35,8 @@ section! {
 pub struct CommandLine(pub Vec<String>);
 
 impl CommandLine {
-    /// The spoken text is partly what people said: it must not choose the program, nor be read as commands by
-    /// a shell.
+    /// The spoken text is partly people's words: it must not choose the program, nor be read as commands by a
+    /// shell.
     fn checked(self) -> Result<Self, String> {
         const SHELLS: [&str; 6] = ["sh", "bash", "dash", "zsh", "ksh", "fish"];
         let Some((program, arguments)) = self.0.split_first() else { return Ok(self) };

@@ -15,10 +15,10 @@ section! {
         password_file: Option<FilePath> = None, Rule::any();
         /// Certificate authority of the broker, PEM; needs `mqtts://`.
         ca_file: Option<FilePath> = None, Rule::any().default_is("the authorities of the system");
-        /// Publish what was said and answered, of verified speakers only; switched off, only that something
-        /// was.
+        /// Publish the words said and answered, of verified speakers only; switched off, only the fact that
+        /// something was said.
         publish_text: bool = true, Rule::any();
-        /// Let the broker keep the last turn for whoever subscribes later.
+        /// Let the broker keep the last turn for later subscribers.
         retain_last_turn: bool = false, Rule::any();
         /// Take commands (mute, listen) over MQTT.
         accept_commands: bool = true, Rule::any();

@@ -7,7 +7,7 @@ use crate::config::{Raw, Value, Words, lines, quote, section, toml_list};
 use crate::text::name_key;
 
 section! {
-    /// Who is speaking. After 5 failures in a row (a voice that is not verified, a wrong PIN) the device
+    /// Speaker verification. After 5 failures in a row (a voice that is not verified, a wrong PIN) the device
     /// pauses for 30 s, and longer with each further one, up to 15 minutes; a verified voice or a right PIN
     /// ends that.
     Voice = "voice" {
@@ -19,20 +19,20 @@ section! {
         /// People for whom another one counts: higher where voices in the house are alike, lower for one that
         /// is often refused.
         user_thresholds: UserThresholds = UserThresholds::default(), Rule::any().live();
-        /// What becomes of what somebody else says before or behind a verified person, in one breath of
-        /// sound: only the person's own part is transcribed ("cut"), the whole is not answered ("refuse"), or
-        /// it is taken for theirs ("answer").
+        /// Somebody else's words before or behind a verified person, in one breath of sound: only the
+        /// person's own part is transcribed ("cut"), the whole is not answered ("refuse"), or it is taken for
+        /// theirs ("answer").
         second_voice: SecondVoice = SecondVoice::Cut, Rule::any();
         /// Do not answer a verified person while somebody else speaks at the same time (a quarter of a second
         /// or longer): words of both would be taken for theirs. Off unless wanted, because a television that
         /// is loud enough counts.
         refuse_overlap: bool = false, Rule::any();
         /// Let a person in for this long when they give their PIN over MQTT, for days when their voice fails
-        /// them. Whatever voice is then heard and is not another enrolled person's counts as theirs. 0
-        /// switches it off.
+        /// them. Any voice then heard that is not another enrolled person's counts as theirs. 0 switches it
+        /// off.
         pin_valid_s: u32 = 0, Rule::between(0, 600);
-        /// Let an enrolment before the microphone be begun over MQTT. Off unless wanted: whoever can publish
-        /// to the broker could then enrol anybody, who would be answered from that day on.
+        /// Let an enrolment before the microphone be begun over MQTT. Off unless wanted: any client that may
+        /// publish to the broker could then enrol anybody, who would be answered from that day on.
         enrol_by_mqtt: bool = false, Rule::any();
     }
 }

@@ -8,7 +8,7 @@ use crate::config::{Words, section};
 section! {
     /// Speech to text, on the device.
     Stt = "stt" {
-        /// Which recogniser: Vosk, Whisper (English), none, or Vosk where a model of it is installed and
+        /// The recogniser: Vosk, Whisper (English), none, or Vosk where a model of it is installed and
         /// Whisper otherwise.
         engine: Engine = Engine::Auto, Rule::any();
         /// Folder of a Vosk model.
