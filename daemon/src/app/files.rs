@@ -1,6 +1,6 @@
-//! What the keys point to: files, folders, programs and models that must be there for the value to work.
+//! Targets of the keys: the files, folders, programs and models that must exist for a value to work.
 //!
-//! Looked at by `check-config` and `doctor`, not while the configuration is read: an unplugged disk is no
+//! `check-config` and `doctor` look at them. Reading the configuration does not: an unplugged disk is no
 //! fault of the file.
 
 use std::fs::{File, OpenOptions};
@@ -24,7 +24,7 @@ use crate::plain::{self, first_line, without_mark};
 use crate::stt::{Engine, VoskModelDir};
 
 impl Settings {
-    /// Faults of what keys point to.
+    /// Faults of the targets of keys.
     pub fn faults_of_files(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
         let mut check = |key: &str, result: Result<(), String>| {
@@ -76,7 +76,7 @@ impl Settings {
         faults
     }
 
-    /// What is odd in what keys point to, and may be meant.
+    /// Warnings about the targets of keys: odd, but perhaps intended.
     pub fn warnings_of_files(&self) -> Vec<String> {
         let secrets = [
             ("mqtt.password_file", &self.mqtt.password_file),
@@ -146,15 +146,15 @@ impl Settings {
     }
 }
 
-/// What is wrong with a file: a predicate for a sentence that begins with its path.
+/// Describes the fault of a file: a predicate for a sentence that begins with its path.
 type Check = fn(&Path) -> Result<(), String>;
 
-/// `check` with the path before what it finds.
+/// Runs `check`, and puts the path before its finding.
 fn named(path: &Path, check: Check) -> Result<(), String> {
     check(path).map_err(|why| format!("{} {why}", path.display()))
 }
 
-/// Opens a file without waiting for whoever has the other end of a pipe.
+/// Opens a file without waiting for the other end of a pipe.
 fn open_plain(path: &Path) -> Result<File, String> {
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     let file = opened.map_err(|e| format!("cannot be opened: {e}"))?;
@@ -189,7 +189,7 @@ fn check_secret(path: &Path) -> Result<(), String> {
     plain::password(text).map(drop).map_err(str::to_owned)
 }
 
-/// What is odd about a password, which may be meant.
+/// Describes an odd password, which may be intended.
 fn odd_secret(path: &Path) -> Option<String> {
     let bytes = read_plain(path, 4096, "a password").ok()?;
     let text = std::str::from_utf8(&bytes).ok()?;
@@ -219,7 +219,7 @@ fn check_folder(path: &Path) -> Result<(), String> {
     }
 }
 
-/// Whether the folder `dir` and the folder `data` of the memory are two: neither is or holds the other.
+/// Whether the backup folder `dir` and the memory folder `data` are apart: neither is or holds the other.
 fn check_apart(dir: &Path, data: &Path) -> Result<(), String> {
     let (here, memory) = (real(dir), real(data));
     let how = if here == memory {

@@ -35,7 +35,7 @@ pub fn config(bytes: &[u8]) -> bool {
             return false;
         }
     };
-    // A value that is shown can be written into a file, and means the same there.
+    // A shown value can be written into a file, and means the same there.
     let open = |value: &&Effective| value.value.as_ref().is_some_and(|shown| !shown.contains("***"));
     let lines = settings.effective.iter().filter(open);
     let text: String =
@@ -70,7 +70,7 @@ pub fn address(bytes: &[u8]) -> bool {
     if let Ok(database) = PostgresUrl::parse(&text) {
         let shown = database.to_string();
         assert!(!shown.chars().any(char::is_control), "{shown:?}");
-        // The password is not shown: in its place there is what stands for it, wherever it was given.
+        // The password is not shown: a mask stands in its place, wherever it was given.
         let again = sure(PostgresUrl::parse(&shown), &shown);
         if database.password().is_some_and(|password| !password.is_empty()) {
             let masked = again.password().map(|password| password.to_string());

@@ -1,4 +1,4 @@
-//! The daemon as every face gets it: the settings of all its parts, and the parts themselves.
+//! The daemon's common core: the settings of all its parts, and the parts themselves.
 
 mod device;
 mod files;
@@ -31,7 +31,7 @@ pub use device::Device;
 use parts::Parts;
 pub use settings::{Settings, load, reference_page};
 
-/// The device, as everything that shows or changes it holds it. Cloning shares it.
+/// The device as shared by everything that shows or changes it; a clone shares it.
 #[derive(Debug, Clone)]
 pub struct App {
     pub memory: Memory,
@@ -49,8 +49,8 @@ pub struct App {
 }
 
 impl App {
-    /// With the requests that wait for the turn task. `stats` are those of the capture thread whose sound is
-    /// heard.
+    /// Starts with the requests that wait for the turn task. `stats` are those of the capture thread whose
+    /// sound is heard.
     pub fn new(
         parts: &Parts,
         settings: &Settings,

@@ -36,10 +36,9 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Opens and loads everything; the models are planned in parallel, because that is what start-up waits
-    /// for.
+    /// Opens and loads everything; the models are planned in parallel, because start-up waits for them.
     ///
-    /// `missing` says what to do where the memory vanished.
+    /// `missing` decides for a memory that vanished.
     ///
     /// # Errors
     /// One sentence with the way out: a missing or wrong model, a database or key that cannot be used.
@@ -84,7 +83,7 @@ impl Parts {
             recordings: Recordings::of(&settings.paths.data),
         };
         if settings.voice.enabled {
-            // Now, not at the first word: a key that opens nothing means that nobody will be answered.
+            // Checked now, not at the first word: with a key that opens nothing nobody will be answered.
             match voices.enrolled().await {
                 Ok(_) => health.set("voice", Condition::Ok),
                 Err(error) => {
@@ -135,8 +134,8 @@ pub fn load_speaker(models: &ModelStore) -> Result<Verifier, Failure> {
     Verifier::new(Arc::new(model), calibration).map_err(|e| Failure::of(Exit::Config, &e))
 }
 
-/// [`load_speaker`] with what the owner wants of second voices, and the model that hears where somebody else
-/// speaks if that is part of it.
+/// [`load_speaker`] with the owner's treatment of second voices, and, if needed, the model that hears where
+/// somebody else speaks.
 ///
 /// # Errors
 /// As for [`load_speaker`].
@@ -151,12 +150,12 @@ pub fn load_verifier(models: &ModelStore, voice: &Voice) -> Result<Verifier, Fai
     Ok(if voice.refuse_overlap { verifier.refusing_overlap(model) } else { verifier })
 }
 
-/// What to do where the memory vanished.
+/// The action to take where the memory vanished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MissingMemory {
     /// Refuse, and say how it comes back.
     Refuse,
-    /// Go on, and hold what is said apart until the owner has decided.
+    /// Go on, and hold new turns apart until the owner has decided.
     HoldApart,
 }
 
@@ -168,7 +167,7 @@ pub async fn open_memory(settings: &Settings) -> Result<Memory, Failure> {
     open_memory_or(settings, MissingMemory::Refuse).await
 }
 
-/// As [`open_memory`]; `missing` says what to do where the memory vanished.
+/// As [`open_memory`]; `missing` decides for a memory that vanished.
 ///
 /// # Errors
 /// See [`Memory::open`].
@@ -209,8 +208,8 @@ pub async fn open_vault(
     settled.map_err(|e| Failure::of(Exit::Config, &e))
 }
 
-/// The vault of this device as it is, for looking at voiceprints: no key is made, and of the speaker model
-/// nothing is loaded but what it is called.
+/// The vault of this device as it is, for looking at voiceprints: no key is made, and only the name of the
+/// speaker model is loaded.
 ///
 /// # Errors
 /// There is no key, or no model.
@@ -221,7 +220,7 @@ pub fn existing_vault(settings: &Settings) -> Result<Vault, Failure> {
     vault.map_err(|e| Failure::of(Exit::Config, &e))
 }
 
-/// Whether this device has a key for voiceprints, be it usable or not.
+/// Whether this device has a key for voiceprints, usable or not.
 pub fn has_voice_key(settings: &Settings) -> bool {
     Vault::has_key(&key_sources(settings))
 }
@@ -230,7 +229,7 @@ fn key_sources(settings: &Settings) -> KeySources {
     KeySources { credentials_dir: settings.paths.credentials.clone(), key_file: settings.paths.key.clone() }
 }
 
-/// The dialogue of this device, as the daemon and `jarvisd ask` hold it.
+/// The dialogue of this device, for the daemon and for `jarvisd ask`.
 pub fn open_dialogue(settings: &Settings, memory: Memory) -> Dialogue {
     Dialogue::new(memory, Responder::Builtin(Builtin::default()), settings.dialogue.clone())
 }

@@ -1,4 +1,4 @@
-//! The checked configuration: all sections, and what contradicts what.
+//! The checked configuration: all sections, and the contradictions between them.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ macro_rules! gather {
             pub files: Vec<PathBuf>,
         }
 
-        /// The sections in the order of the reference page: name, what it is for, its keys.
+        /// The sections in the order of the reference page: name, purpose, keys.
         fn sections() -> Vec<(&'static str, String, Vec<Key>)> {
             vec![$((<$section>::NAME, unwrap_lines(<$section>::DOC), <$section>::keys()),)+]
         }
@@ -108,7 +108,7 @@ pub fn load(options: &Options) -> Result<Settings, Vec<Fault>> {
 }
 
 impl Settings {
-    /// Values that are right each by itself and wrong together.
+    /// Finds values that are right each by itself and wrong together.
     fn contradictions(&self, layers: &Layers) -> Vec<Fault> {
         let mut faults = Vec::new();
         let mut fault = |key: &str, sentence: String| {
@@ -222,7 +222,7 @@ impl Settings {
         warnings
     }
 
-    /// An id that another device is likely to have as well, where devices meet: at a database or at a broker.
+    /// An id that another device is likely to have as well, if devices share a database or a broker.
     fn shared_name(&self, layers: &Layers) -> Option<String> {
         let place = match (&self.store.postgres_url, &self.mqtt.url) {
             (Some(_), Some(_)) => "store.postgres_url and mqtt.url are",

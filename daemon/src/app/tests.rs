@@ -37,7 +37,7 @@ fn faults(text: &str) -> Vec<String> {
     load_text(text).expect_err("the configuration should be refused")
 }
 
-/// With a search through all faults for each of them it takes hours.
+/// A search through all faults for each of them would take hours.
 #[test]
 fn a_file_that_is_no_toml_at_all_is_refused_at_once() {
     let found = faults(&"x\n".repeat(400_000));
@@ -289,7 +289,7 @@ fn a_reload_takes_the_live_keys_and_names_the_others() {
     let live = settings.live();
     assert_eq!((live.voice.threshold, live.voice.user_thresholds.of("anna")), (0.8, Some(0.7)));
     assert_eq!((live.follow_up_ms(), live.speech.enabled), (5_000, false));
-    // Another half of a change would be in force than of the parts that only a start reads.
+    // Otherwise one half of a change would be in force without the half that only a start reads.
     let unchanged = |live: &Live| {
         (live.voice.pin_valid_s, live.dialogue.continue_conversation_min, live.speech.timeout_s)
     };
@@ -367,7 +367,7 @@ fn a_password_file_that_cannot_be_used_is_a_fault_of_its_key() {
     assert!(found[0].to_string().contains("jarvis.toml:4: mqtt.password_file: "), "{}", found[0]);
 }
 
-/// One key after the other, as somebody might write it who has not read the page, or means harm.
+/// One key after the other, with values of an owner who has not read the page, or who means harm.
 #[test]
 fn a_value_that_cannot_work_is_refused_with_its_key() {
     let cases = [

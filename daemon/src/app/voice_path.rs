@@ -47,7 +47,7 @@ pub struct Ends {
     pub speech: Option<Speech>,
     pub requests: mpsc::Receiver<Request>,
     pub pulse: Arc<Pulse>,
-    /// `None`: no other device writes what this one answers from.
+    /// `None`: no other device writes the rows that this one answers from.
     pub fresh: Option<Freshness>,
 }
 
@@ -63,7 +63,7 @@ type CaptureWork = Box<dyn FnOnce(Thread) -> Result<(), SourceError> + Send>;
 /// A recording that was heard to its end.
 pub struct Played {
     pub detector: Detector,
-    /// Whether all of it could be read.
+    /// An error where not all of it could be read.
     pub read: Result<(), SourceError>,
 }
 
