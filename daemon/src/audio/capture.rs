@@ -30,8 +30,8 @@ pub fn run(
     stats: Arc<CaptureStats>,
     stop: CancellationToken,
 ) -> Result<(), SourceError> {
-    // Looking at a token takes the lock of its node. A child has a node of its own, which nobody else locks
-    // before the moment of cancellation, so the capture thread never waits for one.
+    // A look at a token takes the lock of its node. A child has a node of its own, which nobody else locks
+    // before the moment of cancellation. So the capture thread never waits for a lock.
     let stop = stop.child_token();
     let outcome = pump(source.as_mut(), ring, &reader, &stats, &stop);
     reader.unpark();

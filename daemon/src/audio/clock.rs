@@ -1,4 +1,5 @@
-//! How far the sound has come, told by the capture thread and read by whoever must know which sound is which.
+//! The position of the sound, published by the capture thread for readers that must tell which sound is
+//! which.
 
 use crate::units::FRAMES_PER_S;
 

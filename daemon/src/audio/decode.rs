@@ -1,4 +1,4 @@
-//! Which kind of recording a file is, by its first bytes, never by its name.
+//! Recognises the kind of a recording by its first bytes, never by its name.
 
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -10,7 +10,7 @@ use super::{Channel, Measure, SourceError};
 /// The bytes of a recording, read once from front to back.
 pub(super) type Input = Box<dyn Read + Send + Sync>;
 
-/// What is wrong with a recording; [`Fault::of`] adds whose.
+/// The fault of a recording; [`Fault::of`] adds its path.
 #[derive(Debug)]
 pub(super) enum Fault {
     Io(io::Error),
@@ -54,7 +54,7 @@ impl Decoder {
             tags += 1;
             let tag = length + 10;
             match usize::try_from(tag).ok().and_then(|tag| head.get(tag..)) {
-                // A tag shorter than the head: the rest of it is what follows.
+                // A tag shorter than the head: the rest of the head belongs to the recording.
                 Some(rest) => input = Box::new(Cursor::new(rest.to_vec()).chain(input)),
                 None => {
                     let left = tag - HEAD as u64;
@@ -76,7 +76,7 @@ impl Decoder {
         }
     }
 
-    /// Measures every channel of what is decoded from here on.
+    /// Measures every channel of the sound decoded from here on.
     pub(super) fn measure(&mut self) {
         match self {
             Self::Wav(wav) => wav.measure = Some(Box::default()),
@@ -112,8 +112,8 @@ impl Decoder {
         }
     }
 
-    /// Fills `out` with mono samples; returns how many, and how many are missing just before them. None at
-    /// the end.
+    /// Fills `out` with mono samples. Returns their number, and the number missing just before them; 0
+    /// samples at the end.
     pub(super) fn next(&mut self, out: &mut [f32], channel: Channel) -> Result<(usize, u32), Fault> {
         match self {
             Self::Wav(wav) => wav.next(out, channel).map(|n| (n, 0)),
@@ -122,8 +122,8 @@ impl Decoder {
     }
 }
 
-/// Where in `file` its recording begins although the tag in front of it states another length; `None` where
-/// what follows the tag is of a format that has a name, or nothing is found.
+/// The position in `file` of its recording, although the tag in front of it states another length. `None` if
+/// the bytes behind the tag are of a known other format, or nothing is found.
 pub(super) fn behind_wrong_tag(file: &mut (impl Read + Seek)) -> io::Result<Option<u64>> {
     let mut at = 0;
     let mut head = [0; HEAD];
@@ -151,7 +151,7 @@ pub(super) fn behind_wrong_tag(file: &mut (impl Read + Seek)) -> io::Result<Opti
     Ok(front.windows(HEAD).position(is_recording).and_then(|at| u64::try_from(at).ok()))
 }
 
-/// Whether a recording that is understood begins so.
+/// Whether `head` begins a recording of a known format.
 fn is_recording(head: &[u8]) -> bool {
     matches!(
         head,
@@ -159,7 +159,7 @@ fn is_recording(head: &[u8]) -> bool {
     )
 }
 
-/// Bytes of a file in which the recording behind a tag of a wrong length is looked for.
+/// Bytes searched for the recording behind a tag of a wrong length.
 const MOST_BEHIND_TAG: u64 = 64 << 10;
 
 /// Bytes that tell one format from another.
@@ -167,7 +167,7 @@ const HEAD: usize = 12;
 /// ID3 tags in front of a recording that are skipped.
 const MAX_TAGS: usize = 8;
 
-/// The first bytes of what is left of `input`, and how many there are.
+/// The first bytes of the rest of `input`, and their number.
 fn read_head(input: &mut Input) -> Result<([u8; HEAD], usize), Fault> {
     let mut head = [0; HEAD];
     let mut got = 0;
@@ -192,7 +192,7 @@ fn id3_length(head: &[u8; HEAD]) -> Option<u64> {
     Some(length + if flags & 0x10 == 0 { 0 } else { 10 })
 }
 
-/// Names what people most often give in place of WAV or FLAC.
+/// Names the formats that people most often give in place of WAV or FLAC.
 fn other_format(head: &[u8; HEAD]) -> Option<&'static str> {
     Some(match head {
         [b'O', b'g', b'g', b'S', ..] => "Ogg (Vorbis or Opus)",

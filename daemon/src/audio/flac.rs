@@ -67,7 +67,7 @@ impl FlacDecoder {
         head.extend_from_slice(&info);
         let stream = ReadOnlySource::new(Cursor::new(head).chain(input));
         let stream = MediaSourceStream::new(Box::new(stream), Default::default());
-        // Code of others on bytes of others: a panic in it is damage.
+        // Foreign code on foreign bytes: a panic in it counts as damage.
         let opened = guarded(move || {
             let reader = FlacReader::try_new(stream, FormatOptions::default()).map_err(fault)?;
             let decoder = match reader.tracks().first().and_then(|t| t.codec_params.as_ref()) {
@@ -178,7 +178,7 @@ impl FlacDecoder {
     }
 }
 
-/// symphonia's FLAC decoder yields planes of i32 at full scale, whatever the sample size.
+/// symphonia's FLAC decoder yields planes of i32 at full scale, for every sample size.
 fn mix(decoded: &GenericAudioBufferRef<'_>, channels: u16, channel: Channel, mono: &mut Vec<f32>) {
     let GenericAudioBufferRef::S32(planes) = decoded else { return };
     mono.resize(planes.frames(), 0.0);

@@ -10,7 +10,7 @@
 //! * The device stays open over all sounds of one answer, and is closed between answers: other programs of
 //!   the machine may use it then.
 //! * One answer at a time. The next one waits until the device is closed.
-//! * A device that does not return from a call holds this thread and nobody else. Its owner says so
+//! * A device that does not return from a call holds up this thread and no other. Its owner reports that
 //!   ([`Loudspeaker::hangs`]); until the call returns no answer is taken.
 
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use super::playback::{PlaybackError, Player};
 
 /// Sounds of one answer that wait for the device.
 const SOUNDS: usize = 2;
-/// Answers that wait for the end of one that was cut: most of them were cut as well.
+/// Answers that wait for a cut one to end: most of them were cut as well.
 const ANSWERS: usize = 8;
 
 /// Mono sound.
@@ -48,7 +48,7 @@ struct Session {
     ended: oneshot::Sender<Result<(), PlaybackError>>,
 }
 
-/// The side of those who have something to say. Cheap to clone.
+/// The handle of those that speak. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Loudspeaker {
     device: Arc<str>,
@@ -100,7 +100,7 @@ fn play_all(
 }
 
 impl Loudspeaker {
-    /// Begins an answer behind those before it; `cut` ends it. `None` while the device hangs in one of them.
+    /// Begins an answer behind the earlier ones; `cut` ends it. `None` while the device hangs in one of them.
     pub fn begin(&self, cut: &CancellationToken) -> Option<Playing> {
         if self.hangs.load(Ordering::Acquire) {
             return None;
@@ -124,7 +124,7 @@ impl Loudspeaker {
         self.given_up.cancel();
     }
 
-    /// Cancelled as soon as the thread cannot be waited for.
+    /// Cancelled once nobody may wait for the thread any more.
     pub fn given_up(&self) -> CancellationToken {
         self.given_up.clone()
     }
@@ -139,8 +139,8 @@ pub struct Playing {
 }
 
 impl Playing {
-    /// Hands over the next sound; waits while two others wait. `false`: the device takes nothing any more,
-    /// and [`Playing::finish`] says why.
+    /// Hands over the next sound; waits while two others wait. `false`: the device takes no more, and
+    /// [`Playing::finish`] says why.
     pub async fn play(&self, sound: Sound) -> bool {
         self.sounds.send(sound).await.is_ok()
     }

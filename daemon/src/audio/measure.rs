@@ -6,8 +6,8 @@
 //! ```
 //!
 //! A living microphone never stands still: its own noise moves nearly every sample. So a channel is judged by
-//! how much it changes from one sample to the next, which neither a DC offset nor the gain of a recording
-//! hides. Nothing here allocates: the capture thread uses it.
+//! its change from one sample to the next, which neither a DC offset nor the gain of a recording hides.
+//! Nothing here allocates: the capture thread uses it.
 
 use super::Channel;
 use super::sample::{Encoding, visit};
@@ -19,13 +19,13 @@ const MOST: usize = super::MAX_FILE_CHANNELS as usize;
 /// of a quarter of that bit, far below what any microphone has, changes twice as much; a last bit that
 /// flickers in one sample of a hundred less than half as much.
 const LEAST_CHANGE: f64 = 0.05 / 32_768.0;
-/// Energy that is left of two channels in their mean, as a share of their own: 1 for the same sound, 0.5 for
-/// any two, and less than this where one of them is the other upside down.
+/// Energy left in the mean of two channels, as a share of their own: 1 for the same sound, 0.5 for any two,
+/// and less than this where one of them is the other inverted.
 const LEAST_LEFT_IN_MEAN: f64 = 0.03;
 
 /// How long a fault lasts before it is reported, in seconds of sound.
 pub const REPORTED_AFTER_S: u64 = 60;
-/// How fast [`Watch`] forgets the energies of the channels: their last half minute counts.
+/// The rate at which [`Watch`] forgets the energies of the channels: their last half minute counts.
 const KEPT_PER_S: f64 = 1.0 - 1.0 / 30.0;
 
 /// Of one channel, or of the mean of all.
@@ -270,7 +270,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Takes the next sound; at the end of a second the fault to report, or that there is none.
+    /// Takes the next sound. At the end of a second it returns the fault to report, or that there is none.
     pub(super) fn add(
         &mut self,
         (bytes, encoding, channels): (&[u8], Encoding, u16),
@@ -297,8 +297,8 @@ impl Watch {
         whole
     }
 
-    /// Channels that cancel each other do so in what is loud, and not in their own noise between: seconds are
-    /// too short. So this one is over when something as loud does not cancel.
+    /// Channels that cancel each other do so in loud sound, and not in their own noise in between: seconds
+    /// are too short. So this fault is over when equally loud sound does not cancel.
     fn judge(&mut self, heard: Channel) -> Option<SoundFault> {
         let own = self.second.lines().iter().map(|line| line.energy).sum::<f64>();
         self.own = self.own * KEPT_PER_S + own / f64::from(self.second.channels.max(1));
@@ -382,8 +382,8 @@ mod tests {
     #[test]
     fn channels_that_cancel_are_found_although_a_room_is_mostly_quiet() {
         let mut watch = Watch::default();
-        // Own noise of two microphones that differs, and every third second a voice that one of them has
-        // upside down.
+        // Own noise of two microphones that differs, and every third second a voice that is inverted in one
+        // of them.
         let quiet = sound(1, |n| vec![noise(n, 3), noise(n + 5, 3)]);
         let voice = sound(1, |n| vec![noise(n, 900), -noise(n, 900)]);
         let mut last = None;

@@ -1,4 +1,4 @@
-//! Where sound comes from and goes to.
+//! Sources and sinks of sound.
 //!
 //! [`Source`] is a seam because a microphone and a recording differ in everything but what they yield:
 //! periods of mono sound at the source's own rate. The capture thread copies each period into a bounded ring;
@@ -83,8 +83,8 @@ impl Channel {
     pub const LEFT: Self = Self::Nth(0);
     pub const RIGHT: Self = Self::Nth(1);
 
-    /// The channel heard of a recording with `channels` channels: this one, or the mean where there is no
-    /// such.
+    /// The channel heard of a recording with `channels` channels: this one, or the mean if the recording
+    /// lacks it.
     pub fn of_recording(self, channels: u16) -> Self {
         if self.fits(channels) { self } else { Self::Mean }
     }
@@ -98,7 +98,7 @@ impl Channel {
     }
 }
 
-/// What one call of [`Source::read`] brought.
+/// The result of one call of [`Source::read`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Read {
     /// The period holds new sound.
@@ -111,7 +111,7 @@ pub enum Read {
 
 /// A microphone or a recording.
 pub trait Source: Send {
-    /// What is heard, for people: the device name or the file.
+    /// Describes the source for people: the device name or the file.
     fn describe(&self) -> String;
 
     /// Real time: sound that finds the ring full is dropped and counted. Otherwise the source waits for room.
@@ -120,8 +120,8 @@ pub trait Source: Send {
     /// Fills `period`. Returns after 100 ms at most, so that the caller can stop.
     ///
     /// # Errors
-    /// Only what waiting cannot mend: an unusable file, a device that lacks the configured channel or rate.
-    /// A device that is away is not an error but [`Read::Nothing`].
+    /// Only faults that waiting cannot mend: an unusable file, a device that lacks the configured channel or
+    /// rate. A device that is away is not an error but [`Read::Nothing`].
     fn read(&mut self, period: &mut Period) -> Result<Read, SourceError>;
 }
 

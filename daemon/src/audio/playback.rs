@@ -39,7 +39,7 @@ pub enum PlaybackError {
 }
 
 impl PlaybackError {
-    /// There is nothing to play on, as opposed to a fault.
+    /// Whether there is no device to play on, as opposed to a fault.
     pub fn is_no_device(&self) -> bool {
         matches!(self, Self::NoDevice { .. })
     }
@@ -105,7 +105,7 @@ struct Speaker<'a> {
 
 impl<'a> Speaker<'a> {
     fn open(device: &'a str, rate_hz: u32) -> Result<Self, PlaybackError> {
-        // Keeps alsa-lib from printing to stderr; what fails comes back as an error.
+        // Keeps alsa-lib from printing to stderr; its failures come back as errors.
         let _ = Output::local_error_handler();
         let invalid =
             || PlaybackError::Unusable { device: device.into(), what: "name that ALSA understands" };
@@ -226,14 +226,14 @@ impl<'a> Speaker<'a> {
         Ok(())
     }
 
-    /// Waits until what was written has been heard. Not `snd_pcm_drain`: it blocks in some plug-ins and
+    /// Waits until everything written has been heard. Not `snd_pcm_drain`: it blocks in some plug-ins and
     /// cannot be cut.
     fn finish(&self, cut: &CancellationToken) {
         let delay = self.pcm.delay().map_or(0.0, |frames| frames as f64).max(0.0);
         let left = Duration::from_secs_f64(delay / f64::from(self.rate_hz));
         let deadline = Instant::now() + left.max(Duration::from_micros(BUFFER_US.into())) + STALL;
         while !cut.is_cancelled() && Instant::now() < deadline {
-            // An underrun is the end that is waited for. `delay` fails then.
+            // An underrun is the awaited end; `delay` fails then.
             match (self.pcm.state(), self.pcm.delay()) {
                 (State::Running, Ok(1..)) => std::thread::sleep(Duration::from_millis(5)),
                 _ => break,
@@ -244,7 +244,7 @@ impl<'a> Speaker<'a> {
 
 impl Drop for Speaker<'_> {
     fn drop(&mut self) {
-        // Whatever is left in the buffer is not to be heard: it was cut, or it is silence.
+        // The rest of the buffer must not be heard: it was cut, or it is silence.
         let _ = self.pcm.drop();
     }
 }

@@ -11,8 +11,8 @@ const PRIORITY: libc::c_int = 20;
 /// Threads that this one starts do not inherit the priority.
 ///
 /// # Errors
-/// Errors: the kernel's, usually EPERM: the unit needs `LimitRTPRIO=` or the user `CAP_SYS_NICE`. The caller
-/// warns and goes on; capture works without it.
+/// The kernel's, usually EPERM: the unit needs `LimitRTPRIO=` or the user `CAP_SYS_NICE`. The caller warns
+/// and goes on; capture works without it.
 pub fn raise_priority() -> io::Result<()> {
     #[expect(unsafe_code, reason = "no safe wrapper of sched_setscheduler in our crates")]
     // SAFETY: `sched_param` is plain data for which zeroes are a valid value, it outlives the call, and

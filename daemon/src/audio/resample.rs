@@ -92,7 +92,7 @@ impl Resampler {
         delay + self.inner.input_frames_max()
     }
 
-    /// Appends to `out` what `input` completes. Allocates only while `out` grows.
+    /// Appends to `out` the samples that `input` completes. Allocates only while `out` grows.
     ///
     /// # Errors
     /// Only after a fault in this program.

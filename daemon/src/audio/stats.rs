@@ -1,4 +1,4 @@
-//! What the capture thread tells the rest of the daemon: atomics only, because it must neither lock nor log.
+//! Counters and states that the capture thread publishes: atomics only, because it must neither lock nor log.
 
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,11 +8,11 @@ use super::measure::SoundFault;
 use crate::clock::monotonic_ns;
 use crate::units::FramePos;
 
-/// Sound that has not come for this long is not assumed to have gone on: the device may stand still, and if
-/// it is away instead, the position jumps when it comes back.
+/// After this long without sound, sound is not assumed to have gone on: the device may stand still. If it is
+/// away instead, the position jumps when it comes back.
 const MOST_AHEAD: Duration = Duration::from_secs(1);
 
-/// What the capture thread is doing.
+/// The state of the capture thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum CaptureStatus {
@@ -23,7 +23,7 @@ pub enum CaptureStatus {
     Recovering = 2,
 }
 
-/// Counters of one capture thread. They only grow; whoever watches them logs the differences.
+/// Counters of one capture thread. They only grow; a watcher logs the differences.
 #[derive(Debug)]
 pub struct CaptureStats {
     /// Calls of the source, with or without sound: they go on while a device is away, and stop if a call
@@ -39,7 +39,7 @@ pub struct CaptureStats {
     pub reopens: AtomicU64,
     /// Periods dropped because the ring was full.
     pub dropped_periods: AtomicU64,
-    /// Samples lost for whatever reason, at the rate of the source.
+    /// Samples lost for any reason, at the rate of the source.
     pub lost_samples: AtomicU64,
     /// `CLOCK_MONOTONIC` in milliseconds when sound last came; 0 before the first.
     pub last_progress_ms: AtomicU64,
@@ -74,8 +74,9 @@ impl Default for CaptureStats {
 }
 
 impl CaptureStats {
-    /// Where on the audio clock the sound stands that the device hears now. Frames of it come out of the
-    /// front end later; the position says which they are. Early by what waits in the device's buffer.
+    /// The position on the audio clock of the sound that the device hears now. Its frames come out of the
+    /// front end later; the position identifies them. It is early by the sound that waits in the device's
+    /// buffer.
     pub fn position(&self) -> FramePos {
         let ahead = self.ahead_ns.load(Ordering::Relaxed);
         if ahead == UNKNOWN {

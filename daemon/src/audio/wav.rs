@@ -1,13 +1,13 @@
 //! WAV: a lenient streaming reader and a small writer.
 //!
-//! Written here rather than taken from symphonia, whose RIFF reader refuses what streaming writers produce (a
-//! RIFF length of 0, a data chunk longer than the file) and whose header arithmetic overflows on hostile
+//! Written here rather than taken from symphonia, whose RIFF reader refuses the output of streaming writers
+//! (a RIFF length of 0, a data chunk longer than the file) and whose header arithmetic overflows on hostile
 //! channel counts. Only the shape of the samples is read; all other chunks are skipped. Nothing is allocated
 //! by the size of a chunk.
 //!
 //! Lengths are taken as upper bounds: `espeak-ng --stdout`, `arecord` into a pipe and other streaming writers
-//! cannot know them when they write the header. A data chunk ends where its length says or where the file
-//! ends.
+//! cannot know them when they write the header. A data chunk ends at its stated length or at the end of the
+//! file.
 
 use std::io::{self, Read, Write};
 
@@ -20,7 +20,7 @@ pub(super) const MIN_RATE_HZ: u32 = 4_000;
 /// Fastest sample rate accepted, in Hz.
 pub(super) const MAX_RATE_HZ: u32 = 768_000;
 
-/// Data lengths from here on are what streaming writers put in place of "unknown".
+/// Streaming writers put data lengths from here on in place of "unknown".
 const UNKNOWN_LENGTH: u32 = 0x7FFF_0000;
 /// Chunks in front of the data that are skipped before the file is called damaged.
 const MAX_CHUNKS: usize = 1_000;
@@ -58,8 +58,8 @@ impl<R: Read> WavDecoder<R> {
         read_exact(&mut reader, &mut riff, "its RIFF header")?;
         let riff_length = u32_at(&riff, 4);
         let mut shape = None;
-        // Where the file ends if its RIFF length is true, seen from the byte behind the head of the current
-        // chunk.
+        // Bytes to the end of the file if its RIFF length is true, from the byte behind the head of the
+        // current chunk.
         let mut to_end = i64::from(riff_length) - 4;
         for _ in 0..MAX_CHUNKS {
             let mut head = [0; 8];

@@ -1,4 +1,4 @@
-//! Opening a capture device: what to ask for, what to take instead, and the buffers that go with it.
+//! Opening a capture device: the parameters to ask for, their substitutes, and the buffers that go with it.
 
 use std::ffi::CStr;
 
@@ -22,7 +22,7 @@ const FORMATS: [(Format, Encoding); 5] = [
 const DEFAULT_RATE_HZ: u32 = 48_000;
 const MIN_RATE_HZ: u32 = 8_000;
 const MAX_RATE_HZ: u32 = 96_000;
-/// How late the thread may be before sound is lost.
+/// The longest delay of the thread before sound is lost.
 const BUFFER_US: u32 = 400_000;
 
 /// An open, running capture device.
@@ -39,7 +39,7 @@ pub(super) struct Device {
 }
 
 pub(super) enum OpenError {
-    /// Waiting may mend it: not there, busy, no permission yet. Holds the errno.
+    /// Waiting may help: the device is absent, busy, or not permitted yet. Holds the errno.
     Away(i32),
     /// The device answers but cannot be used as configured.
     Unusable(SourceError),
@@ -56,7 +56,7 @@ pub(super) fn errno(error: &alsa::Error) -> i32 {
     error.errno().abs()
 }
 
-/// What device and settings agreed on.
+/// The parameters that device and settings agreed on.
 struct Agreed {
     encoding: Encoding,
     channels: u16,
@@ -66,8 +66,8 @@ struct Agreed {
 
 impl Device {
     pub(super) fn open(name: &CStr, settings: &Audio) -> Result<Self, OpenError> {
-        // alsa-lib prints to stderr whatever fails in here; the counters say it once, it would say it every
-        // two seconds. The handler keeps the text of this attempt only.
+        // alsa-lib prints every failure in here to stderr, every two seconds; the counters report it once.
+        // The handler keeps the text of this attempt only.
         let _ = Output::local_error_handler();
         let pcm = PCM::open(name, Direction::Capture, true)?;
         let agreed = negotiate(&pcm, settings)?;
@@ -139,9 +139,9 @@ fn negotiate(pcm: &PCM, settings: &Audio) -> Result<Agreed, OpenError> {
     Ok(Agreed { encoding, channels, rate_hz, period_frames })
 }
 
-/// One channel where the mean is wanted and the device can do it; else as few as hold the wanted one. A layer
-/// that converts (it offers any number of channels) is asked for two at least: asked for one it would hand
-/// out a mixture, in which nobody hears that one of the channels is dead.
+/// One channel where the mean is wanted and the device can do it; else as few as include the wanted one. A
+/// layer that converts (it offers any number of channels) is asked for at least two. Asked for one it would
+/// mix them, and nobody could hear that one of the channels is dead.
 fn choose_channels(hw: &HwParams<'_>, settings: &Audio) -> Result<u16, OpenError> {
     let converts = hw.get_channels_max().is_ok_and(|most| most > u32::from(MAX_CHANNELS));
     let want = match settings.channel {

@@ -1,4 +1,4 @@
-//! A microphone through ALSA: open, read, and come back after whatever happens to the device.
+//! A microphone through ALSA: opens it, reads it, and recovers after any fault of the device.
 //!
 //! ```text
 //!            open ok                    data
@@ -39,8 +39,8 @@ const POLL_MS: i32 = 100;
 const MAX_SLEEP_NS: u64 = 100_000_000;
 const FIRST_BACK_OFF_NS: u64 = 100_000_000;
 const MAX_BACK_OFF_NS: u64 = 2_000_000_000;
-/// A device that is open and yields nothing for this long is closed and opened again (USB microphones hang
-/// like that).
+/// A device that is open and yields nothing for this long is closed and opened again (USB microphones can
+/// hang).
 const STALL_NS: u64 = 5_000_000_000;
 /// Wait after a wake-up without data: some plug-ins signal too early, and the thread must not spin.
 const FALSE_WAKE: Duration = Duration::from_millis(2);
@@ -69,7 +69,7 @@ enum State {
     Open { device: Device, progress_at_ns: u64 },
 }
 
-/// What a look at an open device brought.
+/// The result of one look at an open device.
 enum Step {
     /// So many bytes are in the buffer.
     Sound(usize),
@@ -84,7 +84,7 @@ impl AlsaSource {
     /// Does not touch the device yet: a microphone that is not plugged in is waited for.
     ///
     /// # Errors
-    /// [`SourceError::BadDeviceName`] for a name that ALSA cannot even be asked for.
+    /// [`SourceError::BadDeviceName`] for a name that cannot be passed to ALSA.
     pub fn new(settings: Audio, stats: Arc<CaptureStats>) -> Result<Self, SourceError> {
         let bad = |_| SourceError::BadDeviceName { device: settings.device.clone() };
         let name = CString::new(settings.device.as_str()).map_err(bad)?;
@@ -109,7 +109,7 @@ impl AlsaSource {
         self.watch.whole()
     }
 
-    /// The configured channel; where the mean of the channels is nothing, one of them.
+    /// The configured channel; where the mean of the channels cancels out, one of them.
     fn heard(&self) -> Channel {
         match self.stats.sound_fault() {
             Some(SoundFault::Cancelling(loudest)) if self.settings.channel == Channel::Mean => {

@@ -68,8 +68,8 @@ fn played() -> Vec<u8> {
     Card::of_this_process().played()
 }
 
-/// Thirty seconds of stereo S32 in which the left sample is the frame's number in its upper 24 bits, so that
-/// every sample says when it was heard, and the right one is its negative.
+/// Thirty seconds of stereo S32. The upper 24 bits of the left sample are the frame's number, so that every
+/// sample tells its time. The right sample is its negative.
 fn write_counting_sound() {
     let sound: Vec<u8> =
         (0..48_000 * 30_i32).flat_map(|n| [n << 8, -(n << 8)]).flat_map(i32::to_le_bytes).collect();
@@ -434,7 +434,7 @@ fn the_device_stays_open_over_the_sounds_of_an_answer_and_is_free_after_it() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         tokio::time::sleep(Duration::from_millis(800)).await;
-        // Whoever opens the device now is refused: it is open already.
+        // Any further attempt to open the device is refused: it is already open.
         fault("busy", true);
         assert!(playing.play(sound(2, 3_000)).await && playing.play(sound(3, 3_000)).await);
         playing.finish().await.expect("heard");
@@ -466,7 +466,7 @@ fn an_answer_that_is_cut_is_silent_at_once_and_the_next_one_is_heard() {
         playing.finish().await.expect("a cut is no error");
         let heard = samples_of(&played()).len();
         assert!(heard < 16_000, "{heard} samples of a sound of 5 s were played before and after the cut");
-        // One that is dropped is cut as well, and leaves nothing behind it.
+        // A dropped playback is cut as well, and leaves nothing behind.
         let dropped = speaker.begin(&CancellationToken::new()).expect("it does not hang");
         assert!(dropped.play(sound(2, 16_000 * 5)).await);
         drop(dropped);

@@ -1,9 +1,9 @@
 //! Recordings: WAV (8, 16, 24, 32-bit PCM, 32 and 64-bit float) and FLAC, 4 to 768 kHz, 1 to 32 channels,
 //! also with ID3 tags in front, even if such a tag states a wrong length.
 //!
-//! A recording is streamed: a file of ten hours takes no more memory than one of ten seconds. One that ends
-//! before the length in its header is read to where it ends, with a warning, because streaming writers cannot
-//! know the length; one without any sound is refused.
+//! A recording is streamed: a file of ten hours takes no more memory than one of ten seconds. A file that
+//! ends before the length in its header is read to its end, with a warning: streaming writers cannot know the
+//! length. A file without any sound is refused.
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
@@ -21,7 +21,7 @@ use super::{Channel, MAX_PERIOD_SAMPLES, Period, Read, SoundFault, Source, Sourc
 const PERIODS_PER_S: u32 = 50;
 /// Longest single wait when pacing, so that the capture thread sees a stop in time.
 const MAX_WAIT: Duration = Duration::from_millis(100);
-/// How much of a recording is looked at before it is heard.
+/// Length of a recording that is examined before it is heard.
 const LOOK_AHEAD_S: u64 = 120;
 
 /// Samples of a recording that are held in memory at once, 110 MiB: ten minutes at 48 kHz. Kilobytes of FLAC
@@ -52,9 +52,9 @@ struct Pace {
 impl FileSource {
     /// Opens a recording. With `realtime` it is read at the speed at which it was recorded.
     ///
-    /// A channel that the recording does not have is no error: a recording from elsewhere is heard as the
-    /// mean of all it has. Where that mean is nearly nothing, because one channel is the other upside down,
-    /// one of them is heard and the log says so.
+    /// A channel that the recording does not have is no error: such a recording is heard as the mean of all
+    /// its channels. If that mean is nearly nothing, because one channel is the other inverted, one of them
+    /// is heard and the log says so.
     ///
     /// # Errors
     /// A file that cannot be read, is no WAV or FLAC, has an unsupported codec, rate or number of channels,
@@ -146,7 +146,7 @@ fn input(path: &Path) -> Result<Input, SourceError> {
     Ok(Box::new(BufReader::with_capacity(1 << 16, file)))
 }
 
-/// A fault of the channels of a recording, by its first minutes.
+/// Looks for a fault of the channels in the first minutes of a recording.
 fn look_ahead(path: &Path) -> Result<Option<SoundFault>, SourceError> {
     let mut decoder = Decoder::new(input(path)?).map_err(|fault| fault.of(path))?;
     decoder.measure();
@@ -199,8 +199,8 @@ impl Source for FileSource {
 /// A whole recording in memory: mono samples in [-1, 1] and the rate in Hz. For enrolment and speech output.
 ///
 /// # Errors
-/// As [`FileSource::open`], and [`SourceError::TooLong`] beyond `max_s` seconds, and beyond what is held in
-/// memory at once (nothing more is read then).
+/// As [`FileSource::open`], and [`SourceError::TooLong`] beyond `max_s` seconds or the limit of memory
+/// (reading stops there).
 pub fn read_all(path: &Path, channel: Channel, max_s: u32) -> Result<(Vec<f32>, u32), SourceError> {
     collect(FileSource::open(path, channel, false)?, max_s)
 }
@@ -226,7 +226,7 @@ fn collect(mut source: FileSource, max_s: u32) -> Result<(Vec<f32>, u32), Source
     let mut samples = Vec::new();
     let mut period = Period::default();
     while source.read(&mut period)? == Read::Period {
-        // A hole in a damaged recording is silence here, so that what follows keeps its place.
+        // A hole in a damaged recording becomes silence here, so that later sound keeps its place.
         let hole = usize::try_from(period.lost).unwrap_or(usize::MAX);
         if (samples.len() as u64) + (hole as u64) + (period.len as u64) > most {
             return Err(SourceError::TooLong { path: source.path, max_s });

@@ -275,7 +275,7 @@ fn other_chunks_are_skipped_whatever_they_hold() {
         (b"junk", vec![7; 3]),
         (b"fact", vec![4, 0, 0, 0]),
     ]);
-    // What follows the data is no sound.
+    // A chunk behind the data is not sound.
     let bytes = [bytes, b"LIST\x04\0\0\0INFO".to_vec()].concat();
     assert_eq!(read(bytes).expect("read").0.len(), 4);
 }
@@ -462,7 +462,7 @@ fn damaged_bytes_never_panic_and_yield_sound_or_a_sentence() {
     for original in &originals {
         for round in 0..1_500 {
             let mut bytes = original.clone();
-            // Mostly the header, where a bit decides how the rest is taken.
+            // Mostly in the header, where a bit decides how the rest is read.
             let within = if round % 3 == 0 { bytes.len() } else { 60 };
             for _ in 0..=dice.roll(4) {
                 let at = dice.roll(within);
