@@ -10,8 +10,8 @@ use crate::memory::{ConversationId, SessionId, TurnMeta};
 
 /// Says something in writing and prints the answer. The turn is stored like a spoken one.
 ///
-/// If it cannot be stored, the answer is printed with a mark, and the command fails. An order, such as to
-/// remember or to forget something, is answered then with the reason why it was not carried out.
+/// If it cannot be stored, the answer is printed with a mark, and the command fails. An order to remember or
+/// forget something is then answered with the reason why it was not carried out.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -20,7 +20,7 @@ Examples:
   jarvisd ask --user Anna --new --json \"what time is it\"
   jarvisd ask --user Anna --session tablet hello        the same conversation each time")]
 pub struct Args {
-    /// Who asks.
+    /// Person who asks.
     #[arg(long, value_name = "NAME")]
     user: String,
     /// Conversation to go on with; the person's latest on this device without it, if that is recent.
@@ -35,7 +35,7 @@ pub struct Args {
     /// Print the turn as JSON.
     #[arg(long)]
     json: bool,
-    /// What is said.
+    /// Text to say.
     #[arg(required = true)]
     text: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! `jarvisd audit`: who was heard, let in, enrolled, deleted. There is no text and no sound in it.
+//! `jarvisd audit`: voices heard, people let in, enrolments, deletions. The log holds no text and no sound.
 
 use super::{Common, output, user_named, with_memory};
 use crate::error::Failure;

@@ -40,29 +40,30 @@ pub enum Command {
     /// Make a backup, prove it as `backup.verify` says, and copy it to `backup.remote`. The daemon may be
     /// running.
     Create(create::Args),
-    /// What backups there are, and whether they are proven.
+    /// List the backups, and whether they are proven.
     List(list::Args),
     /// Look whether a backup is good: its hashes, its content, or by restoring it into a scratch database.
     Verify(verify::Args),
     /// Put a backup back: all of it, one person, or one conversation. The daemon may be running.
     Restore(restore::Args),
-    /// Copy a backup to `backup.remote`, or what of it is not there yet, and look at the copy.
+    /// Copy a backup to `backup.remote`, or the missing rest of it, and check the copy.
     Upload(remote::Upload),
     /// Bring a copy back from `backup.remote`, to restore it from here.
     Fetch(remote::Fetch),
     /// Mark an on-demand backup as one that need not be kept any longer.
     Release(Release),
-    /// Delete what no day, week or month needs, and say why for each. The newest proven one always stays.
+    /// Delete backups that no day, week or month needs, and say why for each. The newest proven one always
+    /// stays.
     Prune(prune::Args),
-    /// Take the folder of the backups as it is: what is missing is not expected any more, and new ones go
+    /// Take the folder of the backups as it is: missing backups are not expected any more, and new ones go
     /// there.
     Accept(accept::Args),
-    /// Write what everybody said as JSON Lines, one conversation a line. Not a backup: voices and the audit
-    /// log are not in it.
+    /// Write everybody's conversations as JSON Lines, one conversation a line. This is not a backup: it lacks
+    /// voices and the audit log.
     Export(lines::Export),
-    /// Read what `backup export` wrote. Conversations that are here already are left as they are.
+    /// Read a file that `backup export` wrote. Conversations that are here already are left as they are.
     Import(lines::Import),
-    /// Note that a unit failed, for the daemon to tell; systemd calls this.
+    /// Note that a unit failed, so that the daemon reports it; systemd calls this.
     #[command(hide = true)]
     Failed(Unit),
 }
@@ -82,7 +83,7 @@ pub struct Release {
     remote: bool,
 }
 
-/// What `create` and `verify` print.
+/// The output of `create` and `verify`.
 #[derive(Debug, Serialize)]
 struct Shown {
     #[serde(flatten)]
@@ -129,7 +130,7 @@ impl Shown {
     }
 }
 
-/// What a backup of Postgres keeps that Postgres did not have, as a sentence.
+/// The entries that a backup of Postgres keeps and Postgres did not have, as a sentence.
 fn undelivered(backup: &Backup) -> Option<String> {
     manifest::read(&backup.path).ok()?.manifest.undelivered?.sentence()
 }
@@ -170,7 +171,7 @@ pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
             with_memory(&settings, async |memory| lines::import(&settings, memory, &args).await)
         }
         Command::Failed(Unit { unit }) => {
-            // Letters that stand in unit names: it is shown to people and named in a command.
+            // Only letters that stand in unit names: the name is shown to people and used in a command.
             let plain = unit.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:@".contains(c));
             if unit.is_empty() || unit.len() > 255 || !plain {
                 return Err(Failure::new(Exit::Usage, "that is no name of a unit"));
@@ -184,16 +185,16 @@ pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
     }
 }
 
-/// What a command needs the folder of backups for.
+/// The purpose for which a command needs the folder of backups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Folder {
-    /// To look at what is there, which works wherever it can be read.
+    /// To look at the backups, which works wherever they can be read.
     Read,
-    /// To delete from what is there.
+    /// To delete from the folder.
     Change,
     /// To put something there.
     Write,
-    /// As [`Folder::Write`], whatever is known of the folder.
+    /// As [`Folder::Write`], regardless of the known state of the folder.
     Accept,
 }
 
@@ -241,7 +242,7 @@ fn work(
     done
 }
 
-/// Says on standard error that a newer backup than the newest that is here is missing.
+/// Reports on standard error a missing backup that is newer than the newest one here.
 fn mind_newer(run: &Run<'_>, which: Option<&str>) {
     if which == Some("latest")
         && let Ok(here) = backup::list(run.lock.dir(), run.clock)
@@ -258,7 +259,7 @@ fn size(bytes: u64) -> String {
     }
 }
 
-/// What a proof says, as a sentence.
+/// The result of a proof, as a sentence.
 fn sentence(proof: Option<&Proof>) -> String {
     match proof {
         None => "Not proven yet: `jarvisd backup verify`.".to_owned(),

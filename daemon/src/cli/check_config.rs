@@ -1,4 +1,4 @@
-//! `jarvisd check-config`: every fault at once, or what is in force.
+//! `jarvisd check-config`: every fault at once, or the settings in force.
 
 use serde::Serialize;
 
@@ -9,7 +9,7 @@ use crate::error::Failure;
 
 /// Reads the configuration as the daemon would and reports every fault at once; exit code 78 if there is any.
 ///
-/// What keys point to (password, certificates, models, programs) is looked at too, so run it as the user that
+/// It looks at the targets of keys too (password, certificates, models, programs), so run it as the user that
 /// the daemon runs as.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\

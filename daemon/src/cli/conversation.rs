@@ -1,4 +1,4 @@
-//! `jarvisd conversation`: what one person and the device said to each other.
+//! `jarvisd conversation`: the conversations of one person and the device.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -32,10 +32,10 @@ pub enum Command {
     Import(Import),
 }
 
-/// Whose conversations: nobody else's are ever read.
+/// The person whose conversations are read; nobody else's ever are.
 #[derive(Debug, clap::Args)]
 pub struct Owner {
-    /// Whose conversations.
+    /// Person whose conversations these are.
     #[arg(long, value_name = "NAME")]
     user: String,
     /// Print the result as JSON.
@@ -108,7 +108,7 @@ pub struct Export {
 pub struct Import {
     #[command(flatten)]
     owner: Owner,
-    /// What `conversation export` or `user export` wrote; "-" is standard input.
+    /// File that `conversation export` or `user export` wrote; "-" is standard input.
     file: PathBuf,
 }
 
@@ -198,7 +198,7 @@ async fn search(memory: &Memory, args: &Search) -> Result<(), Failure> {
     let words = args.words.join(" ");
     let mut found = memory.search(user.id, &words, None, None, args.limit).await?;
     let mut hits = std::mem::take(&mut found.items);
-    // A page need not be full: what is far back is looked at when it is asked for.
+    // A page need not be full: the distant past is searched only on request.
     while hits.len() < args.limit as usize
         && let Some(from) = found.next
     {

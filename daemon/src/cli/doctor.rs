@@ -1,4 +1,4 @@
-//! `jarvisd doctor`: each thing the device needs, whether it works, and what to do if not.
+//! `jarvisd doctor`: each thing the device needs, whether it works, and the remedy if not.
 
 mod backups;
 mod checks;
@@ -32,7 +32,7 @@ pub struct Args {
 #[serde(rename_all = "snake_case")]
 enum State {
     Ok,
-    /// Something is missing that the device works without.
+    /// Something is missing, and the device works without it.
     Warn,
     Fail,
 }
@@ -42,9 +42,9 @@ enum State {
 struct Finding {
     check: &'static str,
     state: State,
-    /// What was found.
+    /// The finding.
     message: String,
-    /// What to do about it.
+    /// The remedy.
     #[serde(skip_serializing_if = "Option::is_none")]
     fix: Option<String>,
 }

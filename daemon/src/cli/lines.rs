@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use crate::events::Event;
 
-/// Prints until the last sender is gone. Each line is flushed: whoever reads them acts on them. Blocks; for a
+/// Prints until the last sender is gone. Each line is flushed, because readers act on it. Blocks; for a
 /// thread.
 ///
 /// # Errors

@@ -21,7 +21,7 @@ use crate::units::FramePos;
 
 /// Plays recordings through the pipeline of the daemon and prints its events, one JSON object a line.
 ///
-/// Who is verified is answered, and what is said is remembered, as by the daemon; answers are printed, not
+/// Verified people are answered and their turns remembered, as by the daemon; answers are printed, not
 /// spoken.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -47,8 +47,8 @@ pub fn run(args: Args, common: &Common) -> Result<(), Failure> {
 /// Hears `recordings` one after the other. With `realtime` they take as long as they last.
 ///
 /// # Errors
-/// Errors: whatever keeps the pipeline from starting; exit 65 when a recording cannot be used (the others are
-/// heard all the same).
+/// Faults that keep the pipeline from starting; exit 65 when a recording cannot be used (the others are still
+/// heard).
 async fn listen(settings: Settings, recordings: &[PathBuf], realtime: bool) -> Result<(), Failure> {
     let health = Health::new();
     let parts = Parts::load(&settings, &health, MissingMemory::Refuse).await?;

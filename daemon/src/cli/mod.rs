@@ -1,5 +1,5 @@
-//! The command line: one file a subcommand. Errors go to standard error as one sentence with the way out;
-//! results to standard output, as JSON where `--json` asks for it.
+//! The command line: one file a subcommand. Errors go to standard error as one sentence with the remedy.
+//! Results go to standard output, as JSON where `--json` asks for it.
 
 mod ask;
 mod audit;
@@ -55,7 +55,7 @@ struct CommandLine {
     command: Command,
 }
 
-/// What every subcommand takes.
+/// Options of every subcommand.
 #[derive(Debug, clap::Args)]
 pub struct Common {
     /// Folder that stands for /: configuration, data and models below it, for trials and tests.
@@ -87,16 +87,16 @@ enum Command {
     Vault(vault::Command),
     /// One turn in writing: through dialogue and memory, without sound.
     Ask(ask::Args),
-    /// What was said.
+    /// Conversations: list, show, search, export and delete them.
     #[command(subcommand)]
     Conversation(conversation::Command),
-    /// What Postgres does not have yet.
+    /// Entries that wait for Postgres.
     #[command(subcommand)]
     Queue(queue::Command),
     /// This device and Postgres side by side.
     #[command(subcommand)]
     Store(store::Command),
-    /// Who was heard, let in, enrolled, deleted.
+    /// The audit log: voices heard, people let in, enrolments, deletions.
     #[command(subcommand)]
     Audit(audit::Command),
     /// Backups of the memory: make, prove and restore them.
@@ -108,7 +108,7 @@ enum Command {
 }
 
 impl Command {
-    /// What root keeps when it runs this as the owner of the data folder.
+    /// The capabilities that root keeps when it runs this as the owner of the data folder.
     fn keeps(&self) -> Keep {
         match self {
             Self::Run(_) => Keep::Reading { folder: true },
@@ -132,8 +132,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let line = match CommandLine::try_parse_from(args) {
         Ok(line) => line,
         Err(usage) => {
-            // `--help` comes this way too; a reader that went away is no failure.
-            // A message about a mistake repeats what was typed.
+            // `--help` comes this way too; a reader that went away is no failure. A message about a mistake
+            // repeats the input.
             let _ = if usage.use_stderr() {
                 write!(std::io::stderr(), "{}", visible(&usage.render().to_string()))
             } else {
@@ -142,7 +142,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(Exit::Usage as u8));
         }
     };
-    // Before anything is opened and any thread is started.
+    // This comes before any file is opened and any thread is started.
     let (paths, root_is_named) = (line.common.options().paths(), line.common.root.is_some());
     if let Err(refused) = privilege::act_as_owner(&paths, root_is_named, line.command.keeps()) {
         let _ = writeln!(std::io::stderr(), "jarvisd: {}", visible(&refused));
@@ -182,7 +182,7 @@ fn dispatch(command: Command, common: &Common) -> Result<(), Failure> {
 }
 
 impl Common {
-    /// Where the configuration of this command line is.
+    /// The places of the configuration of this command line.
     pub fn options(&self) -> Options {
         Options {
             root: self.root.clone(),
@@ -191,7 +191,7 @@ impl Common {
         }
     }
 
-    /// How this program was called, for a command that the person is told to enter next.
+    /// The words by which this program was called, for a command that the person is told to enter next.
     pub fn command(&self) -> String {
         let option = |name: &str, path: &Option<PathBuf>| {
             let path = path.as_ref().map(|path| output::shell_word(&output::plain(&path.to_string_lossy())));
@@ -263,7 +263,7 @@ fn pipeline_runtime() -> Result<tokio::runtime::Runtime, Failure> {
         .map_err(|e| Failure::because(Exit::TryAgain, "the asynchronous runtime did not start", e))
 }
 
-/// Opens the memory, lets `work` use it, and closes it, so that nothing stays behind in the write-ahead log.
+/// Opens the memory, lets `work` use it, and closes it, so that the write-ahead log is emptied.
 fn with_memory<T>(
     settings: &Settings,
     work: impl AsyncFnOnce(&Memory) -> Result<T, Failure>,
@@ -281,8 +281,8 @@ async fn user_named(memory: &Memory, name: &str) -> Result<User, Failure> {
     Ok(memory.user_by_name(name).await?)
 }
 
-/// Reads the shared database to its end, unless that was done at least once. Somebody else may have the ids
-/// of a file there: words that are stored under such an id are refused by the database for good.
+/// Reads the shared database to its end, unless that was done at least once. Its rows may already have the
+/// ids of a file. The database refuses words stored under such an id for good.
 async fn shared_ids_are_known(settings: &Settings, memory: &Memory) -> Result<(), Failure> {
     let Some(postgres) = settings.postgres() else { return Ok(()) };
     if pull_cursor::is_caught_up(memory.store(), &postgres).await? {
@@ -290,7 +290,7 @@ async fn shared_ids_are_known(settings: &Settings, memory: &Memory) -> Result<()
     }
     log::info!("reading the shared database first, where these words may be another person's");
     let reached = queue::database(settings).await?;
-    // Voices are read by whoever has their key.
+    // Only a process with the key reads voices.
     let read = Puller::new(memory.clone(), reached, None).run_once().await;
     read.map(drop).map_err(|error| {
         Failure::new(

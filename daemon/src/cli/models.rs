@@ -1,4 +1,4 @@
-//! `jarvisd models list|verify`: which model files there are and whether they are the pinned ones.
+//! `jarvisd models list|verify`: the model files, and whether they are the pinned ones.
 
 use super::{Common, output};
 use crate::error::{Exit, Failure};
@@ -6,7 +6,7 @@ use crate::inference::{ModelError, ModelState, ModelStatus, ModelStore};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// List every model of the manifest: what it is for, its licence, whether it is here.
+    /// List every model of the manifest: its purpose, its licence, whether it is here.
     List(List),
     /// Hash the model files and compare with the manifest; fails if one is damaged or a needed one is
     /// missing.
@@ -22,8 +22,8 @@ pub struct List {
 
 #[derive(Debug, clap::Args)]
 pub struct Verify {
-    /// Models that must be here, by name. Without any: those that come with the program; of the others, those
-    /// that are here.
+    /// Models that must be here, by name. Default: those that come with the program, and any others that are
+    /// here.
     names: Vec<String>,
     /// Print the result as JSON.
     #[arg(long)]

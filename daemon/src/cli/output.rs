@@ -11,7 +11,7 @@ use crate::durable;
 use crate::error::{Exit, Failure, visible};
 use crate::privilege;
 
-/// One line of text, or several. Whatever in it could drive a terminal is written out.
+/// Prints one or several lines of text. Characters that could drive a terminal are escaped.
 pub fn line(text: impl AsRef<str>) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     match writeln!(stdout, "{}", visible(text.as_ref())).and_then(|()| stdout.flush()) {
@@ -38,7 +38,7 @@ pub fn json_to(file: Option<&Path>, value: &impl Serialize) -> Result<(), Failur
 /// Text into a file, which is not overwritten.
 pub fn text_to(path: &Path, text: &str) -> Result<(), Failure> {
     let write = || {
-        // Somebody's words: not for every account of the machine.
+        // These are a person's words: not for every account of the machine.
         let mut file = durable::create_file(path)?;
         privilege::hand_over(&file)?;
         file.write_all(text.as_bytes())?;
@@ -56,7 +56,7 @@ fn to_json(value: &impl Serialize) -> Result<String, Failure> {
         .map_err(|e| Failure::because(Exit::Failed, "the result could not be written as JSON", e))
 }
 
-/// Rows under a heading, columns aligned. Text in cells is somebody's words: control characters are escaped.
+/// Rows under a heading, columns aligned. Cells may hold people's words: control characters are escaped.
 pub fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> Result<(), Failure> {
     let rows: Vec<[String; N]> = rows.iter().map(|row| row.clone().map(|cell| plain(&cell))).collect();
     let mut widths = heading.map(|cell| cell.chars().count());
@@ -79,7 +79,7 @@ pub fn plain(text: &str) -> String {
     crate::plain::visible_line(text)
 }
 
-/// A time as people here write it: local, to the minute.
+/// A time in local form, to the minute.
 pub fn time(unix_ms: i64) -> String {
     match Timestamp::from_millisecond(unix_ms) {
         Ok(time) => time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string(),

@@ -1,4 +1,4 @@
-//! `jarvisd queue`: what Postgres does not have yet.
+//! `jarvisd queue`: the entries that Postgres does not have yet.
 
 use std::io::IsTerminal as _;
 
@@ -24,7 +24,7 @@ const PAGE: u32 = 500;
 pub enum Command {
     /// How much waits, since when, and whether Postgres answers.
     Status(Json),
-    /// The entries that wait, oldest first. They name rows; what was said is not shown.
+    /// The entries that wait, oldest first. They name rows; the words are not shown.
     List(List),
     /// Send everything that waits now. The daemon may be running.
     ///
@@ -44,7 +44,7 @@ pub enum DeadLetter {
     List(Json),
     /// Put them back into the queue.
     Retry(Which),
-    /// Give them up. What they are about stays on this device and in its backups.
+    /// Give them up. Their rows stay on this device and in its backups.
     Drop(Drop),
 }
 
@@ -101,7 +101,7 @@ pub struct Drop {
 struct Status {
     #[serde(flatten)]
     depth: Depth,
-    /// Postgres answers and has everything of this device but what was given up.
+    /// Postgres answers and has everything of this device except the entries given up.
     complete: bool,
     /// The address, masked; `null` if none is configured.
     postgres: Option<String>,
@@ -115,14 +115,14 @@ struct Status {
 
 #[derive(Debug, Serialize)]
 struct Drained {
-    /// Postgres has everything of this device but what was given up.
+    /// Postgres has everything of this device except the entries given up.
     complete: bool,
     sent: usize,
     /// Nothing was sent for these: their row is not on this device any more.
     without_row: usize,
     /// Postgres refused these for good now: the command ends with 1.
     set_aside: usize,
-    /// What other devices wrote was read at least once from this database.
+    /// The writes of other devices were read at least once from this database.
     read: bool,
     #[serde(flatten)]
     left: Depth,
@@ -223,7 +223,7 @@ async fn status(settings: &Settings, memory: &Memory, json: bool) -> Result<(), 
                     Some(house) => resync::sent_to(memory.store(), house).await?,
                     None => Sent::Elsewhere,
                 };
-                // Again: what was written while Postgres was asked waits as well.
+                // Read again: rows written while Postgres was asked wait as well.
                 depth = queue::depth(memory.store()).await?;
                 status.depth = depth;
                 status.another_database = sent == Sent::Elsewhere;
@@ -324,7 +324,7 @@ async fn drain(settings: &Settings, memory: &Memory, json: bool) -> Result<(), F
                 if asked && left.is_nothing() {
                     break Ok(());
                 }
-                // Once more, and before that the server is asked whether its database is still the same one.
+                // Once more, after the server was asked whether its database is still the same one.
                 asked = true;
                 forwarder.look_again();
                 continue;
@@ -347,7 +347,7 @@ async fn drain(settings: &Settings, memory: &Memory, json: bool) -> Result<(), F
     };
     let without_row = forwarder.without_row();
     let sent = sent.saturating_sub(without_row);
-    // At the end of the queue, but what was refused for good is not there.
+    // The end of the queue is reached, but entries refused for good are not there.
     let complete = left.has_sent_everything();
     let drained = Drained { complete, sent, without_row, set_aside, read, left };
     if json {
@@ -385,7 +385,8 @@ fn show_drained(drained: &Drained) -> Result<(), Failure> {
     output::line("What other devices wrote is still to be read: the daemon does so, or `jarvisd store pull`.")
 }
 
-/// A sentence with the way out, and the exit code that fits: what passes by itself is 75, what does not 69.
+/// A sentence with the remedy, and the exit code that fits: 75 for a fault that passes by itself, 69 for
+/// others.
 pub fn failure(error: &ForwardError, shown: &str) -> Failure {
     match error {
         ForwardError::Postgres(error) => Failure::new(error.exit(), error.sentence(shown)),

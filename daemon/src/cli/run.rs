@@ -12,7 +12,7 @@ use crate::daemon;
 use crate::error::Failure;
 use crate::events::bus::Lines;
 
-/// Events that wait for whoever reads standard output; more are left out.
+/// Events that wait for the reader of standard output; more are left out.
 const LINES_DEPTH: usize = 256;
 
 /// Runs the daemon until it is told to stop (SIGTERM, Ctrl-C); SIGHUP reads the configuration again.
@@ -22,8 +22,8 @@ Examples:
   jarvisd run                                   as systemd starts it
   jarvisd --root ~/jarvis-trial run --events    a trial in a folder of its own, showing its events")]
 pub struct Args {
-    /// Print what happens to standard output, one JSON object a line, as `jarvisd listen` does. Words of a
-    /// speaker who is not verified yet are shown on a terminal only.
+    /// Print the daemon's events to standard output, one JSON object a line, as `jarvisd listen` does. Words
+    /// of a speaker who is not verified yet are shown on a terminal only.
     #[arg(long)]
     events: bool,
 }
@@ -32,12 +32,12 @@ pub fn run(args: Args, common: &Common) -> Result<(), Failure> {
     let settings = common.settings()?;
     let runtime = pipeline_runtime()?;
     let ran = runtime.block_on(with_events(settings, common.options(), args.events));
-    // A playback or a reader of the events that hangs must not keep a stopped daemon alive.
+    // A hanging playback or reader of the events must not keep a stopped daemon alive.
     runtime.shutdown_background();
     ran
 }
 
-/// Runs the daemon; with `events` it prints what it does to standard output as `jarvisd listen` does.
+/// Runs the daemon; with `events` it prints its events to standard output as `jarvisd listen` does.
 ///
 /// # Errors
 /// See [`daemon::run`].

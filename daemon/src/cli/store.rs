@@ -26,14 +26,14 @@ pub enum Command {
     /// because it waits to be sent or to be read. With `--repair`, 0 also if differences were found and are
     /// mended with the next sending and reading.
     Check(Check),
-    /// Fetch now what other devices wrote. The daemon does so by itself. On a new card this brings everything
-    /// back.
+    /// Fetch the writes of other devices now. The daemon does so by itself. On a new card this brings
+    /// everything back.
     Pull(Pull),
     /// Send under the id of this device from now on, although another memory does: this card replaces that
     /// one.
     TakeOver(TakeOver),
-    /// Go on with an empty memory where the one that there was is missing. What was held apart meanwhile
-    /// is the memory then. Backups stay as they are.
+    /// Go on with an empty memory where the old one is missing. Turns held apart since then become the
+    /// memory. Backups stay as they are.
     AcceptEmpty(AcceptEmpty),
 }
 
@@ -46,7 +46,7 @@ pub struct AcceptEmpty {
 
 #[derive(Debug, clap::Args)]
 pub struct Check {
-    /// Queue what Postgres lacks, and read what this device lacks again.
+    /// Queue the rows that Postgres lacks, and read the rows that this device lacks again.
     #[arg(long)]
     repair: bool,
     /// Print the result as JSON.
@@ -100,7 +100,7 @@ async fn accept_empty(settings: &Settings, args: &AcceptEmpty) -> Result<(), Fai
     output::line("The empty memory is the memory now; earlier backups are as they were.")
 }
 
-/// What opens voiceprints on this device; where nothing does, the reason.
+/// The opener of voiceprints on this device; without one, the reason.
 fn opener(settings: &Settings) -> Result<Opener, Failure> {
     parts::existing_vault(settings).map(|vault| voices::opener(Arc::new(vault)))
 }
@@ -121,7 +121,7 @@ async fn check(settings: &Settings, memory: &Memory, args: &Check) -> Result<(),
         CompareError::Postgres(error) => failure(&ForwardError::Postgres(error), &shown),
         CompareError::Store(error) => error.into(),
     })?;
-    // That it could not be asked is told by the comparison, which asked the same server.
+    // The comparison asked the same server, and reports a failure to ask it.
     let held_back = holder::held_back(memory.store(), &database).await.ok().flatten();
     let held_back = held_back.map(|error| error.sentence(&shown));
     if args.json {
@@ -134,7 +134,7 @@ async fn check(settings: &Settings, memory: &Memory, args: &Check) -> Result<(),
     }
     match found.differences() {
         0 if found.everything_compared => Ok(()),
-        // The repair has done its work; people may talk meanwhile, so something may always be on its way.
+        // The repair has done its work. People may talk meanwhile, so some rows may always be under way.
         1.. if args.repair && !found.is_unfounded() => Ok(()),
         _ if args.repair || found.is_equal() => Err(Failure::new(
             Exit::TryAgain,
@@ -154,7 +154,7 @@ async fn check(settings: &Settings, memory: &Memory, args: &Check) -> Result<(),
     }
 }
 
-/// What stands in the way of a comparison of everything.
+/// The reasons why not everything can be compared yet.
 fn on_its_way(found: &Comparison) -> String {
     let Left { entries, still_to_queue, queueing, another_database, unread } = found.left;
     let mut parts = Vec::new();
@@ -176,7 +176,7 @@ fn on_its_way(found: &Comparison) -> String {
     parts.join(", ")
 }
 
-/// What the comparison found, and whether this memory may send.
+/// The result of the comparison, and whether this memory may send.
 #[derive(Debug, Serialize)]
 struct Checked<'a> {
     #[serde(flatten)]
@@ -254,7 +254,7 @@ fn show(found: &Comparison) -> Result<(), Failure> {
     Ok(())
 }
 
-/// How a table other than that of the messages differs.
+/// The difference of a table other than that of the messages.
 fn differs(table: &TableComparison) -> Result<(), Failure> {
     let name = match table.table {
         "users" => "People",
@@ -287,7 +287,7 @@ async fn pull(settings: &Settings, memory: &Memory, args: &Pull) -> Result<(), F
     let database = database(settings).await?;
     let shown = database.shown.clone();
     let is_new = holder::is_new(memory.store()).await?;
-    // Before anything is read: whatever comes later is not known to have been read.
+    // This comes before anything is read: a later arrival is not known to have been read.
     let seen = if is_new { holder::seen(&database).await.ok().flatten() } else { None };
     let opener = opener(settings);
     let why_unread = opener.as_ref().err().map(ToString::to_string);
@@ -298,7 +298,7 @@ async fn pull(settings: &Settings, memory: &Memory, args: &Pull) -> Result<(), F
         error @ PullError::Outdated => Failure::new(Exit::TryAgain, chain(&error)),
     })?;
     if is_new {
-        // A new card, and a person who has brought everything back to it: it goes on as this device.
+        // A new card whose owner has brought everything back to it: it goes on as this device.
         holder::take_over(memory.store(), seen, memory.clock().now_unix_ms()).await?;
     }
     if args.json {
@@ -316,7 +316,7 @@ async fn pull(settings: &Settings, memory: &Memory, args: &Pull) -> Result<(), F
     })
 }
 
-/// Why `left` voiceprints of Postgres are not here, and what to do.
+/// The reason why `left` voiceprints of Postgres are not here, and the remedy.
 fn voices_unread(settings: &Settings, left: i64, why: &str) -> String {
     let voiceprints = if left == 1 { "1 voiceprint".to_owned() } else { format!("{left} voiceprints") };
     if parts::has_voice_key(settings) {

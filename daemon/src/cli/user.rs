@@ -23,7 +23,7 @@ pub enum Command {
     Rename(Rename),
     /// Write everything that is stored about a person as JSON.
     Export(Export),
-    /// Delete a person with everything of theirs: conversations, what was to be remembered, voice.
+    /// Delete a person with everything of theirs: conversations, remembered things, voice.
     Delete(Delete),
 }
 

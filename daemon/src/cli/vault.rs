@@ -26,7 +26,7 @@ FILE in the place of the credential and restart the daemon. Until then it verifi
 
 #[derive(Debug, clap::Args)]
 pub struct RotateKey {
-    /// File for the new key, where systemd passes the key as a credential. One that is there already is used.
+    /// File for the new key, where systemd passes the key as a credential. An existing file is used.
     #[arg(long, value_name = "FILE")]
     to: Option<PathBuf>,
     /// Print the result as JSON.

@@ -43,7 +43,7 @@ a voice that is enrolled under another name is refused.")]
     Enroll(enroll::Enroll),
     /// Is this recording the voice of this person? Exit code 1 if not.
     Verify(Verify),
-    /// Whose voice is this recording? Exit code 1 if nobody's.
+    /// Name the person whose voice this recording is. Exit code 1 if nobody's.
     Identify(Identify),
     /// List the enrolled voices.
     List(List),
@@ -66,7 +66,7 @@ length of speech. Files are looked for as they are named, then beside the list. 
 
 #[derive(Debug, clap::Args)]
 pub struct Verify {
-    /// Whose voice it should be.
+    /// Person whose voice it should be.
     #[arg(long, value_name = "NAME")]
     user: String,
     /// Recording, WAV or FLAC.
@@ -96,7 +96,7 @@ pub struct List {
 
 #[derive(Debug, clap::Args)]
 pub struct Show {
-    /// Whose voice.
+    /// Person whose voice it is.
     #[arg(long, value_name = "NAME")]
     user: String,
     /// Print the result as JSON.
@@ -106,7 +106,7 @@ pub struct Show {
 
 #[derive(Debug, clap::Args)]
 pub struct Delete {
-    /// Whose voice.
+    /// Person whose voice it is.
     #[arg(long, value_name = "NAME")]
     user: String,
     /// Do not ask; needed where there is no terminal to ask on.
@@ -136,7 +136,7 @@ pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
     }
 }
 
-/// What enrolling and comparing need.
+/// The parts that enrolling and comparing need.
 struct Tools {
     vad: Vad,
     voices: Voices,
@@ -158,7 +158,7 @@ impl Tools {
 struct Compared {
     /// `verified`, `uncertain`, `rejected`, `too_short`, `ambiguous`, `multiple_speakers`, `not_enrolled`.
     outcome: &'static str,
-    /// Who it is (verified) or most likely is (uncertain).
+    /// The person identified (verified) or the most likely one (uncertain).
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<String>,
     /// Calibrated probability of the most likely person.
@@ -169,7 +169,7 @@ struct Compared {
     score: Option<f32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     net_speech_s: Option<f32>,
-    /// Speech of somebody else in the recording: cut out of what is transcribed (verified), or the reason of
+    /// Speech of somebody else in the recording: cut out before transcription (verified), or the reason of
     /// the refusal.
     #[serde(skip_serializing_if = "Option::is_none")]
     other_s: Option<f32>,

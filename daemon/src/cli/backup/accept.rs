@@ -1,4 +1,4 @@
-//! `jarvisd backup accept`: the folder of the backups is what its owner wants, with what is in it now.
+//! `jarvisd backup accept`: declares the folder of the backups right, with its present content.
 
 use super::Run;
 use crate::backup::known;

@@ -9,7 +9,7 @@ use crate::error::Failure;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Why it is made: this decides how long it is kept.
+    /// Reason for the backup: this decides how long it is kept.
     #[arg(long, default_value = "on_demand")]
     kind: Kind,
     /// Verify to this level instead of that of `backup.verify`.
@@ -18,11 +18,11 @@ pub struct Args {
     /// Make no copy at `backup.remote` now; `jarvisd backup upload latest` does that later.
     #[arg(long)]
     no_upload: bool,
-    /// Then delete what the calendar does not need, as `jarvisd backup prune` does, also if the copy
+    /// Then delete backups that the calendar does not need, as `jarvisd backup prune` does, also if the copy
     /// elsewhere failed.
     #[arg(long)]
     prune: bool,
-    /// For `--prune`: the clock is right although nothing says that it was set by NTP.
+    /// For `--prune`: the clock is right although it is not known to be set by NTP.
     #[arg(long, requires = "prune")]
     trust_clock: bool,
     /// Print the result as JSON.
@@ -31,7 +31,7 @@ pub struct Args {
 }
 
 pub async fn run(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
-    // A folder that is empty now may be another one than that of the proven backups.
+    // A folder that is empty now may be a different one from that of the proven backups.
     if let Some(lost) = known::lost(run.settings, &backup::list(run.lock.dir(), run.clock)?) {
         log::warn!("{}", lost.sentence);
     }

@@ -1,4 +1,4 @@
-//! `jarvisd backup export` and `import`: what everybody said, as JSON Lines, one conversation a line.
+//! `jarvisd backup export` and `import`: everybody's conversations, as JSON Lines, one conversation a line.
 //!
 //! ```text
 //!  {"type":"jarvis-export","format":1}
@@ -7,8 +7,8 @@
 //!  {"type":"end","people":1,"conversations":1,"messages":2}
 //! ```
 //!
-//! Memory is that of the largest conversation: nothing else is held, on either way, but which answer was made
-//! from a message of another conversation.
+//! Memory is that of the largest conversation. Besides it only the links of answers made from messages of
+//! another conversation are held.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Read as _, Write};
@@ -65,7 +65,7 @@ enum Written<'a> {
     End(Counts),
 }
 
-/// What an end says that there was before it.
+/// The counts in the last line of an export, of the lines before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct Counts {
     people: usize,
@@ -233,7 +233,7 @@ impl Lines {
     }
 }
 
-/// People of the file who are known here, and what is to be linked when all is there.
+/// People of the file who are known here, and the links to make when all is there.
 #[derive(Default)]
 struct People(Vec<(String, UserId, Vec<crate::memory::Link>)>);
 

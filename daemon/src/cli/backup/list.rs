@@ -1,4 +1,4 @@
-//! `jarvisd backup list`: what backups there are, here or elsewhere.
+//! `jarvisd backup list`: the backups, here or elsewhere.
 
 use serde::Serialize;
 
@@ -20,8 +20,7 @@ pub struct Args {
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
-    /// Print number, age, proof and problem as metrics in the text format of Prometheus, for whoever collects
-    /// them.
+    /// Print number, age, proof and problem as metrics in the text format of Prometheus.
     #[arg(long, conflicts_with_all = ["json", "remote"])]
     metrics: bool,
 }
@@ -55,7 +54,7 @@ pub fn here(settings: &Context, args: &Args) -> Result<(), Failure> {
     told(state.lost.as_ref())
 }
 
-/// Says what is missing: as a failure if nothing is left of what is known to have been there.
+/// Reports missing backups: as a failure if none of the known ones is left.
 fn told(lost: Option<&Lost>) -> Result<(), Failure> {
     match lost {
         None => Ok(()),
@@ -114,7 +113,7 @@ fn table(settings: &Context, all: &[Backup]) -> Result<(), Failure> {
     not_in_postgres(all)
 }
 
-/// Of the newest backup, as older ones say what was true then.
+/// For the newest backup only, as older ones state what was true then.
 fn not_in_postgres(all: &[Backup]) -> Result<(), Failure> {
     let Some(newest) = all.last() else { return Ok(()) };
     undelivered(newest).map_or(Ok(()), |sentence| output::line(format!("{}: {sentence}", newest.name)))

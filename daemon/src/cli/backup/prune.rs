@@ -1,4 +1,4 @@
-//! `jarvisd backup prune`: deletes what the calendar does not need, here and elsewhere.
+//! `jarvisd backup prune`: deletes backups that the calendar does not need, here and elsewhere.
 
 use super::{Run, size};
 use crate::backup::prune::{self, Place, Pruned};
@@ -10,7 +10,7 @@ pub struct Args {
     /// Say what would be deleted, and delete nothing.
     #[arg(long)]
     dry_run: bool,
-    /// The clock is right although nothing says that it was set by NTP.
+    /// The clock is right although it is not known to be set by NTP.
     #[arg(long)]
     trust_clock: bool,
     /// Print the result as JSON.
@@ -19,7 +19,7 @@ pub struct Args {
 }
 
 pub async fn run(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
-    // What deletes nothing may go by any clock.
+    // A dry run deletes nothing and may go by any clock.
     if args.dry_run && !args.trust_clock && !run.clock.stamp().synced {
         log::warn!("the clock is not set by NTP: this goes by the time that it shows");
     }
@@ -57,7 +57,7 @@ fn table(place: &Place) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Says how much it was, unless `silent`.
+/// Prints the amount deleted, unless `silent`.
 ///
 /// # Errors
 /// The failure elsewhere.

@@ -48,7 +48,7 @@ pub async fn upload(run: &Run<'_>, args: &Upload) -> Result<(), Failure> {
     output::line(format!("{}: {}", backup.name, sentence(&copy)))
 }
 
-/// Whether the nightly run that failed had made this backup, and failed at the copy of it.
+/// Whether the last nightly run made this backup and failed to copy it.
 fn ends_the_failure(run: &Run<'_>, backup: &Backup) -> bool {
     let failed = watch::noted(&run.settings.paths.data)
         .filter(|last| last.failed_unit.as_deref() == Some(BACKUP_UNIT));
@@ -67,7 +67,7 @@ pub async fn fetch(run: &Run<'_>, args: &Fetch) -> Result<(), Failure> {
     output::line(format!("{} is here again, {}, and its hashes are right.", backup.name, size(backup.bytes)))
 }
 
-/// What is known of a copy, as a sentence.
+/// The state of a copy, as a sentence.
 pub fn sentence(copy: &CopyNote) -> String {
     match copy.check {
         Check::Content => format!("Copied to {} and read back: it is the same.", copy.remote),

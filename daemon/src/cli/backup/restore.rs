@@ -39,13 +39,13 @@ pub struct Args {
     /// The newest backup taken at this time or before: 2026-11-20, 2026-11-20T18:30 (local), or with a zone.
     #[arg(long, value_name = "TIME", value_parser = time)]
     at: Option<Timestamp>,
-    /// Where to: a new file, or with Postgres the name of a database or an address.
+    /// Target: a new file, or with Postgres the name of a database or an address.
     #[arg(long, value_name = "DB", conflicts_with_all = ["in_place", "user", "conversation"])]
     to: Option<String>,
-    /// In the place of what there is now, of which a backup is made first.
+    /// Replace the present memory, after a backup of it.
     #[arg(long, conflicts_with_all = ["user", "conversation"])]
     in_place: bool,
-    /// Only what Postgres did not have when the backup was made, into the memory of this device.
+    /// Only the messages that Postgres did not have when the backup was made, into the memory of this device.
     #[arg(long, conflicts_with_all = ["to", "in_place", "user", "conversation"])]
     undelivered: bool,
     /// Only the conversations of this person, beside those that are there.
@@ -170,7 +170,7 @@ async fn undelivered(run: &Run<'_>, args: &Args, from: From<'_>) -> Result<(), F
     told(run, args, &restored)
 }
 
-/// An address without what stands before the host.
+/// An address without the part before the host.
 fn masked(to: &str) -> String {
     match (to.split_once("://"), to.rsplit_once('@')) {
         (Some((scheme, _)), Some((_, place))) => {
@@ -220,14 +220,14 @@ fn agreed(question: &str, yes: bool) -> Result<bool, Failure> {
     confirmed(question, yes)
 }
 
-/// What this device said and Postgres does not have would go with the database that is replaced.
+/// Refuses while turns wait for Postgres: they would go with the database that is replaced.
 async fn nothing_waits(run: &Run<'_>) -> Result<(), Failure> {
     if run.settings.postgres.is_none() || !run.settings.paths.db.exists() {
         return Ok(());
     }
     let waiting = match create::waiting(run).await {
         Ok(waiting) => waiting,
-        // A database that cannot be read is what a restore is for.
+        // A restore is the way to mend a database that cannot be read.
         Err(BackupError::Store(_)) => 0,
         Err(e) => return Err(e.into()),
     };
@@ -251,7 +251,7 @@ fn postgres<'a>(run: &'a Run<'_>, manifest: &Manifest) -> Result<&'a PgSettings,
     })
 }
 
-/// What a dry run found out.
+/// The findings of a dry run.
 #[derive(Debug, Serialize)]
 struct Plan {
     backup: String,
@@ -332,13 +332,13 @@ async fn merge_one(
     ))
 }
 
-/// The shared database may know somebody of this name, and their conversations, under another id than this
-/// device does. Words of the one that come as the other's would be refused there for good, so the device
-/// reads first.
+/// The shared database may know somebody of this name, and their conversations, under an id that differs from
+/// this device's. It would refuse words of the one that come as the other's for good, so the device reads
+/// first.
 async fn is_the_same_person(settings: &Settings, memory: &Memory, found: &Found) -> Result<(), Failure> {
     match memory.user_by_name(&found.owner).await {
         Ok(user) if user.id != found.owner_id => shared_ids_are_known(settings, memory).await,
-        // A person who is not here comes back with the id of then.
+        // A person who is not here comes back with the old id.
         Ok(_) | Err(MemoryError::NotFound { .. }) => Ok(()),
         Err(error) => Err(error.into()),
     }

@@ -1,4 +1,4 @@
-//! `jarvisd backup verify`: looks whether a backup is good, here or elsewhere.
+//! `jarvisd backup verify`: checks a backup, here or elsewhere.
 
 use std::path::PathBuf;
 
@@ -36,13 +36,13 @@ pub async fn run(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
     let mut backup = backup::find(run.lock.dir(), &args.name, run.clock)?;
     let keys = keys(run, args.identity.as_deref(), args.level > Level::Quick, &backup)?;
     let looked = verify::verify_and_note(run, &backup.path, args.level, &keys).await;
-    // Nothing has changed where nothing could be noted.
+    // Nothing has changed where no result could be noted.
     if !looked.as_ref().is_ok_and(|looked| !looked.noted) {
         known::learn_or_warn(run, false);
     }
     let Looked { proof, noted } = looked?;
     run.progress.end();
-    // Not of every look: that an older backup is good does not undo that last night's was not made.
+    // Not after every check: a good older backup does not undo that last night's was not made.
     if watch::noted(&run.settings.paths.data)
         .is_some_and(|last| last.failed_unit.as_deref() == Some(VERIFY_UNIT))
     {
@@ -63,7 +63,7 @@ pub async fn run(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
     undelivered(&backup).map_or(Ok(()), output::line)
 }
 
-/// What `verify` prints.
+/// The output of `verify`.
 #[derive(Debug, Serialize)]
 struct Noted {
     #[serde(flatten)]
@@ -74,7 +74,7 @@ struct Noted {
 
 async fn look_elsewhere(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
     let looked = remote::verify(run, &args.name).await;
-    // The daemon looks again, whatever was found.
+    // The daemon looks again after any result.
     watch::look_again(run);
     let (name, proof) = looked?;
     run.progress.end();

@@ -1,4 +1,4 @@
-//! What `doctor` says of the backups: what the daemon would say, where they lie, and how much room there is.
+//! The findings of `doctor` on backups: the daemon's own warnings, the folder, and the free space.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -29,7 +29,7 @@ fn state(settings: &Context, seen: &Seen, here: &[Backup]) -> Finding {
     match seen.condition.sentence() {
         None => Finding::ok(CHECK, what),
         Some(sentence) => {
-            // Sentences of the health say what to do behind the last colon.
+            // The health's sentences give the remedy behind the last colon.
             let (wrong, fix) =
                 sentence.rsplit_once(": ").unwrap_or((sentence, "`jarvisd backup list` tells more"));
             let message = if here.is_empty() { wrong.to_owned() } else { format!("{wrong}; {what}") };
@@ -65,7 +65,7 @@ fn proven(settings: &Context, seen: &Seen, here: &[Backup]) -> String {
     format!("the newest proven one of {} is {}, {age}{proof}; {copy}", here.len(), newest.name)
 }
 
-/// Where they lie, whether one can be written there, and whether the next one fits.
+/// The folder, whether it can be written to, and whether the next backup fits.
 fn folder(settings: &Context, here: &[Backup]) -> Option<Finding> {
     const FIX: &str = "give the folder to the user of the daemon, or set backup.dir to another one";
     let dir = &settings.paths.backups;
@@ -75,7 +75,7 @@ fn folder(settings: &Context, here: &[Backup]) -> Option<Finding> {
         return Some(Finding::warn(CHECK, why, FIX));
     }
     if there != dir {
-        // With nothing known, the first backup makes it.
+        // With no known backup, the first one makes the folder.
         return None;
     }
     let free = match rustix::fs::statvfs(dir) {
@@ -89,7 +89,7 @@ fn folder(settings: &Context, here: &[Backup]) -> Option<Finding> {
         dir.display(),
         if known::is_apart(settings) { "a disk of its own" } else { "the disk of the memory" }
     );
-    // The copy of the database, the backup, and what it is restored to.
+    // Room for the copy of the database, the backup, and its restored copy.
     let database = fs::metadata(&settings.paths.db).map_or(0, |db| db.len());
     let need = last.saturating_add(database.saturating_mul(2));
     Some(if free < need {

@@ -1,4 +1,4 @@
-//! The single checks. Each returns what it found; none fails as a whole.
+//! The single checks. Each returns its finding; none fails as a whole.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -83,7 +83,7 @@ pub fn models(settings: &Settings) -> Vec<Finding> {
             findings.push(Finding::fail(CHECK, chain(&e), "reinstall the models that come with the program"));
         }
     }
-    // A wake word of the owner's own has no hash: whether it works is seen by loading it, as the daemon does.
+    // A wake word of the owner's own has no hash: loading it shows whether it works, as in the daemon.
     if settings.wake.model.0.iter().any(|model| matches!(model, WakeModel::File(_)))
         && let Err(e) = Detector::new(&store, &settings.wake, &settings.endpoint)
     {
@@ -113,7 +113,7 @@ pub fn speech_to_text(settings: &Settings) -> Finding {
     }
 }
 
-/// How words are had: both engines, into the folder that this device reads.
+/// The way to get speech to text: both engines, into the folder that this device reads.
 fn fetch(store: &ModelStore) -> String {
     format!(
         "{} for Whisper (English), with `--vosk-model WHAT` for Vosk",
@@ -165,13 +165,13 @@ pub fn microphone(settings: &Settings) -> Finding {
     Finding::warn(CHECK, format!("{heard}: {}", faults.join("; ")), fixes.join("; "))
 }
 
-/// Faults of the microphone's sound, each with the way out.
+/// Faults of the microphone's sound, each with the remedy.
 fn sound_faults(verdict: Option<SoundFault>, sound: &[f32], rate_hz: u32) -> Vec<(String, String)> {
-    /// Share of full scale from which a DC offset is worth a word: of a loud voice, this much is cut off.
+    /// Share of full scale from which a DC offset is worth a word: a loud voice is clipped by this much.
     const LEAST_OFFSET: f64 = 0.02;
     let mut faults = Vec::new();
     match verdict {
-        // A value that never changes is an offset as well, and no news.
+        // A value that never changes is also an offset; nothing to add.
         Some(fault @ (SoundFault::Silent | SoundFault::Constant | SoundFault::Flicker)) => {
             return vec![(fault.words(), fault.fix())];
         }
@@ -236,14 +236,14 @@ pub async fn voice_output(settings: &Settings) -> Finding {
     }
 }
 
-/// The database as it is: the daemon repairs what is damaged when it opens it, and `doctor` does not.
+/// The database as it is: the daemon repairs damage when it opens the database, and `doctor` does not.
 pub async fn look_only(settings: &Settings) -> Result<Memory, MemoryError> {
     let device = Device { id: settings.device.id.clone() };
     let options = StoreOptions { keep_damaged: true, ..StoreOptions::default() };
     Memory::open_with(&settings.paths.db, &device, Clock::System, &options).await
 }
 
-/// Opens the database and reads all of it. One that does not exist yet is not made.
+/// Opens the database and reads all of it. A missing database is not created.
 pub async fn database(settings: &Settings) -> Finding {
     const CHECK: &str = "database";
     let path = &settings.paths.db;
@@ -258,7 +258,7 @@ pub async fn database(settings: &Settings) -> Finding {
                 None => Finding::warn(CHECK, missing.fault(), fix),
             };
         }
-        // What cannot be asked is opened below, which says why.
+        // A database that cannot be asked is opened below, and that error says why.
         Ok(None) | Err(_) => {}
     }
     if !path.exists() {
@@ -404,10 +404,10 @@ pub fn broker(settings: &Settings) -> Vec<Finding> {
     findings
 }
 
-/// More than the deadline of the probe, which the resolver does not keep.
+/// Longer than the deadline of the probe, which the resolver does not keep.
 const BROKER_PATIENCE: Duration = Duration::from_secs(20);
 
-/// What `work` comes to, or `None` if that takes too long; the thread is left to end with the process.
+/// The result of `work`, or `None` if it takes too long; the thread is left to end with the process.
 fn bounded<T: Send + 'static>(
     patience: Duration,
     name: &str,

@@ -1,4 +1,4 @@
-//! The lines about Postgres: whether everything works that sending and backups need, and what is not there.
+//! The lines about Postgres: whether everything works that sending and backups need, and the missing rows.
 
 use super::Finding;
 use super::checks::look_only;
@@ -62,7 +62,8 @@ fn of_survey(settings: &Settings, database: &PgSettings, found: &Survey) -> Vec<
     findings
 }
 
-/// What of this memory is not there, and why. A database that cannot be opened has a line of its own.
+/// Reports the rows of this memory that Postgres lacks, and the reasons. A local database that cannot be
+/// opened has a line of its own.
 async fn of_memory(settings: &Settings, database: &PgSettings) -> Vec<Finding> {
     let mut findings = Vec::new();
     if !settings.paths.db.exists() {

@@ -1,4 +1,4 @@
-//! Whether the enrolled voices open: each is unsealed, none is compared or shown.
+//! Checks that the enrolled voices open: each is unsealed, none is compared or shown.
 
 use std::collections::BTreeMap;
 
@@ -38,8 +38,8 @@ pub async fn voices(settings: &Settings) -> Vec<Finding> {
         Ok(voiceprints) => voiceprints,
         Err(e) => return vec![Finding::fail(CHECK, chain(&e), "the check of the database says what to do")],
     };
-    // The calibration names the speaker model that voices must have been made with; that it is the one
-    // installed is part of the check of the models.
+    // The calibration names the speaker model that voices must have been made with. The check of the models
+    // shows that it is the installed one.
     let identity = match ModelStore::open(&settings.paths.models) {
         Ok(store) => Calibration::load(&store).map(|calibration| calibration.identity().clone()),
         Err(e) => return vec![Finding::fail(CHECK, chain(&e), REINSTALL)],

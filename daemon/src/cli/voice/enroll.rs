@@ -1,7 +1,6 @@
 //! `jarvisd voice enroll`: recordings of one person → checks → a sealed template.
 //!
-//! The rules of whose voice may become whose are in `identity`, which every face uses. A refusal changes
-//! nothing.
+//! The rules for the owner of a voice are in `identity`, which every face uses. A refusal changes nothing.
 
 use std::path::PathBuf;
 
@@ -23,7 +22,7 @@ use crate::speaker::{LeftOut, Progress, Quality, Refusal, Step, Style};
 
 #[derive(Debug, clap::Args)]
 pub struct Enroll {
-    /// Whose voice.
+    /// Person whose voice it is.
     #[arg(long, value_name = "NAME")]
     user: String,
     /// Recordings, WAV or FLAC, one sentence each.
@@ -48,13 +47,12 @@ pub struct Enroll {
     /// voice is enrolled anew.
     #[arg(long, conflicts_with = "add")]
     replace: bool,
-    /// Enrol a voice although it is like that of somebody else who is enrolled. The device may then answer
-    /// neither of them.
+    /// Enrol a voice although it is like that of another enrolled person. The device may then answer neither
+    /// of them.
     #[arg(long)]
     another_person: bool,
-    /// Keep the recordings that were accepted, encrypted with the key of the voice and on this device alone,
-    /// in no backup. With --add what was kept before stays kept in any case; enrolling anew without this
-    /// deletes it.
+    /// Keep the accepted recordings, encrypted with the key of the voice and on this device alone, in no
+    /// backup. With --add earlier recordings stay kept in any case; enrolling anew without this deletes them.
     #[arg(long)]
     keep_recordings: bool,
     /// Print the result as JSON.
@@ -62,7 +60,7 @@ pub struct Enroll {
     json: bool,
 }
 
-/// What became of one recording.
+/// The result for one recording.
 #[derive(Debug, Default, Serialize)]
 pub struct Sample {
     /// Its number, where it is one that was kept.
@@ -81,7 +79,7 @@ pub struct Sample {
     /// Cosine to the samples before.
     #[serde(skip_serializing_if = "Option::is_none")]
     likeness: Option<f32>,
-    /// How surely the person is known in this style without the sample and with it.
+    /// The confidence with which the person is known in this style, without the sample and with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confidence_before: Option<f32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -89,7 +87,7 @@ pub struct Sample {
     /// Why it is not kept although it has no fault.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub left_out: Option<LeftOut>,
-    /// Why it was refused and what to do, or why it is left out.
+    /// The reason why it was refused and the remedy, or why it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -114,7 +112,7 @@ struct Enrolled<'a> {
     samples: Vec<Sample>,
     /// Recordings that are kept now.
     recordings_kept: usize,
-    /// Why the voice was not enrolled and what to do.
+    /// The reason why the voice was not enrolled, and the remedy.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
 }
@@ -174,7 +172,7 @@ pub fn run(settings: &Settings, args: &Enroll, common: &Common) -> Result<(), Fa
 }
 
 impl Enroll {
-    /// Whether further samples alone are given, for a voice that is enrolled.
+    /// Whether only further samples are given, for a voice that is enrolled.
     fn only_further(&self) -> bool {
         self.files.is_empty() && !self.kept
     }
@@ -225,7 +223,8 @@ async fn samples(
     Ok(samples)
 }
 
-/// Ends the samples and offers the further ones: why the voice is not enrolled, and what became of all.
+/// Ends the samples and offers the further ones. Returns why the voice is not enrolled, and the result of
+/// each sample.
 async fn complete(
     settings: &Settings,
     args: &Enroll,

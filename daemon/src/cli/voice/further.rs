@@ -12,7 +12,7 @@ use crate::speaker::Style;
 
 #[derive(Debug, clap::Args)]
 pub struct FurtherFiles {
-    /// A sentence from across the room, kept only if the person is measurably better known by it. Without
+    /// A sentence from across the room, kept only if it makes the person measurably better known. Without
     /// other recordings it is added to the enrolled voice. This and the three below can be given several
     /// times.
     #[arg(long, value_name = "WAV")]
@@ -63,7 +63,7 @@ pub async fn offer(
     Ok(sample)
 }
 
-/// That there are further samples. The command begins with `program`.
+/// Tells that further samples can be given. The command begins with `program`.
 pub fn tell_how(program: &str, name: &str) -> Result<(), Failure> {
     output::line(
         "Often across the room, at a second microphone, loud or in a hurry? Record a sentence of that as \

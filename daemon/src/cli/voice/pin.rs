@@ -28,23 +28,23 @@ the person gives it with `voice pin enter` or over MQTT, and for that long an un
 taken for theirs. Wrong PINs count with voices that were not verified, and after five of them the
 device pauses.")]
     Set(Named),
-    /// Give a person's PIN: for voice.pin_valid_s an unverified voice is then taken for theirs, as if it was
-    /// given over MQTT. It is asked for on the terminal, or read from the first line of standard input; it is
-    /// never an argument.
+    /// Give a person's PIN: for voice.pin_valid_s an unverified voice then counts as theirs, as after a PIN
+    /// over MQTT. It is asked for on the terminal, or read from the first line of standard input; it is never
+    /// an argument.
     #[command(after_help = "\
 A wrong PIN counts with voices that were not verified: after five of them in a row neither is looked
 at for a while (exit status 75). Each attempt has a row in the audit log. A daemon that runs on this
 device knows at the next utterance.")]
     Enter(Named),
-    /// Forget a person's PIN, and what it granted.
+    /// Forget a person's PIN, and the access that it granted.
     Clear(Named),
-    /// List who has a PIN.
+    /// List the people who have a PIN.
     List(List),
 }
 
 #[derive(Debug, clap::Args)]
 pub struct Named {
-    /// Whose PIN.
+    /// Person whose PIN it is.
     #[arg(value_name = "USER")]
     user: String,
     /// Print the result as JSON.
@@ -188,7 +188,7 @@ fn line(prompt: &str) -> std::io::Result<Zeroizing<String>> {
     Ok(text)
 }
 
-/// While this lives the terminal does not show what is typed.
+/// The terminal does not show typed characters while this lives.
 struct Quiet(Termios);
 
 impl Quiet {

@@ -1,4 +1,4 @@
-//! `jarvisd voice recordings`: what was kept of an enrolment because somebody asked for it.
+//! `jarvisd voice recordings`: the recordings of an enrolment that were kept on request.
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Write as _};
@@ -19,7 +19,7 @@ use crate::units::SAMPLE_RATE_HZ;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// List of whom recordings are kept (`jarvisd voice enroll --keep-recordings`).
+    /// List the people of whom recordings are kept (`jarvisd voice enroll --keep-recordings`).
     List(super::List),
     /// Write a person's recordings as WAV files, which are not encrypted, into a folder.
     Export(Export),
@@ -29,7 +29,7 @@ pub enum Command {
 
 #[derive(Debug, clap::Args)]
 pub struct Export {
-    /// Whose recordings.
+    /// Person whose recordings these are.
     #[arg(long, value_name = "NAME")]
     user: String,
     /// Folder that the files go to; made if it is not there. No file is overwritten.

@@ -35,7 +35,7 @@ pub struct Args {
     json: bool,
 }
 
-/// The speech of one recording: what was kept of it, or that it has too little.
+/// The speech kept of one recording, or the fact that it has too little.
 enum Voice {
     Heard(Box<Prototype>),
     TooShort { net_speech_s: f32 },
@@ -144,7 +144,7 @@ fn hear(
 }
 
 /// The template is made of every enrolment recording with enough speech, without the checks of an enrolment:
-/// a list may ask how bad samples do.
+/// a list may ask how well bad samples do.
 fn compare(verifier: &Verifier, line: &Line, voices: &BTreeMap<&str, Voice>) -> Result<Outcome, Failure> {
     let voice = |file: &str| {
         voices.get(file).ok_or_else(|| Failure::new(Exit::Failed, format!("{file} was not heard")))

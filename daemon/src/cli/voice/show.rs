@@ -1,5 +1,4 @@
-//! `jarvisd voice show`: how good an enrolment is, from the figures that were kept beside the sealed
-//! template.
+//! `jarvisd voice show`: the quality of an enrolment, from the figures kept beside the sealed template.
 
 use serde::Serialize;
 
@@ -15,7 +14,7 @@ use crate::plain::figure;
 struct Shown {
     #[serde(flatten)]
     voice: VoiceprintInfo,
-    /// When the person agreed to a stored voiceprint, milliseconds since 1970 UTC.
+    /// Time of the person's consent to a stored voiceprint, milliseconds since 1970 UTC.
     consent_unix_ms: Option<i64>,
     /// Probability from which this person counts as verified.
     threshold: f32,
