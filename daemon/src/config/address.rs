@@ -13,8 +13,8 @@ use super::suggest::closest;
 use super::value::{Raw, Value, toml_text};
 
 /// `scheme://[user[:password]@][host[:port]][/path][?name=value&…]`, taken apart once by the crate `url`. Two
-/// things that it does not know are added here: the scope of an IPv6 address (`[fe80::1%25eth0]`), and a user
-/// without a host, which is how libpq writes a Unix socket. Printing one shows no password.
+/// forms unknown to `url` are added here: the scope of an IPv6 address (`[fe80::1%25eth0]`), and a user
+/// without a host, libpq's form of a Unix socket. Printing one shows no password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Address {
     /// With `localhost` where no host is named.
@@ -73,7 +73,7 @@ impl Address {
                 (format!("{address}]{port}"), Some(scope.to_owned()))
             }
         };
-        // libpq takes a "+" as it is, and `url` for a space.
+        // libpq takes a "+" literally, and `url` takes it for a space.
         let behind = behind.replace('+', "%2B");
         let parts = [user, place.as_str(), behind.as_str()];
         if !parts.iter().all(|part| decodes(part)) {
@@ -142,7 +142,7 @@ impl fmt::Debug for Address {
     }
 }
 
-/// Whether every % begins an escape, and what they stand for is UTF-8.
+/// Whether every % begins an escape and the decoded bytes are UTF-8.
 fn decodes(text: &str) -> bool {
     let escape = |after: &str| after.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
     text.split('%').skip(1).all(escape) && percent_decode_str(text).decode_utf8().is_ok()
@@ -152,8 +152,8 @@ fn decoded(text: &str) -> String {
     percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
-/// A host that is no IPv6 address: a name, an IPv4 address, or the folder of a socket. `None` for what can be
-/// none of them.
+/// A host that is no IPv6 address: a name, an IPv4 address, or the folder of a socket. `None` for any other
+/// text.
 fn named(host: &str) -> Option<String> {
     let host = decoded(host);
     let name = host.strip_suffix('.').unwrap_or(&host);
@@ -245,7 +245,7 @@ pub struct PostgresUrl {
     pub is_scoped: bool,
 }
 
-/// What the part after `?` may hold. Anything else would be ignored, or worse, logged by the driver with its
+/// The parameters allowed after `?`. Any other would be ignored, or worse, logged by the driver with its
 /// value.
 const POSTGRES_PARAMETERS: [&str; 11] = [
     "sslmode",
@@ -280,7 +280,7 @@ impl PostgresUrl {
         url
     }
 
-    /// The host that is connected to, as the resolver takes it, or the folder of the socket.
+    /// The host to connect to, in the form that the resolver takes, or the folder of the socket.
     fn server(&self) -> String {
         let last =
             self.address.url.query_pairs().filter(|(key, _)| key == "host" || key == "hostaddr").last();
@@ -332,7 +332,7 @@ impl Value for PostgresUrl {
                 return Err("the parameter \"port\" is not a number from 1 to 65535".to_owned());
             }
         }
-        // The name of a database is shown, so what looks like something else is not taken for one.
+        // The name of a database is shown, so a text that looks like something else is not taken for one.
         let database = decoded(address.url.path().strip_prefix('/').unwrap_or_default());
         if database.contains(['&', '=', ':', '/', '@', '?', '#']) {
             return Err(

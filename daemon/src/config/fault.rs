@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, and where.
+//! Faults of a configuration, and their places.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -50,7 +50,7 @@ impl Serialize for Origin {
     }
 }
 
-/// One fault: `place: key: sentence`. The sentence says what is wrong and what is right.
+/// One fault: `place: key: sentence`. The sentence names the fault and the right form.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Fault {
     /// `FILE:LINE` or the name of the environment variable.
@@ -82,7 +82,7 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
-/// A path on one line, whatever its name holds.
+/// A path on one line, for any characters in its name.
 fn shown(path: &Path) -> String {
     visible(&path.display().to_string()).replace('\n', "\\n")
 }

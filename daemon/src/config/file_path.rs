@@ -26,10 +26,10 @@ impl FilePath {
         self.relative && !matches!(self.path.try_exists(), Ok(true))
     }
 
-    /// The path for whoever repeats it in messages of its own.
+    /// The path for callers that repeat it in their messages.
     ///
     /// # Errors
-    /// It is not to be shown.
+    /// The path must not be shown.
     pub fn to_be_shown(&self) -> io::Result<&Path> {
         if self.is_hidden() {
             let why = "there is no such file, and what may be a password is not shown";
@@ -119,8 +119,8 @@ fn unquoted<'a>(raw: &'a Raw, wanted: &str) -> Result<&'a str, String> {
     }
 }
 
-/// `words` of a command, with what looks like a secret as `***`: the value behind a name such as
-/// `--api-key=`, `--token` or `Authorization:`, and the password of `user:password@`.
+/// `words` of a command, with likely secrets as `***`: the value behind a name such as `--api-key=`,
+/// `--token` or `Authorization:`, and the password of `user:password@`.
 pub(crate) fn masked_words(words: &[String]) -> Vec<String> {
     let mut value_of_a_secret = false;
     let mut shown = Vec::with_capacity(words.len());
@@ -142,7 +142,7 @@ pub(crate) fn masked_words(words: &[String]) -> Vec<String> {
     shown
 }
 
-/// Whether the value that is called so is a secret.
+/// Whether a value of this name is a secret.
 fn names_a_secret(name: &str) -> bool {
     const WORDS: [&str; 6] = ["key", "token", "secret", "passw", "auth", "bearer"];
     let name = name.to_ascii_lowercase();

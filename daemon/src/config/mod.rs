@@ -7,8 +7,8 @@
 //!
 //! A section is declared once with `section!`, by the part of the program that it sets: the struct, the
 //! checks, `docs/configuration.md` and the reload come from that. `app/settings.rs` gathers the sections and
-//! checks what contradicts what. A fault never stops the reading: all of them are reported at once, each with
-//! its place and key.
+//! checks them for contradictions. A fault never stops the reading: all of them are reported at once, each
+//! with its place and key.
 
 mod address;
 mod fault;
@@ -49,7 +49,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Where things are before any file is read: the configuration can name another folder for backups.
+    /// The places before any file is read: the configuration can name another folder for backups.
     pub fn paths(&self) -> Paths {
         let (root, named) = self.places();
         Paths::new(&root, named.as_deref(), &self.env)
@@ -71,7 +71,7 @@ pub(crate) fn read(options: &Options, known: KnownKeys, faults: &mut Vec<Fault>)
     let (root, named) = options.places();
     let mut paths = Paths::new(&root, named.as_deref(), &options.env);
     paths.models.dedup();
-    // One that does not exist yet is an empty one: whoever writes first makes it.
+    // A root that does not exist yet counts as empty: the first writer makes it.
     if root.exists() && !root.is_dir() {
         let place: Arc<Path> = root.as_path().into();
         faults.push(Fault::new(Origin::file(&place, 0), None, "--root names a file; it takes a folder"));

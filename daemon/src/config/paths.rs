@@ -1,4 +1,4 @@
-//! Where things are on disk; `--root DIR` moves all of it.
+//! The places on disk; `--root DIR` moves all of them.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ impl Paths {
         let data = root.join("var/lib/jarvis");
         let mut models: Vec<PathBuf> = var("JARVIS_MODELS_DIR").into_iter().collect();
         models.extend([data.join("models"), root.join("usr/share/jarvis/models")]);
-        // Where scripts/fetch-models.sh puts them for one user of the machine.
+        // scripts/fetch-models.sh puts them there for one user of the machine.
         let per_user = var("XDG_DATA_HOME").or_else(|| Some(var("HOME")?.join(".local/share")));
         models.extend(per_user.map(|share| share.join("jarvis/models")));
         models.extend(models_nearby());
@@ -55,8 +55,8 @@ impl Paths {
 }
 
 /// Models that came with this copy of the program: `share/jarvis/models` of an unpacked package, and `models`
-/// of a source tree that the program or the current folder stands in. Nothing about the machine that built it
-/// is compiled in.
+/// of a source tree that holds the program or the current folder. Nothing about the build machine is compiled
+/// in.
 fn models_nearby() -> Vec<PathBuf> {
     let program = std::env::current_exe().and_then(std::fs::canonicalize).ok();
     let mut found = Vec::new();

@@ -11,7 +11,7 @@ use super::value::{OUT_OF_RANGE, Value};
 pub struct Rule<T> {
     /// Completes "it may be …"; empty if the type says it all.
     pub allowed: String,
-    /// What the reference page says about the default when the value alone would not explain it.
+    /// The reference page's words for the default, where the value alone would not explain it.
     pub default_words: Option<&'static str>,
     /// A reload applies the key while the daemon runs.
     pub live: bool,
@@ -25,7 +25,7 @@ impl<T> std::fmt::Debug for Rule<T> {
 }
 
 impl<T> Rule<T> {
-    /// Whatever the type takes.
+    /// Any value that the type takes.
     pub fn any() -> Self {
         Self { allowed: String::new(), default_words: None, live: false, check: Box::new(|_| true) }
     }
@@ -114,8 +114,8 @@ pub trait Section: Sized + Default {
 
     fn keys() -> Vec<Key>;
 
-    /// Takes this section's values out of the layers; a value that is refused becomes a fault and its
-    /// default.
+    /// Takes this section's values out of the layers. A refused value becomes a fault, and the default
+    /// applies.
     fn take(layers: &mut Layers, faults: &mut Vec<Fault>) -> Self;
 
     /// Takes over from `new` the keys that may change while the daemon runs.
@@ -137,8 +137,7 @@ pub fn take_value<T: Value>(
     };
     let base = entry.origin.base();
     let base = base.as_deref().unwrap_or(Path::new(""));
-    // In the environment quotes are optional, so what is no value of the right type may still be meant as
-    // text.
+    // Quotes are optional in the environment, so a value of the wrong type may still be meant as text.
     let read = T::read(&entry.raw, base).or_else(|sentence| match &entry.bare {
         Some(bare) => T::read(bare, base).map_err(|_| sentence),
         None => Err(sentence),

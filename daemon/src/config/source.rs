@@ -1,4 +1,5 @@
-//! Where values are written: the file, the files beside it, the environment. The later wins, key by key.
+//! The places where values are written: the file, the files beside it, the environment. The later wins, key
+//! by key.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -58,7 +59,7 @@ pub struct Layers {
     pub effective: Vec<Effective>,
     /// Files that were read.
     pub files: Vec<PathBuf>,
-    /// What is no fault and probably a mistake.
+    /// Entries that are no fault and probably a mistake.
     pub warnings: Vec<String>,
 }
 
@@ -86,7 +87,7 @@ impl Layers {
         self.effective.iter().find(|e| e.key == key).map_or(Origin::Default, |e| e.origin.clone())
     }
 
-    /// Reads one file. One that does not exist is a fault only if it is `required`.
+    /// Reads one file. A missing file is a fault only if it is `required`.
     pub(super) fn read_file(&mut self, path: &Path, required: bool, faults: &mut Vec<Fault>) {
         let shared: Arc<Path> = path.into();
         match read_text(path) {
@@ -192,7 +193,7 @@ impl Layers {
         }
     }
 
-    /// Finds variables that look as if they were to set a key, and set none: one underscore, other letters.
+    /// Finds variables that look like settings and set none: one underscore, other letters.
     pub(super) fn find_near_misses(&mut self, env: &[(OsString, OsString)], faults: &mut Vec<Fault>) {
         for (name, _) in env {
             let Some(name) = name.to_str().filter(|name| !name.starts_with(ENV_PREFIX)) else { continue };
@@ -315,7 +316,7 @@ impl Layers {
 struct Page<'a> {
     path: &'a Arc<Path>,
     lines: &'a Lines,
-    /// Lines that are not TOML: what stands there was not read as it was meant.
+    /// Lines that are not TOML, and so were not read as they were meant.
     broken: &'a HashSet<usize>,
     found: Vec<Fault>,
 }
@@ -349,7 +350,7 @@ fn quote_message(message: &str) -> String {
     message.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The text of a file, `None` if there is no such file, else the line and what is wrong with it.
+/// The text of a file, `None` if there is no such file, else the line and its fault.
 fn read_text(path: &Path) -> Result<Option<String>, (usize, String)> {
     let fail = |sentence: String| Err((0, sentence));
     let file = match File::open(path) {

@@ -102,15 +102,15 @@ pub(crate) fn line(raw: &Raw, wanted: &str) -> Result<String, String> {
     }
 }
 
-/// Characters that a person cannot see and that make two texts look alike or turn the direction of the rest.
+/// Characters that a person cannot see, and that make two texts look alike or turn the direction of the rest.
 /// The joiners U+200C and U+200D stay allowed: some scripts and emoji need them.
 pub(super) fn invisible(c: char) -> bool {
     matches!(c, '\u{ad}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
         | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// A path; relative ones start from `base`. Where there is no file to start from (the environment) `base` is
-/// empty: a service and a shell stand in different folders, so only an absolute path means the same to both.
+/// A path; relative ones start from `base`. In the environment there is no file to start from, and `base` is
+/// empty. A service and a shell stand in different folders, so only an absolute path means the same to both.
 pub(crate) fn path_from(text: &str, base: &Path) -> Result<PathBuf, String> {
     if text == "~" || text.starts_with("~/") {
         return Err(format!("\"{}\": ~ stands for nobody's folder here; write the whole path", quote(text)));
@@ -153,7 +153,7 @@ impl Value for bool {
     }
 }
 
-/// How the sentence about a number ends that no `u32` can be; whoever knows the range adds it.
+/// End of the sentence about a number that fits no `u32`; callers that know the range add it.
 pub(super) const OUT_OF_RANGE: &str = "is out of range";
 
 impl Value for u32 {
@@ -214,7 +214,7 @@ impl<T: Value> Value for Option<T> {
         T::type_words()
     }
 
-    /// The empty text takes back what an earlier file has set.
+    /// The empty text takes back the value of an earlier file.
     fn read(raw: &Raw, base: &Path) -> Result<Self, String> {
         match raw {
             Raw::Text(text) if text.is_empty() => Ok(None),

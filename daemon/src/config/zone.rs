@@ -1,5 +1,5 @@
-//! The time zone of the system: it decides which day a backup is of, and what is said when somebody asks for
-//! the time. One that does not exist would silently be UTC.
+//! The time zone of the system: it decides the day of a backup and the time that the device tells. An unknown
+//! zone would silently be UTC.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -12,7 +12,7 @@ use super::fault::{Fault, Origin, quote};
 const VARIABLE: &str = "TZ";
 const LOCAL: &str = "/etc/localtime";
 
-/// What is wrong with the zone that `TZ`, else the system, names. A system without any is in UTC.
+/// The fault of the zone that `TZ`, else the system, names. A system without any is in UTC.
 pub(super) fn fault(env: &[(OsString, OsString)]) -> Option<Fault> {
     let set = env.iter().find(|(name, _)| name == VARIABLE).map(|(_, value)| value.to_string_lossy());
     match set {
@@ -59,13 +59,13 @@ fn name_of(zone: &str) -> &str {
     zone.strip_prefix(':').unwrap_or(zone)
 }
 
-/// The rule where `zone` is one with a colon before it, which some program would take for UTC.
+/// The rule where `zone` is one with a colon before it, which some programs take for UTC.
 fn rule_behind_a_colon(zone: &str) -> Option<&str> {
     zone.strip_prefix(':').filter(|rule| TimeZone::posix(rule).is_ok() && TimeZone::get(rule).is_err())
 }
 
-/// Whether a zone lies in the folder of those that count leap seconds. Read without them, their times are
-/// wrong by more than half a minute.
+/// Whether a zone lies in the folder of those that count leap seconds. Without leap seconds their times would
+/// be wrong by more than half a minute.
 fn counts_leap_seconds(zone: &Path) -> bool {
     zone.components().any(|part| part.as_os_str() == "right")
 }
@@ -83,8 +83,8 @@ fn exists(zone: &str) -> bool {
     name.starts_with('/') && std::fs::read(name).is_ok_and(|bytes| is_zone(&bytes))
 }
 
-/// The zone as its file is called, where `zone` writes it in another case or below `posix/`: some program
-/// would not find it and take UTC.
+/// The name of the zone's file, where `zone` writes it in another case or below `posix/`: some programs would
+/// not find it and take UTC.
 fn written(zone: &str) -> Option<String> {
     let name = name_of(zone);
     let below = name.strip_prefix("posix/").unwrap_or(name);
