@@ -12,27 +12,27 @@ use crate::speaker::Style;
 use crate::speaker::pin::Pin;
 use crate::speaker::section::Voice;
 
-/// Something the device is told. Printing one shows no PIN.
+/// A command to the device. Printing one shows no PIN.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     Switch(Switch),
     Task(Task),
 }
 
-/// A state: it is set at once, whatever goes on, and the last value counts.
+/// A state: it is set at once, at any time, and the last value counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Switch {
     Mute(bool),
     /// Open the listening window as if the wake word had been said.
     Listen,
-    /// End the enrolment that goes on, and those that wait.
+    /// End the running enrolment, and those that wait.
     CancelEnrolment,
 }
 
 /// Work that takes its turn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Task {
-    /// Take whoever speaks next for `user`.
+    /// Take the next speaker for `user`.
     Pin { user: String, pin: Pin },
     /// Enrol the voice of this person, before the microphone.
     Enrol { user: String, wanted: Wanted },
@@ -43,9 +43,9 @@ pub enum Task {
 pub struct Wanted {
     /// Only further samples, added to the enrolled voice.
     pub adds: bool,
-    /// Which further samples are asked for, each once.
+    /// The further samples that are asked for, each once.
     pub further: Vec<Style>,
-    /// Keep what is said for it, encrypted.
+    /// Keep the sound of its samples, encrypted.
     pub keep_recordings: bool,
 }
 
@@ -58,7 +58,7 @@ pub struct CommandSpec {
     pub topic: &'static str,
     pub doc: &'static str,
     pub payload: Payload,
-    /// The least authority of whoever gives it.
+    /// The least authority that may give it.
     pub needs: Level,
     /// The key of the configuration that switches it on; `None`: always on.
     pub setting: Option<Setting>,
@@ -164,7 +164,7 @@ impl CommandSpec {
     /// The command in `payload`.
     ///
     /// # Errors
-    /// Why it is not carried out.
+    /// The reason why it is not carried out.
     pub fn read(&self, payload: &[u8], from: Authority, voice: &Voice) -> Result<Command, Outcome> {
         let Payload { form, max_bytes, parse } = self.payload;
         if from.level() < self.needs {
@@ -206,11 +206,11 @@ fn pin(payload: &[u8]) -> Option<Command> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct EnrolmentPayload {
-    /// Whom to enrol, or
+    /// The person to enrol.
     start: Option<String>,
-    /// whose voice to add further samples to.
+    /// The enrolled person to add further samples to, in place of `start`.
     add: Option<String>,
-    /// Those that are asked for; none with `start`, all with `add`.
+    /// The styles asked for; none with `start`, all with `add`.
     further: Option<Vec<Style>>,
     #[serde(default)]
     keep_recordings: bool,

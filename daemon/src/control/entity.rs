@@ -6,7 +6,7 @@
 use super::command::COMMANDS;
 use crate::speaker::section::Voice;
 
-/// How an entity is shown. Topics are the last part of a topic of the device.
+/// The appearance of an entity. Topics are the last part of a topic of the device.
 #[derive(Debug)]
 pub struct Entity {
     pub platform: &'static str,
@@ -16,7 +16,7 @@ pub struct Entity {
     pub category: Option<&'static str>,
     /// Topic of its value.
     pub state: Option<&'static str>,
-    /// How the value is read from what is published there.
+    /// The template that reads the value from the published payload.
     pub template: Option<&'static str>,
     /// Topic of JSON with its attributes.
     pub attributes: Option<&'static str>,
@@ -47,7 +47,7 @@ impl Entity {
         }
     }
 
-    /// One for whoever looks after the device.
+    /// An entity for the person who looks after the device.
     const fn diagnostic(platform: &'static str, name: &'static str, state: &'static str) -> Self {
         Self { category: Some("diagnostic"), state: Some(state), ..Self::new(platform, name) }
     }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! [`COMMANDS`] is the one list of commands: topics, access checks, entities and the documentation come from
-//! it. A new command is a row there, and its effect where `Switch` or `Task` is carried out.
+//! it. A new command is a row there, and its effect goes where `Switch` or `Task` is carried out.
 
 pub mod command;
 pub mod entity;

@@ -19,7 +19,7 @@ pub enum Outcome {
         max_bytes: usize,
     },
     Retained,
-    /// The configuration does not let the device be told that.
+    /// The configuration does not allow this command.
     SwitchedOff {
         /// The key that would.
         key: &'static str,
@@ -41,17 +41,17 @@ impl Outcome {
         }
     }
 
-    /// Whether it is in force, or will be in its turn.
+    /// Whether the command is in force, or will be in its turn.
     pub fn is_taken(&self) -> bool {
         matches!(self, Self::Done | Self::Accepted)
     }
 
-    /// Whether the payload was a command, whatever became of it.
+    /// Whether the payload was a command, regardless of its outcome.
     pub fn is_understood(&self) -> bool {
         matches!(self, Self::Done | Self::Accepted | Self::Refused(_) | Self::Busy)
     }
 
-    /// One sentence: what became of it and, where it was not taken, what to do.
+    /// One sentence: the outcome and, for a refusal, the remedy.
     pub fn sentence(&self, face: Face) -> String {
         match self {
             Self::Done => "done".to_owned(),

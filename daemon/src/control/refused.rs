@@ -1,14 +1,14 @@
-//! Why a command is refused, in the words of the face that it came from.
+//! The reasons for refusing a command, in the words of the face that it came from.
 
 use crate::error::{Exit, Failure, chain};
 use crate::memory::{ANONYMOUS, MemoryError};
 use crate::speaker::Refusal;
 
-/// Where a command came from. Each has other means to go on, and what is said there names no others.
+/// The origin of a command. Each has other means to go on, and its messages name no others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Face {
     CommandLine,
-    /// Also what the device says aloud.
+    /// Also the device's spoken sentences.
     Mqtt,
 }
 
@@ -25,7 +25,7 @@ pub enum Refused {
     WrongPin,
     /// Too many failures in a row: the PIN was not looked at.
     Paused,
-    /// The name stands for whoever is answered without verification.
+    /// The name stands for speakers who are answered without verification.
     Anonymous,
     NameLength,
     /// Nobody of this name has a voice that could be added to.
@@ -43,9 +43,9 @@ pub enum Refused {
     Samples(Refusal),
     /// The sample was lost in the program.
     Lost,
-    /// A stage did not end in time, with the sentence that says which.
+    /// A stage did not end in time; the sentence names it.
     Overdue(String),
-    /// A database, a key or a disk that does not work; or a name that the memory does not take.
+    /// A database, a key or a disk that does not work, or a name that the memory does not take.
     Device(Failure),
 }
 
@@ -108,7 +108,7 @@ impl Refused {
         }
     }
 
-    /// Writes the cause that [`Face::Mqtt`] is not told into the journal.
+    /// Writes the cause that [`Face::Mqtt`] does not see into the journal.
     pub fn log(&self) {
         if let Self::Device(failure) = self
             && failure.exit != Exit::Data

@@ -1,4 +1,4 @@
-//! A task on its way to whoever carries it out, and who may give it.
+//! A task on its way to the code that carries it out, and the authority to give it.
 
 use serde::Deserialize;
 use tokio::sync::oneshot;
@@ -8,18 +8,18 @@ use super::outcome::Outcome;
 use super::refused::Face;
 use crate::memory::UserId;
 
-/// Who gives a command.
+/// The authority behind a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Authority {
     /// A client that may publish to the broker.
     Broker,
     /// A person who is signed in.
     Person(UserId),
-    /// Who looks after the device: the local command line, or the admin token.
+    /// The person who looks after the device: the local command line, or the admin token.
     Owner,
 }
 
-/// How far an authority reaches; each includes those before it.
+/// The reach of an authority; each level includes those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     Household,
@@ -50,7 +50,7 @@ impl Authority {
 pub struct Request {
     pub task: Task,
     pub from: Authority,
-    /// Enrolments that were cancelled when it was given: one that is cancelled since does not begin any more.
+    /// Enrolments cancelled before it was given: a request cancelled since does not begin.
     pub cancels: u64,
     pub answer: oneshot::Sender<Outcome>,
 }
@@ -76,7 +76,7 @@ impl RequestId {
         &self.0
     }
 
-    /// The `id` of a payload of JSON, whatever else is in it.
+    /// The `id` of a payload of JSON, regardless of its other keys.
     pub fn of(payload: &[u8]) -> Option<Self> {
         #[derive(Deserialize)]
         struct WithId {
