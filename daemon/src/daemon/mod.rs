@@ -33,7 +33,7 @@ use sound_watch::SoundWatch;
 
 /// How long everything may take to stop.
 const DRAIN: Duration = Duration::from_secs(10);
-/// And to give the log back to the database after that.
+/// Time to give the log back to the database after that.
 const CLOSE: Duration = Duration::from_secs(1);
 /// From the signal to the end of the process; `TimeoutStopSec=` of the unit is longer.
 pub const STOPS_WITHIN: Duration = Duration::from_secs(DRAIN.as_secs() + CLOSE.as_secs());
@@ -41,7 +41,7 @@ pub const STOPS_WITHIN: Duration = Duration::from_secs(DRAIN.as_secs() + CLOSE.a
 /// Runs the daemon until it is told to stop. `lines` receives every event (`run --events`).
 ///
 /// # Errors
-/// What keeps it from starting, or the part that ended although nothing had asked it to.
+/// The obstacle to the start, or the part that ended although nothing had asked it to.
 pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> Result<(), Failure> {
     let health = Health::new();
     for (part, need) in [
@@ -67,7 +67,7 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
     };
     supervisor.job_thread("starting", keep_alive).map_err(cannot_start)?;
 
-    // Before anything that takes time: a signal without a handler would end the process by itself.
+    // This comes before anything that takes time: a signal without a handler would end the process by itself.
     let (mut terminate, hang_up) = (listen_for(SignalKind::terminate())?, listen_for(SignalKind::hangup())?);
     let mut interrupt = listen_for(SignalKind::interrupt())?;
     let _lock = lock(&settings)?;
@@ -93,7 +93,7 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
     let (memory, health) = (&app.memory, &app.health);
     // Before the first sound.
     app.switches.restore(memory, health).await;
-    // What cannot be read was announced by nobody; the worst of it is an entity that stays.
+    // An unreadable setting counts as no announcements; at worst an entity stays.
     let announced =
         memory.setting::<mqtt::Announced>(mqtt::ANNOUNCED).await.ok().flatten().unwrap_or_default();
     let announced = tokio::sync::watch::channel(announced).0;
@@ -184,7 +184,7 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
             let forwarder = Forwarder::new(memory.store().clone(), memory.clock().clone(), postgres)
                 .before_migration(before_migration)
                 .keep_audit(settings.store.audit_days);
-            // A reporter: the last turn is on the disk before it is told to stop.
+            // A reporter: the last turn is on the disk before this is told to stop.
             let last_words = supervisor.last_words();
             let (circuit, doubt) = (forwarder.circuit(), forwarder.doubt());
             supervisor.reporter("forward", forwarder.run(health.clone(), last_words))?;
@@ -210,7 +210,7 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
         Ended::Asked | Ended::AllDone => Vec::new(),
     };
     faults.extend(drained.faults);
-    // A stage that failed also ends those behind it: the one with a cause is the one to name.
+    // A stage that failed also ends those behind it; the one with a cause is named.
     faults.sort_by_key(|fault| fault.source().is_none());
     match faults.into_iter().next() {
         Some(fault) => {

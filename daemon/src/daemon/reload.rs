@@ -1,5 +1,5 @@
-//! `systemctl reload` (SIGHUP): reads the configuration again and applies what can change while the daemon
-//! runs.
+//! `systemctl reload` (SIGHUP): reads the configuration again and applies the keys that can change while the
+//! daemon runs.
 
 use tokio::signal::unix::Signal;
 use tokio_util::sync::CancellationToken;
@@ -11,7 +11,7 @@ use crate::health::State;
 use crate::notify;
 use crate::pipeline::live::LiveSettings;
 
-/// Runs until `stop`. A faulty configuration changes nothing and is named in the log, every fault of it.
+/// Runs until `stop`. A faulty configuration changes nothing; the log names every fault of it.
 pub async fn run(
     mut hang_up: Signal,
     options: Options,
@@ -55,7 +55,7 @@ pub async fn run(
                 }
             }
         }
-        // Before the first READY a reload must not give it.
+        // A reload before the first READY must not send it.
         if health.status().state == State::Starting {
             continue;
         }

@@ -1,5 +1,5 @@
-//! Watches the sound from outside the audio threads: logs what the capture thread may not log, tells the
-//! service manager when sound runs, and measures how far it has come for the watchdog.
+//! Watches the sound from outside the audio threads. It logs for the capture thread, which may not log, tells
+//! the service manager when sound runs, and measures the progress of the sound for the watchdog.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -22,16 +22,15 @@ use crate::units::FramePos;
 pub const COMPONENT: &str = health::MICROPHONE;
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// A microphone that is not there is no reason to keep the service in `activating`: after this long it is
-/// reported as away, the service counts as started, and everything that needs no microphone works.
+/// A missing microphone is no reason to keep the service in `activating`. After this long it is reported as
+/// away, the service counts as started, and everything that needs no microphone works.
 const GIVE_UP_WAITING: Duration = Duration::from_secs(5);
 /// Longer than the longest pause between two looks of the capture thread at a device that is away.
 pub const RECOVERY_PATIENCE: Duration = Duration::from_secs(30);
 
-/// How far the sound has come: what [`notify::feed_watchdog`] feeds on.
+/// The progress of the sound, on which [`notify::feed_watchdog`] feeds.
 ///
-/// A device that is open and yields nothing is not away: re-opening it was tried, so what is left is a
-/// restart.
+/// An open device that yields nothing is not away: re-opening it was tried, so only a restart is left.
 pub fn progress(stats: &CaptureStats, control: &HearingControl, turns: &Pulse) -> Progress {
     let stalled = stats.last_error().is_some_and(|e| e.kind() == std::io::ErrorKind::TimedOut);
     Progress {
