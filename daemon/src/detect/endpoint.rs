@@ -1,5 +1,5 @@
-//! Endpointing: where a command begins and ends. A state machine over decided frames, without sound or models
-//! in it.
+//! Endpointing: finds the begin and end of a command. A state machine over decided frames, without sound or
+//! models in it.
 //!
 //! ```text
 //!              wake word                      min_speech of speech
@@ -46,8 +46,8 @@ const WAKE_LEAD: u64 = 150;
 /// Speech needed, beyond `min_speech`, when it follows the wake phrase without a gap: the phrase's own last
 /// sound, or a late verdict on it, is not a command.
 const WAKE_TAIL: u64 = 16;
-/// A wake word that ends within this time of the command's start restarts it; later it is a part of what is
-/// said: 2 s.
+/// A wake word that ends within this time of the command's start restarts it; a later one belongs to the
+/// command: 2 s.
 const RESTART_WITHIN: u64 = 200;
 /// A piece of the command that is handed out holds this many frames at least: 100 ms.
 const PIECE: u64 = 10;
@@ -55,12 +55,12 @@ const PIECE: u64 = 10;
 /// A pause between wake phrase and command begins at most this long after the phrase's estimated end, which
 /// is up to 0.18 s early: 200 ms.
 const PAUSE_BEGINS_WITHIN: u64 = 20;
-/// It lasts longer than the closure of a stop consonant: 150 ms.
+/// The pause lasts longer than the closure of a stop consonant: 150 ms.
 const PAUSE: u64 = 15;
-/// And is this much quieter than the phrase: -20 dB, as a ratio of energies.
+/// The pause is this much quieter than the phrase: -20 dB, as a ratio of energies.
 const PAUSE_ENERGY: f64 = 0.01;
 
-/// Where the pause after a wake phrase begins that was estimated to end at `end`, if there is one.
+/// The start of the pause after a wake phrase that was estimated to end at `end`, if there is one.
 fn pause_after(end: FramePos, sound: &Sound) -> Option<FramePos> {
     let first = FramePos(end.0.saturating_sub(60)).max(sound.start());
     // A DC offset or hum would fill every pause.
@@ -77,26 +77,25 @@ fn pause_after(end: FramePos, sound: &Sound) -> Option<FramePos> {
         .find(|from| (0..PAUSE).all(|n| quiet(FramePos(from.0 + n))))
 }
 
-/// The hiss of the last "s" of a wake phrase is looked for from this long before its estimated end: 100 ms.
+/// The search for the hiss of a wake phrase's last "s" starts this long before its estimated end: 100 ms.
 const HISS_BEFORE: u64 = 10;
-/// Up to this long after it: 90 ms. The estimate is up to 140 ms early.
+/// The search goes up to this long after it: 90 ms. The estimate is up to 140 ms early.
 const HISS_AFTER: u64 = 9;
 /// Less than this is no "s": 30 ms.
 const LEAST_HISS: u64 = 3;
 /// The phrase's "s" keeps this much: 110 ms. Where a pause or a vowel follows it lasts up to 160 ms.
 const OWN_HISS: u64 = 11;
-/// More than this is surely the "s" with that of the command's first word: 160 ms.
+/// A longer hiss is the phrase's "s" joined with that of the command's first word: 160 ms.
 const SHARED_HISS: u64 = 16;
-/// Of two that run into one the first keeps this much: 90 ms.
+/// Of two joined hisses the first keeps this much: 90 ms.
 const OWN_OF_SHARED: u64 = 9;
-/// A frame hisses if neighbouring samples have this little in common: their correlation. Vowels have 0.8 and
-/// more.
+/// A frame hisses if neighbouring samples have a correlation this low. Vowels have 0.8 and more.
 const HISS_CORRELATION: f32 = 0.4;
-/// And if it is no quieter than this against the phrase: -40 dB, as a ratio of energies.
+/// A hiss is no quieter than this against the phrase: -40 dB, as a ratio of energies.
 const HISS_ENERGY: f32 = 1e-4;
 
-/// Where a wake phrase that ends with an "s" really ended, if it was estimated to end at `end`: where its
-/// hiss ends. The estimate where there is no such hiss, or where everything hisses (noise).
+/// The true end of a wake phrase that ends with an "s" and was estimated to end at `end`: the end of its
+/// hiss. Without such a hiss, or where everything hisses (noise), the estimate.
 pub(super) fn after_hiss(end: FramePos, sound: &Sound) -> FramePos {
     let frame = |pos: FramePos| sound.frame(pos).map(|(raw, _)| raw);
     let energy = |raw: &[f32; FRAME_SAMPLES]| raw.iter().map(|x| x * x).sum::<f32>();
@@ -105,7 +104,7 @@ pub(super) fn after_hiss(end: FramePos, sound: &Sound) -> FramePos {
     let hisses = |pos: u64| frame(FramePos(pos)).is_some_and(|raw| energy(raw) > least && is_hiss(raw));
     let from = end.0.saturating_sub(HISS_BEFORE);
     let mut pos = from;
-    // The first one in reach: nothing else in the phrase hisses, and the command may.
+    // The first hiss in reach: nothing else in the phrase hisses, and the command may.
     while pos <= end.0 + HISS_AFTER {
         if !hisses(pos) {
             pos += 1;
@@ -133,7 +132,7 @@ pub(super) fn after_hiss(end: FramePos, sound: &Sound) -> FramePos {
     end
 }
 
-/// Whether the energy of a frame lies high, as that of an "s" does and that of no vowel.
+/// Whether the energy of a frame lies at high frequencies, as in an "s" and in no vowel.
 fn is_hiss(raw: &[f32; FRAME_SAMPLES]) -> bool {
     #[expect(clippy::cast_precision_loss, reason = "160")]
     let mean = raw.iter().sum::<f32>() / FRAME_SAMPLES as f32;
@@ -158,7 +157,7 @@ enum State {
         wake: bool,
         run: Run,
     },
-    /// `look_after`: frames of speech until the utterance so far is handed out; `None`: it was, or is not
+    /// `look_after`: frames of speech until the utterance so far is handed out. `None`: this is done, or not
     /// wanted.
     Open {
         start: FramePos,
@@ -192,7 +191,7 @@ impl Run {
     }
 }
 
-/// Where an utterance, its command and the speech in it begin.
+/// The begin of an utterance, of its command and of the speech in it.
 #[derive(Debug, Clone, Copy)]
 struct Begin {
     start: FramePos,
@@ -213,7 +212,7 @@ impl Endpointer {
         Self { limits, state: State::Waiting { run: Run::default() }, free: FramePos(0) }
     }
 
-    /// Back to waiting; an open command is dropped without a word.
+    /// Goes back to waiting; an open command is dropped without a word.
     pub(super) fn reset(&mut self) {
         self.state = State::Waiting { run: Run::default() };
     }
@@ -259,8 +258,8 @@ impl Endpointer {
         }
     }
 
-    /// A wake phrase was heard that ended at `end`. `false` if it is a part of what is being said.
-    /// `hisses`: its last sound is an "s", by which the end is found better.
+    /// A wake phrase was heard that ended at `end`. `false` if it belongs to the open command. `hisses`: its
+    /// last sound is an "s", which shows the end better.
     pub(super) fn wake(
         &mut self,
         end: FramePos,
@@ -291,7 +290,7 @@ impl Endpointer {
         true
     }
 
-    /// Where the speech that ended with the wake phrase at `end` began, with the pre-roll.
+    /// The begin of the speech that ended with the wake phrase at `end`, with the pre-roll.
     fn lead_of(&self, end: FramePos, sound: &Sound) -> FramePos {
         let limit = FramePos(end.0.saturating_sub(WAKE_LEAD)).max(sound.start()).max(self.free);
         let mut first = end;
@@ -355,7 +354,7 @@ impl Endpointer {
                     let (raw, clean) = sound.samples(*sent, next);
                     out.push(Detection::Speech { raw: raw.to_vec(), clean: clean.to_vec() });
                     *sent = next;
-                    // With a piece, so that what is looked at is what was handed out.
+                    // Handed out together with a piece, so that both show the same sound.
                     if look_after.is_some_and(|after| {
                         let speech = sound.speech(*start, next);
                         speech.iter().filter(|p| **p >= self.limits.threshold).count() as u64 >= after
@@ -370,7 +369,7 @@ impl Endpointer {
         }
     }
 
-    /// Ends what is open at `end`: the source ended, or sound was lost for longer than a command survives.
+    /// Ends an open command at `end`: the source ended, or sound was lost for longer than a command survives.
     pub(super) fn cut(&mut self, end: FramePos, lost: bool, sound: &Sound, out: &mut Vec<Detection>) {
         match self.state {
             State::Open { .. } => self.close(end, lost, sound, out),

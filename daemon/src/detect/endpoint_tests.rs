@@ -1,4 +1,4 @@
-//! The endpointing state machine alone: what it says for any sequence of frames, wake words and gaps.
+//! The endpointing state machine alone: its events for any sequence of frames, wake words and gaps.
 
 use super::endpoint::{Endpointer, Limits, after_hiss};
 use super::sound::Sound;

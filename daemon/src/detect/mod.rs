@@ -15,7 +15,7 @@
 //! that no onset is lost. Both networks hear the raw sound: on denoised sound they do worse.
 //!
 //! Invariants: one thread, no waiting, bounded memory; a closed gate runs no network; positions never go back
-//! within one source. The wake phrase's own verdict comes first: `Wake`, then what follows it.
+//! within one source. The wake phrase's own verdict comes first: `Wake`, then later detections.
 
 mod endpoint;
 #[cfg(test)]
@@ -50,7 +50,7 @@ const MIN_SPEECH_MS: u32 = 160;
 /// Speech, wake phrase included, after which the utterance so far is handed out once.
 const FIRST_LOOK_MS: u32 = 2_000;
 
-/// What the detector found in the sound.
+/// A finding of the detector in the sound.
 #[derive(Debug, Clone)]
 pub enum Detection {
     Wake {
@@ -69,9 +69,9 @@ pub enum Detection {
         raw: Vec<f32>,
         clean: Vec<f32>,
     },
-    /// There is enough speech to tell who speaks while it goes on: the utterance so far, wake phrase
-    /// included; at most once in an utterance. `speech` is the probability per 10 ms frame of `raw`, which is
-    /// as in [`Utterance`].
+    /// There is enough speech to identify the speaker while it goes on. Holds the utterance so far, wake
+    /// phrase included; at most once in an utterance. `speech` is the probability per 10 ms frame of `raw`,
+    /// which is as in [`Utterance`].
     SoFar {
         raw: Vec<f32>,
         speech: Vec<f32>,
@@ -83,7 +83,7 @@ pub enum Detection {
     NoSpeech {
         pos: FramePos,
     },
-    /// A listening window was opened at a distance. Said by whoever holds the detector.
+    /// A listening window was opened at a distance. The holder of the detector emits this.
     Asked {
         pos: FramePos,
     },
@@ -91,8 +91,8 @@ pub enum Detection {
     Lost {
         pos: FramePos,
     },
-    /// The open or awaited utterance is dropped because the device speaks or is muted. Said by whoever holds
-    /// the detector.
+    /// The open or awaited utterance is dropped because the device speaks or is muted. The holder of the
+    /// detector emits this.
     Dropped {
         pos: FramePos,
     },
@@ -132,18 +132,18 @@ pub struct Work {
 
 /// RNNoise probability that lets the VAD listen.
 const GATE_OPENS_AT: f32 = 0.2;
-/// How long it goes on listening after that: 1 s.
+/// The VAD goes on listening after that for this long: 1 s.
 const GATE_HANGOVER: u64 = 100;
 /// Silero probability that lets the wake chain listen.
 const WAKE_GATE_OPENS_AT: f32 = 0.2;
-/// How long it goes on listening after that: 1 s. Scores peak up to half a second after the word.
+/// The wake chain goes on listening after that for this long: 1 s. Scores peak up to half a second after the
+/// word.
 const WAKE_GATE_HANGOVER: u64 = 100;
 /// Frames that a network hears from before its gate opened.
 const LOOK_BACK: u64 = 50;
-/// Lost sound up to this long is heard as silence; a longer hole ends what is open: 0.5 s.
+/// Lost sound up to this long is heard as silence; a longer hole ends an open utterance: 0.5 s.
 const BRIDGED: u64 = 50;
-/// A hole from this length on takes what is open with it: what was said may be the half of it, or hours old.
-/// 1 s.
+/// A hole from this length on drops an open utterance: its words may be incomplete, or hours old. 1 s.
 const TORN: u64 = 100;
 
 /// Finds wake words and commands in a stream of frames.
@@ -206,7 +206,7 @@ impl Detector {
         })
     }
 
-    /// Takes the next frame and appends what was found to `out`.
+    /// Takes the next frame and appends its detections to `out`.
     pub fn push(&mut self, frame: &Frame, out: &mut Vec<Detection>) -> Result<(), ModelError> {
         self.work.frames += 1;
         if self.held {
@@ -229,8 +229,8 @@ impl Detector {
         Ok(())
     }
 
-    /// While held (the device speaks, or is muted) nothing is detected; what was open is dropped without a
-    /// word.
+    /// Nothing is detected while held (the device speaks, or is muted); an open utterance is dropped without
+    /// a word.
     pub fn set_held(&mut self, held: bool) {
         if held != self.held {
             self.held = held;
@@ -247,7 +247,7 @@ impl Detector {
         }
     }
 
-    /// No sound has come for longer than a command survives: drops what is open or awaited.
+    /// No sound has come for longer than a command survives: drops the open or awaited utterance.
     pub fn interrupt(&mut self, out: &mut Vec<Detection>) {
         if self.is_attending() {
             self.endpointer.reset();
@@ -260,7 +260,7 @@ impl Detector {
         self.endpointer.is_open() || self.endpointer.is_armed()
     }
 
-    /// The source ended: ends what is open.
+    /// The source ended: ends the open utterance.
     pub fn finish(&mut self, out: &mut Vec<Detection>) -> Result<(), ModelError> {
         if !self.held && self.started {
             self.settle(out)?;
@@ -279,7 +279,7 @@ impl Detector {
         }
     }
 
-    /// Joins the frame to what came before, or starts afresh where that cannot be done.
+    /// Joins the frame to those before it, or starts afresh if that is impossible.
     fn continue_at(&mut self, frame: &Frame, out: &mut Vec<Detection>) -> Result<(), ModelError> {
         let expected = self.sound.end();
         if self.started && frame.pos >= expected && frame.pos.since(expected) <= BRIDGED {
@@ -342,7 +342,7 @@ impl Detector {
                 }
                 pos = FramePos(pos.0 + 1);
             }
-            // What the network has heard and not judged was already counted as silence.
+            // Sound that the network has heard and not judged was already counted as silence.
             self.vad.skip_open();
         }
         if let Some((raw, _)) = self.sound.frame(last)
@@ -440,7 +440,7 @@ fn model_of(store: &ModelStore, role: Role) -> Result<String, ModelError> {
     })
 }
 
-/// A sample that a network can take: what is not a number is silence.
+/// A sample that a network can take: NaN and infinity become silence.
 fn finite(sample: f32) -> f32 {
     if sample.is_finite() { sample.clamp(-1.0, 1.0) } else { 0.0 }
 }

@@ -4,7 +4,7 @@ use crate::units::{FRAME_SAMPLES, FramePos};
 
 use super::Frame;
 
-/// A contiguous stretch of frames that ends now. What lies before is forgotten when the owner says so.
+/// A contiguous stretch of frames that ends now. The owner says when its older frames are forgotten.
 #[derive(Debug, Default)]
 pub(super) struct Sound {
     start: FramePos,
@@ -14,7 +14,7 @@ pub(super) struct Sound {
     speech: Vec<f32>,
 }
 
-/// Frames that may be kept beyond what is needed before memory is moved.
+/// Frames that may be kept beyond the needed ones before memory is moved.
 const SLACK: u64 = 400;
 
 impl Sound {
@@ -96,7 +96,7 @@ impl Sound {
         Some((raw.first_chunk()?, clean.first_chunk()?))
     }
 
-    /// Lets go of what lies before `pos`, now or later.
+    /// Forgets frames before `pos`, now or later.
     pub(super) fn forget_before(&mut self, pos: FramePos) {
         let frames = pos.min(self.decided()).since(self.start);
         if frames > SLACK {

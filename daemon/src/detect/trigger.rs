@@ -1,9 +1,9 @@
-//! When scores count as one spoken wake word, and where the word ended.
+//! Decides when scores count as one spoken wake word, and where the word ended.
 //!
 //! Scores come every 20 ms, from grids in turn. A word gives scores at its threshold for 0.1 to 0.6 s, on
-//! some grids more than on others; a chance match gives a single one. So two within [`WINDOW`] are asked for.
-//! The end of the word is told by the first faint response: its distance to the true end varies less (5–95 %:
-//! 0.11 s) than that of any later mark.
+//! some grids more than on others; a chance match gives a single one. So two within [`WINDOW`] are required.
+//! The first faint response tells the end of the word: its distance to the true end varies less (5–95 %: 0.11
+//! s) than that of any later mark.
 
 use crate::units::FramePos;
 
@@ -11,7 +11,7 @@ use crate::units::FramePos;
 const WINDOW: u64 = 16;
 /// A score that is more than the background's.
 const FAINT: f32 = 0.01;
-/// A pause in the faint scores that makes what follows a new response: 80 ms.
+/// A pause in the faint scores that separates two responses: 80 ms.
 const FAINT_GAP: u64 = 8;
 /// The word ended this long before the first faint score: 50 ms. Measured so that the cut falls 0.1 s early
 /// to 0.08 s late; a trace of the word's last sound harms less than the loss of the command's first.

@@ -18,10 +18,10 @@ pub struct Vad {
     session: Session,
     state: Buffer,
     silent: Buffer,
-    /// The context, then what has come of the next chunk.
+    /// The context, then the samples of the next chunk so far.
     window: [f32; WINDOW],
     filled: usize,
-    /// Samples since the reset that lie before the frame that is decided next.
+    /// Samples since the reset that lie before the next frame to decide.
     decided: u64,
     seen: u64,
 }
@@ -52,7 +52,7 @@ impl Vad {
         })
     }
 
-    /// Forgets what was heard.
+    /// Forgets all sound.
     pub fn reset(&mut self) {
         self.state = self.silent.clone();
         self.window = [0.0; WINDOW];
@@ -91,7 +91,7 @@ impl Vad {
         self.decided = self.decided.max(self.seen);
     }
 
-    /// Decides what is still open, as if silence followed.
+    /// Decides the open frames, as if silence followed.
     pub fn flush(&mut self) -> Result<Option<Decided>, ModelError> {
         if self.filled == CONTEXT {
             return Ok(None);

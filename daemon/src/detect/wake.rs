@@ -24,7 +24,7 @@ const EMBEDDING: usize = 96;
 const HISTORY: usize = 16;
 /// Samples before the new ones that the mel spectrogram needs.
 const MEL_CONTEXT: usize = 480;
-/// Steps after which nothing of the start is left in the embeddings.
+/// Steps after which the embeddings hold nothing of the start any more.
 const PRIMING_STEPS: usize = 10 + HISTORY;
 
 /// A wake word to listen for.
@@ -36,7 +36,7 @@ pub struct WakeWord {
 }
 
 impl WakeWord {
-    /// What the word is called in events.
+    /// Name of the word in events.
     pub fn name(&self) -> String {
         match &self.model {
             WakeModel::Named(name) => normal_name(name),
@@ -44,7 +44,7 @@ impl WakeWord {
         }
     }
 
-    /// Whether the word can be listened for.
+    /// Checks that the word can be listened for.
     ///
     /// # Errors
     /// The file or the model that stands in the way.
@@ -71,8 +71,8 @@ struct Grid {
     embeddings: Vec<f32>,
 }
 
-/// A head is often a file of the owner's own. One that fails on some sound gives no score for it and is told
-/// once; the device goes on listening with the others.
+/// A head is often a file of the owner's own. A head that fails on some sound gives no score for it, and the
+/// failure is told once; the device goes on listening with the others.
 #[derive(Debug)]
 struct Head {
     session: Session,
@@ -106,7 +106,7 @@ impl Head {
     }
 }
 
-/// The chain. It hears what is pushed; whether it is pushed is the gate's business.
+/// The chain. It hears every pushed frame; the gate decides which frames are pushed.
 #[derive(Debug)]
 pub struct WakeChain {
     mel: Session,
@@ -116,7 +116,7 @@ pub struct WakeChain {
     grids: Vec<Grid>,
     /// A grid that has heard a quiet room for long enough.
     quiet: Grid,
-    /// The mel context, then what has come of the next step; int16 scale.
+    /// The mel context, then the samples of the next step so far; int16 scale.
     samples: Vec<f32>,
     filled: usize,
     /// The last [`STEP_FRAMES`] mel frames, oldest first.
@@ -137,7 +137,7 @@ impl WakeChain {
         let embedding = store.load(&super::model_of(store, Role::WakeEmbedding)?, &[])?;
         let shapes: Vec<Vec<usize>> = embedding.inputs().iter().map(|i| i.shape.clone()).collect();
         let inputs: Vec<&[usize]> = shapes.iter().map(Vec::as_slice).collect();
-        // The state that goes in must be the state that comes out.
+        // The output state must have the shape of the input state.
         let mut outputs: Vec<&[usize]> = vec![&[1, EMBEDDING, 1, 1]];
         outputs.extend(inputs.iter().skip(1));
         let mut wanted: Vec<&[usize]> = vec![&[1, STEP_FRAMES, BINS, 1]];
@@ -163,7 +163,7 @@ impl WakeChain {
             next_grid: 0,
         };
         chain.prime()?;
-        // One that fails on a quiet room is no model.
+        // A head that fails on a quiet room is no model.
         match chain.heads.iter_mut().find_map(|head| head.fault.take()) {
             Some(fault) => Err(fault),
             None => Ok(chain),
@@ -186,7 +186,7 @@ impl WakeChain {
         Ok(())
     }
 
-    /// Forgets what was heard.
+    /// Forgets all sound.
     pub fn reset(&mut self) {
         for grid in &mut self.grids {
             grid.clone_from(&self.quiet);

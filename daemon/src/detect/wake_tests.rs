@@ -28,7 +28,8 @@ fn the_streaming_mel_spectrogram_equals_the_batch_one() {
         streamed.extend(mel(&store, &samples[step * 320..step * 320 + 800]));
     }
     assert_eq!(batch.len(), streamed.len());
-    // A value 80 dB below the loudest of its own run is raised to that, so only what is above it compares.
+    // A value 80 dB below the loudest of its own run is raised to that level, so only values above it are
+    // compared.
     let floor = batch.iter().fold(f32::MIN, |m, x| m.max(*x)) - 80.0;
     let worst =
         batch.iter().zip(&streamed).map(|(a, b)| (a.max(floor) - b.max(floor)).abs()).fold(0.0, f32::max);
