@@ -14,7 +14,7 @@ pub struct TurnContext<'a> {
     pub now: &'a Stamp,
     /// The conversation that continues; `None` for a new one.
     pub conversation: Option<ConversationId>,
-    /// What its earlier messages came to (see [`crate::memory::Summary`]); may be empty.
+    /// Summary of its earlier messages (see [`crate::memory::Summary`]); may be empty.
     pub summary: &'a str,
     /// Its last messages, oldest first, as many as fit into the budget.
     pub recent: &'a [Message],

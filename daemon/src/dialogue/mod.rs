@@ -1,4 +1,4 @@
-//! A turn of talk: context in, answer out, written down before anyone hears it.
+//! A turn of talk: context in, answer out; the answer is stored before anyone hears it.
 //!
 //! ```text
 //!  words ─▶ which conversation? ─▶ what was said before ─▶ responder ─▶ append turn + effects ─▶ outcome
@@ -9,8 +9,8 @@
 //! ```
 //!
 //! A responder proposes; it never writes. It answers in pieces: sentences, then the effects (a new
-//! conversation, something forgotten). These happen in the transaction that stores the turn, so an answer
-//! that was given is an answer that is true.
+//! conversation, something forgotten). The effects happen in the transaction that stores the turn, so every
+//! answer given is true.
 
 pub mod builtin;
 mod context;
@@ -37,11 +37,11 @@ use crate::memory::{
     TurnMeta, User, WINDOW_TOKENS, Window,
 };
 
-/// What every answer begins with while the memory is missing ([`Memory::apart`]).
+/// First sentence of every answer while the memory is missing ([`Memory::apart`]).
 pub const MISSING: &str =
     "My memory is missing. I keep apart what you say until it is restored or I am told to begin anew.";
 
-/// What is said then to whoever is not verified, as no voice is known.
+/// Answer to an unverified speaker while the memory is missing, as no voice is known.
 pub const NOBODY_IS_KNOWN: &str =
     "My memory is missing, and with it every voice that I knew. I can answer nobody before it is restored.";
 
@@ -54,7 +54,7 @@ pub enum Select {
     Continue,
     New,
     Id(ConversationId),
-    /// The one that a client's session id names, begun with this turn if there is none.
+    /// The conversation that a client's session id names, begun with this turn if there is none.
     Session(SessionId),
 }
 
@@ -68,12 +68,12 @@ pub struct TurnOutcome {
     pub seq: i64,
     pub reply: String,
     pub effects: Vec<Effect>,
-    /// To be spoken still: all of an answer that came as a whole.
+    /// The part still to be spoken: all of an answer that came as a whole.
     #[serde(skip)]
     pub unspoken: Option<Durable>,
 }
 
-/// What a turn did besides being stored.
+/// The effect of a turn besides being stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(tag = "effect", rename_all = "snake_case")]
 pub enum Effect {
@@ -88,19 +88,19 @@ pub enum Effect {
 /// Why there is no stored turn.
 #[derive(thiserror::Error)]
 pub enum DialogueError {
-    /// What was said before could not be read, or the conversation is not this person's.
+    /// The earlier messages could not be read, or the conversation is not this person's.
     #[error("the memory could not be read")]
     Memory(#[source] MemoryError),
-    /// The answer exists but the turn is not stored: give it as degraded, and say so.
+    /// The answer exists but the turn is not stored: give the answer as degraded, and say so.
     #[error("the answer was found but the turn could not be stored")]
     NotStored {
         reply: String,
-        /// The answer says that something was done (remembered, forgotten, begun), which it was not.
+        /// The answer says that something was done (remembered, forgotten, begun), and it was not.
         acts: bool,
         #[source]
         source: MemoryError,
     },
-    /// The answer has no end; what there is of it is stored.
+    /// The answer has no end; the part received is stored.
     #[error("the answer broke off")]
     BrokeOff(#[source] RespondError),
 }
@@ -128,7 +128,7 @@ impl fmt::Debug for DialogueError {
 }
 
 impl DialogueError {
-    /// The answer in place of the one that is not stored: it claims nothing that was not done.
+    /// The answer in place of the one that is not stored: it claims no act that was not done.
     pub fn answer(&self) -> String {
         match self {
             Self::BrokeOff(_) => "I could not finish that. Please ask me again.".to_owned(),
@@ -160,7 +160,7 @@ impl DialogueError {
     }
 }
 
-/// The place of a turn, and what was said there before.
+/// The place of a turn, and the messages before it.
 struct Place {
     now: Stamp,
     /// `None`: a new one.
@@ -187,7 +187,7 @@ struct Answer {
 }
 
 impl Answer {
-    /// It says that something was done, or that there was nothing to do.
+    /// Whether it says that something was done, or that there was nothing to do.
     fn acts(&self) -> bool {
         let effects = &self.reply.effects;
         effects.order
@@ -216,8 +216,8 @@ impl Dialogue {
     }
 
     /// Answers `text` of `user` and returns once the turn is on the disk. A database that turns out to be
-    /// damaged meanwhile is repaired first; the answer that was found by then is stored, and nobody is asked
-    /// for another.
+    /// damaged meanwhile is repaired first. The answer found by then is stored, and the responder is not
+    /// asked again.
     ///
     /// # Errors
     /// See [`DialogueError`].
@@ -267,12 +267,12 @@ impl Dialogue {
         }
     }
 
-    /// Whether it failed on a file that is sound by now.
+    /// Mends the file if `error` is worth repeating; `true` once it is mended.
     async fn is_mended(&self, error: &MemoryError) -> bool {
         error.is_worth_repeating() && self.memory.mend().await.is_ok()
     }
 
-    /// Finds the conversation and reads what was said before.
+    /// Finds the conversation and reads its earlier messages.
     async fn place(&self, user: &User, select: &Select, meta: &TurnMeta) -> Result<Place, MemoryError> {
         // A turn that was cut short comes before this one.
         if let Err(error) = self.memory.close_left_open().await {
@@ -281,7 +281,7 @@ impl Dialogue {
         let now = meta.at.clone().unwrap_or_else(|| self.memory.clock().stamp());
         let conversation = match select {
             Select::New => None,
-            // Before anything is thought about: here it could not be stored.
+            // Checked before the responder is asked: a turn for this id could not be stored here.
             Select::Id(id) => Some(self.memory.home(user.id, *id).await?),
             Select::Session(session) => self.memory.session(user.id, session).await?,
             Select::Continue => {
@@ -309,7 +309,7 @@ impl Dialogue {
         }
     }
 
-    /// Reads what was said before and asks the responder.
+    /// Reads the earlier messages and asks the responder.
     async fn answer(
         &self,
         user: &User,
@@ -352,8 +352,8 @@ impl Dialogue {
         };
         let acts = effects.acts(spoken);
         let appended = self.memory.append_turn_with(user.id, target, &turn, &acts).await;
-        // Another process deleted the conversation in the meantime: nobody asked for that one by name, so
-        // start anew.
+        // Another process deleted the conversation in the meantime. Nobody asked for it by name, so a new one
+        // is begun.
         if *select == Select::Continue
             && matches!(appended, Err(MemoryError::NotFound { what: "conversation", .. }))
         {

@@ -1,4 +1,4 @@
-//! Who answers, and the pieces that an answer comes in.
+//! Responders, and the pieces in which an answer comes.
 
 use std::pin::Pin;
 
@@ -13,7 +13,7 @@ use crate::memory::{Effects, MemoryError};
 pub enum Piece {
     /// To be spoken: no markup.
     Sentence(String),
-    /// The end of the answer, and what is to be done with it.
+    /// The end of the answer, and its effects.
     Done(Box<Effects>),
 }
 
@@ -29,7 +29,8 @@ pub enum RespondError {
     BrokeOff,
 }
 
-/// Who answers. An enum, not a trait: the set is closed, and a language model falls back on the built-in one.
+/// The responder that answers. An enum, not a trait: the set is closed, and a language model falls back on
+/// the built-in one.
 #[derive(Debug, Clone)]
 pub enum Responder {
     Builtin(Builtin),
@@ -48,8 +49,8 @@ impl Responder {
         }
     }
 
-    /// Whether its answers take a while. Then the words are stored before it is asked, and each sentence by
-    /// itself; otherwise words and answer are one commit.
+    /// Whether answers take a while. If so, the words are stored before it is asked, and each sentence by
+    /// itself. Otherwise words and answer are one commit.
     pub(super) fn streams(&self) -> bool {
         match self {
             Self::Builtin(_) => false,

@@ -2,8 +2,8 @@
 //!
 //! The command gets the text on standard input and writes the WAV file to standard output. Both, and standard
 //! error, are files in memory rather than pipes: `flite` writes its header last and needs to seek, and
-//! nothing can block because somebody does not read. What the command writes is bounded by looking at it, and
-//! by a resource limit between two looks.
+//! nothing can block because somebody does not read. The size of the output is checked at intervals, and
+//! bounded by a resource limit in between.
 //!
 //! An argument may hold `{text}` for a command that reads no standard input; such text shows in the process
 //! list of the device while it is spoken. Text is never an option: control characters are taken out, and an
@@ -36,8 +36,8 @@ const PLACEHOLDER: &str = "{text}";
 const MAX_BYTES: u64 = 24 * 1024 * 1024;
 /// Most that a command may say on standard error.
 const MAX_COMPLAINT_BYTES: u64 = 1024 * 1024;
-/// Hard limit of any file the command makes. `espeak-ng` links PulseAudio's client, whose shared memory has
-/// 64 MB.
+/// Hard limit of any file that the command makes. `espeak-ng` links PulseAudio's client, whose shared memory
+/// has 64 MB.
 const MAX_FILE_BYTES: u64 = 96 * 1024 * 1024;
 /// Longest sound that is played; [`MAX_TEXT_CHARS`] take about half of it.
 const MAX_SOUND_S: u32 = 600;
@@ -45,7 +45,7 @@ const MAX_SOUND_S: u32 = 600;
 const LOOK: Duration = Duration::from_millis(20);
 /// Longest text handed over, in characters; about five minutes of speech.
 const MAX_TEXT_CHARS: usize = 4_000;
-/// What is kept of a command's complaint, in characters.
+/// Length to which a command's complaint is cut, in characters.
 const MAX_COMPLAINT_CHARS: usize = 200;
 
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +78,7 @@ pub struct Speech {
 }
 
 impl Speech {
-    /// Looks the command up. One that is missing is no error: answers are text only then, see
+    /// Looks the command up. A missing command is no error: answers are then text only, see
     /// [`Speech::silent`].
     pub fn new(settings: &section::Speech) -> Self {
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -86,7 +86,7 @@ impl Speech {
         Self { timeout_s: settings.timeout_s, command }
     }
 
-    /// Why nothing is spoken, as a sentence; `None` when something is.
+    /// The reason why nothing is spoken, as a sentence; `None` if speech works.
     pub fn silent(&self) -> Option<&str> {
         self.command.as_ref().err().map(String::as_str)
     }
@@ -157,7 +157,7 @@ impl Speech {
     }
 }
 
-/// The command to run, or why there is none.
+/// The command to run, or the reason why there is none.
 fn choose(settings: &section::Speech, path: &std::ffi::OsStr) -> Result<Vec<String>, String> {
     if settings.command.0.is_empty() {
         return DEFAULTS
@@ -179,7 +179,7 @@ fn choose(settings: &section::Speech, path: &std::ffi::OsStr) -> Result<Vec<Stri
     }
 }
 
-/// Where a program is: itself if it has a slash, else in `path`.
+/// The path of a program: itself if it has a slash, else its place in `path`.
 fn find(program: &str, path: &std::ffi::OsStr) -> Option<PathBuf> {
     let runs = |file: &Path| file.is_file() && rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok();
     if program.is_empty() {
@@ -191,7 +191,7 @@ fn find(program: &str, path: &std::ffi::OsStr) -> Option<PathBuf> {
     std::env::split_paths(path).map(|folder| folder.join(program)).find(|file| runs(file))
 }
 
-/// The text without what a synthesiser should not see, or `None` if nothing is left.
+/// The text without characters that a synthesiser should not see, or `None` if nothing is left.
 fn speakable(text: &str) -> Option<String> {
     let clean: String =
         text.chars().take(MAX_TEXT_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -199,7 +199,7 @@ fn speakable(text: &str) -> Option<String> {
     clean.chars().any(char::is_alphanumeric).then(|| clean.to_owned())
 }
 
-/// Program, arguments, and what goes to standard input.
+/// Program, arguments, and the text for standard input.
 fn fill<'a>(command: &'a [String], text: &str) -> (&'a str, Vec<String>, String) {
     let (program, arguments) = command.split_first().map_or(("", &[][..]), |(p, a)| (p.as_str(), a));
     let mut used = false;
@@ -263,7 +263,7 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         // The leader has usually ended and been reaped by now. Its number stays taken while the group has
-        // members; without members the call finds nothing, unless the number was given out anew within this
+        // members. Without members the call finds nothing, unless the number was given out anew within this
         // very moment.
         if let Some(pid) = self.0 {
             let _ = rustix::process::kill_process_group(pid, Signal::KILL);
@@ -387,7 +387,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_service_managers_variables_do_not_reach_the_command() {
-        // The names are removed for the child alone, whatever this process has.
+        // The names are removed for the child alone, whether or not this process has them.
         let error = shell("env >&2; exit 1", 5).render("hello").await.unwrap_err();
         let SpeechError::Failed { complaint, .. } = error else { panic!("{error}") };
         assert!(PRIVATE_ENV.iter().all(|name| !complaint.contains(name)), "{complaint}");

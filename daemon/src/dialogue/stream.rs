@@ -1,5 +1,5 @@
-//! An answer that comes in sentences: the words are on the disk before anybody is asked, and each sentence is
-//! before anybody hears it.
+//! An answer that comes in sentences. The person's words are on the disk before the responder is asked, and
+//! each sentence before anybody hears it.
 
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
@@ -9,8 +9,8 @@ use super::{Dialogue, DialogueError, MISSING, Select, TurnContext, TurnOutcome, 
 use crate::memory::{Durable, Effects, Ended, MemoryError, OpenTurn, Said, TurnMeta, User};
 
 impl Dialogue {
-    /// Answers a turn and passes each sentence on to `aloud`. An answer that breaks off is stored as far as
-    /// it came. Dropping the future leaves the turn open; it is closed as cut before the next one.
+    /// Answers a turn and passes each sentence on to `aloud`. Of an answer that breaks off the part received
+    /// is stored. Dropping the future leaves the turn open; it is closed as cut before the next one.
     pub(super) async fn stream(
         &self,
         user: &User,
@@ -30,7 +30,7 @@ impl Dialogue {
         let mut turn = opened.map_err(DialogueError::Memory)?;
         let context = self.context(user, text, &place);
         let answered = self.pass_on(&context, &mut turn, place.missing, aloud).await;
-        // What is on the disk stays there, open; nobody hears more of it.
+        // Sentences on the disk stay there, in an open turn; nobody hears more of it.
         let answered = answered.map_err(DialogueError::Memory)?;
         let (ended, effects, failure) = match answered {
             Ok(effects) => (Ended::Complete, effects, None),
@@ -43,7 +43,8 @@ impl Dialogue {
         }
     }
 
-    /// Stores the sentences as they come, and passes them on. Returns the effects, or why there are none.
+    /// Stores the sentences as they come, and passes them on. Returns the effects, or the reason why there
+    /// are none.
     async fn pass_on(
         &self,
         context: &TurnContext<'_>,
@@ -64,7 +65,7 @@ impl Dialogue {
             }
             let durable = self.memory.add_sentence(turn, &sentence).await?;
             if let Some(aloud) = aloud {
-                // Nobody may listen any more; the answer is stored all the same.
+                // Nobody may listen any more; the answer is stored anyway.
                 let _ = aloud.send(durable).await;
             }
         }
@@ -137,7 +138,7 @@ mod tests {
         assert_eq!(conversation[0].kind, Kind::Ask);
     }
 
-    /// The sentences of the turn that is open; of one that was closed meanwhile all of them.
+    /// The sentences of the open turn; if it was closed meanwhile, all of them.
     async fn stored_open(mut reader: sqlx::pool::PoolConnection<sqlx::Sqlite>) -> Vec<String> {
         let sql = "SELECT coalesce((SELECT turn ->> '$.sentences' FROM open_turns),
             (SELECT json_array(text) FROM messages WHERE role = 'assistant'))";

@@ -278,7 +278,7 @@ async fn forget_that_after_an_answer_with_several_statements_asks_which() {
     );
 }
 
-/// Two keys, and the question which of them is to be forgotten.
+/// Two keys, and the question which of them to forget.
 async fn asked_which(order: &str) -> Home {
     let home = Home::new().await;
     home.say("remember that the qwbike key is in the drawer").await;
@@ -395,7 +395,7 @@ async fn a_forgetting_is_undone_within_its_conversation_and_its_time() {
     assert!(!home.on_disk("qwkey"));
 }
 
-/// Key files of what can still be undone.
+/// Key files of the things that can still be undone.
 fn keys_of(home: &Home) -> usize {
     let names = std::fs::read_dir(home.folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
     names.filter(|name| name.to_string_lossy().contains(".undo-")).count()
@@ -541,7 +541,7 @@ async fn any_text_gets_an_answer_without_markup() {
         "do you".into(),
         "a ".repeat(20_000),
     ];
-    // Every beginning of a sentence that does something, as a cut-off recording gives it.
+    // Every beginning of a sentence that has an effect, as a cut-off recording gives it.
     for sentence in [
         "remember that the key is here",
         "what do you remember about the key",

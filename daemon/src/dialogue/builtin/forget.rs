@@ -1,8 +1,8 @@
-//! Forgetting: it says what goes, asks when that is several things, and can be undone for a while.
+//! Forgetting: it names the things that go, asks if there are several, and can be undone for a while.
 //!
-//! The question is an answer that carries the ids of what it names ([`Message::asks_which`]); the person's
-//! next turn in the conversation answers it. Neither the order nor the answer is stored with the words that
-//! are forgotten: they would be the last trace.
+//! The question is an answer that carries the ids of the things that it names ([`Message::asks_which`]); the
+//! person's next turn in the conversation answers it. Neither the order nor the answer is stored with the
+//! words that are forgotten: they would be the last trace.
 
 use super::intent::{Intent, understand};
 use super::rephrase::sentence;
@@ -34,7 +34,7 @@ struct Thing {
     messages: Vec<MessageId>,
 }
 
-/// What the person said among `messages`, in their order.
+/// The things that the person said among `messages`, in their order.
 fn things<'a>(messages: impl IntoIterator<Item = &'a Message>) -> Vec<Thing> {
     let mut things: Vec<Thing> = Vec::new();
     for message in messages {
@@ -61,7 +61,7 @@ fn clause(told: &str) -> String {
     clause.chars().take(STATEMENT_CHARS).chain(['…']).collect()
 }
 
-/// The first few clauses as a list, and how many there are besides.
+/// The first few clauses as a list, and the number of the others.
 fn listed(clauses: &[&str]) -> String {
     let (told, rest) = clauses.split_at(clauses.len().min(MAX_STATEMENTS));
     match (told, rest.len()) {
@@ -83,7 +83,7 @@ fn count(n: usize) -> String {
     format!("{} {}", number(n), if n == 1 { "thing" } else { "things" })
 }
 
-/// What is forgotten, and how to get it back.
+/// Names the things forgotten and the way to get them back.
 fn forgotten(what: &[&Thing], about: &str, forget: Vec<MessageId>) -> Reply {
     let clauses: Vec<&str> = what.iter().map(|thing| thing.clause.as_str()).collect();
     let (text, stored) = match clauses.as_slice() {
@@ -145,8 +145,7 @@ pub(super) async fn last(context: &TurnContext<'_>) -> Result<Reply, MemoryError
     Ok(ask("There is nothing in this conversation to forget."))
 }
 
-/// Forgets what has all words of `topic`: at once if that is one thing, or if it was said that all shall go
-/// (`all`).
+/// Forgets messages with all words of `topic`: at once if they are one thing, or if all shall go (`all`).
 pub(super) async fn about(context: &TurnContext<'_>, topic: &str, all: bool) -> Result<Reply, MemoryError> {
     let points = recall::terms(topic).iter().all(|term| POINTING.contains(&term.as_str()));
     let terms = if points { String::new() } else { recall::query(topic) };
@@ -170,16 +169,16 @@ pub(super) async fn about(context: &TurnContext<'_>, topic: &str, all: bool) -> 
     Ok(reply.with(|effects| effects.unname = unname))
 }
 
-/// What the person chose.
+/// The person's choice.
 #[derive(Debug, PartialEq, Eq)]
 enum Choice {
     All,
     None,
     /// Positions in the question.
     These(Vec<usize>),
-    /// Agreement, which does not say to what.
+    /// Agreement that does not say to what.
     Yes,
-    /// Something else, which may be words of one of them.
+    /// Something else; its words may be those of one of the things.
     Words,
 }
 
@@ -243,7 +242,7 @@ fn choice(text: &str, told: usize, topic: &[String]) -> Choice {
     }
 }
 
-/// The order that was asked back about with `question`: before it, and before each "yes" that chose nothing.
+/// The order that led to `question`: before it, and before each "yes" that chose nothing.
 fn order_before<'a>(question: &Message, before: &'a [Message]) -> Option<&'a Message> {
     let mut seq = question.seq - 1;
     loop {
@@ -262,7 +261,7 @@ pub(super) async fn chosen(context: &TurnContext<'_>, intent: &Intent) -> Result
     if ids.is_empty() {
         return Ok(None);
     }
-    // The order that was asked back about has the topic; after "forget that" it is what the answer named.
+    // The order that led to the question has the topic; after "forget that" the answer named it.
     let topic = match order_before(question, before).map(|order| understand(&order.text)) {
         Some(Intent::ForgetAbout(topic)) => Some(topic),
         _ => None,
@@ -323,7 +322,7 @@ pub(super) async fn chosen(context: &TurnContext<'_>, intent: &Intent) -> Result
     Ok(Some(forgotten(&picked, "it", forget)))
 }
 
-/// Brings back what was forgotten last in this conversation.
+/// Brings back the last things forgotten in this conversation.
 pub(super) async fn undo(context: &TurnContext<'_>) -> Result<Reply, MemoryError> {
     let undoable = match context.conversation {
         Some(conversation) => context.memory.undoable(conversation, context.now).await?,

@@ -1,8 +1,8 @@
-//! What a person wants, from how people say it. Patterns are tried in order; the first that fits decides.
+//! Intents, from how people phrase them. Patterns are tried in order; the first that fits decides.
 
 use super::words::{Word, command_of, matches, original, symbols_behind};
 
-/// What was understood.
+/// The meaning of a sentence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Intent {
     /// No words.
@@ -12,24 +12,24 @@ pub enum Intent {
         statement: String,
         clause: bool,
     },
-    /// "Remember that", without a word of what.
+    /// "Remember that", without a word of its content.
     RememberWhat,
     /// "Remind me to …": remembered, without an alarm.
     Remind(String),
-    /// What is known about a topic.
+    /// Tell what is known about a topic.
     Recall(String),
     /// Everything that was to be remembered.
     RecallAll,
     TalkedAbout,
     WhoAmI,
     ForgetThat,
-    /// What was said about a topic; when that is several things, the person is asked which.
+    /// Forget what was said about a topic; of several things, the person is asked which.
     ForgetAbout(String),
-    /// All of what was said about a topic, as the person says.
+    /// Forget everything that was said about a topic, as the person asks.
     ForgetAllAbout(String),
     ForgetEverything,
     ForgetConversation,
-    /// Bring back what was forgotten a moment ago.
+    /// Bring back the things forgotten a moment ago.
     Undo,
     NewConversation,
     Time,
@@ -73,7 +73,7 @@ fn something(statement: String) -> Intent {
     Intent::Remember { statement, clause }
 }
 
-/// `@` allows up to two words of noise in front, such as a wake word that was heard as something else.
+/// `@` allows up to two words of noise in front, such as a misheard wake word.
 const PATTERNS: &[(&str, Want)] = &[
     // Small talk, whole phrases only.
     ("never mind|mine", Is(|| Intent::Cancel)),
@@ -115,7 +115,7 @@ const PATTERNS: &[(&str, Want)] = &[
     ("remember it|that|this|them|those|both again", Is(|| Intent::Undo)),
     ("i didn't mean|want to forget|delete|erase that|this|it|them", Is(|| Intent::Undo)),
     ("i did not mean|want to forget|delete|erase that|this|it|them", Is(|| Intent::Undo)),
-    // What must not be forgotten; before forgetting.
+    // Requests not to forget; tried before those to forget.
     ("do? don't|not|never you? forget|forgot it|that|this|them", Is(|| Intent::Cancel)),
     // Forgetting.
     (
@@ -191,7 +191,7 @@ const PATTERNS: &[(&str, Want)] = &[
     ("tell me what|which day|date it|today is today?", Is(|| Intent::Date)),
     ("the? date today?", Is(|| Intent::Date)),
     ("today's|todays date", Is(|| Intent::Date)),
-    // What we talked about.
+    // The subjects of earlier conversations.
     (
         "@ what did|do|have we just? talk|talked|speak|spoke|spoken|discuss|discussed|chat|chatted about? *",
         Is(|| Intent::TalkedAbout),
@@ -203,7 +203,7 @@ const PATTERNS: &[(&str, Want)] = &[
     ("@ what were|was|are we just? talking|speaking|discussing|saying about?", Is(|| Intent::TalkedAbout)),
     ("@ what was|is our|the last|previous? conversation|chat about", Is(|| Intent::TalkedAbout)),
     ("where were we", Is(|| Intent::TalkedAbout)),
-    // Who is speaking.
+    // The name of the speaker.
     ("@ who am i", Is(|| Intent::WhoAmI)),
     ("@ what is|was my name", Is(|| Intent::WhoAmI)),
     ("do you know|recognise|recognize me", Is(|| Intent::WhoAmI)),
@@ -256,8 +256,8 @@ const PATTERNS: &[(&str, Want)] = &[
     ("remember|member|memorise|memorize *", Takes(something)),
 ];
 
-/// Words that make a sentence out of what follows, so it is no noise: "I remember that …", "did she remember
-/// that …".
+/// Words that make a sentence out of the words behind them, so they are no noise: "I remember that …", "did
+/// she remember that …".
 const NOT_NOISE: &[&str] = &[
     "i", "you", "we", "he", "she", "they", "it", "who", "what", "when", "where", "why", "how", "which",
     "don't", "not", "never", "can't", "cannot", "couldn't", "won't", "didn't", "to", "do", "did", "does",
@@ -274,7 +274,7 @@ pub fn understand(text: &str) -> Intent {
         return Intent::Nothing;
     }
     let intent = by_pattern(text, &words);
-    // An emoji is no word; where nothing else follows the order, it is the object of the order.
+    // An emoji is no word; if nothing else follows the order, it is the object of the order.
     if let Some(symbols) = symbols_behind(text, &words) {
         if intent == Some(Intent::RememberWhat) {
             return Intent::Remember { statement: original(text, &[symbols]), clause: false };
@@ -323,7 +323,7 @@ fn by_pattern(text: &str, words: &[Word]) -> Option<Intent> {
     None
 }
 
-/// `words`, and `words` without the first one to `noise` words if these can be noise.
+/// `words`, and `words` without their first one to `noise` words if these can be noise.
 fn after_noise(words: &[Word], noise: usize) -> impl Iterator<Item = &[Word]> {
     let can_be_noise =
         words.iter().take(noise).take_while(|word| !NOT_NOISE.contains(&word.norm.as_str())).count();

@@ -16,7 +16,7 @@ use crate::memory::{ConversationId, Effects, Kind, MemoryError, Message, Message
 
 /// Name under which answers are stored.
 pub(super) const NAME: &str = "builtin";
-/// Statements in one spoken answer: more than a few nobody can follow.
+/// Statements in one spoken answer: nobody can follow more than a few.
 const MAX_STATEMENTS: usize = 3;
 /// Between two statements of one answer.
 const ALSO: &str = " You also ";
@@ -24,8 +24,8 @@ const ALSO: &str = " You also ";
 /// The built-in responder.
 #[derive(Debug, Clone, Default)]
 pub struct Builtin {
-    /// Where the clock on the wall hangs; the zone of the system by default, looked up at every question so
-    /// that a change of the system's zone is followed.
+    /// Time zone of the device's place. By default that of the system, looked up at every question so that a
+    /// change of it is followed.
     pub time_zone: Option<TimeZone>,
 }
 
@@ -133,7 +133,7 @@ fn named(topic: &str) -> String {
     second_person(&inside_a_sentence(called.unwrap_or(topic)))
 }
 
-/// What the person said about `topic`; `None` if they said nothing about it.
+/// Repeats the person's own statements about `topic`; `None` if they said nothing about it.
 async fn tell_about(context: &TurnContext<'_>, topic: &str) -> Result<Option<Reply>, MemoryError> {
     let found = recall::find(context.memory, topic).await?;
     Ok((!found.is_empty()).then(|| tell(&found)))
@@ -176,7 +176,7 @@ fn tell(messages: &[Message]) -> Reply {
     ask(text).with(|effects| effects.sources = sources)
 }
 
-/// What this conversation was about; when it has just begun, the one before.
+/// Tells the subject of this conversation; if it has just begun, that of the previous one.
 async fn tell_talk(context: &TurnContext<'_>) -> Result<Reply, MemoryError> {
     let told = |messages: &[Message]| -> Vec<Message> {
         let mine = messages.iter().rev().filter(|m| m.role == Role::User && m.kind != Kind::Ask);
@@ -200,7 +200,7 @@ async fn tell_talk(context: &TurnContext<'_>) -> Result<Reply, MemoryError> {
     Ok(if talk.is_empty() { ask("We have not talked about anything yet.") } else { tell(&talk) })
 }
 
-/// Adds what the summary of `conversation` kept of what was said before `talk`.
+/// Adds the part of `conversation`'s summary that comes before `talk`.
 async fn add_gist(
     context: &TurnContext<'_>,
     conversation: ConversationId,

@@ -1,4 +1,4 @@
-//! Finding what a person said about something, also when it was heard a little differently.
+//! Finds a person's statements about a topic, also when they were heard a little differently.
 
 use strsim::osa_distance;
 
@@ -92,14 +92,15 @@ const EMPTY_WORDS: &[&str] = &[
 
 /// Half of a topic's words must be in a statement that is given as an answer.
 const ENOUGH: f64 = 0.5;
-/// A topic has at most so many words. A sentence has fewer; of a whole text the first ones tell the topic.
+/// Most words of a topic. A sentence has fewer; in a whole text the first ones tell the topic.
 const MAX_TERMS: usize = 32;
 /// Words of a statement that are compared with a topic one by one.
 const MAX_WORDS: usize = 1_000;
-/// A longer word was not misheard by a letter, and comparing such words costs the product of their lengths.
+/// A longer word was not misheard by a letter, and the comparison of two such words costs the product of
+/// their lengths.
 const MAX_MISHEARD_CHARS: usize = 32;
 
-/// The words of `topic` that say what it is about.
+/// The words of `topic` that name it.
 pub fn terms(topic: &str) -> Vec<String> {
     let mut terms: Vec<String> = Vec::new();
     for word in words_of(topic).into_iter().map(|word| word.norm) {
@@ -154,7 +155,7 @@ pub async fn find(memory: OwnMemory<'_>, topic: &str) -> Result<Vec<Message>, Me
         return Ok(exact);
     }
     let mut candidates = memory.recall(&words, Words::Any, 50).await?;
-    // A word that was misheard is in no index: compare with what was to be remembered, word by word.
+    // No index holds a misheard word: compare with the things to remember, word by word.
     for note in memory.notes(200).await? {
         if !candidates.contains(&note) {
             candidates.push(note);
@@ -201,12 +202,12 @@ pub fn close(word: &str, term: &str) -> bool {
     word == term || stem(word) == stem(term) || (alike && osa_distance(word, term) <= 1)
 }
 
-/// Whether all of `terms` are in `text`, as well as [`find`] tells.
+/// Whether all of `terms` are in `text`, as far as [`find`] can tell.
 pub fn covers(terms: &[String], text: &str) -> bool {
     coverage(terms, text) >= 1.0
 }
 
-/// Tells the person what they said: "You told me that your key is under the pot."
+/// Repeats a person's own words to them: "You told me that your key is under the pot."
 pub fn tell(message: &Message) -> String {
     tell_text(&message.text)
 }

@@ -104,7 +104,7 @@ pub fn sentence(text: String) -> String {
     if text.ends_with(['.', '!', '?', '…']) { text } else { text + "." }
 }
 
-/// Whether `core` stands in its marks as a word of a sentence does; a code such as "#me" is no such word.
+/// Whether `core` stands between its marks as a word of a sentence does; a code such as "#me" does not.
 fn is_prose(before: &str, core: &str, after: &str) -> bool {
     const OPENING: &[char] = &['"', '\'', '\u{201c}', '\u{201e}', '\u{2018}', '\u{ab}', '(', '[', '{'];
     const CLOSING: &[char] = &[

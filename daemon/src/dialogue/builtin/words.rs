@@ -15,8 +15,7 @@ pub struct Word {
 }
 
 const HESITATIONS: &[&str] = &["uh", "um", "er", "erm", "ehm", "hm", "hmm", "mm", "mmm", "ah", "uhm"];
-/// Words before a command that say nothing: politeness, and what is left of "hey jarvis" when it is heard
-/// badly.
+/// Words before a command that say nothing: politeness, and the rest of a badly heard "hey jarvis".
 const OPENERS: &[&[&str]] = &[
     &["please"],
     &["hey"],
@@ -101,8 +100,8 @@ fn strip_any<'a>(
 }
 
 /// The original text around `words`: from behind the word before them to the word after them, with every mark
-/// and emoji, for a code may begin or end with them. Hesitations go, and so do the marks that divide it from
-/// the order, one full stop at its end, and a closing mark whose opening mark stands before the order.
+/// and emoji, for a code may begin or end with them. Hesitations are dropped. So are the marks that divide it
+/// from the order, one full stop at its end, and a closing mark whose opening mark stands before the order.
 pub fn original(text: &str, words: &[Word]) -> String {
     let (Some(first), Some(last)) = (words.first(), words.last()) else { return String::new() };
     let spans = spans(text);
@@ -176,7 +175,7 @@ pub fn symbols_behind(text: &str, words: &[Word]) -> Option<Word> {
     (!norm.is_empty()).then(|| Word { norm, start, end: start + behind.len() })
 }
 
-/// The emoji and other symbols of what stands between two words, with its blanks; nothing if there are none.
+/// The emoji and other symbols of the text between two words, with its blanks; nothing if there are none.
 fn symbols(between: &str) -> String {
     let symbol = |c: char| {
         use unicode_properties::{GeneralCategoryGroup as Group, UnicodeGeneralCategory as _};
@@ -232,7 +231,7 @@ fn open_contraction(word: &str) -> (String, Option<&'static str>) {
     }
 }
 
-/// Whether `heard` is `wanted`, or so close that a recogniser may have meant it.
+/// Whether `heard` is `wanted`, or close enough that a recogniser may have meant it.
 pub fn sounds_like(heard: &str, wanted: &str) -> bool {
     let slack = match wanted.len() {
         0..6 => 0,
@@ -245,7 +244,7 @@ pub fn sounds_like(heard: &str, wanted: &str) -> bool {
             && osa_distance(heard, wanted) <= slack)
 }
 
-/// Matches `words` from their beginning to their end against `pattern` and returns what `*` took.
+/// Matches `words` from their beginning to their end against `pattern` and returns the words that `*` took.
 ///
 /// A pattern is a list of: `a|b` one of these words; `a?` such a word or nothing; `*` all the rest, at least
 /// one word.
