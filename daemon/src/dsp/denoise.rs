@@ -5,7 +5,7 @@ use nnnoiseless::DenoiseState;
 /// Samples per frame at 48 kHz: 10 ms.
 pub const DENOISE_FRAME: usize = DenoiseState::FRAME_SIZE;
 
-/// Frames of digital silence after which nothing is left inside RNNoise: its pitch buffer holds 36 ms, and
+/// Frames of digital silence after which RNNoise holds no sound any more: its pitch buffer holds 36 ms, and
 /// its high-pass filter forgets with a time constant of about 10 ms.
 const SILENT_FRAMES: u32 = 25;
 /// RNNoise was trained on 16-bit samples and expects their scale.
@@ -13,9 +13,9 @@ const SCALE: f32 = 32_768.0;
 
 /// Frames in, frames out: output `k` is the sound of input `k`, one call later.
 ///
-/// RNNoise works on windows of 20 ms that overlap by half, so what a call returns is the sound of the call
-/// before; the first output is only a fade-in and is dropped here. The speech probability belongs to the
-/// frame that comes out.
+/// RNNoise works on windows of 20 ms that overlap by half, so a call returns the sound of the call before;
+/// the first output is only a fade-in and is dropped here. The speech probability belongs to the frame that
+/// comes out.
 pub struct Denoiser {
     state: Box<DenoiseState<'static>>,
     scaled: [f32; DENOISE_FRAME],

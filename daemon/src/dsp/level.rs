@@ -1,10 +1,10 @@
-//! How loud sound is to an ear: levels are measured behind a high-pass filter, never on the raw signal.
+//! Loudness as an ear hears it: levels are measured behind a high-pass filter, never on the raw signal.
 //!
 //! A cheap sound card adds a constant (DC offset), a bad cable the hum of the mains at 50 or 60 Hz. Neither
 //! hides a voice from a person or from the models, and both drown it in a plain mean power. The filter is a
 //! Butterworth high-pass of order 8 at 100 Hz: -48 dB at 50 Hz, -35 dB at 60 Hz, -3 dB at 100 Hz, flat from
-//! 130 Hz on. A voice has nearly all of its power above that. What is recognised is not filtered; this is for
-//! the numbers only.
+//! 130 Hz on. A voice has nearly all of its power above that. The recogniser gets the sound unfiltered; this
+//! filter is for the numbers only.
 
 use std::f64::consts::{PI, TAU};
 
@@ -13,8 +13,8 @@ use crate::units::SAMPLE_RATE_HZ;
 const CUT_OFF_HZ: f64 = 100.0;
 /// Quality of each second-order section of a Butterworth filter of order 8: 1 / (2·cos((2k + 1)·π / 16)).
 const QUALITIES: [f64; 4] = [0.509_796, 0.601_345, 0.899_976, 2.562_915];
-/// The sound whose mean is taken for the constant that was there before the first sample: whole periods of 50
-/// and 60 Hz.
+/// Length of the sound whose mean counts as the constant before the first sample: whole periods of 50 and 60
+/// Hz.
 const SETTLES_IN_MS: u32 = 100;
 
 /// One second-order section, transposed direct form II.
@@ -67,7 +67,7 @@ impl HighPass {
         }
     }
 
-    /// The next samples without what is below hearing; what is not finite counts as silence.
+    /// The next samples without inaudible frequencies; NaN and infinity count as silence.
     pub fn filter(&mut self, samples: &[f32]) -> Vec<f32> {
         let finite = |x: &f32| if x.is_finite() { f64::from(*x) } else { 0.0 };
         if !self.settled && !samples.is_empty() {
@@ -86,7 +86,7 @@ impl HighPass {
     }
 }
 
-/// A whole stretch of 16 kHz sound without what is below hearing.
+/// A whole stretch of 16 kHz sound without inaudible frequencies.
 pub fn audible(samples: &[f32]) -> Vec<f32> {
     HighPass::new(SAMPLE_RATE_HZ).filter(samples)
 }
@@ -115,13 +115,13 @@ pub fn decibel(power: f64) -> f32 {
 pub struct Hum {
     /// 50 or 60.
     pub mains_hz: u32,
-    /// Of the mains frequency and its first harmonics together, relative to full scale.
+    /// Power of the mains frequency and its first harmonics together, relative to full scale.
     pub level_db: f32,
 }
 
-/// Hum quieter than this is below what a voice from across the room has.
+/// Hum below this is quieter than a voice from across the room.
 const LEAST_HUM_DB: f32 = -50.0;
-/// A line of the mains stands out of what is beside it by this much: 10 dB, as a ratio of powers.
+/// A line of the mains exceeds its neighbourhood by this much: 10 dB, as a ratio of powers.
 const STANDS_OUT: f64 = 10.0;
 
 /// Finds the hum of the mains in at least half a second of sound.

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Every step keeps its output on the time line of its input: the delay of each filter is cut off its start.
-//! So sample `n` of `raw` and of `clean` are the same instant, `FramePos` is true source time, and what the
-//! steps cost is look-ahead, i.e. how much later than its end a frame comes out.
+//! So sample `n` of `raw` and of `clean` are the same instant, `FramePos` is true source time, and the steps
+//! cost look-ahead: the delay between a frame's end and its output.
 //!
 //! | step | look-ahead | CPU a second of sound (one x86-64 core) |
 //! |---|---|---|
@@ -37,8 +37,8 @@ use crate::units::{FRAME_SAMPLES, FRAMES_PER_S, FramePos, SAMPLE_RATE_HZ};
 use crate::audio::resample::{ResampleError, Resampler};
 pub use denoise::{DENOISE_FRAME, Denoiser};
 
-/// How long after its end a frame comes out when the source has 48 kHz: 10 ms in RNNoise, 5 ms in the filter
-/// to 16 kHz, rounded up to whole frames.
+/// Delay between a frame's end and its output when the source has 48 kHz: 10 ms in RNNoise, 5 ms in the
+/// filter to 16 kHz, rounded up to whole frames.
 pub const LOOK_AHEAD_48K_MS: u32 = 20;
 /// The same at the other usual rates (8, 16, 32, 44.1, 96 kHz …): 5 ms more in the filter to 48 kHz.
 pub const LOOK_AHEAD_MS: u32 = 30;
@@ -101,9 +101,9 @@ impl FrontEnd {
 
     /// Takes a period and emits the frames that it completes.
     ///
-    /// Where sound was lost, what came before is emitted to its end (the rest of its last frame is silence),
-    /// all filters start afresh, and the next frame is marked and stands at its true time. It begins on the
-    /// next frame boundary, so up to 10 ms after a gap are left out.
+    /// At a loss of sound, the sound before it is emitted to its end (the rest of its last frame is silence).
+    /// Then all filters start afresh, and the next frame is marked and stands at its true time. It begins on
+    /// the next frame boundary, so up to 10 ms after a gap are left out.
     ///
     /// # Errors
     /// Only after a fault in this program.
@@ -134,8 +134,8 @@ impl FrontEnd {
         Ok(())
     }
 
-    /// Emits what is still inside, to the end of the sound. Afterwards the front end is ready for more: what
-    /// comes next is taken to follow without a gap, but through fresh filters.
+    /// Emits the sound still inside, to its end. Afterwards the front end is ready for more: the next sound
+    /// is taken to follow without a gap, but through fresh filters.
     ///
     /// # Errors
     /// Only after a fault in this program.
@@ -176,7 +176,7 @@ impl FrontEnd {
     }
 }
 
-/// The filters for one source rate, and what waits between them.
+/// The filters for one source rate, and the sound that waits between them.
 #[derive(Debug)]
 struct Chain {
     rate_hz: u32,
@@ -250,7 +250,7 @@ impl Chain {
         Ok(())
     }
 
-    /// The next frame, if it is complete; its place on the time line is for the caller to fill in.
+    /// The next frame, if it is complete; the caller fills in its place on the time line.
     fn pop(&mut self) -> Option<Frame> {
         let raw = *self.raw.first_chunk::<FRAME_SAMPLES>()?;
         let clean = *self.clean.first_chunk::<FRAME_SAMPLES>()?;
