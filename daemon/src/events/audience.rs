@@ -1,4 +1,4 @@
-//! Who may see which event, decided here and nowhere else.
+//! Decides which audience may see which event; nothing else does.
 //!
 //! ```text
 //!                        terminal   household            person             owner
@@ -9,28 +9,28 @@
 //!  everything else       shown      shown                shown              shown
 //! ```
 //!
-//! Text belongs to whom its [`Attribution`] says. Only the event that a voice is verified, or that a PIN is
-//! accepted, gives the one of a person. So no order of events has to be trusted.
+//! The [`Attribution`] of a text says whose it is. Only the event of a verified voice or an accepted PIN
+//! gives a person's attribution. So no order of events has to be trusted.
 
 use std::borrow::Cow;
 
 use super::{Event, What};
 use crate::memory::UserId;
 
-/// Who sees events.
+/// An audience of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Audience {
-    /// The local terminal of whoever runs the device.
+    /// The local terminal of the person who runs the device.
     Terminal,
     /// Everybody in the house: the broker.
     Household,
     /// One person, who is signed in.
     Person(UserId),
-    /// Who looks after the device: its condition, and nothing that people said.
+    /// The person who looks after the device: sees its condition, and nothing that people said.
     Owner,
 }
 
-/// Whose words an event carries.
+/// The person whose words an event carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attribution(Whose);
 
@@ -59,7 +59,7 @@ impl Attribution {
 /// The settings for text outside the terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TextRule {
-    /// Text is shown; otherwise only that something was said.
+    /// Text is shown; otherwise only the fact that something was said.
     pub publish: bool,
     /// Voices are verified, so an anonymous text is a fault.
     pub verified_only: bool,
@@ -86,7 +86,7 @@ impl Event {
         }
     }
 
-    /// Whether anybody but the local terminal may see it.
+    /// Whether any audience but the local terminal may see it.
     pub(super) fn leaves_the_terminal(&self) -> bool {
         !matches!(self.what, What::Partial { .. })
     }
@@ -162,7 +162,7 @@ mod tests {
         }
     }
 
-    /// Who speaks in an event of the property below.
+    /// Speakers in the events of the property below.
     const SPEAKERS: [&str; 4] = ["anna", "ben", "anonymous", "nobody"];
 
     proptest! {

@@ -1,5 +1,4 @@
-//! Where events go: to everyone who listens in (MQTT, the journal), and line by line to standard output if
-//! asked.
+//! Delivers events to every subscriber (MQTT, the journal), and line by line to standard output if asked.
 
 use std::sync::Arc;
 
@@ -7,7 +6,7 @@ use tokio::sync::{broadcast, mpsc};
 
 use super::{Event, Moment, What};
 
-/// Events a slow listener may lag behind before it misses some (it is told how many).
+/// Events that a slow listener may lag behind before it misses some (it gets their number).
 const BUS_DEPTH: usize = 256;
 
 /// The sending side, cheap to clone.
@@ -17,12 +16,12 @@ pub struct Events {
     lines: Option<Lines>,
 }
 
-/// Who reads every event, one line each.
+/// A reader of every event, one line each.
 #[derive(Debug, Clone)]
 pub struct Lines {
     pub sender: mpsc::Sender<Arc<Event>>,
-    /// The reader sets the pace (recordings). Otherwise what it does not take in time is left out: a device
-    /// must not stand still because nobody reads its output.
+    /// The reader sets the pace (recordings). Otherwise events that it does not take in time are left out: a
+    /// device must not stand still because nobody reads its output.
     pub lossless: bool,
     /// Whether words of a voice not yet verified are shown.
     pub partials: bool,
@@ -51,7 +50,7 @@ impl Events {
         self.bus.subscribe()
     }
 
-    /// To everyone who listens in; the words of a voice that is not verified to the local terminal alone.
+    /// Sends to every subscriber; the words of a voice that is not verified go to the local terminal alone.
     pub async fn emit(&self, event: Event) {
         let event = Arc::new(event);
         if event.leaves_the_terminal() {

@@ -42,7 +42,7 @@ impl fmt::Display for TurnId {
     }
 }
 
-/// Where an event belongs: its turn, if any, and its place on the audio clock.
+/// The place of an event: its turn, if any, and its position on the audio clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
     pub turn: Option<TurnId>,
@@ -99,7 +99,7 @@ pub enum What {
         #[serde(skip_serializing_if = "Option::is_none")]
         other_s: Option<f32>,
     },
-    /// Somebody who is not answered spoke beside one who is: nothing of it was transcribed, and it is no
+    /// Somebody who is not answered spoke beside one who is: nothing of theirs was transcribed, and it is no
     /// failure.
     Dropped {
         reason: Reason,
@@ -111,7 +111,7 @@ pub enum What {
         reason: Reason,
         #[serde(skip_serializing_if = "Option::is_none")]
         confidence: Option<f32>,
-        /// Taken for a stranger's while it was being said: nothing of it was transcribed.
+        /// Taken for a stranger during the utterance: nothing of it was transcribed.
         #[serde(skip_serializing_if = "is_false")]
         early: bool,
     },
@@ -126,7 +126,7 @@ pub enum What {
     /// A PIN was given.
     Pin {
         outcome: PinOutcome,
-        /// Whose it is; only if it was right.
+        /// The person whose PIN it is; only if it was right.
         #[serde(skip_serializing_if = "Option::is_none")]
         user: Option<String>,
         /// How long it counts.
@@ -167,7 +167,7 @@ pub enum What {
         #[serde(skip_serializing_if = "Option::is_none")]
         message: Option<String>,
     },
-    /// Too many attempts failed in a row: until then only a voice that is surely known is answered.
+    /// Too many attempts failed in a row: until then only a surely known voice is answered.
     Pause {
         /// RFC 3339, UTC.
         until: String,
@@ -178,7 +178,7 @@ pub enum What {
     End,
 }
 
-/// What became of a PIN.
+/// The outcome of a PIN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PinOutcome {
@@ -241,7 +241,7 @@ impl Event {
         Self { turn, at_ms: pos.at_ms(), took_ms: None, what }
     }
 
-    /// The event that a voice is verified as `user`'s, and the attribution of what that person says in this
+    /// The event that a voice is verified as `user`'s, and the attribution of that person's words in this
     /// turn. `None` unless the verdict says so.
     pub fn verified(
         moment: impl Into<Moment>,
@@ -263,8 +263,8 @@ impl Event {
         same.then(|| (Self::at(moment, what), Attribution::of(user.id)))
     }
 
-    /// The event that whoever speaks is taken for `user`, whose PIN was given, and the attribution of what is
-    /// said in this turn.
+    /// The event that the speaker is taken for `user`, whose PIN was given, and the attribution of the words
+    /// in this turn.
     pub fn accepted(moment: impl Into<Moment>, user: &User) -> (Self, Attribution) {
         let what = What::Accepted { user: user.name.clone(), by: "pin" };
         (Self::at(moment, what), Attribution::of(user.id))
