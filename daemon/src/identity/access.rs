@@ -1,4 +1,4 @@
-//! Who may come in without a verified voice, and when nobody may: the pause after failures, and the PIN.
+//! Access without a verified voice: the PIN, and the pause after failures, in which nobody gets in.
 //!
 //! One count for both: a wrong PIN is a failure like a strange voice, and during the pause neither is looked
 //! at. Count and grant are settings in the database of the device, so that a PIN counts wherever it was given
@@ -25,16 +25,16 @@ const GRANT: &str = "voice_grant";
 #[derive(Debug, Serialize, Deserialize)]
 struct Grant {
     user: String,
-    /// Whose monotonic time it is.
+    /// Boot id that the monotonic time belongs to.
     boot: String,
     until_ns: i64,
 }
 
-/// What a PIN came to.
+/// The outcome of a PIN entry.
 #[derive(Debug)]
 pub struct Entry {
     pub outcome: PinOutcome,
-    /// Whose it is; only if it was accepted.
+    /// The person whose PIN it is; only if it was accepted.
     pub user: Option<User>,
     /// Milliseconds until the next attempt is looked at; 0 if one is now.
     pub pause_ms: i64,
@@ -44,7 +44,7 @@ pub struct Entry {
 #[derive(Debug, Default)]
 pub struct Access(Mutex<FailureGate>);
 
-/// What was counted, by whoever.
+/// The stored count of failures, from every process.
 ///
 /// # Errors
 /// A database that does not work.
@@ -53,9 +53,9 @@ pub async fn gate(memory: &Memory) -> Result<FailureGate, MemoryError> {
 }
 
 impl Access {
-    /// Reads what was counted and who gave a PIN that still counts, here or in another process: an utterance
-    /// of a voice that is nobody's is taken for theirs. A database that does not work grants nothing, and
-    /// what was counted stays.
+    /// Reads the count, and the person who gave a PIN that still counts, here or in another process: an
+    /// utterance of nobody's voice is taken for theirs. A database that does not work grants nothing, and the
+    /// count stays.
     pub async fn read(&self, memory: &Memory) -> (FailureGate, Option<User>) {
         let read = async {
             *self.gate() = gate(memory).await?;
@@ -85,8 +85,8 @@ impl Access {
         warn_of_pause(&gate, now);
     }
 
-    /// Whether an attempt during the pause is compared all the same ([`FailureGate::look`]). A database that
-    /// does not work allows none: they could not be counted.
+    /// Whether an attempt during the pause is compared ([`FailureGate::look`]). A database that does not work
+    /// allows none: they could not be counted.
     pub async fn look(&self, memory: &Memory) -> bool {
         let counted = memory.update_setting(GATE, |gate: &mut FailureGate| (gate.look(), *gate));
         match counted.await {
@@ -119,8 +119,8 @@ impl Access {
 }
 
 /// Somebody gives the PIN of `name`; if it is right, it counts for `valid`. It is an attempt, with its row in
-/// the audit log. It is counted as a failure before it is looked at, so that many at once are not looked at
-/// for the price of one.
+/// the audit log. It counts as a failure before it is checked, so that many at once are not checked for the
+/// price of one.
 ///
 /// # Errors
 /// See [`PinsError`]; an error lets nobody in.
@@ -140,7 +140,7 @@ pub async fn enter(memory: &Memory, name: &str, pin: Pin, valid: Duration) -> Re
                 memory.set_setting(GATE, &FailureGate::default()).await?;
                 grant(memory, &user, valid).await?;
                 if !pins::is_set(memory, user.id).await? {
-                    // Cleared by another process between the look at it and the grant.
+                    // Another process cleared it between the check and the grant.
                     revoke(memory, user.id).await?;
                 }
                 Entry { outcome: PinOutcome::Accepted, user: Some(user), pause_ms: 0 }
@@ -165,7 +165,7 @@ async fn grant(memory: &Memory, user: &User, valid: Duration) -> Result<(), Memo
     memory.set_setting(GRANT, &Some(grant)).await
 }
 
-/// What `user`'s PIN granted counts no longer.
+/// Ends the access that `user`'s PIN granted.
 ///
 /// # Errors
 /// A database that does not work.
@@ -177,7 +177,7 @@ pub async fn revoke(memory: &Memory, user: UserId) -> Result<(), MemoryError> {
     memory.update_setting(GRANT, taken).await
 }
 
-/// Whose PIN counts now. Their voice may have been deleted since.
+/// The person whose PIN counts now. Their voice may have been deleted since.
 async fn granted(memory: &Memory) -> Result<Option<User>, MemoryError> {
     let Some(Some(grant)) = memory.setting::<Option<Grant>>(GRANT).await? else { return Ok(None) };
     let now = memory.clock().stamp();

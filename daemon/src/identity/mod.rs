@@ -1,4 +1,4 @@
-//! Who somebody is: voices, PINs, the count of failed attempts, and enrolments.
+//! Identity: voices, PINs, the count of failed attempts, and enrolments.
 //!
 //! ```text
 //!  samples ─▶ session ─▶ ownership ─▶ voiceprint (memory), recordings (a sealed file, where asked for)

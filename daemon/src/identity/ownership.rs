@@ -1,4 +1,4 @@
-//! From samples to a stored voice: the rules that hold however the samples came.
+//! From samples to a stored voice: the rules for samples of any origin.
 //!
 //! ```text
 //!  name ─ reserved: refused   template ─ enrolled under another name: refused, unless it is said to be another person
@@ -17,7 +17,7 @@ use crate::error::{Exit, Failure, chain, visible};
 use crate::memory::{ANONYMOUS, Memory, MemoryError, NewVoiceprint, User, Voiceprint};
 use crate::speaker::{ONE_PERSON_FROM, OTHER_PERSON_BELOW, Quality, Template};
 
-/// What the owner allows an enrolment to do; nothing by default.
+/// The owner's permissions for an enrolment; none by default.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Allowed {
     /// Samples are added to the enrolled voice.
@@ -28,7 +28,7 @@ pub struct Allowed {
     pub another_person: bool,
 }
 
-/// Who is to be enrolled; `None` if the person is not known yet.
+/// The person to enrol; `None` if the person is not known yet.
 ///
 /// # Errors
 /// A name that cannot have a voice, a database that does not work.
@@ -37,7 +37,7 @@ pub async fn person(memory: &Memory, name: &str) -> Result<Option<User>, Refused
         return Err(Refused::Anonymous);
     }
     if let Some(missing) = memory.apart().await? {
-        // A restore brings turns along that were held apart, and no voices.
+        // A restore brings along the turns that were held apart, and no voices.
         let message = format!("no voice is enrolled while {missing}");
         return Err(Refused::Device(Failure::new(Exit::Unavailable, message)));
     }
@@ -48,11 +48,11 @@ pub async fn person(memory: &Memory, name: &str) -> Result<Option<User>, Refused
     }
 }
 
-/// Whether the voice may become `user`'s. A voiceprint that does not open is not compared: it
-/// never verifies anyone, and enrolling anew is what mends it.
+/// Checks that the voice may become `user`'s. A voiceprint that does not open is not compared: it never
+/// verifies anyone, and a new enrolment mends it.
 ///
 /// # Errors
-/// Why not, or a database that does not work.
+/// The reason for a refusal, or a database that does not work.
 pub async fn belongs(
     voices: &Voices,
     user: Option<&User>,
@@ -107,11 +107,11 @@ pub async fn others(voices: &Voices, user: Option<&User>) -> Result<Vec<Template
     Ok(others.filter_map(|other| Some(voices.open(other).ok()?.template)).collect())
 }
 
-/// Seals the template and stores it, with the consent that enrolling is, and `recordings` beside it; none of
-/// an earlier enrolment stay. Somebody who is not known yet is added.
+/// Seals the template and stores it with `recordings` beside it; none of an earlier enrolment stay. Enrolling
+/// counts as consent. A person who is not known yet is added.
 ///
 /// # Errors
-/// A key that cannot be used, a name that is none, a database or a disk that does not work.
+/// A key that cannot be used, an invalid name, a database or a disk that does not work.
 pub async fn keep(
     voices: &Voices,
     (known, name): (Option<&User>, &str),

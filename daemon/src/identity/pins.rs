@@ -54,7 +54,7 @@ pub async fn set(memory: &Memory, user: &User, pin: &Pin) -> Result<(), PinsErro
     Ok(())
 }
 
-/// Forgets the PIN of `user`; whether there was one.
+/// Forgets the PIN of `user`; returns whether there was one.
 ///
 /// # Errors
 /// A database that does not work.
@@ -68,7 +68,7 @@ pub async fn clear(memory: &Memory, user: UserId) -> Result<bool, MemoryError> {
 /// # Errors
 /// A database that does not work.
 pub async fn prune(memory: &Memory) -> Result<(), MemoryError> {
-    // The PINs first: of somebody who is added meanwhile none is among them.
+    // Loads the PINs first: they include none of a person who is added meanwhile.
     let mut gone = load(memory).await?;
     if gone.0.is_empty() {
         return Ok(());
@@ -90,7 +90,7 @@ pub async fn is_set(memory: &Memory, user: UserId) -> Result<bool, MemoryError> 
     Ok(load(memory).await?.0.contains_key(&user.to_string()))
 }
 
-/// Who has a PIN.
+/// The people who have a PIN.
 ///
 /// # Errors
 /// A database that does not work.
@@ -101,8 +101,8 @@ pub async fn people(memory: &Memory) -> Result<Vec<User>, MemoryError> {
     Ok(users)
 }
 
-/// The person called `name`, if `pin` is theirs and their voice is enrolled. It takes as long for a name that
-/// has none, so that the time does not tell who has one.
+/// The person called `name`, if `pin` is theirs and their voice is enrolled. A name without a PIN takes as
+/// long, so that the time does not tell who has one.
 ///
 /// # Errors
 /// See [`PinsError`]; an error lets nobody in.

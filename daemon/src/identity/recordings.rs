@@ -1,9 +1,9 @@
 //! Recordings of an enrolment, kept where the person asked for it: one sealed file a person, on this device
 //! alone.
 //!
-//! It is not in the database, so it goes into no backup and to no other device. A draft that is sealed for
-//! the new voiceprint is on the disk before the voiceprint is stored and takes its name after; whichever of
-//! the two belongs to the voiceprint opens.
+//! It is not in the database, so it goes into no backup and to no other device. A draft sealed for the new
+//! voiceprint is on the disk before the voiceprint is stored, and gets its final name afterwards. Of the two
+//! files the one that belongs to the voiceprint opens.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
@@ -18,7 +18,7 @@ use crate::error::{Exit, Failure};
 use crate::memory::{Memory, MemoryError, UserId, Voiceprint};
 use crate::speaker::{SealedVoiceprint, Vault, VaultError};
 
-/// What is read at most: half an hour.
+/// Most bytes that are read: half an hour.
 const MAX_BYTES: u64 = 64 << 20;
 
 /// 16 kHz mono.
@@ -71,16 +71,16 @@ impl Recordings {
         Draft { draft: self.0.join(format!(".{user}.sealed")), path: self.0.join(format!("{user}.sealed")) }
     }
 
-    /// Bytes that are kept of a person; `None` if nothing is.
+    /// Size of a person's recordings in bytes; `None` without any.
     pub fn bytes(&self, user: UserId) -> Option<u64> {
         let Draft { draft, path } = self.paths(user);
         [path, draft].iter().find_map(|path| Some(fs::metadata(path).ok()?.len()))
     }
 
-    /// What is kept of the person whose voiceprint this is; `None` if nothing is.
+    /// The recordings of the person whose voiceprint this is; `None` if there are none.
     ///
     /// # Errors
-    /// [`RecordingsError`] also if it was changed, or is of another voiceprint.
+    /// [`RecordingsError`], also if the file was changed or belongs to another voiceprint.
     pub fn read(&self, vault: &Vault, voice: &Voiceprint) -> Result<Option<Sentences>, RecordingsError> {
         let Draft { draft, path } = self.paths(voice.info.user_id);
         let (user, sealed) = (voice.info.user_id.to_string(), SealedVoiceprint::from(voice));
@@ -95,7 +95,7 @@ impl Recordings {
         wrong.map_or(Ok(None), |error| Err(error.into()))
     }
 
-    /// Writes what is to be kept with a voiceprint that is about to be stored.
+    /// Writes the recordings to keep with a voiceprint that is about to be stored.
     ///
     /// # Errors
     /// [`RecordingsError::Write`], `Sealed`; then nothing was changed.
@@ -138,7 +138,7 @@ impl Recordings {
         }
     }
 
-    /// Deletes what is kept of a person; whether there was something.
+    /// Deletes a person's recordings; returns whether there were any.
     ///
     /// # Errors
     /// [`RecordingsError::Delete`].
@@ -157,9 +157,9 @@ impl Recordings {
         .await
     }
 
-    /// Deletes what is kept of people whose voice was deleted, which another device may have done: its key is
-    /// gone already. That a voiceprint is not here is no reason by itself: this memory may be new, and
-    /// Postgres have it.
+    /// Deletes the recordings of people whose voice was deleted, perhaps on another device: its key is gone
+    /// already. A missing voiceprint is no reason by itself: this memory may be new, and Postgres may have
+    /// it.
     ///
     /// # Errors
     /// [`RecordingsError`].
@@ -189,7 +189,7 @@ impl Draft {
     /// The voiceprint is stored: now it counts.
     ///
     /// # Errors
-    /// [`RecordingsError::Write`]; what was written is found all the same.
+    /// [`RecordingsError::Write`]; the written draft is still found.
     pub async fn install(self) -> Result<(), RecordingsError> {
         let Self { draft, path } = self;
         on_disk(move || {

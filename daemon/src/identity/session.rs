@@ -1,4 +1,4 @@
-//! An enrolment, whichever face brings the samples: files, uploads, the microphone of the device.
+//! An enrolment with samples from any face: files, uploads, the microphone of the device.
 //!
 //! ```text
 //!  begin ─▶ sample … ─▶ complete ─▶ offer … ─▶ store
@@ -21,7 +21,7 @@ use crate::speaker::{
     Enrolment, Further, FurtherReport, Progress, Refusal, SampleReport, Step, Style, Template,
 };
 
-/// No name that can be given is longer: [`MAX_NAME_CHARS`] of at most four bytes.
+/// No valid name is longer: [`MAX_NAME_CHARS`] of at most four bytes.
 const MOST_NAME_BYTES: usize = 4 * MAX_NAME_CHARS;
 
 /// Which samples an enrolment begins with.
@@ -30,11 +30,11 @@ pub enum Start {
     /// None: an earlier voice is enrolled anew.
     #[default]
     Anew,
-    /// None, and the recordings that were kept stay: they are given again as samples.
+    /// None; the recordings kept earlier stay and are given again as samples.
     FromRecordings,
     /// Those of the enrolled voice, if there is one.
     Add,
-    /// Those of the enrolled voice, which takes further samples alone.
+    /// Those of the enrolled voice, to which only further samples are added.
     Further,
 }
 
@@ -57,7 +57,7 @@ pub struct Session {
     allowed: Allowed,
     /// The recordings that are stored with the voice.
     kept: Sentences,
-    /// Whether `kept` grows by the samples that are given now.
+    /// Whether `kept` grows by the samples given now.
     keeps: bool,
 }
 
@@ -81,7 +81,8 @@ impl Session {
     pub async fn begin(voices: &Voices, name: &str, options: Options) -> Result<Self, Refused> {
         let known = ownership::person(&voices.memory, name).await?;
         if known.is_none() && (name.trim().is_empty() || name.len() > MOST_NAME_BYTES) {
-            // Before three sentences are said for it. Other faults of a name are found when it is stored.
+            // Checked before the person says three sentences for it. Other faults of a name are found when it
+            // is stored.
             return Err(Refused::NameLength);
         }
         let Options { start, mut allowed, keep_recordings } = options;
@@ -135,7 +136,7 @@ impl Session {
         }
     }
 
-    /// Whether further samples alone are taken.
+    /// Whether only further samples are taken.
     pub fn is_complete(&self) -> bool {
         self.template().is_some()
     }
@@ -157,7 +158,7 @@ impl Session {
         }
     }
 
-    /// How it stands. `styles`: the further samples that will be asked for.
+    /// The state of the enrolment. `styles`: the further samples that will be asked for.
     #[expect(clippy::cast_possible_truncation, reason = "at most 16 samples and some styles")]
     pub fn standing(&self, step: Step, reason: Option<String>, styles: &[Style]) -> Progress {
         if let Course::Sampling(enrolment) = &self.course {
@@ -210,7 +211,7 @@ impl Session {
     /// Ends the samples: the voice is whole, and may become this person's.
     ///
     /// # Errors
-    /// Too few samples, a voice that is enrolled under another name, another voice than the person's own.
+    /// Too few samples, a voice that is enrolled under another name, a voice that is not the person's own.
     pub async fn complete(&mut self) -> Result<(), Refused> {
         let Course::Sampling(enrolment) = &self.course else { return Ok(()) };
         let template = enrolment.finish().map_err(Refused::Samples)?;
@@ -219,7 +220,7 @@ impl Session {
         Ok(())
     }
 
-    /// Offers a further sample, which is kept if the person is measurably better known by it.
+    /// Offers a further sample, which is kept if it makes the person measurably better known.
     ///
     /// # Errors
     /// [`Refused::Samples`] if the sample has a fault; the errors of [`Session::complete`].
@@ -258,7 +259,7 @@ impl Session {
     /// Stores the voice and the recordings that are kept with it. Somebody who is not known yet is added.
     ///
     /// # Errors
-    /// The errors of [`Session::complete`]; a name that is none, a database or a disk that does not work.
+    /// The errors of [`Session::complete`]; an invalid name, a database or a disk that does not work.
     pub async fn store(&mut self) -> Result<(), Refused> {
         self.complete().await?;
         let Some(template) = self.template() else { return Err(Refused::Lost) };
@@ -273,7 +274,7 @@ impl Session {
         self.keeps.then(|| recordings::sentence(&recording.raw))
     }
 
-    /// Takes what compares further samples out of the course.
+    /// Takes the part that compares further samples out of the course.
     async fn further(&mut self) -> Result<Box<Further>, Refused> {
         let template = match std::mem::replace(&mut self.course, Course::Away) {
             Course::Further(further) => return Ok(further),

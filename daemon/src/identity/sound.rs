@@ -1,4 +1,4 @@
-//! Recordings for enrolment and for trying a voice: heard through the very front end and voice activity
+//! Recordings for enrolment and for trying a voice, heard through the front end and the voice activity
 //! detector of the daemon.
 
 use std::path::{Path, PathBuf};
@@ -50,7 +50,7 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// What was recorded in this form before.
+    /// Takes sound that was recorded in this form before.
     ///
     /// # Errors
     /// A model that does not work.

@@ -85,8 +85,8 @@ impl Voices {
         opener(self.vault.clone())
     }
 
-    /// Every voice that can be opened. One that cannot is named in the log and left out: a damaged voiceprint
-    /// of one person must not silence the others.
+    /// Every voice that can be opened. The others are named in the log and left out: one person's damaged
+    /// voiceprint must not silence everybody.
     ///
     /// # Errors
     /// When memory cannot be read, or when there are voiceprints and none of them opens (a wrong key).
@@ -113,7 +113,7 @@ impl Voices {
         }
     }
 
-    /// [`Voices::enrolled`], each with the threshold of its own that the owner gave it.
+    /// [`Voices::enrolled`], each with the threshold that the owner gave it.
     pub async fn enrolled_with(&self, own: &UserThresholds) -> Result<Vec<EnrolledVoice>, VoicesError> {
         let mut voices = self.enrolled().await?;
         for voice in &mut voices {
@@ -137,7 +137,7 @@ impl Voices {
     }
 
     /// A first look at an utterance that goes on (see [`Verifier::first_look`]), on a thread of its own: it
-    /// delays neither the sound nor whoever asks. The same sound as for [`Voices::hear`].
+    /// delays neither the sound nor the caller. The sound is as for [`Voices::hear`].
     ///
     /// # Errors
     /// When the enrolled voices cannot be read.
@@ -150,8 +150,8 @@ impl Voices {
         }))
     }
 
-    /// Whose voices `raw` holds: 16 kHz mono in [-1, 1], not denoised, with a speech probability per 10 ms
-    /// frame. `just`: who was verified just before.
+    /// Finds the voices in `raw`: 16 kHz mono in [-1, 1], not denoised, with a speech probability per 10 ms
+    /// frame. `just`: the person verified just before.
     ///
     /// # Errors
     /// See [`VoicesError`]; an error never verifies anyone.
