@@ -1,19 +1,19 @@
 //! Memory that models leave behind. A model is read, parsed and rewritten several times before it is a plan,
-//! and a turn fills buffers for some hundred milliseconds. What that took is free afterwards, but glibc keeps
-//! it in its arenas for a later that never comes (models are loaded once) or comes after hours. What it saves
-//! is in `docs/design/performance.md`.
+//! and a turn fills buffers for some hundred milliseconds. That memory is free afterwards, but glibc keeps it
+//! in its arenas for a next use that never comes (models are loaded once) or comes after hours. The savings
+//! are in `docs/design/performance.md`.
 
 use std::fs;
 
-/// What giving memory back changed: resident memory of the process in the kernel's kB, 1,024 bytes.
+/// Resident memory before and after giving memory back, in the kernel's kB of 1,024 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Resident {
     pub before_kb: u64,
     pub after_kb: u64,
 }
 
-/// Gives back to the system what the allocator keeps but nobody uses. Takes some milliseconds; does nothing
-/// with another C library than glibc. `None` where `/proc` does not say how much memory is resident.
+/// Gives unused memory that the allocator keeps back to the system. Takes some milliseconds; does nothing
+/// with another C library than glibc. `None` where `/proc` does not tell the resident memory.
 pub fn give_back() -> Option<Resident> {
     let before_kb = resident_kb();
     trim();
@@ -24,7 +24,7 @@ pub fn give_back() -> Option<Resident> {
 fn trim() {
     #[expect(unsafe_code, reason = "no crate of ours wraps malloc_trim")]
     // SAFETY: any thread may call it at any time; it takes the locks of the arenas and touches only free
-    // memory. Whether something was given back is of no interest.
+    // memory. The result (whether it gave something back) is not needed.
     unsafe {
         libc::malloc_trim(0);
     }

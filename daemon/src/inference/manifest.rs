@@ -1,4 +1,4 @@
-//! `models/manifest.toml`: which file is which model, its hash, its licence and where it comes from.
+//! `models/manifest.toml`: the file of each model, its hash, its licence and its origin.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::ModelError;
 use crate::error::TomlFault;
 
-/// What a model is for.
+/// The purpose of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
@@ -77,7 +77,7 @@ pub struct ModelEntry {
 }
 
 impl ModelEntry {
-    /// The way out for a missing or damaged file. `folder` is where a fetched file belongs.
+    /// The remedy for a missing or damaged file. `folder` is the place of a fetched file.
     pub fn fix(&self, folder: Option<&Path>) -> String {
         match &self.fetch {
             Some(command) => format!("run `{}`", into_folder(command, folder)),
@@ -136,7 +136,7 @@ impl Manifest {
     }
 }
 
-/// The command line of `scripts/fetch-models.sh` that fills `folder`, as whoever may write there.
+/// The command line of `scripts/fetch-models.sh` that fills `folder`, as a user who may write there.
 pub fn into_folder(command: &str, folder: Option<&Path>) -> String {
     let Some(folder) = folder else { return command.to_owned() };
     let name = folder.display().to_string();
@@ -146,7 +146,7 @@ pub fn into_folder(command: &str, folder: Option<&Path>) -> String {
     format!("{}{command} --dest {name}", if writable { "" } else { "sudo " })
 }
 
-/// How names are compared: "Hey Jarvis", "hey_jarvis" and "hey-jarvis" are one.
+/// The form in which names are compared: "Hey Jarvis", "hey_jarvis" and "hey-jarvis" are one.
 pub fn normal_name(name: &str) -> String {
     name.trim()
         .chars()

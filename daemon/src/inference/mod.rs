@@ -7,9 +7,9 @@
 //! ```
 //!
 //! Invariants: the bytes that are parsed are the bytes that were hashed; a [`Plan`] is immutable and shared
-//! between threads; what changes from run to run lives in a [`Session`] of one user. A symbolic axis makes
-//! tract several times slower, so every plan is made for one exact shape. tract panics on graphs that no
-//! exporter writes, so nothing of it runs outside [`guarded`].
+//! between threads; state that changes from run to run lives in a [`Session`] of one user. A symbolic axis
+//! makes tract several times slower, so every plan is made for one exact shape. tract panics on graphs that
+//! no exporter writes, so nothing of it runs outside [`guarded`].
 
 pub mod allocator;
 #[cfg(any(test, fuzzing))]
@@ -35,7 +35,7 @@ use tract_onnx::prelude::TractResult;
 
 use crate::supervisor::guarded;
 
-/// Why a model cannot be used. Each says which file and what to do.
+/// The reasons why a model cannot be used. Each names the file and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     #[error(

@@ -17,7 +17,7 @@ use tract_onnx::tract_hir::internal::DimLike;
 use super::{ModelError, contained};
 use crate::supervisor::guarded;
 
-/// What the elements of a tensor are.
+/// Element type of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ElementType {
     F32,
@@ -81,8 +81,8 @@ impl Plan {
         bytes: &[u8],
         inputs: &[(usize, InputFact)],
     ) -> Result<Self, ModelError> {
-        // tract indexes maps with names taken from the file and panics on graphs that no exporter writes; a
-        // wake word that the owner dropped in must give an error instead. Nothing of the attempt outlives it.
+        // tract indexes maps with names taken from the file and panics on graphs that no exporter writes. A
+        // wake word from the owner must give an error instead. Nothing of the attempt outlives it.
         guarded(|| Self::build(name, path, bytes, inputs))
             .unwrap_or_else(|caught| Err(ModelError::Parse { path: path.into(), source: caught.into() }))
     }
@@ -288,7 +288,7 @@ impl Buffer {
 /// One user's state of a plan: buffers are kept between runs. Not shared; make one per thread.
 pub struct Session {
     plan: Plan,
-    /// `None` after a panic in tract: what it left half changed is not used again.
+    /// `None` after a panic in tract: a half-changed state is not used again.
     state: Option<SimpleState<TypedFact, Box<dyn TypedOp>>>,
     runs: u64,
 }
@@ -346,7 +346,7 @@ impl Session {
     }
 }
 
-/// What a run gave.
+/// The outputs of a run.
 #[derive(Debug)]
 pub struct Outputs {
     plan: Plan,

@@ -21,7 +21,7 @@ pub struct ModelStore {
     manifest: Manifest,
     manifest_path: PathBuf,
     dirs: Vec<PathBuf>,
-    /// Files whose hash was right when they were last looked at, by entry name.
+    /// Files whose hash was right at the last check, by entry name.
     checked: Mutex<HashMap<String, PathBuf>>,
 }
 
@@ -29,10 +29,10 @@ pub struct ModelStore {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
 pub enum ModelState {
-    /// The file is there and is the one that was pinned.
+    /// The file is there and is the pinned one.
     Verified,
     Missing,
-    /// The file is there, but its SHA-256 is another one.
+    /// The file is there, but its SHA-256 differs.
     Damaged {
         found: String,
     },
@@ -49,14 +49,13 @@ pub struct ModelStatus {
     pub path: Option<PathBuf>,
     #[serde(flatten)]
     pub state: ModelState,
-    /// What to do about it; empty if it is verified.
+    /// The remedy; empty if the model is verified.
     pub fix: String,
 }
 
 impl ModelStore {
     /// Reads the first manifest found in `dirs`. Files are looked for in all of `dirs`, in order, when they
-    /// are used. A folder that may not be looked into (another user's) is passed over as long as another has
-    /// a manifest.
+    /// are used. An unreadable folder (another user's) is passed over as long as another has a manifest.
     pub fn open(dirs: &[PathBuf]) -> Result<Self, ModelError> {
         let mut closed = None;
         for dir in dirs {
@@ -118,8 +117,8 @@ impl ModelStore {
         Plan::from_bytes(&entry.name, &path, &bytes, inputs)
     }
 
-    /// A plan of a model that is not in the manifest: a file that the owner dropped in. Its hash is not
-    /// known, so the log names the file and the hash that was found.
+    /// A plan of a model that is not in the manifest: a file from the owner. Its hash is not known in
+    /// advance, so the log names the file and its hash.
     pub fn load_path(&self, path: &Path, inputs: &[(usize, InputFact)]) -> Result<Plan, ModelError> {
         let bytes = read_capped(path)?;
         log::info!(
@@ -156,7 +155,7 @@ impl ModelStore {
         ModelStatus { entry: entry.clone(), path, state, fix }
     }
 
-    /// The way out for a file of model `name` that has the right hash and cannot be used.
+    /// The remedy for a file of model `name` that has the right hash and cannot be used.
     pub fn fix_of(&self, name: &str) -> String {
         self.entry(name).map_or_else(String::new, |entry| self.fix(entry, self.find(entry).ok().as_deref()))
     }
@@ -220,7 +219,7 @@ pub fn install_dir(dirs: &[PathBuf]) -> Option<&Path> {
     dirs.iter().map(PathBuf::as_path).find(|dir| is_installed(dir))
 }
 
-/// Not in a source tree: what is fetched is no part of it.
+/// Not in a source tree: fetched files are no part of it.
 fn is_installed(dir: &Path) -> bool {
     dir.is_dir() && !dir.ancestors().any(|above| above.join("daemon/Cargo.toml").is_file())
 }

@@ -1,4 +1,4 @@
-//! The store refuses what is wrong and says how to mend it; the models equal their reference vectors.
+//! The store refuses wrong files and names the remedy; the models equal their reference vectors.
 
 use std::path::{Path, PathBuf};
 
