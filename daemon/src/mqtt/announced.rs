@@ -1,4 +1,4 @@
-//! What Home Assistant was told of in earlier connections, so that what is switched off can be taken back.
+//! Entities announced to Home Assistant in earlier connections, so that those switched off can be taken back.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! Commands that arrive over MQTT, and their answers. Nothing here waits.
 //!
-//! Whatever arrives on a topic of a command is answered, but not every message of a flood: so many answers a
-//! minute, and fewer where the message was no command.
+//! Every message on a command topic is answered, except in a flood: answers are limited per minute, and more
+//! strictly for messages that are no command.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -16,7 +16,7 @@ use crate::control::{Authority, Outcome, Refused, RequestId};
 use crate::pipeline::dispatch::{Dispatcher, Given};
 use crate::speaker::section::Voice;
 
-/// What `jarvisd doctor` sends to see that commands arrive; it means nothing.
+/// The payload by which `jarvisd doctor` sees that commands arrive; it means nothing.
 pub(super) const PROBE: &[u8] = b"DOCTOR";
 /// A client that may publish to the broker.
 const FROM: Authority = Authority::Broker;
@@ -30,7 +30,7 @@ pub(super) struct Intake {
     waiting: Vec<Waiting>,
     ignored: u64,
     journal: Journal,
-    /// Answers to commands, and to what was none.
+    /// Answers to commands, and to messages that were none.
     answers: Budget,
     answers_to_garbage: Budget,
 }
@@ -52,7 +52,7 @@ const ANSWERS: u32 = 60;
 /// Answers to messages that were no command.
 const ANSWERS_TO_GARBAGE: u32 = 10;
 
-/// So many in a [`WINDOW`]; those above are counted.
+/// A budget per [`WINDOW`]; messages above it are counted.
 #[derive(Debug)]
 struct Budget {
     most: u32,
@@ -66,7 +66,7 @@ impl Budget {
         Self { most, since: Instant::now(), used: 0, more: 0 }
     }
 
-    /// Begins a new window if this one is over; how many were above the budget in it.
+    /// Begins a new window if this one is over. Returns the number above the budget in the old one.
     fn renew(&mut self, now: Instant) -> u64 {
         if now.saturating_duration_since(self.since) < WINDOW {
             return 0;
@@ -133,7 +133,7 @@ impl Intake {
         self.ignored
     }
 
-    /// Tells what a flood came to, when it is over.
+    /// Logs the number of messages in a flood, when it is over.
     pub(super) fn summarise(&mut self) {
         self.journal.summarise(Instant::now());
     }
@@ -143,8 +143,8 @@ impl Intake {
         self.journal.end();
     }
 
-    /// Carries out what a message asks for; the answer to publish, if any. `retained` messages are old: a
-    /// kept `PRESS` would open the microphone at every reconnect.
+    /// Carries out a message; returns the answer to publish, if any. `retained` messages are old: a kept
+    /// `PRESS` would open the microphone at every reconnect.
     pub(super) fn message(
         &mut self,
         topics: &Topics,
@@ -199,7 +199,7 @@ impl Intake {
         }
     }
 
-    /// Waits until a task that took its turn is done; its answer, if any. Cancel safe.
+    /// Waits until a queued task is done; returns its answer, if any. Cancel safe.
     pub(super) async fn next_answer(&mut self) -> Option<Map<String, Value>> {
         let (n, outcome) = poll_fn(|context| {
             for (n, waiting) in self.waiting.iter_mut().enumerate() {
@@ -214,7 +214,7 @@ impl Intake {
         self.answer(command, &outcome, id)
     }
 
-    /// An answer as JSON; `None` where there were too many. It holds nothing of the payload but its `id`.
+    /// An answer as JSON; `None` where there were too many. Of the payload it holds only the `id`.
     fn answer(
         &mut self,
         command: &str,

@@ -23,7 +23,7 @@ pub(super) struct Content {
     settings: MqttSettings,
     /// Where the device is announced.
     announcement: Option<String>,
-    /// What was announced so far, kept over restarts.
+    /// Announcements so far, kept over restarts.
     announced: watch::Sender<Announced>,
     backups: Backups,
     /// How the last enrolment stands, as JSON.
@@ -60,8 +60,8 @@ impl Content {
         self.keep_enrolment(outbox);
     }
 
-    /// Announces the device as it is now, and takes back what is not announced any more: single entities, or
-    /// the whole device where it was announced elsewhere or is not to be announced.
+    /// Announces the device as it is now, and takes back old announcements: single entities, or the whole
+    /// device if it was announced elsewhere or must not be announced.
     fn announce(&self, outbox: &mut Outbox) {
         if let Some(topic) = &self.announcement {
             let entities = discovery::entities(&self.settings, &self.topics, self.backups);
@@ -93,7 +93,8 @@ impl Content {
         self.announcement.as_deref() == Some(topic)
     }
 
-    /// Whether an announcement of an earlier start was taken back on this topic, and the broker has done it.
+    /// Whether an announcement of an earlier start was taken back on this topic and the broker has confirmed
+    /// it.
     pub(super) fn is_taken_back(&self, topic: &str, outbox: &mut Outbox) -> bool {
         let taken_back = !self.is_announcement(topic)
             && self.announced.send_if_modified(|announced| announced.0.remove(topic).is_some());
@@ -103,8 +104,8 @@ impl Content {
         taken_back
     }
 
-    /// How the enrolment stands, where there may be one; what an earlier start of the device left there goes
-    /// away.
+    /// Publishes the state of the enrolment, where there may be one; the value of an earlier start is
+    /// removed.
     fn keep_enrolment(&self, outbox: &mut Outbox) {
         if self.settings.voice.enrol_by_mqtt {
             outbox.keep(&self.topics.enrolment, self.enrolment.as_deref().unwrap_or("{\"state\":\"none\"}"));
@@ -133,7 +134,7 @@ impl Content {
         }
     }
 
-    /// Nothing is backed up any more: what was told of the backups must not stay at the broker.
+    /// Nothing is backed up any more: the state of the backups must not stay at the broker.
     pub(super) fn no_backups(&mut self, outbox: &mut Outbox) {
         if !matches!(self.backups, Backups::None) {
             self.backups = Backups::None;

@@ -16,12 +16,12 @@ pub(super) fn topic(settings: &MqttSettings, prefix: &str) -> String {
     format!("{prefix}/device/{}/config", object_id(settings))
 }
 
-/// Where Home Assistant says that it has started.
+/// The topic on which Home Assistant says that it has started.
 pub(super) fn status_topic(prefix: &str) -> String {
     format!("{prefix}/status")
 }
 
-/// The entities: key → what Home Assistant is told of it.
+/// The entities: key → description for Home Assistant.
 pub(super) fn entities(settings: &MqttSettings, topics: &Topics, backups: Backups) -> Map<String, Value> {
     let id = object_id(settings);
     let offer = settings.offer(backups);
@@ -58,8 +58,8 @@ fn rendered(shown: &Shown, id: &str, topics: &Topics) -> Map<String, Value> {
     fields.chain(more).map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// The message. `earlier` are the entities that Home Assistant was told of before, with their platforms:
-/// those that are no more are in it with the platform alone, which removes them.
+/// The message. `earlier` are the entities that Home Assistant was told of before, with their platforms. The
+/// removed ones are in the message with the platform alone, which deletes them.
 pub(super) fn payload(
     settings: &MqttSettings,
     topics: &Topics,
@@ -83,8 +83,8 @@ pub(super) fn payload(
     .to_string()
 }
 
-/// `jarvis_kitchen`. Home Assistant takes letters, digits, `_` and `-`; a name with others gets a number that
-/// tells it from those that look like it then.
+/// `jarvis_kitchen`. Home Assistant takes letters, digits, `_` and `-`. A name with others gets a number that
+/// distinguishes it from those that then look like it.
 fn object_id(settings: &MqttSettings) -> String {
     let name = format!("{}_{}", settings.mqtt.base_topic, settings.device_id);
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
@@ -180,8 +180,8 @@ mod tests {
         assert!(topic.starts_with("homeassistant/device/home-voice_kitchen-"), "{topic}");
     }
 
-    /// Bytes that brokers and Home Assistant have seen. `JARVIS_BLESS=1` writes them anew, which is a change
-    /// of the interface.
+    /// The bytes that brokers and Home Assistant have seen. `JARVIS_BLESS=1` writes them anew, which is a
+    /// change of the interface.
     #[test]
     fn the_announcement_stays_as_it_was_byte_for_byte() {
         type Case = (&'static str, fn(&mut MqttSettings), Backups);

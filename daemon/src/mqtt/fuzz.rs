@@ -1,4 +1,4 @@
-//! Any bytes as messages of the broker, and any words in what is published.
+//! Any bytes as messages of the broker, and any words in published events.
 
 use super::command::Intake;
 use super::*;
@@ -9,7 +9,7 @@ use crate::memory::{User, UserId};
 use crate::pipeline::switches::Switches;
 use crate::units::FramePos;
 
-/// A switch, then messages and events behind each 0xFF: a letter for what it is, the rest is its bytes.
+/// A switch, then messages and events behind each 0xFF: a letter for the kind, then its bytes.
 pub fn mqtt(bytes: &[u8]) -> bool {
     let mut parts = parts(bytes);
     let switches = parts.next().and_then(<[u8]>::first).copied().unwrap_or(0);
@@ -32,7 +32,7 @@ fn topics(parts: &[(u8, &[u8])]) {
     }
 }
 
-/// Whether one of them was a command.
+/// Handles the messages; tells whether one of them was a command.
 fn messages(parts: &[(u8, &[u8])]) -> bool {
     let mut accepted = false;
     let (dispatcher, mut requests) = Dispatcher::new(Switches::new(Arc::default()));
@@ -67,8 +67,8 @@ fn messages(parts: &[(u8, &[u8])]) -> bool {
     accepted
 }
 
-/// A text is in a message only where texts are published and somebody verified said it, or anybody where
-/// voices are not verified: in whatever order the events come.
+/// A message holds a text only where texts are published, and only if a verified person said it, or anybody
+/// where voices are not verified. This holds for any order of the events.
 fn published(parts: &[(u8, &[u8])], publish_text: bool, text_needs_verified: bool) {
     let broker = sure(BrokerUrl::parse("mqtt://h"), "an address");
     let mqtt = super::section::Mqtt { publish_text, ..Default::default() };

@@ -1,5 +1,5 @@
-//! What a broker cannot do, as it says itself when it takes the connection, and what the device leaves out
-//! for it.
+//! Limits that a broker states when it accepts the connection, and the features that the device leaves out
+//! for them.
 
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{ConnAckProperties, ConnectReturnCode};
@@ -29,8 +29,8 @@ impl Limits {
         }
     }
 
-    /// Whether the broker refused the connection for a last will that it cannot keep; the next one asks for
-    /// less.
+    /// Lowers the limits if the broker refused the connection for a last will that it cannot keep. The next
+    /// connection then asks for less.
     pub(super) fn lower(&mut self, code: ConnectReturnCode) -> bool {
         let before = *self;
         match code {
@@ -41,7 +41,7 @@ impl Limits {
         *self != before
     }
 
-    /// What the owner should know of them.
+    /// The limits that the owner should know of.
     pub(super) fn sentences(self) -> Vec<&'static str> {
         let mut sentences = Vec::new();
         if !self.retain {

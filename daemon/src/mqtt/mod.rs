@@ -1,4 +1,4 @@
-//! The broker: what the device says and what it can be told, over MQTT 5.
+//! The broker: the device's messages and the commands that it takes, over MQTT 5.
 //!
 //! ```text
 //!  events ──┐                    ┌ latest value of each retained topic ┐
@@ -14,10 +14,10 @@
 //! * A message is delivered when its PubAck arrives, not when `publish` returns. Events that are not
 //!   acknowledged are sent again on the next connection (so at least once, in order); retained topics are
 //!   always sent anew.
-//! * Every connection gets its own client and event loop with a clean start: what rumqttc keeps from the last
-//!   session, and drops when the broker says `session_present = false`, never matters.
-//! * What Home Assistant is told of is remembered over restarts ([`Announced`]), so that it can be taken
-//!   back.
+//! * Every connection gets its own client and event loop with a clean start: rumqttc keeps messages of the
+//!   last session and drops them when the broker says `session_present = false`; this never matters.
+//! * The entities announced to Home Assistant are remembered over restarts ([`Announced`]), so that they can
+//!   be taken back.
 //! * Text of speech that was not verified never leaves `content`.
 //!
 //! MQTT 5 rather than 3.1.1, because the broker then says that an access list refused a publish or a
@@ -72,22 +72,22 @@ pub const COMPONENT: &str = "mqtt";
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// How long after the start of Home Assistant the device is announced again.
+/// Delay between the start of Home Assistant and the next announcement.
 const BIRTH_FROM: Duration = Duration::from_millis(500);
 const BIRTH_TO: Duration = Duration::from_secs(4);
 /// A connection that held this long starts the back-off anew.
 const STABLE: Duration = Duration::from_secs(20);
 
-/// The broker, and what of the device concerns it.
+/// The broker, and the device settings that concern it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MqttSettings {
     pub broker: BrokerUrl,
     pub mqtt: section::Mqtt,
     /// Second part of every topic; unique among the devices of one broker.
     pub device_id: String,
-    /// What people call the device.
+    /// The device's name for people.
     pub device_name: String,
-    /// Which commands are switched on, and whether voices are verified.
+    /// The voice settings: they switch commands on and tell whether voices are verified.
     pub voice: Voice,
     /// Whether backups are copied elsewhere.
     pub copies_backups: bool,
@@ -107,12 +107,13 @@ impl MqttSettings {
         }
     }
 
-    /// First part of the topic on which the device is announced to Home Assistant; `None`: it is not.
+    /// First part of the topic on which the device is announced to Home Assistant; `None`: it is not
+    /// announced.
     pub(crate) fn discovery_prefix(&self) -> Option<&str> {
         self.mqtt.discovery.then_some(self.mqtt.discovery_prefix.as_str())
     }
 
-    /// Whether the device may be told this over MQTT.
+    /// Whether the device takes this command over MQTT.
     fn takes(&self, command: &CommandSpec) -> bool {
         self.mqtt.accept_commands && command.is_on(&self.voice)
     }
@@ -122,7 +123,7 @@ impl MqttSettings {
     }
 }
 
-/// A setting that cannot work, whatever the broker does.
+/// A setting that cannot work with any broker.
 #[derive(Debug, thiserror::Error)]
 pub enum MqttError {
     #[error("{what} {value:?} cannot be part of a topic: it must not be empty or longer than 64 bytes, and \
@@ -149,7 +150,7 @@ pub struct Feeds {
     pub status: watch::Receiver<Status>,
     pub health: Health,
     pub backups: watch::Receiver<Option<Report>>,
-    /// What was announced in earlier starts; what is announced now is added, for whoever stores it.
+    /// Announcements of earlier starts. New ones are added here, and the receiver stores them.
     pub announced: watch::Sender<Announced>,
     pub dispatcher: Dispatcher,
 }
@@ -167,7 +168,7 @@ pub fn check(settings: &MqttSettings) -> Result<(), MqttError> {
 /// Keeps the broker informed until `stop`, through any number of connections.
 ///
 /// Returns an error only for settings that can never work; a broker that is away, refuses, or talks nonsense
-/// shows in [`Health`] and is tried again for ever.
+/// shows in [`Health`] and is retried for ever.
 pub async fn run(settings: MqttSettings, feeds: Feeds, stop: CancellationToken) -> Result<(), MqttError> {
     let topics = Topics::new(&settings.mqtt.base_topic, &settings.device_id)?;
     let mut work = Work {
@@ -201,7 +202,7 @@ pub async fn run(settings: MqttSettings, feeds: Feeds, stop: CancellationToken) 
         }
         log::debug!("connection to {} ended: {}", work.settings.broker, chain(&ended));
         work.health.set(COMPONENT, Condition::away(ended.sentence(&work.settings.broker)));
-        // What happens meanwhile goes into the bounded queue.
+        // Events meanwhile go into the bounded queue.
         let until = Instant::now() + jittered(pause);
         pause = (pause * 2).min(LONGEST_PAUSE);
         while !stop.is_cancelled() {
@@ -219,12 +220,12 @@ pub async fn run(settings: MqttSettings, feeds: Feeds, stop: CancellationToken) 
     }
 }
 
-/// What lives through all connections.
+/// The state that outlives each connection.
 struct Work {
     settings: MqttSettings,
     /// As the broker said on the last connection.
     limits: Limits,
-    /// What is to be sent again, and when.
+    /// The values to send again, and when.
     resend: Option<(Instant, Resend)>,
     content: Content,
     outbox: Outbox,
@@ -237,7 +238,7 @@ struct Work {
     backups: Option<watch::Receiver<Option<Report>>>,
 }
 
-/// What is sent again although it has not changed.
+/// A reason to send unchanged values again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Resend {
     /// Home Assistant has started: it forgets devices that were deleted there while their announcement was
@@ -247,7 +248,7 @@ enum Resend {
     Values,
 }
 
-/// How long Home Assistant is given to subscribe to what was announced.
+/// Time for Home Assistant to subscribe to the announced topics.
 const SUBSCRIBED_AFTER: Duration = Duration::from_secs(3);
 
 impl Work {
@@ -255,8 +256,8 @@ impl Work {
         self.resend = Some((Instant::now() + SUBSCRIBED_AFTER, Resend::Values));
     }
 
-    /// Home Assistant has started. All devices of a house hear of it at once, so each waits for a while of
-    /// its own.
+    /// Home Assistant has started. All devices of a house hear of it at once, so each waits for a random
+    /// time.
     fn announce_again_soon(&mut self) {
         self.resend = Some((Instant::now() + at_random(BIRTH_FROM, BIRTH_TO), Resend::Announcement));
     }
@@ -338,7 +339,7 @@ impl Work {
     }
 }
 
-/// `pause` ± 25 %, so that the devices of a house do not all knock at a restarted broker at once.
+/// `pause` ± 25 %, so that the devices of a house do not all reconnect to a restarted broker at once.
 fn jittered(pause: Duration) -> Duration {
     at_random(pause.mul_f64(0.75), pause.mul_f64(1.25))
 }

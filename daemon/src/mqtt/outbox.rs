@@ -1,4 +1,4 @@
-//! What waits to be sent: the latest value of each retained topic, and a bounded queue of events.
+//! Messages that wait to be sent: the latest value of each retained topic, and a bounded queue of events.
 //!
 //! ```text
 //!  keep ─▶ latest ─┐  next            numbered           acked
@@ -20,11 +20,11 @@ use tokio::time::Instant;
 pub(super) const MAX_EVENTS: usize = 256;
 /// An event older than this helps nobody and may start an automation at the wrong time.
 pub(super) const MAX_AGE: Duration = Duration::from_secs(600);
-/// An event that is sent later than this says by how much, as `delay_ms`.
+/// An event that is sent later than this states the delay, as `delay_ms`.
 const LATE: Duration = Duration::from_secs(1);
 /// Messages without PubAck at one time.
 pub(super) const WINDOW: usize = 16;
-/// Longest payload, whatever the broker would take.
+/// Longest payload, regardless of the broker's limit.
 const MAX_PAYLOAD: usize = 60_000;
 
 #[derive(Debug, Clone)]
@@ -44,7 +44,7 @@ struct Latest {
     sent: bool,
 }
 
-/// What a packet carries, remembered until its PubAck.
+/// The content of a packet, remembered until its PubAck.
 #[derive(Debug)]
 enum Carried {
     Latest(String),
@@ -82,7 +82,7 @@ impl Outbox {
         Self::default()
     }
 
-    /// Sets a retained topic; sent if it differs from what the broker has.
+    /// Sets a retained topic; sent if it differs from the broker's value.
     pub(super) fn keep(&mut self, topic: &str, payload: &str) {
         match self.latest.get_mut(topic) {
             Some(latest) if latest.payload == payload => {}
@@ -124,7 +124,7 @@ impl Outbox {
         self.queue.push_back(Queued { number, topic: topic.to_owned(), body, retain, since: Instant::now() });
     }
 
-    /// Counts events that never came here, or that had to go.
+    /// Counts events that never came here, or that were dropped.
     pub(super) fn missed(&mut self, events: u64) {
         if self.dropped == 0 && events > 0 {
             log::warn!(
@@ -149,12 +149,12 @@ impl Outbox {
         self.outstanding() == 0 && self.queue.is_empty() && self.latest.values().all(|latest| latest.sent)
     }
 
-    /// When the message was sent that has waited longest for its PubAck.
+    /// The time at which the oldest message without a PubAck was sent.
     pub(super) fn oldest(&self) -> Option<Instant> {
         self.in_flight.values().chain(&self.submitted).map(|sent| sent.at).min()
     }
 
-    /// Takes the next message out: retained values first, they are what a late subscriber sees. `None` while
+    /// Takes the next message out: retained values first, as a late subscriber sees them. `None` while
     /// `window` messages wait for their PubAck, or when there is nothing to send.
     pub(super) fn next(&mut self, now: Instant, window: usize, max_packet: usize) -> Option<Message> {
         if self.outstanding() >= window {
@@ -209,8 +209,8 @@ impl Outbox {
         })
     }
 
-    /// Takes back what was not acknowledged. Events keep their order and go before newer ones; every retained
-    /// topic is sent anew, because nobody knows what the next broker remembers.
+    /// Takes back the unacknowledged messages. Events keep their order and go before newer ones; every
+    /// retained topic is sent anew, because nobody knows what the next broker remembers.
     pub(super) fn connection_lost(&mut self) {
         let mut back: Vec<Queued> = std::mem::take(&mut self.in_flight)
             .into_values()

@@ -1,11 +1,11 @@
-//! One sign-in at the broker as the daemon makes it, for `jarvisd doctor`: what it lets the device do, and
-//! what answers if it is no broker. It blocks, and ends by its deadline.
+//! One sign-in at the broker as the daemon makes it, for `jarvisd doctor`: the broker's permissions, or the
+//! service that answers in place of a broker. It blocks, and ends by its deadline.
 //!
-//! Nothing is left behind and nobody is told anything: whether the device may publish on a topic is asked
-//! with a message of QoS 2 that is never released. A broker that delivers such a message at once is found out
-//! first, with a topic that nobody reads (`…/doctor`), and is then asked with that topic alone. Some brokers
-//! accept every subscription and deliver nothing, so what the device is to hear is proven: a message that is
-//! no command, and no state of Home Assistant, must come back.
+//! It leaves nothing behind and reaches nobody: a message of QoS 2 that is never released asks whether the
+//! device may publish on a topic. A topic that nobody reads (`…/doctor`) first shows whether the broker
+//! delivers such a message at once; if so, only that topic is asked about. Some brokers accept every
+//! subscription and deliver nothing, so reception is proven: a message that is no command, and no state of
+//! Home Assistant, must come back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
@@ -30,38 +30,38 @@ use crate::config::{BrokerUrl, Masked};
 use crate::control::entity::Backups;
 use crate::error::chain;
 
-/// For everything together, apart from the resolver.
+/// Limit for everything together, apart from the resolver.
 const DEADLINE: Duration = Duration::from_secs(12);
-/// For the broker to say that it takes the device in.
+/// Limit for the broker to accept the connection.
 const GREETING: Duration = Duration::from_secs(5);
-/// For each guess at what answers instead of a broker.
+/// Limit for each guess at the service that answers in place of a broker.
 const GUESS: Duration = Duration::from_secs(2);
-/// How long a message takes, at most, that a broker delivers although it is not released.
+/// Longest time in which a broker delivers a message although it is not released.
 const EARLY: Duration = Duration::from_millis(400);
 const LARGEST_PACKET: u32 = 65_536;
 /// First byte of the answer to CONNECT.
 const CONNACK: u8 = 0x20;
 
-/// What the broker lets the device do.
+/// The permissions and limits that a broker gives the device.
 #[derive(Debug, Default)]
 pub struct Probe {
     /// Topics on which it may not publish.
     pub mute_on: Vec<String>,
     /// Topics of which it hears nothing.
     pub deaf_to: Vec<String>,
-    /// Topics of commands of which nobody knows whether it hears them: it may not publish there, or the
-    /// broker does not say so.
+    /// Topics of commands that may not be received: the device may not publish there, or the broker does not
+    /// say so.
     pub unproven: Vec<String>,
-    /// The same of the topic on which Home Assistant says that it is there.
+    /// The same for the topic on which Home Assistant says that it is there.
     pub unproven_status: Option<String>,
-    /// What the broker cannot do, a sentence each.
+    /// The limits of the broker, a sentence each.
     pub limits: Vec<String>,
 }
 
 /// Signs in with `settings` and asks for everything that the daemon needs.
 ///
 /// # Errors
-/// A sentence that says why there is no connection and what to do.
+/// A sentence with the reason why there is no connection, and the remedy.
 pub fn probe(settings: &MqttSettings) -> Result<Probe, String> {
     let broker = &settings.broker;
     let topics = Topics::new(&settings.mqtt.base_topic, &settings.device_id).map_err(|e| chain(&e))?;
@@ -103,7 +103,7 @@ fn connect(client_id: String, login: Option<Login>) -> Packet {
     Packet::Connect(connect, None, login)
 }
 
-/// What the broker said so far.
+/// The answers of the broker so far.
 #[derive(Default)]
 struct Seen {
     subscribed: Option<Vec<SubscribeReasonCode>>,
@@ -186,7 +186,7 @@ impl Asked<'_> {
         if one_of_many {
             found.mute_on.retain(|topic| *topic != topics.doctor);
         }
-        // Now it may be delivered, and so may a message on each topic of commands that is none of them.
+        // Now it may be delivered, and so may a non-command message on each topic of commands.
         if unreleased && may == Some(true) {
             self.wire.send(&Packet::PubRel(PubRel::new(1, None)))?;
         }
@@ -205,7 +205,7 @@ impl Asked<'_> {
             if came(&self.seen, topic) || found.deaf_to.iter().any(|known| known == topic) {
                 continue;
             }
-            // A topic that it may not write says nothing about whether it may read it.
+            // A topic that the device may not write to says nothing about whether it may read it.
             if self.seen.answered.get(&id) == Some(&true) {
                 found.deaf_to.push(topic.to_owned());
             } else if status.as_deref() == Some(topic) {
@@ -235,13 +235,13 @@ impl Asked<'_> {
         self.wire.send(&Packet::Publish(publish))
     }
 
-    /// Reads what the broker must say, until `done`.
+    /// Reads the required answers of the broker, until `done`.
     fn expect(&mut self, done: impl Fn(&Seen) -> bool) -> io::Result<()> {
         self.wait(&done, self.until)?;
         if done(&self.seen) { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
     }
 
-    /// Reads what the broker says until `done`, or until `at`, which is no error.
+    /// Reads from the broker until `done`, or until `at`, which is no error.
     fn wait(&mut self, done: impl Fn(&Seen) -> bool, at: Instant) -> io::Result<()> {
         while !done(&self.seen) {
             match self.wire.receive(at.min(self.until)) {
@@ -392,7 +392,7 @@ fn secured(broker: &BrokerUrl, config: Arc<rustls::ClientConfig>, socket: &TcpSt
     Ok(Wire { stream, socket: socket.try_clone()?, inbox: BytesMut::new(), first: None })
 }
 
-/// What is at a port instead of the broker that was expected.
+/// The service found at a port instead of the expected broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Answers {
     Mqtt,
@@ -417,7 +417,7 @@ impl Answers {
     }
 }
 
-/// Why what answered a CONNECT, with this first byte if with any, is no broker of ours.
+/// The reason why a service that answered a CONNECT, with this first byte if any, is no broker of ours.
 fn stranger(broker: &BrokerUrl, first: Option<u8>) -> String {
     if first == Some(CONNACK) {
         return refusal_sentence(ConnectReturnCode::UnsupportedProtocolVersion, broker);
@@ -459,9 +459,9 @@ fn guess(broker: &BrokerUrl) -> Option<Answers> {
     (first_byte(b"GET / HTTP/1.0\r\n\r\n") == Some(b'H')).then_some(Answers::Web)
 }
 
-/// What every client of Postgres may begin with.
+/// First message that any client of Postgres may send.
 const SSL_REQUEST: &[u8] = &[0, 0, 0, 8, 4, 210, 22, 47];
-/// The smallest that a server of TLS 1.2 answers, if only with an alert.
+/// The smallest message that a server of TLS 1.2 answers, if only with an alert.
 const CLIENT_HELLO: &[u8] = &[
     0x16, 3, 1, 0, 45, 1, 0, 0, 41, 3, 3, // record, handshake, TLS 1.2
     1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28,

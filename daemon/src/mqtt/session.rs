@@ -25,7 +25,7 @@ use crate::health::Condition;
 const CONNECT_TIMEOUT_S: u64 = 10;
 /// A dead device is reported by its last will after 1.5 times this.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
-/// Without any packet for this long the connection is dead, whatever TCP thinks.
+/// Without any packet for this long the connection is dead, even if TCP holds it.
 const SILENCE: Duration = Duration::from_secs(50);
 /// Without a PubAck for this long the broker does not work, although it answers pings.
 const ACK_TIMEOUT: Duration = Duration::from_secs(30);
@@ -33,14 +33,14 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_INCOMING: u32 = 4_096;
 /// Room in the client's channel: the window, the offline message, the subscription, the disconnect.
 const REQUESTS: usize = WINDOW + 8;
-/// For events that wait when the device stops, then for the word `offline`, then for the goodbye.
+/// Limits for the waiting events when the device stops, then for the word `offline`, then for the goodbye.
 const CLOSE_EVENTS: Duration = Duration::from_millis(700);
 const CLOSE_OFFLINE: Duration = Duration::from_millis(700);
 const CLOSE_GOODBYE: Duration = Duration::from_millis(300);
 /// Longest password file.
 const MAX_PASSWORD_BYTES: u64 = 4_096;
 
-/// Why a connection ended although nobody wanted it to.
+/// The reason why a connection ended unwanted.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Broken {
     #[error("cannot set up the connection")]
@@ -54,7 +54,7 @@ pub(super) enum Broken {
 }
 
 impl Broken {
-    /// Whether the broker takes no last will such as ours, which the next connection does without.
+    /// Lowers `limits` if the broker takes no last will such as ours; the next connection does without.
     pub(super) fn lowers(&self, limits: &mut Limits) -> bool {
         match self {
             Self::Connection(error) => match **error {
@@ -65,7 +65,7 @@ impl Broken {
         }
     }
 
-    /// What is wrong and what to do, for the owner.
+    /// The fault and its remedy, for the owner.
     pub(super) fn sentence(&self, broker: &BrokerUrl) -> String {
         let what = match self {
             Self::Setup(error) => crate::error::chain(error),
@@ -113,7 +113,8 @@ fn connection_sentence(error: &ConnectionError, broker: &BrokerUrl) -> String {
                 format!("the connection to the broker at {broker} broke ({error})")
             }
             StateError::Deserialization(_) | StateError::WrongPacket => not_mqtt(),
-            // Mosquitto says why in a DISCONNECT without properties, which rumqttc 0.25 does not read.
+            // Mosquitto gives the reason in a DISCONNECT without properties, which rumqttc 0.25 does not
+            // read.
             StateError::ConnectionAborted => format!(
                 "the broker at {broker} closed the connection; if this goes on, another client uses the id \
                  of this device, or the broker's log says why"
@@ -198,7 +199,7 @@ fn options(settings: &MqttSettings, availability: &str, limits: Limits) -> Resul
     Ok(options)
 }
 
-/// How far a wanted end has come.
+/// The progress of a wanted end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Closing {
     No,
@@ -223,7 +224,7 @@ struct Session {
     connected: bool,
     closing: Closing,
     last_packet: Instant,
-    /// What the broker did not allow, as a sentence.
+    /// The broker's refusal, as a sentence.
     refused: Option<String>,
 }
 
@@ -235,7 +236,7 @@ pub(super) async fn run_once(work: &mut Work, stop: &CancellationToken) -> Resul
     let options = loop {
         tokio::select! {
             biased;
-            // A disk that hangs holds neither the end up nor those that have something to publish.
+            // A hanging disk must not delay the end, nor the senders that have something to publish.
             () = stop.cancelled() => return Ok(()),
             read = &mut reading => break read,
             () = work.next_input() => {}
@@ -290,8 +291,8 @@ enum Step {
 }
 
 impl Session {
-    /// Polls the event loop; takes inputs in while it waits. The poll is never cancelled while the connection
-    /// is to live on: it may hold a half-written packet.
+    /// Polls the event loop; takes inputs in while it waits. The poll is not cancelled while the connection
+    /// shall live on: it may hold a half-written packet.
     async fn next(
         &mut self,
         work: &mut Work,
@@ -330,7 +331,7 @@ impl Session {
         }
     }
 
-    /// Until when to wait at most, and what it means if nothing happens until then.
+    /// The time until which to wait, and the fault if nothing happens until then.
     fn patience(&self, work: &Work) -> (Instant, Broken) {
         if let Some(at) = self.closing.deadline() {
             return (at, Broken::Silent);
@@ -375,7 +376,7 @@ impl Session {
             let retain = retain && message.retain;
             let sent = self.client.try_publish(message.topic, qos, retain, message.payload);
             if let Err(error) = sent {
-                // The channel has more room than the window; what is submitted comes back with the next
+                // The channel has more room than the window; a submitted message comes back with the next
                 // connection.
                 return log::debug!("cannot hand a message to the MQTT client: {error}");
             }
@@ -391,11 +392,11 @@ impl Session {
                 let status = work.settings.discovery_prefix().map(discovery::status_topic);
                 let (on, off): (Vec<_>, Vec<_>) =
                     COMMANDS.iter().partition(|command| work.settings.takes(command));
-                // What is switched off is subscribed as well, to be answered, and comes last: nothing is
-                // missing where the broker denies that.
+                // Commands that are switched off are subscribed as well, to be answered. They come last:
+                // nothing is missing where the broker denies them.
                 let off = off.into_iter().filter(|_| work.settings.mqtt.accept_commands);
                 let command = |command: &CommandSpec| Filter {
-                    // A retained command is told from one that is not.
+                    // This distinguishes a retained command from a new one.
                     preserve_retain: true,
                     ..never_retained(topics.of(command.topic))
                 };
@@ -508,7 +509,7 @@ impl Session {
     }
 }
 
-/// A subscription to what is published from now on.
+/// A subscription to messages published from now on.
 fn never_retained(topic: String) -> Filter {
     Filter { retain_forward_rule: RetainForwardRule::Never, ..Filter::new(topic, QoS::AtLeastOnce) }
 }
@@ -520,7 +521,7 @@ async fn due(resend: Option<(Instant, Resend)>) {
     }
 }
 
-/// Takes everything in that the pipeline said before the stop.
+/// Takes in all events that the pipeline emitted before the stop.
 fn take_waiting(work: &mut Work) {
     while let Some(events) = &mut work.events {
         match events.try_recv() {

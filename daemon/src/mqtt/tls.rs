@@ -9,7 +9,7 @@ use rustls::{ClientConfig, RootCertStore};
 use super::MqttError;
 use crate::config::FilePath;
 
-/// What is wrong with a TLS connection and what to do, for the owner.
+/// The fault of a TLS connection and its remedy, for the owner.
 pub(super) fn sentence(error: &std::io::Error) -> String {
     use rustls::CertificateError as C;
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());

@@ -24,9 +24,9 @@ pub struct Topics {
     pub last_turn: String,
     /// JSON: how an enrolment stands; retained.
     pub enrolment: String,
-    /// JSON: what became of a command.
+    /// JSON: the outcome of a command.
     pub answer: String,
-    /// What `jarvisd doctor` publishes to see that it may; never retained.
+    /// `jarvisd doctor` publishes here to see that it may; never retained.
     pub doctor: String,
     /// `<base>/<device id>/`.
     below: String,
@@ -38,7 +38,7 @@ impl Topics {
         format!("{}{last}", self.below)
     }
 
-    /// The topics on which `settings` let the device be told something.
+    /// The topics of the commands that `settings` allow.
     pub(super) fn of_commands(&self, settings: &MqttSettings) -> Vec<String> {
         let on = COMMANDS.iter().filter(|command| settings.takes(command));
         on.map(|command| self.of(command.topic)).collect()
@@ -94,7 +94,7 @@ impl Topics {
     }
 }
 
-/// Topics with wildcards or control characters would be refused by the broker, or worse, not be.
+/// The broker would refuse topics with wildcards or control characters, or worse, take them.
 fn check(what: &'static str, part: &str, slash: bool) -> Result<(), MqttError> {
     let bad = part.is_empty()
         || part.len() > MAX_PART

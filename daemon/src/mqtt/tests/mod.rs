@@ -22,7 +22,7 @@ use crate::units::FramePos;
 use proxy::{Mode, Proxy};
 use rig::{Device, Manner, Mosquitto, broker_at, free_port, nobody, wait_for};
 
-/// The event that Anna is verified, and the attribution of what she says.
+/// The event that Anna is verified, and the attribution of her words.
 fn anna() -> (What, Attribution) {
     let id = UserId::new();
     let user = User { id, name: "anna".into(), consent_unix_ms: None, created_unix_ms: 0 };
@@ -145,7 +145,7 @@ fn text_of_a_speaker_who_is_not_verified_never_leaves_the_device() {
     let watch = broker.watch("jarvis/k3/#");
     let (verified, whose) = anna();
     for what in [
-        // However near the verdict is: text counts by whose it is, not by its place.
+        // Text counts by its attribution, not by its place, however near the verdict is.
         transcript(Attribution::ANONYMOUS, "secret 1"),
         verified,
         transcript(whose, "fine"),

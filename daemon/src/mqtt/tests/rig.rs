@@ -101,7 +101,7 @@ impl Mosquitto {
         assert!(self.client("mosquitto_pub", arguments).status().unwrap().success());
     }
 
-    /// What a client that comes now gets as the retained value.
+    /// The retained value that a new client gets.
     pub(super) fn retained(&self, topic: &str) -> Option<String> {
         let output = self
             .client("mosquitto_sub", &["-t", topic, "-C", "1", "-W", "1", "--retained-only"])
@@ -253,7 +253,7 @@ impl Drop for Device {
     }
 }
 
-/// What [`nobody`] does with a connection.
+/// The manner in which [`nobody`] treats a connection.
 #[derive(Clone, Copy)]
 pub(super) enum Manner {
     Garbage,
