@@ -19,11 +19,10 @@ use crate::memory::Durable;
 
 /// Name of the loudspeaker in [`Health`].
 pub const COMPONENT: &str = "speech";
-/// How long a room still carries what the loudspeaker said, with the time that the sound takes through both
-/// devices.
+/// Time that a room carries the device's speech on, with the time that the sound takes through both devices.
 const ECHO_TAIL_MS: u32 = 250;
-/// A sound device that keeps a call for this much longer than the answer lasts has hung. Longer than what the
-/// player waits for a device that says that it takes nothing.
+/// A sound device that holds a call for this much longer than the answer lasts has hung. This is longer than
+/// the player waits for a device that reports that it takes nothing.
 const HUNG: Duration = Duration::from_secs(10);
 /// The same once the device is told to stop.
 const HUNG_AT_STOP: Duration = Duration::from_secs(2);
@@ -33,8 +32,8 @@ const HUNG_AT_STOP: Duration = Duration::from_secs(2);
 pub enum Sentence {
     /// Of an answer, which is on the disk.
     Answer(Durable),
-    /// The device speaks for itself: a prompt, a refusal, a fault. No turn has these words, and none of them
-    /// claims that something is stored.
+    /// The device speaks for itself: a prompt, a refusal, a fault. These words belong to no turn, and none of
+    /// them claims that something is stored.
     Notice(String),
 }
 
@@ -83,12 +82,12 @@ impl Answer {
         Self { speech: Arc::new(speech), loudspeaker, health }
     }
 
-    /// Speaks `first`, then what `more` brings until it is closed; `cut` ends it. Words that cannot be
+    /// Speaks `first`, then the sentences of `more` until it is closed; `cut` ends it. Words that cannot be
     /// spoken stay text: the turn is stored already.
     ///
     /// # Errors
-    /// The sentence that [`Health`] shows as well. A device without a loudspeaker, or a speech program, is
-    /// none.
+    /// The sentence that [`Health`] shows as well. A device without a loudspeaker or a speech program is no
+    /// error.
     pub async fn speak(
         &self,
         first: Sentence,
@@ -118,7 +117,7 @@ impl Answer {
                 Some(speaking) => speaking,
                 None => match self.loudspeaker.begin(cut) {
                     Some(playing) => Speaking { playing, _hold: control.hold(ECHO_TAIL_MS) },
-                    // The thread is in an earlier answer, which cannot be ended.
+                    // The thread is still in an earlier answer, which cannot be ended.
                     None => return Err(self.hung()),
                 },
             };
@@ -169,7 +168,7 @@ impl Answer {
         sentence
     }
 
-    /// A device without a loudspeaker is no fault. [`Health`] says a change once.
+    /// A device without a loudspeaker is no fault. [`Health`] logs a change once.
     fn text_only(&self, error: &PlaybackError) -> Result<(), String> {
         if error.is_no_device() {
             self.health.set(COMPONENT, Condition::off(format!("answers are text only: {}", chain(error))));

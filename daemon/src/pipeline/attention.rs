@@ -1,9 +1,9 @@
-//! Which sound is listened to: stretches of the audio clock, not of the wall clock.
+//! Selects the sound to listen to: by stretches of the audio clock, not of the wall clock.
 //!
-//! The front end may be late by the length of the ring. What the microphone heard while the device spoke is
-//! then looked at after it has spoken, and what somebody says right behind the answer while it would still
-//! count as speaking. So whoever silences the detector says from which position to which, and the detector
-//! compares the position of each frame.
+//! The front end may be late by the length of the ring. Sound from during an answer may be looked at after
+//! the answer has ended. Words right behind the answer may be looked at while the device still counts as
+//! speaking. So a caller that silences the detector names two positions, and the detector compares the
+//! position of each frame.
 //!
 //! Invariants: positions are asked for in rising order (one source); a muted device listens to nothing, also
 //! not to sound from before it was muted; sound heard while it was muted stays unheard after it is unmuted.
@@ -31,19 +31,19 @@ const MOST: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct Attention {
     muted: bool,
-    /// Muted since the last frame: what was being said then is over, however short the mute was.
+    /// Muted since the last frame: the utterance of that time is over, however short the mute was.
     was_muted: bool,
     /// The device speaks from here on.
     speaking: Option<FramePos>,
-    /// Stretches that are over, in the order of their ends.
+    /// Ended stretches, in the order of their ends.
     over: VecDeque<Range<FramePos>>,
-    /// A listening window that was asked for: from where on, and its length in ms.
+    /// A requested listening window: its start, and its length in ms.
     window: Option<(FramePos, Window, u32)>,
     /// No sound has come for a while.
     interrupted: bool,
 }
 
-/// What to do with a frame.
+/// The treatment of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Heed {
     /// Not to be listened to.
@@ -76,15 +76,15 @@ impl Attention {
         self.speaking.get_or_insert(now);
     }
 
-    /// What the device has said has died away at `end`.
+    /// Ends the silencing: the device's own speech has died away at `end`.
     pub(super) fn release(&mut self, end: FramePos) {
         if let Some(from) = self.speaking.take() {
             self.close(from..end);
         }
     }
 
-    /// No sound comes any more. A window that was asked for lapses: whoever wanted to be heard then does not
-    /// expect it when the sound is back. An enrolment still waits for its phrase.
+    /// No sound comes any more. A requested window lapses: its requester no longer expects it when the sound
+    /// is back. An enrolment still waits for its phrase.
     pub(super) fn interrupt(&mut self) {
         self.interrupted = true;
         self.window.take_if(|(_, window, _)| *window != Window::Phrase);
@@ -94,15 +94,15 @@ impl Attention {
         self.interrupted
     }
 
-    /// Asks for a window of `ms` from `now` on, or from the end of what the device says if it speaks then. A
-    /// muted device opens none.
+    /// Asks for a window of `ms` from `now` on, or from the end of the device's own speech if it speaks then.
+    /// A muted device opens none.
     pub(super) fn open_window(&mut self, now: FramePos, window: Window, ms: u32) {
         if ms > 0 && !self.muted {
             self.window = Some((now, window, ms));
         }
     }
 
-    /// What to do with the frame at `pos`; what lies before it is forgotten.
+    /// The treatment of the frame at `pos`; stretches before it are forgotten.
     pub(super) fn heed(&mut self, pos: FramePos) -> Heed {
         self.interrupted = false;
         self.over.retain(|stretch| pos < stretch.end);
@@ -157,7 +157,7 @@ mod tests {
         let mut attention = Attention::default();
         attention.hold(FramePos(100));
         attention.release(FramePos(105));
-        // All of it is looked at when the device has long fallen silent.
+        // All of it is examined long after the device has fallen silent.
         assert_eq!(heard(&mut attention, 97..108), [97, 98, 99, 105, 106, 107]);
     }
 
@@ -195,11 +195,11 @@ mod tests {
         assert!(heard(&mut attention, 50..60).is_empty(), "also what came before");
         attention.unmute(FramePos(70));
         assert_eq!(heard(&mut attention, 60..73), [70, 71, 72]);
-        // However short: what was being said before goes on unheard for one frame, which drops it.
+        // However short the mute: the utterance before it goes unheard for one frame, which drops it.
         attention.mute();
         attention.unmute(FramePos(73));
         assert_eq!(heard(&mut attention, 73..76), [74, 75]);
-        // To unmute what is not muted silences nothing.
+        // An unmute without a mute silences nothing.
         attention.unmute(FramePos(90));
         assert_eq!(heard(&mut attention, 76..79), [76, 77, 78]);
     }

@@ -1,18 +1,18 @@
 //! A deadline for every stage of a turn, and the sign of life of the turn task.
 //!
-//! A stage that does not end in time is given up: the person hears a sentence, an event says which stage it
-//! was, and the next command is heard. The watchdog knows when the stage at hand must be over, so that a turn
-//! task that hangs all the same is noticed (`notify.rs`).
+//! A stage that does not end in time is given up: the person hears a sentence, an event names the stage, and
+//! the next command is heard. The watchdog knows when the present stage must be over, so it notices a turn
+//! task that hangs nevertheless (`notify.rs`).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::clock::monotonic_ms;
 
-/// What a turn waits for.
+/// The thing that a turn waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// Who speaks.
+    /// The identity of the speaker.
     Verify,
     /// The last words of the recogniser.
     Transcribe,
@@ -27,11 +27,11 @@ pub(super) enum Stage {
 }
 
 impl Stage {
-    /// Several times what the slowest board takes on a bad day.
+    /// Several times the need of the slowest board on a bad day.
     pub(super) fn most(self) -> Duration {
         Duration::from_secs(match self {
             Self::Verify => 20,
-            // A busy device needs ten times what an idle one does for the longest command.
+            // A busy device needs ten times as long as an idle one for the longest command.
             Self::Transcribe => 45,
             Self::Enrol => 30,
             Self::Memory => 10,
@@ -51,7 +51,7 @@ impl Stage {
         }
     }
 
-    /// What went wrong, for the journal and the event.
+    /// The failure, for the journal and the event.
     pub(super) fn overdue(self) -> String {
         let what = match self {
             Self::Verify => "the check of who speaks",
@@ -65,7 +65,7 @@ impl Stage {
     }
 }
 
-/// When the turn task must be over with what it does.
+/// The time by which the turn task must finish its work.
 #[derive(Debug, Default)]
 pub struct Pulse {
     /// A recording is heard: nobody waits, and the same file gives the same turns on any machine, however
@@ -94,7 +94,7 @@ impl Pulse {
         self.due_ms.store(0, Ordering::Relaxed);
     }
 
-    /// Something goes on that must be over within `most`.
+    /// Work goes on that must be over within `most`.
     pub(super) fn expect(&self, most: Duration) {
         let most_ms = u64::try_from(most.as_millis()).unwrap_or(u64::MAX);
         self.due_ms.store(monotonic_ms().saturating_add(most_ms), Ordering::Relaxed);

@@ -1,7 +1,7 @@
 //! The way of a command from a face to its effect.
 //!
 //! A state is set at once ([`super::switches`]). Work takes its turn in a bounded queue, between two
-//! utterances. Nobody who gives a command ever waits here, and everybody gets an outcome.
+//! utterances. A command's sender never waits here, and always gets an outcome.
 
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};

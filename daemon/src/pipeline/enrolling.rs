@@ -1,4 +1,4 @@
-//! An enrolment before the microphone of the device: what is said is a sample and nothing else.
+//! An enrolment before the microphone of the device: an utterance is a sample and nothing else.
 //!
 //! ```text
 //!  begin ─▶ "please say …" ─▶ window ─▶ sample ─┬─ enough ─▶ stored ─┬─ nothing further asked for ─▶ finished
@@ -11,12 +11,11 @@
 //!             └────── the next style ────────┴─ none left ─▶ finished
 //! ```
 //!
-//! Further samples are asked for only where whoever starts it wants them, each once: silence leaves one out.
-//! The voice is stored before the first of them and with each that is kept, so whatever interrupts them loses
-//! nothing.
+//! Further samples are asked for only on request, each once: silence leaves one out. The voice is stored
+//! before the first of them and with each kept one, so an interruption loses nothing.
 //!
-//! It is as strict as the command line without options: a voice that is somebody else's, or
-//! another than the person's own, is refused.
+//! It is as strict as the command line without options: a voice that is somebody else's, or not the person's
+//! enrolled one, is refused.
 
 use crate::control::{Face, Refused, Wanted};
 use crate::identity::session::{Options, Session, Start};
@@ -28,7 +27,7 @@ use crate::speaker::{LeftOut, Progress, Refusal, Step, Style};
 pub const WINDOW_MS: u32 = 15_000;
 /// Attempts in a row that came to nothing.
 const MOST_IN_VAIN: u32 = 5;
-/// What the person is asked to say: sentences of some four seconds with most sounds of the language in them.
+/// Sentences for the person to say: some four seconds each, with most sounds of the language in them.
 const SENTENCES: [&str; 5] = [
     "The quick brown fox jumps over the lazy dog while the old cat sleeps beside the warm kitchen fire.",
     "Please remember to water the plants in the living room every Monday and Thursday before the news.",
@@ -41,12 +40,12 @@ const SENTENCES: [&str; 5] = [
 #[derive(Debug)]
 pub struct Enrolling {
     session: Session,
-    /// Further samples that are still to be asked for, in this order.
+    /// Further samples still to ask for, in this order.
     styles: Vec<Style>,
     in_vain: u32,
 }
 
-/// What an attempt came to.
+/// The result of an attempt.
 pub struct Heard {
     pub progress: Progress,
     pub over: bool,
@@ -63,7 +62,7 @@ impl Enrolling {
         Ok(Self { session, styles: further, in_vain: 0 })
     }
 
-    /// Where it stands. One that is cancelled after the voice was stored has finished.
+    /// The state of the enrolment. A cancellation after the voice was stored counts as finished.
     pub fn progress(&self, step: Step, reason: Option<String>) -> Progress {
         let mut progress = self.session.standing(step, reason, &self.styles);
         if matches!(progress.state, Step::Waiting | Step::Kept | Step::Refused | Step::LeftOut) {

@@ -1,5 +1,5 @@
-//! The body of thread `frontend`: takes periods out of the ring, makes frames of them, and tells the turn
-//! task what the detector found.
+//! The body of thread `frontend`: takes periods out of the ring, makes frames of them, and sends the
+//! detections to the turn task.
 //!
 //! The thread may wait (the ring then fills, and the capture side drops and counts); it never waits for a
 //! turn of a live source, so the next wake word is heard while an answer is being made. For a recording read
@@ -26,22 +26,22 @@ use crate::units::{FramePos, frames_in_ms};
 const PARK: Duration = Duration::from_millis(50);
 
 /// Empty looks at the ring in a row after which the sound has been interrupted for a second. Looks are
-/// counted, not time: while the whole program stands still nothing is known about the sound.
+/// counted instead of time: while the whole program stands still nothing is known about the sound.
 const INTERRUPTED_LOOKS: u32 = 20;
 
-/// What others may ask of the detector while it runs.
+/// Control of the running detector, for other tasks.
 #[derive(Debug, Default)]
 pub struct HearingControl {
-    /// Where the sound stands; see [`CaptureStats::position`].
+    /// Source of the sound's position; see [`CaptureStats::position`].
     stats: Arc<CaptureStats>,
     attention: Mutex<Attention>,
-    /// For whoever waits for it; the truth is in `attention`.
+    /// For tasks that wait for a change; `attention` holds the truth.
     muted: watch::Sender<bool>,
     /// Frames through the detector since start: the proof of life of this thread.
     frames: AtomicU64,
 }
 
-/// While this lives the device speaks: the sound that is heard now is not listened to.
+/// The device speaks while this lives: the detector ignores the sound heard now.
 #[derive(Debug)]
 pub struct Hold<'a> {
     control: &'a HearingControl,
@@ -62,8 +62,7 @@ impl HearingControl {
         Self { stats, ..Self::default() }
     }
 
-    /// From here to `tail_ms` after the end of the hold nothing is detected, however late the sound is looked
-    /// at.
+    /// Nothing is detected from here to `tail_ms` after the end of the hold, even in sound examined later.
     pub fn hold(&self, tail_ms: u32) -> Hold<'_> {
         self.attention().hold(self.stats.position());
         Hold { control: self, tail_ms }
@@ -74,8 +73,7 @@ impl HearingControl {
         self.stats.position()
     }
 
-    /// While muted nothing is detected until the household unmutes; what was said meanwhile is not heard then
-    /// either.
+    /// Nothing is detected while muted, until the household unmutes; sound from meanwhile stays unheard then.
     pub fn set_muted(&self, muted: bool) {
         let now = self.stats.position();
         let mut attention = self.attention();
@@ -87,7 +85,7 @@ impl HearingControl {
         self.muted.send_if_modified(|was| std::mem::replace(was, muted) != muted);
     }
 
-    /// For whoever must act when the device is muted.
+    /// For tasks that must act when the device is muted.
     pub fn watch_muted(&self) -> watch::Receiver<bool> {
         self.muted.subscribe()
     }
@@ -113,7 +111,7 @@ impl HearingControl {
     }
 
     fn attention(&self) -> MutexGuard<'_, Attention> {
-        // Every change of it is made by one short call without a way out in the middle.
+        // One short call without an early exit makes every change of it.
         self.attention.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -121,7 +119,7 @@ impl HearingControl {
 /// A detection on its way to the turn task.
 #[derive(Debug)]
 pub struct Heard {
-    /// `None`: nothing but the question whether everything before is done.
+    /// `None`: only the question whether everything before is done.
     pub detection: Option<Detection>,
     /// Present for a recording: dropping it lets the thread read on.
     pub turn_over: Option<SyncSender<()>>,
@@ -150,7 +148,8 @@ impl Hearing<'_> {
     /// Runs until the source has ended (the ring is abandoned and empty), the turn task is gone, or `stop`.
     ///
     /// # Errors
-    /// When a model or a resampler fails, which no sound does to a sound build: a bug or a broken machine.
+    /// When a model or a resampler fails. No input causes that in a sound build, only a bug or a broken
+    /// machine.
     pub fn run(mut self, stop: &CancellationToken) -> Result<(), HearingError> {
         let mut frames: Vec<Frame> = Vec::with_capacity(8);
         let mut empty_looks = 0;
@@ -158,7 +157,7 @@ impl Hearing<'_> {
             if stop.is_cancelled() {
                 return Ok(());
             }
-            // Read before the pop: what was pushed before the producer went away is then seen by the pop.
+            // Read before the pop: periods pushed before the producer went away are then seen by the pop.
             let abandoned = self.ring.is_abandoned();
             match self.ring.pop() {
                 Ok(period) => {
@@ -199,7 +198,7 @@ impl Hearing<'_> {
         }
     }
 
-    /// Whether the turn task still listens.
+    /// Runs the detector on `frames`; `false` once the turn task no longer listens.
     fn detect(&mut self, frames: &mut Vec<Frame>) -> Result<bool, HearingError> {
         let mut found = Vec::new();
         for frame in frames.drain(..) {
@@ -210,8 +209,8 @@ impl Hearing<'_> {
             }
             self.detector.set_held(silenced);
             self.detector.push(&frame, &mut found).map_err(HearingError::Detector)?;
-            // Behind the frame: the window is measured from the newest sound the detector has, which after an
-            // answer is from before the answer until this frame is in.
+            // After the frame: the window is measured from the newest sound of the detector. After an answer
+            // that sound is from before the answer until this frame is in.
             if let Heed::OpenWindow(window, ms) = heed {
                 self.detector.open_follow_up(ms);
                 if window != Window::FollowUp {
@@ -226,7 +225,7 @@ impl Hearing<'_> {
         Ok(true)
     }
 
-    /// Whether the turn task still listens.
+    /// Sends the detections; `false` once the turn task no longer listens.
     fn tell(&self, found: Vec<Detection>) -> bool {
         for detection in found {
             let told = if self.lockstep

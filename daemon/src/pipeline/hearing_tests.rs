@@ -1,4 +1,4 @@
-//! The thread's body on real speech with the real detector, looked at long after it was heard.
+//! The thread's body on real speech with the real detector, examined long after it was heard.
 
 use std::process::Command;
 
@@ -52,7 +52,7 @@ fn detector(wake: bool) -> Option<Detector> {
     }
 }
 
-/// Everything that is found in `sound`, all of which waits in the ring when the thread begins.
+/// All detections in `sound`, all of which waits in the ring when the thread begins.
 fn hear_late(sound: &[f32], detector: &mut Detector, control: &HearingControl) -> Vec<Detection> {
     let pieces = sound.chunks(RATE_HZ / 100);
     let (mut ring_in, ring) = rtrb::RingBuffer::new(pieces.len());
@@ -64,7 +64,7 @@ fn hear_late(sound: &[f32], detector: &mut Detector, control: &HearingControl) -
     drop(ring_in);
     let (out, mut found) = mpsc::channel(4_096);
     let hearing = Hearing { ring, front: FrontEnd::new(), detector, control, out, lockstep: false };
-    // The last question, whether all turns are over, is answered by nobody being there.
+    // The missing receiver answers the last question, whether all turns are over.
     std::thread::scope(|scope| {
         scope.spawn(|| hearing.run(&CancellationToken::new()));
         std::iter::from_fn(|| found.blocking_recv()).filter_map(|heard| heard.detection).collect()

@@ -24,7 +24,7 @@ use crate::stt::{SttError, Transcript};
 
 type Work<'a> = Pin<Box<dyn Future<Output = Done> + Send + 'a>>;
 
-/// The jobs that go on: at most one for each result that the machine waits for.
+/// The running jobs: at most one for each result that the machine waits for.
 #[derive(Default)]
 pub(super) struct Jobs<'a>(Vec<(Ticket, Work<'a>)>);
 
@@ -59,9 +59,9 @@ impl<'a> Jobs<'a> {
 /// The wires between the driver and a job that goes on.
 #[derive(Default)]
 pub(super) struct Wires {
-    /// Ends what is being said.
+    /// Ends the present speech.
     pub(super) quiet: CancellationToken,
-    /// The sentences that follow what is being said.
+    /// The sentences that follow the one being spoken.
     pub(super) more: Option<mpsc::Receiver<Sentence>>,
     /// The sentences of the answer that is being made.
     pub(super) aloud: Option<mpsc::Sender<Durable>>,
@@ -133,7 +133,7 @@ impl Turns {
         }
     }
 
-    /// A first look at who speaks. One that fails decides nothing.
+    /// A first look at the speaker. A failed look decides nothing.
     async fn look(&self, raw: Vec<f32>, speech: Vec<f32>) -> Option<Part> {
         let why = match self.voices.first_look(raw, speech).await {
             Err(error) => chain(&error),
@@ -161,7 +161,7 @@ impl Turns {
         }
     }
 
-    /// The words of `own` sound, or of what the recogniser was fed.
+    /// The words of `own` sound, or of the sound that the recogniser was fed.
     async fn words(&self, own: Option<Vec<f32>>) -> Result<Transcript, String> {
         let stt = self.stt.as_ref().ok_or_else(|| SttError::WorkerGone.to_string())?;
         if let Some(own) = own {
@@ -180,7 +180,7 @@ impl Turns {
         aloud: Option<&mpsc::Sender<Durable>>,
     ) -> Done {
         if let Some(fresh) = &self.fresh {
-            // Has a shorter deadline of its own; without what others wrote the answer is made of what is
+            // Has a shorter deadline of its own; without the writes of other devices the answer uses the rows
             // here.
             let _ = timeout(Stage::Memory.most(), fresh.settle()).await;
         }

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use crate::dialogue::section::{Dialogue, Speech};
 use crate::speaker::section::Voice;
 
-/// The sections that are read anew for every turn. Of their keys those change that are marked as live.
+/// The sections that are read anew for every turn. Only their keys marked as live change.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Live {
     pub voice: Voice,

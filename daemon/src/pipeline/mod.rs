@@ -1,4 +1,4 @@
-//! The joints of the data path: what stands between the stages and who waits for whom.
+//! The joints of the data path: the queues between the stages, and which stage waits for which.
 //!
 //! ```text
 //!  ring ─▶ hearing (thread `frontend`) ─Heard─▶ turns (task) ─inputs─▶ machine ─acts─▶ turns ─┬─▶ voices, stt
@@ -6,7 +6,7 @@
 //!                 └─────────────── HearingControl ◀───────────────────────────────────────────┴─▶ answer
 //! ```
 //!
-//! The machine decides what is done in a turn, and the task does it. Its states are drawn in `machine`.
+//! The machine decides the steps of a turn, and the task performs them. Its states are drawn in `machine`.
 //!
 //! The ring drops the newest sound when it is full and counts it; everything behind it waits instead, so
 //! there is one place where sound can be lost and none where an utterance can.

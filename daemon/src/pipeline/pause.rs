@@ -1,4 +1,4 @@
-//! The pause after too many failed attempts, for those who meet it: it is shown, and whoever is refused hears
+//! The pause after too many failed attempts, for people who meet it: it is shown, and a refused person hears
 //! why.
 
 use std::sync::Arc;
@@ -15,12 +15,12 @@ use crate::health::{Health, rfc3339};
 use crate::identity::access;
 use crate::memory::Memory;
 
-/// How often the count is read: another process may have taken a wrong PIN, or a right one.
+/// The interval at which the count is read: another process may have taken a wrong PIN, or a right one.
 const LOOK: Duration = Duration::from_secs(5);
-/// Who meets the pause again within this time has just been told.
+/// A speaker who meets the pause again within this time has just been told.
 pub(super) const TELL_AGAIN: Duration = Duration::from_secs(10);
 
-/// Shows the pause, whoever began or ended it.
+/// Shows the pause, whichever process began or ended it.
 pub struct PauseWatch {
     pub memory: Memory,
     pub health: Health,
@@ -52,7 +52,7 @@ impl PauseWatch {
                         wait = wait.min(Duration::from_millis(u64::try_from(remaining_ms).unwrap_or(0) + 50));
                     }
                 }
-                // Whoever counts says so.
+                // The counting code reports this error.
                 Err(error) => log::debug!("the count of failed attempts cannot be read: {}", chain(&error)),
             }
             tokio::select! {
@@ -65,7 +65,7 @@ impl PauseWatch {
     }
 }
 
-/// The sentence for whoever meets the pause.
+/// The sentence for a speaker who meets the pause.
 pub(super) fn why(remaining_ms: i64) -> String {
     let seconds = remaining_ms.div_euclid(1000) + 1;
     let long = if seconds < 120 {

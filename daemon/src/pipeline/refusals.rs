@@ -1,4 +1,4 @@
-//! Which refusals are attempts of their own, and whose voice was verified just before.
+//! Decides which refusals are attempts of their own, and remembers the voice verified just before.
 //!
 //! ```text
 //!  refused ─▶ no wake phrase, within 5 s of the end of the one before, the same voice ─▶ the same attempt, for a minute
@@ -44,13 +44,13 @@ impl Heard {
 /// Both are forgotten with the process.
 #[derive(Debug, Default)]
 pub struct Refusals {
-    /// The attempt that was refused last: when it began, when it was last heard, and the voice.
+    /// The attempt refused last: its begin, its last sound, and the voice.
     refused: Option<(FramePos, FramePos, Part)>,
     verified: Option<(FramePos, JustHeard)>,
 }
 
 impl Refusals {
-    /// Takes note of a refusal; whether it is an attempt of its own.
+    /// Takes note of a refusal; returns whether it is an attempt of its own.
     pub fn refused(&mut self, heard: &Heard, part: &Part) -> bool {
         if let Some((first, last, before)) = &mut self.refused
             && !heard.woken
@@ -65,16 +65,16 @@ impl Refusals {
         true
     }
 
-    /// Takes note of somebody who was verified. What was refused before is over.
+    /// Takes note of a verified speaker. Earlier refusals are over.
     pub fn verified(&mut self, heard: &Heard, part: &Part) {
         self.refused = None;
-        // Who was known by what was just heard does not make the next one known.
+        // A voice known only by comparison with the last one does not make the next one known.
         if let Some(voice) = part.just_heard() {
             self.verified = Some((heard.end, voice));
         }
     }
 
-    /// Who was verified just before `heard`.
+    /// The person verified just before `heard`.
     pub fn just_heard(&self, heard: &Heard) -> Option<JustHeard> {
         let recent = self.verified.as_ref().filter(|(end, _)| heard.start.since(*end) <= JUST_HEARD);
         recent.map(|(_, voice)| voice.clone())

@@ -1,7 +1,7 @@
-//! What can be switched from outside at any moment: the mute, the listening window, the end of an enrolment.
+//! Switches that others may set at any moment: the mute, the listening window, the end of an enrolment.
 //!
 //! These are states, not commands in a queue: the last value counts, setting one never waits, and none is
-//! lost because something else goes on. What takes its turn (a PIN, the start of an enrolment) is a
+//! lost because something else goes on. A request that takes its turn (a PIN, the start of an enrolment) is a
 //! `Task`.
 //!
 //! ```text
@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Invariants: a device that was muted is muted again before it hears its first sound; a mute that cannot be
-//! stored is in force all the same, and [`Health`] says that a restart would end it.
+//! stored is in force, and [`Health`] says that a restart would end it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,9 +29,9 @@ use crate::memory::{Memory, MemoryError};
 pub const COMPONENT: &str = "mute";
 /// Its name among the settings that survive a restart.
 const MUTED: &str = "muted";
-/// How long a window opened at a distance (push to talk) stays open.
+/// Time that a window opened at a distance (push to talk) stays open.
 const PUSH_TO_TALK_MS: u32 = 5_000;
-/// A database that takes longer does not hold the published state up.
+/// A slower database does not delay the published state.
 const STORE_WITHIN: Duration = Duration::from_secs(3);
 /// A database may be repaired meanwhile, from a copy in which the mute is older.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
@@ -43,7 +43,7 @@ pub struct Switches {
     control: Arc<HearingControl>,
     /// `None` until it is known.
     muted: Arc<watch::Sender<Option<bool>>>,
-    /// Enrolments that were cancelled, however many there were.
+    /// The number of enrolments cancelled so far.
     cancels: Arc<watch::Sender<u64>>,
 }
 
@@ -54,14 +54,14 @@ impl Switches {
 
     /// In force when this returns; stored and published by [`Switches::keep`].
     pub fn set_muted(&self, muted: bool) {
-        // Inside, so that of two callers the same one wins both.
+        // Inside, so that with two callers the same one wins both.
         self.muted.send_modify(|wanted| {
             self.control.set_muted(muted);
             *wanted = Some(muted);
         });
     }
 
-    /// Sets what somebody asks for.
+    /// Sets a switch.
     pub fn set(&self, switch: Switch) -> Outcome {
         match switch {
             Switch::Mute(muted) => self.set_muted(muted),
@@ -73,7 +73,7 @@ impl Switches {
         Outcome::Done
     }
 
-    /// Ends the enrolment that goes on, and those that were asked for and have not begun.
+    /// Ends the running enrolment, and those requested and not begun.
     fn cancel_enrolment(&self) {
         self.cancels.send_modify(|count| *count += 1);
     }
@@ -87,8 +87,8 @@ impl Switches {
         self.cancels.subscribe()
     }
 
-    /// Mutes a device that was muted when it was last told, before it hears anything. Where that cannot be
-    /// read it is muted: nobody must be listened to who had switched that off.
+    /// Mutes a device whose last setting was muted, before it hears anything. If that cannot be read it is
+    /// muted: a person who switched listening off must not be listened to.
     pub async fn restore(&self, memory: &Memory, health: &Health) {
         let (stored, condition) = match timeout(STORE_WITHIN, memory.setting::<bool>(MUTED)).await {
             Ok(Ok(stored)) => (Some(stored.unwrap_or(false)), Condition::Ok),
@@ -120,7 +120,7 @@ impl Switches {
         stop: CancellationToken,
     ) -> Result<(), std::convert::Infallible> {
         let mut wanted = self.muted.subscribe();
-        // What was told before this began.
+        // Includes a value set before this began.
         wanted.mark_changed();
         let mut wait = LOOK_AGAIN;
         loop {
@@ -146,7 +146,7 @@ impl Switches {
             health.set(COMPONENT, condition);
             health.set_muted(muted);
             if damaged {
-                // Takes its time; what is in force is published already.
+                // Storing takes its time; the state in force is published already.
                 tokio::select! {
                     biased;
                     () = stop.cancelled() => return Ok(()),
@@ -173,7 +173,7 @@ fn not_kept(muted: bool, why: &str) -> String {
     }
 }
 
-/// Writes only what is not there: a look every half minute must not wear the disk.
+/// Writes only a change: a look every half minute must not wear the disk.
 async fn store(memory: &Memory, muted: bool) -> Result<(), MemoryError> {
     if memory.setting::<bool>(MUTED).await?.unwrap_or(false) == muted {
         return Ok(());

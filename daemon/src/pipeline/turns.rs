@@ -6,8 +6,8 @@
 //!  mute, cancels ──▶ └─────────┘ ◀─────────────── results, deadlines ───────────┘
 //! ```
 //!
-//! The machine decides, this task performs. Acts are performed in their order, and an act that the disk has
-//! to keep (a row of the audit log, a failure) is waited for. Jobs run beside it, one for a result that the
+//! The machine decides, this task performs. It performs acts in their order, and waits for an act that the
+//! disk has to keep (a row of the audit log, a failure). Jobs run beside it, one for each result that the
 //! machine waits for.
 
 use std::collections::VecDeque;
@@ -67,7 +67,7 @@ pub struct Turns {
     /// Told when the count of failed attempts may have changed.
     pub counted: Arc<Notify>,
     pub live: LiveSettings,
-    /// `None`: no other device writes what this one answers from.
+    /// `None`: no other device writes the rows that this one answers from.
     pub fresh: Option<Freshness>,
 }
 
@@ -83,7 +83,7 @@ impl Turns {
     /// Runs until the frontend is gone or `stop`; a turn that has begun is brought to its end first.
     ///
     /// # Errors
-    /// Never: what goes wrong in a turn is reported and the next one is heard.
+    /// Never: a fault in a turn is reported and the next turn is heard.
     pub async fn run(
         self,
         mut heard: mpsc::Receiver<Heard>,
@@ -103,7 +103,7 @@ impl Turns {
         let (more, sentences) = (None, None);
         let mut driver = Driver { turns: &self, shared: &shared, machine, jobs, quiet, more, sentences };
         driver.run(&mut heard, &mut requests, muted).await;
-        // What is queued for the recogniser is not worth decoding any more.
+        // Sound queued for the recogniser is not worth decoding any more.
         self.forget_sound();
         self.pulse.rest();
         Ok(())
@@ -155,15 +155,15 @@ impl Turns {
     }
 }
 
-/// The machine and what it has asked for.
+/// The machine and its running requests.
 struct Driver<'a> {
     turns: &'a Turns,
     shared: &'a Shared,
     machine: TurnMachine,
     jobs: Jobs<'a>,
-    /// Ends what is being said.
+    /// Ends the present speech.
     quiet: CancellationToken,
-    /// To what is being said, until nothing more follows.
+    /// Sends further sentences to the answer being spoken, until no more follow.
     more: Option<mpsc::Sender<Sentence>>,
     /// From the answer that is being made.
     sentences: Option<(Ticket, mpsc::Receiver<Durable>)>,
@@ -181,7 +181,7 @@ impl Driver<'_> {
         // Cancels from before this began.
         cancels.mark_changed();
         let (mut stopping, mut asked, mut sounds) = (false, true, true);
-        // Of recordings: the thread reads on when everything before is worked off.
+        // For recordings: the thread reads on when everything before is worked off.
         let mut turns_over: Vec<SyncSender<()>> = Vec::new();
         loop {
             if self.machine.is_settled() {
@@ -266,7 +266,7 @@ impl Driver<'_> {
         wires
     }
 
-    /// Tells the watchdog when what goes on must be over.
+    /// Tells the watchdog the deadline of the running work.
     fn show_pulse(&self, deadline: Option<Instant>) {
         match deadline {
             Some(due) => self.turns.pulse.expect(due.saturating_duration_since(Instant::now())),
@@ -286,7 +286,7 @@ impl Driver<'_> {
                 }
                 Act::GiveUp(ticket) => self.jobs.give_up(ticket),
                 Act::Say(sentence) => {
-                    // Closed where the loudspeaker failed, which is told when the job ends.
+                    // Closed where the loudspeaker failed, which the end of the job reports.
                     if let Some(Err(TrySendError::Full(_))) =
                         self.more.as_ref().map(|more| more.try_send(sentence))
                     {
@@ -349,7 +349,7 @@ impl Driver<'_> {
     }
 }
 
-/// The next sentence of the answer that is being made; waits for ever where none is.
+/// The next sentence of the answer being made; waits for ever where there is none.
 async fn next_sentence(of: &mut Option<(Ticket, mpsc::Receiver<Durable>)>) -> (Ticket, Durable) {
     if let Some((ticket, sentences)) = of {
         if let Some(words) = sentences.recv().await {

@@ -66,12 +66,12 @@ pub enum Done {
         result: Result<TurnOutcome, DialogueError>,
         took: Duration,
     },
-    /// The end of a spoken sentence, or why it was not spoken.
+    /// The end of a spoken sentence, or the reason why it was not spoken.
     Spoken(Result<(), String>),
     /// Whether the memory of this device is missing.
     Apart(bool),
     Pin(Result<(PinOutcome, Option<User>), PinsError>),
-    /// An enrolment has begun, and how it stands, or was refused.
+    /// An enrolment has begun, with its state, or was refused.
     Begun(Result<Progress, Refused>),
     Sampled {
         progress: Progress,
@@ -82,11 +82,11 @@ pub enum Done {
 /// Work that takes time. Its result comes back as [`Input::Done`].
 #[derive(Debug)]
 pub enum Job {
-    /// Reads the count of failures and who gave a PIN.
+    /// Reads the count of failures and the person who gave a PIN.
     Gate,
     /// Takes one of the few attempts of a pause.
     Chance,
-    /// Compares what was said so far.
+    /// Compares the utterance so far.
     Look {
         raw: Vec<f32>,
         speech: Vec<f32>,
@@ -102,9 +102,9 @@ pub enum Job {
         id: String,
         name: String,
     },
-    /// Reads whoever is answered without verification.
+    /// Reads the user for everybody who is answered without verification.
     Anonymous,
-    /// Waits for the words of what the recogniser was fed.
+    /// Waits for the words of the sound that the recogniser was fed.
     Words,
     /// Transcribes this sound alone.
     OwnWords(Vec<f32>),
@@ -115,7 +115,7 @@ pub enum Job {
         engine: &'static str,
         confidence: Option<f32>,
     },
-    /// Speaks this and what follows by [`Act::Say`] until [`Act::Said`], and waits until it was heard.
+    /// Speaks this sentence and those of [`Act::Say`] until [`Act::Said`], and waits until all was heard.
     Say(Sentence),
     Apart,
     Pin {
@@ -173,16 +173,16 @@ pub enum Act {
     Counted,
     /// Hands the next piece of the command to the recogniser; answered by [`Input::Fed`] at once.
     Feed(Vec<f32>),
-    /// The recogniser drops what it was fed.
+    /// The recogniser drops the sound that it was fed.
     Forget,
-    /// Reads what other devices wrote, while somebody speaks.
+    /// Reads the writes of other devices, while somebody speaks.
     Refresh,
     OpenWindow(Window, u32),
-    /// Says this behind what is being said.
+    /// Says this behind the present sentence.
     Say(Sentence),
-    /// Nothing more follows what is being said.
+    /// Nothing more follows the present sentence.
     Said,
-    /// Ends what is being said.
+    /// Ends the present speech.
     Cut,
     /// Tells, in the words of this face, that another enrolment goes on.
     Busy(Face),

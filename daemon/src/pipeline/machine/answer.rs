@@ -1,4 +1,5 @@
-//! From who speaks to the end of a turn: the words, the answer, the next person, and who was not answered.
+//! From the known speaker to the end of a turn: the words, the answer, the next person, and the people not
+//! answered.
 
 use std::time::Duration;
 
@@ -17,10 +18,10 @@ use crate::speaker::{Part, Verdict};
 use crate::stt::Transcript;
 use crate::units::SAMPLE_RATE_HZ;
 
-/// The least of a command, 0.3 s, that is left of it when somebody else is cut out.
+/// The least length of a command, 0.3 s, that must remain when somebody else is cut out.
 const LEAST_OWN_SAMPLES: usize = SAMPLE_RATE_HZ as usize * 3 / 10;
 
-/// Who is answered: verified, accepted, or anyone where voices are not verified.
+/// The person who is answered: verified, accepted, or anyone where voices are not verified.
 #[derive(Debug)]
 pub(super) struct Speaker {
     pub(super) user: User,
@@ -37,7 +38,7 @@ pub(super) enum Words {
     Came(Recognised, Duration),
 }
 
-/// The result of the recogniser, or why it was given up.
+/// The result of the recogniser, or the reason why it was given up.
 type Recognised = Result<Result<Transcript, String>, String>;
 
 impl TurnMachine {
@@ -58,7 +59,7 @@ impl TurnMachine {
         }
     }
 
-    /// Transcribes what is the person's own: words of somebody else are dropped.
+    /// Transcribes the person's own part: words of somebody else are dropped.
     pub(super) fn transcribe_own(&mut self, mut turn: Turn, speaker: Speaker, part: &Part) -> Doing {
         self.give_up_all();
         turn.words = Words::None;
@@ -141,8 +142,8 @@ impl TurnMachine {
         self.say(turn.moment().turn, sentence, Then::NextPerson(turn))
     }
 
-    /// The disk is full or damaged: answered all the same, and not as if it were stored. Or the answer has no
-    /// end.
+    /// The disk is full or damaged, or the answer has no end: the person is answered, but not as if the turn
+    /// were stored.
     fn not_stored(&mut self, turn: Turn, whose: Attribution, error: DialogueError) -> Doing {
         let why = chain(&error);
         if let DialogueError::Memory(MemoryError::Store(_))
@@ -163,7 +164,7 @@ impl TurnMachine {
         self.say(moment.turn, text, Then::NextPerson(turn))
     }
 
-    /// The next person who is answered, or those who are not.
+    /// The next person to answer, or the report of those who are not.
     pub(super) fn next_person(&mut self, mut turn: Turn) -> Doing {
         if turn.muted && !turn.next.is_empty() {
             turn.next.clear();
@@ -175,8 +176,8 @@ impl TurnMachine {
         }
     }
 
-    /// Tells what was not answered beside somebody who was. It is no failure. Who is likely enrolled hears
-    /// it.
+    /// Reports the parts that were not answered beside a person who was. This is no failure. A likely
+    /// enrolled person is asked to say it again.
     fn tell_dropped(&mut self, mut turn: Turn) -> Doing {
         let moment = turn.moment();
         let mut likely = false;
@@ -196,8 +197,8 @@ impl TurnMachine {
         self.say(moment.turn, sentence, Then::Close(turn))
     }
 
-    /// Ends a turn: a follow-up is listened to, or it is asked whether the memory is missing. With it the
-    /// voices are, so that nobody can be verified.
+    /// Ends a turn: listens for a follow-up, or asks whether the memory is missing. With the memory the
+    /// voices are missing, so that nobody can be verified.
     pub(super) fn finish(&mut self, turn: Turn) -> Doing {
         let doing = if turn.follow_up && !self.muted && !self.stopping {
             self.acts.push(Act::OpenWindow(Window::FollowUp, self.policy.follow_up_ms));

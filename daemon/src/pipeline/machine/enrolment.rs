@@ -1,4 +1,4 @@
-//! Commands about who somebody is: a PIN, an enrolment before the microphone.
+//! Commands about identity: a PIN, an enrolment before the microphone.
 
 use super::listening::Listening;
 use super::{Act, Answer, Doing, Enrolment, Job, Then, TurnMachine};
@@ -15,7 +15,7 @@ use crate::pipeline::hearing::Window;
 use crate::speaker::{Progress, Step};
 
 impl TurnMachine {
-    /// Carries out a request between two utterances, or in the middle of one. Whoever gave it is answered.
+    /// Carries out a request between two utterances, or in the middle of one, and answers its sender.
     pub(super) fn carry_out(&mut self, listening: Listening, request: Request) -> Doing {
         let Request { task, from, cancels, answer } = request;
         match task {
@@ -39,8 +39,8 @@ impl TurnMachine {
         self.acts.push(Act::Answer(answer, Outcome::Refused(refused)));
     }
 
-    /// The check of a PIN is over. It is an attempt, and during the pause it is none. The answer tells no
-    /// more than the event.
+    /// The check of a PIN is over. It counts as an attempt, except during the pause. The answer tells no more
+    /// than the event.
     pub(super) fn entered(
         &mut self,
         listening: Listening,
@@ -190,7 +190,7 @@ impl TurnMachine {
         self.say(None, NOT_ENROLLED, Then::Rest)
     }
 
-    /// Ends the enrolment: at once, or as soon as what goes on for it is over.
+    /// Ends the enrolment: at once, or as soon as its running job is over.
     pub(super) fn cancel_enrolment(&mut self) {
         let Some(enrolment) = &mut self.enrolment else { return };
         if matches!(self.doing, Doing::Listening(_) | Doing::Pin(..)) {

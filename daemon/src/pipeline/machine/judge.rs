@@ -1,4 +1,5 @@
-//! From the end of a command to who is answered: the pause, the verdict, the PIN, and the refusals.
+//! From the end of a command to the people who are answered: the pause, the verdict, the PIN, and the
+//! refusals.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,13 +28,13 @@ pub(super) struct Turn {
     pub(super) command_start: usize,
     /// The verdict of the first look, if it stands for all of the utterance.
     certain: Option<Box<Part>>,
-    /// The first look took the voice for a stranger's, so the recogniser has nothing of it.
+    /// The first look took the voice for a stranger's, so the recogniser has no sound of it.
     pub(super) early: bool,
     /// The recogniser could not take all of it.
     torn: bool,
     /// The device pauses after failures.
     paused: bool,
-    /// When the verdict and the words were asked for.
+    /// Time at which the verdict and the words were asked for.
     pub(super) asked: Instant,
     /// How long the verdict took.
     took: Duration,
@@ -44,9 +45,9 @@ pub(super) struct Turn {
     pub(super) next: VecDeque<Part>,
     /// Speech that is not answered.
     pub(super) dropped: Vec<Part>,
-    /// A command without a wake word is listened to afterwards.
+    /// Whether the device listens afterwards for a command without a wake word.
     pub(super) follow_up: bool,
-    /// The device was muted while the answer to somebody was made or spoken: nobody else is answered.
+    /// The device was muted while an answer was made or spoken: nobody else is answered.
     pub(super) muted: bool,
 }
 
@@ -106,12 +107,12 @@ impl TurnMachine {
         Doing::Chance(turn)
     }
 
-    /// Whether this attempt during the pause is compared is known.
+    /// Continues once it is known whether this attempt during the pause is compared.
     pub(super) fn chance(&mut self, turn: Turn, allowed: bool) -> Doing {
         if allowed { self.compare(turn) } else { self.refuse_paused(turn) }
     }
 
-    /// Asks who speaks and what is said, side by side.
+    /// Asks for the speaker and for the words, side by side.
     fn compare(&mut self, mut turn: Turn) -> Doing {
         if let Some(stranger) = turn.certain.take() {
             return self.refuse(turn, &stranger, None);
@@ -148,8 +149,8 @@ impl TurnMachine {
         }
     }
 
-    /// The verdict is acted on and told as soon as it is there, whatever the recogniser still does. While the
-    /// device pauses only a voice that is surely known counts.
+    /// Acts on the verdict and tells it as soon as it is there, while the recogniser may still work. While
+    /// the device pauses only a surely known voice counts.
     pub(super) fn judge(&mut self, mut turn: Turn, parts: Result<Vec<Part>, String>) -> Doing {
         let parts = match parts {
             Ok(parts) => parts,
@@ -172,7 +173,7 @@ impl TurnMachine {
             self.drop_words();
             return self.finish(turn);
         };
-        // Two at once are two, whoever of them gave a PIN.
+        // Two people at once are two, even if one of them gave a PIN.
         let alone = !matches!(part.verdict, Verdict::MultipleSpeakers { .. });
         let Some(user) = self.granted.clone().filter(|_| alone) else {
             let took = Some(turn.took).filter(|_| !turn.early);
@@ -238,7 +239,7 @@ impl TurnMachine {
         self.say(turn.moment().turn, sentence, Then::Close(turn))
     }
 
-    /// The memory does not know whom to answer.
+    /// The memory does not know the person to answer.
     fn no_memory(&mut self, turn: Turn, why: String, then: fn(Turn) -> Then) -> Doing {
         self.drop_words();
         self.trouble(turn.moment(), Stage::Memory.name(), why);
@@ -246,7 +247,7 @@ impl TurnMachine {
         self.say(turn.moment().turn, sentence, then(turn))
     }
 
-    /// Reports a verdict that lets nobody in. `took` is `None` where nothing of it was transcribed.
+    /// Reports a verdict that lets nobody in. `took` is `None` where no part of it was transcribed.
     fn refuse(&mut self, turn: Turn, part: &Part, took: Option<Duration>) -> Doing {
         self.drop_words();
         let verdict = &part.verdict;
@@ -287,7 +288,7 @@ impl TurnMachine {
     }
 }
 
-/// Why a verdict lets nobody in, as events say it.
+/// The reason why a verdict lets nobody in, as events name it.
 pub(super) fn reason_of(verdict: &Verdict) -> Reason {
     match verdict {
         Verdict::Uncertain { .. } => Reason::Uncertain,

@@ -1,5 +1,5 @@
-//! From the wake word to the end of a command: what is known of it while it is being said, the first look at
-//! who says it included.
+//! From the wake word to the end of a command: the knowledge gathered while it is said, the first look at the
+//! speaker included.
 
 use super::{Act, Doing, Job, TurnMachine};
 use crate::detect::{Detection, Utterance};
@@ -18,15 +18,15 @@ const SPEECH: f32 = 0.5;
 pub(super) struct Listening {
     /// A wake word was said, or the device was asked to listen, and no command has followed yet.
     woken: bool,
-    /// The turn of what is heard, from its first event on.
+    /// The turn of the present utterance, from its first event on.
     turn: Option<TurnId>,
-    /// Up to where the command was handed to the recogniser.
+    /// The position up to which the command was handed to the recogniser.
     until: FramePos,
     /// The words so far, as last shown.
     partial: String,
     look: Look,
-    /// The verdict of the first look, where it is certain: nothing of this utterance is transcribed but what
-    /// is verified at its end.
+    /// The verdict of the first look, where it is certain: of this utterance only the parts verified at its
+    /// end are transcribed.
     pub(super) stranger: Option<Box<Part>>,
     /// Frames that the look was taken at.
     looked_at: usize,
@@ -34,12 +34,12 @@ pub(super) struct Listening {
     pub(super) torn: bool,
 }
 
-/// A first look at who speaks, while they do.
+/// A first look at the speaker, during the speech.
 #[derive(Debug, Default)]
 enum Look {
     #[default]
     None,
-    /// The count of failures and the PIN that was given are read first.
+    /// The count of failures and the given PIN are read first.
     Planned {
         raw: Vec<f32>,
         speech: Vec<f32>,
@@ -48,7 +48,7 @@ enum Look {
 }
 
 impl Listening {
-    /// A moment of the turn that is heard, which begins with the first of them.
+    /// A moment of the present turn, which begins with the first of them.
     pub(super) fn moment(&mut self, pos: FramePos) -> Moment {
         Moment { turn: Some(*self.turn.get_or_insert_with(TurnId::generate)), pos }
     }
@@ -57,8 +57,8 @@ impl Listening {
         !matches!(self.look, Look::None)
     }
 
-    /// The verdict of the first look, if it stands for all of `utterance`: a stranger who goes on may be
-    /// followed by the owner, so it does not where there is more speech behind it.
+    /// The verdict of the first look, if it stands for all of `utterance`. The owner may speak after a
+    /// stranger, so the verdict does not stand where more speech follows.
     pub(super) fn certain_of(&self, utterance: &Utterance) -> Option<&Part> {
         let stranger = self.stranger.as_deref()?;
         let more = utterance.speech.iter().skip(self.looked_at).filter(|p| **p >= SPEECH).count();
@@ -70,7 +70,7 @@ impl TurnMachine {
     /// Takes the next detection.
     pub(super) fn hear(&mut self, mut listening: Listening, detection: Detection) -> Doing {
         if self.muted {
-            // Heard before the device was muted, and it waited.
+            // The command was heard before the device was muted, and it waited.
             return self.drop_command();
         }
         match detection {
@@ -137,7 +137,7 @@ impl TurnMachine {
     }
 
     /// The recogniser was given a piece. Words with a hole in them are not answered; the worker counts and
-    /// reports what it could not take.
+    /// reports lost pieces.
     pub(super) fn fed(&mut self, whole: bool, words: String) {
         self.feeding = false;
         let Doing::Listening(listening) = &mut self.doing else { return };
@@ -149,8 +149,8 @@ impl TurnMachine {
         }
     }
 
-    /// Begins the first look that is planned, unless the device pauses or somebody gave a PIN: an attempt
-    /// during the pause must not tell anything to whoever tries.
+    /// Begins the planned first look, unless the device pauses or somebody gave a PIN: an attempt during the
+    /// pause must not tell the speaker anything.
     pub(super) fn take_look(&mut self, mut listening: Listening) -> Listening {
         let Look::Planned { raw, speech } = std::mem::take(&mut listening.look) else { return listening };
         if self.pause_ms() == 0 && self.granted.is_none() {
@@ -161,7 +161,7 @@ impl TurnMachine {
         listening
     }
 
-    /// Takes note of a first look. One that is not certain decides nothing: the whole utterance does.
+    /// Takes note of a first look. An uncertain look decides nothing: the whole utterance does.
     pub(super) fn looked(&mut self, listening: Listening, stranger: Option<Box<Part>>) -> Listening {
         if stranger.is_some() {
             self.acts.push(Act::Forget);

@@ -13,21 +13,21 @@
 //!    └── Closing (is the memory missing?) ◀──────────────────────────── somebody else spoke as well ◀─┘
 //! ```
 //!
-//! `Speaking` is entered from everywhere a sentence is said, and goes on with what stands in its `Then`. An
-//! answer that comes in sentences is said while it is still being made, in `Answering`.
+//! Every state that says a sentence enters `Speaking`, which goes on with its `Then`. An answer that comes in
+//! sentences is spoken while it is still being made, in `Answering`.
 //!
 //! Invariants:
 //!
 //! * Words of a voice that is not verified are dropped with the verdict: they reach neither the disk nor an
-//!   event. From a first look that takes the voice for a stranger's on the recogniser gets no sound but what
-//!   the end finds to be verified.
-//! * A reply is shown, published or spoken only after its turn is on the disk, a sentence of one after that
-//!   sentence is: what is said of an answer is [`Durable`].
+//!   event. Once a first look takes the voice for a stranger's, the recogniser gets only sound that is
+//!   verified at the end.
+//! * A reply is shown, published or spoken only after its turn is on the disk, and a sentence only after that
+//!   sentence is: the spoken parts of an answer are [`Durable`].
 //! * One turn at a time. Detections that come meanwhile reach the machine and wait in it, in their order.
 //! * The machine waits only for jobs, and each has a deadline: a stage that does not end is given up, and the
 //!   next command is heard. The result of a job that was given up is dropped.
-//! * The mute, a cancelled enrolment and a stop end what is spoken at once. The mute also ends a turn whose
-//!   answer is not being made yet: nothing of it is told from then on. An answer that is being made is stored.
+//! * The mute, a cancelled enrolment and a stop end the present speech at once. The mute also ends a turn
+//!   whose answer is not begun: nothing of it is told from then on. An answer that is being made is stored.
 
 mod act;
 mod answer;
@@ -108,7 +108,7 @@ impl TurnMachine {
         }
     }
 
-    /// Takes one piece of news; the acts are to be performed in their order.
+    /// Takes one input; the driver performs the returned acts in their order.
     pub fn step(&mut self, now: Now, input: Input) -> Vec<Act> {
         self.now = now;
         match input {
@@ -138,7 +138,7 @@ impl TurnMachine {
         std::mem::take(&mut self.acts)
     }
 
-    /// When the first of the jobs that are waited for must be over.
+    /// The earliest deadline of the jobs that the machine waits for.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.pending.iter().filter_map(|pending| pending.due).min()
     }
@@ -158,17 +158,17 @@ impl TurnMachine {
         matches!(self.doing, Doing::Listening(_))
     }
 
-    /// Whether everything that was heard has been worked off.
+    /// Whether all sound heard so far has been worked off.
     pub fn is_settled(&self) -> bool {
         self.is_at_rest() && self.pending.is_empty() && self.waiting.is_empty() && !self.feeding
     }
 
-    /// Whether the device stops and nothing has to be brought to its end any more.
+    /// Whether the device is stopping and no work remains to be finished.
     pub fn is_over(&self) -> bool {
         self.stopping && self.is_at_rest()
     }
 
-    /// Works off what waits, until something goes on again.
+    /// Works off the waiting inputs, until a job goes on again.
     fn go_on(&mut self) {
         while !self.stopping && !self.feeding {
             let Doing::Listening(listening) = &mut self.doing else { return };
@@ -229,7 +229,7 @@ impl TurnMachine {
             (Doing::Answering(turn, speaker), Done::Answered { result, took }) => {
                 self.answered(turn, &speaker, result, took)
             }
-            // All that was said of the answer so far; the next sentence is said anew.
+            // All of the answer so far was spoken; the next sentence starts a new job.
             (Doing::Answering(turn, speaker), Done::Spoken(spoken)) => {
                 if let Err(message) = spoken {
                     self.not_spoken(turn.moment().turn, message);
@@ -344,7 +344,7 @@ impl TurnMachine {
         }
     }
 
-    /// Ends what is being said; its end comes as a result.
+    /// Ends the present speech; its end comes as a result.
     fn cut(&mut self) {
         if self.is_speaking() {
             self.acts.push(Act::Cut);
@@ -356,12 +356,12 @@ impl TurnMachine {
         self.muted || self.stopping || !self.policy.speaks
     }
 
-    /// Whether the end of what is being said is waited for.
+    /// Whether the device waits for the end of its own speech.
     fn is_speaking(&self) -> bool {
         self.pending.iter().any(|pending| pending.stage == Stage::Speak)
     }
 
-    /// Says a sentence of the answer that is being made.
+    /// Says a sentence of the answer being made.
     fn sentence(&mut self, ticket: Ticket, words: Durable) {
         let Doing::Answering(turn, _) = &self.doing else { return };
         let awaited = self.pending.iter().any(|pending| pending.ticket == ticket);
@@ -468,7 +468,7 @@ impl TurnMachine {
         self.emit(moment, What::Error { stage: stage.to_owned(), message });
     }
 
-    /// Ends a turn of which nothing is answered yet, since the device was muted.
+    /// Ends a turn that has no answer yet, since the device was muted.
     fn unheard(&mut self, moment: Moment) -> Doing {
         self.reject(moment, Reason::Muted, None);
         let doing = self.drop_command();
@@ -476,7 +476,7 @@ impl TurnMachine {
         doing
     }
 
-    /// Drops what is being said.
+    /// Drops the present utterance.
     fn drop_command(&mut self) -> Doing {
         self.give_up_all();
         self.acts.push(Act::Forget);

@@ -1,4 +1,4 @@
-//! The states of the turn machine, and what it is told of its surroundings.
+//! The states of the turn machine, and the facts that it gets about its surroundings.
 
 use std::time::Instant;
 
@@ -22,7 +22,7 @@ pub struct Now {
     pub unix_ms: i64,
 }
 
-/// The settings and the equipment, as far as they decide something.
+/// The settings and the equipment, as far as they affect decisions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
     /// Verified voices only are answered; otherwise everyone is.
@@ -35,7 +35,7 @@ pub struct Policy {
     pub follow_up_ms: u32,
     /// How long a PIN counts; 0: PINs are not taken.
     pub pin_valid_s: u64,
-    /// A recording is heard: no stage is given up, so that a slow machine comes to the same.
+    /// A recording is heard: no stage is given up, so that a slow machine gives the same result.
     pub patient: bool,
 }
 
@@ -44,22 +44,22 @@ pub struct Policy {
 pub(super) enum Doing {
     /// Nothing, or somebody speaks.
     Listening(Listening),
-    /// A PIN is checked, and what is being said waits.
+    /// A PIN is checked, and the present utterance waits.
     Pin(Listening, Answer),
-    /// The command is over and the first look at it is not.
+    /// The command is over and its first look is not.
     Looking(Listening, Utterance),
-    /// The count of failures and the PIN that was given are read.
+    /// The count of failures and the given PIN are read.
     Gate(Turn),
-    /// The device pauses; the attempt may be compared all the same.
+    /// The device pauses; the attempt may still be compared.
     Chance(Turn),
-    /// Who speaks and what is said are found out side by side.
+    /// Speaker and words are found out side by side.
     Judging(Turn),
     /// The memory is asked for the person of this part.
     Finding(Turn, Box<Part>),
     Transcribing(Turn, Speaker),
     Answering(Turn, Speaker),
     Speaking(Option<TurnId>, Then),
-    /// The turn is over; it is asked whether the memory is missing.
+    /// The turn is over; the machine asks whether the memory is missing.
     Closing(Moment),
     /// An enrolment begins.
     Beginning(Face, Answer),
@@ -73,7 +73,7 @@ impl Default for Doing {
     }
 }
 
-/// The way back to whoever gave a command.
+/// The way back to the sender of a command.
 pub(super) type Answer = oneshot::Sender<Outcome>;
 
 /// The continuation behind a spoken sentence.
@@ -95,13 +95,13 @@ pub(super) enum Then {
     AwaitPhrase,
 }
 
-/// An enrolment that goes on: what is said now is a sample of it, and nobody is answered.
+/// A running enrolment: each utterance is a sample of it, and nobody is answered.
 #[derive(Debug)]
 pub(super) struct Enrolment {
     pub(super) user: String,
     /// The recordings for it are kept.
     pub(super) keeps: bool,
-    /// It ends as soon as what goes on for it is over.
+    /// It ends as soon as its running job is over.
     pub(super) cancelled: bool,
 }
 

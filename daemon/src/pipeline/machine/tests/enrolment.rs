@@ -1,4 +1,4 @@
-//! An enrolment before the microphone: what is said is a sample and nothing else.
+//! An enrolment before the microphone: an utterance is a sample and nothing else.
 
 use super::*;
 

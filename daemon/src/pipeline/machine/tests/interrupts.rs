@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// How a rig gets into each state that has a job, and that job.
+/// The steps that bring a rig into each state with a job, and that job.
 const STATES: [(&[&str], &str); 6] = [
     (&[], "voices"),
     (&["voices"], "person"),
@@ -31,7 +31,7 @@ fn a_mute_ends_what_is_spoken_and_a_turn_whose_answer_is_not_being_made() {
         for unmuted_at_once in [false, true] {
             let mut rig = Rig::new();
             rig.until(before);
-            // A turn is answered or not at all; one that was asked for is stored.
+            // A turn is answered or not at all; once asked for, an answer is stored.
             let answered = ["answer", "say"].contains(&job);
             let told = rig.count("transcript");
             let cut = rig.step(Input::Muted(true));

@@ -1,4 +1,4 @@
-//! The turn machine alone: no sound, no database, and no waiting, for time is passed in.
+//! The turn machine alone: no sound, no database, and no waiting, because time is passed in.
 
 mod deadlines;
 mod enrolment;
@@ -69,8 +69,8 @@ impl Rig {
         self.perform(acts).join(" ")
     }
 
-    /// Performs acts as the driver does. A state is in brackets, a job that begins has a question mark, one
-    /// that is given up a minus, an event its name.
+    /// Performs acts as the driver does. A state is in brackets, a new job has a question mark, a given-up
+    /// one a minus, an event its name.
     fn perform(&mut self, acts: Vec<Act>) -> Vec<String> {
         let mut words = Vec::new();
         for act in acts {
@@ -144,7 +144,7 @@ impl Rig {
         self.step(Input::Sentence(ticket, Durable::of_test("You are anna.")))
     }
 
-    /// Ends every job as it mostly ends, until nothing goes on.
+    /// Ends every job in its usual way, until nothing goes on.
     fn settle(&mut self) -> String {
         let mut words = Vec::new();
         for _ in 0..50 {
@@ -202,7 +202,7 @@ impl Rig {
         self.kinds().iter().filter(|k| *k == kind).count()
     }
 
-    /// Nothing goes on, nothing waits, and the next command is heard to its answer.
+    /// Nothing goes on, nothing waits, and the next command is heard and answered.
     fn is_well_afterwards(&mut self) {
         assert!(self.machine.is_settled(), "{:?}", self.running());
         let before = self.count("stored");
@@ -271,7 +271,7 @@ fn stored() -> Done {
     answered(Some(Durable::of_test("You are anna.")))
 }
 
-/// An answer all of which was handed over in sentences.
+/// An answer that was handed over in sentences only.
 fn streamed() -> Done {
     answered(None)
 }

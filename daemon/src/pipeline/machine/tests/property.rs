@@ -1,4 +1,5 @@
-//! For any input in any order: nobody unknown is answered, one turn at a time, and always a way back.
+//! For any input in any order: no unknown person is answered, turns come one at a time, and a way back always
+//! exists.
 
 use proptest::prelude::*;
 
@@ -172,7 +173,7 @@ fn happen(rig: &mut Rig, what: &Happens, cancels: &mut u64) {
     }
 }
 
-/// Never a word of somebody who is not known: behind each text stands, in the same turn, that its person was
+/// No word of an unknown person is shown: each text has, in the same turn, an event that its person was
 /// verified or accepted.
 fn texts_have_owners(events: &[Event], verify: bool) {
     let mut known = Vec::new();
@@ -213,7 +214,7 @@ proptest! {
         let mut cancels = 0;
         for what in &story {
             happen(&mut rig, what, &mut cancels);
-            // Each job has a deadline, and no job is waited for that does not go on.
+            // Each job has a deadline, and the machine waits only for running jobs.
             assert!(rig.jobs.is_empty() || rig.machine.next_deadline().is_some());
             assert!(rig.jobs.len() <= 2, "{:?}", rig.running());
             assert!(rig.machine.is_at_rest() || !rig.jobs.is_empty(), "stuck behind {story:?}");

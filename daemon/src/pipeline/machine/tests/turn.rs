@@ -1,4 +1,4 @@
-//! From the wake word to the answer, in every way that a turn can go.
+//! From the wake word to the answer, in every course of a turn.
 
 use super::*;
 use crate::events::What;
@@ -97,7 +97,7 @@ fn the_owner_behind_a_stranger_is_heard_and_transcribed_alone() {
     rig.so_far();
     rig.well("gate");
     rig.done("look", Done::Looked(Some(Box::new(Part::rejected_of(3)))));
-    // A second of speech behind what was looked at.
+    // A second of speech behind the first look.
     rig.hears(Detection::SpeechEnd { utterance: utterance(300) });
     assert_eq!(rig.well("gate"), "?voices", "the recogniser has nothing of it");
     let parts = vec![part(Part::rejected_of(3), 0, 32_000), part(Part::verified_of(1, 1.0), 32_000, 48_000)];
@@ -138,7 +138,7 @@ fn the_end_of_a_command_waits_for_the_first_look_and_a_new_command_does_not() {
     rig.wake();
     rig.begins();
     rig.so_far();
-    // The wake word again: what was said before is not looked at any more.
+    // The wake word again: earlier sound is not examined any more.
     assert_eq!(rig.begins(), "-gate [listening] forget speech_start feed");
 }
 
@@ -163,7 +163,7 @@ fn a_device_that_pauses_takes_no_first_look_and_compares_a_few_attempts() {
     rig.settle();
     assert_eq!(rig.count("verified"), 0);
 
-    // None is left; and who was told within ten seconds is not told again.
+    // None is left; and a speaker told within ten seconds is not told again.
     rig.wake();
     rig.begins();
     rig.ends();
@@ -172,7 +172,7 @@ fn a_device_that_pauses_takes_no_first_look_and_compares_a_few_attempts() {
     assert_eq!(rig.done("chance", Done::Chance(false)), "forget audit:paused rejected ?apart");
     rig.settle();
 
-    // A voice that is surely known ends the pause.
+    // A surely known voice ends the pause.
     rig.wake();
     rig.begins();
     rig.ends();
