@@ -1,4 +1,4 @@
-//! Where the voice changes within one utterance, told by the scores of its seconds.
+//! Finds the changes of voice within one utterance by the scores of its seconds.
 //!
 //! ```text
 //!  net speech ─▶ CAM++, once ─▶ its last channels, pooled over each second ─▶ score of each second against the template
@@ -10,7 +10,7 @@
 //!               own   │  other
 //! ```
 //!
-//! `docs/lab/speaker-verdicts.md` has what this tells and misses (`scripts/lab/calibrate.sh AUDIO_DIR
+//! `docs/lab/speaker-verdicts.md` lists what this finds and misses (`scripts/lab/calibrate.sh AUDIO_DIR
 //! --second yes`).
 
 use std::ops::Range;
@@ -19,7 +19,7 @@ use super::embedding::Piece;
 use super::speech::NetSpeech;
 use crate::units::FRAME_SAMPLES;
 
-/// Length and distance of the pieces that are looked at, in 10 ms frames.
+/// Length and distance of the examined pieces, in 10 ms frames.
 pub const PIECE: usize = 100;
 pub const HOP: usize = 25;
 /// Where the pieces of so many frames lie.
@@ -31,27 +31,27 @@ pub fn pieces(frames: usize) -> Vec<Range<usize>> {
 /// A pause this near to the boundary, in frames, is the boundary: people change in pauses.
 const PAUSE_WITHIN: usize = 40;
 
-/// Least cosine of two pieces of one stretch of speech that do not overlap; infinite where there are no such.
+/// Least cosine of two pieces of one stretch of speech that do not overlap; infinite if there are none.
 pub fn least_likeness(pieces: &[Piece]) -> f32 {
     let pairs = pieces.iter().flat_map(|a| pieces.iter().map(move |b| (a, b)));
     let apart = pairs.filter(|(a, b)| a.0.end <= b.0.start);
     apart.map(|(a, b)| a.1.cosine(&b.1)).fold(f32::INFINITY, f32::min)
 }
 
-/// A piece of net speech, in frames of it, and how it scores against the template.
+/// A piece of net speech, in frames of it, and its score against the template.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scored {
     pub frames: Range<usize>,
     pub score: f32,
 }
 
-/// Where the scores of `pieces` pass half way between the highest and the lowest: in samples of the
-/// utterance, rising.
+/// The samples of the utterance, rising, at which the scores of `pieces` pass half way between the highest
+/// and the lowest.
 pub(super) fn crossings(pieces: &[Scored], net: &NetSpeech) -> Vec<usize> {
     let mut points: Vec<(usize, f32)> =
         pieces.iter().map(|p| (p.frames.start.midpoint(p.frames.end), p.score)).collect();
     points.sort_by_key(|(at, _)| *at);
-    // Long speech is embedded in windows that overlap; where they do, the mean counts.
+    // Long speech is embedded in overlapping windows; where they overlap, the mean counts.
     points = points
         .chunk_by(|a, b| a.0 == b.0)
         .filter_map(|same| {
@@ -67,7 +67,7 @@ pub(super) fn crossings(pieces: &[Scored], net: &NetSpeech) -> Vec<usize> {
     inner.map(|at| boundary(net, at) * FRAME_SAMPLES).collect()
 }
 
-/// Where the straight line between two points has the value `half`.
+/// The frame at which the straight line between two points has the value `half`.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between two numbers of frames")]
 fn crossing(one: &(usize, f32), other: &(usize, f32), half: f32) -> usize {
     let share = ((half - one.1) / (other.1 - one.1)).clamp(0.0, 1.0);

@@ -1,4 +1,4 @@
-//! From a cosine to a probability that means what it says.
+//! From a cosine to a calibrated probability.
 //!
 //! ```text
 //!  embedding e ─▶ e' = M (e − m), scaled to length 1                            channel compensation
@@ -6,13 +6,14 @@
 //!  P = sigmoid(b + c·ln(net s) + d·s + Σ q·(offset + slope·s))                    equal priors
 //! ```
 //!
-//! An embedding tells the voice and, less so, the microphone, the band and the room. Whoever shares these
-//! looks alike, and a person in another room looks like somebody else. `M` takes out the directions in which
+//! An embedding tells the voice and, less so, the microphone, the band and the room. People who share these
+//! look alike, and one person in another room looks like somebody else. `M` takes out the directions in which
 //! one voice moves when only the channel changes (nuisance attribute projection: Solomonoff, Campbell and
 //! Boardman, "Advances in channel compensation for SVM speaker recognition", 2005). It was learnt from the
 //! cohort's readers, each heard through many simulated channels, and needs nothing that the device has heard.
-//! `q` is how far the band, the room and the effort of the test are from those of the enrolment, 0 to 1 each
-//! ([`Differs`]): there a low cosine says less. The tables are in `docs/lab/speaker-shared-channel.md`.
+//! `q` is the distance of the test's band, room and effort from those of the enrolment, 0 to 1 each
+//! ([`Differs`]): at a distance a low cosine says less. The tables are in
+//! `docs/lab/speaker-shared-channel.md`.
 //!
 //! Cohort, compensation and constants are fitted by `scripts/lab/calibrate.sh`, belong to one model and one
 //! front end, and are pinned by hash in the manifest like the model itself: a file that was changed, or made
@@ -78,7 +79,7 @@ pub struct CalibrationFile {
     pub channels_file: String,
     pub channels_sha256: String,
     pub constants: Constants,
-    /// What the constants were fitted with and how they did on the held-out part.
+    /// The data that the constants were fitted with, and their results on the held-out part.
     pub fitted: toml::Table,
 }
 
@@ -117,13 +118,13 @@ impl Widening {
 
 /// Shares of overdriven samples from and behind which a test says less against a person.
 const OVERDRIVEN: (f32, f32) = (0.02, 0.1);
-/// By how much that raises the log odds, and how far at most: to an uncertain verdict (0.67), never to a
-/// verified one. Not fitted: where a third of all samples is cut off, the owner of the tests falls to -0.6,
-/// strangers stay below -7.
+/// The most by which that raises the log odds: to an uncertain verdict (0.67), never to a verified one. Not
+/// fitted: where a third of all samples is cut off, the owner of the tests falls to -0.6, strangers stay
+/// below -7.
 const OVERDRIVEN_RAISES: f64 = 1.5;
 const OVERDRIVEN_MOST: f64 = 0.7;
 
-/// The log odds of a test of whose samples the share `clipped`, 0 to 1, is overdriven.
+/// The log odds of a test in which the share `clipped`, 0 to 1, of the samples is overdriven.
 pub fn of_overdriven(log_odds: f64, clipped: f32) -> f64 {
     let (from, to) = OVERDRIVEN;
     let q = f64::from(((clipped - from) / (to - from)).clamp(0.0, 1.0));
@@ -145,7 +146,7 @@ impl Constants {
         self.b + self.c * net.ln() + self.d * cosine + widened
     }
 
-    /// Whether a higher cosine makes the person more likely, whatever the conditions.
+    /// Whether a higher cosine makes the person more likely under all conditions.
     fn sane(&self) -> bool {
         let Self { b, c, d, band, room, effort } = *self;
         let widenings = [band, room, effort];
@@ -158,17 +159,17 @@ impl Constants {
 /// A comparison of a test with a template.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Score {
-    /// Of the voices as the model gives them, -1 to 1.
+    /// Cosine of the voices as the model gives them, -1 to 1.
     pub cosine: f32,
-    /// That, in standard deviations of impostor scores: pieces of one utterance, all of one channel, compare
-    /// by it.
+    /// The same in standard deviations of impostor scores: pieces of one utterance, all of one channel,
+    /// compare by it.
     pub normalised: f32,
-    /// Of the voices behind the channel compensation, -1 to 1: what the confidence is made of.
+    /// Cosine of the voices behind the channel compensation, -1 to 1: the confidence is made of it.
     pub compensated: f32,
     pub differs: Differs,
 }
 
-/// How far the sound of a test is from that of an enrolment, each 0 (alike, or not known) to 1.
+/// The distance of a test's sound from that of an enrolment, each 0 (alike, or not known) to 1.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Differs {
     /// More or less of the high frequencies.
@@ -180,7 +181,7 @@ pub struct Differs {
 }
 
 impl Differs {
-    /// Voices that were enrolled before the acoustics were kept differ in nothing, which is the careful side.
+    /// Voices enrolled before the acoustics were kept count as alike, which is the careful side.
     pub fn between(test: Option<Acoustics>, enrolled: Option<Acoustics>) -> Self {
         let (Some(test), Some(enrolled)) = (test, enrolled) else { return Self::default() };
         let share = |value: f32, from: f32, to: f32| ((value - from) / (to - from)).clamp(0.0, 1.0);
@@ -190,7 +191,7 @@ impl Differs {
     }
 }
 
-/// Takes out of an embedding what the channel did to it: `M (e − m)`, scaled to length 1.
+/// Removes the effect of the channel from an embedding: `M (e − m)`, scaled to length 1.
 #[derive(Debug, Clone)]
 pub struct Compensation {
     mean: Vec<f32>,
@@ -199,13 +200,13 @@ pub struct Compensation {
 }
 
 impl Compensation {
-    /// One that changes nothing.
+    /// A compensation that changes nothing.
     pub fn none() -> Self {
         let diagonal = |i: usize| if i.is_multiple_of(DIMENSIONS + 1) { 1.0 } else { 0.0 };
         Self { mean: vec![0.0; DIMENSIONS], matrix: (0..DIMENSIONS * DIMENSIONS).map(diagonal).collect() }
     }
 
-    /// `voice` without its channel. One that nothing is left of stays as it is.
+    /// `voice` without its channel. A voice of which nothing is left stays as it is.
     pub fn apply(&self, voice: &Embedding) -> Embedding {
         let centred: Vec<f32> = voice.values().iter().zip(&self.mean).map(|(v, m)| v - m).collect();
         let rows = self.matrix.chunks_exact(DIMENSIONS);
@@ -226,7 +227,7 @@ impl Compensation {
     }
 }
 
-/// Voices that are surely not the person: what a score is normalised against.
+/// Voices that are surely not the person: a score is normalised against them.
 #[derive(Debug, Clone)]
 pub struct Cohort {
     embeddings: Vec<Embedding>,
@@ -272,7 +273,7 @@ impl Cohort {
         bytes
     }
 
-    /// Strict inverse of [`Cohort::to_bytes`]; says what is wrong.
+    /// Strict inverse of [`Cohort::to_bytes`]; the error names the fault.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, &'static str> {
         let Some((header, body)) = bytes.split_first_chunk::<8>() else {
             return Err("it is too short");
@@ -316,7 +317,7 @@ impl Calibration {
     /// other.
     ///
     /// # Errors
-    /// A file that is missing, is not the pinned one, or does not belong to the other.
+    /// A file that is missing, is not the pinned one, or does not belong to the others.
     pub fn load(store: &ModelStore) -> Result<Self, CalibrationError> {
         let pinned = |name: &str| -> Result<(PathBuf, Vec<u8>), ModelError> {
             let bytes = store.read(name)?;
@@ -530,7 +531,7 @@ mod tests {
         Calibration::load(&ModelStore::open(&[dir.to_path_buf()]).unwrap())
     }
 
-    /// Makes the manifest pin what is there now.
+    /// Makes the manifest pin the present files.
     fn pin(dir: &Path) {
         let path = dir.join(MANIFEST);
         let mut manifest = Manifest::parse(&std::fs::read_to_string(&path).unwrap(), &path).unwrap();
@@ -621,9 +622,9 @@ mod tests {
         padded.windows(taps.len()).map(|w| w.iter().zip(&taps).map(|(a, b)| a * b).sum()).collect()
     }
 
-    /// Three women and three men, of whom neither compensation nor constants know. With the constants of
-    /// version 1 (2026-11) and all on the telephone four of the 30 strangers were let in, and an owner who
-    /// came by telephone alone had 0.05.
+    /// Three women and three men who are in the data of neither the compensation nor the constants. With the
+    /// constants of version 1 (2026-11) and all on the telephone four of the 30 strangers were let in, and an
+    /// owner who came by telephone alone had 0.05.
     #[test]
     fn one_band_for_all_lets_no_stranger_in_and_another_band_makes_no_owner_a_sure_stranger() {
         const READERS: [&str; 6] = [

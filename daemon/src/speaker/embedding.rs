@@ -6,9 +6,9 @@
 //! ```
 //!
 //! CAM++ (Wang et al., "CAM++: A Fast and Efficient Network for Speaker Verification Using Context-Aware
-//! Masking", 2023) takes any number of frames; the calibration is fitted to embeddings of two lengths. Why
-//! these, and padding with the mean frame rather than repeating the speech, is measured in
-//! `docs/lab/speaker-version-1.md`. The network itself is `campplus/`.
+//! Masking", 2023) takes any number of frames; the calibration is fitted to embeddings of two lengths.
+//! `docs/lab/speaker-version-1.md` has the measurements behind these lengths, and behind padding with the
+//! mean frame rather than repeating the speech. The network itself is `campplus/`.
 
 use std::fmt::Write as _;
 use std::ops::Range;
@@ -31,7 +31,7 @@ pub const MODEL_NAME: &str = "campplus";
 /// Lengths that speech is padded to or windowed by, in 10 ms frames, rising.
 pub const PLAN_FRAMES: [usize; 2] = [200, 300];
 
-/// How speech shorter than a length is brought to it.
+/// The way to extend speech that is shorter than a length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Padding {
     /// With the mean frame (zeros after mean normalisation).
@@ -40,13 +40,13 @@ pub enum Padding {
     Wrap,
 }
 
-/// Windows a long stretch of speech is cut into at most; more speech than that says nothing new about a voice
-/// and would make the cost of a long recording unbounded.
+/// Most windows that a long stretch of speech is cut into. More speech says nothing new about a voice and
+/// would make the cost of a long recording unbounded.
 const MOST_WINDOWS: usize = 8;
 /// Speech beyond this is not looked at.
 const LONGEST_S: usize = 60;
 
-/// A voice as a direction: 192 numbers with Euclidean length 1; and the acoustics it was heard in, where they
+/// A voice as a direction: 192 numbers with Euclidean length 1, and the acoustics of its sound, where they
 /// are known.
 #[derive(Clone, PartialEq)]
 pub struct Embedding {
@@ -62,7 +62,7 @@ impl std::fmt::Debug for Embedding {
 }
 
 impl Embedding {
-    /// Scales `values` to length 1. `None` if they are not 192 finite numbers with a length.
+    /// Scales `values` to length 1. `None` if they are not 192 finite numbers, or have no length.
     pub fn normalised(values: &[f32]) -> Option<Self> {
         let mut out: [f32; DIMENSIONS] = values.try_into().ok()?;
         let length = out.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt();
@@ -118,13 +118,14 @@ impl Embedding {
 /// The frames of a piece of speech, and its voice.
 pub type Piece = (Range<usize>, Embedding);
 
-/// A pass of the network over speech, of whose parts voices can be pooled at next to no cost.
+/// A pass of the network over speech; voices of its parts can be pooled at next to no cost.
 pub(super) struct Pass {
-    /// The frames of each window, and what the network made of them.
+    /// The frames of each window, and the network's channels for them.
     windows: Vec<(Range<usize>, Channels)>,
 }
 
-/// Which model and front end an embedding comes from. Embeddings of different identities do not compare.
+/// The model and the front end that an embedding comes from. Embeddings of different identities do not
+/// compare.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelIdentity {
     /// SHA-256 of the model file, lower-case hexadecimal.
@@ -174,7 +175,7 @@ impl SpeakerModel {
     }
 
     /// The embedding of net speech (see [`NetSpeech`]), 16 kHz mono in [-1, 1], not denoised. A function of
-    /// the samples alone. Speech beyond 60 s is not looked at.
+    /// the samples alone. Speech beyond 60 s is ignored.
     ///
     /// # Errors
     /// [`SpeakerError::NoSpeech`] below one analysis window (25 ms); [`SpeakerError::Model`] if the model
@@ -195,8 +196,8 @@ impl SpeakerModel {
     }
 
     /// [`SpeakerModel::embed`], and the embeddings of each second of it, from the same pass: they cost next
-    /// to nothing, and have heard a little of what is around them. The frames are those of the whole; speech
-    /// longer than a plan is embedded in windows that overlap, and has pieces of each.
+    /// to nothing, and include a little of the sound around them. The frames are those of the whole. Speech
+    /// longer than a plan is embedded in overlapping windows, and has pieces of each.
     ///
     /// # Errors
     /// As [`SpeakerModel::embed`].
@@ -279,8 +280,8 @@ fn failed(source: campplus::Error) -> SpeakerError {
     SpeakerError::Model(ModelError::Run { model: MODEL_NAME.into(), source: source.into() })
 }
 
-/// Where windows of `length` frames begin in `frames` frames: one if they fit in it, else evenly spread and
-/// overlapping so that nothing is left out, at most [`MOST_WINDOWS`].
+/// The starts of windows of `length` frames in `frames` frames: one if they fit in it, else evenly spread and
+/// overlapping so that all frames are covered, at most [`MOST_WINDOWS`].
 fn window_starts(frames: usize, length: usize) -> Vec<usize> {
     let rest = frames.saturating_sub(length);
     let gaps = rest.div_ceil(length.max(1)).min(MOST_WINDOWS - 1);

@@ -1,4 +1,4 @@
-//! Enrolling a voice: several samples, each checked, until there is enough to be sure.
+//! Enrolling a voice: several samples, each checked, until they suffice.
 //!
 //! ```text
 //!  sample ─▶ checks ─ refused: says what to do, nothing changes
@@ -21,7 +21,7 @@ use super::speech::{NetSpeech, Quality};
 use super::template::{MOST_PROTOTYPES, Prototype, Template};
 use crate::plain::figure;
 
-/// Fewest samples: less would hold one way of speaking only.
+/// Fewest samples: fewer would hold only one way of speaking.
 pub const LEAST_SAMPLES: usize = 3;
 /// Net speech of all samples together.
 pub const LEAST_TOTAL_S: f32 = 10.0;
@@ -30,27 +30,28 @@ pub const LEAST_SAMPLE_S: f32 = 1.5;
 /// Speech that is quieter drowns in the converter's own noise.
 const LEAST_LEVEL_DB: f32 = -50.0;
 const LEAST_SNR_DB: f32 = 10.0;
-/// Share of samples at the end of the scale: more is heard as distortion.
+/// Share of samples at the end of the scale: more is audible distortion.
 const MOST_CLIPPED: f32 = 0.01;
-/// Least cosine of a sample to the mean of those before. Measured on held-out readers: in one session the
+/// Least cosine of a sample to the mean of the earlier ones. Measured on held-out readers: in one session the
 /// same person has 0.57 or more in 99 of 100 at 1.5 s (0.67 from 3 s), another person 0.45 or less in 999 of
 /// 1000 (`docs/design/speaker.md`).
 const LEAST_COHESION: f32 = 0.5;
 
-/// Least cosine of two seconds within one sample. Of one person in noise 10 dB below or less 1.3 % have less;
-/// with another's two seconds behind three 92 % or more (`docs/lab/speaker-verdicts.md`).
+/// Least cosine of two seconds within one sample. In samples of one person, in noise 10 dB below or less, 1.3
+/// % have less. With two seconds of another behind three, 92 % or more have less
+/// (`docs/lab/speaker-verdicts.md`).
 pub(super) const LEAST_LIKENESS_WITHIN: f32 = 0.15;
 
-/// Cosine from which a sample is taken for one of an earlier enrolment, whose sound is gone. Whole copies
-/// have 0.987 and more (cut ones less, and are not known again), different sentences of one person 0.95 at
-/// most (`docs/design/speaker.md`).
+/// Cosine from which a sample counts as one of an earlier enrolment, whose sound is gone. Whole copies have
+/// 0.987 and more (cut ones less, and are not recognised), different sentences of one person 0.95 at most
+/// (`docs/design/speaker.md`).
 pub(super) const SAME_RECORDING: f32 = 0.985;
 
-/// What became of a sample that was kept.
+/// The report on a kept sample.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SampleReport {
     pub quality: Quality,
-    /// Cosine to the mean of the samples before; `None` for the first.
+    /// Cosine to the mean of the earlier samples; `None` for the first.
     pub likeness: Option<f32>,
     /// Samples kept so far.
     pub samples: usize,
@@ -66,7 +67,7 @@ pub enum Step {
     Waiting,
     /// The last phrase is a good sample.
     Kept,
-    /// The last phrase is none: `reason` says what to do.
+    /// The last phrase is no sample: `reason` gives the remedy.
     Refused,
     /// The last phrase, a further one, has no fault and is not kept: `reason` says why.
     LeftOut,
@@ -77,25 +78,25 @@ pub enum Step {
     Cancelled,
 }
 
-/// How an enrolment stands: the one form in which the command line and MQTT show it.
+/// The state of an enrolment, in the one form in which the command line and MQTT show it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Progress {
     pub user: String,
     pub state: Step,
     /// 0 to 100.
     pub percent: u8,
-    /// The phrase that comes next, from 1, and how many there will probably be.
+    /// The next phrase, from 1, and the probable number of phrases.
     pub phrase: u32,
     pub phrases: u32,
     /// Of the samples kept so far.
     pub net_speech_s: f32,
-    /// Why the last phrase, or the enrolment, was refused and what to do.
+    /// The reason why the last phrase, or the enrolment, was refused, and the remedy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// How to say the next phrase, where it is a further one.
+    /// The way to say the next phrase, where it is a further one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub style: Option<Style>,
-    /// What to say next, where the device asks.
+    /// Sentence to say next, where the device asks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub say: Option<String>,
 }
@@ -110,7 +111,7 @@ impl Progress {
     }
 }
 
-/// Why a sample, or the enrolment as it stands, is not good enough, and what to do.
+/// The reason why a sample, or the enrolment so far, is not good enough, and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     #[error(
@@ -160,7 +161,7 @@ pub enum Refusal {
 pub struct Enrolment {
     model: Arc<SpeakerModel>,
     prototypes: Vec<Prototype>,
-    /// The last of the prototypes that have a sound here; those of an earlier enrolment have none.
+    /// The last of the prototypes, those with a sound here; those of an earlier enrolment have none.
     sounds: Vec<Sound>,
 }
 
@@ -169,7 +170,7 @@ impl Enrolment {
         Self { model, prototypes: Vec::new(), sounds: Vec::new() }
     }
 
-    /// Goes on from an enrolled voice: samples are added to those it was made of.
+    /// Goes on from an enrolled voice: new samples are added to its own.
     ///
     /// # Errors
     /// [`SpeakerError::OtherModel`] if it was enrolled with another model.
@@ -206,7 +207,7 @@ impl Enrolment {
         Ok(SampleReport { quality, likeness, samples: self.prototypes.len(), progress: self.progress() })
     }
 
-    /// How far the enrolment is, 0 to 1: the lesser of samples and net speech.
+    /// The progress of the enrolment, 0 to 1: the lesser of samples and net speech.
     pub fn progress(&self) -> f32 {
         let samples = self.prototypes.len() as f32 / LEAST_SAMPLES as f32;
         samples.min(self.net_speech_s() / LEAST_TOTAL_S).min(1.0)
@@ -217,7 +218,7 @@ impl Enrolment {
         self.prototypes.len() >= LEAST_SAMPLES && self.net_speech_s() >= LEAST_TOTAL_S
     }
 
-    /// How it stands, to be shown. The number of phrases is an estimate from those so far.
+    /// The state of the enrolment, for display. The number of phrases is an estimate from those so far.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most 100 and 16")]
     pub fn standing(&self, user: &str, state: Step, reason: Option<String>) -> Progress {
         let kept = self.prototypes.len();
@@ -255,7 +256,7 @@ impl Enrolment {
     }
 }
 
-/// A sample that is good by itself and was not given before.
+/// A sample that is good by itself and is not a repetition.
 pub(super) struct Sample {
     pub(super) voice: Prototype,
     /// Each second of it.
@@ -266,7 +267,7 @@ pub(super) struct Sample {
 
 impl Sample {
     /// Checks a recording (as [`Enrolment::add`]) of at least `least_s` net speech and embeds it. `earlier`
-    /// are the recordings before it.
+    /// holds the recordings before it.
     pub(super) fn of(
         model: &SpeakerModel,
         (samples, speech): (&[f32], &[f32]),

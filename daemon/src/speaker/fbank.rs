@@ -39,8 +39,8 @@ pub const DESCRIPTION: &str = "fbank v1: 16000 Hz, scale 32768, window 400 povey
                                edges, dither 0, remove dc, pre-emphasis 0.97, fft 512, power, mel 80 bins \
                                20-8000 Hz 1127*ln(1+f/700), ln floor 1.1920929e-7, subtract mean over time";
 
-/// Bins below 230 Hz, where the fundamental of a calm voice lies, those that every microphone and every line
-/// passes (300 Hz to 3 kHz), and those above 4.2 kHz.
+/// Bins below 230 Hz, with the fundamental of a calm voice; bins that every microphone and every line passes
+/// (300 Hz to 3 kHz); bins above 4.2 kHz.
 const LOW: Range<usize> = 0..8;
 const MIDDLE: Range<usize> = 12..52;
 const HIGH: Range<usize> = 62..BINS;
@@ -115,7 +115,7 @@ impl Features {
         self.values.chunks_exact(BINS).cycle().skip(start).take(count).flatten().copied().collect()
     }
 
-    /// Band and room. `None` of fewer frames than half a second has, which say nothing.
+    /// Band and room. `None` for less than half a second of frames, which say nothing.
     pub fn acoustics(&self) -> Option<Acoustics> {
         const LEAST_FRAMES: usize = 50;
         if self.frames() < LEAST_FRAMES {
@@ -139,7 +139,7 @@ impl Features {
         Some(Acoustics { high: high - loud, low: low - loud, range: loud - soft })
     }
 
-    /// Subtracts from each bin its mean over all frames: takes out the channel's constant colour.
+    /// Subtracts from each bin its mean over all frames, which removes the channel's constant colour.
     pub fn subtract_mean(&mut self) {
         let frames = self.frames();
         if frames == 0 {

@@ -9,9 +9,9 @@
 //!         └ else ──────────────────────────────────────────────────────────────▶ kept
 //! ```
 //!
-//! A half is judged by a voice that does not contain it, and a sample from before by one without that sample,
-//! so that nothing is compared with itself. The bars were chosen by the tables in
-//! `docs/lab/enrolment-styles.md`.
+//! A half is judged by a voice that does not contain it, and an earlier sample by one without that sample, so
+//! that nothing is compared with itself. The tables in `docs/lab/enrolment-styles.md` give the reasons for
+//! the bars.
 
 use serde::{Deserialize, Serialize};
 
@@ -56,9 +56,9 @@ pub const LEAST_FURTHER_S: f32 = 2.0;
 const THEIRS_FROM: f32 = 0.85;
 /// From this probability on, in both halves, the person is known in this style without the sample.
 const KNOWN_FROM: f32 = 0.995;
-/// By how much a half must gain, in log odds, the mean of both.
+/// Least gain of a half, in log odds, the mean of both.
 const LEAST_GAIN: f64 = 0.5;
-/// By how much the samples from before may lose, in log odds, the mean of all.
+/// Most loss of the earlier samples, in log odds, the mean of all.
 const MOST_LOSS: f64 = 0.5;
 
 /// Why a sample that has no fault is not kept.
@@ -85,7 +85,8 @@ impl LeftOut {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FurtherReport {
     pub quality: Quality,
-    /// How surely speech like this is known without the sample and with it: the less sure half of it.
+    /// The confidence with which speech like this is known without the sample, and with it: that of its less
+    /// sure half.
     pub before: f32,
     pub after: f32,
     /// `None`: it is kept.
@@ -122,8 +123,8 @@ impl Further {
         self.template
     }
 
-    /// Checks one sample (as [`super::Enrolment::add`]) and keeps it if the person is measurably better known
-    /// by it.
+    /// Checks one sample (as [`super::Enrolment::add`]) and keeps it if it makes the person measurably better
+    /// known.
     pub fn offer(&mut self, samples: &[f32], speech: &[f32]) -> Result<FurtherReport, Refusal> {
         if self.template.prototypes().len() >= MOST_PROTOTYPES {
             return Err(Refusal::Full);
@@ -190,8 +191,8 @@ impl Further {
         Some((before, after, left_out, with))
     }
 
-    /// How much less surely the samples from before are known with this one, in log odds, the mean of all:
-    /// each by a voice without it.
+    /// The loss of confidence in the earlier samples with this one, in log odds, the mean of all: each by a
+    /// voice without it.
     fn loss(&self, added: &Prototype) -> f64 {
         let all = self.template.prototypes();
         let lost = all.iter().enumerate().filter_map(|(i, sample)| {
@@ -203,7 +204,7 @@ impl Further {
         lost.iter().sum::<f64>() / lost.len().max(1) as f64
     }
 
-    /// Whether a stranger would be taken for the person who was not before.
+    /// Whether more strangers would be taken for the person than with the old template.
     fn nears_strangers(&self, with: &Template) -> bool {
         let bar = (f64::from(DEFAULT_THRESHOLD) / (1.0 - f64::from(DEFAULT_THRESHOLD))).ln();
         let taken = |template| self.verifier.calibration().strangers_taken_for(template, bar);
@@ -223,7 +224,7 @@ mod tests {
 
     const READER: &str = "audio/librispeech_train_clean_1each/103-1240-0000.flac";
     const OTHER: &str = "audio/librispeech_train_clean_1each/1040-133433-0000.flac";
-    /// Samples that are enrolled, then what is left.
+    /// Audio samples that are enrolled; the rest follows them.
     const ENROLLED: usize = 7 * 16_000;
 
     type Sound = (Vec<f32>, Vec<f32>);
@@ -307,7 +308,7 @@ mod tests {
             assert!(expected(&refusal), "{name}: {refusal:?}");
             assert_eq!(offered.template(), &enrolled, "{name}");
         }
-        // Somebody who is enrolled as well, although the voice is like the person's.
+        // Another enrolled person, although the voice is like the person's.
         let mut doubled = further(&enrolled, vec![template(&theirs), enrolled.clone()]);
         let refusal = doubled.offer(&narrowed(&samples), &speech).unwrap_err();
         assert!(matches!(refusal, Refusal::AnotherVoice { .. }), "{refusal:?}");

@@ -1,15 +1,15 @@
-//! The pause after repeated failures: what makes guessing with many voices slow.
+//! The pause after repeated failures: it makes guessing with many voices slow.
 //!
 //! ```text
 //!  failures in a row   1 2 3 4   5     6     7    …
 //!  pause after it      –         30 s  60 s  120 s  … 15 min at most
 //! ```
 //!
-//! During a pause nobody is refused unheard at once: the first few attempts are compared all the same, and a
-//! voice that is surely known ([`SURELY_KNOWN`]) gets through and ends it. So a television cannot lock the
-//! owner out, and guessing gains `LOOKS_IN_A_PAUSE` attempts a pause at a bar that far fewer strangers reach.
+//! During a pause the first few attempts are still compared, and a surely known voice ([`SURELY_KNOWN`]) gets
+//! through and ends it. So a television cannot lock the owner out. Guessing gains `LOOKS_IN_A_PAUSE` attempts
+//! a pause, at a bar that far fewer strangers reach.
 //!
-//! Pure state: time is passed in and whoever owns memory stores it, so a restart does not end a pause. A
+//! Pure state: time is passed in and the owner of the memory stores it, so a restart does not end a pause. A
 //! verified attempt resets it.
 
 use serde::{Deserialize, Serialize};
@@ -59,7 +59,7 @@ impl FailureGate {
         self.pause_ms().saturating_sub(elapsed).max(0)
     }
 
-    /// When the pause at `now_unix_ms` ends; `None` if there is none. It stays the same while the clock runs
+    /// The end of the pause at `now_unix_ms`; `None` if there is none. It stays the same while the clock runs
     /// as it should.
     pub fn paused_until(&self, now_unix_ms: i64) -> Option<i64> {
         let remaining_ms = self.remaining_ms(now_unix_ms);
@@ -67,7 +67,7 @@ impl FailureGate {
         (remaining_ms > 0).then(|| from.saturating_add(self.pause_ms()).max(now_unix_ms))
     }
 
-    /// Whether an attempt during a pause is compared all the same; it then counts as one of the few.
+    /// Whether an attempt during a pause is compared; it then counts as one of the few.
     pub fn look(&mut self) -> bool {
         let left = self.looks < LOOKS_IN_A_PAUSE;
         self.looks += u32::from(left);

@@ -1,4 +1,4 @@
-//! Whose voices an utterance holds, and what of it is whose.
+//! The voices in an utterance, and the parts that belong to each.
 //!
 //! ```text
 //!  utterance ─▶ one embedding of all, and pooled ones of its seconds, stretches and ends
@@ -9,8 +9,8 @@
 //!                        ─▶ one verdict for all of a person ─▶ a part for each, and one for what is left
 //! ```
 //!
-//! Invariants: the parts of an utterance do not overlap; of what is left, and of a part that is not verified,
-//! no sound leaves this module; a unit that is as likely somebody else's is left.
+//! Invariants: the parts of an utterance do not overlap; no sound of an unassigned or unverified part leaves
+//! this module; a unit that is as likely somebody else's is not assigned.
 
 use std::ops::Range;
 
@@ -27,13 +27,13 @@ use super::verification::{
 use super::whose::{Heard, LEAST_LEFT_S, UnitScore, assign, left, likeness};
 use crate::units::{FRAME_SAMPLES, SAMPLE_RATE_HZ};
 
-/// The words of one person in an utterance, or of nobody who is known.
+/// The words of one person in an utterance, or of nobody known.
 #[derive(Debug, Clone)]
 pub struct Part {
     pub verdict: Verdict,
-    /// Where, in samples of the utterance, rising; `None`: all of it.
+    /// The ranges of the part, in samples of the utterance, rising; `None`: all of it.
     pub own: Option<Vec<Range<usize>>>,
-    /// Only in memory, and never of use but for comparing it with what is said next.
+    /// Only in memory, and only for comparison with later utterances.
     pub(super) voice: Option<Embedding>,
 }
 
@@ -42,7 +42,7 @@ impl Part {
         Self { verdict, own: None, voice }
     }
 
-    /// Whether both are of one person, as far as two utterances before one microphone tell.
+    /// Whether both are of one person, as far as two utterances at one microphone tell.
     pub fn same_voice(&self, other: &Self) -> bool {
         match (&self.voice, &other.voice) {
             (Some(one), Some(other)) => one.cosine(other) >= SAME_VOICE,
@@ -69,7 +69,7 @@ impl Part {
     }
 }
 
-/// Somebody who was verified just before. Only in memory.
+/// A person verified just before. Only in memory.
 #[derive(Debug, Clone)]
 pub struct JustHeard {
     pub(super) user_id: String,
@@ -79,7 +79,7 @@ pub struct JustHeard {
 /// Cosine from which two utterances before one microphone are taken for one person's.
 const SAME_VOICE: f32 = 0.45;
 
-/// An utterance, and whom it is compared with.
+/// An utterance, and the enrolled people to compare it with.
 struct Uttered<'a> {
     net: &'a NetSpeech,
     pass: &'a Pass,
@@ -88,21 +88,21 @@ struct Uttered<'a> {
     threshold: f32,
 }
 
-/// A part of an utterance is somebody else's, perhaps, if it is less like the template than this share of the
-/// likeness of the whole, and a little.
+/// A part may be somebody else's if its likeness to the template is less than this share of the likeness of
+/// the whole, and a little.
 const SHARE_OF_WHOLE: f32 = 0.5;
 const AND_A_LITTLE: f32 = 0.02;
-/// How much of the beginning and of the end is looked at besides, in frames.
+/// Lengths of the begin and of the end that are examined besides, in frames.
 const EDGES: [usize; 2] = [50, 70];
-/// A stretch between two pauses is looked at from here on, in frames.
+/// Least length of an examined stretch between two pauses, in frames.
 const LEAST_STRETCH: usize = 40;
-/// From here on a second may be an enrolled person's though the whole is not.
+/// From here on a second may be an enrolled person's although the whole is not.
 const MAY_BE_KNOWN: f32 = 2.5;
 
 impl Verifier {
-    /// Whose voices `samples` hold: 16 kHz mono in [-1, 1], raw, with a VAD probability per 10 ms frame in
-    /// `speech`. `threshold` applies to users without their own, `just` is who was verified just before. In
-    /// the order in which the parts begin; never empty.
+    /// Finds the voices in `samples`: 16 kHz mono in [-1, 1], raw, with a VAD probability per 10 ms frame in
+    /// `speech`. `threshold` applies to users without their own, `just` is the person verified just before.
+    /// Parts come in the order in which they begin; there is always one.
     ///
     /// # Errors
     /// As [`Verifier::verify`].
@@ -155,8 +155,8 @@ impl Verifier {
         Ok(vec![Part::whole(verdict, None)])
     }
 
-    /// Whether an utterance may hold more than one voice, or another than its most; errs on the side of
-    /// looking.
+    /// Whether an utterance may hold more than one voice, or a voice other than its main one; in doubt,
+    /// `true`.
     pub(super) fn several(
         &self,
         candidates: &[Candidate<'_>],
@@ -166,7 +166,7 @@ impl Verifier {
     ) -> Result<bool, SpeakerError> {
         let Some(best) = candidates.first() else { return Ok(false) };
         if best.log_odds < 0.0 {
-            // Nobody is verified by all of it: is there somebody in a part of it?
+            // Nobody is verified by all of it: a part of it may still be somebody's.
             let seconds = self.seconds(pass)?;
             let mut scores = candidates.iter().flat_map(|one| self.scored(&one.voice.template, &seconds));
             return Ok(scores.any(|second| second.score >= MAY_BE_KNOWN));
@@ -175,7 +175,7 @@ impl Verifier {
         let cosine = |voice: &Embedding| self.calibration.without_channel(voice).cosine(&template);
         let bar = SHARE_OF_WHOLE * cosine(test) + AND_A_LITTLE;
         let unlike = |(frames, voice): &Piece| likeness(cosine(voice), frames.len()) < bar;
-        // A short second voice is mostly at one of the ends, and need not have a pause before it.
+        // A short second voice is mostly at one of the ends, perhaps without a pause before it.
         let frames = net.frames.len();
         let ends =
             EDGES.into_iter().flat_map(|edge| [0..edge.min(frames), frames.saturating_sub(edge)..frames]);
@@ -192,7 +192,7 @@ impl Verifier {
     /// The voice of each second.
     fn seconds(&self, pass: &Pass) -> Result<Vec<Piece>, SpeakerError> {
         self.model().pieces(pass, |window| {
-            // The last second, which the others may miss by a quarter.
+            // The last second, of which the others may miss a quarter.
             let last =
                 window.len().checked_sub(aside::PIECE).filter(|start| !start.is_multiple_of(aside::HOP));
             let last = last.map(|start| start..window.len());
@@ -200,7 +200,7 @@ impl Verifier {
         })
     }
 
-    /// The parts of an utterance in which more than one voice may be; `None` if all of it is one.
+    /// The parts of an utterance that may hold more than one voice; `None` if all of it is one.
     fn parts(
         &self,
         uttered: &Uttered<'_>,
@@ -281,8 +281,8 @@ impl Verifier {
         Ok(Some(Part { verdict, own: Some(sound), voice: Some(voice) }))
     }
 
-    /// Cuts an utterance into units and embeds each that is long enough. `changes` are where its seconds tell
-    /// of somebody else, in samples.
+    /// Cuts an utterance into units and embeds each that is long enough. `changes` are the samples at which
+    /// its seconds show somebody else.
     fn units(&self, uttered: &Uttered<'_>, mut changes: Vec<usize>) -> Result<Vec<Heard>, SpeakerError> {
         let Uttered { net, samples, enrolled, .. } = *uttered;
         if let Some(turns) = &self.turns {
@@ -358,8 +358,8 @@ mod tests {
         verifier.with_second_voice(second).hearing_turns(testing::overlap())
     }
 
-    /// Who is verified, and how many frames of the speech of each of `said` they are given; and how many
-    /// parts were dropped.
+    /// The verified people, with the frames of speech that each got of each of `said`; and the number of
+    /// dropped parts.
     fn heard(said: &[&testing::Said], enrolled: &[EnrolledVoice]) -> (Vec<(String, Vec<usize>)>, usize) {
         let samples = said.iter().flat_map(|said| said.samples.clone()).collect::<Vec<_>>();
         let speech = said.iter().flat_map(|said| said.speech.clone()).collect::<Vec<_>>();

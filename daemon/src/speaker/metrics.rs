@@ -1,9 +1,9 @@
-//! How good a set of verification trials is: EER, FAR/FRR, Cllr, ECE, minDCF.
+//! Quality of a set of verification trials: EER, FAR/FRR, Cllr, ECE, minDCF.
 //!
 //! Definitions as in the NIST speaker recognition evaluations and in Brümmer and du Preez,
 //! "Application-independent evaluation of speaker detection" (2006).
 
-/// One comparison: whether the speakers are the same, and what came out.
+/// One comparison: whether the speakers are the same, and the result.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Trial {
     pub same: bool,

@@ -1,4 +1,4 @@
-//! Who is speaking: features, embedding, calibrated confidence, enrolment, verdict, sealed voiceprints.
+//! Speaker recognition: features, embedding, calibrated confidence, enrolment, verdict, sealed voiceprints.
 //!
 //! ```text
 //!  sound + VAD ─▶ net speech ─▶ fbank ─▶ CAM++ ─▶ embedding ─┬─▶ enrolment ─▶ Template ─▶ vault ─▶ sealed voiceprint
@@ -10,12 +10,12 @@
 //! Invariants:
 //! * Embeddings are compared only if model hash and front-end hash are equal; anything else is an error, not
 //!   a low score.
-//! * A verdict is a function of the sound, the templates and the shipped constants, and below a second of
-//!   speech of who was verified just before: the same input gives the same verdict.
+//! * A verdict is a function of the sound, the templates and the shipped constants. Below a second of speech
+//!   it also depends on the person verified just before. The same input gives the same verdict.
 //! * Templates leave memory only sealed. Nothing here logs or prints an embedding.
-//! * Nothing is learnt from verdicts, nor from the speech of strangers: the channel is taken out by what
-//!   ships. The voice that was refused or verified last is held for a minute, in memory, to compare what goes
-//!   on with it.
+//! * Nothing is learnt from verdicts, nor from the speech of strangers: the shipped compensation takes the
+//!   channel out. The voice refused or verified last is held for a minute, in memory, for comparison with the
+//!   speech that follows.
 //! * Both enrolment and verification hear the **raw** 16 kHz sound, and all of it, wake phrase included:
 //!   denoised sound quadruples the equal error rate (docs/lab/speaker-version-1.md).
 

@@ -1,14 +1,14 @@
-//! Two people who speak at once, and where somebody else begins, told by the segmentation network of
-//! pyannote.
+//! Finds two people who speak at once, and the places where somebody else begins, by the segmentation network
+//! of pyannote.
 //!
 //! ```text
 //!  raw sound ─▶ windows of 10 s, shorter sound repeated ─▶ network ─▶ one of 7 classes per 16.9 ms ─▶ seconds of overlap
 //!                                                                             nobody A B C │ A+B A+C B+C
 //! ```
 //!
-//! Of somebody who goes on alone the network misses two of five changes and sees one in 2 of 100 people who
-//! are alone (`docs/lab/speaker-verdicts.md`). So its changes only say where an utterance may be cut; whose a
-//! part is, voices tell.
+//! Where somebody else goes on alone, the network misses two of five changes, and it sees one in 2 of 100
+//! people who are alone (`docs/lab/speaker-verdicts.md`). So its changes only say where an utterance may be
+//! cut. Voices decide whose a part is.
 //!
 //! Plaquet and Bredin, "Powerset multi-class cross entropy loss for neural speaker diarization", 2023.
 
@@ -18,10 +18,10 @@ use crate::units::SAMPLE_RATE_HZ;
 
 /// Name of the model in `models/manifest.toml`.
 pub const MODEL_NAME: &str = "pyannote-segmentation";
-/// Seconds of two people at once from which an utterance is not one person's.
+/// Seconds of two people at once from which an utterance does not count as one person's.
 pub const LEAST_OVERLAP_S: f32 = 0.25;
 const WINDOW_SAMPLES: usize = 10 * SAMPLE_RATE_HZ as usize;
-/// Sound beyond these windows (60 s) is not looked at.
+/// Sound beyond these windows (60 s) is ignored.
 const MOST_WINDOWS: usize = 6;
 /// Samples per frame of the network, and those that its first frame needs.
 const STEP_SAMPLES: usize = 270;
@@ -50,27 +50,27 @@ impl OverlapModel {
     }
 
     /// Seconds in which two people speak at once: 16 kHz mono in [-1, 1], not denoised. Sound beyond 60 s is
-    /// not looked at.
+    /// ignored.
     ///
     /// # Errors
     /// [`SpeakerError::Model`] if the model fails.
     pub fn overlap_s(&self, samples: &[f32]) -> Result<f32, SpeakerError> {
         let mut frames = 0usize;
-        // Sound shorter than a window is repeated: in much silence a short noisy piece of one person is taken
-        // for two people too easily.
+        // Sound shorter than a window is repeated: in much silence a short noisy piece of one person too
+        // easily counts as two people.
         self.windows(samples, true, |_, classes| frames += classes.iter().filter(|c| is_overlap(c)).count())?;
         Ok((frames * STEP_SAMPLES) as f32 / SAMPLE_RATE_HZ as f32)
     }
 
-    /// The samples at which somebody else begins, rising: where the person, or the pair, that speaks changes;
-    /// in a silence its middle. The input is that of [`OverlapModel::overlap_s`].
+    /// The samples at which somebody else begins, rising: a change of the person, or of the pair, that
+    /// speaks. In a silence its middle. The input is that of [`OverlapModel::overlap_s`].
     ///
     /// # Errors
     /// [`SpeakerError::Model`] if the model fails.
     pub fn changes(&self, samples: &[f32]) -> Result<Vec<usize>, SpeakerError> {
         let mut changes = Vec::new();
-        // Who is A in one window is another letter in the next, so each is looked at for itself. Filled with
-        // silence: a change that is not there costs an embedding, one that is missed may cost words.
+        // The letter of a speaker changes from window to window, so each window is looked at for itself.
+        // Filled with silence: a false change costs an embedding, a missed one may cost words.
         self.windows(samples, false, |begin, classes| {
             let active: Vec<u8> = classes.iter().map(active).collect();
             changes.extend(turns(&active).into_iter().map(|frame| begin + frame * STEP_SAMPLES));
@@ -78,8 +78,8 @@ impl OverlapModel {
         Ok(changes)
     }
 
-    /// Runs the network over windows of the sound, of which the last ends with it; `each` gets the frames
-    /// that are new and the sample at which they begin.
+    /// Runs the network over windows of the sound; the last one ends with it. `each` gets the new frames and
+    /// the sample at which they begin.
     fn windows(
         &self,
         samples: &[f32],
@@ -106,18 +106,18 @@ impl OverlapModel {
     }
 }
 
-/// Who speaks in a frame, a bit each for A, B and C.
+/// The speakers in a frame, a bit each for A, B and C.
 fn active(classes: &[f32; CLASSES]) -> u8 {
     const WHO: [u8; CLASSES] = [0, 1, 2, 4, 3, 5, 6];
     let most = classes.iter().zip(WHO).max_by(|a, b| a.0.total_cmp(b.0));
     most.map_or(0, |(_, who)| who)
 }
 
-/// The frames at which who speaks has changed; what lasts less than [`LEAST_TURN`] is no turn.
+/// The frames at which the speaker has changed; a run shorter than [`LEAST_TURN`] is no turn.
 fn turns(active: &[u8]) -> Vec<usize> {
     let mut found = Vec::new();
     let mut at = 0;
-    // Who spoke last, and the end of that.
+    // The last speakers, and the end of their speech.
     let mut before: Option<(u8, usize)> = None;
     for run in active.chunk_by(|a, b| a == b) {
         let (start, end) = (at, at + run.len());
@@ -160,8 +160,8 @@ mod tests {
             let output = plan.session().unwrap().run(&[Input::F32(&sound)]).unwrap();
             let got = output.f32(0).unwrap();
             assert_eq!(got.len(), expected.len());
-            // The order in which a processor adds shows in the logarithm of what is hardly possible (-16),
-            // not in what is likely.
+            // The order of a processor's additions shows in the logarithm of improbable classes (-16), not in
+            // that of likely ones.
             for (a, b) in got.iter().zip(&expected) {
                 let close = (a - b).abs() < 1e-3 * (1.0 + b.abs());
                 assert!(close && (a.exp() - b.exp()).abs() < 1e-4, "vector {n}: {a} {b}");

@@ -1,9 +1,9 @@
-//! PINs: how a person is let in for a short time while their voice fails them.
+//! PINs: they let a person in for a short time while their voice fails them.
 //!
-//! A PIN is digits that are easy to type on a telephone. There are few of them, so what makes one safe is the
-//! [`super::FailureGate`] that slows guessing down, and that only its hash is kept: Argon2id with the crate's
-//! recommended parameters (19 MiB, two passes), a salt of its own. Whoever has the database can still try all
-//! of six digits in a day.
+//! A PIN is digits that are easy to type on a telephone. There are few of them, so two measures keep one
+//! safe: the [`super::FailureGate`] slows guessing down, and only the hash is kept: Argon2id with the crate's
+//! recommended parameters (19 MiB, two passes), a salt of its own. Anyone with the database can still try all
+//! six-digit PINs in a day.
 
 use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
@@ -35,7 +35,7 @@ pub enum PinError {
 }
 
 impl Pin {
-    /// What was typed, with white space around it dropped.
+    /// The typed PIN, without white space around it.
     ///
     /// # Errors
     /// [`PinError::NotDigits`].
@@ -49,7 +49,7 @@ impl Pin {
         }
     }
 
-    /// The hash under which it is kept, as a PHC string.
+    /// The hash that is kept, as a PHC string.
     ///
     /// # Errors
     /// [`PinError::Obvious`]: every digit is the one before, or one more, or one less. [`PinError::Hash`]
@@ -71,7 +71,7 @@ impl Pin {
     /// Whether it is the PIN behind `hash`. Takes some 20 ms of one core and 19 MiB.
     ///
     /// # Errors
-    /// [`PinError::Hash`]: `hash` is none.
+    /// [`PinError::Hash`]: `hash` is not a hash.
     pub fn opens(&self, hash: &str) -> Result<bool, PinError> {
         let hash = PasswordHash::new(hash).map_err(|e| PinError::Hash(e.into()))?;
         match Argon2::default().verify_password(self.0.as_bytes(), &hash) {

@@ -1,5 +1,5 @@
-//! Whether a recording is one that was given before: the same sound moved, cut, louder or softer, or in
-//! another format.
+//! Recognises a recording that was given before: the same sound moved, cut, louder or softer, or in another
+//! format.
 //!
 //! ```text
 //!  x, y ─▶ differences ─▶ r(lag) = Σ x[n]·y[n + lag]  (one FFT)     e(lag) = energy of each where they overlap
@@ -15,17 +15,17 @@ use realfft::num_complex::Complex;
 
 use crate::units::SAMPLE_RATE_HZ;
 
-/// How much of a recording is looked at, in seconds: an enrolment sample is a sentence.
+/// Length of a recording that is examined, in seconds: an enrolment sample is a sentence.
 const LOOKED_AT_S: usize = 30;
-/// Share from which two recordings are one. Measured on a synthetic voice, which repeats itself more than any
-/// person: copies have 0.88 or more after a cut, another gain, another rate or Vorbis, and 0.57 even after a
-/// telephone's 8 kHz or a low-pass; different sentences 0.14 at most, one sentence at another pace 0.06
-/// (`docs/design/speaker.md`).
+/// Share from which two recordings count as one. Measured on a synthetic voice, which repeats itself more
+/// than any person: copies have 0.88 or more after a cut, another gain, another rate or Vorbis, and 0.57 even
+/// after a telephone's 8 kHz or a low-pass; different sentences 0.14 at most, one sentence at another pace
+/// 0.06 (`docs/design/speaker.md`).
 const COPY_FROM: f32 = 0.4;
-/// Least part of the energy of one of the two that must lie where they overlap: a common second says nothing.
+/// Least part of the energy of one of the two in their overlap: a common second says nothing.
 const LEAST_PART: f64 = 0.5;
 
-/// What is kept of a recording to know it again. Only in memory, only while an enrolment lasts.
+/// The fingerprint by which a recording is known again. Only in memory, only while an enrolment lasts.
 #[derive(Clone)]
 pub struct Sound {
     differences: Vec<f32>,
@@ -41,7 +41,7 @@ impl std::fmt::Debug for Sound {
 }
 
 impl Sound {
-    /// Of 16 kHz mono samples; what is not finite counts as silence.
+    /// Takes 16 kHz mono samples; NaN and infinity count as silence.
     pub fn of(samples: &[f32]) -> Self {
         let samples = samples.get(..LOOKED_AT_S * SAMPLE_RATE_HZ as usize).unwrap_or(samples);
         let finite = |x: &f32| if x.is_finite() { x.clamp(-1.0, 1.0) } else { 0.0 };

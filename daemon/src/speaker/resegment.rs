@@ -1,4 +1,4 @@
-//! Whose each stretch of an utterance is, once the voices in it are known.
+//! Assigns each stretch of an utterance to a speaker, once the voices in it are known.
 //!
 //! ```text
 //!  units         ▇▇▇▇▇▇▇▇▇▇▇▇ ▂▂▂ ▃▃▃▃ ░░░░░░░░░░░░   surely theirs, not sure, surely somebody else's
@@ -7,9 +7,9 @@
 //! ```
 //!
 //! A unit is cut before anybody is known in it. So it may be too short for an embedding of its own, or hold
-//! both voices. Which of two voices it is nearer to tells more than any bar for one voice. All voices here
-//! are pooled out of the pass over the whole, and are behind the channel compensation. The figures are in
-//! `docs/lab/second-voice.md`.
+//! both voices. A comparison of its distances to two voices tells more than any bar for one voice. All voices
+//! here are pooled out of the pass over the whole, and are behind the channel compensation. The figures are
+//! in `docs/lab/second-voice.md`.
 
 use std::ops::Range;
 
@@ -18,7 +18,7 @@ use super::segment::{Unit, pause};
 use super::speech::NetSpeech;
 use super::whose::{Heard, likeness, mean_of};
 
-/// Margins from which a unit is surely a person's, and surely nobody's who is known.
+/// Margins from which a unit is surely a person's, and surely no known person's.
 const SURELY_THEIRS: f32 = 1.0;
 const SURELY_OTHER: f32 = -1.0;
 /// A voice must be nearer to a person's than to the others' by this, in cosine.
@@ -30,13 +30,13 @@ const LEAST_FRAMES: usize = 20;
 /// Length and distance of the windows that find a boundary, in frames.
 const WINDOW: usize = 40;
 const HOP: usize = 5;
-/// A pause this near to a boundary, in frames, is the boundary; and the weight of each of its frames, up to
+/// A pause this near to a boundary, in frames, is the boundary. Also the weight of each of its frames, up to
 /// so many, beside the difference of the cosines of a window.
 const PAUSE_WITHIN: usize = 20;
 const PAUSE_WEIGHS: f32 = 0.05;
 const LONG_PAUSE: usize = 40;
 
-/// An utterance in units, with the first guess at whose each is.
+/// An utterance in units, with the first guess at the speaker of each.
 pub(super) struct Guess<'a> {
     pub(super) heard: &'a [Heard],
     pub(super) whose: &'a [Option<usize>],
@@ -45,10 +45,10 @@ pub(super) struct Guess<'a> {
     pub(super) templates: &'a [Embedding],
 }
 
-/// The pooled voice of some frames; `None` of such as the network did not look at.
+/// The pooled voice of some frames; `None` for frames that the network did not see.
 pub(super) type Pooled<'a> = dyn Fn(&Range<usize>) -> Option<Embedding> + 'a;
 
-/// The stretches of one voice each, in their order, and whose they are; two neighbours are never of the same.
+/// The stretches of one voice each, in their order, with their speakers; two neighbours never have the same.
 pub(super) fn resegment(
     guess: &Guess<'_>,
     net: &NetSpeech,
@@ -72,15 +72,15 @@ pub(super) fn resegment(
 }
 
 impl Guess<'_> {
-    /// Whose unit `k` is, where that is sure.
+    /// The speaker of unit `k`, where that is sure.
     fn sure(&self, k: usize) -> Option<Option<usize>> {
         let (h, whose, margin) = (self.heard.get(k)?, self.whose.get(k)?, self.margins.get(k)?);
         h.voice.as_ref()?;
         (*margin >= SURELY_THEIRS || *margin <= SURELY_OTHER).then_some(*whose)
     }
 
-    /// Units of one voice joined. One of which nothing is told goes with what is before it, the first with
-    /// what is behind it.
+    /// Joins units of one voice. An undecided unit goes with the one before it, the first with the one behind
+    /// it.
     fn stretches(&self, voices: &Voices<'_>, pooled: &Pooled<'_>) -> Vec<Stretch> {
         let told = |(k, h): (usize, &Heard)| match self.sure(k) {
             None if h.unit.frames.len() < LEAST_FRAMES => None,
@@ -111,7 +111,7 @@ struct Voices<'a> {
     templates: &'a [Embedding],
     /// Of each enrolled person who surely speaks.
     people: Vec<Option<Embedding>>,
-    /// Whoever else surely speaks.
+    /// The sure voices of everybody else.
     others: Option<Embedding>,
 }
 
@@ -126,9 +126,9 @@ impl<'a> Voices<'a> {
         Self { templates: guess.templates, people, others: mean(None) }
     }
 
-    /// Whose voice this is: the nearest person's, if it is nearer to them than to the others, or where nobody
-    /// else is known like their template. A person who does not surely speak must be the guess as well,
-    /// because of two strangers one is always the nearer to them.
+    /// The speaker of this voice: the nearest person, if it is nearer to them than to the others, or, where
+    /// nobody else is known, like their template. A person who does not surely speak must be the guess as
+    /// well, because of two strangers one is always the nearer to them.
     fn nearest(&self, voice: &Embedding, frames: usize, guess: Option<usize>) -> Option<usize> {
         let people = self.people.iter().zip(self.templates).enumerate();
         let may_be = people.filter_map(|(person, (known, template))| {
@@ -143,7 +143,7 @@ impl<'a> Voices<'a> {
         theirs.then_some(person)
     }
 
-    /// How whoever has this stretch sounds; if that is nobody who surely speaks, how the stretch does.
+    /// The voice of the speaker of this stretch; without a sure speaker, the voice of the stretch itself.
     fn mean(&self, (frames, whose): &Stretch, pooled: &Pooled<'_>) -> Option<Embedding> {
         let known = match whose {
             Some(person) => self.people.get(*person).and_then(Option::as_ref),
@@ -153,8 +153,9 @@ impl<'a> Voices<'a> {
     }
 }
 
-/// The frame of `range` at which the second of two voices takes over, if windows tell one. Those before it
-/// are most like the one, and those behind it like the other. People change in pauses, so a pause counts too.
+/// The frame of `range` at which the second of two voices takes over, if windows tell one. The frames before
+/// it are most like the one, and those behind it like the other. People change in pauses, so a pause counts
+/// too.
 fn boundary(
     net: &NetSpeech,
     range: &Range<usize>,
@@ -197,13 +198,13 @@ mod tests {
         Embedding::normalised(&values).unwrap()
     }
 
-    /// The pooled voice where `speaks` says who speaks in each frame.
+    /// The pooled voice, where `speaks` names the speaker of each frame.
     fn pool(speaks: &[usize], frames: &Range<usize>) -> Option<Embedding> {
         let inside = speaks.get(frames.start..frames.end.min(speaks.len())).filter(|s| !s.is_empty())?;
         Some(voice(&inside.iter().map(|who| (*who, 1.0)).collect::<Vec<_>>()))
     }
 
-    /// Units of these frames, whose they were taken for and by how much; below half a second without a voice.
+    /// Units of these frames, with their guessed speakers and margins; below half a second without a voice.
     fn stretches(
         net: &NetSpeech,
         units: &[(usize, f32)],

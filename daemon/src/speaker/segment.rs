@@ -1,4 +1,4 @@
-//! Where an utterance may be cut: stretches of net speech in which one person is likely to speak.
+//! Cuts an utterance into stretches of net speech in which one person is likely to speak.
 //!
 //! ```text
 //!  net speech   ▇▇▇▇▇▇▇▇ ▇▇▇    ▇▇▇▇▇▇▇▇▇▇▇▇▇
@@ -7,8 +7,8 @@
 //!  units        ╰───────────╯  ╰─╯╰─────────╯       each long enough to be embedded, or bounded by changes
 //! ```
 //!
-//! A unit is cut too often rather than too seldom: what belongs together is joined again by its voice
-//! ([`super::hear`]), and what was not cut apart cannot be told apart.
+//! Units are rather too short than too long: their voices join those of one speaker again ([`super::hear`]),
+//! and two speakers in one unit cannot be separated.
 
 use std::ops::Range;
 
@@ -21,9 +21,9 @@ pub const LEAST_UNIT: usize = 50;
 const WANTED_UNIT: usize = 70;
 /// A pause this long, in frames, always cuts: 0.25 s.
 const LONG_PAUSE: usize = 25;
-/// Silence that is kept before and behind somebody's words, in frames: 0.2 s.
+/// Silence kept before and behind somebody's words, in frames: 0.2 s.
 const KEPT_SILENCE: usize = 20;
-/// Sound that is given up on either side of a change without a pause, in frames: 0.1 s.
+/// Sound given up on either side of a change without a pause, in frames: 0.1 s.
 const MARGIN: usize = 10;
 
 /// A stretch of net speech, in frames of it.
@@ -84,7 +84,7 @@ pub fn units(net: &NetSpeech, changes: &[usize]) -> Vec<Unit> {
     join_short(found)
 }
 
-/// Joins what is too short to be told, across short pauses where no change was heard.
+/// Joins units that are too short to identify, across short pauses where no change was heard.
 fn join_short(mut units: Vec<Unit>) -> Vec<Unit> {
     loop {
         let open =
@@ -106,8 +106,8 @@ fn join_short(mut units: Vec<Unit>) -> Vec<Unit> {
     }
 }
 
-/// The sound of the units that are `own`, in samples of the utterance of `samples` samples, rising. Of a
-/// silence beside them a little is kept, and where somebody else goes on without a pause some of their own is
+/// The sound of the units that are `own`, in samples of the utterance of `samples` samples, rising. A little
+/// of the silence beside them is kept. Where somebody else goes on without a pause, some of their own is
 /// given up.
 pub fn own_sound(net: &NetSpeech, units: &[Unit], own: &[bool], samples: usize) -> Vec<Range<usize>> {
     let frame = |k: usize| net.frames.get(k).copied().unwrap_or(samples / FRAME_SAMPLES);
@@ -177,10 +177,10 @@ mod tests {
         // Without a pause only the change cuts.
         assert_eq!(lengths(&units(&net(0..200), &[])), [200]);
         assert_eq!(lengths(&units(&net(0..200), &[120])), [120, 80]);
-        // A word of 0.3 s, nearer to what is behind it.
+        // A word of 0.3 s, nearer to the stretch behind it.
         let speech = net((0..100).chain(140..170).chain(185..300));
         assert_eq!(lengths(&units(&speech, &[])), [100, 145]);
-        // Where somebody else is heard to begin in that pause it stays alone.
+        // If somebody else is heard to begin in that pause, it stays alone.
         assert_eq!(lengths(&units(&speech, &[131])), [130, 115]);
     }
 

@@ -1,8 +1,8 @@
 //! Orders of less than a second of speech: "what can you do", "yes, confirm that".
 //!
-//! They are embedded as they are and must reach a higher bar, or a lower one if the voice is also that of
-//! whoever was verified just before, through the same microphone and in the same mood. Who reaches neither is
-//! too short to tell, which is no failure. Bars and rates are in `docs/lab/second-voice.md`.
+//! They are embedded as they are and must reach a higher bar. The bar is lower if the voice also matches the
+//! person verified just before, through the same microphone and in the same mood. An order that reaches
+//! neither is too short to tell, which is no failure. Bars and rates are in `docs/lab/second-voice.md`.
 
 use super::SpeakerError;
 use super::calibration::sigmoid;
@@ -12,21 +12,21 @@ use super::verification::{Candidate, EnrolledVoice, Verdict, Verifier, decide};
 
 /// Net speech that is compared at all.
 pub const LEAST_SHORT_S: f32 = 0.5;
-/// Log odds that are asked for at half a second and at a second, and in between in proportion; 1.7 are the
-/// threshold of 0.85.
+/// Required log odds at half a second and at a second, and in proportion between them; 1.7 are the threshold
+/// of 0.85.
 const BAR: [f64; 2] = [3.0, 2.5];
-/// Weight of the likeness to whoever was verified just before, in log odds, and the deficit it makes up for
-/// first.
+/// Weight of the likeness to the person verified just before, in log odds, and the deficit that it makes up
+/// for first.
 const JUST_WEIGHS: f64 = 12.0;
 const JUST_ASKS: f64 = 2.5;
 
-/// Whether somebody is known by so little speech. `just`: the cosine to whoever was verified just before,
+/// Whether so little speech identifies a person. `just`: the cosine to the person verified just before,
 /// behind the channel compensation, if they are the same.
 pub fn is_known(log_odds: f64, net_speech_s: f32, just: Option<f32>) -> bool {
     with_just(log_odds, just) >= bar(net_speech_s)
 }
 
-/// The log odds with what was heard just before, which is never held against anybody.
+/// The log odds with the voice heard just before, which never counts against anybody.
 fn with_just(log_odds: f64, just: Option<f32>) -> f64 {
     just.map_or(log_odds, |just| log_odds.max(log_odds + JUST_WEIGHS * f64::from(just) - JUST_ASKS))
 }
@@ -38,7 +38,7 @@ fn bar(net_speech_s: f32) -> f64 {
 }
 
 impl Verifier {
-    /// Whose voice so little speech is.
+    /// The speaker of so little speech.
     pub(super) fn short(
         &self,
         net: &NetSpeech,
@@ -70,7 +70,7 @@ pub(super) fn of_short(candidates: &[Candidate<'_>], threshold: f32, net_speech_
     let known = candidates.first().is_some_and(|best| is_known(best.log_odds, net_speech_s, None));
     match decide(candidates, threshold, net_speech_s) {
         verdict @ (Verdict::Verified { .. } | Verdict::Ambiguous { .. }) if known => verdict,
-        // Too little for any other verdict than that it is them, or that two people are.
+        // Too little speech for any verdict but that it is them, or that there are two people.
         _ => Verdict::TooShort { net_speech_s },
     }
 }

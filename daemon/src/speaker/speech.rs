@@ -9,13 +9,12 @@ const SPEECH_PROBABILITY: f32 = 0.5;
 const BRIDGED_PAUSE_FRAMES: usize = 8;
 /// Runs of speech shorter than this are clicks, not speech.
 const SHORTEST_RUN_FRAMES: usize = 5;
-/// What a ratio to digital silence is reported as.
+/// Reported SNR where the noise is digital silence.
 const SNR_CEILING_DB: f32 = 60.0;
 /// A sample at or above this magnitude has reached the end of the converter's scale.
 const CLIPPED_LEVEL: f32 = 0.9985;
 
-/// Only the speech of a stretch of sound, and how good it is. The one definition of "net speech" in the
-/// program.
+/// Only the speech of a stretch of sound, and its quality. The one definition of "net speech" in the program.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NetSpeech {
     /// 16 kHz mono in [-1, 1]: the speech frames, joined.
@@ -25,8 +24,8 @@ pub struct NetSpeech {
     pub quality: Quality,
 }
 
-/// Measured on the speech of one sample. Levels are those of what can be heard: a DC offset and the hum of
-/// the mains count neither as voice nor as noise.
+/// Measured on the speech of one sample. Levels are those of audible sound: a DC offset and the hum of the
+/// mains count neither as voice nor as noise.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Quality {
     pub net_speech_s: f32,
@@ -34,14 +33,14 @@ pub struct Quality {
     pub level_db: f32,
     /// Mean power of the speech over that of the noise behind it; at most 60 dB.
     pub snr_db: f32,
-    /// Share of speech samples at the end of the converter's scale, 0 to 1. Of the raw sound: that is what
-    /// reaches the end.
+    /// Share of speech samples at the end of the converter's scale, 0 to 1. Measured on the raw sound, which
+    /// is what reaches the end.
     pub clipped: f32,
 }
 
 impl NetSpeech {
     /// Cuts `samples` (16 kHz mono) down to its speech. `speech` holds a VAD probability per 10 ms frame;
-    /// frames it does not cover are taken as silence, and a value that is not a number is silence too.
+    /// frames that it does not cover count as silence, and so does NaN.
     pub fn of(samples: &[f32], speech: &[f32]) -> Self {
         let mask = speech_mask(speech);
         let mut kept = Vec::with_capacity(samples.len());
@@ -78,8 +77,7 @@ impl NetSpeech {
 }
 
 /// Power of the background: the quiet quarter of the frames that are not speech, because the rest of them may
-/// hold the ends of words that the VAD cut off; where there are too few of them, the quiet tenth of all
-/// frames.
+/// hold the ends of words that the VAD cut off. With too few of them, the quiet tenth of all frames.
 fn noise_power(rest: Vec<f64>, all: Vec<f64>) -> f64 {
     const LEAST_FRAMES: usize = 10;
     let (mut powers, part) = if rest.len() >= LEAST_FRAMES { (rest, 4) } else { (all, 10) };
@@ -88,7 +86,7 @@ fn noise_power(rest: Vec<f64>, all: Vec<f64>) -> f64 {
     powers.get(powers.len() / part).copied().unwrap_or(0.0)
 }
 
-/// Which frames are speech: over the threshold, short pauses bridged, clicks removed.
+/// Marks the frames that are speech: over the threshold, short pauses bridged, clicks removed.
 fn speech_mask(speech: &[f32]) -> Vec<bool> {
     let mut mask: Vec<bool> = speech.iter().map(|&p| p >= SPEECH_PROBABILITY).collect();
     replace_short_runs(&mut mask, false, BRIDGED_PAUSE_FRAMES);

@@ -1,4 +1,4 @@
-//! The template of an enrolled voice: a few embeddings, how good their samples were, and which model made
+//! The template of an enrolled voice: a few embeddings, the quality of their samples, and the model that made
 //! them.
 //!
 //! ```text
@@ -10,7 +10,7 @@
 //! `high`, `low` and `range` are the sample's [`Acoustics`], 0 where they are not known. Version 1 had none
 //! of them (784 bytes a sample) and is read as well. Little-endian. The length must match `n` exactly, every
 //! number must be finite and every embedding of length 1: a template is parsed only after its seal was found
-//! intact, and still nothing in it is trusted.
+//! intact, and still no number in it is trusted.
 
 use zeroize::Zeroize;
 
@@ -34,7 +34,7 @@ pub struct Prototype {
     pub quality: Quality,
 }
 
-/// An enrolled voice. Its `Debug` shows no embedding; its bytes belong into the vault only.
+/// An enrolled voice. Its `Debug` shows no embedding; its bytes belong only in the vault.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Template {
     identity: ModelIdentity,
@@ -56,8 +56,7 @@ pub enum TemplateError {
 }
 
 impl Template {
-    /// `None` without prototypes, with more than [`MOST_PROTOTYPES`], or with such that cancel each other
-    /// out.
+    /// `None` without prototypes, with more than [`MOST_PROTOTYPES`], or if they cancel each other out.
     pub fn new(identity: ModelIdentity, prototypes: Vec<Prototype>) -> Option<Self> {
         if prototypes.is_empty() || prototypes.len() > MOST_PROTOTYPES {
             return None;
@@ -80,7 +79,7 @@ impl Template {
         &self.prototypes
     }
 
-    /// The mean voice: what a test is compared with.
+    /// The mean voice: a test is compared with it.
     pub fn centroid(&self) -> &Embedding {
         &self.centroid
     }
@@ -91,7 +90,7 @@ impl Template {
         self.prototypes.iter().map(|p| p.quality.net_speech_s).fold(0.0, |sum, s| sum + s)
     }
 
-    /// How well the samples agree: the least cosine of a sample to the mean of the others; 1 for a single
+    /// The agreement of the samples: the least cosine of a sample to the mean of the others; 1 for a single
     /// sample.
     pub fn cohesion(&self) -> f32 {
         (0..self.prototypes.len())
@@ -156,7 +155,7 @@ impl Template {
     }
 }
 
-/// A sample of either version, which its length tells.
+/// A sample of either version; its length tells which.
 fn prototype(bytes: &[u8]) -> Option<Prototype> {
     let mut numbers: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
     let parsed = (|| {
@@ -175,7 +174,7 @@ fn prototype(bytes: &[u8]) -> Option<Prototype> {
             && [high, low].iter().all(|v| (-100.0..=100.0).contains(v))
             && (0.0..=100.0).contains(&range);
         let length = values.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt();
-        // Kept bit for bit, so that a template is the same before and after it was stored.
+        // Kept bit for bit, so that a template is the same before and after storage.
         let embedding = Embedding::exact(values)?.heard_in(known.then_some(Acoustics { high, low, range }));
         (sane && (length - 1.0).abs() < 1e-3).then_some(Prototype { embedding, quality })
     })();
@@ -242,7 +241,8 @@ pub(super) mod tests {
         assert_eq!(read.centroid().acoustics(), None);
         assert_eq!(read.net_speech_s(), template.net_speech_s());
         assert!(Template::from_bytes(&old[..old.len() - 4]).is_err());
-        // Stored again it is of this version, and what is not known stays so; more samples may know it.
+        // Stored again it is of this version, and unknown acoustics stay unknown; later samples may know
+        // them.
         assert_eq!(Template::from_bytes(&read.to_bytes()).unwrap(), read);
         let mixed = [read.prototypes(), template.prototypes()].concat();
         let mixed = Template::new(read.identity().clone(), mixed).unwrap();

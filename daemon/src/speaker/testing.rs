@@ -84,7 +84,7 @@ fn decode(path: &Path) -> Vec<f32> {
     samples
 }
 
-/// A reader, of whom the first 6 s enrol.
+/// A reader; the first 6 s enrol.
 pub struct Person {
     samples: Vec<f32>,
     speech: Vec<f32>,

@@ -1,4 +1,4 @@
-//! Trial lists: who is compared with whom, and what a set of results comes to.
+//! Trial lists: the pairs to compare, and the figures of a set of results.
 //!
 //! A line is `label enrol[,enrol…] test`: label 1 for the same speaker, 0 for another. Empty lines and lines
 //! that begin with `#` are skipped. It is the form of the VoxCeleb lists, with several enrolment recordings
@@ -40,7 +40,7 @@ pub enum ListError {
 /// Reads a list. File names cannot contain white space or commas.
 ///
 /// # Errors
-/// The first line that is none.
+/// The first line that is not a trial.
 pub fn parse(text: &str) -> Result<Vec<Line>, ListError> {
     let mut lines = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {
@@ -79,7 +79,7 @@ pub struct Outcome {
     pub compared: Option<Compared>,
 }
 
-/// What a comparison gave.
+/// The result of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Compared {
     /// Cosine normalised against the impostor cohort, in standard deviations.
@@ -96,7 +96,7 @@ pub struct Report {
     pub trials: usize,
     pub same: usize,
     pub different: usize,
-    /// Trials without a comparison. They count as not let in (FRR, FAR) and stay out of the other figures.
+    /// Trials without a comparison. They count as refused (FRR, FAR) and stay out of the other figures.
     pub too_short: usize,
     pub threshold: f32,
     /// Of the calibrated log odds, which take the length of the test into account.

@@ -12,15 +12,15 @@
 //!
 //! XChaCha20-Poly1305 throughout, random nonces. The additional data of both boxes binds purpose, user, model
 //! hash and front-end hash, so a voiceprint moved to another user or another model does not open. Key id and
-//! user tag are hashes that only serve to tell *why* it does not open; they are authenticated like the rest.
+//! user tag are hashes that only serve to say *why* it does not open; they are authenticated like the rest.
 //! Deleting `wrapped_key` erases the template wherever copies of `blob` remain.
 //!
 //! The master key is rotated by wrapping every data key anew in one transaction; templates are not opened for
 //! that. The new key waits beside the old one until the transaction is on the disk, and only then takes its
-//! place, so whenever the power fails one of the two opens everything. A process that runs meanwhile looks at
-//! the files again when it meets a key id that it does not know.
+//! place. So one of the two opens everything after a power failure at any moment. A running process reads the
+//! files again when it meets an unknown key id.
 //!
-//! Invariants: every failure is an error, none is a template; keys are wiped from memory when dropped.
+//! Invariants: every failure is an error, never a template; keys are wiped from memory when dropped.
 
 use std::fmt;
 use std::fs::File;
@@ -57,11 +57,11 @@ type Key = Zeroizing<[u8; KEY_BYTES]>;
 pub struct KeySources {
     /// systemd's `$CREDENTIALS_DIRECTORY`: used if it holds [`CREDENTIAL`].
     pub credentials_dir: Option<PathBuf>,
-    /// Else this file; it is made, with mode 0600, where there is none.
+    /// Else this file; it is made, with mode 0600, if it does not exist.
     pub key_file: PathBuf,
 }
 
-/// A sealed template: what the database keeps. The hashes are lower-case hexadecimal.
+/// A sealed template as the database keeps it. The hashes are lower-case hexadecimal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealedVoiceprint {
     pub wrapped_key: Vec<u8>,
@@ -124,7 +124,7 @@ pub enum VaultError {
 
 /// Seals and opens voiceprints of one speaker model.
 pub struct Vault {
-    /// Of this process; another process may have rotated the one on disk.
+    /// The key of this process; another process may have rotated the one on disk.
     master: ArcSwap<Key>,
     sources: KeySources,
     identity: ModelIdentity,
@@ -152,13 +152,13 @@ impl Vault {
         Ok(Self::with(key_file::existing(sources)?, sources, identity))
     }
 
-    /// Whether a source has a key, be it usable or not.
+    /// Whether a source has a key, usable or not.
     pub fn has_key(sources: &KeySources) -> bool {
         !matches!(key_file::existing(sources), Err(VaultError::NoKey { .. }))
     }
 
-    /// Names the key that is in use, as it is on the disk now, and the model: where it is another name, other
-    /// voiceprints open.
+    /// Names the key in use, as it is on the disk now, and the model: under another name, other voiceprints
+    /// open.
     pub fn name(&self) -> String {
         let id = match key_file::existing(&self.sources) {
             Ok(key) => key_id(&key),
@@ -172,8 +172,8 @@ impl Vault {
         hash.finalize().iter().take(KEY_ID_BYTES).map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Begins a rotation: the new key is made in `to`, else beside the key file. One that an interrupted
-    /// rotation has left there is used again.
+    /// Begins a rotation: the new key is made in `to`, else beside the key file. A key left there by an
+    /// interrupted rotation is used again.
     ///
     /// # Errors
     /// [`VaultError::Rotating`] while another process rotates: of two new keys only one would stay.
@@ -187,8 +187,8 @@ impl Vault {
         Ok(Rotation { current: self, next, in_place: to.is_none(), _lock: lock })
     }
 
-    /// Ends a rotation that was interrupted after its transaction: voiceprints are sealed with the key that
-    /// was to come.
+    /// Ends a rotation that was interrupted after its transaction: voiceprints are sealed with the waiting
+    /// key.
     pub fn settle<'a>(
         &self,
         stored: impl IntoIterator<Item = &'a SealedVoiceprint>,
@@ -257,8 +257,8 @@ impl Vault {
             decrypt(&data_key, nonce, body, version_and_tag, &bound(&self.identity, b"template", user_id));
         let plain = plain.ok_or(if other_user { VaultError::OtherUser } else { VaultError::Tampered })?;
         let template = Template::from_bytes(&plain).map_err(VaultError::Template)?;
-        // Bound twice, by the additional data and by the content; a disagreement is a fault of whoever sealed
-        // it.
+        // Bound twice, by the additional data and by the content; a disagreement is a fault of the sealing
+        // process.
         if *template.identity() != self.identity {
             return Err(VaultError::OtherModel);
         }
@@ -298,8 +298,8 @@ impl Vault {
         let other_key = header.get(1..) != Some(&key_id(&master)[..]);
         let other_user = sealed.blob.get(1..=USER_TAG_BYTES) != Some(&self.user_tag(user_id)[..]);
         let plain = decrypt(&master, nonce, body, header, &bound(identity, b"data key", user_id));
-        // The reason is read from bytes that are authenticated only if it opens, so it is a hint for the
-        // person; that it does not open is certain.
+        // The failure is certain. Its reason is read from bytes that are authenticated only if the voiceprint
+        // opens, so the reason is a hint for the person.
         let plain = plain.ok_or(match (other_key, other_user) {
             (true, _) => VaultError::WrongKey,
             (false, true) => VaultError::OtherUser,
@@ -333,7 +333,7 @@ pub struct Rotation<'a> {
 
 impl Rotation<'_> {
     /// The same voiceprint with its data key wrapped under the new master key; the template itself is not
-    /// opened. One that is already is given back as it is.
+    /// opened. A voiceprint already under that key is given back as it is.
     pub fn rewrap(&self, user_id: &str, sealed: &SealedVoiceprint) -> Result<SealedVoiceprint, VaultError> {
         let done = key_id_of(&sealed.wrapped_key) == Some(&key_id(&self.next.master.load()));
         let data_key = if done { &self.next } else { self.current }.unwrap_key(user_id, sealed)?;
@@ -343,8 +343,8 @@ impl Rotation<'_> {
         Ok(SealedVoiceprint { wrapped_key: self.next.wrap(user_id, &data_key)?, ..sealed.clone() })
     }
 
-    /// Puts the new key in the place of the key file, durably. Only once everything that is stored is wrapped
-    /// under it.
+    /// Puts the new key in the place of the key file, durably. Only for use once every stored voiceprint is
+    /// wrapped under it.
     pub fn finish(self) -> Result<(), VaultError> {
         if !self.in_place {
             return Ok(());
@@ -362,7 +362,7 @@ fn key_id(master: &Key) -> [u8; KEY_ID_BYTES] {
     first(&hash.finalize())
 }
 
-/// What a wrapped key says about the master key it is wrapped under.
+/// The id, in a wrapped key, of the master key that it is wrapped under.
 fn key_id_of(wrapped: &[u8]) -> Option<&[u8; KEY_ID_BYTES]> {
     wrapped.get(1..)?.first_chunk()
 }
@@ -460,7 +460,7 @@ mod tests {
         let key_file = here.path().join("voiceprint.key");
         let other = Vault::open(&KeySources { credentials_dir: None, key_file }, identity.clone()).unwrap();
         assert!(matches!(other.open_sealed("u1", &sealed), Err(VaultError::OtherModel)));
-        // Relabelled for the new model: the additional data still says otherwise.
+        // Relabelled for the new model: the additional data still names the old one.
         let relabelled = SealedVoiceprint { model_sha256: identity.model_sha256, ..sealed };
         assert!(matches!(other.open_sealed("u1", &relabelled), Err(VaultError::Tampered)));
         assert!(matches!(other.seal("u1", &template), Err(VaultError::OtherModel)));
@@ -539,7 +539,8 @@ mod tests {
         started.settle([&sealed]).unwrap();
         assert_eq!(started.open_sealed("u1", &sealed).unwrap(), template);
         let rotated = started.rotate(None).unwrap().rewrap("u1", &sealed).unwrap();
-        // After it: who runs on and who starts both find the key, and the start puts it in its place.
+        // After it: a running process and a starting one both find the key, and the start puts it in its
+        // place.
         assert_eq!(running.open_sealed("u1", &rotated).unwrap(), template);
         let started = vault_at(dir.path(), &template);
         started.settle([&rotated]).unwrap();

@@ -1,4 +1,4 @@
-//! Whose voice an utterance is.
+//! Verifies whose voice an utterance is.
 //!
 //! ```text
 //!  nobody enrolled ──────────────────────────────▶ NotEnrolled
@@ -11,7 +11,7 @@
 //!  else ─────────────────────────────────────────▶ Rejected
 //! ```
 //!
-//! [`Verifier::first_look`] decides while somebody still speaks, and only what is certain then: that it is
+//! [`Verifier::first_look`] decides while somebody still speaks, and only one certain thing: that it is
 //! nobody enrolled.
 
 use std::cmp::Ordering;
@@ -30,18 +30,18 @@ use super::template::Template;
 pub const DEFAULT_THRESHOLD: f32 = 0.85;
 /// Net speech below which a higher bar counts: the shortest length the calibration was fitted and tested at.
 pub const LEAST_NET_SPEECH_S: f32 = 1.0;
-/// Below this a voice is surely a stranger's after two seconds; every threshold that can be set is far above.
-/// `docs/lab/speaker-verdicts.md` has the table that it was chosen by.
+/// Below this a voice is surely a stranger's after two seconds; every possible threshold is far above.
+/// `docs/lab/speaker-verdicts.md` has the table behind the number.
 pub const SURELY_A_STRANGER: f32 = 0.01;
 /// Difference of band or effort from which a first look leaves the verdict to the whole utterance.
 const EXPLAINED_FROM: f32 = 0.5;
-/// Net speech, in seconds, that a first look needs at least.
+/// Least net speech for a first look, in seconds.
 const FIRST_LOOK_S: f32 = 1.9;
 /// From here up to the threshold a voice is `Uncertain`: as likely the person as not.
 const UNCERTAIN_FROM: f32 = 0.5;
-/// From here on two templates are taken for one person's. Measured, each with some 6 s of speech: parts of
-/// one reading have 0.99 or more (72 people), readings of different people 0.49 or less (2926 pairs); through
-/// one channel 6 of 20482 pairs have 0.95 or more (`docs/lab/speaker-shared-channel.md`).
+/// From here on two templates count as one person's. Measured, each with some 6 s of speech: parts of one
+/// reading have 0.99 or more (72 people), readings of different people 0.49 or less (2926 pairs); through one
+/// channel 6 of 20482 pairs have 0.95 or more (`docs/lab/speaker-shared-channel.md`).
 pub const ONE_PERSON_FROM: f32 = 0.95;
 /// Below this two templates are not of one person: as likely somebody else as not.
 pub const OTHER_PERSON_BELOW: f32 = 0.5;
@@ -68,7 +68,7 @@ pub enum Verdict {
         confidence: f32,
         score: f32,
         net_speech_s: f32,
-        /// Seconds of somebody else beside them; what is theirs stands in [`super::Part`].
+        /// Seconds of somebody else beside them; [`super::Part`] holds their own part.
         other_s: Option<f32>,
     },
     /// More likely than not the named user, but not enough.
@@ -125,7 +125,7 @@ impl Verdict {
         }
     }
 
-    /// Seconds of speech that it is about; none where nobody is enrolled.
+    /// Seconds of speech behind the verdict; none where nobody is enrolled.
     pub fn net_speech_s(&self) -> f32 {
         match self {
             Self::Verified { net_speech_s, .. }
@@ -147,20 +147,20 @@ impl Verdict {
         }
     }
 
-    /// Whether a [`super::FailureGate`] counts it: a voice was heard and is not an enrolled one.
+    /// Whether a [`super::FailureGate`] counts the verdict: a voice was heard and is not an enrolled one.
     pub fn is_failure(&self) -> bool {
         matches!(self, Self::Uncertain { .. } | Self::Rejected { .. })
     }
 }
 
-/// What becomes of what somebody else says before or behind a verified person, in the same utterance.
+/// Treatment of somebody else's words before or behind a verified person, in the same utterance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SecondVoice {
     /// Only the person's own part counts.
     #[default]
     Cut,
     Refuse,
-    /// It is taken for theirs: nobody else is looked for.
+    /// The words count as theirs: nobody else is looked for.
     Answer,
 }
 
@@ -211,7 +211,7 @@ impl Verifier {
         Self { overlap: Some(model), ..self }
     }
 
-    /// What becomes of somebody else who goes on alone.
+    /// Sets the treatment of somebody else who goes on alone.
     pub fn with_second_voice(self, second: SecondVoice) -> Self {
         Self { second, ..self }
     }
@@ -224,9 +224,9 @@ impl Verifier {
         &self.calibration
     }
 
-    /// How likely the voice `test`, from speech of this `quality`, is that of `template`: the score
-    /// normalised against the cohort, the calibrated probability at equal priors, and its log odds. Both must
-    /// be of [`Verifier::model`].
+    /// The probability that the voice `test`, from speech of this `quality`, is that of `template`. Returns
+    /// the score normalised against the cohort, the calibrated probability at equal priors, and its log odds.
+    /// Both must be of [`Verifier::model`].
     pub fn compare(&self, test: &Embedding, quality: Quality, template: &Template) -> (f32, f32, f64) {
         let (score, log_odds) = self.odds(test, self.calibration.impostors(test), quality, template);
         (score.normalised, sigmoid(log_odds), log_odds)
@@ -245,13 +245,13 @@ impl Verifier {
         (score, of_overdriven(log_odds, quality.clipped))
     }
 
-    /// Whose voice `samples` is: 16 kHz mono in [-1, 1], raw, with a VAD probability per 10 ms frame in
-    /// `speech`; of several who are verified, whose there is most of. `threshold` applies to users without
-    /// their own.
+    /// Verifies the voice in `samples`: 16 kHz mono in [-1, 1], raw, with a VAD probability per 10 ms frame
+    /// in `speech`. Of several verified people the one with most speech counts. `threshold` applies to users
+    /// without their own.
     ///
     /// # Errors
-    /// [`SpeakerError::OtherModel`] if every enrolled voice is of another model; such ones among others are
-    /// not compared and named in the log. [`SpeakerError::Model`] if the model fails.
+    /// [`SpeakerError::OtherModel`] if every enrolled voice is of another model. If only some are, they are
+    /// not compared and the log names them. [`SpeakerError::Model`] if the model fails.
     pub fn verify(
         &self,
         samples: &[f32],
@@ -269,8 +269,8 @@ impl Verifier {
         Ok(most.map_or(Verdict::NotEnrolled, |part| part.verdict))
     }
 
-    /// The certain part of an utterance that still goes on (arguments as for [`Verifier::verify`]): nobody is
-    /// enrolled, or the voice is surely not of anyone who is. `None` for everything else, which the whole
+    /// The certain verdict on an utterance that still goes on (arguments as for [`Verifier::verify`]): nobody
+    /// is enrolled, or the voice is surely no enrolled person's. `None` in all other cases: the whole
     /// utterance decides.
     ///
     /// # Errors
@@ -295,7 +295,7 @@ impl Verifier {
         let Some(best) = candidates.first().filter(|best| best.confidence < SURELY_A_STRANGER) else {
             return Ok(None);
         };
-        // Somebody enrolled may have begun meanwhile, or sound otherwise than when they enrolled.
+        // An enrolled person may have begun meanwhile, or sound unlike their enrolment.
         if candidates.iter().any(|c| c.explained()) || self.several(&candidates, &voice, &net, &pass)? {
             return Ok(None);
         }
@@ -333,7 +333,7 @@ impl Verifier {
         enrolled.iter().partition(|v| v.template.identity() == self.model.identity())
     }
 
-    /// Every one of `voices` against the voice of speech of this `quality`, the likeliest first.
+    /// Compares each of `voices` with the voice of speech of this `quality`; the likeliest comes first.
     pub(super) fn candidates<'a>(
         &self,
         test: &Embedding,
@@ -356,7 +356,7 @@ impl Verifier {
         candidates
     }
 
-    /// Seconds of two people at once in `samples`, if they are to be refused and there are enough of them.
+    /// Seconds of two people at once in `samples`, if they must be refused and there are enough of them.
     pub(super) fn overlap_s(&self, samples: &[f32]) -> Result<Option<f32>, SpeakerError> {
         let overlap_s = self.overlap.as_ref().map(|overlap| overlap.overlap_s(samples)).transpose()?;
         Ok(overlap_s.filter(|overlap_s| *overlap_s >= LEAST_OVERLAP_S))
@@ -367,7 +367,7 @@ impl Verifier {
         self.calibration.without_channel(one).cosine(&self.calibration.without_channel(other))
     }
 
-    /// How each of `pieces` scores against `template`.
+    /// The score of each of `pieces` against `template`.
     pub(super) fn scored(&self, template: &Template, pieces: &[Piece]) -> Vec<Scored> {
         let of = template.centroid();
         let own = self.calibration.impostors(of);
@@ -375,8 +375,8 @@ impl Verifier {
         pieces.iter().map(|(frames, voice)| Scored { frames: frames.clone(), score: score(voice) }).collect()
     }
 
-    /// Probability, at equal priors, that two templates are of one person. It does not matter which is which;
-    /// 0 where they were made with different models and do not compare.
+    /// Probability, at equal priors, that two templates are of one person. Their order does not matter; 0 if
+    /// they were made with different models and do not compare.
     pub fn same_person(&self, one: &Template, other: &Template) -> f32 {
         if [one, other].iter().any(|t| t.identity() != self.model.identity()) {
             return 0.0;
@@ -391,7 +391,7 @@ pub(super) fn decide(candidates: &[Candidate<'_>], threshold: f32, net_speech_s:
     let (confidence, score) = (best.confidence, best.score);
     let user_name = best.voice.user_name.clone();
     let bar = best.voice.threshold.unwrap_or(threshold);
-    // Written so that a threshold that is not a number verifies nobody.
+    // Written so that a threshold of NaN verifies nobody.
     if confidence >= bar {
         let rival = candidates.get(1).filter(|second| second.confidence >= UNCERTAIN_FROM);
         if rival.is_some_and(|second| best.log_odds - second.log_odds < LEAST_LOG_ODDS_LEAD) {
@@ -422,7 +422,7 @@ mod tests {
         testing::recording(&format!("audio/librispeech_train_clean_1each/{}.flac", READERS[reader]))
     }
 
-    /// The first 4 s of a reading, enrolled; what `enrolment` demands is tested there.
+    /// The first 4 s of a reading, enrolled; the tests of `enrolment` cover its checks.
     fn enrolled(reader: usize, user_id: &str) -> Option<EnrolledVoice> {
         let (samples, speech) = reading(reader)?;
         let model = testing::model();

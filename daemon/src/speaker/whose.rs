@@ -1,8 +1,8 @@
-//! Whose each unit of an utterance is.
+//! Assigns the units of an utterance to speakers.
 //!
-//! A unit is a person's if its voice is like their template and like the rest of what is theirs in this
-//! utterance, which was heard through the same channel and in the same mood. Of half a second both together
-//! tell it where neither does alone.
+//! A unit is a person's if its voice is like their template and like the rest of their part in this
+//! utterance, which has the same channel and the same mood. For half a second both together tell it where
+//! neither does alone.
 
 use super::calibration::sigmoid;
 use super::embedding::{DIMENSIONS, Embedding};
@@ -15,7 +15,7 @@ use crate::units::FRAME_SAMPLES;
 /// A unit of an utterance and its voice.
 pub(super) struct Heard {
     pub(super) unit: Unit,
-    /// Behind the channel compensation; `None`: too short.
+    /// The voice behind the channel compensation; `None`: too short.
     pub(super) voice: Option<Embedding>,
     pub(super) net_s: f32,
     /// For each enrolled person.
@@ -29,19 +29,19 @@ pub(super) struct UnitScore {
     pub(super) cosine: f32,
 }
 
-/// Log odds from which a unit tells how somebody sounds in this utterance.
+/// Log odds from which a unit shows the sound of a person in this utterance.
 const SURELY_THEIRS: f64 = 1.0;
-/// Less than this that is left is a breath, not somebody: 0.3 s.
+/// A shorter rest is a breath, not a person: 0.3 s.
 pub(super) const LEAST_LEFT_S: f32 = 0.3;
 
-/// How like a template some frames are, by the cosine of their pooled voice behind the compensation: less
-/// speech has a lower one.
+/// The likeness of some frames to a template, by the cosine of their pooled voice behind the compensation:
+/// less speech has a lower one.
 pub(super) fn likeness(cosine: f32, frames: usize) -> f32 {
     cosine - 0.09 * (frames.clamp(1, 200) as f32 / 100.0).ln()
 }
 
-/// How much a unit is one person's rather than somebody else's: above 0 it is. Cosines to the template and to
-/// the rest of what is theirs; fitted as `docs/lab/second-voice.md` tells.
+/// The margin by which a unit is one person's rather than somebody else's: above 0 it is. Takes the cosines
+/// to the template and to the rest of their part; fitted as `docs/lab/second-voice.md` tells.
 fn theirs(template: f32, rest: Option<f32>, net_s: f32) -> f32 {
     let length = net_s.min(2.0).ln();
     match rest {
@@ -50,7 +50,7 @@ fn theirs(template: f32, rest: Option<f32>, net_s: f32) -> f32 {
     }
 }
 
-/// Whose each unit is, as an index of the enrolled, and by how much.
+/// The speaker of each unit, as an index of the enrolled, and the margin.
 pub(super) fn assign(heard: &[Heard], people: usize) -> (Vec<Option<usize>>, Vec<f32>) {
     let best = |h: &Heard| {
         h.scores.iter().enumerate().max_by(|a, b| a.1.log_odds.total_cmp(&b.1.log_odds)).map(|(k, _)| k)
@@ -80,7 +80,7 @@ pub(super) fn assign(heard: &[Heard], people: usize) -> (Vec<Option<usize>>, Vec
     (whose, margins)
 }
 
-/// How somebody sounds in these units, the longer ones more.
+/// The mean voice of these units, the longer ones with more weight.
 fn mean_voice<'a>(heard: impl Iterator<Item = &'a Heard>) -> Option<Embedding> {
     mean_of(heard.filter_map(|h| Some((h.voice.as_ref()?, h.net_s))))
 }
@@ -111,7 +111,7 @@ pub(super) fn left(heard: &[Heard], stretches: &[(Unit, Option<usize>)], net: &N
                 None => Verdict::TooShort { net_speech_s },
                 Some(longest) => {
                     let odds = longest.scores.iter().map(|s| s.log_odds).fold(f64::NEG_INFINITY, f64::max);
-                    // A lone number without its person: it is not said whom it was most like.
+                    // A lone number without its person: the most similar person is not named.
                     Verdict::Rejected { confidence: sigmoid(odds).min(0.5), score: 0.0, net_speech_s }
                 }
             };

@@ -1,10 +1,10 @@
-//! The 2-D head: ten 3×3 convolutions over frequency and time, of which three halve the frequencies.
+//! The 2-D head: ten 3×3 convolutions over frequency and time; three of them halve the frequencies.
 //!
 //! An image is stored with a border of zeros, so that rows follow each other without a seam: the 3×3
 //! neighbourhoods of all its points are nine shifted copies of one long row. A convolution is then one
-//! product of [points, channels · 9] and [channels · 9, 32]. What it computes at the two border points
-//! between rows is thrown away (0.7 % at 300 frames). The 1×1 convolution of a shortcut becomes 32 more
-//! columns of the product that it is added to.
+//! product of [points, channels · 9] and [channels · 9, 32]. Its results at the two border points between
+//! rows are thrown away (0.7 % at 300 frames). The 1×1 convolution of a shortcut becomes 32 more columns of
+//! the product that it is added to.
 
 use super::Error;
 use super::kernel::{Bias, Choose, Kernel, Place, Then};
@@ -15,7 +15,7 @@ use super::weights::Weights;
 pub const CHANNELS: usize = 32;
 /// Taps of a 3×3 kernel.
 const TAPS: usize = 9;
-/// Panels that are gathered, then multiplied: few enough to be still in the cache.
+/// Panels gathered before they are multiplied: few enough to be still in the cache.
 const GROUP: usize = 4;
 
 /// The kernel for every layer.
@@ -117,7 +117,7 @@ impl Convolution {
         Ok(Self { kernel: kernel.clone(), weights, bias, inputs, stride, shortcut_stride })
     }
 
-    /// `add` has the layout of `to`; `shortcut` is the image that the 1×1 convolution looks at.
+    /// `add` has the layout of `to`; the 1×1 convolution reads the image `shortcut`.
     pub fn run(
         &self,
         from: &Image,

@@ -1,8 +1,8 @@
-//! Matrix products on tract's kernels, with a result written where it is wanted.
+//! Matrix products on tract's kernels that write the result to its final place.
 //!
 //! A kernel computes a tile of `mr × nr` results from a panel of `mr` rows of A and one of `nr` columns of B,
-//! both stored k by k. Which kernel is fastest depends on the machine and the shape; tract chooses. What it
-//! does to a tile after the product (bias, addition, rectifier) costs nothing further.
+//! both stored k by k. Which kernel is fastest depends on the machine and the shape; tract chooses.
+//! Operations on a tile after the product (bias, addition, rectifier) cost nothing further.
 //!
 //! tract's kernels take pointers, so this is the one place of the speaker check with unsafe code.
 //! [`Kernel::run`] checks everything that they reach before it calls them; a caller's mistake is
@@ -39,7 +39,7 @@ enum Code {
 
 impl Kernel {
     /// The kernel that tract prefers on this machine for `[m, k] · [k, n]`; `m` is `None` for "many". A
-    /// machine for which tract has none takes [`Kernel::portable`], slower and as right.
+    /// machine for which tract has none takes [`Kernel::portable`], slower and equally exact.
     pub fn choose(m: Option<usize>, k: usize, n: usize) -> Self {
         let mut query = Query::plain(f32::datum_type(), m, Some(k), Some(n));
         query.allow_extractor = false;
@@ -169,7 +169,7 @@ fn isize_of(value: usize) -> isize {
     isize::try_from(value).unwrap_or(0)
 }
 
-/// What happens to a product before it is stored.
+/// Operations on a product before it is stored.
 #[derive(Debug, Clone, Copy)]
 pub struct Then<'a> {
     pub bias: Bias<'a>,

@@ -13,7 +13,7 @@ use tract_onnx::tract_core::tract_data::internal::f16;
 pub struct Buffer(Tensor);
 
 impl Buffer {
-    /// Bytes; what any kernel asks for, at most.
+    /// In bytes; no kernel asks for more.
     pub const ALIGNMENT: usize = 512;
 
     pub fn zeros(len: usize) -> Self {
@@ -67,7 +67,7 @@ impl Panels {
         Self { format, fact, data: Buffer::zeros(0), k: 0, mn: 0, panel: 0 }
     }
 
-    /// Sets the shape. What the panels held is lost.
+    /// Sets the shape. The old content of the panels is lost.
     pub fn resize(&mut self, k: usize, mn: usize) {
         (self.k, self.mn, self.panel) = (k, mn, self.format.single_panel_len(k));
         self.fact.k = k;
@@ -114,8 +114,8 @@ impl Panels {
 
     /// Sets all numbers of some depths from `k` on, given depth after depth.
     ///
-    /// Panels lie apart by a multiple of what the caches repeat after, so that going through all of them for
-    /// one depth evicts what was just written: a few depths at once are much quicker.
+    /// The distance of panels is a multiple of the caches' period, so a pass through all of them for one
+    /// depth evicts the numbers just written. A few depths at once are much quicker.
     pub fn set(&mut self, k: usize, values: &[f32]) {
         let (panel, r, mn) = (self.panel, self.format.r, self.mn);
         let data = &mut self.data.as_mut_slice()[k * r..];

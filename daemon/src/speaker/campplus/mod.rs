@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The weights are those of the ONNX file; its graph, run by tract, gives the same embeddings (the tests
-//! compare) at more than twice the time. What is different here:
+//! compare) at more than twice the time. The differences here:
 //!
 //! * a 3×3 convolution is one matrix product whose result is biased, added to the residual, rectified and
 //!   stored while it is still in registers; tract's own filter runs a tenth of the points one by one;
@@ -40,7 +40,7 @@ use weights::{Affine, Weights};
 use super::embedding::DIMENSIONS;
 use super::fbank::BINS;
 
-/// Frames that are taken at once: 30 s. Memory grows with them, some 40 KB each.
+/// Frames taken at once: 30 s. Memory grows with them, some 40 KB each.
 const MOST_FRAMES: usize = 3_000;
 
 /// Layers and dilation of each dense block.
@@ -48,7 +48,7 @@ const BLOCKS: [(usize, usize); 3] = [(12, 1), (24, 2), (16, 2)];
 /// Channels of the TDNN between the head and the blocks, and its taps.
 const TDNN: usize = 128;
 const TDNN_TAPS: usize = 5;
-/// Frequencies that the head leaves, and the channels they make together.
+/// Frequencies that the head leaves, and their channels together.
 const HEAD_ROWS: usize = BINS / 8;
 const HEAD_CHANNELS: usize = head::CHANNELS * HEAD_ROWS;
 /// Channels of the largest block at its end.
@@ -71,7 +71,7 @@ pub enum Error {
     Features,
 }
 
-/// The last channels of the network over some frames, at half their rate: what voices are pooled of.
+/// The last channels of the network over some frames, at half their rate: voices are pooled of them.
 #[derive(Debug)]
 pub struct Channels {
     values: Buffer,
@@ -90,8 +90,8 @@ pub struct Network {
 }
 
 impl Network {
-    /// Takes the weights out of an ONNX file. What its graph does beyond their order, shapes and dilations is
-    /// not looked at, so the caller checks that it is the file that was tested.
+    /// Takes the weights out of an ONNX file. It checks only their order, shapes and dilations, not the rest
+    /// of the graph, so the caller checks that it is the file that was tested.
     pub fn from_onnx(bytes: &[u8]) -> Result<Self, Error> {
         Self::with(Kernel::choose, bytes)
     }
@@ -139,8 +139,8 @@ impl Network {
     /// mel energies. A function of the features alone. The channels are for [`Network::pool`].
     ///
     /// # Errors
-    /// [`Error::Features`] for less than three frames or more than 3,000, a part of one, or a number that is
-    /// not finite.
+    /// [`Error::Features`] for less than three frames or more than 3,000, an incomplete frame, or a number
+    /// that is not finite.
     pub fn run(&self, features: &[f32]) -> Result<([f32; DIMENSIONS], Channels), Error> {
         let frames = features.len() / BINS;
         let whole = features.len().is_multiple_of(BINS) && (3..=MOST_FRAMES).contains(&frames);
@@ -167,7 +167,7 @@ impl Network {
     }
 
     /// The embedding, not normalised, of a part of the frames of a pass. Only the pooling is over the part,
-    /// so it costs next to nothing and has heard a little of what is around it.
+    /// so it costs next to nothing and includes a little of the sound around it.
     ///
     /// # Errors
     /// [`Error::Features`] for a part of less than four frames or beyond the last.

@@ -1,7 +1,7 @@
 //! The matrix product in plain Rust, for a machine that tract has no kernel for.
 //!
-//! The compiler turns the tile into the vector instructions that it may use there. Against tract's kernels it
-//! takes several times as long, which `docs/lab/speaker-speed.md` has in numbers.
+//! The compiler turns the tile into the vector instructions that it may use there. It takes several times as
+//! long as tract's kernels; `docs/lab/speaker-speed.md` has the numbers.
 
 use super::kernel::{Bias, Place, Then};
 use super::matrix::Panels;

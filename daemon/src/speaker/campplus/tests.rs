@@ -34,7 +34,7 @@ fn distance(a: &[f32], b: &[f32]) -> f32 {
     unit(a).iter().zip(unit(b)).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-/// What tract gives for the file's own graph.
+/// tract's result for the file's own graph.
 fn by_graph(bytes: &[u8], features: &[f32]) -> Vec<f32> {
     let frames = features.len() / BINS;
     let mut bytes = bytes;

@@ -31,7 +31,7 @@ impl<'a> Weights<'a> {
             match (node.op_type.as_str(), node.input.first(), node.output.first()) {
                 ("Conv", ..) => convolutions.push(node),
                 ("BatchNormalization", ..) => normalisations.push(node),
-                // Weights in half precision are cast in front of their use.
+                // Weights in half precision have a cast in front of their use.
                 ("Cast", Some(input), Some(output)) => {
                     if let Some(&tensor) = tensors.get(input.as_str()) {
                         tensors.insert(output, tensor);
@@ -76,14 +76,14 @@ impl<'a> Weights<'a> {
             affine.scale.push(narrow(scale));
             affine.shift.push(narrow(f64::from(bias[i]) - f64::from(mean[i]) * scale));
         }
-        // A variance below zero, or a mean near the end of what f32 holds.
+        // A variance below zero, or a mean near the limit of f32.
         if !affine.scale.iter().chain(&affine.shift).all(|v| v.is_finite()) {
             return Err(Error::Graph("a normalisation is not a number"));
         }
         Ok(affine)
     }
 
-    /// Refuses a graph that holds more than was asked for.
+    /// Refuses a graph with nodes left over.
     pub fn finish(self) -> Result<(), Error> {
         let all = (self.convolutions.len(), self.normalisations.len());
         if self.next == all { Ok(()) } else { Err(Error::Graph("more layers than CAM++ has")) }

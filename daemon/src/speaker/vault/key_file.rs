@@ -18,7 +18,7 @@ pub fn obtain(sources: &KeySources) -> Result<Key, VaultError> {
     }
     let path = &sources.key_file;
     make(path).map_err(|source| VaultError::MakeKey { path: path.clone(), source })?;
-    // Read back rather than kept: if another process was faster, its key is the one on disk.
+    // Read back rather than kept: if another process was faster, its key is on the disk.
     read(path, Guard::Mode)
 }
 
@@ -42,23 +42,22 @@ pub fn existing(sources: &KeySources) -> Result<Key, VaultError> {
     }
 }
 
-/// Holds off every other rotation until it is dropped. The folder is what is locked, because the key file is
-/// replaced; a repair of the database in it takes the same lock.
+/// Holds off every other rotation until it is dropped. It locks the folder, because the key file is replaced;
+/// a repair of the database in it takes the same lock.
 pub fn lock(path: &Path) -> Result<File, VaultError> {
     let failed = |source| VaultError::ReadKey { path: path.into(), source };
     let dir = File::open(folder_of(path)).map_err(failed)?;
     if try_lock(&dir).map_err(failed)? { Ok(dir) } else { Err(VaultError::Rotating) }
 }
 
-/// Where the key that is to come waits: beside the key file.
+/// The place where the next key waits: beside the key file.
 pub fn next_to(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".next");
     path.with_file_name(name)
 }
 
-/// Puts the key that is to come in the place of the key file, durably. Where none waits, another process was
-/// faster.
+/// Puts the waiting key in the place of the key file, durably. If none waits, another process was faster.
 pub fn install_next(path: &Path) -> Result<(), VaultError> {
     let failed = |source| VaultError::ReplaceKey { path: path.into(), source };
     match std::fs::rename(next_to(path), path) {

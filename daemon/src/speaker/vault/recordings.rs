@@ -1,9 +1,8 @@
-//! The recordings of an enrolment, where somebody asked that they be kept: sealed with the data key of the
-//! voiceprint.
+//! The recordings of an enrolment, kept on request: sealed with the data key of the voiceprint.
 //!
-//! So they open for whom the voiceprint opens, a rotated master key changes nothing for them, and what
-//! deletes the voiceprint erases them as well. They stay readable when the speaker model is another one: then
-//! they are what they are kept for.
+//! So they open wherever the voiceprint opens, a rotated master key changes nothing for them, and the
+//! deletion of the voiceprint erases them as well. They stay readable under another speaker model, for which
+//! they are kept.
 //!
 //! `version ‖ nonce (24) ‖ recordings + tag (16)`
 
@@ -19,7 +18,7 @@ impl Vault {
     /// Seals recordings of the person whose voiceprint this is.
     ///
     /// # Errors
-    /// What keeps the voiceprint from being opened.
+    /// The reason why the voiceprint cannot be opened.
     pub fn seal_recordings(
         &self,
         user_id: &str,
@@ -31,10 +30,10 @@ impl Vault {
         encrypt(&key, vec![VERSION], recordings, &bound(&identity, PURPOSE, user_id))
     }
 
-    /// Opens what [`Vault::seal_recordings`] made for this voiceprint.
+    /// Opens recordings that [`Vault::seal_recordings`] sealed for this voiceprint.
     ///
     /// # Errors
-    /// [`VaultError::Recordings`], or what keeps the voiceprint from being opened.
+    /// [`VaultError::Recordings`], or the reason why the voiceprint cannot be opened.
     pub fn open_recordings(
         &self,
         user_id: &str,
@@ -52,8 +51,7 @@ impl Vault {
     }
 }
 
-/// The model that it says it was made with. The wrapped key is bound to it, so that another one opens
-/// nothing.
+/// The model that the voiceprint names. The wrapped key is bound to it, so that another one opens nothing.
 fn identity_of(voiceprint: &SealedVoiceprint) -> ModelIdentity {
     ModelIdentity {
         model_sha256: voiceprint.model_sha256.clone(),
