@@ -1,7 +1,7 @@
 //! Costs of transcription on this machine: `cargo test --release --lib stt::measure -- --ignored
 //! --nocapture`.
 //!
-//! Times are CPU time of the thread that works, so that other programs on the machine do not change them.
+//! Times are CPU time of the working thread, so that other programs on the machine do not change them.
 
 use std::time::Duration;
 
@@ -73,7 +73,7 @@ fn vosk() {
     report(|| Box::new(super::VoskRecognizer::load(&model).unwrap()), &[samples]);
 }
 
-/// How often something is heard where nothing was said, and nothing where something was said.
+/// The rates of words heard where none were said, and of none heard where words were said.
 #[test]
 #[ignore = "measures; see docs/design/stt.md"]
 fn whisper_rejection() {

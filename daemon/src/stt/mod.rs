@@ -11,12 +11,12 @@
 //! person speaks, Whisper (run by tract) takes the finished utterance. The wake word is cut off before the
 //! sound comes here.
 //!
-//! Every engine runs on the device. One that sends sound away may get it only behind a `verified` verdict: a
-//! first look that was merely not a stranger's (`speaker::verification`) is not enough.
+//! Every engine runs on the device. An engine that sends sound away may get it only behind a `verified`
+//! verdict. A first look that did not rule the voice out (`speaker::verification`) is not enough.
 //!
-//! Invariants: the text of an utterance depends on its samples alone, not on how they were cut into blocks
-//! nor on what was heard before; what is not speech gives an empty text, never an invented one where that can
-//! be helped.
+//! Invariants: the text of an utterance depends on its samples alone, not on their division into blocks nor
+//! on earlier sound; sound without speech gives an empty text, and an invented one only where that cannot be
+//! helped.
 
 pub mod section;
 pub mod text;
@@ -89,7 +89,7 @@ pub trait Recognizer: Send {
     fn reset(&mut self);
 }
 
-/// Why an utterance cannot be transcribed or an engine cannot be opened.
+/// The reason why an utterance cannot be transcribed or an engine cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum SttError {
     #[error("loading Whisper tiny.en")]
@@ -137,7 +137,7 @@ pub enum Opened {
     Ready(Box<dyn Recognizer>),
     /// Switched off.
     Off,
-    /// `auto` finds nothing that can be used. The sentence says why and what to do; everything that needs no
+    /// `auto` finds no usable engine. The sentence gives the reason and the remedy; everything that needs no
     /// words goes on.
     Unusable {
         sentence: String,
@@ -147,8 +147,8 @@ pub enum Opened {
 /// Opens the engine that `settings` asks for. Without `vosk_model` the first `vosk*` folder in `dirs` is
 /// taken.
 ///
-/// An engine or model that was named and cannot be used is an error. What `auto` finds is optional: a model
-/// that is missing, damaged or does not run is passed over, and the next one is taken.
+/// An engine or model that was named and cannot be used is an error. The models that `auto` finds are
+/// optional: one that is missing, damaged or does not run is passed over, and the next one is taken.
 pub fn open(settings: &Stt, dirs: &[PathBuf], store: &ModelStore) -> Result<Opened, SttError> {
     match settings.engine {
         Engine::Off => Ok(Opened::Off),

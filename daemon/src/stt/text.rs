@@ -32,7 +32,7 @@ fn is_word(c: char) -> bool {
     c.is_alphanumeric() || matches!(c, '\u{300}'..='\u{36f}' | '\u{93a}'..='\u{94d}' | '%' | '°' | '+')
 }
 
-/// Whether there is anything to read in `text`.
+/// Whether `text` has anything to read.
 pub(crate) fn has_words(text: &str) -> bool {
     text.chars().any(char::is_alphanumeric)
 }

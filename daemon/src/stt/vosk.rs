@@ -1,9 +1,9 @@
 //! Vosk: any language that has a model, words while the person speaks.
 //!
-//! The C library is not asked more than it can answer: the folder is checked first ([`VoskModelDir`]), the
-//! sound is fed in blocks of one length whatever blocks come in, and each utterance gets a decoder of its
-//! own, because one that is reset keeps what it learned about the last voice. With `--dither=0` in the
-//! model's feature configuration the text then depends on the sound alone.
+//! The C library is used with care. The folder is checked first ([`VoskModelDir`]), and the sound is fed in
+//! blocks of one length. Each utterance gets a decoder of its own, because a reset one keeps its adaptation
+//! to the last voice. With `--dither=0` in the model's feature configuration the text then depends on the
+//! sound alone.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -26,13 +26,13 @@ pub struct VoskRecognizer {
     path: PathBuf,
     /// Sound that does not fill a block yet.
     waiting: Vec<i16>,
-    /// What was said before the last pause in this utterance.
+    /// The words before the last pause in this utterance.
     said: Vec<String>,
     /// The words last reported.
     partial: String,
-    /// Takes out what cannot be heard: an offset or hum is silence as well.
+    /// Removes inaudible sound: an offset or hum counts as silence.
     level: HighPass,
-    /// Something louder than silence was heard: on digital silence models invent short words.
+    /// Sound louder than silence was heard: on digital silence models invent short words.
     heard: bool,
 }
 
@@ -70,7 +70,7 @@ impl VoskRecognizer {
             level: HighPass::new(SAMPLE_RATE_HZ),
             heard: false,
         };
-        // Not before the first utterance: a model that gives no decoder is a fault of the start.
+        // Done now, before the first utterance: a model that gives no decoder is a fault of the start.
         loaded.decoder = Some(loaded.new_decoder()?);
         log::info!("Vosk model {} loaded in {} ms", path.display(), start.elapsed().as_millis());
         Ok(loaded)
@@ -83,8 +83,8 @@ impl VoskRecognizer {
 
     /// Runs `work` on this utterance's decoder, made when it is first needed.
     ///
-    /// The wrapper crate panics on a result that is not the JSON it knows (a model whose words hold quotes):
-    /// that costs this utterance, not the process.
+    /// The wrapper crate panics on unexpected JSON in a result (a model whose words hold quotes): that costs
+    /// this utterance, not the process.
     fn with_decoder<T>(
         &mut self,
         step: &'static str,
@@ -114,14 +114,14 @@ impl VoskRecognizer {
         Ok(())
     }
 
-    /// What was said before the last pause, and then `words`.
+    /// The words before the last pause, and then `words`.
     fn joined(&self, words: &str) -> String {
         let parts = self.said.iter().map(String::as_str).chain(std::iter::once(words));
         parts.filter(|p| !p.is_empty()).collect::<Vec<_>>().join(" ")
     }
 }
 
-/// `text` without the marks of what is no word: `[unk]`, `[noise]`, `<eps>`.
+/// `text` without the marks of non-words: `[unk]`, `[noise]`, `<eps>`.
 fn spoken(text: &str) -> String {
     text.split_whitespace().filter(|w| !w.starts_with(['[', '<'])).collect::<Vec<_>>().join(" ")
 }

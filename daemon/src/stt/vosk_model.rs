@@ -1,8 +1,9 @@
-//! Which folders are Vosk models, checked here because the library ends the whole process on some faults.
+//! Finds and checks the folders that are Vosk models, because the library ends the whole process on some
+//! faults.
 //!
 //! A Kaldi object or graph that is cut short, empty or of another kind makes `libvosk` throw, assert or read
-//! wild; only the first of these comes back as an error. So the folder is looked through first: all required
-//! files, each with the first bytes that its kind must have.
+//! wild; only the first of these comes back as an error. So the folder is checked first: all required files,
+//! each with the first bytes of its kind.
 
 use std::fs::File;
 use std::io::Read;
@@ -10,11 +11,11 @@ use std::path::{Path, PathBuf};
 
 use super::SttError;
 
-/// A folder that has what a Vosk model needs.
+/// A folder with all required parts of a Vosk model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VoskModelDir {
     pub path: PathBuf,
-    /// The feature configuration that lacks `--dither=0`: results then depend on what was decoded before.
+    /// The feature configuration that lacks `--dither=0`: results then depend on earlier sound.
     pub dithered: Option<PathBuf>,
 }
 
@@ -34,7 +35,7 @@ pub fn installed(dirs: &[PathBuf]) -> Vec<PathBuf> {
     found
 }
 
-/// What a file begins with.
+/// The kind of a file, by its first bytes.
 #[derive(Clone, Copy)]
 enum Kind {
     /// Kaldi binary: `\0B`.
@@ -45,7 +46,7 @@ enum Kind {
 }
 
 const FST_MAGIC: [u8; 4] = 2_125_659_606_u32.to_le_bytes();
-/// Nothing that is called a configuration or a list of integers is larger.
+/// No configuration and no list of integers is larger.
 const MOST_TEXT_BYTES: u64 = 64 << 20;
 
 impl VoskModelDir {
@@ -102,7 +103,7 @@ impl VoskModelDir {
 fn has_no_dither(mfcc: &Path) -> Result<bool, String> {
     let text =
         std::fs::read_to_string(mfcc).map_err(|e| format!("{} cannot be read ({e})", mfcc.display()))?;
-    // The last one counts, as in Kaldi; a comment starts with '#'.
+    // The last setting counts, as in Kaldi; a comment starts with '#'.
     let mut settings = text.lines().filter_map(|l| {
         let l = l.split('#').next().unwrap_or_default().trim();
         l.strip_prefix("--dither=")?.trim().parse::<f32>().ok()

@@ -40,7 +40,7 @@ struct Shared {
     dropped_samples: AtomicU64,
 }
 
-/// The side of the queue that others hold. Cheap to clone.
+/// The handle that others hold. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct SttHandle {
     jobs: mpsc::Sender<SttJob>,
@@ -52,7 +52,7 @@ pub struct SttHandle {
 #[derive(Debug)]
 pub struct SttJobs {
     jobs: mpsc::Receiver<SttJob>,
-    /// The words so far with the epoch of the sound they were said in.
+    /// The words so far, with the epoch of their sound.
     partial: watch::Sender<(u64, String)>,
     shared: Arc<Shared>,
 }
@@ -90,16 +90,16 @@ impl SttHandle {
         answer.await.map_err(|_| SttError::WorkerGone)?
     }
 
-    /// Drops the utterance so far. Takes effect at once, even when the queue is full: what is queued is not
-    /// decoded, and a `finish` that is queued gives an empty text.
+    /// Drops the utterance so far. Takes effect at once, even when the queue is full: queued sound is not
+    /// decoded, and a queued `finish` gives an empty text.
     pub fn reset(&self) {
         self.shared.epoch.fetch_add(1, Ordering::AcqRel);
         // A full queue wakes the worker anyway.
         let _ = self.jobs.try_send(self.job(Work::Reset));
     }
 
-    /// The words so far of the utterance that is being decoded; empty between utterances and from a reset on,
-    /// also while the worker is still busy with what was said before it.
+    /// The words so far of the utterance being decoded; empty between utterances and from a reset on, even
+    /// while the worker is still busy with earlier sound.
     pub fn partial(&self) -> String {
         let partial = self.partial.borrow();
         let (epoch, words) = &*partial;
@@ -115,7 +115,7 @@ impl SttHandle {
 /// The body of the thread `stt`: returns when every [`SttHandle`] is gone.
 pub fn run(mut recognizer: Box<dyn Recognizer>, mut jobs: SttJobs) {
     let mut epoch = 0;
-    // The first error of this utterance: what follows is not decoded any more.
+    // The first error of this utterance: later blocks are not decoded.
     let mut failed: Option<SttError> = None;
     let mut dropped = 0;
     while let Some(job) = jobs.jobs.blocking_recv() {
@@ -173,8 +173,7 @@ mod tests {
 
     use super::*;
 
-    /// Counts samples; waits for a permit before each block where told to; fails on a block that starts with
-    /// 9.
+    /// Counts samples; waits for a permit before each block if told to; fails on a block that starts with 9.
     struct Counter {
         samples: usize,
         permits: Option<std_mpsc::Receiver<()>>,

@@ -4,7 +4,7 @@ use super::graph::{Encoded, Networks};
 use super::vocabulary::{END_OF_TEXT, NO_SPEECH, NO_TIMESTAMPS, START, Vocabulary};
 use crate::stt::SttError;
 
-/// What one decoding found.
+/// The result of one decoding.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Hypothesis {
     pub text: String,
@@ -67,9 +67,8 @@ fn probability_of(logits: &[f32], token: usize) -> f64 {
     logits.get(token).map_or(0.0, |x| f64::from(x - top).exp() / sum)
 }
 
-/// Whether `tokens` ends in the same group of tokens over and over: the sign that the decoder turns in
-/// circles, which its probabilities do not show. Short groups need more repeats, since people do say "no no
-/// no".
+/// Whether `tokens` ends in the same group of tokens over and over. The decoder then turns in circles, which
+/// its probabilities do not show. Short groups need more repeats, since people do say "no no no".
 fn turns_in_circles(tokens: &[usize]) -> bool {
     (1..=16).any(|group| {
         let repeats = match group {
@@ -111,7 +110,7 @@ pub fn greedy(
             break;
         }
         if no_speech > SILENT && tokens.len() >= 2 {
-            // It will be rejected whatever it says.
+            // The hypothesis will be rejected for any text.
             break;
         }
     }

@@ -2,9 +2,9 @@
 //! output.
 //!
 //! It is two thirds of the model. As 8-bit integers with a scale for each row and each column (error 0.9 %;
-//! what that does to the text: docs/design/stt.md) it takes 20 MB instead of 120, and a step of the decoder
-//! reads a quarter of the bytes, which is what a step waits for. Products are summed in integers, so scores
-//! are the same on every machine.
+//! its effect on the text: docs/design/stt.md) it takes 20 MB instead of 120. A step of the decoder, which
+//! waits for these bytes, reads a quarter of them. Products are summed in integers, so scores are the same on
+//! every machine.
 
 use super::graph::TOKENS;
 use crate::inference::ModelStore;

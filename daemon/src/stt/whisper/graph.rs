@@ -107,7 +107,7 @@ impl Networks {
     }
 }
 
-/// The state of one decoding: how far it is, and what self-attention remembers.
+/// The state of one decoding: its position, and the memory of self-attention.
 pub struct Decoding<'a> {
     networks: &'a Networks,
     sound: &'a Encoded,
@@ -118,7 +118,7 @@ pub struct Decoding<'a> {
 }
 
 impl Decoding<'_> {
-    /// Feeds `token`; returns the scores (logits) of what comes next, `TOKENS` of them, all finite.
+    /// Feeds `token`; returns the scores (logits) of the next token, `TOKENS` of them, all finite.
     pub fn step(&mut self, token: usize) -> Result<Vec<f32>, SttError> {
         let step = "running Whisper's decoder";
         let outputs = contained(|| self.run(token)).map_err(fault(step))?;

@@ -29,13 +29,13 @@ use crate::inference::ModelStore;
 use crate::units::SAMPLE_RATE_HZ;
 
 const RATE: usize = SAMPLE_RATE_HZ as usize;
-/// Encoder frames (20 ms) of the two contexts, and how many tokens each may give: 10 and 30 s of the fastest
+/// Encoder frames (20 ms) of the two contexts, and the most tokens of each: 10 and 30 s of the fastest
 /// speech.
 const SHORT: Context = Context { frames: 500, tokens: 80 };
 const LONG: Context = Context { frames: 1500, tokens: 220 };
-/// What fits the short context with an end of silence.
+/// Most samples that fit the short context with an end of silence.
 const SHORT_SAMPLES: usize = RATE * 99 / 10;
-/// What fits the long context.
+/// Most samples that fit the long context.
 const LONG_SAMPLES: usize = RATE * 29;
 /// An utterance that goes on after this (4 min) is cut off there: endpointing has failed, and memory is
 /// bounded.
@@ -117,8 +117,7 @@ fn probability(log: f64) -> f32 {
     log.exp().clamp(0.0, 1.0) as f32
 }
 
-/// Cuts sound that is longer than the long context where it is quietest (over 100 ms) in the last 6 s that
-/// would fit.
+/// Cuts sound longer than the long context at its quietest 100 ms in the last 6 s that would fit.
 fn pieces(mut samples: &[f32]) -> Vec<&[f32]> {
     const BLOCK: usize = RATE / 10;
     let mut out = Vec::new();

@@ -1,4 +1,4 @@
-//! Whisper on synthetic and real speech, and on what is not speech.
+//! Whisper on synthetic and real speech, and on sound that is not speech.
 
 use super::*;
 use crate::inference::ModelStore;

@@ -1,4 +1,4 @@
-//! Whisper's tokens: what they spell, and which are never chosen.
+//! Whisper's tokens: their spelling, and those that are never chosen.
 
 use super::graph::TOKENS;
 use crate::inference::ModelStore;
@@ -41,7 +41,7 @@ impl Vocabulary {
         if tokens.len() != TOKENS {
             return Err("the vocabulary has another number of tokens than the decoder");
         }
-        // Everything from the start token on is no text either.
+        // All tokens from the start token on are no text either.
         let mut never = vec![false; TOKENS];
         never.iter_mut().skip(START).for_each(|s| *s = true);
         let list = std::str::from_utf8(suppressed).map_err(|_| "the suppress list is not text")?;
