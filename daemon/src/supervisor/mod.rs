@@ -7,17 +7,16 @@
 //!                                                     the data path `reporter`
 //! ```
 //!
-//! * Every member has a name of at most 15 bytes (what the kernel keeps of a thread name).
-//! * A member of [`Supervisor::task`] or [`Supervisor::thread`] works until it is told to stop: one that ends
-//!   before is a fault, whether it failed or not. A *job* ([`Supervisor::job`], [`Supervisor::job_thread`])
-//!   may end well at any time.
+//! * Every member has a name of at most 15 bytes (the kernel keeps no more of a thread name).
+//! * A member of [`Supervisor::task`] or [`Supervisor::thread`] works until it is told to stop. An earlier
+//!   end is a fault, whether it failed or not. A *job* ([`Supervisor::job`], [`Supervisor::job_thread`]) may
+//!   end well at any time.
 //! * [`Supervisor::token`] asks everything to stop at once; stages that are fed by a queue end when the stage
-//!   before them closes it, so sound already heard is worked off in the order in which it flows. What reports
-//!   about the others (broker, service manager) gets [`Supervisor::last_words`], which is cancelled after the
-//!   data path has ended.
+//!   before them closes it, so sound already heard is worked off in the order in which it flows. Members that
+//!   report about the others (broker, service manager) get [`Supervisor::last_words`], which is cancelled
+//!   after the data path has ended.
 //! * A panic is a bug: [`install_panic_hook`] logs it and aborts, so that systemd restarts a process whose
-//!   state is known. Only what runs in [`guarded`] (foreign models, foreign libraries) may panic without
-//!   that.
+//!   state is known. Only code in [`guarded`] (foreign models, foreign libraries) may panic without that.
 
 mod panic;
 
@@ -37,7 +36,7 @@ use crate::error::chain;
 pub(crate) use panic::is_guarded;
 pub use panic::{Caught, guarded, install_panic_hook};
 
-/// What the kernel keeps of a thread name.
+/// Most bytes that the kernel keeps of a thread name.
 pub const MAX_NAME_BYTES: usize = 15;
 
 /// Part of a drain's deadline kept for the reporters.
@@ -86,7 +85,7 @@ pub enum Ended {
     Fault(Fault),
 }
 
-/// What a drain left behind.
+/// The result of a drain.
 #[derive(Debug)]
 pub struct Drained {
     /// Members that had not ended at the deadline, in data-flow order. Their threads still run: leave the
@@ -138,7 +137,7 @@ impl Supervisor {
         }
     }
 
-    /// Cancelled when everything shall stop; anyone may cancel it.
+    /// Cancelled when everything must stop; anyone may cancel it.
     pub fn token(&self) -> CancellationToken {
         self.stop.clone()
     }
@@ -167,8 +166,7 @@ impl Supervisor {
         self.spawn(name, Kind::Job, async { work.await.map_err(Into::into) })
     }
 
-    /// Starts a task that tells others how things are, until the data path has ended: see
-    /// [`Supervisor::last_words`].
+    /// Starts a task that reports on others, until the data path has ended: see [`Supervisor::last_words`].
     pub fn reporter<F, E>(&mut self, name: &'static str, work: F) -> Result<(), SpawnError>
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
@@ -196,7 +194,7 @@ impl Supervisor {
     }
 
     /// Starts a thread that calls a device whose driver may never return. It ends by itself when nobody needs
-    /// it any more, and is not waited for once `given_up` is cancelled.
+    /// it any more. Nobody waits for it once `given_up` is cancelled.
     pub fn device_thread<F, E>(
         &mut self,
         name: &'static str,
@@ -243,8 +241,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Waits until something asks for a stop, a member faults, or (where there are only jobs) everything is
-    /// done.
+    /// Waits until a stop is requested, a member faults, or (with jobs only) everything is done.
     pub async fn wait(&mut self) -> Ended {
         loop {
             let only_jobs =
@@ -269,8 +266,8 @@ impl Supervisor {
 
     /// Asks everything to stop and waits for it: first the data path and the jobs, then the reporters.
     ///
-    /// Tasks that are late are dropped; threads cannot be, so a caller that finds a name in [`Drained::late`]
-    /// leaves the process instead of waiting for it.
+    /// Late tasks are dropped. Threads cannot be, so a caller that finds a name in [`Drained::late`] leaves
+    /// the process instead of waiting for it.
     pub async fn drain(mut self, deadline: Duration) -> Drained {
         let started = Instant::now();
         let until = started + deadline;
@@ -342,7 +339,8 @@ where
     let thread = std::thread::Builder::new()
         .name(name.to_owned())
         .spawn(move || {
-            // The supervisor may be gone at the end of a test or after a late drain; then nobody asks.
+            // The supervisor may be gone at the end of a test or after a late drain; then nobody needs the
+            // result.
             let _ = done.send(work().map_err(Into::into));
         })
         .map_err(|source| SpawnError::Thread { name, source })?;

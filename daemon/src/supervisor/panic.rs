@@ -1,8 +1,8 @@
 //! A panic is a bug and ends the process at once. The exception is foreign code that runs in [`guarded`].
 //!
-//! The hook runs before anything unwinds, so a plain `catch_unwind` never sees a panic in this program. The
-//! hook therefore has to know who catches: [`guarded`] counts per thread how many guards the thread is in,
-//! and inside one the hook takes the message down and returns.
+//! The hook runs before anything unwinds, so a plain `catch_unwind` never sees a panic in this program. So
+//! the hook must know whether a guard will catch it: [`guarded`] counts the guards of each thread, and inside
+//! one the hook notes the message and returns.
 
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
@@ -21,8 +21,8 @@ pub struct Caught {
     account: String,
 }
 
-/// Runs `work`, which is code of others on data of others, and turns a panic in it into an error. The caller
-/// throws away everything that `work` could have left half changed.
+/// Runs `work`, foreign code on foreign data, and turns a panic in it into an error. The caller throws away
+/// everything that `work` may have left half changed.
 ///
 /// # Errors
 /// [`Caught`] if it panicked. An abort inside (no memory, no stack) is not caught.
@@ -38,7 +38,7 @@ pub fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, Caught> {
     let done = catch_unwind(AssertUnwindSafe(work));
     drop(inside);
     done.map_err(|payload| {
-        // Without the hook (a library test) nobody has heard it.
+        // Without the hook (a library test) no message was noted.
         let account = HEARD.take().unwrap_or_else(|| format!("with {:?}", words(&*payload)));
         Caught { account }
     })
