@@ -1,21 +1,21 @@
-//! What the service manager is told (`sd_notify(3)`), and the watchdog that only sound can feed.
+//! Messages to the service manager (`sd_notify(3)`), and the watchdog that only sound can feed.
 //!
-//! Without `NOTIFY_SOCKET` every call does nothing, so the daemon runs the same from a terminal. A message
-//! that cannot be sent is logged at debug level: there is nobody to tell.
+//! Without `NOTIFY_SOCKET` every call does nothing, so the daemon runs the same from a terminal. An unsent
+//! message is logged at debug level: there is nobody to tell.
 //!
 //! # The watchdog
 //!
-//! A timer that pings proves only that timers work. [`Watchdog`] looks at how far the sound has come, several
-//! times per watchdog interval, and allows a ping only when
+//! A timer that pings proves only that timers work. [`Watchdog`] looks at the progress of the sound several
+//! times per watchdog interval. It allows a ping only when
 //!
 //! * a period has arrived from the source **and** the front end has worked on since the last ping, or
 //! * the source is known to be away (unplugged, reported, being re-opened) **and** attempts to re-open it go
 //!   on,
 //!
-//! and only while the turn task is idle or within the deadline of what it does ([`GRACE`] on top). So a clock
-//! that freezes without an error, a front end that hangs, a re-open that never returns and a turn that never
-//! ends all silence it and systemd restarts the daemon; an unplugged microphone does not, because a restart
-//! would not plug it in again.
+//! and only while the turn task is idle or within the deadline of its work ([`GRACE`] on top). So these
+//! silence it, and systemd restarts the daemon: a clock that freezes without an error, a front end that
+//! hangs, a re-open that never returns, a turn that never ends. An unplugged microphone does not silence it,
+//! because a restart would not plug it in again.
 
 pub mod start;
 
@@ -51,8 +51,7 @@ pub fn status(words: &str) {
     send(&[NotifyState::Status(&one_line(words))]);
 }
 
-/// A reload begins. `Type=notify-reload` wants the time at which it was received along with it; [`ready`]
-/// ends it.
+/// A reload begins. `Type=notify-reload` wants the time at which it was received; [`ready`] ends it.
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => send(&[NotifyState::Reloading, now]),
@@ -75,30 +74,30 @@ fn send(states: &[NotifyState<'_>]) {
     }
 }
 
-/// A line break inside a status would start another assignment, such as a READY=1 nobody meant.
+/// A line break inside a status would start another assignment, such as an unwanted READY=1.
 fn one_line(words: &str) -> String {
     words.chars().take(MAX_STATUS_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// How far the sound has come, as seen from outside the audio threads. Times are `CLOCK_MONOTONIC` in
+/// The progress of the sound, as seen from outside the audio threads. Times are `CLOCK_MONOTONIC` in
 /// milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Progress {
-    /// When the source last delivered a period; 0 = never.
+    /// Time at which the source last delivered a period; 0 = never.
     pub capture_ms: u64,
-    /// When the front end last finished a frame, or any counter that grows with its work; 0 = never.
+    /// Time at which the front end last finished a frame, or any counter that grows with its work; 0 = never.
     pub front_end: u64,
     /// The source is known to be away, and this was reported.
     pub recovering: bool,
-    /// A counter that grows while the source tries to come back; `None` where the source cannot tell, and
-    /// then it is believed.
+    /// A counter that grows while the source tries to come back. `None` where the source cannot tell; then it
+    /// is believed.
     pub attempts: Option<u64>,
-    /// When the turn task must be over with what it does; 0 = it waits for something to do.
+    /// Time by which the turn task must finish its work; 0 = it waits for work.
     pub turn_due_ms: u64,
 }
 
-/// How long a turn may be over its deadline: the deadline itself ends it, unless the task does not run any
-/// more.
+/// Time that a turn may exceed its deadline. The deadline itself ends a turn, unless the task does not run
+/// any more.
 pub const GRACE: Duration = Duration::from_secs(10);
 
 /// Why the watchdog is not fed.
@@ -199,7 +198,7 @@ pub async fn feed_watchdog(
                 send(&[NotifyState::Watchdog]);
                 silent = None;
             }
-            // One missed look may be a hiccup of a quarter interval; the second in a row is worth a line.
+            // One missed look may be a hiccup of a quarter interval; the second in a row is logged.
             Err(why) if silent == Some(why) => {}
             Err(why) => {
                 log::warn!(
@@ -298,7 +297,7 @@ mod tests {
         assert_eq!(one_line(&"x".repeat(1_000)).len(), MAX_STATUS_CHARS);
     }
 
-    /// Runs the ignored test `name` of this binary as a service whose manager we are.
+    /// Runs the ignored test `name` of this binary as a service, with this process as its manager.
     fn service(name: &str, watchdog_usec: Option<u64>) -> (Child, UnixDatagram, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");

@@ -1,4 +1,4 @@
-//! A start that takes its time: what it may take, and who tells the service manager that it goes on.
+//! A long start: its limits, and the reports to the service manager that it goes on.
 //!
 //! ```text
 //!  TimeoutStartSec=60 ──▶ killed            every 5 s: the process has worked (CPU, bytes), or it waits in a step that
@@ -6,9 +6,9 @@
 //!        └── moved on by every extension    else nothing: 60 s later the service manager ends it
 //! ```
 //!
-//! `EXTEND_TIMEOUT_USEC` counts from when it is sent, so one at the start is worth nothing to the step after
-//! it. Work is seen from outside: a migration, a repair or a check of a large file, models on a slow card all
-//! use the processor or move bytes. A wait does neither, so each wait has an entry here.
+//! `EXTEND_TIMEOUT_USEC` counts from its sending, so one at the start does not help the step after it. Work
+//! is seen from outside: a migration, a repair or a check of a large file, models on a slow card all use the
+//! processor or move bytes. A wait does neither, so each wait has an entry here.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -28,7 +28,7 @@ pub const SAFETY_BACKUP: Duration = Duration::from_secs(45);
 const LONGEST: Duration = Duration::from_secs(6 * 3_600);
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 const SLEEP: Duration = Duration::from_millis(100);
-/// Less than this between two looks is no work: the looks themselves and a loop that waits use as much.
+/// Less than this between two looks is no work: the looks themselves and a waiting loop use as much.
 const LEAST_CPU: Duration = Duration::from_millis(20);
 const LEAST_BYTES: u64 = 4_096;
 
@@ -115,7 +115,7 @@ impl Work {
     }
 }
 
-/// Runs on a thread of its own until the service manager was told READY, or `stop`.
+/// Runs on a thread of its own until the service manager got READY, or `stop`.
 pub fn keep_alive(stop: &CancellationToken) {
     let began = Instant::now();
     let mut work = Work::so_far();
@@ -155,7 +155,7 @@ mod tests {
         std::thread::sleep(Duration::from_millis(50));
         let mut sum = 0_u64;
         let end = Instant::now() + Duration::from_secs(5);
-        // Until this thread has had the processor for long enough, whatever else runs here.
+        // Until this thread has had the processor for long enough, even if other programs run.
         while !Work::so_far().since(before) && Instant::now() < end {
             sum = (0..100_000_u64).fold(sum, |sum, n| sum.wrapping_mul(31).wrapping_add(n));
         }
