@@ -10,7 +10,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 pub const DAY_MS: i64 = 86_400_000;
 
-/// When something happened, as well as this device can tell.
+/// The time of an event, as well as this device can tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stamp {
     /// Wall clock, milliseconds since 1970 UTC. A guess unless `synced`.
@@ -23,7 +23,7 @@ pub struct Stamp {
     pub monotonic_ns: i64,
 }
 
-/// Where time comes from: the system, or what a test sets.
+/// The source of time: the system, or a test.
 #[derive(Debug, Clone)]
 pub enum Clock {
     System,
@@ -34,7 +34,7 @@ pub enum Clock {
     Driven(Arc<DrivenClock>),
 }
 
-/// A clock of which a test drives every part: it can be unset, jump, and go on in another boot.
+/// A clock that a test drives in every part: it can be unset, jump, and go on in another boot.
 #[derive(Debug)]
 pub struct DrivenClock {
     pub wall_unix_ms: AtomicI64,

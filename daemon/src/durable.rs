@@ -1,7 +1,7 @@
 //! Files for their owner alone, and names that outlast a power cut.
 //!
-//! A file that was synced is on the disk; its name is once the folder was synced that holds the name. Until
-//! then what was created, renamed and removed in a folder may be there or not, one without the other.
+//! A synced file is on the disk. Its name is there once the folder that holds the name was synced. Until then
+//! each creation, rename and removal in a folder may be there or not, one without the other.
 
 use std::fs::{self, File};
 use std::io;
@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
-/// Makes everything durable that was created, renamed and removed in `folder`.
+/// Makes every creation, rename and removal in `folder` durable.
 ///
 /// # Errors
-/// What the disk has to say. A file system that cannot sync folders (some network shares) is none.
+/// Those of the file system; one that cannot sync folders (some network shares) is no error.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
     match File::open(folder)?.sync_all() {
         Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS)) => Ok(()),
@@ -21,10 +21,10 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Takes the lock of an open file or folder, which goes with it; `false` if somebody else has it.
+/// Takes the lock of an open file or folder, released when it is closed; `false` if somebody else holds it.
 ///
 /// # Errors
-/// What the file system has to say, in words where it has no locks.
+/// Those of the file system, in words where it has no locks.
 pub fn try_lock(file: &File) -> io::Result<bool> {
     lock(file, FlockOperation::NonBlockingLockExclusive)
 }
@@ -45,7 +45,7 @@ fn lock(file: &File, how: FlockOperation) -> io::Result<bool> {
     }
 }
 
-/// A failure of a file system that lacks what we need (some network shares), as a sentence instead of an
+/// A failure of a file system that lacks locks or syncing (some network shares), as a sentence instead of an
 /// error number.
 pub fn in_words(error: io::Error) -> io::Error {
     let lacks = match error.raw_os_error() {
@@ -72,25 +72,24 @@ pub fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// The file itself where `path` is a link to one that is there: whoever replaces a file must not replace the
-/// link, or what was in the file stays where it lies.
+/// The file itself where `path` is a link to an existing one. A writer that replaces a file must not replace
+/// the link, or the old content stays where it lies.
 pub fn behind_link(path: &Path) -> PathBuf {
     let is_link = fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
     let target = is_link.then(|| fs::canonicalize(path).ok()).flatten();
     target.unwrap_or_else(|| path.to_path_buf())
 }
 
-/// Where the link `path` leads if nothing is there, as with a disk that is not mounted.
+/// The target of the link `path` if nothing is there, as with a disk that is not mounted.
 pub fn leads_nowhere(path: &Path) -> Option<PathBuf> {
     let target = fs::read_link(path).ok()?;
     fs::metadata(path).is_err().then(|| folder_of(path).join(target))
 }
 
-/// Makes `folder` and what is missing above it, durably, for its owner and group. One that is there stays as
-/// it is.
+/// Makes `folder` and its missing ancestors, durably, for owner and group. An existing folder stays as it is.
 ///
 /// # Errors
-/// What the disk has to say.
+/// The error of the file system.
 pub fn create_folder(folder: &Path) -> io::Result<()> {
     let missing = folder.ancestors().take_while(|above| !above.as_os_str().is_empty() && !above.exists());
     let missing: Vec<&Path> = missing.collect();
@@ -104,15 +103,15 @@ pub fn create_folder(folder: &Path) -> io::Result<()> {
 /// Makes an empty file that only its owner may read.
 ///
 /// # Errors
-/// `AlreadyExists`, and what the disk has to say.
+/// `AlreadyExists`, and those of the file system.
 pub fn create_file(path: &Path) -> io::Result<File> {
     fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
-/// Removes a file; whether it was there.
+/// Removes a file; returns whether it was there.
 ///
 /// # Errors
-/// What the disk has to say.
+/// Those of the file system.
 pub fn remove_if_there(path: &Path) -> io::Result<bool> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),

@@ -1,4 +1,4 @@
-//! How a command ends: one sentence for the person, an exit code for the script.
+//! The end of a command: one sentence for the person, an exit code for the script.
 
 use std::error::Error;
 use std::fmt;
@@ -21,11 +21,11 @@ pub enum Exit {
     Config = 78,
 }
 
-/// What a subcommand returns when it cannot do its work.
+/// The error of a subcommand that cannot do its work.
 #[derive(Debug)]
 pub struct Failure {
     pub exit: Exit,
-    /// What failed and what to do about it, in one sentence.
+    /// The failure and its remedy, in one sentence.
     pub message: String,
     source: Option<Box<dyn Error + Send + Sync>>,
 }
@@ -35,7 +35,7 @@ impl Failure {
         Self { exit, message: message.into(), source: None }
     }
 
-    /// A failure whose error names its step itself and says what to do: nothing is put in front of it.
+    /// A failure whose error names its step itself and gives the remedy: nothing is put in front of it.
     pub fn of(exit: Exit, error: &(dyn Error + 'static)) -> Self {
         Self::new(exit, chain(error))
     }
@@ -64,8 +64,8 @@ impl Error for Failure {
 
 /// An error and its causes as one line: `step: cause: cause of the cause`.
 ///
-/// Libraries print their cause as part of themselves, or over several lines: what the line says already is
-/// not said again, and a foreign line break or control character does not get through.
+/// Libraries print their cause as part of themselves, or over several lines: the line repeats nothing, and
+/// holds no foreign line break or control character.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut line = error.to_string();
     let mut last = line.clone();
@@ -99,7 +99,7 @@ fn one_line(text: &str) -> String {
     line.chars().take(MOST_OF_A_CAUSE).chain(['…']).collect()
 }
 
-/// What is wrong with a TOML text, on one line: the parser draws the place over several.
+/// The fault of a TOML text, on one line: the parser draws the place over several.
 #[derive(Debug, thiserror::Error)]
 #[error("line {line}: {message}")]
 pub struct TomlFault {

@@ -1,8 +1,8 @@
-//! The parsers of bytes that others wrote, one function each, for `cargo fuzz` (`tests/fuzz`) and for the
-//! test below, which feeds them the committed inputs and mutations of these.
+//! The parsers of foreign bytes, one function each, for `cargo fuzz` (`tests/fuzz`) and for the test below,
+//! which feeds them the committed inputs and mutations of these.
 //!
-//! A target takes any bytes, asserts what must hold whatever they are, and returns whether they were what it
-//! reads. A panic in a library counts only where the product does not catch it.
+//! A target takes any bytes, asserts the invariants for them, and returns whether they were valid input. A
+//! panic in a library counts only where the product does not catch it.
 
 use std::fmt::Debug;
 use std::path::PathBuf;
@@ -72,7 +72,7 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    /// Mutations of each committed input. `scripts/fuzz.sh` runs for longer, and looks where the paths lead.
+    /// Mutations of each committed input. `scripts/fuzz.sh` runs for longer, and follows the covered paths.
     const MUTATIONS: usize = 200;
 
     /// A failing number of a mutation can be run again.
@@ -155,7 +155,7 @@ mod tests {
         wav: MUTATIONS,
     }
 
-    /// Other versions would be other parsers, and would all be built once more.
+    /// Other versions would be other parsers, and would all be built again.
     #[test]
     fn the_targets_are_built_with_the_libraries_of_the_daemon() {
         let packages = |lock: &str| -> BTreeSet<(String, String)> {

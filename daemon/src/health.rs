@@ -1,9 +1,9 @@
-//! How well each part of the device works, and the one state that is shown for all of it.
+//! The condition of each part of the device, and the one state shown for all of it.
 //!
-//! Parts call [`Health::set`]; the pipeline calls [`Health::set_stage`]; whoever shows the state (MQTT,
-//! `STATUS=`, the page) watches. Rules of the state shown:
+//! Parts call [`Health::set`]; the pipeline calls [`Health::set_stage`]; the faces that show the state (MQTT,
+//! `STATUS=`, the page) watch it. Rules of the state shown:
 //!
-//! 1. A turn in progress is shown as what it is (`listening` … `follow_up`), and so are `starting` and
+//! 1. A turn in progress is shown by its stage (`listening` … `follow_up`), and so are `starting` and
 //!    `muted`: a person who muted the device must be able to trust the word.
 //! 2. Else, with a required part that has failed for good, `error`.
 //! 3. Else, with a required part that is degraded or away, `degraded`.
@@ -74,8 +74,8 @@ impl State {
     }
 }
 
-/// Condition of one part. The sentence says what is wrong, what still works and what to do, without a final
-/// full stop.
+/// Condition of one part. The sentence names the fault, the parts that still work and the remedy, without a
+/// final full stop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "condition", rename_all = "snake_case")]
 pub enum Condition {
@@ -167,24 +167,23 @@ pub struct Component {
     since: Instant,
 }
 
-/// The state shown and what it is made of.
+/// The state shown and its sources.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Status {
     /// The state to show, after the rules at the top of this module.
     pub state: State,
-    /// A required part is not as it should be, whatever `state` says.
+    /// A required part is not as it should be; independent of `state`.
     pub problem: bool,
     /// The household muted the device.
     pub muted: bool,
-    /// The sound card is open, also while the device is muted: what it brings is dropped before any
-    /// detection.
+    /// The sound card is open, also while the device is muted: its sound is dropped before any detection.
     pub microphone_open: bool,
-    /// After too many failed attempts: until when unsure voices are refused. Milliseconds since 1970 UTC; RFC
-    /// 3339 in JSON.
+    /// After too many failed attempts: the time until which unsure voices are refused. Milliseconds since
+    /// 1970 UTC; RFC 3339 in JSON.
     #[serde(serialize_with = "as_rfc3339")]
     pub paused_until: Option<i64>,
     pub components: BTreeMap<&'static str, Component>,
-    /// What the pipeline does, before the rules.
+    /// The stage of the pipeline, before the rules.
     #[serde(skip)]
     stage: State,
 }
@@ -227,7 +226,7 @@ impl Status {
         };
     }
 
-    /// The required part that is worst, if any is not as it should be: why [`Status::problem`] is set.
+    /// The worst required part, if any is not as it should be: the reason why [`Status::problem`] is set.
     pub fn worst(&self) -> Option<(&'static str, &Component)> {
         self.problems().into_iter().next().filter(|(_, component)| component.need == Need::Required)
     }
@@ -244,7 +243,7 @@ impl Status {
         list
     }
 
-    /// One line for a person: what the device does, then what is wrong.
+    /// One line for a person: the device's activity, then its problems.
     pub fn words(&self) -> String {
         let mut line = match self.state {
             State::Starting => "starting",
@@ -299,7 +298,7 @@ impl Health {
         Self { status: Arc::new(watch::Sender::new(Status::new())) }
     }
 
-    /// Names a part before it has said how it is, so that it shows from the start.
+    /// Names a part before it has reported its condition, so that it shows from the start.
     pub fn register(&self, name: &'static str, need: Need) {
         self.status.send_if_modified(|status| {
             let component = Component { need, condition: Condition::Starting, since: Instant::now() };
@@ -309,8 +308,8 @@ impl Health {
         });
     }
 
-    /// Says how a part is. A change of kind is logged once; a change of the sentence alone only shows. A part
-    /// that nobody registered is optional.
+    /// Sets the condition of a part. A change of kind is logged once; a change of the sentence alone only
+    /// shows. An unregistered part is optional.
     pub fn set(&self, name: &'static str, condition: Condition) {
         let mut change = None;
         self.status.send_if_modified(|status| {
@@ -346,7 +345,7 @@ impl Health {
         }
     }
 
-    /// Says what the pipeline does now.
+    /// Sets the stage of the pipeline.
     pub fn set_stage(&self, stage: State) {
         self.status.send_if_modified(|status| {
             if status.stage == stage {
@@ -358,7 +357,7 @@ impl Health {
         });
     }
 
-    /// Says whether the household muted the device: shown whatever else goes on, until it is unmuted.
+    /// Sets whether the household muted the device: shown at all times until it is unmuted.
     pub fn set_muted(&self, muted: bool) {
         self.status.send_if_modified(|status| {
             let changed = status.muted != muted;
@@ -368,7 +367,7 @@ impl Health {
         });
     }
 
-    /// Says until when unsure voices are refused after too many failures; `None`: no longer.
+    /// Sets the time until which unsure voices are refused after too many failures; `None`: no longer.
     pub fn set_paused_until(&self, unix_ms: Option<i64>) {
         self.status.send_if_modified(|status| {
             let changed = status.paused_until != unix_ms;

@@ -1,4 +1,4 @@
-//! The order of the house, as a test: a module may use those of its own layer and of the layers below, and no
+//! The layers of the program, as a test: a module may use those of its own layer and of the layers below. No
 //! two modules use each other, also not by a detour.
 //!
 //! ```text
@@ -34,14 +34,14 @@ const LAYERS: [&[&str]; 5] = [
     &["backup", "control", "dialogue", "events", "identity", "pipeline"],
     &["app", "cli", "daemon", "mqtt"],
 ];
-/// Of the tests, and the two that start everything.
+/// The modules for tests, and the two that start everything.
 const OUTSIDE: [&str; 5] = ["fuzzing", "layers", "lib", "main", "testdata"];
 
 fn layer_of(module: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&module))
 }
 
-/// Every source file of the product below `folder`: files that only tests compile are left out.
+/// Every source file of the product below `folder`: files compiled only for tests are left out.
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -113,7 +113,7 @@ fn every_module_has_a_layer_and_uses_nothing_above_it() {
 #[test]
 fn no_two_modules_use_each_other() {
     let mut uses = uses();
-    // Modules that use nothing that is left are taken away; a circle stays.
+    // Modules that use no remaining module are taken away; a circle stays.
     while let Some(done) = uses
         .iter()
         .find(|(_, others)| others.keys().all(|other| !uses.contains_key(other)))

@@ -1,7 +1,7 @@
-//! Where log lines go: the systemd journal when standard error is connected to it, plain lines on standard
-//! error otherwise.
+//! Log lines go to the systemd journal when standard error is connected to it, and otherwise to standard
+//! error as plain lines.
 //!
-//! `JARVIS_LOG` (else `RUST_LOG`) says what is logged: `debug`, or `info,jarvisd::mqtt=debug,rumqttc=off`.
+//! `JARVIS_LOG` (else `RUST_LOG`) selects the records: `debug`, or `info,jarvisd::mqtt=debug,rumqttc=off`.
 //! The message holds all that a person needs; key-values become fields of the journal and `key=value` at the
 //! end of a plain line.
 
@@ -19,12 +19,12 @@ const QUIET: [(&str, LevelFilter); 5] = [
     ("rustls", LevelFilter::Warn),
     ("sqlx", LevelFilter::Warn),
     ("symphonia", LevelFilter::Warn),
-    // It warns of every model whose operator set is newer than those it was tested with; ours are tested
+    // tract warns of every model whose operator set is newer than those it was tested with; ours are tested
     // here.
     ("tract", LevelFilter::Error),
 ];
 
-/// Which records are logged: the longest matching target prefix decides.
+/// Selects the records to log: the longest matching target prefix decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filter {
     default: LevelFilter,
@@ -108,7 +108,7 @@ impl Log for Logger {
             }
             Sink::Stderr => {
                 let line = plain_line(record, Clock::System.now_unix_ms());
-                // One write a line, so that threads do not mix; a closed standard error is nobody's fault.
+                // One write a line, so that threads do not mix; a closed standard error is no fault.
                 let _ = std::io::stderr().lock().write_all(line.as_bytes());
             }
         }

@@ -1,4 +1,4 @@
-//! `jarvisd`: see the library for how it works and `jarvisd --help` for what it does.
+//! `jarvisd`: the library documents how it works, and `jarvisd --help` its use.
 
 use std::process::ExitCode;
 

@@ -1,6 +1,6 @@
 //! Text and numbers as they leave the program: nothing in them drives a terminal, and a figure is a figure.
 //!
-//! Stored words, names, file contents and what other machines answer are foreign text. Every line on standard
+//! Stored words, names, file contents and answers of other machines are foreign text. Every line on standard
 //! output and standard error, every line of the journal and every JSON document goes through here.
 
 use std::fmt;
@@ -9,8 +9,8 @@ use std::io::{self, Write};
 use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter, Serializer};
 
-/// Whether a terminal could take `c` for an order, or show what follows in another order. C1 controls count:
-/// some terminals obey them.
+/// Whether a terminal could take `c` for an order, or show the text behind it in another order. C1 controls
+/// count: some terminals obey them.
 pub fn drives_a_terminal(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
@@ -36,7 +36,7 @@ pub fn without_mark(text: &str) -> &str {
 /// The password in the text of a file: its first line.
 ///
 /// # Errors
-/// What is wrong with it, completing "the file …".
+/// The fault, completing "the file …".
 pub fn password(text: &str) -> Result<&str, &'static str> {
     match first_line(text) {
         "" => Err("has no password on its first line"),
@@ -47,7 +47,7 @@ pub fn password(text: &str) -> Result<&str, &'static str> {
     }
 }
 
-/// Whether `text` holds a character that no keyboard types into a password. A tab is one that it does.
+/// Whether `text` holds a character that no keyboard types into a password. A tab can be typed.
 pub fn has_control(text: &str) -> bool {
     text.contains(|c: char| c.is_control() && c != '\t')
 }
@@ -57,7 +57,7 @@ pub fn first_line(text: &str) -> &str {
     without_mark(text).lines().next().unwrap_or_default()
 }
 
-/// A number with so many digits behind the point: never a negative zero, and "unknown" where it is none.
+/// A number with so many digits behind the point: never a negative zero, and "unknown" for NaN and infinity.
 #[derive(Debug, Clone, Copy)]
 pub struct Figure {
     value: f64,
@@ -79,7 +79,7 @@ impl fmt::Display for Figure {
     }
 }
 
-/// A value as JSON on one line. What drives a terminal is escaped, zero has no sign, NaN is null.
+/// A value as JSON on one line. Characters that drive a terminal are escaped, zero has no sign, NaN is null.
 ///
 /// # Errors
 /// As [`serde_json::to_string`].
@@ -162,7 +162,7 @@ mod tests {
     fn what_drives_a_terminal_is_written_out() {
         assert_eq!(visible(ODD), "a\\u{1b}[31m\\u{9b}2J\\u{7f}\\u{202e}b\\u{feff}é🙂\n\"");
         assert_eq!(visible_line("a\r\nb"), "a\\r b");
-        // What joins letters and emoji is left alone.
+        // Characters that join letters and emoji are left alone.
         assert_eq!(visible("علی\u{200c}رضا 👩\u{200d}👧"), "علی\u{200c}رضا 👩\u{200d}👧");
     }
 

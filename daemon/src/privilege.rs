@@ -1,10 +1,10 @@
 //! Root acts as the owner of the data folder.
 //!
-//! A file that root makes there (a lock, a log of the database, a restored database) is one that the daemon
-//! cannot open. So a command that root runs takes the user and the groups of the owner before anything is
-//! opened. It keeps the capability to read what root may read (a password file, a recording in somebody's
-//! home). One that works with files of the caller also keeps those to write where root may, so that a file or
-//! a new folder anywhere is made, and belongs to the owner. Programs that it starts get none of them.
+//! The daemon cannot open a file that root makes there (a lock, a log of the database, a restored database).
+//! So a command that root runs takes the user and the groups of the owner before anything is opened. It keeps
+//! the capability to read what root may read (a password file, a recording in somebody's home). A command
+//! that works with the caller's files also keeps those to write where root may. So it can make a file or a
+//! folder anywhere, and the owner owns it. Programs that it starts get none of them.
 //!
 //! Everything here runs before the first thread is started.
 
@@ -24,12 +24,12 @@ use crate::durable;
 /// The account of an installed device (`systemd/jarvis.sysusers`).
 const ACCOUNT: &CStr = c"jarvis";
 
-/// What root keeps when it becomes the owner.
+/// The capabilities that root keeps when it becomes the owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keep {
     /// Reading. The folder of the data is made first where it is missing, if `true`.
     Reading { folder: bool },
-    /// Reading and writing wherever the caller may, who names files.
+    /// Reading and writing wherever the caller may, for commands whose files the caller names.
     Files,
 }
 
@@ -43,10 +43,10 @@ struct Owner {
     home: PathBuf,
 }
 
-/// Root that became somebody else: whom files go to that the caller named.
+/// The caller's ids, if root became another user: the caller gets the files that it named.
 static CALLER: OnceLock<(u32, u32)> = OnceLock::new();
 
-/// Takes the user of whoever owns the data folder, if root runs this and somebody else owns it.
+/// Becomes the owner of the data folder, if root runs this and somebody else owns it.
 ///
 /// # Errors
 /// A sentence with the command to type, where the user cannot be changed.
@@ -67,10 +67,10 @@ pub fn act_as_owner(paths: &Paths, root_is_named: bool, keep: Keep) -> Result<()
     })
 }
 
-/// Gives a file that was made where the caller wanted it to the caller.
+/// Gives a file made at a path of the caller to the caller.
 ///
 /// # Errors
-/// What the file system has to say.
+/// Those of the file system.
 pub fn hand_over(file: &File) -> io::Result<()> {
     match CALLER.get() {
         Some((uid, gid)) => std::os::unix::fs::fchown(file, Some(*uid), Some(*gid)),
@@ -78,8 +78,8 @@ pub fn hand_over(file: &File) -> io::Result<()> {
     }
 }
 
-/// Who owns the data: the folder's owner, else that of the backups, else the account of an installed device,
-/// else the owner of the nearest folder above. `None` if that is root.
+/// The owner of the data: the folder's owner, else that of the backups, else the account of an installed
+/// device, else the owner of the nearest folder above. `None` if that is root.
 fn owner_of(paths: &Paths, root_is_named: bool) -> Option<Owner> {
     let of = |path: &Path| fs::metadata(path).ok().map(|meta| (meta.uid(), meta.gid()));
     let ids = match of(&paths.data) {
@@ -118,7 +118,7 @@ fn become_user(owner: &Owner, keep: Keep, paths: &Paths) -> io::Result<()> {
         ok(libc::setgid(owner.gid))?;
         ok(libc::setuid(owner.uid))?;
     }
-    // The user is another one by now: whatever fails from here on, fewer rights are left.
+    // The user is another one by now: a failure from here on only leaves fewer rights.
     let files = CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH | CapabilitySet::CHOWN;
     let held = rustix::thread::capabilities(None)?.permitted;
     only(held & files)?;
@@ -151,7 +151,7 @@ fn become_user(owner: &Owner, keep: Keep, paths: &Paths) -> io::Result<()> {
     Ok(())
 }
 
-/// Keeps these capabilities and no other. None is inherited by a program that is started.
+/// Keeps these capabilities and no other. A started program inherits none.
 fn only(kept: CapabilitySet) -> io::Result<()> {
     let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     Ok(rustix::thread::set_capabilities(None, sets)?)
@@ -163,7 +163,7 @@ struct Buffer {
     text: Vec<libc::c_char>,
 }
 
-/// The account that `find` finds; its result is that of `getpwnam_r`, whether there is one.
+/// The account that `find` finds; `find` returns the result of `getpwnam_r`, whether there is one.
 fn account(find: impl FnOnce(&mut Buffer) -> bool) -> Option<Owner> {
     #[expect(unsafe_code, reason = "a struct of numbers and pointers of the C library")]
     // SAFETY: all bits zero is a value of each of its fields.

@@ -1,6 +1,4 @@
-//! Where unit tests find models, and real recordings and reference vectors that are not part of the
-//! repository.
-
+//! Finds models for unit tests, and real recordings and reference vectors from outside the repository.
 use std::path::{Path, PathBuf};
 
 use crate::inference::ModelStore;
@@ -10,7 +8,7 @@ mod missing;
 pub use missing::skipped;
 
 /// A file or folder of the shared test data: below `JARVIS_TEST_DATA`, else below `../shared` beside the
-/// repository. Where it is not there, the test is noted as skipped.
+/// repository. If it is missing, the test is noted as skipped.
 pub fn shared(relative: &str) -> Option<PathBuf> {
     let base = std::env::var_os("JARVIS_TEST_DATA")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"), PathBuf::from);

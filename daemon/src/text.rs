@@ -1,18 +1,18 @@
-//! Words that people choose for things (names, titles, session ids): what may be in them, and what they are
-//! compared by.
+//! Words that people choose for things (names, titles, session ids): their allowed characters, and their form
+//! for comparison.
 
 use unicode_normalization::UnicodeNormalization as _;
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
 
-/// Why a text cannot be a name of something, if it cannot: it holds a character that nobody sees, so that two
-/// names could look alike and differ, or that turns around how what follows is shown. Joiners and variation
+/// The reason why a text cannot be a name, if any: it holds an invisible character, so that two names could
+/// look alike and differ, or one that turns the display of the text behind it. Joiners and variation
 /// selectors may stand where a script or an emoji needs them ([`belongs`]); [`name_key`] does not count them.
 pub(crate) fn unseen(text: &str) -> Option<&'static str> {
     in_place(text)
         .find_map(|(before, c, after)| if belongs(before, c, after) { None } else { unseen_char(c) })
 }
 
-/// As [`unseen`], of a text that is no person's writing: no character that nobody sees, wherever it stands.
+/// As [`unseen`], for a text that is no person's writing: it allows no invisible character anywhere.
 pub(crate) fn unseen_anywhere(text: &str) -> Option<&'static str> {
     text.chars().find_map(unseen_char)
 }
@@ -76,7 +76,7 @@ fn belongs(before: Option<char>, c: char, after: Option<char>) -> bool {
     }
 }
 
-/// Characters outside the format category that are shown as nothing: the rest of
+/// Characters outside the format category that are displayed as nothing: the rest of
 /// `Default_Ignorable_Code_Point` (Unicode 16, `DerivedCoreProperties.txt`), and the empty Braille cell.
 fn blank(c: char) -> bool {
     matches!(c,
@@ -84,7 +84,7 @@ fn blank(c: char) -> bool {
         | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// `text` in composed form (NFC), with single spaces and without what [`unseen`] finds.
+/// `text` in composed form (NFC), with single spaces and without the characters that [`unseen`] finds.
 pub(crate) fn tidy(text: &str) -> String {
     let composed: String = text.nfc().collect();
     let seen: String = in_place(&composed)
@@ -117,8 +117,8 @@ pub(crate) fn names_something(name: &str) -> bool {
 }
 
 /// The form in which names are compared: composed form without forms of compatibility (NFKC: ﬁ is fi, Ｔ is
-/// T), folded case, single spaces. Joiners and selectors do not count: they change how letters and emoji are
-/// drawn, not which they are. Persian and Arabic codes of a letter are the same.
+/// T), folded case, single spaces. Joiners and selectors do not count: they change the drawing of letters and
+/// emoji, not their identity. Persian and Arabic codes of a letter are the same.
 pub(crate) fn name_key(name: &str) -> String {
     let drawn = |c: char| c != NON_JOINER && c != JOINER && !SELECTORS.contains(&c);
     let same = |c: char| match c {
@@ -133,8 +133,8 @@ pub(crate) fn name_key(name: &str) -> String {
     lower.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// A letter of lower case as full case folding has it (Unicode, `CaseFolding.txt`): ß is ss, ς is σ. It is
-/// that of the upper case, except for the dotless ı, which is another letter than i.
+/// A lower-case letter in full case folding (Unicode, `CaseFolding.txt`): ß is ss, ς is σ. It is the folding
+/// of the upper case, except for the dotless ı, which differs from i.
 fn folded(lower: char) -> impl Iterator<Item = char> {
     let other = (lower != 'ı').then(|| lower.to_uppercase().flat_map(char::to_lowercase));
     let same = other.is_none().then_some(lower);
