@@ -1,5 +1,5 @@
-//! Beside a running `jarvisd run`: what is spoken while the memory is replaced, and what the daemon tells of
-//! the backups.
+//! Beside a running `jarvisd run`: turns spoken while the memory is replaced, and the daemon's reports on the
+//! backups.
 
 use std::fs;
 
@@ -30,7 +30,7 @@ fn a_running_daemon_goes_on_with_the_memory_that_was_restored_under_it() {
 
     let restoring =
         root.command(&["backup", "restore", &name, "--in-place", "--yes", "--json"]).spawn().unwrap();
-    // Spoken into it: stored here or in the safety backup, or told as not stored.
+    // Spoken into the replacement: stored here or in the safety backup, or reported as not stored.
     say(&mut daemon, "the garden hose is in the cellar");
     let ended =
         daemon.seen.iter().rev().find(|e| e["event"] == "stored" || e["event"] == "error").unwrap().clone();

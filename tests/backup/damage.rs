@@ -1,4 +1,4 @@
-//! Every damage is found, and nothing that is damaged is restored.
+//! All damage is found, and nothing damaged is restored.
 
 use std::fs;
 use std::path::Path;
@@ -23,9 +23,9 @@ fn settings(root: &Root) -> Context {
     load(&Options { root: Some(root.path().into()), ..Options::default() }).unwrap().backups()
 }
 
-/// Verifies at every level and tries to restore: all of it must be refused, and the file must not be there
-/// afterwards. The lock is taken once: a program that another test starts at that moment would hold a new one
-/// a little longer.
+/// Verifies at every level and tries to restore: all of it must be refused, and no file may be there
+/// afterwards. The lock is taken once: a program that another test starts at that moment would hold a new
+/// lock a little longer.
 async fn is_found(root: &Root, lock: &Lock, folder: &Path, keys: &Keys, what: &str) {
     let settings = settings(root);
     let (cancel, progress) = (Cancel::default(), Progress::hidden());
@@ -52,7 +52,7 @@ async fn is_found(root: &Root, lock: &Lock, folder: &Path, keys: &Keys, what: &s
     assert!(!to.exists(), "{what}: something was restored");
 }
 
-/// 100 cuts and 1,000 flipped bits in the backup of `root`, wherever they are.
+/// Makes 100 cuts and 1,000 flipped bits in the backup of `root`, at any place.
 pub async fn cuts_and_flips(root: &Root, folder: &Path, keys: &Keys, seed: &str) {
     let lock = Lock::take(&backups(root)).unwrap();
     let mut random = Random::for_test(seed);
@@ -64,7 +64,7 @@ pub async fn cuts_and_flips(root: &Root, folder: &Path, keys: &Keys, seed: &str)
     files.sort();
     let wholes: Vec<Vec<u8>> = files.iter().map(|file| fs::read(folder.join(file)).unwrap()).collect();
     let total: usize = wholes.iter().map(Vec::len).sum();
-    // Places by size, and some in every file however small.
+    // Places by size, and some in every file, however small.
     let mut place = |n: usize| {
         let mut at = random.below(total);
         let file = match (n % 10 < files.len()).then_some(n % 10) {

@@ -1,5 +1,5 @@
-//! `kill -9` at every stage, and a full disk: an older good backup stays, nothing half-made is taken for one,
-//! the next run goes on as if nothing had been.
+//! `kill -9` at every stage, and a full disk: an older good backup stays, nothing half-made counts as one,
+//! and the next run is not affected.
 
 use std::fs;
 use std::path::Path;
@@ -78,7 +78,7 @@ fn a_backup_that_is_killed_at_any_stage_leaves_the_older_one_and_the_next_run_he
     }
     backup(&root);
     assert_eq!(leftovers(&root), [""; 0], "the next run cleans up");
-    // What got its name before the kill is whole.
+    // A backup that got its name before the kill is whole.
     for found in listed(&root) {
         assert_eq!(root.json(&["backup", "verify", found["name"].as_str().unwrap()])["proven"], true);
     }
@@ -91,7 +91,7 @@ fn a_backup_that_is_asked_to_stop_stops_in_the_middle_of_a_statement_and_leaves_
     let good = backup(&root);
     let dir = backups(&root);
     let mut stopped = 0;
-    // While SQLite copies, and while it looks at what was restored.
+    // While SQLite copies, and while it checks the restored file.
     for (start, file) in [(".partial-", "copy.db"), (".scratch-", "jarvis.db")] {
         let child =
             root.command(&["backup", "create"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
@@ -100,7 +100,7 @@ fn a_backup_that_is_asked_to_stop_stops_in_the_middle_of_a_statement_and_leaves_
         while !ended.is_finished() && !appeared(&dir, start, file) {
             std::thread::sleep(Duration::from_micros(200));
         }
-        // One that has just ended is not there any more.
+        // A process that has just ended is not there any more.
         let _ = Command::new("kill").args(["-TERM", &id]).stderr(Stdio::null()).status().unwrap();
         let ended = ended.join().unwrap();
         let told = String::from_utf8_lossy(&ended.stderr);
@@ -110,7 +110,7 @@ fn a_backup_that_is_asked_to_stop_stops_in_the_middle_of_a_statement_and_leaves_
         }
         assert_eq!(leftovers(&root), [""; 0]);
         all_is_well(&root, &good);
-        // What was broken off is no proof of damage.
+        // An interrupted backup is no proof of damage.
         assert!(listed(&root).iter().all(|found| found["last_proof"]["ok"] != false));
     }
     assert!(stopped > 0, "each of them had ended before it was told");
@@ -175,8 +175,7 @@ fn without_room_nothing_is_begun_and_nothing_is_left() {
         \"$@\"; code=$?; kill $filler; ls -A \"$d\"; exit $code";
     let dir = backups(&root);
     let inner = root.command(&["backup", "create"]);
-    // 6 MiB are less than it asks for before it begins; 200 MiB are filled up by somebody else while it
-    // works.
+    // 6 MiB are less than it requires before it begins; another process fills 200 MiB while it works.
     for size in ["6m", "200m"] {
         let mut command = Command::new("unshare");
         command.args(["-r", "-m", "sh", "-c", script, "sh", size, dir.to_str().unwrap()]);

@@ -1,4 +1,4 @@
-//! What everybody said as JSON Lines: the same after a round trip, cut files are noticed.
+//! Everybody's conversations as JSON Lines: the same after a round trip, cut files are noticed.
 
 use std::fs;
 
@@ -22,7 +22,7 @@ fn import(root: &Root, text: &str) -> Value {
 fn an_export_that_is_imported_elsewhere_is_exported_there_byte_by_byte_the_same() {
     let root = home();
     much(&root, 120);
-    // An answer made from what was said in another conversation.
+    // An answer made from words of another conversation.
     root.ok(&["ask", "--user", "anna", "--new", "what do you remember"]);
     root.ok(&["ask", "--user", "ben", "--new", "remember that quotes \" and \\ and \u{1f600} are fine"]);
     let first = exported(&root, "first.jsonl");

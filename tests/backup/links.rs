@@ -1,5 +1,4 @@
-//! Links to other disks: what is replaced is the file, not the link, so that no old words stay where it
-//! leads.
+//! Links to other disks: the file is replaced, not the link, so that no old words stay at its target.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -8,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::{backup, backups, holds, home, remember};
 use crate::support::{Root, Voice, refused};
 
-/// Puts what is at `path` elsewhere and a link in its place.
+/// Moves the file at `path` elsewhere and puts a link in its place.
 fn moved(root: &Root, path: &Path) -> PathBuf {
     let elsewhere = root.path().join("ssd");
     fs::create_dir_all(&elsewhere).unwrap();
@@ -46,7 +45,7 @@ fn a_memory_behind_a_link_is_replaced_where_it_lies() {
     }
     assert!(data.join("restore.log").exists());
     assert_eq!(restored["to"], target.to_str().unwrap());
-    // A damaged one is set aside beside itself, and does not stay in use.
+    // A damaged file is set aside beside itself, and does not stay in use.
     fs::write(&target, vec![0x5a; 50_000]).unwrap();
     let restored = root.json(&["backup", "restore", &name, "--in-place", "--yes"]);
     assert!(restored["set_aside"].as_str().unwrap().starts_with(target.to_str().unwrap()), "{restored}");

@@ -1,4 +1,4 @@
-//! Backups that are not there any more: the disk was unmounted, somebody deleted them, a note cannot be read.
+//! Backups that have vanished: the disk was unmounted, somebody deleted them, a note cannot be read.
 
 use std::fs;
 
@@ -13,7 +13,7 @@ fn problem(root: &Root) -> bool {
     told.lines().any(|line| line == "jarvis_backup_problem 1")
 }
 
-/// What `doctor` says of the backups.
+/// The findings of `doctor` on the backups.
 fn doctor(root: &Root) -> String {
     let output = root.run(&["doctor", "--json"]);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -113,7 +113,7 @@ fn a_folder_on_a_disk_that_took_it_along_is_not_made_anew() {
     assert!(told.contains("the disk of the backups is gone"), "{told}");
     assert!(refused(&root, &["backup", "list"], 69).contains("gone"));
     assert!(!dir.exists());
-    // Another folder, on purpose, takes nothing but the key.
+    // A different folder, on purpose, takes nothing but the key.
     root.write_config("");
     let told = root.ok(&["backup", "list"]);
     assert!(told.contains("earlier ones are in"), "{told}");
@@ -140,12 +140,11 @@ fn backups_that_somebody_deleted_are_missed_and_those_that_prune_deletes_are_not
     let json = listed(&root);
     assert_eq!((json.len(), &json[1]["missing"]), (2, &Value::from(true)), "{json:?}");
     assert!(doctor(&root).contains("1 of 2 proven backups"), "{}", doctor(&root));
-    // The newest is gone while an older one is there: latest is not what it was.
+    // The newest is gone and an older one is there: latest has changed.
     fs::remove_dir_all(backups(&root).join(&one)).unwrap();
     let told = refused(&root, &["backup", "list"], 69);
     assert!(told.contains("2 of 2 proven backups"), "{told}");
-    // On the disk where they always were a new one is made, and does not silence the question after the
-    // others.
+    // In the old place a new backup is made, and does not silence the question after the others.
     backup(&root);
     assert!(problem(&root));
     root.ok(&["backup", "accept"]);

@@ -1,5 +1,5 @@
-//! Backups on the real binary: what is restored is what was there, damage is found, an interruption leaves
-//! the older one.
+//! Backups on the real binary: the restored memory equals the old one, damage is found, an interruption
+//! leaves the older backup.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 #[path = "../support/mod.rs"]
@@ -101,7 +101,7 @@ fn listed(root: &Root) -> Vec<Value> {
     root.json(&["backup", "list"]).as_array().unwrap().clone()
 }
 
-/// What an interrupted run left behind.
+/// The leftovers of an interrupted run.
 fn leftovers(root: &Root) -> Vec<String> {
     let entries = fs::read_dir(backups(root)).into_iter().flatten();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -305,7 +305,7 @@ fn a_newer_schema_is_refused_and_the_memory_stays_as_it_is() {
     assert!(holds(&root, "anna", "bicycle"));
 }
 
-/// Puts the backups of a folder of fixtures among those of `root`; how many there are.
+/// Puts the backups of a folder of fixtures among those of `root`; returns their number.
 pub fn put(root: &Root, fixture: &Path) -> usize {
     fs::create_dir_all(backups(root)).unwrap();
     let mut found = 0;
@@ -451,8 +451,8 @@ async fn before_the_schema_changes_a_backup_is_made_and_without_a_place_for_it_t
     assert!(added.status.success() && told.contains("without a backup"), "{told}");
 }
 
-/// Some network shares have no locks, some cannot write a file through to their disk: said in words, without
-/// an error number.
+/// Some network shares have no locks, some cannot write a file through to their disk: the error says so in
+/// words, without a number.
 #[test]
 fn a_share_that_lacks_locks_or_syncing_is_said_in_words() {
     let mut root = home();

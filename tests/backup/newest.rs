@@ -1,4 +1,4 @@
-//! Which backup is the newest: not the one whose clock was ahead.
+//! The newest backup is found, and not the one whose clock was ahead.
 
 use std::fs;
 
@@ -14,7 +14,7 @@ fn sample(root: &Root, name: &str) -> Option<i64> {
     line.map(|n| n.parse().unwrap())
 }
 
-/// The same backup as it would be called had the clock been ahead by `days`, in its place.
+/// The same backup under the name of a clock that is ahead by `days`, in its place.
 fn moved(root: &Root, name: &str, days: i64) -> String {
     let other = aged(&backups(root), name, -days);
     fs::remove_dir_all(backups(root).join(name)).unwrap();
@@ -48,12 +48,12 @@ fn a_backup_of_a_clock_that_was_ahead_is_never_the_newest() {
     // Names of one second are counted on.
     let soon = jarvisd::clock::Clock::System.now_unix_ms() / 1000 + 600;
     assert!(newest("newest_timestamp_seconds") < soon && newest("newest_proven_timestamp_seconds") < soon);
-    // Which day it was, nobody knows: so it is kept, and takes no other's day.
+    // Nobody knows its day: so it is kept, and takes no other's day.
     root.write_config("[backup]\nkeep_daily = 1\nkeep_weekly = 0\nkeep_monthly = 0\n");
     root.ok(&["backup", "release", &good]);
     let fates = root.json(&["backup", "prune", "--trust-clock", "--dry-run"]);
     assert!(fates["backups"].as_array().unwrap().iter().all(|fate| fate["keep"] == true), "{fates}");
-    // A time that is asked for finds what was surely there then.
+    // A requested time finds the backup that surely existed then.
     let tomorrow = jarvisd::clock::Clock::System.now_unix_ms() + 86_400_000;
     let tomorrow = jiff::Timestamp::from_millisecond(tomorrow).unwrap();
     let plan = root.json(&["backup", "restore", "--at", &tomorrow.to_string(), "--in-place", "--dry-run"]);

@@ -85,7 +85,7 @@ fn obscured(password: &str) -> String {
     String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap().trim().to_owned()
 }
 
-/// A home with something said whose copies go to `section`.
+/// A home with some turns, whose copies go to `section`.
 fn home(section: &str, more: &str) -> Root {
     let root = Root::new();
     rclone_config(&root, section);
@@ -132,7 +132,7 @@ fn flip_a_bit(path: &Path) {
     bytes[middle] ^= 1;
     let times = fs::metadata(path).unwrap().modified().unwrap();
     fs::write(path, bytes).unwrap();
-    // As a disk that forgets does it: the time stays.
+    // Changed as by a disk that forgets: the time stays.
     fs::File::open(path).unwrap().set_modified(times).unwrap();
 }
 
@@ -142,7 +142,7 @@ fn leftovers(root: &Root) -> Vec<String> {
     names.filter(|name| name.starts_with('.') && name != ".lock").collect()
 }
 
-/// Another home that knows only where the copies are, as after the loss of a device.
+/// Another home that knows only the place of the copies, as after the loss of a device.
 fn another(section: &str) -> Root {
     let root = Root::new();
     rclone_config(&root, section);
@@ -203,7 +203,7 @@ fn a_wrong_password_leaves_the_backup_good_and_the_device_says_so_until_a_copy_i
     let mut daemon = root.daemon();
     daemon.wait_log("the copy of jarvis-backup-");
     assert_eq!(daemon.stop(), Some(0));
-    // The nightly unit notes that it failed, and a copy that is made later ends that.
+    // The nightly unit notes its failure, and a later copy ends that.
     root.ok(&["backup", "failed", "jarvis-backup"]);
     rclone_config(&root, &server.section(PASSWORD));
     let told = root.ok(&["backup", "upload", "latest"]);
@@ -291,7 +291,7 @@ fn a_damaged_copy_is_found_never_fetched_and_repaired_by_another_upload() {
     let name = create(&root);
     let there = store.path().join("house/kitchen").join(&name);
     flip_a_bit(&there.join("database.zst"));
-    // The sizes are right, so only reading it finds that.
+    // The sizes are right, so only a read finds that.
     assert_eq!(copies(&root)[0]["proven"], true);
     let new = another(&folder_section(store.path()));
     let told = refused(&new, &["backup", "fetch", &name], 65);
@@ -307,8 +307,7 @@ fn a_damaged_copy_is_found_never_fetched_and_repaired_by_another_upload() {
     root.ok(&["backup", "verify", "--remote", &name]);
     assert_eq!(copies(&root)[0]["proven"], true);
 
-    // A cut shows in the listing, a lost file as well, and a manifest that is not as written makes it no copy
-    // to be had.
+    // A cut shows in the listing, and so does a lost file. A changed manifest makes the copy unusable.
     let whole = fs::read(there.join("database.zst")).unwrap();
     fs::write(there.join("database.zst"), &whole[..whole.len() / 2]).unwrap();
     assert_eq!(copies(&root)[0]["proven"], false);
@@ -397,7 +396,7 @@ fn two_devices_that_share_a_folder_do_not_replace_or_delete_each_others_copies()
     assert!(told.contains("a folder of its own"), "{told}");
     assert_eq!(fs::read(there.join("manifest.json")).unwrap(), before);
 
-    // An old one of another device is nobody's to delete here.
+    // Nobody here may delete an old copy of another device.
     let old = "jarvis-backup-20200102-020000";
     copy_as(&there, &store.path().join("house/kitchen").join(old), &name, old);
     let foreign = "jarvis-backup-20200103-020000";
@@ -417,7 +416,7 @@ fn two_devices_that_share_a_folder_do_not_replace_or_delete_each_others_copies()
     let names: Vec<Value> = copies(&root).iter().map(|copy| copy["name"].clone()).collect();
     assert_eq!(names, [json!(foreign), json!(name)]);
     assert!(!half.exists(), "what was never whole goes after a week");
-    // A store that is away keeps nothing here from being pruned.
+    // A store that is away does not stop pruning here.
     rclone_config(&root, "[other]\ntype = local\n");
     let told = refused(&root, &["backup", "prune", "--trust-clock"], 78);
     assert!(told.contains("the copies elsewhere were not pruned"), "{told}");

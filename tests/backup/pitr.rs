@@ -16,7 +16,7 @@ struct Pitr<'a> {
 }
 
 impl Pitr<'_> {
-    /// Runs the script, at the server or at what was restored.
+    /// Runs the script, at the server or at the restored one.
     fn run_at(&self, socket: &Path, port: u16, args: &[&str]) -> Output {
         let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../scripts/pitr.sh");
         let mut command = Command::new(script);
@@ -69,7 +69,7 @@ fn a_house_goes_back_to_a_moment_and_takes_from_its_devices_what_it_lacks() {
     let repo = dir.path().join("repo");
     let repo = repo.to_str().unwrap();
     let setup = ["setup", "--repo", repo];
-    // Debian's package brings a file with a setting of its own, which is nobody's. Only root may read it.
+    // Debian's package brings a settings file of its own, which no owner wrote. Only root may read it.
     if let Ok(brought) = std::fs::read("/etc/pgbackrest.conf") {
         std::fs::write(dir.path().join("pgbackrest.conf"), brought).unwrap();
     }
@@ -131,7 +131,7 @@ fn a_house_goes_back_to_a_moment_and_takes_from_its_devices_what_it_lacks() {
     assert_eq!(found.status.code(), Some(65), "{}", text(&found));
 }
 
-/// The server that was restored, stopped when dropped.
+/// The restored server, stopped when dropped.
 struct Restored<'a> {
     pitr: &'a Pitr<'a>,
     data: PathBuf,

@@ -1,4 +1,4 @@
-//! The same of a real Postgres, which the devices of a house share.
+//! The same for a real Postgres, which the devices of a house share.
 
 use std::fs;
 use std::io::Seek as _;
@@ -279,7 +279,7 @@ fn before_the_schema_of_the_house_changes_a_backup_is_made_and_without_a_place_i
     let version = || server.value("SELECT max(version) FROM jarvis.schema_version");
     let newest = version();
     server.execute(SCHEMA_OF_BEFORE);
-    // Whichever is the first that connects: a command …
+    // The first to connect is a command …
     root.ok(&["queue", "drain"]);
     assert_eq!(version(), newest);
     let all = listed(&root);

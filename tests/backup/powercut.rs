@@ -1,10 +1,10 @@
 //! The power goes at any stage of making, deleting and restoring backups: an older good one always remains,
-//! nothing half made is taken for one, the memory is the old or the restored one, and the next run goes on as
-//! if nothing had been.
+//! nothing half made counts as one, the memory is the old or the restored one, and the next run is not
+//! affected.
 //!
-//! `powercut.c` records what the real program does to its files. The disk is then rebuilt as it may be after
-//! a cut behind each write, sync and change of a name, with what was not synced lost, torn, or kept in
-//! another order, and the real program is run on a sample of these disks. Equal disks are tried once.
+//! `powercut.c` records the file operations of the real program. The disk is then rebuilt as it may be after
+//! a cut behind each write, sync and change of a name. Unsynced data are lost, torn, or kept in another
+//! order. The real program runs on a sample of these disks. Equal disks are tried once.
 //!
 //! `JARVIS_POWER_STATES` sets how many are tried in each test (40), `JARVIS_TEST_SEED` repeats a run.
 
@@ -93,7 +93,7 @@ fn root_of(config: &str, left: &Left) -> Root {
     root
 }
 
-/// The disk that the next process sees when the one that did `events` is killed behind the first that is
+/// The disk that the next process sees when the process of `events` is killed behind the first that is
 /// `last`.
 fn killed(disk: &mut Disk, config: &str, events: &[Event], last: impl Fn(&Event) -> bool) -> Root {
     let end = events.iter().position(last).unwrap();
@@ -102,7 +102,7 @@ fn killed(disk: &mut Disk, config: &str, events: &[Event], last: impl Fn(&Event)
     root_of(config, &disk.after_power_cut(Luck::Everything, &mut Random::new(0)))
 }
 
-/// The text of everything that Anna has said and heard; `None` if she is not known.
+/// The text of all messages of Anna's conversations; `None` if she is not known.
 fn texts(root: &Root) -> Result<Option<BTreeSet<String>>, String> {
     let output = root.run(&["conversation", "export", "--user", "anna", "--json"]);
     if !output.status.success() {
@@ -124,7 +124,7 @@ fn run(root: &Root, args: &[&str]) -> Result<Value, String> {
     }
 }
 
-/// A disk after a power cut: behind how many events, and how it treats what was not synced.
+/// A disk after a power cut: the number of events before it, and its treatment of unsynced data.
 struct Cut {
     at: usize,
     luck: Luck,
@@ -149,8 +149,8 @@ fn cuts(mut disk: Disk, events: &[Event], random: &mut Random) -> (usize, [Vec<C
             _ => 1,
         };
         tried += 1;
-        // Many orders of names are possible where one has just changed; a write adds little to what was
-        // possible before.
+        // Many orders of names are possible where one has just changed; a write adds little to the earlier
+        // possibilities.
         let orders = std::iter::repeat_n(Scattered, if class == 2 { 1 } else { 16 });
         for luck in [Nothing, Everything, Prefix, Any].into_iter().chain(orders) {
             let seed = random.next();
@@ -164,19 +164,19 @@ fn cuts(mut disk: Disk, events: &[Event], random: &mut Random) -> (usize, [Vec<C
 }
 
 #[expect(clippy::print_stdout, reason = "how much was tried is what the test says")]
-/// A sample of what cuts along `events` leave of `disk`, each with the promise looked at.
+/// Tries a sample of the disks that cuts along `events` leave of `disk`, and checks the promise on each.
 fn cut(name: &str, disk: Disk, events: &[Event], promise: &Promise<'_>) {
     let mut random = Random::for_test(name);
     let started = Instant::now();
     let sample: usize = std::env::var("JARVIS_POWER_STATES").map_or(40, |n| n.parse().unwrap());
-    // Each of these restores into a Postgres three times, and they are one after the other: each would clear
-    // away what it takes for the leftovers of its own device.
+    // Each of these restores into a Postgres three times. They run one after the other: each would clear away
+    // the supposed leftovers of its own device.
     let on_postgres = promise.config.contains("postgres_url");
     let sample = if on_postgres { sample.div_ceil(4) } else { sample };
     let (moments, mut found) = cuts(disk.clone(), events, &mut random);
     let distinct: usize = found.iter().map(Vec::len).sum();
     let mut chosen = Vec::new();
-    // Half of them where something takes the place of something else.
+    // Half of them are at replacements of a file by another.
     for class in [0, 1, 0, 2].into_iter().cycle().take(4 * distinct) {
         if chosen.len() < sample && !found[class].is_empty() {
             let cut = random.below(found[class].len());
@@ -317,7 +317,7 @@ fn cut_restore(name: &str, root: &Root, good: String, before: Before, after: Opt
 fn a_cut_while_a_backup_is_restored_leaves_the_old_or_the_restored_memory_and_all_backups() {
     let (root, good) = home("");
     let after = texts(&root).unwrap();
-    // As a power cut behind the last answer leaves the memory: with that answer in the log and not in the
+    // The memory as a power cut behind the last answer leaves it: the answer is in the log and not in the
     // database yet.
     let mut disk = Disk::of(&var(&root));
     let events = record(&root, &["ask", "--user", "anna", "remember that this is later", "--json"]);

@@ -1,5 +1,5 @@
-//! `jarvisd backup prune` on real backups: the calendar, the reasons, and what an interrupted run leaves
-//! behind.
+//! `jarvisd backup prune` on real backups: the calendar, the reasons, and the leftovers of an interrupted
+//! run.
 
 use std::fs;
 use std::path::PathBuf;
@@ -57,7 +57,7 @@ fn the_last_proven_backup_stays_whatever_is_newer() {
     let (root, dir, newest) = backed_up("[backup]\nkeep_daily = 1\nkeep_weekly = 0\nkeep_monthly = 0\n");
     let proven = aged(&dir, &newest, 40);
     aged(&dir, &newest, 50);
-    // The newest one goes bad on the disk, and a look finds that out.
+    // The newest one goes bad on the disk, and a check finds that out.
     let file = dir.join(&newest).join("database.zst");
     let mut bytes = fs::read(&file).unwrap();
     let middle = bytes.len() / 2;
@@ -87,7 +87,7 @@ fn what_was_asked_for_stays_until_it_is_released() {
 fn a_deletion_that_was_cut_off_leaves_no_half_backup_and_the_next_run_ends_it() {
     let (root, dir, newest) = backed_up("[backup]\nkeep_daily = 1\nkeep_weekly = 0\nkeep_monthly = 0\n");
     let doomed = aged(&dir, &newest, 9);
-    // As the power leaves it between the two steps, with some of the files gone already.
+    // The state that a power cut leaves between the two steps, with some of the files gone already.
     let half = dir.join(format!(".deleting-{doomed}"));
     fs::rename(dir.join(&doomed), &half).unwrap();
     fs::remove_file(half.join("manifest.json")).unwrap();

@@ -1,5 +1,5 @@
-//! Words that Postgres did not have when a backup was made: they come back to whichever device restores it,
-//! or the command says that they do not.
+//! Words that Postgres did not have when a backup was made: they come back to the device that restores it, or
+//! the command says that they do not.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,8 +11,8 @@ use super::{Root, backup, backups, holds, refused, remember};
 use crate::support::Broker;
 use crate::support::postgres::{Postgres, Stop};
 
-/// A kitchen whose last words Postgres does not have, and a new card beside it that has nothing but its
-/// backups and its configuration.
+/// A kitchen whose last words Postgres does not have, and beside it a new card with only its backups and its
+/// configuration.
 struct House {
     server: Postgres,
     backup: String,
@@ -195,7 +195,7 @@ fn the_health_says_which_words_are_only_in_a_backup_until_they_are_back_or_given
         let mut health = broker.subscribe("jarvis/kitchen/health");
         let line = health.wait_for("the missing words", |l| told(l)["condition"] == "failed");
         assert!(line.contains("2 messages") && line.contains(&wanted), "{line}");
-        // It is retained: whoever comes later sees it as well.
+        // It is retained: a later subscriber sees it as well.
         let mut later = broker.subscribe("jarvis/kitchen/health");
         later.wait_for("the retained health", |l| told(l)["condition"] == "failed");
         assert!(database_finding(&house.card).starts_with("FAIL"));

@@ -1,4 +1,4 @@
-//! Reading takes no writing: a folder of backups that is read-only, full, or somebody else's.
+//! Reading needs no write access: a folder of backups that is read-only, full, or somebody else's.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,7 +12,7 @@ use crate::support::missing::skipped;
 use crate::support::mount::Mount;
 use crate::support::{Root, refused};
 
-/// Everything that only looks, for a device that has its memory and the backup called `name`.
+/// Runs every read-only command, for a device that has its memory and the backup called `name`.
 fn looks(root: &Root, name: &str) {
     for which in [name, "latest"] {
         for level in ["quick", "full", "restore"] {
@@ -52,7 +52,7 @@ fn a_backup_is_looked_at_and_restored_from_a_disk_that_is_read_only() {
         }
         let Some(mounted) = Mount::read_only(&disk, &backups(&root)) else { return };
         looks(&root, &name);
-        // One that is damaged is found all the same.
+        // A damaged backup is still found.
         mounted.end();
     }
     let Some(mounted) = Mount::read_only(&disk, &backups(&root)) else { return };
@@ -62,7 +62,7 @@ fn a_backup_is_looked_at_and_restored_from_a_disk_that_is_read_only() {
     assert!(holds(&root, "anna", "spare key"));
     refused(&root, &["backup", "create"], 1);
     refused(&root, &["backup", "prune", "--trust-clock"], 1);
-    // On a new card nothing is replaced, so nothing need be written there.
+    // On a new card nothing is replaced, so nothing must be written there.
     fs::remove_dir_all(root.path().join("var/lib/jarvis")).unwrap();
     root.ok(&["backup", "restore", &name, "--in-place", "--yes"]);
     assert!(holds(&root, "anna", "bicycle") && !holds(&root, "anna", "spare key"));
@@ -141,7 +141,7 @@ fn a_backup_of_somebody_else_is_looked_at_by_whoever_may_read_it() {
     assert!(told.contains("Proven") && told.contains("not noted"), "{told}");
     run(&["backup", "restore", "latest", "--to", file.to_str().unwrap()]);
     assert!(fs::read(&file).unwrap().starts_with(b"SQLite format 3"));
-    // One that may not be read is not called damaged.
+    // An unreadable backup is not called damaged.
     open(&folder.join("manifest.json"), 0o600);
     assert!(run(&["backup", "list"]).contains("UNREADABLE"));
 }

@@ -1,5 +1,5 @@
-//! The memory is gone, empty or garbage, and something tells that there was one: nothing takes the empty one
-//! for sound.
+//! The memory is gone, empty or garbage, and there is a sign that it existed: nothing takes the empty one for
+//! sound.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ fn database(root: &Root) -> PathBuf {
     root.path().join(DATABASE)
 }
 
-/// What can happen to the file.
+/// A fate of the file: its name and the action.
 type Fate = (&'static str, fn(&Root));
 const FATES: [Fate; 3] = [
     ("removed", |root| fs::remove_file(database(root)).unwrap()),
@@ -125,12 +125,12 @@ fn the_owner_can_go_on_with_an_empty_memory_on_purpose() {
     root.ok(&["user", "add", "carla"]);
     assert_ne!(backup(&root), name);
     assert!(listed(&root).iter().any(|b| b["name"] == name.as_str()), "the earlier one stays");
-    // And again: the new one counts like the one before.
+    // Once more: the new one counts like the one before.
     fs::remove_file(database(&root)).unwrap();
     refused(&root, &["user", "list"], 1);
 }
 
-/// A device that answers everybody, so that it has something to hold apart.
+/// A device that answers everybody, so that it has turns to hold apart.
 struct Open {
     root: Root,
     mic: Mic,
@@ -151,7 +151,7 @@ impl Open {
         Self { root, mic, broker }
     }
 
-    /// Says something to a daemon that has lost its memory; the answer, which is stored.
+    /// Says something to a daemon that has lost its memory; returns the stored answer.
     fn say_without_memory(&self, what: &str) -> String {
         let mut health = self.broker.subscribe("jarvis/kitchen/#");
         let mut daemon = self.root.daemon();
@@ -241,7 +241,7 @@ fn an_empty_memory_that_the_owner_wants_is_not_doubted_again() {
     is_missing(&root, &name);
     root.ok(&["store", "accept-empty"]);
     assert_eq!(root.ok(&["user", "list", "--json"]).trim(), "[]");
-    // Which does not make its backup the one that brings the words back.
+    // This does not make its backup the one that brings the words back.
     let empty = backup(&root);
     let told = refused(&root, &["backup", "restore", "latest", "--in-place", "--yes"], 2);
     assert!(told.contains(&empty) && told.contains(&name) && told.contains("4"), "{told}");

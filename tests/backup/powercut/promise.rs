@@ -1,4 +1,4 @@
-//! What is asked of a disk after a power cut.
+//! The promises that a disk must keep after a power cut.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,16 +7,16 @@ use std::process::Command;
 use super::{Root, backups, run, texts, var};
 use crate::support::powercut::Left;
 
-/// What is asked of every disk.
+/// The promises that every disk must keep.
 pub struct Promise<'a> {
     pub config: &'a str,
-    /// What was cut off, and is done again.
+    /// The command that was cut off, and is run again.
     pub args: &'a [&'a str],
-    /// Backups that are there and proven, whatever happens.
+    /// Backups that are there and proven in any case.
     pub good: Vec<String>,
-    /// Those that may be there until the command has said that it is done.
+    /// Backups that may be there until the command has said that it is done.
     pub doomed: Vec<String>,
-    /// How many proven backups there are when it has said so, and how many at least until then.
+    /// The number of proven backups once the command has said so, and the least number until then.
     pub proven: (usize, usize),
     pub before: Before,
     pub after: Option<BTreeSet<String>>,
@@ -37,7 +37,7 @@ impl<'a> Promise<'a> {
         Self { config: "", args, good, doomed: Vec::new(), proven, before, after: there }
     }
 
-    /// What is wrong with this disk. `said`: the command had said that it is done.
+    /// Fails with the promise that this disk breaks. `said`: the command had said that it is done.
     pub fn broken(&self, root: &Root, said: bool) -> Result<(), String> {
         let new = self.look(root, said)?;
         match &self.before {
