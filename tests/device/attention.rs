@@ -1,5 +1,4 @@
-//! When the device listens: not to itself, not while it is muted, and without the wake word only when it was
-//! asked to.
+//! The device does not listen to itself, nor while it is muted, and without the wake word only on request.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -11,7 +10,7 @@ use serde_json::Value;
 
 const WHO: &str = "hey jarvis, who am i";
 const SOUND: &str = "[audio]\ndevice = \"room\"\nplayback_device = \"room\"\n";
-/// A command without the wake word, long enough to tell who speaks.
+/// A command without the wake word, long enough to identify the speaker.
 const BARE: &str = "remember that the bicycle is in the cellar beside the old wooden shelf";
 
 fn household(more: &str) -> (Root, Mic) {
@@ -53,7 +52,8 @@ fn what_the_device_says_itself_does_not_wake_it() {
     assert_eq!(count(&mut daemon, "speech_start"), 2, "{:#?}", daemon.seen);
     mic.wait_until_answered(answered);
 
-    // Was there anything to hear? A room that repeats the answer when the device listens again does wake it.
+    // This proves that there was sound to hear: a room that repeats the answer when the device listens again
+    // does wake it.
     mic.hear_loudspeaker(6_000);
     mic.hears(&Voice::Rms.says(WHO));
     daemon.wait_event("stored");
@@ -202,7 +202,7 @@ fn a_mute_ends_an_answer_that_is_spoken_also_behind_other_commands() {
     mic.hears(&Voice::Rms.says(WHO));
     daemon.wait_event("stored");
     crate::support::wait_until("the answer to begin", || !mic.played().is_empty());
-    // More commands than wait for their turn, so that some are lost; the mute is none of them.
+    // More commands than can wait for their turn, so that some are lost; the mute is not among them.
     for _ in 0..12 {
         broker.publish("jarvis/kitchen/pin", r#"{"user":"anna","pin":"274914"}"#);
     }
@@ -295,7 +295,7 @@ fn an_enrolment_that_was_cancelled_does_not_begin_and_one_that_is_asked_for_alou
     // Commands are carried out in order: the one in between would have begun before.
     tell(r#"{"start":"Dora"}"#);
     topics.wait_for("another one", |l| state(l, "waiting") && l.contains("Dora"));
-    // The order itself comes back to whoever listens to all topics.
+    // The command itself comes back to a subscriber of all topics.
     let mut told = topics.seen.iter().filter(|l| !l.starts_with("jarvis/kitchen/enrolment/set "));
     assert!(!told.any(|l| l.contains("Cleo")), "{:#?}", topics.seen);
     daemon.drain();

@@ -1,4 +1,4 @@
-//! Everything a device may be fed that it must not choke on: one row of the design's table after another.
+//! Inputs on which a device must not choke: one row of the design's table after another.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -200,7 +200,7 @@ fn fetched() -> PathBuf {
     PathBuf::from(std::env::var_os("JARVIS_MODELS_DIR").expect("JARVIS_MODELS_DIR names the fetched models"))
 }
 
-/// `bytes` with some of them changed, for each `seed` in another way; now and then cut off.
+/// `bytes` with some of them changed, differently for each `seed`; now and then cut off.
 fn damaged(bytes: &[u8], seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut random = |below: usize| {
@@ -237,7 +237,7 @@ fn a_damaged_wake_word_of_the_owners_own_is_refused_and_never_ends_the_program_b
         let output = root.run(&["listen", recording.to_str().unwrap()]);
         let said = String::from_utf8_lossy(&output.stderr);
         match output.status.code() {
-            // Other numbers in its weights make a bad wake word and not an impossible one.
+            // Other numbers in its weights make a bad wake word, and not an impossible one.
             Some(0) => {}
             Some(78) => {
                 refused += 1;
@@ -251,7 +251,7 @@ fn a_damaged_wake_word_of_the_owners_own_is_refused_and_never_ends_the_program_b
     assert!(caught > 0, "the library panics at none of these files any more: look for others");
 }
 
-/// A folder of models in which `name` was damaged and the manifest says that this is how it is.
+/// A folder of models in which `name` is damaged and the manifest states the damaged hash.
 fn models_with(root: &Root, file: &str, seed: u64) -> PathBuf {
     let folder = root.path().join(format!("models-{seed}-{file}"));
     fs::create_dir_all(&folder).unwrap();
@@ -350,7 +350,7 @@ fn a_damaged_whisper_file_switches_words_off_like_a_missing_one() {
             let findings = report["findings"].as_array().unwrap();
             let found = findings.iter().find(|f| f["check"] == "speech to text").unwrap();
             assert!(found["fix"].as_str().unwrap().contains(&advice), "{found}");
-            // An engine that is asked for by name and cannot be used is an error.
+            // An engine requested by name that cannot be used is an error.
             root.env("JARVIS__STT__ENGINE", "whisper");
             assert_eq!(root.run(&["listen", recording.to_str().unwrap()]).status.code(), Some(78));
         }
@@ -399,7 +399,7 @@ fn a_recording_with_tags_in_front_is_read_and_other_formats_are_named_with_a_too
         assert!(said.contains("`ffmpeg -i "), "{name}: {said}");
         assert!(!said.contains("sox"), "{name}: {said}");
     }
-    // Shapes that no microphone has: a sentence with a command that mends it.
+    // Shapes that no microphone has: a sentence with a command that repairs the file.
     let wide = root.path().join("wide.wav");
     convert(&command, &wide, &["-c", "33"]);
     let fast = root.path().join("fast.wav");

@@ -42,7 +42,7 @@ fn state_events_and_availability_are_published_and_a_strangers_words_are_not() {
     let spoken = |lines: &[String]| lines.iter().any(|l| l.to_lowercase().contains("pineapple"));
     assert!(!spoken(&all.seen), "{:#?}", all.seen);
     assert!(!daemon.log().to_lowercase().contains("pineapple"), "{}", daemon.log());
-    // The owner's same words are published: had the stranger's been, they would have been found.
+    // The owner's same words are published: the search would have found those of the stranger.
     mic.wait_until_answered(0);
     mic.hears(&Voice::Rms.says("hey jarvis, the password is pineapple"));
     daemon.wait_event("stored");
@@ -82,7 +82,7 @@ fn what_happens_during_an_outage_is_told_afterwards_in_order_and_says_how_late_i
     daemon.wait_event("stored");
     std::thread::sleep(std::time::Duration::from_secs(2));
 
-    // Whoever subscribed before is told, in whatever order broker, listener and device come back.
+    // Earlier subscribers are told, for any order in which broker, listener and device come back.
     let broker = Broker::start_remembering(port, memory.path());
     let mut after = broker.subscribe_lastingly("jarvis/kitchen/#");
     after.wait_for("the late event", |l| {
@@ -244,7 +244,7 @@ fn a_pin_lets_its_owner_in_for_a_while_and_is_found_nowhere() {
     assert_eq!(root.json(&["voice", "pin", "list"]), serde_json::json!([]));
 }
 
-/// What the templates of the announcement ask of a value, in the few forms that there are.
+/// Renders a template of the announcement with a value, in the few forms that there are.
 fn rendered(template: &str, value: &str) -> String {
     let template = template.trim_start_matches("{{ ").trim_end_matches(" }}");
     let json = || serde_json::from_str::<serde_json::Value>(value).unwrap();
@@ -317,7 +317,7 @@ fn home_assistant_is_told_of_entities_whose_topics_say_what_they_promise() {
             assert!(serde_json::from_str::<serde_json::Value>(&value).unwrap().is_object());
         }
     }
-    // What its commands do.
+    // The effects of its commands.
     let mute = &message["components"]["mute"];
     broker.publish(mute["command_topic"].as_str().unwrap(), "ON");
     late.wait_for("muted", |l| l == "jarvis/kitchen/mute ON");
@@ -364,7 +364,7 @@ fn a_pin_given_at_the_command_line_counts_as_one_over_mqtt() {
     mic.hears(&question);
     assert_eq!(daemon.wait_event("rejected")["reason"], "rejected", "what it granted is gone with it");
 
-    // The count is one, whoever counts; that of the voice just now is the first.
+    // There is one count for all; the voice just now was the first failure.
     for n in 2..6 {
         let (code, told) = enter("anna", "274914");
         assert_eq!((code, told.contains("30 s")), (Some(1), n == 5), "{n}: {told}");
@@ -405,7 +405,7 @@ fn the_pause_after_failures_shows_until_when_whoever_counted_and_is_said_to_whoe
     assert!(until.ends_with('Z') && until.contains('T'), "{until}");
     let event = daemon.wait_event("pause");
     assert!(event["until"].is_string() && event["failures"].as_u64().unwrap() >= 5, "{event}");
-    // A longer one, so that no slow machine outlasts it.
+    // A longer pause, so that no slow machine outlasts it.
     let db = root.path().join("var/lib/jarvis/jarvis.db");
     let longer = "UPDATE settings SET value = json_set(value, '$.failures', 9) WHERE key = 'failure_gate';";
     assert!(std::process::Command::new("sqlite3").arg(&db).arg(longer).status().unwrap().success());
@@ -486,7 +486,7 @@ fn a_voice_is_enrolled_before_the_microphone_step_by_step() {
     let finished = state("finished");
     assert_eq!((&finished["percent"], finished.get("say")), (&100.into(), None), "{finished}");
     assert_eq!(root.json(&["voice", "list"]).as_array().unwrap().len(), 2);
-    // What was refused is not among what was asked to be kept, and of Anna nothing was.
+    // The refused sentence is not among the kept recordings; Anna asked to keep none.
     let kept = root.json(&["voice", "recordings", "list"]);
     assert_eq!((kept.as_array().unwrap().len(), &kept[0]["user"]), (1, &"Ben".into()), "{kept}");
     let out = root.path().join("kept");

@@ -13,7 +13,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-/// Runs a command that must end with `code` and gives what it said on standard error.
+/// Runs a command that must end with `code`, and returns its standard error.
 #[track_caller]
 fn fails(root: &Root, code: i32, args: &[&str]) -> String {
     let output = root.run(args);
@@ -265,7 +265,7 @@ fn a_secret_in_the_place_of_a_path_is_shown_nowhere() {
         assert!(!stderr(&output).contains("hunter2") && !said.contains("hunter2"), "{}", stderr(&output));
     }
 
-    // A file that is there is no secret, and of a command only what looks like one is.
+    // The path of an existing file is no secret, and of a command only the parts that look like one are.
     fs::write(root.path().join("etc/jarvis/secret"), "x\n").unwrap();
     root.write_config(
         "[mqtt]\nurl = \"mqtt://127.0.0.1:9\"\nusername = \"u\"\npassword_file = \"secret\"\n\
@@ -310,7 +310,7 @@ fn the_settings_in_force_are_printed_with_their_place_and_without_secrets() {
 
 #[test]
 fn no_part_of_an_address_that_may_be_a_secret_is_ever_shown() {
-    // As people type them: with the letters that end an authority, with those that escape them, in the wrong
+    // Typed as people do: with the letters that end an authority, with those that escape them, in the wrong
     // place.
     let wrong = [
         ("store.postgres_url", "postgres://jarvis:2024/hunter2@db/jarvis", "%2F"),
@@ -572,7 +572,7 @@ fn stored_words_that_drive_a_terminal_are_shown_harmless_wherever_they_are_print
             assert!(!drives(&text), "{args:?}: {text:?}");
         }
     }
-    // What is escaped in JSON is the same text.
+    // The JSON escapes decode to the same text.
     let hits = root.json(&["conversation", "search", "--user", "anna", "leaks"]);
     assert!(hits.to_string().contains(serde_json::to_string(odd).unwrap().trim_matches('"')), "{hits}");
     for args in [
@@ -858,7 +858,7 @@ fn an_export_is_imported_by_another_device() {
     fails(&other, 65, &["conversation", "import", "--user", "anna", "/nonexistent"]);
 }
 
-/// On a disk that cannot be written the answer is there, marked, and the command fails.
+/// On an unwritable disk the answer is there, marked, and the command fails.
 #[test]
 fn a_turn_that_is_not_stored_is_said_to_be_so() {
     let root = Root::new();
@@ -1013,7 +1013,7 @@ fn doctor_misses_the_segmentation_network_where_the_start_needs_it() {
         ("enabled = false", false),
     ] {
         let mut root = Root::with_config(&format!("[wake]\nmodel = \"none\"\n[voice]\n{voice}\n"));
-        // The models are those of this tree, but for the one that the manifest calls otherwise.
+        // The models are those of this tree, except for the one that the manifest calls otherwise.
         let folder = root.path().join("models");
         fs::create_dir_all(&folder).unwrap();
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/manifest.toml");

@@ -1,5 +1,5 @@
-//! The disk is full while the pipeline runs: answered, said not to be stored, and stored again when there is
-//! room. And a disk that hangs: who reads a file there does so where nobody else waits.
+//! The disk is full while the pipeline runs: turns are answered, reported as not stored, and stored again
+//! when there is room. And a disk hangs: a reader of a file there must not hold up others.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -10,8 +10,8 @@ use std::process::{Command, Stdio};
 use crate::support::mic::Mic;
 use crate::support::{Daemon, Root, Voice, of, wait_until};
 
-/// The daemon with its data on a file system of its own of `size`, which goes away with it. `None`, with a
-/// line, where this machine lets nobody make one.
+/// The daemon with its data on a file system of `size` that goes away with it. `None`, with a line, where
+/// this machine does not allow one.
 fn daemon_on_small_disk(root: &Root, size: &str) -> Option<(Daemon, PathBuf)> {
     let may = Command::new("unshare")
         .args(["-r", "-m", "mount", "-t", "tmpfs", "tmpfs", root.path().to_str().unwrap()])
@@ -38,7 +38,7 @@ fn daemon_on_small_disk(root: &Root, size: &str) -> Option<(Daemon, PathBuf)> {
     Some((daemon, data))
 }
 
-/// Takes every byte that is left where `file` lies.
+/// Takes every free byte of the file system of `file`.
 fn fill_up(file: &Path) {
     let mut filler = File::create(file).unwrap();
     for block in [64 * 1024, 4_096, 1] {
@@ -58,7 +58,7 @@ fn with_a_full_disk_the_answer_says_that_it_will_be_forgotten_and_afterwards_all
 
     let filler = data.join("filler");
     fill_up(&filler);
-    // What is left of the database's own room may take one more turn.
+    // The rest of the database's own room may take one more turn.
     let mut turns = 0;
     let refused = loop {
         turns += 1;
@@ -75,7 +75,7 @@ fn with_a_full_disk_the_answer_says_that_it_will_be_forgotten_and_afterwards_all
     assert!(reply.contains("It is"), "answered all the same: {reply}");
     daemon.wait_log("store: what is said cannot be stored");
 
-    // What would have to be stored to be true is not promised.
+    // A promise that only storage makes true is not given.
     mic.hears(&Voice::Rms.says("hey jarvis, remember that the spare key is under the blue pot"));
     let refused = daemon.wait_event("error");
     assert_eq!(refused["stage"], "store", "{refused}");
@@ -117,8 +117,8 @@ fn password_files_on_a_disk_that_hangs_hold_nobody_up() {
         std::fs::remove_file(file).unwrap();
         assert!(Command::new("mkfifo").arg(file).status().unwrap().success());
     }
-    // It can be opened for writing once somebody reads, and these two ends keep the readers waiting: as many
-    // as the runtime has workers.
+    // It can be opened for writing once somebody reads. These two ends keep the readers waiting: as many as
+    // the runtime has workers.
     let mut held = Vec::new();
     for file in [&broker, &postgres] {
         wait_until("the password to be read", || {

@@ -18,7 +18,7 @@ fn telephone(root: &Root, recording: &Path, name: &str) -> PathBuf {
     changed(root, name, recording, &[], &["sinc", "-n", "512", "350-2600"])
 }
 
-/// Adds further samples to Anna's voice: exit code, report, what standard error said.
+/// Adds further samples to Anna's voice; returns exit code, report and standard error.
 fn further(root: &Root, options: &[(&str, &Path)]) -> (Option<i32>, Value, String) {
     let options: Vec<&str> =
         options.iter().flat_map(|(style, file)| [*style, file.to_str().unwrap()]).collect();
@@ -106,7 +106,7 @@ fn they_are_given_with_the_normal_ones_or_offered_in_words() {
     assert_eq!(report["samples"][3]["style"], "second_microphone");
     assert_eq!((report["samples"][3]["accepted"].clone(), samples(&root)), (true.into(), 4), "{report}");
     assert_eq!(report["recordings_kept"], 4, "{report}");
-    // Kept recordings stay kept; a recording that is added without asking for it is not kept.
+    // Kept recordings stay kept; a recording added without the option is not kept.
     let hurry = changed(&root, "hurry.wav", &Voice::Rms.says(FURTHER), &[], &["tempo", "1.3"]);
     let (code, report, said) = further(&root, &[("--hurry", &hurry)]);
     assert_eq!((code, &report["recordings_kept"]), (Some(0), &4.into()), "{report} {said}");

@@ -1,5 +1,5 @@
-//! Recordings through the whole pipeline: is the right person answered, is everybody else refused, is it
-//! remembered?
+//! Recordings through the whole pipeline: the right person is answered, everybody else is refused, and the
+//! turn is remembered.
 
 use std::path::{Path, PathBuf};
 
@@ -61,7 +61,7 @@ fn events_stand_in_the_order_of_the_audio_clock_and_carry_their_times() {
         }
     }
     assert!(of(&events, "reply")[1]["text"].as_str().unwrap().starts_with("It is"), "{events:#?}");
-    // Two utterances are two turns, each from its wake word to what is stored.
+    // Two utterances are two turns, each from its wake word to its stored rows.
     let turns: Vec<_> = of(&events, "wake").into_iter().map(|wake| wake["turn"].as_str().unwrap()).collect();
     assert_ne!(turns[0], turns[1]);
     for event in &events {
@@ -164,7 +164,7 @@ fn speech_of_a_stranger_is_found_nowhere_on_the_disk_nor_in_the_log() {
         output
     };
 
-    // A device that answers everybody understands the word, keeps it, and it is found.
+    // A device that answers everybody understands the word and keeps it, and the search finds it.
     let mut open = Root::with_config("[voice]\nenabled = false\n");
     open.env("JARVIS_LOG", "debug");
     assert!(contains(&heard(&open).stdout, WORD), "the recogniser does not understand the word");
@@ -178,7 +178,7 @@ fn speech_of_a_stranger_is_found_nowhere_on_the_disk_nor_in_the_log() {
     assert!(audit.as_array().unwrap().len() >= 2, "each attempt leaves a row: {audit:#}");
     let holding = files_with(WORD, root.path());
     assert!(holding.is_empty(), "{holding:?} hold what a stranger said");
-    // The terminal alone may show words of a voice that is not verified yet.
+    // Only the terminal may show words of a voice that is not verified yet.
     let lines = String::from_utf8(output.stdout).unwrap();
     let shown: Vec<&str> = lines.lines().filter(|l| contains(l.as_bytes(), WORD)).collect();
     assert!(shown.iter().all(|l| l.contains("\"partial\"")), "{shown:?}");
@@ -211,8 +211,8 @@ fn a_television_does_not_lock_the_owner_out_and_guessing_stays_slow() {
     assert!(verified[0]["confidence"].as_f64().unwrap() >= 0.99, "{events:#?}");
     assert_eq!(of(&events, "stored").len(), 1, "{events:#?}");
 
-    // A long pause, so that no slow machine outlasts it: of many attempts a few are compared, and then none
-    // is.
+    // A long pause, so that no slow machine outlasts it: of many attempts a few are compared, and later ones
+    // are not.
     let db = root.path().join("var/lib/jarvis/jarvis.db");
     let order = "UPDATE settings SET value = json_object('failures', 12, 'looks', 0, 'last_failure_unix_ms', \
                  1000 * strftime('%s', 'now')) WHERE key = 'failure_gate';";

@@ -17,7 +17,7 @@ fn household() -> (Root, Mic) {
     (root, mic)
 }
 
-/// Stops the daemon as systemd does, which takes less than the 10 s that are promised.
+/// Stops the daemon as systemd does, within the promised 10 s.
 #[track_caller]
 fn stops_in_time(daemon: &mut Daemon) {
     let asked = Instant::now();
@@ -25,7 +25,7 @@ fn stops_in_time(daemon: &mut Daemon) {
     assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
 }
 
-/// What a turn amounts to, without its times.
+/// The essence of a turn, without its times.
 fn essence(events: &[Value]) -> Vec<(String, String)> {
     events
         .iter()
@@ -67,7 +67,7 @@ fn a_microphone_unplugged_and_plugged_back_is_heard_again() {
     assert_eq!(daemon.stop(), Some(0));
 }
 
-/// A household with a broker, and all that its device publishes.
+/// A household with a broker, and all messages that its device publishes.
 fn with_broker(more: &str) -> (Root, Mic, Broker) {
     let broker = Broker::start();
     let mut root = Root::with_config(&format!(
@@ -83,7 +83,7 @@ fn health(line: &str) -> Option<Value> {
     serde_json::from_str(line.strip_prefix("jarvis/kitchen/health ")?).ok()
 }
 
-/// What takes some seconds to say.
+/// A sentence that takes some seconds to say.
 const LONG: &str = "hey jarvis, remember that the bicycle is in the cellar and the pump is in the attic and \
                     the lamp is in the garden house behind the green door";
 
@@ -143,7 +143,7 @@ fn a_problem_shows_during_turns_and_while_muted_and_everywhere_alike() {
     let muted = topics.wait_for("muted", |l| health(l).is_some_and(|h| h["state"] == "muted"));
     assert_eq!(health(&muted).unwrap()["problem"], true, "{muted}");
     manager.wait_for("STATUS=muted; the microphone");
-    // What is retained says the same to whoever comes later.
+    // The retained values say the same to a later client.
     let mut late = broker.subscribe("jarvis/kitchen/#");
     late.shows("the state", |l| l == "jarvis/kitchen/state muted");
     late.shows("the parts", |l| health(l).is_some_and(|h| h["problem"] == true && h["muted"] == true));
@@ -159,7 +159,7 @@ fn a_problem_shows_during_turns_and_while_muted_and_everywhere_alike() {
     assert_eq!(daemon.stop(), Some(0));
 }
 
-/// The folder in which files make calls of the daemon hang: see `hang.c`.
+/// The folder whose files make calls of the daemon hang: see `hang.c`.
 fn hanging(root: &mut Root) -> std::path::PathBuf {
     let dir = root.path().join("hang");
     std::fs::create_dir_all(&dir).unwrap();
@@ -255,7 +255,7 @@ fn sigterm_in_the_middle_of_a_command_ends_cleanly_and_in_time() {
     );
     daemon.wait_event("wake");
     stops_in_time(&mut daemon);
-    // What was not acknowledged may be missing; what is there is whole.
+    // Unacknowledged turns may be missing; those that are there are whole.
     for conversation in root.json(&["conversation", "list", "--user", "anna"]).as_array().unwrap() {
         let id = conversation["id"].as_str().unwrap();
         let shown = root.json(&["conversation", "show", id, "--user", "anna"]);
@@ -280,7 +280,7 @@ fn sigterm_after_the_verdict_still_stores_the_turn() {
     assert_eq!(shown["messages"].as_array().unwrap().len(), 2, "{shown:#}");
 }
 
-/// Whether a process runs that has `mark` on its command line.
+/// Whether a process runs with `mark` on its command line.
 fn runs(mark: &str) -> bool {
     std::fs::read_dir("/proc").unwrap().flatten().any(|process| {
         let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
@@ -335,7 +335,7 @@ fn a_stop_while_the_loudspeaker_hangs_is_in_time() {
     assert!(daemon.log().contains("the playback device room hangs"), "{}", daemon.log());
 }
 
-/// Collects what the daemon tells its service manager.
+/// Collects the daemon's messages to its service manager.
 struct Manager {
     socket: UnixDatagram,
     _dir: tempfile::TempDir,
@@ -402,7 +402,7 @@ fn the_watchdog_is_fed_by_sound_and_falls_silent_when_sound_freezes() {
     assert_eq!(daemon.exit_code(), Some(0));
 }
 
-/// The sentence about the microphone that the service manager shows last within `window`; empty if there is
+/// The last sentence about the microphone that the service manager shows within `window`; empty if there is
 /// none.
 fn told_of_the_microphone(manager: &Manager, window: Duration) -> String {
     let told = manager.during(window);
@@ -411,7 +411,7 @@ fn told_of_the_microphone(manager: &Manager, window: Duration) -> String {
 }
 
 /// Runs a daemon on a microphone that delivers `samples` (a frame of `channels` for each number) for 90 s and
-/// then its own noise, and compares what is told with what `doctor` says.
+/// then its own noise. Compares its reports with those of `doctor`.
 fn a_microphone_without_sound(channels: i32, wanted: &str, samples: impl Fn(i32) -> i16) {
     let device = if channels == 1 { "room" } else { "pair" };
     let config = format!(
@@ -449,7 +449,7 @@ fn a_microphone_without_sound(channels: i32, wanted: &str, samples: impl Fn(i32)
         assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
         return;
     }
-    // The end of the 90 s: what follows is alive.
+    // The end of the 90 s: the noise behind it is alive.
     wait_until("the microphone to be well again", || {
         manager
             .during(Duration::from_secs(1))
@@ -527,8 +527,8 @@ fn doctor_names_a_dc_offset_and_the_hum_of_the_mains() {
     }
 }
 
-/// A service manager that ends what does not come up in time: the deadline of `TimeoutStartSec=` moves on
-/// only with `EXTEND_TIMEOUT_USEC=`, which counts from when it comes (`sd_notify(3)`).
+/// A service manager that ends a service that does not start in time. Only `EXTEND_TIMEOUT_USEC=`, which
+/// counts from its arrival, moves the deadline of `TimeoutStartSec=` (`sd_notify(3)`).
 fn starts_in_time(manager: &Manager, daemon: &Daemon) -> Duration {
     const TIMEOUT_START: Duration = Duration::from_secs(60);
     let began = Instant::now();

@@ -1,5 +1,5 @@
-//! Recordings of an enrolment that are kept because somebody asked for it: encrypted, for their person alone,
-//! gone with the voice.
+//! Recordings of an enrolment that are kept on request: encrypted, for their person alone, gone with the
+//! voice.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -63,7 +63,7 @@ fn recordings_are_kept_only_where_asked_for_and_come_back_as_they_were_said() {
     let (code, told) = export(&root, "anna", &out);
     assert!(code == Some(1) && told.contains("empty folder"), "{told}");
 
-    // They are in no backup, and are told of where they leave the device.
+    // They are in no backup, and the command mentions them where they leave the device.
     root.ok(&["backup", "create"]);
     let sealed = fs::read(&files[0]).unwrap();
     assert!(!on_disk(&root.path().join("var/backups"), &sealed[100..164]));
@@ -73,7 +73,7 @@ fn recordings_are_kept_only_where_asked_for_and_come_back_as_they_were_said() {
         "{audit}"
     );
 
-    // Another key for everything, more samples: they stay.
+    // Another key for everything, and more samples: they stay.
     root.ok(&["vault", "rotate-key"]);
     assert_eq!(export(&root, "anna", &root.path().join("rotated")).0, Some(0));
     let more = Voice::Slt.says("the weather this morning was bright and cold so i walked along the river");
@@ -107,7 +107,8 @@ fn a_voice_is_enrolled_anew_from_what_was_kept_also_when_its_template_opens_no_m
     let question = Voice::Slt.says("who am i and what do you know about me");
     let verify = || root.run(&["voice", "verify", "--user", "anna", question.to_str().unwrap(), "--json"]);
     assert!(verify().status.success());
-    // Whatever became of the template: the recordings have the key of the voice, and a nonce of their own.
+    // The damaged template does not matter: the recordings have the key of the voice, and a nonce of their
+    // own.
     let db = root.path().join("var/lib/jarvis/jarvis.db");
     let damage = "UPDATE voiceprints SET blob = zeroblob(length(blob))";
     assert!(std::process::Command::new("sqlite3").arg(&db).arg(damage).status().unwrap().success());
@@ -120,7 +121,7 @@ fn a_voice_is_enrolled_anew_from_what_was_kept_also_when_its_template_opens_no_m
     assert_eq!(report["samples"][0]["file"], "1");
     let verified: Value = serde_json::from_slice(&verify().stdout).unwrap();
     assert_eq!(verified["outcome"], "verified", "{verified}");
-    // And once more, from what was kept of that.
+    // And once more, from the recordings kept by that.
     assert!(anew("anna").status.success());
     assert_eq!(export(&root, "anna", &root.path().join("out")).0, Some(0));
     for args in [&["--kept", "a.wav"][..], &["--kept", "--add"], &["--kept", "--keep-recordings"]] {
@@ -192,12 +193,12 @@ fn of_a_voice_that_was_deleted_elsewhere_nothing_stays_and_of_one_that_is_yet_to
     assert_eq!(enroll(&root, Voice::Slt, "anna", &["--keep-recordings"]).0, Some(0));
     let file = kept(&root).remove(0);
     let sealed = fs::read(&file).unwrap();
-    // As another device deletes it: here the file stays until somebody looks.
+    // Deleted as by another device: here the file stays until a command looks.
     root.ok(&["voice", "delete", "--user", "anna", "--yes"]);
     fs::write(&file, &sealed).unwrap();
     assert_eq!(root.json(&["voice", "recordings", "list"]), json!([]));
     assert!(!file.exists());
-    // As on a device whose memory is new, before it has read Postgres.
+    // As on a device with a new memory, before it has read Postgres.
     assert_eq!(enroll(&root, Voice::Slt, "ben", &["--keep-recordings"]).0, Some(0));
     for name in ["jarvis.db", "jarvis.db-wal", "jarvis.db-shm"] {
         let _ = fs::remove_file(root.path().join("var/lib/jarvis").join(name));

@@ -1,5 +1,5 @@
-//! Two voices in one breath, short orders, and a sentence that is cut into several: who is answered, and is
-//! it told what was not?
+//! Two voices in one breath, short orders, and a sentence that is cut into several: the right person is
+//! answered, and the parts left out are reported.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::{Root, Voice, join, of, sox};
 
-/// Everything that is said is an order, and a breath may hold a pause.
+/// Every utterance is an order, and a breath may hold a pause.
 const ANY_SPEECH: &str = "[wake]\nmodel = \"none\"\n[endpoint]\nend_silence_ms = 2500\n";
 const ORDER: &str = "remember that the spare key is under the blue pot in the garden";
 const STRANGE: &str = "and send a message to my brother about the money in the cellar";
@@ -55,7 +55,7 @@ fn the_owner_is_answered_whether_a_stranger_speaks_before_or_behind() {
     }
     let audit = root.json(&["audit", "list"]).to_string();
     assert!(audit.contains("dropped") && !audit.contains("brother"), "{audit}");
-    // A stranger alone is still nobody, and none of it is dropped beside anybody.
+    // A stranger alone is still nobody, and no part counts as dropped beside anybody.
     let events = root.listen(&[breath(&root, &[&strange])]);
     assert_eq!(of(&events, "rejected").len(), 1, "{events:#?}");
     assert!(of(&events, "transcript").is_empty() && of(&events, "dropped").is_empty(), "{events:#?}");

@@ -38,7 +38,7 @@ fn identified(root: &Root, recording: &Path) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// What `doctor` says about voiceprints.
+/// The findings of `doctor` on voiceprints.
 fn voiceprints(root: &Root) -> Vec<Value> {
     let output = root.run(&["doctor", "--json"]);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -56,7 +56,7 @@ fn one_voice_has_one_name() {
     assert_eq!(report["enrolled"], false);
     assert!(report["reason"].as_str().unwrap().contains("already enrolled"), "{report}");
     assert_eq!(said.matches("already enrolled").count(), 1, "{said}");
-    // Nothing about how alike they are: that number belongs to Anna.
+    // The message gives no likeness: that number belongs to Anna.
     assert!(!said.chars().any(|c| c.is_ascii_digit()), "{said}");
     let users = root.json(&["user", "list"]);
     assert_eq!(users.as_array().unwrap().len(), 1, "nobody is added by a refused enrolment");
@@ -155,7 +155,7 @@ fn a_voice_is_replaced_by_its_own_at_once_and_by_another_only_when_told_to() {
 
 #[test]
 fn the_name_of_everyone_has_no_voice() {
-    // With verification off somebody is answered, and the user "anonymous" comes to be.
+    // With verification off everybody is answered, and the user "anonymous" is created.
     let mut root = Root::with_config("[voice]\nenabled = false\n");
     root.env("JARVIS__WAKE__MODEL", "none");
     root.listen(&[Voice::Rms.says("hello")]);
@@ -185,7 +185,7 @@ fn doctor_opens_every_voiceprint_and_names_those_that_cannot_be_used() {
     assert_eq!(found[1]["state"], "fail");
     assert!(found[1]["message"].as_str().unwrap().contains("1 of 2 cannot be used (Ben)"), "{found:?}");
     assert!(found[1]["fix"].as_str().unwrap().contains("voice enroll --user Ben …"), "{found:?}");
-    // What it advises works, and Anna's is still good.
+    // Its advice works, and Anna's is still good.
     enrolled(&root, "Ben", &sentences(Voice::Slt, &AGAIN), &[]);
     assert!(voiceprints(&root)[0]["message"].as_str().unwrap().contains("2 of 2 open"));
 }
@@ -256,7 +256,7 @@ fn the_key_is_rotated_while_the_voices_stay_enrolled() {
     let audit = root.json(&["audit", "list"]);
     assert!(audit.to_string().contains("key_rotate"), "{audit}");
 
-    // As the power leaves it between the transaction and the end: both keys are there, and the voices have
+    // As a power cut leaves it between the transaction and the end: both keys are there, and the voices have
     // the new one.
     fs::rename(&key, &next).unwrap();
     fs::write(&key, &old).unwrap();
@@ -265,7 +265,7 @@ fn the_key_is_rotated_while_the_voices_stay_enrolled() {
     assert_eq!(identified(&root, &question)["user"], "Anna");
     assert!(!next.exists() && fs::read(&key).unwrap() == new, "brought to its end");
 
-    // What does not open is not lost on the way: nothing is rotated.
+    // A voiceprint that does not open is not lost on the way: nothing is rotated.
     let db = dir.join("jarvis.db");
     let sql = "UPDATE voiceprints SET wrapped_key = zeroblob(length(wrapped_key)) \
                WHERE owner = (SELECT rid FROM users WHERE name = 'Ben')";
@@ -304,7 +304,7 @@ fn a_person_may_have_a_threshold_of_their_own_and_an_enrolment_can_be_looked_at(
     let text = root.ok(&["voice", "show", "--user", "Anna"]);
     assert!(text.contains("Sample 4") && text.contains("0.85"), "{text}");
 
-    // Raised by three semitones a voice is still likely its owner's, and not certain any more.
+    // Raised by three semitones a voice is still likely its owner's, but no longer certain.
     let question = root.path().join("raised.wav");
     sox(&[
         Voice::Rms.says("hey jarvis, who am i").to_str().unwrap(),
@@ -426,7 +426,7 @@ fn a_calibration_that_was_tampered_with_is_refused_before_anyone_is_compared() {
     let models = root.path().join("models");
     fs::create_dir_all(models.join("calibration")).unwrap();
     root.env("JARVIS_MODELS_DIR", &models);
-    // What makes everyone more likely to be verified, and still looks like constants.
+    // Constants that make everyone more likely to be verified, and still look plausible.
     let text = fs::read_to_string(source.join("campplus.toml")).unwrap();
     let changed: Vec<&str> =
         text.lines().map(|l| if l.starts_with("b = ") { "b = 50.0" } else { l }).collect();
@@ -478,7 +478,7 @@ fn the_owner_is_known_through_other_equipment_and_a_stranger_never_is() {
             ("one dead channel", changed(&root, "dead.wav", &said, &[], &["remix", "1", "0"]), true),
             ("the other dead channel", changed(&root, "dead2.wav", &said, &[], &["remix", "0", "1"]), true),
             ("noise", noisy(&root, "noise.wav", &said, "1", "0.03"), true),
-            // A third of all samples is cut off: likely its owner's, and not certain any more.
+            // A third of all samples is cut off: likely its owner's, but no longer certain.
             ("overdriven", changed(&root, "over.wav", &said, &[], &["gain", "25"]), false),
         ];
         for (what, file, clear) in heard {
@@ -493,7 +493,7 @@ fn the_owner_is_known_through_other_equipment_and_a_stranger_never_is() {
             }
         }
     }
-    // One side alone, when it is the dead one, is silence.
+    // The dead side alone is silence.
     root.write_config("[audio]\nchannel = \"right\"\n[wake]\nmodel = \"none\"\n");
     let dead = changed(&root, "dead3.wav", &Voice::Rms.says(QUESTION), &[], &["remix", "1", "0"]);
     let heard = root.listen(&[&dead]);
@@ -514,7 +514,7 @@ fn bad_equipment_and_other_people_are_refused_at_enrolment_with_what_to_do() {
         changed(&root, "quiet.wav", &spoken[1], &["-b", "24"], &["gain", "-50"]),
         changed(&root, "short.wav", &spoken[1], &[], &["trim", "0", "1.5"]),
         Voice::Slt.says(ENROLMENT[1]),
-        // What was said before, with something new behind it.
+        // An earlier recording, with something new behind it.
         joined,
     ];
     let (report, _) = refused(&root, "Anna", &files, &[]);
@@ -610,7 +610,7 @@ fn of_a_deleted_voice_no_byte_is_left_in_the_database_its_log_the_queue_or_a_lat
     };
     let of = |user: &str| [secret(user, "blob"), secret(user, "wrapped_key")];
     let (annas, bens) = (of("Anna"), of("Ben"));
-    // Any twelve bytes of it in a row: nothing else holds those by chance.
+    // Any twelve bytes of it in a row: no other file holds those by chance.
     let holds = |dir: &Path, secrets: &[Vec<u8>]| {
         let mut stack = vec![dir.to_path_buf()];
         let wanted: std::collections::HashSet<&[u8]> = secrets.iter().flat_map(|s| s.windows(12)).collect();
@@ -629,7 +629,7 @@ fn of_a_deleted_voice_no_byte_is_left_in_the_database_its_log_the_queue_or_a_lat
     assert!(!holds(&data, &annas), "of Anna's voice something is left in {}", data.display());
     assert!(holds(&data, &bens), "Ben's stays");
 
-    // Without Postgres, which is not there, what is backed up is the database of the device.
+    // Postgres is not there, so the device's own database is backed up without it.
     root.write_config("");
     root.ok(&["backup", "create", "--json"]);
     let restored = root.path().join("restored");
@@ -793,7 +793,7 @@ fn channels_that_cancel_each_other_are_told_and_one_of_them_is_heard() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("cancel each other out"), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stdout).contains("Anna"), "{output:?}");
     assert!(root.listen(&[&question]).iter().any(|e| e["event"] == "verified"));
-    // FLAC as well, and plain stereo is no such thing.
+    // FLAC as well; plain stereo does not count as inverted.
     let flac = root.path().join("anti.flac");
     sox(&[question.to_str().unwrap(), flac.to_str().unwrap()]);
     assert_eq!(identified(&root, &flac)["user"], "Anna");

@@ -1,4 +1,4 @@
-//! Every command is answered: what became of it, and why.
+//! Every command is answered with its outcome and the reason.
 
 use serde_json::{Value, json};
 
@@ -37,7 +37,7 @@ impl Rig {
         payload(&self.answers.wait_for("an answer", |l| l.starts_with("jarvis/kitchen/answer ")))
     }
 
-    /// The answer to what is told.
+    /// The answer to a command.
     #[track_caller]
     fn told(&mut self, topic: &str, payload: &str) -> Value {
         self.tell(topic, payload);
@@ -64,7 +64,7 @@ fn with_id(payload: &str, id: &str) -> String {
 fn a_device_without_sound_does_not_listen_now_and_not_when_the_sound_is_back() {
     let mut rig = Rig::start("");
     rig.mic.unplug();
-    // One from before that is noticed lapses with the sound.
+    // A window from before the notice lapses with the sound.
     wait_until("a refusal to listen", || {
         let answer = rig.told("listen", "PRESS");
         answer["outcome"] == "refused" && answer["reason"].as_str().unwrap().contains("microphone")
@@ -95,7 +95,7 @@ fn each_command_is_answered_with_what_became_of_it() {
     let right = with_id(&pin_of("anna", PIN), "7");
     assert_eq!(rig.told("pin", &right), json!({ "command": "pin", "outcome": "accepted", "id": "7" }));
     assert_eq!(rig.answer(), json!({ "command": "pin", "outcome": "done", "id": "7" }));
-    // Whether there is such a person does not show.
+    // The answer does not show whether there is such a person.
     let wrong: Vec<Value> = ["anna", "nobody"]
         .iter()
         .map(|name| {
@@ -161,7 +161,7 @@ fn more_tasks_than_wait_are_busy() {
         outcomes.push(rig.answer()["outcome"].clone());
     }
     assert_eq!(outcomes[0], "accepted");
-    // Nothing that was answered as busy is looked at later.
+    // No request answered as busy is looked at later.
     let attempts = rig.root.json(&["audit", "list"]);
     let attempts = attempts.as_array().unwrap().iter().filter(|row| row["outcome"] == "refused").count();
     assert!(attempts <= 5, "{attempts}");

@@ -1,5 +1,4 @@
-//! What `jarvisd doctor` says of a broker: it signs in, publishes and reads, and names what stands in the
-//! way.
+//! The findings of `jarvisd doctor` on a broker: it signs in, publishes and reads, and names the obstacle.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -12,7 +11,7 @@ use serde_json::Value;
 use crate::support::postgres::{Options, Postgres};
 use crate::support::{Broker, Root, free_port};
 
-/// What doctor says of the broker: the state of the worst line, and all lines with what to do.
+/// Doctor's findings on the broker: the state of the worst line, and all lines with their remedies.
 fn said(mqtt: &str) -> (String, String) {
     let root = Root::with_config(&format!("[device]\nid = \"kitchen\"\n[mqtt]\n{mqtt}\n"));
     let report: Value = serde_json::from_slice(&root.run(&["doctor", "--json"]).stdout).unwrap();
@@ -114,7 +113,7 @@ fn it_finds_out_that_a_broker_accepts_a_subscription_and_delivers_nothing() {
     assert!(lines.contains("lets the device read jarvis/kitchen/mute/set: "), "{lines}");
     // It may write the status of Home Assistant and not read it.
     assert!(lines.contains("does not let the device read homeassistant/status\""), "{lines}");
-    // The list of the documentation: what cannot be proven is said, and nothing is at fault.
+    // The list of the documentation: doctor says what cannot be proven, and reports no fault.
     let documented = guarded(
         "topic readwrite jarvis/kitchen/#\ntopic write homeassistant/device/jarvis_kitchen/config\n\
          topic read homeassistant/status",
@@ -174,7 +173,7 @@ fn it_names_tls_and_certificates() {
     warns(&at(&good, "mqtt", "#"), "expects TLS");
     let other = shown("broker.example", "2");
     warns(&at(&other, "mqtts", ""), "for another name");
-    // Valid for no time at all from the moment it is made.
+    // A certificate that expires at the moment it is made.
     let expired = shown("localhost", "0");
     std::thread::sleep(Duration::from_secs(2));
     warns(&at(&expired, "mqtts", ""), "has expired");
@@ -182,7 +181,7 @@ fn it_names_tls_and_certificates() {
     warns(&format!("url = \"mqtts://localhost:{}\"", plain.port), "a broker without TLS answers");
 }
 
-/// A server that says `answer` to whatever comes, until the test process ends.
+/// A server that answers any input with `answer`, until the test process ends.
 fn server(answer: &'static [u8]) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -203,7 +202,7 @@ fn server(answer: &'static [u8]) -> u16 {
     port
 }
 
-/// A server that says one of `pieces` to whatever comes first, then the next ones 7 s apart, and stays.
+/// A server that answers the first input with one of `pieces`, then sends the next ones 7 s apart, and stays.
 fn speaker(pieces: &'static [&'static [u8]]) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();

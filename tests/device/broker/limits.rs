@@ -1,4 +1,4 @@
-//! Brokers that can do less than others: the device works as far as that goes, and says so.
+//! Brokers that can do less than others: the device works within their limits, and says so.
 
 use serde_json::Value;
 
@@ -78,7 +78,7 @@ fn what_is_too_large_for_the_broker_is_named_and_the_rest_goes_through() {
 
 const CONFIG: &str = "homeassistant/device/jarvis_kitchen/config";
 
-/// The newest announcement that a client which comes now is given.
+/// The newest announcement that a new client gets.
 fn announced(broker: &Broker, wanted: impl Fn(&Value) -> bool) -> Value {
     let mut late = broker.subscribe(CONFIG);
     payload(&late.wait_for("the announcement", |l| l.contains(" {") && wanted(&payload(l))))
@@ -92,7 +92,7 @@ fn a_device_that_was_deleted_in_home_assistant_is_there_again_when_that_starts()
     let mut daemon = root.daemon();
     daemon.wait_event("ready");
     all.wait_for("the announcement", |l| l.starts_with(CONFIG) && l.contains("jarvis_kitchen_state"));
-    // What Home Assistant does when its user deletes the device.
+    // Home Assistant does this when its user deletes the device.
     broker.retain(CONFIG, "");
     all.wait_for("the deletion", |l| l == format!("{CONFIG} (null)"));
     broker.publish("homeassistant/status", "offline");
@@ -124,7 +124,7 @@ fn what_is_switched_off_is_taken_back() {
     let without =
         run_once("accept_commands = false\n", &|message| message["components"]["muted"].is_object());
     let components = &without["components"];
-    // The platform alone is what takes an entity back; another platform gets a key of its own.
+    // The platform alone takes an entity back; another platform gets a key of its own.
     assert_eq!(components["mute"], serde_json::json!({ "platform": "switch" }));
     assert_eq!(components["listen"], serde_json::json!({ "platform": "button" }));
     assert_eq!(components["muted"]["platform"], "binary_sensor");

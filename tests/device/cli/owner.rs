@@ -56,7 +56,7 @@ fn all_is_the_owners(root: &Root) {
     for folder in ["var/lib/jarvis", "var/backups/jarvis"] {
         assert_eq!(foreign(&root.path().join(folder)), Vec::<PathBuf>::new());
     }
-    // What the daemon would find.
+    // The files that the daemon would find.
     let database = root.path().join("var/lib/jarvis/jarvis.db");
     let can = Command::new("setpriv")
         .args([
@@ -73,7 +73,7 @@ fn all_is_the_owners(root: &Root) {
     assert!(can.unwrap().success());
 }
 
-/// A folder of whoever types the commands, into which nobody else may look.
+/// A folder of the user who types the commands; nobody else may look into it.
 fn home_of_the_caller() -> tempfile::TempDir {
     let home = tempfile::tempdir().unwrap();
     fs::set_permissions(home.path(), fs::Permissions::from_mode(0o700)).unwrap();
@@ -98,7 +98,7 @@ fn root_acts_as_the_owner_of_the_data() {
     root.ok(&["backup", "prune", "--trust-clock"]);
     all_is_the_owners(&root);
 
-    // Files of the caller are read and written where only the caller may, and are the caller's.
+    // Files of the caller are read and written where only the caller may, and stay the caller's.
     root.ok(&["conversation", "export", "--user", "anna", "--out", &at("said.json")]);
     root.ok(&["user", "export", "anna", "--out", &at("anna.json")]);
     root.ok(&["backup", "export", "--out", &at("all.jsonl")]);
