@@ -1,4 +1,4 @@
-//! Killed at any moment: nothing acknowledged is lost, nothing is there by half.
+//! Killed at any moment: no acknowledged turn is lost, and none is there by half.
 
 use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt as _;
@@ -64,7 +64,7 @@ fn turns_of_text_survive_kills_at_random_moments() {
     let root = Root::new();
     root.ok(&["user", "add", "anna"]);
     let ask = |text: &str| root.command(&["ask", "--user", "anna", "--json", text]).spawn().unwrap();
-    // How long a turn takes here and now, so that kills fall before, into and behind its commit.
+    // The duration of a turn here and now, so that kills fall before, into and behind its commit.
     let begun = Instant::now();
     assert!(ask("remember that the first item is on the first shelf").wait().unwrap().success());
     let whole = begun.elapsed();

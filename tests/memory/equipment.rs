@@ -1,4 +1,4 @@
-//! The test equipment itself: a fault that does not happen would let every test that relies on it pass.
+//! The test equipment itself: a fault that fails to happen would let every test that relies on it pass.
 
 use std::net::TcpStream;
 use std::process::Command;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::support::postgres::{Certificate, Options, Postgres, Stop};
 use crate::support::proxy::{Mode, Proxy};
 
-/// What psql says when it connects as libpq does with these parameters.
+/// The answer of psql when it connects as libpq does with these parameters.
 fn connect(server: &Postgres, ca: &std::path::Path) -> Result<(), String> {
     let address = format!(
         "host=127.0.0.1 port={} user=jarvis dbname=jarvis sslmode=verify-full sslrootcert={}",

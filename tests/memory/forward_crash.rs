@@ -1,8 +1,8 @@
 //! Killed at any moment — the device, Postgres, the network between: every acknowledged turn is in Postgres
-//! exactly once and in order when it all has settled.
+//! exactly once and in order after everything has settled.
 //!
-//! `JARVIS_CRASH_CYCLES` sets the number of kills (100), `JARVIS_TEST_SEED` repeats their plan. Which
-//! instruction a kill meets is up to the machine; the plan is what is repeated.
+//! `JARVIS_CRASH_CYCLES` sets the number of kills (100), `JARVIS_TEST_SEED` repeats their plan. The
+//! instruction that a kill meets depends on the machine; only the plan is repeated.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -85,7 +85,7 @@ async fn talk(path: &Path, settings: PgSettings, first: usize) {
     }
 }
 
-/// A device process and what it has acknowledged.
+/// A device process and the turns that it has acknowledged.
 struct Running {
     child: Child,
     lines: BufReader<std::process::ChildStdout>,
@@ -106,7 +106,7 @@ impl Running {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap());
-        // It is killed also before it has done anything; but not always.
+        // Some kills come before it has done anything, but not all.
         let mut line = String::new();
         while !line.contains("running 1 test") {
             line.clear();
@@ -115,7 +115,7 @@ impl Running {
         Self { child, lines }
     }
 
-    /// `kill -9`, and all that it had acknowledged by then.
+    /// `kill -9`; returns all turns acknowledged by then.
     fn kill(mut self, acknowledged: &mut Acknowledged) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -209,7 +209,7 @@ fn every_acknowledged_turn_is_in_postgres_once_and_in_order_whatever_was_killed_
         device.kill(&mut acknowledged);
     }
 
-    // Everything is up again and nothing more is said: it settles.
+    // Everything is up again and nobody speaks: it settles.
     let local = runtime.block_on(async {
         let memory = Memory::open(&path, &Device { id: DEVICE.into() }, Clock::System).await.unwrap();
         memory.check().await.unwrap();
@@ -245,8 +245,8 @@ fn every_acknowledged_turn_is_in_postgres_once_and_in_order_whatever_was_killed_
     );
 }
 
-/// Each acknowledged turn is in its conversation, both halves one after the other, in the order in which they
-/// were said. Returns how many turns there are, acknowledged or not.
+/// Each acknowledged turn is in its conversation, both halves one after the other, in the order of speech.
+/// Returns the number of turns there, acknowledged or not.
 fn acknowledged_are_there(acknowledged: &Acknowledged, there: &Rows) -> usize {
     let mut places = BTreeMap::<MessageId, (ConversationId, usize)>::new();
     let mut texts = BTreeSet::new();

@@ -1,5 +1,5 @@
-//! Whatever happens to Postgres or on the way there: a person is answered as fast as ever, the device says
-//! what is wrong, and in the end every acknowledged turn is in Postgres exactly once and in order.
+//! Faults of Postgres and of the way there. A person is answered as fast as ever, and the device names the
+//! fault. In the end every acknowledged turn is in Postgres exactly once and in order.
 //!
 //! The latencies are printed (`--nocapture`), not judged: the machine that runs the tests does other things
 //! as well.
@@ -164,7 +164,7 @@ async fn a_server_that_will_not_have_us_is_named_and_asked_again() {
     let occupied = || {
         server.cut_connections();
         taken = occupy(&server);
-        // The forwarder may be quicker than we are, on a busy machine several times.
+        // The forwarder may be quicker than the test, on a busy machine several times.
         let ours = "FROM pg_stat_activity WHERE application_name LIKE 'jarvisd%'";
         while server.value(&format!("SELECT count(*) {ours}")) != "0" {
             server.execute(&format!("SELECT pg_terminate_backend(pid) {ours}"));

@@ -1,5 +1,5 @@
-//! In the shared database a person's rows are that person's: seen by nobody else, gone when they are
-//! forgotten, and not brought back by anything that remembers them.
+//! In the shared database a person's rows are that person's: nobody else sees them, they go when they are
+//! forgotten, and no copy brings them back.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,7 +12,7 @@ use jarvisd::clock::Clock;
 use jarvisd::memory::{Appended, Device, Kind, Memory, NewTurn, Target, TurnMeta, UserId};
 use jarvisd::store::forward::{Forwarder, Progress};
 
-/// Tables with an owner, and how the owner is called there.
+/// Tables with an owner, and the name of the owner's column.
 const OWNED: [(&str, &str); 5] = [
     ("users", "id"),
     ("conversations", "owner"),
@@ -117,7 +117,7 @@ async fn a_session_sees_and_changes_the_rows_of_the_person_that_it_names_and_no_
                 "{table} of {user}"
             );
         }
-        // Ben, who would touch what is Anna's.
+        // Ben, who would touch Anna's rows.
         let (anna, ben) = (people[0], people[1]);
         let before = server.query(&format!("{all} ORDER BY {table}::text"));
         let delete = format!("DELETE FROM jarvis.{table} WHERE {owner} = '{anna}' RETURNING 1");
@@ -200,7 +200,7 @@ async fn an_old_copy_of_the_device_brings_nothing_back_that_was_deleted_since() 
     assert_eq!(left, [[second.user_message_id.to_string()], [second.assistant_message_id.to_string()]]);
     let buried = server.query("SELECT kind, id FROM jarvis.tombstones ORDER BY 1, 2");
 
-    // The copy is put in place of the file, and everything in it is sent once more.
+    // The copy replaces the file, and everything in it is sent once more.
     let old = open(&copy).await;
     let requeue = "
         INSERT INTO queue (op, entity_id, user_id, created_unix_ms) SELECT 'upsert_user', id, id, 0
@@ -211,7 +211,7 @@ async fn an_old_copy_of_the_device_brings_nothing_back_that_was_deleted_since() 
         FROM messages;";
     let done = Command::new("sqlite3").arg(&copy).arg(requeue).status().unwrap();
     assert!(done.success());
-    // By a person who says so: else it is held back.
+    // A person takes over explicitly: otherwise it is held back.
     jarvisd::store::holder::take_over(old.store(), None, old.clock().now_unix_ms()).await.unwrap();
     drain(&old, &server).await;
     assert_eq!(server.query(ids), left);

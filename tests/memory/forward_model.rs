@@ -36,13 +36,13 @@ const SEEDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/memory/forwar
 /// The second device of the house.
 const OTHER: &str = "parlour";
 const START_MS: i64 = 1_800_000_000_000;
-/// Few at once, so that there are several batches, of which one is read while the other is on its way.
+/// Few at once, so that there are several batches: one is read while another is on its way.
 const AT_ONCE: usize = 4;
-/// What people's words are made of.
+/// The parts of people's words.
 const WORDS: [&str; 7] =
     ["", "tea", "ünïcode 🙂 \u{1D11E}", "it's \"quoted\" \\ % _ $1 ?1", "a\0b", "line\nand\ttab", "long"];
 
-/// What all stories share: the server is emptied in between.
+/// The equipment that all stories share: the server is emptied in between.
 struct Lab {
     server: RefCell<Postgres>,
     proxy: Proxy,
@@ -105,7 +105,7 @@ impl<'a> Story<'a> {
         self.clock.wall_unix_ms.load(Ordering::Relaxed)
     }
 
-    /// The stamp of what is written now.
+    /// The stamp of rows written now.
     fn time(&self) -> Time {
         let synced = self.clock.synced.load(Ordering::Relaxed);
         let monotonic_ns = self.clock.monotonic_ns.load(Ordering::Relaxed);
@@ -285,7 +285,7 @@ impl<'a> Story<'a> {
                 (stored.conversation_id, halves(stored.user_message_id, stored.assistant_message_id))
             }
             None => {
-                // Nobody was told anything, so both are right: the whole turn or nothing of it.
+                // Nobody got an answer, so both are right: the whole turn or no part of it.
                 self.memory.store().begin().await.unwrap().commit().await.unwrap();
                 let query = format!(
                     "SELECT lower(hex(c.id)) || '|' || lower(hex(m.id)) FROM messages m JOIN conversations c
@@ -310,14 +310,14 @@ impl<'a> Story<'a> {
         place.append(halves, &now, sources.into_iter().collect());
     }
 
-    /// What was written while the clock was not set gets its true time, if it is set now.
+    /// Rows written while the clock was not set get their true time, if it is set now.
     async fn restamp(&mut self) {
         self.memory.restamp().await.unwrap();
         self.other.memory.restamp().await.unwrap();
         self.twin.restamp(&self.time(), self.clock.monotonic_ns.load(Ordering::Relaxed));
     }
 
-    /// One attempt. It may fail: something may be broken on purpose.
+    /// One attempt. It may fail: a part may be broken on purpose.
     async fn round(&mut self) {
         if let Ok(done) = self.forwarder.run_once().await {
             assert_ne!(done, Progress::Buried, "{:#?}", queue::list_dead(self.memory.store(), 0, 10).await);
@@ -351,7 +351,7 @@ impl<'a> Story<'a> {
         conn.close().await.unwrap();
     }
 
-    /// Nothing is broken any more: the queues empty, both devices read what the other wrote, and all agree.
+    /// Nothing is broken any more: the queues empty, both devices read each other's writes, and all agree.
     async fn settle(&mut self) {
         self.lab.proxy.set(Mode::Pass);
         for exchange in 0.. {
@@ -372,7 +372,7 @@ impl<'a> Story<'a> {
         assert_eq!(remote.differences(&expected), Vec::<String>::new(), "Postgres (first) and the twin");
         let other = local_rows(&self.other.path, &LOCAL).await;
         let differences = other.differences(&expected);
-        // Which deletions a device notes that never saw the row is its own affair.
+        // Deletions of rows that a device never saw may or may not be noted there.
         let differences: Vec<_> = differences.iter().filter(|line| !line.starts_with("tombstones")).collect();
         assert_eq!(differences, Vec::<&String>::new(), "the other device (first) and the twin");
         let (local, remote) = (local_rows(&self.path, &AGREED_LOCAL).await, self.remote_rows(&AGREED_REMOTE));
@@ -417,12 +417,11 @@ impl<'a> Story<'a> {
         self.settle_from_there().await;
     }
 
-    /// Both devices know the same, then each does something that the other does not know of when it does its
-    /// own.
+    /// Both devices know the same, then each makes a change before it knows of the other's.
     async fn apart(&mut self, changes: (Change, Change), n: usize, here_first: bool, here_sends_first: bool) {
         self.settle().await;
-        // Two that do not know of each other are ordered by their clocks, so these must not be behind the
-        // names that there are.
+        // Changes unknown to each other are ordered by their clocks, so the clocks must not be behind the
+        // existing names.
         let synced = self.clock.synced.load(Ordering::Relaxed);
         self.set_clock(self.latest + 100_000, synced);
         let (here, there) = (self.memory.clone(), self.other.memory.clone());
@@ -451,7 +450,7 @@ impl<'a> Story<'a> {
                 _ => {}
             }
         }
-        // This one goes on with its conversations, whatever the other one calls them.
+        // This one goes on with its conversations, under any title that the other one gives them.
         self.turn(1, n, 1, n, None).await;
         if here_sends_first {
             drain(&self.memory, &mut self.forwarder).await;
@@ -486,7 +485,7 @@ impl<'a> Story<'a> {
         place.append(halves, &now, std::collections::BTreeSet::new());
     }
 
-    /// The other device sends first, before this one can say anything else.
+    /// The other device sends first, before this one can send anything else.
     async fn settle_from_there(&mut self) {
         drain(&self.other.memory, &mut self.other.forwarder).await;
         pull(self.lab, &self.memory, DEVICE).await;
@@ -527,8 +526,7 @@ fn voiceprint(blob: &str) -> NewVoiceprint {
     }
 }
 
-/// Sends all that is queued. Whatever was broken is mended by now, at most a connection is still to be found
-/// dead.
+/// Sends all that is queued. All faults are mended by now; at most a dead connection is still to be noticed.
 async fn drain(memory: &Memory, forwarder: &mut Forwarder) {
     let deadline = Instant::now() + crate::support::PATIENCE;
     loop {
@@ -544,7 +542,7 @@ async fn drain(memory: &Memory, forwarder: &mut Forwarder) {
     }
 }
 
-/// Reads what the other device wrote; returns how much that was.
+/// Reads the other device's writes; returns their number.
 async fn pull(lab: &Lab, memory: &Memory, device: &str) -> usize {
     let opener = Opener { name: Arc::new(|| "one key".into()), opens: Arc::new(|_| true) };
     let mut puller = Puller::new(memory.clone(), settings_of(lab, device), Some(opener));
@@ -570,7 +568,7 @@ async fn local_rows(path: &Path, tables: &[(&'static str, &str)]) -> Rows {
 
 impl Lab {
     fn new() -> Self {
-        // What is killed here is processes, not the machine.
+        // The faults here kill processes, not the machine.
         let server = Postgres::with(Options { fsync: false, ..Options::default() });
         let proxy = Proxy::to(server.port());
         Self { server: RefCell::new(server), proxy, compared: Cell::new(0), acted: Cell::new(0) }

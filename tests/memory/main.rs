@@ -1,5 +1,5 @@
-//! The memory of a house: the file, the queue, the shared Postgres, and all that can happen to them. One
-//! binary, because linking costs more than most of its tests.
+//! The memory of a house: the file, the queue, the shared Postgres, and their faults. One binary, because
+//! linking costs more than most of its tests.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot set up must fail loudly")]
 #![expect(clippy::print_stdout, reason = "long tests print the figures that the docs quote")]
 

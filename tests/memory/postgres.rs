@@ -1,5 +1,4 @@
-//! Memory that is shared through a real Postgres: what was said while it was away, two devices, deletions,
-//! refusals.
+//! Memory shared through a real Postgres: turns while it was away, two devices, deletions, refusals.
 
 mod holders;
 mod pooler;
@@ -36,7 +35,7 @@ fn drain(root: &Root) -> Value {
     drained
 }
 
-/// As [`drain`], where Postgres refuses something for good.
+/// As [`drain`], where Postgres refuses some entries for good.
 fn drain_refused(root: &Root) -> Value {
     let output = root.run(&["queue", "drain", "--json"]);
     let told = String::from_utf8(output.stderr).unwrap();
@@ -201,7 +200,8 @@ fn what_is_forgotten_on_one_device_is_gone_on_the_other_byte_by_byte() {
     assert!(!on_disk(&bedroom, "ladder"));
 }
 
-/// The deletion is sent at once; what comes back is new to everybody, and no tombstone stands in its way.
+/// The deletion is sent at once. The restored rows are new to everybody, and no tombstone stands in their
+/// way.
 #[test]
 fn a_forgetting_that_is_undone_reaches_the_other_device_as_well() {
     let postgres = server();
@@ -305,7 +305,7 @@ fn a_rename_that_waits_here_is_not_undone_by_what_comes_from_there() {
     assert_eq!(bedroom.json(&["conversation", "list", "--user", "anna"])[0]["title"], "Shed");
 }
 
-/// What a device did first and sends last, on all that has a name.
+/// A device's first act arrives last, for everything that has a name.
 #[test]
 fn a_name_that_was_given_earlier_and_arrives_later_does_not_undo_the_newer_one() {
     let postgres = server();
@@ -333,7 +333,7 @@ fn a_name_that_was_given_earlier_and_arrives_later_does_not_undo_the_newer_one()
     assert_eq!(postgres.value("SELECT name FROM jarvis.users"), "Joanna");
 }
 
-/// "anna (2)" is the bedroom's own way to tell two Annas apart; it is not what the house calls her.
+/// "anna (2)" is the bedroom's own way to tell two Annas apart; the house does not use that name.
 #[test]
 fn the_number_that_a_device_gives_to_a_second_anna_stays_on_that_device() {
     let postgres = server();
@@ -397,7 +397,7 @@ fn an_answer_is_forgotten_with_its_source_also_where_the_source_came_after_it() 
     assert!(!on_disk(&bedroom, "zamboni"));
 }
 
-/// Also where nothing of it is left in the database itself: the repair may have lost just these rows.
+/// Also where the database itself has lost the rows: the repair may have lost just these.
 #[test]
 fn a_deletion_elsewhere_deletes_the_damaged_copies_here() {
     let postgres = server();
@@ -441,7 +441,7 @@ fn what_postgres_refuses_is_set_aside_and_the_rest_goes_on() {
         ask(&root, "anna", &format!("remember that the {what} {n} is in the shed"));
     }
     assert_eq!(drain_refused(&root)["set_aside"], 6);
-    // What was refused earlier is told, and is no failure of this time.
+    // The earlier refusal is told, and is no failure of this time.
     assert!(root.ok(&["queue", "drain"]).contains("refused 6 earlier"));
     assert_eq!(postgres.value("SELECT count(*) FROM jarvis.messages"), "34");
     let dead = root.json(&["queue", "dead-letter", "list"]);
@@ -471,14 +471,14 @@ fn what_postgres_refuses_is_set_aside_and_the_rest_goes_on() {
     );
     // The one that was given up is still here, and the comparison says so.
     assert!(stderr_of(&root, &["store", "check"], 1).contains("1 difference between"));
-    // A repair is done although somebody talks, and says that it has not seen everything.
+    // A repair is done although somebody talks, and says that it was not complete.
     root.ok(&["ask", "--user", "anna", "--new", "hello"]);
     let said = root.ok(&["store", "check", "--repair"]);
     assert!(said.contains("Not everything could be compared: ") && said.contains("Queued "), "{said}");
     drain(&root);
     assert_eq!(postgres.value("SELECT count(*) FROM jarvis.messages"), "42");
     root.ok(&["store", "check"]);
-    // One that finds nothing to mend has not seen everything either.
+    // A repair that finds nothing to mend was not complete either.
     root.ok(&["ask", "--user", "anna", "hello"]);
     assert!(stderr_of(&root, &["store", "check", "--repair"], 75).contains("wait to be sent"));
     drain(&root);
@@ -494,7 +494,7 @@ fn a_new_and_empty_database_gets_everything_again() {
     pull(&bedroom);
     ask(&bedroom, "anna", "remember that the umbrella is in the hall");
     postgres.lose_database();
-    // The one that comes first also brings what it knows of the other.
+    // The first to come also brings its knowledge of the other.
     drain(&bedroom);
     drain(&kitchen);
     for root in [&kitchen, &bedroom] {
@@ -713,7 +713,7 @@ fn a_password_of_any_characters_opens_the_door_wherever_it_stands() {
         let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
         assert!(doctor.contains("schema version") && !doctor.contains("p/@:"), "{address}: {doctor}");
         assert!(!doctor.contains(escaped), "{doctor}");
-        // The programs of Postgres get the same password, and an address that is none is not repeated.
+        // The programs of Postgres get the same password, and an invalid address is not repeated.
         root.ok(&["backup", "create"]);
         let target = format!("jarvis:{escaped}@{host}/elsewhere");
         let refused = root.run(&["backup", "restore", "latest", "--to", &target]);
@@ -844,7 +844,7 @@ fn a_voice_comes_back_to_a_new_card_whenever_its_key_does() {
     let verified = card.json(&["voice", "verify", "--user", "anna", said.to_str().unwrap()]);
     assert_eq!(verified["outcome"], "verified", "{verified}");
 
-    // The key after the first reading, of which nobody says that everything was read.
+    // The key comes after the first reading, before anything says that everything was read.
     let card = device(&postgres, "kitchen");
     let told = card.ok(&["store", "pull"]);
     let place = key(&card).display().to_string();
@@ -861,7 +861,7 @@ fn a_voice_comes_back_to_a_new_card_whenever_its_key_does() {
     assert_eq!(has_voice(&card), Some(true));
     card.ok(&["store", "check"]);
 
-    // The key after a start of the daemon, which has made one of its own.
+    // The key comes after a start of the daemon, which has made one of its own.
     let (card, _mic) = with_microphone(device(&postgres, "kitchen"));
     card.ok(&["store", "take-over", "--yes"]);
     let mut daemon = card.daemon();
@@ -904,7 +904,7 @@ fn a_voice_comes_back_after_a_restore() {
         root.ok(&["store", "check"]);
         assert_eq!(postgres.value("SELECT count(*) FROM jarvis.voiceprints"), "1");
     };
-    // On the device that had it all the while, and on a new card.
+    // On the device that always had it, and on a new card.
     restored(&kitchen);
     let card = device(&postgres, "kitchen");
     copy_key(&kitchen, &card);
@@ -951,7 +951,7 @@ fn of_several_voiceprints_of_a_person_the_last_one_stays_and_none_outlives_the_v
     pull(&bedroom);
     assert_eq!(has_voice(&bedroom), Some(false));
 
-    // The key is lost for good: what it sealed goes with the voice.
+    // The key is lost for good: everything sealed with it goes with the voice.
     anew(&card);
     drain(&card);
     let card = device(&postgres, "kitchen");
@@ -1013,7 +1013,7 @@ fn a_row_of_any_table_that_one_side_lacks_or_has_otherwise_is_found() {
         root.ok(&["store", "check"]);
         assert_eq!(postgres.value(&format!("SELECT count(*) FROM jarvis.{}", relation(table))), before);
     }
-    // Changed there by somebody else than a device: found, and told with its table.
+    // Rows changed there by other means than a device: found, and reported with their table.
     for (table, change) in [
         ("users", "UPDATE jarvis.users SET name = 'eve'"),
         ("conversations", "UPDATE jarvis.conversations SET title = 'garbled'"),
@@ -1027,7 +1027,7 @@ fn a_row_of_any_table_that_one_side_lacks_or_has_otherwise_is_found() {
         ));
         root.ok(&["store", "check"]);
     }
-    // Lost here: what other devices have, and what this one has written itself, is read again.
+    // Lost here: the rows of other devices, and this device's own, are read again.
     let bedroom = device(&postgres, "bedroom");
     copy_key(&root, &bedroom);
     pull(&bedroom);

@@ -1,8 +1,8 @@
-//! The power goes at any moment: what was acknowledged is there when it comes back.
+//! The power goes at any moment: acknowledged turns are there when it comes back.
 //!
 //! A process writes turns while `powercut.c` records every write and sync below SQLite. Then the files are
-//! rebuilt as a disk may have them after a cut at many points of the recording, with what was not synced
-//! lost, torn or reordered, and opened as the daemon opens them.
+//! rebuilt as a disk may have them after a cut at many points of the recording. Unsynced data are lost, torn
+//! or reordered. The files are opened as the daemon opens them.
 //!
 //! `JARVIS_POWER_CUTS` sets the number of cuts (300), `JARVIS_TEST_SEED` repeats a run.
 
@@ -20,7 +20,7 @@ use jarvisd::clock::Clock;
 use jarvisd::memory::{ConversationId, Device, Kind, Memory, MessageId, NewTurn, Target, TurnMeta, UserId};
 
 const FILE: &str = "jarvis.db";
-/// Actions that the writer takes; about one in ten of them is something else than a turn.
+/// Actions of the writer; about one in ten of them is not a turn.
 const ACTIONS: usize = 400;
 
 async fn open(dir: &Path) -> Memory {
@@ -28,14 +28,14 @@ async fn open(dir: &Path) -> Memory {
     Memory::open(&dir.join(FILE), &Device { id: "kitchen".into() }, clock).await.unwrap()
 }
 
-/// One line to the recording, and only then to whoever listens.
+/// Writes one line to the recording, and only then to the reader.
 fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     out.write_all(format!("{line}\n").as_bytes()).unwrap();
     out.flush().unwrap();
 }
 
-/// The process that is recorded; started by the tests below, in an environment that says where.
+/// The recorded process; started by the tests below, in an environment that names the place.
 #[test]
 fn writer() {
     let Some(dir) = std::env::var_os("JARVIS_POWERCUT_DIR") else { return };
@@ -124,7 +124,7 @@ fn recording(seed: u64, deaf: bool) -> Vec<Event> {
     events
 }
 
-/// What the writer has promised by some moment.
+/// The writer's promises up to some moment.
 #[derive(Debug, Default, Clone)]
 struct Promised {
     user: Option<UserId>,
@@ -167,7 +167,7 @@ impl Promised {
     }
 }
 
-/// What is wrong with the files in `dir`, opened as the daemon opens them.
+/// Fails with the promise broken by the files in `dir`, opened as the daemon opens them.
 async fn broken_promise(dir: &Path, promised: &Promised) -> Result<(), String> {
     let clock = Clock::Fixed(Arc::new(AtomicI64::new(1_800_000_000_000)));
     let device = Device { id: "kitchen".into() };
@@ -222,8 +222,7 @@ async fn compare(memory: &Memory, promised: &Promised) -> Result<(), String> {
     }
 }
 
-/// Cuts the power `cuts` times along one recording. Returns what went wrong, each with the record at which it
-/// was cut.
+/// Cuts the power `cuts` times along one recording. Returns the faults, each with the record of its cut.
 fn cut(events: &[Event], cuts: usize, random: &mut Random) -> Vec<(usize, String)> {
     // The interesting moments are around syncs and promises; half of the cuts go there.
     let close: Vec<usize> = events

@@ -1,6 +1,5 @@
 //! The runbook of docs/backup-recovery.md on a house with a large memory, while people go on talking: after
-//! each disaster the memory of before is byte for byte what it was, and every turn that was acknowledged is
-//! there once.
+//! each disaster the earlier memory is unchanged byte for byte, and every acknowledged turn is there once.
 //!
 //! 5,000 messages in the ordinary run. For a million, and the figures of docs/lab/backup.md:
 //!
@@ -23,7 +22,7 @@ use house::{
 };
 use serde_json::Value;
 
-/// A device that knows everything, at which `who` may talk.
+/// A device that knows everything, to which `who` may talk.
 fn kitchen(server: &Postgres, who: &str, more: &str) -> Arc<Root> {
     let kitchen = device(server, "kitchen", more);
     ready(&kitchen, who);
@@ -45,7 +44,7 @@ fn the_card_of_a_device_dies() {
     let divide = Divide::now();
     let before = divide.fingerprint(&server);
 
-    // The daemon of the kitchen does not run, so that what is said there waits.
+    // The daemon of the kitchen does not run, so that its turns wait.
     let daemon = Running::start(&hall);
     let mia = Talker::start(&card, "mia");
     mia.wait_for_a_turn();
@@ -130,7 +129,7 @@ fn the_database_is_damaged() {
     };
     assert_eq!(count(&divide.fingerprint(&server)), count(&before));
 
-    // Words are garbled: only the backup has them as they were.
+    // Words are garbled: only the backup has the true ones.
     server.execute("UPDATE jarvis.messages SET text = reverse(text) WHERE seq % 10 = 4 AND device = 'study'");
     let told = refused(&kitchen, &["store", "check"], 1);
     assert!(told.contains("differences"), "{told}");
@@ -168,16 +167,16 @@ fn the_database_is_damaged() {
     rebuilt.all_there(&server, &[&said]);
 }
 
-/// Has every entry of this kind refused on the device, so that whoever queues everything again stays at that
-/// step.
+/// Has the device refuse every entry of this kind, so that a process that queues everything again stops at
+/// that step.
 fn held_at(device: &Root, op: &str) {
     let when = format!("NEW.op LIKE '{op}' BEGIN SELECT RAISE(ABORT, 'held'); END");
     let held = format!("CREATE TRIGGER held BEFORE INSERT ON queue WHEN {when};");
     sqlite(device, &format!("BEGIN IMMEDIATE; DROP TRIGGER IF EXISTS held; {held} COMMIT;"));
 }
 
-/// A connection to the file that stays: as long as there is one, nobody who closes another takes the log
-/// away, which the daemon would take for a file that was replaced.
+/// A lasting connection to the file. As long as there is one, nobody who closes another removes the log,
+/// which the daemon would take for a replaced file.
 fn kept_open(device: &Root) -> std::process::Child {
     let mut command = std::process::Command::new("sqlite3");
     let pipe = std::process::Stdio::piped;
@@ -205,8 +204,8 @@ fn try_sqlite(device: &Root, sql: &str, patience_ms: u32) -> Result<String, Stri
     if done.status.success() { Ok(text(&done.stdout)) } else { Err(text(&done.stderr)) }
 }
 
-/// That neither command reports an end, in figures, in words and by its exit code; returns what the check
-/// says.
+/// Asserts that neither command reports an end, in figures, in words and by its exit code; returns the output
+/// of the check.
 fn nothing_is_done(device: &Root) -> Value {
     let status = device.json(&["queue", "status"]);
     assert_eq!(status["complete"], false, "{status}");
@@ -243,7 +242,7 @@ fn nobody_reports_an_end_while_the_daemon_is_held_at_any_step() {
         "UPDATE jarvis.house SET id = gen_random_uuid(); UPDATE jarvis.devices SET memory = NULL,
         token = NULL; DELETE FROM jarvis.messages WHERE device = 'kitchen'",
     );
-    // Nobody has met it yet: the queue is empty, and nothing is to be queued.
+    // Nobody has met it yet: the queue is empty, and nothing must be queued.
     let check = nothing_is_done(&kitchen);
     assert_eq!(
         (&check["left"]["entries"], &check["left"]["queueing"]),
@@ -251,14 +250,15 @@ fn nobody_reports_an_end_while_the_daemon_is_held_at_any_step() {
         "{check}"
     );
 
-    // Nor does a backup take what is there for everything: the words that only the device has go into it.
+    // Nor does a backup take the present rows for everything: words that only the device has go into it.
     let manifest = fs::read(backups(&kitchen).join(backup(&kitchen)).join("manifest.json")).unwrap();
     let manifest = &serde_json::from_slice::<Value>(&manifest).unwrap()["manifest"];
     let queue = manifest["files"].as_array().unwrap().iter().find(|file| file["role"] == "queue").unwrap();
     assert_eq!(queue["tables"]["messages"]["rows"], check["here"]["messages"], "{manifest}");
     assert_eq!(manifest["undelivered"]["everything"], true, "{manifest}");
 
-    // It was met, and the queue is still empty: the step at which an empty queue was taken for an end.
+    // The device has met it, and the queue is still empty: an empty queue was once taken for an end at this
+    // step.
     let mut held = kept_open(&kitchen);
     held_at(&kitchen, "delete!_%' ESCAPE '!");
     let daemon = Running::start(&kitchen);
@@ -287,7 +287,7 @@ fn nobody_reports_an_end_while_the_daemon_is_held_at_any_step() {
         );
     }
 
-    // With the daemon held, another process brings all of it to its end before it says so.
+    // With the daemon held, another process completes everything before it says so.
     crate::support::wait_until("the daemon to be held without the lock of the file", || {
         daemon.signal("STOP");
         let free = try_sqlite(&kitchen, "BEGIN IMMEDIATE; COMMIT;", 2_000).is_ok();
@@ -302,7 +302,7 @@ fn nobody_reports_an_end_while_the_daemon_is_held_at_any_step() {
         (&drained["complete"], &drained["entries"], &drained["queueing"]),
         (&true.into(), &0.into(), &false.into())
     );
-    // The new database was not read yet, and that is said as well.
+    // The new database was not read yet, and the output says that as well.
     assert_eq!(drained["read"], false, "{drained}");
     assert!(kitchen.ok(&["queue", "drain"]).contains("still to be read"));
     assert_eq!(kitchen.json(&["queue", "status"])["complete"], true);
@@ -316,7 +316,7 @@ fn nobody_reports_an_end_while_the_daemon_is_held_at_any_step() {
     daemon.stop(&kitchen);
 }
 
-/// What a conversation is, whatever its ids are.
+/// The content of a conversation, without its ids.
 const CONTENT: &str = "SELECT md5(string_agg(concat_ws('|', m.seq, m.role, m.kind, m.text, m.meta,
     m.wall_time, m.clock_synced),
     ',' ORDER BY c.title, m.seq)) FROM jarvis.messages m JOIN jarvis.conversations c
@@ -385,13 +385,13 @@ fn an_update_goes_wrong() {
     let by_mia = mia.stop_answered();
     settle(&kitchen);
     daemon.stop(&kitchen);
-    // What a device makes of its own database just before a newer program changes it.
+    // A device makes this backup of its own database just before a newer program changes it.
     kitchen.write_config("[device]\nid = \"kitchen\"\n");
     let safety = backup(&kitchen);
     kitchen.write_config(&configuration(&server, "kitchen", "jarvis", ""));
     kitchen.ok(&["ask", "--user", "mia", "what is the time"]);
 
-    // The newer program has made this of the server and of the device, and has been taken off again.
+    // The newer program has changed the server and the device like this, and has been removed again.
     server.execute(
         "BEGIN; UPDATE jarvis.messages SET text = ''; ALTER TABLE jarvis.messages RENAME COLUMN meta TO extra;
         ALTER TABLE jarvis.users ADD COLUMN mood text;

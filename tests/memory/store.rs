@@ -14,7 +14,7 @@ use crate::support::{Daemon, Root, wait_until};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _, SqliteConnection};
 
-/// Runs statements behind the back of the program, and gives the first column of the last one.
+/// Runs statements without the program, and returns the first column of the last one.
 fn behind(root: &Root, statements: &[&str]) -> Vec<String> {
     let path = root.path().join("var/lib/jarvis/jarvis.db");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -29,7 +29,7 @@ fn behind(root: &Root, statements: &[&str]) -> Vec<String> {
     })
 }
 
-/// An export of one conversation of so many turns; `words` are what was said in each.
+/// An export of one conversation of so many turns; `words` are the words of each.
 fn exported(turns: usize, words: &str) -> Value {
     let id = |n: usize| format!("0193a000-0000-7000-8000-{n:012x}");
     let message = |n: usize| {
@@ -81,7 +81,7 @@ fn a_full_store_refuses_what_is_too_much_and_keeps_what_it_has() {
     );
     let size = || fs::metadata(root.path().join("var/lib/jarvis/jarvis.db")).unwrap().len();
     assert!(size() <= 16 << 20, "{}", size());
-    // Nothing of it is there, all else is, and there is room again.
+    // No part of it is there, all other rows are, and there is room again.
     assert_eq!(root.json(&["conversation", "list", "--user", "anna"]).as_array().unwrap().len(), 1);
     let answer = root.json(&["ask", "--user", "anna", "what do you remember"]);
     assert!(answer["reply"].as_str().unwrap().contains("the roof leaks"), "{answer}");
@@ -122,13 +122,13 @@ fn the_check_of_the_queue_finds_what_is_not_sound() {
     assert!(said.contains("1 entries are of a newer version") && said.contains("1 deletions lack"), "{said}");
 }
 
-/// Processes that change PINs at the same time: none takes back what another has changed.
+/// Processes that change PINs at the same time: none takes back a change of another.
 #[test]
 fn pins_that_are_set_and_cleared_at_the_same_time_all_count() {
     let root = Root::new();
     let people = ["anna", "ben", "carla", "dora"];
     people.iter().for_each(|name| drop(root.ok(&["user", "add", name])));
-    // A PIN stands in for a voice; whether it opens is not asked here.
+    // A PIN stands in for a voice; this test does not ask whether it opens.
     behind(
         &root,
         &["INSERT INTO voiceprints (owner, id, wrapped_key, blob, model_sha256, front_end_sha256, samples,
@@ -149,7 +149,7 @@ fn pins_that_are_set_and_cleared_at_the_same_time_all_count() {
     ended(pin(&["set", "anna"]));
     let path = root.path().join("var/lib/jarvis/jarvis.db");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    // All of them have read what there is before the first can write.
+    // All of them have read the present state before the first can write.
     let children = runtime.block_on(async {
         let mut conn = SqliteConnection::connect(path.to_str().unwrap()).await.unwrap();
         sqlx::query("BEGIN IMMEDIATE").execute(&mut conn).await.unwrap();
@@ -215,8 +215,8 @@ fn the_audit_log_is_kept_as_long_as_the_configuration_says() {
     drop(mic);
 }
 
-/// `command` where systemd-timesyncd has set the clock: in a file system of its own, with the sign of it in
-/// place.
+/// `command` on a system whose clock systemd-timesyncd has set: in a file system of its own, with the sign of
+/// it in place.
 fn with_a_clock_that_is_set(command: &Command) -> Option<Command> {
     let shell = |script: &str| {
         let mut shell = Command::new("unshare");
@@ -252,7 +252,7 @@ fn what_was_said_before_the_clock_was_set_is_dated_again_by_the_daemon() {
     };
     root.ok(&["user", "add", "anna"]);
     root.ok(&["ask", "--user", "anna", "remember that the roof leaks"]);
-    // As a device without a clock battery writes it.
+    // Written as by a device without a clock battery.
     behind(
         &root,
         &[
@@ -300,7 +300,7 @@ fn a_long_conversation_gets_a_summary_that_forgets_with_it() {
     }
 }
 
-/// SQLite's own shell, as an owner who is curious uses it.
+/// SQLite's own shell, as a curious owner uses it.
 fn shell(database: &std::path::Path, sql: &str) -> String {
     let shell = Command::new("sqlite3").arg(database).arg(sql).output().unwrap();
     String::from_utf8(shell.stdout).unwrap().trim().to_owned()

@@ -1,5 +1,4 @@
-//! One device id and two memories: the second is held back, nothing is lost, and whoever has the right to it
-//! goes on.
+//! One device id and two memories: the second is held back, nothing is lost, and the rightful one goes on.
 
 use std::fs;
 use std::path::Path;
@@ -134,7 +133,7 @@ fn a_memory_whose_predecessor_is_long_silent_takes_over_by_itself() {
     ask(&first, "anna", "remember that the ladder is in the shed");
     drain(&first);
     let second = device(&postgres, "raspberrypi");
-    // With nothing to send it is not in the way of anybody, and may read.
+    // With nothing to send it blocks nobody, and may read.
     drain(&second);
     second.ok(&["user", "add", "ben"]);
     held_back(&second);
@@ -142,7 +141,7 @@ fn a_memory_whose_predecessor_is_long_silent_takes_over_by_itself() {
     drain(&second);
     pull(&second);
     assert_eq!(texts(&second, "anna").len(), 2);
-    // A clock of the server that was wrong holds nobody back for ever.
+    // A wrong server clock holds nobody back for ever.
     postgres.execute("UPDATE jarvis.devices SET last_seen = now() + interval '1 year'");
     drain(&first);
 }
@@ -207,7 +206,7 @@ fn a_new_card_that_has_read_everything_need_not_read_it_again_to_take_over() {
     ask(&quiet, "anna", "remember that the umbrella is in the hall");
     assert_eq!(drain(&quiet)["read"], true);
     quiet.ok(&["store", "check"]);
-    // What the one before wrote in between is read.
+    // The writes of the device before, made in between, are read.
     pull(&late);
     ask(&quiet, "anna", "remember that the bicycle is in the cellar");
     drain(&quiet);

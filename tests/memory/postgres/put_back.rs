@@ -1,4 +1,4 @@
-//! An older dump that the owner of the server puts back by hand: the database has the id that it had.
+//! An older dump that the owner of the server puts back by hand: the database keeps its id.
 
 use serde_json::json;
 
@@ -23,7 +23,7 @@ fn what_an_older_dump_lacks_is_sent_again_by_every_device_and_told_once() {
     ask(&kitchen, "anna", "remember that the bicycle is in the cellar");
     drain(&kitchen);
     pull(&bedroom);
-    // The bedroom has sent nothing that is gone, and has read what is.
+    // The bedroom has sent none of the lost rows, and has read the present ones.
     postgres.execute(&dump);
     assert_eq!(postgres.value("SELECT count(*) FROM jarvis.messages"), "2");
 

@@ -1,4 +1,4 @@
-//! Words that Postgres will never take: where they are kept, that they come back, and that it is said.
+//! Words that Postgres will never take: they are kept, they come back, and the commands say so.
 
 use std::fs;
 use std::process::Command;
@@ -151,7 +151,7 @@ fn rows_that_a_trigger_swallows_are_set_aside_and_sent_after_the_mend() {
 fn what_postgres_refused_comes_back_into_the_memory_of_a_card_that_has_read_the_house_already() {
     let postgres = server();
     let root = refused(&postgres);
-    // Given up is not thrown away: it is on this device only, so it is in its backups.
+    // A dropped entry is not thrown away: it is on this device only, so it is in its backups.
     root.ok(&["queue", "dead-letter", "drop", "--all", "--yes"]);
     assert_eq!(root.json(&["queue", "status"])["dead_letters"], 0);
     let given_up = "3 messages that were given up are not in Postgres";
@@ -243,8 +243,8 @@ fn an_export_is_read_on_another_device_of_the_house_which_learns_first_whose_the
     assert_eq!(hall.json(&["queue", "status"])["dead_letters"], 0);
     assert_eq!(hall.json(&["store", "check"])["findings"], json!([]));
 
-    // At another address the ids are unknown again, whatever was read before; nothing is stored while it is
-    // away.
+    // At another address the ids are unknown again, regardless of earlier reads; nothing is stored while it
+    // is away.
     hall.env("JARVIS__STORE__POSTGRES_URL", "postgres://jarvis@127.0.0.1:1/elsewhere");
     let before = texts(&hall, "anna");
     for import in imports {

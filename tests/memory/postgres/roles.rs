@@ -1,5 +1,5 @@
-//! Settings of a role, a database or the environment: sending and backing up read them the same way, or it is
-//! said.
+//! Settings of a role, a database or the environment: sending and backing up read them the same way, or the
+//! commands say so.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,5 +1,5 @@
-//! A house with a large memory: a filled server, devices whose daemon runs and at which somebody talks all
-//! the while, and what is compared afterwards.
+//! A house with a large memory: a filled server, devices with a daemon to which somebody talks all the while,
+//! and the comparisons afterwards.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,12 +16,12 @@ use crate::support::household::percentiles;
 use crate::support::postgres::{Options, Postgres};
 use crate::support::{Root, scratch, wait_until, wait_within};
 
-/// Messages of the people who talked before; two hundred times as many with `JARVIS_TEST_MESSAGES=1000000`.
+/// Messages of the earlier speakers; two hundred times as many with `JARVIS_TEST_MESSAGES=1000000`.
 pub fn size() -> u64 {
     std::env::var("JARVIS_TEST_MESSAGES").ok().map_or(5_000, |n| n.parse().unwrap())
 }
 
-/// How long a large memory may take to be sent or read again; never an assertion about speed.
+/// Time limit for sending or reading a large memory; never an assertion about speed.
 fn patience() -> Duration {
     Duration::from_secs(120 + size() / 1_000)
 }
@@ -54,7 +54,7 @@ pub fn device(server: &Postgres, id: &str, more: &str) -> Arc<Root> {
     Arc::new(Root::with_config(&configuration(server, id, "jarvis", more)))
 }
 
-/// A child of ours: its output, how long it took and the most memory it had.
+/// Runs a child process; returns its output, its duration and its peak memory.
 pub fn watched(root: &Root, args: &[&str]) -> (std::process::Output, Duration, u64) {
     let dir = tempfile::tempdir().unwrap();
     let (out, err) = (dir.path().join("out"), dir.path().join("err"));
@@ -107,8 +107,8 @@ pub fn restore(root: &Root, what: &str, args: &[&str]) -> Value {
 
 // ---- The memory of before ---------------------------------------------------------------------------------
 
-/// A filled server, and what a device has on its disk that has read all of it. Made once a run, and copied
-/// for each test.
+/// A filled server, and the data folder of a device that has read all of it. Made once a run, and copied for
+/// each test.
 struct Made {
     dump: PathBuf,
     replica: PathBuf,
@@ -155,7 +155,7 @@ pub fn filled_server() -> Postgres {
     server
 }
 
-/// Has the device know everything, and this person.
+/// Lets the device learn everything, and adds this person.
 pub fn ready(device: &Root, who: &str) {
     let to = database(device);
     fs::create_dir_all(to.parent().unwrap()).unwrap();
@@ -164,7 +164,7 @@ pub fn ready(device: &Root, who: &str) {
     device.ok(&["queue", "drain"]);
 }
 
-/// What people said before, in conversations of 50 messages on a device that is not there any more.
+/// Fills the server with earlier conversations, of 50 messages each, of a device that is not there any more.
 fn fill(server: &Postgres, kitchen: &Root) {
     let started = Instant::now();
     let n = size();
@@ -211,7 +211,7 @@ ANALYZE;"#
     note("filling the server", started.elapsed(), &format!("{n} messages"));
 }
 
-/// The moment that divides what was there before from what is said now, as the smallest id of then.
+/// The moment that divides earlier rows from later ones, as the smallest id of that time.
 #[derive(Debug, Clone)]
 pub struct Divide {
     first_id: String,
@@ -228,7 +228,7 @@ impl Divide {
         Self { first_id, database: "jarvis".into() }
     }
 
-    /// The same, looked at in another database of the server.
+    /// The same moment, for another database of the server.
     pub fn of_database(&self, name: &str) -> Self {
         Self { database: name.into(), ..self.clone() }
     }
@@ -237,8 +237,8 @@ impl Divide {
         server.query(&format!("\\connect {}\n{sql}", self.database))
     }
 
-    /// Of every table all columns of every row that was there before, as one hash for each table that the
-    /// server makes of the rows in their order. Not the way in which backups are compared.
+    /// A hash for each table, over all columns of all earlier rows, made by the server from the rows in their
+    /// order. Backups are compared in a different way.
     pub fn fingerprint(&self, server: &Postgres) -> BTreeMap<&'static str, String> {
         let tables = [
             ("users", "id", "id"),
@@ -261,7 +261,7 @@ impl Divide {
         found
     }
 
-    /// Each turn that was acknowledged is on the server, once, and nothing else was said since.
+    /// Each acknowledged turn is on the server, once, and there are no other turns since then.
     pub fn all_there(&self, server: &Postgres, said: &[&[Said]]) {
         let sql = format!("SELECT id, text FROM jarvis.messages WHERE id >= '{}'", self.first_id);
         let rows = self.query(server, &sql);
@@ -280,7 +280,7 @@ impl Divide {
     }
 }
 
-/// What both devices and the server have is the same, and nothing waits or was refused.
+/// Asserts that both devices and the server hold the same, and nothing waits or was refused.
 pub fn same_everywhere(devices: &[&Root]) {
     for device in devices {
         settle(device);
@@ -324,7 +324,7 @@ pub struct Said {
     pub took: Duration,
 }
 
-/// Somebody who talks to a device without a pause until told to stop.
+/// A person who talks to a device without a pause until told to stop.
 pub struct Talker {
     stop: Arc<AtomicBool>,
     /// Without a pause between two turns.
@@ -368,8 +368,7 @@ impl Talker {
         wait_until(&format!("an answer to {}", self.who), || self.said.load(SeqCst) >= before + 2);
     }
 
-    /// Does something into which was talked: the turn that goes on when it ends is acknowledged, or one
-    /// before it was.
+    /// Runs `work` while somebody talks: the turn under way at its end is acknowledged, or one before it was.
     pub fn during<T>(&self, work: impl FnOnce() -> T) -> T {
         self.eager.store(true, SeqCst);
         self.wait_for_a_turn();
@@ -381,7 +380,7 @@ impl Talker {
         done
     }
 
-    /// What was acknowledged, and why the rest was not.
+    /// The acknowledged turns, and the reasons why others were not.
     pub fn stop(self) -> (Vec<Said>, Vec<String>) {
         self.wait_for_a_turn();
         self.stop.store(true, SeqCst);
@@ -392,7 +391,7 @@ impl Talker {
         (turns, refused)
     }
 
-    /// What was acknowledged, where every turn must be.
+    /// The acknowledged turns, where every turn must be acknowledged.
     pub fn stop_answered(self) -> Vec<Said> {
         let (turns, refused) = self.stop();
         assert!(refused.is_empty(), "{refused:?}");
@@ -423,8 +422,8 @@ impl Running {
         Self(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap())
     }
 
-    /// Waits until it has found for the `n`th time that its server is another one, which gets everything
-    /// again.
+    /// Waits until the daemon has found for the `n`th time that its server is a different one, which gets
+    /// everything again.
     pub fn wait_for_another_server(&self, root: &Root, n: usize) {
         let started = Instant::now();
         let log = || fs::read_to_string(root.path().join("log")).unwrap_or_default();

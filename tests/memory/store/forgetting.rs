@@ -1,5 +1,5 @@
-//! Forgetting as a person meets it: it says what goes, asks when that is several things, and can be undone
-//! for ten minutes.
+//! Forgetting as a person meets it: the answer names the things forgotten, asks if there are several, and can
+//! be undone for ten minutes.
 
 use std::fs;
 use std::io::Write as _;
@@ -73,7 +73,7 @@ fn an_emoji_alone_is_remembered_and_told_as_it_is() {
         assert!(say(&root, "what do you remember").starts_with("You asked me to remember 🍓."), "{order}");
     }
     assert_eq!(say(&root, "never mind 🙂"), "All right.");
-    // Somebody who orders nothing is not understood as if they did.
+    // Words that order nothing are not taken for an order.
     assert_eq!(say(&root, "🙂"), "I did not hear any words.");
 }
 
@@ -94,7 +94,7 @@ fn with_two_keys_it_asks_which_and_the_next_turn_answers() {
         say(&root, "what do you remember about the key"),
         "You told me that the qwcar key is under the pot."
     );
-    // One thing is forgotten at once; nothing is not said to be forgotten.
+    // One thing is forgotten at once; with nothing to forget the answer does not claim otherwise.
     assert!(
         say(&root, "forget the key").starts_with("I have forgotten that the qwcar key is under the pot.")
     );
@@ -153,7 +153,7 @@ fn what_could_be_undone_is_gone_after_its_time_also_after_a_kill() {
     assert_eq!(left(&root), "0");
     assert!(say(&root, "undo that").starts_with("There is nothing that I can bring back."));
 
-    // Killed, and started after the time: whoever opens the file next takes it out.
+    // Killed, and started after the time: the next process to open the file takes it out.
     say(&root, "remember that the qwboat is blue");
     say(&root, "forget the qwboat");
     daemon.signal("KILL");
@@ -291,7 +291,7 @@ fn conversation(root: &Root) -> String {
     root.json(&["conversation", "list", "--user", "anna"])[0]["id"].as_str().unwrap().to_owned()
 }
 
-/// Takes every byte that is left where `file` lies.
+/// Takes every free byte of the file system of `file`.
 fn fill_up(file: &std::path::Path) {
     let mut filler = fs::File::create(file).unwrap();
     for block in [64 * 1024, 4_096, 1] {

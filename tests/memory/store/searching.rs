@@ -1,4 +1,4 @@
-//! Finding words: in scripts without spaces, and at a cost that is bounded whatever is asked.
+//! Finding words: in scripts without spaces, and at a bounded cost for any query.
 
 use std::time::Instant;
 
