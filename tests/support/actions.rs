@@ -1,8 +1,8 @@
-//! What can happen in a story of the model test, and how often it does.
+//! The events in a story of the model test, and their weights.
 
 use proptest::prelude::*;
 
-/// Numbers choose among what is there, whatever there is.
+/// Numbers choose among the existing things, whatever their number.
 #[derive(Debug, Clone)]
 pub enum Action {
     AddUser,
@@ -19,9 +19,9 @@ pub enum Action {
     Forget(usize),
     /// The file is closed and opened again; `false`: not even closed.
     Reopen(bool),
-    /// By so many milliseconds; afterwards it is a guess if the flag is not set.
+    /// The clock jumps by so many milliseconds; afterwards it is a guess if the flag is not set.
     ClockJumps(i64, bool),
-    /// What the daemon does every half minute: guessed times are corrected if the clock is set.
+    /// The daemon does this every half minute: guessed times are corrected if the clock is set.
     Restamp,
     /// In place of an earlier voiceprint.
     Enrol(usize),
@@ -34,17 +34,17 @@ pub enum Action {
     FaultyRound(Fault),
     /// The daemon and `jarvisd queue drain` at once.
     TwoRounds,
-    /// Everything is queued once more, deletions too, and entries of rows that never were.
+    /// Everything is queued once more, deletions too, and entries of rows that never existed.
     SendAgain,
     PostgresDies,
     /// Another database takes the place of the one before: an empty one, or one with all its rows.
     AnotherDatabase {
         empty: bool,
     },
-    /// When all is quiet, the other device does one of these.
+    /// When all is quiet, the other device makes one of these changes.
     Elsewhere(Change, usize),
-    /// Both devices do something while neither reaches Postgres, this one first if the flag says so; then
-    /// this one, or the other one, is the first that does.
+    /// Both devices make a change while neither reaches Postgres, this one first if the flag says so. Then
+    /// this one, or the other one, is the first to reach it.
     Apart {
         first: Change,
         second: Change,
@@ -128,7 +128,8 @@ pub fn action() -> impl Strategy<Value = Action> {
     ]
 }
 
-/// What both devices may do to the same thing: the later name stays, what one has forgotten is gone.
+/// A change that both devices may make to the same thing: the later name stays, a thing forgotten by one is
+/// gone.
 fn apart() -> impl Strategy<Value = Change> {
     prop::sample::select(vec![Change::Rename, Change::Rename, Change::RenameUser, Change::Forget])
 }

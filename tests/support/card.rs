@@ -1,8 +1,8 @@
 //! A simulated sound card (`simmic.c`) for tests that speak to real ALSA.
 //!
 //! alsa-lib reads its configuration from an environment variable, so the card belongs to a process: give a
-//! child [`Card::environment`]. What the card hears, plays and suffers are files in [`Card::dir`]; see
-//! `simmic.c`.
+//! child [`Card::environment`]. Files in [`Card::dir`] hold the sound heard, the sound played and the faults;
+//! see `simmic.c`.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use std::process::Command;
 
 const SOURCE: &str = include_str!("simmic.c");
 const CONFIGURATION: &str = include_str!("asound.conf.in");
-/// Tells a test that runs in a process of its own where its card is.
+/// Tells a test in a process of its own the folder of its card.
 const DIR_VARIABLE: &str = "JARVIS_TEST_CARD";
 
 /// The files of one simulated card; removed with it.
@@ -39,7 +39,7 @@ impl Card {
         Self { dir: dir.into(), _owned: None }
     }
 
-    /// What a child process needs to have this card and no other.
+    /// The environment that gives a child process this card and no other.
     pub fn environment(&self) -> [(&'static str, PathBuf); 2] {
         [("ALSA_CONFIG_PATH", self.dir.join("asound.conf")), (DIR_VARIABLE, self.dir.clone())]
     }
@@ -59,12 +59,12 @@ impl Card {
         }
     }
 
-    /// What the microphone hears from its first start on, in the device's format.
+    /// Sets the sound that the microphone hears from its first start on, in the device's format.
     pub fn hears(&self, sound: &[u8]) {
         std::fs::write(self.dir.join("in.raw"), sound).expect("write in.raw");
     }
 
-    /// What the loudspeaker has played since the last call.
+    /// The sound that the loudspeaker has played since the last call.
     pub fn played(&self) -> Vec<u8> {
         let path = self.dir.join("out.raw");
         let sound = std::fs::read(&path).unwrap_or_default();

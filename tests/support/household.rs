@@ -1,5 +1,5 @@
 //! A device with its memory and its forwarder, as the daemon runs them, in this process; a person who talks
-//! to it; and the comparison of what Postgres has with what the person was promised.
+//! to it; and a comparison of the rows of Postgres with the promises to the person.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -35,7 +35,7 @@ pub struct Household {
     _dir: Option<tempfile::TempDir>,
 }
 
-/// What was acknowledged: per conversation the texts in order.
+/// The acknowledged turns: per conversation the texts in order.
 #[derive(Debug, Clone, Default)]
 pub struct Promised {
     pub turns: Rows,
@@ -111,7 +111,7 @@ impl Household {
         }
     }
 
-    /// A turn, and how long it took until it was on the disk.
+    /// Takes a turn; returns the time until it was on the disk.
     pub async fn turn(&mut self) -> Duration {
         let n = self.promised.len() / 2;
         let (text, reply) =
@@ -138,7 +138,7 @@ impl Household {
         took
     }
 
-    /// Turns for `time`, a few a second as a busy household has them; their latencies.
+    /// Takes turns for `time`, a few a second as in a busy household; returns their latencies.
     pub async fn turns_for(&mut self, time: Duration) -> Vec<Duration> {
         let until = Instant::now() + time;
         let mut times = Vec::new();
@@ -188,13 +188,13 @@ impl Household {
         }
     }
 
-    /// What Postgres has is what was promised: each message once, in order, nothing else.
+    /// Asserts that Postgres holds the promised messages: each once, in order, and no others.
     pub fn compare(&self, server: &Postgres) {
         compare(&self.promised, server);
     }
 }
 
-/// What Postgres has is what was promised: each message once, in order, nothing else.
+/// Asserts that Postgres holds the promised messages: each once, in order, and no others.
 pub fn compare(promised: &Promised, server: &Postgres) {
     let mut found = rows_in(server);
     for (conversation, turns) in &promised.turns {
@@ -211,7 +211,7 @@ pub fn compare(promised: &Promised, server: &Postgres) {
 /// Messages of each conversation, in order.
 pub type Rows = BTreeMap<ConversationId, Vec<(MessageId, String)>>;
 
-/// What Postgres has, where nothing was ever forgotten: `seq` without a gap.
+/// The rows of Postgres, where nothing was ever forgotten: `seq` without a gap.
 pub fn rows_in(server: &Postgres) -> Rows {
     let rows =
         server.query("SELECT conversation, id, text, seq FROM jarvis.messages ORDER BY conversation, seq");
@@ -224,7 +224,7 @@ pub fn rows_in(server: &Postgres) -> Rows {
     found
 }
 
-/// What the device itself has of `user`.
+/// The device's own rows of `user`.
 pub async fn local_rows(memory: &Memory, user: UserId) -> Rows {
     let mut found = Rows::new();
     let mut from = None;

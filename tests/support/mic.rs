@@ -17,7 +17,7 @@ pub struct Mic {
 }
 
 impl Mic {
-    /// Plugs the card into everything that `root` starts from here on.
+    /// Plugs the card into every process that `root` starts from here on.
     pub fn plug_into(root: &mut Root) -> Self {
         let dir = root.path().join("sound");
         fs::create_dir_all(&dir).unwrap();
@@ -59,7 +59,7 @@ impl Mic {
         Duration::from_millis(samples * 1_000 / u64::from(RATE_HZ))
     }
 
-    /// The same. Returns when all of it was said, and a second later: a command has ended by then.
+    /// The same. Returns a second after the end of the recording: a command has ended by then.
     pub fn hears_all(&self, recording: &Path) {
         std::thread::sleep(self.hears(recording) + Duration::from_secs(1));
     }
@@ -110,7 +110,7 @@ impl Mic {
         self.fault("suspend", on);
     }
 
-    /// The loudspeaker takes no sound and keeps the call that brings it.
+    /// The loudspeaker takes no sound, and the call that brings it does not return.
     pub fn hang_loudspeaker(&self) {
         self.fault("hang", true);
     }

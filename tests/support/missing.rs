@@ -1,10 +1,10 @@
-//! A test whose tool, data or right is not on this machine: listed as skipped, and a failure where nothing
-//! may be missing.
+//! A test whose tool, data or right is missing on this machine: listed as skipped, and a failure where
+//! nothing may be missing.
 
 use std::fmt::Display;
 use std::io::Write as _;
 
-/// The file to which `scripts/test.sh` has skipped tests noted. Without it, as in continuous integration, a
+/// The file in which `scripts/test.sh` collects skipped tests. Without it, as in continuous integration, a
 /// missing tool is a failure.
 const LIST: &str = "JARVIS_TEST_SKIPPED";
 
@@ -12,7 +12,7 @@ const LIST: &str = "JARVIS_TEST_SKIPPED";
 ///
 /// # Panics
 ///
-/// Where no list is kept: a test that was not run must not count as passed.
+/// If no list is kept: a test that was not run must not count as passed.
 pub fn skipped(what: impl Display) {
     let Some(list) = std::env::var_os(LIST) else {
         panic!(

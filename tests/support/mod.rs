@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// How long anything may take before a test gives up on it; never an assertion about speed.
+/// Time limit of any step before a test gives up on it; never an assertion about speed.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A private installation: configuration, data and sockets below one temporary folder.
@@ -102,7 +102,7 @@ impl Root {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Runs a command with `--json` that must succeed and parses what it prints.
+    /// Runs a command with `--json` that must succeed and parses its output.
     pub fn json(&self, args: &[&str]) -> Value {
         let mut all = args.to_vec();
         all.push("--json");
@@ -131,7 +131,7 @@ impl Root {
     }
 }
 
-/// The end of an enrolment: exit code, report, what standard error said.
+/// Runs an enrolment; returns exit code, report and standard error.
 pub fn enroll(root: &Root, user: &str, files: &[PathBuf], options: &[&str]) -> (Option<i32>, Value, String) {
     let mut args = vec!["voice", "enroll", "--json", "--user", user];
     args.extend(options);
@@ -201,7 +201,7 @@ impl Daemon {
         Self { child, events, seen: Vec::new(), stderr, _scratch: scratch }
     }
 
-    /// Waits for the next event that satisfies `wanted`; what comes before is kept in `seen`.
+    /// Waits for the next event that satisfies `wanted`; earlier ones are kept in `seen`.
     pub fn wait_for(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -222,7 +222,7 @@ impl Daemon {
         self.wait_for(kind, |e| e["event"] == kind)
     }
 
-    /// Takes what has arrived without waiting.
+    /// Takes the events that have arrived, without waiting.
     pub fn drain(&mut self) {
         while let Ok(event) = self.events.try_recv() {
             self.seen.push(event);
@@ -287,7 +287,7 @@ pub fn wait_until(what: &str, done: impl FnMut() -> bool) {
     wait_within(PATIENCE, what, done);
 }
 
-/// [`wait_until`] for what may take longer.
+/// [`wait_until`] for conditions that may take longer.
 pub fn wait_within(patience: Duration, what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + patience;
     while !done() {
@@ -367,7 +367,7 @@ impl Voice {
     }
 }
 
-/// A command that must be refused with this exit code; what it says.
+/// Runs a command that must be refused with this exit code; returns its message.
 pub fn refused(root: &Root, args: &[&str], exit: i32) -> String {
     let output = root.run(args);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -401,7 +401,7 @@ pub fn join(parts: &[&Path], gap_s: f32, to: &Path) {
     sox(&args.iter().map(String::as_str).collect::<Vec<_>>());
 }
 
-/// A folder for what tests may share between runs of the same build.
+/// A folder that tests may share between runs of the same build.
 pub fn scratch() -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
 }
@@ -426,8 +426,8 @@ impl Broker {
         Self::start_with(port, "persistence false")
     }
 
-    /// A broker that remembers its lasting subscribers and what it owes them in `memory`, from one stop to
-    /// the next start.
+    /// A broker that remembers its lasting subscribers and their pending messages in `memory`, from one stop
+    /// to the next start.
     pub fn start_remembering(port: u16, memory: &Path) -> Self {
         // As root Mosquitto would become another user, who cannot write there.
         Self::start_with(
@@ -477,7 +477,7 @@ impl Broker {
         format!("mqtt://127.0.0.1:{}", self.port)
     }
 
-    /// Ends the broker as the system does, so that it writes down what it is to remember.
+    /// Ends the broker as the system does, so that it writes its state down.
     pub fn stop(mut self) {
         let status = Command::new("kill").arg(self.child.id().to_string()).status();
         assert!(status.unwrap().success());
@@ -489,7 +489,7 @@ impl Broker {
         self.subscriber(topic, &[])
     }
 
-    /// A client for which a broker that remembers keeps what arrives while the client is away.
+    /// A lasting client: a broker that remembers keeps its messages while it is away.
     pub fn subscribe_lastingly(&self, topic: &str) -> Subscriber {
         self.subscriber(topic, &["-q", "1", "-c", "-i", "listener"])
     }
@@ -557,7 +557,7 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    /// A line that has come already, or comes: what is retained comes in any order.
+    /// A line that has come already, or comes: retained messages come in any order.
     pub fn shows(&mut self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
         match self.seen.iter().find(|line| wanted(line)) {
             Some(line) => line.clone(),
@@ -565,8 +565,8 @@ impl Subscriber {
         }
     }
 
-    /// Waits until it is subscribed and has seen all that is retained: `publish` sends a word on a topic that
-    /// it reads.
+    /// Waits until it is subscribed and has seen all retained messages: `publish` sends a word on a topic
+    /// that it reads.
     pub fn sync(&mut self, publish: impl Fn(&str)) {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {

@@ -14,7 +14,7 @@ impl Mount {
         Self::new(at, &["-t", "tmpfs", "-o", options, "tmpfs"])
     }
 
-    /// What is in `from`, also at `at`.
+    /// Shows the content of `from` also at `at`.
     pub fn of(from: &Path, at: &Path) -> Option<Self> {
         Self::new(at, &["--bind", from.to_str().unwrap()])
     }

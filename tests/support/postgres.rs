@@ -2,11 +2,11 @@
 //!
 //! The newest version under `/usr/lib/postgresql` is used, or the one that `JARVIS_TEST_PG_VERSION` names. As
 //! root it runs as the system account `postgres`, because the server refuses root. Everything is stopped and
-//! removed when the value is dropped, in a panic too; should the test process itself be killed, a small shell
-//! that waits on a pipe does it.
+//! removed when the value is dropped, in a panic too. If the test process itself is killed, a small shell
+//! that waits on a pipe does that.
 //!
 //! Two roles: `postgres`, the superuser of [`Postgres::query`], and the ordinary `jarvis`, which owns the
-//! database `jarvis` and is what Jarvis connects as.
+//! database `jarvis` and as which Jarvis connects.
 
 #[path = "postgres/change.rs"]
 mod change;
@@ -27,7 +27,7 @@ use tempfile::TempDir;
 
 use making::{random_hex, version_of, write_secret};
 
-/// How long the server may take for anything, on a machine that does other things as well.
+/// Time limit of the server for anything, on a machine with other work.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The role and the database of Jarvis.
@@ -170,7 +170,7 @@ impl Postgres {
         &self.password
     }
 
-    /// A file (0600, of whoever runs the tests) with the password of `jarvis`.
+    /// A file (0600, of the user who runs the tests) with the password of `jarvis`.
     pub fn password_file(&self) -> PathBuf {
         self.dir.path().join("password")
     }
@@ -180,7 +180,7 @@ impl Postgres {
         self.dir.path().join("ca.crt")
     }
 
-    /// An authority that signed nothing which this server shows as [`Certificate::Good`].
+    /// An authority that signed none of the certificates shown as [`Certificate::Good`].
     pub fn other_ca_file(&self) -> PathBuf {
         self.dir.path().join("stranger.crt")
     }
@@ -201,7 +201,7 @@ impl Postgres {
         self.psql("postgres", sql)
     }
 
-    /// The same as the role `jarvis`, who is held by row-level security.
+    /// The same as the role `jarvis`, to which row-level security applies.
     pub fn try_query_as_jarvis(&self, sql: &str) -> Result<Vec<Vec<String>>, String> {
         self.psql(ROLE, sql)
     }
@@ -241,7 +241,7 @@ impl Postgres {
         Ok(rows.map(|row| row.split('\x1f').map(str::to_owned).collect()).collect())
     }
 
-    /// What the server has written to its log.
+    /// The server's log.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.log_file()).unwrap_or_default()).into_owned()
     }
@@ -316,7 +316,7 @@ impl Postgres {
                 assert!(Instant::now() < deadline, "Postgres did not become ready:\n{}", self.log());
                 sleep(Duration::from_millis(20));
             }
-            // A process of the server before may take a moment longer to die.
+            // A process of the previous server may take a moment longer to die.
             assert!(Instant::now() < deadline, "Postgres does not start:\n{}", self.log());
             sleep(Duration::from_millis(200));
         }

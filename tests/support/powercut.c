@@ -54,7 +54,7 @@ enum { MARK = 0x4a525643, FDS = 4096 };
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int log_fd = -1;
 static int64_t next_handle = 1;
-/* What each descriptor is: 0 nothing of ours, n the file with this handle, -n the folder with this handle. */
+/* The meaning of each descriptor: 0 nothing of ours, n the file with this handle, -n the folder with this handle. */
 static int64_t of_fd[FDS];
 
 static void record(uint64_t kind, uint64_t handle, uint64_t offset, const void *data, size_t length)

@@ -1,11 +1,11 @@
-//! What a power cut leaves of the files and folders that `powercut.c` recorded.
+//! The files and folders that a power cut leaves, of those that `powercut.c` recorded.
 //!
-//! The disk keeps what was synced, and of what was not it keeps whatever it likes: any subset of the writes,
-//! each possibly torn at a sector, in any order. A name is durable once its folder was synced. Names
-//! (created, removed, renamed files) follow each other as in a journalled file system, where those that were
-//! not synced are kept up to some point; or, with [`Luck::Scattered`], any of them are kept without the
-//! others, in any order. A rename is done or not, never by half. Losing the names of files that were
-//! themselves synced is stricter than ext4, and allowed by POSIX.
+//! The disk keeps everything that was synced. Of the rest it keeps any subset of the writes, each possibly
+//! torn at a sector, in any order. A name is durable once its folder was synced. Names (created, removed,
+//! renamed files) follow each other as in a journalled file system, where those that were not synced are kept
+//! up to some point; or, with [`Luck::Scattered`], any of them are kept without the others, in any order. A
+//! rename is done or not, never by half. Losing the names of files that were themselves synced is stricter
+//! than ext4, and allowed by POSIX.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -113,7 +113,7 @@ pub fn read_log(path: &Path) -> Vec<Event> {
     events
 }
 
-/// A file or folder, whatever it is called.
+/// A file or folder under any name.
 type Id = usize;
 type Names = BTreeMap<String, Id>;
 /// The names in each folder.
@@ -128,7 +128,7 @@ pub struct Disk {
     durable: Folders,
     /// Names that programs see.
     seen: Folders,
-    /// What leads from the first to the second, oldest first.
+    /// Changes of names that lead from `durable` to `seen`, oldest first.
     naming: Vec<Naming>,
     handles: BTreeMap<u64, Id>,
 }
@@ -145,7 +145,7 @@ enum Change {
     Truncate { length: usize },
 }
 
-/// Something loses a name, or gets one, or both at once: the folder, and the name in it.
+/// A file or folder loses a name, or gets one, or both at once: the folder, and the name in it.
 #[derive(Debug, Clone)]
 struct Naming {
     of: Id,
@@ -153,16 +153,16 @@ struct Naming {
     gets: Option<(Id, String)>,
 }
 
-/// How the disk treats what was not synced.
+/// The disk's treatment of unsynced data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Luck {
     /// Nothing of it is there.
     Nothing,
     /// All of it is there.
     Everything,
-    /// It is there up to some write, and a part of that one.
+    /// The writes up to some write are there, and a part of that one.
     Prefix,
-    /// Some writes are, some are not, some are by half.
+    /// Some writes are there, some are not, some are by half.
     Any,
     /// As before, differently for each file, and names have no order either.
     Scattered,
@@ -195,7 +195,7 @@ impl Disk {
         disk
     }
 
-    /// Another process begins: it has files of its own open, and sees what the one before it left.
+    /// Another process begins: it opens its own files, and sees those that the one before it left.
     pub fn next_process(&mut self) {
         self.handles.clear();
     }
@@ -257,7 +257,7 @@ impl Disk {
         self.name(id, None, Some(self.place(path)));
     }
 
-    /// What programs find under this path.
+    /// The file or folder that programs find under this path.
     fn find(&self, path: &str) -> Id {
         let names = path.split('/').filter(|name| !name.is_empty());
         let inside = |at: Id, name: &str| self.seen.get(&at)?.get(name).copied();
@@ -282,7 +282,7 @@ impl Disk {
         self.naming.push(naming);
     }
 
-    /// What is there when the power comes back.
+    /// The files and folders that are there when the power comes back.
     pub fn after_power_cut(&self, luck: Luck, random: &mut Random) -> Left {
         let mut folders = self.durable.clone();
         self.kept(luck, random).iter().for_each(|naming| naming.carry_out(&mut folders));
@@ -309,7 +309,7 @@ impl Disk {
             Luck::Prefix | Luck::Any => random.below(self.naming.len() + 1),
             Luck::Scattered => {
                 let mut kept: Vec<&Naming> = self.naming.iter().filter(|_| random.one_in(2)).collect();
-                // Any order, but that of what happens to one file: a folder never has two names.
+                // Any order between files, but the true order for each file: a folder never has two names.
                 let mut rank: BTreeMap<Id, u64> = kept.iter().map(|naming| (naming.of, 0)).collect();
                 rank.values_mut().for_each(|rank| *rank = random.next());
                 kept.sort_by_key(|naming| rank[&naming.of]);
@@ -319,7 +319,7 @@ impl Disk {
         self.naming[..some].iter().collect()
     }
 
-    /// A path that is not in `folder` what the records add up to; `None` if they tell all of it.
+    /// A path in `folder` that differs from the sum of the records; `None` if they are complete.
     pub fn differs(&self, folder: &Path) -> Option<String> {
         let told = self.after_power_cut(Luck::Everything, &mut Random::new(0)).0;
         let there = Left::of(folder).0;
@@ -340,14 +340,14 @@ impl Naming {
         }
     }
 
-    /// Whether it is durable once this folder was synced. What moves from one to another is once the other
-    /// was.
+    /// Whether the name is durable once this folder was synced. A move between folders is durable once the
+    /// other folder was synced.
     fn is_in(&self, folder: Id) -> bool {
         self.gets.as_ref().or(self.loses.as_ref()).is_some_and(|(at, _)| *at == folder)
     }
 }
 
-/// What is below a folder: paths, with the contents of files.
+/// The content of a folder: paths, with the contents of files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Left(BTreeMap<String, Option<Vec<u8>>>);
 

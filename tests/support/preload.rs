@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::PathBuf;
 use std::process::Command;
 
-/// Records what a process does to its files: see the head of the file.
+/// Records the file operations of a process: see the head of the file.
 pub fn powercut() -> PathBuf {
     compiled("powercut", include_str!("powercut.c"))
 }

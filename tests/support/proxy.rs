@@ -1,9 +1,9 @@
-//! A TCP proxy that stands for everything that can go wrong between Jarvis and Postgres.
+//! A TCP proxy that simulates the faults between Jarvis and Postgres.
 //!
-//! It listens on a port of its own and forwards to a server of this machine. [`Proxy::set`] changes what it
-//! does at any moment, for new and for open connections. A connection that fell silent stays silent after the
-//! fault is over, as one does whose path through the network has forgotten it: whoever holds it must notice
-//! by his own deadline.
+//! It listens on a port of its own and forwards to a server of this machine. [`Proxy::set`] changes its
+//! behaviour at any moment, for new and for open connections. A silent connection stays silent after the
+//! fault is over, like one that a router on its path has forgotten: its holder must notice by its own
+//! deadline.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -12,10 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-/// How often a thread looks whether it is to do something else.
+/// Interval at which a thread checks for a change of mode.
 const TICK: Duration = Duration::from_millis(5);
 
-/// What the proxy does.
+/// The behaviour of the proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Forwards.
@@ -44,7 +44,7 @@ pub struct Proxy {
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// Commits whose answer, or which themselves, were lost.
+    /// Commits that were lost, or whose answer was lost.
     lost_commits: AtomicUsize,
     accepted: AtomicUsize,
     listening: AtomicBool,
@@ -104,7 +104,7 @@ impl Proxy {
         self.port
     }
 
-    /// Does this from now on, also to the open connections.
+    /// Behaves so from now on, also for the open connections.
     pub fn set(&self, mode: Mode) {
         {
             let mut state = self.shared.state();
@@ -276,7 +276,8 @@ fn pump(shared: &Shared, link: &Link, up: bool) -> std::io::Result<()> {
 /// <https://www.postgresql.org/docs/current/protocol-message-formats.html>
 struct Watch {
     up: bool,
-    /// Before the client's start-up message, and before the server's one-byte answer to a wish for TLS.
+    /// The time before the client's start-up message, and before the server's one-byte answer to a request
+    /// for TLS.
     starting: bool,
     /// Type, length and the beginning of the current message.
     head: Vec<u8>,
@@ -286,7 +287,7 @@ struct Watch {
     commits: Vec<Vec<u8>>,
 }
 
-/// So much of a message is looked at: a statement's name and `COMMIT`.
+/// Length of the examined part of a message: a statement's name and `COMMIT`.
 const LOOKED_AT: usize = 80;
 
 impl Watch {
@@ -294,7 +295,7 @@ impl Watch {
         Self { up, starting: true, head: Vec::new(), skip: 0, commits: Vec::new() }
     }
 
-    /// Whether a COMMIT is (completed) in these next bytes.
+    /// Whether these next bytes hold, or complete, a COMMIT.
     fn sees_commit(&mut self, bytes: &[u8]) -> bool {
         let mut seen = false;
         for &byte in bytes {
@@ -307,7 +308,7 @@ impl Watch {
                 self.start();
                 continue;
             }
-            // Type, length of what follows including itself, body.
+            // Type, length of the rest including itself, body.
             if let Some(body) = self.head.len().checked_sub(5) {
                 let length = be(&self.head[1..5]).saturating_sub(4);
                 if body >= length.min(LOOKED_AT) {
@@ -347,7 +348,7 @@ impl Watch {
             self.starting = false;
         } else if self.head.len() == 8 {
             let (length, code) = (be(&self.head[..4]), be(&self.head[4..8]));
-            // 3.0 starts the session; anything else (a wish for TLS) comes before it.
+            // 3.0 starts the session; any other code (a request for TLS) comes before it.
             self.starting = code != 3 << 16;
             self.skip = length.saturating_sub(8);
             self.head.clear();

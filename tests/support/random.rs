@@ -1,5 +1,4 @@
-//! Random moments that can be had again: SplitMix64 (Steele, Lea, Flood 2014), seeded by `JARVIS_TEST_SEED`
-//! or anew.
+//! Reproducible random moments: SplitMix64 (Steele, Lea, Flood 2014), seeded by `JARVIS_TEST_SEED` or anew.
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 

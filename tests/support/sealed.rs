@@ -1,4 +1,4 @@
-//! Files that carry the hash of their body, changed as their writer would have written them.
+//! Changes files that carry the hash of their body, as their writer would.
 
 use std::fs;
 use std::path::Path;
@@ -24,8 +24,8 @@ pub fn change(path: &Path, how: impl Fn(&str) -> String) {
     fs::write(path, format!("{head}{body}\n}}\n")).unwrap();
 }
 
-/// The same backup as it would be had it been made `days` earlier: its manifest carries another name and
-/// hash, and so do its proofs.
+/// The same backup as if made `days` earlier: its manifest carries another name and hash, and so do its
+/// proofs.
 pub fn aged(dir: &Path, name: &str, days: i64) -> String {
     let taken = jiff::civil::DateTime::strptime("jarvis-backup-%Y%m%d-%H%M%S", name).unwrap();
     let older = taken.checked_sub(days.days()).unwrap().strftime("jarvis-backup-%Y%m%d-%H%M%S").to_string();

@@ -58,7 +58,7 @@ struct sim {
 /* The room's clock, shared by all captures of the process. */
 static int64_t room_epoch_ns, room_frozen_since_ns, room_frozen_ns;
 
-/* What comes back from the loudspeaker, by room frame. 21 s at 48 kHz. */
+/* The echo of the loudspeaker, by room frame. 21 s at 48 kHz. */
 #define ECHO_FRAMES (1 << 20)
 #define EARLY_FRAMES (1 << 16)
 static int16_t echo[ECHO_FRAMES];

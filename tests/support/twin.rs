@@ -1,5 +1,5 @@
-//! A memory in the simplest way that can be thought of: lists in a map. The model test does
-//! everything both here and with the real store, and compares.
+//! A memory in the simplest form: lists in a map. The model test does everything both here and with the real
+//! store, and compares.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,9 +36,9 @@ pub struct Time {
 
 #[derive(Debug, Clone)]
 pub struct Conversation {
-    /// What the person called it.
+    /// The title that the person gave it.
     pub title: Option<String>,
-    /// What a client calls it.
+    /// The name that a client gave it.
     pub session: Option<String>,
     pub next_seq: i64,
     pub messages: Vec<Message>,
@@ -132,14 +132,14 @@ impl Twin {
         person.voiceprint = Some(voiceprint);
     }
 
-    /// Whether there was one.
+    /// Deletes the voiceprint; tells whether there was one.
     pub fn unenrol(&mut self, user: UserId) -> bool {
         let gone = self.people.get_mut(&user).and_then(|person| person.voiceprint.take());
         self.buried.extend(gone.iter().map(|gone| ("voiceprint", gone.id.0, user.0)));
         gone.is_some()
     }
 
-    /// `now` is right: guessed times are so much before it as has passed since.
+    /// `now` is right: a guessed time becomes `now` minus the time passed since.
     pub fn restamp(&mut self, now: &Time, monotonic_ns: i64) {
         if now.guessed_at_ns.is_some() {
             return;
@@ -158,7 +158,7 @@ impl Twin {
         self.buried.insert(("user", user.0, user.0));
     }
 
-    /// Rows as both databases are asked for them, one list a table.
+    /// Rows in the form of the queries to both databases, one list a table.
     pub fn rows(&self) -> Rows {
         let mut rows = Rows::default();
         for (user, person) in &self.people {

@@ -11,7 +11,7 @@ use super::making::hba;
 use super::{Certificate, Postgres, ROLE};
 
 impl Postgres {
-    /// Changes a setting of the running server; those that need a restart have to be followed by one.
+    /// Changes a setting of the running server; a setting that needs a restart must be followed by one.
     pub fn set(&self, name: &str, value: &str) {
         self.execute(&format!("ALTER SYSTEM SET {name} = '{value}'"));
         self.reload();
@@ -52,11 +52,11 @@ impl Postgres {
     pub fn show(&self, certificate: Certificate) {
         self.install(certificate);
         self.reload();
-        // The postmaster reads it when it handles the signal; what comes later meets the new one.
+        // The postmaster reads it when it handles the signal; later connections get the new one.
         sleep(Duration::from_millis(300));
     }
 
-    /// Certificate and key (of whoever runs the tests) by which the server knows the role `name`.
+    /// Certificate and key (of the user who runs the tests) by which the server knows the role `name`.
     pub fn client_certificate(&self, name: &str) -> (PathBuf, PathBuf) {
         let stem = format!("client-{name}");
         self.sign(&stem, "ca", &format!("/CN={name}"), "extendedKeyUsage=clientAuth", "30");
@@ -96,7 +96,7 @@ impl Postgres {
     }
 
     /// A hot standby of this server, read-only until [`Postgres::promote`]. From here on this server answers
-    /// a COMMIT only after the standby has it, so that a failover loses nothing which was answered.
+    /// a COMMIT only after the standby has it, so that a failover loses no answered COMMIT.
     pub fn standby(&self) -> Self {
         let mut other = Self::empty(self.options.clone(), self.password.clone());
         other.must(

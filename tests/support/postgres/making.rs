@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::{Account, Certificate, Options, Postgres};
 
 impl Postgres {
-    /// The folder, the port, the account; nothing in them yet.
+    /// Chooses the folder, the port and the account; nothing is in them yet.
     pub(super) fn empty(options: Options, password: String) -> Self {
         let bin = binaries();
         let dir = tempfile::tempdir().unwrap();
@@ -97,7 +97,7 @@ impl Postgres {
         let (name, authority, host, days) = match certificate {
             Certificate::Good => ("good", "ca", "DNS:localhost,IP:127.0.0.1", "30"),
             Certificate::OtherHost => ("other-host", "ca", "DNS:somewhere.else.example", "30"),
-            // Valid for no time at all from the moment it is made.
+            // A certificate that expires at the moment it is made.
             Certificate::Expired => ("expired", "ca", "DNS:localhost,IP:127.0.0.1", "0"),
             Certificate::OtherAuthority => ("other-ca", "stranger", "DNS:localhost,IP:127.0.0.1", "30"),
         };
@@ -179,7 +179,7 @@ impl Postgres {
     }
 }
 
-/// Removes server and folder when the test process ends without having done it, however it ends.
+/// Removes server and folder if the test process ends in any way without having done so.
 fn guard(dir: &Path) -> Child {
     Command::new("/bin/sh")
         .args([
