@@ -100,7 +100,7 @@ fn capture_on_the_card_of_this_process() {
     let result = Arc::new(std::sync::atomic::AtomicU64::new(u64::MAX));
     let inner = AlsaSource::new(settings, Arc::clone(&stats)).expect("name");
     let source = Counted { inner, periods: 0, before: 0, result: Arc::clone(&result) };
-    // Room for 16 periods: the rest is dropped and counted, which must not allocate either.
+    // Room for 16 periods: later ones are dropped and counted, which must not allocate either.
     let (producer, _consumer) = rtrb::RingBuffer::new(16);
     capture::run(
         Box::new(source),
