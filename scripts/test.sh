@@ -45,6 +45,8 @@ if [ "$quick" = no ]; then
         grep -vE '//[!/] ( |.*[─│▶·])' || true)
     [ -z "$wide" ] || { echo "$wide"; fail "these lines are wider than 110 columns"; }
     shellcheck scripts/*.sh scripts/lab/*.sh .ci/run tests/fuzz/rustc
+    scripts/check-firmware-config.sh
+    scripts/check-firmware-config.sh --prove
     cargo clippy --all-targets -- -D warnings
     cargo clippy --all-targets --no-default-features -- -D warnings
 
