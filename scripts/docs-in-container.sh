@@ -118,6 +118,13 @@ setup_editor() {
         sudo install -m 755 /dev/stdin /usr/bin/editor
 }
 
+# The page before leaves the device stopped, as a reader in an emergency would.
+setup_running() { sudo systemctl reset-failed jarvisd; sudo systemctl restart jarvisd; }
+setup_a_voice() {
+    sudo jarvisd voice enroll --user Anna --replace /opt/voices/anna1.wav /opt/voices/anna2.wav /opt/voices/anna3.wav &&
+        cp /opt/voices/anna4.wav test.wav
+}
+
 setup_broker() {
     printf '%s\n' 'listener 1883' 'allow_anonymous true' 'password_file /etc/mosquitto/passwords' |
         sudo tee /etc/mosquitto/conf.d/house.conf
@@ -136,7 +143,20 @@ setup_postgres_conf() {
 
 # --- backups ----------------------------------------------------------------------------------------------------------
 
-setup_nas() { sudo install -d -o jarvis -g jarvis /srv/nas; }
+setup_nas() {
+    sudo install -d -o jarvis -g jarvis /srv/nas
+    # As the page says it is made; what was there before would change the questions.
+    sudo rm -f /etc/jarvis/rclone.conf
+}
+# The page begins with the emergencies, which need what it tells later.
+setup_backup_elsewhere() {
+    setup_nas
+    printf '[nas]\ntype = alias\nremote = /srv/nas\n' |
+        sudo install -o jarvis -g jarvis -m 600 /dev/stdin /etc/jarvis/rclone.conf
+    printf '[backup]\nremote = "nas:backups/kitchen"\nrclone_config_file = "/etc/jarvis/rclone.conf"\n' |
+        sudo tee /etc/jarvis/conf.d/backup.toml
+    sudo jarvisd backup create
+}
 setup_backup_elsewhere_only() {
     lost_backup=$(sudo jarvisd backup list --remote --json |
         python3 -c 'import json, sys; print(json.load(sys.stdin)["copies"][-1]["name"])')
