@@ -106,31 +106,41 @@ async fn a_network_that_is_silent_or_slow_is_noticed_and_outlived() {
     house.stop_forwarding().await;
 }
 
-/// Sessions that take every connection which the server has for ordinary roles.
+/// Holds every connection that the server has for ordinary roles, and ends those of the forwarder.
 fn occupy(server: &Postgres) -> Vec<Child> {
     let address = format!("host=127.0.0.1 port={} user=jarvis dbname=jarvis", server.port());
-    let mut taken: Vec<Child> = Vec::new();
-    let occupied = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%'
-        AND pid <> pg_backend_pid()";
+    let count = |sql: &str| server.value(sql).parse::<usize>().unwrap();
+    let places = count(
+        "SELECT current_setting('max_connections')::integer
+            - current_setting('superuser_reserved_connections')::integer",
+    );
+    let deadline = Instant::now() + 2 * PATIENCE;
+    let mut sessions: Vec<Child> = Vec::new();
     loop {
-        let mut next = Command::new("psql")
-            .args(["-X", "-c", "SELECT pg_sleep(600)", &address])
-            .env("PGPASSWORD", server.password())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let before = taken.len();
-        loop {
-            if next.try_wait().unwrap().is_some() {
-                return taken;
-            }
-            if server.value(occupied).parse::<usize>().unwrap() > before {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(20));
+        // A session that found no place has ended, and is tried again.
+        sessions.retain_mut(|session| session.try_wait().unwrap().is_none());
+        let held = count(
+            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%'
+                AND pid <> pg_backend_pid()",
+        );
+        if held == places {
+            return sessions;
         }
-        taken.push(next);
+        assert!(Instant::now() < deadline, "{held} of {places} connections could be held");
+        server.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                WHERE application_name LIKE 'jarvisd%'",
+        );
+        while sessions.len() < places {
+            let session = Command::new("psql")
+                .args(["-X", "-c", "SELECT pg_sleep(600)", &address])
+                .env("PGPASSWORD", server.password())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn();
+            sessions.push(session.unwrap());
+        }
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
@@ -161,16 +171,7 @@ async fn a_server_that_will_not_have_us_is_named_and_asked_again() {
     assert!(said.contains("primary"), "{said}");
 
     let mut taken = Vec::new();
-    let occupied = || {
-        server.cut_connections();
-        taken = occupy(&server);
-        // The forwarder may be quicker than the test, on a busy machine several times.
-        let ours = "FROM pg_stat_activity WHERE application_name LIKE 'jarvisd%'";
-        while server.value(&format!("SELECT count(*) {ours}")) != "0" {
-            server.execute(&format!("SELECT pg_terminate_backend(pid) {ours}"));
-            taken.extend(occupy(&server));
-        }
-    };
+    let occupied = || taken = occupy(&server);
     let words = ["max_connections"];
     let said = suffer(&mut house, "no connection left", occupied, &words, || {
         server.execute(
