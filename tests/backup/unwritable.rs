@@ -120,13 +120,7 @@ fn a_backup_of_somebody_else_is_looked_at_by_whoever_may_read_it() {
     let to = tempfile::tempdir().unwrap();
     std::os::unix::fs::chown(to.path(), Some(NOBODY), Some(NOBODY)).unwrap();
     let file = to.path().join("looked-at.db");
-    // The binary may lie where only its builder can read.
-    let program = to.path().join("jarvisd");
-    fs::copy(env!("CARGO_BIN_EXE_jarvisd"), &program).unwrap();
-    let library = Path::new(env!("CARGO_BIN_EXE_jarvisd")).with_file_name("libvosk.so");
-    if library.exists() {
-        fs::copy(library, to.path().join("libvosk.so")).unwrap();
-    }
+    let program = crate::support::copy_program(to.path());
     let run = |args: &[&str]| {
         let mut command = std::process::Command::new(&program);
         command.arg("--root").arg(looker.path()).args(args).current_dir("/");

@@ -38,6 +38,23 @@ use tempfile::TempDir;
 /// Time limit of any step before a test gives up on it; never an assertion about speed.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The program under test, or another build of the same source, where speed counts.
+fn program() -> PathBuf {
+    let built = env!("CARGO_BIN_EXE_jarvisd").into();
+    std::env::var_os("JARVIS_TEST_PROGRAM").unwrap_or(built).into()
+}
+
+/// A copy of the program in `folder` for other users: the original may lie where only its builder can read.
+pub fn copy_program(folder: &Path) -> PathBuf {
+    let copy = folder.join("jarvisd");
+    std::fs::copy(program(), &copy).unwrap();
+    let library = program().with_file_name("libvosk.so");
+    if library.exists() {
+        std::fs::copy(library, folder.join("libvosk.so")).unwrap();
+    }
+    copy
+}
+
 /// A private installation: configuration, data and sockets below one temporary folder.
 pub struct Root {
     dir: TempDir,
@@ -76,9 +93,7 @@ impl Root {
 
     /// The binary with `--root` set, output captured.
     pub fn command(&self, args: &[&str]) -> Command {
-        let built = env!("CARGO_BIN_EXE_jarvisd").into();
-        // Another build of the same source, where speed counts.
-        let mut command = Command::new(std::env::var_os("JARVIS_TEST_PROGRAM").unwrap_or(built));
+        let mut command = Command::new(program());
         command.args(["--root", self.path().to_str().unwrap()]).args(args);
         command.envs(self.env.iter().cloned());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

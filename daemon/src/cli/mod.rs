@@ -156,10 +156,17 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match dispatch(line.command, &line.common) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            let _ = writeln!(std::io::stderr(), "jarvisd: {}", visible(&chain(&failure)));
+            let line = chain(&failure);
+            let _ = writeln!(std::io::stderr(), "jarvisd: {}{}", visible(&line), without_sudo(&line));
             ExitCode::from(failure.exit as u8)
         }
     }
+}
+
+/// The remedy for a refusal that root would not meet: the files of a device belong to its own user.
+fn without_sudo(failure: &str) -> &'static str {
+    let refused = failure.contains("Permission denied") || failure.contains("Operation not permitted");
+    if refused && !rustix::process::geteuid().is_root() { "; try it with sudo" } else { "" }
 }
 
 fn dispatch(command: Command, common: &Common) -> Result<(), Failure> {

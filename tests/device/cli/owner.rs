@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::Root;
 use crate::support::mic::Mic;
+use crate::support::{Root, copy_program};
 
 /// An account that every system has, and that is nobody's here.
 const OWNER: u32 = 65_534;
@@ -166,4 +167,36 @@ fn a_folder_that_is_made_is_of_whoever_owns_what_is_there() {
     let own = Root::new();
     own.ok(&["user", "add", "anna"]);
     assert_eq!(fs::metadata(own.path().join("var/lib/jarvis/jarvis.db")).unwrap().uid(), 0);
+}
+
+#[test]
+fn a_command_without_the_rights_to_the_data_says_how_to_get_them() {
+    if !is_root() {
+        crate::support::missing::skipped("only root can act as somebody else");
+        return;
+    }
+    let root = installed();
+    root.ok(&["user", "add", "anna"]);
+    let public = tempfile::tempdir().unwrap();
+    fs::set_permissions(public.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = copy_program(public.path());
+    // Neither root nor the owner.
+    let other = |args: &[&str]| {
+        let mut command = Command::new(&program);
+        command.arg("--root").arg(root.path()).args(args).current_dir("/");
+        command.env_clear().env("PATH", "/usr/bin:/bin").env("JARVIS__STT__ENGINE", "whisper");
+        let output = command.gid(OWNER - 1).uid(OWNER - 1).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
+    };
+    for args in [&["user", "list"][..], &["ask", "--user", "anna", "hello"], &["backup", "list"]] {
+        let (code, said) = other(args);
+        assert_ne!(code, Some(0), "{args:?}: {said}");
+        assert!(said.contains("Permission denied"), "{args:?}: {said}");
+        assert!(said.trim_end().ends_with("; try it with sudo"), "{args:?}: {said}");
+    }
+    let (code, said) = other(&["doctor"]);
+    assert_ne!(code, Some(0), "{said}");
+    assert!(said.contains("jarvis.db cannot be read: Permission denied"), "{said}");
+    assert!(said.contains("run doctor with sudo"), "{said}");
 }

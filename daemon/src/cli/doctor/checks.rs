@@ -261,7 +261,14 @@ pub async fn database(settings: &Settings) -> Finding {
         // A database that cannot be asked is opened below, and that error says why.
         Ok(None) | Err(_) => {}
     }
-    if !path.exists() {
+    let is_there = match path.try_exists() {
+        Ok(is_there) => is_there,
+        Err(e) => {
+            let fix = "run doctor with sudo, or as the user of the daemon";
+            return Finding::fail(CHECK, format!("{} cannot be read: {e}", path.display()), fix);
+        }
+    };
+    if !is_there {
         let folder = existing_part(path);
         return if writable(&folder) {
             Finding::ok(CHECK, format!("{} will be made at the first start", path.display()))
