@@ -31,6 +31,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use jarvisd::audio::file::read_all;
+use jarvisd::audio::resample::resample_all;
 use jarvisd::audio::{Channel, Period};
 use jarvisd::detect::vad::Vad;
 use jarvisd::dsp::FrontEnd;
@@ -42,6 +43,7 @@ use jarvisd::speaker::calibration::{
 use jarvisd::speaker::embedding::{Embedding, PLAN_FRAMES, Padding};
 use jarvisd::speaker::metrics::{Trial, cllr, ece, eer, error_rates, min_dcf};
 use jarvisd::speaker::{EnrolledVoice, Enrolment, NetSpeech, SpeakerModel, Verifier};
+use nnnoiseless::DenoiseState;
 use sha2::{Digest, Sha256};
 use sound::{other_room, with_noise};
 
@@ -141,13 +143,10 @@ fn say(line: &str) -> Result<(), Failure> {
 
 // ── sound ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// The device's own front end: mono sound at `rate_hz` to (raw, denoised) at 16 kHz.
-fn front_end(samples: &[f32], rate_hz: u32) -> Result<(Vec<f32>, Vec<f32>), Failure> {
-    let (mut raw, mut clean) = (Vec::new(), Vec::new());
-    let mut emit = |frame: &jarvisd::dsp::Frame| {
-        raw.extend_from_slice(&frame.raw);
-        clean.extend_from_slice(&frame.clean);
-    };
+/// The device's own front end: mono sound at `rate_hz` to 16 kHz.
+fn front_end(samples: &[f32], rate_hz: u32) -> Result<Vec<f32>, Failure> {
+    let mut raw = Vec::new();
+    let mut emit = |frame: &jarvisd::dsp::Frame| raw.extend_from_slice(&frame.raw);
     let mut front_end = FrontEnd::new();
     let mut period = Period { rate_hz, ..Period::default() };
     for block in samples.chunks(rate_hz as usize / 100) {
@@ -158,7 +157,24 @@ fn front_end(samples: &[f32], rate_hz: u32) -> Result<(Vec<f32>, Vec<f32>), Fail
         front_end.push(&period, &mut emit)?;
     }
     front_end.flush(&mut emit)?;
-    Ok((raw, clean))
+    Ok(raw)
+}
+
+/// The sound of 16 kHz denoised by RNNoise, which works at 48 kHz on 16-bit samples, a frame behind.
+fn denoised(samples: &[f32]) -> Result<Vec<f32>, Failure> {
+    const FRAME: usize = DenoiseState::FRAME_SIZE;
+    let mut wide = resample_all(samples, RATE_HZ as u32, 48_000)?;
+    wide.resize((wide.len().div_ceil(FRAME) + 1) * FRAME, 0.0);
+    let mut rnnoise = DenoiseState::new();
+    let mut clean = vec![0.0; wide.len()];
+    for (from, to) in wide.chunks_exact(FRAME).zip(clean.chunks_exact_mut(FRAME)) {
+        let scaled: Vec<f32> = from.iter().map(|s| s * 32_768.0).collect();
+        rnnoise.process_frame(to, &scaled);
+    }
+    let clean: Vec<f32> = clean.iter().skip(FRAME).map(|s| s / 32_768.0).collect();
+    let mut clean = resample_all(&clean, 48_000, RATE_HZ as u32)?;
+    clean.resize(samples.len(), 0.0);
+    Ok(clean)
 }
 
 /// The tests of the file at `index` as they are heard in a condition.
@@ -210,10 +226,11 @@ struct Tools {
 }
 
 impl Tools {
-    /// Net speech of the raw and of the denoised sound, by the voice activity of the raw sound, as on the
-    /// device.
+    /// Net speech of the raw and of the denoised sound (the raw one again if that is not measured), by the
+    /// voice activity of the raw sound, as on the device.
     fn net(&mut self, samples: &[f32]) -> Result<(Vec<f32>, Vec<f32>), Failure> {
-        let (raw, clean) = front_end(samples, RATE_HZ as u32)?;
+        let raw = front_end(samples, RATE_HZ as u32)?;
+        let clean = if self.denoised { denoised(&raw)? } else { raw.clone() };
         let speech = self.vad.speech_of(&raw)?;
         Ok((NetSpeech::of(&raw, &speech).samples, NetSpeech::of(&clean, &speech).samples))
     }
@@ -730,7 +747,7 @@ fn check_voices(dir: &Path, store: &ModelStore) -> Result<(), Failure> {
     let mut vad = Vad::new(store)?;
     let mut heard = |path: &Path| -> Result<(Vec<f32>, Vec<f32>), Failure> {
         let (samples, rate_hz) = read_all(path, Channel::Mean, 60)?;
-        let (raw, _) = front_end(&samples, rate_hz)?;
+        let raw = front_end(&samples, rate_hz)?;
         let speech = vad.speech_of(&raw)?;
         Ok((raw, speech))
     };

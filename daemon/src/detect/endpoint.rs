@@ -67,7 +67,7 @@ fn pause_after(end: FramePos, sound: &Sound) -> Option<FramePos> {
     let mut audible = HighPass::new(SAMPLE_RATE_HZ);
     let energies: Vec<f64> = (first.0..=end.0 + PAUSE_BEGINS_WITHIN + PAUSE)
         .map_while(|pos| sound.frame(FramePos(pos)))
-        .map(|(raw, _)| level::power(&audible.filter(raw)))
+        .map(|raw| level::power(&audible.filter(raw)))
         .collect();
     let energy = |pos: FramePos| energies.get(usize::try_from(pos.0.checked_sub(first.0)?).ok()?).copied();
     let loudest = (1..=60).filter_map(|back| energy(FramePos(end.0.checked_sub(back)?))).fold(0.0, f64::max);
@@ -97,7 +97,7 @@ const HISS_ENERGY: f32 = 1e-4;
 /// The true end of a wake phrase that ends with an "s" and was estimated to end at `end`: the end of its
 /// hiss. Without such a hiss, or where everything hisses (noise), the estimate.
 pub(super) fn after_hiss(end: FramePos, sound: &Sound) -> FramePos {
-    let frame = |pos: FramePos| sound.frame(pos).map(|(raw, _)| raw);
+    let frame = |pos: FramePos| sound.frame(pos);
     let energy = |raw: &[f32; FRAME_SAMPLES]| raw.iter().map(|x| x * x).sum::<f32>();
     let before = (1..=60).filter_map(|back| Some(energy(frame(FramePos(end.0.checked_sub(back)?))?)));
     let least = before.fold(0.0, f32::max) * HISS_ENERGY;
@@ -351,8 +351,7 @@ impl Endpointer {
                 if silent || full {
                     self.close(next, !silent, sound, out);
                 } else if next.since(*sent) >= PIECE {
-                    let (raw, clean) = sound.samples(*sent, next);
-                    out.push(Detection::Speech { raw: raw.to_vec(), clean: clean.to_vec() });
+                    out.push(Detection::Speech { raw: sound.samples(*sent, next).to_vec() });
                     *sent = next;
                     // Handed out together with a piece, so that both show the same sound.
                     if look_after.is_some_and(|after| {
@@ -360,9 +359,9 @@ impl Endpointer {
                         speech.iter().filter(|p| **p >= self.limits.threshold).count() as u64 >= after
                     }) {
                         *look_after = None;
-                        let (raw, _) = sound.samples(*start, next);
+                        let raw = sound.samples(*start, next).to_vec();
                         let speech = sound.speech(*start, next).to_vec();
-                        out.push(Detection::SoFar { raw: raw.to_vec(), speech });
+                        out.push(Detection::SoFar { raw, speech });
                     }
                 }
             }
@@ -390,24 +389,21 @@ impl Endpointer {
         let Begin { start, command, first } = begin;
         let next = FramePos(now.0 + 1);
         out.push(Detection::SpeechStart { pos: first });
-        let (raw, clean) = sound.samples(command, next);
-        out.push(Detection::Speech { raw: raw.to_vec(), clean: clean.to_vec() });
+        out.push(Detection::Speech { raw: sound.samples(command, next).to_vec() });
         let look_after = Some(self.limits.first_look).filter(|frames| *frames > 0);
         self.state = State::Open { start, command, last_speech: now, sent: next, look_after };
     }
 
     fn close(&mut self, end: FramePos, truncated: bool, sound: &Sound, out: &mut Vec<Detection>) {
         let State::Open { start, command, sent, .. } = self.state else { return };
-        let (raw, clean) = sound.samples(sent, end);
+        let raw = sound.samples(sent, end);
         if !raw.is_empty() {
-            out.push(Detection::Speech { raw: raw.to_vec(), clean: clean.to_vec() });
+            out.push(Detection::Speech { raw: raw.to_vec() });
         }
-        let (raw, clean) = sound.samples(start, end);
         let utterance = Utterance {
             start,
             end,
-            raw: raw.to_vec(),
-            clean: clean.to_vec(),
+            raw: sound.samples(start, end).to_vec(),
             speech: sound.speech(start, end).to_vec(),
             command_start: usize::try_from(command.since(start)).unwrap_or(0) * FRAME_SAMPLES,
             truncated,

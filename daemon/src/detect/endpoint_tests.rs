@@ -37,7 +37,6 @@ impl Bench {
         self.sound.push(&Frame {
             pos,
             raw: [value; FRAME_SAMPLES],
-            clean: [-value; FRAME_SAMPLES],
             speech_probability: probability,
             discontinuity: false,
         });
@@ -104,7 +103,7 @@ fn sound_of(letters: &str) -> Sound {
         };
         let raw: [f32; FRAME_SAMPLES] = std::array::from_fn(sample);
         let pos = FramePos(n as u64);
-        let frame = Frame { pos, raw, clean: raw, speech_probability: 1.0, discontinuity: false };
+        let frame = Frame { pos, raw, speech_probability: 1.0, discontinuity: false };
         sound.push(&frame);
     }
     sound
@@ -317,12 +316,12 @@ fn a_look_at_who_speaks_comes_once_and_only_where_there_is_enough_speech() {
 
 fn check(seed: u64, out: &[Detection]) {
     let mut free = FramePos(0);
-    let mut pieces: Option<(Vec<f32>, Vec<f32>)> = None;
+    let mut pieces: Option<Vec<f32>> = None;
     let mut look: Option<&[f32]> = None;
     for detection in out {
         match detection {
             Detection::SpeechStart { .. } => {
-                pieces = Some((Vec::new(), Vec::new()));
+                pieces = Some(Vec::new());
                 look = None;
             }
             Detection::SoFar { raw, speech } => {
@@ -331,30 +330,21 @@ fn check(seed: u64, out: &[Detection]) {
                 assert!(speech.iter().filter(|p| **p >= 0.5).count() >= 150, "seed {seed}");
                 look = Some(raw);
             }
-            Detection::Speech { raw, clean } => {
-                assert_eq!(raw.len(), clean.len(), "seed {seed}");
+            Detection::Speech { raw } => {
                 assert!(!raw.is_empty() && raw.len().is_multiple_of(FRAME_SAMPLES), "seed {seed}");
-                let (all_raw, all_clean) = pieces.as_mut().expect("a piece belongs to a started command");
-                all_raw.extend_from_slice(raw);
-                all_clean.extend_from_slice(clean);
+                pieces.as_mut().expect("a piece belongs to a started command").extend_from_slice(raw);
             }
             Detection::SpeechEnd { utterance: u } => {
-                let (raw, clean) = pieces.take().expect("an end has a start");
+                let raw = pieces.take().expect("an end has a start");
                 assert!(u.start >= free && u.end > u.start, "seed {seed}: {:?}..{:?}", u.start, u.end);
                 free = u.end;
                 let frames = usize::try_from(u.end.since(u.start)).unwrap();
-                assert_eq!(
-                    (u.raw.len(), u.clean.len(), u.speech.len()),
-                    (frames * 160, frames * 160, frames)
-                );
+                assert_eq!((u.raw.len(), u.speech.len()), (frames * 160, frames));
                 if let Some(look) = look.take() {
                     assert!(u.raw.starts_with(look), "seed {seed}: what was looked at is how it began");
                 }
                 assert_eq!(u.raw[0], sample_at(u.start), "seed {seed}: the sound is that of the position");
-                assert!(
-                    u.raw[u.command_start..] == raw && u.clean[u.command_start..] == clean,
-                    "seed {seed}"
-                );
+                assert!(u.raw[u.command_start..] == raw, "seed {seed}");
                 assert!(raw.len() <= 1_500 * FRAME_SAMPLES, "seed {seed}: command of {} samples", raw.len());
                 assert!(frames <= 1_500 + 150 + 30 + 500 + 40, "seed {seed}: {frames} frames");
             }

@@ -63,11 +63,9 @@ pub enum Detection {
     SpeechStart {
         pos: FramePos,
     },
-    /// The next piece of the open command, 16 kHz mono in [-1, 1], for a streaming recogniser. `raw` and
-    /// `clean` have equal lengths.
+    /// The next piece of the open command, 16 kHz mono in [-1, 1], for a streaming recogniser.
     Speech {
         raw: Vec<f32>,
-        clean: Vec<f32>,
     },
     /// There is enough speech to identify the speaker while it goes on. Holds the utterance so far, wake
     /// phrase included; at most once in an utterance. `speech` is the probability per 10 ms frame of `raw`,
@@ -101,17 +99,15 @@ pub enum Detection {
 /// One command from its pre-roll to its end silence, with the wake phrase in front of it if there was one.
 #[derive(Debug, Clone)]
 pub struct Utterance {
-    /// Position of the first frame of `raw`/`clean`.
+    /// Position of the first frame of `raw`.
     pub start: FramePos,
     /// One past the last frame.
     pub end: FramePos,
     /// 16 kHz mono in [-1, 1], not denoised; a whole number of frames.
     pub raw: Vec<f32>,
-    /// The same, denoised.
-    pub clean: Vec<f32>,
     /// VAD speech probability per 10 ms frame of `raw`.
     pub speech: Vec<f32>,
-    /// Sample index in `raw`/`clean` at which the words after the wake phrase begin (0 without a wake
+    /// Sample index in `raw` at which the words after the wake phrase begin (0 without a wake
     /// phrase).
     pub command_start: usize,
     /// Cut off at the maximum length.
@@ -330,7 +326,7 @@ impl Detector {
             let mut pos = FramePos(last.0.saturating_sub(LOOK_BACK)).max(self.sound.start());
             let mut decided = pos;
             while pos < last {
-                let Some((raw, _)) = self.sound.frame(pos) else { break };
+                let Some(raw) = self.sound.frame(pos) else { break };
                 if let Some(verdict) = self.vad.push(raw)? {
                     if verdict.probability >= WAKE_GATE_OPENS_AT {
                         self.wake_open_until = FramePos(now.0 + WAKE_GATE_HANGOVER);
@@ -345,7 +341,7 @@ impl Detector {
             // Sound that the network has heard and not judged was already counted as silence.
             self.vad.skip_open();
         }
-        if let Some((raw, _)) = self.sound.frame(last)
+        if let Some(raw) = self.sound.frame(last)
             && let Some(verdict) = self.vad.push(raw)?
         {
             if verdict.probability >= WAKE_GATE_OPENS_AT {
@@ -373,7 +369,7 @@ impl Detector {
         };
         let mut heard = None;
         while pos < now {
-            let Some((raw, _)) = self.sound.frame(pos) else { break };
+            let Some(raw) = self.sound.frame(pos) else { break };
             pos = FramePos(pos.0 + 1);
             if let Some(scores) = chain.push(raw)? {
                 for (trigger, score) in triggers.iter_mut().zip(scores) {
@@ -448,7 +444,6 @@ fn finite(sample: f32) -> f32 {
 fn sane(frame: &Frame) -> Frame {
     Frame {
         raw: frame.raw.map(finite),
-        clean: frame.clean.map(finite),
         speech_probability: finite(frame.speech_probability),
         ..frame.clone()
     }

@@ -1,4 +1,4 @@
-//! The recent past: both kinds of sound and the speech probability of each frame, by position.
+//! The recent past: the sound and the speech probability of each frame, by position.
 
 use crate::units::{FRAME_SAMPLES, FramePos};
 
@@ -9,7 +9,6 @@ use super::Frame;
 pub(super) struct Sound {
     start: FramePos,
     raw: Vec<f32>,
-    clean: Vec<f32>,
     /// Probabilities of the frames decided so far; fewer than frames.
     speech: Vec<f32>,
 }
@@ -21,21 +20,18 @@ impl Sound {
     /// Forgets everything; the next frame will be at `pos`.
     pub(super) fn restart(&mut self, pos: FramePos) {
         self.raw.clear();
-        self.clean.clear();
         self.speech.clear();
         self.start = pos;
     }
 
     pub(super) fn push(&mut self, frame: &Frame) {
         self.raw.extend_from_slice(&frame.raw);
-        self.clean.extend_from_slice(&frame.clean);
     }
 
     /// Appends `frames` of silence in the place of lost sound.
     pub(super) fn push_silence(&mut self, frames: u64) {
         let samples = to_index(frames).saturating_mul(FRAME_SAMPLES);
         self.raw.resize(self.raw.len() + samples, 0.0);
-        self.clean.resize(self.clean.len() + samples, 0.0);
     }
 
     /// Decides the oldest undecided frame and gives its position.
@@ -78,11 +74,10 @@ impl Sound {
         at.and_then(|at| self.speech.get(at)).copied().unwrap_or(0.0)
     }
 
-    /// Raw and denoised samples of the frames from `from` up to but not including `to`, as far as they are
-    /// kept.
-    pub(super) fn samples(&self, from: FramePos, to: FramePos) -> (&[f32], &[f32]) {
+    /// Samples of the frames from `from` up to but not including `to`, as far as they are kept.
+    pub(super) fn samples(&self, from: FramePos, to: FramePos) -> &[f32] {
         let range = self.index(from) * FRAME_SAMPLES..self.index(to) * FRAME_SAMPLES;
-        (self.raw.get(range.clone()).unwrap_or_default(), self.clean.get(range).unwrap_or_default())
+        self.raw.get(range).unwrap_or_default()
     }
 
     /// Speech probabilities of the same frames.
@@ -90,10 +85,9 @@ impl Sound {
         self.speech.get(self.index(from)..self.index(to).min(self.speech.len())).unwrap_or_default()
     }
 
-    pub(super) fn frame(&self, pos: FramePos) -> Option<(&[f32; FRAME_SAMPLES], &[f32; FRAME_SAMPLES])> {
+    pub(super) fn frame(&self, pos: FramePos) -> Option<&[f32; FRAME_SAMPLES]> {
         let at = to_index(pos.0.checked_sub(self.start.0)?).checked_mul(FRAME_SAMPLES)?;
-        let (raw, clean) = (self.raw.get(at..)?, self.clean.get(at..)?);
-        Some((raw.first_chunk()?, clean.first_chunk()?))
+        self.raw.get(at..)?.first_chunk()
     }
 
     /// Forgets frames before `pos`, now or later.
@@ -102,7 +96,6 @@ impl Sound {
         if frames > SLACK {
             let at = to_index(frames);
             self.raw.drain(..at * FRAME_SAMPLES);
-            self.clean.drain(..at * FRAME_SAMPLES);
             self.speech.drain(..at);
             self.start = FramePos(self.start.0 + frames);
         }

@@ -1,4 +1,4 @@
-//! RNNoise (crate nnnoiseless): noise suppression and a cheap speech probability, 10 ms at 48 kHz at a time.
+//! RNNoise (crate nnnoiseless): a cheap speech probability, 10 ms at 48 kHz at a time.
 
 use nnnoiseless::DenoiseState;
 
@@ -11,14 +11,14 @@ const SILENT_FRAMES: u32 = 25;
 /// RNNoise was trained on 16-bit samples and expects their scale.
 const SCALE: f32 = 32_768.0;
 
-/// Frames in, frames out: output `k` is the sound of input `k`, one call later.
+/// Frames in, probabilities out: output `k` belongs to input `k` and comes one call later.
 ///
-/// RNNoise works on windows of 20 ms that overlap by half, so a call returns the sound of the call before;
-/// the first output is only a fade-in and is dropped here. The speech probability belongs to the frame that
-/// comes out.
+/// RNNoise works on windows of 20 ms that overlap by half, so a call returns the probability of the frame of
+/// the call before; the first output belongs to no frame and is dropped here.
 pub struct Denoiser {
     state: Box<DenoiseState<'static>>,
     scaled: [f32; DENOISE_FRAME],
+    /// The denoised sound, which nothing reads.
     out: [f32; DENOISE_FRAME],
     primed: bool,
     /// Frames of digital silence in a row.
@@ -44,22 +44,18 @@ impl Default for Denoiser {
 }
 
 impl Denoiser {
-    /// Takes a frame in [-1, 1] and returns the denoised previous one and its speech probability.
-    pub fn push(&mut self, frame: &[f32; DENOISE_FRAME]) -> Option<(&[f32; DENOISE_FRAME], f32)> {
-        // A muted microphone costs nothing: silence in is silence out.
+    /// Takes a frame in [-1, 1] and returns the speech probability of the previous one.
+    pub fn push(&mut self, frame: &[f32; DENOISE_FRAME]) -> Option<f32> {
+        // A muted microphone costs nothing.
         self.silent = if frame.iter().all(|s| *s == 0.0) { self.silent.saturating_add(1) } else { 0 };
         if self.silent > SILENT_FRAMES {
-            self.out.fill(0.0);
-            return std::mem::replace(&mut self.primed, true).then_some((&self.out, 0.0));
+            return std::mem::replace(&mut self.primed, true).then_some(0.0);
         }
         for (to, from) in self.scaled.iter_mut().zip(frame) {
             *to = from * SCALE;
         }
         let speech = self.state.process_frame(&mut self.out, &self.scaled);
-        for sample in &mut self.out {
-            *sample /= SCALE;
-        }
-        std::mem::replace(&mut self.primed, true).then_some((&self.out, speech))
+        std::mem::replace(&mut self.primed, true).then_some(speech)
     }
 
     /// Forgets all sound.

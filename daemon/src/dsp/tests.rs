@@ -2,6 +2,15 @@ use super::*;
 use crate::audio::{Channel, Read, Source, file::FileSource, file::read_all};
 use crate::testdata;
 
+/// Delay between a frame's end and its output when the source has 48 kHz: 10 ms in RNNoise, as in the filter
+/// to 16 kHz beside it (5 ms, rounded up to whole frames).
+const LOOK_AHEAD_48K_MS: u32 = 10;
+/// The same at the other usual rates (8, 16, 32, 44.1, 96 kHz …): 5 ms more in the filter to 48 kHz.
+const LOOK_AHEAD_MS: u32 = 20;
+/// The same at any rate from 8 kHz: the blocks of unusual rates (11.025, 22.05 kHz) and the interpolator for
+/// odd ones are longer.
+const LOOK_AHEAD_MAX_MS: u32 = 50;
+
 fn tone(hz: f64, rate_hz: u32, seconds: f64) -> Vec<f32> {
     let n = (f64::from(rate_hz) * seconds) as usize;
     (0..n)
@@ -66,10 +75,6 @@ fn raw(frames: &[Frame]) -> Vec<f32> {
     frames.iter().flat_map(|f| f.raw).collect()
 }
 
-fn clean(frames: &[Frame]) -> Vec<f32> {
-    frames.iter().flat_map(|f| f.clean).collect()
-}
-
 /// Rates of real devices and recordings, and three that exercise the interpolator.
 const RATES: [u32; 13] =
     [4_000, 8_000, 11_025, 12_345, 16_000, 22_050, 32_000, 44_099, 44_100, 47_999, 48_000, 96_000, 384_000];
@@ -94,33 +99,28 @@ fn sound_stands_at_its_true_time_at_every_rate() {
 }
 
 #[test]
-fn raw_and_clean_are_the_same_instant() {
+fn the_speech_probability_stands_at_its_true_time_at_every_rate() {
     let Some(path) = testdata::shared("audio/deepfilternet/clean_freesound_33711.flac") else { return };
     let (speech, rate_hz) = read_all(&path, Channel::Mean, 60).unwrap();
-    for to_hz in [8_000, 16_000, 44_100, 48_000, 96_000] {
+    let heard_at = |to_hz| {
         let sound = crate::audio::resample::resample_all(&speech, rate_hz, to_hz).unwrap();
-        let frames = run(&periods(&sound, to_hz));
-        let off = lag(&raw(&frames), &clean(&frames), 40);
-        assert!(off.abs() < 0.25, "clean sound of {to_hz} Hz is off by {off} samples");
-        println!("{to_hz} Hz: clean behind raw by {off:.3} samples");
-    }
-}
-
-#[test]
-fn raw_and_clean_are_equal_sample_by_sample_where_rnnoise_does_nothing() {
-    // Below its threshold of silence RNNoise leaves the sound as it is, but for its high-pass filter at 50
-    // Hz.
-    for rate_hz in [16_000, 44_100, 48_000] {
-        let quiet: Vec<f32> = burst(0.5037, rate_hz, 1.0).iter().map(|s| s * 1e-6).collect();
-        let frames = run(&periods(&quiet, rate_hz));
-        let (raw, clean) = (raw(&frames), clean(&frames));
-        let off = lag(&raw, &clean, 40);
-        let worst = raw.iter().zip(&clean).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / 0.5e-6;
-        println!(
-            "{rate_hz} Hz: clean behind raw by {off:.4} samples, worst difference {:.1} dB",
-            db(f64::from(worst))
-        );
-        assert!(off.abs() < 0.2 && worst < 0.1, "{rate_hz} Hz: {off} {worst}");
+        run(&periods(&sound, to_hz))
+    };
+    let reference = heard_at(48_000);
+    // At 48 kHz each frame has the probability that RNNoise alone has for it.
+    let mut rnnoise = Denoiser::default();
+    let wide = crate::audio::resample::resample_all(&speech, rate_hz, 48_000).unwrap();
+    let alone: Vec<f32> =
+        wide.as_chunks::<DENOISE_FRAME>().0.iter().filter_map(|frame| rnnoise.push(frame)).collect();
+    assert!(reference.iter().zip(&alone).all(|(frame, alone)| frame.speech_probability == *alone));
+    let around_mean = |frames: &[Frame]| -> Vec<f32> {
+        let mean = frames.iter().map(|f| f.speech_probability).sum::<f32>() / frames.len() as f32;
+        frames.iter().map(|f| f.speech_probability - mean).collect()
+    };
+    for to_hz in [8_000, 16_000, 44_100, 96_000] {
+        let off = lag(&around_mean(&reference), &around_mean(&heard_at(to_hz)), 40);
+        println!("{to_hz} Hz: speech probability off by {off:.3} frames");
+        assert!(off.abs() < 0.5, "speech probability of {to_hz} Hz is off by {off} frames");
     }
 }
 
@@ -256,7 +256,7 @@ fn a_frame_comes_out_no_later_than_promised() {
 }
 
 #[test]
-fn noise_is_removed_and_speech_is_not() {
+fn speech_is_more_probable_in_speech_than_in_noise() {
     let Some(folder) = testdata::shared("audio/deepfilternet") else { return };
     let hear = |name: &str| {
         let mut source = FileSource::open(&folder.join(name), Channel::Mean, false).unwrap();
@@ -269,11 +269,7 @@ fn noise_is_removed_and_speech_is_not() {
         front.flush(&mut |f| frames.push(f.clone())).unwrap();
         frames
     };
-    let change = |frames: &[Frame]| db(rms(&clean(frames)) / rms(&raw(frames)));
     let (speech, noise) = (hear("clean_freesound_33711.flac"), hear("noise_freesound_573577.flac"));
-    println!("speech {:.1} dB, noise {:.1} dB", change(&speech), change(&noise));
-    assert!(change(&speech) > -3.0);
-    assert!(change(&noise) < -6.0);
     let mean =
         |frames: &[Frame]| frames.iter().map(|f| f.speech_probability).sum::<f32>() / frames.len() as f32;
     println!("speech probability {:.2} in speech, {:.2} in noise", mean(&speech), mean(&noise));
@@ -298,10 +294,8 @@ fn digital_silence_is_skipped_and_what_follows_is_heard_alike() {
             // Too quiet to matter, but not nothing: takes the long way.
             barely[0] = 1e-12;
         }
-        let (a, b) = (plain.push(&barely), skipping.push(&frame(n)));
-        if let (Some((a, _)), Some((b, _))) = (a, b) {
-            let worst = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            assert!(worst < 2e-3, "frame {n}: {worst}");
+        if let (Some(a), Some(b)) = (plain.push(&barely), skipping.push(&frame(n))) {
+            assert!((a - b).abs() < 2e-3, "frame {n}: {a} {b}");
         }
     }
 }

@@ -91,7 +91,7 @@ impl TurnMachine {
                 listening = Listening { woken, turn, until: pos, ..Listening::default() };
                 self.emit(listening.moment(pos), What::SpeechStart);
             }
-            Detection::Speech { raw, .. } => {
+            Detection::Speech { raw } => {
                 listening.until.0 += (raw.len() / FRAME_SAMPLES) as u64;
                 if self.policy.transcribes && listening.stranger.is_none() && self.enrolment.is_none() {
                     self.feeding = true;

@@ -170,7 +170,7 @@ impl Rig {
     /// A command up to before its end.
     fn begins(&mut self) -> String {
         let begun = self.hears(Detection::SpeechStart { pos: FramePos(110) });
-        format!("{begun} {}", self.hears(Detection::Speech { raw: vec![0.1; 1_600], clean: Vec::new() }))
+        format!("{begun} {}", self.hears(Detection::Speech { raw: vec![0.1; 1_600] }))
     }
 
     fn so_far(&mut self) -> String {
@@ -299,7 +299,6 @@ fn utterance(frames: usize) -> Utterance {
         start: FramePos(50),
         end: FramePos(50 + frames as u64),
         raw: vec![0.1; frames * 160],
-        clean: Vec::new(),
         speech: vec![0.9; frames],
         command_start: 8_000,
         truncated: false,

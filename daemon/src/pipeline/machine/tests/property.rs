@@ -130,7 +130,7 @@ fn happen(rig: &mut Rig, what: &Happens, cancels: &mut u64) {
         Happens::Begins => drop(rig.hears(Detection::SpeechStart { pos: FramePos(110) })),
         Happens::Piece { whole } => {
             rig.whole = *whole;
-            rig.hears(Detection::Speech { raw: vec![0.1; 1_600], clean: Vec::new() });
+            rig.hears(Detection::Speech { raw: vec![0.1; 1_600] });
         }
         Happens::SoFar => drop(rig.so_far()),
         Happens::Ends { frames } => drop(rig.hears(Detection::SpeechEnd { utterance: utterance(*frames) })),

@@ -77,7 +77,7 @@ fn a_stranger_is_recognised_early_and_nothing_more_of_them_is_transcribed() {
     rig.begins();
     assert_eq!(rig.so_far(), "?gate");
     assert_eq!(rig.well("gate"), "?look");
-    let piece = || Detection::Speech { raw: vec![0.1; 1_600], clean: Vec::new() };
+    let piece = || Detection::Speech { raw: vec![0.1; 1_600] };
     assert_eq!(rig.hears(piece()), "feed", "it is not known yet");
     assert_eq!(rig.done("look", Done::Looked(Some(Box::new(Part::rejected_of(3))))), "forget");
     assert_eq!(rig.hears(piece()), "");
@@ -422,7 +422,7 @@ fn sound_that_waits_is_bounded() {
     rig.until(&[]);
     let mut taken = 0;
     while rig.machine.takes_sound() {
-        rig.hears(Detection::Speech { raw: vec![0.1; 160], clean: Vec::new() });
+        rig.hears(Detection::Speech { raw: vec![0.1; 160] });
         taken += 1;
     }
     assert_eq!(taken, super::super::MOST_WAITING);
