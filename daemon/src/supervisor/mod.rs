@@ -23,6 +23,7 @@ mod panic;
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
+use std::thread::Thread;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -113,7 +114,7 @@ struct Member {
 
 /// Owner of every thread and task. Members are drained in the order in which they were started, so start them
 /// in data-flow order.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Supervisor {
     stop: CancellationToken,
     last_words: CancellationToken,
@@ -121,20 +122,9 @@ pub struct Supervisor {
     members: Vec<Member>,
 }
 
-impl Default for Supervisor {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Supervisor {
     pub fn new() -> Self {
-        Self {
-            stop: CancellationToken::new(),
-            last_words: CancellationToken::new(),
-            set: JoinSet::new(),
-            members: Vec::new(),
-        }
+        Self::default()
     }
 
     /// Cancelled when everything must stop; anyone may cancel it.
@@ -149,62 +139,58 @@ impl Supervisor {
 
     /// Starts a task that works until it is told to stop. Must be called inside the runtime, like all of
     /// these.
-    pub fn task<F, E>(&mut self, name: &'static str, work: F) -> Result<(), SpawnError>
-    where
-        F: Future<Output = Result<(), E>> + Send + 'static,
-        E: Into<Cause>,
-    {
-        self.spawn(name, Kind::Stage, async { work.await.map_err(Into::into) })
+    pub fn task<E: Into<Cause>>(
+        &mut self,
+        name: &'static str,
+        work: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) -> Result<(), SpawnError> {
+        self.spawn(name, Kind::Stage, work)
     }
 
     /// Starts a task that may also end well by itself.
-    pub fn job<F, E>(&mut self, name: &'static str, work: F) -> Result<(), SpawnError>
-    where
-        F: Future<Output = Result<(), E>> + Send + 'static,
-        E: Into<Cause>,
-    {
-        self.spawn(name, Kind::Job, async { work.await.map_err(Into::into) })
+    pub fn job<E: Into<Cause>>(
+        &mut self,
+        name: &'static str,
+        work: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) -> Result<(), SpawnError> {
+        self.spawn(name, Kind::Job, work)
     }
 
     /// Starts a task that reports on others, until the data path has ended: see [`Supervisor::last_words`].
-    pub fn reporter<F, E>(&mut self, name: &'static str, work: F) -> Result<(), SpawnError>
-    where
-        F: Future<Output = Result<(), E>> + Send + 'static,
-        E: Into<Cause>,
-    {
-        self.spawn(name, Kind::Reporter, async { work.await.map_err(Into::into) })
+    pub fn reporter<E: Into<Cause>>(
+        &mut self,
+        name: &'static str,
+        work: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) -> Result<(), SpawnError> {
+        self.spawn(name, Kind::Reporter, work)
     }
 
     /// Starts a thread that works until it is told to stop. The handle lets a producer wake it.
-    pub fn thread<F, E>(&mut self, name: &'static str, work: F) -> Result<std::thread::Thread, SpawnError>
-    where
-        F: FnOnce() -> Result<(), E> + Send + 'static,
-        E: Into<Cause>,
-    {
+    pub fn thread<E: Into<Cause>>(
+        &mut self,
+        name: &'static str,
+        work: impl FnOnce() -> Result<(), E> + Send + 'static,
+    ) -> Result<Thread, SpawnError> {
         self.start_thread(name, Kind::Stage, work)
     }
 
     /// Starts a thread that may also end well by itself.
-    pub fn job_thread<F, E>(&mut self, name: &'static str, work: F) -> Result<std::thread::Thread, SpawnError>
-    where
-        F: FnOnce() -> Result<(), E> + Send + 'static,
-        E: Into<Cause>,
-    {
+    pub fn job_thread<E: Into<Cause>>(
+        &mut self,
+        name: &'static str,
+        work: impl FnOnce() -> Result<(), E> + Send + 'static,
+    ) -> Result<Thread, SpawnError> {
         self.start_thread(name, Kind::Job, work)
     }
 
     /// Starts a thread that calls a device whose driver may never return. It ends by itself when nobody needs
     /// it any more. Nobody waits for it once `given_up` is cancelled.
-    pub fn device_thread<F, E>(
+    pub fn device_thread<E: Into<Cause>>(
         &mut self,
         name: &'static str,
         given_up: CancellationToken,
-        work: F,
-    ) -> Result<(), SpawnError>
-    where
-        F: FnOnce() -> Result<(), E> + Send + 'static,
-        E: Into<Cause>,
-    {
+        work: impl FnOnce() -> Result<(), E> + Send + 'static,
+    ) -> Result<(), SpawnError> {
         let (_, ended) = spawn_thread(name, work)?;
         self.spawn(name, Kind::Job, async move {
             tokio::select! {
@@ -215,27 +201,25 @@ impl Supervisor {
         })
     }
 
-    fn start_thread<F, E>(
+    fn start_thread<E: Into<Cause>>(
         &mut self,
         name: &'static str,
         kind: Kind,
-        work: F,
-    ) -> Result<std::thread::Thread, SpawnError>
-    where
-        F: FnOnce() -> Result<(), E> + Send + 'static,
-        E: Into<Cause>,
-    {
+        work: impl FnOnce() -> Result<(), E> + Send + 'static,
+    ) -> Result<Thread, SpawnError> {
         let (handle, ended) = spawn_thread(name, work)?;
         self.spawn(name, kind, end_of(ended))?;
         Ok(handle)
     }
 
-    fn spawn<F>(&mut self, name: &'static str, kind: Kind, work: F) -> Result<(), SpawnError>
-    where
-        F: Future<Output = Outcome> + Send + 'static,
-    {
+    fn spawn<E: Into<Cause>>(
+        &mut self,
+        name: &'static str,
+        kind: Kind,
+        work: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) -> Result<(), SpawnError> {
         check(name)?;
-        let id = self.set.spawn(work).id();
+        let id = self.set.spawn(async { work.await.map_err(Into::into) }).id();
         log::debug!("started {name}");
         self.members.push(Member { id, name, kind, running: true });
         Ok(())
@@ -326,14 +310,10 @@ impl Supervisor {
 }
 
 /// A thread, and its outcome when it ends.
-fn spawn_thread<F, E>(
+fn spawn_thread<E: Into<Cause>>(
     name: &'static str,
-    work: F,
-) -> Result<(std::thread::Thread, oneshot::Receiver<Outcome>), SpawnError>
-where
-    F: FnOnce() -> Result<(), E> + Send + 'static,
-    E: Into<Cause>,
-{
+    work: impl FnOnce() -> Result<(), E> + Send + 'static,
+) -> Result<(Thread, oneshot::Receiver<Outcome>), SpawnError> {
     check(name)?;
     let (done, ended) = oneshot::channel::<Outcome>();
     let thread = std::thread::Builder::new()
