@@ -110,7 +110,7 @@ impl Undelivered {
         let wanted = |id: Uuid| !seen.contains(&id) && one.is_none_or(|one| one == id);
         let each = self.memory.each_conversation(UserId(user), |conversation| {
             let empty = conversation.messages.is_empty();
-            if wanted(conversation.conversation.id.0) && !empty {
+            if wanted(conversation.id.0) && !empty {
                 finding.add(&json(&conversation)?.to_string())?;
             }
             Ok::<_, BackupError>(())

@@ -186,10 +186,7 @@ impl Memory {
         tx.execute(sqlx::query(RENAME).bind(owner).bind(rid).bind(title).bind(named::bytes(&named))).await?;
         enqueue(&mut tx, Op::UpsertConversation, id.0, Some(user.0), stamp.wall_unix_ms).await?;
         // The old title is text of a person.
-        self.want_scrub(&mut tx, &stamp).await?;
-        tx.commit().await?;
-        self.scrub().await;
-        Ok(())
+        self.commit_deletion(tx, &stamp).await
     }
 
     /// Deletes the conversation with its messages, their index entries and their queue entries.
@@ -201,10 +198,7 @@ impl Memory {
         let rid: i64 = get(&row, "rid")?;
         erase_conversation(&mut tx, rid, owner).await?;
         enqueue(&mut tx, Op::DeleteConversation, id.0, Some(user.0), stamp.wall_unix_ms).await?;
-        self.want_scrub(&mut tx, &stamp).await?;
-        tx.commit().await?;
-        self.scrub().await;
-        Ok(())
+        self.commit_deletion(tx, &stamp).await
     }
 
     #[expect(clippy::too_many_arguments, reason = "the columns of a row, all of them needed")]

@@ -1,6 +1,6 @@
 //! Exports all data of a person as one value.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     AuditEntry, Conversation, ConversationId, Memory, MemoryError, Message, MessageId, Result, User, UserId,
@@ -10,50 +10,29 @@ use super::{
 /// Rows read at a time.
 const PAGE: u32 = 500;
 
-/// An exported message.
-#[derive(Debug, Clone, Serialize)]
+/// An exported message, which an import reads.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ExportedMessage {
     #[serde(flatten)]
     pub message: Message,
     /// The sources of this answer: forgetting one of them forgets the answer.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<MessageId>,
 }
 
 /// A conversation with its messages, oldest first. [`Memory::import_conversations`] reads this format.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ExportedConversation {
-    pub conversation: Conversation,
+    pub id: ConversationId,
+    pub title: String,
+    pub created_unix_ms: i64,
+    pub updated_unix_ms: i64,
+    /// Not read by an import: a conversation goes on where it is imported.
+    #[serde(skip_deserializing)]
+    pub device: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<String>,
     pub messages: Vec<ExportedMessage>,
-}
-
-impl Serialize for ExportedConversation {
-    /// As [`Conversation`], with the messages themselves in place of their number.
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Whole<'a> {
-            id: ConversationId,
-            title: &'a str,
-            created_unix_ms: i64,
-            updated_unix_ms: i64,
-            device: Option<&'a str>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            session_id: Option<&'a str>,
-            messages: &'a [ExportedMessage],
-        }
-        let Conversation { id, title, created_unix_ms, updated_unix_ms, device, session_id, .. } =
-            &self.conversation;
-        let whole = Whole {
-            id: *id,
-            title,
-            created_unix_ms: *created_unix_ms,
-            updated_unix_ms: *updated_unix_ms,
-            device: device.as_deref(),
-            session_id: session_id.as_deref(),
-            messages: &self.messages,
-        };
-        whole.serialize(serializer)
-    }
 }
 
 /// The result of [`Memory::export_user`]; serialise it unchanged.
@@ -126,7 +105,17 @@ impl Memory {
             let page = self.history(user, conversation.id, before, PAGE).await?;
             if page.is_empty() {
                 messages.reverse();
-                return Ok(ExportedConversation { conversation, messages });
+                let Conversation { id, title, created_unix_ms, updated_unix_ms, device, session_id, .. } =
+                    conversation;
+                return Ok(ExportedConversation {
+                    id,
+                    title,
+                    created_unix_ms,
+                    updated_unix_ms,
+                    device,
+                    session_id,
+                    messages,
+                });
             }
             for message in page.into_iter().rev() {
                 let sources = match message.role {

@@ -66,8 +66,8 @@ async fn into(Home { memory, anna, ben, .. }: &Home, text: &str) -> bool {
                 let meta = meta.as_ref().map(|meta| serde_json::json!(meta).to_string());
                 (*seq, *role, *kind, text.clone(), meta, *wall_unix_ms)
             });
-            let times = (one.conversation.created_unix_ms, one.conversation.updated_unix_ms);
-            (one.conversation.title.clone(), times, messages.collect::<Vec<_>>())
+            let times = (one.created_unix_ms, one.updated_unix_ms);
+            (one.title.clone(), times, messages.collect::<Vec<_>>())
         };
         all.iter().map(one).collect::<Vec<_>>()
     };

@@ -13,10 +13,11 @@ use uuid::{Builder, Uuid, Variant, Version};
 
 use super::conversations::{MAX_TITLE_CHARS, title_from};
 use super::messages::checked_text;
+use super::turns::{ADD_SOURCE, INSERT};
 use super::users::owner_rid;
 use super::{
-    ConversationId, Kind, Memory, MemoryError, MessageId, Result, Role, SessionId, UserId, boot_rid, get,
-    named,
+    ConversationId, ExportedConversation, ExportedMessage, Kind, Memory, MemoryError, MessageId, Result,
+    Role, SessionId, UserId, boot_rid, get, named,
 };
 use crate::store::Tx;
 use crate::store::queue::{Op, enqueue};
@@ -35,7 +36,7 @@ const MAX_META_BYTES: usize = 4096;
 /// Parsed in one pass: serde buffers an untagged enum as values first, which take ten times the bytes of a
 /// hostile file.
 #[derive(Debug)]
-struct Document(Vec<ImportedConversation>);
+struct Document(Vec<ExportedConversation>);
 
 impl<'de> Deserialize<'de> for Document {
     fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
@@ -66,11 +67,12 @@ impl<'de> Deserialize<'de> for Document {
                     return Ok(Document(conversations));
                 }
                 let missing = A::Error::missing_field;
-                Ok(Document(vec![ImportedConversation {
+                Ok(Document(vec![ExportedConversation {
                     id: id.ok_or_else(|| missing("id"))?,
                     title: title.ok_or_else(|| missing("title"))?,
                     created_unix_ms: created_unix_ms.ok_or_else(|| missing("created_unix_ms"))?,
                     updated_unix_ms: updated_unix_ms.ok_or_else(|| missing("updated_unix_ms"))?,
+                    device: None,
                     session_id,
                     messages: messages.ok_or_else(|| missing("messages"))?,
                 }]))
@@ -84,39 +86,13 @@ impl<'de> Deserialize<'de> for Document {
 /// A conversation or a person.
 #[derive(Debug, Deserialize)]
 struct Single {
-    conversations: Option<Vec<ImportedConversation>>,
+    conversations: Option<Vec<ExportedConversation>>,
     id: Option<ConversationId>,
     title: Option<String>,
     created_unix_ms: Option<i64>,
     updated_unix_ms: Option<i64>,
     session_id: Option<String>,
-    messages: Option<Vec<ImportedMessage>>,
-}
-
-#[derive(Debug, Deserialize)]
-struct ImportedConversation {
-    id: ConversationId,
-    title: String,
-    created_unix_ms: i64,
-    updated_unix_ms: i64,
-    #[serde(default)]
-    session_id: Option<String>,
-    messages: Vec<ImportedMessage>,
-}
-
-#[derive(Debug, Deserialize)]
-struct ImportedMessage {
-    id: MessageId,
-    seq: i64,
-    role: Role,
-    kind: Kind,
-    text: String,
-    wall_unix_ms: i64,
-    clock_synced: bool,
-    #[serde(default)]
-    meta: Option<serde_json::Value>,
-    #[serde(default)]
-    sources: Vec<MessageId>,
+    messages: Option<Vec<ExportedMessage>>,
 }
 
 /// The outcome of an import.
@@ -151,13 +127,6 @@ crate::store::sql::statements! {
         VALUES (?1, ?2, ?3, ?11, ?4, ?5, (SELECT coalesce(min(activity), 1) - 1 FROM conversations
             WHERE owner = ?2), ?6, 1, ?7, 1, 0, ?8, ?9, ?10, ?12)";
     RID = "SELECT rid FROM conversations WHERE id = ?1";
-    ADD_MESSAGE = "INSERT INTO messages (id, conversation, owner, seq, role, kind, text, meta, wall_unix_ms,
-            clock_synced, monotonic_ns, boot, device)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 0, ?11, ?12)";
-    ADD_SOURCE = "INSERT INTO message_sources (source, message)
-        SELECT source.rid, answer.rid FROM messages source, messages answer
-        WHERE source.id = ?2 AND source.owner = ?1 AND answer.id = ?3 AND answer.owner = ?1
-        ON CONFLICT DO NOTHING";
 }
 
 /// A source and its answer.
@@ -182,7 +151,7 @@ impl Memory {
     /// # Errors
     /// As [`Memory::import_conversations`].
     pub async fn import_conversation(&self, user: UserId, json: &str) -> Result<(Imported, Vec<Link>)> {
-        let one: ImportedConversation =
+        let one: ExportedConversation =
             serde_json::from_str(json).map_err(|e| unreadable(0, reason_of(&e)))?;
         self.import_all(user, vec![one]).await
     }
@@ -203,12 +172,12 @@ impl Memory {
     async fn import_all(
         &self,
         user: UserId,
-        mut conversations: Vec<ImportedConversation>,
+        mut conversations: Vec<ExportedConversation>,
     ) -> Result<(Imported, Vec<Link>)> {
         let mut homes = HashMap::new();
         for (n, conversation) in conversations.iter_mut().enumerate() {
             check(n + 1, conversation)?;
-            for message in &conversation.messages {
+            for ExportedMessage { message, .. } in &conversation.messages {
                 // Each of a thousand duplicates would get an id behind all earlier ones.
                 let home = homes.insert(message.id, conversation.id);
                 if home.is_some_and(|home| home != conversation.id) {
@@ -234,7 +203,7 @@ impl Memory {
             };
             let session = free_session(&mut tx, owner, here.device, conversation).await?;
             let named = named::now_after(&uuid::Uuid::nil(), &stamp);
-            let last = conversation.messages.last().map_or(0, |last| last.seq);
+            let last = conversation.messages.last().map_or(0, |last| last.message.seq);
             let add = sqlx::query(ADD)
                 .bind(id.bytes())
                 .bind(owner)
@@ -252,12 +221,12 @@ impl Memory {
             enqueue(&mut tx, Op::UpsertConversation, id.0, Some(user.0), stamp.wall_unix_ms).await?;
             let row = tx.optional(sqlx::query(RID).bind(id.bytes())).await?;
             let rid: i64 = row.map(|row| get(&row, "rid")).transpose()?.unwrap_or_default();
-            for message in &conversation.messages {
+            for ExportedMessage { message, sources } in &conversation.messages {
                 let mut id = message.id;
                 while tx.optional(sqlx::query(MESSAGE_TAKEN).bind(id.bytes())).await?.is_some() {
                     id = MessageId(next_id(id.0));
                 }
-                let add = sqlx::query(ADD_MESSAGE)
+                let add = sqlx::query(INSERT)
                     .bind(id.bytes())
                     .bind(rid)
                     .bind(owner)
@@ -268,11 +237,12 @@ impl Memory {
                     .bind(message.meta.as_ref().map(serde_json::Value::to_string))
                     .bind(message.wall_unix_ms)
                     .bind(message.clock_synced)
+                    .bind(0)
                     .bind(boot)
                     .bind(here.device);
                 tx.execute(add).await?;
                 enqueue(&mut tx, Op::InsertMessage, id.0, Some(user.0), stamp.wall_unix_ms).await?;
-                made_from.extend(message.sources.iter().map(|source| (*source, id)));
+                made_from.extend(sources.iter().map(|source| (*source, id)));
             }
             done.conversations += 1;
             done.messages += conversation.messages.len();
@@ -281,7 +251,7 @@ impl Memory {
         tx.commit().await?;
         elsewhere.extend(made_from);
         let here: BTreeSet<MessageId> =
-            conversations.iter().flat_map(|c| c.messages.iter().map(|m| m.id)).collect();
+            conversations.iter().flat_map(|c| c.messages.iter().map(|m| m.message.id)).collect();
         elsewhere.retain(|(source, _)| !here.contains(source));
         Ok((done, elsewhere))
     }
@@ -318,11 +288,9 @@ fn next_id(id: Uuid) -> Uuid {
 }
 
 /// The links of the answers in `conversation`.
-fn links_of(conversation: &ImportedConversation) -> impl Iterator<Item = Link> {
-    conversation
-        .messages
-        .iter()
-        .flat_map(|message| message.sources.iter().map(|source| (*source, message.id)))
+fn links_of(conversation: &ExportedConversation) -> impl Iterator<Item = Link> {
+    let messages = conversation.messages.iter();
+    messages.flat_map(|one| one.sources.iter().map(|source| (*source, one.message.id)))
 }
 
 async fn link(tx: &mut Tx<'_>, owner: i64, links: &[Link]) -> Result<()> {
@@ -354,7 +322,7 @@ async fn free_session<'a>(
     tx: &mut Tx<'_>,
     owner: i64,
     device: i64,
-    conversation: &'a ImportedConversation,
+    conversation: &'a ExportedConversation,
 ) -> Result<Option<&'a str>> {
     let Some(session) = conversation.session_id.as_deref() else { return Ok(None) };
     let taken = tx.optional(sqlx::query(SESSION_TAKEN).bind(owner).bind(device).bind(session)).await?;
@@ -362,13 +330,14 @@ async fn free_session<'a>(
 }
 
 /// Whether the title is more than the first words of the conversation.
-fn named_by_a_person(conversation: &ImportedConversation) -> bool {
-    let said = conversation.messages.iter().find(|m| m.role == Role::User && m.kind != Kind::Ask);
+fn named_by_a_person(conversation: &ExportedConversation) -> bool {
+    let mut messages = conversation.messages.iter().map(|one| &one.message);
+    let said = messages.find(|m| m.role == Role::User && m.kind != Kind::Ask);
     !conversation.title.is_empty() && said.is_none_or(|said| title_from(&said.text) != conversation.title)
 }
 
 /// Checks the `n`th conversation and converts its text to the stored form.
-fn check(n: usize, conversation: &mut ImportedConversation) -> Result<()> {
+fn check(n: usize, conversation: &mut ExportedConversation) -> Result<()> {
     let refuse = |reason: &str| Err(unreadable(n, reason.to_owned()));
     conversation.title = tidy_within(&conversation.title, MAX_TITLE_CHARS);
     if let Some(session) = &conversation.session_id {
@@ -379,7 +348,7 @@ fn check(n: usize, conversation: &mut ImportedConversation) -> Result<()> {
         return refuse("it has a time outside the years 1970 to 9999");
     }
     let (mut last, mut ids) = (0, BTreeSet::new());
-    for message in &mut conversation.messages {
+    for ExportedMessage { message, .. } in &mut conversation.messages {
         if message.seq <= last || message.seq > i64::from(u32::MAX) {
             return refuse("its messages are not numbered upwards from 1");
         }

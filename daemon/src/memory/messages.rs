@@ -34,10 +34,11 @@ impl Role {
 }
 
 /// The kind of a message for recall.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// Plain talk: it can be recalled.
+    #[default]
     Say,
     /// The person asked to remember it: recalled first.
     Note,
@@ -55,9 +56,11 @@ impl Kind {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Message {
     pub id: MessageId,
+    /// Not read by an import: a message belongs to the conversation that it stands in.
+    #[serde(skip_deserializing)]
     pub conversation_id: ConversationId,
     /// Order within the conversation, from 1.
     pub seq: i64,

@@ -14,6 +14,7 @@
 //!    forgetting that can be undone is kept sealed, for minutes (see `undo.rs`).
 
 mod audit;
+mod beside;
 mod conversations;
 mod error;
 mod export;
@@ -428,6 +429,14 @@ impl Memory {
         // JSON, like every value of this table.
         let wish = format!("\"{}\"", uuid::Uuid::now_v7());
         tx.execute(sqlx::query(WANT_SCRUB).bind(wish).bind(now.wall_unix_ms)).await?;
+        Ok(())
+    }
+
+    /// Commits a deletion of text, and removes every byte of it from the file.
+    async fn commit_deletion(&self, mut tx: Tx<'_>, now: &Stamp) -> Result<()> {
+        self.want_scrub(&mut tx, now).await?;
+        tx.commit().await?;
+        self.scrub().await;
         Ok(())
     }
 

@@ -18,9 +18,9 @@
 //! 3. A mark is made and removed under the write lock of the database, so an unlocked mark without a row is
 //!    left over.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -29,7 +29,7 @@ use super::turns::{Acts, Checked, Ended, NewTurn, written};
 use super::users::owner_rid;
 use super::{
     Appended, ConversationId, Durable, Kind, MAX_MESSAGE_BYTES, Memory, MemoryError, MessageId, Result,
-    SessionId, Target, TurnMeta, Undoable, UserId, get,
+    SessionId, Target, TurnMeta, Undoable, UserId, beside, get,
 };
 use crate::clock::Stamp;
 use crate::durable;
@@ -60,8 +60,9 @@ pub struct Said<'a> {
     pub meta: &'a TurnMeta,
 }
 
-/// The effects of an answer, besides its text. They take place in the transaction that stores the turn.
-#[derive(Debug, Clone, PartialEq)]
+/// The effects of an answer, besides its text. They take place in the transaction that stores the turn. The
+/// default is that of plain talk.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Effects {
     /// The kind of the person's words.
     pub kind: Kind,
@@ -85,25 +86,6 @@ pub struct Effects {
     pub bring_back: Option<Undoable>,
     /// The messages among which the answer asks to choose; the next turn may answer it.
     pub which: Vec<MessageId>,
-}
-
-impl Default for Effects {
-    /// The effects of plain talk.
-    fn default() -> Self {
-        Self {
-            kind: Kind::Say,
-            sources: Vec::new(),
-            forget: Vec::new(),
-            unname: Vec::new(),
-            new_conversation: false,
-            store_as: None,
-            answer_as: None,
-            if_undoable: None,
-            order: false,
-            bring_back: None,
-            which: Vec::new(),
-        }
-    }
 }
 
 impl Effects {
@@ -343,7 +325,7 @@ impl Memory {
             self.want_scrub(&mut tx, &now).await?;
             scrub = true;
         }
-        remove(&mark_path(self.store.path(), id.0));
+        remove(&beside::path(self.store.path(), MARK, id.0));
         tx.commit().await?;
         if scrub {
             self.scrub().await;
@@ -358,7 +340,7 @@ impl Memory {
     pub async fn close_left_open(&self) -> Result<usize> {
         let row = self.read_optional(sqlx::query(ANY)).await?;
         let any = row.map(|row| get::<bool>(&row, "n")).transpose()?.unwrap_or(false);
-        if !any && marks(self.store.path()).is_empty() {
+        if !any && beside::all(self.store.path(), MARK).is_empty() {
             return Ok(0);
         }
         let left = self.left_open().await?;
@@ -393,7 +375,7 @@ impl Memory {
         for row in tx.all(sqlx::query(ALL)).await? {
             let (user, id) = (UserId::read(&row, "user")?, MessageId::read(&row, "id")?);
             known.push(id.0);
-            if is_locked(&mark_path(self.store.path(), id.0)) {
+            if is_locked(&beside::path(self.store.path(), MARK, id.0)) {
                 continue;
             }
             let conversation = get::<Option<Vec<u8>>>(&row, "conversation")?;
@@ -407,7 +389,7 @@ impl Memory {
                 }
             }
         }
-        for (id, path) in marks(self.store.path()) {
+        for (id, path) in beside::all(self.store.path(), MARK) {
             if !known.contains(&id) && !is_locked(&path) {
                 remove(&path);
             }
@@ -430,7 +412,7 @@ struct Mark {
 impl Mark {
     fn make(database: &Path, id: MessageId) -> Result<Self> {
         let made = || -> io::Result<Self> {
-            let file = durable::create_file(&mark_path(database, id.0))?;
+            let file = durable::create_file(&beside::path(database, MARK, id.0))?;
             match durable::try_lock(&file)? {
                 true => Ok(Self { _locked: file }),
                 false => Err(io::ErrorKind::WouldBlock.into()),
@@ -438,12 +420,6 @@ impl Mark {
         };
         made().map_err(|e| StoreError::Open { path: database.into(), source: e.into() }.into())
     }
-}
-
-fn mark_path(database: &Path, id: Uuid) -> PathBuf {
-    let mut name = database.file_name().unwrap_or_default().to_owned();
-    name.push(format!("{MARK}{}", id.simple()));
-    database.with_file_name(name)
 }
 
 /// Whether a process holds the mark. A mark that cannot be checked counts as held: no turn is cut too early.
@@ -459,16 +435,4 @@ fn remove(mark: &Path) {
     if let Err(e) = durable::remove_if_there(mark) {
         log::warn!("{} could not be removed, trying again later: {e}", mark.display());
     }
-}
-
-/// The marks beside the database.
-fn marks(database: &Path) -> Vec<(Uuid, PathBuf)> {
-    let Some(name) = database.file_name().and_then(|name| name.to_str()) else { return Vec::new() };
-    let Ok(entries) = fs::read_dir(durable::folder_of(database)) else { return Vec::new() };
-    let mark = |entry: fs::DirEntry| {
-        let file = entry.file_name();
-        let id = file.to_str()?.strip_prefix(name)?.strip_prefix(MARK)?.parse().ok()?;
-        Some((id, entry.path()))
-    };
-    entries.flatten().filter_map(mark).collect()
 }

@@ -197,8 +197,8 @@ crate::store::sql::statements! {
     OPEN = "SELECT c.rid, c.next_seq, c.title = '' AND c.title_by_user = 0 AS untitled,
             c.device IS ?3 AS here, d.id AS home
         FROM conversations c LEFT JOIN devices d ON d.rid = c.device WHERE c.id = ?2 AND c.owner = ?1";
-    INSERT = "INSERT INTO messages (id, conversation, owner, seq, role, kind, text, meta, wall_unix_ms,
-            clock_synced, monotonic_ns, boot, device)
+    pub(super) INSERT = "INSERT INTO messages (id, conversation, owner, seq, role, kind, text, meta,
+            wall_unix_ms, clock_synced, monotonic_ns, boot, device)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
     THERE = "SELECT c.id, m.seq - 1 AS seq FROM messages m JOIN conversations c ON c.rid = m.conversation
         WHERE m.id = ?2 AND m.owner = (SELECT rid FROM users WHERE id = ?1)";
@@ -207,7 +207,8 @@ crate::store::sql::statements! {
             activity = (SELECT max(activity) + 1 FROM conversations WHERE owner = ?1),
             updated_unix_ms = ?3, updated_synced = ?4, updated_monotonic_ns = ?5, boot = ?6
         WHERE rid = ?2 AND owner = ?1";
-    ADD_SOURCE = "INSERT INTO message_sources (source, message)
+    /// A source and the answer, both of this person.
+    pub(super) ADD_SOURCE = "INSERT INTO message_sources (source, message)
         SELECT source.rid, answer.rid FROM messages source, messages answer
         WHERE source.id = ?2 AND source.owner = ?1 AND answer.id = ?3 AND answer.owner = ?1
         ON CONFLICT DO NOTHING";

@@ -21,7 +21,7 @@
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use chacha20poly1305::aead::{Aead as _, KeyInit as _};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
@@ -32,7 +32,8 @@ use zeroize::Zeroizing;
 
 use super::messages::{Doomed, retitle};
 use super::summary::{covered_within, rebuild_within};
-use super::{ConversationId, Memory, MemoryError, MessageId, Result, Role, UserId, get, named};
+use super::turns::ADD_SOURCE;
+use super::{ConversationId, Memory, MemoryError, MessageId, Result, Role, UserId, beside, get, named};
 use crate::clock::Stamp;
 use crate::durable;
 use crate::store::queue::{Op, enqueue};
@@ -78,10 +79,6 @@ crate::store::sql::statements! {
         SELECT CASE WHEN EXISTS (SELECT 1 FROM messages WHERE rid = ?1) THEN NULL ELSE ?1 END,
             ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14";
     COUNT_UP = "UPDATE conversations SET messages = messages + ?3 WHERE rid = ?2 AND owner = ?1";
-    LINK = "INSERT INTO message_sources (source, message)
-        SELECT source.rid, answer.rid FROM messages source, messages answer
-        WHERE source.id = ?2 AND source.owner = ?1 AND answer.id = ?3 AND answer.owner = ?1
-        ON CONFLICT DO NOTHING";
     NAME = "UPDATE conversations SET title = CASE title_by_user WHEN 1 THEN title ELSE coalesce(?3,
             title) END,
             title_by_user = max(title_by_user, ?3 IS NOT NULL), session_id = coalesce(session_id, ?4),
@@ -159,7 +156,7 @@ impl Memory {
             .bind(now.monotonic_ns);
         let Some(row) = self.read_optional(latest).await? else { return Ok(None) };
         let id = uuid_of(&row, "id")?;
-        let path = key_path(self.store.path(), id);
+        let path = beside::path(self.store.path(), KEY_MARK, id);
         let key = read_key(&path).map_err(|e| StoreError::Disk { path, source: sqlx::Error::Io(e) })?;
         let sealed: &[u8] = get(&row, "sealed")?;
         let kept = key.and_then(|key| open(&key, sealed));
@@ -175,7 +172,7 @@ impl Memory {
     pub(super) async fn end_undos(&self) -> Result<()> {
         let row = self.read_optional(sqlx::query(ANY)).await?;
         let any = row.map(|row| get::<bool>(&row, "n")).transpose()?.unwrap_or(false);
-        if !any && keys(self.store.path()).is_empty() {
+        if !any && beside::all(self.store.path(), KEY_MARK).is_empty() {
             return Ok(());
         }
         let (mut tx, now) = self.begin().await?;
@@ -191,13 +188,13 @@ impl Memory {
 
     /// Removes the keys of undos that are gone: with a person, with a conversation, by a crash.
     pub(super) async fn sweep_keys(&self) -> Result<()> {
-        if keys(self.store.path()).is_empty() {
+        if beside::all(self.store.path(), KEY_MARK).is_empty() {
             return Ok(());
         }
         let (mut tx, _) = self.begin().await?;
         let alive = tx.all(sqlx::query(ALL)).await?;
         let alive = alive.iter().map(|row| uuid_of(row, "id")).collect::<Result<Vec<_>, _>>()?;
-        for (id, path) in keys(self.store.path()) {
+        for (id, path) in beside::all(self.store.path(), KEY_MARK) {
             if !alive.contains(&id) {
                 shred(&path);
             }
@@ -266,7 +263,7 @@ impl Memory {
         now: &Stamp,
     ) -> Result<bool> {
         let id = Uuid::now_v7();
-        let sealed = match seal(&key_path(self.store.path(), id), kept) {
+        let sealed = match seal(&beside::path(self.store.path(), KEY_MARK, id), kept) {
             Ok(sealed) => sealed,
             Err(e) => {
                 log::warn!("what was forgotten cannot be brought back: {e}");
@@ -329,7 +326,7 @@ impl Memory {
             known.and_then(|at| undo.ids.get(at)).map_or(old, |id| id.0)
         };
         for (source, answer) in &undo.kept.links {
-            let link = sqlx::query(LINK).bind(owner).bind(new(*source).as_bytes().to_vec());
+            let link = sqlx::query(ADD_SOURCE).bind(owner).bind(new(*source).as_bytes().to_vec());
             tx.execute(link.bind(new(*answer).as_bytes().to_vec())).await?;
         }
         for name in &undo.kept.names {
@@ -393,24 +390,6 @@ fn row_of(row: &sqlx::sqlite::SqliteRow) -> Result<Row, StoreError> {
 
 fn uuid_of(row: &sqlx::sqlite::SqliteRow, column: &str) -> Result<Uuid, StoreError> {
     row.try_get(column).map_err(StoreError::Sql)
-}
-
-fn key_path(database: &Path, id: Uuid) -> PathBuf {
-    let mut name = database.file_name().unwrap_or_default().to_owned();
-    name.push(format!("{KEY_MARK}{}", id.simple()));
-    database.with_file_name(name)
-}
-
-/// The key files beside the database.
-fn keys(database: &Path) -> Vec<(Uuid, PathBuf)> {
-    let Some(name) = database.file_name().and_then(|name| name.to_str()) else { return Vec::new() };
-    let Ok(entries) = fs::read_dir(durable::folder_of(database)) else { return Vec::new() };
-    let key = |entry: fs::DirEntry| {
-        let file = entry.file_name();
-        let id = file.to_str()?.strip_prefix(name)?.strip_prefix(KEY_MARK)?.parse().ok()?;
-        Some((id, entry.path()))
-    };
-    entries.flatten().filter_map(key).collect()
 }
 
 /// Seals `kept` under a key that is written to `path` and used once.

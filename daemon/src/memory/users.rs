@@ -191,10 +191,7 @@ impl Memory {
         enqueue(&mut tx, Op::DeleteUser, id.0, Some(id.0), stamp.wall_unix_ms).await?;
         let entry = NewAudit { user: None, action: "user_delete", outcome: "done", detail: None };
         self.audit_within(&mut tx, &stamp, &entry).await?;
-        self.want_scrub(&mut tx, &stamp).await?;
-        tx.commit().await?;
-        self.scrub().await;
-        Ok(())
+        self.commit_deletion(tx, &stamp).await
     }
 }
 

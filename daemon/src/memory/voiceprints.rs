@@ -182,10 +182,7 @@ impl Memory {
         enqueue_voice_deletion(&mut tx, id.0, user.0, stamp.wall_unix_ms).await?;
         let entry = NewAudit { user: Some(user), action: "voiceprint_delete", outcome: "done", detail: None };
         self.audit_within(&mut tx, &stamp, &entry).await?;
-        self.want_scrub(&mut tx, &stamp).await?;
-        tx.commit().await?;
-        self.scrub().await;
-        Ok(())
+        self.commit_deletion(tx, &stamp).await
     }
 }
 

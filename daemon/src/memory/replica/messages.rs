@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::Outcome::{self, Changed, Left, Refused};
 use super::{Applied, HIGHEST_SEQ, bytes};
 use crate::clock::Stamp;
+use crate::memory::turns::INSERT;
 use crate::memory::{MAX_MESSAGE_BYTES, Memory, Result, boot_rid, device_rid, get};
 use crate::store::tables::MessageRow;
 use crate::store::{StoreError, Tx};
@@ -30,9 +31,6 @@ crate::store::sql::statements! {
         SELECT 1 FROM messages answer CROSS JOIN messages source
             CROSS JOIN message_sources s ON s.source = source.rid AND s.message = answer.rid
         WHERE answer.id = unhex(wanted.value ->> 0) AND source.id = unhex(wanted.value ->> 1))";
-    ADD = "INSERT INTO messages (id, conversation, owner, seq, role, kind, text, meta, wall_unix_ms,
-            clock_synced, monotonic_ns, boot, device)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
     COUNT_UP = "UPDATE conversations SET messages = messages + ?2, next_seq = max(next_seq, ?3)
         WHERE rid = ?1";
     RESTAMP = "UPDATE messages SET wall_unix_ms = ?2, clock_synced = 1 WHERE rid = ?1";
@@ -196,7 +194,7 @@ impl<'r> Page<'r> {
         };
         self.devices.insert(&row.device, device);
         let meta = row.meta.as_deref().filter(|meta| serde_json::from_str::<serde_json::Value>(meta).is_ok());
-        let add = sqlx::query(ADD)
+        let add = sqlx::query(INSERT)
             .bind(bytes(&row.id))
             .bind(home.rid)
             .bind(home.owner)

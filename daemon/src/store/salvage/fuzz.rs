@@ -83,7 +83,7 @@ pub fn salvage(bytes: &[u8]) -> bool {
                 forget: &[],
                 meta: &meta,
             };
-            let before = export.conversations.first().map(|one| Target::Existing(one.conversation.id));
+            let before = export.conversations.first().map(|one| Target::Existing(one.id));
             for target in before.into_iter().chain([Target::New]) {
                 match memory.append_turn(user.id, target, &turn).await {
                     // Begun on another device.
