@@ -4,7 +4,7 @@
 //! each creation, rename and removal in a folder may be there or not, one without the other.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -106,6 +106,19 @@ pub fn create_folder(folder: &Path) -> io::Result<()> {
 /// `AlreadyExists`, and those of the file system.
 pub fn create_file(path: &Path) -> io::Result<File> {
     fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// The bytes of a file, at most `most` of them; `None` if it is not there.
+///
+/// # Errors
+/// What the disk has to say.
+pub fn read_if_there(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    match File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes)) {
+        Ok(_) => Ok(Some(bytes)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 /// Removes a file; returns whether it was there.

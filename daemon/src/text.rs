@@ -4,6 +4,11 @@
 use unicode_normalization::UnicodeNormalization as _;
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
 
+/// Lower-case hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The reason why a text cannot be a name, if any: it holds an invisible character, so that two names could
 /// look alike and differ, or one that turns the display of the text behind it. Joiners and variation
 /// selectors may stand where a script or an emoji needs them ([`belongs`]); [`name_key`] does not count them.

@@ -170,16 +170,22 @@ const MAX_TAGS: usize = 8;
 /// The first bytes of the rest of `input`, and their number.
 fn read_head(input: &mut Input) -> Result<([u8; HEAD], usize), Fault> {
     let mut head = [0; HEAD];
+    let got = fill(input, &mut head).map_err(Fault::Io)?;
+    Ok((head, got))
+}
+
+/// Reads until `buffer` is full or `reader` ends, and returns how many bytes came.
+pub(super) fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut got = 0;
-    while let Some(rest) = head.get_mut(got..).filter(|rest| !rest.is_empty()) {
-        match input.read(rest) {
+    while let Some(rest) = buffer.get_mut(got..).filter(|rest| !rest.is_empty()) {
+        match reader.read(rest) {
             Ok(0) => break,
             Ok(n) => got += n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(Fault::Io(e)),
+            Err(e) => return Err(e),
         }
     }
-    Ok((head, got))
+    Ok(got)
 }
 
 /// Bytes behind the ten of the head of an ID3v2 tag (id3.org, ID3v2.4.0 §3.1), which some programs put in

@@ -55,7 +55,7 @@ impl Line {
 }
 
 /// Sums over a stretch of raw sound, channel by channel.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Measure {
     channels: u16,
     frames: u64,
@@ -63,12 +63,6 @@ pub struct Measure {
     begun: bool,
     each: [Line; MOST],
     mean: Line,
-}
-
-impl Default for Measure {
-    fn default() -> Self {
-        Self { channels: 0, frames: 0, begun: false, each: [Line::default(); MOST], mean: Line::default() }
-    }
 }
 
 /// A fault in the sound of a microphone.

@@ -1,4 +1,4 @@
-//! WAV: a lenient streaming reader and a small writer.
+//! WAV: a lenient streaming reader.
 //!
 //! Written here rather than taken from symphonia, whose RIFF reader refuses the output of streaming writers
 //! (a RIFF length of 0, a data chunk longer than the file) and whose header arithmetic overflows on hostile
@@ -9,9 +9,9 @@
 //! cannot know them when they write the header. A data chunk ends at its stated length or at the end of the
 //! file.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 
-use super::decode::Fault;
+use super::decode::{Fault, fill};
 use super::sample::{Encoding, to_mono};
 use super::{Channel, MAX_FILE_CHANNELS, MAX_PERIOD_SAMPLES, Measure};
 
@@ -108,15 +108,8 @@ impl<R: Read> WavDecoder<R> {
         if let Some(left) = self.left {
             want = want.min(usize::try_from(left).unwrap_or(usize::MAX));
         }
-        let mut got = 0;
-        while let Some(rest) = self.buffer.get_mut(got..want).filter(|rest| !rest.is_empty()) {
-            match self.reader.read(rest) {
-                Ok(0) => break,
-                Ok(n) => got += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(Fault::Io(e)),
-            }
-        }
+        let got =
+            fill(&mut self.reader, self.buffer.get_mut(..want).unwrap_or_default()).map_err(Fault::Io)?;
         if let Some(left) = &mut self.left {
             *left = left.saturating_sub(got as u64);
         }
@@ -221,33 +214,6 @@ fn u16_at(bytes: &[u8], at: usize) -> u16 {
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..).and_then(|b| b.first_chunk()).map_or(0, |b| u32::from_le_bytes(*b))
-}
-
-/// Writes mono `samples` in [-1, 1] as 16-bit PCM WAV. Sound beyond full scale is clipped.
-///
-/// # Errors
-/// Those of `writer`, and `InvalidInput` for more sound than a WAV header can describe (2^31 bytes).
-pub fn write_pcm16(mut writer: impl Write, samples: &[f32], rate_hz: u32) -> io::Result<()> {
-    let too_long = || io::Error::new(io::ErrorKind::InvalidInput, "too much sound for a WAV file");
-    let data = u32::try_from(samples.len() * 2).map_err(|_| too_long())?;
-    let riff = data.checked_add(36).ok_or_else(too_long)?;
-    writer.write_all(b"RIFF")?;
-    writer.write_all(&riff.to_le_bytes())?;
-    writer.write_all(b"WAVEfmt ")?;
-    writer.write_all(&16_u32.to_le_bytes())?;
-    writer.write_all(&TAG_PCM.to_le_bytes())?;
-    writer.write_all(&1_u16.to_le_bytes())?;
-    writer.write_all(&rate_hz.to_le_bytes())?;
-    writer.write_all(&rate_hz.saturating_mul(2).to_le_bytes())?;
-    writer.write_all(&2_u16.to_le_bytes())?;
-    writer.write_all(&16_u16.to_le_bytes())?;
-    writer.write_all(b"data")?;
-    writer.write_all(&data.to_le_bytes())?;
-    for block in samples.chunks(2_048) {
-        let bytes: Vec<u8> = block.iter().flat_map(|&s| to_i16(s).to_le_bytes()).collect();
-        writer.write_all(&bytes)?;
-    }
-    writer.flush()
 }
 
 /// f32 in [-1, 1] to i16, clipped.

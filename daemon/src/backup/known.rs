@@ -13,7 +13,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -23,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::context::Context;
 use super::create::Run;
 use super::{Backup, BackupError, list, lock};
+use crate::durable;
 use crate::error::chain;
 
 pub(super) const NOTE: &str = "backups.json";
@@ -74,21 +74,14 @@ pub fn read(data: &Path) -> Result<Option<Known>, BackupError> {
             path.display()
         ))
     };
-    let mut bytes = Vec::new();
-    match fs::File::open(&path).and_then(|file| file.take(MAX_BYTES).read_to_end(&mut bytes)) {
-        Ok(_) => serde_json::from_slice(&bytes).map(Some).map_err(|e| unusable(&e)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(unusable(&e)),
-    }
+    let bytes = durable::read_if_there(&path, MAX_BYTES).map_err(|e| unusable(&e))?;
+    bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose().map_err(|e| unusable(&e))
 }
 
 fn write(data: &Path, known: &Known) -> Result<(), BackupError> {
-    let path = data.join(NOTE);
-    let disk = BackupError::disk("what is known of the backups could not be noted", &path);
-    crate::durable::create_folder(data).map_err(&disk)?;
-    let text = serde_json::to_string_pretty(known).map_err(io::Error::from).map_err(&disk)?;
-    let fresh = data.join(format!(".{NOTE}.{}", uuid::Uuid::now_v7().simple()));
-    lock::replace_file(&path, &fresh, text.as_bytes()).map_err(disk)?;
+    let failed = "what is known of the backups could not be noted";
+    durable::create_folder(data).map_err(BackupError::disk(failed, &data.join(NOTE)))?;
+    lock::note(data, NOTE, known, failed)?;
     lock::sync_folder(data)
 }
 

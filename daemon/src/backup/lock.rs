@@ -256,6 +256,20 @@ pub(super) fn replace_file(path: &Path, draft: &Path, bytes: &[u8]) -> io::Resul
     })
 }
 
+/// Puts `body` as JSON in the place of the note `name` in `folder`.
+pub(super) fn note(
+    folder: &Path,
+    name: &str,
+    body: &impl serde::Serialize,
+    failed: &'static str,
+) -> Result<(), BackupError> {
+    let path = folder.join(name);
+    let disk = BackupError::disk(failed, &path);
+    let text = serde_json::to_string_pretty(body).map_err(io::Error::from).map_err(&disk)?;
+    let draft = folder.join(format!(".{name}.{}", uuid::Uuid::now_v7().simple()));
+    replace_file(&path, &draft, text.as_bytes()).map_err(disk)
+}
+
 /// Makes names in `folder` durable.
 pub(super) fn sync_folder(folder: &Path) -> Result<(), BackupError> {
     durable::sync_folder(folder).map_err(BackupError::disk("the folder could not be synced", folder))

@@ -16,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 use super::remote::CopyNote;
 use super::{BackupError, Kind, Proof, lock};
 use crate::durable;
+use crate::text::hex;
 
 /// Version of the format; a test restores one of each. 2: the dump of a Postgres column by column.
 pub const FORMAT: u32 = 2;
@@ -384,16 +385,6 @@ fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
 
 pub(super) fn damaged(name: &str, detail: impl Into<String>) -> BackupError {
     BackupError::Damaged { name: name.to_owned(), detail: detail.into() }
-}
-
-/// Lower-case hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// Any bytes as a manifest and as the notes beside it, unchanged and with the right hash.

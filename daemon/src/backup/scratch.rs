@@ -17,7 +17,7 @@ pub(super) struct ScratchDatabase {
 impl ScratchDatabase {
     /// Creates it on the server of `settings`, and drops the remains of an interrupted run of this device.
     pub(super) async fn create(settings: &PgSettings) -> Result<Self, BackupError> {
-        let device = super::manifest::hex(&Sha256::digest(settings.device.as_bytes()));
+        let device = crate::text::hex(&Sha256::digest(settings.device.as_bytes()));
         let prefix = format!("jarvis_scratch_{}_", device.get(..8).unwrap_or_default());
         let name = format!("{prefix}{}", uuid::Uuid::now_v7().simple());
         let mut conn = session(settings).await?;

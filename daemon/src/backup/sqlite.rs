@@ -17,10 +17,11 @@ use sqlx::{
 use uuid::Uuid;
 
 use super::cancel::Cancel;
-use super::manifest::{Sums, TableSum, Undelivered, hex};
+use super::manifest::{Sums, TableSum, Undelivered};
 use crate::durable;
 use crate::store::tables::{self, Table};
 use crate::store::{BUSY_TIMEOUT, StoreError, classify, holder, queue, refuse_pipe};
+use crate::text::hex;
 
 /// SQL: 1 while everything is queued again for another database.
 macro_rules! is_queued_again {

@@ -1,6 +1,7 @@
 //! Streams the files of a backup: plain bytes → columns, if they are a dump → zstd → age, if there are
 //! recipients → disk, hashed on the way; and back.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
@@ -15,8 +16,9 @@ use super::BackupError;
 use super::cancel::Cancel;
 use super::columns::{Columns, Lines};
 use super::keys::Keys;
-use super::manifest::{CHUNK_BYTES, FileEntry, Manifest, Role, Sums, damaged, hex};
+use super::manifest::{CHUNK_BYTES, FileEntry, Manifest, Role, Sums, damaged};
 use crate::durable;
+use crate::text::hex;
 
 /// Measured: see docs/lab/backup.md.
 const ZSTD_LEVEL: i32 = 3;
@@ -145,33 +147,24 @@ impl Sealed {
     /// Takes all bytes of `source`.
     pub(super) fn take(
         &mut self,
-        mut source: impl Read,
+        source: impl Read,
         progress: &Progress,
         cancel: &Cancel,
     ) -> Result<(), BackupError> {
+        let role = self.role;
         let disk = |source| BackupError::Disk {
             step: "a file of the backup could not be written",
-            path: self.role.file(false).into(),
+            path: role.file(false).into(),
             source,
         };
-        let mut buffer = vec![0; BUFFER_BYTES];
-        loop {
-            cancel.check()?;
-            let n = match source.read(&mut buffer) {
-                Ok(0) => return Ok(()),
-                Ok(n) => n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(disk(e)),
-            };
-            let part = buffer.get(..n).unwrap_or_default();
+        each_part(source, (progress, cancel), disk, |part| {
+            self.plain_bytes += part.len() as u64;
             match &mut self.columns {
                 Some(columns) => columns.push(part, &mut self.zstd),
                 None => self.zstd.write_all(part),
             }
-            .map_err(disk)?;
-            self.plain_bytes += n as u64;
-            progress.advance(n as u64);
-        }
+            .map_err(disk)
+        })
     }
 
     /// Ends the file; it is on the disk when this returns.
@@ -222,24 +215,17 @@ pub(super) fn check_hashes(
 ) -> Result<(), BackupError> {
     let file_name = entry.role.file(manifest.encrypted);
     let wrong = |detail: String| damaged(&manifest.name, format!("{file_name}: {detail}"));
-    let mut file = File::open(folder.join(&file_name)).map_err(|e| wrong(e.to_string()))?;
+    let file = File::open(folder.join(&file_name)).map_err(|e| wrong(e.to_string()))?;
     let bytes = file.metadata().map_err(|e| wrong(e.to_string()))?.len();
     let mut checker = Checker::new(manifest.chunk_bytes);
-    let mut buffer = vec![0; BUFFER_BYTES];
-    loop {
-        cancel.check()?;
-        let n = match file.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(n) => n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(wrong(format!("reading at byte {} failed: {e}", checker.read()))),
-        };
-        checker.push(buffer.get(..n).unwrap_or_default());
-        progress.advance(n as u64);
-        if checker.read() > entry.bytes {
-            break;
-        }
-    }
+    let at = Cell::new(0);
+    let unread = |e| wrong(format!("reading at byte {} failed: {e}", at.get()));
+    // One byte more than there should be tells that it is too long.
+    each_part(file.take(entry.bytes.saturating_add(1)), (progress, cancel), unread, |part| {
+        checker.push(part);
+        at.set(checker.read());
+        Ok(())
+    })?;
     if bytes != entry.bytes {
         return Err(wrong(format!("it has {bytes} bytes instead of {}", entry.bytes)));
     }
@@ -378,31 +364,43 @@ impl<R: Read> Read for Exactly<R> {
     }
 }
 
+/// Hands `source` to `take` in parts, to its end.
+fn each_part(
+    mut source: impl Read,
+    (progress, cancel): (&Progress, &Cancel),
+    unread: impl Fn(io::Error) -> BackupError,
+    mut take: impl FnMut(&[u8]) -> Result<(), BackupError>,
+) -> Result<(), BackupError> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        cancel.check()?;
+        match source.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(n) => {
+                take(buffer.get(..n).unwrap_or_default())?;
+                progress.advance(n as u64);
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(unread(e)),
+        }
+    }
+}
+
 /// Copies `source` to `sink` to its end.
 ///
 /// # Errors
 /// `Damaged` if reading fails, `Disk` (with `to` as its path) if writing does, `Cancelled`.
 pub(super) fn pour(
-    mut source: impl Read,
+    source: impl Read,
     mut sink: impl Write,
     (name, to): (&str, &Path),
     progress: &Progress,
     cancel: &Cancel,
 ) -> Result<(), BackupError> {
-    let mut buffer = vec![0; BUFFER_BYTES];
-    loop {
-        cancel.check()?;
-        let n = match source.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(n) => n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(damaged(name, e.to_string())),
-        };
-        let part = buffer.get(..n).unwrap_or_default();
-        sink.write_all(part).map_err(BackupError::disk("what is restored could not be written", to))?;
-        progress.advance(n as u64);
-    }
-    sink.flush().map_err(BackupError::disk("what is restored could not be written", to))
+    let disk = BackupError::disk("what is restored could not be written", to);
+    let unread = |e: io::Error| damaged(name, e.to_string());
+    each_part(source, (progress, cancel), unread, |part| sink.write_all(part).map_err(&disk))?;
+    sink.flush().map_err(disk)
 }
 
 /// Input: a switch, the length of the file before compression (u16), and the file. The file is used

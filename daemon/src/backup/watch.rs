@@ -11,7 +11,6 @@
 //! server is gone) is a problem, not silence.
 
 use std::fs;
-use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -28,6 +27,7 @@ use super::create::Run;
 use super::order::{self, Age, Dated};
 use super::{Backup, BackupError, Level, known, lock};
 use crate::clock::{Clock, Stamp};
+use crate::durable;
 use crate::error::chain;
 use crate::health::{Condition, Health};
 
@@ -155,11 +155,7 @@ impl Report {
 /// # Errors
 /// [`BackupError::Disk`].
 pub fn note(data: &Path, run: &LastRun) -> Result<(), BackupError> {
-    let path = data.join(RECORD);
-    let disk = BackupError::disk("the end of the run could not be noted", &path);
-    let text = serde_json::to_string(run).map_err(io::Error::from).map_err(&disk)?;
-    let fresh = data.join(format!(".{RECORD}.{}", uuid::Uuid::now_v7().simple()));
-    lock::replace_file(&path, &fresh, text.as_bytes()).map_err(disk)
+    lock::note(data, RECORD, run, "the end of the run could not be noted")
 }
 
 /// Makes the daemon look at the backups again, and keeps the note of the last run.
@@ -200,12 +196,8 @@ fn read_note(data: &Path) -> Result<Option<LastRun>, String> {
             path.display()
         )
     };
-    let mut text = String::new();
-    match fs::File::open(&path).and_then(|file| file.take(4096).read_to_string(&mut text)) {
-        Ok(_) => serde_json::from_str(&text).map(Some).map_err(|e| unusable(&e)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(unusable(&e)),
-    }
+    let bytes = durable::read_if_there(&path, 4096).map_err(|e| unusable(&e))?;
+    bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose().map_err(|e| unusable(&e))
 }
 
 /// The condition in the health.

@@ -5,15 +5,15 @@
 //! voiceprint is on the disk before the voiceprint is stored, and gets its final name afterwards. Of the two
 //! files the one that belongs to the voiceprint opens.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::fs;
+use std::io::{self, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use crate::durable::{create_file, remove_if_there, sync_folder, sync_name};
+use crate::durable::{create_file, read_if_there, remove_if_there, sync_folder, sync_name};
 use crate::error::{Exit, Failure};
 use crate::memory::{Memory, MemoryError, UserId, Voiceprint};
 use crate::speaker::{SealedVoiceprint, Vault, VaultError};
@@ -245,16 +245,8 @@ fn sentences_of(mut bytes: &[u8]) -> Option<Sentences> {
 }
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>, RecordingsError> {
-    let read = || -> io::Result<_> {
-        let mut bytes = Vec::new();
-        File::open(path)?.take(MAX_BYTES).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    match read() {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(RecordingsError::Read { path: path.to_path_buf(), source }),
-    }
+    read_if_there(path, MAX_BYTES)
+        .map_err(|source| RecordingsError::Read { path: path.to_path_buf(), source })
 }
 
 #[cfg(test)]

@@ -83,6 +83,6 @@ pub(crate) fn contained<T>(work: impl FnOnce() -> TractResult<T>) -> TractResult
     guarded(work).unwrap_or_else(|caught| Err(caught.into()))
 }
 
-fn list(dirs: &[PathBuf]) -> String {
+pub(crate) fn list(dirs: &[PathBuf]) -> String {
     dirs.iter().map(|d| d.display().to_string()).collect::<Vec<_>>().join(", ")
 }

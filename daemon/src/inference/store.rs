@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::plan::{InputFact, Plan};
 use super::{MANIFEST, Manifest, ModelEntry, ModelError};
+use crate::text::hex;
 
 /// No model that a Raspberry Pi can run is larger; a file that a user dropped in must not fill the memory.
 const MAX_MODEL_BYTES: u64 = 512 << 20;
@@ -247,8 +248,4 @@ fn hash_file(path: &Path) -> Result<String, ModelError> {
             n => hash.update(block.get(..n).unwrap_or_default()),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -28,11 +28,12 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::embedding::{DIMENSIONS, Embedding, ModelIdentity, hex};
+use super::embedding::{DIMENSIONS, Embedding, ModelIdentity};
 use super::fbank::Acoustics;
 use super::template::Template;
 use crate::error::TomlFault;
 use crate::inference::{ModelError, ModelStore};
+use crate::text::hex;
 
 /// Names of the constants, of the cohort and of the compensation in `models/manifest.toml`.
 pub const CONSTANTS_NAME: &str = "campplus-calibration";

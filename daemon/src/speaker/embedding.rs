@@ -10,7 +10,6 @@
 //! `docs/lab/speaker-version-1.md` has the measurements behind these lengths, and behind padding with the
 //! mean frame rather than repeating the speech. The network itself is `campplus/`.
 
-use std::fmt::Write as _;
 use std::ops::Range;
 
 use sha2::{Digest, Sha256};
@@ -22,6 +21,7 @@ use super::fbank::{Acoustics, DESCRIPTION, Fbank};
 use super::speech::NetSpeech;
 use crate::inference::{ModelError, ModelStore};
 use crate::supervisor::guarded;
+use crate::text::hex;
 use crate::units::SAMPLE_RATE_HZ;
 
 /// Numbers in an embedding.
@@ -167,7 +167,7 @@ impl SpeakerModel {
             model_sha256: entry.sha256.clone(),
             front_end_sha256: front_end_sha256(plan_frames, padding),
         };
-        Ok(Self { fbank: Fbank::new(), padding, lengths: plan_frames.to_vec(), network, identity })
+        Ok(Self { fbank: Fbank::default(), padding, lengths: plan_frames.to_vec(), network, identity })
     }
 
     pub fn identity(&self) -> &ModelIdentity {
@@ -295,15 +295,6 @@ fn front_end_sha256(plan_frames: &[usize], padding: Padding) -> String {
          evenly spread windows of the longest that cover all, at most {MOST_WINDOWS}"
     );
     hex(&Sha256::digest(text))
-}
-
-/// Lower-case hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -183,19 +183,15 @@ impl fmt::Debug for Fbank {
 
 impl Default for Fbank {
     fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Fbank {
-    pub fn new() -> Self {
         Self {
             fft: RealFftPlanner::new().plan_fft_forward(FFT_SAMPLES),
             window: povey_window(),
             filters: mel_filters(),
         }
     }
+}
 
+impl Fbank {
     /// Frames that `samples` samples yield: `1 + (n − 400) / 160`, 0 below one window ("snip edges").
     pub fn frames_of(samples: usize) -> usize {
         samples.checked_sub(WINDOW_SAMPLES).map_or(0, |rest| 1 + rest / SHIFT_SAMPLES)
@@ -330,7 +326,7 @@ mod tests {
             serde_json::from_str(include_str!("../../../tests/data/fbank/kaldi.json")).unwrap();
         assert_eq!(fixtures.len(), 4);
         for fixture in fixtures {
-            let features = Fbank::new().compute(&signal(&fixture.signal, fixture.samples));
+            let features = Fbank::default().compute(&signal(&fixture.signal, fixture.samples));
             assert_eq!(features.frames(), fixture.frames, "{}", fixture.signal);
             for (frame, expected) in fixture.rows {
                 let row = &features.values()[frame * BINS..(frame + 1) * BINS];
@@ -349,13 +345,13 @@ mod tests {
     fn the_frame_count_snips_edges() {
         for (samples, frames) in [(0, 0), (399, 0), (400, 1), (559, 1), (560, 2), (48_000, 298)] {
             assert_eq!(Fbank::frames_of(samples), frames);
-            assert_eq!(Fbank::new().compute(&vec![0.1; samples]).frames(), frames);
+            assert_eq!(Fbank::default().compute(&vec![0.1; samples]).frames(), frames);
         }
     }
 
     #[test]
     fn mean_normalised_features_have_no_mean_and_are_padded_or_wrapped() {
-        let mut features = Fbank::new().compute(&signal("chirp_noise", 8_000));
+        let mut features = Fbank::default().compute(&signal("chirp_noise", 8_000));
         features.subtract_mean();
         let frames = features.frames();
         for bin in 0..BINS {

@@ -119,10 +119,6 @@ impl Further {
         &self.template
     }
 
-    pub fn into_template(self) -> Template {
-        self.template
-    }
-
     /// Checks one sample (as [`super::Enrolment::add`]) and keeps it if it makes the person measurably better
     /// known.
     pub fn offer(&mut self, samples: &[f32], speech: &[f32]) -> Result<FurtherReport, Refusal> {

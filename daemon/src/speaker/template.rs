@@ -14,9 +14,10 @@
 
 use zeroize::Zeroize;
 
-use super::embedding::{DIMENSIONS, Embedding, ModelIdentity, hex};
+use super::embedding::{DIMENSIONS, Embedding, ModelIdentity};
 use super::fbank::Acoustics;
 use super::speech::Quality;
+use crate::text::hex;
 
 const MAGIC: &[u8; 4] = b"JVPT";
 const VERSION: u8 = 2;

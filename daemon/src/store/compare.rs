@@ -528,7 +528,6 @@ async fn buried_there(pg: &mut Pg, ids: &[Uuid]) -> Result<BTreeSet<Uuid>, PgErr
 
 /// The checksum of these rows, as Postgres makes it.
 fn sum(messages: &[SqliteRow]) -> Result<String, sqlx::Error> {
-    use std::fmt::Write as _;
     let mut whole = Sha256::new();
     for row in messages {
         let (id, seq): (Uuid, i64) = (row.try_get("id")?, row.try_get("seq")?);
@@ -536,11 +535,7 @@ fn sum(messages: &[SqliteRow]) -> Result<String, sqlx::Error> {
         let text: &str = row.try_get("text")?;
         whole.update(Sha256::digest(format!("{id} {seq} {role} {kind} {text}").as_bytes()));
     }
-    let mut hex = String::with_capacity(64);
-    for byte in whole.finalize() {
-        let _ = write!(hex, "{byte:02x}");
-    }
-    Ok(hex)
+    Ok(crate::text::hex(&whole.finalize()))
 }
 
 async fn counts_here(store: &Store) -> Result<Counts, StoreError> {

@@ -38,7 +38,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::chain;
-use crate::inference::{ModelError, ModelStore, install_dir, into_folder};
+use crate::inference::{ModelError, ModelStore, install_dir, into_folder, list};
 
 use section::Stt;
 #[cfg(feature = "vosk")]
@@ -126,10 +126,6 @@ pub enum SttError {
 /// The command that fetches a Vosk model into `folder`.
 fn fetch_vosk(folder: Option<&Path>) -> String {
     into_folder("scripts/fetch-models.sh --vosk-model en-us-small", folder)
-}
-
-fn list(dirs: &[PathBuf]) -> String {
-    dirs.iter().map(|d| d.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// Result of [`open`].
