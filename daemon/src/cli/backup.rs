@@ -57,7 +57,7 @@ pub enum Command {
     Prune(prune::Args),
     /// Take the folder of the backups as it is: missing backups are not expected any more, and new ones go
     /// there.
-    Accept(accept::Args),
+    Accept(output::Json),
     /// Write everybody's conversations as JSON Lines, one conversation a line. This is not a backup: it lacks
     /// voices and the audit log.
     Export(lines::Export),

@@ -7,17 +7,10 @@ use crate::inference::{ModelError, ModelState, ModelStatus, ModelStore};
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// List every model of the manifest: its purpose, its licence, whether it is here.
-    List(List),
+    List(output::Json),
     /// Hash the model files and compare with the manifest; fails if one is damaged or a needed one is
     /// missing.
     Verify(Verify),
-}
-
-#[derive(Debug, clap::Args)]
-pub struct List {
-    /// Print the list as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -11,6 +11,14 @@ use crate::durable;
 use crate::error::{Exit, Failure, visible};
 use crate::privilege;
 
+/// The arguments of a command that takes no other.
+#[derive(Debug, clap::Args)]
+pub struct Json {
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Prints one or several lines of text. Characters that could drive a terminal are escaped.
 pub fn line(text: impl AsRef<str>) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();

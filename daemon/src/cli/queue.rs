@@ -23,16 +23,16 @@ const PAGE: u32 = 500;
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// How much waits, since when, and whether Postgres answers.
-    Status(Json),
+    Status(output::Json),
     /// The entries that wait, oldest first. They name rows; the words are not shown.
     List(List),
     /// Send everything that waits now. The daemon may be running.
     ///
     /// Exit code 1: Postgres refused entries for good. They are set aside, and the others are sent; with
     /// `--json`, `set_aside` says how many were set aside now.
-    Drain(Json),
+    Drain(output::Json),
     /// Check that every entry is sound.
-    Check(Json),
+    Check(output::Json),
     /// Entries that Postgres refused for good.
     #[command(subcommand)]
     DeadLetter(DeadLetter),
@@ -41,18 +41,11 @@ pub enum Command {
 #[derive(Debug, clap::Subcommand)]
 pub enum DeadLetter {
     /// List them with the reason.
-    List(Json),
+    List(output::Json),
     /// Put them back into the queue.
     Retry(Which),
     /// Give them up. Their rows stay on this device and in its backups.
     Drop(Drop),
-}
-
-#[derive(Debug, clap::Args)]
-pub struct Json {
-    /// Print the result as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -172,11 +165,7 @@ pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
     })
 }
 
-/// The database of the configuration.
-///
-/// # Errors
-/// There is none.
-/// The Postgres of the house, with a backup if connecting will bring its schema up to date.
+/// The Postgres of the configuration, with a backup if connecting will bring its schema up to date.
 pub async fn database(settings: &Settings) -> Result<PgSettings, Failure> {
     let database = settings.postgres().ok_or_else(|| {
         Failure::new(

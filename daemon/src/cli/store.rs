@@ -28,20 +28,13 @@ pub enum Command {
     Check(Check),
     /// Fetch the writes of other devices now. The daemon does so by itself. On a new card this brings
     /// everything back.
-    Pull(Pull),
+    Pull(output::Json),
     /// Send under the id of this device from now on, although another memory does: this card replaces that
     /// one.
     TakeOver(TakeOver),
     /// Go on with an empty memory where the old one is missing. Turns held apart since then become the
     /// memory. Backups stay as they are.
-    AcceptEmpty(AcceptEmpty),
-}
-
-#[derive(Debug, clap::Args)]
-pub struct AcceptEmpty {
-    /// Print the result as JSON.
-    #[arg(long)]
-    json: bool,
+    AcceptEmpty(output::Json),
 }
 
 #[derive(Debug, clap::Args)]
@@ -49,13 +42,6 @@ pub struct Check {
     /// Queue the rows that Postgres lacks, and read the rows that this device lacks again.
     #[arg(long)]
     repair: bool,
-    /// Print the result as JSON.
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, clap::Args)]
-pub struct Pull {
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -83,7 +69,7 @@ pub fn run(command: Command, common: &Common) -> Result<(), Failure> {
     }
 }
 
-async fn accept_empty(settings: &Settings, args: &AcceptEmpty) -> Result<(), Failure> {
+async fn accept_empty(settings: &Settings, args: &output::Json) -> Result<(), Failure> {
     let memory = parts::open_memory_or(settings, MissingMemory::HoldApart).await?;
     let accepted = memory.accept().await;
     let people = memory.list_users().await.map(|people| people.len());
@@ -283,7 +269,7 @@ fn differs(table: &TableComparison) -> Result<(), Failure> {
     ))
 }
 
-async fn pull(settings: &Settings, memory: &Memory, args: &Pull) -> Result<(), Failure> {
+async fn pull(settings: &Settings, memory: &Memory, args: &output::Json) -> Result<(), Failure> {
     let database = database(settings).await?;
     let shown = database.shown.clone();
     let is_new = holder::is_new(memory.store()).await?;

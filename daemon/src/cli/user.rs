@@ -16,7 +16,7 @@ pub enum Command {
     /// Add a person. Their voice is enrolled with `jarvisd voice enroll`.
     Add(Named),
     /// List everyone.
-    List(Listed),
+    List(output::Json),
     /// Show one person: voice, conversations.
     Show(Named),
     /// Give a person another name; everything of theirs stays theirs.
@@ -32,13 +32,6 @@ pub struct Named {
     /// Name; upper and lower case make no difference.
     name: String,
     /// Print the result as JSON.
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, clap::Args)]
-pub struct Listed {
-    /// Print the list as JSON.
     #[arg(long)]
     json: bool,
 }

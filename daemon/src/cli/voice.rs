@@ -46,7 +46,7 @@ a voice that is enrolled under another name is refused.")]
     /// Name the person whose voice this recording is. Exit code 1 if nobody's.
     Identify(Identify),
     /// List the enrolled voices.
-    List(List),
+    List(output::Json),
     /// Show how good a person's enrolment is; nothing of the voice itself.
     Show(Show),
     /// Delete a person's voice; the person and their conversations stay.
@@ -83,13 +83,6 @@ pub struct Identify {
     #[arg(value_name = "WAV")]
     file: PathBuf,
     /// Print the result as JSON.
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, clap::Args)]
-pub struct List {
-    /// Print the list as JSON.
     #[arg(long)]
     json: bool,
 }

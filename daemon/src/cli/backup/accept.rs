@@ -5,14 +5,7 @@ use crate::backup::known;
 use crate::cli::output;
 use crate::error::Failure;
 
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    /// Print the result as JSON.
-    #[arg(long)]
-    json: bool,
-}
-
-pub fn run(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
+pub fn run(run: &Run<'_>, args: &output::Json) -> Result<(), Failure> {
     let proven = known::accept(run)?;
     let dir = run.lock.dir();
     if args.json {

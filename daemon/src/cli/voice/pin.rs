@@ -39,7 +39,7 @@ device knows at the next utterance.")]
     /// Forget a person's PIN, and the access that it granted.
     Clear(Named),
     /// List the people who have a PIN.
-    List(List),
+    List(output::Json),
 }
 
 #[derive(Debug, clap::Args)]
@@ -48,13 +48,6 @@ pub struct Named {
     #[arg(value_name = "USER")]
     user: String,
     /// Print the result as JSON.
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, clap::Args)]
-pub struct List {
-    /// Print the list as JSON.
     #[arg(long)]
     json: bool,
 }

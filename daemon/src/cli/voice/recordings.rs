@@ -20,7 +20,7 @@ use crate::units::SAMPLE_RATE_HZ;
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// List the people of whom recordings are kept (`jarvisd voice enroll --keep-recordings`).
-    List(super::List),
+    List(output::Json),
     /// Write a person's recordings as WAV files, which are not encrypted, into a folder.
     Export(Export),
     /// Delete a person's recordings; the enrolled voice stays.
