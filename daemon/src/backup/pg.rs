@@ -17,7 +17,7 @@ use super::columns::Columns;
 use super::create::{Run, Source, blocking, queue_file};
 use super::keys::Keys;
 use super::manifest::{FileEntry, Manifest, Origin, Role, Sums, TableSum, damaged};
-use super::pg_tools::{Piece, Pipes, Running, Tool, WayIn, split};
+use super::pg_tools::{Piece, Running, Tool, WayIn, pipe, split};
 use super::scratch::ScratchDatabase;
 use super::stream::{self, Sealed, pour};
 use super::verify::compare;
@@ -238,22 +238,17 @@ async fn run_dump(
     command.args(["--format=custom", "--compress=0", "--schema=jarvis", "--no-owner", "--no-privileges"]);
     // A role may have another encoding set, which the dump would use.
     command.args(["--encoding=UTF8", "--enable-row-security", "--no-password", "--lock-wait-timeout=60000"]);
-    command.arg(format!("--snapshot={snapshot}")).stdout(std::process::Stdio::piped());
+    let (stdout, to_us) = pipe("pg_dump")?;
+    command.arg(format!("--snapshot={snapshot}")).stdout(to_us);
     way_in.apply(&mut command);
+    let running = Running::start(command)?;
+    drop(way_in);
     let (progress, cancel) = (run.progress.clone(), run.cancel.clone());
-    blocking(move || {
-        let (running, pipes) = Running::start(command, &cancel)?;
-        drop(way_in);
-        let taken = match pipes.stdout {
-            Some(stdout) => sealed.take(stdout, &progress, &cancel),
-            None => Ok(()),
-        };
-        cancel.check()?;
-        taken?;
-        running.end()?;
-        Ok(sealed)
-    })
-    .await
+    let taking = blocking(move || sealed.take(stdout, &progress, &cancel).map(|()| sealed));
+    let (sealed, ended) = running.with(run.cancel, taking).await;
+    run.cancel.check()?;
+    let sealed = sealed?;
+    ended.map(|()| sealed)
 }
 
 /// Makes `pg_restore` turn the dump of a backup into a script, and passes its pieces to `take`, on a separate
@@ -264,47 +259,30 @@ async fn pieces(
     manifest: &Manifest,
     entry: &FileEntry,
     keys: &Keys,
-    mut take: impl FnMut(Piece) -> Result<(), BackupError> + Send + 'static,
+    take: impl FnMut(Piece) -> Result<(), BackupError> + Send + 'static,
 ) -> Result<(), BackupError> {
     let source = stream::open(folder, manifest, entry, keys)?;
     let made_by = manifest.tool.as_deref().and_then(|tool| tool.split_whitespace().nth(2));
     let major = made_by.and_then(|version| version.split('.').next()?.parse().ok()).unwrap_or(0);
     let tool = blocking(move || Tool::find("pg_restore", major)).await?;
-    let name = manifest.name.clone();
-    let (progress, cancel) = (run.progress.clone(), run.cancel.clone());
-    blocking(move || {
-        let mut command = tool.command();
-        command.args(["--file=-", "--no-owner", "--no-privileges", "--exit-on-error"]);
-        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
-        let (running, pipes) = Running::start(command, &cancel)?;
-        let Pipes { stdin: Some(stdin), stdout: Some(stdout) } = pipes else {
-            return Err(BackupError::Cancelled);
-        };
-        let (fed, taken) = std::thread::scope(|scope| {
-            let feeder =
-                scope.spawn(|| pour(source, stdin, (&name, Path::new("pg_restore")), &progress, &cancel));
-            let taken = split(stdout, &mut take);
-            if taken.is_err() {
-                // Otherwise it would wait for a reader.
-                running.program.kill();
-            }
-            (feeder.join().unwrap_or(Err(BackupError::Cancelled)), taken)
-        });
-        cancel.check()?;
+    let ((stdin, to_it), (stdout, to_us)) = (pipe("pg_restore")?, pipe("pg_restore")?);
+    let mut command = tool.command();
+    command.args(["--file=-", "--no-owner", "--no-privileges", "--exit-on-error"]).stdin(stdin).stdout(to_us);
+    let running = Running::start(command)?;
+    let (name, progress, cancel) = (manifest.name.clone(), run.progress.clone(), run.cancel.clone());
+    let feeding = blocking(move || pour(source, to_it, (&name, Path::new("pg_restore")), &progress, &cancel));
+    let taking = blocking(move || split(stdout, take));
+    let (fed, (taken, ended)) = tokio::join!(feeding, running.with(run.cancel, taking));
+    run.cancel.check()?;
+    match (fed, taken, ended) {
         // A fault of the dump comes first; the program that stopped reading is a consequence.
-        let fed = match fed {
-            Err(e @ BackupError::Damaged { .. }) => return Err(e),
-            fed => fed,
-        };
-        match (taken, running.end()) {
-            (Ok(()), Ok(())) => fed,
-            (Err(e @ BackupError::Tool { .. }), _) | (Ok(()), Err(e)) => {
-                Err(damaged(&name, crate::error::chain(&e)))
-            }
-            (Err(e), _) => Err(e),
+        (Err(e @ BackupError::Damaged { .. }), ..) => Err(e),
+        (fed, Ok(()), Ok(())) => fed,
+        (_, Err(e @ BackupError::Tool { .. }), _) | (_, Ok(()), Err(e)) => {
+            Err(damaged(&manifest.name, crate::error::chain(&e)))
         }
-    })
-    .await
+        (_, Err(e), _) => Err(e),
+    }
 }
 
 /// Reads the whole dump and counts its rows.

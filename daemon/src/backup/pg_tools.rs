@@ -4,15 +4,17 @@
 //! argument, no environment and on no disk.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read, Seek as _, Write as _};
+use std::io::{BufRead as _, BufReader, PipeReader, PipeWriter, Read, Seek as _, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::pin::pin;
+use std::process::{ExitStatus, Stdio};
 
 use rustix::fs::{MemfdFlags, Mode, fchmod, memfd_create};
+use tokio::process::{Child, Command};
 
 use super::BackupError;
-use super::cancel::{Cancel, Program};
+use super::cancel::Cancel;
 use crate::store::postgres::PgSettings;
 
 /// Bytes kept of a program's standard error.
@@ -50,7 +52,8 @@ impl Tool {
     }
 
     fn ask(path: PathBuf, name: &str) -> Option<Self> {
-        let output = Command::new(&path).arg("--version").stdin(Stdio::null()).output().ok()?;
+        let mut asking = std::process::Command::new(&path);
+        let output = asking.arg("--version").stdin(Stdio::null()).output().ok()?;
         let version = String::from_utf8(output.stdout).ok()?.trim().to_owned();
         // "pg_dump (PostgreSQL) 15.10 (Debian 15.10-0+deb12u1)"
         let number = version.split_whitespace().nth(2).filter(|_| version.starts_with(name))?;
@@ -105,34 +108,61 @@ impl WayIn {
     }
 }
 
-/// A running program whose standard error is kept.
+/// A running program whose standard error is kept. Dropping the value kills it.
 pub(super) struct Running {
-    pub(super) program: Program,
+    child: Child,
     name: String,
     said: File,
 }
 
 impl Running {
-    pub(super) fn start(mut command: Command, cancel: &Cancel) -> Result<(Self, Pipes), BackupError> {
-        let name = Path::new(command.get_program()).file_name().unwrap_or_default();
+    pub(super) fn start(mut command: Command) -> Result<Self, BackupError> {
+        let name = Path::new(command.as_std().get_program()).file_name().unwrap_or_default();
         let name = name.to_string_lossy().into_owned();
         let mut start = || {
             let said = File::from(memfd_create(c"stderr", MemfdFlags::CLOEXEC)?);
-            command.stderr(said.try_clone()?);
-            let mut child = command.spawn()?;
-            let pipes = Pipes { stdin: child.stdin.take(), stdout: child.stdout.take() };
-            Ok::<_, std::io::Error>((said, child, pipes))
+            let child = command.stderr(said.try_clone()?).kill_on_drop(true).spawn()?;
+            Ok::<_, std::io::Error>((said, child))
         };
-        let (said, child, pipes) =
+        let (said, child) =
             start().map_err(BackupError::disk("a program could not be started", Path::new(&name)))?;
-        Ok((Self { program: cancel.watch(child), name, said }, pipes))
+        Ok(Self { child, name, said })
     }
 
+    /// Waits for `work` on the pipes of the program, then for the end of the program. A cancelled run kills
+    /// the program, and so does a failure of `work`: otherwise it would wait for a reader.
+    ///
     /// # Errors
-    /// `Tool` with its last words, unless it succeeded.
-    pub(super) fn end(mut self) -> Result<(), BackupError> {
+    /// Those of `work`; `Tool` with the last words of the program, unless it succeeded.
+    pub(super) async fn with<T>(
+        mut self,
+        cancel: &Cancel,
+        work: impl Future<Output = Result<T, BackupError>>,
+    ) -> (Result<T, BackupError>, Result<(), BackupError>) {
+        let mut work = pin!(work);
+        let done = tokio::select! {
+            done = &mut work => done,
+            () = cancel.asked() => {
+                let _ = self.child.start_kill();
+                work.await
+            }
+        };
+        if done.is_err() {
+            let _ = self.child.start_kill();
+        }
+        let ended = tokio::select! {
+            ended = self.child.wait() => ended,
+            () = cancel.asked() => {
+                let _ = self.child.start_kill();
+                self.child.wait().await
+            }
+        };
+        (done, self.judge(ended))
+    }
+
+    fn judge(mut self, ended: std::io::Result<ExitStatus>) -> Result<(), BackupError> {
         let failed = |detail: String| BackupError::Tool { program: self.name.clone(), detail };
-        let status = self.program.wait().map_err(|e| failed(e.to_string()))?;
+        let status = ended.map_err(|e| failed(e.to_string()))?;
         if status.success() {
             return Ok(());
         }
@@ -147,10 +177,9 @@ impl Running {
     }
 }
 
-/// The standard input and output of the program.
-pub(super) struct Pipes {
-    pub(super) stdin: Option<std::process::ChildStdin>,
-    pub(super) stdout: Option<std::process::ChildStdout>,
+/// A pipe between us and the program `name`.
+pub(super) fn pipe(name: &str) -> Result<(PipeReader, PipeWriter), BackupError> {
+    std::io::pipe().map_err(BackupError::disk("a program could not be started", Path::new(name)))
 }
 
 /// A piece of the script that `pg_restore` makes of a dump.
