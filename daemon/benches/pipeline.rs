@@ -19,9 +19,10 @@ use jarvisd::audio::Channel;
 use jarvisd::audio::file::read_all;
 use jarvisd::audio::{MAX_PERIOD_SAMPLES, Period};
 use jarvisd::clock::Clock;
+use jarvisd::config::Live;
 use jarvisd::detect::section::{Endpoint, Wake, WakeModels};
 use jarvisd::detect::{Detection, Detector, Utterance};
-use jarvisd::dialogue::{Builtin, Dialogue, Responder, Select, section};
+use jarvisd::dialogue::{Builtin, Dialogue, Responder, Select};
 use jarvisd::dsp::{Frame, FrontEnd};
 use jarvisd::inference::ModelStore;
 use jarvisd::memory::{Device, Memory, TurnMeta};
@@ -195,8 +196,7 @@ async fn turns(dir: &Path) -> f64 {
     let memory =
         Memory::open(&dir.join("jarvis.db"), &Device { id: "bench".into() }, Clock::System).await.unwrap();
     let user = memory.add_user("anna").await.unwrap();
-    let dialogue =
-        Dialogue::new(memory, Responder::Builtin(Builtin::default()), section::Dialogue::default());
+    let dialogue = Dialogue::new(memory, Responder::Builtin(Builtin::default()), Live::default());
     let mut took: Vec<f64> = Vec::new();
     for n in 0..200 {
         let text = format!("remember that item {n} is on shelf {n}");

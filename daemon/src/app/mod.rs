@@ -12,7 +12,6 @@ pub mod voice_path;
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc};
 
 use crate::audio::CaptureStats;
@@ -24,12 +23,11 @@ use crate::identity::voices::Voices;
 use crate::memory::Memory;
 use crate::pipeline::dispatch::Dispatcher;
 use crate::pipeline::hearing::HearingControl;
-use crate::pipeline::live::LiveSettings;
 use crate::pipeline::switches::Switches;
 
 pub use device::Device;
 use parts::Parts;
-pub use settings::{Settings, load, reference_page};
+pub use settings::{LiveSections, Settings, load, reference_page};
 
 /// The device as shared by everything that shows or changes it; a clone shares it.
 #[derive(Debug, Clone)]
@@ -43,7 +41,7 @@ pub struct App {
     pub switches: Switches,
     /// Takes the commands of every face.
     pub dispatcher: Dispatcher,
-    pub live: LiveSettings,
+    pub live: LiveSections,
     /// Told when the count of failed attempts may have changed.
     pub counted: Arc<Notify>,
 }
@@ -53,7 +51,6 @@ impl App {
     /// sound is heard.
     pub fn new(
         parts: &Parts,
-        settings: &Settings,
         health: Health,
         events: Events,
         stats: &Arc<CaptureStats>,
@@ -70,7 +67,7 @@ impl App {
             control,
             switches,
             dispatcher,
-            live: Arc::new(ArcSwap::from_pointee(settings.live())),
+            live: parts.live.clone(),
             counted: Arc::default(),
         };
         (app, requests)

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use super::Settings;
+use super::{LiveSections, Settings};
 use crate::backup::{pre_migration, way_back};
 use crate::clock::Clock;
+use crate::config::Live;
 use crate::detect::Detector;
 use crate::dialogue::speech::Speech;
-use crate::dialogue::{Builtin, Dialogue, Responder};
+use crate::dialogue::{Builtin, Dialogue, Responder, section};
 use crate::error::{Exit, Failure, chain};
 use crate::health::{Condition, Health};
 use crate::identity::recordings::Recordings;
@@ -33,6 +34,7 @@ pub struct Parts {
     pub memory: Memory,
     pub dialogue: Dialogue,
     pub speech: Speech,
+    pub live: LiveSections,
 }
 
 impl Parts {
@@ -96,7 +98,8 @@ impl Parts {
             health.set("voice", Condition::off("voice verification is switched off: everyone is answered"));
             log::warn!("voice verification is switched off: the device answers every voice");
         }
-        let dialogue = open_dialogue(settings, memory.clone());
+        let live = LiveSections::of(settings);
+        let dialogue = open_dialogue(&live.dialogue, memory.clone());
         let speech = open_speech(settings, health);
         if let Some(Resident { before_kb, after_kb }) = allocator::give_back() {
             let mb = |kb: u64| kb * 1_024 / 1_000_000;
@@ -106,7 +109,7 @@ impl Parts {
                 mb(before_kb)
             );
         }
-        Ok(Self { detector, voices, recognizer, memory, dialogue, speech })
+        Ok(Self { detector, voices, recognizer, memory, dialogue, speech, live })
     }
 }
 
@@ -230,8 +233,8 @@ fn key_sources(settings: &Settings) -> KeySources {
 }
 
 /// The dialogue of this device, for the daemon and for `jarvisd ask`.
-pub fn open_dialogue(settings: &Settings, memory: Memory) -> Dialogue {
-    Dialogue::new(memory, Responder::Builtin(Builtin::default()), settings.dialogue.clone())
+pub fn open_dialogue(settings: &Live<section::Dialogue>, memory: Memory) -> Dialogue {
+    Dialogue::new(memory, Responder::Builtin(Builtin::default()), settings.clone())
 }
 
 /// Made also while speech is switched off, so that a reload can switch it on.

@@ -8,13 +8,12 @@ use crate::audio::section::Audio;
 use crate::backup::context::Context;
 use crate::backup::section::Backup;
 use crate::config::{
-    self, Effective, Fault, Key, KnownKeys, Layers, Options, Origin, Paths, Section, unwrap_lines,
+    self, Effective, Fault, Key, KnownKeys, Layers, Live, Options, Origin, Paths, Section, unwrap_lines,
 };
 use crate::detect::section::{Endpoint, Wake};
 use crate::dialogue::section::{Dialogue, Speech};
 use crate::mqtt::MqttSettings;
 use crate::mqtt::section::Mqtt;
-use crate::pipeline::live::Live;
 use crate::speaker::section::Voice;
 use crate::store::postgres::PgSettings;
 use crate::store::section::Store;
@@ -43,6 +42,23 @@ macro_rules! gather {
         /// The sections in the order of the reference page: name, purpose, keys.
         fn sections() -> Vec<(&'static str, String, Vec<Key>)> {
             vec![$((<$section>::NAME, unwrap_lines(<$section>::DOC), <$section>::keys()),)+]
+        }
+
+        /// The sections of a running program, for the parts that follow a reload.
+        #[derive(Debug, Clone)]
+        pub struct LiveSections {
+            $(pub $field: Live<$section>,)+
+        }
+
+        impl LiveSections {
+            pub fn of(settings: &Settings) -> Self {
+                Self { $($field: Live::new(settings.$field.clone()),)+ }
+            }
+
+            /// Takes the live keys of `new`; returns whether one of them has changed.
+            pub fn adopt(&self, new: &Settings) -> bool {
+                [$(self.$field.adopt(&new.$field)),+].contains(&true)
+            }
         }
 
         impl Settings {
@@ -256,11 +272,6 @@ impl Settings {
             .filter(|(before, after)| before.value != after.value && !before.live)
             .map(|(before, _)| before.key.clone())
             .collect()
-    }
-
-    /// The sections that are read anew for every turn.
-    pub fn live(&self) -> Live {
-        Live { voice: self.voice.clone(), dialogue: self.dialogue.clone(), speech: self.speech.clone() }
     }
 
     /// The Postgres of the configuration; `None` where there is none.

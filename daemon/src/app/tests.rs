@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::config::{Fault, Options};
 use crate::detect::section::{WakeModel, WakeModels};
-use crate::pipeline::live::Live;
 use crate::stt::Engine;
 
 /// A root folder with the given files below `etc/jarvis`.
@@ -278,24 +277,39 @@ fn a_server_that_is_not_verified_is_warned_about_and_the_folder_of_backups_moves
 #[test]
 fn a_reload_takes_the_live_keys_and_names_the_others() {
     let mut settings = load_text("[voice]\nthreshold = 0.9\n").unwrap();
-    let started = settings.live();
+    let live = LiveSections::of(&settings);
+    // The readers have their handles from the start.
+    let (voice, dialogue, speech) = (live.voice.clone(), live.dialogue.clone(), live.speech.clone());
+    let started = settings.clone();
     let new = load_text(
         "[voice]\nthreshold = 0.8\nuser_thresholds = [\"Anna=0.7\"]\npin_valid_s = 30\n\
          [dialogue]\nfollow_up_s = 5\ncontinue_conversation_min = 1\n[speech]\nenabled = false\n\
          timeout_s = 3\n",
     )
     .unwrap();
-    settings.adopt_live(&new);
-    let live = settings.live();
-    assert_eq!((live.voice.threshold, live.voice.user_thresholds.of("anna")), (0.8, Some(0.7)));
-    assert_eq!((live.follow_up_ms(), live.speech.enabled), (5_000, false));
+    assert!(live.adopt(&new));
+    assert!(!live.adopt(&new), "nothing has changed since");
+    assert_eq!((voice.load().threshold, voice.load().user_thresholds.of("anna")), (0.8, Some(0.7)));
+    assert_eq!((dialogue.load().follow_up_s, speech.load().enabled), (5, false));
     // Otherwise one half of a change would be in force without the half that only a start reads.
-    let unchanged = |live: &Live| {
-        (live.voice.pin_valid_s, live.dialogue.continue_conversation_min, live.speech.timeout_s)
-    };
-    assert_eq!(unchanged(&live), unchanged(&started));
+    let unchanged =
+        (voice.load().pin_valid_s, dialogue.load().continue_conversation_min, speech.load().timeout_s);
+    let (voice, dialogue, speech) = (&started.voice, &started.dialogue, &started.speech);
+    assert_eq!(unchanged, (voice.pin_valid_s, dialogue.continue_conversation_min, speech.timeout_s));
+    settings.adopt_live(&new);
+    assert_eq!(settings.voice.threshold, 0.8);
     let named = ["voice.pin_valid_s", "dialogue.continue_conversation_min", "speech.timeout_s"];
     assert_eq!(settings.restart_needed(&new), named);
+}
+
+#[test]
+fn every_live_key_has_a_reader_that_follows_a_reload() {
+    let settings = load_text("").unwrap();
+    let live: Vec<&str> = settings.effective.iter().filter(|key| key.live).map(|key| &*key.key).collect();
+    // Whoever makes a key live gives its reader the `config::Live` of the section, which is read anew for
+    // each piece of work, and adds the key here.
+    let read_anew = ["voice.threshold", "voice.user_thresholds", "dialogue.follow_up_s", "speech.enabled"];
+    assert_eq!(live, read_anew);
 }
 
 #[test]

@@ -27,6 +27,7 @@ use crate::memory::pull::Freshness;
 use crate::pipeline::answer::Answer;
 use crate::pipeline::deadline::Pulse;
 use crate::pipeline::hearing::{Heard, Hearing, HearingError};
+use crate::pipeline::live::LiveSettings;
 use crate::pipeline::turns::Turns;
 use crate::stt::{self, Recognizer};
 use crate::supervisor::{SpawnError, Supervisor};
@@ -115,7 +116,11 @@ impl VoicePath {
             switches: app.switches.clone(),
             pulse: ends.pulse,
             counted: app.counted.clone(),
-            live: app.live.clone(),
+            live: LiveSettings {
+                voice: app.live.voice.clone(),
+                dialogue: app.live.dialogue.clone(),
+                speech: app.live.speech.clone(),
+            },
             fresh: ends.fresh,
         };
         supervisor.task("turns", turns.run(heard_out, ends.requests, supervisor.token()))?;

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::{Common, output, user_named, with_memory};
 use crate::app::parts;
+use crate::config::Live;
 use crate::dialogue::{DialogueError, Select, TurnOutcome};
 use crate::error::{Exit, Failure, chain};
 use crate::memory::{ConversationId, SessionId, TurnMeta};
@@ -69,7 +70,7 @@ pub fn run(args: &Args, common: &Common) -> Result<(), Failure> {
     };
     with_memory(&settings, async |memory| {
         let user = user_named(memory, &args.user).await?;
-        let dialogue = parts::open_dialogue(&settings, memory.clone());
+        let dialogue = parts::open_dialogue(&Live::new(settings.dialogue.clone()), memory.clone());
         match dialogue.turn(&user, select, &text, TurnMeta::default()).await {
             Ok(turn) if args.json => output::json(&Stored { stored: true, turn: &turn }),
             Ok(turn) => output::line(&turn.reply),

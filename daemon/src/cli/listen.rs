@@ -58,7 +58,7 @@ async fn listen(settings: Settings, recordings: &[PathBuf], realtime: bool) -> R
 
     let mut supervisor = Supervisor::new();
     let events = Events::new(Some(Lines { sender: lines_in, lossless: true, partials: true }));
-    let (app, requests) = App::new(&parts, &settings, health, events.clone(), &Arc::default());
+    let (app, requests) = App::new(&parts, health, events.clone(), &Arc::default());
     let ends = Ends {
         recognizer: parts.recognizer,
         // A recording is a trial at a desk: answers are printed, not spoken.

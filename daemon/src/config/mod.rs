@@ -13,6 +13,7 @@
 mod address;
 mod fault;
 mod file_path;
+mod live;
 mod paths;
 mod reference;
 mod schema;
@@ -30,6 +31,7 @@ pub(crate) use fault::quote;
 pub use fault::{Fault, Origin};
 pub(crate) use file_path::masked_words;
 pub use file_path::{FilePath, Masked};
+pub use live::Live;
 pub use paths::Paths;
 pub use reference::{page_of, print};
 pub use schema::{Key, Rule, Section, take_value};

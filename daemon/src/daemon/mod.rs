@@ -88,7 +88,7 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
     let postgres = settings.postgres();
 
     // Bind: the queues, each bounded.
-    let (app, requests) = App::new(&parts, &settings, health, Events::new(lines), &stats);
+    let (app, requests) = App::new(&parts, health, Events::new(lines), &stats);
     let pulse = Arc::new(Pulse::default());
     let (memory, health) = (&app.memory, &app.health);
     // Before the first sound.

@@ -4,19 +4,18 @@
 use tokio::signal::unix::Signal;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{self, Settings};
+use crate::app::{self, LiveSections, Settings};
 use crate::config::Options;
 use crate::health::Health;
 use crate::health::State;
 use crate::notify;
-use crate::pipeline::live::LiveSettings;
 
 /// Runs until `stop`. A faulty configuration changes nothing; the log names every fault of it.
 pub async fn run(
     mut hang_up: Signal,
     options: Options,
     mut settings: Settings,
-    live: LiveSettings,
+    live: LiveSections,
     health: Health,
     stop: CancellationToken,
 ) -> Result<(), std::convert::Infallible> {
@@ -34,9 +33,7 @@ pub async fn run(
             Ok(Ok(new)) => {
                 // Keys that only a start reads keep the values that are in force.
                 settings.adopt_live(&new);
-                let changes = settings.live();
-                let changed = changes != **live.load();
-                live.store(changes.into());
+                let changed = live.adopt(&new);
                 log::info!(
                     "the configuration was read again; {}",
                     if changed { "changes are in force" } else { "nothing changed that can change now" }

@@ -32,6 +32,7 @@ pub use context::{OwnMemory, Reply, TurnContext};
 pub use responder::{Piece, Pieces, RespondError, Responder};
 
 use crate::clock::Stamp;
+use crate::config::Live;
 use crate::memory::{
     Appended, ConversationId, Durable, Kind, Memory, MemoryError, MessageId, NewTurn, SessionId, Target,
     TurnMeta, User, WINDOW_TOKENS, Window,
@@ -203,11 +204,11 @@ impl Answer {
 pub struct Dialogue {
     memory: Memory,
     responder: Responder,
-    settings: section::Dialogue,
+    settings: Live<section::Dialogue>,
 }
 
 impl Dialogue {
-    pub fn new(memory: Memory, responder: Responder, settings: section::Dialogue) -> Self {
+    pub fn new(memory: Memory, responder: Responder, settings: Live<section::Dialogue>) -> Self {
         Self { memory, responder, settings }
     }
 
@@ -285,7 +286,7 @@ impl Dialogue {
             Select::Id(id) => Some(self.memory.home(user.id, *id).await?),
             Select::Session(session) => self.memory.session(user.id, session).await?,
             Select::Continue => {
-                let within_ms = i64::from(self.settings.continue_conversation_min) * 60_000;
+                let within_ms = i64::from(self.settings.load().continue_conversation_min) * 60_000;
                 self.memory.current_conversation(user.id, within_ms, &now).await?
             }
         };

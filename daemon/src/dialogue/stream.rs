@@ -77,7 +77,8 @@ impl Dialogue {
 mod tests {
     use super::*;
     use crate::clock::Clock;
-    use crate::dialogue::{Responder, section};
+    use crate::config::Live;
+    use crate::dialogue::Responder;
     use crate::memory::{Device, Kind, Memory, Role};
 
     const ANSWER: [&str; 3] = ["It is noon.", "The sun stands high.", "Lunch is ready."];
@@ -92,7 +93,7 @@ mod tests {
         let device = Device { id: "kitchen".into() };
         let memory = Memory::open(&folder.path().join("jarvis.db"), &device, Clock::System).await.unwrap();
         let anna = memory.add_user("Anna").await.unwrap();
-        let dialogue = Dialogue::new(memory, Responder::Scripted(script), section::Dialogue::default());
+        let dialogue = Dialogue::new(memory, Responder::Scripted(script), Live::default());
         (folder, dialogue, anna)
     }
 

@@ -7,6 +7,7 @@ use jiff::tz::TimeZone;
 
 use super::*;
 use crate::clock::Clock;
+use crate::config::Live;
 use crate::memory::{Device, Kind, Role, UserId};
 use crate::store::StoreOptions;
 
@@ -56,7 +57,7 @@ async fn open(folder: &std::path::Path) -> Memory {
 
 fn dialogue(memory: Memory) -> Dialogue {
     let builtin = Builtin { time_zone: Some(TimeZone::UTC) };
-    Dialogue::new(memory, Responder::Builtin(builtin), section::Dialogue::default())
+    Dialogue::new(memory, Responder::Builtin(builtin), Live::default())
 }
 
 const POT: &str = "You told me that the spare key is under the blue pot.";

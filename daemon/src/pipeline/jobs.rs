@@ -80,8 +80,8 @@ impl Turns {
                 Box::pin(async { Done::Looked(self.look(raw, speech).await.map(Box::new)) })
             }
             Job::Voices { raw, speech, just } => Box::pin(async move {
-                let live = self.live.load_full();
-                let (threshold, own) = (live.voice.threshold, &live.voice.user_thresholds);
+                let voice = self.live.voice.load();
+                let (threshold, own) = (voice.threshold, &voice.user_thresholds);
                 let just = just.map(|just| *just);
                 let parts = self.voices.hear(raw, speech, just, threshold, own).await;
                 Done::Voices(parts.map_err(|error| chain(&error)))

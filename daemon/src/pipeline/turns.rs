@@ -110,12 +110,11 @@ impl Turns {
     }
 
     fn policy(&self) -> Policy {
-        let live = self.live.load();
         Policy {
             verify: self.verify,
             transcribes: self.stt.is_some(),
-            speaks: self.answer.is_some() && live.speech.enabled,
-            follow_up_ms: live.follow_up_ms(),
+            speaks: self.answer.is_some() && self.live.speech.load().enabled,
+            follow_up_ms: self.live.follow_up_ms(),
             pin_valid_s: self.pin_valid.as_secs(),
             patient: self.pulse.is_patient(),
         }

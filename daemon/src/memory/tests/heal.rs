@@ -128,7 +128,7 @@ async fn damage_that_a_statement_meets_is_repaired_while_the_memory_is_in_use() 
     let dialogue = crate::dialogue::Dialogue::new(
         running.home.memory.clone(),
         crate::dialogue::Responder::Builtin(crate::dialogue::Builtin::default()),
-        crate::dialogue::section::Dialogue::default(),
+        crate::config::Live::default(),
     );
     let user = User { id: running.anna, name: "Anna".into(), consent_unix_ms: None, created_unix_ms: 0 };
     let select = crate::dialogue::Select::Id(running.here);
