@@ -20,7 +20,7 @@ fn damaged(bytes: &[u8]) -> PathBuf {
     let (file, log) = bytes.split_at(at);
     sure(std::fs::write(&path, file), "the file");
     let mut log = log.to_vec();
-    image::sign(&mut log);
+    pages::image::sign(&mut log);
     sure(std::fs::write(path.with_file_name("damaged.db-wal"), log), "the log");
     path
 }
@@ -28,16 +28,16 @@ fn damaged(bytes: &[u8]) -> PathBuf {
 /// The records of a page are no longer than the file.
 pub fn pages(bytes: &[u8]) -> bool {
     let path = damaged(bytes);
-    let image = sure(Image::open(&path), "an image");
+    let image = sure(Image::open(&path, PAGE_SIZES), "an image");
     let there = bytes.len().min(MAX_BYTES);
     let mut rows = 0;
     for number in image.numbers() {
         let found = read(&image, number);
-        let text: usize = found.iter().flat_map(|found| &found.record.values).map(size_of_value).sum();
+        let text: usize = found.iter().flat_map(|found| &found.values).map(size_of_value).sum();
         assert!(text <= there + image.size(), "{text} bytes on page {number} of a file of {there}");
         for found in found {
-            if let Some(table) = shape::table_of(found.tree, &found.record) {
-                let _ = row(table, found.record);
+            if let Some(table) = shape::table_of(&found) {
+                let _ = row(table, found);
                 rows += 1;
             }
         }
@@ -45,6 +45,9 @@ pub fn pages(bytes: &[u8]) -> bool {
     let schema = Schema::read(&image);
     for name in schema.roots.keys() {
         let _ = (schema.entries(&image, name), schema.by_row(&image, name));
+        let whole = schema.whole(&image, name).unwrap_or_default();
+        let text: usize = whole.iter().flat_map(|record| &record.values).map(size_of_value).sum();
+        assert!(text <= there + image.size(), "{text} bytes in {name} of a file of {there}");
     }
     rows > 0
 }

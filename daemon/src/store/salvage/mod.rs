@@ -1,8 +1,8 @@
 //! What can be read of a damaged database, in a new one.
 //!
-//! SQLite refuses a table when one inner page of it is broken. So the pages are read one by one (`image`),
-//! every record that is whole is taken (`record`), told apart by its columns (`shape`), and written to a new
-//! file of the present schema. Then the new file is made consistent:
+//! SQLite refuses a table when one inner page of it is broken. So the pages are read one by one (`pages`,
+//! which knows no table of ours), every record that is whole is taken, told apart by its columns (`shape`),
+//! and written to a new file of the present schema. Then the new file is made consistent:
 //!
 //! * a row whose parent is lost gets a new parent: messages without a conversation are a conversation again,
 //!   what belongs to nobody any more belongs to a "Recovered person"; ids and names come from their indexes
@@ -15,12 +15,14 @@
 //! No row is made up. A row of which only the words were changed in place cannot be told from a sound one:
 //! SQLite keeps no checksums.
 
+pub mod alive;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
-mod image;
-mod record;
+mod pages;
 mod shape;
 
+#[cfg(test)]
+mod oracle_tests;
 #[cfg(test)]
 mod tests;
 
@@ -32,8 +34,7 @@ use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _, Sqlite, SqliteConnection};
 use uuid::Uuid;
 
-use self::image::Image;
-use self::record::{Record, Tree, Value};
+use self::pages::{Image, Record, Schema, Value, read};
 use super::open::PAGE_BYTES;
 use super::sqlite::classify;
 use super::tables::file::{self, Added, FileTable, OPEN_TURNS};
@@ -151,6 +152,9 @@ super::sql::built! {
         WHERE device IS NOT NULL AND device NOT IN (SELECT rid FROM devices)", every("device"));
 }
 
+/// The sizes of pages that this program has ever written.
+const PAGE_SIZES: [usize; 2] = [1024, 4096];
+
 /// Columns with the row number of another table.
 const REFERENCES: [(&str, &str); 4] =
     [("owner", "users"), ("conversation", "conversations"), ("boot", "boots"), ("device", "devices")];
@@ -200,7 +204,7 @@ pub(crate) fn mending() -> Vec<String> {
 /// What the disk has to say: nothing of the damage itself is an error.
 pub(super) async fn salvage(damaged: &Path, fresh: &Path, now_unix_ms: i64) -> Result<Salvaged, StoreError> {
     let disk = |e: std::io::Error| StoreError::Open { path: damaged.into(), source: e.into() };
-    let image = Image::open(damaged).map_err(disk)?;
+    let image = Image::open(damaged, PAGE_SIZES).map_err(disk)?;
     let mut connect = SqliteConnectOptions::new()
         .filename(fresh)
         .create_if_missing(true)
@@ -269,16 +273,16 @@ impl Into<'_> {
             let FileTable { name, called, .. } = table.of;
             for number in pages.get(name).into_iter().flatten() {
                 for record in read(image, *number) {
-                    if shape::table_of(record.tree, &record.record).is_none_or(|of| of.of.name != name) {
+                    if shape::table_of(&record).is_none_or(|of| of.of.name != name) {
                         continue;
                     }
                     if name == file::SEQUENCE.name {
-                        if let [Value::Text(name), Value::Int(seq)] = record.record.values.as_slice()
+                        if let [Value::Text(name), Value::Int(seq)] = record.values.as_slice()
                             && name == "queue"
                         {
                             sequence = sequence.max(*seq);
                         }
-                    } else if self.insert(row(table, record.record)).await? {
+                    } else if self.insert(row(table, record)).await? {
                         *self.done.saved.entry(called.to_owned()).or_default() += 1;
                     }
                 }
@@ -300,7 +304,7 @@ impl Into<'_> {
         let mut pages: HashMap<&str, Vec<u32>> = HashMap::new();
         for number in image.numbers() {
             let found = read(image, number);
-            let tables = found.iter().filter_map(|found| shape::table_of(found.tree, &found.record));
+            let tables = found.iter().filter_map(shape::table_of);
             let tables: HashSet<&'static str> = tables.map(|table| table.of.name).collect();
             for table in tables {
                 pages.entry(table).or_default().push(number);
@@ -431,17 +435,6 @@ fn id_or_new(of_index: Option<&Value>, there: &mut HashSet<Vec<u8>>) -> Vec<u8> 
 /// `named` of a row whose moment is not known: every other is later.
 const NEVER_NAMED: [u8; 16] = [0; 16];
 
-struct Found {
-    tree: Tree,
-    record: Record,
-}
-
-fn read(image: &Image, number: u32) -> Vec<Found> {
-    let Ok(page) = image.page(number) else { return Vec::new() };
-    let Some(tree) = record::tree_of(number, &page) else { return Vec::new() };
-    record::records(image, number, &page).into_iter().map(|record| Found { tree, record }).collect()
-}
-
 /// The statement that writes a row whose shape was checked.
 fn row(table: &shape::Table, record: Record) -> Query {
     let added = table.of.added;
@@ -466,57 +459,4 @@ fn row(table: &shape::Table, record: Record) -> Query {
         };
     }
     query
-}
-
-/// Where tables and indexes begin, as far as the first pages can be read.
-struct Schema {
-    roots: HashMap<String, u32>,
-}
-
-impl Schema {
-    fn read(image: &Image) -> Self {
-        let mut roots = HashMap::new();
-        for number in below(image, 1) {
-            for found in read(image, number) {
-                if let [_, Value::Text(name), _, Value::Int(root), _] = found.record.values.as_slice()
-                    && let Ok(root) = u32::try_from(*root)
-                {
-                    roots.insert(name.clone(), root);
-                }
-            }
-        }
-        Self { roots }
-    }
-
-    /// The records of the index, or the table without row numbers, that is called `name`.
-    fn entries(&self, image: &Image, name: &str) -> Vec<Record> {
-        let pages = self.roots.get(name).map(|root| below(image, *root)).unwrap_or_default();
-        let found = pages.into_iter().flat_map(|number| read(image, number));
-        found.filter(|found| found.tree == Tree::Index).map(|found| found.record).collect()
-    }
-
-    /// What the index of one column says of each row number.
-    fn by_row(&self, image: &Image, index: &str) -> HashMap<i64, Value> {
-        let pair = |record: Record| match <[Value; 2]>::try_from(record.values) {
-            Ok([value, Value::Int(rid)]) => Some((rid, value)),
-            _ => None,
-        };
-        self.entries(image, index).into_iter().filter_map(pair).collect()
-    }
-}
-
-/// The pages of a tree from its root on, as far as they can be reached.
-fn below(image: &Image, root: u32) -> Vec<u32> {
-    let (mut seen, mut open) = (HashSet::new(), vec![root]);
-    let mut pages = Vec::new();
-    while let Some(number) = open.pop() {
-        if number == 0 || number > image.pages() || !seen.insert(number) {
-            continue;
-        }
-        pages.push(number);
-        if let Ok(page) = image.page(number) {
-            open.extend(record::children(number, &page));
-        }
-    }
-    pages
 }

@@ -6,7 +6,7 @@
 
 use std::sync::LazyLock;
 
-use super::record::{Record, Tree, Value};
+use super::pages::{Record, Tree, Value};
 use crate::store::tables;
 use crate::store::tables::file::{FileTable, LOCAL, OPEN_TURNS, SEQUENCE};
 
@@ -37,13 +37,13 @@ const NO_LARGER: u64 = 1 << 62;
 const NO_MORE_MESSAGES: i64 = 1 << 52;
 
 /// The table that `record` is a row of.
-pub fn table_of(tree: Tree, record: &Record) -> Option<&'static Table> {
+pub fn table_of(record: &Record) -> Option<&'static Table> {
     let values = &record.values;
     if record.rowid.unsigned_abs() > NO_LARGER {
         return None;
     }
     let fits = |of: &FileTable| {
-        of.without_rowid == (tree == Tree::Index)
+        of.without_rowid == (record.tree == Tree::Index)
             && (of.shape.len() == values.len() || of.older.contains(&values.len()))
             && of.shape.chars().zip(values).all(|(c, v)| column(c, v))
     };

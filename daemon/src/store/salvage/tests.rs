@@ -43,7 +43,7 @@ async fn say(
 }
 
 /// A household of three: many conversations, texts of all lengths, voiceprints, forgotten things.
-async fn household(path: &Path, turns: usize) -> Memory {
+pub(super) async fn household(path: &Path, turns: usize) -> Memory {
     let memory = open(path).await;
     let mut random = Random(77);
     for name in ["Anna", "Bob", "Carla"] {
@@ -83,11 +83,11 @@ async fn household(path: &Path, turns: usize) -> Memory {
 
 /// Messages by id: (text, pages that they lie on).
 fn messages(path: &Path) -> BTreeMap<Vec<u8>, (String, BTreeSet<u32>)> {
-    let image = Image::open(path).unwrap();
+    let image = Image::open(path, PAGE_SIZES).unwrap();
     let mut found = BTreeMap::new();
     for number in 1..=image.pages() {
-        for Found { tree, record } in read(&image, number) {
-            if shape::table_of(tree, &record).is_none_or(|table| table.of.name != "messages") {
+        for record in read(&image, number) {
+            if shape::table_of(&record).is_none_or(|table| table.of.name != "messages") {
                 continue;
             }
             let (Value::Blob(id), Value::Text(text)) = (&record.values[1], &record.values[7]) else {
@@ -116,7 +116,7 @@ const ODD: &str = "SELECT count(*) FROM conversations c
         OR c.next_seq <= (SELECT coalesce(max(m.seq), 0) FROM messages m WHERE m.conversation = c.rid)";
 
 /// A damaged copy of `original` (and its log) in a folder of its own.
-fn copy(original: &Path, folder: &Path) -> PathBuf {
+pub(super) fn copy(original: &Path, folder: &Path) -> PathBuf {
     let path = folder.join("jarvis.db");
     fs::copy(original, &path).unwrap();
     let log = heal::beside(original, "-wal");
@@ -138,6 +138,62 @@ async fn works(memory: &Memory, what: &str) {
     }
 }
 
+/// Damage by a number: the file, the pages that it is on, and its description.
+pub(super) fn damaged(bytes: &[u8], page_bytes: usize, seed: u64) -> (Vec<u8>, BTreeSet<u32>, String) {
+    let pages = bytes.len() / page_bytes;
+    let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let mut file = bytes.to_vec();
+    let mut broken: BTreeSet<u32> = BTreeSet::new();
+    let mut what = format!("seed {seed}:");
+    for _ in 0..=random.below(3) {
+        let page = random.below(pages);
+        let range = page * page_bytes..(page + 1) * page_bytes;
+        let (name, hit) = match random.below(7) {
+            0 => {
+                file[range].fill(0xA5);
+                ("filled", vec![page])
+            }
+            1 => {
+                file[range].fill(0);
+                ("zeroed", vec![page])
+            }
+            2 => {
+                file[range].fill_with(|| u8::try_from(random.below(256)).unwrap());
+                ("random", vec![page])
+            }
+            3 => {
+                // A sector of 512 bytes.
+                let at = range.start + 512 * random.below(page_bytes / 512);
+                file[at..at + 512].fill(0);
+                ("sector", vec![page])
+            }
+            4 => {
+                let other = random.below(pages);
+                file.copy_within(other * page_bytes..(other + 1) * page_bytes, range.start);
+                ("copied over", vec![page])
+            }
+            5 => {
+                file[..100].fill(0);
+                ("header", vec![])
+            }
+            _ => {
+                let cut = bytes.len() - random.below(bytes.len() / 2);
+                file[cut..].fill(0);
+                file.truncate(cut.min(file.len()));
+                file.resize(cut, 0);
+                ("cut", (cut / page_bytes..pages).collect())
+            }
+        };
+        what = format!("{what} {name} {page}");
+        broken.extend(hit.into_iter().map(|page| u32::try_from(page + 1).unwrap()));
+        file.resize(file.len().max(page_bytes), 0);
+        if file.len() < bytes.len() {
+            break;
+        }
+    }
+    (file, broken, what)
+}
+
 #[tokio::test]
 async fn random_damage_anywhere_leaves_every_sound_row_and_makes_none_up() {
     let folder = tempfile::tempdir().unwrap();
@@ -145,62 +201,13 @@ async fn random_damage_anywhere_leaves_every_sound_row_and_makes_none_up() {
     household(&original, 60).await.close().await;
     let before = messages(&original);
     let bytes = fs::read(&original).unwrap();
-    let page_bytes = Image::open(&original).unwrap().size();
+    let page_bytes = Image::open(&original, PAGE_SIZES).unwrap().size();
     let pages = bytes.len() / page_bytes;
     assert!(before.len() > 300 && pages > 100, "{} messages, {pages} pages", before.len());
     let mut healed = 0;
     let seeds = std::env::var("JARVIS_SALVAGE_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(70_u64);
     for seed in 1..=seeds {
-        let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        let mut file = bytes.clone();
-        let mut broken: BTreeSet<u32> = BTreeSet::new();
-        let mut what = format!("seed {seed}:");
-        for _ in 0..=random.below(3) {
-            let page = random.below(pages);
-            let range = page * page_bytes..(page + 1) * page_bytes;
-            let (name, hit) = match random.below(7) {
-                0 => {
-                    file[range].fill(0xA5);
-                    ("filled", vec![page])
-                }
-                1 => {
-                    file[range].fill(0);
-                    ("zeroed", vec![page])
-                }
-                2 => {
-                    file[range].fill_with(|| u8::try_from(random.below(256)).unwrap());
-                    ("random", vec![page])
-                }
-                3 => {
-                    // A sector of 512 bytes.
-                    let at = range.start + 512 * random.below(page_bytes / 512);
-                    file[at..at + 512].fill(0);
-                    ("sector", vec![page])
-                }
-                4 => {
-                    let other = random.below(pages);
-                    file.copy_within(other * page_bytes..(other + 1) * page_bytes, range.start);
-                    ("copied over", vec![page])
-                }
-                5 => {
-                    file[..100].fill(0);
-                    ("header", vec![])
-                }
-                _ => {
-                    let cut = bytes.len() - random.below(bytes.len() / 2);
-                    file[cut..].fill(0);
-                    file.truncate(cut.min(file.len()));
-                    file.resize(cut, 0);
-                    ("cut", (cut / page_bytes..pages).collect())
-                }
-            };
-            what = format!("{what} {name} {page}");
-            broken.extend(hit.into_iter().map(|page| u32::try_from(page + 1).unwrap()));
-            file.resize(file.len().max(page_bytes), 0);
-            if file.len() < bytes.len() {
-                break;
-            }
-        }
+        let (file, broken, what) = damaged(&bytes, page_bytes, seed);
         let folder = tempfile::tempdir().unwrap();
         let path = copy(&original, folder.path());
         fs::write(&path, &file).unwrap();
@@ -242,7 +249,7 @@ async fn the_log_counts_also_when_the_database_beside_it_is_broken_or_gone() {
     let cut = copy(&original, cut.path());
     memory.close().await;
     let before = messages(&cut);
-    let page_bytes = Image::open(&cut).unwrap().size();
+    let page_bytes = Image::open(&cut, PAGE_SIZES).unwrap().size();
     for (what, damage) in [
         ("header", Some(0..100)),
         ("a page in the middle", Some(9 * page_bytes..10 * page_bytes)),
@@ -285,10 +292,10 @@ async fn an_answer_that_was_being_given_is_saved_as_far_as_it_went() {
         memory.add_sentence(&mut turn, "There is more.").await.unwrap();
         drop(turn);
         memory.close().await;
-        let image = Image::open(&path).unwrap();
+        let image = Image::open(&path, PAGE_SIZES).unwrap();
         let pages = match what {
             "header" => Vec::new(),
-            _ => below(&image, Schema::read(&image).roots["conversations"]),
+            _ => pages::tree::below(&image, Schema::read(&image).roots["conversations"]),
         };
         let mut bytes = fs::read(&path).unwrap();
         bytes[lost].fill(0xA5);
@@ -308,28 +315,34 @@ async fn an_answer_that_was_being_given_is_saved_as_far_as_it_went() {
     }
 }
 
-#[tokio::test]
-async fn what_hangs_together_is_mended_when_its_parents_are_lost() {
-    let folder = tempfile::tempdir().unwrap();
-    let original = folder.path().join("jarvis.db");
-    household(&original, 40).await.close().await;
-    let before = messages(&original);
-    let image = Image::open(&original).unwrap();
-    let schema = Schema::read(&image);
-    let root = |table: &str| schema.roots[table];
-    for (what, lost) in [
+/// Pages whose loss tears apart what hangs together.
+pub(super) fn places(image: &Image) -> Vec<(&'static str, Vec<u32>)> {
+    let schema = Schema::read(image);
+    let root = |name: &str| schema.roots[name];
+    let below = |name: &str| pages::tree::below(image, root(name));
+    vec![
         ("people", vec![root("users")]),
         (
             "people and their names",
             vec![root("users"), root("sqlite_autoindex_users_1"), root("sqlite_autoindex_users_2")],
         ),
         ("device and boot", vec![root("devices"), root("boots"), root("sqlite_autoindex_devices_1")]),
-        ("conversations", below(&image, root("conversations"))),
+        ("conversations", below("conversations")),
         ("the schema", vec![1]),
-        ("the queue", below(&image, root("queue"))),
+        ("the queue", below("queue")),
         ("an inner page", vec![root("messages")]),
-        ("the index of words", below(&image, root("messages_fts_data"))),
-    ] {
+        ("the index of words", below("messages_fts_data")),
+    ]
+}
+
+#[tokio::test]
+async fn what_hangs_together_is_mended_when_its_parents_are_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let original = folder.path().join("jarvis.db");
+    household(&original, 40).await.close().await;
+    let before = messages(&original);
+    let image = Image::open(&original, PAGE_SIZES).unwrap();
+    for (what, lost) in places(&image) {
         let folder = tempfile::tempdir().unwrap();
         let path = copy(&original, folder.path());
         let mut bytes = fs::read(&path).unwrap();
@@ -388,7 +401,7 @@ async fn a_damaged_database_of_version_1_is_salvaged_too() {
     sqlx::raw_sql(include_str!("../testdata/version-1.sql")).execute(&mut conn).await.unwrap();
     conn.close().await.unwrap();
     let before = messages(&path);
-    assert_eq!((before.len(), Image::open(&path).unwrap().size()), (6, 4096));
+    assert_eq!((before.len(), Image::open(&path, PAGE_SIZES).unwrap().size()), (6, 4096));
     let mut bytes = fs::read(&path).unwrap();
     bytes[..100].fill(0);
     fs::write(&path, bytes).unwrap();
@@ -468,4 +481,18 @@ async fn few_damaged_copies_are_kept_and_forgetting_deletes_them() {
         assert!(!String::from_utf8_lossy(&bytes).contains("qwsecret"), "{}", path.display());
     }
     assert!(heal::copies(&path).is_empty());
+}
+
+#[test]
+fn the_reader_of_pages_knows_nothing_of_this_program() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/salvage/pages");
+    let mut files = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let text = fs::read_to_string(entry.unwrap().path()).unwrap();
+        for foreign in ["crate::", "super::super", "uuid", "sqlx", "StoreError", "messages", "jarvis"] {
+            assert!(!text.contains(foreign), "{foreign} in {}", text.lines().next().unwrap());
+        }
+        files += 1;
+    }
+    assert!(files >= 4);
 }

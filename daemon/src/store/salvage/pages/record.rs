@@ -24,7 +24,7 @@ pub enum Tree {
     Index,
 }
 
-/// Payload in bytes: none of our rows is larger (a message has at most 256 KiB).
+/// Payload in bytes: a length above it counts as damage, so that none of them costs more than this.
 const MAX_PAYLOAD: usize = 1 << 21;
 
 /// What kind of page this is, if it holds records.
@@ -40,6 +40,7 @@ pub fn tree_of(number: u32, page: &[u8]) -> Option<Tree> {
 /// on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
+    pub tree: Tree,
     pub rowid: i64,
     pub values: Vec<Value>,
     pub overflow: Vec<u32>,
@@ -60,7 +61,9 @@ struct Room {
 }
 
 /// The records of page `number` that can be read.
-pub fn records(image: &Image, number: u32, page: &[u8]) -> Vec<Record> {
+pub fn read(image: &Image, number: u32) -> Vec<Record> {
+    let Ok(page) = image.page(number) else { return Vec::new() };
+    let page = page.as_slice();
     let Some(tree) = tree_of(number, page) else { return Vec::new() };
     let mut room = Room { on_page: page.len(), overflow: MAX_OVERFLOW, taken: HashSet::new() };
     cells(number, page)
@@ -88,14 +91,22 @@ fn inner(number: u32, page: &[u8]) -> bool {
     page.get(header_at(number)) == Some(&0x02)
 }
 
+/// How many cells a page says that it has.
+pub fn count(number: u32, page: &[u8]) -> usize {
+    half(page, header_at(number) + 3)
+}
+
+fn half(page: &[u8], at: usize) -> usize {
+    page.get(at..at + 2).map_or(0, |b| usize::from(u16::from_be_bytes([b[0], b[1]])))
+}
+
 /// Where the cells of a page begin.
 fn cells(number: u32, page: &[u8]) -> Vec<usize> {
     let head = header_at(number);
     let first = head + if matches!(page.get(head), Some(0x02 | 0x05)) { 12 } else { 8 };
-    let half = |at: usize| page.get(at..at + 2).map_or(0, |b| usize::from(u16::from_be_bytes([b[0], b[1]])));
-    let count = half(head + 3).min(page.len().saturating_sub(first) / 2);
+    let count = count(number, page).min(page.len().saturating_sub(first) / 2);
     let mut seen = HashSet::new();
-    let starts = (0..count).map(|n| half(first + 2 * n));
+    let starts = (0..count).map(|n| half(page, first + 2 * n));
     starts.filter(|at| *at >= first + 2 * count && *at < page.len() && seen.insert(*at)).collect()
 }
 
@@ -140,7 +151,7 @@ fn record(
     let values = values(&payload)?;
     room.on_page = room.on_page.checked_sub(local)?;
     room.taken.extend(&overflow);
-    Some(Record { rowid, values, overflow })
+    Some(Record { tree, rowid, values, overflow })
 }
 
 /// Bytes of a payload that lie on the page of `page` bytes itself (section 1.6 of the format).
@@ -182,7 +193,7 @@ fn values(payload: &[u8]) -> Option<Vec<Value>> {
             8 => Value::Int(0),
             9 => Value::Int(1),
             even if even % 2 == 0 => Value::Blob(bytes.to_vec()),
-            // No text of ours has a NUL: a sector that reads as zeros shows so.
+            // A sector that reads as zeros shows so.
             _ => Value::Text(std::str::from_utf8(bytes).ok().filter(|text| !text.contains('\0'))?.to_owned()),
         });
     }

@@ -1,8 +1,7 @@
 //! The pages of a database file as its log leaves them, read past SQLite: what it refuses as a whole is
 //! mostly whole.
 //!
-//! Format: <https://www.sqlite.org/fileformat2.html>. The log counts up to its last commit whose checksums
-//! are right, as SQLite itself reads it.
+//! The log counts up to its last commit whose checksums are right, as SQLite itself reads it.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -25,27 +24,47 @@ pub struct Image {
     pages: u32,
     /// How many of them the file itself has room for.
     in_file: u32,
+    log_is_sound: bool,
 }
 
 impl Image {
-    /// Opens `path` and, if it is there, its log.
-    pub fn open(path: &Path) -> io::Result<Self> {
+    /// Opens `path` and, if it is there, its log. Where neither says how large a page is, it is one of
+    /// `sizes`.
+    pub fn open(path: &Path, sizes: [usize; 2]) -> io::Result<Self> {
         let file = File::open(path)?;
         let mut name = path.to_path_buf().into_os_string();
         name.push("-wal");
         let log = File::open(name).ok();
-        let size =
-            size_in_file(&file).or_else(|| size_in_log(log.as_ref()?)).unwrap_or_else(|| guess_size(&file));
+        let told = size_in_file(&file).or_else(|| size_in_log(log.as_ref()?));
+        let size = told.unwrap_or_else(|| guess_size(&file, sizes));
         let in_file = u32::try_from(file.metadata()?.len().div_ceil(size as u64)).unwrap_or(u32::MAX);
-        let mut image = Self { file, size, log: None, newer: HashMap::new(), pages: in_file, in_file };
+        let mut image = Self {
+            file,
+            size,
+            log: None,
+            newer: HashMap::new(),
+            pages: in_file,
+            in_file,
+            log_is_sound: true,
+        };
         if let Some(log) = log {
-            if let Some((newer, pages)) = read_log(&log, size)? {
-                image.newer = newer;
-                image.pages = pages.max(if pages == 0 { in_file } else { 0 });
+            match read_log(&log, size) {
+                Some(Log { newer, pages, is_sound }) => {
+                    image.newer = newer;
+                    image.pages = pages.max(if pages == 0 { in_file } else { 0 });
+                    image.log_is_sound = is_sound;
+                }
+                None => image.log_is_sound = log.metadata()?.len() == 0,
             }
             image.log = Some(log);
         }
         Ok(image)
+    }
+
+    /// No part of the log is damaged. Where one is, the pages may be of different moments: some of what was
+    /// committed is in the file already, and the rest was in the log.
+    pub fn log_is_sound(&self) -> bool {
+        self.log_is_sound
     }
 
     /// Number of pages; they count from 1.
@@ -119,12 +138,12 @@ fn size_in_log(log: &File) -> Option<usize> {
     (word(&header, 0) | 1 == 0x377f_0683 && SIZES.contains(&size) && size.is_power_of_two()).then_some(size)
 }
 
-/// Without a header: of the two sizes that we have ever written, the one at whose multiples pages begin. At
-/// the larger one's a page begins either way, at the smaller one's there is something from the middle of a
-/// page three times out of four, if it is too small.
-fn guess_size(file: &File) -> usize {
-    const SMALL: usize = 1024;
-    const LARGE: usize = 4096;
+/// Without a header: of two sizes the one at whose multiples pages begin. At the larger one's a page begins
+/// either way, at the smaller one's there is something from the middle of a page three times out of four, if
+/// it is too small.
+fn guess_size(file: &File, mut sizes: [usize; 2]) -> usize {
+    sizes.sort_unstable();
+    let [smaller, larger] = sizes.map(|size| size.clamp(*SIZES.start(), *SIZES.end()));
     const LOOKED_AT: u64 = 1000;
     let begins = |size: usize| {
         let pages = file.metadata().map_or(0, |file| file.len()) / size as u64;
@@ -140,19 +159,26 @@ fn guess_size(file: &File) -> usize {
         }
         (like_one, all)
     };
-    let ((small, of_small), (large, of_large)) = (begins(SMALL), begins(LARGE));
-    if 2 * small * of_large > large * of_small { SMALL } else { LARGE }
+    let ((small, of_small), (large, of_large)) = (begins(smaller), begins(larger));
+    if 2 * small * of_large > large * of_small { smaller } else { larger }
 }
 
-/// The committed part of a log: where the latest version of each page is, and how many pages the database has
-/// then.
-fn read_log(log: &File, size: usize) -> io::Result<Option<(HashMap<u32, u64>, u32)>> {
+/// The committed part of a log.
+struct Log {
+    /// Where the latest version of each page is.
+    newer: HashMap<u32, u64>,
+    /// How many pages the database has then.
+    pages: u32,
+    /// Nothing behind it was written into the same log: what is left of an earlier one has other numbers.
+    is_sound: bool,
+}
+
+/// `None`: its header is none, or is not whole.
+fn read_log(log: &File, size: usize) -> Option<Log> {
     const HEADER: usize = 32;
     const FRAME: usize = 24;
     let mut header = [0; HEADER];
-    if log.read_exact_at(&mut header, 0).is_err() {
-        return Ok(None);
-    }
+    log.read_exact_at(&mut header, 0).ok()?;
     let magic = word(&header, 0);
     let sum = |data: &[u8], seed| checksum(data, seed, magic == 0x377f_0683);
     let mut seed = sum(header.get(..24).unwrap_or_default(), (0, 0));
@@ -160,9 +186,10 @@ fn read_log(log: &File, size: usize) -> io::Result<Option<(HashMap<u32, u64>, u3
         && word(&header, 8) as usize == size
         && seed == (word(&header, 24), word(&header, 28));
     if !sound {
-        return Ok(None);
+        return None;
     }
-    let (mut pending, mut newer, mut pages) = (Vec::new(), HashMap::new(), 0);
+    let mut found = Log { newer: HashMap::new(), pages: 0, is_sound: true };
+    let mut pending = Vec::new();
     let mut frame = vec![0; FRAME + size];
     let mut at = HEADER as u64;
     while log.read_exact_at(&mut frame, at).is_ok() {
@@ -171,16 +198,18 @@ fn read_log(log: &File, size: usize) -> io::Result<Option<(HashMap<u32, u64>, u3
         seed = sum(data, seed);
         let same_log = head.get(8..16) == header.get(16..24);
         if !same_log || seed != (word(head, 16), word(head, 20)) {
+            found.is_sound = !same_log;
             break;
         }
         pending.push((word(head, 0), at + FRAME as u64));
         if word(head, 4) > 0 {
-            newer.extend(pending.drain(..));
-            pages = word(head, 4);
+            found.newer.extend(pending.drain(..));
+            found.pages = word(head, 4);
         }
         at += frame.len() as u64;
     }
-    Ok(Some((newer, pages)))
+    found.is_sound &= pending.is_empty();
+    Some(found)
 }
 
 /// The checksum of the log (section 4.2 of the format) over pairs of words.
@@ -204,7 +233,7 @@ pub fn word(bytes: &[u8], at: usize) -> u32 {
 
 /// Gives a log the checksums that its content asks for.
 #[cfg(any(test, fuzzing))]
-pub(super) fn sign(log: &mut [u8]) {
+pub fn sign(log: &mut [u8]) {
     let big_endian = word(log, 0) == 0x377f_0683;
     let frame = (word(log, 8) as usize).saturating_add(24);
     let Some((header, frames)) = log.split_at_mut_checked(32) else { return };
