@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod after_repair;
 mod daemon;
 mod damage;
 mod kill;

@@ -1,5 +1,6 @@
 //! Memory shared through a real Postgres: turns while it was away, two devices, deletions, refusals.
 
+mod damaged;
 mod holders;
 mod pooler;
 mod put_back;

@@ -16,6 +16,7 @@ pub mod household;
 pub mod mic;
 pub mod missing;
 pub mod mount;
+pub mod pages;
 pub mod postgres;
 pub mod powercut;
 pub mod preload;

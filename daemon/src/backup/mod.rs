@@ -25,6 +25,7 @@
 //!
 //! `docs/design/backup.md` says why.
 
+pub mod after_repair;
 mod bring_back;
 pub mod cancel;
 mod columns;

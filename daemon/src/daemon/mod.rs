@@ -15,7 +15,7 @@ use crate::app::voice_path::{Ends, VoicePath};
 use crate::app::{App, Settings};
 use crate::audio::alsa::AlsaSource;
 use crate::audio::{CaptureStats, SourceError};
-use crate::backup::{pre_migration, watch};
+use crate::backup::{after_repair, pre_migration, watch};
 use crate::config::Options;
 use crate::error::{Exit, Failure, chain};
 use crate::events::bus::{Events, Lines};
@@ -149,6 +149,9 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
             "backupwatch",
             watch::run(settings.backups(), clock, health.clone(), tell_backups, stop.clone()),
         )?;
+        // Behind everything that a turn needs: it may have to unpack a backup.
+        let mends = after_repair::run(settings.backups(), memory.clone(), stop.clone());
+        supervisor.task("afterrepair", mends)?;
         supervisor.job("signals", until_told(terminate, interrupt, stop.clone()))?;
         if let Some(broker) = broker {
             let remembers = memory.clone();

@@ -415,6 +415,13 @@ impl Memory {
         self.tell();
     }
 
+    /// Says what became of the messages that a repair lost.
+    pub fn report_repair(&self, sentence: &str) {
+        if let Some(health) = self.health.get() {
+            health.set(DATABASE, Condition::degraded(sentence));
+        }
+    }
+
     /// Reports the last repair or loss.
     fn tell(&self) {
         if let Some(health) = self.health.get()

@@ -136,6 +136,14 @@ super::sql::statements! {
     /// The dead letter stays, marked: its row is on this device only, and every backup must hold it.
     DROP_DEAD = concat!("UPDATE dead_letter SET payload = json_set(payload, '$.given_up', json('true'))
         WHERE (?1 IS NULL OR seq = ?1) AND ", refused!());
+    NOTHING_WAITS = "DELETE FROM queue";
+    NOTHING_REFUSED = "DELETE FROM dead_letter";
+    /// A list is a JSON array of hexadecimal digits.
+    QUEUE_MESSAGES = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
+        SELECT 'insert_message', m.id, u.id, 0
+        FROM json_each(?1) wanted CROSS JOIN messages m ON m.id = unhex(wanted.value) JOIN users u ON u.rid = m.owner
+        ORDER BY m.rid";
+    MESSAGE_IDS = "SELECT id FROM messages ORDER BY rid";
     REVIVE_DEAD = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
         SELECT op, entity_id, user_id, created_unix_ms FROM dead_letter ORDER BY seq";
     OPS = "SELECT op, count(*) AS n FROM queue GROUP BY op";
@@ -407,6 +415,28 @@ pub(crate) async fn revive(store: &Store) -> Result<(), StoreError> {
         tx.execute(sqlx::query(table.here.queue).bind(0).bind(i64::MAX).bind(0)).await?;
     }
     tx.execute(sqlx::query(REVIVE_DEAD)).await?;
+    tx.commit().await
+}
+
+/// The ids of all messages of a copy.
+pub(crate) async fn messages_of_copy(copy: &Store) -> Result<Vec<Uuid>, StoreError> {
+    let mut reader = copy.reader().await?;
+    let ids = sqlx::query_scalar(MESSAGE_IDS).fetch_all(&mut *reader).await;
+    ids.map_err(|e| copy.classify(e))
+}
+
+/// Has only these messages wait in a copy that a memory takes them back from.
+pub(crate) async fn wait_only_for(copy: &Store, messages: &[Uuid]) -> Result<(), StoreError> {
+    const AT_ONCE: usize = 1_000;
+    let mut tx = copy.begin().await?;
+    for sql in [NOTHING_WAITS, NOTHING_REFUSED] {
+        tx.execute(sqlx::query(sql)).await?;
+    }
+    for some in messages.chunks(AT_ONCE) {
+        let ids: Vec<String> = some.iter().map(|id| id.simple().to_string()).collect();
+        let ids = serde_json::json!(ids).to_string();
+        tx.execute(sqlx::query(QUEUE_MESSAGES).bind(ids)).await?;
+    }
     tx.commit().await
 }
 

@@ -17,7 +17,7 @@ use crate::backup::keys::Keys;
 use crate::backup::manifest::{self, Manifest, Origin};
 use crate::backup::merge::{self, Found, Merged, Wanted};
 use crate::backup::restore::{self, Restored};
-use crate::backup::{self, BackupError, Level, restore_pg, verify, way_back};
+use crate::backup::{self, BackupError, Level, after_repair, restore_pg, verify, way_back};
 use crate::cli::{confirmed, output, shared_ids_are_known};
 use crate::error::{Exit, Failure};
 use crate::memory::{ConversationId, Imported, Memory, MemoryError};
@@ -31,6 +31,7 @@ Examples:
   jarvisd backup restore latest --in-place                        the memory is what it was then
   jarvisd backup restore --at 2026-11-20 --user Anna              her conversations of then beside today's
   jarvisd backup restore latest --undelivered                     the words that Postgres did not have
+  jarvisd backup restore latest --lost                            the words that a repair could not read
   jarvisd backup restore latest --to /tmp/look.db                 into a new file (Postgres: database)")]
 pub struct Args {
     /// Name of the backup, from `backup list`, or "latest".
@@ -48,6 +49,10 @@ pub struct Args {
     /// Only the messages that Postgres did not have when the backup was made, into the memory of this device.
     #[arg(long, conflicts_with_all = ["to", "in_place", "user", "conversation"])]
     undelivered: bool,
+    /// Only messages that the memory of this device lacks and whose deletion it does not know: what a repair
+    /// could not read. Messages that were deleted since come back too where the repair could not tell.
+    #[arg(long, conflicts_with_all = ["to", "in_place", "user", "conversation", "undelivered"])]
+    lost: bool,
     /// Only the conversations of this person, beside those that are there.
     #[arg(long, value_name = "NAME", conflicts_with = "conversation")]
     user: Option<String>,
@@ -94,12 +99,15 @@ pub async fn run(settings: &Settings, run: &Run<'_>, args: &Args) -> Result<(), 
     if args.undelivered {
         return undelivered(run, args, from).await;
     }
+    if args.lost {
+        return lost(settings, run, args, from).await;
+    }
     match (&args.to, args.in_place) {
         (Some(to), _) => to_another(run, args, from, to).await,
         (None, true) => in_place(run, args, from).await,
         (None, false) => Err(Failure::new(
             Exit::Usage,
-            "say where to: --in-place, --to DB, --undelivered, --user NAME or --conversation ID",
+            "say where to: --in-place, --to DB, --undelivered, --lost, --user NAME or --conversation ID",
         )),
     }
 }
@@ -168,6 +176,26 @@ async fn undelivered(run: &Run<'_>, args: &Args, from: From<'_>) -> Result<(), F
     }
     let restored = restore_pg::undelivered(run, folder, manifest, keys).await?;
     told(run, args, &restored)
+}
+
+async fn lost(settings: &Settings, run: &Run<'_>, args: &Args, from: From<'_>) -> Result<(), Failure> {
+    let (folder, manifest, keys) = from;
+    let memory = parts::open_memory(settings).await?;
+    let back = after_repair::bring_all_back(run, &memory, (folder, manifest, keys), args.dry_run).await;
+    memory.close().await;
+    let messages = back?;
+    if args.dry_run {
+        return plan(run, args, from, &format!("{messages} messages that are missing here")).await;
+    }
+    run.progress.end();
+    if args.json {
+        return output::json(&serde_json::json!({ "backup": manifest.name, "messages": messages }));
+    }
+    output::line(match messages {
+        0 => format!("Nothing in {} is missing here.", manifest.name),
+        1 => format!("1 message is back from {}.", manifest.name),
+        n => format!("{n} messages are back from {}.", manifest.name),
+    })
 }
 
 /// An address without the part before the host.

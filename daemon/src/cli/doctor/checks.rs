@@ -11,7 +11,7 @@ use super::Finding;
 use crate::app::Settings;
 use crate::audio::alsa::AlsaSource;
 use crate::audio::{CaptureStats, Period, Read, SoundFault, Source};
-use crate::backup::way_back;
+use crate::backup::{after_repair, way_back};
 use crate::clock::Clock;
 use crate::config::Fault;
 use crate::detect::Detector;
@@ -295,13 +295,15 @@ pub async fn database(settings: &Settings) -> Finding {
     let users = memory.list_users().await.map(|users| users.len());
     let lost = memory.lost().await.map(|lost| lost.sentence());
     let only_in_backup = memory.only_in_backup().await.ok().flatten();
+    let repair = after_repair::noted(&memory).await.ok().flatten().and_then(|note| note.sentence);
     memory.close().await;
     if let (Ok(()), Some(only)) = (&checked, only_in_backup) {
         return Finding::fail(CHECK, only.fault(), only.choice());
     }
     if let (Ok(()), Some(newest)) = (&checked, copies.last()) {
+        let repair = repair.unwrap_or_else(|| "it was damaged and repaired".to_owned());
         let message = format!(
-            "it was damaged and repaired; damaged copies are kept: {}, the newest is {}",
+            "{repair}; damaged copies are kept: {}, the newest is {}",
             copies.len(),
             newest.display()
         );
