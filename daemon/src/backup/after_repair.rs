@@ -40,6 +40,7 @@ use crate::clock::Clock;
 use crate::error::chain;
 use crate::memory::{Memory, TakenBack};
 use crate::store::salvage::alive::{self, Uncertain};
+use crate::store::salvage::{SALVAGED, Salvaged};
 use crate::store::tables::MessageRow;
 use crate::store::{Store, StoreOptions, outgoing, pull_cursor, queue};
 
@@ -55,6 +56,8 @@ const MOST_BACKUPS: usize = 3;
 const ANSWERS_WITHIN: Duration = Duration::from_secs(60);
 const SILENT: &str =
     "the folder of the backups does not answer: look whether its disk or its server is there (backup.dir)";
+const BACK_FROM_POSTGRES: &str =
+    "the database was damaged and repaired, and the messages that were lost are back from Postgres";
 /// Free space that is left alone.
 const SPARE_BYTES: u64 = 16 << 20;
 
@@ -149,7 +152,9 @@ async fn look(settings: &Context, memory: &Memory, cancel: &Cancel) -> Result<Op
         Err(why) => Err(why),
     };
     let sentence = if matches!(&lost, Ok(lost) if lost.is_empty()) {
-        None
+        let salvaged: Option<Salvaged> = memory.setting(SALVAGED).await?;
+        let was_lost = salvaged.is_some_and(|salvaged| salvaged.lost_messages > 0);
+        (was_lost && settings.postgres.is_some()).then(|| BACK_FROM_POSTGRES.to_owned())
     } else {
         let (of, clock) = (settings.clone(), memory.clock().clone());
         let opened = tokio::time::timeout(ANSWERS_WITHIN, blocking(move || open(&of, &clock)));
@@ -228,8 +233,8 @@ async fn bring_back(
     Ok(Some(match (closed, from, still) {
         (Some(name), _, 1..) => format!(
             "{repaired}: {back} messages that the repair could not read are back, and {still} are lost; \
-             {name} was not looked into: `jarvisd backup restore {name} --lost --identity FILE` brings back those \
-             that it holds"
+             {name} was not looked into: `jarvisd backup restore {name} --lost --identity FILE` brings back \
+             those that it holds"
         ),
         (_, Some(from), 0) => {
             format!(

@@ -131,7 +131,7 @@ super::sql::statements! {
     FORGET_POSTGRES = "DELETE FROM settings WHERE key LIKE 'postgres%' OR key LIKE 'pull%' OR key LIKE 'house%'";
     /// Where its page was lost, the repaired file is still the memory of this device.
     HOLDS_ID = "INSERT OR IGNORE INTO settings (key, value, updated_unix_ms) VALUES (?1, ?2, ?3)";
-    REPORT = "INSERT INTO settings (key, value, updated_unix_ms) VALUES ('salvaged', ?1, ?2)
+    REPORT = "INSERT INTO settings (key, value, updated_unix_ms) VALUES (?3, ?1, ?2)
         ON CONFLICT (key) DO UPDATE SET value = excluded.value, updated_unix_ms = excluded.updated_unix_ms";
     BROKEN_KEYS = "SELECT count(*) AS n FROM pragma_foreign_key_check";
 }
@@ -154,6 +154,9 @@ super::sql::built! {
 
 /// The sizes of pages that this program has ever written.
 const PAGE_SIZES: [usize; 2] = [1024, 4096];
+
+/// Key of the newest [`Salvaged`] among the settings of the file.
+pub const SALVAGED: &str = "salvaged";
 
 /// Columns with the row number of another table.
 const REFERENCES: [(&str, &str); 4] =
@@ -353,7 +356,7 @@ impl Into<'_> {
         let holds = sqlx::query(HOLDS_ID).bind(holder::KEY).bind(holder::TAKES_OVER).bind(now_unix_ms);
         self.run(holds).await?;
         let report = serde_json::json!(self.done).to_string();
-        self.run(sqlx::query(REPORT).bind(report).bind(now_unix_ms)).await?;
+        self.run(sqlx::query(REPORT).bind(report).bind(now_unix_ms).bind(SALVAGED)).await?;
         let broken = self.all(BROKEN_KEYS).await?;
         match broken.first().map_or(Ok(0), |row| row.try_get::<i64, _>("n")).map_err(StoreError::Sql)? {
             0 => Ok(()),
