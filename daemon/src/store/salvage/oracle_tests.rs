@@ -69,7 +69,10 @@ impl Oracle {
 /// The SQLite of this program as a library that calls itself `id`.
 fn build(folder: &Path, id: &str) -> Result<PathBuf, String> {
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["metadata", "--offline", "--format-version", "1"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    // Crates for other machines may not be here.
+    let here = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    cargo.args(["metadata", "--offline", "--format-version", "1", "--filter-platform", &here]);
+    cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
     let metadata = cargo.output().map_err(|e| format!("cargo is not on this machine ({e})"))?;
     let metadata: serde_json::Value = serde_json::from_slice(&metadata.stdout).map_err(|e| e.to_string())?;
     let packages = metadata["packages"].as_array().cloned().unwrap_or_default();
