@@ -42,7 +42,8 @@ impl Healed {
     /// For a person, without a full stop.
     pub fn sentence(&self) -> String {
         format!(
-            "the database was damaged ({}) and has been repaired: {}; the damaged file is kept as {}, delete it when \
+            "the database was damaged ({}) and has been repaired: {}; the damaged file is kept as {}, delete \
+             it when \
              nothing is missed",
             self.detail,
             self.salvaged.sentence(),

@@ -141,7 +141,8 @@ super::sql::statements! {
     /// A list is a JSON array of hexadecimal digits.
     QUEUE_MESSAGES = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)
         SELECT 'insert_message', m.id, u.id, 0
-        FROM json_each(?1) wanted CROSS JOIN messages m ON m.id = unhex(wanted.value) JOIN users u ON u.rid = m.owner
+        FROM json_each(?1) wanted CROSS JOIN messages m ON m.id = unhex(wanted.value) JOIN users u
+        ON u.rid = m.owner
         ORDER BY m.rid";
     MESSAGE_IDS = "SELECT id FROM messages ORDER BY rid";
     REVIVE_DEAD = "INSERT INTO queue (op, entity_id, user_id, created_unix_ms)

@@ -91,17 +91,23 @@ super::sql::statements! {
         SELECT s.rid, a.rid FROM messages s, messages a WHERE s.rid = ?1 AND a.rid = ?2 AND s.owner = a.owner";
     SEQUENCE_GONE = "DELETE FROM sqlite_sequence WHERE name = 'queue'";
     SEQUENCE = "INSERT INTO sqlite_sequence (name, seq)
-        SELECT 'queue', max(?1, (SELECT coalesce(max(seq), 0) FROM queue), (SELECT coalesce(max(seq), 0) FROM dead_letter))";
+        SELECT 'queue', max(?1, (SELECT coalesce(max(seq), 0) FROM queue), (SELECT coalesce(max(seq), 0)
+        FROM dead_letter))";
     DELETED_OPEN_TURNS = "DELETE FROM open_turns WHERE owner IN
             (SELECT rid FROM users WHERE id IN (SELECT id FROM tombstones WHERE kind = 'user'))
         OR conversation IN
-            (SELECT rid FROM conversations WHERE id IN (SELECT id FROM tombstones WHERE kind = 'conversation'))";
-    LOST_CONVERSATIONS = "SELECT conversation AS rid, min(owner) AS owner, min(device) AS device, max(boot) AS boot,
+            (SELECT rid FROM conversations WHERE id IN (SELECT id FROM tombstones
+            WHERE kind = 'conversation'))";
+    LOST_CONVERSATIONS = "SELECT conversation AS rid, min(owner) AS owner, min(device) AS device,
+        max(boot) AS boot,
             min(wall_unix_ms) AS began, max(wall_unix_ms) AS ended
-        FROM messages WHERE conversation NOT IN (SELECT rid FROM conversations) GROUP BY conversation ORDER BY max(rid)";
-    ADOPT = "INSERT INTO conversations (rid, id, owner, activity, created_unix_ms, created_synced, updated_unix_ms,
+        FROM messages WHERE conversation NOT IN (SELECT rid FROM conversations) GROUP BY conversation
+        ORDER BY max(rid)";
+    ADOPT = "INSERT INTO conversations (rid, id, owner, activity, created_unix_ms, created_synced,
+        updated_unix_ms,
             updated_synced, updated_monotonic_ns, boot, device)
-        VALUES (?1, ?2, ?3, (SELECT coalesce(min(activity), 1) - 1 FROM conversations WHERE owner = ?3), ?4, 0, ?5, 0, 0, ?6,
+        VALUES (?1, ?2, ?3, (SELECT coalesce(min(activity), 1) - 1 FROM conversations
+        WHERE owner = ?3), ?4, 0, ?5, 0, 0, ?6,
             ?7)";
     // A message that says another owner than its conversation belongs to nobody who may see it.
     STRAY_MESSAGES = "DELETE FROM messages WHERE NOT EXISTS
@@ -119,16 +125,19 @@ super::sql::statements! {
         (SELECT m.device FROM messages m WHERE m.conversation = conversations.rid ORDER BY m.seq LIMIT 1),
         (SELECT min(d.rid) FROM devices d)) WHERE device IS NULL";
     // A sum that overflows is an error.
-    LOST = "SELECT coalesce(sum(min(max(c.messages - (SELECT count(*) FROM messages m WHERE m.conversation = c.rid), 0),
+    LOST = "SELECT coalesce(sum(min(max(c.messages - (SELECT count(*) FROM messages m
+        WHERE m.conversation = c.rid), 0),
         4294967296)), 0) AS lost FROM conversations c";
     COUNT_ANEW = "UPDATE conversations SET
         messages = (SELECT count(*) FROM messages m WHERE m.conversation = conversations.rid),
-        next_seq = max(next_seq, 1 + coalesce((SELECT max(m.seq) FROM messages m WHERE m.conversation = conversations.rid), 0)),
+        next_seq = max(next_seq, 1 + coalesce((SELECT max(m.seq) FROM messages m
+        WHERE m.conversation = conversations.rid), 0)),
         summary = CASE WHEN summary_seq < next_seq THEN summary ELSE '' END,
         summary_seq = CASE WHEN summary_seq < next_seq THEN summary_seq ELSE 0 END";
     // Which database of the house this device knows and how far it has read it: forgotten, so that everything
     // is sent and read again.
-    FORGET_POSTGRES = "DELETE FROM settings WHERE key LIKE 'postgres%' OR key LIKE 'pull%' OR key LIKE 'house%'";
+    FORGET_POSTGRES = "DELETE FROM settings WHERE key LIKE 'postgres%' OR key LIKE 'pull%'
+        OR key LIKE 'house%'";
     /// Where its page was lost, the repaired file is still the memory of this device.
     HOLDS_ID = "INSERT OR IGNORE INTO settings (key, value, updated_unix_ms) VALUES (?1, ?2, ?3)";
     REPORT = "INSERT INTO settings (key, value, updated_unix_ms) VALUES (?3, ?1, ?2)
