@@ -39,7 +39,7 @@ async fn dump(store: &Store) -> String {
     let mut text = format!(
         "-- Frozen dump of what the migrations produce, schema version {VERSION}. Not applied by anything: a \
          test compares it.\n\
-         -- After adding a migration: JARVIS_BLESS=1 cargo test -p jarvisd migrations_produce\n"
+         -- After adding a migration: JARVIS_BLESS=1 cargo test --lib migrations_produce\n"
     );
     for row in rows {
         text.push_str(&format!("\n{};\n", row.get::<String, _>(0)));
@@ -56,6 +56,26 @@ async fn migrations_produce_exactly_the_frozen_schema() {
         fs::write(schema_file(), &dump).unwrap();
     }
     assert_eq!(dump, fs::read_to_string(schema_file()).unwrap());
+}
+
+#[tokio::test]
+async fn rows_of_every_earlier_version_are_recognised_in_a_damaged_file() {
+    use sqlx::{ConnectOptions as _, Row as _};
+    let mut conn = sqlx::sqlite::SqliteConnectOptions::new().in_memory(true).connect().await.unwrap();
+    let mut checked = 0;
+    for (document, version) in schema::MIGRATIONS.iter().copied().zip(1..) {
+        sqlx::raw_sql(document).execute(&mut conn).await.unwrap();
+        for table in tables::file::kept().into_iter().filter(|table| !table.shape.is_empty()) {
+            let count = sqlx::query("SELECT count(*) FROM pragma_table_info(?1)").bind(table.name);
+            let row = count.fetch_one(&mut conn).await.unwrap();
+            let columns = usize::try_from(row.get::<i64, _>(0)).unwrap();
+            let known = columns == table.shape.len() || table.older.contains(&columns);
+            // A table that came later is not there yet.
+            assert!(columns == 0 || known, "{} of version {version} has {columns} columns", table.name);
+            checked += usize::from(columns > 0);
+        }
+    }
+    assert!(checked > 40, "{checked}");
 }
 
 /// A file written by earlier versions, kept for ever.

@@ -27,7 +27,8 @@ pub(crate) struct Column {
     here: &'static str,
     /// Expression written there, where `x` is the row; empty: the value.
     written: &'static str,
-    /// Most bytes of a value; a longer one comes back as NULL and makes the row unusable.
+    /// Most bytes of a value; a longer one comes back as NULL, which makes the row unusable unless the column
+    /// may be NULL.
     at_most: Option<u32>,
     looked_for: bool,
     compared: bool,

@@ -26,7 +26,9 @@ pub(crate) struct FileTable {
     /// number that counts messages, `f` flag (0 or 1), `n` number; a capital letter may also be NULL. Empty:
     /// its rows are not recognised by their shape.
     pub(crate) shape: &'static str,
-    /// Column counts of rows from before columns were added at the end.
+    /// Column counts of rows from before columns were added at the end. A new column adds the count before it
+    /// here, its value to `added`, and its name and letter above; without the count, rows that no newer
+    /// program has written are not recognised in a damaged file.
     pub(crate) older: &'static [usize],
     /// The values of the last columns in rows without them.
     pub(crate) added: &'static [Added],
