@@ -571,6 +571,6 @@ fn the_reference_page_agrees_with_the_code() {
     }
     assert!(
         keys == wanted,
-        "docs/configuration.md is behind the code; JARVIS_BLESS=1 cargo test config writes it"
+        "docs/configuration.md is behind the code; JARVIS_BLESS=1 cargo test --lib reference_page writes it"
     );
 }

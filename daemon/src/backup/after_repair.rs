@@ -186,7 +186,7 @@ type Proven = (Backup, Manifest);
 /// The folder of backups, and the newest proven ones of this device, the newest first.
 fn open(settings: &Context, clock: &Clock) -> Result<(Lock, Vec<Proven>), BackupError> {
     let elsewhere = vec![settings.paths.data.clone(), std::env::temp_dir()];
-    let lock = Lock::look(&settings.paths.backups, elsewhere)?;
+    let lock = Lock::shared(&settings.paths.backups, elsewhere)?;
     let newest_first = list(lock.dir(), clock)?.into_iter().rev();
     let proven = newest_first.filter(|backup| backup.is_proven_to(Level::Restore));
     let read = proven.filter_map(|backup| {

@@ -50,7 +50,7 @@ impl Lock {
     ///
     /// # Errors
     /// `Locked` if another process writes there, `Disk`.
-    pub fn look(dir: &Path, elsewhere: Vec<PathBuf>) -> Result<Self, BackupError> {
+    pub fn shared(dir: &Path, elsewhere: Vec<PathBuf>) -> Result<Self, BackupError> {
         let disk = BackupError::disk("the folder of the backups cannot be used", dir);
         for place in &elsewhere {
             sweep(place);
@@ -85,7 +85,7 @@ impl Lock {
         &self.dir
     }
 
-    /// As [`Lock::look`]: scratch folders go `elsewhere` if the folder has no place for them.
+    /// As [`Lock::shared`]: scratch folders go `elsewhere` if the folder has no place for them.
     #[must_use]
     pub fn or_elsewhere(self, elsewhere: Vec<PathBuf>) -> Self {
         Self { elsewhere, ..self }

@@ -24,7 +24,7 @@ const SPARE_BYTES: u64 = 16 << 20;
 
 /// The selection to restore.
 #[derive(Debug, Clone)]
-pub enum Wanted {
+pub enum Selection {
     /// All conversations of the person with this name.
     Person(String),
     Conversation(ConversationId),
@@ -33,7 +33,7 @@ pub enum Wanted {
 /// The conversations found, with their owner. They lie on the disk, one as JSON in each line, the newest
 /// first, until the value is dropped.
 #[derive(Debug)]
-pub struct Found {
+pub struct FoundConversations {
     pub owner: String,
     /// The id of that person at that time.
     pub owner_id: UserId,
@@ -44,7 +44,7 @@ pub struct Found {
 
 /// Collects the conversations found, one after the other.
 pub(super) struct Finding {
-    found: Found,
+    found: FoundConversations,
     file: BufWriter<File>,
 }
 
@@ -54,7 +54,7 @@ impl Finding {
         let path = scratch.path().join("conversations");
         let file = durable::create_file(&path).map_err(kept(&path))?;
         Ok(Self {
-            found: Found { owner, owner_id, conversations: 0, path, _scratch: scratch },
+            found: FoundConversations { owner, owner_id, conversations: 0, path, _scratch: scratch },
             file: BufWriter::new(file),
         })
     }
@@ -67,7 +67,7 @@ impl Finding {
         written.and_then(|()| self.file.write_all(b"\n")).map_err(kept(&self.found.path))
     }
 
-    pub(super) fn end(mut self) -> Result<Found, BackupError> {
+    pub(super) fn end(mut self) -> Result<FoundConversations, BackupError> {
         self.file.flush().map_err(kept(&self.found.path))?;
         Ok(self.found)
     }
@@ -97,8 +97,8 @@ pub async fn find(
     folder: &Path,
     manifest: &Manifest,
     keys: &Keys,
-    wanted: &Wanted,
-) -> Result<Found, BackupError> {
+    wanted: &Selection,
+) -> Result<FoundConversations, BackupError> {
     if manifest.origin == Origin::Postgres {
         return super::restore_pg::find(run, folder, manifest, keys, wanted).await;
     }
@@ -129,7 +129,7 @@ pub(super) async fn held_apart(run: &Run<'_>, db: &Path, fresh: &Path) -> Result
     let added = async {
         let mut added = Imported::default();
         for user in apart.list_users().await? {
-            let found = find_in(run, &apart, &Wanted::Person(user.name)).await?;
+            let found = find_in(run, &apart, &Selection::Person(user.name)).await?;
             if found.conversations > 0 {
                 added += import(run, &memory, "", &found).await?.imported;
             }
@@ -146,13 +146,17 @@ pub(super) async fn held_apart(run: &Run<'_>, db: &Path, fresh: &Path) -> Result
     Ok(added)
 }
 
-async fn find_in(run: &Run<'_>, memory: &Memory, wanted: &Wanted) -> Result<Found, BackupError> {
+async fn find_in(
+    run: &Run<'_>,
+    memory: &Memory,
+    wanted: &Selection,
+) -> Result<FoundConversations, BackupError> {
     let json = |conversation: &ExportedConversation| {
         serde_json::to_string(conversation)
             .map_err(|e| BackupError::Refused(format!("what was found cannot be passed on: {e}")))
     };
     match wanted {
-        Wanted::Person(name) => {
+        Selection::Person(name) => {
             let user = memory.user_by_name(name).await?;
             let mut finding = Finding::of(run, user.name, user.id)?;
             memory
@@ -163,7 +167,7 @@ async fn find_in(run: &Run<'_>, memory: &Memory, wanted: &Wanted) -> Result<Foun
                 .await?;
             finding.end()
         }
-        Wanted::Conversation(id) => {
+        Selection::Conversation(id) => {
             let (user, conversation) = owner_of(memory, *id).await?;
             let mut finding = Finding::of(run, user.name, user.id)?;
             finding.add(&json(&conversation)?)?;
@@ -196,7 +200,7 @@ pub async fn import(
     run: &Run<'_>,
     memory: &Memory,
     backup: &str,
-    found: &Found,
+    found: &FoundConversations,
 ) -> Result<Merged, BackupError> {
     let (user, added) = match memory.user_by_name(&found.owner).await {
         Ok(user) => (user, false),

@@ -238,14 +238,14 @@ pub fn list(dir: &Path, clock: &Clock) -> Result<Vec<Backup>, BackupError> {
         let Ok(name) = entry.file_name().into_string() else { continue };
         let Some(taken_at) = time_of(&name) else { continue };
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            found.push(look(entry.path(), name, taken_at));
+            found.push(inspect(entry.path(), name, taken_at));
         }
     }
     order::arrange(&mut found, &clock.stamp());
     Ok(found)
 }
 
-fn look(path: PathBuf, name: String, taken_at: Timestamp) -> Backup {
+fn inspect(path: PathBuf, name: String, taken_at: Timestamp) -> Backup {
     let mut backup = Backup {
         name,
         path,

@@ -17,7 +17,7 @@ use super::columns::Columns;
 use super::create::{Run, Source, blocking, queue_file};
 use super::keys::Keys;
 use super::manifest::{FileEntry, Manifest, Origin, Role, Sums, TableSum, damaged};
-use super::pg_tools::{Piece, Running, Tool, WayIn, pipe, split};
+use super::pg_tools::{PgAccess, Piece, Running, Tool, pipe, split};
 use super::scratch::ScratchDatabase;
 use super::stream::{self, Sealed, pour};
 use super::verify::compare;
@@ -233,7 +233,7 @@ async fn run_dump(
     snapshot: &str,
     mut sealed: Sealed,
 ) -> Result<Sealed, BackupError> {
-    let way_in = WayIn::to(settings, schema_version)?;
+    let way_in = PgAccess::to(settings, schema_version)?;
     let mut command = tool.command();
     command.args(["--format=custom", "--compress=0", "--schema=jarvis", "--no-owner", "--no-privileges"]);
     // A role may have another encoding set, which the dump would use.

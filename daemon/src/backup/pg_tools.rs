@@ -75,12 +75,12 @@ impl Tool {
 
 /// The credentials for a program: variables, and the password in memory.
 #[derive(Debug)]
-pub(super) struct WayIn {
+pub(super) struct PgAccess {
     env: Vec<(&'static str, String)>,
     password: Option<OwnedFd>,
 }
 
-impl WayIn {
+impl PgAccess {
     pub(super) fn to(settings: &PgSettings, schema_version: i64) -> Result<Self, BackupError> {
         let shown = &settings.shown;
         let env = settings.client_env(schema_version).map_err(|e| BackupError::postgres(&e, shown))?;

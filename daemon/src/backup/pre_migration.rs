@@ -35,7 +35,7 @@ pub async fn back_up_device(settings: &Context) {
 /// Makes a safety backup of the Postgres of the house if connecting to it would migrate it. A server that
 /// does not answer is reported by the connection itself.
 pub async fn back_up_if_connecting_migrates(settings: &Context, there: &PgSettings) {
-    if postgres::look(there).await.is_ok_and(postgres::is_old) {
+    if postgres::version(there).await.is_ok_and(postgres::is_old) {
         back_up_postgres(settings, there).await;
     }
 }

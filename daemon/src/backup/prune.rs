@@ -14,7 +14,7 @@ use super::context::Context;
 use super::create::Run;
 use super::lock::{self, Lock};
 use super::remote::{self, Copied};
-use super::retention::{self, Candidate, Decision, Hold, Policy, Standing};
+use super::retention::{self, Candidate, Decision, Hold, Policy, ProofState};
 use super::{Backup, BackupError, Kind, Level, known, order, watch};
 use crate::clock::Stamp;
 
@@ -23,7 +23,7 @@ const PARTIAL_STAYS: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// The decision about one backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Fate {
+pub struct PruneDecision {
     #[serde(flatten)]
     pub backup: Backup,
     pub keep: bool,
@@ -52,7 +52,7 @@ pub fn decide(
     level: Level,
     clock: &Stamp,
     trusted: bool,
-) -> Result<Vec<Fate>, BackupError> {
+) -> Result<Vec<PruneDecision>, BackupError> {
     if !clock.synced && !trusted {
         return Err(BackupError::Refused(
             "nothing was deleted, because the clock is not set by NTP and may be wrong: wait until it is, or \
@@ -73,7 +73,7 @@ pub fn decide(
     let fates = backups.into_iter().zip(decisions).map(|(backup, decision)| {
         let keep = decision.keep();
         let Decision { reasons, .. } = decision;
-        Fate { backup, keep, reasons: reasons.iter().map(ToString::to_string).collect() }
+        PruneDecision { backup, keep, reasons: reasons.iter().map(ToString::to_string).collect() }
     });
     Ok(fates.collect())
 }
@@ -88,9 +88,9 @@ fn candidate(backup: &Backup, level: Level) -> Candidate {
         Kind::Safety => Some(Hold::Safety),
     };
     let standing = match damaged {
-        true => Standing::Failed,
-        false if backup.is_proven_to(level) => Standing::Proven,
-        false => Standing::Unproven,
+        true => ProofState::Failed,
+        false if backup.is_proven_to(level) => ProofState::Proven,
+        false => ProofState::Unproven,
     };
     let taken_at = backup.day_of.unwrap_or(backup.taken_at);
     Candidate { name: backup.name.clone(), taken_at, standing, hold }
@@ -101,8 +101,8 @@ fn candidate(backup: &Backup, level: Level) -> Candidate {
 ///
 /// # Errors
 /// [`BackupError::Disk`].
-pub fn settle(lock: &Lock, fates: &[Fate]) -> Result<(), BackupError> {
-    let stays = |fate: &&Fate| fate.keep && fate.backup.fault.is_none();
+pub fn settle(lock: &Lock, fates: &[PruneDecision]) -> Result<(), BackupError> {
+    let stays = |fate: &&PruneDecision| fate.keep && fate.backup.fault.is_none();
     fates.iter().filter(stays).try_for_each(|fate| lock::sync_folder(&fate.backup.path))?;
     lock::sync_folder(lock.dir())
 }
@@ -125,7 +125,7 @@ pub fn remove(lock: &Lock, backup: &Backup) -> Result<(), BackupError> {
 pub struct Place {
     pub deleted: usize,
     pub freed_bytes: u64,
-    pub backups: Vec<Fate>,
+    pub backups: Vec<PruneDecision>,
     /// Partial copies that were removed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub partial: Vec<String>,
@@ -146,7 +146,7 @@ pub struct Pruned {
 }
 
 impl Place {
-    fn of(backups: Vec<Fate>, partial: Vec<String>) -> Self {
+    fn of(backups: Vec<PruneDecision>, partial: Vec<String>) -> Self {
         let going = || backups.iter().filter(|fate| !fate.keep).map(|fate| &fate.backup);
         let freed_bytes = going().map(|b| b.bytes).fold(0, u64::saturating_add);
         Self { deleted: going().count(), freed_bytes, backups, partial }
@@ -189,7 +189,7 @@ pub async fn prune(run: &Run<'_>, dry_run: bool, trust_clock: bool) -> Result<Pr
     Ok(pruned)
 }
 
-fn decided(run: &Run<'_>, all: Vec<Backup>, trust_clock: bool) -> Result<Vec<Fate>, BackupError> {
+fn decided(run: &Run<'_>, all: Vec<Backup>, trust_clock: bool) -> Result<Vec<PruneDecision>, BackupError> {
     let level = run.settings.backup.verify;
     decide(all, &Policy::of(run.settings), level, &run.clock.stamp(), trust_clock)
 }
@@ -202,7 +202,7 @@ async fn elsewhere(
 ) -> Result<Place, BackupError> {
     let index = remote::index(run).await?;
     if !dry_run && remote::miss(run, &index)? {
-        watch::look_again(run);
+        watch::recheck(run);
     }
     let device = &run.settings.device;
     // Copies of another device, and unreadable copies, are not deleted.
@@ -252,12 +252,12 @@ mod tests {
         let broke_later = [(Level::Restore, true), (Level::Quick, false)];
         let mended = [(Level::Restore, false), (Level::Quick, true)];
         for (proofs, level, standing) in [
-            (&restored[..], Level::Restore, Standing::Proven),
-            (&quick_later[..], Level::Restore, Standing::Proven),
-            (&broke_later[..], Level::Quick, Standing::Failed),
-            (&mended[..], Level::Restore, Standing::Unproven),
-            (&mended[..], Level::Quick, Standing::Proven),
-            (&[][..], Level::Quick, Standing::Unproven),
+            (&restored[..], Level::Restore, ProofState::Proven),
+            (&quick_later[..], Level::Restore, ProofState::Proven),
+            (&broke_later[..], Level::Quick, ProofState::Failed),
+            (&mended[..], Level::Restore, ProofState::Unproven),
+            (&mended[..], Level::Quick, ProofState::Proven),
+            (&[][..], Level::Quick, ProofState::Unproven),
         ] {
             let found =
                 candidate(&Backup::sample("jarvis-backup-20261122-020000", Kind::Scheduled, proofs), level);

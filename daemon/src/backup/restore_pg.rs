@@ -21,7 +21,7 @@ use super::bring_back::{BroughtBack, bring_back, lacking};
 use super::create::{Run, create_from};
 use super::keys::Keys;
 use super::manifest::{FileEntry, Manifest, Origin, Role};
-use super::merge::{Finding, Found, Wanted};
+use super::merge::{Finding, FoundConversations, Selection};
 use super::pg::{self, another_session, load, of, plain, session};
 use super::restore::{Restored, data_folder, messages, not_newer, note};
 use super::scratch::ScratchDatabase;
@@ -46,7 +46,8 @@ crate::store::sql::statements! {
     PEOPLE = "SELECT id, name FROM jarvis.users WHERE lower(name) = lower($1)";
     OWNER = "SELECT u.id, u.name FROM jarvis.conversations c JOIN jarvis.users u ON u.id = c.owner
         WHERE c.id = $1";
-    /// The JSON that `conversation export` writes.
+    /// The JSON that `conversation export` writes. It runs on the schema of the backup, which may be older: a
+    /// column that not every version has is read as `to_jsonb(c) ->> 'column'`.
     EXPORT = "SELECT json_build_object('id', c.id, 'title', c.title,
             'created_unix_ms', (extract(epoch FROM c.created_at) * 1000)::bigint,
             'updated_unix_ms', (extract(epoch FROM c.updated_at) * 1000)::bigint, 'session_id', c.session_id,
@@ -250,8 +251,8 @@ pub(super) async fn find(
     folder: &Path,
     manifest: &Manifest,
     keys: &Keys,
-    wanted: &Wanted,
-) -> Result<Found, BackupError> {
+    wanted: &Selection,
+) -> Result<FoundConversations, BackupError> {
     let settings = run.settings.postgres.as_ref().ok_or_else(|| {
         BackupError::Refused(
             "this backup is of Postgres: set store.postgres_url, so that it can be looked into".to_owned(),
@@ -279,15 +280,15 @@ pub(super) async fn find(
 async fn find_in(
     run: &Run<'_>,
     conn: &mut PgConnection,
-    wanted: &Wanted,
+    wanted: &Selection,
     settings: &PgSettings,
     undelivered: Option<&Undelivered>,
-) -> Result<Found, BackupError> {
+) -> Result<FoundConversations, BackupError> {
     let sql = of(settings);
     pg::set_up(conn, settings).await?;
     let (people, one) = match wanted {
-        Wanted::Person(name) => (sqlx::query(PEOPLE).bind(name.clone()).fetch_all(&mut *conn).await, None),
-        Wanted::Conversation(id) => {
+        Selection::Person(name) => (sqlx::query(PEOPLE).bind(name.clone()).fetch_all(&mut *conn).await, None),
+        Selection::Conversation(id) => {
             let id = id.0;
             (sqlx::query(OWNER).bind(id).fetch_all(&mut *conn).await, Some(id))
         }
@@ -300,11 +301,11 @@ async fn find_in(
     let (id, owner): (Uuid, String) = match (people.as_slice(), wanted) {
         ([person], _) => (person.try_get("id").map_err(&sql)?, person.try_get("name").map_err(&sql)?),
         ([], _) if of_device.is_some() => of_device.map(|user| (user.id.0, user.name)).unwrap_or_default(),
-        ([], Wanted::Person(name)) => {
+        ([], Selection::Person(name)) => {
             let what = "user in this backup named";
             return Err(MemoryError::NotFound { what, which: name.clone() }.into());
         }
-        ([], Wanted::Conversation(id)) => {
+        ([], Selection::Conversation(id)) => {
             let what = "conversation in this backup with the id";
             return Err(MemoryError::NotFound { what, which: id.to_string() }.into());
         }

@@ -43,7 +43,7 @@ impl Default for Policy {
 
 /// The known quality of a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Standing {
+pub enum ProofState {
     /// Its last proof found damage.
     Failed,
     Unproven,
@@ -67,7 +67,7 @@ pub struct Candidate {
     pub name: String,
     /// Its date in the calendar.
     pub taken_at: Timestamp,
-    pub standing: Standing,
+    pub standing: ProofState,
     pub hold: Option<Hold>,
 }
 
@@ -133,7 +133,7 @@ impl Decision {
 /// Decides about every backup, the oldest first. `now` must come from a clock that is set.
 pub fn decide(backups: &[Candidate], policy: &Policy, now: Timestamp, zone: &TimeZone) -> Vec<Decision> {
     let past = |b: &&Candidate| b.taken_at <= now;
-    let last_proven = backups.iter().rposition(|b| past(&b) && b.standing == Standing::Proven);
+    let last_proven = backups.iter().rposition(|b| past(&b) && b.standing == ProofState::Proven);
     let mut reasons = vec![Vec::new(); backups.len()];
     let mut counted = Vec::new();
     for (index, backup) in backups.iter().enumerate() {
@@ -155,7 +155,7 @@ pub fn decide(backups: &[Candidate], policy: &Policy, now: Timestamp, zone: &Tim
         };
         if backup.taken_at > now {
             says(Reason::Future);
-        } else if backup.standing == Standing::Failed {
+        } else if backup.standing == ProofState::Failed {
             // Represents nothing.
         } else if index > last_proven {
             says(Reason::AwaitsProof);
@@ -181,7 +181,7 @@ pub fn decide(backups: &[Candidate], policy: &Policy, now: Timestamp, zone: &Tim
     }
     let decisions = backups.iter().zip(reasons).map(|(backup, mut reasons)| {
         if reasons.is_empty() {
-            reasons.push(if backup.standing == Standing::Failed {
+            reasons.push(if backup.standing == ProofState::Failed {
                 Reason::Failed
             } else {
                 Reason::NotNeeded
@@ -236,7 +236,7 @@ mod tests {
 
     fn proven(local: &str) -> Candidate {
         let taken_at = at(local);
-        Candidate { name: local.to_owned(), taken_at, standing: Standing::Proven, hold: None }
+        Candidate { name: local.to_owned(), taken_at, standing: ProofState::Proven, hold: None }
     }
 
     fn kept(backups: &[Candidate], policy: &Policy, now: &str) -> Vec<String> {
@@ -302,13 +302,13 @@ mod tests {
     fn nothing_goes_while_nothing_is_proven_and_the_newest_proven_one_stays() {
         let mut backups = ["2027-01-01T02:00", "2027-01-02T02:00", "2027-01-03T02:00"].map(proven);
         for backup in &mut backups {
-            backup.standing = Standing::Unproven;
+            backup.standing = ProofState::Unproven;
         }
         assert_eq!(kept(&backups, &only(1, 0, 0), "2027-01-06T02:00").len(), 3);
-        backups[0].standing = Standing::Proven;
+        backups[0].standing = ProofState::Proven;
         // The two newer ones wait for their proof; they take no period from the proven one.
         assert_eq!(kept(&backups, &only(1, 0, 0), "2027-01-06T02:00").len(), 3);
-        backups[2].standing = Standing::Failed;
+        backups[2].standing = ProofState::Failed;
         assert_eq!(
             kept(&backups, &only(1, 0, 0), "2027-01-06T02:00"),
             ["2027-01-01T02:00", "2027-01-02T02:00"]
@@ -321,7 +321,7 @@ mod tests {
     fn a_proven_backup_is_preferred_and_one_from_the_future_takes_no_period() {
         let mut backups =
             ["2027-01-01T02:00", "2027-01-01T12:00", "2027-01-02T02:00", "2031-05-05T02:00"].map(proven);
-        backups[1].standing = Standing::Unproven;
+        backups[1].standing = ProofState::Unproven;
         let decisions = decide(&backups, &only(2, 0, 0), at("2027-01-02T03:00"), &zone());
         assert!(decisions[0].keep() && !decisions[1].keep() && decisions[2].keep());
         assert_eq!(decisions[3].reasons, [Reason::Future]);
@@ -378,7 +378,7 @@ mod tests {
 
     fn taken(hours: i64) -> Candidate {
         let taken_at = at("2026-11-23T02:00").checked_add(hours.hours()).unwrap();
-        Candidate { name: format!("{taken_at}"), taken_at, standing: Standing::Proven, hold: None }
+        Candidate { name: format!("{taken_at}"), taken_at, standing: ProofState::Proven, hold: None }
     }
 
     proptest! {
@@ -430,11 +430,11 @@ mod tests {
             for (index, hour) in hours.into_iter().enumerate() {
                 off += jumps.iter().filter(|(when, _)| *when == index).map(|(_, by)| by).sum::<i64>();
                 let fate = usize::from(fates[index % fates.len()]);
-                let standing = [Standing::Failed, Standing::Unproven, Standing::Proven][fate];
+                let standing = [ProofState::Failed, ProofState::Unproven, ProofState::Proven][fate];
                 let backup = Candidate { standing, ..taken(hour + off) };
                 let now = backup.taken_at;
                 held.push(backup);
-                let proven = |b: &&Candidate| b.standing == Standing::Proven;
+                let proven = |b: &&Candidate| b.standing == ProofState::Proven;
                 let newest_proven = |held: &[Candidate]| {
                     held.iter().filter(proven).map(|b| b.taken_at).filter(|at| *at <= now).max()
                 };

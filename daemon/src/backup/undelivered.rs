@@ -12,7 +12,7 @@ use super::create::Run;
 use super::keys::Keys;
 use super::lock::Scratch;
 use super::manifest::{FileEntry, Manifest, Role};
-use super::merge::{Finding, Wanted, owner_of};
+use super::merge::{Finding, Selection, owner_of};
 use super::restore::restore_file;
 use crate::memory::{ConversationId, ExportedConversation, Memory, MemoryError, User, UserId};
 
@@ -57,10 +57,10 @@ impl Undelivered {
     }
 
     /// The person of `wanted`, if the queue file holds something of them.
-    pub(super) async fn whose(&self, wanted: &Wanted) -> Result<Option<User>, BackupError> {
+    pub(super) async fn whose(&self, wanted: &Selection) -> Result<Option<User>, BackupError> {
         let found = match wanted {
-            Wanted::Person(name) => self.memory.user_by_name(name).await.map_err(BackupError::from),
-            Wanted::Conversation(id) => owner_of(&self.memory, *id).await.map(|(user, _)| user),
+            Selection::Person(name) => self.memory.user_by_name(name).await.map_err(BackupError::from),
+            Selection::Conversation(id) => owner_of(&self.memory, *id).await.map(|(user, _)| user),
         };
         match found {
             Ok(user) => Ok(Some(user)),

@@ -18,7 +18,7 @@ use crate::store::{Store, StoreError, StoreOptions};
 
 /// The result of a verification.
 #[derive(Debug, Clone)]
-pub struct Looked {
+pub struct Verified {
     pub proof: Proof,
     /// Whether the result was noted beside the backup; `false` if the folder is read-only.
     pub noted: bool,
@@ -42,8 +42,8 @@ pub async fn verify_and_note(
     folder: &Path,
     level: Level,
     keys: &Keys,
-) -> Result<Looked, BackupError> {
-    let found = look(run, folder, level, keys).await;
+) -> Result<Verified, BackupError> {
+    let found = check(run, folder, level, keys).await;
     let at = Timestamp::from_millisecond(run.clock.now_unix_ms()).unwrap_or_default();
     let proof = match &found {
         Ok(()) => Proof { level, at, ok: true, detail: None },
@@ -52,7 +52,7 @@ pub async fn verify_and_note(
         }
         Err(_) => {
             return found
-                .map(|()| Looked { proof: Proof { level, at, ok: false, detail: None }, noted: false });
+                .map(|()| Verified { proof: Proof { level, at, ok: false, detail: None }, noted: false });
         }
     };
     let mut written = false;
@@ -64,10 +64,10 @@ pub async fn verify_and_note(
             Err(e) => log::warn!("{}", crate::error::chain(&e)),
         }
     }
-    found.map(|()| Looked { proof, noted: written })
+    found.map(|()| Verified { proof, noted: written })
 }
 
-async fn look(run: &Run<'_>, folder: &Path, level: Level, keys: &Keys) -> Result<(), BackupError> {
+async fn check(run: &Run<'_>, folder: &Path, level: Level, keys: &Keys) -> Result<(), BackupError> {
     let manifest = manifest::read(folder)?.manifest;
     check_hashes(run, folder, &manifest).await?;
     if level == Level::Quick {

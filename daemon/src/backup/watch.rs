@@ -176,13 +176,13 @@ pub fn well(run: &Run<'_>) {
 }
 
 /// Makes the daemon look at the backups again, and keeps the note.
-pub fn look_again(run: &Run<'_>) {
+pub fn recheck(run: &Run<'_>) {
     if let Err(e) = note_change(&run.settings.paths.data, run.clock) {
         log::warn!("{}", chain(&e));
     }
 }
 
-/// The note of the last run. An unreadable note counts as none here; [`look`] reports it.
+/// The note of the last run. An unreadable note counts as none here; [`state`] reports it.
 pub fn noted(data: &Path) -> Option<LastRun> {
     read_note(data).ok().flatten()
 }
@@ -292,7 +292,7 @@ pub struct State {
 }
 
 /// Reads the state of the backups.
-pub fn look(settings: &Context, clock: &Clock) -> State {
+pub fn state(settings: &Context, clock: &Clock) -> State {
     let backups = super::list(&settings.paths.backups, clock);
     let lost = backups.as_ref().ok().and_then(|here| known::lost(settings, here));
     let seen = Seen {
@@ -361,7 +361,7 @@ pub async fn run(
             if known.is_some_and(|(before, at)| before == signs && at.elapsed() < LIST_EVERY) {
                 return None;
             }
-            Some((look(&settings, &clock), signs))
+            Some((state(&settings, &clock), signs))
         });
         let looked = tokio::select! {
             biased;

@@ -30,7 +30,7 @@ pub fn policy(settings: &Context, hold_apart: bool) -> Vanished {
 /// # Errors
 /// [`StoreError`] if the database cannot be read.
 pub async fn missing(settings: &Context) -> Result<Option<Missing>, StoreError> {
-    vanished::look(&settings.paths.db, &policy(settings, false)).await
+    vanished::inspect(&settings.paths.db, &policy(settings, false)).await
 }
 
 /// Asked only after the memory vanished or while it is held apart. An unreadable folder tells nothing.

@@ -210,7 +210,7 @@ impl Folder {
             }
             Self::Change if !gone() => Lock::take(dir)?.or_elsewhere(elsewhere),
             Self::Accept => Lock::take(dir)?,
-            Self::Read | Self::Change => Lock::look(dir, elsewhere)?,
+            Self::Read | Self::Change => Lock::shared(dir, elsewhere)?,
         })
     }
 }

@@ -315,7 +315,7 @@ async fn drain(settings: &Settings, memory: &Memory, json: bool) -> Result<(), F
                 }
                 // Once more, after the server was asked whether its database is still the same one.
                 asked = true;
-                forwarder.look_again();
+                forwarder.recheck();
                 continue;
             }
             Ok(Progress::Sent(n)) => sent += n,

@@ -35,12 +35,12 @@ pub enum Task {
     /// Take the next speaker for `user`.
     Pin { user: String, pin: Pin },
     /// Enrol the voice of this person, before the microphone.
-    Enrol { user: String, wanted: Wanted },
+    Enrol { user: String, wanted: EnrolmentRequest },
 }
 
 /// The request of an enrolment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Wanted {
+pub struct EnrolmentRequest {
     /// Only further samples, added to the enrolled voice.
     pub adds: bool,
     /// The further samples that are asked for, each once.
@@ -236,7 +236,7 @@ fn enrolment(payload: &[u8]) -> Option<Command> {
             further.push(style);
         }
     }
-    Some(Command::Task(Task::Enrol { user, wanted: Wanted { adds, further, keep_recordings } }))
+    Some(Command::Task(Task::Enrol { user, wanted: EnrolmentRequest { adds, further, keep_recordings } }))
 }
 
 #[cfg(test)]

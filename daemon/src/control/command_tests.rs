@@ -73,7 +73,7 @@ fn an_enrolment_asks_for_each_further_sample_once() {
             false,
         ),
     ] {
-        let wanted = Wanted { adds, further, keep_recordings };
+        let wanted = EnrolmentRequest { adds, further, keep_recordings };
         let begun = Command::Task(Task::Enrol { user: user.into(), wanted });
         assert_eq!(read("enrolment", asked), Ok(begun));
     }

@@ -16,7 +16,7 @@ pub mod page;
 pub mod refused;
 pub mod request;
 
-pub use command::{COMMANDS, Command, CommandSpec, Switch, Task, Wanted};
+pub use command::{COMMANDS, Command, CommandSpec, EnrolmentRequest, Switch, Task};
 pub use outcome::Outcome;
 pub use refused::{Face, Refused};
 pub use request::{Authority, Request, RequestId};

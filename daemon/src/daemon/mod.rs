@@ -92,7 +92,7 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
     let pulse = Arc::new(Pulse::default());
     let (memory, health) = (&app.memory, &app.health);
     // Before the first sound.
-    app.switches.restore(memory, health).await;
+    app.switches.restore_muted(memory, health).await;
     // An unreadable setting counts as no announcements; at worst an entity stays.
     let announced =
         memory.setting::<mqtt::Announced>(mqtt::ANNOUNCED).await.ok().flatten().unwrap_or_default();
@@ -109,7 +109,7 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
         let path = VoicePath::start(&mut supervisor, &app, &settings, ends)?;
         let realtime = settings.audio.realtime_priority;
         path.listen(&mut supervisor, detector, Box::new(source), stats.clone(), realtime)?;
-        let keep = app.switches.clone().keep(memory.clone(), health.clone(), stop.clone());
+        let keep = app.switches.clone().keep_muted(memory.clone(), health.clone(), stop.clone());
         supervisor.task("mute", keep)?;
         if settings.voice.enabled {
             let watch = PauseWatch {

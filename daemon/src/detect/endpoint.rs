@@ -32,7 +32,7 @@ pub(super) struct Limits {
     pub no_speech_timeout: u64,
     pub min_speech: u64,
     /// Frames of speech after which the utterance so far is handed out; 0: never.
-    pub first_look: u64,
+    pub early_verdict: u64,
     /// Every stretch of speech is a command.
     pub always: bool,
 }
@@ -157,14 +157,14 @@ enum State {
         wake: bool,
         run: Run,
     },
-    /// `look_after`: frames of speech until the utterance so far is handed out. `None`: this is done, or not
+    /// `early_after`: frames of speech until the utterance so far is handed out. `None`: this is done, or not
     /// wanted.
     Open {
         start: FramePos,
         command: FramePos,
         last_speech: FramePos,
         sent: FramePos,
-        look_after: Option<u64>,
+        early_after: Option<u64>,
     },
 }
 
@@ -341,7 +341,7 @@ impl Endpointer {
                     out.push(Detection::NoSpeech { pos });
                 }
             }
-            State::Open { start, command, last_speech, sent, look_after } => {
+            State::Open { start, command, last_speech, sent, early_after } => {
                 if probability >= self.limits.threshold - HYSTERESIS {
                     *last_speech = pos;
                 }
@@ -354,11 +354,11 @@ impl Endpointer {
                     out.push(Detection::Speech { raw: sound.samples(*sent, next).to_vec() });
                     *sent = next;
                     // Handed out together with a piece, so that both show the same sound.
-                    if look_after.is_some_and(|after| {
+                    if early_after.is_some_and(|after| {
                         let speech = sound.speech(*start, next);
                         speech.iter().filter(|p| **p >= self.limits.threshold).count() as u64 >= after
                     }) {
-                        *look_after = None;
+                        *early_after = None;
                         let raw = sound.samples(*start, next).to_vec();
                         let speech = sound.speech(*start, next).to_vec();
                         out.push(Detection::SoFar { raw, speech });
@@ -390,8 +390,8 @@ impl Endpointer {
         let next = FramePos(now.0 + 1);
         out.push(Detection::SpeechStart { pos: first });
         out.push(Detection::Speech { raw: sound.samples(command, next).to_vec() });
-        let look_after = Some(self.limits.first_look).filter(|frames| *frames > 0);
-        self.state = State::Open { start, command, last_speech: now, sent: next, look_after };
+        let early_after = Some(self.limits.early_verdict).filter(|frames| *frames > 0);
+        self.state = State::Open { start, command, last_speech: now, sent: next, early_after };
     }
 
     fn close(&mut self, end: FramePos, truncated: bool, sound: &Sound, out: &mut Vec<Detection>) {

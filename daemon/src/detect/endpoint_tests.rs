@@ -14,7 +14,7 @@ fn limits(always: bool) -> Limits {
         max_utterance: 1_500,
         no_speech_timeout: 500,
         min_speech: 16,
-        first_look: 150,
+        early_verdict: 150,
         always,
     }
 }

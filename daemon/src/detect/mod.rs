@@ -48,7 +48,7 @@ const VAD_THRESHOLD: f32 = 0.5;
 /// Speech shorter than this is a noise.
 const MIN_SPEECH_MS: u32 = 160;
 /// Speech, wake phrase included, after which the utterance so far is handed out once.
-const FIRST_LOOK_MS: u32 = 2_000;
+const EARLY_VERDICT_MS: u32 = 2_000;
 
 /// A finding of the detector in the sound.
 #[derive(Debug, Clone)]
@@ -178,7 +178,7 @@ impl Detector {
             max_utterance: frames(endpoint.max_utterance_ms).max(frames(MIN_SPEECH_MS) + 50),
             no_speech_timeout: frames(endpoint.no_speech_timeout_ms),
             min_speech: frames(MIN_SPEECH_MS),
-            first_look: frames(FIRST_LOOK_MS),
+            early_verdict: frames(EARLY_VERDICT_MS),
             always: words.is_empty(),
         };
         let wake = if words.is_empty() {

@@ -24,8 +24,8 @@ pub struct Voices {
     pub recordings: Recordings,
 }
 
-/// A first look that is being taken, and how long it took.
-pub type FirstLook = JoinHandle<(Result<Option<Part>, SpeakerError>, Duration)>;
+/// A early verdict that is being taken, and how long it took.
+pub type EarlyVerdict = JoinHandle<(Result<Option<Part>, SpeakerError>, Duration)>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum VoicesError {
@@ -136,17 +136,17 @@ impl Voices {
         }
     }
 
-    /// A first look at an utterance that goes on (see [`Verifier::first_look`]), on a thread of its own: it
+    /// A early verdict at an utterance that goes on (see [`Verifier::early_verdict`]), on a thread of its own: it
     /// delays neither the sound nor the caller. The sound is as for [`Voices::hear`].
     ///
     /// # Errors
     /// When the enrolled voices cannot be read.
-    pub async fn first_look(&self, raw: Vec<f32>, speech: Vec<f32>) -> Result<FirstLook, VoicesError> {
+    pub async fn early_verdict(&self, raw: Vec<f32>, speech: Vec<f32>) -> Result<EarlyVerdict, VoicesError> {
         let enrolled = self.enrolled().await?;
         let verifier = self.verifier.clone();
         Ok(tokio::task::spawn_blocking(move || {
             let started = Instant::now();
-            (verifier.first_look(&raw, &speech, &enrolled), started.elapsed())
+            (verifier.early_verdict(&raw, &speech, &enrolled), started.elapsed())
         }))
     }
 

@@ -69,7 +69,7 @@ pub use ids::{AuditId, ConversationId, MessageId, UserId, VoiceprintId};
 pub use import::{Imported, Link};
 pub use messages::{Kind, MAX_MESSAGE_BYTES, Message, Role};
 pub use open_turn::{Effects, OpenTurn, Said};
-pub use replica::{Applied, Basis, Pulled, TakenBack};
+pub use replica::{Applied, Pulled, RoundStart, TakenBack};
 pub use search::{Hit, SearchCursor, Words};
 pub use sessions::{MAX_SESSION_CHARS, SessionId};
 pub(crate) use signs::{Wanted, point_before, signs_behind};
@@ -101,7 +101,7 @@ pub struct Memory {
     clock: Clock,
     /// `[device] id` of the configuration.
     device: Arc<str>,
-    here: Arc<ArcSwapOption<Here>>,
+    here: Arc<ArcSwapOption<WriterRids>>,
     /// Whether every row from before the clock was set was restamped, as far as only a full read would find
     /// it.
     stamped: Arc<AtomicBool>,
@@ -119,7 +119,7 @@ struct Scrubber {
 
 /// Row numbers referenced by every written row: this device, this boot.
 #[derive(Debug, Clone, Copy)]
-struct Here {
+struct WriterRids {
     /// Generation of the store when they were looked up.
     generation: u64,
     device: i64,
@@ -268,13 +268,13 @@ impl Memory {
                 row.ok_or(StoreError::Sql(sqlx::Error::RowNotFound))?
             }
         };
-        let here = Here { generation, device: get(&row, "device")?, boot: get(&row, "boot")? };
+        let here = WriterRids { generation, device: get(&row, "device")?, boot: get(&row, "boot")? };
         self.here.store(Some(Arc::new(here)));
         Ok(())
     }
 
     /// The rows of this device and this boot; present since [`Memory::begin`].
-    fn here(&self) -> Result<Here, StoreError> {
+    fn here(&self) -> Result<WriterRids, StoreError> {
         self.here.load().as_deref().copied().ok_or(StoreError::Sql(sqlx::Error::RowNotFound))
     }
 

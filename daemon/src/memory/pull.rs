@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::replica::tables::Kept as _;
-use super::{Applied, Basis, Memory, MemoryError, Pulled};
+use super::{Applied, Memory, MemoryError, Pulled, RoundStart};
 use crate::store::forward::Circuit;
 use crate::store::opener::Opener;
 use crate::store::postgres::read::{self, Numbered, Since};
@@ -71,7 +71,7 @@ impl From<StoreError> for PullError {
 
 /// The outcome of a round.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Brought {
+pub struct PullRound {
     /// Rows that are new or changed here.
     pub changed: usize,
     /// Rows that broke a rule.
@@ -91,7 +91,7 @@ pub struct Puller {
     /// file.
     ahead: Option<(u64, PullCursor)>,
     /// The state at the start of the round.
-    basis: Basis,
+    start: RoundStart,
     /// Pages since the cursor was stored.
     unsaved: u32,
     /// Time in transactions since the last pause for other processes.
@@ -152,7 +152,7 @@ impl Puller {
             settings,
             opener,
             ahead: None,
-            basis: Basis { generation: 0, stored: false },
+            start: RoundStart { generation: 0, stored: false },
             unsaved: 0,
             busy: Duration::ZERO,
             unstored: false,
@@ -231,7 +231,7 @@ impl Puller {
         Ok(listener)
     }
 
-    async fn round_on(&mut self, listener: &mut PgListener, fresh: bool) -> Result<Brought, PullError> {
+    async fn round_on(&mut self, listener: &mut PgListener, fresh: bool) -> Result<PullRound, PullError> {
         let request = self.progress.asked.load(Ordering::Acquire);
         let conn = within(CONNECT_DEADLINE, LISTENING, listener.acquire()).await?;
         let brought = self.round(conn, fresh).await?;
@@ -260,7 +260,7 @@ impl Puller {
     ///
     /// # Errors
     /// [`PullError`]; the rows read before are stored.
-    pub async fn run_once(&mut self) -> Result<Brought, PullError> {
+    pub async fn run_once(&mut self) -> Result<PullRound, PullError> {
         let mut pg = Pg::connect(&self.settings).await?;
         let brought = self.round(&mut pg.conn, true).await;
         pg.close().await;
@@ -269,18 +269,19 @@ impl Puller {
 
     /// Reads all news, page by page. A page is one transaction here. Another database is met only on a
     /// `fresh` connection: an older connection may be all that is left of the previous database.
-    async fn round(&mut self, conn: &mut PgConnection, fresh: bool) -> Result<Brought, PullError> {
+    async fn round(&mut self, conn: &mut PgConnection, fresh: bool) -> Result<PullRound, PullError> {
         let heads = read::heads(conn).await?;
         if !fresh && !resync::is_still_with(self.memory.store(), heads.house).await? {
             return Err(PullError::Outdated);
         }
         // Runs before any reading, so that newer rows here wait in the queue.
-        let met = resync::meet(self.memory.store(), heads.house, self.memory.clock().now_unix_ms()).await?;
+        let met =
+            resync::handshake(self.memory.store(), heads.house, self.memory.clock().now_unix_ms()).await?;
         let generation = self.memory.store().generation();
         let ahead = self.ahead.take().filter(|(of, _)| *of == generation).map(|(_, ahead)| ahead);
         // `None`: the cursor was reset, or this is another database.
         let stored = pull_cursor::read_of(self.memory.store(), heads.house).await?;
-        self.basis = Basis { generation, stored: stored.is_some() };
+        self.start = RoundStart { generation, stored: stored.is_some() };
         self.busy = Duration::ZERO;
         let mut at = match (stored, ahead) {
             (None, _) => PullCursor { house: heads.house, reading: Uuid::now_v7(), ..PullCursor::default() },
@@ -292,7 +293,7 @@ impl Puller {
         let address = Some(self.settings.shown.clone());
         self.unstored = at.address != address;
         at.address = address;
-        let mut brought = Brought { another_house: met.another, ..Brought::default() };
+        let mut brought = PullRound { another_house: met.another, ..PullRound::default() };
         self.tables(conn, &heads.at, &mut at, &mut brought).await?;
         while at.at.tombstones < heads.at.tombstones {
             let rows = read::tombstones(conn, self.since(at.at.tombstones, &at)).await?;
@@ -321,7 +322,7 @@ impl Puller {
         conn: &mut PgConnection,
         head: i64,
         at: &mut PullCursor,
-        brought: &mut Brought,
+        brought: &mut PullRound,
     ) -> Result<(), PullError> {
         let Some(opener) = self.opener.clone() else {
             // Without a key they are left for later.
@@ -394,8 +395,8 @@ impl Puller {
 
     async fn apply(&mut self, page: &Pulled, at: &PullCursor) -> Result<Applied, PullError> {
         let started = Instant::now();
-        let applied = self.memory.apply_pulled(page, at, self.basis).await?.ok_or(PullError::Outdated)?;
-        self.basis.stored = true;
+        let applied = self.memory.apply_pulled(page, at, self.start).await?.ok_or(PullError::Outdated)?;
+        self.start.stored = true;
         self.unsaved = 0;
         self.unstored = false;
         // Page after page without a pause would starve other processes, which only poll for the lock.
@@ -409,7 +410,7 @@ impl Puller {
 
     async fn store(
         &mut self,
-        brought: &mut Brought,
+        brought: &mut PullRound,
         page: Pulled,
         refused: usize,
         at: &PullCursor,
@@ -440,7 +441,7 @@ macro_rules! read_all {
                 conn: &mut PgConnection,
                 heads: &Changes,
                 at: &mut PullCursor,
-                brought: &mut Brought,
+                brought: &mut PullRound,
             ) -> Result<(), PullError> {
                 $($(#[$on])* if tables::$row::APART {
                     // Before the messages: a new device knows the voices long before it has read everything.
@@ -453,7 +454,7 @@ macro_rules! read_all {
                     page.rows.$rows.append(&mut rows);
                     self.store(brought, page, refused, at).await?;
                     // Pages without news store nothing; after a lost connection they are not read again.
-                    self.ahead = Some((self.basis.generation, at.clone()));
+                    self.ahead = Some((self.start.generation, at.clone()));
                 })+
                 Ok(())
             }

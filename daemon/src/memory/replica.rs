@@ -12,11 +12,11 @@ use std::collections::BTreeSet;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
-mod bury;
 mod messages;
 mod session;
 pub(in crate::memory) mod tables;
 mod take_back;
+mod tombstone;
 
 pub use take_back::TakenBack;
 
@@ -39,7 +39,7 @@ pub struct Pulled {
 
 /// The state at the start of a round of reading.
 #[derive(Debug, Clone, Copy)]
-pub struct Basis {
+pub struct RoundStart {
     /// Generation of the file ([`crate::store::Store::generation`]).
     pub generation: u64,
     /// Whether an earlier cursor is stored, which this round continues.
@@ -59,7 +59,7 @@ pub struct Applied {
 /// Every statement of the modules below, for the test that prepares them.
 #[cfg(test)]
 pub(super) const BELOW: [&[(&str, &str)]; 4] =
-    [bury::STATEMENTS, messages::STATEMENTS, session::STATEMENTS, take_back::STATEMENTS];
+    [tombstone::STATEMENTS, messages::STATEMENTS, session::STATEMENTS, take_back::STATEMENTS];
 
 /// The outcome for one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,7 +139,7 @@ impl Memory {
 
     /// Stores rows of other devices and the new cursor, in one transaction. It stores nothing and returns
     /// `None` in three cases: this device has met another database since they were read, it has another file
-    /// than that of `basis`, or the cursor was reset since `read` was stored.
+    /// than that of `start`, or the cursor was reset since `read` was stored.
     ///
     /// # Errors
     /// Storage errors; a row causes no error.
@@ -147,11 +147,11 @@ impl Memory {
         &self,
         pulled: &Pulled,
         read: &pull_cursor::PullCursor,
-        basis: Basis,
+        start: RoundStart,
     ) -> Result<Option<Applied>> {
         let (mut tx, stamp) = self.begin().await?;
-        let same = self.store.generation() == basis.generation
-            && (!basis.stored || pull_cursor::goes_on(&mut tx, read).await?);
+        let same = self.store.generation() == start.generation
+            && (!start.stored || pull_cursor::goes_on(&mut tx, read).await?);
         if !same || !resync::is_with(&mut tx, read.house).await? {
             tx.rollback().await?;
             return Ok(None);
@@ -162,14 +162,14 @@ impl Memory {
         let here = tables::Place { device: self.here()?.device, stamp: &stamp };
         scrub |= tables::put_all(&mut tx, &pulled.rows, &here, &mut applied).await?;
         for (id, owner) in &pulled.superseded {
-            bury::supersede(&mut tx, *id, *owner, &stamp).await?;
+            tombstone::supersede(&mut tx, *id, *owner, &stamp).await?;
         }
         for (message, source) in &pulled.sources {
             tx.execute(sqlx::query(ADD_SOURCE).bind(bytes(source)).bind(bytes(message))).await?;
         }
         for row in &pulled.tombstones {
             begin_row(&mut tx).await?;
-            let outcome = bury::bury(&mut tx, row, &stamp).await;
+            let outcome = tombstone::apply(&mut tx, row, &stamp).await;
             // The damaged file may still hold rows that a repair could not read.
             scrub |= copies && matches!(outcome, Ok(Noted));
             scrub |= applied.end_row(&mut tx, "deletion", &row.id, outcome).await?;

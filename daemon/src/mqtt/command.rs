@@ -92,7 +92,7 @@ impl Budget {
 struct Journal(Budget);
 
 impl Journal {
-    fn told(&mut self, now: Instant, what: &str) {
+    fn accepted(&mut self, now: Instant, what: &str) {
         self.summarise(now);
         if self.0.allows() {
             log::info!("told over MQTT: {what}");
@@ -173,7 +173,7 @@ impl Intake {
                     }
                 };
                 if outcome.is_taken() {
-                    self.journal.told(Instant::now(), &what);
+                    self.journal.accepted(Instant::now(), &what);
                 }
                 outcome
             }

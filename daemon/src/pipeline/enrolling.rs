@@ -17,7 +17,7 @@
 //! It is as strict as the command line without options: a voice that is somebody else's, or not the person's
 //! enrolled one, is refused.
 
-use crate::control::{Face, Refused, Wanted};
+use crate::control::{EnrolmentRequest, Face, Refused};
 use crate::identity::session::{Options, Session, Start};
 use crate::identity::sound::Recording;
 use crate::identity::voices::Voices;
@@ -46,7 +46,7 @@ pub struct Enrolling {
 }
 
 /// The result of an attempt.
-pub struct Heard {
+pub struct SampleOutcome {
     pub progress: Progress,
     pub over: bool,
 }
@@ -54,8 +54,8 @@ pub struct Heard {
 impl Enrolling {
     /// # Errors
     /// Those of [`Session::begin`].
-    pub async fn begin(voices: &Voices, name: &str, wanted: Wanted) -> Result<Self, Refused> {
-        let Wanted { adds, further, keep_recordings } = wanted;
+    pub async fn begin(voices: &Voices, name: &str, wanted: EnrolmentRequest) -> Result<Self, Refused> {
+        let EnrolmentRequest { adds, further, keep_recordings } = wanted;
         let start = if adds { Start::Further } else { Start::Anew };
         let options = Options { start, keep_recordings, ..Options::default() };
         let session = Session::begin(voices, name, options).await?;
@@ -73,37 +73,40 @@ impl Enrolling {
     }
 
     /// Nobody said anything.
-    pub fn silence(&mut self) -> Heard {
+    pub fn silence(&mut self) -> SampleOutcome {
         if self.session.is_complete() {
             return self.next_style(Step::LeftOut, None);
         }
         self.refused("nothing was heard; say the sentence aloud".to_owned())
     }
 
-    fn refused(&mut self, reason: String) -> Heard {
+    fn refused(&mut self, reason: String) -> SampleOutcome {
         self.in_vain += 1;
         if self.in_vain >= MOST_IN_VAIN {
             let reason = format!("given up after {MOST_IN_VAIN} attempts in a row: {reason}");
-            return Heard { progress: self.progress(Step::Failed, Some(reason)), over: true };
+            return SampleOutcome { progress: self.progress(Step::Failed, Some(reason)), over: true };
         }
-        Heard { progress: self.progress(Step::Refused, Some(reason)), over: false }
+        SampleOutcome { progress: self.progress(Step::Refused, Some(reason)), over: false }
     }
 
-    fn failed(&self, refused: &Refused) -> Heard {
+    fn failed(&self, refused: &Refused) -> SampleOutcome {
         refused.log();
-        Heard { progress: self.progress(Step::Failed, Some(refused.sentence(Face::Mqtt))), over: true }
+        SampleOutcome {
+            progress: self.progress(Step::Failed, Some(refused.sentence(Face::Mqtt))),
+            over: true,
+        }
     }
 
     /// The style that was asked for is done with.
-    fn next_style(&mut self, step: Step, reason: Option<String>) -> Heard {
+    fn next_style(&mut self, step: Step, reason: Option<String>) -> SampleOutcome {
         self.styles.drain(..self.styles.len().min(1));
         let over = self.styles.is_empty();
         let step = if over { Step::Finished } else { step };
-        Heard { progress: self.progress(step, reason), over }
+        SampleOutcome { progress: self.progress(step, reason), over }
     }
 
     /// Takes an utterance.
-    pub async fn sample(&mut self, recording: Recording) -> Heard {
+    pub async fn sample(&mut self, recording: Recording) -> SampleOutcome {
         if self.session.is_complete() {
             return self.further(recording).await;
         }
@@ -114,17 +117,17 @@ impl Enrolling {
             Err(refused) => return self.failed(&refused),
         }
         if !self.session.is_enough() {
-            return Heard { progress: self.progress(Step::Kept, None), over: false };
+            return SampleOutcome { progress: self.progress(Step::Kept, None), over: false };
         }
         if let Err(refused) = self.session.store().await {
             return self.failed(&refused);
         }
         let over = self.styles.is_empty();
         let step = if over { Step::Finished } else { Step::Kept };
-        Heard { progress: self.progress(step, None), over }
+        SampleOutcome { progress: self.progress(step, None), over }
     }
 
-    async fn further(&mut self, recording: Recording) -> Heard {
+    async fn further(&mut self, recording: Recording) -> SampleOutcome {
         match self.session.offer(recording).await {
             Ok(report) => match report.left_out {
                 Some(why) => self.next_style(Step::LeftOut, Some(LeftOut::sentence(why).to_owned())),

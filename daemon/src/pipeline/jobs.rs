@@ -13,7 +13,7 @@ use super::deadline::Stage;
 use super::enrolling::{self, Enrolling};
 use super::machine::{Done, Job, Ticket};
 use super::turns::{Shared, Turns};
-use crate::control::{Face, Refused, Wanted};
+use crate::control::{EnrolmentRequest, Face, Refused};
 use crate::dialogue::Select;
 use crate::error::chain;
 use crate::identity::access;
@@ -75,9 +75,9 @@ impl Turns {
                 let (gate, granted) = shared.access.read(&self.memory).await;
                 Done::Gate { gate, granted }
             }),
-            Job::Chance => Box::pin(async { Done::Chance(shared.access.look(&self.memory).await) }),
-            Job::Look { raw, speech } => {
-                Box::pin(async { Done::Looked(self.look(raw, speech).await.map(Box::new)) })
+            Job::Chance => Box::pin(async { Done::Chance(shared.access.try_in_pause(&self.memory).await) }),
+            Job::EarlyVerdict { raw, speech } => {
+                Box::pin(async { Done::EarlyVerdict(self.early_verdict(raw, speech).await.map(Box::new)) })
             }
             Job::Voices { raw, speech, just } => Box::pin(async move {
                 let voice = self.live.voice.load();
@@ -121,23 +121,24 @@ impl Turns {
             Job::Sample { raw, speech } => Box::pin(async {
                 let mut enrolling = shared.enrolling.lock().await;
                 let Some(enrolling) = enrolling.as_mut() else { return lost() };
-                let enrolling::Heard { progress, over } = enrolling.sample(Recording { raw, speech }).await;
+                let enrolling::SampleOutcome { progress, over } =
+                    enrolling.sample(Recording { raw, speech }).await;
                 Done::Sampled { progress, over }
             }),
             Job::Silence => Box::pin(async {
                 let mut enrolling = shared.enrolling.lock().await;
                 let Some(enrolling) = enrolling.as_mut() else { return lost() };
-                let enrolling::Heard { progress, over } = enrolling.silence();
+                let enrolling::SampleOutcome { progress, over } = enrolling.silence();
                 Done::Sampled { progress, over }
             }),
         }
     }
 
-    /// A first look at the speaker. A failed look decides nothing.
-    async fn look(&self, raw: Vec<f32>, speech: Vec<f32>) -> Option<Part> {
-        let why = match self.voices.first_look(raw, speech).await {
+    /// A first early at the speaker. A failed early decides nothing.
+    async fn early_verdict(&self, raw: Vec<f32>, speech: Vec<f32>) -> Option<Part> {
+        let why = match self.voices.early_verdict(raw, speech).await {
             Err(error) => chain(&error),
-            Ok(look) => match look.await {
+            Ok(early) => match early.await {
                 Ok((Ok(verdict), took)) => {
                     log::debug!(
                         "a first look at who speaks took {} ms: {}",
@@ -193,7 +194,7 @@ impl Turns {
     async fn begin_enrolment(
         &self,
         user: &str,
-        wanted: Wanted,
+        wanted: EnrolmentRequest,
         shared: &Shared,
     ) -> Result<Progress, Refused> {
         let enrolling = Enrolling::begin(&self.voices, user, wanted).await?;

@@ -52,7 +52,7 @@ impl Switches {
         Self { control, muted: Arc::default(), cancels: Arc::default() }
     }
 
-    /// In force when this returns; stored and published by [`Switches::keep`].
+    /// In force when this returns; stored and published by [`Switches::keep_muted`].
     pub fn set_muted(&self, muted: bool) {
         // Inside, so that with two callers the same one wins both.
         self.muted.send_modify(|wanted| {
@@ -89,7 +89,7 @@ impl Switches {
 
     /// Mutes a device whose last setting was muted, before it hears anything. If that cannot be read it is
     /// muted: a person who switched listening off must not be listened to.
-    pub async fn restore(&self, memory: &Memory, health: &Health) {
+    pub async fn restore_muted(&self, memory: &Memory, health: &Health) {
         let (stored, condition) = match timeout(STORE_WITHIN, memory.setting::<bool>(MUTED)).await {
             Ok(Ok(stored)) => (Some(stored.unwrap_or(false)), Condition::Ok),
             failed => {
@@ -113,7 +113,7 @@ impl Switches {
     }
 
     /// Stores the mute and then publishes it, until `stop`.
-    pub async fn keep(
+    pub async fn keep_muted(
         self,
         memory: Memory,
         health: Health,
@@ -132,7 +132,7 @@ impl Switches {
             }
             let value = *wanted.borrow_and_update();
             let Some(muted) = value else {
-                self.restore(&memory, &health).await;
+                self.restore_muted(&memory, &health).await;
                 wait = TRY_AGAIN;
                 continue;
             };

@@ -68,7 +68,7 @@ impl FailureGate {
     }
 
     /// Whether an attempt during a pause is compared; it then counts as one of the few.
-    pub fn look(&mut self) -> bool {
+    pub fn try_in_pause(&mut self) -> bool {
         let left = self.looks < LOOKS_IN_A_PAUSE;
         self.looks += u32::from(left);
         left
@@ -107,12 +107,12 @@ mod tests {
             gate.failed(1_000 * n);
         }
         assert_eq!(gate.paused_until(6_000), Some(65_000));
-        assert_eq!((0..20).filter(|_| gate.look()).count(), 5);
+        assert_eq!((0..20).filter(|_| gate.try_in_pause()).count(), 5);
         let stored: FailureGate = serde_json::from_str(&serde_json::to_string(&gate).unwrap()).unwrap();
-        assert!(!stored.clone().look(), "a restart gives no more");
+        assert!(!stored.clone().try_in_pause(), "a restart gives no more");
         assert_eq!(gate.paused_until(65_000), None);
         gate.failed(70_000);
-        assert!(gate.look(), "the next pause has its own");
+        assert!(gate.try_in_pause(), "the next pause has its own");
         // As an earlier version wrote it.
         let old: FailureGate = serde_json::from_str(r#"{"failures":5,"last_failure_unix_ms":9}"#).unwrap();
         assert_eq!((old.looks, old.paused_until(10)), (0, Some(30_009)));

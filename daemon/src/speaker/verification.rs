@@ -11,7 +11,7 @@
 //!  else ─────────────────────────────────────────▶ Rejected
 //! ```
 //!
-//! [`Verifier::first_look`] decides while somebody still speaks, and only one certain thing: that it is
+//! [`Verifier::early_verdict`] decides while somebody still speaks, and only one certain thing: that it is
 //! nobody enrolled.
 
 use std::cmp::Ordering;
@@ -33,9 +33,9 @@ pub const LEAST_NET_SPEECH_S: f32 = 1.0;
 /// Below this a voice is surely a stranger's after two seconds; every possible threshold is far above.
 /// `docs/lab/speaker-verdicts.md` has the table behind the number.
 pub const SURELY_A_STRANGER: f32 = 0.01;
-/// Difference of band or effort from which a first look leaves the verdict to the whole utterance.
+/// Difference of band or effort from which a early verdict leaves the verdict to the whole utterance.
 const EXPLAINED_FROM: f32 = 0.5;
-/// Least net speech for a first look, in seconds.
+/// Least net speech for a early verdict, in seconds.
 const FIRST_LOOK_S: f32 = 1.9;
 /// From here up to the threshold a voice is `Uncertain`: as likely the person as not.
 const UNCERTAIN_FROM: f32 = 0.5;
@@ -275,7 +275,7 @@ impl Verifier {
     ///
     /// # Errors
     /// [`SpeakerError::Model`] if the model fails.
-    pub fn first_look(
+    pub fn early_verdict(
         &self,
         samples: &[f32],
         speech: &[f32],
@@ -494,7 +494,7 @@ mod tests {
         let (own, own_speech) = reading(0).unwrap();
         let look = |samples: &[f32], speech: &[f32], frames: usize, enrolled: &[EnrolledVoice]| {
             let part = (&samples[70_400..70_400 + frames * 160], &speech[440..440 + frames]);
-            verifier().first_look(part.0, part.1, enrolled).unwrap().map(|part| part.verdict)
+            verifier().early_verdict(part.0, part.1, enrolled).unwrap().map(|part| part.verdict)
         };
         let one = std::slice::from_ref(&ann);
         let stranger = look(&samples, &speech, 300, one);

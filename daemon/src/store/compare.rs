@@ -2,7 +2,7 @@
 //! differences.
 //!
 //! Both sides make the same checksum of a conversation: SHA-256 over the SHA-256 of each message (id, place,
-//! role, kind, text) in its order. The other tables are compared row by row ([`tables`]). A row is on its way
+//! role, kind, text) in its order. The other tables are compared row by row ([`tables`]). A row is on its route
 //! if it waits in the queue, is newer there than the last read, or was deleted on one side only so far. It
 //! counts as no difference, but the comparison is then incomplete and says so.
 
@@ -79,7 +79,7 @@ pub struct Counts {
     pub messages: i64,
 }
 
-/// Rows on their way between both sides.
+/// Rows on their route between both sides.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Left {
     /// Entries that wait to be sent.
@@ -115,13 +115,13 @@ pub struct Comparison {
     /// Whether everything was compared: before a repair nothing waited, was still to be queued, or still to
     /// be read.
     pub everything_compared: bool,
-    /// Entries and rows that were on their way, without those that the repair queued.
+    /// Entries and rows that were on their route, without those that the repair queued.
     pub left: Left,
     pub here: Counts,
     pub there: Counts,
     /// Every table except the messages.
     pub tables: Vec<TableComparison>,
-    /// Conversations with messages on their way in either direction: not compared.
+    /// Conversations with messages on their route in either direction: not compared.
     pub waiting: usize,
     /// People missing in Postgres with no entry that waits for them.
     pub users_missing_there: usize,
@@ -197,7 +197,7 @@ mod there {
 #[cfg(test)]
 pub(crate) const STATEMENTS_THERE: [&[(&str, &str)]; 2] = [there::STATEMENTS, tables::there::STATEMENTS];
 
-struct Here {
+struct LocalConversation {
     sum: String,
     messages: i64,
     waits: bool,
@@ -252,8 +252,8 @@ pub async fn compare(
         .map(|table| table.missing_there)
         .sum();
     messages(&mut sides, &mut comparison, &mut lacking, progress).await?;
-    // New messages arrive on their way, so this follows the comparison. The repair's own entries are not on
-    // their way, so it comes before the repair.
+    // New messages arrive on their route, so this follows the comparison. The repair's own entries are not on
+    // their route, so it comes before the repair.
     let unread = comparison.left.unread + comparison.tables.iter().map(|table| table.unread).sum::<usize>();
     let sent = resync::sent_to(store, pg.house).await?;
     comparison.left = Left::of(&queue::depth(store).await?, sent, unread);
@@ -354,7 +354,7 @@ impl Lacking {
 
 async fn judge(
     sides: &mut Sides<'_>,
-    here: BTreeMap<Uuid, Here>,
+    here: BTreeMap<Uuid, LocalConversation>,
     there: BTreeMap<Uuid, (i64, String)>,
     comparison: &mut Comparison,
     lacking: &mut Lacking,
@@ -466,7 +466,7 @@ async fn page_here(
     after: Uuid,
     queueing: bool,
     comparison: &mut Comparison,
-) -> Result<(BTreeMap<Uuid, Here>, Option<Uuid>), StoreError> {
+) -> Result<(BTreeMap<Uuid, LocalConversation>, Option<Uuid>), StoreError> {
     let mut reader = store.reader().await?;
     let mut snapshot = reader.begin().await.map_err(|e| store.classify(e))?;
     let read = async {
@@ -484,7 +484,7 @@ async fn page_here(
             if row.try_get::<i64, _>("next_seq")? != count + 1 {
                 comparison.with_gaps += 1;
             }
-            page.insert(id, Here { sum: sum(&messages)?, messages: count, waits });
+            page.insert(id, LocalConversation { sum: sum(&messages)?, messages: count, waits });
         }
         let full = i64::try_from(rows.len()).unwrap_or(i64::MAX) == PAGE;
         let last = page.last_key_value().filter(|_| full).map(|(id, _)| *id);

@@ -16,7 +16,7 @@
 //! 2. Sending a batch again changes nothing, so a lost answer to COMMIT is harmless: see
 //!    [`super::postgres::write`].
 //! 3. An entry that Postgres refuses for good is found by halving the batch and set aside; the rest goes on.
-//! 4. Memory stays flat: there are two batches, one on its way and one read ahead, of at most
+//! 4. Memory stays flat: there are two batches, one on its route and one read ahead, of at most
 //!    [`MOST_ENTRIES`] entries and about [`MOST_BYTES`] of text each.
 //! 5. No answer to a person waits for the forwarder.
 
@@ -100,7 +100,7 @@ pub enum Circuit {
         since_unix_ms: i64,
         error: String,
     },
-    /// One attempt is under way.
+    /// One attempt is under route.
     HalfOpen {
         since_unix_ms: i64,
         error: String,
@@ -197,7 +197,7 @@ impl Forwarder {
     }
 
     /// Asks the server before the next [`Progress::Empty`] whether its database is still the same.
-    pub fn look_again(&mut self) {
+    pub fn recheck(&mut self) {
         self.used = None;
     }
 
@@ -257,7 +257,7 @@ impl Forwarder {
                         () = tokio::time::sleep(LOOK) => {}
                     }
                 }
-                // A long backlog is on its way: the fault is over, even before the last entry is sent.
+                // A long backlog is on its route: the fault is over, even before the last entry is sent.
                 Ok(_) => {
                     failures = 0;
                     self.closed(&health).await;
@@ -316,7 +316,7 @@ impl Forwarder {
         let house = self.connected().await?;
         let Some(mut batch) = self.next(house).await? else {
             if self.used.is_none_or(|used| used.elapsed() > BEAT) {
-                self.look_after().await?;
+                self.check_database().await?;
             }
             return Ok(match resync::sent_to(&self.store, house).await? {
                 Sent::All => Progress::Empty,
@@ -330,14 +330,14 @@ impl Forwarder {
                 Sent::Elsewhere => self.leave().await,
             });
         };
-        let way = queue::Way { generation: batch.generation, house };
+        let route = queue::Route { generation: batch.generation, house };
         if let Some(op) = batch.unknown.first().cloned() {
             if batch.entries > 1 {
                 self.entries = batch.entries / 2;
                 return Ok(Progress::NotYet);
             }
             let why = format!("this version does not know the operation {op:?}");
-            return self.bury(way, &batch, None, &why).await;
+            return self.set_aside(route, &batch, None, &why).await;
         }
         if let Some(mut pg) = self.pg.take_if(|pg| pg.token.is_none()) {
             // This memory was held back while it had nothing to send; now it has.
@@ -373,8 +373,8 @@ impl Forwarder {
             Ok(()) => {
                 let drawn = self.pg.as_ref().map_or(0, |pg| pg.drawn);
                 let now_unix_ms = self.clock.now_unix_ms();
-                if !self.bury_leftovers(way, &batch).await?
-                    || !queue::sent(&self.store, way, batch.last_seq, drawn, now_unix_ms).await?
+                if !self.delete_leftovers(route, &batch).await?
+                    || !queue::sent(&self.store, route, batch.last_seq, drawn, now_unix_ms).await?
                 {
                     return Ok(self.leave().await);
                 }
@@ -408,7 +408,7 @@ impl Forwarder {
                 if error.retry_class() == RetryClass::Rejected
                     || error.sqlstate().is_some_and(|code| code.starts_with("54"))
                 {
-                    return self.bury(way, &batch, error.sqlstate(), &error.cause()).await;
+                    return self.set_aside(route, &batch, error.sqlstate(), &error.cause()).await;
                 }
                 Err(ForwardError::Postgres(error))
             }
@@ -480,7 +480,7 @@ impl Forwarder {
     }
 
     /// Checks the connection after a part of the program doubted it.
-    async fn look_after(&mut self) -> Result<(), ForwardError> {
+    async fn check_database(&mut self) -> Result<(), ForwardError> {
         let Some(mut pg) = self.pg.take() else { return Ok(()) };
         let device = &self.settings.device;
         let same = pg.is_same().await.map_err(ForwardError::Postgres)?;
@@ -532,7 +532,7 @@ impl Forwarder {
             }
         }
         let house = pg.house;
-        self.more = resync::meet(&self.store, house, self.clock.now_unix_ms()).await?.more;
+        self.more = resync::handshake(&self.store, house, self.clock.now_unix_ms()).await?.more;
         self.pg = Some(pg);
         self.used = Some(Instant::now());
         // A new database gets everything under new numbers.
@@ -543,9 +543,9 @@ impl Forwarder {
     /// Queues the deletion of leftover voiceprints of people whose voice was deleted. This device once sent
     /// these voiceprints and lost them with its file or its key. The deletion is queued before the
     /// entry leaves the queue, so that a crash in between repeats it. Returns whether the entry may leave.
-    async fn bury_leftovers(
+    async fn delete_leftovers(
         &mut self,
-        way: queue::Way,
+        route: queue::Route,
         batch: &outgoing::Batch,
     ) -> Result<bool, ForwardError> {
         if batch.voiceless.is_empty() {
@@ -559,19 +559,19 @@ impl Forwarder {
         if leftovers.is_empty() {
             return Ok(true);
         }
-        Ok(queue::bury_leftovers(&self.store, way, &leftovers, self.clock.now_unix_ms()).await?)
+        Ok(queue::delete_leftovers(&self.store, route, &leftovers, self.clock.now_unix_ms()).await?)
     }
 
     /// Sets aside the only entry of `batch`.
-    async fn bury(
+    async fn set_aside(
         &mut self,
-        way: queue::Way,
+        route: queue::Route,
         batch: &outgoing::Batch,
         sqlstate: Option<&str>,
         why: &str,
     ) -> Result<Progress, ForwardError> {
         let seq = batch.last_seq;
-        if !queue::bury(&self.store, way, seq, self.clock.now_unix_ms(), sqlstate, why).await? {
+        if !queue::set_aside(&self.store, route, seq, self.clock.now_unix_ms(), sqlstate, why).await? {
             return Ok(self.leave().await);
         }
         log::error!(

@@ -54,7 +54,7 @@ impl Healed {
 
 /// What is at the path of a database before it is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum FileState {
     /// A file with something in it.
     Something,
     /// Nothing, and nothing tells that there was ever more.
@@ -66,25 +66,25 @@ pub(super) enum Found {
 }
 
 /// Looks without touching anything.
-pub(super) fn look(path: &Path) -> Found {
+pub(super) fn inspect(path: &Path) -> FileState {
     if fs::metadata(path).is_ok_and(|file| file.len() > 0) {
-        return Found::Something;
+        return FileState::Something;
     }
     let newest = copies(path).pop().filter(|_| !path.exists());
     let log = beside(path, "-wal");
     if fs::metadata(&log).is_ok_and(|log| log.len() > 0) {
         // Left by a repair that had not unlinked it yet, or all that is left.
         let id = |path: &Path| FileId::of(path).ok().flatten();
-        return Found::Unfinished { aside: newest.filter(|copy| id(&beside(copy, "-wal")) == id(&log)) };
+        return FileState::Unfinished { aside: newest.filter(|copy| id(&beside(copy, "-wal")) == id(&log)) };
     }
     // An empty file may be one that another process is creating at this moment.
     if let Some(newest) = newest.filter(|_| beside(path, SALVAGE).exists()) {
-        return Found::Unfinished { aside: Some(newest) };
+        return FileState::Unfinished { aside: Some(newest) };
     }
     let copy = || Some(format!("a damaged copy of it is kept: {}", copies(path).pop()?.display()));
     match vanished::beside(path).or_else(copy) {
-        Some(evidence) => Found::Gone { evidence },
-        None => Found::Nothing,
+        Some(evidence) => FileState::Gone { evidence },
+        None => FileState::Nothing,
     }
 }
 
@@ -142,9 +142,9 @@ pub(super) async fn heal(
     let _lock = lock(path).await?;
     let disk = |e: io::Error| open_error(path, e);
     let now_unix_ms = Clock::System.now_unix_ms();
-    let aside = match look(path) {
-        Found::Unfinished { aside } => aside,
-        Found::Something if still().await => None,
+    let aside = match inspect(path) {
+        FileState::Unfinished { aside } => aside,
+        FileState::Something if still().await => None,
         _ => return Ok(None),
     };
     log::error!("the database {} is damaged ({detail}); repairing it", path.display());

@@ -9,7 +9,7 @@ use std::time::Duration;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
 
-use super::heal::{self, FileId, Found, beside, open_error};
+use super::heal::{self, FileId, FileState, beside, open_error};
 use super::sqlite::{BUSY_TIMEOUT, StoreOptions, classify};
 use super::vanished::{self, Missing, Vanished};
 use super::{StoreError, holder, peek, schema, settings};
@@ -82,7 +82,7 @@ pub(super) struct Ready {
 
 /// How thoroughly a file is checked before use.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Look {
+pub(super) enum Examination {
     /// Checks the structure, if the file is small enough for that at each start.
     Quick,
     /// A statement met damage: checks the whole file at any size, including indexes against tables.
@@ -106,29 +106,33 @@ pub(crate) fn refuse_pipe(path: &Path) -> Result<(), StoreError> {
 
 /// Opens the database at `path`. Creates a missing file, repairs a damaged one, and reads one that cannot be
 /// written.
-pub(super) async fn open(path: &Path, options: &StoreOptions, look: &Look) -> Result<Ready, StoreError> {
+pub(super) async fn open(
+    path: &Path,
+    options: &StoreOptions,
+    examination: &Examination,
+) -> Result<Ready, StoreError> {
     refuse_pipe(path)?;
-    let thorough = *look != Look::Quick;
+    let thorough = *examination != Examination::Quick;
     let mut told: Vec<String> = Vec::new();
     let policy = &options.vanished;
     let mut begun_anew = false;
-    let found = match heal::look(path) {
+    let found = match heal::inspect(path) {
         // Backups lie outside the data folder.
-        Found::Nothing => match vanished::evidence(path, policy) {
-            Some(evidence) => Found::Gone { evidence },
-            None => Found::Nothing,
+        FileState::Nothing => match vanished::evidence(path, policy) {
+            Some(evidence) => FileState::Gone { evidence },
+            None => FileState::Nothing,
         },
         found => found,
     };
     match &found {
-        Found::Gone { evidence } => {
+        FileState::Gone { evidence } => {
             told.extend(gone(path, evidence, options).await?);
         }
-        Found::Unfinished { .. } if options.keep_damaged => {
+        FileState::Unfinished { .. } if options.keep_damaged => {
             let detail = "it is missing, and a repair of it was not finished".to_owned();
             return Err(StoreError::Damaged { path: path.into(), detail });
         }
-        Found::Unfinished { .. } => {
+        FileState::Unfinished { .. } => {
             let healed = heal::heal(
                 path,
                 "it was missing, and its log or a damaged copy was left",
@@ -140,7 +144,7 @@ pub(super) async fn open(path: &Path, options: &StoreOptions, look: &Look) -> Re
         }
         _ => {}
     }
-    if let Look::Mistrust(detail) = look
+    if let Examination::Mistrust(detail) = examination
         && !options.keep_damaged
     {
         let healed = heal::heal(path, detail, policy, async || true).await?;
@@ -161,7 +165,7 @@ pub(super) async fn open(path: &Path, options: &StoreOptions, look: &Look) -> Re
     let connect = connect_options(path, options, busy_timeout);
     let (mut writer, reading, read_only) = match writer {
         Ok(writer) => (Some(writer), connect.clone().read_only(true), None),
-        Err(why) if found == Found::Something && only_reading_may_help(&why) => {
+        Err(why) if found == FileState::Something && only_reading_may_help(&why) => {
             match readable(path, &connect).await {
                 Some(reading) => (None, reading, Some(why)),
                 None => return Err(why),
@@ -169,7 +173,7 @@ pub(super) async fn open(path: &Path, options: &StoreOptions, look: &Look) -> Re
         }
         Err(e) => return Err(e),
     };
-    begun_anew |= matches!(found, Found::Gone { .. });
+    begun_anew |= matches!(found, FileState::Gone { .. });
     if let (true, Vanished::PullBack(_), Some(conn)) = (begun_anew, policy, writer.as_mut()) {
         // The new memory of this data folder continues under its id at once.
         let note = sqlx::query(settings::SET).bind(holder::KEY).bind(holder::TAKES_OVER).bind(0_i64);
@@ -297,12 +301,12 @@ async fn readable(path: &Path, connect: &SqliteConnectOptions) -> Option<SqliteC
     if fs::metadata(beside(path, "-wal")).map_or(0, |log| log.len()) == 0 {
         ways.push(plain.immutable(true));
     }
-    for way in ways {
-        if let Ok(mut conn) = way.connect().await {
+    for route in ways {
+        if let Ok(mut conn) = route.connect().await {
             let current = schema::check_current(&mut conn, path).await.is_ok();
             let _ = conn.close().await;
             if current {
-                return Some(way);
+                return Some(route);
             }
         }
     }

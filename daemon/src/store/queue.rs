@@ -124,10 +124,10 @@ super::sql::statements! {
         WHERE q.entity_id = dead_letter.entity_id AND q.op = dead_letter.op AND q.seq <= ?1)";
     SENT = "DELETE FROM queue WHERE seq <= ?1";
     /// Another database may have refused the same entry before.
-    BURIED_BEFORE = "DELETE FROM dead_letter WHERE (op, entity_id) IN (SELECT op, entity_id FROM queue
+    DROP_DEAD_LETTER = "DELETE FROM dead_letter WHERE (op, entity_id) IN (SELECT op, entity_id FROM queue
         WHERE seq = ?1)";
     /// A retried entry has in its payload the number of earlier refusals.
-    BURY_ENTRY = "INSERT INTO dead_letter (seq, op, entity_id, user_id, payload, created_unix_ms,
+    DEAD_LETTER = "INSERT INTO dead_letter (seq, op, entity_id, user_id, payload, created_unix_ms,
             failed_unix_ms, attempts, sqlstate, error)
         SELECT seq, op, entity_id, user_id, payload, created_unix_ms,
             ?2, coalesce(json_extract(payload, '$.attempts'), 0) + 1, ?3, ?4
@@ -206,14 +206,14 @@ async fn enqueue_as(
     let id = entity.as_bytes().as_slice();
     let user_id = user.as_ref().map(|user| user.as_bytes().as_slice());
     if let Some(kind) = op.tombstone_kind() {
-        entomb(tx, kind, entity, user, now_unix_ms).await?;
+        add_tombstone(tx, kind, entity, user, now_unix_ms).await?;
     }
     tx.execute(sqlx::query(enqueue).bind(op.as_str()).bind(id).bind(user_id).bind(now_unix_ms)).await?;
     Ok(())
 }
 
 /// Leaves a tombstone of the row `entity` of `user`, and drops its pending entries and dead letters.
-pub(crate) async fn entomb(
+pub(crate) async fn add_tombstone(
     tx: &mut Tx<'_>,
     kind: &str,
     entity: Uuid,
@@ -461,7 +461,7 @@ pub async fn check(store: &Store) -> Result<Soundness, StoreError> {
 
 /// The file that entries were read from and the database they were sent to.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Way {
+pub(crate) struct Route {
     /// Generation of the store when they were read.
     pub(crate) generation: u64,
     /// The database that they were sent to.
@@ -471,9 +471,9 @@ pub(crate) struct Way {
 /// Begins a transaction on the file that was read, for the database that was sent to. Returns `None` if
 /// another file or database has taken its place: in another file the same numbers mean other entries, and
 /// another database has nothing yet.
-async fn begin_on(store: &Store, way: Way) -> Result<Option<Tx<'_>>, StoreError> {
+async fn begin_on(store: &Store, route: Route) -> Result<Option<Tx<'_>>, StoreError> {
     let mut tx = store.begin().await?;
-    let same = store.generation() == way.generation && resync::is_with(&mut tx, way.house).await?;
+    let same = store.generation() == route.generation && resync::is_with(&mut tx, route.house).await?;
     Ok(same.then_some(tx))
 }
 
@@ -481,43 +481,43 @@ async fn begin_on(store: &Store, way: Way) -> Result<Option<Tx<'_>>, StoreError>
 /// Returns `false` if file or database changed. Entries are never added below one that was read.
 pub(crate) async fn sent(
     store: &Store,
-    way: Way,
+    route: Route,
     last: i64,
     drawn: i64,
     now_unix_ms: i64,
 ) -> Result<bool, StoreError> {
-    let Some(mut tx) = begin_on(store, way).await? else { return Ok(false) };
-    put_back::note_drawn(&mut tx, way.house, drawn, now_unix_ms).await?;
+    let Some(mut tx) = begin_on(store, route).await? else { return Ok(false) };
+    put_back::note_drawn(&mut tx, route.house, drawn, now_unix_ms).await?;
     tx.execute(sqlx::query(TAKEN).bind(last)).await?;
     tx.execute(sqlx::query(SENT).bind(last)).await?;
     tx.commit().await.map(|()| true)
 }
 
 /// Sets aside an entry that Postgres will never take; returns `false` if file or database changed.
-pub(super) async fn bury(
+pub(super) async fn set_aside(
     store: &Store,
-    way: Way,
+    route: Route,
     seq: i64,
     now_unix_ms: i64,
     sqlstate: Option<&str>,
     error: &str,
 ) -> Result<bool, StoreError> {
-    let Some(mut tx) = begin_on(store, way).await? else { return Ok(false) };
-    tx.execute(sqlx::query(BURIED_BEFORE).bind(seq)).await?;
-    tx.execute(sqlx::query(BURY_ENTRY).bind(seq).bind(now_unix_ms).bind(sqlstate).bind(error)).await?;
+    let Some(mut tx) = begin_on(store, route).await? else { return Ok(false) };
+    tx.execute(sqlx::query(DROP_DEAD_LETTER).bind(seq)).await?;
+    tx.execute(sqlx::query(DEAD_LETTER).bind(seq).bind(now_unix_ms).bind(sqlstate).bind(error)).await?;
     tx.execute(sqlx::query(DROP_ENTRY).bind(seq)).await?;
     tx.commit().await.map(|()| true)
 }
 
 /// Queues the deletion of voiceprints (id, person) that this device wrote there earlier and does not have;
 /// returns `false` if file or database changed.
-pub(super) async fn bury_leftovers(
+pub(super) async fn delete_leftovers(
     store: &Store,
-    way: Way,
+    route: Route,
     leftovers: &[(Uuid, Uuid)],
     now_unix_ms: i64,
 ) -> Result<bool, StoreError> {
-    let Some(mut tx) = begin_on(store, way).await? else { return Ok(false) };
+    let Some(mut tx) = begin_on(store, route).await? else { return Ok(false) };
     for (id, user) in leftovers {
         let (of_id, of_user) = (id.as_bytes().as_slice(), user.as_bytes().as_slice());
         if tx.optional(sqlx::query(IS_HERE).bind(of_id)).await?.is_some()

@@ -196,18 +196,18 @@ pub(crate) async fn sent_to(store: &Store, house: Uuid) -> Result<Sent, StoreErr
     let state = sqlx::query(STATE).bind(HOUSE).bind(AGAIN);
     let row = state.fetch_one(&mut *reader).await.map_err(|e| store.classify(e))?;
     let waits: bool = row.try_get("waits").map_err(StoreError::Sql)?;
-    let standing = SyncState::of(settings::value_in(&row, "house")?, settings::value_in(&row, "again")?);
-    Ok(match standing {
-        standing if !standing.is_open_to(house) => Sent::Elsewhere,
+    let state = SyncState::of(settings::value_in(&row, "house")?, settings::value_in(&row, "again")?);
+    Ok(match state {
+        state if !state.is_open_to(house) => Sent::Elsewhere,
         SyncState::Queueing(_) => Sent::Queueing,
         _ if waits => Sent::Waits,
         _ => Sent::All,
     })
 }
 
-/// The result of [`meet`].
+/// The result of [`handshake`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Met {
+pub(crate) struct Handshake {
     /// Whether the database is new, and this call was the first to notice.
     pub(crate) another: bool,
     /// Whether messages are still to be queued: [`queue_more`].
@@ -219,22 +219,22 @@ pub(crate) struct Met {
 ///
 /// # Errors
 /// [`StoreError`]; the next call goes on where this one ended.
-pub(crate) async fn meet(store: &Store, house: Uuid, now_unix_ms: i64) -> Result<Met, StoreError> {
-    meet_in_pieces(store, house, now_unix_ms, PIECE).await
+pub(crate) async fn handshake(store: &Store, house: Uuid, now_unix_ms: i64) -> Result<Handshake, StoreError> {
+    handshake_in_pieces(store, house, now_unix_ms, PIECE).await
 }
 
-/// As [`meet`], with this many rows in one transaction.
-pub(crate) async fn meet_in_pieces(
+/// As [`handshake`], with this many rows in one transaction.
+pub(crate) async fn handshake_in_pieces(
     store: &Store,
     house: Uuid,
     now_unix_ms: i64,
     rows: i64,
-) -> Result<Met, StoreError> {
+) -> Result<Handshake, StoreError> {
     let mut another = false;
     loop {
-        let standing = SyncState::read(store).await?;
-        if standing.is_open_to(house) {
-            return Ok(Met { another, more: matches!(standing, SyncState::Queueing(_)) });
+        let state = SyncState::read(store).await?;
+        if state.is_open_to(house) {
+            return Ok(Handshake { another, more: matches!(state, SyncState::Queueing(_)) });
         }
         let started = Instant::now();
         let mut tx = store.begin().await?;
@@ -245,7 +245,7 @@ pub(crate) async fn meet_in_pieces(
                 settings::set(&mut tx, HOUSE, &house, now_unix_ms).await?;
             }
             // Another process has just done it.
-            standing if standing.is_open_to(house) => {}
+            state if state.is_open_to(house) => {}
             SyncState::Queueing(again) if again.house == house => {
                 piece(&mut tx, again, now_unix_ms, rows).await?;
             }

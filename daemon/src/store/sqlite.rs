@@ -11,8 +11,8 @@ use sqlx::pool::PoolConnection;
 use sqlx::{ConnectOptions as _, Connection as _, Sqlite, SqliteConnection};
 use tokio::sync::{Mutex, MutexGuard, watch};
 
-use super::heal::{self, FileId, Found};
-use super::open::{self, Look, Opened, Ready};
+use super::heal::{self, FileId, FileState};
+use super::open::{self, Examination, Opened, Ready};
 use super::vanished::{self, Missing, OnlyInBackup, Vanished};
 use super::{StoreError, scrub};
 
@@ -86,7 +86,7 @@ struct Inner {
 impl Store {
     /// Opens the database at `path`. Creates a missing folder (0750) and file (0600), migrates, and repairs.
     pub async fn open(path: &Path, options: &StoreOptions) -> Result<Self, StoreError> {
-        let Ready { writer, opened, problem } = open::open(path, options, &Look::Quick).await?;
+        let Ready { writer, opened, problem } = open::open(path, options, &Examination::Quick).await?;
         let inner = Inner {
             path: path.to_path_buf(),
             options: options.clone(),
@@ -248,7 +248,7 @@ impl Store {
     }
 
     /// Moves the WAL into the database and empties it, so that no deleted text stays in it. Waits for readers
-    /// up to the busy timeout; returns `false` if one was still in the way (the next checkpoint finishes the
+    /// up to the busy timeout; returns `false` if one was still in the route (the next checkpoint finishes the
     /// work).
     pub async fn checkpoint_truncate(&self) -> Result<bool, StoreError> {
         match self.on_writer(CHECKPOINT_TRUNCATE).await {
@@ -372,11 +372,11 @@ impl Inner {
         let open = self.open.load_full();
         let damage = self.damage.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(detail) = damage {
-            return self.look_into(home, detail).await;
+            return self.examine(home, detail).await;
         }
         if let Some(why) = &open.read_only {
             log::debug!("trying to write to the database again: {}", crate::error::chain(why));
-            self.reopen(home, None, &Look::Quick).await?;
+            self.reopen(home, None, &Examination::Quick).await?;
             return match &self.open.load().read_only {
                 None => Ok(()),
                 Some(StoreError::DiskFull { path }) => Err(StoreError::DiskFull { path: path.clone() }),
@@ -395,7 +395,7 @@ impl Inner {
                 }
                 let problem = "the database was replaced while it was in use; what is in the new file counts \
                     from now on";
-                self.reopen(home, Some(problem.to_owned()), &Look::Quick).await
+                self.reopen(home, Some(problem.to_owned()), &Examination::Quick).await
             }
             Some(_) => match home.as_mut() {
                 // The log was removed: its content is still reachable through the open connection, and is
@@ -408,9 +408,9 @@ impl Inner {
                         let problem = format!(
                             "{removed}, and another program wrote meanwhile: some of that may be lost"
                         );
-                        return self.reopen(home, Some(problem), &Look::Thorough).await;
+                        return self.reopen(home, Some(problem), &Examination::Thorough).await;
                     }
-                    self.reopen(home, Some(format!("{removed}; nothing is lost")), &Look::Quick).await
+                    self.reopen(home, Some(format!("{removed}; nothing is lost")), &Examination::Quick).await
                 }
                 _ => Ok(()),
             },
@@ -420,10 +420,10 @@ impl Inner {
     /// Writes the removed file again. Its content exists as long as a connection has it open.
     async fn write_anew(&self, home: &mut Option<SqliteConnection>) -> Result<(), StoreError> {
         let _lock = heal::lock(&self.path).await?;
-        if heal::look(&self.path) == Found::Something {
+        if heal::inspect(&self.path) == FileState::Something {
             // Another process was faster.
             drop(_lock);
-            return self.reopen(home, None, &Look::Quick).await;
+            return self.reopen(home, None, &Examination::Quick).await;
         }
         let disk = |e| heal::open_error(&self.path, e);
         let fresh = heal::beside(&self.path, ".anew");
@@ -460,7 +460,7 @@ impl Inner {
             }
         };
         drop(_lock);
-        self.reopen(home, Some(problem.to_owned()), &Look::Quick).await
+        self.reopen(home, Some(problem.to_owned()), &Examination::Quick).await
     }
 
     /// Handles damage that a statement met. The whole file is checked, and repaired if the check finds
@@ -468,9 +468,10 @@ impl Inner {
     /// is told. If a statement meets damage again, the file is repaired regardless. The check covers the
     /// structure of tables and indexes, but not everything that a statement needs (a row of the full-text
     /// index without its message, for instance). This repair runs once in the life of a process.
-    async fn look_into(&self, home: &mut Option<SqliteConnection>, detail: String) -> Result<(), StoreError> {
+    async fn examine(&self, home: &mut Option<SqliteConnection>, detail: String) -> Result<(), StoreError> {
         let doubt = self.doubt.load(Ordering::Acquire);
-        let look = if doubt == DOUBTED { Look::Mistrust(detail.clone()) } else { Look::Thorough };
+        let look =
+            if doubt == DOUBTED { Examination::Mistrust(detail.clone()) } else { Examination::Thorough };
         let told = self.problem.lock().unwrap_or_else(PoisonError::into_inner).take();
         let reopened = self.reopen(home, None, &look).await;
         let mut problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
@@ -514,10 +515,10 @@ impl Inner {
         &self,
         home: &mut Option<SqliteConnection>,
         problem: Option<String>,
-        look: &Look,
+        examination: &Examination,
     ) -> Result<(), StoreError> {
         self.close(home).await;
-        let ready = open::open(&self.path, &self.options, look).await?;
+        let ready = open::open(&self.path, &self.options, examination).await?;
         *home = ready.writer;
         self.open.store(Arc::new(ready.opened));
         self.generation.fetch_add(1, Ordering::AcqRel);

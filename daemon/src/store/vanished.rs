@@ -5,7 +5,7 @@
 //!  evidence ─┬─ beside the file: its mark, the key of the voices, the log of restores, damaged copies
 //!            └─ known to the caller: backups ([`Backups`])
 //!
-//!  command ─▶ refused with the way back        daemon ─▶ a new file, marked in its table `settings` as held apart
+//!  command ─▶ refused with the route back        daemon ─▶ a new file, marked in its table `settings` as held apart
 //!                                                          ├─ restore: its turns go into the restored file, which replaces it
 //!                                                          └─ accept: the mark is deleted, it is the memory
 //! ```
@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
 
-use super::heal::{self, Found};
+use super::heal::{self, FileState};
 use super::open::{self, PAGE_BYTES};
 use super::sqlite::classify;
 use super::{StoreError, schema, settings};
@@ -233,15 +233,15 @@ pub(super) fn missing(path: &Path, evidence: String, policy: &Vanished) -> Missi
 ///
 /// # Errors
 /// [`StoreError`] if a database cannot tell whether it is held apart.
-pub async fn look(path: &Path, policy: &Vanished) -> Result<Option<Missing>, StoreError> {
+pub async fn inspect(path: &Path, policy: &Vanished) -> Result<Option<Missing>, StoreError> {
     let gone = |evidence| missing(path, evidence, policy);
-    match heal::look(path) {
-        Found::Gone { evidence } => return Ok(Some(gone(evidence))),
-        Found::Nothing | Found::Unfinished { .. } => return Ok(evidence(path, policy).map(gone)),
+    match heal::inspect(path) {
+        FileState::Gone { evidence } => return Ok(Some(gone(evidence))),
+        FileState::Nothing | FileState::Unfinished { .. } => return Ok(evidence(path, policy).map(gone)),
         // Opening the file later finds how much of it is readable.
-        Found::Something if !open::begins_as_database(path) => return Ok(None),
-        Found::Something if policy.lets_the_owner_decide() => {}
-        Found::Something => return Ok(None),
+        FileState::Something if !open::begins_as_database(path) => return Ok(None),
+        FileState::Something if policy.lets_the_owner_decide() => {}
+        FileState::Something => return Ok(None),
     }
     let connect = SqliteConnectOptions::new()
         .filename(path)

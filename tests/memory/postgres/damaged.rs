@@ -1,5 +1,5 @@
-//! The database of a device is damaged, and all of it was delivered: Postgres gives back what the repair could
-//! not read.
+//! The database of a device is damaged, and all of it was delivered: Postgres gives back the rows that the
+//! repair could not read.
 
 use serde_json::{Value, json};
 
@@ -21,7 +21,7 @@ fn much(root: &Root) {
     let message = |c: usize, m: usize| {
         json!({
             "id": format!("0190a000-{c:04x}-7000-8000-{:012x}", m + 1), "seq": m + 1,
-            "role": if m % 2 == 0 { "user" } else { "assistant" }, "kind": "say",
+            "role": if m.is_multiple_of(2) { "user" } else { "assistant" }, "kind": "say",
             "text": format!("message {m} of conversation {c}"), "wall_unix_ms": 1_760_000_000_000_i64,
             "clock_synced": true,
         })

@@ -26,7 +26,7 @@ pub struct Args {
 }
 
 pub fn here(settings: &Context, args: &Args) -> Result<(), Failure> {
-    let state = watch::look(settings, &Clock::System);
+    let state = watch::state(settings, &Clock::System);
     if args.metrics {
         return output::line(metrics::text(state.report.as_ref()).trim_end());
     }
@@ -39,23 +39,23 @@ pub fn here(settings: &Context, args: &Args) -> Result<(), Failure> {
         let here = all.into_iter().map(|backup| Entry::Here(Box::new(Shown::of(backup))));
         let shown: Vec<Entry> = here.chain(missing.into_iter().map(Entry::Missing)).collect();
         output::json(&shown)?;
-        return told(state.lost.as_ref());
+        return report(state.lost.as_ref());
     }
     if all.is_empty() {
         return match &state.lost {
             Some(lost) if lost.names.is_empty() => output::line(format!("{}.", lost.sentence)),
-            Some(lost) => told(Some(lost)),
+            Some(lost) => report(Some(lost)),
             None => {
                 output::line(format!("There are no backups in {} yet.", settings.paths.backups.display()))
             }
         };
     }
     table(settings, &all)?;
-    told(state.lost.as_ref())
+    report(state.lost.as_ref())
 }
 
 /// Reports missing backups: as a failure if none of the known ones is left.
-fn told(lost: Option<&Lost>) -> Result<(), Failure> {
+fn report(lost: Option<&Lost>) -> Result<(), Failure> {
     match lost {
         None => Ok(()),
         Some(lost) if lost.all && !lost.names.is_empty() => {
@@ -155,7 +155,7 @@ struct Copy {
 pub async fn elsewhere(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
     let index = remote::index(run).await?;
     if remote::miss(run, &index)? {
-        watch::look_again(run);
+        watch::recheck(run);
     }
     let Index { copies, partial, .. } = index;
     run.progress.end();

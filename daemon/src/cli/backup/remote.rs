@@ -38,7 +38,7 @@ pub async fn upload(run: &Run<'_>, args: &Upload) -> Result<(), Failure> {
     let copied = remote::upload(run, &backup).await;
     match &copied {
         Ok(_) if ends_the_failure(run, &backup) => watch::well(run),
-        _ => watch::look_again(run),
+        _ => watch::recheck(run),
     }
     let copy = copied?;
     run.progress.end();

@@ -15,7 +15,7 @@ use crate::app::parts;
 use crate::backup::create;
 use crate::backup::keys::Keys;
 use crate::backup::manifest::{self, Manifest, Origin};
-use crate::backup::merge::{self, Found, Merged, Wanted};
+use crate::backup::merge::{self, FoundConversations, Merged, Selection};
 use crate::backup::restore::{self, Restored};
 use crate::backup::{self, BackupError, Level, after_repair, restore_pg, verify, way_back};
 use crate::cli::{confirmed, output, shared_ids_are_known};
@@ -89,8 +89,8 @@ pub async fn run(settings: &Settings, run: &Run<'_>, args: &Args) -> Result<(), 
     let keys = keys(run, args.identity.as_deref(), true, &backup)?;
     let from = (backup.path.as_path(), &manifest, &keys);
     let wanted = match (&args.user, args.conversation) {
-        (Some(name), _) => Some(Wanted::Person(name.clone())),
-        (None, Some(id)) => Some(Wanted::Conversation(id)),
+        (Some(name), _) => Some(Selection::Person(name.clone())),
+        (None, Some(id)) => Some(Selection::Conversation(id)),
         (None, None) => None,
     };
     if let Some(wanted) = wanted {
@@ -143,7 +143,7 @@ async fn to_another(run: &Run<'_>, args: &Args, from: From<'_>, to: &str) -> Res
     if manifest.origin == Origin::Postgres {
         let settings = postgres(run, manifest)?;
         let restored = restore_pg::to_database(run, folder, manifest, keys, (settings, to)).await?;
-        return told(run, args, &restored);
+        return report(run, args, &restored);
     }
     let path = Path::new(to);
     if path.exists() || *path == run.settings.paths.db {
@@ -165,7 +165,7 @@ async fn to_another(run: &Run<'_>, args: &Args, from: From<'_>, to: &str) -> Res
         left_out: 0,
         took_ms: 0,
     };
-    told(run, args, &restored)
+    report(run, args, &restored)
 }
 
 async fn undelivered(run: &Run<'_>, args: &Args, from: From<'_>) -> Result<(), Failure> {
@@ -175,7 +175,7 @@ async fn undelivered(run: &Run<'_>, args: &Args, from: From<'_>) -> Result<(), F
         return plan(run, args, from, &format!("{messages} messages that Postgres did not have")).await;
     }
     let restored = restore_pg::undelivered(run, folder, manifest, keys).await?;
-    told(run, args, &restored)
+    report(run, args, &restored)
 }
 
 async fn lost(settings: &Settings, run: &Run<'_>, args: &Args, from: From<'_>) -> Result<(), Failure> {
@@ -238,7 +238,7 @@ async fn in_place(run: &Run<'_>, args: &Args, from: From<'_>) -> Result<(), Fail
             restore_pg::in_place(run, folder, manifest, keys, settings).await?
         }
     };
-    told(run, args, &restored)
+    report(run, args, &restored)
 }
 
 fn agreed(question: &str, yes: bool) -> Result<bool, Failure> {
@@ -317,7 +317,7 @@ async fn merge_one(
     run: &Run<'_>,
     args: &Args,
     from: From<'_>,
-    wanted: &Wanted,
+    wanted: &Selection,
 ) -> Result<(), Failure> {
     let (folder, manifest, keys) = from;
     let found = merge::find(run, folder, manifest, keys, wanted).await?;
@@ -363,7 +363,11 @@ async fn merge_one(
 /// The shared database may know somebody of this name, and their conversations, under an id that differs from
 /// this device's. It would refuse words of the one that come as the other's for good, so the device reads
 /// first.
-async fn is_the_same_person(settings: &Settings, memory: &Memory, found: &Found) -> Result<(), Failure> {
+async fn is_the_same_person(
+    settings: &Settings,
+    memory: &Memory,
+    found: &FoundConversations,
+) -> Result<(), Failure> {
     match memory.user_by_name(&found.owner).await {
         Ok(user) if user.id != found.owner_id => shared_ids_are_known(settings, memory).await,
         // A person who is not here comes back with the old id.
@@ -372,7 +376,7 @@ async fn is_the_same_person(settings: &Settings, memory: &Memory, found: &Found)
     }
 }
 
-fn told(run: &Run<'_>, args: &Args, restored: &Restored) -> Result<(), Failure> {
+fn report(run: &Run<'_>, args: &Args, restored: &Restored) -> Result<(), Failure> {
     run.progress.end();
     if args.json {
         output::json(restored)?;

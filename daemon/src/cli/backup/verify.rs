@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::{Run, Shown, VERIFY_UNIT, keys, mind_newer, sentence, undelivered};
-use crate::backup::verify::Looked;
+use crate::backup::verify::Verified;
 use crate::backup::{self, Level, known, remote, verify, watch};
 use crate::cli::output;
 use crate::error::Failure;
@@ -30,7 +30,7 @@ pub struct Args {
 
 pub async fn run(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
     if args.remote {
-        return look_elsewhere(run, args).await;
+        return verify_remote(run, args).await;
     }
     mind_newer(run, Some(&args.name));
     let mut backup = backup::find(run.lock.dir(), &args.name, run.clock)?;
@@ -40,7 +40,7 @@ pub async fn run(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
     if !looked.as_ref().is_ok_and(|looked| !looked.noted) {
         known::learn_or_warn(run, false);
     }
-    let Looked { proof, noted } = looked?;
+    let Verified { proof, noted } = looked?;
     run.progress.end();
     // Not after every check: a good older backup does not undo that last night's was not made.
     if watch::noted(&run.settings.paths.data)
@@ -72,10 +72,10 @@ struct Noted {
     noted: bool,
 }
 
-async fn look_elsewhere(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
+async fn verify_remote(run: &Run<'_>, args: &Args) -> Result<(), Failure> {
     let looked = remote::verify(run, &args.name).await;
     // The daemon looks again after any result.
-    watch::look_again(run);
+    watch::recheck(run);
     let (name, proof) = looked?;
     run.progress.end();
     if args.json {

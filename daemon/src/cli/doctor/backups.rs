@@ -17,7 +17,7 @@ const CHECK: &str = "backups";
 /// The newest proven one with its age, then the folder. Nothing is locked, and nothing
 /// stays.
 pub fn backups(settings: &Context) -> Vec<Finding> {
-    let seen = watch::look(settings, &Clock::System);
+    let seen = watch::state(settings, &Clock::System);
     let here = seen.backups.as_deref().unwrap_or_default();
     let mut findings = vec![state(settings, &seen, here)];
     findings.extend(folder(settings, here));

@@ -11,7 +11,7 @@ use std::path::Path;
 use uuid::Uuid;
 
 use super::tables::{Place, take_all_back};
-use super::{ADD_SOURCE, Applied, begin_row, bury, bytes, dead, messages as pages};
+use super::{ADD_SOURCE, Applied, begin_row, bytes, dead, messages as pages, tombstone};
 use crate::clock::Stamp;
 use crate::memory::{Memory, Result, SCRUB_WANTED, get};
 use crate::store::Tx;
@@ -115,7 +115,7 @@ impl Memory {
                 let Some(kind) = op.tombstone_kind().map(str::to_owned) else { continue };
                 let gone = Tombstone { kind, id: row.id, owner: row.owner, deleted_unix_ms: now };
                 begin_row(tx).await?;
-                let outcome = bury::bury(tx, &gone, stamp).await;
+                let outcome = tombstone::apply(tx, &gone, stamp).await;
                 applied.end_row(tx, "deletion", &row.id, outcome).await?;
                 enqueue(tx, *op, row.id, Some(row.owner), now).await?;
             }

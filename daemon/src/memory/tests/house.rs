@@ -8,8 +8,10 @@ use uuid::Uuid;
 use super::*;
 use crate::store::outgoing;
 use crate::store::pull_cursor::PullCursor;
-use crate::store::queue::{Way, sent};
-use crate::store::resync::{Met, Sent, is_with, meet_in_pieces, queue_piece, sent_to, still_to_queue};
+use crate::store::queue::{Route, sent};
+use crate::store::resync::{
+    Handshake, Sent, handshake_in_pieces, is_with, queue_piece, sent_to, still_to_queue,
+};
 
 /// The operation of an entry, and its row.
 type Entry = (String, Vec<u8>);
@@ -20,8 +22,8 @@ const OTHER: Uuid = Uuid::from_u128(3);
 /// Small pieces, since these memories are small.
 const PIECE: i64 = 3;
 
-async fn meet(store: &Store, house: Uuid, now_unix_ms: i64) -> Result<Met, StoreError> {
-    meet_in_pieces(store, house, now_unix_ms, PIECE).await
+async fn handshake(store: &Store, house: Uuid, now_unix_ms: i64) -> Result<Handshake, StoreError> {
+    handshake_in_pieces(store, house, now_unix_ms, PIECE).await
 }
 
 async fn queue_more(store: &Store, house: Uuid, now_unix_ms: i64) -> Result<bool, StoreError> {
@@ -60,7 +62,7 @@ async fn household() -> (Home, UserId, UserId) {
         let gone = memory.add_user(&format!("Gone {n}")).await.unwrap().id;
         memory.delete_user(gone).await.unwrap();
     }
-    assert!(!meet(memory.store(), OLD, NOON_UNIX_MS).await.unwrap().another);
+    assert!(!handshake(memory.store(), OLD, NOON_UNIX_MS).await.unwrap().another);
     send_all(memory, OLD).await;
     say(memory, anna, Target::New, "not sent yet", "yes").await.unwrap();
     (home, anna, bob)
@@ -72,15 +74,15 @@ async fn send_all(memory: &Memory, house: Uuid) -> Vec<Entry> {
     loop {
         let more = queue_more(memory.store(), house, NOON_UNIX_MS).await.unwrap();
         all.extend(entries(memory, QUEUE).await);
-        let way = Way { generation: memory.store().generation(), house };
-        assert!(sent(memory.store(), way, i64::MAX, 0, NOON_UNIX_MS).await.unwrap());
+        let route = Route { generation: memory.store().generation(), house };
+        assert!(sent(memory.store(), route, i64::MAX, 0, NOON_UNIX_MS).await.unwrap());
         if !more && count(memory, "SELECT count(*) AS n FROM queue").await == 0 {
             return all;
         }
     }
 }
 
-/// Begins to meet `house` and is killed after `commits` commits; returns whether it was finished before.
+/// Begins to handshake `house` and is killed after `commits` commits; returns whether it was finished before.
 async fn killed_while_meeting(home: &mut Home, house: Uuid, commits: usize) -> bool {
     let mut seen = home.memory.store().commits();
     seen.mark_unchanged();
@@ -92,7 +94,7 @@ async fn killed_while_meeting(home: &mut Home, house: Uuid, commits: usize) -> b
     let done = tokio::select! {
         biased;
         () = killed => false,
-        met = meet(home.memory.store(), house, NOON_UNIX_MS) => met.is_ok(),
+        met = handshake(home.memory.store(), house, NOON_UNIX_MS) => met.is_ok(),
     };
     // As after a kill: nothing is closed in order.
     home.memory = open(&home.path()).await;
@@ -122,14 +124,14 @@ async fn another_database_gets_everything_wherever_the_device_is_killed_in_betwe
         let done = killed_while_meeting(&mut home, NEW, commits).await;
         // Until then an older program takes this file for one that was never sent.
         assert_eq!(home.memory.setting::<Uuid>("postgres_house").await.unwrap(), None);
-        let met = meet(home.memory.store(), NEW, NOON_UNIX_MS).await.unwrap();
+        let met = handshake(home.memory.store(), NEW, NOON_UNIX_MS).await.unwrap();
         assert!(met.more && !met.another, "{met:?}");
         assert!(still_to_queue(home.memory.store()).await.unwrap() > Some(20));
         let queued = send_all(&home.memory, NEW).await;
         complete(&queued, &entries(&home.memory, EVERYTHING).await);
         assert_eq!(queued.len(), BTreeSet::from_iter(&queued).len(), "once is enough");
         // The end is noted.
-        assert!(!meet(home.memory.store(), NEW, NOON_UNIX_MS).await.unwrap().more);
+        assert!(!handshake(home.memory.store(), NEW, NOON_UNIX_MS).await.unwrap().more);
         assert_eq!(still_to_queue(home.memory.store()).await.unwrap(), None);
         say(&home.memory, anna, Target::New, "afterwards", "yes").await.unwrap();
         assert_eq!(send_all(&home.memory, NEW).await.len(), 3);
@@ -144,15 +146,15 @@ async fn another_database_gets_everything_wherever_the_device_is_killed_in_betwe
 async fn everything_is_sent_only_once_nothing_is_left_to_be_queued() {
     let (home, ..) = household().await;
     let store = home.memory.store();
-    let way = |house| Way { generation: store.generation(), house };
+    let route = |house| Route { generation: store.generation(), house };
     assert_eq!(sent_to(store, OLD).await.unwrap(), Sent::Waits);
-    assert!(sent(store, way(OLD), i64::MAX, 0, NOON_UNIX_MS).await.unwrap());
+    assert!(sent(store, route(OLD), i64::MAX, 0, NOON_UNIX_MS).await.unwrap());
     assert_eq!(sent_to(store, OLD).await.unwrap(), Sent::All);
     assert_eq!(sent_to(store, NEW).await.unwrap(), Sent::Elsewhere);
-    meet(store, NEW, NOON_UNIX_MS).await.unwrap();
+    handshake(store, NEW, NOON_UNIX_MS).await.unwrap();
     let mut empty_in_between = 0;
     loop {
-        assert!(sent(store, way(NEW), i64::MAX, 0, NOON_UNIX_MS).await.unwrap());
+        assert!(sent(store, route(NEW), i64::MAX, 0, NOON_UNIX_MS).await.unwrap());
         // The queue is empty now, again and again.
         assert_eq!(count(&home.memory, "SELECT count(*) AS n FROM queue").await, 0);
         if sent_to(store, NEW).await.unwrap() == Sent::All {
@@ -181,7 +183,7 @@ async fn what_happens_in_between_is_queued_as_well() {
         let third = memory.add_user("Carl").await.unwrap().id;
         memory.put_voiceprint(third, &print(3)).await.unwrap();
         memory.delete_voiceprint(bob).await.unwrap();
-        meet(memory.store(), NEW, NOON_UNIX_MS).await.unwrap();
+        handshake(memory.store(), NEW, NOON_UNIX_MS).await.unwrap();
         assert!(queue_more(memory.store(), NEW, NOON_UNIX_MS).await.unwrap());
         memory.rename_conversation(bob, made.conversation_id, "renamed").await.unwrap();
         say(memory, bob, Target::Existing(made.conversation_id), "again", "yes").await.unwrap();
@@ -201,7 +203,7 @@ async fn a_third_database_in_between_gets_everything_too_and_so_does_the_first_o
         for third in [OTHER, OLD] {
             let (mut home, ..) = household().await;
             killed_while_meeting(&mut home, NEW, commits).await;
-            let met = meet(home.memory.store(), third, NOON_UNIX_MS).await.unwrap();
+            let met = handshake(home.memory.store(), third, NOON_UNIX_MS).await.unwrap();
             assert!(met.another && met.more, "{met:?}");
             complete(&send_all(&home.memory, third).await, &entries(&home.memory, EVERYTHING).await);
         }
@@ -212,18 +214,18 @@ async fn a_third_database_in_between_gets_everything_too_and_so_does_the_first_o
 async fn nothing_leaves_the_queue_for_a_database_that_is_no_longer_ours() {
     let (home, ..) = household().await;
     let store = home.memory.store();
-    let way = |house| Way { generation: store.generation(), house };
-    assert!(!sent(store, way(NEW), i64::MAX, 0, NOON_UNIX_MS).await.unwrap());
-    meet(store, NEW, NOON_UNIX_MS).await.unwrap();
+    let route = |house| Route { generation: store.generation(), house };
+    assert!(!sent(store, route(NEW), i64::MAX, 0, NOON_UNIX_MS).await.unwrap());
+    handshake(store, NEW, NOON_UNIX_MS).await.unwrap();
     let before = entries(&home.memory, QUEUE).await;
-    assert!(!sent(store, way(OLD), i64::MAX, 0, NOON_UNIX_MS).await.unwrap());
+    assert!(!sent(store, route(OLD), i64::MAX, 0, NOON_UNIX_MS).await.unwrap());
     assert_eq!(entries(&home.memory, QUEUE).await, before);
     assert!(!queue_more(store, OLD, NOON_UNIX_MS).await.unwrap());
     // No row is taken from it either.
     let read = |house| PullCursor { house, ..PullCursor::default() };
-    let basis = Basis { generation: store.generation(), stored: false };
-    assert_eq!(home.memory.apply_pulled(&Pulled::default(), &read(OLD), basis).await.unwrap(), None);
-    assert!(home.memory.apply_pulled(&Pulled::default(), &read(NEW), basis).await.unwrap().is_some());
+    let start = RoundStart { generation: store.generation(), stored: false };
+    assert_eq!(home.memory.apply_pulled(&Pulled::default(), &read(OLD), start).await.unwrap(), None);
+    assert!(home.memory.apply_pulled(&Pulled::default(), &read(NEW), start).await.unwrap().is_some());
     let mut tx = store.begin().await.unwrap();
     assert!(is_with(&mut tx, NEW).await.unwrap() && !is_with(&mut tx, OLD).await.unwrap());
 }
@@ -234,10 +236,10 @@ async fn an_older_program_in_between_leaves_a_mark_that_counts_no_more() {
     killed_while_meeting(&mut home, NEW, 4).await;
     // It has queued everything and noted its database.
     home.memory.set_setting("postgres_house", &NEW).await.unwrap();
-    let met = meet(home.memory.store(), NEW, NOON_UNIX_MS).await.unwrap();
+    let met = handshake(home.memory.store(), NEW, NOON_UNIX_MS).await.unwrap();
     assert!(!met.more && !met.another, "{met:?}");
     assert_eq!(still_to_queue(home.memory.store()).await.unwrap(), None);
-    assert!(meet(home.memory.store(), OTHER, NOON_UNIX_MS).await.unwrap().more);
+    assert!(handshake(home.memory.store(), OTHER, NOON_UNIX_MS).await.unwrap().more);
     complete(&send_all(&home.memory, OTHER).await, &entries(&home.memory, EVERYTHING).await);
 }
 

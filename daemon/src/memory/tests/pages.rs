@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::*;
 use crate::store::outgoing;
 use crate::store::pull_cursor::{PullCursor, read_again};
-use crate::store::resync::meet;
+use crate::store::resync::handshake;
 use crate::store::tables::{MessageRow, Rows};
 
 const HOUSE: Uuid = Uuid::from_u128(1);
@@ -21,7 +21,7 @@ async fn devices() -> (Home, Home, Pulled) {
         let sources = [first.user_message_id];
         say_as(&there.memory, anna, target, Kind::Ask, "which key?", "blue", &sources).await.unwrap();
     }
-    meet(here.memory.store(), HOUSE, NOON_UNIX_MS).await.unwrap();
+    handshake(here.memory.store(), HOUSE, NOON_UNIX_MS).await.unwrap();
     let page = page_of(&there).await;
     assert_eq!((page.rows.messages.len(), page.sources.len()), (6, 2));
     (there, here, page)
@@ -32,13 +32,13 @@ async fn page_of(home: &Home) -> Pulled {
     Pulled { rows: all.rows, sources: all.sources, ..Pulled::default() }
 }
 
-fn basis(home: &Home, stored: bool) -> Basis {
-    Basis { generation: home.memory.store().generation(), stored }
+fn start(home: &Home, stored: bool) -> RoundStart {
+    RoundStart { generation: home.memory.store().generation(), stored }
 }
 
 async fn apply(home: &Home, page: &Pulled) -> Applied {
     let read = PullCursor { house: HOUSE, ..PullCursor::default() };
-    home.memory.apply_pulled(page, &read, basis(home, false)).await.unwrap().unwrap()
+    home.memory.apply_pulled(page, &read, start(home, false)).await.unwrap().unwrap()
 }
 
 /// Checks the counted numbers of each conversation against its messages.
@@ -177,7 +177,7 @@ async fn a_page_is_left_out_once_everything_is_to_be_read_again() {
     let (_there, here, page) = devices().await;
     let read = PullCursor { house: HOUSE, reading: Uuid::from_u128(7), ..PullCursor::default() };
     let apply = async |read: &PullCursor, stored| {
-        here.memory.apply_pulled(&page, read, basis(&here, stored)).await.unwrap().is_some()
+        here.memory.apply_pulled(&page, read, start(&here, stored)).await.unwrap().is_some()
     };
     assert!(apply(&read, false).await);
     assert!(apply(&read, true).await);
@@ -189,7 +189,7 @@ async fn a_page_is_left_out_once_everything_is_to_be_read_again() {
     assert!(!apply(&read, true).await);
     assert!(apply(&other, true).await);
     // Facts learnt from another file do not hold for this one.
-    let before = Basis { generation: here.memory.store().generation() - 1, stored: true };
+    let before = RoundStart { generation: here.memory.store().generation() - 1, stored: true };
     assert_eq!(here.memory.apply_pulled(&page, &other, before).await.unwrap(), None);
 }
 

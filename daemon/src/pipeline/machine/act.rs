@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::control::{Face, Outcome, Refused, Request, Wanted};
+use crate::control::{EnrolmentRequest, Face, Outcome, Refused, Request};
 use crate::detect::Detection;
 use crate::dialogue::{DialogueError, TurnOutcome};
 use crate::events::{Event, PinOutcome, TurnId, What};
@@ -57,8 +57,8 @@ pub enum Done {
         granted: Option<User>,
     },
     Chance(bool),
-    /// The verdict of a first look, if it is certain.
-    Looked(Option<Box<Part>>),
+    /// The verdict of a early verdict, if it is certain.
+    EarlyVerdict(Option<Box<Part>>),
     Voices(Result<Vec<Part>, String>),
     Person(Result<User, String>),
     Words(Result<Transcript, String>),
@@ -87,7 +87,7 @@ pub enum Job {
     /// Takes one of the few attempts of a pause.
     Chance,
     /// Compares the utterance so far.
-    Look {
+    EarlyVerdict {
         raw: Vec<f32>,
         speech: Vec<f32>,
     },
@@ -124,7 +124,7 @@ pub enum Job {
     },
     Enrol {
         user: String,
-        wanted: Wanted,
+        wanted: EnrolmentRequest,
     },
     Sample {
         raw: Vec<f32>,
@@ -139,7 +139,7 @@ impl Job {
         match self {
             Self::Gate | Self::Chance | Self::Person { .. } | Self::Anonymous | Self::Apart => Stage::Memory,
             Self::Enrol { .. } => Stage::Memory,
-            Self::Look { .. } | Self::Voices { .. } | Self::Pin { .. } => Stage::Verify,
+            Self::EarlyVerdict { .. } | Self::Voices { .. } | Self::Pin { .. } => Stage::Verify,
             Self::Words | Self::OwnWords(_) => Stage::Transcribe,
             Self::Answer { .. } => Stage::Answer,
             Self::Say(_) => Stage::Speak,

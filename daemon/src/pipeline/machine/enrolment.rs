@@ -2,7 +2,7 @@
 
 use super::listening::Listening;
 use super::{Act, Answer, Doing, Enrolment, Job, Then, TurnMachine};
-use crate::control::{Face, Outcome, Refused, Request, Task, Wanted};
+use crate::control::{EnrolmentRequest, Face, Outcome, Refused, Request, Task};
 use crate::detect::Utterance;
 use crate::error::{Exit, Failure, chain};
 use crate::events::{PinOutcome, What};
@@ -81,7 +81,7 @@ impl TurnMachine {
     fn enrol(
         &mut self,
         listening: Listening,
-        (user, wanted): (String, Wanted),
+        (user, wanted): (String, EnrolmentRequest),
         face: Face,
         answer: Answer,
     ) -> Doing {

@@ -26,9 +26,9 @@ pub(super) struct Turn {
     pub(super) raw: Arc<Vec<f32>>,
     speech: Arc<Vec<f32>>,
     pub(super) command_start: usize,
-    /// The verdict of the first look, if it stands for all of the utterance.
+    /// The verdict of the early verdict, if it stands for all of the utterance.
     certain: Option<Box<Part>>,
-    /// The first look took the voice for a stranger's, so the recogniser has no sound of it.
+    /// The early verdict took the voice for a stranger's, so the recogniser has no sound of it.
     pub(super) early: bool,
     /// The recogniser could not take all of it.
     torn: bool,

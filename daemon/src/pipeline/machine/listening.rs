@@ -1,4 +1,4 @@
-//! From the wake word to the end of a command: the knowledge gathered while it is said, the first look at the
+//! From the wake word to the end of a command: the knowledge gathered while it is said, the early verdict at the
 //! speaker included.
 
 use super::{Act, Doing, Job, TurnMachine};
@@ -8,7 +8,7 @@ use crate::health::State;
 use crate::speaker::{Part, Verdict};
 use crate::units::{FRAME_SAMPLES, FramePos};
 
-/// Frames of speech behind a first look, 0.5 s, that may be somebody else's order.
+/// Frames of speech behind a early verdict, 0.5 s, that may be somebody else's order.
 const MORE_SPEECH: usize = 50;
 /// From this probability on a frame is speech.
 const SPEECH: f32 = 0.5;
@@ -24,19 +24,19 @@ pub(super) struct Listening {
     until: FramePos,
     /// The words so far, as last shown.
     partial: String,
-    look: Look,
-    /// The verdict of the first look, where it is certain: of this utterance only the parts verified at its
+    early: Early,
+    /// The verdict of the early verdict, where it is certain: of this utterance only the parts verified at its
     /// end are transcribed.
     pub(super) stranger: Option<Box<Part>>,
     /// Frames that the look was taken at.
-    looked_at: usize,
+    early_at: usize,
     /// The recogniser could not take all of it.
     pub(super) torn: bool,
 }
 
-/// A first look at the speaker, during the speech.
+/// A early verdict at the speaker, during the speech.
 #[derive(Debug, Default)]
-enum Look {
+enum Early {
     #[default]
     None,
     /// The count of failures and the given PIN are read first.
@@ -53,15 +53,15 @@ impl Listening {
         Moment { turn: Some(*self.turn.get_or_insert_with(TurnId::generate)), pos }
     }
 
-    pub(super) fn is_looked_at(&self) -> bool {
-        !matches!(self.look, Look::None)
+    pub(super) fn has_early_verdict(&self) -> bool {
+        !matches!(self.early, Early::None)
     }
 
-    /// The verdict of the first look, if it stands for all of `utterance`. The owner may speak after a
+    /// The verdict of the early verdict, if it stands for all of `utterance`. The owner may speak after a
     /// stranger, so the verdict does not stand where more speech follows.
     pub(super) fn certain_of(&self, utterance: &Utterance) -> Option<&Part> {
         let stranger = self.stranger.as_deref()?;
-        let more = utterance.speech.iter().skip(self.looked_at).filter(|p| **p >= SPEECH).count();
+        let more = utterance.speech.iter().skip(self.early_at).filter(|p| **p >= SPEECH).count();
         (more < MORE_SPEECH || stranger.verdict == Verdict::NotEnrolled).then_some(stranger)
     }
 }
@@ -99,12 +99,12 @@ impl TurnMachine {
                 }
             }
             Detection::SoFar { raw, speech } => {
-                if self.policy.verify && self.enrolment.is_none() && !listening.is_looked_at() {
-                    listening.look = Look::Planned { raw, speech };
+                if self.policy.verify && self.enrolment.is_none() && !listening.has_early_verdict() {
+                    listening.early = Early::Planned { raw, speech };
                     self.start(Job::Gate);
                 }
             }
-            Detection::SpeechEnd { utterance } => return self.looking(listening, utterance),
+            Detection::SpeechEnd { utterance } => return self.await_early_verdict(listening, utterance),
             Detection::NoSpeech { .. } if self.enrolment.is_some() => return self.silence(),
             Detection::NoSpeech { pos } => {
                 // A follow-up window that nobody used is no attempt.
@@ -149,34 +149,34 @@ impl TurnMachine {
         }
     }
 
-    /// Begins the planned first look, unless the device pauses or somebody gave a PIN: an attempt during the
+    /// Begins the planned early verdict, unless the device pauses or somebody gave a PIN: an attempt during the
     /// pause must not tell the speaker anything.
     pub(super) fn take_look(&mut self, mut listening: Listening) -> Listening {
-        let Look::Planned { raw, speech } = std::mem::take(&mut listening.look) else { return listening };
+        let Early::Planned { raw, speech } = std::mem::take(&mut listening.early) else { return listening };
         if self.pause_ms() == 0 && self.granted.is_none() {
-            listening.looked_at = speech.len();
-            listening.look = Look::Begun;
-            self.start(Job::Look { raw, speech });
+            listening.early_at = speech.len();
+            listening.early = Early::Begun;
+            self.start(Job::EarlyVerdict { raw, speech });
         }
         listening
     }
 
-    /// Takes note of a first look. An uncertain look decides nothing: the whole utterance does.
-    pub(super) fn looked(&mut self, listening: Listening, stranger: Option<Box<Part>>) -> Listening {
+    /// Takes note of a early verdict. An uncertain look decides nothing: the whole utterance does.
+    pub(super) fn early_verdict(&mut self, listening: Listening, stranger: Option<Box<Part>>) -> Listening {
         if stranger.is_some() {
             self.acts.push(Act::Forget);
         }
-        Listening { look: Look::None, stranger, ..listening }
+        Listening { early: Early::None, stranger, ..listening }
     }
 
     pub(super) fn no_look(&mut self, listening: Listening, why: &str) -> Listening {
         log::warn!("no first look at who speaks: {why}");
-        Listening { look: Look::None, ..listening }
+        Listening { early: Early::None, ..listening }
     }
 
-    /// The command is over. The end waits for the first look, so that there is one verdict.
-    pub(super) fn looking(&mut self, listening: Listening, utterance: Utterance) -> Doing {
-        if listening.is_looked_at() {
+    /// The command is over. The end waits for the early verdict, so that there is one verdict.
+    pub(super) fn await_early_verdict(&mut self, listening: Listening, utterance: Utterance) -> Doing {
+        if listening.has_early_verdict() {
             return Doing::Looking(listening, utterance);
         }
         if self.enrolment.is_some() {

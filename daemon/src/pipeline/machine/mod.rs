@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  Listening ─SpeechEnd─▶ Looking ─▶ Gate ─┬──────────────────▶ Judging ─┬─ nobody verified: refused ────▶ Closing
-//!    ▲  │  │          (first look)         ├ pause ─▶ Chance ──┘ │       └─ a person ─▶ Finding
+//!    ▲  │  │          (early verdict)         ├ pause ─▶ Chance ──┘ │       └─ a person ─▶ Finding
 //!    │  │  │                               └ surely a stranger ──┼──────────────────────────────────────▶ Closing
 //!    │  │  └─ PIN ─▶ Pin ─▶ Listening                            └ words of all, side by side ┐
 //!    │  └─ enrolment ─▶ Beginning ─▶ Speaking ─▶ Listening                                    ▼
@@ -19,7 +19,7 @@
 //! Invariants:
 //!
 //! * Words of a voice that is not verified are dropped with the verdict: they reach neither the disk nor an
-//!   event. Once a first look takes the voice for a stranger's, the recogniser gets only sound that is
+//!   event. Once a early verdict takes the voice for a stranger's, the recogniser gets only sound that is
 //!   verified at the end.
 //! * A reply is shown, published or spoken only after its turn is on the disk, and a sentence only after that
 //!   sentence is: the spoken parts of an answer are [`Durable`].
@@ -173,8 +173,8 @@ impl TurnMachine {
         while !self.stopping && !self.feeding {
             let Doing::Listening(listening) = &mut self.doing else { return };
             let listening = std::mem::take(listening);
-            // A request waits for the end of a first look.
-            let request = self.request.take_if(|_| !listening.is_looked_at());
+            // A request waits for the end of a early verdict.
+            let request = self.request.take_if(|_| !listening.has_early_verdict());
             self.doing = if let Some(request) = request {
                 self.carry_out(listening, request)
             } else if let Some(detection) = self.waiting.pop_front() {
@@ -197,14 +197,14 @@ impl TurnMachine {
             (Doing::Looking(listening, utterance), Done::Gate { gate, granted }) => {
                 (self.gate, self.granted) = (gate, granted);
                 let listening = self.take_look(listening);
-                self.looking(listening, utterance)
+                self.await_early_verdict(listening, utterance)
             }
-            (Doing::Listening(listening), Done::Looked(stranger)) => {
-                Doing::Listening(self.looked(listening, stranger))
+            (Doing::Listening(listening), Done::EarlyVerdict(stranger)) => {
+                Doing::Listening(self.early_verdict(listening, stranger))
             }
-            (Doing::Looking(listening, utterance), Done::Looked(stranger)) => {
-                let listening = self.looked(listening, stranger);
-                self.looking(listening, utterance)
+            (Doing::Looking(listening, utterance), Done::EarlyVerdict(stranger)) => {
+                let listening = self.early_verdict(listening, stranger);
+                self.await_early_verdict(listening, utterance)
             }
             (Doing::Gate(turn), Done::Gate { gate, granted }) => {
                 (self.gate, self.granted) = (gate, granted);
@@ -269,7 +269,7 @@ impl TurnMachine {
             Doing::Listening(listening) => Doing::Listening(self.no_look(listening, &why)),
             Doing::Looking(listening, utterance) => {
                 let listening = self.no_look(listening, &why);
-                self.looking(listening, utterance)
+                self.await_early_verdict(listening, utterance)
             }
             Doing::Gate(turn) => {
                 log::error!("the count of failed attempts: {why}");

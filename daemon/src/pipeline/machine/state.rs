@@ -46,7 +46,7 @@ pub(super) enum Doing {
     Listening(Listening),
     /// A PIN is checked, and the present utterance waits.
     Pin(Listening, Answer),
-    /// The command is over and its first look is not.
+    /// The command is over and its early verdict is not.
     Looking(Listening, Utterance),
     /// The count of failures and the given PIN are read.
     Gate(Turn),

@@ -3,7 +3,7 @@
 //! The tables follow from [`crate::store::tables`]. Deletions and links, which have no row of their own, are
 //! added.
 //!
-//! A row is on its way while an entry of the queue names it, or while it is newer there than this device has
+//! A row is on its route while an entry of the queue names it, or while it is newer there than this device has
 //! read. Both sides keep changing, so a difference counts only if a second look finds it too.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,7 +42,7 @@ pub struct TableComparison {
     pub missing_here: usize,
     /// Rows on both sides with different contents.
     pub differ: usize,
-    /// Rows on their way to Postgres: not compared.
+    /// Rows on their route to Postgres: not compared.
     pub waiting: usize,
     /// Rows there that this device has not read yet and that differ here: not compared.
     pub unread: usize,
@@ -106,13 +106,13 @@ fn all_tables() -> Vec<Table> {
     synced.chain([deletions]).collect()
 }
 
-struct Here {
+struct LocalRow {
     owner: Option<Uuid>,
     sum: String,
     waits: bool,
 }
 
-struct There {
+struct RemoteRow {
     owner: Option<Uuid>,
     sum: String,
     unread: bool,
@@ -204,12 +204,12 @@ impl Sides<'_> {
         };
     }
 
-    /// Returns the rows that differ, the number on their way there, and the number not read yet.
+    /// Returns the rows that differ, the number on their route there, and the number not read yet.
     async fn judge(
         &mut self,
         table: &Table,
-        here: &BTreeMap<Uuid, Here>,
-        there: &BTreeMap<Uuid, There>,
+        here: &BTreeMap<Uuid, LocalRow>,
+        there: &BTreeMap<Uuid, RemoteRow>,
     ) -> Result<(BTreeMap<Uuid, Difference>, usize, usize), CompareError> {
         let mut found = BTreeMap::new();
         let (mut waiting, mut unread) = (0, 0);
@@ -239,7 +239,7 @@ impl Sides<'_> {
         if found.is_empty() {
             return Ok((found, waiting, unread));
         }
-        // A row deleted on one side, with its person or alone, is on its way to the other.
+        // A row deleted on one side, with its person or alone, is on its route to the other.
         let owner = |id: &Uuid| here.get(id).map(|row| row.owner).or(there.get(id).map(|row| row.owner));
         let tied: BTreeSet<Uuid> =
             found.keys().flat_map(|id| [Some(*id), owner(id).flatten()]).flatten().collect();
@@ -261,7 +261,7 @@ impl Sides<'_> {
     /// Removes rows that are missing here because they are for other devices, and returns their number.
     async fn leave_out_others(
         &mut self,
-        there: &BTreeMap<Uuid, There>,
+        there: &BTreeMap<Uuid, RemoteRow>,
         found: &mut BTreeMap<Uuid, Difference>,
     ) -> Result<usize, CompareError> {
         let absent = found.iter().filter(|(_, difference)| **difference == Difference::MissingHere);
@@ -288,7 +288,7 @@ impl Sides<'_> {
         table: &Table,
         after: Uuid,
         limit: i64,
-    ) -> Result<(BTreeMap<Uuid, Here>, Option<Uuid>), StoreError> {
+    ) -> Result<(BTreeMap<Uuid, LocalRow>, Option<Uuid>), StoreError> {
         let rows = all(self.store, sqlx::query(table.here).bind(after).bind(limit), row_here).await?;
         let full = i64::try_from(rows.len()).unwrap_or(i64::MAX) == limit;
         let last = rows.last().filter(|_| full).map(|(id, _)| *id);
@@ -301,7 +301,7 @@ impl Sides<'_> {
         table: &Table,
         after: Uuid,
         last: Option<Uuid>,
-    ) -> Result<BTreeMap<Uuid, Here>, StoreError> {
+    ) -> Result<BTreeMap<Uuid, LocalRow>, StoreError> {
         let (mut found, mut from) = (BTreeMap::new(), after);
         loop {
             let (page, end) = self.here(table, from, PAGE).await?;
@@ -318,7 +318,7 @@ impl Sides<'_> {
         table: &Table,
         after: Uuid,
         last: Option<Uuid>,
-    ) -> Result<BTreeMap<Uuid, There>, CompareError> {
+    ) -> Result<BTreeMap<Uuid, RemoteRow>, CompareError> {
         let (cursor, everything) = self.cursor(table);
         let (mut found, mut from) = (BTreeMap::new(), after);
         loop {
@@ -327,7 +327,7 @@ impl Sides<'_> {
             let rows = self
                 .pg
                 .value(STEP, query, |row| {
-                    let there = There {
+                    let there = RemoteRow {
                         owner: row.try_get("owner")?,
                         sum: row.try_get("sum")?,
                         unread: row.try_get("unread")?,
@@ -430,8 +430,9 @@ impl Sides<'_> {
     }
 }
 
-fn row_here(row: &SqliteRow) -> Result<(Uuid, Here), sqlx::Error> {
-    let here = Here { owner: row.try_get("owner")?, sum: row.try_get("sum")?, waits: row.try_get("waits")? };
+fn row_here(row: &SqliteRow) -> Result<(Uuid, LocalRow), sqlx::Error> {
+    let here =
+        LocalRow { owner: row.try_get("owner")?, sum: row.try_get("sum")?, waits: row.try_get("waits")? };
     Ok((row.try_get("id")?, here))
 }
 

@@ -282,7 +282,7 @@ impl Pg {
     pub(super) async fn visit(settings: &PgSettings, least: i32) -> Result<Option<Self>, PgError> {
         const STEP: &str = "reading the schema of Postgres";
         let mut conn = open(settings).await?;
-        if schema::look(&mut conn).await? < least {
+        if schema::version(&mut conn).await? < least {
             return Ok(None);
         }
         let house =
@@ -329,9 +329,9 @@ impl Pg {
 ///
 /// # Errors
 /// As [`Pg::connect`].
-pub async fn look(settings: &PgSettings) -> Result<i32, PgError> {
+pub async fn version(settings: &PgSettings) -> Result<i32, PgError> {
     let mut conn = open(settings).await?;
-    let found = schema::look(&mut conn).await;
+    let found = schema::version(&mut conn).await;
     let _ = tokio::time::timeout(Duration::from_millis(500), conn.close()).await;
     found
 }
@@ -342,7 +342,7 @@ pub async fn look(settings: &PgSettings) -> Result<i32, PgError> {
 /// As [`Pg::connect`].
 pub async fn which(settings: &PgSettings) -> Result<Option<Uuid>, PgError> {
     let mut conn = open(settings).await?;
-    let house = match schema::look(&mut conn).await {
+    let house = match schema::version(&mut conn).await {
         Ok(0) => Ok(None),
         Ok(_) => schema::house(&mut conn).await.map(Some),
         Err(e) => Err(e),

@@ -43,13 +43,13 @@ pub(super) async fn migrate(
     conn: &mut PgConnection,
     before: impl Future<Output = ()>,
 ) -> Result<Uuid, PgError> {
-    let mut found = look(conn).await?;
+    let mut found = version(conn).await?;
     if is_old(found) {
         before.await;
     }
     while found < VERSION {
         next_version(conn).await?;
-        found = look(conn).await?;
+        found = version(conn).await?;
     }
     house(conn).await
 }
@@ -61,7 +61,7 @@ pub(super) async fn house(conn: &mut PgConnection) -> Result<Uuid, PgError> {
 }
 
 /// The version there; a version unknown to this program is refused.
-pub(super) async fn look(conn: &mut PgConnection) -> Result<i32, PgError> {
+pub(super) async fn version(conn: &mut PgConnection) -> Result<i32, PgError> {
     let found = found(conn).await?;
     if found <= VERSION {
         return Ok(found);

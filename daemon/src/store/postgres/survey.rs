@@ -46,7 +46,7 @@ pub async fn survey(settings: &PgSettings) -> Result<Survey, PgError> {
     const STEP: &str = "asking Postgres for the rights of its role";
     let mut conn = open(settings).await?;
     prove_another_session(settings).await?;
-    let schema = schema::look(&mut conn).await?;
+    let schema = schema::version(&mut conn).await?;
     let row = within(STATEMENT_DEADLINE, STEP, sqlx::query(RIGHTS).fetch_one(&mut conn)).await?;
     let read = || {
         Ok(Survey {

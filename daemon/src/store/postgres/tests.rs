@@ -125,7 +125,7 @@ async fn migrations_produce_exactly_the_frozen_schema() {
     let mut dump = format!(
         "What the migrations produce, schema version {VERSION}, as the catalogue describes it. A test \
          compares it.\n\
-         After adding a migration: JARVIS_BLESS=1 cargo test -p jarvisd migrations_produce\n"
+         After adding a migration: JARVIS_BLESS=1 cargo test --lib migrations_produce\n"
     );
     // The names below are written without the schema.
     sqlx::raw_sql("SET search_path = jarvis, pg_catalog").execute(&mut pg.conn).await.unwrap();

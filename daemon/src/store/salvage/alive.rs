@@ -96,7 +96,7 @@ mod tests {
                 let mut file = bytes.clone();
                 match from {
                     Some(from) if from < pages => {
-                        file.copy_within(from * size..(from + 1) * size, page * size)
+                        file.copy_within(from * size..(from + 1) * size, page * size);
                     }
                     _ => file[page * size..(page + 1) * size].fill(0xA5),
                 }

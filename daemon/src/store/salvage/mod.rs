@@ -88,7 +88,8 @@ super::sql::statements! {
     BEGIN = "BEGIN";
     COMMIT = "COMMIT";
     SOURCE = "INSERT OR IGNORE INTO message_sources (source, message)
-        SELECT s.rid, a.rid FROM messages s, messages a WHERE s.rid = ?1 AND a.rid = ?2 AND s.owner = a.owner";
+        SELECT s.rid, a.rid FROM messages s, messages a
+        WHERE s.rid = ?1 AND a.rid = ?2 AND s.owner = a.owner";
     SEQUENCE_GONE = "DELETE FROM sqlite_sequence WHERE name = 'queue'";
     SEQUENCE = "INSERT INTO sqlite_sequence (name, seq)
         SELECT 'queue', max(?1, (SELECT coalesce(max(seq), 0) FROM queue), (SELECT coalesce(max(seq), 0)

@@ -67,13 +67,13 @@ pub(crate) struct Table {
     pub(crate) buried_with: &'static [(&'static str, &'static str)],
     /// The table in the file.
     pub(crate) file: FileTable,
-    pub(crate) here: Here,
-    pub(crate) there: There,
+    pub(crate) here: SqliteStatements,
+    pub(crate) there: PgStatements,
 }
 
 /// Statements for SQLite.
 #[derive(Debug)]
-pub(crate) struct Here {
+pub(crate) struct SqliteStatements {
     /// Rows named by entries after ?1 up to ?2.
     pub(crate) waiting: &'static str,
     pub(crate) by_id: &'static str,
@@ -96,7 +96,7 @@ pub(crate) struct Here {
 
 /// Statements for Postgres.
 #[derive(Debug)]
-pub(crate) struct There {
+pub(crate) struct PgStatements {
     /// Writes a batch: an array for each column, then the sending device.
     pub(crate) send: &'static str,
     /// One row of a batch that is neither as sent nor buried.
@@ -109,7 +109,7 @@ pub(crate) struct There {
     pub(crate) delete: &'static str,
     /// Rows of a deletion that are not buried or still exist.
     pub(crate) undeleted: &'static str,
-    /// As [`Here::compared`]; a row newer than $4 that $5 did not write is not read yet.
+    /// As [`SqliteStatements::compared`]; a row newer than $4 that $5 did not write is not read yet.
     pub(crate) compared: Option<&'static str>,
 }
 
@@ -123,8 +123,8 @@ impl Table {
             taken_back: spec.taken_back,
             buried_with: spec.buried_with,
             file,
-            here: Here::of(spec, columns),
-            there: There::of(spec, columns),
+            here: SqliteStatements::of(spec, columns),
+            there: PgStatements::of(spec, columns),
         }
     }
 
@@ -137,7 +137,8 @@ impl Table {
     /// Every statement, for the tests that prepare them.
     #[cfg(test)]
     pub(crate) fn statements_here(&self) -> Vec<(&'static str, &'static str)> {
-        let Here { waiting, by_id, owner, delete, known, up_to, queue, last, compared, put } = &self.here;
+        let SqliteStatements { waiting, by_id, owner, delete, known, up_to, queue, last, compared, put } =
+            &self.here;
         let all = [waiting, by_id, owner, delete, known, up_to, queue, last].map(|sql| Some(*sql));
         let put = Some(*put).filter(|put| !put.is_empty());
         all.into_iter().chain([*compared, put]).flatten().map(|sql| (self.name, sql)).collect()
@@ -146,7 +147,8 @@ impl Table {
     /// Every statement, for the tests that prepare them.
     #[cfg(test)]
     pub(crate) fn statements_there(&self) -> Vec<(&'static str, &'static str)> {
-        let There { send, swallowed, page, by_id, of_owners, delete, undeleted, compared } = &self.there;
+        let PgStatements { send, swallowed, page, by_id, of_owners, delete, undeleted, compared } =
+            &self.there;
         let read = page.map(|page| [page, by_id, of_owners, delete, undeleted]).into_iter().flatten();
         let all = read.chain([*send, *swallowed]).chain(*compared);
         all.map(|sql| (self.name, sql)).collect()
@@ -163,7 +165,7 @@ fn sum(columns: &[Column], text: impl Fn(&Column) -> String) -> String {
     if values.is_empty() { "''".to_owned() } else { values.join(" || '|' || ") }
 }
 
-impl Here {
+impl SqliteStatements {
     fn of(spec: &Spec, columns: &[Column]) -> Self {
         let Spec { name, put: op, number, joins, .. } = spec;
         let (person, owner) = match spec.owner {
@@ -206,7 +208,7 @@ impl Here {
     }
 }
 
-/// The statement [`Here::put`]; empty if a column is not stored as it is sent.
+/// The statement [`SqliteStatements::put`]; empty if a column is not stored as it is sent.
 fn put_here(spec: &Spec, columns: &[Column]) -> String {
     if !spec.joins.is_empty() || spec.owner.is_none() {
         return String::new();
@@ -228,7 +230,7 @@ fn put_here(spec: &Spec, columns: &[Column]) -> String {
     )
 }
 
-impl There {
+impl PgStatements {
     fn of(spec: &Spec, columns: &[Column]) -> Self {
         let name = spec.name;
         let owner = spec.owner.unwrap_or("id");

@@ -43,7 +43,7 @@ fn sound_that_is_torn_is_a_phrase_that_was_not_said() {
 #[test]
 fn a_person_is_told_first_that_recordings_are_kept() {
     let mut rig = Rig::new();
-    let wanted = Wanted { keep_recordings: true, ..Wanted::default() };
+    let wanted = EnrolmentRequest { keep_recordings: true, ..EnrolmentRequest::default() };
     rig.asks(Task::Enrol { user: "ben".to_owned(), wanted }, 0);
     assert_eq!(rig.well("enrol"), "=done [speaking] ?say");
     assert_eq!(rig.well("say"), "enrolment [speaking] ?say");

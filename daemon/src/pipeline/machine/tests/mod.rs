@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::{Act, Done, Input, Job, Now, Policy, Ticket, TurnMachine};
-use crate::control::{Authority, Refused, Request, Task, Wanted};
+use crate::control::{Authority, EnrolmentRequest, Refused, Request, Task};
 use crate::detect::{Detection, Utterance};
 use crate::dialogue::TurnOutcome;
 use crate::events::{Event, PinOutcome};
@@ -222,7 +222,7 @@ fn name_of(job: &Job) -> &'static str {
     match job {
         Job::Gate => "gate",
         Job::Chance => "chance",
-        Job::Look { .. } => "look",
+        Job::EarlyVerdict { .. } => "look",
         Job::Voices { .. } => "voices",
         Job::Person { .. } => "person",
         Job::Anonymous => "anonymous",
@@ -243,7 +243,7 @@ fn usual(job: &Job) -> Done {
     match job {
         Job::Gate => Done::Gate { gate: FailureGate::default(), granted: None },
         Job::Chance => Done::Chance(true),
-        Job::Look { .. } => Done::Looked(None),
+        Job::EarlyVerdict { .. } => Done::EarlyVerdict(None),
         Job::Voices { .. } => Done::Voices(Ok(vec![Part::verified_of(1, 2.0)])),
         Job::Person { name, .. } => Done::Person(Ok(user(name))),
         Job::Anonymous => Done::Person(Ok(user("anonymous"))),
@@ -346,6 +346,6 @@ impl Rig {
 
     /// Somebody asks for an enrolment, when so many were cancelled.
     fn enrol(&mut self, cancels: u64) -> String {
-        self.asks(Task::Enrol { user: "ben".to_owned(), wanted: Wanted::default() }, cancels)
+        self.asks(Task::Enrol { user: "ben".to_owned(), wanted: EnrolmentRequest::default() }, cancels)
     }
 }

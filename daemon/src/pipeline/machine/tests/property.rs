@@ -77,7 +77,7 @@ fn result_of(job: &Job, how: usize, rig: &Rig) -> Done {
         (Job::Gate, 0) => pausing(rig),
         (Job::Gate, 1) => granted("anna"),
         (Job::Chance, 0) => Done::Chance(false),
-        (Job::Look { .. }, 0..3) => Done::Looked(Some(Box::new(Part::rejected_of(3)))),
+        (Job::EarlyVerdict { .. }, 0..3) => Done::EarlyVerdict(Some(Box::new(Part::rejected_of(3)))),
         (Job::Voices { .. }, 0) => Done::Voices(Err(broken())),
         (Job::Voices { .. }, 1) => rejected(),
         (Job::Voices { .. }, 2) => Done::Voices(Ok(vec![
@@ -117,7 +117,7 @@ fn any_result(how: usize) -> Done {
         2 => Done::Voices(Ok(vec![Part::verified_of(1, 2.0)])),
         3 => Done::Person(Ok(user("1"))),
         4 => Done::Spoken(Ok(())),
-        5 => Done::Looked(None),
+        5 => Done::EarlyVerdict(None),
         6 => Done::Gate { gate: FailureGate::default(), granted: None },
         _ => Done::Sampled { progress: progress("ben", Step::Kept), over: false },
     }

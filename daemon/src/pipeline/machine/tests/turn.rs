@@ -79,7 +79,7 @@ fn a_stranger_is_recognised_early_and_nothing_more_of_them_is_transcribed() {
     assert_eq!(rig.well("gate"), "?look");
     let piece = || Detection::Speech { raw: vec![0.1; 1_600] };
     assert_eq!(rig.hears(piece()), "feed", "it is not known yet");
-    assert_eq!(rig.done("look", Done::Looked(Some(Box::new(Part::rejected_of(3))))), "forget");
+    assert_eq!(rig.done("look", Done::EarlyVerdict(Some(Box::new(Part::rejected_of(3))))), "forget");
     assert_eq!(rig.hears(piece()), "");
     assert_eq!(rig.ends(), "[verifying] speech_end ?gate");
     assert_eq!(rig.well("gate"), "forget count audit:rejected rejected ?apart", "nothing is compared again");
@@ -96,8 +96,8 @@ fn the_owner_behind_a_stranger_is_heard_and_transcribed_alone() {
     rig.begins();
     rig.so_far();
     rig.well("gate");
-    rig.done("look", Done::Looked(Some(Box::new(Part::rejected_of(3)))));
-    // A second of speech behind the first look.
+    rig.done("look", Done::EarlyVerdict(Some(Box::new(Part::rejected_of(3)))));
+    // A second of speech behind the early verdict.
     rig.hears(Detection::SpeechEnd { utterance: utterance(300) });
     assert_eq!(rig.well("gate"), "?voices", "the recogniser has nothing of it");
     let parts = vec![part(Part::rejected_of(3), 0, 32_000), part(Part::verified_of(1, 1.0), 32_000, 48_000)];
@@ -119,7 +119,7 @@ fn where_nobody_is_enrolled_a_first_look_stands_whatever_is_said_behind_it() {
     rig.well("gate");
     let mut nobody = Part::rejected_of(3);
     nobody.verdict = Verdict::NotEnrolled;
-    rig.done("look", Done::Looked(Some(Box::new(nobody))));
+    rig.done("look", Done::EarlyVerdict(Some(Box::new(nobody))));
     rig.hears(Detection::SpeechEnd { utterance: utterance(300) });
     assert_eq!(rig.well("gate"), "forget audit:not_enrolled rejected ?apart", "nobody could have followed");
 }
@@ -190,7 +190,7 @@ fn a_stranger_of_the_first_look_is_not_compared_when_the_pause_has_begun_since()
     rig.begins();
     rig.so_far();
     rig.well("gate");
-    rig.done("look", Done::Looked(Some(Box::new(Part::rejected_of(3)))));
+    rig.done("look", Done::EarlyVerdict(Some(Box::new(Part::rejected_of(3)))));
     rig.ends();
     let pause = pausing(&rig);
     assert_eq!(rig.done("gate", pause), "forget audit:paused rejected [speaking] ?say");

@@ -10,7 +10,7 @@ use crate::memory::messages::forget_in;
 use crate::memory::users::erase_user;
 use crate::memory::{MessageId, Result, UserId, get};
 use crate::store::Tx;
-use crate::store::queue::{Op, enqueue, entomb};
+use crate::store::queue::{Op, add_tombstone, enqueue};
 use crate::store::tables::{self, Synced as _, Tombstone, VoiceprintRow};
 
 crate::store::sql::statements! {
@@ -30,7 +30,7 @@ pub(super) async fn supersede(tx: &mut Tx<'_>, id: Uuid, owner: Uuid, stamp: &St
 
 /// Deletes a row that was deleted elsewhere. `Erased` if the row was here, `Noted` if it was not and the
 /// deletion is new.
-pub(super) async fn bury(tx: &mut Tx<'_>, row: &Tombstone, stamp: &Stamp) -> Result<Outcome> {
+pub(super) async fn apply(tx: &mut Tx<'_>, row: &Tombstone, stamp: &Stamp) -> Result<Outcome> {
     let (id, owner) = (bytes(&row.id), bytes(&row.owner));
     let known = dead(tx, &row.kind, &row.id, &row.owner).await?;
     let gone = match row.kind.as_str() {
@@ -77,7 +77,7 @@ pub(super) async fn bury(tx: &mut Tx<'_>, row: &Tombstone, stamp: &Stamp) -> Res
             }
         }
     };
-    entomb(tx, &row.kind, row.id, Some(row.owner), row.deleted_unix_ms).await?;
+    add_tombstone(tx, &row.kind, row.id, Some(row.owner), row.deleted_unix_ms).await?;
     Ok(match (gone, known) {
         (true, _) => Erased,
         (false, false) => Noted,
