@@ -23,7 +23,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::app::parts;
 use crate::app::{self, Settings};
@@ -125,6 +125,11 @@ impl Command {
             | Self::Backup(_) => Keep::Files,
         }
     }
+}
+
+/// The command line as data, for the manual pages and the completions of the shells.
+pub fn definition() -> clap::Command {
+    CommandLine::command()
 }
 
 /// Runs one command line to its end: parse, log, dispatch, report.
