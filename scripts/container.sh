@@ -120,3 +120,32 @@ stop_container() {
     [ -z "$container_group" ] || find "$container_group" -depth -type d -exec rmdir {} + 2>/dev/null || true
     leader='' container_pid='' container_group=''
 }
+
+# What is tried in it, and how many tries failed.
+failed=0
+ok() { printf '    ok    %s\n' "$*"; }
+bad() {
+    printf '    FAIL  %s\n' "$*"
+    failed=$((failed + 1))
+}
+# check WHAT COMMAND...: ok if the command succeeds.
+check() {
+    local what=$1
+    shift
+    if "$@"; then ok "$what"; else bad "$what"; fi
+}
+show() { in_it systemctl show jarvisd -p "$1" --value; }
+journal() { in_it journalctl -u jarvisd -o cat --no-pager; }
+is() { [ "$(show "$1")" = "$2" ]; }
+within() { # within SECONDS COMMAND...
+    local end=$((SECONDS + $1))
+    shift
+    until "$@"; do
+        [ $SECONDS -lt $end ] || return 1
+        sleep 0.2
+    done
+}
+not() { ! "$@"; }
+status_has() { show StatusText | grep -qi "$1"; }
+differs() { [ "$(show "$1")" != "$2" ]; }
+said() { journal | grep -qF -- "$1"; }

@@ -80,33 +80,6 @@ printf '[Service]\nEnvironment=ALSA_CONFIG_PATH=/opt/sound/asound.conf\nReadWrit
 step "Boot"
 boot_container "$root" "$work/console"
 
-failed=0
-ok() { printf '    ok    %s\n' "$*"; }
-bad() {
-    printf '    FAIL  %s\n' "$*"
-    failed=$((failed + 1))
-}
-# check WHAT COMMAND...: ok if the command succeeds.
-check() {
-    local what=$1
-    shift
-    if "$@"; then ok "$what"; else bad "$what"; fi
-}
-show() { in_it systemctl show jarvisd -p "$1" --value; }
-journal() { in_it journalctl -u jarvisd -o cat --no-pager; }
-is() { [ "$(show "$1")" = "$2" ]; }
-within() { # within SECONDS COMMAND...
-    local end=$((SECONDS + $1))
-    shift
-    until "$@"; do
-        [ $SECONDS -lt $end ] || return 1
-        sleep 0.2
-    done
-}
-not() { ! "$@"; }
-status_has() { show StatusText | grep -qi "$1"; }
-differs() { [ "$(show "$1")" != "$2" ]; }
-said() { journal | grep -qF -- "$1"; }
 as_jarvis() { in_it runuser -u jarvis -- env HOME=/var/lib/jarvis ALSA_CONFIG_PATH=/opt/sound/asound.conf "$@"; }
 configure() { in_it sh -c "mkdir -p /etc/jarvis && cat >/etc/jarvis/jarvis.toml"; }
 drop_in() { in_it sh -c "cat >/etc/systemd/system/jarvisd.service.d/$1.conf && systemctl daemon-reload"; }
