@@ -188,7 +188,7 @@ check "the memory is there" recalls
 step "The way back to an older version"
 check "apt refuses what does not know the memory" not install_version "$older" --allow-downgrades
 check "and says how to go back" grep -q "backup restore NAME --in-place" "$work/apt"
-in_it dpkg --configure -a
+in_it dpkg --configure -a >/dev/null
 check "the newer one stays" installed "$newer"
 check "it is ready" within 60 is ActiveState active
 check "the memory is there" recalls
@@ -215,7 +215,7 @@ check "memory, voices and key stay, with their owner" in_it sh -c "$owner_stays"
 check "nothing else of the packages stays" in_it sh -c '
     ! find /usr /etc /var/lib/systemd -path "*jarvis*" ! -path "*/jarvisd.service.d*" ! -path "*jarvis.list" \
         ! -path "*jarvis.gpg" 2>/dev/null | grep .'
-check "no unit failed" in_it sh -c '! systemctl --failed --plain --no-legend "jarvis*" | grep .'
+check "no unit failed" in_it sh -c '! systemctl list-units --failed --plain --no-legend "jarvis*" | grep .'
 
 [ "$failed" -eq 0 ] || { journal | tail -n 60; fail "$failed of the tries failed"; }
 note "all of it worked, in $((SECONDS - started)) s"
