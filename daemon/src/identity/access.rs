@@ -85,8 +85,8 @@ impl Access {
         warn_of_pause(&gate, now);
     }
 
-    /// Whether an attempt during the pause is compared ([`FailureGate::try_in_pause`]). A database that does not work
-    /// allows none: they could not be counted.
+    /// Whether an attempt during the pause is compared ([`FailureGate::try_in_pause`]). A database that does
+    /// not work allows none: they could not be counted.
     pub async fn try_in_pause(&self, memory: &Memory) -> bool {
         let counted = memory.update_setting(GATE, |gate: &mut FailureGate| (gate.try_in_pause(), *gate));
         match counted.await {

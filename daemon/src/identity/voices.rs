@@ -24,7 +24,7 @@ pub struct Voices {
     pub recordings: Recordings,
 }
 
-/// A early verdict that is being taken, and how long it took.
+/// An early verdict that is being taken, and how long it took.
 pub type EarlyVerdict = JoinHandle<(Result<Option<Part>, SpeakerError>, Duration)>;
 
 #[derive(Debug, thiserror::Error)]
@@ -136,8 +136,8 @@ impl Voices {
         }
     }
 
-    /// A early verdict at an utterance that goes on (see [`Verifier::early_verdict`]), on a thread of its own: it
-    /// delays neither the sound nor the caller. The sound is as for [`Voices::hear`].
+    /// An early verdict on an utterance that goes on (see [`Verifier::early_verdict`]), taken on a thread of
+    /// its own: it delays neither the sound nor the caller. The sound is as for [`Voices::hear`].
     ///
     /// # Errors
     /// When the enrolled voices cannot be read.

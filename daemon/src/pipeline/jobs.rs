@@ -134,14 +134,14 @@ impl Turns {
         }
     }
 
-    /// A first early at the speaker. A failed early decides nothing.
+    /// An early verdict on the speaker. A failed one decides nothing.
     async fn early_verdict(&self, raw: Vec<f32>, speech: Vec<f32>) -> Option<Part> {
         let why = match self.voices.early_verdict(raw, speech).await {
             Err(error) => chain(&error),
             Ok(early) => match early.await {
                 Ok((Ok(verdict), took)) => {
                     log::debug!(
-                        "a first look at who speaks took {} ms: {}",
+                        "an early verdict took {} ms: {}",
                         took.as_millis(),
                         verdict.as_ref().map_or("not certain", |part| part.verdict.name())
                     );
@@ -151,7 +151,7 @@ impl Turns {
                 Err(error) => chain(&error),
             },
         };
-        log::debug!("no first look at who speaks: {why}");
+        log::debug!("no early verdict: {why}");
         None
     }
 

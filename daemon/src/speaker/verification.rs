@@ -33,9 +33,9 @@ pub const LEAST_NET_SPEECH_S: f32 = 1.0;
 /// Below this a voice is surely a stranger's after two seconds; every possible threshold is far above.
 /// `docs/lab/speaker-verdicts.md` has the table behind the number.
 pub const SURELY_A_STRANGER: f32 = 0.01;
-/// Difference of band or effort from which a early verdict leaves the verdict to the whole utterance.
+/// Difference of band or effort from which an early verdict leaves the verdict to the whole utterance.
 const EXPLAINED_FROM: f32 = 0.5;
-/// Least net speech for a early verdict, in seconds.
+/// Least net speech for an early verdict, in seconds.
 const FIRST_LOOK_S: f32 = 1.9;
 /// From here up to the threshold a voice is `Uncertain`: as likely the person as not.
 const UNCERTAIN_FROM: f32 = 0.5;

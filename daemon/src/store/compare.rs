@@ -2,7 +2,7 @@
 //! differences.
 //!
 //! Both sides make the same checksum of a conversation: SHA-256 over the SHA-256 of each message (id, place,
-//! role, kind, text) in its order. The other tables are compared row by row ([`tables`]). A row is on its route
+//! role, kind, text) in its order. The other tables are compared row by row ([`tables`]). A row is on its way
 //! if it waits in the queue, is newer there than the last read, or was deleted on one side only so far. It
 //! counts as no difference, but the comparison is then incomplete and says so.
 
@@ -79,7 +79,7 @@ pub struct Counts {
     pub messages: i64,
 }
 
-/// Rows on their route between both sides.
+/// Rows on their way between both sides.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Left {
     /// Entries that wait to be sent.
@@ -115,13 +115,13 @@ pub struct Comparison {
     /// Whether everything was compared: before a repair nothing waited, was still to be queued, or still to
     /// be read.
     pub everything_compared: bool,
-    /// Entries and rows that were on their route, without those that the repair queued.
+    /// Entries and rows that were on their way, without those that the repair queued.
     pub left: Left,
     pub here: Counts,
     pub there: Counts,
     /// Every table except the messages.
     pub tables: Vec<TableComparison>,
-    /// Conversations with messages on their route in either direction: not compared.
+    /// Conversations with messages on their way in either direction: not compared.
     pub waiting: usize,
     /// People missing in Postgres with no entry that waits for them.
     pub users_missing_there: usize,
@@ -252,7 +252,7 @@ pub async fn compare(
         .map(|table| table.missing_there)
         .sum();
     messages(&mut sides, &mut comparison, &mut lacking, progress).await?;
-    // New messages arrive on their route, so this follows the comparison. The repair's own entries are not on
+    // New messages arrive on their way, so this follows the comparison. The repair's own entries are not on
     // their route, so it comes before the repair.
     let unread = comparison.left.unread + comparison.tables.iter().map(|table| table.unread).sum::<usize>();
     let sent = resync::sent_to(store, pg.house).await?;

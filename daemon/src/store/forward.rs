@@ -16,7 +16,7 @@
 //! 2. Sending a batch again changes nothing, so a lost answer to COMMIT is harmless: see
 //!    [`super::postgres::write`].
 //! 3. An entry that Postgres refuses for good is found by halving the batch and set aside; the rest goes on.
-//! 4. Memory stays flat: there are two batches, one on its route and one read ahead, of at most
+//! 4. Memory stays flat: there are two batches, one on its way and one read ahead, of at most
 //!    [`MOST_ENTRIES`] entries and about [`MOST_BYTES`] of text each.
 //! 5. No answer to a person waits for the forwarder.
 
@@ -100,7 +100,7 @@ pub enum Circuit {
         since_unix_ms: i64,
         error: String,
     },
-    /// One attempt is under route.
+    /// One attempt is under way.
     HalfOpen {
         since_unix_ms: i64,
         error: String,
@@ -257,7 +257,7 @@ impl Forwarder {
                         () = tokio::time::sleep(LOOK) => {}
                     }
                 }
-                // A long backlog is on its route: the fault is over, even before the last entry is sent.
+                // A long backlog is on its way: the fault is over, even before the last entry is sent.
                 Ok(_) => {
                     failures = 0;
                     self.closed(&health).await;

@@ -14,7 +14,7 @@
 //! Invariants:
 //!
 //! 1. A token is stored in the file before it is in Postgres, so the file knows the token of a connection
-//!    that is lost half-route.
+//!    that is lost halfway.
 //! 2. A batch is sent only if the token there is still ours, in the same transaction.
 //! 3. A memory that is held back changes nothing in Postgres and sets nothing aside: its words wait here. If
 //!    it has nothing to send, it reads on.

@@ -110,7 +110,7 @@ pub enum StoreError {
         #[source]
         source: sqlx::Error,
     },
-    /// A statement failed in a route that no user can cause.
+    /// A statement failed in a way that no user can cause.
     #[error("the database refused a statement")]
     Sql(#[source] sqlx::Error),
 }

@@ -3,7 +3,7 @@
 //! Entries name rows; a row is read in its present state. One read transaction covers the entries and the
 //! rows. Parents are queued before the first row that needs them. So the parents of a row (its conversation,
 //! its person) are in the same batch or were sent before. The order within a batch is therefore free, and the
-//! sender groups rows by kind. A batch read ahead, while the previous one is on its route, has a later
+//! sender groups rows by kind. A batch read ahead, while the previous one is on its way, has a later
 //! snapshot: the same holds for it once the previous one was committed.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};

@@ -248,7 +248,7 @@ impl Store {
     }
 
     /// Moves the WAL into the database and empties it, so that no deleted text stays in it. Waits for readers
-    /// up to the busy timeout; returns `false` if one was still in the route (the next checkpoint finishes the
+    /// up to the busy timeout; returns `false` if one was still in the way (the next checkpoint finishes the
     /// work).
     pub async fn checkpoint_truncate(&self) -> Result<bool, StoreError> {
         match self.on_writer(CHECKPOINT_TRUNCATE).await {

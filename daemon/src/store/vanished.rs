@@ -5,7 +5,7 @@
 //!  evidence ─┬─ beside the file: its mark, the key of the voices, the log of restores, damaged copies
 //!            └─ known to the caller: backups ([`Backups`])
 //!
-//!  command ─▶ refused with the route back        daemon ─▶ a new file, marked in its table `settings` as held apart
+//!  command ─▶ refused with the way back        daemon ─▶ a new file, marked in its table `settings` as held apart
 //!                                                          ├─ restore: its turns go into the restored file, which replaces it
 //!                                                          └─ accept: the mark is deleted, it is the memory
 //! ```

@@ -12,7 +12,7 @@
 //! sound comes here.
 //!
 //! Every engine runs on the device. An engine that sends sound away may get it only behind a `verified`
-//! verdict. A early verdict that did not rule the voice out (`speaker::verification`) is not enough.
+//! verdict. An early verdict that did not rule the voice out (`speaker::verification`) is not enough.
 //!
 //! Invariants: the text of an utterance depends on its samples alone, not on their division into blocks nor
 //! on earlier sound; sound without speech gives an empty text, and an invented one only where that cannot be

@@ -82,7 +82,8 @@ async fn send_all(memory: &Memory, house: Uuid) -> Vec<Entry> {
     }
 }
 
-/// Begins to handshake `house` and is killed after `commits` commits; returns whether it was finished before.
+/// Begins the handshake with `house` and is killed after `commits` commits; returns whether it was finished
+/// before.
 async fn killed_while_meeting(home: &mut Home, house: Uuid, commits: usize) -> bool {
     let mut seen = home.memory.store().commits();
     seen.mark_unchanged();

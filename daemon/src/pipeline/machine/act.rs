@@ -57,7 +57,7 @@ pub enum Done {
         granted: Option<User>,
     },
     Chance(bool),
-    /// The verdict of a early verdict, if it is certain.
+    /// An early verdict, if it is certain.
     EarlyVerdict(Option<Box<Part>>),
     Voices(Result<Vec<Part>, String>),
     Person(Result<User, String>),

@@ -26,7 +26,7 @@ pub(super) struct Turn {
     pub(super) raw: Arc<Vec<f32>>,
     speech: Arc<Vec<f32>>,
     pub(super) command_start: usize,
-    /// The verdict of the early verdict, if it stands for all of the utterance.
+    /// The early verdict, if it stands for all of the utterance.
     certain: Option<Box<Part>>,
     /// The early verdict took the voice for a stranger's, so the recogniser has no sound of it.
     pub(super) early: bool,

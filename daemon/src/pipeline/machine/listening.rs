@@ -1,5 +1,5 @@
-//! From the wake word to the end of a command: the knowledge gathered while it is said, the early verdict at the
-//! speaker included.
+//! From the wake word to the end of a command: the knowledge gathered while it is said, the early verdict on
+//! the speaker included.
 
 use super::{Act, Doing, Job, TurnMachine};
 use crate::detect::{Detection, Utterance};
@@ -8,7 +8,7 @@ use crate::health::State;
 use crate::speaker::{Part, Verdict};
 use crate::units::{FRAME_SAMPLES, FramePos};
 
-/// Frames of speech behind a early verdict, 0.5 s, that may be somebody else's order.
+/// Frames of speech behind an early verdict, 0.5 s, that may be somebody else's order.
 const MORE_SPEECH: usize = 50;
 /// From this probability on a frame is speech.
 const SPEECH: f32 = 0.5;
@@ -25,16 +25,16 @@ pub(super) struct Listening {
     /// The words so far, as last shown.
     partial: String,
     early: Early,
-    /// The verdict of the early verdict, where it is certain: of this utterance only the parts verified at its
-    /// end are transcribed.
+    /// The early verdict, where it is certain: of this utterance only the parts verified at its end are
+    /// transcribed.
     pub(super) stranger: Option<Box<Part>>,
-    /// Frames that the look was taken at.
+    /// Frames that the early verdict was taken on.
     early_at: usize,
     /// The recogniser could not take all of it.
     pub(super) torn: bool,
 }
 
-/// A early verdict at the speaker, during the speech.
+/// An early verdict on the speaker, during the speech.
 #[derive(Debug, Default)]
 enum Early {
     #[default]
@@ -57,7 +57,7 @@ impl Listening {
         !matches!(self.early, Early::None)
     }
 
-    /// The verdict of the early verdict, if it stands for all of `utterance`. The owner may speak after a
+    /// The early verdict, if it stands for all of `utterance`. The owner may speak after a
     /// stranger, so the verdict does not stand where more speech follows.
     pub(super) fn certain_of(&self, utterance: &Utterance) -> Option<&Part> {
         let stranger = self.stranger.as_deref()?;
@@ -149,9 +149,9 @@ impl TurnMachine {
         }
     }
 
-    /// Begins the planned early verdict, unless the device pauses or somebody gave a PIN: an attempt during the
-    /// pause must not tell the speaker anything.
-    pub(super) fn take_look(&mut self, mut listening: Listening) -> Listening {
+    /// Begins the planned early verdict, unless the device pauses or somebody gave a PIN: an attempt during
+    /// the pause must not tell the speaker anything.
+    pub(super) fn begin_early_verdict(&mut self, mut listening: Listening) -> Listening {
         let Early::Planned { raw, speech } = std::mem::take(&mut listening.early) else { return listening };
         if self.pause_ms() == 0 && self.granted.is_none() {
             listening.early_at = speech.len();
@@ -161,7 +161,7 @@ impl TurnMachine {
         listening
     }
 
-    /// Takes note of a early verdict. An uncertain look decides nothing: the whole utterance does.
+    /// Takes note of an early verdict. An uncertain one decides nothing: the whole utterance does.
     pub(super) fn early_verdict(&mut self, listening: Listening, stranger: Option<Box<Part>>) -> Listening {
         if stranger.is_some() {
             self.acts.push(Act::Forget);
@@ -170,7 +170,7 @@ impl TurnMachine {
     }
 
     pub(super) fn no_look(&mut self, listening: Listening, why: &str) -> Listening {
-        log::warn!("no first look at who speaks: {why}");
+        log::warn!("no early verdict: {why}");
         Listening { early: Early::None, ..listening }
     }
 

@@ -19,7 +19,7 @@
 //! Invariants:
 //!
 //! * Words of a voice that is not verified are dropped with the verdict: they reach neither the disk nor an
-//!   event. Once a early verdict takes the voice for a stranger's, the recogniser gets only sound that is
+//!   event. Once an early verdict takes the voice for a stranger's, the recogniser gets only sound that is
 //!   verified at the end.
 //! * A reply is shown, published or spoken only after its turn is on the disk, and a sentence only after that
 //!   sentence is: the spoken parts of an answer are [`Durable`].
@@ -173,7 +173,7 @@ impl TurnMachine {
         while !self.stopping && !self.feeding {
             let Doing::Listening(listening) = &mut self.doing else { return };
             let listening = std::mem::take(listening);
-            // A request waits for the end of a early verdict.
+            // A request waits for the end of an early verdict.
             let request = self.request.take_if(|_| !listening.has_early_verdict());
             self.doing = if let Some(request) = request {
                 self.carry_out(listening, request)
@@ -191,12 +191,12 @@ impl TurnMachine {
         match (doing, done) {
             (Doing::Listening(listening), Done::Gate { gate, granted }) => {
                 (self.gate, self.granted) = (gate, granted);
-                let listening = self.take_look(listening);
+                let listening = self.begin_early_verdict(listening);
                 Doing::Listening(listening)
             }
             (Doing::Looking(listening, utterance), Done::Gate { gate, granted }) => {
                 (self.gate, self.granted) = (gate, granted);
-                let listening = self.take_look(listening);
+                let listening = self.begin_early_verdict(listening);
                 self.await_early_verdict(listening, utterance)
             }
             (Doing::Listening(listening), Done::EarlyVerdict(stranger)) => {

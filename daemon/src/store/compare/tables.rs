@@ -3,7 +3,7 @@
 //! The tables follow from [`crate::store::tables`]. Deletions and links, which have no row of their own, are
 //! added.
 //!
-//! A row is on its route while an entry of the queue names it, or while it is newer there than this device has
+//! A row is on its way while an entry of the queue names it, or while it is newer there than this device has
 //! read. Both sides keep changing, so a difference counts only if a second look finds it too.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,7 +42,7 @@ pub struct TableComparison {
     pub missing_here: usize,
     /// Rows on both sides with different contents.
     pub differ: usize,
-    /// Rows on their route to Postgres: not compared.
+    /// Rows on their way to Postgres: not compared.
     pub waiting: usize,
     /// Rows there that this device has not read yet and that differ here: not compared.
     pub unread: usize,
@@ -204,7 +204,7 @@ impl Sides<'_> {
         };
     }
 
-    /// Returns the rows that differ, the number on their route there, and the number not read yet.
+    /// Returns the rows that differ, the number on their way there, and the number not read yet.
     async fn judge(
         &mut self,
         table: &Table,
@@ -239,7 +239,7 @@ impl Sides<'_> {
         if found.is_empty() {
             return Ok((found, waiting, unread));
         }
-        // A row deleted on one side, with its person or alone, is on its route to the other.
+        // A row deleted on one side, with its person or alone, is on its way to the other.
         let owner = |id: &Uuid| here.get(id).map(|row| row.owner).or(there.get(id).map(|row| row.owner));
         let tied: BTreeSet<Uuid> =
             found.keys().flat_map(|id| [Some(*id), owner(id).flatten()]).flatten().collect();

@@ -51,12 +51,12 @@ fn the_count_of_failures_that_cannot_be_read_grants_nothing() {
 
 #[test]
 fn a_first_look_that_does_not_end_decides_nothing() {
-    for stage in ["gate", "look"] {
+    for stage in ["gate", "early"] {
         let mut rig = Rig::new();
         rig.wake();
         rig.begins();
         rig.so_far();
-        if stage == "look" {
+        if stage == "early" {
             rig.well("gate");
         }
         assert_eq!(rig.ends(), "", "it is waited for");

@@ -222,7 +222,7 @@ fn name_of(job: &Job) -> &'static str {
     match job {
         Job::Gate => "gate",
         Job::Chance => "chance",
-        Job::EarlyVerdict { .. } => "look",
+        Job::EarlyVerdict { .. } => "early",
         Job::Voices { .. } => "voices",
         Job::Person { .. } => "person",
         Job::Anonymous => "anonymous",

@@ -76,10 +76,10 @@ fn a_stranger_is_recognised_early_and_nothing_more_of_them_is_transcribed() {
     rig.wake();
     rig.begins();
     assert_eq!(rig.so_far(), "?gate");
-    assert_eq!(rig.well("gate"), "?look");
+    assert_eq!(rig.well("gate"), "?early");
     let piece = || Detection::Speech { raw: vec![0.1; 1_600] };
     assert_eq!(rig.hears(piece()), "feed", "it is not known yet");
-    assert_eq!(rig.done("look", Done::EarlyVerdict(Some(Box::new(Part::rejected_of(3))))), "forget");
+    assert_eq!(rig.done("early", Done::EarlyVerdict(Some(Box::new(Part::rejected_of(3))))), "forget");
     assert_eq!(rig.hears(piece()), "");
     assert_eq!(rig.ends(), "[verifying] speech_end ?gate");
     assert_eq!(rig.well("gate"), "forget count audit:rejected rejected ?apart", "nothing is compared again");
@@ -96,7 +96,7 @@ fn the_owner_behind_a_stranger_is_heard_and_transcribed_alone() {
     rig.begins();
     rig.so_far();
     rig.well("gate");
-    rig.done("look", Done::EarlyVerdict(Some(Box::new(Part::rejected_of(3)))));
+    rig.done("early", Done::EarlyVerdict(Some(Box::new(Part::rejected_of(3)))));
     // A second of speech behind the early verdict.
     rig.hears(Detection::SpeechEnd { utterance: utterance(300) });
     assert_eq!(rig.well("gate"), "?voices", "the recogniser has nothing of it");
@@ -119,7 +119,7 @@ fn where_nobody_is_enrolled_a_first_look_stands_whatever_is_said_behind_it() {
     rig.well("gate");
     let mut nobody = Part::rejected_of(3);
     nobody.verdict = Verdict::NotEnrolled;
-    rig.done("look", Done::EarlyVerdict(Some(Box::new(nobody))));
+    rig.done("early", Done::EarlyVerdict(Some(Box::new(nobody))));
     rig.hears(Detection::SpeechEnd { utterance: utterance(300) });
     assert_eq!(rig.well("gate"), "forget audit:not_enrolled rejected ?apart", "nobody could have followed");
 }
@@ -133,7 +133,7 @@ fn the_end_of_a_command_waits_for_the_first_look_and_a_new_command_does_not() {
     rig.well("gate");
     assert_eq!(rig.ends(), "");
     assert!(!rig.machine.is_settled());
-    assert_eq!(rig.well("look"), "[verifying] speech_end ?gate");
+    assert_eq!(rig.well("early"), "[verifying] speech_end ?gate");
     rig.settle();
     rig.wake();
     rig.begins();
@@ -190,7 +190,7 @@ fn a_stranger_of_the_first_look_is_not_compared_when_the_pause_has_begun_since()
     rig.begins();
     rig.so_far();
     rig.well("gate");
-    rig.done("look", Done::EarlyVerdict(Some(Box::new(Part::rejected_of(3)))));
+    rig.done("early", Done::EarlyVerdict(Some(Box::new(Part::rejected_of(3)))));
     rig.ends();
     let pause = pausing(&rig);
     assert_eq!(rig.done("gate", pause), "forget audit:paused rejected [speaking] ?say");

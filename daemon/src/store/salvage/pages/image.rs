@@ -139,7 +139,7 @@ fn size_in_log(log: &File) -> Option<usize> {
 }
 
 /// Without a header: of two sizes the one at whose multiples pages begin. At the larger one's a page begins
-/// either route, at the smaller one's there is something from the middle of a page three times out of four, if
+/// either way, at the smaller one's there is something from the middle of a page three times out of four, if
 /// it is too small.
 fn guess_size(file: &File, mut sizes: [usize; 2]) -> usize {
     sizes.sort_unstable();

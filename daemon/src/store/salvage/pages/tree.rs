@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use super::image::Image;
 use super::record::{Record, Tree, Value, children, count, read, tree_of};
 
-/// Pages of the longest route from a root to a leaf: a tree of four billion pages has less.
+/// Pages of the longest path from a root to a leaf: a tree of four billion pages has less.
 const MOST_LEVELS: usize = 64;
 
 /// Where tables and indexes begin, as far as the first pages can be read.
