@@ -103,7 +103,7 @@ SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2>/dev/null || date +%s)
 export SOURCE_DATE_EPOCH
 stage=$work/jarvis
 mkdir -p "$stage/built" "$stage/usr/lib/sysusers.d" "$stage/usr/lib/tmpfiles.d" "$stage/manual"
-cp -r packaging/debian "$stage/debian"
+cp -r scripts/debian "$stage/debian"
 cp -r systemd firmware-config models scripts docs README.md "$stage/"
 install -m 755 "$program" "$stage/built/jarvisd"
 install -m 644 "${JARVIS_LIBVOSK_DIR:-$cache/libvosk/$vosk_arch}/libvosk.so" "$stage/built/libvosk.so"
