@@ -1,5 +1,5 @@
 -- Frozen dump of what the migrations produce, schema version 7. Not applied by anything: a test compares it.
--- After adding a migration: JARVIS_BLESS=1 cargo test -p jarvisd migrations_produce
+-- After adding a migration: JARVIS_BLESS=1 cargo test --lib migrations_produce
 
 CREATE TABLE audit (
     rid           INTEGER PRIMARY KEY,

@@ -166,7 +166,11 @@ async fn lost_and_found(conn: &mut SqliteConnection) -> Vec<Record> {
             _ if raw.is_null() => Value::Null,
             "INTEGER" => Value::Int(row.get_unchecked(n)),
             "REAL" => Value::Real(row.get_unchecked(n)),
-            "TEXT" => Value::Text(row.get_unchecked(n)),
+            // Damage may have left text that is none.
+            "TEXT" => match String::from_utf8(row.get_unchecked(n)) {
+                Ok(text) => Value::Text(text),
+                Err(e) => Value::Blob(e.into_bytes()),
+            },
             _ => Value::Blob(row.get_unchecked(n)),
         }
     };
