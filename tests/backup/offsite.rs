@@ -209,7 +209,9 @@ fn a_wrong_password_leaves_the_backup_good_and_the_device_says_so_until_a_copy_i
     let told = root.ok(&["backup", "upload", "latest"]);
     assert!(told.contains("read back: it is the same"), "{told}");
     let noted = fs::read_to_string(root.path().join("var/lib/jarvis/backup.json")).unwrap();
-    assert!(noted.contains("\"failed_unit\":null"), "{noted}");
+    let noted: serde_json::Value = serde_json::from_str(&noted).unwrap();
+    assert_eq!(noted["failed_unit"], serde_json::Value::Null, "{noted}");
+    assert!(noted["at"].is_string(), "{noted}");
 }
 
 #[test]
