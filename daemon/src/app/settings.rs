@@ -72,11 +72,6 @@ macro_rules! gather {
                 };
                 (settings, layers)
             }
-
-            /// Takes over from `new` the keys that may change while the daemon runs.
-            pub fn adopt_live(&mut self, new: &Self) {
-                $(self.$field.adopt_live(&new.$field);)+
-            }
         }
     };
 }

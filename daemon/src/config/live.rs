@@ -39,7 +39,9 @@ impl<S: Section + Clone + PartialEq> Live<S> {
         let mut section = S::clone(&before);
         section.adopt_live(new);
         let changed = section != *before;
-        self.0.store(Arc::new(section));
+        if changed {
+            self.0.store(Arc::new(section));
+        }
         changed
     }
 }

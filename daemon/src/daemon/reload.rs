@@ -14,7 +14,7 @@ use crate::notify;
 pub async fn run(
     mut hang_up: Signal,
     options: Options,
-    mut settings: Settings,
+    settings: Settings,
     live: LiveSections,
     health: Health,
     stop: CancellationToken,
@@ -31,8 +31,6 @@ pub async fn run(
         match loaded {
             Err(e) => log::error!("reading the configuration was interrupted: {e}"),
             Ok(Ok(new)) => {
-                // Keys that only a start reads keep the values that are in force.
-                settings.adopt_live(&new);
                 let changed = live.adopt(&new);
                 log::info!(
                     "the configuration was read again; {}",
