@@ -5,13 +5,13 @@
 //!                          └─▶ uncertain: nothing comes back by itself, and a command is named
 //! ```
 //!
-//! What was deleted since the backup stays deleted. Four things see to it:
+//! Messages that were deleted since the backup stay deleted. Four rules see to it:
 //!
 //! 1. Only messages come back that the damaged file still had when it broke, by an index and a list of
-//!    deletions that are both whole ([`alive`]). Who restores by hand says `--lost` instead.
+//!    deletions that are both whole ([`alive`]). A restore by hand with `--lost` needs no such proof.
 //! 2. The deletions that are known here decide once more, in the transaction that stores.
-//! 3. Forgetting deletes the damaged copy, and without that nothing is stored, in the same transaction: what
-//!    was lost cannot be searched for what shall be forgotten.
+//! 3. Forgetting deletes the damaged copy, and without that nothing is stored, in the same transaction: lost
+//!    messages cannot be searched for those to forget.
 //! 4. Of conversations and people that are lost as well only the row comes back, without titles, names of
 //!    sessions and consents. Voiceprints do not come back.
 //!
@@ -28,9 +28,9 @@ use uuid::Uuid;
 
 use super::cancel::Cancel;
 use super::context::Context;
-use super::create::Run;
+use super::create::{Run, blocking};
 use super::keys::Keys;
-use super::lock::Lock;
+use super::lock::{Lock, SPARE_BYTES, Scratch};
 use super::manifest::{self, Manifest, Origin, Role};
 use super::progress::Progress;
 use super::restore::{not_newer, restore_file};
@@ -46,27 +46,25 @@ use crate::store::{Store, StoreOptions, outgoing, pull_cursor, queue};
 
 /// Key of [`Note`] among the settings of the memory.
 const NOTED: &str = "after_repair";
-/// A look for a damaged copy that nobody has dealt with reads one folder.
-const LOOK_EVERY: Duration = Duration::from_secs(20);
-/// What fails may have cost the reading of a backup.
+/// Pause between searches for a new damaged copy; a search reads one folder.
+const SEARCH_EVERY: Duration = Duration::from_secs(20);
+/// Pause after a failure, which may have cost the reading of a backup.
 const AGAIN_AFTER: Duration = Duration::from_secs(600);
-/// Backups that are looked into: the newest may have been made after the damage.
+/// Most backups that are opened: the newest may have been made after the damage.
 const MOST_BACKUPS: usize = 3;
-/// A disk that sleeps wakes up in less.
+/// Time limit for opening the folder of backups; a sleeping disk wakes up in less.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(60);
 const SILENT: &str =
     "the folder of the backups does not answer: look whether its disk or its server is there (backup.dir)";
 const BACK_FROM_POSTGRES: &str =
     "the database was damaged and repaired, and the messages that were lost are back from Postgres";
-/// Free space that is left alone.
-const SPARE_BYTES: u64 = 16 << 20;
 
 /// The end of a repair.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Note {
     /// Name of the damaged copy.
     copy: String,
-    /// What there is to say; `None` where nothing was lost.
+    /// The outcome for a person; `None` where nothing was lost.
     pub sentence: Option<String>,
 }
 
@@ -91,22 +89,22 @@ fn name_of(copy: &Path) -> String {
 /// Deals with each repair of the memory, until `stop`.
 ///
 /// # Errors
-/// Never: what fails is tried again, and said once.
+/// Never: a failed step is tried again, and logged once.
 pub async fn run(settings: Context, memory: Memory, stop: CancellationToken) -> Result<(), Infallible> {
     let mut said: Option<String> = None;
     let mut told: Option<Note> = None;
     loop {
         let cancel = Cancel::default();
-        let looked = tokio::select! {
+        let dealt = tokio::select! {
             biased;
             () = stop.cancelled() => {
                 cancel.cancel();
                 return Ok(());
             }
-            looked = look(&settings, &memory, &cancel) => looked,
+            dealt = deal_with_newest(&settings, &memory, &cancel) => dealt,
         };
-        let pause = if looked.is_ok() { LOOK_EVERY } else { AGAIN_AFTER };
-        match looked {
+        let pause = if dealt.is_ok() { SEARCH_EVERY } else { AGAIN_AFTER };
+        match dealt {
             Ok(note) if note != told => {
                 if let Some(sentence) = note.as_ref().and_then(|note| note.sentence.as_deref()) {
                     log::warn!("{sentence}");
@@ -132,7 +130,11 @@ pub async fn run(settings: Context, memory: Memory, stop: CancellationToken) -> 
 }
 
 /// The end of the newest repair; deals with it if that is still to be done.
-async fn look(settings: &Context, memory: &Memory, cancel: &Cancel) -> Result<Option<Note>, BackupError> {
+async fn deal_with_newest(
+    settings: &Context,
+    memory: &Memory,
+    cancel: &Cancel,
+) -> Result<Option<Note>, BackupError> {
     let Some(copy) = newest_copy(memory) else { return Ok(None) };
     if let Some(note) = noted(memory).await? {
         return Ok(Some(note));
@@ -145,9 +147,7 @@ async fn look(settings: &Context, memory: &Memory, cancel: &Cancel) -> Result<Op
     {
         return Ok(None);
     }
-    let damaged = copy.clone();
-    let alive = blocking(move || alive::messages(&damaged)).await??;
-    let lost = match alive {
+    let lost = match alive_in(copy.clone()).await? {
         Ok(alive) => Ok(lacking(memory, &alive.into_iter().collect::<Vec<_>>()).await?),
         Err(why) => Err(why),
     };
@@ -158,7 +158,7 @@ async fn look(settings: &Context, memory: &Memory, cancel: &Cancel) -> Result<Op
     } else {
         let (of, clock) = (settings.clone(), memory.clock().clone());
         let opened = tokio::time::timeout(ANSWERS_WITHIN, blocking(move || open(&of, &clock)));
-        let (lock, backups) = opened.await.map_err(|_| BackupError::Refused(SILENT.to_owned()))???;
+        let (lock, backups) = opened.await.map_err(|_| BackupError::Refused(SILENT.to_owned()))??;
         let (clock, progress) = (memory.clock().clone(), Progress::hidden());
         let run = Run { settings, clock: &clock, lock: &lock, cancel, progress: &progress };
         match lost {
@@ -174,10 +174,9 @@ async fn look(settings: &Context, memory: &Memory, cancel: &Cancel) -> Result<Op
     Ok(Some(note))
 }
 
-/// What reads files, in a thread of its own.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, BackupError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|e| BackupError::Refused(format!("the files were not read: {e}")))
+/// The messages that a damaged file had, read in a thread of its own.
+async fn alive_in(damaged: PathBuf) -> Result<Result<BTreeSet<Uuid>, Uncertain>, BackupError> {
+    blocking(move || Ok(alive::messages(&damaged)?)).await
 }
 
 /// A backup with its manifest.
@@ -197,7 +196,7 @@ fn open(settings: &Context, clock: &Clock) -> Result<(Lock, Vec<Proven>), Backup
     Ok((lock, backups))
 }
 
-/// Brings `lost` back; returns what there is to say, or `None` if something was forgotten meanwhile.
+/// Brings `lost` back; returns the outcome in words, or `None` if something was forgotten.
 async fn bring_back(
     run: &Run<'_>,
     memory: &Memory,
@@ -206,22 +205,15 @@ async fn bring_back(
     backups: &[Proven],
 ) -> Result<Option<String>, BackupError> {
     let count = lost.len();
-    let (mut from, mut closed): (Option<&str>, Option<&str>) = (None, None);
-    for backup in backups {
-        let unpacked = match Unpacked::of(run, backup).await? {
-            Look::Inside(unpacked) => unpacked,
-            Look::Nothing => continue,
-            Look::Closed => {
-                closed.get_or_insert(&backup.0.name);
-                continue;
-            }
-        };
+    let mut from: Option<&str> = None;
+    let mut backups = Backups::of(backups);
+    while let Some((name, unpacked)) = backups.next(run).await? {
         let wanted: Vec<Uuid> = unpacked.messages.iter().copied().filter(|id| lost.contains(id)).collect();
         let taken = unpacked.take(run, memory, &wanted, copy, false).await;
         unpacked.close().await;
         let Some(taken) = taken? else { return Ok(None) };
         if taken.stored > 0 {
-            from.get_or_insert(&backup.0.name);
+            from.get_or_insert(name);
         }
         lost = lacking(memory, &lost.into_iter().collect::<Vec<_>>()).await?;
         if lost.is_empty() {
@@ -230,7 +222,7 @@ async fn bring_back(
     }
     let (back, still) = (count - lost.len(), lost.len());
     let repaired = "the database was damaged and repaired";
-    Ok(Some(match (closed, from, still) {
+    Ok(Some(match (backups.closed, from, still) {
         (Some(name), _, 1..) => format!(
             "{repaired}: {back} messages that the repair could not read are back, and {still} are lost; \
              {name} was not looked into: `jarvisd backup restore {name} --lost --identity FILE` brings back \
@@ -251,7 +243,7 @@ async fn bring_back(
     }))
 }
 
-/// What to say where nobody knows which messages were deleted.
+/// The sentence that names the command, where no proof tells lost messages from deleted ones.
 async fn by_hand(
     run: &Run<'_>,
     memory: &Memory,
@@ -259,22 +251,13 @@ async fn by_hand(
     why: Uncertain,
     backups: &[Proven],
 ) -> Result<Option<String>, BackupError> {
-    let mut closed: Option<&str> = None;
-    for backup in backups {
-        let unpacked = match Unpacked::of(run, backup).await? {
-            Look::Inside(unpacked) => unpacked,
-            Look::Nothing => continue,
-            Look::Closed => {
-                closed.get_or_insert(&backup.0.name);
-                continue;
-            }
-        };
+    let mut backups = Backups::of(backups);
+    while let Some((name, unpacked)) = backups.next(run).await? {
         let wanted: Vec<Uuid> = lacking(memory, &unpacked.messages).await?.into_iter().collect();
         let taken = unpacked.take(run, memory, &wanted, copy, true).await;
         unpacked.close().await;
         let n = taken?.unwrap_or_default().stored;
         if n > 0 {
-            let name = &backup.0.name;
             return Ok(Some(format!(
                 "the database was damaged and repaired, and {why}: `jarvisd backup restore {name} --lost` \
                  brings back {n} messages that are missing here, also those that were deleted since that \
@@ -282,7 +265,7 @@ async fn by_hand(
             )));
         }
     }
-    Ok(closed.map(|name| {
+    Ok(backups.closed.map(|name| {
         format!(
             "the database was damaged and repaired, and {why}; {name} was not looked into: `jarvisd backup \
              restore {name} --lost --identity FILE` brings back what is missing here, also what was deleted \
@@ -307,7 +290,7 @@ pub async fn bring_all_back(
     let taken = async {
         let mut wanted = lacking(memory, &unpacked.messages).await?;
         if let Some(damaged) = newest_copy(memory)
-            && let Ok(alive) = blocking(move || alive::messages(&damaged)).await??
+            && let Ok(alive) = alive_in(damaged).await?
         {
             wanted.retain(|id| alive.contains(id));
         }
@@ -347,35 +330,51 @@ async fn lacking(memory: &Memory, ids: &[Uuid]) -> Result<BTreeSet<Uuid>, Backup
 struct Unpacked {
     store: Store,
     messages: Vec<Uuid>,
-    _scratch: super::lock::Scratch,
+    _scratch: Scratch,
 }
 
-/// A look into a backup.
-enum Look {
-    Inside(Unpacked),
-    /// It holds no messages that only a device had.
-    Nothing,
-    /// No key at hand opens it, or it is not as it was when it was proven.
-    Closed,
+/// Backups that are looked into one after the other.
+struct Backups<'a> {
+    rest: std::slice::Iter<'a, Proven>,
+    /// The newest one that no key at hand opens, or that is not as it was when it was proven.
+    closed: Option<&'a str>,
+}
+
+impl<'a> Backups<'a> {
+    fn of(backups: &'a [Proven]) -> Self {
+        Self { rest: backups.iter(), closed: None }
+    }
+
+    /// The next backup that holds messages, with its name.
+    async fn next(&mut self, run: &Run<'_>) -> Result<Option<(&'a str, Unpacked)>, BackupError> {
+        for (backup, manifest) in self.rest.by_ref() {
+            match Unpacked::with_own_keys(run, &backup.path, manifest).await {
+                Ok(Some(unpacked)) => return Ok(Some((&backup.name, unpacked))),
+                Ok(None) => {}
+                Err(e @ (BackupError::Key(_) | BackupError::Newer { .. } | BackupError::Damaged { .. })) => {
+                    log::warn!("{} was not looked into: {}", backup.name, chain(&e));
+                    self.closed.get_or_insert(&backup.name);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(None)
+    }
 }
 
 impl Unpacked {
-    async fn of(run: &Run<'_>, (backup, manifest): &Proven) -> Result<Look, BackupError> {
+    /// As [`Self::open`], with the keys of the configuration.
+    async fn with_own_keys(
+        run: &Run<'_>,
+        folder: &Path,
+        manifest: &Manifest,
+    ) -> Result<Option<Self>, BackupError> {
         let keys = match Keys::read(run.settings.backup.identity_file.as_ref()) {
-            Ok(keys) => keys,
-            Err(e) if manifest.encrypted => {
-                log::warn!("{}", chain(&e));
-                return Ok(Look::Closed);
-            }
-            Err(_) => Keys::default(),
+            // A backup that is not encrypted needs none.
+            Err(_) if !manifest.encrypted => Keys::default(),
+            keys => keys?,
         };
-        match Self::open(run, &backup.path, manifest, &keys).await {
-            Err(e @ (BackupError::Key(_) | BackupError::Newer { .. } | BackupError::Damaged { .. })) => {
-                log::warn!("{} was not looked into: {}", backup.name, chain(&e));
-                Ok(Look::Closed)
-            }
-            opened => Ok(opened?.map_or(Look::Nothing, Look::Inside)),
-        }
+        Self::open(run, folder, manifest, &keys).await
     }
 
     /// `None` if it holds no messages that only a device had.

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::cancel::Cancel;
 use super::context::Context;
 use super::keys::Keys;
-use super::lock::{Lock, Scratch, sync_folder};
+use super::lock::{Lock, SPARE_BYTES, Scratch, sync_folder};
 use super::manifest::{self, CHUNK_BYTES, FORMAT, FileEntry, Manifest, Origin, Role, Sums, Undelivered};
 use super::sqlite::{self, Access};
 use super::stream::Sealed;
@@ -26,8 +26,6 @@ use crate::clock::Clock;
 use crate::store::postgres::PgSettings;
 use crate::store::{Store, StoreError, StoreOptions, VERSION};
 
-/// Free space that stays free.
-const SPARE_BYTES: u64 = 16 << 20;
 /// Attempts at a copy that is the same as the database, while other connections write.
 const COMPARISONS: usize = 3;
 

@@ -15,6 +15,8 @@ const LEFTOVERS: [&str; 3] = [".partial-", ".scratch-", ".deleting-"];
 
 /// Attempts at making a private folder, since another process may take it for a leftover.
 const ATTEMPTS: usize = 3;
+/// Free space that stays free behind a large file.
+pub(super) const SPARE_BYTES: u64 = 16 << 20;
 /// Room for small things: manifests, one conversation after the other.
 const SMALL_BYTES: u64 = 16 << 20;
 /// Name prefix of scratch folders elsewhere.

@@ -12,15 +12,12 @@ use serde::Serialize;
 use super::BackupError;
 use super::create::Run;
 use super::keys::Keys;
-use super::lock::Scratch;
+use super::lock::{SPARE_BYTES, Scratch};
 use super::manifest::{Manifest, Origin};
 use super::restore::to_file;
 use super::sqlite::{self, Access};
 use crate::durable;
 use crate::memory::{ConversationId, ExportedConversation, Imported, Memory, MemoryError, User, UserId};
-
-/// Free space that stays free.
-const SPARE_BYTES: u64 = 16 << 20;
 
 /// The selection to restore.
 #[derive(Debug, Clone)]

@@ -16,6 +16,7 @@ use super::BackupError;
 use super::columns::Columns;
 use super::create::{Run, Source, blocking, queue_file};
 use super::keys::Keys;
+use super::lock::SPARE_BYTES;
 use super::manifest::{FileEntry, Manifest, Origin, Role, Sums, TableSum, damaged};
 use super::pg_tools::{PgAccess, Piece, Running, Tool, pipe, split};
 use super::scratch::ScratchDatabase;
@@ -202,7 +203,7 @@ async fn dump_with(
     let schema_version: i64 = sqlx::query_scalar(VERSION).fetch_one(&mut *conn).await.map_err(&sql)?;
     let size: i64 = sqlx::query_scalar(SIZE).fetch_one(&mut *conn).await.map_err(&sql)?;
     let size = u64::try_from(size).unwrap_or(0);
-    run.lock.needs(size.saturating_add(16 << 20))?;
+    run.lock.needs(size.saturating_add(SPARE_BYTES))?;
     let snapshot: String = sqlx::query_scalar(EXPORT).fetch_one(&mut *conn).await.map_err(&sql)?;
     run.progress.begin(size);
     let sealed = Sealed::create(folder, Role::Database, recipients, Some(Columns::default()))?;

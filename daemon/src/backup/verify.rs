@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use super::cancel::Cancel;
 use super::create::{Run, blocking};
 use super::keys::Keys;
+use super::lock::SPARE_BYTES;
 use super::manifest::{self, FileEntry, Manifest, Origin, Role, Sums, damaged};
 use super::sqlite::{self, Access};
 use super::stream::{self, pour};
@@ -169,7 +170,7 @@ async fn into_scratch(
     level: Level,
     keys: &Keys,
 ) -> Result<(), BackupError> {
-    let scratch = run.lock.scratch_for(entry.plain_bytes.saturating_add(16 << 20))?;
+    let scratch = run.lock.scratch_for(entry.plain_bytes.saturating_add(SPARE_BYTES))?;
     let path = scratch.path().join("jarvis.db");
     unpack(run, folder, manifest, entry, keys, &path).await?;
     check_unpacked(run, manifest, entry, &path, level).await?;

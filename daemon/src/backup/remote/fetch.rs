@@ -9,11 +9,8 @@ use super::index::{index, wrong_size};
 use super::rclone::Rclone;
 use crate::backup::create::Run;
 use crate::backup::keys::Keys;
-use crate::backup::lock::{Scratch, sync_folder};
+use crate::backup::lock::{SPARE_BYTES, Scratch, sync_folder};
 use crate::backup::{Backup, BackupError, Level, RELEASED, find, manifest, verify};
-
-/// Free space that stays free.
-const SPARE_BYTES: u64 = 16 << 20;
 
 /// Fetches the copy called `which`. It has a name that no listing knows until its hashes were found right.
 ///
