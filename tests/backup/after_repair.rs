@@ -31,7 +31,7 @@ fn lose_messages(root: &Root) {
     assert!(lost > 5, "{lost} pages");
 }
 
-/// What the daemon says of the repair.
+/// The log of the daemon about the repair.
 fn mended(root: &Root, text: &str) -> String {
     let mut daemon = root.daemon();
     daemon.wait_log(text);
@@ -40,7 +40,7 @@ fn mended(root: &Root, text: &str) -> String {
     log
 }
 
-/// What the daemon says that has nothing to mend. It looks when it starts, and has time to.
+/// The log of a daemon that has nothing to mend. It searches when it starts, and gets time for that.
 fn idle(root: &Root) -> String {
     let mut daemon = root.daemon();
     std::thread::sleep(std::time::Duration::from_secs(6));
@@ -49,7 +49,7 @@ fn idle(root: &Root) -> String {
     log
 }
 
-/// What `doctor` says of the database.
+/// The finding of `doctor` about the database.
 fn doctor(root: &Root) -> String {
     let output = root.run(&["doctor", "--json"]);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();

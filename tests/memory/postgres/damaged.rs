@@ -7,7 +7,7 @@ use super::{ask, drain, house, pull, server, texts};
 use crate::support::pages::{has, overwrite_rows};
 use crate::support::{Root, wait_until};
 
-/// What people said here, whatever the order of the conversations.
+/// The words of all people here, sorted, so that the order of conversations does not count.
 fn conversations(root: &Root) -> Vec<Value> {
     let exported = root.json(&["conversation", "export", "--user", "anna"]);
     let all = exported.as_array().unwrap().iter();

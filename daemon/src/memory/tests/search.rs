@@ -90,7 +90,7 @@ async fn another_persons_number_in_a_text_is_not_an_owner() {
     assert!(all(memory, UserId(uuid::Uuid::nil()), "secret", 10).await.is_empty());
 }
 
-/// Whatever the reach of one step, all steps together find the same as one search of everything.
+/// All steps together find the same as one search of everything, at every reach of one step.
 #[tokio::test]
 async fn a_search_in_steps_finds_what_a_search_of_everything_finds() {
     let home = Home::new().await;

@@ -1,8 +1,8 @@
 //! The salvage against an oracle: `sqlite3 DB ".recover --ignore-freelist"`, on every file of the damage
 //! matrix.
 //!
-//! Whatever row of a synced table that brings out as it was stored, in its table or among the lost and found,
-//! the salvage saves too. The only difference that is allowed is content that was deleted: `.recover` may
+//! The salvage saves every row of a synced table that `.recover` brings out as it was stored, in its table or
+//! among the lost and found. The only difference that is allowed is content that was deleted: `.recover` may
 //! bring it back, and the salvage must not. Rows that `.recover` made up or that damage has changed in place
 //! count on neither side.
 
@@ -53,7 +53,7 @@ impl Oracle {
         output.status.success() && String::from_utf8_lossy(&output.stdout).contains("INSERT")
     }
 
-    /// What it makes of `damaged`, as the new database `to`; `false` if nothing.
+    /// Recovers `damaged` into the new database `to`; returns whether anything came out.
     fn recover(&self, damaged: &Path, to: &Path) -> bool {
         let mut from = self.command();
         let from = from.arg(damaged).arg(".recover --ignore-freelist").stdout(Stdio::piped());
