@@ -121,6 +121,19 @@ stop_container() {
     leader='' container_pid='' container_group=''
 }
 
+# begin_try SUITE: the beginning of a script that tries something in a container; $work is a folder until its end.
+begin_try() {
+    sound_of "$1" >/dev/null
+    [ "$(id -u)" -eq 0 ] || fail "a container needs root"
+    work=$(mktemp -d)
+    trap end_try EXIT
+}
+
+end_try() {
+    stop_container
+    rm -rf "$work"
+}
+
 # What is tried in it, and how many tries failed.
 failed=0
 ok() { printf '    ok    %s\n' "$*"; }

@@ -31,8 +31,7 @@ while [ $# -gt 0 ]; do
     *) usage >&2; exit 2 ;;
     esac
 done
-sound_of "$suite" >/dev/null
-[ "$(id -u)" -eq 0 ] || fail "a container needs root"
+begin_try "$suite"
 cd "$repository"
 started=$SECONDS
 
@@ -47,13 +46,6 @@ step "A Debian ($suite)"
 root=$cache/try-docs/$suite
 debian_root "$root" "$suite" sudo git ca-certificates python3 python3-pip alsa-utils openssl age rclone \
     postgresql pgbackrest mosquitto mosquitto-clients
-
-work=$(mktemp -d)
-finish() {
-    stop_container
-    rm -rf "$work"
-}
-trap finish EXIT
 
 # The folder of the container is mounted under an overlay that is thrown away; what goes there is made anew each time.
 step "A person, their clone, a microphone and voices"

@@ -30,17 +30,9 @@ while [ $# -gt 0 ]; do
     *) usage >&2; exit 2 ;;
     esac
 done
-sound_of "$suite" >/dev/null
-[ "$(id -u)" -eq 0 ] || fail "a container needs root"
+begin_try "$suite"
 cd "$repository"
 started=$SECONDS
-
-work=$(mktemp -d)
-finish() {
-    stop_container
-    rm -rf "$work"
-}
-trap finish EXIT
 
 step "Packages"
 apt_install "${build_packages[@]}" "${container_packages[@]}" flite sox lintian gnupg

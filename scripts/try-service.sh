@@ -26,8 +26,7 @@ while [ $# -gt 0 ]; do
     *) usage >&2; exit 2 ;;
     esac
 done
-sound_of "$suite" >/dev/null
-[ "$(id -u)" -eq 0 ] || fail "a container needs root"
+begin_try "$suite"
 cd "$repository"
 
 step "Packages and program"
@@ -37,13 +36,6 @@ take_program
 step "A small Debian ($suite)"
 root=$cache/try-service/$suite
 debian_root "$root" "$suite"
-
-work=$(mktemp -d)
-finish() {
-    stop_container
-    rm -rf "$work"
-}
-trap finish EXIT
 
 # What is installed goes into the folder of the container, which is mounted under an overlay that is thrown away.
 step "Install as docs/install.md says"
