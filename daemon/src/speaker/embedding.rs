@@ -8,15 +8,16 @@
 //! CAM++ (Wang et al., "CAM++: A Fast and Efficient Network for Speaker Verification Using Context-Aware
 //! Masking", 2023) takes any number of frames; the calibration is fitted to embeddings of two lengths.
 //! `docs/lab/speaker-version-1.md` has the measurements behind these lengths, and behind padding with the
-//! mean frame rather than repeating the speech. The network itself is `campplus/`.
+//! mean frame rather than repeating the speech. The network itself is [`jarvis_kernels::campplus`].
 
 use std::ops::Range;
 
+pub use jarvis_kernels::campplus::DIMENSIONS;
+use jarvis_kernels::campplus::{self, Channels, Network};
 use sha2::{Digest, Sha256};
 
 use super::SpeakerError;
 use super::aside;
-use super::campplus::{self, Channels, Network};
 use super::fbank::{Acoustics, DESCRIPTION, Fbank};
 use super::speech::NetSpeech;
 use crate::inference::{ModelError, ModelStore};
@@ -24,8 +25,6 @@ use crate::supervisor::guarded;
 use crate::text::hex;
 use crate::units::SAMPLE_RATE_HZ;
 
-/// Numbers in an embedding.
-pub const DIMENSIONS: usize = 192;
 /// Name of the model in `models/manifest.toml`.
 pub const MODEL_NAME: &str = "campplus";
 /// Lengths that speech is padded to or windowed by, in 10 ms frames, rising.
@@ -300,7 +299,9 @@ fn front_end_sha256(plan_frames: &[usize], padding: Padding) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inference::npy;
     use crate::speaker::testing;
+    use crate::testdata::shared;
 
     #[test]
     fn windows_cover_everything_and_stay_few() {
@@ -311,6 +312,27 @@ mod tests {
         assert_eq!(window_starts(900, 400), [0, 250, 500]);
         let long = window_starts(6_000, 400);
         assert_eq!((long.len(), long[0], long[7]), (MOST_WINDOWS, 0, 5_600));
+    }
+
+    #[test]
+    fn the_network_gives_the_reference_vectors_of_onnxruntime() {
+        let Some(folder) = shared("models/ref") else { return };
+        let network = Network::from_onnx(&testing::store().read(MODEL_NAME).unwrap()).unwrap();
+        let mut seen = 0;
+        loop {
+            let part = |what: &str| folder.join(format!("campplus_dynT_f16w.{seen}.{what}.npy"));
+            if !part("in.feats").exists() {
+                break;
+            }
+            let (features, expected) = (npy::read(&part("in.feats")).1, npy::read(&part("out.embedding")).1);
+            let ours = Embedding::normalised(&network.run(&features).unwrap().0).unwrap();
+            let theirs = Embedding::normalised(&expected).unwrap();
+            let apart =
+                ours.values.iter().zip(&theirs.values).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(apart < 1e-5, "vector {seen}: {apart}");
+            seen += 1;
+        }
+        assert!(seen > 0, "there are vectors");
     }
 
     #[test]

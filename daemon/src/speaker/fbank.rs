@@ -13,13 +13,12 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+pub use jarvis_kernels::campplus::BINS;
 use realfft::num_complex::Complex;
 use realfft::{RealFftPlanner, RealToComplex};
 
 use crate::units::SAMPLE_RATE_HZ;
 
-/// Mel bins of a feature frame.
-pub const BINS: usize = 80;
 /// Samples under one analysis window: 25 ms.
 pub const WINDOW_SAMPLES: usize = 400;
 /// Samples from one window to the next: 10 ms.

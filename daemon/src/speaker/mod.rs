@@ -21,7 +21,6 @@
 
 pub mod aside;
 pub mod calibration;
-mod campplus;
 pub mod embedding;
 pub mod enrolment;
 pub mod fbank;

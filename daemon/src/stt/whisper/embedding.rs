@@ -6,6 +6,8 @@
 //! waits for these bytes, reads a quarter of them. Products are summed in integers, so scores are the same on
 //! every machine.
 
+use jarvis_kernels::integers::dot;
+
 use super::graph::TOKENS;
 use crate::inference::ModelStore;
 use crate::stt::SttError;
@@ -60,7 +62,7 @@ impl Embedding {
 
     /// The score of every token: its row times `hidden` (`WIDTH` finite numbers).
     ///
-    /// `hidden` is rounded to 16 bits, so a sum is at most 384 · 127 · 32767 < 2³¹.
+    /// `hidden` is rounded to 16 bits, so a sum is at most 384 · 127 · 32767 < 2³¹, and cannot overflow.
     pub fn scores(&self, hidden: &[f32]) -> Vec<f32> {
         let scaled: Vec<f32> = hidden.iter().zip(&self.column_scales).map(|(h, column)| h * column).collect();
         let largest = scaled.iter().fold(f32::MIN_POSITIVE, |m, x| m.max(x.abs()));
@@ -72,14 +74,6 @@ impl Embedding {
             .map(|(row, scale)| to_f32(dot(row, &rounded)) * (scale * step))
             .collect()
     }
-}
-
-/// Written so that the compiler makes it multiply-and-add instructions of eight 16-bit integers, also where
-/// overflow is checked; it cannot occur, see [`Embedding::scores`].
-fn dot(row: &[u8], numbers: &[i16]) -> i32 {
-    row.iter()
-        .zip(numbers)
-        .fold(0, |sum: i32, (a, b)| sum.wrapping_add(i32::from(a.cast_signed()).wrapping_mul(i32::from(*b))))
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "at most 32767 by construction; a cast saturates")]

@@ -37,9 +37,10 @@ use matrix::{Buffer, Panels};
 use tract_onnx::prelude::Framework;
 use weights::{Affine, Weights};
 
-use super::embedding::DIMENSIONS;
-use super::fbank::BINS;
-
+/// Numbers in an embedding.
+pub const DIMENSIONS: usize = 192;
+/// Mel bins of a feature frame.
+pub const BINS: usize = 80;
 /// Frames taken at once: 30 s. Memory grows with them, some 40 KB each.
 const MOST_FRAMES: usize = 3_000;
 
