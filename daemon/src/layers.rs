@@ -6,7 +6,8 @@
 //!  device             backup  control  dialogue  events  identity  pipeline
 //!  memory             memory  store
 //!  sound and models   audio  detect  dsp  inference  speaker  stt
-//!  ground             clock  config  durable  error  health  logging  notify  plain  privilege  supervisor  text  units
+//!  ground             board  clock  config  durable  error  health  logging  notify  plain  privilege
+//!                     supervisor  text  units
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 /// From below to above.
 const LAYERS: [&[&str]; 5] = [
     &[
+        "board",
         "clock",
         "config",
         "durable",

@@ -12,6 +12,7 @@
 //!              └──▶ MQTT state and events, journal
 //! ```
 
+pub mod board;
 pub mod clock;
 pub mod durable;
 pub mod error;
