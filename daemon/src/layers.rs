@@ -5,7 +5,7 @@
 //!  faces              app  cli  daemon  mqtt
 //!  device             backup  control  dialogue  events  identity  pipeline
 //!  memory             memory  store
-//!  sound and models   audio  detect  dsp  inference  speaker  stt
+//!  sound and models   audio  detect  dsp  inference  speaker  speed  stt
 //!  ground             board  clock  config  durable  error  health  logging  notify  plain  privilege
 //!                     supervisor  text  units
 //! ```
@@ -31,7 +31,7 @@ const LAYERS: [&[&str]; 5] = [
         "text",
         "units",
     ],
-    &["audio", "detect", "dsp", "inference", "speaker", "stt"],
+    &["audio", "detect", "dsp", "inference", "speaker", "speed", "stt"],
     &["memory", "store"],
     &["backup", "control", "dialogue", "events", "identity", "pipeline"],
     &["app", "cli", "daemon", "mqtt"],

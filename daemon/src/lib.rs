@@ -40,6 +40,7 @@ pub mod memory;
 pub mod mqtt;
 pub mod notify;
 pub mod speaker;
+pub mod speed;
 pub mod store;
 pub mod stt;
 
