@@ -110,14 +110,6 @@ setup_recordings_in_tmp() {
     for n in 1 2 3; do install -m 644 "/opt/voices/anna$n.wav" /tmp; done
 }
 
-# The two lines that docs/install.md names. Newer systemd also tells the editor on which line to begin.
-setup_editor() {
-    # shellcheck disable=SC2016 # expanded by the editor
-    printf '%s\n' '#!/bin/sh' 'for file; do :; done' \
-        'printf "[Service]\nLoadCredentialEncrypted=voiceprint.key\n" >"$file"' |
-        sudo install -m 755 /dev/stdin /usr/bin/editor
-}
-
 # The page before leaves the device stopped, as a reader in an emergency would.
 setup_running() { sudo systemctl reset-failed jarvisd; sudo systemctl restart jarvisd; }
 setup_a_voice() {
