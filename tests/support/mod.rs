@@ -13,6 +13,7 @@
 
 pub mod actions;
 pub mod household;
+pub mod manager;
 pub mod mic;
 pub mod missing;
 pub mod mount;

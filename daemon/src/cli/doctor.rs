@@ -1,11 +1,21 @@
 //! `jarvisd doctor`: each thing the device needs, whether it works, and the remedy if not.
 
 mod backups;
+mod board;
+mod card;
 mod checks;
+mod echo;
 mod postgres;
+mod sound;
+mod speed;
+mod storage;
 mod voices;
 
+use std::time::Duration;
+
 use serde::Serialize;
+
+use board::Files;
 
 use super::{Common, block_on, config_failure, output};
 use crate::app;
@@ -21,8 +31,16 @@ use crate::error::{Exit, Failure};
 #[command(after_help = "\
 Examples:
   jarvisd doctor
-  sudo -u jarvis jarvisd doctor --json")]
+  jarvisd doctor --full                  when sound or speed is in doubt
+  sudo -u jarvis jarvisd doctor --json   names of checks and states stay as they are")]
 pub struct Args {
+    /// Look for longer: 10 s of the microphone, how fast each model runs, and a tone from the loudspeaker,
+    /// which the microphone should hear. Takes about half a minute.
+    #[arg(long)]
+    full: bool,
+    /// Seconds for which the microphone is heard (default: 2, with --full 10).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: Option<u64>,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -95,8 +113,18 @@ pub fn run(args: &Args, common: &Common) -> Result<(), Failure> {
         found(finding)?;
     }
     found(checks::speech_to_text(&settings))?;
-    found(checks::microphone(&settings))?;
-    found(checks::loudspeaker(&settings))?;
+    let files = Files::here();
+    if let Some(finding) = card::card(&files) {
+        found(finding)?;
+    }
+    let seconds = args.seconds.unwrap_or(if args.full { 10 } else { 2 });
+    found(sound::microphone(&settings, Duration::from_secs(seconds)))?;
+    found(sound::loudspeaker(&settings))?;
+    if args.full
+        && let Some(finding) = echo::echo(&settings)
+    {
+        found(finding)?;
+    }
     found(block_on(async { Ok(checks::voice_output(&settings).await) })?)?;
     found(block_on(async { Ok(checks::database(&settings).await) })?)?;
     for finding in block_on(async { Ok(voices::voices(&settings).await) })? {
@@ -106,6 +134,9 @@ pub fn run(args: &Args, common: &Common) -> Result<(), Failure> {
         found(finding)?;
     }
     found(checks::disk(&settings))?;
+    if let Some(finding) = storage::storage(&files, &checks::existing_part(&settings.paths.db)) {
+        found(finding)?;
+    }
     for finding in checks::broker(&settings) {
         found(finding)?;
     }
@@ -113,6 +144,14 @@ pub fn run(args: &Args, common: &Common) -> Result<(), Failure> {
         found(finding)?;
     }
     found(checks::clock())?;
+    for finding in board::board(&files) {
+        found(finding)?;
+    }
+    if args.full {
+        for finding in speed::speed(&settings) {
+            found(finding)?;
+        }
+    }
     // Last, because it changes this process.
     found(checks::priority(&settings))?;
 

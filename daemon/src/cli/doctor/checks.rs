@@ -1,23 +1,16 @@
 //! The single checks. Each returns its finding; none fails as a whole.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use alsa::Direction;
-use alsa::pcm::PCM;
+use std::time::Duration;
 
 use super::Finding;
 use crate::app::Settings;
-use crate::audio::alsa::AlsaSource;
-use crate::audio::{CaptureStats, Period, Read, SoundFault, Source};
 use crate::backup::{after_repair, way_back};
 use crate::clock::Clock;
 use crate::config::Fault;
 use crate::detect::Detector;
 use crate::detect::section::WakeModel;
 use crate::dialogue::speech::Speech;
-use crate::dsp::level::{self, HighPass};
 use crate::error::chain;
 use crate::inference::{ModelError, ModelState, ModelStore};
 use crate::memory::{Device, Memory, MemoryError};
@@ -119,105 +112,6 @@ fn fetch(store: &ModelStore) -> String {
         "{} for Whisper (English), with `--vosk-model WHAT` for Vosk",
         store.fix_of("whisper-tiny-en-encoder")
     )
-}
-
-/// How long the microphone is heard.
-const LISTEN: Duration = Duration::from_millis(1_500);
-
-pub fn microphone(settings: &Settings) -> Finding {
-    const CHECK: &str = "microphone";
-    const NAMES: &str =
-        "`arecord -L` lists the names for audio.device; the user of the daemon must be in group audio";
-    let audio = &settings.audio;
-    let stats = Arc::new(CaptureStats::default());
-    let mut source = match AlsaSource::new(audio.clone(), stats.clone()) {
-        Ok(source) => source,
-        Err(e) => return Finding::fail(CHECK, chain(&e), NAMES),
-    };
-    let mut period = Period::default();
-    let mut sound: Vec<f32> = Vec::new();
-    let end = Instant::now() + LISTEN;
-    while Instant::now() < end {
-        match source.read(&mut period) {
-            Ok(Read::Period) => sound.extend_from_slice(period.sound()),
-            Ok(Read::Nothing) => {}
-            Ok(Read::End) => break,
-            Err(e) => return Finding::fail(CHECK, chain(&e), NAMES),
-        }
-    }
-    if sound.is_empty() {
-        let why = stats.last_error().map_or_else(|| "no sound came".to_owned(), |e| e.to_string());
-        let busy = "; stop the daemon first if it is using the microphone";
-        return Finding::fail(
-            CHECK,
-            format!("\"{}\" gives no sound: {why}", audio.device),
-            format!("{NAMES}{busy}"),
-        );
-    }
-    let level_db = level::decibel(level::power(&HighPass::new(period.rate_hz).filter(&sound)));
-    let heard =
-        format!("\"{}\", {} Hz, {} dB", audio.device, period.rate_hz, crate::plain::figure(level_db, 0));
-    let (faults, fixes): (Vec<String>, Vec<String>) =
-        sound_faults(source.measured().verdict(audio.channel), &sound, period.rate_hz).into_iter().unzip();
-    if faults.is_empty() {
-        return Finding::ok(CHECK, heard);
-    }
-    Finding::warn(CHECK, format!("{heard}: {}", faults.join("; ")), fixes.join("; "))
-}
-
-/// Faults of the microphone's sound, each with the remedy.
-fn sound_faults(verdict: Option<SoundFault>, sound: &[f32], rate_hz: u32) -> Vec<(String, String)> {
-    /// Share of full scale from which a DC offset is worth a word: a loud voice is clipped by this much.
-    const LEAST_OFFSET: f64 = 0.02;
-    let mut faults = Vec::new();
-    match verdict {
-        // A value that never changes is also an offset; nothing to add.
-        Some(fault @ (SoundFault::Silent | SoundFault::Constant | SoundFault::Flicker)) => {
-            return vec![(fault.words(), fault.fix())];
-        }
-        Some(fault) => faults.push((fault.words(), fault.fix())),
-        None => {}
-    }
-    if level::peak(sound) >= 0.99 {
-        let fix = "lower the gain in `alsamixer`, or say nothing during the check";
-        faults.push(("overdriven".to_owned(), fix.to_owned()));
-    }
-    let offset = sound.iter().map(|&x| f64::from(x)).sum::<f64>() / sound.len() as f64;
-    if offset.abs() >= LEAST_OFFSET {
-        let fix = "the device hears in spite of the offset, but loud words are cut off sooner: switch on the \
-                   high-pass filter of the sound card in `alsamixer`, or use another one";
-        faults.push((
-            format!("a DC offset of {} % of full scale", crate::plain::figure(100.0 * offset, 0)),
-            fix.to_owned(),
-        ));
-    }
-    if let Some(hum) = level::hum(sound, rate_hz) {
-        let fix = "the device hears in spite of the hum, but not from afar: keep the cable away from the \
-                   mains, or use another power supply or a shielded cable";
-        faults.push((
-            format!("hum of the mains at {} Hz, {} dB", hum.mains_hz, crate::plain::figure(hum.level_db, 0)),
-            fix.to_owned(),
-        ));
-    }
-    faults
-}
-
-pub fn loudspeaker(settings: &Settings) -> Finding {
-    const CHECK: &str = "loudspeaker";
-    let device = &settings.audio.playback_device;
-    if !settings.speech.enabled {
-        return Finding::ok(CHECK, "not needed: speech.enabled is false");
-    }
-    // alsa-lib would print its own lines about a device that does not open.
-    let _ = alsa::Output::local_error_handler();
-    match PCM::new(device, Direction::Playback, true) {
-        Ok(_) => Finding::ok(CHECK, format!("\"{device}\" opens")),
-        Err(e) => Finding::warn(
-            CHECK,
-            format!("\"{device}\" does not open ({e}); answers are text only"),
-            "`aplay -L` lists the names for audio.playback_device",
-        ),
-    }
 }
 
 pub async fn voice_output(settings: &Settings) -> Finding {
@@ -324,7 +218,7 @@ pub async fn database(settings: &Settings) -> Finding {
 }
 
 /// The nearest folder above `path` that exists.
-fn existing_part(path: &Path) -> PathBuf {
+pub fn existing_part(path: &Path) -> PathBuf {
     path.ancestors().skip(1).find(|folder| folder.is_dir()).unwrap_or(Path::new("/")).to_owned()
 }
 
