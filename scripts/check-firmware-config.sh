@@ -69,12 +69,47 @@ check_text() {
 
 # --- names that only the hardware knows ------------------------------------------------------------------------------
 
+# overlay_fits FILE LINE: a known overlay, whole or with parameters that it has.
+overlay_fits() {
+    local file=$1 overlay=${2#*=} name parameter value
+    known overlay "$overlay" && return
+    name=${overlay%%,*}
+    known overlay "$name" || { fault "$file: no overlay is known as $name" && return; }
+    while IFS= read -r parameter; do
+        value=${parameter#*=}
+        parameter=${parameter%%=*}
+        known parameter "$name:$parameter" || { fault "$file: $name has no parameter $parameter" && continue; }
+        case $parameter in
+        gpio) [[ $value =~ ^[0-9]+$ ]] && [ "$value" -ge 2 ] && [ "$value" -le 27 ] ;;
+        active_low) [[ $value =~ ^[01]$ ]] ;;
+        gpio_pull) [[ $value =~ ^(off|down|up)$ ]] ;;
+        keycode) [[ $value =~ ^[0-9]+$ ]] && [ "$value" -le 767 ] ;;
+        label | trigger) [[ $value =~ ^[a-z0-9-]+$ ]] ;;
+        *) false ;;
+        esac || fault "$file: $name does not take $parameter=$value"
+    done < <(tr ',' '\n' <<<"${overlay#*,}")
+}
+
+# Pins, names and the files that go by them.
+check_gpio() {
+    local boot=boot/firmware/jarvis-gpio.txt rules=etc/udev/rules.d/81-jarvis-gpio.rules
+    local drop=etc/systemd/system/jarvisd.service.d/50-jarvis-gpio.conf pin light twice
+    twice=$(settings "$boot" | grep -oE 'gpio=[0-9]+' | sort | uniq -d)
+    [ -z "$twice" ] || fault "$boot: two things on one pin: $twice"
+    while IFS= read -r pin; do
+        grep -qF "\"button@$(printf %x "$pin")\"" "$rules" || fault "$rules: nothing for the key on pin $pin"
+    done < <(settings "$boot" | sed -nE 's/^dtoverlay=gpio-key,.*\bgpio=([0-9]+).*/\1/p')
+    light=$(settings "$boot" | sed -nE 's/^dtoverlay=gpio-led,.*\blabel=([^,]+).*/\1/p')
+    grep -qF "KERNEL==\"$light\"" "$rules" || fault "$rules: nothing for the light $light"
+    grep -qxF "ReadWritePaths=-/sys/class/leds/$light" "$drop" || fault "$drop: the light $light cannot be set"
+}
+
 check_boot() {
     local file line
     for file in boot/firmware/*.txt; do
         while IFS= read -r line; do
             case $line in
-            dtoverlay=*) known overlay "${line#*=}" || fault "$file: no overlay is known as ${line#*=}" ;;
+            dtoverlay=*) overlay_fits "$file" "$line" ;;
             dtparam=*=*)
                 line=${line#*=}
                 known dtparam "${line%%=*}" || fault "$file: no dtparam is known as ${line%%=*}"
@@ -205,7 +240,8 @@ check_udev() {
         # The examples are rules as well.
         sed -E 's/^#([A-Z]+==)/\1/' "$file" >"$work/${file##*/}"
         if udevadm verify --help >/dev/null 2>&1; then
-            udevadm verify "$work/${file##*/}" >"$work/said" 2>&1 || fault "$file: $(tr '\n' ' ' <"$work/said")"
+            # The account comes with the package.
+            udevadm verify --resolve-names=never "$work/${file##*/}" >"$work/said" 2>&1 || fault "$file: $(tr '\n' ' ' <"$work/said")"
         fi
         python3 - "$work/${file##*/}" <<'PYTHON' >"$work/said" || fault "$file: $(tr '\n' ' ' <"$work/said")"
 import re, sys
@@ -296,6 +332,7 @@ check_systemd() {
 check_all() {
     check_text
     check_boot
+    check_gpio
     check_mixer
     check_sound
     check_udev
@@ -329,6 +366,8 @@ prove_all() {
     local shared=etc/alsa/conf.d/60-jarvis.conf rules=etc/udev/rules.d/80-jarvis-sound.rules
     local journal=etc/systemd/journald.conf.d/50-jarvis-limits.conf
     local wait=etc/systemd/system/systemd-time-wait-sync.service.d/50-jarvis-give-up.conf
+    local gpio=boot/firmware/jarvis-gpio.txt pins=etc/udev/rules.d/81-jarvis-gpio.rules
+    local access=etc/systemd/system/jarvisd.service.d/50-jarvis-gpio.conf
     local original=$folder
     breaks=0 missed=0
     broken check_text boot/firmware/jarvis-voicehat.txt 's/^# Undo:/# Back:/'
@@ -337,6 +376,16 @@ prove_all() {
     broken check_boot boot/firmware/jarvis-voicehat.txt 's/googlevoicehat-soundcard/googlevoicehat/'
     broken check_boot boot/firmware/jarvis-voicehat.txt 's/^dtparam=audio/dtparam=audlo/'
     broken check_boot boot/firmware/jarvis-rtc-pi5.txt 's/^dtparam=/dtpram=/'
+    broken check_boot "$gpio" 's/gpio=17/gpio=71/'
+    broken check_boot "$gpio" 's/gpio_pull=up/gpio_pull=high/'
+    broken check_boot "$gpio" 's/keycode/key/'
+    broken check_gpio "$gpio" 's/gpio=22/gpio=27/'
+    broken check_gpio "$gpio" 's/gpio=17/gpio=4/'
+    broken check_gpio "$gpio" 's/label=jarvis,/label=front,/'
+    broken check_gpio "$access" 's,leds/jarvis,leds/front,'
+    broken check_systemd "$access" 's/^DeviceAllow/DevicesAllow/'
+    broken check_udev "$pins" 's/^SUBSYSTEM=="leds", KERNEL/SUBSYSTEM="leds" KERNEL/'
+    broken check_udev "$pins" 's/^LABEL=.*//'
     broken check_mixer mixer/wm8960.txt 's/LINPUT1 Switch/LINPUT1 Swich/'
     broken check_mixer mixer/tlv320aic3104.txt 's/118,118/118 118/'
     broken check_sound cards/voicehat.conf 's/"sndrpigooglevoi"/"sndrpigooglevoice"/'
