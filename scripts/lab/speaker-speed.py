@@ -27,7 +27,7 @@ options.intra_op_num_threads = 1
 options.inter_op_num_threads = 1
 session = ort.InferenceSession(str(root / "models/campplus_zh_en_192.f16.onnx"), options)
 rng = np.random.default_rng(1)
-ours = subprocess.Popen([program, root / "models", "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+ours = subprocess.Popen([program, root / "models"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def of_ours(samples):

@@ -12,6 +12,7 @@ mod support;
 
 mod attention;
 mod bad_input;
+mod bench;
 mod broker;
 mod cli;
 mod disk;

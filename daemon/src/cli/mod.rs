@@ -4,6 +4,7 @@
 mod ask;
 mod audit;
 mod backup;
+mod bench;
 mod check_config;
 mod conversation;
 mod doctor;
@@ -105,6 +106,9 @@ enum Command {
     /// The model files.
     #[command(subcommand)]
     Models(models::Command),
+    /// How long this machine takes: each model, and each stage of a turn.
+    #[command(subcommand)]
+    Bench(bench::Command),
 }
 
 impl Command {
@@ -122,7 +126,8 @@ impl Command {
             | Self::Queue(_)
             | Self::Store(_)
             | Self::Audit(_)
-            | Self::Backup(_) => Keep::Files,
+            | Self::Backup(_)
+            | Self::Bench(_) => Keep::Files,
         }
     }
 }
@@ -190,6 +195,7 @@ fn dispatch(command: Command, common: &Common) -> Result<(), Failure> {
         Command::Audit(command) => audit::run(command, common),
         Command::Backup(command) => backup::run(command, common),
         Command::Models(command) => models::run(&command, common),
+        Command::Bench(command) => bench::run(command, common),
     }
 }
 

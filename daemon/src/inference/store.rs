@@ -94,6 +94,11 @@ impl ModelStore {
         self.manifest.get(name)
     }
 
+    /// Whether the file of `entry` is there; its hash is not looked at.
+    pub fn is_here(&self, entry: &ModelEntry) -> bool {
+        self.find(entry).is_ok()
+    }
+
     /// The file of model `name`, after its hash was found right. The check is done once per process.
     pub fn file(&self, name: &str) -> Result<PathBuf, ModelError> {
         let entry = self.known(name)?;
