@@ -2,7 +2,7 @@
 //! two modules use each other, also not by a detour.
 //!
 //! ```text
-//!  faces              app  cli  daemon  mqtt
+//!  faces              app  cli  daemon  mqtt  panel
 //!  device             backup  control  dialogue  events  identity  pipeline
 //!  memory             memory  store
 //!  sound and models   audio  detect  dsp  inference  speaker  speed  stt
@@ -34,7 +34,7 @@ const LAYERS: [&[&str]; 5] = [
     &["audio", "detect", "dsp", "inference", "speaker", "speed", "stt"],
     &["memory", "store"],
     &["backup", "control", "dialogue", "events", "identity", "pipeline"],
-    &["app", "cli", "daemon", "mqtt"],
+    &["app", "cli", "daemon", "mqtt", "panel"],
 ];
 /// The modules for tests, and the two that start everything.
 const OUTSIDE: [&str; 5] = ["fuzzing", "layers", "lib", "main", "testdata"];

@@ -39,6 +39,7 @@ pub mod inference;
 pub mod memory;
 pub mod mqtt;
 pub mod notify;
+pub mod panel;
 pub mod speaker;
 pub mod speed;
 pub mod store;

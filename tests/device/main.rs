@@ -20,6 +20,7 @@ mod doctor;
 mod enrolment;
 mod listen;
 mod microphone;
+mod panel;
 mod recordings;
 mod score;
 mod second_voice;

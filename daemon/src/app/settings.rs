@@ -14,6 +14,7 @@ use crate::detect::section::{Endpoint, Wake};
 use crate::dialogue::section::{Dialogue, Speech};
 use crate::mqtt::MqttSettings;
 use crate::mqtt::section::Mqtt;
+use crate::panel::section::{Button, Led};
 use crate::speaker::section::Voice;
 use crate::store::postgres::PgSettings;
 use crate::store::section::Store;
@@ -87,6 +88,8 @@ gather! {
     speech: Speech,
     store: Store,
     mqtt: Mqtt,
+    button: Button,
+    led: Led,
     backup: Backup,
 }
 
@@ -193,6 +196,12 @@ impl Settings {
                 if layers.origin(key) != Origin::Default {
                     warnings.push(format!("{key} is set, but mqtt.url is not: nothing is published"));
                 }
+            }
+        }
+        for (code, device) in [("talk", &self.button.talk_device), ("mute", &self.button.mute_device)] {
+            let key = format!("button.{code}_code");
+            if device.is_none() && layers.origin(&key) != Origin::Default {
+                warnings.push(format!("{key} is set, but button.{code}_device is not: it does nothing"));
             }
         }
         if self.stt.vosk_model.is_some() && matches!(self.stt.engine, Engine::Whisper | Engine::Off) {

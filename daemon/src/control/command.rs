@@ -104,7 +104,7 @@ pub static COMMANDS: [CommandSpec; 4] = [
         },
         needs: Level::Household,
         setting: None,
-        answers: "`done`",
+        answers: "`done`; `refused` for `OFF` while the switch at the device mutes it",
         entity: Some(Entity {
             icon: Some("mdi:microphone-off"),
             state: Some("mute"),

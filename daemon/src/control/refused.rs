@@ -33,6 +33,8 @@ pub enum Refused {
     /// Another enrolment goes on.
     Busy,
     Muted,
+    /// The switch at the device mutes it.
+    MutedBySwitch,
     /// The microphone delivers nothing.
     NoSound,
     /// The voice is enrolled under this name.
@@ -75,6 +77,9 @@ impl Refused {
             Self::NoVoice(_) => "no voice of this name is enrolled; enrol it first".to_owned(),
             Self::Busy => "another enrolment goes on; cancel it first".to_owned(),
             Self::Muted => "the device is muted; unmute it first".to_owned(),
+            Self::MutedBySwitch => {
+                "the switch at the device mutes it; move the switch, nothing else lifts that".to_owned()
+            }
             Self::NoSound => "the microphone delivers no sound; check that it is plugged in".to_owned(),
             Self::EnrolledAs(other) => {
                 let way_out = if at_terminal {

@@ -13,6 +13,8 @@ use crate::memory::UserId;
 pub enum Authority {
     /// A client that may publish to the broker.
     Broker,
+    /// A person at the button of the device.
+    Panel,
     /// A person who is signed in.
     Person(UserId),
     /// The person who looks after the device: the local command line, or the admin token.
@@ -30,7 +32,7 @@ pub enum Level {
 impl Authority {
     pub fn level(self) -> Level {
         match self {
-            Self::Broker => Level::Household,
+            Self::Broker | Self::Panel => Level::Household,
             Self::Person(_) => Level::Person,
             Self::Owner => Level::Owner,
         }
@@ -39,7 +41,7 @@ impl Authority {
     /// The face whose words a refusal is told in.
     pub fn face(self) -> Face {
         match self {
-            Self::Broker | Self::Person(_) => Face::Mqtt,
+            Self::Broker | Self::Panel | Self::Person(_) => Face::Mqtt,
             Self::Owner => Face::CommandLine,
         }
     }

@@ -24,6 +24,8 @@ use crate::memory;
 use crate::memory::pull::Puller;
 use crate::mqtt::{self, Feeds};
 use crate::notify;
+use crate::panel::button::{self, MuteSwitch, TalkButton};
+use crate::panel::led;
 use crate::pipeline::deadline::Pulse;
 use crate::pipeline::pause::PauseWatch;
 use crate::pipeline::switches;
@@ -92,6 +94,13 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
     let pulse = Arc::new(Pulse::default());
     let (memory, health) = (&app.memory, &app.health);
     // Before the first sound.
+    let mute_switch = settings.button.mute_device.clone().map(|device| {
+        health.register(button::MUTE_SWITCH, Need::Required);
+        let code = settings.button.mute_code;
+        let switch = MuteSwitch { device, code, switches: app.switches.clone(), health: health.clone() };
+        let first = switch.read_first();
+        (switch, first)
+    });
     app.switches.restore_muted(memory, health).await;
     // An unreadable setting counts as no announcements; at worst an entity stays.
     let announced =
@@ -111,6 +120,24 @@ pub async fn run(settings: Settings, options: Options, lines: Option<Lines>) -> 
         path.listen(&mut supervisor, detector, Box::new(source), stats.clone(), realtime)?;
         let keep = app.switches.clone().keep_muted(memory.clone(), health.clone(), stop.clone());
         supervisor.task("mute", keep)?;
+        if let Some((switch, first)) = mute_switch {
+            supervisor.task("muteswitch", switch.run(first, stop.clone()))?;
+        }
+        if let Some(device) = settings.button.talk_device.clone() {
+            let talk = TalkButton {
+                device,
+                section: settings.button.clone(),
+                dispatcher: app.dispatcher.clone(),
+                switches: app.switches.clone(),
+                health: health.clone(),
+            };
+            supervisor.task("button", talk.run(stop.clone()))?;
+        }
+        if settings.led.folder.is_some() {
+            // A reporter: it shows the end of the last answer as well.
+            let shows = led::run(settings.led.clone(), health.clone(), supervisor.last_words());
+            supervisor.reporter("led", shows)?;
+        }
         if settings.voice.enabled {
             let watch = PauseWatch {
                 memory: memory.clone(),

@@ -10,9 +10,11 @@
 //! ```
 //!
 //! Invariants: a device that was muted is muted again before it hears its first sound; a mute that cannot be
-//! stored is in force, and [`Health`] says that a restart would end it.
+//! stored is in force, and [`Health`] says that a restart would end it. A switch at the device mutes it besides:
+//! what is wanted and stored is one thing, the position of the switch another, and either mutes.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -43,27 +45,56 @@ pub struct Switches {
     control: Arc<HearingControl>,
     /// `None` until it is known.
     muted: Arc<watch::Sender<Option<bool>>>,
+    /// The switch at the device mutes it.
+    switched_off: Arc<AtomicBool>,
     /// The number of enrolments cancelled so far.
     cancels: Arc<watch::Sender<u64>>,
 }
 
 impl Switches {
     pub fn new(control: Arc<HearingControl>) -> Self {
-        Self { control, muted: Arc::default(), cancels: Arc::default() }
+        Self { control, muted: Arc::default(), switched_off: Arc::default(), cancels: Arc::default() }
     }
 
     /// In force when this returns; stored and published by [`Switches::keep_muted`].
     pub fn set_muted(&self, muted: bool) {
         // Inside, so that with two callers the same one wins both.
         self.muted.send_modify(|wanted| {
-            self.control.set_muted(muted);
+            self.control.set_muted(muted || self.is_switched_off());
             *wanted = Some(muted);
         });
+    }
+
+    /// Takes the position of the switch at the device. In force when this returns; what the household wanted
+    /// counts again when the switch goes back.
+    pub fn set_switch(&self, mutes: bool) {
+        self.muted.send_if_modified(|wanted| {
+            let changed = self.switched_off.swap(mutes, Ordering::AcqRel) != mutes;
+            if mutes {
+                self.control.set_muted(true);
+            } else if let Some(muted) = *wanted {
+                self.control.set_muted(muted);
+            }
+            changed
+        });
+    }
+
+    /// Whether the switch at the device mutes it.
+    pub fn is_switched_off(&self) -> bool {
+        self.switched_off.load(Ordering::Acquire)
+    }
+
+    /// Whether the device hears nothing, for whatever reason.
+    pub fn is_muted(&self) -> bool {
+        self.control.is_muted()
     }
 
     /// Sets a switch.
     pub fn set(&self, switch: Switch) -> Outcome {
         match switch {
+            Switch::Mute(false) if self.is_switched_off() => {
+                return Outcome::Refused(Refused::MutedBySwitch);
+            }
             Switch::Mute(muted) => self.set_muted(muted),
             Switch::Listen if self.control.is_muted() => return Outcome::Refused(Refused::Muted),
             Switch::Listen if self.control.is_interrupted() => return Outcome::Refused(Refused::NoSound),
@@ -102,7 +133,7 @@ impl Switches {
         };
         self.muted.send_if_modified(|wanted| {
             if wanted.is_none() {
-                let muted = stored.unwrap_or(true);
+                let muted = stored.unwrap_or(true) || self.is_switched_off();
                 self.control.set_muted(muted);
                 health.set_muted(muted);
                 health.set(COMPONENT, condition);
@@ -144,7 +175,7 @@ impl Switches {
             };
             wait = if condition == Condition::Ok { LOOK_AGAIN } else { TRY_AGAIN };
             health.set(COMPONENT, condition);
-            health.set_muted(muted);
+            health.set_muted(muted || self.is_switched_off());
             if damaged {
                 // Storing takes its time; the state in force is published already.
                 tokio::select! {
