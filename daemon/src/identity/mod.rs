@@ -13,6 +13,7 @@ pub mod access;
 mod ownership;
 pub mod pins;
 pub mod recordings;
+pub mod sentences;
 pub mod session;
 pub mod sound;
 pub mod voices;

@@ -18,6 +18,7 @@
 //! enrolled one, is refused.
 
 use crate::control::{EnrolmentRequest, Face, Refused};
+use crate::identity::sentences;
 use crate::identity::session::{Options, Session, Start};
 use crate::identity::sound::Recording;
 use crate::identity::voices::Voices;
@@ -27,14 +28,6 @@ use crate::speaker::{LeftOut, Progress, Refusal, Step, Style};
 pub const WINDOW_MS: u32 = 15_000;
 /// Attempts in a row that came to nothing.
 const MOST_IN_VAIN: u32 = 5;
-/// Sentences for the person to say: some four seconds each, with most sounds of the language in them.
-const SENTENCES: [&str; 5] = [
-    "The quick brown fox jumps over the lazy dog while the old cat sleeps beside the warm kitchen fire.",
-    "Please remember to water the plants in the living room every Monday and Thursday before the news.",
-    "My favourite season is autumn, when the leaves turn red and gold and the air smells of apples.",
-    "The weather this morning was bright and cold, so I walked along the river before breakfast.",
-    "Whoever speaks to this device should speak as they always do, from across the room.",
-];
 
 /// An enrolment that goes on.
 #[derive(Debug)]
@@ -66,8 +59,8 @@ impl Enrolling {
     pub fn progress(&self, step: Step, reason: Option<String>) -> Progress {
         let mut progress = self.session.standing(step, reason, &self.styles);
         if matches!(progress.state, Step::Waiting | Step::Kept | Step::Refused | Step::LeftOut) {
-            let next = (progress.phrase as usize).saturating_sub(1) % SENTENCES.len();
-            progress.say = SENTENCES.get(next).map(|sentence| (*sentence).to_owned());
+            let kept = (progress.phrase as usize).saturating_sub(1);
+            progress.say = Some(sentences::after(kept).to_owned());
         }
         progress
     }
