@@ -18,6 +18,7 @@ mod cli;
 mod disk;
 mod doctor;
 mod enrolment;
+mod guided;
 mod listen;
 mod microphone;
 mod panel;

@@ -92,6 +92,11 @@ impl Mic {
         }
     }
 
+    /// Another program holds the device for itself.
+    pub fn busy(&self, on: bool) {
+        self.fault("busy", on);
+    }
+
     pub fn unplug(&self) {
         self.fault("unplug", true);
     }

@@ -10,10 +10,12 @@ mod conversation;
 mod doctor;
 mod lines;
 mod listen;
+mod meter;
 mod models;
 mod output;
 mod queue;
 mod run;
+mod sound;
 mod store;
 mod user;
 mod vault;
@@ -39,7 +41,7 @@ const AFTER_HELP: &str = "\
 Examples:
   jarvisd check-config                              is the configuration right?
   jarvisd doctor                                    do microphone, models and the rest work?
-  jarvisd voice enroll --user Anna a.wav b.wav c.wav
+  jarvisd voice enroll --user Anna                  she reads a few sentences aloud
   jarvisd listen evening.wav                        what the device would hear, one event a line
   jarvisd run                                       the daemon, as systemd starts it
 
@@ -77,6 +79,9 @@ enum Command {
     CheckConfig(check_config::Args),
     /// Check microphone, loudspeaker, models, database, broker, disk and clock.
     Doctor(doctor::Args),
+    /// Microphones and loudspeakers: list them, show the level, try the wake word.
+    #[command(subcommand)]
+    Sound(sound::Command),
     /// The people this device knows.
     #[command(subcommand)]
     User(user::Command),
@@ -116,7 +121,9 @@ impl Command {
     fn keeps(&self) -> Keep {
         match self {
             Self::Run(_) => Keep::Reading { folder: true },
-            Self::CheckConfig(_) | Self::Doctor(_) | Self::Models(_) => Keep::Reading { folder: false },
+            Self::CheckConfig(_) | Self::Doctor(_) | Self::Models(_) | Self::Sound(_) => {
+                Keep::Reading { folder: false }
+            }
             Self::Listen(_)
             | Self::User(_)
             | Self::Voice(_)
@@ -185,6 +192,7 @@ fn dispatch(command: Command, common: &Common) -> Result<(), Failure> {
         Command::Listen(args) => listen::run(args, common),
         Command::CheckConfig(args) => check_config::run(&args, common),
         Command::Doctor(args) => doctor::run(&args, common),
+        Command::Sound(command) => sound::run(command, common),
         Command::User(command) => user::run(command, common),
         Command::Voice(command) => voice::run(command, common),
         Command::Vault(command) => vault::run(command, common),

@@ -1,7 +1,8 @@
-//! `jarvisd voice`: enrolling voices and trying them, from recordings.
+//! `jarvisd voice`: enrolling voices and trying them, from recordings or before the microphone.
 
 mod enroll;
 mod further;
+mod guided;
 mod pin;
 mod recordings;
 mod score;
@@ -29,11 +30,15 @@ use crate::speaker::{EnrolledVoice, Verdict};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// Enrol a voice from recordings of one person alone: three to five sentences, ten seconds of speech in
-    /// all.
+    /// Enrol a voice: before the microphone, which shows what to read, or from recordings of one person
+    /// alone. Three to five sentences, ten seconds of speech in all.
     #[command(after_help = "\
-Record a sentence:   arecord -f S16_LE -r 48000 -d 6 one.wav
-Then:                jarvisd voice enroll --user Anna one.wav two.wav three.wav
+Before the microphone:  jarvisd voice enroll --user Anna
+From recordings:        jarvisd voice enroll --user Anna one.wav two.wav three.wav
+
+Before the microphone it tells after each sentence what could be better, and ends with a trial of
+the voice. Interrupted, it changes nothing. A microphone that the daemon holds for itself is busy:
+stop the daemon meanwhile, or use the shared names of firmware-config.
 
 Every sample is checked; one that is too short, too quiet, overdriven, noisy or of somebody else
 is refused with the reason; the same recording counts once. A person who is not known yet is added.

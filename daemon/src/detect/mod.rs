@@ -20,6 +20,7 @@
 mod endpoint;
 #[cfg(test)]
 mod endpoint_tests;
+pub mod listener;
 pub mod section;
 mod sound;
 #[cfg(test)]

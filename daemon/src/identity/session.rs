@@ -14,11 +14,13 @@ use super::ownership;
 pub use super::ownership::Allowed;
 use super::recordings::{self, Sentence, Sentences};
 use super::sound::Recording;
-use super::voices::Voices;
+use super::voices::{Voices, VoicesError};
 use crate::control::{Face, Refused};
 use crate::memory::{MAX_NAME_CHARS, User};
+use crate::speaker::section::UserThresholds;
 use crate::speaker::{
-    Enrolment, Further, FurtherReport, Progress, Refusal, SampleReport, Step, Style, Template,
+    EnrolledVoice, Enrolment, Further, FurtherReport, Progress, Refusal, SampleReport, Step, Style, Template,
+    Verdict,
 };
 
 /// No valid name is longer: [`MAX_NAME_CHARS`] of at most four bytes.
@@ -254,6 +256,42 @@ impl Session {
         }
         self.course = Course::Further(further);
         Ok(report)
+    }
+
+    /// Compares an utterance with the voice as if it were stored already, beside the other voices of the
+    /// house.
+    ///
+    /// # Errors
+    /// A database or a model that does not work; a voice that is not complete.
+    pub async fn verify(
+        &self,
+        recording: Recording,
+        threshold: f32,
+        own: &UserThresholds,
+    ) -> Result<Verdict, Refused> {
+        let template = self.template().ok_or(Refused::Lost)?.clone();
+        let mut enrolled = match self.voices.enrolled_with(own).await {
+            Ok(enrolled) => enrolled,
+            // No stored voice opens: the new one is the first that does.
+            Err(VoicesError::Sealed { .. }) => Vec::new(),
+            Err(error) => return Err(Refused::Device(error.into())),
+        };
+        let user_id = self.known.as_ref().map_or_else(String::new, |user| user.id.to_string());
+        enrolled.retain(|voice| voice.user_id != user_id);
+        let (user_name, own_threshold) = (self.name.clone(), own.of(&self.name));
+        enrolled.push(EnrolledVoice { user_id, user_name, template, threshold: own_threshold });
+        let verifier = self.voices.verifier.clone();
+        let compared = tokio::task::spawn_blocking(move || {
+            verifier.verify(&recording.raw, &recording.speech, &enrolled, threshold)
+        });
+        let verdict = compared.await.map_err(|error| lost(&error))?;
+        verdict.map_err(|error| Refused::Device(error.into()))
+    }
+
+    /// Whether a verdict of [`Session::verify`] is for this person.
+    pub fn is_verified_by(&self, verdict: &Verdict) -> bool {
+        let known = self.known.as_ref().map_or_else(String::new, |user| user.id.to_string());
+        matches!(verdict, Verdict::Verified { user_id, .. } if *user_id == known)
     }
 
     /// Stores the voice and the recordings that are kept with it. Somebody who is not known yet is added.

@@ -1,4 +1,5 @@
-//! `jarvisd voice enroll`: recordings of one person → checks → a sealed template.
+//! `jarvisd voice enroll`: recordings of one person, or sentences before the microphone → checks → a sealed
+//! template.
 //!
 //! The rules for the owner of a voice are in `identity`, which every face uses. A refusal changes nothing.
 
@@ -9,6 +10,7 @@ use serde::Serialize;
 
 use super::Tools;
 use super::further::{self, FurtherFiles};
+use super::guided;
 use crate::app::Settings;
 use crate::cli::{Common, output, with_memory};
 use crate::control::{Face, Refused};
@@ -25,11 +27,9 @@ pub struct Enroll {
     /// Person whose voice it is.
     #[arg(long, value_name = "NAME")]
     user: String,
-    /// Recordings, WAV or FLAC, one sentence each.
-    #[arg(
-        required_unless_present_any = ["kept", "far", "second_microphone", "loud", "hurry"],
-        value_name = "WAV"
-    )]
+    /// Recordings, WAV or FLAC, one sentence each. Without any the microphone is listened to, and shows what
+    /// to read.
+    #[arg(value_name = "WAV")]
     files: Vec<PathBuf>,
     #[command(flatten)]
     further: FurtherFiles,
@@ -63,7 +63,7 @@ pub struct Enroll {
 /// The result for one recording.
 #[derive(Debug, Default, Serialize)]
 pub struct Sample {
-    /// Its number, where it is one that was kept.
+    /// Its number, where it is one that was kept, or one from the microphone.
     pub file: PathBuf,
     /// How it was said, where it is a further one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -78,7 +78,7 @@ pub struct Sample {
     snr_db: Option<f32>,
     /// Cosine to the samples before.
     #[serde(skip_serializing_if = "Option::is_none")]
-    likeness: Option<f32>,
+    pub likeness: Option<f32>,
     /// The confidence with which the person is known in this style, without the sample and with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confidence_before: Option<f32>,
@@ -123,8 +123,12 @@ pub fn run(settings: &Settings, args: &Enroll, common: &Common) -> Result<(), Fa
         let session = Session::begin(&voices, &args.user, args.options()).await;
         let mut session = session.map_err(Refused::failure)?;
         let name = session.name().to_owned();
-        let samples = samples(settings, args, &mut session, &mut vad).await?;
-        let (outcome, samples) = complete(settings, args, (&mut session, samples), &mut vad).await?;
+        let (outcome, samples) = if args.is_guided() {
+            guided::run(settings, &mut session, (args.add, args.json)).await?
+        } else {
+            let samples = samples(settings, args, &mut session, &mut vad).await?;
+            complete(settings, args, (&mut session, samples), &mut vad).await?
+        };
         let changed = match &outcome {
             Ok(()) => !args.only_further() || samples.iter().any(|sample| sample.accepted),
             Err(_) => false,
@@ -143,7 +147,7 @@ pub fn run(settings: &Settings, args: &Enroll, common: &Common) -> Result<(), Fa
         };
         if args.json {
             output::json(&result)?;
-        } else {
+        } else if !args.is_guided() {
             tell(&result.samples)?;
         }
         if let Err(reason) = outcome {
@@ -164,7 +168,7 @@ pub fn run(settings: &Settings, args: &Enroll, common: &Common) -> Result<(), Fa
         if recordings_kept > 0 {
             output::line(format!("{recordings_kept} recordings are kept, encrypted, on this device alone."))?;
         }
-        if !args.add && !args.only_further() && args.further.all().is_empty() {
+        if !args.add && !args.is_guided() && !args.only_further() && args.further.all().is_empty() {
             further::tell_how(&common.command(), &name)?;
         }
         Ok(())
@@ -174,7 +178,12 @@ pub fn run(settings: &Settings, args: &Enroll, common: &Common) -> Result<(), Fa
 impl Enroll {
     /// Whether only further samples are given, for a voice that is enrolled.
     fn only_further(&self) -> bool {
-        self.files.is_empty() && !self.kept
+        self.files.is_empty() && !self.kept && !self.further.all().is_empty()
+    }
+
+    /// Whether the samples come from the microphone.
+    fn is_guided(&self) -> bool {
+        self.files.is_empty() && !self.kept && self.further.all().is_empty()
     }
 
     fn options(&self) -> Options {
