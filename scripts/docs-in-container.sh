@@ -76,20 +76,24 @@ newest_backup() { sudo jarvisd backup list --json | python3 -c 'import json, sys
 
 # --- what the marks ask for -------------------------------------------------------------------------------------------
 
-# Somebody reads three sentences, one into each recording. A process of its own, which holds no output of the page open.
-setup_sentences() { speak /opt/sound/hand; }
-setup_sentences_in_the_room() { speak /opt/sound/room; }
-speak() {
+# Somebody reads aloud what the program shows: three sentences, one from across the room, and one to try the voice. A
+# process of its own, which holds no output of the page open.
+setup_reader() { read_aloud /opt/sound/hand; }
+setup_reader_in_the_room() { read_aloud /opt/sound/room; }
+read_aloud() {
     # shellcheck disable=SC2016 # expanded by the inner shell
-    setsid timeout 60 bash -c '
-        for n in 1 2 3; do
-            cp "/opt/voices/anna$n.raw" "$1/next"
+    setsid timeout 120 bash -c '
+        for name in anna1 anna2 anna3 across anna4; do
+            cp "/opt/voices/$name.raw" "$1/next"
             mv "$1/next" "$1/say.raw"
             while [ -e "$1/say.raw" ]; do sleep 0.1; done
-        done' speak "$1" >/dev/null 2>&1 </dev/null &
+            # The sentence itself, the silence that ends it, and the comparison.
+            sleep 11
+        done' read_aloud "$1" >/dev/null 2>&1 </dev/null &
     disown
 }
-setup_fourth_recording() { cp /opt/voices/anna4.wav me4.wav; }
+setup_a_recording() { cp /opt/voices/anna1.wav me.wav; }
+setup_a_trial() { cp /opt/voices/anna4.wav me.wav; }
 setup_more_recordings() {
     cp /opt/voices/anna4.wav evening.wav
     for n in 1 2 3; do cp "/opt/voices/anna$n.wav" "new$n.wav"; done

@@ -50,8 +50,7 @@ cat <<TEXT
       cd $repository
       PATH=$CARGO_TARGET_DIR/release:\$PATH
       jarvisd --root ~/jarvis-trial doctor                 # is everything there?
-      for n in 1 2 3; do arecord -f S16_LE -r 48000 -d 6 me\$n.wav; done      # read a sentence of five seconds each time
-      jarvisd --root ~/jarvis-trial voice enroll --user Anna me1.wav me2.wav me3.wav
+      jarvisd --root ~/jarvis-trial voice enroll --user Anna      # read aloud what it shows
       jarvisd --root ~/jarvis-trial run --events           # say "hey jarvis, what time is it"
 
     docs/install.md tells how to make it a service. All of this took $((SECONDS - started)) s.

@@ -44,7 +44,7 @@ if [ "$quick" = no ]; then
     wide=$(LC_ALL=C.UTF-8 grep -rnE '^.{111,}' daemon/src tests --include='*.rs' |
         grep -vE '//[!/] ( |.*[─│▶·])' || true)
     [ -z "$wide" ] || { echo "$wide"; fail "these lines are wider than 110 columns"; }
-    shellcheck scripts/*.sh scripts/lab/*.sh .ci/run tests/fuzz/rustc
+    shellcheck scripts/jarvis-setup scripts/*.sh scripts/lab/*.sh .ci/run tests/fuzz/rustc
     scripts/check-firmware-config.sh
     scripts/check-firmware-config.sh --prove
     cargo clippy --all-targets -- -D warnings

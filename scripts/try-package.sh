@@ -13,7 +13,7 @@ Usage: scripts/try-package.sh [--suite bookworm|trixie] [--packages FOLDER | --p
 Needs root, Debian's package mirror and some 900 MB. Builds the packages for this machine, unless --packages
 names the folder of scripts/build-deb.sh; --program packs a jarvisd that is built already. Then it makes a
 small Debian (kept in the cache folder) with what the packages depend on, boots it with systemd-nspawn without
-a network, and tries: lintian, installation, readiness, a typed and a spoken turn, update from a signed
+a network, and tries: lintian, installation, readiness, a typed and a spoken turn, jarvis-setup, update from a signed
 repository with a changed configuration, refused way back to an older version, removal, purge. The microphone
 is the test plug-in of tests/support.
 TEXT
@@ -159,6 +159,17 @@ more() { [ "$(messages)" -gt "$before" ]; }
 check "a spoken turn is answered from the memory" within 60 more
 spoken() { in_it test -s /opt/sound/room/out.raw; }
 check "and the loudspeaker plays" within 60 spoken
+
+step "jarvis-setup, without a person"
+printf '%s\n' 'name = "Hall"' 'backup = on' >"$work/answers"
+in_it tee /root/answers <"$work/answers" >/dev/null
+set_up() { in_it jarvis-setup "$@" </dev/null >"$work/said" 2>&1 || { tail -n 20 "$work/said"; return 1; }; }
+check "jarvis-setup --answers" set_up --answers /root/answers
+check "the daemon is ready" within 60 is ActiveState active
+check "the name is written" has_configuration '^name = "Hall"'
+check "jarvis-setup --undo" set_up --undo
+check "it is taken back" not has_configuration '^name = "Hall"'
+check "the daemon is ready" within 60 is ActiveState active
 
 step "Update from the repository, with a changed configuration"
 in_it install -m 644 /opt/repository/jarvis.gpg /usr/share/keyrings/jarvis.gpg

@@ -26,4 +26,5 @@ mod recordings;
 mod score;
 mod second_voice;
 mod service;
+mod setup;
 mod voice;
