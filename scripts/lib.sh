@@ -7,7 +7,8 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/jarvis
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$cache/target}
 export JARVIS_MODELS_DIR=${JARVIS_MODELS_DIR:-${XDG_DATA_HOME:-$HOME/.local/share}/jarvis/models}
 
-step() { printf '\n==> %s\n' "$*"; }
+# step TEXT: begins a part, with the seconds since the script was started.
+step() { printf '\n==> %s (after %s s)\n' "$*" "$SECONDS"; }
 note() { printf '    %s\n' "$*"; }
 fail() {
     printf '%s: %s\n' "$(basename "$0")" "$*" >&2

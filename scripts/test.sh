@@ -54,7 +54,9 @@ if [ "$quick" = no ]; then
     PATH=$cache/tools/bin:$PATH
     if ! command -v cargo-deny >/dev/null; then
         note "building cargo-deny (once)"
-        CARGO_TARGET_DIR=$cache/tools/target cargo install --quiet --locked --root "$cache/tools" cargo-deny ||
+        # Unoptimised: it runs for seconds, and would be built for minutes.
+        CARGO_TARGET_DIR=$cache/tools/target CARGO_PROFILE_DEV_DEBUG=0 \
+            cargo install --quiet --locked --debug --root "$cache/tools" cargo-deny ||
             note "cargo-deny cannot be built here; this check is left out"
         rm -rf "$cache/tools/target"
     fi
@@ -75,7 +77,8 @@ log=$cache/test.log
 rm -f "$skipped"
 [ "${CI:-}" = true ] || export JARVIS_TEST_SKIPPED=$skipped
 status=0
-cargo test --no-fail-fast 2>&1 | tee "$log" || status=$?
+# The tests wait for sound and for servers half of their time.
+RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))} cargo test --no-fail-fast 2>&1 | tee "$log" || status=$?
 
 skips=0
 if [ -s "$skipped" ]; then
