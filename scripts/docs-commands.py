@@ -38,6 +38,7 @@ PAGES = [
     "docs/troubleshooting.md",
     "docs/upgrade.md",
     "docs/hardware.md",
+    "docs/image.md",
     "docs/overview.md",
     "docs/changelog.md",
     "firmware-config/README.md",
