@@ -1,7 +1,9 @@
 //! An enrolment before the microphone from the command line, and the commands that show its sound.
 
+use std::path::PathBuf;
+
 use crate::support::mic::Mic;
-use crate::support::{Daemon, ENROLMENT, Root, Voice, on_disk};
+use crate::support::{Daemon, ENROLMENT, Root, Voice, join, on_disk};
 use crate::voice::changed;
 use serde_json::Value;
 
@@ -24,6 +26,13 @@ fn begin(root: &Root, args: &[&str]) -> Daemon {
 fn told(running: &mut Daemon, text: &str) -> String {
     let line = running.wait_for(text, |line| line.as_str().is_some_and(|line| line.contains(text)));
     line.as_str().unwrap().to_owned()
+}
+
+/// "Hey jarvis", three times: a busy machine may lose sound of one.
+pub(crate) fn call(root: &Root) -> PathBuf {
+    let (once, thrice) = (Voice::Rms.says("hey jarvis"), root.path().join("thrice.wav"));
+    join(&[&once, &once, &once], 1.0, &thrice);
+    thrice
 }
 
 #[test]
@@ -123,8 +132,9 @@ fn the_sound_commands_list_the_devices_show_the_level_and_hear_the_wake_word() {
     let text = root.ok(&["sound", "list"]);
     assert!(text.contains("microphone   room"), "{text}");
 
-    let mut running = Daemon::start(root.command(&["sound", "level", "--seconds", "3"]));
-    mic.hears(&Voice::Rms.says("the kettle"));
+    let kettle = Voice::Rms.says("the kettle");
+    let mut running = Daemon::start(root.command(&["sound", "level", "--seconds", "4"]));
+    mic.hears(&kettle);
     let line = told(&mut running, "loudest");
     assert!(line.starts_with("\"room\", 48000 Hz: quietest -9"), "{line}");
     let loudest: f64 = line.split(' ').rev().nth(1).unwrap().parse().unwrap();
@@ -135,7 +145,7 @@ fn the_sound_commands_list_the_devices_show_the_level_and_hear_the_wake_word() {
     assert!(silent["fault"].as_str().unwrap().contains("digital silence"), "{silent}");
 
     let mut running = Daemon::start(root.command(&["sound", "wake", "--seconds", "30"]));
-    mic.hears(&Voice::Rms.says("hey jarvis"));
+    mic.hears(&call(&root));
     told(&mut running, "Heard \"hey-jarvis\"");
     assert_eq!(running.exit_code(), Some(0));
     let output = root.run(&["sound", "wake", "--seconds", "1", "--json"]);

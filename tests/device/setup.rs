@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use crate::support::mic::Mic;
-use crate::support::{Root, Voice, wait_until};
+use crate::support::{Root, wait_until};
 
 /// A configuration with what an editor must not lose.
 const BEFORE: &str = "\
@@ -134,12 +134,13 @@ fn answers_from_a_file_change_only_their_keys_and_are_taken_back_by_undo() {
     setup.assert_untouched("a trial");
     assert!(!setup.calls("systemctl").contains("restart"), "{}", setup.calls("systemctl"));
 
+    let call = crate::guided::call(&setup.root);
     let mut run = setup.command(&["--answers", setup.path("answers").to_str().unwrap()]);
     let run = run.spawn().unwrap();
     let level = "the level is measured, and the wake word waited for";
     let stopped = || setup.calls("systemctl").contains("stop jarvisd");
     wait_until(level, || stopped() && setup.path("etc/jarvis/mqtt-password").exists());
-    setup.mic.hears(&Voice::Rms.says("hey jarvis"));
+    setup.mic.hears(&call);
     let run = run.wait_with_output().unwrap();
     let said = text(&run);
     assert_eq!(run.status.code(), Some(0), "{said}");

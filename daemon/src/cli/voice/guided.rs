@@ -91,7 +91,7 @@ impl Course<'_> {
             Err(Refused::Device(failure)) => return Err(failure),
             Err(refused) => return Ok(Err(refused.sentence(Face::CommandLine))),
         }
-        self.from_across_the_room().await?;
+        self.across_the_room().await?;
         self.prove().await
     }
 
@@ -145,7 +145,7 @@ impl Course<'_> {
     }
 
     /// Offers one sample from a distance. It is kept where the person is measurably better known by it.
-    async fn from_across_the_room(&mut self) -> Result<(), Failure> {
+    async fn across_the_room(&mut self) -> Result<(), Failure> {
         self.meter.line(format!(
             "\nNow {}, from where you will often call; say nothing to leave it out:\n    {}",
             Style::Far.manner(),
