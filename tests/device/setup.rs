@@ -76,7 +76,9 @@ impl Setup {
     fn command(&self, args: &[&str]) -> Command {
         let jarvisd = self.root.command(&[]);
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/jarvis-setup");
-        let mut command = Command::new(script);
+        // A run of the tests in the background ignores the interrupt, and a shell would inherit that.
+        let mut command = Command::new("env");
+        command.arg("--default-signal=INT").arg(script);
         command.args(["--root", self.root.path().to_str().unwrap()]).args(args);
         command.envs(jarvisd.get_envs().map(|(name, value)| (name, value.unwrap())));
         command.env("JARVIS_SETUP_PROGRAM", jarvisd.get_program());
