@@ -1003,6 +1003,35 @@ fn models_are_listed_and_a_damaged_one_is_named_with_the_way_out() {
 }
 
 #[test]
+fn networks_are_run_on_this_processor_and_a_wrong_result_is_named() {
+    let mut root = Root::new();
+    let ran = root.json(&["models", "verify", "--run", "silero-vad", "campplus"]);
+    let runs = ran["runs"].as_array().unwrap();
+    assert_eq!((ran["models"].as_array().unwrap().len(), runs.len()), (2, 2), "{ran}");
+    assert!(runs.iter().all(|run| run["right"] == true), "{ran}");
+    assert_eq!(runs.iter().filter(|run| run["kernels"].is_array()).count(), 1, "{ran}");
+
+    // Another number is recorded than any processor computes.
+    let folder = root.path().join("models");
+    fs::create_dir_all(&folder).unwrap();
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
+    let recorded = fs::read_to_string(models.join("reference.json")).unwrap();
+    let wrong = recorded.replacen("\"results\": [-", "\"results\": [", 1);
+    let manifest = fs::read_to_string(models.join("manifest.toml")).unwrap();
+    let manifest = manifest.replace(&sha256(recorded.as_bytes()), &sha256(wrong.as_bytes()));
+    fs::write(folder.join("reference.json"), &wrong).unwrap();
+    fs::write(folder.join("manifest.toml"), manifest).unwrap();
+    root.env("JARVIS_MODELS_DIR", &folder);
+    let said = fails(&root, 1, &["models", "verify", "--run", "silero-vad", "campplus"]);
+    assert!(said.contains("silero-vad: ") && !said.contains("campplus"), "{said}");
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
 fn doctor_misses_the_segmentation_network_where_the_start_needs_it() {
     let recording = Voice::Rms.says("hey jarvis, what time is it");
     for (voice, needed) in [

@@ -27,6 +27,7 @@ pub enum Role {
     SttEmbedding,
     SttVocabulary,
     SttSuppress,
+    Reference,
 }
 
 impl fmt::Display for Role {
@@ -46,6 +47,7 @@ impl fmt::Display for Role {
             Self::SttEmbedding => "stt_embedding",
             Self::SttVocabulary => "stt_vocabulary",
             Self::SttSuppress => "stt_suppress",
+            Self::Reference => "reference",
         })
     }
 }

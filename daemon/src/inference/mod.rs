@@ -18,6 +18,7 @@ mod manifest;
 #[cfg(test)]
 pub(crate) mod npy;
 mod plan;
+pub mod reference;
 mod store;
 #[cfg(test)]
 mod tests;

@@ -173,6 +173,22 @@ impl SpeakerModel {
         &self.identity
     }
 
+    /// The network's own result for features of [frames, 80], to be compared with a recorded one.
+    ///
+    /// # Errors
+    /// [`SpeakerError::Model`] for features that are no frames.
+    pub fn raw(&self, features: &[f32]) -> Result<[f32; DIMENSIONS], SpeakerError> {
+        Ok(self.network.run(features).map_err(failed)?.0)
+    }
+
+    /// The names of the matrix kernels that were chosen for this processor, each once.
+    pub fn kernels(&self) -> Vec<&str> {
+        let mut names = self.network.kernels().to_vec();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
     /// The embedding of net speech (see [`NetSpeech`]), 16 kHz mono in [-1, 1], not denoised. A function of
     /// the samples alone. Speech beyond 60 s is ignored.
     ///

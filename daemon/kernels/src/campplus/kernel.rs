@@ -79,6 +79,14 @@ impl Kernel {
         Some(Self { code: Code::Tract { mmm, packing }, a, b })
     }
 
+    /// The name by which tract knows it.
+    pub fn name(&self) -> &str {
+        match &self.code {
+            Code::Tract { mmm, .. } => mmm.name(),
+            Code::Portable => "plain Rust",
+        }
+    }
+
     /// Rows and columns that are computed at once.
     fn tile(&self) -> (usize, usize) {
         match &self.code {

@@ -136,6 +136,11 @@ impl Network {
         Ok(Self { head_kernel, head, kernels, tdnn, blocks, last })
     }
 
+    /// The names of the matrix kernels that were chosen for this processor: of the head, of the rest.
+    pub fn kernels(&self) -> [&str; 3] {
+        [self.head_kernel.name(), self.kernels.wide.name(), self.kernels.narrow.name()]
+    }
+
     /// The embedding, not normalised, of features frame by frame: [`BINS`] numbers each, mean-normalised log
     /// mel energies. A function of the features alone. The channels are for [`Network::pool`].
     ///
