@@ -39,8 +39,8 @@ take_program() {
     libvosk=$(readlink -f "$(dirname "$program")/libvosk.so" || true)
 }
 
-# debian_root FOLDER SUITE [PACKAGE...]: makes a Debian in FOLDER, once for each list of packages. The packages need no
-# service to be started while they are installed.
+# debian_root FOLDER SUITE [PACKAGE...]: makes a Debian in FOLDER, once for each list of packages, of $debian_architecture
+# if that is set. The packages need no service to be started while they are installed.
 debian_root() {
     local root=$1 suite=$2
     shift 2
@@ -49,7 +49,7 @@ debian_root() {
     [ "$(cat "$root.complete" 2>/dev/null)" != "$wanted" ] || return 0
     rm -rf "$root" "$root.complete"
     mkdir -p "$root"
-    debootstrap --variant=minbase \
+    debootstrap --variant=minbase ${debian_architecture:+--arch="$debian_architecture"} \
         --include="systemd,systemd-sysv,dbus,libpam-systemd,util-linux,iproute2,procps,espeak-ng,$(sound_of "$suite")" \
         "$suite" "$root" >"$root.log" || fail "debootstrap failed, see $root.log"
     if [ $# -gt 0 ]; then
