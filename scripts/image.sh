@@ -195,29 +195,8 @@ write_first_start() {
 }
 
 # jarvis-setup wants the sound card, so it runs on the board. If it fails it runs again at the next start.
-write_answers() {
+write_answers() { # the unit is in the package
     install -m 600 "$answers" "$root/etc/jarvis/first-start.answers"
-    cat >"$root/etc/systemd/system/jarvis-first-start.service" <<'TEXT'
-# The first start of a device that was made with scripts/image.sh: gives the answers to jarvis-setup, once.
-[Unit]
-Description=Set-up of Jarvis from its file of answers
-Documentation=man:jarvis-setup(8)
-ConditionPathExists=/etc/jarvis/first-start.answers
-# The broker may be a name, and sound cards take a moment. Neither is waited for in vain: jarvis-setup says what is
-# missing.
-Wants=network-online.target
-After=network-online.target sound.target jarvisd.service
-
-[Service]
-Type=oneshot
-ExecStart=/usr/sbin/jarvis-setup --answers /etc/jarvis/first-start.answers
-# They may name files with passwords, and are needed once.
-ExecStartPost=/bin/rm /etc/jarvis/first-start.answers
-TimeoutStartSec=10min
-
-[Install]
-WantedBy=multi-user.target
-TEXT
     systemctl --root="$root" enable jarvis-first-start.service >/dev/null 2>&1 ||
         fail "jarvis-first-start.service cannot be enabled in $root"
     note "the first start gives the answers to jarvis-setup"

@@ -41,7 +41,7 @@ if [ "$quick" = no ]; then
     cargo fmt --check
     cargo fmt --check --manifest-path tests/fuzz/Cargo.toml
     # A drawing may be wider.
-    wide=$(LC_ALL=C.UTF-8 grep -rnE '^.{111,}' daemon/src tests --include='*.rs' |
+    wide=$(LC_ALL=C.UTF-8 grep -rnE '^.{111,}' daemon/src daemon/kernels/src tests --include='*.rs' |
         grep -vE '//[!/] ( |.*[─│▶·])' || true)
     [ -z "$wide" ] || { echo "$wide"; fail "these lines are wider than 110 columns"; }
     shellcheck scripts/jarvis-setup scripts/*.sh scripts/lab/*.sh .ci/run tests/fuzz/rustc

@@ -1,8 +1,9 @@
 //! How fast each installed model runs on this board, beside its budget: for `doctor` and `bench models`.
 //!
 //! Every stage of the voice path that costs something is run on the same sound, one after the other, on one
-//! thread. The figure is processor time of that thread, the best of [`ROUNDS`], so that other programs disturb
-//! it little. A board that slows itself down, because it is hot or short of power, shows higher figures.
+//! thread. The figure is processor time of that thread, the best of [`ROUNDS`], so that other programs
+//! disturb it little. A board that slows itself down, because it is hot or short of power, shows higher
+//! figures.
 //!
 //! | stage | unit | budget |
 //! |---|---|---|

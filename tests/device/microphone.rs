@@ -84,8 +84,8 @@ fn health(line: &str) -> Option<Value> {
 }
 
 /// A sentence that takes some seconds to say.
-pub const LONG: &str = "hey jarvis, remember that the bicycle is in the cellar and the pump is in the attic and \
-                    the lamp is in the garden house behind the green door";
+pub const LONG: &str = "hey jarvis, remember that the bicycle is in the cellar and the pump is in the \
+                    attic and the lamp is in the garden house behind the green door";
 
 #[test]
 fn a_command_torn_by_a_microphone_that_stops_is_dropped_at_once_and_for_ever() {

@@ -1,7 +1,7 @@
 //! Products of integers.
 
-/// The sum of the products of a row of 8-bit integers (signed, as bytes) and as many of 16 bits. The longer of
-/// both is cut. A sum beyond 32 bits wraps.
+/// The sum of the products of a row of 8-bit integers (signed, as bytes) and as many of 16 bits. The longer
+/// of both is cut. A sum beyond 32 bits wraps.
 ///
 /// Written so that the compiler makes it multiply-and-add instructions of eight 16-bit integers, also where
 /// overflow is checked.

@@ -1,5 +1,5 @@
-//! `jarvisd models list|verify`: the model files, whether they are the pinned ones, and whether this processor
-//! computes them right.
+//! `jarvisd models list|verify`: the model files, whether they are the pinned ones, and whether this
+//! processor computes them right.
 
 use serde::Serialize;
 

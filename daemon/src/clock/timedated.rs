@@ -1,8 +1,8 @@
 //! Asks systemd-timedated whether the clock is set, where the sandbox forbids the question to the kernel.
 //!
 //! `ProtectClock=` of the units blocks `adjtimex` as a whole, also the mere question. timedated asks the
-//! kernel in our place, whichever program sets the clock (chrony, ntpd, timesyncd). One property of one object
-//! of D-Bus is read, so the few bytes are written here by hand:
+//! kernel in our place, whichever program sets the clock (chrony, ntpd, timesyncd). One property of one
+//! object of D-Bus is read, so the few bytes are written here by hand:
 //!
 //! ```text
 //!  ──▶ \0AUTH EXTERNAL <uid in hex>   ◀── OK …   ──▶ BEGIN

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! Invariants: a device that was muted is muted again before it hears its first sound; a mute that cannot be
-//! stored is in force, and [`Health`] says that a restart would end it. A switch at the device mutes it besides:
-//! what is wanted and stored is one thing, the position of the switch another, and either mutes.
+//! stored is in force, and [`Health`] says that a restart would end it. A switch at the device mutes it
+//! besides: what is wanted and stored is one thing, the position of the switch another, and either mutes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -61,8 +61,8 @@ fn temperature(celsius: f32) -> Finding {
 
 fn power(throttled: Throttled) -> Finding {
     const CHECK: &str = "power";
-    const FIX: &str = "use the supply of the board's maker with its own cable, and a hub with a supply of its \
-                       own for USB devices; the temperature is the line above";
+    const FIX: &str = "use the supply of the board's maker with its own cable, and a hub with a supply of \
+                       its own for USB devices; the temperature is the line above";
     let (now, before) = (throttled.now(), throttled.since_start());
     if !now.is_empty() {
         Finding::warn(CHECK, format!("{}, now", now.join(", ")), FIX)

@@ -1,5 +1,5 @@
-//! The finding of `doctor` on the sound card: whether the kernel has one that records, and whether the card of
-//! an overlay in `config.txt` is there.
+//! The finding of `doctor` on the sound card: whether the kernel has one that records, and whether the card
+//! of an overlay in `config.txt` is there.
 
 use super::Finding;
 use super::board::Files;
@@ -28,8 +28,8 @@ struct Card {
     records: bool,
 }
 
-/// `None` where the kernel has no sound at all and no Raspberry Pi asks for some: a sound server may still give
-/// a microphone, which has a line of its own.
+/// `None` where the kernel has no sound at all and no Raspberry Pi asks for some: a sound server may still
+/// give a microphone, which has a line of its own.
 pub fn card(files: &Files) -> Option<Finding> {
     let cards = cards(files);
     let overlays = overlays(files);
@@ -70,8 +70,8 @@ pub fn card(files: &Files) -> Option<Finding> {
     Some(Finding::warn(CHECK, format!("{message}: none of them records"), fix))
 }
 
-/// The cards of `/proc/asound/cards`, whose lines begin as ` 0 [sndrpigooglevoi]: …`, and of `/proc/asound/pcm`,
-/// as in `00-00: … : … : playback 1 : capture 1`.
+/// The cards of `/proc/asound/cards`, whose lines begin as ` 0 [sndrpigooglevoi]: …`, and of
+/// `/proc/asound/pcm`, as in `00-00: … : … : playback 1 : capture 1`.
 fn cards(files: &Files) -> Vec<Card> {
     let streams = files.read("proc/asound/pcm").unwrap_or_default();
     let lines = files.read("proc/asound/cards").unwrap_or_default();
@@ -88,8 +88,9 @@ fn cards(files: &Files) -> Vec<Card> {
         .collect()
 }
 
-/// The overlays of `config.txt` and of the files that it includes, each with its file. Sections such as `[pi4]`
-/// are not looked at: an overlay for another board is rare, and its card would be missed for a reason.
+/// The overlays of `config.txt` and of the files that it includes, each with its file. Sections such as
+/// `[pi4]` are not looked at: an overlay for another board is rare, and its card would be missed for a
+/// reason.
 fn overlays(files: &Files) -> Vec<(String, String)> {
     let Some(folder) = BOOT.iter().find(|folder| files.read(&format!("{folder}/config.txt")).is_some())
     else {
@@ -122,8 +123,9 @@ mod tests {
 
     const VOICEHAT: (&str, &str) = (
         "proc/asound/cards",
-        " 0 [vc4hdmi0       ]: vc4-hdmi - vc4-hdmi-0\n                      vc4-hdmi-0\n 1 [sndrpigooglevoi]: \
-         RPi-simple - snd_rpi_googlevoicehat_soundcar\n                      snd_rpi_googlevoicehat_soundcar\n",
+        " 0 [vc4hdmi0       ]: vc4-hdmi - vc4-hdmi-0\n                      vc4-hdmi-0\n 1 \
+         [sndrpigooglevoi]: RPi-simple - snd_rpi_googlevoicehat_soundcar\n                      \
+         snd_rpi_googlevoicehat_soundcar\n",
     );
     const STREAMS: (&str, &str) = (
         "proc/asound/pcm",
@@ -173,8 +175,8 @@ mod tests {
         assert_eq!(finding.state, State::Warn);
         assert_eq!(
             finding.message,
-            "/boot/firmware/jarvis.txt has the overlay googlevoicehat-soundcard, and its card sndrpigooglevoi \
-             is not there"
+            "/boot/firmware/jarvis.txt has the overlay googlevoicehat-soundcard, and its card \
+             sndrpigooglevoi is not there"
         );
         // A file that includes itself comes to an end.
         let circle = ("boot/firmware/config.txt", "include config.txt\ndtoverlay=wm8960-soundcard,x=y\n");

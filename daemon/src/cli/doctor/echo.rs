@@ -82,7 +82,8 @@ fn judge(heard: &[f32], peak: f32) -> Finding {
     let Some(Found { at, share, level_db }) = find(&tone, heard).filter(|found| found.share >= LEAST_SHARE)
     else {
         let fix = "if you did not hear a rising tone: raise the volume in `alsamixer`, check cable and \
-                   audio.playback_device; a speakerphone that takes its own loudspeaker out is as it should be";
+                   audio.playback_device; a speakerphone that takes its own loudspeaker out is as it \
+                   should be";
         return Finding::warn(CHECK, "the microphone does not hear the loudspeaker", fix);
     };
     let delay_ms = at * 1_000 / RATE_HZ as usize;

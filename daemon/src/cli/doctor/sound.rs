@@ -96,8 +96,9 @@ fn judge(device: &str, recording: &Recording, length: Duration) -> Finding {
     }
     if recording.overruns > 0 {
         let lost_ms = recording.lost_samples * 1_000 / u64::from(recording.rate_hz.max(1));
-        let fix = "the machine was too busy to take the sound in time: stop what else runs, look at temperature \
-                   and power, set audio.period_ms to 20, and for a USB microphone take another socket";
+        let fix = "the machine was too busy to take the sound in time: stop what else runs, look at \
+                   temperature and power, set audio.period_ms to 20, and for a USB microphone take \
+                   another socket";
         let seconds = figure(length.as_secs_f64(), 0);
         faults.push((
             format!("{} overrun(s) in {seconds} s, {lost_ms} ms of sound lost", recording.overruns),
@@ -146,8 +147,8 @@ fn level_faults(rate_hz: u32, floor_db: f32, loudest_db: f32) -> Vec<(String, St
         faults.push(("at this rate the upper half of a voice is missing".to_owned(), fix.to_owned()));
     }
     if floor_db > NOISY_DB {
-        let fix = "find the noise (a fan, a television, a gain that is too high in `alsamixer`), or check again \
-                   when it is quiet";
+        let fix = "find the noise (a fan, a television, a gain that is too high in `alsamixer`), or check \
+                   again when it is quiet";
         faults.push(("much noise: only who is near is understood".to_owned(), fix.to_owned()));
     }
     if loudest_db < DEAF_DB {

@@ -37,8 +37,8 @@ fn finding(timing: &Timing) -> Finding {
             "answers come late: a smaller Vosk model, or a faster board (docs/hardware.md)"
         }
         _ => {
-            "the board is busy, hot, short of power or too slow: look at temperature and power, stop what else \
-              runs, or take a faster board (docs/hardware.md)"
+            "the board is busy, hot, short of power or too slow: look at temperature and power, stop what \
+              else runs, or take a faster board (docs/hardware.md)"
         }
     };
     Finding::warn(CHECK, message, fix)

@@ -11,7 +11,8 @@ const CHECK: &str = "disk endurance";
 const REPLACE: &str = "make a backup, and replace it soon by one made for much writing (docs/hardware.md)";
 /// Bytes of a sector in the kernel's counts, whatever the disk has.
 const SECTOR_BYTES: u64 = 512;
-/// A disk that is filled once in fewer days wears out within a few years: cheap flash takes some 1,000 fillings.
+/// A disk that is filled once in fewer days wears out within a few years: cheap flash takes some 1,000
+/// fillings.
 const LEAST_DAYS: f64 = 3.0;
 /// The writes of less time say nothing.
 const LEAST_UPTIME_S: f64 = 3_600.0;
@@ -22,8 +23,8 @@ pub fn storage(files: &Files, folder: &Path) -> Option<Finding> {
     endurance(files, &format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device)))
 }
 
-/// `number`: major and minor number of the file system's device, as in "179:2". `None` for one that is no disk,
-/// such as memory or a share.
+/// `number`: major and minor number of the file system's device, as in "179:2". `None` for one that is no
+/// disk, such as memory or a share.
 fn endurance(files: &Files, number: &str) -> Option<Finding> {
     let link = std::fs::read_link(files.path(&format!("sys/dev/block/{number}"))).ok()?;
     let partition = link.file_name()?.to_str()?.to_owned();
