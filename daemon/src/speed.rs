@@ -1,7 +1,7 @@
 //! How fast each installed model runs on this board, beside its budget: for `doctor` and `bench models`.
 //!
 //! Every stage of the voice path that costs something is run on the same sound, one after the other, on one
-//! thread. The figure is processor time of that thread, the best of [`ROUNDS`], so that other programs
+//! thread. The figure is processor time of that thread, the best of `ROUNDS`, so that other programs
 //! disturb it little. A board that slows itself down, because it is hot or short of power, shows higher
 //! figures.
 //!
