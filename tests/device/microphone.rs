@@ -26,7 +26,7 @@ fn stops_in_time(daemon: &mut Daemon) {
 }
 
 /// The essence of a turn, without its times.
-pub fn essence(events: &[Value]) -> Vec<(String, String)> {
+fn essence(events: &[Value]) -> Vec<(String, String)> {
     events
         .iter()
         .filter(|e| ["verified", "transcript", "rejected"].contains(&e["event"].as_str().unwrap()))
