@@ -151,6 +151,8 @@ impl Input {
     /// The device is away.
     pub async fn next(&mut self) -> io::Result<bool> {
         loop {
+            // A device that never stops sending must not keep its thread: a read that succeeds does not wait.
+            tokio::task::coop::consume_budget().await;
             if let Some(change) = self.reader.changes.pop_front() {
                 return Ok(change);
             }
