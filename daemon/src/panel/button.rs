@@ -28,7 +28,7 @@ pub const MUTE_SWITCH: &str = "mute_switch";
 /// Presses that follow each other more quickly are one: nobody presses faster, and a broken contact does.
 const LEAST_GAP: Duration = Duration::from_millis(50);
 
-/// What a press means.
+/// The meaning of a press.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Act {
     Listen,
@@ -151,7 +151,7 @@ impl TalkButton {
     }
 }
 
-/// The switch. As long as it is on, or nobody knows, the device is muted.
+/// The switch. As long as it is on, or has not told yet, the device is muted; unplugged, it counts as it stood.
 #[derive(Debug)]
 pub struct MuteSwitch {
     pub device: PathBuf,

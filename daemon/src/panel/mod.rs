@@ -10,7 +10,8 @@
 //! and the light of a keyboard work as well. `firmware-config` has the overlays.
 //!
 //! Invariants: no file of a device stops the daemon, whatever it holds; a device that is away is tried again
-//! and shows in [`crate::health`]. While it is not known how the mute switch stands, the device is muted.
+//! and shows in [`crate::health`]. Until it is known how the mute switch stands, the device is muted. A mute
+//! switch that is unplugged counts as it stood last.
 
 pub mod button;
 pub mod input;
