@@ -88,7 +88,7 @@ impl Board {
                 .find_map(|path| text_of(&root.join(path))),
             processor: text_of(&root.join("proc/cpuinfo")).and_then(|text| processor_of(&text)),
             kernel: format!("{} {}", words(system.release()), words(system.machine())),
-            memory_mb: memory_kb.map(|kb| kb * 1024 / 1_000_000),
+            memory_mb: memory_kb.map(|kb| kb.saturating_mul(1024) / 1_000_000),
         }
     }
 }

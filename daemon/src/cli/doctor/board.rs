@@ -1,9 +1,15 @@
 //! The findings of `doctor` on the board itself: temperature, supply, and speed limits that follow from them.
 
+use std::fs::OpenOptions;
+use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 
 use super::Finding;
 use crate::board::{Pace, Throttled};
+
+/// Longest text that is read of a file: those of the kernel and `config.txt` are shorter.
+const MOST_BYTES: u64 = 1 << 18;
 
 /// The files of the kernel about this machine.
 #[derive(Debug, Clone)]
@@ -26,9 +32,13 @@ impl Files {
         self.root.join(path)
     }
 
-    /// The text of a file, without the NUL or line break at its end; `None` where there is none.
+    /// The begin of a file's text, without the NUL or line break at its end; `None` where there is none. A
+    /// pipe or an endless device in its place does not make it wait.
     pub fn read(&self, path: &str) -> Option<String> {
-        let text = std::fs::read_to_string(self.path(path)).ok()?;
+        let mut bytes = Vec::new();
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(self.path(path)).ok()?;
+        file.take(MOST_BYTES).read_to_end(&mut bytes).ok()?;
+        let text = String::from_utf8_lossy(&bytes);
         Some(text.trim_matches(|c: char| c == '\0' || c.is_whitespace()).to_owned())
     }
 

@@ -1,6 +1,8 @@
 //! The finding of `doctor` on the sound card: whether the kernel has one that records, and whether the card
 //! of an overlay in `config.txt` is there.
 
+use std::collections::BTreeSet;
+
 use super::Finding;
 use super::board::Files;
 
@@ -96,12 +98,21 @@ fn overlays(files: &Files) -> Vec<(String, String)> {
     else {
         return Vec::new();
     };
-    let mut found = Vec::new();
-    add_overlays(files, folder, "config.txt", DEPTH, &mut found);
+    let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
+    add_overlays(files, (folder, "config.txt"), DEPTH, (&mut found, &mut seen));
     found
 }
 
-fn add_overlays(files: &Files, folder: &str, file: &str, depth: usize, found: &mut Vec<(String, String)>) {
+/// Reads each file once: one that includes itself on many lines would take hours otherwise.
+fn add_overlays(
+    files: &Files,
+    (folder, file): (&str, &str),
+    depth: usize,
+    (found, seen): (&mut Vec<(String, String)>, &mut BTreeSet<String>),
+) {
+    if !seen.insert(file.to_owned()) {
+        return;
+    }
     let path = format!("{folder}/{file}");
     for line in files.read(&path).unwrap_or_default().lines().map(str::trim) {
         if let Some(overlay) = line.strip_prefix("dtoverlay=") {
@@ -110,7 +121,7 @@ fn add_overlays(files: &Files, folder: &str, file: &str, depth: usize, found: &m
                 found.push((name.to_owned(), format!("/{path}")));
             }
         } else if let Some(included) = line.strip_prefix("include ").filter(|_| depth > 0) {
-            add_overlays(files, folder, included.trim(), depth - 1, found);
+            add_overlays(files, (folder, included.trim()), depth - 1, (found, seen));
         }
     }
 }
@@ -179,7 +190,8 @@ mod tests {
              sndrpigooglevoi is not there"
         );
         // A file that includes itself comes to an end.
-        let circle = ("boot/firmware/config.txt", "include config.txt\ndtoverlay=wm8960-soundcard,x=y\n");
+        let text = format!("{}dtoverlay=wm8960-soundcard,x=y\n", "include config.txt\n".repeat(500));
+        let circle = ("boot/firmware/config.txt", text.as_str());
         assert!(found(&[circle]).unwrap().message.contains("overlay wm8960-soundcard, and"));
     }
 

@@ -37,7 +37,7 @@ fn endurance(files: &Files, number: &str) -> Option<Finding> {
     let mut faults = Vec::new();
     if let Some(wear) = wear(files, &of_disk("device/life_time")) {
         // Tenths of the life that are used up, rounded up; 11 is more than all of it.
-        parts.push(format!("{} % of its life used", (wear * 10).min(100)));
+        parts.push(format!("{} % of its life used", wear.min(10) * 10));
         if wear >= 9 {
             faults.push("it is nearly worn out");
         }
@@ -168,6 +168,8 @@ mod tests {
         assert!(old.message.contains("100 % of its life used"), "{old:?}");
         assert!(old.message.ends_with("it is nearly worn out, four fifths of its spare blocks are used up"));
         assert_eq!(old.fix.as_deref(), Some(REPLACE));
+        let odd = found(&[emmc, (life, "0xffffffff\n")]);
+        assert!(odd.message.contains("100 % of its life used"), "{odd:?}");
     }
 
     #[test]
