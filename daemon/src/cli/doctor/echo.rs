@@ -58,6 +58,8 @@ pub fn echo(settings: &Settings) -> Option<Finding> {
     });
     // The line of the microphone says why nothing was heard.
     let recording = recording.ok()?;
+    // With less sound than that the tone was never asked for, and the loudspeaker is not to blame.
+    let played_at = played_at?;
     match end.recv_timeout(LISTEN) {
         Ok(Ok(())) => {}
         Ok(Err(why)) => {
@@ -70,7 +72,7 @@ pub fn echo(settings: &Settings) -> Option<Finding> {
             return Some(Finding::warn(CHECK, "the tone was not played to its end", fix));
         }
     }
-    let heard = recording.sound.get(played_at?..)?;
+    let heard = recording.sound.get(played_at..)?;
     let peak = level::peak(heard);
     let heard = resample_all(heard, recording.rate_hz, RATE_HZ).ok()?;
     Some(judge(&heard, peak))
