@@ -28,6 +28,8 @@ const ASK_AGAIN_SET_MS: u64 = 600_000;
 const ASK_AGAIN_UNSET_MS: u64 = 30_000;
 /// Longest message that is read.
 const MOST_BYTES: usize = 1 << 16;
+/// Messages that are read until the answer: the reply to Hello, and a few signals.
+const MOST_MESSAGES: usize = 16;
 
 const TIMEDATE: &str = "org.freedesktop.timedate1";
 const METHOD_RETURN: u8 = 2;
@@ -63,7 +65,7 @@ fn ask(bus: &Path) -> io::Result<bool> {
     let properties = [TIMEDATE, "/org/freedesktop/timedate1", "org.freedesktop.DBus.Properties", "Get"];
     stream.write_all(&call(1, bus, &[]))?;
     stream.write_all(&call(2, properties, &[TIMEDATE, "NTPSynchronized"]))?;
-    loop {
+    for _ in 0..MOST_MESSAGES {
         let (kind, body) = message(&mut stream)?;
         match (kind, body.as_slice()) {
             // A variant: its signature "b", padding to four bytes, the boolean.
@@ -73,6 +75,7 @@ fn ask(bus: &Path) -> io::Result<bool> {
             _ => {}
         }
     }
+    Err(io::Error::other("the bus does not come to its answer"))
 }
 
 /// The bus takes the user from the socket; the name says which one is meant.
