@@ -45,7 +45,7 @@ pub struct Level {
     pub speaking: bool,
 }
 
-/// What came of listening.
+/// The outcome of listening.
 #[derive(Debug)]
 pub enum Heard {
     Phrase(Utterance),

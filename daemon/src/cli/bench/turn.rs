@@ -187,7 +187,7 @@ fn measure(
     Ok(turn)
 }
 
-/// What a second of sound costs while nobody speaks, and in this recording.
+/// The cost of a second of sound while nobody speaks, and in this recording.
 fn listening(
     settings: &Settings,
     store: &ModelStore,
