@@ -1,6 +1,6 @@
 //! Sentences to read aloud at an enrolment.
 //!
-//! Each takes four to six seconds. Together they hold every vowel and consonant of English several times,
+//! Each takes four to seven seconds. Together they hold every vowel and consonant of English several times,
 //! the rare ones ("pleasure", "azure", "noisy", "thunder") among them: a voice that is compared later says
 //! other words. None of them holds a wake word.
 
