@@ -16,6 +16,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use super::monotonic_ms;
@@ -35,7 +36,9 @@ const TIMEDATE: &str = "org.freedesktop.timedate1";
 const METHOD_RETURN: u8 = 2;
 const ERROR: u8 = 3;
 
-/// Whether the clock is set, as timedated said a while ago; `false` where it cannot be asked.
+/// Whether the clock is set, as timedated said a while ago; `false` where it cannot be asked. The first caller
+/// waits for the answer, at most [`PATIENCE`]. Later questions are asked beside the callers, since a bus that
+/// hangs must not hold up a turn.
 pub(super) fn synced() -> bool {
     static ASK_FROM_MS: AtomicU64 = AtomicU64::new(0);
     static SYNCED: AtomicBool = AtomicBool::new(false);
@@ -43,14 +46,22 @@ pub(super) fn synced() -> bool {
     // One asks; the others take what is known meanwhile.
     let until = now.saturating_add(ASK_AGAIN_UNSET_MS);
     if now >= due && ASK_FROM_MS.compare_exchange(due, until, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-        match ask(Path::new(BUS)) {
-            Ok(synced) => {
-                SYNCED.store(synced, Ordering::Relaxed);
-                if synced {
-                    ASK_FROM_MS.store(now.saturating_add(ASK_AGAIN_SET_MS), Ordering::Relaxed);
+        let (tell, told) = sync_channel(1);
+        let asked = std::thread::Builder::new().name("clock".to_owned()).spawn(move || {
+            match ask(Path::new(BUS)) {
+                Ok(synced) => {
+                    SYNCED.store(synced, Ordering::Relaxed);
+                    if synced {
+                        ASK_FROM_MS.store(now.saturating_add(ASK_AGAIN_SET_MS), Ordering::Relaxed);
+                    }
                 }
+                Err(error) => log::debug!("timedated cannot be asked whether the clock is set: {error}"),
             }
-            Err(error) => log::debug!("timedated cannot be asked whether the clock is set: {error}"),
+            // Nobody waits behind the first question.
+            let _ = tell.send(());
+        });
+        if due == 0 && asked.is_ok() {
+            let _ = told.recv_timeout(PATIENCE);
         }
     }
     SYNCED.load(Ordering::Relaxed)
