@@ -23,8 +23,8 @@ ask() {
     local key=$1 question=$2 default=$3 check=$4 wrong
     if [ -n "$answers" ]; then
         answer=${given[$key]:-$default}
-        wrong=$("$check" "$answer") || fail 2 "$key = $answer: $wrong; nothing was changed"
-        note "$question: ${answer:-not set}"
+        wrong=$("$check" "$answer") || fail 2 "$key = $(masked <<<"$answer"): $wrong; nothing was changed"
+        note "$question: $(masked <<<"${answer:-not set}")"
         return
     fi
     while :; do
@@ -111,8 +111,9 @@ check_url() {
 }
 check_user() { [[ $1 != *[[:cntrl:]]* ]] || { printf 'a user name has no such characters'; return 1; }; }
 check_postgres() {
-    [ "$1" != none ] && [ -n "$1" ] || return 0
-    if [[ $1 =~ ^[a-z]+://[^/@]*:[^/@]*@ ]]; then
+    # An address with a password is shown masked, and Enter keeps it.
+    [ "$1" != none ] && [ -n "$1" ] && [ "$1" != "$(now store.postgres_url)" ] || return 0
+    if [[ $1 =~ ^[a-z]+://[^/@]*:.*@ || $1 =~ [?\&]password= ]]; then
         printf 'leave the password out of the address; it is asked for next'
         return 1
     fi
@@ -120,7 +121,16 @@ check_postgres() {
 }
 check_on() { [[ $1 == on || $1 == off ]] || { printf 'it is on or off'; return 1; }; }
 check_folder() {
-    [[ $1 == /* && $1 != *[[:space:]\"]* ]] || { printf 'it needs a path that begins with / and has no blanks'; return 1; }
+    # It stands in a drop-in for units, where the others have a meaning.
+    if [[ $1 != /* || $1 == *[[:space:][:cntrl:]\"\'\\%]* ]]; then
+        printf 'it needs a path that begins with /, without blanks, quotes, backslashes and %%'
+        return 1
+    fi
+    case ${1#"$root"}/ in
+    /home/* | /root/* | /run/user/* | /tmp/* | /var/tmp/*)
+        printf 'the service sees neither home folders nor /tmp; take another place, as in /mnt or /var/backups'
+        return 1 ;;
+    esac
 }
 check_person() { [[ $1 != -* && $1 != *[[:cntrl:]]* ]] || { printf 'it is a name, or none'; return 1; }; }
 check_card() {

@@ -5,19 +5,22 @@
 # --- files, each with a way back --------------------------------------------------------------------------------------
 
 # take_back FOLDER: brings every file back of which the folder holds a copy, and removes those that were not there.
+# Fails where one of them cannot be written; the copies are still needed then.
 take_back() {
-    local path
+    local path failed=0
     [ -f "$1/files" ] || return 0
     while IFS= read -r path; do
-        rm -f "$root$path.jarvis-setup"
-        if [ -e "$1/copies$path" ]; then
+        rm -f "$root$path.jarvis-setup" || true
+        if [ -e "$1/copies$path" ] || [ -L "$1/copies$path" ]; then
             cp -a "$1/copies$path" "$root$path.jarvis-setup" && mv "$root$path.jarvis-setup" "$root$path"
         else
             rm -f "$root$path"
-        fi
+        fi || { failed=1 && printf 'jarvis-setup: %s could not be brought back\n' "$root$path" >&2; }
     done <"$1/files"
     sync
+    return $failed
 }
+
 
 # change PATH NEW MODE [OWNER]: puts the file NEW in the place of $root$PATH, in one step, after a copy of what is there.
 # An empty NEW removes it.
@@ -45,17 +48,22 @@ change() {
     [ -z "$owner" ] || [ -n "$root" ] || chown "$owner" "$root$path.jarvis-setup"
     # A FAT partition has neither modes nor owners.
     chmod "$mode" "$root$path.jarvis-setup" 2>/dev/null || true
+    # The content is on the disk before the name is: a power cut leaves the old file or the new one.
+    sync "$root$path.jarvis-setup"
     mv "$root$path.jarvis-setup" "$root$path"
 }
+
+# Passwords in addresses are not shown: a run without a person is in the journal.
+masked() { sed -E 's,(://[^/@: ]*:).*@,\1***@,; s,([?&]password=)[^&" ]*,\1***,g'; }
 
 # show_change PATH NEW: the difference that `change` would make; of a new file its settings, without the comments.
 show_change() {
     if [ -e "$root$1" ]; then
-        diff -u --label "$1 (now)" --label "$1 (new)" "$root$1" "$2" | sed 's/^/    /' || true
+        diff -u --label "$1 (now)" --label "$1 (new)" "$root$1" "$2" | masked | sed 's/^/    /' || true
         return
     fi
     printf '    +++ %s (a new file, as %s)\n' "$1" "$(basename "$2")"
-    grep -vE '^[[:space:]]*(#|$)' "$2" >"$work/settings" || true
+    grep -vE '^[[:space:]]*(#|$)' "$2" | masked >"$work/settings" || true
     if [ "$(wc -l <"$work/settings")" -le 20 ]; then
         sed 's/^/    +/' "$work/settings"
     else
@@ -79,7 +87,12 @@ in_force() {
 now() {
     local value
     value=$(awk -F '\t' -v key="$1" '$1 == key {print $2; exit}' "$work/now")
-    if [[ $value == \"*\" ]]; then
+    # Texts with quotes or backslashes may be printed as literal ones.
+    if [[ $value == "'''"*"'''" ]]; then
+        value=${value#"'''"} && value=${value%"'''"}
+    elif [[ $value == "'"*"'" ]]; then
+        value=${value#"'"} && value=${value%"'"}
+    elif [[ $value == \"*\" ]]; then
         value=${value#\"} && value=${value%\"}
         value=${value//\\\"/\"} && value=${value//\\\\/\\}
     fi
