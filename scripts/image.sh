@@ -26,13 +26,13 @@ TEXT
 packages='' image='' out='' root='' debian='' provision='' answers=''
 while [ $# -gt 0 ]; do
     case $1 in
-    --packages) packages=$(realpath "${2:?}") && shift 2 ;;
-    --image) image=$(realpath "${2:?}") && shift 2 ;;
-    --out) out=$(realpath -m "${2:?}") && shift 2 ;;
-    --root) root=$(realpath -m "${2:?}") && shift 2 ;;
+    --packages) packages=$(realpath "${2:?}"); shift 2 ;;
+    --image) image=$(realpath "${2:?}"); shift 2 ;;
+    --out) out=$(realpath -m "${2:?}"); shift 2 ;;
+    --root) root=$(realpath -m "${2:?}"); shift 2 ;;
     --debian) debian=${2:?} && shift 2 ;;
-    --provision) provision=$(realpath "${2:?}") && shift 2 ;;
-    --answers) answers=$(realpath "${2:?}") && shift 2 ;;
+    --provision) provision=$(realpath "${2:?}"); shift 2 ;;
+    --answers) answers=$(realpath "${2:?}"); shift 2 ;;
     --help | -h) usage; exit 0 ;;
     *) usage >&2; exit 2 ;;
     esac
@@ -275,7 +275,7 @@ install_packages() {
     cp "${debs[@]}" "$root/tmp/jarvis/"
     chmod 755 "$root/tmp/jarvis"
     inside apt-get -q update >"$work/apt" 2>&1 || fail "apt-get update: $(tail -n 3 "$work/apt")"
-    # What Raspberry Pi OS has and a bare Debian has not.
+    # Raspberry Pi OS has these, a bare Debian has not.
     [ -z "$debian" ] || inside apt-get -q install -y --no-install-recommends cloud-init openssh-server netplan.io >>"$work/apt" 2>&1 ||
         fail "cloud-init cannot be installed: $(tail -n 3 "$work/apt")"
     inside sh -c 'apt-get -q install -y /tmp/jarvis/*.deb' >>"$work/apt" 2>&1 ||

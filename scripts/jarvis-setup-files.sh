@@ -54,7 +54,7 @@ change() {
 }
 
 # Passwords in addresses are not shown: a run without a person is in the journal.
-masked() { sed -E 's,(://[^/@: ]*:).*@,\1***@,; s,([?&]password=)[^&" ]*,\1***,g'; }
+masked() { sed -E 's,(://[^/@: ]*:).*@,\1***@,; s,((^|[?& ])password=)[^&" ]*,\1***,g'; }
 
 # show_change PATH NEW: the difference that `change` would make; of a new file its settings, without the comments.
 show_change() {

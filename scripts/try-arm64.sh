@@ -26,8 +26,8 @@ cpus=()
 while [ $# -gt 0 ]; do
     case $1 in
     --suite) suite=${2:?} && shift 2 ;;
-    --packages) packages=$(realpath "${2:?}") && shift 2 ;;
-    --program) program=$(realpath "${2:?}") && shift 2 ;;
+    --packages) packages=$(realpath "${2:?}"); shift 2 ;;
+    --program) program=$(realpath "${2:?}"); shift 2 ;;
     --cpu) cpus+=("${2:?}") && shift 2 ;;
     --help | -h) usage; exit 0 ;;
     *) usage >&2; exit 2 ;;
@@ -71,7 +71,7 @@ root=$cache/try-arm64/$suite
 before=$SECONDS
 debian_architecture=arm64 debian_root "$root" "$suite" ca-certificates libatomic1 libstdc++6
 note "made or found in $((SECONDS - before)) s"
-# What is tried is written over it, and thrown away.
+# The tries are written over it, and thrown away.
 mkdir "$work/upper" "$work/changes" "$at"
 mount -t overlay overlay -o "lowerdir=$root,upperdir=$work/upper,workdir=$work/changes" "$at"
 mount -t proc proc "$at/proc"
