@@ -2,14 +2,15 @@
 //!
 //! ```text
 //! cargo run --release --example second_voice -- --models models --audio AUDIO_DIR
-//!     [--part fit|held] [--first N] [--every N] [--only TEXT] [--short yes]
+//!     [--part fit|held] [--first N] [--every N] [--only TEXT] [--leaks yes] [--cost ROUNDS] [--short yes]
 //! ```
 //!
 //! AUDIO_DIR holds one recording a speaker (FLAC, 16 kHz). Speakers are dealt by order of file name as in
 //! `calibrate`: of ten, four belong to the cohort and are left out, three were tuned on (`fit`), three were
 //! not (`held`, the default). Of each the first 7 s enrol as three samples; the rest is cut into pieces,
 //! which are joined as people who speak in turn. With another channel the joined sound goes through it, and
-//! so do the enrolments of one device.
+//! so do the enrolments of one device. `--leaks` names each trial in which a tenth of a second of somebody
+//! else's speech was heard as a person's. `--cost` measures only the utterances of one voice.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -24,7 +25,6 @@ use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use jarvisd::audio::Channel;
 use jarvisd::audio::file::read_all;
@@ -32,10 +32,12 @@ use jarvisd::detect::vad::Vad;
 use jarvisd::inference::ModelStore;
 use jarvisd::speaker::speech::Quality;
 use jarvisd::speaker::{
-    Calibration, EnrolledVoice, NetSpeech, OverlapModel, Part, Prototype, SecondVoice, SpeakerModel,
-    Template, Verdict, Verifier, is_known,
+    Calibration, EnrolledVoice, NetSpeech, OverlapModel, Part, Prototype, SpeakerModel, Template, Verdict,
+    Verifier, is_known,
 };
 
+#[path = "second_voice/cost.rs"]
+mod cost;
 #[path = "calibrate/sound.rs"]
 mod sound;
 
@@ -67,6 +69,18 @@ struct Case {
     /// Seconds of each, and the pause in front.
     said: &'static [(Who, f32, f32)],
     two_enrolled: bool,
+}
+
+impl Case {
+    fn enrolled(&self) -> &'static [Who] {
+        if self.two_enrolled { &[Owner, Second] } else { &[Owner] }
+    }
+
+    /// Whether somebody who is not enrolled speaks in the same breath as an owner.
+    fn beside_an_owner(&self) -> bool {
+        let speaks = |who: Who| self.said.iter().any(|said| said.0 == who);
+        speaks(Owner) && speaks(Stranger)
+    }
 }
 
 const fn case(name: &'static str, said: &'static [(Who, f32, f32)]) -> Case {
@@ -153,12 +167,6 @@ fn seconds(s: f32) -> usize {
     (s * RATE_HZ as f32) as usize
 }
 
-/// CPU time of this thread, which does not depend on what else runs.
-fn cpu() -> Duration {
-    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::try_from(used).unwrap_or_default()
-}
-
 fn say(line: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}")?;
@@ -209,15 +217,12 @@ struct Row {
     leaked: usize,
     /// Trials in which anything of at least 0.2 s leaked.
     leaks: usize,
-    took: Duration,
-    /// The same without looking for anybody else.
-    took_alone: Duration,
 }
 
 impl Row {
-    fn add(&mut self, sound: &Sound, enrolled: &[Who], parts: &[Part], took: Duration) {
+    /// Adds a trial, and returns the frames of speech that leaked: of whom, in frames behind their begin.
+    fn add(&mut self, sound: &Sound, enrolled: &[Who], parts: &[Part]) -> Vec<(Who, Vec<usize>)> {
         self.trials += 1;
-        self.took += took;
         let speech = |range: &Range<usize>| {
             let frames = range.start / FRAME..range.end / FRAME;
             frames.filter(|k| sound.speech.get(*k).is_some_and(|p| *p >= 0.5)).collect::<Vec<_>>()
@@ -235,7 +240,7 @@ impl Row {
             own.iter().any(|r| r.contains(&(frame * FRAME + FRAME / 2)))
         };
         let told = parts.iter().any(|part| !matches!(part.verdict, Verdict::Verified { .. }));
-        let mut leaked = 0;
+        let mut leaks = Vec::new();
         for (who, range) in &sound.said {
             let frames = speech(range);
             if enrolled.contains(who) {
@@ -248,14 +253,27 @@ impl Row {
             }
             for other in enrolled.iter().filter(|other| *other != who) {
                 let own = given(*other);
-                leaked += frames.iter().filter(|k| holds(&own, **k)).count();
+                let leaked = frames.iter().filter(|k| holds(&own, **k));
+                leaks.push((*who, leaked.map(|k| k - range.start / FRAME).collect::<Vec<_>>()));
             }
             if !(enrolled.len() == 1 && enrolled.contains(who)) {
                 self.others += frames.len();
             }
         }
+        let leaked: usize = leaks.iter().map(|(_, frames)| frames.len()).sum();
         self.leaked += leaked;
         self.leaks += usize::from(leaked >= 20);
+        leaks
+    }
+
+    fn join(&mut self, other: &Self) {
+        self.trials += other.trials;
+        self.orders += other.orders;
+        self.answered += other.answered;
+        self.silent += other.silent;
+        self.others += other.others;
+        self.leaked += other.leaked;
+        self.leaks += other.leaks;
     }
 
     fn line(&self, name: &str) -> String {
@@ -263,14 +281,12 @@ impl Row {
             if of == 0 { "–".to_owned() } else { format!("{:.1} %", 100.0 * n as f32 / of as f32) }
         };
         format!(
-            "| {name} | {} | {} | {} | {} | {} | {:.0}, {:.0} |",
+            "| {name} | {} | {} | {} | {} | {} |",
             self.trials,
             share(self.answered, self.orders),
             share(self.silent, self.orders),
             share(self.leaked, self.others),
             share(self.leaks, self.trials),
-            1000.0 * self.took.as_secs_f32() / self.trials.max(1) as f32,
-            1000.0 * self.took_alone.as_secs_f32() / self.trials.max(1) as f32,
         )
     }
 }
@@ -318,7 +334,17 @@ fn main() -> Result<(), Failure> {
     }
     let first: usize = options.get("--first").map_or(Ok(0), |n| n.parse())?;
     let only = options.get("--only").copied().unwrap_or_default();
-    second(&verifier, &mut tools, &readers, (first..readers.len()).step_by(every), only)
+    let mut bench = Bench {
+        verifier: &verifier,
+        tools: &mut tools,
+        readers: &readers,
+        owners: (first..readers.len()).step_by(every),
+        only,
+    };
+    match options.get("--cost") {
+        Some(rounds) => bench.cost(rounds.parse()?),
+        None => bench.second(options.contains_key("--leaks")),
+    }
 }
 
 const SHORT_S: [f32; 4] = [0.5, 0.65, 0.8, 0.95];
@@ -400,45 +426,76 @@ fn short(
     Ok(())
 }
 
-fn second(
-    verifier: &Verifier,
-    tools: &mut Tools,
-    readers: &[Reader],
+/// What is measured, and of whom.
+struct Bench<'a> {
+    verifier: &'a Verifier,
+    tools: &'a mut Tools,
+    readers: &'a [Reader],
+    /// Indices of the readers that are owners.
     owners: std::iter::StepBy<Range<usize>>,
-    only: &str,
-) -> Result<(), Failure> {
-    say(&format!("readers: {}, owners: {}\n", readers.len(), owners.len()))?;
-    let alone = verifier.clone().with_second_voice(SecondVoice::Answer);
-    for (condition, name) in CONDITIONS.into_iter().enumerate() {
-        say(&format!("\n{name}\n"))?;
-        say(
-            "| | trials | answered | lost in silence | leaked | trials with 0.2 s and more of it | CPU ms, and without looking for others |",
-        )?;
-        say("|---|---|---|---|---|---|---|")?;
-        for case in CASES.iter().filter(|case| case.name.contains(only)) {
-            let mut row = Row::default();
-            for k in owners.clone() {
-                let at = |step: usize| &readers[(k + step) % readers.len()];
-                let of = |who: Who| match who {
-                    Owner => at(0).rest.clone(),
-                    Second => at(2).rest.clone(),
-                    Stranger => at(1).rest.clone(),
-                };
-                let mut sound = joined(case, of, condition, (k * 10 + condition) as u64);
-                sound.speech = tools.vad.speech_of(&sound.samples)?;
-                let who = if case.two_enrolled { &[Owner, Second][..] } else { &[Owner] };
-                let step = |who: Who| if who == Second { 2 } else { 0 };
-                let enrolled: Vec<_> =
-                    who.iter().map(|who| enrolled_voice(at(step(*who)), *who, condition)).collect();
-                let started = cpu();
-                alone.hear(&sound.samples, &sound.speech, &enrolled, THRESHOLD, None)?;
-                row.took_alone += cpu().saturating_sub(started);
-                let started = cpu();
-                let parts = verifier.hear(&sound.samples, &sound.speech, &enrolled, THRESHOLD, None)?;
-                row.add(&sound, who, &parts, cpu().saturating_sub(started));
-            }
-            say(&row.line(case.name))?;
-        }
+    /// Only cases whose name has this text.
+    only: &'a str,
+}
+
+impl Bench<'_> {
+    fn cases(&self) -> impl Iterator<Item = &'static Case> + use<'_> {
+        CASES.iter().filter(|case| case.name.contains(self.only))
     }
-    Ok(())
+
+    /// The trial of an owner, and the voices that are enrolled for it.
+    fn trial(
+        &mut self,
+        case: &Case,
+        condition: usize,
+        owner: usize,
+    ) -> Result<(Sound, Vec<EnrolledVoice>), Failure> {
+        let step = |who: Who| match who {
+            Owner => 0,
+            Stranger => 1,
+            Second => 2,
+        };
+        let reader = |who: Who| &self.readers[(owner + step(who)) % self.readers.len()];
+        let seed = (owner * 10 + condition) as u64;
+        let mut sound = joined(case, |who| reader(who).rest.clone(), condition, seed);
+        sound.speech = self.tools.vad.speech_of(&sound.samples)?;
+        let enrolled = case.enrolled().iter().map(|who| enrolled_voice(reader(*who), *who, condition));
+        Ok((sound, enrolled.collect()))
+    }
+
+    fn second(&mut self, name_leaks: bool) -> Result<(), Failure> {
+        say(&format!("readers: {}, owners: {}\n", self.readers.len(), self.owners.len()))?;
+        for (condition, name) in CONDITIONS.into_iter().enumerate() {
+            say(&format!("\n{name}\n"))?;
+            say("| | trials | answered | lost in silence | leaked | trials with 0.2 s and more of it |")?;
+            say("|---|---|---|---|---|---|")?;
+            let mut all = Row::default();
+            let mut named = Vec::new();
+            for case in self.cases().collect::<Vec<_>>() {
+                let mut row = Row::default();
+                for owner in self.owners.clone() {
+                    let (sound, enrolled) = self.trial(case, condition, owner)?;
+                    let parts =
+                        self.verifier.hear(&sound.samples, &sound.speech, &enrolled, THRESHOLD, None)?;
+                    let leaks = row.add(&sound, case.enrolled(), &parts);
+                    for (who, frames) in leaks.iter().filter(|(_, frames)| frames.len() >= 10) {
+                        let (first, last) = (frames.first(), frames.last());
+                        named.push(format!(
+                            "{}, owner {owner}: {} frames of {who:?}, {first:?} to {last:?}",
+                            case.name,
+                            frames.len()
+                        ));
+                    }
+                }
+                say(&row.line(case.name))?;
+                if case.beside_an_owner() {
+                    all.join(&row);
+                }
+            }
+            say(&all.line("all beside an owner"))?;
+            if name_leaks {
+                say(&format!("\n{}", named.join("\n")))?;
+            }
+        }
+        Ok(())
+    }
 }

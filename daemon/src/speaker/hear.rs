@@ -12,19 +12,20 @@
 //! Invariants: the parts of an utterance do not overlap; no sound of an unassigned or unverified part leaves
 //! this module; a unit that is as likely somebody else's is not assigned.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::SpeakerError;
 use super::aside;
 use super::embedding::{Embedding, Pass, Piece};
-use super::resegment::{Guess, resegment};
+use super::resegment::{Guess, SURELY_THEIRS, resegment};
 use super::segment::{self, LEAST_UNIT, Unit};
 use super::short::{LEAST_SHORT_S, of_short};
 use super::speech::{NetSpeech, Quality};
 use super::verification::{
     Candidate, EnrolledVoice, LEAST_NET_SPEECH_S, SecondVoice, Verdict, Verifier, decide,
 };
-use super::whose::{Heard, LEAST_LEFT_S, UnitScore, assign, left, likeness};
+use super::whose::{Heard, LEAST_LEFT_S, UnitScore, assign, left, likeness, theirs};
 use crate::units::{FRAME_SAMPLES, SAMPLE_RATE_HZ};
 
 /// The words of one person in an utterance, or of nobody known.
@@ -88,6 +89,36 @@ struct Uttered<'a> {
     threshold: f32,
 }
 
+/// The units of an utterance, the margins by which they are somebody's, and the stretches with their speakers.
+struct Assigned {
+    heard: Vec<Heard>,
+    margins: Vec<f32>,
+    stretches: Vec<(Unit, Option<usize>)>,
+}
+
+impl Assigned {
+    /// Seconds of nobody known.
+    fn left_s(&self) -> f32 {
+        self.stretches.iter().filter(|(_, whose)| whose.is_none()).map(|(unit, _)| unit.net_s()).sum()
+    }
+
+    /// The number of enrolled people who speak.
+    fn people(&self) -> usize {
+        self.stretches.iter().filter_map(|(_, whose)| *whose).collect::<BTreeSet<_>>().len()
+    }
+
+    /// Whether one person speaks, and nobody else.
+    fn one_person_alone(&self) -> bool {
+        self.people() == 1 && self.left_s() < LEAST_LEFT_S
+    }
+
+    /// The same, where each unit with a voice of its own is surely that person's.
+    fn one_person_surely_alone(&self) -> bool {
+        let mut margins = self.heard.iter().zip(&self.margins).filter(|(h, _)| h.voice.is_some());
+        self.one_person_alone() && margins.all(|(_, margin)| *margin >= SURELY_THEIRS)
+    }
+}
+
 /// A part may be somebody else's if its likeness to the template is less than this share of the likeness of
 /// the whole, and a little.
 const SHARE_OF_WHOLE: f32 = 0.5;
@@ -96,8 +127,9 @@ const AND_A_LITTLE: f32 = 0.02;
 const EDGES: [usize; 2] = [50, 70];
 /// Least length of an examined stretch between two pauses, in frames.
 const LEAST_STRETCH: usize = 40;
-/// From here on a second may be an enrolled person's although the whole is not.
-const MAY_BE_KNOWN: f32 = 2.5;
+/// Cosine to a template, behind the compensation, from which a second may be that person's although the whole
+/// is not.
+const MAY_BE_KNOWN: f32 = 0.18;
 
 impl Verifier {
     /// Finds the voices in `samples`: 16 kHz mono in [-1, 1], raw, with a VAD probability per 10 ms frame in
@@ -167,9 +199,7 @@ impl Verifier {
         let Some(best) = candidates.first() else { return Ok(false) };
         if best.log_odds < 0.0 {
             // Nobody is verified by all of it: a part of it may still be somebody's.
-            let seconds = self.seconds(pass)?;
-            let mut scores = candidates.iter().flat_map(|one| self.scored(&one.voice.template, &seconds));
-            return Ok(scores.any(|second| second.score >= MAY_BE_KNOWN));
+            return self.holds_somebody_known(candidates, net, pass);
         }
         let template = self.calibration.without_channel(best.voice.template.centroid());
         let cosine = |voice: &Embedding| self.calibration.without_channel(voice).cosine(&template);
@@ -189,6 +219,36 @@ impl Verifier {
         Ok(self.model().pieces(pass, inside)?.iter().chain(&self.seconds(pass)?).any(unlike))
     }
 
+    /// Whether a second of an utterance that is nobody's as a whole is an enrolled person's. In the pass over
+    /// the whole a person beside a longer stranger sounds less like themselves, so the likeliest second is
+    /// embedded alone.
+    fn holds_somebody_known(
+        &self,
+        candidates: &[Candidate<'_>],
+        net: &NetSpeech,
+        pass: &Pass,
+    ) -> Result<bool, SpeakerError> {
+        let without_channel = |voice: &Embedding| self.calibration.without_channel(voice);
+        let templates: Vec<_> =
+            candidates.iter().map(|one| without_channel(one.voice.template.centroid())).collect();
+        let mut likest: Option<(f32, Range<usize>, &Embedding)> = None;
+        for (frames, voice) in self.seconds(pass)? {
+            let voice = without_channel(&voice);
+            for template in &templates {
+                let cosine = voice.cosine(template);
+                if likest.as_ref().is_none_or(|(most, ..)| cosine > *most) {
+                    likest = Some((cosine, frames.clone(), template));
+                }
+            }
+        }
+        let Some((_, frames, template)) = likest.filter(|(cosine, ..)| *cosine >= MAY_BE_KNOWN) else {
+            return Ok(false);
+        };
+        let sound = net.samples.get(frames.start * FRAME_SAMPLES..frames.end * FRAME_SAMPLES);
+        let alone = without_channel(&self.model().embed_exact(sound.unwrap_or_default())?);
+        Ok(theirs(alone.cosine(template), None, Unit::of(net, frames).net_s()) >= 0.0)
+    }
+
     /// The voice of each second.
     fn seconds(&self, pass: &Pass) -> Result<Vec<Piece>, SpeakerError> {
         self.model().pieces(pass, |window| {
@@ -205,25 +265,21 @@ impl Verifier {
         &self,
         uttered: &Uttered<'_>,
         whole: &Verdict,
-        changes: Vec<usize>,
+        mut changes: Vec<usize>,
     ) -> Result<Option<Vec<Part>>, SpeakerError> {
-        let heard = self.units(uttered, changes)?;
-        let (whose, margins) = assign(&heard, uttered.enrolled.len());
-        let without_channel = |voice: &Embedding| self.calibration.without_channel(voice);
-        let templates: Vec<_> =
-            uttered.enrolled.iter().map(|one| without_channel(one.template.centroid())).collect();
-        let guess = Guess { heard: &heard, whose: &whose, margins: &margins, templates: &templates };
-        let pooled =
-            |frames: &Range<usize>| Some(without_channel(&self.model().pooled(uttered.pass, frames)?));
-        let stretches = resegment(&guess, uttered.net, &pooled);
-        let (units, whose): (Vec<Unit>, Vec<Option<usize>>) = stretches.iter().cloned().unzip();
-        let lefts = stretches.iter().filter(|(_, whose)| whose.is_none());
-        let left_s: f32 = lefts.map(|(unit, _)| unit.net_s()).sum();
-        let people = (0..uttered.enrolled.len()).filter(|person| whose.contains(&Some(*person))).count();
-        if people == 0 || (people == 1 && left_s < LEAST_LEFT_S) {
+        let mut assigned = self.assigned(uttered, &changes, Vec::new())?;
+        // The segmentation network costs half a check, and is not asked where all is surely one person's.
+        if let Some(turns) = self.turns.as_ref().filter(|_| !assigned.one_person_surely_alone()) {
+            changes.extend(turns.changes(uttered.samples)?);
+            assigned = self.assigned(uttered, &changes, assigned.heard)?;
+        }
+        if assigned.people() == 0 || assigned.one_person_alone() {
             // One voice, or nobody's: the whole is embedded already.
             return Ok(None);
         }
+        let left_s = assigned.left_s();
+        let Assigned { heard, margins, stretches } = assigned;
+        let (units, whose): (Vec<Unit>, Vec<Option<usize>>) = stretches.iter().cloned().unzip();
         let mut parts = Vec::new();
         for person in 0..uttered.enrolled.len() {
             let own: Vec<bool> = whose.iter().map(|who| *who == Some(person)).collect();
@@ -281,17 +337,32 @@ impl Verifier {
         Ok(Some(Part { verdict, own: Some(sound), voice: Some(voice) }))
     }
 
-    /// Cuts an utterance into units and embeds each that is long enough. `changes` are the samples at which
-    /// its seconds show somebody else.
-    fn units(&self, uttered: &Uttered<'_>, mut changes: Vec<usize>) -> Result<Vec<Heard>, SpeakerError> {
-        let Uttered { net, samples, enrolled, .. } = *uttered;
-        if let Some(turns) = &self.turns {
-            changes.extend(turns.changes(samples)?);
-        }
-        let mut changes: Vec<usize> = changes.into_iter().map(|at| segment::net_frame(net, at)).collect();
+    /// Cuts an utterance at its pauses and at `changes`, which are samples of it, and finds the speaker of each
+    /// stretch. Units that are already `known` are not embedded again.
+    fn assigned(
+        &self,
+        uttered: &Uttered<'_>,
+        changes: &[usize],
+        mut known: Vec<Heard>,
+    ) -> Result<Assigned, SpeakerError> {
+        let Uttered { net, pass, enrolled, .. } = *uttered;
+        let mut changes: Vec<usize> = changes.iter().map(|at| segment::net_frame(net, *at)).collect();
         changes.sort_unstable();
-        let units = segment::units(net, &changes);
-        units.into_iter().map(|unit| self.embedded(unit, net, enrolled)).collect()
+        let mut heard = Vec::new();
+        for unit in segment::units(net, &changes) {
+            let same = known.iter().position(|known| known.unit.frames == unit.frames);
+            heard.push(match same {
+                Some(same) => Heard { unit, ..known.swap_remove(same) },
+                None => self.embedded(unit, net, enrolled)?,
+            });
+        }
+        let (whose, margins) = assign(&heard, enrolled.len());
+        let without_channel = |voice: &Embedding| self.calibration.without_channel(voice);
+        let templates: Vec<_> = enrolled.iter().map(|one| without_channel(one.template.centroid())).collect();
+        let guess = Guess { heard: &heard, whose: &whose, margins: &margins, templates: &templates };
+        let pooled = |frames: &Range<usize>| Some(without_channel(&self.model().pooled(pass, frames)?));
+        let stretches = resegment(&guess, net, &pooled);
+        Ok(Assigned { heard, margins, stretches })
     }
 
     fn embedded(

@@ -19,11 +19,12 @@ use super::speech::NetSpeech;
 use super::whose::{Heard, likeness, mean_of};
 
 /// Margins from which a unit is surely a person's, and surely no known person's.
-const SURELY_THEIRS: f32 = 1.0;
+pub(super) const SURELY_THEIRS: f32 = 1.0;
 const SURELY_OTHER: f32 = -1.0;
 /// A voice must be nearer to a person's than to the others' by this, in cosine.
 const LEAD: f32 = 0.03;
-/// Likeness to a template from which a unit is a person's where nobody else is known.
+/// Likeness to a template from which a unit is a person's where nobody else is known, and a short one behind a
+/// stranger.
 const LIKE: f32 = 0.38;
 /// Fewer frames of a unit tell nothing.
 const LEAST_FRAMES: usize = 20;
@@ -33,7 +34,7 @@ const HOP: usize = 5;
 /// A pause this near to a boundary, in frames, is the boundary. Also the weight of each of its frames, up to
 /// so many, beside the difference of the cosines of a window.
 const PAUSE_WITHIN: usize = 20;
-const PAUSE_WEIGHS: f32 = 0.05;
+const PAUSE_WEIGHS: f32 = 0.02;
 const LONG_PAUSE: usize = 40;
 
 /// An utterance in units, with the first guess at the speaker of each.
@@ -56,6 +57,7 @@ pub(super) fn resegment(
 ) -> Vec<(Unit, Option<usize>)> {
     let voices = Voices::of(guess, pooled);
     let stretches = guess.stretches(&voices, pooled);
+    let short = guess.short();
     let mut bounds = vec![0];
     for (k, pair) in stretches.windows(2).enumerate() {
         let [left, right] = pair else { continue };
@@ -64,14 +66,36 @@ pub(super) fn resegment(
         let to = if k + 2 == stretches.len() { right.0.end } else { middle(&right.0) };
         let both = voices.mean(left, pooled).zip(voices.mean(right, pooled));
         let found = both.and_then(|both| boundary(net, &(from..to), &both, pooled));
-        bounds.push(found.unwrap_or(left.0.end));
+        bounds.push(found.map_or(left.0.end, |found| behind_short(found, left, &short)));
     }
     bounds.push(net.frames.len());
     let frames = bounds.iter().zip(bounds.iter().skip(1)).map(|(start, end)| *start..*end);
     stretches.iter().zip(frames).map(|((_, whose), frames)| (Unit::of(net, frames), *whose)).collect()
 }
 
+/// The boundary that windows found between two stretches. Short units of nobody known in front of a person stay
+/// nobody's: each was told to be no person's as a whole, and the pause before such a word is no better a place
+/// for a change than the one behind it.
+fn behind_short(found: usize, left: &Stretch, short: &[Range<usize>]) -> usize {
+    let mut first = left.0.end;
+    while let Some(unit) = short.iter().find(|unit| left.1.is_none() && unit.end == first) {
+        first = unit.start;
+    }
+    if (first..left.0.end).contains(&found) { left.0.end } else { found }
+}
+
 impl Guess<'_> {
+    /// The units that are too short for a voice of their own.
+    fn short(&self) -> Vec<Range<usize>> {
+        let short = self.heard.iter().filter(|h| h.voice.is_none() && !h.unit.frames.is_empty());
+        short.map(|h| h.unit.frames.clone()).collect()
+    }
+
+    /// Whether the last sure unit before unit `k` is of somebody who is not known.
+    fn behind_others(&self, k: usize) -> bool {
+        (0..k).rev().find_map(|k| self.sure(k)) == Some(None)
+    }
+
     /// The speaker of unit `k`, where that is sure.
     fn sure(&self, k: usize) -> Option<Option<usize>> {
         let (h, whose, margin) = (self.heard.get(k)?, self.whose.get(k)?, self.margins.get(k)?);
@@ -83,6 +107,11 @@ impl Guess<'_> {
     /// it.
     fn stretches(&self, voices: &Voices<'_>, pooled: &Pooled<'_>) -> Vec<Stretch> {
         let told = |(k, h): (usize, &Heard)| match self.sure(k) {
+            // A short word behind a stranger is theirs unless it is surely a person's.
+            None if h.voice.is_none() && self.behind_others(k) => {
+                let voice = pooled(&h.unit.frames);
+                Some(voice.and_then(|voice| voices.nearest_and_like(&voice, h.unit.frames.len())))
+            }
             None if h.unit.frames.len() < LEAST_FRAMES => None,
             None => {
                 let guess = self.whose.get(k).copied().flatten();
@@ -141,6 +170,16 @@ impl<'a> Voices<'a> {
             None => likeness(to_template, frames) >= LIKE,
         };
         theirs.then_some(person)
+    }
+
+    /// [`Voices::nearest`], if the voice is also like that person's template.
+    fn nearest_and_like(&self, voice: &Embedding, frames: usize) -> Option<usize> {
+        let like = |person: &usize| {
+            self.templates
+                .get(*person)
+                .is_some_and(|template| likeness(template.cosine(voice), frames) >= LIKE)
+        };
+        self.nearest(voice, frames, None).filter(like)
     }
 
     /// The voice of the speaker of this stretch; without a sure speaker, the voice of the stretch itself.
@@ -281,6 +320,26 @@ mod tests {
         };
         let found = stretches(&net(0..200), &[(60, -0.6), (140, -4.0)], &ann, &strange);
         assert_eq!(found, [(0..200, None)]);
+    }
+
+    #[test]
+    fn a_short_word_between_a_stranger_and_a_person_is_the_strangers_unless_it_is_like_the_person() {
+        let ann = [voice(&[(0, 1.0)])];
+        // The word lies between two pauses, the longer one before it.
+        let net = net((0..150).chain(190..220).chain(240..390));
+        let units = [(150, -4.0), (30, f32::NEG_INFINITY), (150, 2.0)];
+        for (share, change) in [(0.0, 180), (0.2, 180), (0.6, 150)] {
+            let word = [(0, share), (2, (1.0f32 - share * share).sqrt())];
+            let says = |frame: usize| match frame {
+                ..150 => vec![(1, 1.0)],
+                150..180 => word.to_vec(),
+                _ => vec![(0, 1.0)],
+            };
+            let found = stretches(&net, &units, &ann, &|frames| {
+                Some(voice(&frames.clone().flat_map(says).collect::<Vec<_>>()))
+            });
+            assert_eq!(found, [(0..change, None), (change..330, HERS)], "{share}");
+        }
     }
 
     #[test]

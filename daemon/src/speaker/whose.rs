@@ -42,7 +42,7 @@ pub(super) fn likeness(cosine: f32, frames: usize) -> f32 {
 
 /// The margin by which a unit is one person's rather than somebody else's: above 0 it is. Takes the cosines
 /// to the template and to the rest of their part; fitted as `docs/lab/second-voice.md` tells.
-fn theirs(template: f32, rest: Option<f32>, net_s: f32) -> f32 {
+pub(super) fn theirs(template: f32, rest: Option<f32>, net_s: f32) -> f32 {
     let length = net_s.min(2.0).ln();
     match rest {
         Some(rest) => 8.1 * template + 6.0 * rest - 1.9 * length - 4.56,
