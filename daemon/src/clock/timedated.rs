@@ -36,9 +36,9 @@ const TIMEDATE: &str = "org.freedesktop.timedate1";
 const METHOD_RETURN: u8 = 2;
 const ERROR: u8 = 3;
 
-/// Whether the clock is set, as timedated said a while ago; `false` where it cannot be asked. The first caller
-/// waits for the answer, at most [`PATIENCE`]. Later questions are asked beside the callers, since a bus that
-/// hangs must not hold up a turn.
+/// Whether the clock is set, as timedated said a while ago; `false` where it cannot be asked. The first
+/// caller waits for the answer, at most [`PATIENCE`]. Later questions are asked beside the callers, since a
+/// bus that hangs must not hold up a turn.
 pub(super) fn synced() -> bool {
     static ASK_FROM_MS: AtomicU64 = AtomicU64::new(0);
     static SYNCED: AtomicBool = AtomicBool::new(false);

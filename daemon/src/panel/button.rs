@@ -151,7 +151,8 @@ impl TalkButton {
     }
 }
 
-/// The switch. As long as it is on, or has not told yet, the device is muted; unplugged, it counts as it stood.
+/// The switch. As long as it is on, or has not told yet, the device is muted; unplugged, it counts as it
+/// stood.
 #[derive(Debug)]
 pub struct MuteSwitch {
     pub device: PathBuf,

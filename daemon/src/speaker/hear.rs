@@ -89,7 +89,8 @@ struct Uttered<'a> {
     threshold: f32,
 }
 
-/// The units of an utterance, the margins by which they are somebody's, and the stretches with their speakers.
+/// The units of an utterance, the margins by which they are somebody's, and the stretches with their
+/// speakers.
 struct Assigned {
     heard: Vec<Heard>,
     margins: Vec<f32>,
@@ -337,8 +338,8 @@ impl Verifier {
         Ok(Some(Part { verdict, own: Some(sound), voice: Some(voice) }))
     }
 
-    /// Cuts an utterance at its pauses and at `changes`, which are samples of it, and finds the speaker of each
-    /// stretch. Units that are already `known` are not embedded again.
+    /// Cuts an utterance at its pauses and at `changes`, which are samples of it, and finds the speaker of
+    /// each stretch. Units that are already `known` are not embedded again.
     fn assigned(
         &self,
         uttered: &Uttered<'_>,

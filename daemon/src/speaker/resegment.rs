@@ -23,8 +23,8 @@ pub(super) const SURELY_THEIRS: f32 = 1.0;
 const SURELY_OTHER: f32 = -1.0;
 /// A voice must be nearer to a person's than to the others' by this, in cosine.
 const LEAD: f32 = 0.03;
-/// Likeness to a template from which a unit is a person's where nobody else is known, and a short one behind a
-/// stranger.
+/// Likeness to a template from which a unit is a person's where nobody else is known, and a short one behind
+/// a stranger.
 const LIKE: f32 = 0.38;
 /// Fewer frames of a unit tell nothing.
 const LEAST_FRAMES: usize = 20;
@@ -73,9 +73,9 @@ pub(super) fn resegment(
     stretches.iter().zip(frames).map(|((_, whose), frames)| (Unit::of(net, frames), *whose)).collect()
 }
 
-/// The boundary that windows found between two stretches. Short units of nobody known in front of a person stay
-/// nobody's: each was told to be no person's as a whole, and the pause before such a word is no better a place
-/// for a change than the one behind it.
+/// The boundary that windows found between two stretches. Short units of nobody known in front of a person
+/// stay nobody's: each was told to be no person's as a whole, and the pause before such a word is no better a
+/// place for a change than the one behind it.
 fn behind_short(found: usize, left: &Stretch, short: &[Range<usize>]) -> usize {
     let mut first = left.0.end;
     while let Some(unit) = short.iter().find(|unit| left.1.is_none() && unit.end == first) {
