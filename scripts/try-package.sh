@@ -162,9 +162,9 @@ check "and the loudspeaker plays" within 60 spoken
 
 step "jarvis-setup, without a person"
 printf '%s\n' 'name = "Hall"' 'backup = on' >"$work/answers"
-in_it tee /root/answers <"$work/answers" >/dev/null
+in_it tee /run/answers <"$work/answers" >/dev/null
 set_up() { in_it jarvis-setup "$@" </dev/null >"$work/said" 2>&1 || { tail -n 20 "$work/said"; return 1; }; }
-check "jarvis-setup --answers" set_up --answers /root/answers
+check "jarvis-setup --answers" set_up --answers /run/answers
 check "the daemon is ready" within 60 is ActiveState active
 check "the name is written" has_configuration '^name = "Hall"'
 check "jarvis-setup --undo" set_up --undo

@@ -262,8 +262,8 @@ if seal voiceprint.key /etc/credstore/voiceprint.key; then
         -p User=jarvis -p LoadCredentialEncrypted=voiceprint.key jarvisd voice identify who.wav
     check "doctor opens the voices with it" in_it sh -c 'systemd-run --quiet --pipe --wait -p User=jarvis \
         -p LoadCredentialEncrypted=voiceprint.key jarvisd doctor 2>&1 | grep -q "1 of 1 open"'
-    in_it sh -c 'echo of-the-broker >/root/mqtt-password'
-    seal mqtt-password /root/mqtt-password
+    in_it sh -c 'echo of-the-broker >/run/mqtt-password'
+    seal mqtt-password /run/mqtt-password
     printf '[audio]\ndevice = "room"\n[mqtt]\nurl = "mqtt://127.0.0.1"\nusername = "jarvis"\n' | configure
     check "it starts with a sealed password of the broker" in_it systemctl restart jarvisd
     check "which it finds by its name" in_it sh -c 'ls /run/credentials/jarvisd.service | grep -qx mqtt-password'

@@ -426,7 +426,7 @@ fn short(
     Ok(())
 }
 
-/// What is measured, and of whom.
+/// The verifier, its tools, and the readers of whom some are owners.
 struct Bench<'a> {
     verifier: &'a Verifier,
     tools: &'a mut Tools,

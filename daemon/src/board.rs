@@ -50,12 +50,12 @@ impl Throttled {
         (3, "the soft limit of the temperature is reached"),
     ];
 
-    /// What holds the board back now.
+    /// The limits that hold the board back now.
     pub fn now(self) -> Vec<&'static str> {
         self.named(0)
     }
 
-    /// What has held it back at some time since it started.
+    /// The limits that have held it back at some time since it started.
     pub fn since_start(self) -> Vec<&'static str> {
         self.named(16)
     }

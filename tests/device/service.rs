@@ -184,7 +184,7 @@ fn a_reload_loses_no_period_of_sound() {
     for loss in ["overruns of the", "suspends of the", "re-opens of the", "periods of sound dropped"] {
         assert!(!log.contains(loss), "{loss}: {log}");
     }
-    // Whoever reloads is told of its beginning and its end.
+    // The service manager is told of the beginning and the end of a reload.
     let told = |wanted: &str| messages.iter().filter(|(_, line)| line == wanted).count();
     assert!(told("RELOADING=1") > 10, "{messages:?}");
     assert_eq!(told("READY=1"), told("RELOADING=1") + 1, "{messages:?}");

@@ -4,9 +4,9 @@
  *
  *   sandbox daemon|backup|report
  *
- * Started by scripts/try-service.sh in place of jarvisd, by a copy of the unit. What must be there is made by that script:
- * /home/anna/secret, /tmp/of-others, /dev/probe (a device that is no sound device), /opt/suid (`cp` with the set-user-ID bit
- * of root), /opt/open (a folder that everybody may write).
+ * Started by scripts/try-service.sh in place of jarvisd, by a copy of the unit. That script makes the files it looks
+ * for: /home/anna/secret, /tmp/of-others, /dev/probe (a device that is no sound device), /opt/suid (`cp` with the
+ * set-user-ID bit of root), /opt/open (a folder that everybody may write).
  *
  * Much of it is denied to every ordinary user. So the script runs it outside of the sandbox as well, and counts the tries
  * that only the sandbox denies.
